@@ -1,0 +1,247 @@
+"""What the scripts answer, as values: the only readers of Redis's replies. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from opsqueue.chunk import (
+    Completed,
+    CompleteOutcome,
+    Dropped,
+    FailOutcome,
+    FinallyFailed,
+    Lost,
+    Released,
+    ReleaseOutcome,
+    Reservation,
+    Retried,
+    Source,
+    Token,
+)
+from opsqueue.exceptions import OpsqueueInternalError
+from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inserted:
+    """An accepted submission. `is_new` is False when its idempotency key was known."""
+
+    id: SubmissionId
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """What a reserve gave, and what to wait for when it gave too little."""
+
+    chunks: tuple[Reservation, ...]
+    is_paused: bool
+    wake_id: str
+    """`Queue.wait_for_wake` after this one misses nothing."""
+    next_due_in_ms: int | None
+    """Until the next delayed chunk is free; None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A heartbeat's answer."""
+
+    void: frozenset[Token]
+    """Of the tokens named: those whose work nobody wants any more."""
+    released: int
+    """Chunks that were pending for the worker without its knowledge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one bounded sweep did. `next_from` None: this was the last page."""
+
+    chunks: int
+    next_from: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Submissions gone, and prefixes whose objects are to be deleted."""
+
+    submissions: int
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """A queue at one instant. `stats` are totals since it exists."""
+
+    submissions: Mapping[SubmissionState, int]
+    submissions_ready: int
+    chunks_delayed: int
+    chunks_in_hand: int
+    workers: int
+    is_paused: bool
+    stats: Mapping[str, int]
+
+
+def read_reserved(answer: list[Any], queue: str) -> Reserved:
+    """Of reserve_chunks."""
+    match answer:
+        case [(b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows]:
+            sources = {row[0]: read_source(row, queue) for row in rows}
+            return Reserved(
+                chunks=tuple(
+                    Reservation(
+                        token=Token(token.decode()),
+                        source=sources[id_],
+                        chunk_index=index,
+                        attempt=attempt,
+                        expires_at_ms=expires_at,
+                    )
+                    for token, id_, index, attempt, expires_at in chunks
+                ),
+                is_paused=tag == b"paused",
+                wake_id=wake_id.decode(),
+                next_due_in_ms=None if due < 0 else max(0, due - now),
+            )
+    raise unexpected(answer)
+
+
+def read_completed(row: list[Any]) -> CompleteOutcome:
+    """Of one chunk in complete_chunks."""
+    match row:
+        case [b"completed", id_, int(left)]:
+            return Completed(SubmissionId(id_.decode()), left)
+        case [b"dropped", id_]:
+            return Dropped(SubmissionId(id_.decode()))
+        case [b"lost"]:
+            return Lost()
+    raise unexpected(row)
+
+
+def read_failed(row: list[Any]) -> FailOutcome:
+    """Of fail_chunk."""
+    match row:
+        case [b"retried", id_, int(attempt), int(next_at)]:
+            return Retried(SubmissionId(id_.decode()), attempt, next_at)
+        case [b"failed", id_, int(attempt), int()]:
+            return FinallyFailed(SubmissionId(id_.decode()), attempt)
+        case [b"dropped", id_]:
+            return Dropped(SubmissionId(id_.decode()))
+        case [b"lost"]:
+            return Lost()
+    raise unexpected(row)
+
+
+def read_released(row: list[Any]) -> ReleaseOutcome:
+    """Of one chunk in release_chunks."""
+    match row:
+        case [b"released", id_]:
+            return Released(SubmissionId(id_.decode()))
+        case [b"dropped", id_]:
+            return Dropped(SubmissionId(id_.decode()))
+        case [b"lost"]:
+            return Lost()
+    raise unexpected(row)
+
+
+def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
+    """Of count_queue."""
+    n = _integers(numbers)
+    return Counts(
+        submissions={s: n[f"submissions_{s.value}"] for s in SubmissionState},
+        submissions_ready=n["submissions_ready"],
+        chunks_delayed=n["chunks_delayed"],
+        chunks_in_hand=n["chunks_in_hand"],
+        workers=n["workers"],
+        is_paused=bool(n["is_paused"]),
+        stats=_integers(stats),
+    )
+
+
+def read_source(row: list[Any], queue: str) -> Source:
+    """Of a submission in reserve_chunks' answer."""
+    id_, fields, meta = row
+    f = _by_name(fields)
+    return Source(
+        submission_id=SubmissionId(id_.decode()),
+        queue=queue,
+        prefix=f[b"prefix"].decode(),
+        codec=f[b"codec"].decode(),
+        chunks_total=int(f[b"chunks_total"]),
+        chunk_size=int(f[b"chunk_size"]),
+        operations_total=int(f[b"operations_total"]),
+        max_attempts=int(f[b"max_attempts"]),
+        metadata=f.get(b"metadata"),
+        strategic_metadata=_integers(meta),
+        trace_context=_trace_context(f),
+    )
+
+
+def read_submission(
+    queue: str, id_: str, fields: list[bytes], meta: list[bytes], failure: list[bytes]
+) -> Submission:
+    """Of get_submission and of each in list_submissions."""
+    f = _by_name(fields)
+    state = SubmissionState(f[b"state"].decode())
+    ended_at = f.get(b"ended_at")
+    return Submission(
+        id=SubmissionId(id_),
+        queue=queue,
+        state=state,
+        prefix=f[b"prefix"].decode(),
+        codec=f[b"codec"].decode(),
+        chunks_total=int(f[b"chunks_total"]),
+        chunks_done=int(f[b"chunks_done"]),
+        chunks_in_hand=int(f[b"chunks_in_hand"]),
+        chunks_failed=int(state is SubmissionState.FAILED),
+        chunk_size=int(f[b"chunk_size"]),
+        operations_total=int(f[b"operations_total"]),
+        operations_done=int(f[b"operations_done"]),
+        operations_failed=int(f[b"operations_failed"]),
+        max_attempts=int(f[b"max_attempts"]),
+        metadata=f.get(b"metadata"),
+        strategic_metadata=_integers(meta),
+        trace_context=_trace_context(f),
+        created_at=_instant(f[b"created_at"]),
+        ended_at=None if ended_at is None else _instant(ended_at),
+        last_failure=_failure(failure),
+    )
+
+
+def _by_name(flat: list[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _integers(flat: list[bytes]) -> dict[str, int]:
+    return {key.decode(): int(value) for key, value in _by_name(flat).items()}
+
+
+def _trace_context(fields: dict[bytes, Any]) -> dict[str, str]:
+    text = fields.get(b"trace_context")
+    return msgspec.json.decode(text, type=dict[str, str]) if text else {}
+
+
+def _instant(milliseconds: bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
+
+
+def _failure(flat: list[bytes]) -> Failure | None:
+    if not flat:
+        return None
+    f = _by_name(flat)
+    return Failure(
+        chunk_index=int(f[b"chunk_index"]),
+        attempt=int(f[b"attempt"]),
+        at=_instant(f[b"at"]),
+        type=f[b"type"].decode(),
+        message=f[b"message"].decode(errors="replace"),
+        traceback=f[b"traceback"].decode(errors="replace"),
+    )
+
+
+def unexpected(answer: object) -> OpsqueueInternalError:
+    """Make the error for an answer that no case reads: client and script differ in version."""
+    return OpsqueueInternalError(f"a script answered {answer!r}, which this version can't read")

@@ -1,0 +1,136 @@
+"""A chunk in a worker's hands, and what can become of it: plain values, no I/O."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opsqueue.submission import SubmissionId
+
+Token = NewType("Token", str)
+"""A reservation's fencing token: the id of its stream entry."""
+
+MAX_FAILURE_CHARACTERS: Final = 32_000
+"""Of a traceback and of a message; longer ones lose their middle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What every chunk of a submission shares, and a worker needs to know."""
+
+    submission_id: SubmissionId
+    queue: str
+    prefix: str
+    codec: str
+    chunks_total: int
+    chunk_size: int
+    operations_total: int
+    max_attempts: int
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+
+    def operations_in(self, chunk_index: int) -> int:
+        """How many operations the chunk has: chunk_size, or what is left for the last one."""
+        if chunk_index < self.chunks_total - 1:
+            return self.chunk_size
+        return self.operations_total - (self.chunks_total - 1) * self.chunk_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """The right to work on a chunk until it is reported, lost or expired."""
+
+    token: Token
+    source: Source
+    chunk_index: int
+    attempt: int
+    """1-based: how often this chunk has been taken, deaths and expiries included."""
+    expires_at_ms: int
+    """On Redis's clock."""
+
+    def __str__(self) -> str:
+        """As messages name it: submission/index."""
+        return f"{self.source.submission_id}/{self.chunk_index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkFailure:
+    """Why an attempt failed, as it is reported."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> ChunkFailure:
+        """Describe an exception: qualified type, message, traceback with causes."""
+        kind = type(error)
+        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+        lines = traceback.format_exception(error)
+        return cls(
+            type=f"{module}{kind.__qualname__}",
+            message=_shortened(str(error)),
+            # The last line says type and message again.
+            traceback=_shortened("".join(lines[:-1])),
+        )
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_FAILURE_CHARACTERS:
+        return text
+    half = MAX_FAILURE_CHARACTERS // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The chunk is done; this report or an earlier one counted it."""
+
+    submission_id: SubmissionId
+    chunks_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The attempt failed; the next one may start at `next_at_ms` on Redis's clock."""
+
+    submission_id: SubmissionId
+    attempt: int
+    next_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinallyFailed:
+    """The last attempt failed, and the submission with it."""
+
+    submission_id: SubmissionId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back; no attempt was used."""
+
+    submission_id: SubmissionId
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The submission had ended meanwhile: nothing was counted."""
+
+    submission_id: SubmissionId
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The reservation was not ours any more: nothing was changed."""
+
+
+CompleteOutcome = Completed | Dropped | Lost
+FailOutcome = Retried | FinallyFailed | Dropped | Lost
+ReleaseOutcome = Released | Dropped | Lost

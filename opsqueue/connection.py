@@ -1,0 +1,101 @@
+"""How we connect to Redis: one function, since redis-py's defaults are dangerous for a queue.
+
+They repeat every command up to ten times, EVALSHA included, after 5 s without an answer: a script
+slower than that would run eleven times. Here nothing is repeated; who may repeat decides (see the
+failure table in ARCHITECTURE.md).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
+
+SOCKET_TIMEOUT_S: Final = 15.0
+"""Longer than any BLOCK that we send, see BLOCK_MS."""
+
+BLOCK_MS: Final = 5_000
+"""The longest that one blocking read waits."""
+
+
+def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
+    """Make a client; it connects with its first command.
+
+    Args:
+        url: redis://, rediss:// or unix://, as redis-py reads them.
+        max_connections: each thread in a call holds one.
+
+    Raises:
+        InvalidArgumentError: the URL can't be read.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,  # scripts answer alike on a server and on fakeredis only in this one
+            driver_info=None,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=5.0,
+            max_connections=max_connections,
+        )
+    except ValueError as exc:
+        message = (
+            f"Redis URL {masked(url)!r}: {exc}; give redis://host:6379/0, rediss://… or "
+            "unix:///path/to/socket"
+        )
+        raise InvalidArgumentError(message) from exc
+
+
+def masked(url: str) -> str:
+    """Give the URL without its password, for banners and messages."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user = parts.username or ""
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+
+
+def check(client: redis.Redis, *, url: str) -> list[str]:
+    """Ask the server whether it can hold a queue; give warnings about how it is set up.
+
+    Raises:
+        RedisUnavailableError: no answer, or one that is not of a server of 7.0 or newer.
+    """
+    try:
+        client.ping()
+        info = client.info("server") | client.info("memory") | client.info("persistence")
+    except redis.AuthenticationError as exc:
+        message = f"Redis at {masked(url)} refused the credentials ({exc}): put them into its URL"
+        raise RedisUnavailableError(message) from exc
+    except redis.exceptions.NoPermissionError:
+        # An ACL user without INFO: the queue works, only these checks can't be made.
+        return [f"Redis at {masked(url)} does not let us read INFO: settings are not checked"]
+    except redis.RedisError as exc:
+        message = (
+            f"Redis at {masked(url)} does not answer ({exc}): is it running, and is the URL right? "
+            "Set OPSQUEUE_REDIS_URL, or start one with `opsqueue dev`"
+        )
+        raise RedisUnavailableError(message) from exc
+    version = str(info.get("redis_version", "0"))
+    if int(version.split(".", maxsplit=1)[0]) < 7:
+        message = f"Redis at {masked(url)} is version {version}: 7.0 or newer is needed"
+        raise RedisUnavailableError(message)
+    warnings = []
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        warnings.append(
+            f"Redis evicts keys when memory is full (maxmemory-policy {policy}): submissions can "
+            "vanish; set it to noeviction"
+        )
+    if not info.get("aof_enabled", 0):
+        warnings.append(
+            "Redis keeps no append-only file: a crash of the server loses submissions; "
+            "set appendonly yes"
+        )
+    return warnings

@@ -1,0 +1,197 @@
+"""Every error that a user of opsqueue can meet, in one tree.
+
+    OpsqueueError
+    |
+    |   the caller's mistakes: the same call fails the same way again
+    +-- IncorrectUsageError                 also a TypeError, as in the reference's client
+    |   +-- InvalidArgumentError            a value out of range, of the wrong form, too large
+    |   |   +-- ChunkSizeIsZeroError        chunk_size below 1
+    |   +-- EncodingError                   operations or results that the codec can't carry
+    |   +-- HandlerError                    an app or handler that can't be served
+    |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
+    |   +-- SubmissionNotCompletedYetError  results asked for before they are there
+    |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
+    |
+    |   the world's state: the call was right, the answer is no
+    +-- SubmissionFailedError               a chunk failed its last attempt
+    +-- SubmissionCancelledError            somebody cancelled it
+    +-- SubmissionNotCancellableError       it has ended already
+    +-- SubmissionNotRetryableError         it has not ended, or it completed
+    +-- ObjectNotFoundError                 the store has no object of that key
+    |
+    |   the outside's failures: trying again later can help
+    +-- ConnectionTroubleError
+    |   +-- RedisUnavailableError           no answer: the transition may or may not have happened
+    |   +-- StoreUnavailableError           bucket missing, credentials refused, network down
+    |   +-- ApiUnavailableError             no answer from the HTTP API, or not one of ours
+    |
+    |   our own defects: please report
+    +-- OpsqueueInternalError
+        +-- ScriptError                     a Lua script failed; says file and line
+
+Attributes hold the data; the message names the thing, what happened, and what helps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opsqueue.submission import Submission
+
+
+class OpsqueueError(Exception):
+    """The root of the tree."""
+
+
+class IncorrectUsageError(OpsqueueError, TypeError):
+    """The call itself is wrong: repeating it can't help."""
+
+
+class InvalidArgumentError(IncorrectUsageError):
+    """A value is out of range, of the wrong form or too large; nothing was changed."""
+
+
+class ChunkSizeIsZeroError(InvalidArgumentError):
+    """`chunk_size` counts operations and is at least 1."""
+
+    def __init__(self, chunk_size: int) -> None:
+        """Say what was given."""
+        super().__init__(f"chunk_size is {chunk_size}: it counts operations, give 1 or more")
+
+
+class EncodingError(IncorrectUsageError):
+    """Operations or results can't be carried by the codec, or bytes are not of it."""
+
+
+class HandlerError(IncorrectUsageError):
+    """An app can't be found or loaded, or a handler is declared in a way that can't work."""
+
+
+class SubmissionNotFoundError(IncorrectUsageError):
+    """The queue has no submission of this id: it never had, or it ended and was cleaned up."""
+
+    def __init__(self, submission_id: int, queue: str) -> None:
+        """Keep the id as an int."""
+        self.submission_id = submission_id
+        self.queue = queue
+        super().__init__(
+            f"queue {queue!r} has no submission {submission_id}: "
+            "check the id and the queue; ended submissions are cleaned up after their retention"
+        )
+
+
+class SubmissionNotCompletedYetError(IncorrectUsageError):
+    """Results were asked for while the submission has not completed."""
+
+    def __init__(self, message: str, submission_id: int) -> None:
+        """`args` are (message, id), as in the reference's client."""
+        self.submission_id = submission_id
+        super().__init__(message, submission_id)
+
+    def __str__(self) -> str:
+        """Only the sentence."""
+        return str(self.args[0])
+
+
+class NewObjectStoreClientError(IncorrectUsageError):
+    """An object store URL is malformed, of an unknown scheme, or needs an extra."""
+
+
+class SubmissionFailedError(OpsqueueError):
+    """A chunk failed its last attempt, and the submission with it."""
+
+    def __init__(self, submission: Submission) -> None:
+        """Take everything from the failed submission."""
+        self.submission = submission
+        self.failure = submission.failure
+        super().__init__(submission)
+
+    def __str__(self) -> str:
+        """Name the submission, the chunk and the failure with its traceback."""
+        failure = self.failure
+        if failure is None:
+            return f"submission {self.submission.id} failed"
+        return (
+            f"submission {self.submission.id} failed: chunk {failure.chunk_index} failed "
+            f"attempt {failure.attempt} of {self.submission.max_attempts}:\n{failure.text}"
+        )
+
+
+class SubmissionCancelledError(OpsqueueError):
+    """The submission was cancelled, so that its results will never be complete."""
+
+    def __init__(self, submission: Submission) -> None:
+        """Keep the submission."""
+        self.submission = submission
+        super().__init__(submission)
+
+    def __str__(self) -> str:
+        """Say how far it came."""
+        done, total = self.submission.chunks_done, self.submission.chunks_total
+        return (
+            f"submission {self.submission.id} was cancelled with {done:,} of {total:,} chunks done"
+        )
+
+
+class _SubmissionHasEndedError(OpsqueueError):
+    """Base of the refusals that depend on a submission's state."""
+
+    action: str
+    wants: str
+
+    def __init__(self, submission: Submission) -> None:
+        self.submission = submission
+        super().__init__(submission)
+
+    def __str__(self) -> str:
+        state = self.submission.state.value.replace("_", " ")
+        return f"submission {self.submission.id} is {state}: only {self.wants} can be {self.action}"
+
+
+class SubmissionNotCancellableError(_SubmissionHasEndedError):
+    """Only a submission in progress can be cancelled."""
+
+    action = "cancelled"
+    wants = "a submission in progress"
+
+
+class SubmissionNotRetryableError(_SubmissionHasEndedError):
+    """Only a failed or cancelled submission can be retried."""
+
+    action = "retried"
+    wants = "a failed or cancelled submission"
+
+
+class ObjectNotFoundError(OpsqueueError):
+    """The object store has no object of this key."""
+
+    def __init__(self, key: str, store: str) -> None:
+        """`store` is the store's URL, without credentials."""
+        self.key = key
+        self.store = store
+        super().__init__(f"{store} has no object {key!r}")
+
+
+class ConnectionTroubleError(OpsqueueError):
+    """Something outside did not answer as it should; trying again later can help."""
+
+
+class RedisUnavailableError(ConnectionTroubleError):
+    """Redis did not answer: whether the transition happened is not known."""
+
+
+class StoreUnavailableError(ConnectionTroubleError):
+    """The object store refused or did not answer: bucket, credentials, network."""
+
+
+class ApiUnavailableError(ConnectionTroubleError):
+    """The HTTP API did not answer, or something answered that is not the API."""
+
+
+class OpsqueueInternalError(OpsqueueError):
+    """A defect of opsqueue's own: please report it."""
+
+
+class ScriptError(OpsqueueInternalError):
+    """A Lua script failed. The message says file and line."""

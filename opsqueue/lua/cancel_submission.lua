@@ -1,0 +1,21 @@
+-- cancel_submission: in_progress -> cancelled.
+--
+-- Costs the same for ten chunks and for a million: cursor and redo stay where they are, out of the
+-- index of work, and reservations become void because the submission has ended.
+--
+-- KEYS[1] base  prefix of the queue's keys
+-- ARGV[1] now   see _prelude
+-- ARGV[2] id
+--
+-- Returns {"cancelled"}, {"ended", state}, or {"unknown"}.
+local id = ARGV[2]
+
+local state = redis.call('HGET', sub_key(id), 'state')
+if not state then
+  return {'unknown'}
+elseif state ~= 'in_progress' then
+  return {'ended', state}
+end
+end_submission(id, 'cancelled')
+count_dropped(id, 0)
+return {'cancelled'}

@@ -1,0 +1,54 @@
+-- complete_chunks: reserved -> completed.
+--
+-- A counter moves only when the chunk's bit changes, so nothing is counted twice; the last bit
+-- completes the submission.
+--
+-- KEYS[1]    base  prefix of the queue's keys
+-- ARGV[1]    now   see _prelude
+-- ARGV[2...] rest  token, operations_failed of each chunk
+--
+-- Returns for each {"completed", id, chunks_left}, {"lost"}: somebody else holds or held it by now,
+-- or {"dropped", id}: the submission had ended.
+
+local function complete(token, operations_failed)
+  local id, index, state = end_reservation(token)
+  if not id then
+    return {'lost'}
+  end
+  if state ~= 'in_progress' then
+    put_back(id, index, state)
+    return {'dropped', id}
+  end
+  local key = sub_key(id)
+  local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'chunks_done')
+  local total, size = tonumber(row[1]), tonumber(row[2])
+  if redis.call('SETBIT', key .. ':done', index, 1) == 1 then
+    return {'completed', id, total - tonumber(row[4])}
+  end
+  local operations = size
+  if index == total - 1 then
+    operations = tonumber(row[3]) - (total - 1) * size
+  end
+  local done = redis.call('HINCRBY', key, 'chunks_done', 1)
+  redis.call('HINCRBY', key, 'operations_done', operations)
+  count('chunks_completed', 1)
+  count('operations_completed', operations)
+  count('backlog_chunks', -1)
+  count('backlog_operations', -operations)
+  if operations_failed ~= '0' then
+    redis.call('HINCRBY', key, 'operations_failed', operations_failed)
+    count('operations_failed', operations_failed)
+  end
+  if done == total then
+    end_submission(id, 'completed')
+    -- All bits are set: the state says as much.
+    redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
+  end
+  return {'completed', id, total - done}
+end
+
+local answers = {}
+for i = 2, #ARGV, 2 do
+  answers[#answers + 1] = complete(ARGV[i], ARGV[i + 1])
+end
+return answers

@@ -1,0 +1,38 @@
+-- forget_submissions: completed or failed or cancelled -> forgotten.
+--
+-- After its retention an ended submission leaves Redis; its prefix becomes garbage until the caller
+-- says that the objects are deleted, so that a crash between the two leaks nothing. One with chunks
+-- in hand waits: their reports still count it down.
+--
+-- KEYS[1]    base   prefix of the queue's keys
+-- ARGV[1]    now    see _prelude
+-- ARGV[2]    limit  submissions, and prefixes, at most
+-- ARGV[3...] rest   prefixes whose objects are deleted
+--
+-- Returns {"forgotten", submissions, prefixes}.
+local limit = tonumber(ARGV[2])
+local garbage = base .. 'garbage'
+
+for i = 3, #ARGV do
+  -- Only while it is garbage: confirmed twice, the prefix may have its next owner by now.
+  if redis.call('SREM', garbage, ARGV[i]) == 1 then
+    redis.call('HDEL', base .. 'prefixes', ARGV[i])
+  end
+end
+local forgotten = 0
+local due = redis.call('ZRANGEBYSCORE', base .. 'expiring', '-inf', now, 'LIMIT', 0, limit)
+for _, id in ipairs(due) do
+  local key = sub_key(id)
+  local row = redis.call('HMGET', key, 'state', 'prefix', 'chunks_in_hand')
+  if tonumber(row[3]) > 0 then
+    redis.call('ZADD', base .. 'expiring', now + 60000, id)
+  else
+    redis.call('SADD', garbage, row[2])
+    redis.call('ZREM', base .. 'expiring', id)
+    redis.call('ZREM', base .. 'submissions:' .. row[1], id)
+    redis.call('UNLINK', key, key .. ':done', key .. ':redo', key .. ':attempts', key .. ':meta',
+      key .. ':failure')
+    forgotten = forgotten + 1
+  end
+end
+return {'forgotten', forgotten, redis.call('SRANDMEMBER', garbage, limit)}

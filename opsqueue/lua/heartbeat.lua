@@ -1,0 +1,55 @@
+-- heartbeat: reserved -> ready.
+--
+-- The worker is alive and says what it holds. Answers which of that is void (the submission ended,
+-- or the reservation is lost), so that it can stop early. Chunks that are pending for it and that it
+-- does not know were reserved by a call whose answer was lost on the way: they are released, once
+-- they are older than any answer that can still be under way.
+--
+-- KEYS[1]    base        prefix of the queue's keys
+-- ARGV[1]    now         see _prelude
+-- ARGV[2]    worker
+-- ARGV[3]    info        JSON that it tells of itself
+-- ARGV[4]    unknown_ms  age from which an unknown reservation is released
+-- ARGV[5...] rest        tokens that it holds
+--
+-- Returns {"alive", void_tokens, released}.
+local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+redis.call('ZADD', base .. 'workers', now, worker)
+redis.call('HSET', base .. 'worker_info', worker, info)
+
+local is_known = {}
+for i = 5, #ARGV do
+  is_known[ARGV[i]] = true
+end
+
+local states, is_held, released = {}, {}, 0
+for _, pending in ipairs(pending_of(worker, 10000)) do
+  local token = pending[1]
+  local entry = redis.call('XRANGE', base .. 'reservations', token, token)[1]
+  if entry then
+    local id, reserved_at = entry[2][2], tonumber(entry[2][8])
+    if is_known[token] then
+      if states[id] == nil then
+        states[id] = redis.call('HGET', sub_key(id), 'state')
+      end
+      is_held[token] = states[id] == 'in_progress'
+    elseif now - reserved_at >= unknown_ms then
+      local _, index, state = end_reservation(token)
+      put_back(id, index, state)
+      count('chunks_released', 1)
+      released = released + 1
+    end
+  end
+end
+if released > 0 then
+  wake()
+end
+
+local void = {}
+for i = 5, #ARGV do
+  if not is_held[ARGV[i]] then
+    void[#void + 1] = ARGV[i]
+  end
+end
+return {'alive', void, released}

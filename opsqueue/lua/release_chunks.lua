@@ -1,0 +1,37 @@
+-- release_chunks: reserved -> ready or delayed.
+--
+-- Gives chunks back that were not worked on, without using an attempt: at shutdown, or, with a
+-- delay, when something around the handler (the store) is out of order.
+--
+-- KEYS[1]    base      prefix of the queue's keys
+-- ARGV[1]    now       see _prelude
+-- ARGV[2]    delay_ms  0: free at once
+-- ARGV[3...] rest      tokens
+--
+-- Returns for each {"released", id}, {"lost"}, or {"dropped", id}.
+local delay_ms = tonumber(ARGV[2])
+
+local function release(token)
+  local id, index, state = end_reservation(token)
+  if not id then
+    return {'lost'}
+  end
+  if state ~= 'in_progress' then
+    put_back(id, index, state)
+    return {'dropped', id}
+  end
+  if delay_ms > 0 then
+    redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
+  else
+    put_back(id, index, state)
+  end
+  count('chunks_released', 1)
+  return {'released', id}
+end
+
+local answers = {}
+for i = 3, #ARGV do
+  answers[#answers + 1] = release(ARGV[i])
+end
+wake()
+return answers

@@ -1,0 +1,131 @@
+-- reserve_chunks: ready -> reserved.
+--
+-- The strategy picks the submission anew for each chunk; in it, chunks given back come first, by
+-- index, then the one at the cursor. Each becomes an entry of the stream and is delivered to the
+-- worker here, so there is no moment at which it is neither free nor held.
+--
+-- KEYS[1] base            prefix of the queue's keys
+-- ARGV[1] now             see _prelude
+-- ARGV[2] worker          who reserves
+-- ARGV[3] limit           chunks at most
+-- ARGV[4] reservation_ms  until it expires
+-- ARGV[5] strategy        "oldest", "newest" or "random": of submissions
+--
+-- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions}: read `wake` after
+-- wake_id to sleep until something may be free; next_due is the instant of the next delayed chunk,
+-- or -1 when there is none or it can't be had before a resume; chunks {token, id, index, attempt,
+-- expires_at} each; submissions {id, fields, metadata} each.
+local worker, limit, reservation_ms, strategy = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local reservations, ready, delayed = base .. 'reservations', base .. 'ready', base .. 'delayed'
+local expires_at = now + tonumber(reservation_ms)
+
+local function answer(tag, chunks, submissions)
+  local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
+  local next_due = tag ~= 'paused' and redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  return {tag, last_wake and last_wake[1] or '0-0', now, next_due and tonumber(next_due) or -1,
+    chunks, submissions}
+end
+
+-- Move chunks whose back-off is over into redo. Bounded; what is left is due at the next call.
+local function free_due_chunks()
+  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)
+  for _, member in ipairs(due) do
+    local id, index = string.match(member, '^(%d+):(%d+)$')
+    redis.call('ZREM', delayed, member)
+    put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
+  end
+  return #due
+end
+
+local function pick()
+  if strategy == 'oldest' then
+    return redis.call('ZRANGE', ready, 0, 0)[1]
+  elseif strategy == 'newest' then
+    return redis.call('ZRANGE', ready, -1, -1)[1]
+  end
+  return redis.call('ZRANDMEMBER', ready, 1)[1]
+end
+
+-- Also a sign of life: a worker that holds something is always known to reclaim_dead.
+redis.call('ZADD', base .. 'workers', now, worker)
+if redis.call('EXISTS', base .. 'paused') == 1 then
+  return answer('paused', {}, {})
+end
+local freed = free_due_chunks()
+
+local subs, order, entries = {}, {}, {}
+while #entries < limit do
+  local id = pick()
+  if not id then
+    break
+  end
+  local sub = subs[id]
+  if not sub then
+    local key = sub_key(id)
+    local row = redis.call('HMGET', key, 'cursor', 'chunks_total')
+    sub = {key = key, cursor = tonumber(row[1]), total = tonumber(row[2]), taken = 0,
+      redo = redis.call('ZCARD', key .. ':redo')}
+    sub.first_cursor = sub.cursor
+    subs[id] = sub
+    order[#order + 1] = id
+  end
+  local index, attempt
+  if sub.redo > 0 then
+    sub.redo = sub.redo - 1
+    index = tonumber(redis.call('ZPOPMIN', sub.key .. ':redo', 1)[1])
+    attempt = 1 + (redis.call('HGET', sub.key .. ':attempts', index) or 0)
+  elseif sub.cursor < sub.total then
+    index, attempt = sub.cursor, 1
+    sub.cursor = sub.cursor + 1
+  end
+  if index then
+    entries[#entries + 1] = {id, index, attempt}
+    sub.taken = sub.taken + 1
+    -- One at a time, not summed up: the strategy's next pick goes by these counts.
+    count_in_hand(id, 1)
+  end
+  if sub.redo == 0 and sub.cursor == sub.total then
+    leave_ready(id)
+  end
+end
+if freed > #entries and redis.call('ZCARD', ready) > 0 then
+  wake()
+end
+if #entries == 0 then
+  return answer('reserved', {}, {})
+end
+
+for _, id in ipairs(order) do
+  local sub = subs[id]
+  if sub.cursor ~= sub.first_cursor then
+    redis.call('HSET', sub.key, 'cursor', sub.cursor)
+  end
+end
+
+local function deliver()
+  for _, e in ipairs(entries) do
+    redis.call('XADD', reservations, '*', 's', e[1], 'i', e[2], 'a', e[3],
+      't', now, 'e', expires_at)
+  end
+  return redis.pcall('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', #entries,
+    'STREAMS', reservations, '>')
+end
+local delivered = deliver()
+if is_nogroup(delivered) then
+  reset_reservations()
+  delivered = deliver()
+end
+
+-- The answer is made from what was delivered, not from what was added: this is what we hold.
+local chunks, submissions = {}, {}
+for _, entry in ipairs(delivered[1][2]) do
+  local f = entry[2]
+  chunks[#chunks + 1] = {entry[1], f[2], tonumber(f[4]), tonumber(f[6]), expires_at}
+end
+for _, id in ipairs(order) do
+  if subs[id].taken > 0 then
+    submissions[#submissions + 1] = {id, redis.call('HGETALL', subs[id].key),
+      redis.call('HGETALL', subs[id].key .. ':meta')}
+  end
+end
+return answer('reserved', chunks, submissions)

@@ -1,0 +1,40 @@
+-- retry_submission: failed or cancelled -> in_progress.
+--
+-- Finished chunks stay finished; every other one gets all its attempts again. A reservation from
+-- before that nobody reported yet is valid again.
+--
+-- KEYS[1] base  prefix of the queue's keys
+-- ARGV[1] now   see _prelude
+-- ARGV[2] id
+--
+-- Returns {"retried"}, {"not_retryable", state}, or {"unknown"}.
+local id = ARGV[2]
+local key = sub_key(id)
+
+local row = redis.call('HMGET', key, 'state', 'cursor', 'chunks_total', 'chunks_done',
+  'operations_total', 'operations_done')
+local state = row[1]
+if not state then
+  return {'unknown'}
+elseif state ~= 'failed' and state ~= 'cancelled' then
+  return {'not_retryable', state}
+end
+redis.call('HSET', key, 'state', 'in_progress')
+redis.call('HDEL', key, 'ended_at')
+redis.call('UNLINK', key .. ':attempts', key .. ':failure')
+redis.call('ZREM', base .. 'submissions:' .. state, id)
+redis.call('ZADD', base .. 'submissions:in_progress', 0, id)
+redis.call('ZREM', base .. 'expiring', id)
+count('submissions_retried', 1)
+count('backlog_chunks', row[3] - row[4])
+count('backlog_operations', row[5] - row[6])
+event(id, 'retried')
+if redis.call('EXISTS', base .. 'repair') == 1 then
+  -- The walk may be past the submissions in progress, and would miss this one.
+  begin_repair()
+end
+if tonumber(row[2]) < tonumber(row[3]) or redis.call('ZCARD', key .. ':redo') > 0 then
+  enter_ready(id)
+  wake()
+end
+return {'retried'}

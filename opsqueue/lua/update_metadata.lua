@@ -1,0 +1,39 @@
+-- update_metadata: in_progress -> in_progress.
+--
+-- Changes strategic metadata of a running submission, and its place in every index with it: chunks
+-- in hand now count for the new value.
+--
+-- KEYS[1]    base  prefix of the queue's keys
+-- ARGV[1]    now   see _prelude
+-- ARGV[2]    id
+-- ARGV[3...] rest  key and value; an empty value removes the key
+--
+-- Returns {"updated"}, {"ended", state}, or {"unknown"}.
+local id = ARGV[2]
+local key = sub_key(id)
+local meta = key .. ':meta'
+
+local row = redis.call('HMGET', key, 'state', 'chunks_in_hand')
+if not row[1] then
+  return {'unknown'}
+elseif row[1] ~= 'in_progress' then
+  return {'ended', row[1]}
+end
+
+-- Counted out under the old pairs and in under the new ones, so that no pair is a special case.
+local in_hand = tonumber(row[2])
+count_in_hand(id, -in_hand)
+for i = 3, #ARGV, 2 do
+  if ARGV[i + 1] == '' then
+    redis.call('HDEL', meta, ARGV[i])
+  else
+    redis.call('HSET', meta, ARGV[i], ARGV[i + 1])
+  end
+end
+if redis.call('EXISTS', meta) == 1 then
+  redis.call('HSET', key, 'has_meta', 1)
+else
+  redis.call('HDEL', key, 'has_meta')
+end
+count_in_hand(id, in_hand)
+return {'updated'}

@@ -1,0 +1,489 @@
+"""The state machine's methods: one a transition, one a reading. Each is one Lua script.
+
+Everything goes through here: clients, API and workers. Values come in and go out; what Redis
+answers is read in this module alone.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from opsqueue.answers import (
+    Alive,
+    Counts,
+    Forgotten,
+    Inserted,
+    Reserved,
+    Swept,
+    read_completed,
+    read_counts,
+    read_failed,
+    read_released,
+    read_reserved,
+    read_submission,
+    unexpected,
+)
+from opsqueue.chunk import ChunkFailure, CompleteOutcome, FailOutcome, ReleaseOutcome, Token
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    SubmissionNotCancellableError,
+    SubmissionNotFoundError,
+    SubmissionNotRetryableError,
+)
+from opsqueue.keys import check_queue_name
+from opsqueue.script import Argument, Scripts, register_queue
+from opsqueue.strategy import AnyStrategy, Random
+from opsqueue.submission import (
+    NewSubmission,
+    Submission,
+    SubmissionId,
+    SubmissionState,
+    check_strategic_metadata,
+)
+
+if TYPE_CHECKING:
+    import redis
+
+MAX_BATCH: Final = 1_000
+"""Chunks in one call, so that no script keeps the server busy for long."""
+
+_TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")  # more digits may not fit 64 bits
+_WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+class Queue:
+    """One queue in Redis.
+
+    Args:
+        client: from `opsqueue.connection.connect`.
+        name: letters, digits, `_.-`.
+        clock: milliseconds since 1970; for tests alone.
+
+    Every method raises RedisUnavailableError when there is no answer: whether the transition
+    happened is then not known. All may be repeated: an insert by its idempotency key, reports by
+    their tokens, a reserve by the heartbeat that releases what nobody knows of.
+    """
+
+    def __init__(
+        self, client: redis.Redis, name: str, *, clock: Callable[[], int] | None = None
+    ) -> None:
+        """Connect to nothing yet."""
+        self.name = check_queue_name(name)
+        self._client = client
+        self._scripts = Scripts(client, name, clock=clock)
+        self._is_registered = False
+
+    # Transitions of submissions
+
+    def insert_submission(
+        self,
+        new: NewSubmission,
+        *,
+        idempotency_key: str = "",
+        idempotency_ms: int = 24 * 3600 * 1000,
+    ) -> Inserted:
+        """Accept a submission whose chunks are stored already; costs the same for any number.
+
+        Raises:
+            InvalidArgumentError: another submission has this prefix.
+        """
+        if idempotency_ms < 1:
+            message = f"idempotency_ms is {idempotency_ms}: a key is remembered for 1 ms or more"
+            raise InvalidArgumentError(message)
+        self._register()
+        fields: list[Argument] = [
+            "codec", new.codec,
+            "max_attempts", new.max_attempts,
+            "backoff_first_ms", new.backoff.first_ms,
+            "backoff_max_ms", new.backoff.max_ms,
+            "retention_ms", new.retention_ms,
+        ]  # fmt: skip
+        if new.metadata is not None:
+            fields += ["metadata", new.metadata]
+        if new.trace_context:
+            fields += ["trace_context", msgspec.json.encode(dict(new.trace_context))]
+        pairs = [part for key, value in new.strategic_metadata.items() for part in (key, value)]
+        answer = self._scripts.call(
+            "insert_submission",
+            partition="00",
+            idempotency=idempotency_key,
+            idempotency_ms=idempotency_ms,
+            prefix=new.prefix,
+            chunks_total=new.chunks_total,
+            chunk_size=new.chunk_size,
+            operations_total=new.operations,
+            meta_count=len(new.strategic_metadata),
+            rest=[*pairs, *fields],
+        )
+        match answer:
+            case [b"inserted", id_]:
+                return Inserted(id=SubmissionId(id_.decode()), is_new=True)
+            case [b"known", id_]:
+                return Inserted(id=SubmissionId(id_.decode()), is_new=False)
+            case [b"prefix_taken", id_]:
+                message = (
+                    f"prefix {new.prefix!r} belongs to submission {id_.decode()}: upload under a "
+                    "prefix of its own, or repeat an insert with its idempotency key"
+                )
+                raise InvalidArgumentError(message)
+        raise unexpected(answer)
+
+    def cancel_submission(self, submission_id: SubmissionId) -> None:
+        """Drop what is left of a submission in progress; costs the same for any number of chunks.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotCancellableError.
+        """
+        answer = self._scripts.call("cancel_submission", id=str(submission_id))
+        match answer:
+            case [b"cancelled"]:
+                return
+            case [b"ended", _]:
+                raise SubmissionNotCancellableError(self.get_submission(submission_id))
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
+    def retry_submission(self, submission_id: SubmissionId) -> None:
+        """Put a failed or cancelled submission back to work; finished chunks stay finished.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotRetryableError.
+        """
+        answer = self._scripts.call("retry_submission", id=str(submission_id))
+        match answer:
+            case [b"retried"]:
+                return
+            case [b"not_retryable", _]:
+                raise SubmissionNotRetryableError(self.get_submission(submission_id))
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
+    def update_metadata(
+        self, submission_id: SubmissionId, changes: Mapping[str, int | None]
+    ) -> None:
+        """Change strategic metadata of a submission in progress; None removes a key.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        """
+        check_strategic_metadata({k: 0 if v is None else v for k, v in changes.items()})
+        rest = [
+            part for key, value in changes.items() for part in (key, "" if value is None else value)
+        ]
+        answer = self._scripts.call("update_metadata", id=str(submission_id), rest=rest)
+        match answer:
+            case [b"updated"]:
+                return
+            case [b"ended", _]:
+                raise SubmissionNotCancellableError(self.get_submission(submission_id))
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
+    def forget_submissions(
+        self, *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
+    ) -> Forgotten:
+        """Remove ended submissions whose retention is over.
+
+        Args:
+            limit: submissions, and prefixes in the answer.
+            deleted_prefixes: whose objects the caller has deleted since the last answer.
+        """
+        answer = self._scripts.call(
+            "forget_submissions", limit=_checked_limit(limit), rest=list(deleted_prefixes)
+        )
+        match answer:
+            case [b"forgotten", int(number), prefixes]:
+                return Forgotten(number, tuple(p.decode() for p in prefixes))
+        raise unexpected(answer)
+
+    # Transitions of chunks
+
+    def reserve_chunks(
+        self,
+        worker: str,
+        *,
+        limit: int = 1,
+        reservation_ms: int = 600_000,
+        strategy: AnyStrategy | None = None,
+    ) -> Reserved:
+        """Take up to `limit` chunks; also a sign of the worker's life.
+
+        Args:
+            worker: its name, unique among all.
+            limit: 1 to MAX_BATCH.
+            reservation_ms: from now, on Redis's clock, until the chunks are taken back.
+            strategy: Random by default.
+        """
+        if not 1 <= limit <= MAX_BATCH:
+            message = f"limit is {limit}: 1 to {MAX_BATCH:,} chunks can be reserved at a time"
+            raise InvalidArgumentError(message)
+        if not 1 <= reservation_ms <= 30 * 24 * 3600 * 1000:
+            message = f"reservation_ms is {reservation_ms}: give 1 ms to 30 days"
+            raise InvalidArgumentError(message)
+        self._register()
+        answer = self._scripts.call(
+            "reserve_chunks",
+            worker=_checked_worker(worker),
+            limit=limit,
+            reservation_ms=reservation_ms,
+            strategy=(strategy or Random()).wire(),
+        )
+        return read_reserved(answer, self.name)
+
+    def complete_chunks(
+        self, tokens: Sequence[Token], *, operations_failed: Mapping[Token, int] | None = None
+    ) -> list[CompleteOutcome]:
+        """Report chunks as done; their output must be stored already.
+
+        Args:
+            tokens: at most MAX_BATCH.
+            operations_failed: of each chunk that collected errors of single operations.
+        """
+        failed = operations_failed or {}
+        rest: list[Argument] = []
+        for token in _checked_tokens(tokens):
+            rest += [token, failed.get(token, 0)]
+        answer = self._scripts.call("complete_chunks", rest=rest)
+        return [read_completed(row) for row in answer]
+
+    def fail_chunk(
+        self, token: Token, failure: ChunkFailure, *, jitter: int | None = None
+    ) -> FailOutcome:
+        """Report that an attempt failed; the next one waits for the submission's back-off.
+
+        Args:
+            token: of the reservation.
+            failure: kept with the submission, the last one only.
+            jitter: 0 to 1000 per mille of half the back-off; drawn here unless a test gives it.
+        """
+        answer = self._scripts.call(
+            "fail_chunk",
+            token=_checked_tokens([token])[0],
+            type=failure.type,
+            message=_encodable(failure.message),
+            traceback=_encodable(failure.traceback),
+            jitter=secrets.randbelow(1001) if jitter is None else jitter,
+        )
+        return read_failed(answer)
+
+    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
+        """Give chunks back without using an attempt, free at once or after a delay."""
+        answer = self._scripts.call(
+            "release_chunks", delay_ms=delay_ms, rest=_checked_tokens(tokens)
+        )
+        return [read_released(row) for row in answer]
+
+    # Transitions that workers make for themselves and for each other
+
+    def heartbeat(
+        self,
+        worker: str,
+        *,
+        tokens: Iterable[Token] = (),
+        info: bytes = b"{}",
+        unknown_ms: int = 30_000,
+    ) -> Alive:
+        """Say that a worker lives and what it holds; learn what of that is void.
+
+        Args:
+            worker: its name.
+            tokens: all that it holds.
+            info: JSON that lists of workers show.
+            unknown_ms: chunks pending for it for longer that it does not name are released; longer
+                than an answer of reserve can be under way.
+        """
+        answer = self._scripts.call(
+            "heartbeat",
+            worker=_checked_worker(worker),
+            info=info,
+            unknown_ms=unknown_ms,
+            rest=list(tokens),
+        )
+        match answer:
+            case [b"alive", void, int(released)]:
+                return Alive(frozenset(Token(t.decode()) for t in void), released)
+        raise unexpected(answer)
+
+    def retire_worker(self, worker: str, *, limit: int = MAX_BATCH) -> bool:
+        """Release what a worker still holds and forget it; True when nothing is left to do."""
+        answer = self._scripts.call(
+            "retire_worker", worker=_checked_worker(worker), limit=_checked_limit(limit)
+        )
+        match answer:
+            case [b"retired", int(), int(has_more)]:
+                return not has_more
+        raise unexpected(answer)
+
+    def reclaim_dead(
+        self, sweeper: str, *, timeout_ms: int, limit: int = 100, lock_ms: int = 2_000
+    ) -> Swept | None:
+        """Take chunks back from workers without a sign of life; None when another sweeps now."""
+        answer = self._scripts.call(
+            "reclaim_dead",
+            sweeper=sweeper,
+            timeout_ms=timeout_ms,
+            limit=_checked_limit(limit),
+            lock_ms=lock_ms,
+        )
+        match answer:
+            case [b"reclaimed", int(chunks), int(has_more)]:
+                return Swept(chunks, "-" if has_more else None)
+            case [b"busy"]:
+                return None
+        raise unexpected(answer)
+
+    def reclaim_expired(
+        self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
+    ) -> Swept | None:
+        """Take chunks back whose reservation is over, a page; None when another sweeps now."""
+        answer = self._scripts.call(
+            "reclaim_expired",
+            sweeper=sweeper,
+            limit=_checked_limit(limit),
+            lock_ms=lock_ms,
+            **{"from": page_from},
+        )
+        match answer:
+            case [b"reclaimed", int(chunks), next_from]:
+                return Swept(chunks, next_from.decode() or None)
+            case [b"busy"]:
+                return None
+        raise unexpected(answer)
+
+    def repair(self, *, begin: bool = False, limit: int = 1_000) -> Swept | None:
+        """Free chunks that a lost stream left nowhere, a step; None when there is nothing to do.
+
+        Args:
+            begin: from the start; otherwise only goes on with a repair that has begun.
+            limit: chunks and submissions looked at.
+        """
+        answer = self._scripts.call(
+            "repair", action="begin" if begin else "step", limit=_checked_limit(limit)
+        )
+        match answer:
+            case [b"repaired", int(chunks), int(has_more)]:
+                return Swept(chunks, "-" if has_more else None)
+            case [b"idle"]:
+                return None
+        raise unexpected(answer)
+
+    # Transitions of the queue
+
+    def pause_queue(self) -> None:
+        """Let no chunk be reserved until `resume_queue`; chunks in hand are finished."""
+        self._scripts.call("pause_queue")
+
+    def resume_queue(self) -> None:
+        """Let chunks be reserved again."""
+        self._scripts.call("resume_queue")
+
+    # Readings
+
+    def get_submission(self, submission_id: SubmissionId) -> Submission:
+        """Give a submission as it is now.
+
+        Raises:
+            SubmissionNotFoundError: also after its retention.
+        """
+        answer = self._scripts.call("get_submission", id=str(submission_id))
+        match answer:
+            case [b"found", fields, meta, failure]:
+                return read_submission(self.name, str(submission_id), fields, meta, failure)
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
+    def list_submissions(
+        self,
+        state: SubmissionState,
+        *,
+        after: SubmissionId | None = None,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 100,
+    ) -> list[Submission]:
+        """List submissions of a state by creation, at most MAX_BATCH, from after an id on."""
+        answer = self._scripts.call(
+            "list_submissions",
+            state=state.value,
+            after="" if after is None else str(after),
+            order=order,
+            limit=min(_checked_limit(limit), MAX_BATCH),
+        )
+        match answer:
+            case [b"listed", rows]:
+                return [
+                    read_submission(self.name, id_.decode(), fields, meta, failure)
+                    for fields, meta, failure, id_ in rows
+                ]
+        raise unexpected(answer)
+
+    def count_queue(self) -> Counts:
+        """Count what the queue holds now, and give its totals."""
+        answer = self._scripts.call("count_queue")
+        match answer:
+            case [b"counted", numbers, stats]:
+                return read_counts(numbers, stats)
+        raise unexpected(answer)
+
+    def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
+        """Sleep until a chunk may have become free since the reserve that gave `wake_id`."""
+        return bool(self._scripts.read_after("wake", wake_id, block_ms=block_ms, limit=1))
+
+    def last_event_id(self) -> str:
+        """Give where the events stand now; `wait_for_events` after it misses nothing."""
+        return self._scripts.last_id("events")
+
+    def wait_for_events(
+        self, last_id: str, *, block_ms: int
+    ) -> tuple[str, list[tuple[SubmissionId, str]]]:
+        """Sleep until submissions change; give the new last id, and (id, event) pairs."""
+        entries = self._scripts.read_after("events", last_id, block_ms=block_ms)
+        events = [
+            (SubmissionId(row[b"submission"].decode()), row[b"event"].decode())
+            for _, row in entries
+        ]
+        return (entries[-1][0].decode() if entries else last_id), events
+
+    def _register(self) -> None:
+        if not self._is_registered:
+            register_queue(self._client, self.name)
+            self._is_registered = True
+
+
+def _checked_worker(worker: str) -> str:
+    if not _WORKER.fullmatch(worker):
+        message = f"worker name {worker!r}: at most 200 printable ASCII characters without spaces"
+        raise InvalidArgumentError(message)
+    return worker
+
+
+def _checked_limit(limit: int) -> int:
+    """Redis reads a count of -1 as all there is, and one of 0 gets nowhere."""
+    if limit < 1:
+        message = f"limit is {limit}: give 1 or more"
+        raise InvalidArgumentError(message)
+    return limit
+
+
+def _checked_tokens(tokens: Sequence[Token]) -> list[Token]:
+    if len(tokens) > MAX_BATCH:
+        message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
+        raise InvalidArgumentError(message)
+    for token in tokens:
+        if not _TOKEN.fullmatch(token):
+            message = f"token {token!r}: give the token of a reservation, like 1732390000000-0"
+            raise InvalidArgumentError(message)
+    return list(tokens)
+
+
+def _encodable(text: str) -> str:
+    """A traceback may hold lone surrogates (file names): they must not stop a report."""
+    return text.encode(errors="backslashreplace").decode()

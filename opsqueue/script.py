@@ -1,0 +1,168 @@
+"""The only module that talks Redis commands of the state machine: it loads and runs `lua/`.
+
+A script's header names its arguments; callers give them by these names, so that text and call can't
+drift apart. EVALSHA with a reload on NOSCRIPT: a sha is its text, so versions coexist during a
+rolling deploy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import redis
+
+from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
+from opsqueue.keys import QUEUES_KEY, base_key
+
+Argument = str | bytes | int
+_ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
+_LUA_LINE: Final = re.compile(r"user_script:(\d+)")
+_REST: Final = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One file of `lua/`, with the prelude in front."""
+
+    name: str
+    text: str
+    sha: str
+    arguments: tuple[str, ...]
+    has_rest: bool
+    prelude_lines: int
+
+    def argv(self, arguments: dict[str, Argument], rest: Sequence[Argument]) -> list[Argument]:
+        """Put the arguments into the order of the header; KeyError says which is missing."""
+        if arguments.keys() != set(self.arguments) or (rest and not self.has_rest):
+            wanted, given = set(self.arguments), arguments.keys()
+            message = (
+                f"{self.name}.lua takes {sorted(wanted)}, got {sorted(given)} and {len(rest)} more"
+            )
+            raise OpsqueueInternalError(message)
+        return [*(arguments[name] for name in self.arguments), *rest]
+
+
+@cache
+def load_script(name: str) -> Script:
+    """Read a script and its header from the package."""
+    folder = files("opsqueue") / "lua"
+    prelude = (folder / "_prelude.lua").read_text(encoding="utf-8")
+    body = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    text = prelude + body
+    names = _ARGV.findall(body)
+    return Script(
+        name=name,
+        text=text,
+        sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
+        arguments=tuple(name for _, dots, name in names if not dots),
+        has_rest=any(dots for _, dots, _ in names),
+        prelude_lines=prelude.count("\n"),
+    )
+
+
+class Scripts:
+    """Runs the scripts of one queue.
+
+    Args:
+        client: a client made by `connection.connect`, or a fakeredis one with protocol=2.
+        queue: its name.
+        clock: milliseconds; only tests give one. None: the server's own clock, the only one.
+    """
+
+    def __init__(
+        self, client: redis.Redis, queue: str, *, clock: Callable[[], int] | None = None
+    ) -> None:
+        """Load nothing yet: a script is loaded when the server says that it does not know it."""
+        self._client = client
+        self._clock = clock
+        self.base = base_key(queue)
+
+    def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
+        """Run a script: wholly, or not at all.
+
+        Raises:
+            RedisUnavailableError: no answer; whether it ran is not known.
+            ScriptError: it ran into a defect; says file and line.
+        """
+        script = load_script(name)
+        arguments["now"] = self._clock() if self._clock else ""
+        argv = script.argv(arguments, rest)
+        with translated_errors(script):
+            try:
+                answer = self._client.evalsha(script.sha, 1, self.base, *argv)
+            except redis.exceptions.NoScriptError:
+                answer = self._client.eval(script.text, 1, self.base, *argv)
+        if not isinstance(answer, list):
+            message = f"{name}.lua answered {answer!r}, not a list"
+            raise OpsqueueInternalError(message)
+        return answer
+
+    def read_after(
+        self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
+    ) -> list[Any]:
+        """Wait until a stream of the queue has entries after `last_id`; [] when it stays silent.
+
+        Args:
+            stream: "wake" or "events".
+            last_id: of the last entry seen.
+            block_ms: at least 1; below the connection's timeout.
+            limit: entries at most.
+        """
+        with translated_errors(None):
+            answer: Any = self._client.xread(
+                {self.base + stream: last_id}, count=limit, block=max(1, block_ms)
+            )
+        return answer[0][1] if answer else []
+
+    def last_id(self, stream: str) -> str:
+        """Give the id of a stream's last entry, to read after it; "0-0" when it has none."""
+        with translated_errors(None):
+            entries: Any = self._client.xrevrange(self.base + stream, count=1)
+        return entries[0][0].decode() if entries else "0-0"
+
+
+def register_queue(client: redis.Redis, queue: str) -> None:
+    """Remember the queue's name, for lists of all queues."""
+    with translated_errors(None):
+        client.sadd(QUEUES_KEY, queue)
+
+
+def queue_names(client: redis.Redis) -> list[str]:
+    """Give the names of all queues, sorted."""
+    with translated_errors(None):
+        names: Any = client.smembers(QUEUES_KEY)
+    return sorted(name.decode() for name in names)
+
+
+@contextmanager
+def translated_errors(script: Script | None) -> Iterator[None]:
+    """Turn redis-py's errors into ours, here and nowhere else."""
+    try:
+        yield
+    except redis.exceptions.ResponseError as exc:
+        if script is not None and "user_script" in str(exc):
+            raise ScriptError(_located(script, str(exc))) from exc
+        message = f"Redis refused: {exc}"
+        raise RedisUnavailableError(message) from exc
+    except (redis.exceptions.RedisError, OSError) as exc:
+        message = f"Redis does not answer: {exc or type(exc).__name__}"
+        raise RedisUnavailableError(message) from exc
+
+
+def _located(script: Script, text: str) -> str:
+    """Give file and line in place of the line of prelude and script together."""
+
+    def replace(match: re.Match[str]) -> str:
+        line = int(match[1])
+        if line <= script.prelude_lines:
+            return f"lua/_prelude.lua:{line}"
+        return f"lua/{script.name}.lua:{line - script.prelude_lines}"
+
+    return f"{script.name}: {_LUA_LINE.sub(replace, text)}"

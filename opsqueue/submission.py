@@ -1,0 +1,245 @@
+"""What a producer hands in, and what became of it: plain values, no I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Self
+
+from opsqueue.codec import DEFAULT_CODEC
+from opsqueue.exceptions import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_CHUNKS: Final = 2**32 - 1
+"""A chunk is a bit of a Redis string, which has at most 2**32 of them."""
+
+MAX_METADATA_BYTES: Final = 64 * 1024
+MAX_STRATEGIC_PAIRS: Final = 32
+_INT64: Final = range(-(2**63), 2**63)
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*")
+_META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+class SubmissionId(int):
+    """19 decimal digits: 13 of milliseconds, 4 of sequence, 2 of partition. Ascending.
+
+    An int in Python, a string in JSON (above 2**53, where JavaScript's numbers end).
+    """
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> int:
+        """The number alone, as the reference's class has it."""
+        return int(self)
+
+    def __repr__(self) -> str:
+        """Valid Python."""
+        return f"SubmissionId(id={int(self)})"
+
+    def __str__(self) -> str:
+        """The 19 digits, as they stand in Redis, in URLs and in JSON."""
+        return f"{int(self):019d}"
+
+    def __format__(self, spec: str) -> str:
+        """Messages show what the URL shows."""
+        return format(str(self), spec)
+
+    def __new__(cls, id: int | str) -> Self:  # noqa: A002 the reference's keyword
+        """Take an int or its digits."""
+        return super().__new__(cls, id)
+
+    def __reduce__(self) -> tuple[type[SubmissionId], tuple[int]]:
+        """Pickle as the int it is."""
+        return SubmissionId, (int(self),)
+
+
+class SubmissionState(StrEnum):
+    """Where a submission is. It is in exactly one state at a time."""
+
+    IN_PROGRESS = "in_progress"
+    """Chunks are free or in hand, until the last is done, one fails for good, or a cancel."""
+    COMPLETED = "completed"
+    """Every chunk is done. Final."""
+    FAILED = "failed"
+    """A chunk used up its attempts; the rest was dropped. `retry_submission` moves it on."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled it; the rest was dropped. `retry_submission` moves it on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long a chunk waits after a failed attempt: doubling, capped, half of it jitter.
+
+    Zero for both: no wait at all.
+    """
+
+    first_ms: int = 1_000
+    max_ms: int = 60_000
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant."""
+        if self.first_ms < 0 or self.max_ms < self.first_ms:
+            message = (
+                f"back-off first_ms={self.first_ms} max_ms={self.max_ms}: "
+                "both are 0 or more, and max_ms is at least first_ms"
+            )
+            raise InvalidArgumentError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSubmission:
+    """A submission whose contents are in the store, ready to be inserted.
+
+    Args:
+        prefix: where the chunks' objects lie in the store; of this submission alone.
+        chunks_total: chunks 0..chunks_total-1 are all stored; 0 completes at once.
+        chunk_size: operations a chunk; only the last may have fewer.
+        operations_total: None: every chunk is full.
+        codec: how its chunks are encoded, so that workers need not be told.
+        max_attempts: of each chunk; failures, expiries and deaths count alike.
+        metadata: opaque bytes for the handler.
+        strategic_metadata: what strategies and look-ups read; 64-bit integers.
+        trace_context: W3C headers of the producer's trace.
+        retention_ms: how long it is kept after its end.
+    """
+
+    prefix: str
+    chunks_total: int
+    chunk_size: int = 1
+    operations_total: int | None = None
+    codec: str = DEFAULT_CODEC
+    max_attempts: int = 10
+    backoff: Backoff = field(default_factory=Backoff)
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+    retention_ms: int = 24 * 3600 * 1000
+
+    def __post_init__(self) -> None:
+        """Refuse bad values before anything is stored: each message says what would be right."""
+        _require(
+            _PREFIX.fullmatch(self.prefix) is not None and len(self.prefix) <= 200,
+            f"prefix {self.prefix[:80]!r}: at most 200 letters, digits and ._=- in parts "
+            "joined by single slashes, each part beginning with a letter, a digit or _",
+        )
+        _require(
+            0 <= self.chunks_total <= MAX_CHUNKS,
+            f"chunks_total is {self.chunks_total}: it is 0 to {MAX_CHUNKS:,}",
+        )
+        _require(
+            1 <= self.chunk_size <= MAX_CHUNKS,
+            f"chunk_size is {self.chunk_size}: it counts operations, 1 to {MAX_CHUNKS:,}",
+        )
+        fewest = max(0, (self.chunks_total - 1) * self.chunk_size + 1) if self.chunks_total else 0
+        _require(
+            fewest <= self.operations <= self.chunks_total * self.chunk_size,
+            f"operations_total is {self.operations_total}: {self.chunks_total:,} chunks of "
+            f"{self.chunk_size:,} hold {fewest:,} to {self.chunks_total * self.chunk_size:,}, "
+            "all but the last being full",
+        )
+        _require(
+            1 <= self.max_attempts <= 1_000_000,
+            f"max_attempts is {self.max_attempts}: it is 1 to 1,000,000",
+        )
+        _require(
+            self.metadata is None or len(self.metadata) <= MAX_METADATA_BYTES,
+            f"metadata has {len(self.metadata or b''):,} bytes, at most {MAX_METADATA_BYTES:,}: "
+            "put larger things into the operations or the object store",
+        )
+        _require(self.retention_ms >= 0, f"retention_ms is {self.retention_ms}: it is 0 or more")
+        check_strategic_metadata(self.strategic_metadata)
+
+    @property
+    def operations(self) -> int:
+        """The number of operations, full chunks assumed where it was not given."""
+        if self.operations_total is None:
+            return self.chunks_total * self.chunk_size
+        return self.operations_total
+
+
+def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
+    """Raise InvalidArgumentError unless all keys are short names and all values 64-bit ints."""
+    _require(
+        len(pairs) <= MAX_STRATEGIC_PAIRS,
+        f"strategic metadata has {len(pairs)} pairs, at most {MAX_STRATEGIC_PAIRS}",
+    )
+    for key, value in pairs.items():
+        _require(
+            isinstance(key, str) and _META_KEY.fullmatch(key) is not None,
+            f"strategic metadata key {key!r}: at most 64 letters, digits, and _.- after the first",
+        )
+        _require(
+            isinstance(value, int) and not isinstance(value, bool) and value in _INT64,
+            f"strategic metadata {key}={value!r}: values are 64-bit integers; "
+            "give texts a number of your own or hash them",
+        )
+
+
+def _require(holds: bool, message: str) -> None:  # noqa: FBT001 an assertion's shape
+    if not holds:
+        raise InvalidArgumentError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt of a chunk did not succeed."""
+
+    chunk_index: int
+    attempt: int
+    at: datetime
+    type: str
+    message: str
+    traceback: str
+
+    @property
+    def text(self) -> str:
+        """Traceback, if there is one, then type and message: as Python prints it."""
+        last = f"{self.type}: {self.message}"
+        if not self.traceback:
+            return last
+        return f"{self.traceback.rstrip()}\n{last}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What Redis knows of a submission at one instant."""
+
+    id: SubmissionId
+    queue: str
+    state: SubmissionState
+    prefix: str
+    codec: str
+    chunks_total: int
+    chunks_done: int
+    chunks_in_hand: int
+    chunks_failed: int
+    """1 when a chunk's last attempt failed and the submission with it."""
+    chunk_size: int
+    operations_total: int
+    operations_done: int
+    operations_failed: int
+    max_attempts: int
+    metadata: bytes | None
+    strategic_metadata: Mapping[str, int]
+    trace_context: Mapping[str, str]
+    created_at: datetime
+    ended_at: datetime | None
+    last_failure: Failure | None
+    """Of any attempt, also of one that is or was retried."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended the submission; None unless it failed."""
+        return self.last_failure if self.state is SubmissionState.FAILED else None
+
+    @property
+    def chunks_dropped(self) -> int:
+        """Chunks that will not be worked on, because the submission failed or was cancelled."""
+        if self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED):
+            return self.chunks_total - self.chunks_done - self.chunks_failed
+        return 0

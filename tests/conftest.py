@@ -1,0 +1,59 @@
+"""Servers that tests share. A real one for all; fakeredis beside it for the state machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+import redis
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server: the one that OPSQUEUE_TEST_REDIS_URL names, or one of our own."""
+    given = os.environ.get("OPSQUEUE_TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def real_client(redis_url: str) -> Iterator[redis.Redis]:
+    client = connect(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def fake_client() -> redis.Redis:
+    """A fresh fake server a test: a script's mistake must not spoil the next test."""
+    server = fakeredis.FakeServer(server_type="valkey")
+    return fakeredis.FakeRedis(server=server, protocol=2)
+
+
+@pytest.fixture(params=["server", "fakeredis"])
+def client(request: pytest.FixtureRequest) -> redis.Redis:
+    """Both, one after the other."""
+    name = {"server": "real_client", "fakeredis": "fake_client"}[request.param]
+    client: redis.Redis = request.getfixturevalue(name)
+    return client
+
+
+@pytest.fixture
+def queue_name() -> str:
+    """Fresh in each test: tests share a server, never a queue."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/store"
