@@ -1,0 +1,73 @@
+"""Object stores: bytes by key, in S3, GCS, a folder or this process's memory.
+
+`open_store(url)` picks the store by the URL's scheme; every store follows `ObjectStore` and the
+same conformance suite. The modules of the cloud stores do all of their I/O through the vendor's
+SDK and are imported only when a URL asks for them, so that nobody needs an SDK they don't use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opsqueue.exceptions import NewObjectStoreClientError
+from opsqueue.store.base import (
+    ObjectStore,
+    errors_key,
+    input_key,
+    output_key,
+    parse_store_url,
+)
+
+if TYPE_CHECKING:
+    from opsqueue.store.base import StoreUrl
+
+__all__ = ["ObjectStore", "errors_key", "input_key", "open_store", "output_key"]
+
+
+def open_store(url: str) -> ObjectStore:
+    """Open the object store that a URL names; nothing is written yet, see `ObjectStore.check`.
+
+    | URL                    | store            | options                 |
+    |------------------------|------------------|-------------------------|
+    | `file:///abs/dir`      | a folder         | `durable` (true)        |
+    | `memory://NAME`        | this process     |                         |
+    | `s3://bucket/prefix`   | S3 or compatible | `endpoint_url`, `region`|
+    | `gs://bucket/prefix`   | GCS              | `endpoint_url`          |
+
+    Options follow as `?name=value&name=value`. Credentials never stand in the URL: they come from
+    where each SDK looks for them (environment, profile, role of the machine).
+
+    Raises:
+        NewObjectStoreClientError: the URL can't be used, or its extra is not installed.
+        StoreUnavailableError: GCS only, which looks up its credentials at once.
+
+    """
+    parsed = parse_store_url(url)
+    # Each store is imported where it is opened: the SDKs are optional, and slow to import.
+    match parsed.scheme:
+        case "file":
+            from opsqueue.store.local import open_local_store  # noqa: PLC0415
+
+            return open_local_store(parsed)
+        case "memory":
+            from opsqueue.store.memory import MemoryStore  # noqa: PLC0415
+
+            return MemoryStore("/".join(filter(None, (parsed.place, parsed.path))))
+        case "s3":
+            try:
+                from opsqueue.store.s3 import open_s3_store  # noqa: PLC0415
+            except ImportError as exc:
+                raise _missing_extra(parsed, "s3") from exc
+            return open_s3_store(parsed)
+        case _:
+            try:
+                from opsqueue.store.gcs import open_gcs_store  # noqa: PLC0415
+            except ImportError as exc:
+                raise _missing_extra(parsed, "gcs") from exc
+            return open_gcs_store(parsed)
+
+
+def _missing_extra(url: StoreUrl, extra: str) -> NewObjectStoreClientError:
+    return NewObjectStoreClientError(
+        f'no object store for "{url}": install opsqueue-redis[{extra}]'
+    )

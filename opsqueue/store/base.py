@@ -1,0 +1,263 @@
+"""What every object store promises, how objects are named, and how store URLs are read.
+
+Pure, except `check_conditional_create`, which does its I/O through the store that it is given.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    NewObjectStoreClientError,
+    StoreUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# S3 and GCS allow 1,024 bytes for a whole name; the rest is left for the store's own prefix.
+MAX_KEY_BYTES = 800
+
+# The local store's unfinished files start so: no key may, or an object could be taken for one.
+TEMPORARY_PREFIX = ".opsqueue-tmp-"
+
+_KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "file": ("durable",),
+    "memory": (),
+    "s3": ("endpoint_url", "region"),
+    "gs": ("endpoint_url",),
+}
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class ObjectStore(Protocol):
+    """Bytes by key; objects never change once they are there.
+
+    Keys are relative, folder-like texts such as `2026/41/7-in`. Every method may be called from
+    several threads at once.
+
+    Every method that does I/O raises StoreUnavailableError when the store refuses or does not
+    answer, and InvalidArgumentError for a key that can't be one.
+    """
+
+    @property
+    def url(self) -> str:
+        """Names the store in messages: no options, no credentials."""
+
+    def get(self, key: str) -> bytes:
+        """Return an object's whole content.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+
+        """
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store an object unless the key is taken: the first one stays, whole, for ever.
+
+        Returns True if this call stored it, False if it was there already. False may also mean
+        that this very call stored it: its first answer was lost on the way, and the SDK's retry
+        met the object. So False says "it is there", never "somebody else made it".
+        """
+
+    def exists(self, key: str) -> bool:
+        """Tell whether there is an object of this key."""
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete the objects below `prefix/`, not those of `prefix2/`; return how many.
+
+        Takes memory for one page of keys. May be repeated after a failure. Objects created
+        while it runs may stay. An empty prefix is refused: it would empty the store.
+        """
+
+    def list_prefix(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below `prefix/` in no particular order; "" yields all.
+
+        Takes memory for one page of keys, except for the memory store.
+        """
+
+    def check(self) -> None:
+        """Find out at a program's start what would fail later.
+
+        Writes, reads and deletes a small object of a random name, and makes sure that creating
+        it a second time is refused: a store that ignores the condition would let a stalled
+        worker replace results.
+
+        Raises:
+            StoreUnavailableError: the message says what happened and what helps.
+
+        """
+
+    def close(self) -> None:
+        """Give connections back; the store can't be used afterwards. May be repeated."""
+
+
+def input_key(prefix: str, index: int) -> str:
+    """Return the key of a chunk's operations; `index` is the chunk's, 0-based."""
+    return f"{prefix}/{index}-in"
+
+
+def output_key(prefix: str, index: int) -> str:
+    """Return the key of a chunk's results."""
+    return f"{prefix}/{index}-out"
+
+
+def errors_key(prefix: str, index: int) -> str:
+    """Return the key of the errors of a chunk's single operations."""
+    return f"{prefix}/{index}-errors"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """A store's URL, read: `scheme://place/path?options`. As text it has no options."""
+
+    scheme: str
+    place: str
+    path: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Give the URL as it may stand in a log."""
+        slash = "/" if self.path and not self.path.startswith("/") else ""
+        return f"{self.scheme}://{self.place}{slash}{self.path}"
+
+
+def parse_store_url(url: str) -> StoreUrl:
+    """Read a store's URL.
+
+    The path of `file` stays absolute, those of the others lose their outer slashes.
+
+    Raises:
+        NewObjectStoreClientError: the message says which part is wrong and what would be right.
+
+    """
+    # The given text is quoted in no message that is raised before this: it may hold a password.
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        message = f"a store URL can't be read: {exc}"
+        raise NewObjectStoreClientError(message) from exc
+    if "@" in parts.netloc:
+        message = (
+            f"a store URL ({parts.scheme}://…) holds credentials: leave them out, they are "
+            "taken from the environment, the SDK's profile or the machine's role"
+        )
+        raise NewObjectStoreClientError(message)
+    if parts.scheme not in _KNOWN_OPTIONS:
+        known = ", ".join(f"{scheme}://" for scheme in _KNOWN_OPTIONS)
+        raise _malformed(url, f"its scheme {parts.scheme!r} is none of {known}")
+    if parts.fragment:
+        raise _malformed(url, "'#' starts a fragment, which stores don't have: write %23")
+    path = unquote(parts.path)
+    if _CONTROL_CHARACTER.search(path):
+        raise _malformed(url, "its path has a control character")
+    options = _options_of(url, parts.scheme, parts.query)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not path.startswith("/"):
+            raise _malformed(url, "a folder is given by its absolute path, file:///abs/dir")
+        return StoreUrl("file", "", path.rstrip("/") or "/", options)
+    if parts.scheme in ("s3", "gs") and not _BUCKET.fullmatch(parts.netloc):
+        wants = f"{parts.scheme}://bucket/prefix"
+        raise _malformed(url, f"{parts.netloc!r} can't be a bucket's name, give {wants}")
+    return StoreUrl(parts.scheme, parts.netloc, path.strip("/"), options)
+
+
+def _options_of(url: str, scheme: str, query: str) -> dict[str, str]:
+    known = _KNOWN_OPTIONS[scheme]
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise _malformed(url, f"{name!r} is not an option of {scheme}:// (known: {listed})")
+        if not value:
+            raise _malformed(url, f"its option {name!r} is empty")
+    endpoint = options.get("endpoint_url")
+    if endpoint is not None:
+        try:
+            parts = urlsplit(endpoint)
+        except ValueError as exc:
+            raise _malformed(url, f"its endpoint_url can't be read: {exc}") from exc
+        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+            raise _malformed(url, "its endpoint_url must be http://host:port without credentials")
+    return options
+
+
+def _malformed(url: str, why: str) -> NewObjectStoreClientError:
+    # The query is left out: an endpoint_url in it may hold a password.
+    return NewObjectStoreClientError(f'no object store for "{url.partition("?")[0]}": {why}')
+
+
+def check_key(key: str) -> str:
+    """Return the key, if every store can hold it.
+
+    All stores refuse the same keys, not only the local one, where `..` would lead outside: so
+    that a queue can move from one store to another.
+
+    Raises:
+        InvalidArgumentError: empty, too long, absolute, with empty, `.` or `..` segments,
+            control characters, or of the form of the local store's temporary files.
+
+    """
+    if not key:
+        raise _bad_key(key, "it is empty")
+    if _CONTROL_CHARACTER.search(key):
+        raise _bad_key(key, "it has a control character")
+    for segment in key.split("/"):
+        if segment in ("", ".", ".."):
+            raise _bad_key(key, f"it has the segment {segment!r}; it is relative, like 41/7-in")
+        if segment.startswith(TEMPORARY_PREFIX):
+            raise _bad_key(key, f"{TEMPORARY_PREFIX} is kept for unfinished files")
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError as exc:
+        raise _bad_key(key, "it is not valid Unicode") from exc
+    if size_bytes > MAX_KEY_BYTES:
+        raise _bad_key(key, f"it has {size_bytes:,} bytes, {MAX_KEY_BYTES} are allowed")
+    return key
+
+
+def _bad_key(key: str, why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{key[:200]!r} can't be the key of an object: {why}")
+
+
+def folder_of(prefix: str) -> str:
+    """Return `prefix/`, which the keys of that folder start with; "" for the whole store."""
+    return f"{check_key(prefix.rstrip('/'))}/" if prefix else ""
+
+
+def deletable_folder_of(prefix: str) -> str:
+    """Return `prefix/`, but refuse the whole store."""
+    if not prefix:
+        message = "an empty prefix would delete every object of the store: name a folder"
+        raise InvalidArgumentError(message)
+    return folder_of(prefix)
+
+
+def check_conditional_create(store: ObjectStore) -> None:
+    """Make sure, with a probe object, that the store keeps the first object of a key.
+
+    Raises:
+        StoreUnavailableError: it replaced it, or gave back other bytes; or any step failed.
+
+    """
+    folder = f"opsqueue-check-{uuid.uuid4().hex}"
+    key = f"{folder}/probe"
+    first_made = store.create(key, b"first")
+    try:
+        second_made = store.create(key, b"second")
+        found = store.get(key) if first_made and not second_made else b""
+    finally:
+        store.delete_prefix(folder)
+    if not first_made or second_made or found != b"first":
+        message = (
+            f"{store.url} does not keep the first object of a key: it ignores conditional "
+            "creates (If-None-Match: *), so that a late worker could replace results; use a "
+            "store that honours them, such as AWS S3, SeaweedFS, a current MinIO or GCS"
+        )
+        raise StoreUnavailableError(message)

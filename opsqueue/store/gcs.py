@@ -1,0 +1,218 @@
+"""A store in Google Cloud Storage, by google-cloud-storage.
+
+First-object-stays is GCS's own `ifGenerationMatch=0`. The SDK retries, for up to `retry_s`, what
+is worth it; nothing is retried here. Objects above 8 MB are sent as resumable uploads, for which
+GCS keeps the condition too (fake-gcs-server, used in tests, keeps it for smaller ones only).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from google.api_core.exceptions import (
+    Forbidden,
+    GoogleAPIError,
+    NotFound,
+    PreconditionFailed,
+    RetryError,
+    Unauthorized,
+)
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import (
+    DefaultCredentialsError,
+    GoogleAuthError,
+    InvalidOperation,
+    RefreshError,
+)
+from google.cloud import storage
+from google.cloud.storage.exceptions import (
+    DataCorruption,
+    InvalidResponse,
+)
+from google.cloud.storage.retry import DEFAULT_RETRY
+from requests.adapters import HTTPAdapter
+from requests.exceptions import RequestException
+
+from opsqueue.exceptions import ObjectNotFoundError, StoreUnavailableError
+from opsqueue.store.base import (
+    check_conditional_create,
+    check_key,
+    deletable_folder_of,
+    folder_of,
+)
+from opsqueue.store.parallel import for_each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opsqueue.exceptions import OpsqueueError
+    from opsqueue.store.base import StoreUrl
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+MAX_CONNECTIONS = 64
+RETRY_S = 20.0
+
+_TIMEOUTS_S = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+_SDK_ERRORS = (
+    DataCorruption,
+    GoogleAPIError,
+    GoogleAuthError,
+    InvalidResponse,
+    RequestException,
+)
+_CREDENTIALS_HELP = (
+    "check GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the "
+    "machine's service account"
+)
+
+
+def open_gcs_store(url: StoreUrl, *, retry_s: float = RETRY_S) -> GcsStore:
+    """Open the bucket of a `gs://bucket/prefix` URL; nothing is sent to the bucket yet.
+
+    The endpoint is the URL's `endpoint_url`, else STORAGE_EMULATOR_HOST, else Google's. With one
+    of the first two nobody logs in: they are for emulators.
+
+    Args:
+        url: as read by `parse_store_url`.
+        retry_s: for how long the SDK repeats one call that failed.
+
+    Raises:
+        StoreUnavailableError: no credentials were found.
+
+    """
+    endpoint = url.options.get("endpoint_url")
+    anonymous = AnonymousCredentials() if endpoint else None  # type: ignore[no-untyped-call]
+    try:
+        client = storage.Client(
+            # No project: only the making and listing of buckets needs one.
+            project=None,
+            credentials=anonymous,
+            client_options={"api_endpoint": endpoint} if endpoint else None,
+        )
+    except GoogleAuthError as exc:
+        raise _translated(exc, str(url), url.place) from exc
+    return GcsStore(client, url=str(url), bucket=url.place, prefix=url.path, retry_s=retry_s)
+
+
+class GcsStore:
+    """Objects in a bucket, below a prefix."""
+
+    def __init__(
+        self, client: storage.Client, *, url: str, bucket: str, prefix: str, retry_s: float
+    ) -> None:
+        """Take a client, which is ours from now on; `prefix` has no outer slashes."""
+        self.url = url
+        self._client = client
+        self._bucket = client.bucket(bucket)
+        self._root = f"{prefix}/" if prefix else ""
+        self._retry = DEFAULT_RETRY.with_timeout(retry_s)
+        # The SDK's own pool has 10 connections, and our threads are more: it would throw
+        # connections away and warn of it. There is no public way to say so.
+        for scheme in ("https://", "http://"):
+            client._http.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))  # noqa: SLF001
+
+    def get(self, key: str) -> bytes:
+        """Return an object's content; see `ObjectStore.get`."""
+        blob = self._bucket.blob(self._root + check_key(key))
+        with self._border(missing_key=key):
+            data: bytes = blob.download_as_bytes(timeout=_TIMEOUTS_S, retry=self._retry)
+            return data
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store an object unless the key is taken; see `ObjectStore.create`."""
+        blob = self._bucket.blob(self._root + check_key(key))
+        with self._border():
+            try:
+                blob.upload_from_string(
+                    data,
+                    content_type="application/octet-stream",
+                    if_generation_match=0,
+                    timeout=_TIMEOUTS_S,
+                    retry=self._retry,
+                )
+            except PreconditionFailed:
+                return False
+            return True
+
+    def exists(self, key: str) -> bool:
+        """Tell whether there is an object of this key."""
+        blob = self._bucket.blob(self._root + check_key(key))
+        with self._border():
+            return bool(blob.exists(timeout=_TIMEOUTS_S, retry=self._retry))
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete a folder, 16 objects at a time; see `ObjectStore.delete_prefix`."""
+        folder = self._root + deletable_folder_of(prefix)
+        # Requests side by side and not the SDK's batches: those are 100 to a request, are not
+        # retried, and emulators don't have them.
+        return for_each(self._delete, self._names(folder))
+
+    def list_prefix(self, prefix: str) -> Iterator[str]:
+        """Yield the keys of a folder; see `ObjectStore.list_prefix`."""
+        for name in self._names(self._root + folder_of(prefix)):
+            yield name.removeprefix(self._root)
+
+    def check(self) -> None:
+        """Find out whether the bucket can be used; see `ObjectStore.check`."""
+        next(self._names(self._root), None)
+        check_conditional_create(self)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _names(self, folder: str) -> Iterator[str]:
+        with self._border():
+            for blob in self._client.list_blobs(
+                self._bucket,
+                prefix=folder,
+                fields="items(name),nextPageToken",
+                timeout=_TIMEOUTS_S,
+                retry=self._retry,
+            ):
+                yield blob.name
+
+    def _delete(self, name: str) -> None:
+        with self._border():
+            try:
+                self._bucket.blob(name).delete(timeout=_TIMEOUTS_S, retry=self._retry)
+            except NotFound:
+                return  # somebody else cleans up too, or a retry's first answer was lost
+
+    @contextmanager
+    def _border(self, *, missing_key: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except _SDK_ERRORS as exc:
+            if missing_key is not None and isinstance(exc, NotFound):
+                raise ObjectNotFoundError(missing_key, self.url) from exc
+            raise _translated(exc, self.url, self._bucket.name) from exc
+
+
+def _translated(exc: Exception, url: str, bucket: str) -> OpsqueueError:
+    if isinstance(exc, RetryError) and isinstance(exc.cause, Exception):
+        exc = exc.cause  # "retried for 20 s" says less than what failed each time
+    match exc:
+        case NotFound():
+            text = f"has no bucket {bucket!r}: create it, or correct the store's URL"
+        # InvalidOperation: a 401 makes the SDK refresh, which anonymous credentials can't.
+        case Unauthorized() | RefreshError() | InvalidOperation():
+            text = f"refused the credentials: {_CREDENTIALS_HELP}"
+        case Forbidden():
+            text = (
+                "denied access: check the credentials, and grant them Storage Object User "
+                "(roles/storage.objectUser) on the bucket"
+            )
+        case DefaultCredentialsError():
+            text = f"has no credentials to use: {_CREDENTIALS_HELP}"
+        case RequestException():
+            request = getattr(exc, "request", None)
+            parts = urlsplit(request.url or "") if request is not None else None
+            place = f" at {parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts else ""
+            text = f"can't be reached{place} ({type(exc).__name__}): check endpoint and network"
+        case _:
+            text = f"answered with an error ({type(exc).__name__}: {exc})"
+    return StoreUnavailableError(f"{url} {text}")

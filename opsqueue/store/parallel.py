@@ -1,0 +1,107 @@
+"""Many objects at once, with bounded memory: a store's latency is hidden by threads.
+
+Threads and not asyncio: boto3 and google-cloud-storage are synchronous, and release the GIL where
+they wait. The I/O is the store's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, TypeVar
+
+from opsqueue.exceptions import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+    from opsqueue.store.base import ObjectStore
+
+Item = TypeVar("Item")
+
+DEFAULT_AT_ONCE = 16
+
+
+def get_many(
+    store: ObjectStore, keys: Iterable[str], *, at_once: int = DEFAULT_AT_ONCE
+) -> Iterator[bytes]:
+    """Yield the objects of `keys` in their order, reading ahead.
+
+    `keys` is consumed lazily, in the caller's thread: at most `at_once` objects are in flight or
+    waiting to be yielded. Nothing is read before the first is asked for.
+
+    Raises:
+        OpsqueueError: the store's, at the object's position; what was read ahead is let go.
+
+    """
+    _check_at_once(at_once)
+    return _read_ahead(store, keys, at_once)
+
+
+def _read_ahead(store: ObjectStore, keys: Iterable[str], at_once: int) -> Iterator[bytes]:
+    ahead: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-get") as pool:
+        try:
+            for key in keys:
+                ahead.append(pool.submit(store.get, key))
+                if len(ahead) >= at_once:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def create_many(
+    store: ObjectStore, items: Iterable[tuple[str, bytes]], *, at_once: int = DEFAULT_AT_ONCE
+) -> int:
+    """Create the objects of (key, data) pairs, in no particular order; return how many pairs.
+
+    `items` is consumed lazily, in the caller's thread: at most `at_once` items are in memory.
+    Keys that were taken already count too: the first object stays.
+
+    Raises:
+        OpsqueueError: the first upload's that failed; no further items are consumed.
+        BaseException: whatever `items` raises, unchanged. In both cases the uploads in flight
+            have ended when it is raised.
+
+    """
+    return for_each(lambda item: store.create(*item), items, at_once=at_once)
+
+
+def for_each(
+    call: Callable[[Item], object], items: Iterable[Item], *, at_once: int = DEFAULT_AT_ONCE
+) -> int:
+    """Call a function with each item, `at_once` calls at a time; return how many items.
+
+    Items are consumed lazily and errors are raised as by `create_many`.
+    """
+    _check_at_once(at_once)
+    count = 0
+    running: set[Future[object]] = set()
+    # Leaving the pool's block waits for the calls in flight, also when an error leaves it.
+    with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-each") as pool:
+        for item in items:
+            running.add(pool.submit(call, item))
+            count += 1
+            if len(running) >= at_once:
+                # The first to end, not the oldest: one slow upload must not hold up the others.
+                running = _collect(running)
+        while running:
+            running = _collect(running)
+    return count
+
+
+def _collect(running: set[Future[object]]) -> set[Future[object]]:
+    ended, still_running = wait(running, return_when=FIRST_COMPLETED)
+    for future in ended:
+        future.result()
+    return still_running
+
+
+def _check_at_once(at_once: int) -> None:
+    if at_once < 1:
+        message = f"at_once is {at_once}: it counts objects, give 1 or more"
+        raise InvalidArgumentError(message)

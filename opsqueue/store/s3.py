@@ -1,0 +1,276 @@
+"""A store in S3 or what speaks its protocol, by boto3.
+
+First-object-stays is S3's own `If-None-Match: *`. The SDK retries (standard mode) what S3 and the
+network ask to have retried; only two things are retried here, because the SDK doesn't: a
+conflict of two conditional creates, and a download that broke off midway.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004  botocore's: no subclass of Python's
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from opsqueue.exceptions import (
+    NewObjectStoreClientError,
+    ObjectNotFoundError,
+    StoreUnavailableError,
+)
+from opsqueue.store.base import (
+    check_conditional_create,
+    check_key,
+    deletable_folder_of,
+    folder_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+    from opsqueue.exceptions import (
+        OpsqueueError,
+    )
+    from opsqueue.store.base import StoreUrl
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+MAX_CONNECTIONS = 64
+MAX_ATTEMPTS = 5
+
+_CONFLICT_ATTEMPTS = 6
+_CONFLICT_PAUSE_MS = 50
+_DOWNLOAD_ATTEMPTS = 3
+
+_CREDENTIALS_HELP = (
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile or the machine's role, and "
+    "the region"
+)
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+
+_CREDENTIALS_REFUSED = f"refused the credentials ({{code}}): {_CREDENTIALS_HELP}"
+_ACCESS_DENIED = (
+    "denied access ({code}): check the credentials, and grant them s3:ListBucket on the bucket "
+    "and s3:GetObject, s3:PutObject, s3:DeleteObject on its objects"
+)
+_TOO_BUSY = "has too much to do ({code}): try again later"
+_NO_CONDITIONS = "can't do what is asked ({code}): it needs conditional creates (If-None-Match)"
+
+# S3's error code -> what happened and what helps. HEAD has no body: its codes are the status.
+_REFUSALS: dict[str, str] = {
+    "NoSuchBucket": "has no bucket {bucket!r} at {place}: create it, or correct the store's URL",
+    "404": "has no bucket {bucket!r} at {place}: create it, or correct the store's URL",
+    "AccessDenied": _ACCESS_DENIED,
+    "Forbidden": _ACCESS_DENIED,
+    "403": _ACCESS_DENIED,
+    "AuthorizationHeaderMalformed": _CREDENTIALS_REFUSED,
+    "ExpiredToken": _CREDENTIALS_REFUSED,
+    "InvalidAccessKeyId": _CREDENTIALS_REFUSED,
+    "InvalidToken": _CREDENTIALS_REFUSED,
+    "SignatureDoesNotMatch": _CREDENTIALS_REFUSED,
+    "PermanentRedirect": "lies in another region ({code}): give ?region=… or AWS_REGION",
+    "NotImplemented": _NO_CONDITIONS,
+    "501": _NO_CONDITIONS,
+    "SlowDown": _TOO_BUSY,
+    "ServiceUnavailable": _TOO_BUSY,
+    "503": _TOO_BUSY,
+}
+_OTHER_REFUSAL = "answered with an error from {place} ({code})"
+
+
+def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
+    """Open the bucket of an `s3://bucket/prefix` URL; nothing is sent yet.
+
+    The endpoint is the URL's `endpoint_url`, else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else
+    Amazon's; region and credentials come from where boto3 looks for them.
+
+    Args:
+        url: as read by `parse_store_url`.
+        attempts: requests that the SDK sends at most for one call, the first included.
+
+    Raises:
+        NewObjectStoreClientError: boto3 can't make a client: endpoint, region or profile.
+
+    """
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=MAX_CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        # The checksums that boto3 adds since 1.36 are unknown to many compatible stores.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        # A session of our own: boto3's default one is shared, and making clients is not safe there.
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=url.options.get("endpoint_url"),
+            region_name=url.options.get("region"),
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as exc:
+        message = f'no object store for "{url}": {exc}'
+        raise NewObjectStoreClientError(message) from exc
+    return S3Store(client, url=str(url), bucket=url.place, prefix=url.path)
+
+
+class S3Store:
+    """Objects in a bucket, below a prefix."""
+
+    def __init__(self, client: S3Client, *, url: str, bucket: str, prefix: str) -> None:
+        """Take a client, which is ours from now on; `prefix` has no outer slashes."""
+        self.url = url
+        self._client = client
+        self._bucket = bucket
+        self._root = f"{prefix}/" if prefix else ""
+
+    def get(self, key: str) -> bytes:
+        """Return an object's content; see `ObjectStore.get`."""
+        name = self._root + check_key(key)
+        with self._border(missing_key=key):
+            for _ in range(_DOWNLOAD_ATTEMPTS - 1):
+                try:
+                    return self._download(name)
+                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                    continue
+            return self._download(name)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store an object unless the key is taken; see `ObjectStore.create`."""
+        name = self._root + check_key(key)
+        with self._border():
+            for attempt in range(_CONFLICT_ATTEMPTS):
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"
+                    )
+                except ClientError as exc:
+                    if _code_of(exc) in ("PreconditionFailed", "412"):
+                        return False
+                    # Another create of this key is under way: S3 wants us to ask again for how
+                    # it ended. The pause is random, so that contenders don't meet again.
+                    is_last = attempt == _CONFLICT_ATTEMPTS - 1
+                    if _code_of(exc) != "ConditionalRequestConflict" or is_last:
+                        raise
+                    pause_ms = random.uniform(0, _CONFLICT_PAUSE_MS * 2**attempt)  # noqa: S311
+                    time.sleep(pause_ms / 1000)
+                else:
+                    return True
+        raise AssertionError  # the last attempt returned or raised
+
+    def exists(self, key: str) -> bool:
+        """Tell whether there is an object of this key."""
+        name = self._root + check_key(key)
+        with self._border():
+            try:
+                self._client.head_object(Bucket=self._bucket, Key=name)
+            except ClientError as exc:
+                if _code_of(exc) in ("404", "NoSuchKey", "NotFound"):
+                    return False
+                raise
+            return True
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete a folder, a request for up to 1,000 objects; see `ObjectStore.delete_prefix`."""
+        count = 0
+        with self._border():
+            for page in self._pages(self._root + deletable_folder_of(prefix)):
+                objects = page.get("Contents", [])
+                if not objects:
+                    continue
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": item["Key"]} for item in objects], "Quiet": True},
+                )
+                refused = answer.get("Errors", [])
+                count += len(objects) - len(refused)
+                if refused:
+                    raise _not_deleted(self.url, len(refused), refused[0].get("Code", "no code"))
+        return count
+
+    def list_prefix(self, prefix: str) -> Iterator[str]:
+        """Yield the keys of a folder; see `ObjectStore.list_prefix`."""
+        folder = self._root + folder_of(prefix)
+        with self._border():
+            for page in self._pages(folder):
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self._root)
+
+    def check(self) -> None:
+        """Find out whether the bucket can be used; see `ObjectStore.check`."""
+        with self._border():
+            # A list and not head_bucket: the answer to HEAD has no body that says what is wrong.
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
+        check_conditional_create(self)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _download(self, name: str) -> bytes:
+        return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+
+    def _pages(self, folder: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+        paginator = self._client.get_paginator("list_objects_v2")
+        yield from paginator.paginate(Bucket=self._bucket, Prefix=folder)
+
+    @contextmanager
+    def _border(self, *, missing_key: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (ClientError, BotoCoreError) as exc:
+            if missing_key is not None and _is_missing_key(exc):
+                raise ObjectNotFoundError(missing_key, self.url) from exc
+            endpoint = self._client.meta.endpoint_url
+            raise _translated(exc, self.url, self._bucket, endpoint) from exc
+
+
+def _code_of(exc: ClientError) -> str:
+    return exc.response.get("Error", {}).get("Code", "")
+
+
+def _is_missing_key(exc: Exception) -> bool:
+    return isinstance(exc, ClientError) and _code_of(exc) in ("NoSuchKey", "404")
+
+
+def _not_deleted(url: str, count: int, code: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{url} refused to delete {count:,} objects ({code}): grant s3:DeleteObject"
+    )
+
+
+def _translated(
+    exc: ClientError | BotoCoreError, url: str, bucket: str, endpoint: str
+) -> OpsqueueError:
+    parts = urlsplit(endpoint)  # one from the environment may hold a password; the URL's can't
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if isinstance(exc, ClientError):
+        code = _code_of(exc)
+        template = _REFUSALS.get(code, _OTHER_REFUSAL)
+        text = template.format(bucket=bucket, place=place, code=code or "no code")
+    elif isinstance(exc, _NO_CREDENTIALS):
+        text = f"has no credentials to use ({exc}): {_CREDENTIALS_HELP}"
+    elif isinstance(exc, (ConnectionError, HTTPClientError)):
+        text = f"can't be reached at {place} ({type(exc).__name__}): check endpoint and network"
+    else:
+        text = f"can't be used ({type(exc).__name__}: {exc})"
+    return StoreUnavailableError(f"{url} {text}")

@@ -1,0 +1,197 @@
+"""What every store promises, on all four of them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opsqueue.exceptions import InvalidArgumentError, ObjectNotFoundError
+from opsqueue.store import errors_key, input_key, output_key
+from opsqueue.store.parallel import create_many, get_many
+
+if TYPE_CHECKING:
+    from opsqueue.store import ObjectStore
+
+CONTENDERS = 16
+BAD_KEYS = [
+    *("", "/abs", "a/", "a//b", "..", "a/../b", "./a", "a\x00b", "a\nb", "\ud800"),
+    *("x" * 801, ".opsqueue-tmp-1", "a/.opsqueue-tmp-1"),
+]
+
+
+def test_the_first_stored_object_stays(store: ObjectStore) -> None:
+    """A second create is refused and changes nothing."""
+    first_made = store.create("41/7-out", b"first")
+
+    second_made = store.create("41/7-out", b"second")
+
+    assert (first_made, second_made) == (True, False)
+    assert store.get("41/7-out") == b"first"
+
+
+def test_a_race_for_one_key_has_one_winner(store: ObjectStore) -> None:
+    """Of 16 threads exactly one is told that it stored its object, and that is what is there."""
+    start = threading.Barrier(CONTENDERS)
+
+    def contend(number: int) -> bool:
+        start.wait()
+        return store.create("41/7-out", b"%d" % number)
+
+    with ThreadPoolExecutor(CONTENDERS) as pool:
+        made = list(pool.map(contend, range(CONTENDERS)))
+
+    assert made.count(True) == 1
+    assert store.get("41/7-out") == b"%d" % made.index(True)
+
+
+def test_objects_come_back_byte_for_byte(store: ObjectStore) -> None:
+    """Empty, binary and larger contents are kept as they are."""
+    contents = [b"", b"\x00\xff\r\n", bytes(300_000)]
+    create_many(store, ((str(index), data) for index, data in enumerate(contents)))
+
+    found = list(get_many(store, ["0", "1", "2"]))
+
+    assert contents == found
+
+
+def test_a_missing_object_is_named(store: ObjectStore) -> None:
+    """Getting what is not there says key and store."""
+    with pytest.raises(ObjectNotFoundError) as caught:
+        store.get("41/7-out")
+
+    assert (caught.value.key, caught.value.store) == ("41/7-out", store.url)
+
+
+def test_a_folder_is_no_object(store: ObjectStore) -> None:
+    """The folder of an object exists as little as any other key."""
+    store.create("41/7-in", b"x")
+
+    exists = store.exists("41")
+
+    assert not exists
+    with pytest.raises(ObjectNotFoundError):
+        store.get("41")
+
+
+def test_exists_tells_what_is_there(store: ObjectStore) -> None:
+    """True for the stored key alone."""
+    store.create("41/7-in", b"x")
+
+    found = [store.exists(key) for key in ("41/7-in", "41/7-out", "42/7-in", "41/7-in/x")]
+
+    assert found == [True, False, False, False]
+
+
+def test_delete_prefix_deletes_just_that_folder(store: ObjectStore) -> None:
+    """`41` takes neither `412/…` nor the object `41` of its own, and counts what it took."""
+    kept = ["412/0-in", "4/0-in", "40-in"]
+    create_many(store, ((key, b"x") for key in [*kept, "41/0-in", "41/0-out", "41/deep/er"]))
+
+    count = store.delete_prefix("41")
+
+    assert count == 3
+    assert sorted(kept) == sorted(store.list_prefix(""))
+
+
+def test_deleting_what_is_not_there_deletes_nothing(store: ObjectStore) -> None:
+    """A clean-up may be repeated."""
+    assert store.delete_prefix("41") == 0
+
+
+def test_a_deleted_key_can_be_used_again(store: ObjectStore) -> None:
+    """After its folder went, a key is as new."""
+    store.create("41/0-in", b"old")
+    store.delete_prefix("41/")
+
+    made = store.create("41/0-in", b"new")
+
+    assert made
+    assert store.get("41/0-in") == b"new"
+
+
+def test_an_empty_prefix_is_not_deleted(store: ObjectStore) -> None:
+    """No slip empties a whole store."""
+    store.create("a", b"x")
+
+    with pytest.raises(InvalidArgumentError, match="every object"):
+        store.delete_prefix("")
+
+    assert store.exists("a")
+
+
+def test_list_prefix_gives_the_keys_below(store: ObjectStore) -> None:
+    """Keys are given as they were given, with their folder, and without its neighbours."""
+    keys = {"41/0-in", "41/0-out", "41/deep/er", "412/0-in"}
+    create_many(store, ((key, b"x") for key in keys))
+
+    found = list(store.list_prefix("41"))
+
+    assert sorted(found) == ["41/0-in", "41/0-out", "41/deep/er"]
+    assert list(store.list_prefix("43")) == []
+
+
+def test_many_objects_come_back_in_order(store: ObjectStore) -> None:
+    """Created side by side, read ahead, in the order of their keys.
+
+    Fewer where a request takes milliseconds of this machine's time; pages beyond the first are
+    tested in test_pages.py.
+    """
+    total = 1_000 if store.url.startswith(("file:", "memory:")) else 100
+    keys = [input_key("41", index) for index in range(total)]
+
+    count = create_many(store, ((key, key.encode()) for key in keys))
+    found = list(get_many(store, keys))
+
+    assert total == count
+    assert [key.encode() for key in keys] == found
+    assert total == store.delete_prefix("41")
+
+
+def test_a_good_store_passes_its_check(store: ObjectStore) -> None:
+    """The check leaves nothing behind."""
+    store.check()
+
+    assert list(store.list_prefix("")) == []
+
+
+def test_unusual_keys_are_kept_exactly(store: ObjectStore) -> None:
+    """Letters that HTTP or a shell would treat specially are nothing special."""
+    keys = ["ключ/0-in", "a b/+&=?#%2F", "x" * 200]
+    create_many(store, ((key, key.encode()) for key in keys))
+
+    listed = sorted(store.list_prefix(""))
+
+    assert sorted(keys) == listed
+    assert [key.encode() for key in keys] == list(get_many(store, keys))
+
+
+def test_bad_keys_are_refused_by_every_store(store: ObjectStore) -> None:
+    """Nothing leads out of the store, nothing looks like an unfinished file."""
+    for key in BAD_KEYS:
+        with pytest.raises(InvalidArgumentError):
+            store.create(key, b"x")
+        with pytest.raises(InvalidArgumentError):
+            store.get(key)
+        with pytest.raises(InvalidArgumentError):
+            store.exists(key)
+    for prefix in ("..", "/abs", "a//b"):
+        with pytest.raises(InvalidArgumentError):
+            store.delete_prefix(prefix)
+        with pytest.raises(InvalidArgumentError):
+            list(store.list_prefix(prefix))
+
+
+def test_a_store_closes_twice(store: ObjectStore) -> None:
+    """Closing again is harmless."""
+    store.close()
+    store.close()
+
+
+def test_the_objects_of_a_chunk_have_names() -> None:
+    """Input, output and errors lie beside each other."""
+    keys = (input_key("p/41", 7), output_key("p/41", 7), errors_key("p/41", 7))
+
+    assert keys == ("p/41/7-in", "p/41/7-out", "p/41/7-errors")

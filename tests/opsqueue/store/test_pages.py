@@ -1,0 +1,25 @@
+"""S3 lists and deletes 1,000 keys at a time: what lies beyond the first page is found too."""
+
+from __future__ import annotations
+
+from moto.s3.models import s3_backends
+
+from opsqueue.store import open_store
+
+BUCKET = "opsqueue-tests"
+TOTAL = 1_001
+
+
+def test_s3_lists_and_deletes_beyond_a_page(s3_endpoint: str) -> None:
+    """More keys than one answer or one deletion holds."""
+    backend = s3_backends["123456789012"]["aws"]
+    for index in range(TOTAL):  # into moto directly: by HTTP it takes ten seconds
+        backend.put_object(BUCKET, f"pages/41/{index}-in", b"")
+    store = open_store(f"s3://{BUCKET}/pages?endpoint_url={s3_endpoint}")
+
+    listed = len(set(store.list_prefix("41")))
+    deleted = store.delete_prefix("41")
+
+    assert (listed, deleted) == (TOTAL, TOTAL)
+    assert list(store.list_prefix("")) == []
+    store.close()

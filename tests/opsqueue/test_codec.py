@@ -1,0 +1,299 @@
+"""Codecs: what goes in comes out, and what can't is said before it is stored."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from opsqueue import codec as codec_module
+from opsqueue.codec import DEFAULT_CODEC, CustomCodec, open_codec
+from opsqueue.exceptions import EncodingError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from opsqueue.codec import Codec
+
+PLAIN_NAMES = ["msgpack", "json", "cbor", "pickle"]
+NAMES = [*PLAIN_NAMES, *(f"{name}+zstd" for name in PLAIN_NAMES)]
+
+INT_64 = st.integers(-(2**63), 2**64 - 1)
+# What every codec carries unchanged: JSON's types, integers of 64 bits.
+PLAIN = st.recursive(
+    st.none() | st.booleans() | INT_64 | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+ANY_INT = st.integers(-(2**200), 2**200)
+DATES = st.datetimes(timezones=st.just(UTC))
+
+
+@pytest.fixture(params=NAMES)
+def codec(request: pytest.FixtureRequest) -> Codec:
+    """Give each codec in turn."""
+    name: str = request.param
+    return open_codec(name, allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=30)
+@given(operations=st.lists(PLAIN, max_size=8))
+def test_plain_data_comes_back_as_it_was(name: str, operations: list[object]) -> None:
+    """Every codec carries JSON's types unchanged, types included."""
+    codec = open_codec(name, allow_pickle=True)
+
+    decoded = codec.decode(codec.encode(operations))
+
+    assert repr(operations) == repr(decoded)
+
+
+@pytest.mark.parametrize("name", ["msgpack", "cbor+zstd", "pickle"])
+@settings(max_examples=30)
+@given(operations=st.lists(st.binary() | st.dictionaries(INT_64, st.binary(), max_size=3)))
+def test_bytes_and_integer_keys_come_back_but_in_json(name: str, operations: list[object]) -> None:
+    """The binary codecs carry bytes and keys that are no text."""
+    codec = open_codec(name, allow_pickle=True)
+
+    assert operations == codec.decode(codec.encode(operations))
+
+
+@pytest.mark.parametrize("name", ["json", "cbor", "pickle"])
+@given(operations=st.lists(ANY_INT))
+def test_integers_of_any_size_come_back(name: str, operations: list[int]) -> None:
+    """Only msgpack ends at 64 bits."""
+    codec = open_codec(name, allow_pickle=True)
+
+    assert operations == codec.decode(codec.encode(operations))
+
+
+@settings(max_examples=50)
+@given(operations=st.lists(st.decimals(allow_nan=False) | DATES | st.sets(INT_64)))
+def test_cbor_carries_decimals_dates_and_sets(operations: list[object]) -> None:
+    """What the table in the module's docstring says of it."""
+    codec = open_codec("cbor")
+
+    assert operations == codec.decode(codec.encode(operations))
+
+
+def test_not_a_number_comes_back(codec: Codec) -> None:
+    """NaN and the infinities are floats like others."""
+    operations = [math.nan, math.inf, -math.inf]
+
+    decoded = codec.decode(codec.encode(operations))
+
+    assert repr(operations) == repr(decoded)
+
+
+def test_a_tuple_of_operations_is_a_chunk_too(codec: Codec) -> None:
+    """Any sequence may be encoded; a list is what comes back."""
+    assert codec.decode(codec.encode((1, 2))) == [1, 2]
+
+
+def test_the_default_is_compressed_msgpack() -> None:
+    """Its name is what is recorded with a submission."""
+    codec = open_codec(DEFAULT_CODEC)
+
+    assert codec.name == "msgpack+zstd"
+    assert len(codec.encode(["same"] * 10_000)) < 100
+
+
+def test_json_is_compact_and_readable() -> None:
+    """No blanks, and letters as they are."""
+    assert open_codec("json").encode([{"a": "ж"}, 1]) == '[{"a":"ж"},1]'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "kind", "helps"),
+    [
+        ("msgpack", 2**64, "a int", "integers beyond 64 bits: codec 'cbor'"),
+        ("msgpack+zstd", object(), "a object", "instances: 'pickle'"),
+        ("msgpack", "\ud800", "a str", "plain data"),
+        ("json", b"bytes", "a bytes", "bytes and dates: codec 'cbor'"),
+        ("json+zstd", datetime(2026, 1, 1, tzinfo=UTC), "a datetime.datetime", "codec 'cbor'"),
+        ("cbor", threading.Lock(), "a _thread.lock", "codec 'pickle'"),
+        ("pickle+zstd", lambda: None, "a function", "no lambdas"),
+    ],
+)
+def test_what_cannot_be_carried_is_found(
+    name: str, operation: object, kind: str, helps: str
+) -> None:
+    """The message names the codec, the position, the type, and what helps."""
+    codec = open_codec(name, allow_pickle=True)
+
+    with pytest.raises(EncodingError) as caught:
+        codec.encode([Decimal(1) if name == "cbor" else 1, "two", operation, 4])
+
+    assert f"codec {name!r} can't carry operation 2 of the chunk, {kind} (" in str(caught.value)
+    assert helps in str(caught.value)
+
+
+def test_a_ring_cannot_be_carried() -> None:
+    """A list within itself is an EncodingError, not an endless loop."""
+    ring: list[object] = []
+    ring.append(ring)
+
+    for name in ("msgpack", "json", "cbor"):
+        with pytest.raises(EncodingError, match="operation 0"):
+            open_codec(name).encode([ring])
+
+
+@pytest.mark.parametrize("name", ["msgpack", "json", "cbor", "msgpack+zstd"])
+@settings(max_examples=300)
+@given(data=st.binary(max_size=64))
+@example(data=b"")
+@example(data=b"[" * 100_000)
+@example(data=b"\x91" * 100_000)
+@example(data=b"\x81" * 100_000)
+@example(data=b"\xdd\xff\xff\xff\xff")
+@example(data=b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff")
+def test_any_bytes_are_a_chunk_or_an_encoding_error(name: str, data: bytes) -> None:
+    """No bytes from a store raise anything else, nor crash."""
+    codec = open_codec(name)
+
+    try:
+        decoded = codec.decode(data)
+    except EncodingError:
+        return
+
+    assert isinstance(decoded, list)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+def test_a_damaged_chunk_is_a_chunk_or_an_encoding_error(name: str, data: st.DataObject) -> None:
+    """Cut short, a chunk is refused; with changed bytes nothing but EncodingError is raised."""
+    codec = open_codec(name, allow_pickle=True)
+    whole = codec.encode([{"id": 1, "name": "one"}, [1.5, None, "text" * 20]])
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytearray(whole)
+    if not name.startswith("pickle"):  # a pickle's changed byte may run anything
+        changed[cut] ^= data.draw(st.integers(1, 255))
+
+    with pytest.raises(EncodingError):
+        codec.decode(whole[:cut])
+    try:
+        codec.decode(bytes(changed))
+    except EncodingError:
+        return
+
+
+def test_bytes_after_the_end_are_damage(codec: Codec) -> None:
+    """Also for the decoders that would ignore them."""
+    with pytest.raises(EncodingError):
+        codec.decode(codec.encode([1, 2]) + b"\x01")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("json", b"{}"), ("msgpack", b"\x80"), ("cbor", b"\xa0"), ("cbor", b"\x01")]
+)
+def test_a_chunk_is_a_list(name: str, data: bytes) -> None:
+    """Other values are refused, with what was found."""
+    with pytest.raises(EncodingError, match=r"read a (dict|int): a chunk is a list"):
+        open_codec(name).decode(data)
+
+
+def test_another_codecs_bytes_are_refused() -> None:
+    """The message says how that comes about."""
+    data = open_codec("msgpack").encode([1])
+
+    with pytest.raises(EncodingError, match="were written by another codec"):
+        open_codec("msgpack+zstd").decode(data)
+
+
+def test_a_decompression_bomb_is_not_unpacked() -> None:
+    """A frame that says it is larger than allowed is refused by its header alone."""
+    frame = bytearray(zstandard.ZstdCompressor().compress(bytes(70_000)))
+    at = frame.index((70_000).to_bytes(4, "little"))
+    frame[at : at + 4] = (2**31).to_bytes(4, "little")
+
+    with pytest.raises(EncodingError, match=r"says it has 2,147,483,648 bytes"):
+        open_codec("msgpack+zstd").decode(bytes(frame))
+
+
+def test_a_frame_without_its_size_is_refused() -> None:
+    """It could grow to any size."""
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"\x90")
+
+    with pytest.raises(EncodingError, match="does not say its size"):
+        open_codec("msgpack+zstd").decode(frame)
+
+
+def test_what_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit holds in both directions."""
+    monkeypatch.setattr(codec_module, "MAX_DECOMPRESSED_BYTES", 100)
+
+    with pytest.raises(EncodingError, match="make chunks smaller"):
+        open_codec("json+zstd").encode(["x" * 100])
+
+
+@pytest.mark.parametrize("name", ["", "yaml", "zstd", "+zstd", "json+zstd+zstd", "JSON"])
+def test_an_unknown_name_lists_the_known(name: str) -> None:
+    """A typo is answered with the names there are."""
+    with pytest.raises(InvalidArgumentError, match="msgpack, json, cbor, pickle, each also with"):
+        open_codec(name)
+
+
+@pytest.mark.parametrize("name", ["pickle", "pickle+zstd"])
+def test_pickle_must_be_asked_for(name: str) -> None:
+    """Neither direction works by accident."""
+    with pytest.raises(InvalidArgumentError, match="pass allow_pickle=True to the producer and"):
+        open_codec(name)
+
+
+def test_a_custom_codec_is_a_pair_of_functions() -> None:
+    """It gets the whole list, and its failures are EncodingErrors too."""
+    codec = CustomCodec("text", lambda it: json.dumps(it).encode(), json.loads)
+
+    assert codec.decode(codec.encode([1, "a"])) == [1, "a"]
+    with pytest.raises(EncodingError, match="codec 'text' can't carry operation 1"):
+        codec.encode([1, b"x"])
+    with pytest.raises(EncodingError, match="codec 'text'"):
+        codec.decode(b"[")
+
+
+def test_a_custom_codec_gives_bytes() -> None:
+    """A dumps that returns text is told so when it is used."""
+    # The mistake that the type checker would find too.
+    codec = CustomCodec("text", json.dumps, json.loads)  # type: ignore[arg-type]
+
+    with pytest.raises(EncodingError, match="gave a str instead of bytes"):
+        codec.encode([1])
+
+
+@pytest.mark.parametrize("name", ["", "json", "msgpack+zstd"])
+def test_a_custom_codec_has_a_name_of_its_own(name: str) -> None:
+    """A recorded name means one codec."""
+    with pytest.raises(InvalidArgumentError, match="choose a name of your own"):
+        CustomCodec(name, lambda _: b"", lambda _: [])
+
+
+def test_a_failure_of_the_whole_chunk_is_said_to_be() -> None:
+    """When each operation passes alone, none is blamed."""
+
+    def at_most_one(operations: list[object]) -> bytes:
+        if len(operations) > 1:
+            raise MemoryError
+        return b""
+
+    codec = CustomCodec("small", at_most_one, lambda _: [])
+
+    with pytest.raises(EncodingError, match="try smaller chunks"):
+        codec.encode([1, 2])
+
+
+def test_threads_share_a_codec(codec: Codec) -> None:
+    """Eight at once get their own chunks back."""
+    chunks = [[index, str(index) * 100] for index in range(400)]
+
+    with ThreadPoolExecutor(8) as pool:
+        decoded = list(pool.map(lambda chunk: codec.decode(codec.encode(chunk)), chunks))
+
+    assert chunks == decoded
