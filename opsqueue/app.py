@@ -1,0 +1,236 @@
+"""An app: the registry of a user's handlers, one a queue.
+
+    app = Opsqueue()
+
+    @app.operation_handler("numbers")
+    def increment(number: int) -> int:
+        return number + 1
+
+No I/O and no globals: decorating registers, a worker or `opsqueue.testing` runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from opsqueue.exceptions import HandlerError
+from opsqueue.keys import check_queue_name
+from opsqueue.strategy import AnyStrategy, Random
+from opsqueue.submission import SubmissionId
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_Kind = Literal["chunk", "operation"]
+DEFAULT_TIME_LIMIT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What a handler may know of the chunk that it works on."""
+
+    submission_id: SubmissionId
+    chunk_index: int
+    attempt: int
+    """1-based."""
+    max_attempts: int
+    chunks_total: int
+    queue: str
+    metadata: bytes | None
+    strategic_metadata: Mapping[str, int]
+    is_void: Callable[[], bool] = field(repr=False, compare=False)
+    """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A decorated function and how it wants to be run. See `Opsqueue.chunk_handler`."""
+
+    queue: str
+    function: Callable[..., Any]
+    kind: _Kind
+    takes_chunk: bool
+    allow_pickle: bool
+    strategy: AnyStrategy
+    time_limit_s: float
+
+    @property
+    def name(self) -> str:
+        """Module and name of the function, for banners and messages."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    @property
+    def reservation_ms(self) -> int:
+        """How long a chunk is reserved: its time limit, and as long again to wait for its turn."""
+        return int(self.time_limit_s * 2_000)
+
+
+class Opsqueue:
+    """The handlers of an application, by queue."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+
+    def chunk_handler(
+        self,
+        queue: str,
+        *,
+        strategy: AnyStrategy | None = None,
+        time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        allow_pickle: bool = False,
+    ) -> Callable[[Function], Function]:
+        """Register a function that gets the list of a chunk's operations.
+
+        It may take a second argument named `chunk` (a `Chunk`), and returns a list of results of
+        the same length, in the same order. The function itself stays as it is.
+
+        Args:
+            queue: one handler serves a queue.
+            strategy: which submission is next; Random by default.
+            time_limit_s: how long one chunk may take.
+            allow_pickle: accept submissions encoded with pickle, which can run any code of who
+                submits them.
+
+        Raises:
+            HandlerError: the queue has a handler, or the function can't be one.
+        """
+        return self._register(queue, "chunk", strategy, time_limit_s, allow_pickle=allow_pickle)
+
+    def operation_handler(
+        self,
+        queue: str,
+        *,
+        strategy: AnyStrategy | None = None,
+        time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        allow_pickle: bool = False,
+    ) -> Callable[[Function], Function]:
+        """Register a function that gets one operation and returns its result.
+
+        One that raises fails its chunk, which is tried again as a whole. Arguments and errors are
+        those of `chunk_handler`.
+        """
+        return self._register(queue, "operation", strategy, time_limit_s, allow_pickle=allow_pickle)
+
+    def _register(
+        self,
+        queue: str,
+        kind: _Kind,
+        strategy: AnyStrategy | None,
+        time_limit_s: float,
+        *,
+        allow_pickle: bool,
+    ) -> Callable[[Function], Function]:
+        check_queue_name(queue)
+        if not 0 < time_limit_s <= 7 * 24 * 3600:
+            message = f"time_limit_s={time_limit_s} of queue {queue!r}: give seconds, up to a week"
+            raise HandlerError(message)
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                message = (
+                    f"the handler of queue {queue!r} is {function!r}: decorate a function, and "
+                    f'write the decorator with its queue: @app.{kind}_handler("{queue}")'
+                )
+                raise HandlerError(message)
+            other = self.handlers.get(queue)
+            if other is not None:
+                message = (
+                    f"queue {queue!r} has the handler {other.name}: one handler serves a queue; "
+                    "give the second one a queue of its own"
+                )
+                raise HandlerError(message)
+            self.handlers[queue] = Handler(
+                queue=queue,
+                function=function,
+                kind=kind,
+                takes_chunk=_takes_chunk(function),
+                allow_pickle=allow_pickle,
+                strategy=strategy or Random(),
+                time_limit_s=time_limit_s,
+            )
+            return function
+
+        return register
+
+    def handler_of(self, queue: str) -> Handler:
+        """Give the queue's handler.
+
+        Raises:
+            HandlerError: there is none; lists the queues that have one.
+        """
+        try:
+            return self.handlers[queue]
+        except KeyError:
+            known = ", ".join(sorted(self.handlers)) or "none"
+            message = f"no handler for queue {queue!r}; this app has: {known}"
+            raise HandlerError(message) from None
+
+
+def _takes_chunk(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # some built-in functions tell no signature: they take the operation alone
+        return False
+    if "chunk" in {p.name for p in parameters}:
+        return True
+    required = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(required) > 1:
+        message = (
+            f"handler {function.__qualname__} takes {', '.join(p.name for p in required)}: it gets "
+            "its operations and, if it has an argument of that name, `chunk`"
+        )
+        raise HandlerError(message)
+    return False
+
+
+def load_app(path: str) -> Opsqueue:
+    """Import the app that "module:name" names; the current folder is looked in, too.
+
+    Raises:
+        HandlerError: no such module or name, not an app, or an app without handlers. An error
+            inside the module's own code is its cause.
+    """
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        message = f"app path {path!r}: give MODULE:NAME, like tasks:app for `app = …` in tasks.py"
+        raise HandlerError(message)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and module_name.split(".")[: exc.name.count(".") + 1] == (
+            exc.name.split(".")
+        ):
+            message = (
+                f"app path {path!r}: no module {exc.name!r} in {here} or among what is installed; "
+                "run it in the folder that has the module, or correct the path"
+            )
+            raise HandlerError(message) from exc
+        message = f"app path {path!r}: {module_name} needs {exc.name!r}, which is not installed"
+        raise HandlerError(message) from exc
+    except Exception as exc:
+        message = f"app path {path!r}: importing {module_name} raised {type(exc).__name__}: {exc}"
+        raise HandlerError(message) from exc
+    app = getattr(module, name, None)
+    if not isinstance(app, Opsqueue):
+        apps = sorted(key for key, value in vars(module).items() if isinstance(value, Opsqueue))
+        found = ", ".join(f"{module_name}:{key}" for key in apps) or "none"
+        what = "does not exist" if app is None else f"is a {type(app).__name__}, not an Opsqueue"
+        message = f"app path {path!r}: {name} in {module_name} {what}; apps found there: {found}"
+        raise HandlerError(message)
+    if not app.handlers:
+        message = (
+            f"app {path!r} has no handlers: decorate a function with @app.operation_handler(queue)"
+        )
+        raise HandlerError(message)
+    return app

@@ -1,0 +1,76 @@
+"""The heartbeat: tells Redis that this worker lives and what it holds, hears what of that is void.
+
+A thread of the parent process, in which no handler ever runs, so that none can block it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from opsqueue.chunk import Token
+from opsqueue.connection import SOCKET_TIMEOUT_S
+from opsqueue.exceptions import OpsqueueError
+from opsqueue_worker.intake import Intake
+
+logger = logging.getLogger("opsqueue.worker")
+
+
+class Heartbeat:
+    """Beats for one worker on all its queues.
+
+    Args:
+        intakes: of the queues.
+        worker: its name.
+        info: JSON that lists of workers show.
+        interval_s: between beats.
+        on_void: called with tokens whose work nobody wants any more.
+    """
+
+    def __init__(
+        self,
+        intakes: Sequence[Intake],
+        *,
+        worker: str,
+        info: bytes,
+        interval_s: float,
+        on_void: Callable[[Iterable[Token]], None],
+    ) -> None:
+        self._intakes = intakes
+        self._worker = worker
+        self._info = info
+        self._interval_s = interval_s
+        self._on_void = on_void
+        self._is_stopping = threading.Event()
+
+    def start(self) -> None:
+        """Beat in a thread of its own."""
+        threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._is_stopping.set()
+
+    def _beat_for_ever(self) -> None:
+        while not self._is_stopping.is_set():
+            for intake in self._intakes:
+                try:
+                    self.beat(intake)
+                except OpsqueueError as exc:
+                    logger.warning("heartbeat of queue %s: %s", intake.queue.name, exc)
+            self._is_stopping.wait(self._interval_s)
+
+    def beat(self, intake: Intake) -> None:
+        """Beat once, for one queue."""
+        alive = intake.queue.heartbeat(
+            self._worker,
+            tokens=intake.held(),
+            info=self._info,
+            # A reserve that was not answered within the socket's timeout never will be.
+            unknown_ms=int(2_000 * SOCKET_TIMEOUT_S),
+        )
+        if alive.released:
+            logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
+        if alive.void:
+            self._on_void(alive.void)

@@ -1,0 +1,179 @@
+"""What parent and child say to each other: MessagePack over a socket pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Final
+
+import msgspec
+
+from opsqueue.chunk import ChunkFailure, Reservation, Source, Token
+from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.submission import SubmissionId
+
+
+class Hello(msgspec.Struct, array_like=True, tag=True):
+    """Parent: how to begin."""
+
+    app: str
+    store_url: str
+    log_level: str
+
+
+class Ready(msgspec.Struct, array_like=True, tag=True):
+    """Child: the app is imported, the store is open."""
+
+
+class Work(msgspec.Struct, array_like=True, tag=True):
+    """Parent: a chunk. The child works on them in the order they come."""
+
+    sequence: int
+    """Of this child, from 1: what `Status.running` names."""
+    token: str
+    submission_id: int
+    queue: str
+    prefix: str
+    codec: str
+    chunks_total: int
+    chunk_size: int
+    operations_total: int
+    max_attempts: int
+    metadata: bytes | None
+    strategic_metadata: dict[str, int]
+    trace_context: dict[str, str]
+    chunk_index: int
+    attempt: int
+    expires_at_ms: int
+
+
+class Void(msgspec.Struct, array_like=True, tag=True):
+    """Parent: nobody wants these any more."""
+
+    tokens: list[str]
+
+
+class Stop(msgspec.Struct, array_like=True, tag=True):
+    """Parent: finish the chunk that runs, give the others back, end."""
+
+
+class ChunkDone(msgspec.Struct, array_like=True, tag=True):
+    """Child: see `Done`."""
+
+    token: str
+    operations: int
+    duration_s: float
+    ran: bool
+
+
+class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
+    """Child: see `Failed`."""
+
+    token: str
+    kind: str
+    message: str
+    traceback: str
+    duration_s: float
+
+
+class ChunkGivenBack(msgspec.Struct, array_like=True, tag=True):
+    """Child: see `GivenBack`."""
+
+    token: str
+    reason: str
+    delay_ms: int
+
+
+ToChild = Hello | Work | Void | Stop
+ToParent = Ready | ChunkDone | ChunkFailed | ChunkGivenBack
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+read_from_parent: Callable[[bytes], ToChild] = msgspec.msgpack.Decoder(ToChild).decode
+read_from_child: Callable[[bytes], ToParent] = msgspec.msgpack.Decoder(ToParent).decode
+
+
+def send(connection: Connection, message: ToChild | ToParent) -> None:
+    """Send a message; the caller keeps other threads from sending at the same time.
+
+    Raises:
+        OSError: the other side is gone.
+    """
+    connection.send_bytes(_ENCODER.encode(message))
+
+
+def work_of(reservation: Reservation, sequence: int) -> Work:
+    """Make the message for a chunk."""
+    source = reservation.source
+    return Work(
+        sequence=sequence,
+        token=reservation.token,
+        submission_id=int(source.submission_id),
+        queue=source.queue,
+        prefix=source.prefix,
+        codec=source.codec,
+        chunks_total=source.chunks_total,
+        chunk_size=source.chunk_size,
+        operations_total=source.operations_total,
+        max_attempts=source.max_attempts,
+        metadata=source.metadata,
+        strategic_metadata=dict(source.strategic_metadata),
+        trace_context=dict(source.trace_context),
+        chunk_index=reservation.chunk_index,
+        attempt=reservation.attempt,
+        expires_at_ms=reservation.expires_at_ms,
+    )
+
+
+def reservation_of(work: Work) -> Reservation:
+    """Read the message for a chunk."""
+    return Reservation(
+        token=Token(work.token),
+        source=Source(
+            submission_id=SubmissionId(work.submission_id),
+            queue=work.queue,
+            prefix=work.prefix,
+            codec=work.codec,
+            chunks_total=work.chunks_total,
+            chunk_size=work.chunk_size,
+            operations_total=work.operations_total,
+            max_attempts=work.max_attempts,
+            metadata=work.metadata,
+            strategic_metadata=work.strategic_metadata,
+            trace_context=work.trace_context,
+        ),
+        chunk_index=work.chunk_index,
+        attempt=work.attempt,
+        expires_at_ms=work.expires_at_ms,
+    )
+
+
+def message_of(report: Report) -> ToParent:
+    """Make the message for what became of a chunk."""
+    match report:
+        case Done(token=token, operations=operations, duration_s=duration_s, ran=ran):
+            return ChunkDone(token, operations, duration_s, ran)
+        case Failed(token=token, failure=failure, duration_s=duration_s):
+            return ChunkFailed(
+                token, failure.type, _sendable(failure.message), _sendable(failure.traceback),
+                duration_s,
+            )  # fmt: skip
+        case GivenBack(token=token, reason=reason, delay_ms=delay_ms):
+            return ChunkGivenBack(token, _sendable(reason), delay_ms)
+
+
+def report_of(message: ChunkDone | ChunkFailed | ChunkGivenBack) -> Report:
+    """Read what became of a chunk."""
+    token = Token(message.token)
+    match message:
+        case ChunkDone(_, operations, duration_s, ran):
+            return Done(token=token, operations=operations, duration_s=duration_s, ran=ran)
+        case ChunkFailed(_, type_, text, traceback, duration_s):
+            failure = ChunkFailure(type=type_, message=text, traceback=traceback)
+            return Failed(token=token, failure=failure, duration_s=duration_s)
+        case ChunkGivenBack(_, reason, delay_ms):
+            return GivenBack(token=token, reason=reason, delay_ms=delay_ms)
+
+
+def _sendable(text: str) -> str:
+    """Replace lone surrogates, which file names in tracebacks can hold."""
+    return text.encode(errors="backslashreplace").decode()
