@@ -1,0 +1,165 @@
+"""A request's body: read within its limit, decoded, and held to the other limits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import falcon
+import msgspec
+
+from opsqueue.codec import DEFAULT_CODEC
+from opsqueue.exceptions import ChunkSizeIsZeroError
+from opsqueue.wire import InsertBody, ProblemType
+from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
+from opsqueue_api.settings import Limits
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_DECODER: Final = msgspec.json.Decoder(InsertBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The submission's operations themselves: the API cuts and stores them."""
+
+    operations: list[Any]
+    chunks_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """Where the submission's chunks are stored already."""
+
+    prefix: str
+    chunks_total: int
+    operations_total: int | None
+    codec: str
+
+
+def idempotency_key(req: falcon.Request) -> str:
+    """Give the header, "" without one."""
+    key = req.get_header("Idempotency-Key")
+    if key is None:
+        return ""
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        message = "the Idempotency-Key header takes 1 to 255 printable ASCII characters"
+        raise invalid(message)
+    return key
+
+
+def read_body(req: falcon.Request, *, limit_bytes: int) -> bytes:
+    """Read a JSON body of at most `limit_bytes`, whether its length was announced or not."""
+    # Required, so that a page in somebody's browser can't post here: without a preflight request,
+    # which we don't answer, browsers send forms and plain text only.
+    if not (req.content_type or "").lower().startswith("application/json"):
+        detail = (
+            f"the body is {req.content_type or 'of no type'}: send it with the header "
+            "content-type: application/json, as `curl --json` does"
+        )
+        raise ProblemError(Problem(ProblemType.MEDIA_TYPE, detail))
+    length = req.content_length
+    if length is not None and length > limit_bytes:
+        raise _body_too_large(limit_bytes)
+    # Falcon's bounded_stream takes a chunked body, which announces no length, for an empty one.
+    is_chunked = length is None and req.get_header("Transfer-Encoding") is not None
+    stream = req.stream if is_chunked else req.bounded_stream
+    data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise _body_too_large(limit_bytes)
+    return bytes(data)
+
+
+def decode_insert(data: bytes) -> InsertBody:
+    """Decode the body of an insert: 400 for what is no JSON, 422 for wrong fields and types."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.ValidationError as exc:
+        message = f"{exc}; the API's README shows the two bodies"
+        raise invalid(message) from exc
+    except msgspec.DecodeError as exc:
+        where = "" if "(byte" in str(exc) else f" (at its end, byte {len(data)})"
+        message = f"{exc}{where}"
+        raise _malformed(message) from exc
+    except UnicodeDecodeError as exc:
+        message = f"its text is not UTF-8 ({exc.reason})"
+        raise _malformed(message) from exc
+    except RecursionError as exc:
+        message = "it is nested too deeply"
+        raise _malformed(message) from exc
+
+
+def contents_of(body: InsertBody, limits: Limits) -> Contents | Uploaded:
+    """Tell which of the two bodies it is, and hold it to the limits."""
+    if body.chunk_size < 1:
+        raise ChunkSizeIsZeroError(body.chunk_size)
+    metadata_bytes = len(body.metadata or b"")
+    if metadata_bytes > limits.metadata_bytes:
+        message = (
+            f"metadata has {metadata_bytes:,} bytes, the limit is {limits.metadata_bytes:,}: "
+            "put larger things into the operations or the object store"
+        )
+        raise too_large(message)
+    has_operations = body.operations is not msgspec.UNSET
+    if has_operations == (body.prefix is not msgspec.UNSET):
+        found = "both" if has_operations else "neither"
+        message = (
+            f"the body has {found} of operations and prefix: give operations, which the API cuts "
+            "and stores, or prefix and chunks_total of chunks that are stored already"
+        )
+        raise invalid(message)
+    return _inline(body, limits) if has_operations else _uploaded(body, limits)
+
+
+def _inline(body: InsertBody, limits: Limits) -> Contents:
+    for name in ("chunks_total", "operations_total", "codec"):
+        if getattr(body, name) is not msgspec.UNSET:
+            message = f"{name} goes with prefix, not with operations: leave it out"
+            raise invalid(message)
+    operations: list[Any] = (
+        [] if isinstance(body.operations, msgspec.UnsetType) else body.operations
+    )
+    if len(operations) > limits.operations:
+        message = (
+            f"{len(operations):,} operations, the limit is {limits.operations:,} in one body: "
+            "use the ProducerClient, which uploads any number, or upload chunks yourself"
+        )
+        raise too_large(message)
+    chunks_total = -(-len(operations) // body.chunk_size)
+    if chunks_total > limits.body_chunks:
+        message = (
+            f"{chunks_total:,} chunks, the limit is {limits.body_chunks:,} cut from one body: "
+            "raise chunk_size, or use the ProducerClient, which uploads any number"
+        )
+        raise too_large(message)
+    return Contents(operations, chunks_total)
+
+
+def _uploaded(body: InsertBody, limits: Limits) -> Uploaded:
+    if isinstance(body.chunks_total, msgspec.UnsetType):
+        message = "chunks_total is missing: give the number of chunks stored below prefix"
+        raise invalid(message)
+    if body.chunks_total > limits.chunks:
+        message = (
+            f"{body.chunks_total:,} chunks, the limit is {limits.chunks:,}: raise chunk_size, or "
+            "make several submissions"
+        )
+        raise too_large(message)
+    prefix, total, codec = body.prefix, body.operations_total, body.codec
+    return Uploaded(
+        prefix="" if isinstance(prefix, msgspec.UnsetType) else prefix,
+        chunks_total=body.chunks_total,
+        operations_total=None if isinstance(total, msgspec.UnsetType) else total,
+        codec=DEFAULT_CODEC if isinstance(codec, msgspec.UnsetType) else codec,
+    )
+
+
+def _body_too_large(limit_bytes: int) -> ProblemError:
+    return too_large(
+        f"the body is larger than the limit of {limit_bytes:,} bytes: use the ProducerClient, "
+        "which uploads any number of operations, or upload chunks yourself and give their prefix"
+    )
+
+
+def _malformed(why: str) -> ProblemError:
+    return ProblemError(Problem(ProblemType.MALFORMED_JSON, f"the body is no JSON: {why}"))

@@ -1,0 +1,221 @@
+"""`opsqueue-api`: reads options and OPSQUEUE_* variables, checks the outside, serves.
+
+Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port can't be had.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from typing import Any, Final, NoReturn
+
+import click
+
+from opsqueue import __version__
+from opsqueue.connection import check, connect, masked
+from opsqueue.exceptions import ConnectionTroubleError, IncorrectUsageError
+from opsqueue.store import open_store
+from opsqueue.submission import MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue_api.settings import DEFAULT_REDIS_URL, Limits, Settings
+
+EXIT_UNAVAILABLE: Final = 3
+_LIMITS: Final = Limits()
+
+_EPILOG: Final = """\b
+Examples:
+  opsqueue-api --store-url file:///var/lib/opsqueue
+  opsqueue-api --redis-url redis://:secret@redis:6379/0 --store-url s3://bucket/prefix -p 8080
+  OPSQUEUE_STORE_URL=file:///tmp/store OPSQUEUE_API_THREADS=64 opsqueue-api
+\b
+Then:
+  curl http://127.0.0.1:3999/readyz
+  curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\
+      http://127.0.0.1:3999/v1/queues/default/submissions
+\b
+Whoever reaches the port can use every queue: keep it on the loopback address or behind a gateway.
+"""
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "OPSQUEUE_API",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 100,
+    },
+    epilog=_EPILOG,
+)
+@click.option(
+    "--redis-url",
+    envvar="OPSQUEUE_REDIS_URL",
+    show_envvar=True,
+    default=DEFAULT_REDIS_URL,
+    help="redis://, rediss:// or unix://",
+)
+@click.option(
+    "--store-url",
+    envvar="OPSQUEUE_STORE_URL",
+    show_envvar=True,
+    required=True,
+    help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and producers have",
+)
+@click.option("--host", default="127.0.0.1", show_envvar=True, help="Address to listen on.")
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=3999,
+    show_envvar=True,
+    help="0 takes a free one and names it.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(2, 1_000),
+    default=32,
+    show_envvar=True,
+    help="Requests at a time in each process; three quarters of them may be long polls.",
+)
+@click.option(
+    "-w", "--workers", type=click.IntRange(1, 100), default=1, show_envvar=True, help="Processes."
+)
+@click.option(
+    "--max-body-bytes",
+    type=click.IntRange(1),
+    default=_LIMITS.body_bytes,
+    show_envvar=True,
+    help="Of a request.",
+)
+@click.option(
+    "--max-operations",
+    type=click.IntRange(1),
+    default=_LIMITS.operations,
+    show_envvar=True,
+    help="In a body.",
+)
+@click.option(
+    "--max-body-chunks",
+    type=click.IntRange(1),
+    default=_LIMITS.body_chunks,
+    show_envvar=True,
+    help="Cut from a body, and stored while the client waits.",
+)
+@click.option(
+    "--max-chunks",
+    type=click.IntRange(1, MAX_CHUNKS),
+    default=_LIMITS.chunks,
+    show_envvar=True,
+    help="Of a submission whose chunks are uploaded already; a bit of Redis's memory each.",
+)
+@click.option(
+    "--max-metadata-bytes",
+    type=click.IntRange(0, MAX_METADATA_BYTES),
+    default=_LIMITS.metadata_bytes,
+    show_envvar=True,
+    help="Of a submission's opaque metadata.",
+)
+@click.option(
+    "-l",
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_envvar=True,
+)
+@click.option(
+    "--access-log/--no-access-log", default=False, show_envvar=True, help="A line a request."
+)
+@click.version_option(__version__, prog_name="opsqueue-api")
+def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its type
+    """Serve opsqueue's HTTP API."""
+    settings = _settings_of(options)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    warnings = _check_outside(settings)
+    _say(f"opsqueue-api {__version__}")
+    _say(f"redis  {masked(settings.redis_url)}")
+    _say(f"store  {_masked_store(settings.store_url)}")
+    for warning in warnings:
+        _say(f"warning: {warning}")
+    # Only now: importing gunicorn takes longer than `--help` should.
+    from opsqueue_api.server import Server  # noqa: PLC0415
+
+    Server(settings).run()
+
+
+def settings_of_environment() -> Settings:
+    """Read the settings as `opsqueue-api` without arguments would.
+
+    Raises:
+        click.UsageError: names the variable that is missing or wrong.
+    """
+    with main.make_context("opsqueue-api", []) as context:
+        return _settings_of(context.params)
+
+
+def _settings_of(options: dict[str, Any]) -> Settings:
+    return Settings(
+        redis_url=options["redis_url"],
+        store_url=options["store_url"],
+        host=options["host"],
+        port=options["port"],
+        threads=options["threads"],
+        workers=options["workers"],
+        log_level=options["log_level"],
+        has_access_log=options["access_log"],
+        limits=Limits(
+            body_bytes=options["max_body_bytes"],
+            operations=options["max_operations"],
+            body_chunks=options["max_body_chunks"],
+            chunks=options["max_chunks"],
+            metadata_bytes=options["max_metadata_bytes"],
+        ),
+    )
+
+
+def _check_outside(settings: Settings) -> list[str]:
+    """Find out at start what would fail at the first request; give warnings."""
+    try:
+        client = connect(settings.redis_url)
+        store = open_store(settings.store_url)
+        warnings = check(client, url=settings.redis_url)
+        store.check()
+    except IncorrectUsageError as exc:
+        raise click.UsageError(str(exc)) from exc
+    except ConnectionTroubleError as exc:
+        _give_up(str(exc))
+    client.close()
+    store.close()
+    _check_address(settings.host, settings.port)
+    if settings.store_url.startswith("memory:"):
+        warnings.append("memory:// ends with this process and no worker sees it")
+    return warnings
+
+
+def _check_address(host: str, port: int) -> None:
+    # gunicorn would try five times, and then say it in its own words.
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as exc:
+        _give_up(
+            f"can't listen on {host}:{port} ({exc.strerror}): is another opsqueue-api running? "
+            "Choose with --host and --port"
+        )
+
+
+def _masked_store(url: str) -> str:
+    return url.partition("?")[0]
+
+
+def _give_up(message: str) -> NoReturn:
+    _say(f"error: {message}")
+    sys.exit(EXIT_UNAVAILABLE)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

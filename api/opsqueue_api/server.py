@@ -1,0 +1,82 @@
+"""gunicorn inside our own process: threads, graceful end, and the line that says it listens."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it ships none
+
+from opsqueue.connection import connect
+from opsqueue.store import open_store
+from opsqueue_api.app import App, create_app
+from opsqueue_api.settings import Settings
+
+GRACEFUL_S: Final = 30
+"""Requests under way at SIGTERM have this long; those that only wait end within a second."""
+
+KEEPALIVE_S: Final = 75
+"""Longer than clients and load balancers keep idle connections (httpx 5 s, often 60 s), so that
+these end them: a request sent while the server closes its connection would be lost."""
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
+    """Runs the API until SIGTERM or SIGINT, then exits with 0 (by SystemExit)."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Bind nothing yet: `run` does."""
+        self._settings = settings
+        self._worker: Any = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Translate our settings into gunicorn's; its files and variables are not read."""
+        settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        values = {
+            "bind": f"{host}:{settings.port}",
+            "worker_class": "gthread",
+            "workers": settings.workers,
+            "threads": settings.threads,
+            "keepalive": KEEPALIVE_S,
+            "graceful_timeout": GRACEFUL_S,
+            "proc_name": "opsqueue-api",
+            # Its "info" tells of its own processes; ours is one line.
+            "loglevel": "debug" if settings.log_level == "debug" else "warning",
+            "accesslog": "-" if settings.has_access_log else None,
+            "when_ready": _say_ready,
+            "post_worker_init": self._remember_worker,
+            # Newer versions open a socket in the home directory for a tool of theirs.
+            "control_socket_disable": True,
+        }
+        for name, value in values.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> App:
+        """Make the app, in each worker process: connections must not be shared by a fork."""
+        return make_app(self._settings, is_stopping=self._is_stopping)
+
+    def _remember_worker(self, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
+        self._worker = worker
+
+    def _is_stopping(self) -> bool:
+        return self._worker is not None and not self._worker.alive
+
+
+def make_app(settings: Settings, **options: Any) -> App:  # noqa: ANN401 as create_app takes them
+    """Connect to what the settings name, and make the app of it."""
+    return create_app(
+        connect(settings.redis_url, max_connections=settings.redis_connections),
+        open_store(settings.store_url),
+        limits=settings.limits,
+        long_polls=settings.long_polls,
+        **options,
+    )
+
+
+def _say_ready(arbiter: Any) -> None:  # noqa: ANN401 gunicorn ships no types
+    # Printed once it listens, with the port that it really got: programs wait for this line.
+    address = arbiter.LISTENERS[0].sock.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    print(f"ready on http://{host}:{address[1]}", file=sys.stderr, flush=True)  # noqa: T201 as above

@@ -1,0 +1,65 @@
+"""What the API can be told: two small frozen values. `cli.py` reads them, nobody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from opsqueue.submission import MAX_METADATA_BYTES
+
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for; more is refused with the limit's name.
+
+    Args:
+        body_bytes: of a request. Decoded it can take twenty times as much memory.
+        operations: in a body.
+        body_chunks: cut from a body, each being an upload while the client waits.
+        chunks: of a submission whose contents are uploaded already; a bit of Redis's memory each.
+        metadata_bytes: of the opaque metadata, decoded.
+    """
+
+    body_bytes: int = 16 * 1024 * 1024
+    operations: int = 1_000_000
+    body_chunks: int = 10_000
+    chunks: int = 100_000_000
+    metadata_bytes: int = MAX_METADATA_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the program runs.
+
+    Args:
+        redis_url: redis://, rediss:// or unix://.
+        store_url: the object store that producers and workers have.
+        host: address to listen on.
+        port: 0 takes a free one, which the line `ready on` names.
+        threads: requests at a time in each process.
+        workers: processes.
+        log_level: of our own and gunicorn's log.
+        has_access_log: a line a request on stdout.
+    """
+
+    redis_url: str = DEFAULT_REDIS_URL
+    store_url: str
+    host: str = "127.0.0.1"
+    port: int = 3999
+    threads: int = 32
+    workers: int = 1
+    log_level: str = "info"
+    has_access_log: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def redis_connections(self) -> int:
+        """One for each thread, and a few to spare."""
+        return self.threads + 8
+
+    @property
+    def long_polls(self) -> int:
+        """Requests that may wait at once: a quarter of the threads stays free for the others."""
+        return max(1, self.threads * 3 // 4)

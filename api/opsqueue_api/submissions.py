@@ -1,0 +1,234 @@
+"""Submissions of a queue: insert, list, status with its long poll, cancel; and counts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import BoundedSemaphore
+from typing import Final, Literal, cast
+
+import falcon
+import msgspec
+
+from opsqueue.answers import Inserted
+from opsqueue.codec import DEFAULT_CODEC, open_codec
+from opsqueue.contents import discard, fresh_prefix, store_operations
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore
+from opsqueue.submission import NewSubmission, Submission, SubmissionId, SubmissionState
+from opsqueue.submission_api import wait_until_ended
+from opsqueue.wire import CountsBody, InsertBody, ProblemType, SubmissionBody, SubmissionsBody
+from opsqueue_api.body import (
+    Contents,
+    Uploaded,
+    contents_of,
+    decode_insert,
+    idempotency_key,
+    read_body,
+)
+from opsqueue_api.problem import Problem, ProblemError, invalid
+from opsqueue_api.settings import Limits
+
+QueueOf = Callable[[str], Queue]
+MAX_WAIT_S: Final = 60.0
+MAX_LISTED: Final = 100
+"""Each can have 64 KiB of metadata and as much of a traceback."""
+
+_ID: Final = re.compile(r"[0-9]{1,19}")
+_WAIT_SLICE_MS: Final = 1_000
+"""After each a waiting request notices that the process stops."""
+
+
+class Submissions:
+    """`/v1/queues/{queue}/submissions`: insert one, list those of a state."""
+
+    def __init__(self, queue_of: QueueOf, store: ObjectStore, limits: Limits) -> None:
+        """Take the collaborators."""
+        self._queue_of = queue_of
+        self._store = store
+        self._limits = limits
+        self._codec = open_codec(DEFAULT_CODEC)
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Insert: 201 with the status, or 200 with the first one's when the key was known."""
+        on = self._queue_of(queue)
+        key = idempotency_key(req)
+        body = decode_insert(read_body(req, limit_bytes=self._limits.body_bytes))
+        match contents_of(body, self._limits):
+            case Contents() as contents:
+                inserted = self._store_and_insert(on, body, contents, key)
+            case Uploaded() as uploaded:
+                new = body.to_new_submission(
+                    prefix=uploaded.prefix,
+                    chunks_total=uploaded.chunks_total,
+                    operations_total=uploaded.operations_total,
+                    codec=uploaded.codec,
+                )
+                inserted = _insert(on, new, key)
+        resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
+        resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
+        _write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
+
+    def _store_and_insert(
+        self, on: Queue, body: InsertBody, contents: Contents, key: str
+    ) -> Inserted:
+        # Made before anything is stored: it checks every other value of the body.
+        new = body.to_new_submission(
+            prefix=fresh_prefix(on.name),
+            chunks_total=contents.chunks_total,
+            operations_total=len(contents.operations),
+            codec=self._codec.name,
+        )
+        store_operations(
+            self._store,
+            contents.operations,
+            prefix=new.prefix,
+            chunk_size=new.chunk_size,
+            codec=self._codec,
+        )
+        # When Redis gives no answer, the objects stay: a submission may be using them.
+        inserted = _insert(on, new, key)
+        if not inserted.is_new:
+            discard(self._store, new.prefix)
+        return inserted
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """List a page of the submissions of a state."""
+        state = _choice(req, "state", [state.value for state in SubmissionState])
+        order = _choice(req, "order", ["newest", "oldest"])
+        limit = int(_number(req, "limit", default=50, least=1, most=MAX_LISTED))
+        after = req.get_param("after")
+        if after is not None and not _ID.fullmatch(after):
+            message = f"after={after[:40]!r}: give the id of a submission, the `next` of a list"
+            raise invalid(message)
+        # One more than asked for tells whether there is a next page.
+        found = self._queue_of(queue).list_submissions(
+            SubmissionState(state),
+            after=None if after is None else SubmissionId(after),
+            order=cast(Literal["newest", "oldest"], order),
+            limit=limit + 1,
+        )
+        page = found[:limit]
+        _write(
+            resp,
+            SubmissionsBody(
+                submissions=[SubmissionBody.of(submission) for submission in page],
+                next=str(page[-1].id) if len(found) > limit else None,
+            ),
+        )
+
+
+class LongPolls:
+    """Lets at most `limit` requests wait at once, so that the others find a free thread.
+
+    A request beyond the limit is answered at once; our client then pauses before it asks again.
+    """
+
+    def __init__(self, limit: int, is_stopping: Callable[[], bool]) -> None:
+        """Take the limit, and what tells that the process stops."""
+        self._free = BoundedSemaphore(limit)
+        self._is_stopping = is_stopping
+
+    def wait(self, queue: Queue, submission_id: SubmissionId, wait_s: float) -> Submission:
+        """Give a submission when it has ended, or as it is when time or room is over."""
+        if wait_s <= 0 or not self._free.acquire(blocking=False):
+            return queue.get_submission(submission_id)
+        try:
+            return wait_until_ended(
+                queue,
+                submission_id,
+                wait_s=wait_s,
+                slice_ms=_WAIT_SLICE_MS,
+                is_stopping=self._is_stopping,
+            )
+        finally:
+            self._free.release()
+
+
+@dataclass(frozen=True, slots=True)
+class OneSubmission:
+    """`.../submissions/{submission_id}`: its status, at once or when it has ended."""
+
+    queue_of: QueueOf
+    long_polls: LongPolls
+
+    def on_get(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Give the status; `?wait=SECONDS` waits for the end."""
+        wait_s = _number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
+        on = self.queue_of(queue)
+        submission = self.long_polls.wait(on, checked_id(submission_id), wait_s)
+        _write(resp, SubmissionBody.of(submission))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSubmission:
+    """`.../submissions/{submission_id}/cancel`."""
+
+    queue_of: QueueOf
+
+    def on_post(
+        self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Cancel it and give its status."""
+        on, id_ = self.queue_of(queue), checked_id(submission_id)
+        on.cancel_submission(id_)
+        _write(resp, SubmissionBody.of(on.get_submission(id_)))
+
+
+@dataclass(frozen=True, slots=True)
+class OneQueue:
+    """`/v1/queues/{queue}`."""
+
+    queue_of: QueueOf
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Count what the queue holds."""
+        _write(resp, CountsBody.of(queue, self.queue_of(queue).count_queue()))
+
+
+def checked_id(text: str) -> SubmissionId:
+    """Read an id out of a path; what can't be one is not found."""
+    if not _ID.fullmatch(text):
+        detail = f"{text[:40]!r} is no submission's id: an id is 19 digits, as the insert gave it"
+        raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_FOUND, detail))
+    return SubmissionId(text)
+
+
+def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:
+    try:
+        return on.insert_submission(new, idempotency_key=key)
+    except InvalidArgumentError as exc:
+        # All other values were checked when `new` was made.
+        raise ProblemError(Problem(ProblemType.PREFIX_TAKEN, str(exc))) from exc
+
+
+def _choice(req: falcon.Request, name: str, choices: list[str]) -> str:
+    """Read a query parameter; the first choice is the default."""
+    value = req.get_param(name) or choices[0]
+    if value not in choices:
+        message = f"{name}={value[:40]!r}: give one of {', '.join(choices)}"
+        raise invalid(message)
+    return value
+
+
+def _number(req: falcon.Request, name: str, *, default: float, least: float, most: float) -> float:
+    text = req.get_param(name)
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = math.nan
+    # Written so that NaN is refused too.
+    if not least <= value <= most:
+        message = f"{name}={(text or '')[:40]!r}: give a number from {least:g} to {most:g}"
+        raise invalid(message)
+    return value
+
+
+def _write(resp: falcon.Response, body: msgspec.Struct) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode(body)

@@ -1,0 +1,355 @@
+"""The producer's client: hands in submissions, waits for them, streams their results.
+
+Contents go to the object store directly; the API hears only of where they are. Decisions are here,
+I/O is the store's and that of a `SubmissionApi`, which is also the seam for tests.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Self
+
+from opsqueue.codec import DEFAULT_CODEC, Codec, open_codec
+from opsqueue.contents import (
+    check_completed,
+    discard,
+    fresh_prefix,
+    results_by_chunk,
+    store_operations,
+)
+from opsqueue.exceptions import (
+    ChunkSizeIsZeroError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+    SubmissionNotFoundError,
+)
+from opsqueue.http_api import HttpApi
+from opsqueue.keys import check_queue_name
+from opsqueue.store import ObjectStore, open_store
+from opsqueue.store.parallel import DEFAULT_AT_ONCE
+from opsqueue.submission import (
+    Backoff,
+    NewSubmission,
+    Submission,
+    SubmissionId,
+    SubmissionState,
+)
+from opsqueue.submission_api import SubmissionApi
+
+__all__ = ["Backoff", "ProducerClient", "Submission", "SubmissionId", "SubmissionState"]
+
+_LONG_POLL_S: Final = 30.0
+"""One request's wait: below what proxies cut off, often 60 s."""
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_DEFAULT_BACKOFF: Final = Backoff()
+
+
+class ProducerClient:
+    """Hands in submissions to one queue; may be used from several threads.
+
+    Args:
+        api_url: where `opsqueue-api` listens: http://host:3999, https://…, or host:port.
+        store_url: the object store, the one that workers and API have.
+        queue: the queue's name.
+        token: of the API, if it asks for one.
+        at_once: objects up- or downloaded in parallel, and read ahead.
+        codec: how chunks are encoded; its name is recorded with each submission.
+        allow_pickle: let the codec `pickle` be used, also for results: it runs code of whoever can
+            write to the store.
+
+    Nothing is asked of the API before the first call. Every call raises ApiUnavailableError when
+    the API does not answer after some repetitions, and StoreUnavailableError likewise.
+
+    Raises:
+        InvalidArgumentError: of the arguments.
+        NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        store_url: str,
+        *,
+        queue: str = "default",
+        token: str | None = None,
+        at_once: int = DEFAULT_AT_ONCE,
+        codec: str | Codec = DEFAULT_CODEC,
+        allow_pickle: bool = False,
+    ) -> None:
+        with ExitStack() as resources:
+            api = HttpApi(api_url, token=token)
+            resources.callback(api.close)
+            store = open_store(store_url)
+            resources.callback(store.close)
+            self._assemble(
+                api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
+            )
+            self._name = f"ProducerClient({api.url!r}, {store.url!r}, queue={queue!r})"
+            self._resources = resources.pop_all()
+
+    @classmethod
+    def over(
+        cls,
+        api: SubmissionApi,
+        store: ObjectStore,
+        *,
+        queue: str = "default",
+        at_once: int = DEFAULT_AT_ONCE,
+        codec: str | Codec = DEFAULT_CODEC,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Make a client of parts that are there already; `close` leaves them to the caller."""
+        self = cls.__new__(cls)
+        self._assemble(
+            api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
+        )
+        self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
+        self._resources = ExitStack()
+        return self
+
+    def _assemble(
+        self,
+        api: SubmissionApi,
+        store: ObjectStore,
+        *,
+        queue: str,
+        at_once: int,
+        codec: str | Codec,
+        allow_pickle: bool,
+    ) -> None:
+        if at_once < 1:
+            message = f"at_once is {at_once}: it counts objects, give 1 or more"
+            raise InvalidArgumentError(message)
+        self.queue = check_queue_name(queue)
+        self._api = api
+        self._store = store
+        self._at_once = at_once
+        self._allow_pickle = allow_pickle
+        self._codec = (
+            open_codec(codec, allow_pickle=allow_pickle) if isinstance(codec, str) else codec
+        )
+        self._has_reached_api = False
+
+    def __repr__(self) -> str:
+        """URLs without credentials, never the token."""
+        return self._name
+
+    def insert_submission(
+        self,
+        ops: Iterable[Any],
+        *,
+        chunk_size: int,
+        metadata: bytes | None = None,
+        strategic_metadata: Mapping[str, int] | None = None,
+        max_attempts: int = 10,
+        backoff: Backoff = _DEFAULT_BACKOFF,
+        idempotency_key: str | None = None,
+    ) -> SubmissionId:
+        """Upload operations as chunks, in parallel, and hand them in; does not wait for workers.
+
+        Args:
+            ops: any iterable, consumed once, a few chunks in memory at a time. What it raises,
+                KeyboardInterrupt too, is raised here, and nothing is handed in.
+            chunk_size: operations a chunk.
+            metadata: opaque bytes for the handler.
+            strategic_metadata: what strategies and look-ups read.
+            max_attempts: of each chunk.
+            backoff: between attempts.
+            idempotency_key: at most 255 printable characters. A submission with this key that is
+                there already (24 hours) is given instead, and this upload deleted.
+
+        Raises:
+            ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed.
+            EncodingError: names chunk and operation.
+            ApiUnavailableError: whether it was handed in is then not known, except when the API
+                was never reached: repeat with the same idempotency key.
+        """
+        if chunk_size < 1:
+            raise ChunkSizeIsZeroError(chunk_size)
+        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            message = (
+                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
+            )
+            raise InvalidArgumentError(message)
+        empty = NewSubmission(
+            prefix=fresh_prefix(self.queue),
+            chunks_total=0,
+            chunk_size=chunk_size,
+            operations_total=0,
+            codec=self._codec.name,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            metadata=metadata,
+            strategic_metadata=dict(strategic_metadata or {}),
+        )
+        self._reach_api()
+        stored = store_operations(
+            self._store,
+            ops,
+            prefix=empty.prefix,
+            chunk_size=chunk_size,
+            codec=self._codec,
+            at_once=self._at_once,
+        )
+        new = replace(
+            empty, chunks_total=stored.chunks_total, operations_total=stored.operations_total
+        )
+        # With a key of our own where none is given, so that a repeated request is safe.
+        return self._hand_in(new, idempotency_key or uuid.uuid4().hex)
+
+    def _hand_in(self, new: NewSubmission, idempotency_key: str) -> SubmissionId:
+        try:
+            submission = self._api.insert(self.queue, new, idempotency_key)
+        except IncorrectUsageError:
+            # Only a refusal: after a lost answer a submission may be using these objects.
+            discard(self._store, new.prefix)
+            raise
+        if submission.prefix != new.prefix:
+            discard(self._store, new.prefix)
+        return submission.id
+
+    def _reach_api(self) -> None:
+        """Find out that nobody listens before an hour of uploads, not after; once a client."""
+        if not self._has_reached_api:
+            self._api.version()
+            self._has_reached_api = True
+
+    def run_submission(
+        self,
+        ops: Iterable[Any],
+        *,
+        chunk_size: int,
+        metadata: bytes | None = None,
+        strategic_metadata: Mapping[str, int] | None = None,
+        max_attempts: int = 10,
+        backoff: Backoff = _DEFAULT_BACKOFF,
+        idempotency_key: str | None = None,
+    ) -> Iterator[Any]:
+        """Hand operations in, block until all are done, give the results in order, lazily.
+
+        Takes what `insert_submission` takes; raises what it and
+        `blocking_stream_completed_submission` raise. Interrupting it leaves the submission running.
+        """
+        submission_id = self.insert_submission(
+            ops,
+            chunk_size=chunk_size,
+            metadata=metadata,
+            strategic_metadata=strategic_metadata,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            idempotency_key=idempotency_key,
+        )
+        return self.blocking_stream_completed_submission(submission_id)
+
+    def blocking_stream_completed_submission(self, submission_id: SubmissionId) -> Iterator[Any]:
+        """Block until a submission completed, then give its results in order, lazily.
+
+        Raises at the call:
+            SubmissionFailedError, SubmissionCancelledError, SubmissionNotFoundError.
+        """
+        return self._results_of(self.wait_for_submission(submission_id))
+
+    def try_stream_completed_submission(self, submission_id: SubmissionId) -> Iterator[Any]:
+        """Give a completed submission's results in order, lazily; does not wait.
+
+        Raises at the call:
+            SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError,
+            SubmissionNotFoundError.
+        """
+        return self._results_of(self._api.get(self.queue, SubmissionId(submission_id)))
+
+    def wait_for_submission(
+        self, submission_id: SubmissionId, *, timeout: float | None = None
+    ) -> Submission:
+        """Block until a submission has ended, in whatever state, and give it.
+
+        Args:
+            submission_id: its id.
+            timeout: seconds; None waits as long as it takes. An API that does not answer is asked
+                again for about a minute each time.
+
+        Raises:
+            TimeoutError: it is still in progress.
+            SubmissionNotFoundError: also when it was cleaned up meanwhile.
+        """
+        submission_id = SubmissionId(submission_id)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            asked_at = time.monotonic()
+            left_s = _LONG_POLL_S if deadline is None else deadline - asked_at
+            wait_s = max(0.0, min(_LONG_POLL_S, left_s))
+            submission = self._api.get(self.queue, submission_id, wait_s)
+            if submission.state is not SubmissionState.IN_PROGRESS:
+                return submission
+            if left_s <= 0:
+                message = (
+                    f"submission {submission_id} is still in progress after {timeout} s: "
+                    f"{submission.chunks_done:,} of {submission.chunks_total:,} chunks are done"
+                )
+                raise TimeoutError(message)
+            if time.monotonic() - asked_at < wait_s / 2:
+                # The API has no room for waiting just now, or is stopping: don't spin.
+                time.sleep(min(wait_s, random.uniform(0.5, 1.0)))  # noqa: S311 jitter
+
+    def get_submission_status(self, submission_id: SubmissionId) -> Submission | None:
+        """Give a submission as it is now; None when the queue has none of this id."""
+        try:
+            return self._api.get(self.queue, SubmissionId(submission_id))
+        except SubmissionNotFoundError:
+            return None
+
+    def cancel_submission(self, submission_id: SubmissionId) -> None:
+        """Drop what is left of a submission in progress.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        """
+        self._api.cancel(self.queue, SubmissionId(submission_id))
+
+    def count_submissions(self) -> int:
+        """Count the queue's submissions in progress."""
+        return self._api.count(self.queue).submissions[SubmissionState.IN_PROGRESS]
+
+    def server_version(self) -> str:
+        """Give the API's version."""
+        return self._api.version()
+
+    def close(self) -> None:
+        """Give connections back; may be repeated."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _results_of(self, submission: Submission) -> Iterator[Any]:
+        check_completed(submission)
+        codec = self._codec_of(submission.codec)
+        return self._stream(submission, codec)
+
+    def _stream(self, submission: Submission, codec: Codec) -> Iterator[Any]:
+        for results in results_by_chunk(
+            self._store, submission, codec=codec, at_once=self._at_once
+        ):
+            yield from results
+
+    def _codec_of(self, name: str) -> Codec:
+        """Give the codec that a submission names: our own, maybe a custom one, or another."""
+        if name == self._codec.name:
+            return self._codec
+        return open_codec(name, allow_pickle=self._allow_pickle)

@@ -1,0 +1,151 @@
+"""What a producer asks about submissions: one interface, two ways to have it answered.
+
+`HttpApi` (in http_api.py) asks the HTTP API; `QueueApi` here asks Redis itself, for tools and tests
+that need no HTTP. The HTTP API waits with the same `wait_until_ended`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final, Protocol
+
+from opsqueue import __version__
+from opsqueue.answers import Counts
+from opsqueue.connection import BLOCK_MS
+from opsqueue.queue import Queue
+from opsqueue.submission import NewSubmission, Submission, SubmissionId, SubmissionState
+
+_QUEUES_KEPT: Final = 1_000
+
+
+class SubmissionApi(Protocol):
+    """Submissions of any queue, in values.
+
+    Every method raises InvalidArgumentError for a queue name that can't be one, and an error of
+    ConnectionTroubleError's kind when there is no answer: what was asked for may have happened.
+    """
+
+    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+        """Insert a submission whose contents are stored.
+
+        Returns the submission of this key: when it is an earlier one, its prefix is not the one
+        given. (Not a flag: an insert repeated after a lost answer would find itself known.)
+
+        Raises:
+            InvalidArgumentError: also when another submission has its prefix.
+        """
+
+    def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
+        """Give a submission as it is now; waits up to `wait_s`, at most 60, for its end.
+
+        May answer before the time is over though nothing has changed.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+
+    def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
+        """Drop what is left of a submission, and give it as it is then.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotCancellableError.
+        """
+
+    def count(self, queue: str) -> Counts:
+        """Count what the queue holds now."""
+
+    def version(self) -> str:
+        """Give the version of whoever answers."""
+
+    def close(self) -> None:
+        """Give connections back."""
+
+
+class QueueApi:
+    """Answers from Redis itself.
+
+    Args:
+        queue_of: makes a queue by its name, such as `functools.partial(Queue, client)`.
+    """
+
+    def __init__(self, queue_of: Callable[[str], Queue]) -> None:
+        """Connect to nothing yet; the queues' client stays the caller's."""
+        # Kept, since a queue registers itself with its first insert.
+        self._queue_of = lru_cache(_QUEUES_KEPT)(queue_of)
+
+    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+        """Insert a submission; see `SubmissionApi.insert`."""
+        on = self._queue_of(queue)
+        return on.get_submission(on.insert_submission(new, idempotency_key=idempotency_key).id)
+
+    def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
+        """Give a submission; see `SubmissionApi.get`."""
+        return wait_until_ended(self._queue_of(queue), submission_id, wait_s=wait_s)
+
+    def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
+        """Cancel a submission; see `SubmissionApi.cancel`."""
+        on = self._queue_of(queue)
+        on.cancel_submission(submission_id)
+        return on.get_submission(submission_id)
+
+    def count(self, queue: str) -> Counts:
+        """Count; see `SubmissionApi.count`."""
+        return self._queue_of(queue).count_queue()
+
+    def version(self) -> str:
+        """Give our own version."""
+        return __version__
+
+    def close(self) -> None:
+        """Nothing to give back: the client is the caller's."""
+
+
+def wait_until_ended(
+    queue: Queue,
+    submission_id: SubmissionId,
+    *,
+    wait_s: float,
+    slice_ms: int = BLOCK_MS,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Submission:
+    """Give a submission when it has ended, or as it is after `wait_s`.
+
+    Args:
+        queue: its queue.
+        submission_id: its id.
+        wait_s: seconds from now; 0 only reads.
+        slice_ms: after each the state is read again, in case an event was trimmed away, and
+            `is_stopping` is asked; at most BLOCK_MS, for the connection's sake.
+        is_stopping: ends the waiting early, when the process shuts down.
+
+    Raises:
+        SubmissionNotFoundError: also when it is cleaned up meanwhile.
+    """
+    if wait_s <= 0:
+        return queue.get_submission(submission_id)
+    deadline = time.monotonic() + wait_s
+    # Before the state is read: an end between the two is then among the events.
+    last_id = queue.last_event_id()
+    submission = queue.get_submission(submission_id)
+    while submission.state is SubmissionState.IN_PROGRESS and not is_stopping():
+        now = time.monotonic()
+        if now >= deadline:
+            break
+        until = min(deadline, now + slice_ms / 1000)
+        last_id = _wait_for_event_of(queue, submission_id, last_id, until=until)
+        submission = queue.get_submission(submission_id)
+    return submission
+
+
+def _wait_for_event_of(
+    queue: Queue, submission_id: SubmissionId, last_id: str, *, until: float
+) -> str:
+    """Read events until one is of the submission or time is over; give the id of the last read."""
+    while (left_s := until - time.monotonic()) > 0:
+        last_id, events = queue.wait_for_events(last_id, block_ms=math.ceil(left_s * 1000))
+        if any(of == submission_id for of, _ in events):
+            break
+    return last_id

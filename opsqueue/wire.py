@@ -1,0 +1,300 @@
+"""The JSON that the HTTP API and its clients exchange, and its conversion to values. No I/O.
+
+Ids are strings of 19 digits, since JavaScript's numbers end at 2**53; instants are RFC 3339 in UTC
+with a Z; bytes (metadata) are base64. Whoever reads an answer ignores fields that it does not know,
+so that a newer API can serve an older client; a request with such a field is refused, naming it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from opsqueue.answers import Counts
+from opsqueue.submission import (
+    Backoff,
+    Failure,
+    NewSubmission,
+    Submission,
+    SubmissionId,
+    SubmissionState,
+)
+
+_WEEK_MS: Final = 7 * 24 * 3600 * 1000
+_TEN_YEARS_MS: Final = 3650 * 24 * 3600 * 1000
+
+# Bounds only where the values themselves have none: a back-off of a century is a wrong unit.
+DelayMs = Annotated[int, Meta(ge=0, le=_WEEK_MS)]
+RetentionMs = Annotated[int, Meta(ge=0, le=_TEN_YEARS_MS)]
+CodecName = Annotated[str, Meta(min_length=1, max_length=100)]
+TraceContext = Annotated[
+    dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=1000)]],
+    Meta(max_length=10),
+]
+
+
+class ProblemType(StrEnum):
+    """The `type` of a problem detail (RFC 9457): what programs decide by."""
+
+    ROUTE_NOT_FOUND = "urn:opsqueue:problem:route-not-found"
+    METHOD_NOT_ALLOWED = "urn:opsqueue:problem:method-not-allowed"
+    MEDIA_TYPE = "urn:opsqueue:problem:media-type"
+    MALFORMED_JSON = "urn:opsqueue:problem:malformed-json"
+    QUEUE_NAME = "urn:opsqueue:problem:queue-name"
+    INVALID_ARGUMENT = "urn:opsqueue:problem:invalid-argument"
+    TOO_LARGE = "urn:opsqueue:problem:too-large"
+    PREFIX_TAKEN = "urn:opsqueue:problem:prefix-taken"
+    SUBMISSION_NOT_FOUND = "urn:opsqueue:problem:submission-not-found"
+    SUBMISSION_ENDED = "urn:opsqueue:problem:submission-ended"
+    SUBMISSION_NOT_COMPLETED = "urn:opsqueue:problem:submission-not-completed"
+    RESULTS_NOT_JSON = "urn:opsqueue:problem:results-not-json"
+    RESULTS_GONE = "urn:opsqueue:problem:results-gone"
+    UNAVAILABLE = "urn:opsqueue:problem:unavailable"
+    INTERNAL = "urn:opsqueue:problem:internal"
+
+
+class FailureBody(Struct, frozen=True, kw_only=True):
+    """Why an attempt of a chunk did not succeed."""
+
+    chunk_index: int
+    attempt: int
+    at: datetime
+    type: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, failure: Failure) -> FailureBody:
+        """Put a failure on the wire."""
+        return cls(
+            chunk_index=failure.chunk_index,
+            attempt=failure.attempt,
+            at=failure.at,
+            type=failure.type,
+            message=failure.message,
+            traceback=failure.traceback,
+        )
+
+    def to_failure(self) -> Failure:
+        """Take it off the wire."""
+        return Failure(
+            chunk_index=self.chunk_index,
+            attempt=self.attempt,
+            at=self.at,
+            type=self.type,
+            message=self.message,
+            traceback=self.traceback,
+        )
+
+
+class SubmissionBody(Struct, frozen=True, kw_only=True):
+    """A submission's status. `failure` is what ended it; null unless it failed."""
+
+    id: str
+    queue: str
+    state: SubmissionState
+    chunks_total: int
+    chunks_done: int
+    chunks_in_hand: int
+    chunks_failed: int
+    chunks_dropped: int
+    chunk_size: int
+    operations_total: int
+    operations_done: int
+    operations_failed: int
+    max_attempts: int
+    prefix: str
+    codec: str
+    created_at: datetime
+    ended_at: datetime | None = None
+    metadata: bytes | None = None
+    strategic_metadata: dict[str, int] = {}
+    trace_context: dict[str, str] = {}
+    failure: FailureBody | None = None
+    last_failure: FailureBody | None = None
+
+    @classmethod
+    def of(cls, submission: Submission) -> SubmissionBody:
+        """Put a submission on the wire."""
+        last_failure = FailureBody.of(failure) if (failure := submission.last_failure) else None
+        return cls(
+            id=str(submission.id),
+            queue=submission.queue,
+            state=submission.state,
+            chunks_total=submission.chunks_total,
+            chunks_done=submission.chunks_done,
+            chunks_in_hand=submission.chunks_in_hand,
+            chunks_failed=submission.chunks_failed,
+            chunks_dropped=submission.chunks_dropped,
+            chunk_size=submission.chunk_size,
+            operations_total=submission.operations_total,
+            operations_done=submission.operations_done,
+            operations_failed=submission.operations_failed,
+            max_attempts=submission.max_attempts,
+            prefix=submission.prefix,
+            codec=submission.codec,
+            created_at=submission.created_at,
+            ended_at=submission.ended_at,
+            metadata=submission.metadata,
+            strategic_metadata=dict(submission.strategic_metadata),
+            trace_context=dict(submission.trace_context),
+            failure=last_failure if submission.failure else None,
+            last_failure=last_failure,
+        )
+
+    def to_submission(self) -> Submission:
+        """Take it off the wire; what can be computed from the rest is not read."""
+        return Submission(
+            id=SubmissionId(self.id),
+            queue=self.queue,
+            state=self.state,
+            prefix=self.prefix,
+            codec=self.codec,
+            chunks_total=self.chunks_total,
+            chunks_done=self.chunks_done,
+            chunks_in_hand=self.chunks_in_hand,
+            chunks_failed=self.chunks_failed,
+            chunk_size=self.chunk_size,
+            operations_total=self.operations_total,
+            operations_done=self.operations_done,
+            operations_failed=self.operations_failed,
+            max_attempts=self.max_attempts,
+            metadata=self.metadata,
+            strategic_metadata=self.strategic_metadata,
+            trace_context=self.trace_context,
+            created_at=self.created_at,
+            ended_at=self.ended_at,
+            last_failure=self.last_failure.to_failure() if self.last_failure else None,
+        )
+
+
+class SubmissionsBody(Struct, frozen=True, kw_only=True):
+    """A page of a list; `next` is what `after=` takes for the next page, null on the last."""
+
+    submissions: list[SubmissionBody]
+    next: str | None = None
+
+
+class BackoffBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a chunk waits after a failed attempt."""
+
+    first_ms: DelayMs = Backoff().first_ms
+    max_ms: DelayMs = Backoff().max_ms
+
+
+class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A new submission: either its `operations`, or where they are stored already.
+
+    `chunks_total`, `operations_total` and `codec` go with `prefix` alone.
+    """
+
+    chunk_size: int
+    operations: list[Any] | UnsetType = UNSET
+    prefix: str | UnsetType = UNSET
+    chunks_total: int | UnsetType = UNSET
+    operations_total: int | UnsetType = UNSET
+    codec: CodecName | UnsetType = UNSET
+    max_attempts: int = 10
+    backoff: BackoffBody = BackoffBody()
+    metadata: bytes | None = None
+    strategic_metadata: dict[str, int] = {}
+    trace_context: TraceContext = {}
+    retention_ms: RetentionMs = 24 * 3600 * 1000
+
+    @classmethod
+    def of(cls, new: NewSubmission) -> InsertBody:
+        """Put a submission whose contents are stored on the wire."""
+        return cls(
+            chunk_size=new.chunk_size,
+            prefix=new.prefix,
+            chunks_total=new.chunks_total,
+            operations_total=new.operations,
+            codec=new.codec,
+            max_attempts=new.max_attempts,
+            backoff=BackoffBody(first_ms=new.backoff.first_ms, max_ms=new.backoff.max_ms),
+            metadata=new.metadata,
+            strategic_metadata=dict(new.strategic_metadata),
+            trace_context=dict(new.trace_context),
+            retention_ms=new.retention_ms,
+        )
+
+    def to_new_submission(
+        self, *, prefix: str, chunks_total: int, operations_total: int | None, codec: str
+    ) -> NewSubmission:
+        """Take it off the wire; the arguments are what the two kinds of body differ in.
+
+        Raises:
+            InvalidArgumentError: a value is out of range.
+        """
+        return NewSubmission(
+            prefix=prefix,
+            chunks_total=chunks_total,
+            chunk_size=self.chunk_size,
+            operations_total=operations_total,
+            codec=codec,
+            max_attempts=self.max_attempts,
+            backoff=Backoff(first_ms=self.backoff.first_ms, max_ms=self.backoff.max_ms),
+            metadata=self.metadata,
+            strategic_metadata=self.strategic_metadata,
+            trace_context=self.trace_context,
+            retention_ms=self.retention_ms,
+        )
+
+
+class CountsBody(Struct, frozen=True, kw_only=True):
+    """A queue at one instant. `stats` are totals since it exists."""
+
+    queue: str
+    submissions: dict[SubmissionState, int]
+    submissions_ready: int
+    chunks_delayed: int
+    chunks_in_hand: int
+    workers: int
+    is_paused: bool
+    stats: dict[str, int]
+
+    @classmethod
+    def of(cls, queue: str, counts: Counts) -> CountsBody:
+        """Put a queue's counts on the wire."""
+        return cls(
+            queue=queue,
+            submissions=dict(counts.submissions),
+            submissions_ready=counts.submissions_ready,
+            chunks_delayed=counts.chunks_delayed,
+            chunks_in_hand=counts.chunks_in_hand,
+            workers=counts.workers,
+            is_paused=counts.is_paused,
+            stats=dict(counts.stats),
+        )
+
+    def to_counts(self) -> Counts:
+        """Take them off the wire."""
+        return Counts(
+            submissions=self.submissions,
+            submissions_ready=self.submissions_ready,
+            chunks_delayed=self.chunks_delayed,
+            chunks_in_hand=self.chunks_in_hand,
+            workers=self.workers,
+            is_paused=self.is_paused,
+            stats=self.stats,
+        )
+
+
+class VersionBody(Struct, frozen=True, kw_only=True):
+    """Who answers."""
+
+    name: str
+    version: str
+
+
+class ProblemBody(Struct, frozen=True, kw_only=True):
+    """A problem detail as a client reads it; `submission` where the problem is about one."""
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    submission: SubmissionBody | None = None

@@ -1,0 +1,58 @@
+"""A producer over Redis directly, and a worker that does what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+
+from opsqueue.codec import open_codec
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import input_key, output_key
+from opsqueue.store.memory import MemoryStore
+from opsqueue.strategy import Oldest
+from opsqueue.submission_api import QueueApi
+
+Work = Callable[[Callable[[Any], Any]], int]
+
+
+@pytest.fixture
+def store(queue_name: str) -> MemoryStore:
+    return MemoryStore(queue_name)
+
+
+@pytest.fixture
+def queue(client: redis.Redis, queue_name: str) -> Queue:
+    return Queue(client, queue_name)
+
+
+@pytest.fixture
+def api(client: redis.Redis) -> QueueApi:
+    return QueueApi(partial(Queue, client))
+
+
+@pytest.fixture
+def producer(api: QueueApi, store: MemoryStore, queue_name: str) -> ProducerClient:
+    return ProducerClient.over(api, store, queue=queue_name, at_once=4)
+
+
+@pytest.fixture
+def work(queue: Queue, store: MemoryStore) -> Work:
+    """Does every chunk that is free now with a function of one operation; gives how many."""
+
+    def run(function: Callable[[Any], Any]) -> int:
+        reserved = queue.reserve_chunks("test-worker", limit=1_000, strategy=Oldest())
+        for chunk in reserved.chunks:
+            codec = open_codec(chunk.source.codec, allow_pickle=True)
+            prefix = chunk.source.prefix
+            operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            results = codec.encode([function(operation) for operation in operations])
+            store.create(output_key(prefix, chunk.chunk_index), results)
+            queue.complete_chunks([chunk.token])
+        return len(reserved.chunks)
+
+    return run

@@ -1,0 +1,270 @@
+"""Handing in: what is checked first, what is uploaded, what is deleted again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+import redis
+
+from opsqueue.exceptions import (
+    ApiUnavailableError,
+    ChunkSizeIsZeroError,
+    EncodingError,
+    InvalidArgumentError,
+    StoreUnavailableError,
+)
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store.memory import MemoryStore
+from opsqueue.submission import NewSubmission, Submission, SubmissionState
+from opsqueue.submission_api import QueueApi
+
+
+def test_a_submission_is_recorded_as_it_was_asked_for(
+    producer: ProducerClient, queue: Queue
+) -> None:
+    """Sizes, codec, metadata."""
+    id_ = producer.insert_submission(
+        range(25),
+        chunk_size=10,
+        metadata=b"m",
+        strategic_metadata={"customer": 7},
+        max_attempts=3,
+    )
+
+    found = queue.get_submission(id_)
+
+    assert (
+        found.chunks_total,
+        found.chunk_size,
+        found.operations_total,
+        found.max_attempts,
+    ) == (3, 10, 25, 3)
+    assert (
+        found.metadata,
+        found.strategic_metadata,
+        found.codec,
+    ) == (b"m", {"customer": 7}, "msgpack+zstd")
+
+
+def test_an_endless_iterable_is_consumed_a_few_chunks_ahead_only(
+    api: QueueApi, queue_name: str
+) -> None:
+    """Memory is bounded: a chunk is not made before there is room to upload it."""
+
+    class FullStore(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            del key, data
+            message = "the disk is full"
+            raise StoreUnavailableError(message)
+
+    producer = ProducerClient.over(api, FullStore(queue_name), queue=queue_name, at_once=4)
+    operations = count()
+
+    with pytest.raises(StoreUnavailableError):
+        producer.insert_submission(operations, chunk_size=10)
+
+    assert next(operations) <= 10 * (4 + 1)
+
+
+@pytest.mark.parametrize("chunk_size", [0, -1])
+def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size: int) -> None:
+    """Refused before anything is consumed."""
+    operations = iter([1])
+
+    with pytest.raises(ChunkSizeIsZeroError):
+        producer.insert_submission(operations, chunk_size=chunk_size)
+
+    assert list(operations) == [1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_attempts": 0},
+        {"metadata": b"x" * 70_000},
+        {"strategic_metadata": {"a b": 1}},
+        {"idempotency_key": ""},
+        {"idempotency_key": "ü"},
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_consumed(
+    producer: ProducerClient, wrong: dict[str, Any]
+) -> None:
+    """A million operations must not be uploaded for that."""
+    operations = iter([1])
+
+    with pytest.raises(InvalidArgumentError):
+        producer.insert_submission(operations, chunk_size=1, **wrong)
+
+    assert list(operations) == [1]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
+    producer: ProducerClient, store: MemoryStore, queue: Queue, error: type[BaseException]
+) -> None:
+    """Nothing is handed in, nothing stays in the store."""
+
+    def operations() -> Iterator[int]:
+        yield from range(50)
+        raise error
+
+    with pytest.raises(error):
+        producer.insert_submission(operations(), chunk_size=1)
+
+    assert list(store.list_prefix("")) == []
+    assert queue.list_submissions(SubmissionState.IN_PROGRESS) == []
+
+
+def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
+    api: QueueApi, queue_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stays is logged."""
+
+    class KeepingStore(MemoryStore):
+        def delete_prefix(self, prefix: str) -> int:
+            message = f"no permission to delete {prefix}"
+            raise StoreUnavailableError(message)
+
+    def operations() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    producer = ProducerClient.over(api, KeepingStore(queue_name), queue=queue_name)
+
+    with pytest.raises(ZeroDivisionError):
+        producer.insert_submission(operations(), chunk_size=1)
+
+    assert "unused objects stay below" in caplog.text
+
+
+def test_an_operation_that_cannot_be_encoded_is_named(
+    producer: ProducerClient, store: MemoryStore
+) -> None:
+    """By chunk and place, and its upload is deleted."""
+    with pytest.raises(EncodingError, match=r"chunk 1: .* operation 1 of the chunk"):
+        producer.insert_submission([1, 2, 3, object()], chunk_size=2)
+
+    assert list(store.list_prefix("")) == []
+
+
+def test_the_same_idempotency_key_gives_the_first_submission(
+    producer: ProducerClient, store: MemoryStore, queue: Queue
+) -> None:
+    """And the second upload is deleted, the first one's stays."""
+    first = producer.insert_submission([1, 2], chunk_size=1, idempotency_key="k")
+
+    second = producer.insert_submission([1, 2], chunk_size=1, idempotency_key="k")
+
+    prefix = queue.get_submission(first).prefix
+    assert first == second
+    assert {f"{prefix}/0-in", f"{prefix}/1-in"} == set(store.list_prefix(""))
+
+
+def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
+    """The key that the client makes is fresh each time."""
+    ids = {producer.insert_submission([1], chunk_size=1) for _ in range(2)}
+
+    assert len(ids) == 2
+
+
+class Answers(QueueApi):
+    """Inserts, and then answers what a test wants."""
+
+    error: Exception | None = None
+
+    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+        super().insert(queue, new, idempotency_key)
+        if self.error:
+            raise self.error
+        # As a request repeated after a lost answer finds it: known already.
+        return super().insert(queue, new, idempotency_key)
+
+
+@pytest.fixture
+def answers(client: redis.Redis) -> Answers:
+    return Answers(partial(Queue, client))
+
+
+def test_an_insert_that_finds_itself_keeps_its_upload(
+    answers: Answers, store: MemoryStore, queue_name: str
+) -> None:
+    """A known key is no proof that the upload is unused: the prefix is."""
+    producer = ProducerClient.over(answers, store, queue=queue_name)
+
+    producer.insert_submission([1], chunk_size=1)
+
+    assert len(list(store.list_prefix(""))) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "objects"),
+    [(ApiUnavailableError("no answer"), 1), (InvalidArgumentError("no"), 0)],
+)
+def test_an_upload_is_deleted_after_a_refusal_alone(
+    answers: Answers, store: MemoryStore, queue_name: str, error: Exception, objects: int
+) -> None:
+    """After a lost answer a submission may be using it."""
+    producer = ProducerClient.over(answers, store, queue=queue_name)
+    answers.error = error
+
+    with pytest.raises(type(error)):
+        producer.insert_submission([1], chunk_size=1)
+
+    assert objects == len(list(store.list_prefix("")))
+
+
+def test_an_api_that_does_not_answer_is_found_out_before_the_upload(
+    client: redis.Redis, store: MemoryStore
+) -> None:
+    """Not after an hour of it."""
+
+    class Down(QueueApi):
+        def version(self) -> str:
+            message = "nobody listens"
+            raise ApiUnavailableError(message)
+
+    producer = ProducerClient.over(Down(partial(Queue, client)), store)
+    operations = iter([1])
+
+    with pytest.raises(ApiUnavailableError):
+        producer.insert_submission(operations, chunk_size=1)
+
+    assert list(operations) == [1]
+
+
+def test_submissions_in_progress_are_counted(producer: ProducerClient) -> None:
+    """Ended ones are not."""
+    producer.insert_submission([1], chunk_size=1)
+    producer.insert_submission([], chunk_size=1)
+
+    assert producer.count_submissions() == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"queue": "a b"}, {"at_once": 0}, {"codec": "yaml"}, {"codec": "pickle"}]
+)
+def test_wrong_arguments_are_refused_at_once(
+    api: QueueApi, store: MemoryStore, wrong: dict[str, Any]
+) -> None:
+    """Not at the first call."""
+    with pytest.raises(InvalidArgumentError):
+        ProducerClient.over(api, store, **wrong)
+
+
+def test_a_client_shows_no_secrets(queue_name: str) -> None:
+    """Its repr has the URLs, without token and password."""
+    with ProducerClient(
+        "http://user:hidden@127.0.0.1:1",
+        f"memory://{queue_name}",
+        token="hidden",  # noqa: S106 no secret of anybody
+    ) as producer:
+        text = repr(producer)
+
+    assert "hidden" not in text
+    assert "127.0.0.1:1" in text

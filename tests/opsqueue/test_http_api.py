@@ -1,0 +1,244 @@
+"""The HTTP client: which requests are repeated, and which answer becomes which exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from opsqueue.exceptions import (
+    ApiUnavailableError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+    OpsqueueError,
+    OpsqueueInternalError,
+    SubmissionNotCancellableError,
+    SubmissionNotFoundError,
+)
+from opsqueue.http_api import CALL_PATIENCE, WAIT_PATIENCE, HttpApi, Patience
+from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+from opsqueue.wire import ProblemType, SubmissionBody
+
+ID = SubmissionId(41)
+NEW = NewSubmission(prefix="q/1", chunks_total=1)
+BODY = SubmissionBody(
+    id=str(ID),
+    queue="q",
+    state=SubmissionState.COMPLETED,
+    prefix="q/1",
+    codec="json",
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    chunks_total=1,
+    chunks_done=1,
+    chunks_in_hand=0,
+    chunks_failed=0,
+    chunks_dropped=0,
+    chunk_size=1,
+    operations_total=1,
+    operations_done=1,
+    operations_failed=0,
+    max_attempts=10,
+)
+OK = httpx.Response(200, content=msgspec.json.encode(BODY))
+Answer = httpx.Response | Exception
+
+
+class Wire:
+    """Answers requests one after the other; the last answer for all that follow."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.pauses_s: list[float] = []
+        self.api = HttpApi(
+            "api:3999",
+            token="t",  # noqa: S106 nobody's secret
+            transport=httpx.MockTransport(self),
+            pause=self.pauses_s.append,
+        )
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def problem(status: int, kind: str = "about:blank", **more: object) -> httpx.Response:
+    body = {"type": kind, "status": status, "detail": "a sentence", **more}
+    return httpx.Response(
+        status,
+        content=msgspec.json.encode(body),
+        headers={"content-type": "application/problem+json"},
+    )
+
+
+CALLS: dict[str, Callable[[HttpApi], Any]] = {
+    "insert": lambda api: api.insert("q", NEW, "key"),
+    "get": lambda api: api.get("q", ID),
+    "cancel": lambda api: api.cancel("q", ID),
+}
+TROUBLES: list[Answer] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadTimeout("slow"),
+    httpx.RemoteProtocolError("closed"),
+    problem(503, ProblemType.UNAVAILABLE),
+    httpx.Response(502, text="<html>"),
+    httpx.Response(504, text="<html>"),
+]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=repr)
+@pytest.mark.parametrize("call", ["insert", "get"])
+def test_a_safe_request_is_repeated_until_it_is_answered(call: str, trouble: Answer) -> None:
+    """With pauses between."""
+    wire = Wire(trouble, trouble, OK)
+
+    CALLS[call](wire.api)
+
+    assert (len(wire.requests), len(wire.pauses_s)) == (3, 2)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=repr)
+def test_a_request_is_repeated_a_few_times_only(trouble: Answer) -> None:
+    """Then ApiUnavailableError names the URL."""
+    wire = Wire(trouble)
+
+    with pytest.raises(ApiUnavailableError, match="http://api:3999"):
+        wire.api.insert("q", NEW, "key")
+
+    assert 1 + CALL_PATIENCE.repeats == len(wire.requests)
+
+
+def test_an_api_that_nobody_started_is_explained() -> None:
+    """The message says what helps."""
+    wire = Wire(httpx.ConnectError("refused"))
+
+    with pytest.raises(ApiUnavailableError, match=r"is opsqueue-api running.*OPSQUEUE_API_URL"):
+        wire.api.version()
+
+
+def test_waiting_is_more_patient_than_calling() -> None:
+    """A restart of the API must not end a wait of hours."""
+    wire = Wire(httpx.ConnectError("refused"))
+
+    with pytest.raises(ApiUnavailableError):
+        wire.api.get("q", ID, wait_s=30)
+
+    assert 1 + WAIT_PATIENCE.repeats == len(wire.requests)
+    assert 20 < sum(wire.pauses_s) < 90
+
+
+def test_pauses_double_up_to_a_cap_with_half_jitter() -> None:
+    """So that many clients don't come back at once."""
+    pauses_s = list(Patience(repeats=4, first_s=1, max_s=3).pauses_s())
+
+    assert all(full / 2 <= p <= full for full, p in zip([1, 2, 3, 3], pauses_s, strict=True))
+
+
+def test_a_cancel_is_not_repeated_once_it_was_sent() -> None:
+    """The second would be refused, since the first has cancelled."""
+    wire = Wire(httpx.ReadTimeout("slow"), OK)
+
+    with pytest.raises(ApiUnavailableError):
+        wire.api.cancel("q", ID)
+
+    assert len(wire.requests) == 1
+
+
+def test_a_cancel_is_repeated_while_it_cannot_be_sent() -> None:
+    """Nobody has heard of it."""
+    wire = Wire(httpx.ConnectError("refused"), OK)
+
+    wire.api.cancel("q", ID)
+
+    assert len(wire.requests) == 2
+
+
+def test_a_refusal_is_not_repeated() -> None:
+    """4xx answers the same the next time."""
+    wire = Wire(problem(422, ProblemType.INVALID_ARGUMENT))
+
+    with pytest.raises(InvalidArgumentError):
+        wire.api.insert("q", NEW, "key")
+
+    assert len(wire.requests) == 1
+
+
+def test_repeated_inserts_have_the_same_idempotency_key() -> None:
+    """And the token."""
+    wire = Wire(httpx.ReadTimeout("slow"), OK)
+
+    wire.api.insert("q", NEW, "key")
+
+    sent = [(r.headers["idempotency-key"], r.headers["authorization"]) for r in wire.requests]
+    assert sent == [("key", "Bearer t")] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (problem(400, ProblemType.QUEUE_NAME), InvalidArgumentError),
+        (problem(409, ProblemType.PREFIX_TAKEN), InvalidArgumentError),
+        (problem(413, ProblemType.TOO_LARGE), InvalidArgumentError),
+        (problem(404, ProblemType.SUBMISSION_NOT_FOUND), SubmissionNotFoundError),
+        (problem(401), IncorrectUsageError),
+        (problem(500, ProblemType.INTERNAL), OpsqueueInternalError),
+        (httpx.Response(404, text="<html>not here"), ApiUnavailableError),
+        (httpx.Response(200, text="<html>welcome"), ApiUnavailableError),
+        (httpx.Response(200, content=b'{"id": "\xff"}'), ApiUnavailableError),
+    ],
+)
+def test_an_answer_becomes_the_exception_that_fits(
+    answer: httpx.Response, error: type[OpsqueueError]
+) -> None:
+    """By the problem's type; what is no problem is not the API."""
+    wire = Wire(answer)
+
+    with pytest.raises(OpsqueueError) as raised:
+        wire.api.get("q", ID)
+
+    assert error is type(raised.value)
+
+
+def test_a_refused_cancel_has_the_submission() -> None:
+    """From the problem's member."""
+    wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=BODY))
+
+    with pytest.raises(SubmissionNotCancellableError, match="is completed") as raised:
+        wire.api.cancel("q", ID)
+
+    assert raised.value.submission.id == ID
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http://host:x", "redis://h:6379"])
+def test_a_url_that_cannot_be_one_is_refused_at_once(url: str) -> None:
+    """With the forms that are right."""
+    with pytest.raises(InvalidArgumentError, match="host:3999"):
+        HttpApi(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "requested"),
+    [
+        ("host:3999", "http://host:3999/version"),
+        ("https://host", "https://host/version"),
+        ("http://host/opsqueue/", "http://host/opsqueue/version"),
+    ],
+)
+def test_a_url_may_have_a_path_or_no_scheme(url: str, requested: str) -> None:
+    """Behind a proxy the API may lie in a folder."""
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        return httpx.Response(200, content=b'{"name": "opsqueue-redis", "version": "1"}')
+
+    version = HttpApi(url, transport=httpx.MockTransport(answer)).version()
+
+    assert ("1", [requested]) == (version, seen)

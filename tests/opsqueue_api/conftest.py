@@ -1,0 +1,70 @@
+"""The real app on fakeredis or a real server, and a worker that does what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from opsqueue_api.app import App, create_app
+
+from opsqueue.chunk import ChunkFailure
+from opsqueue.codec import open_codec
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, input_key, open_store, output_key
+from opsqueue.strategy import Oldest
+
+Work = Callable[[Callable[[Any], Any]], int]
+
+
+@pytest.fixture
+def store(queue_name: str) -> ObjectStore:
+    return open_store(f"memory://{queue_name}")
+
+
+@pytest.fixture
+def queue(client: redis.Redis, queue_name: str) -> Queue:
+    return Queue(client, queue_name)
+
+
+@pytest.fixture
+def app(client: redis.Redis, store: ObjectStore) -> App:
+    return create_app(client, store)
+
+
+@pytest.fixture
+def http(app: App, queue_name: str) -> Iterator[httpx.Client]:
+    """Speaks to the app; paths are relative to the test's own queue."""
+    transport = httpx.WSGITransport(app)
+    with httpx.Client(transport=transport, base_url=f"http://api/v1/queues/{queue_name}") as http:
+        yield http
+
+
+@pytest.fixture
+def work(queue: Queue, store: ObjectStore) -> Work:
+    """Does every chunk that is free now with a function of one operation; gives how many."""
+
+    def run(function: Callable[[Any], Any]) -> int:
+        reserved = queue.reserve_chunks("test-worker", limit=1_000, strategy=Oldest())
+        for chunk in reserved.chunks:
+            codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
+            operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            results = codec.encode([function(operation) for operation in operations])
+            store.create(output_key(prefix, chunk.chunk_index), results)
+            queue.complete_chunks([chunk.token])
+        return len(reserved.chunks)
+
+    return run
+
+
+@pytest.fixture
+def fail_a_chunk(queue: Queue) -> Callable[[], None]:
+    """Fails one free chunk with a ValueError."""
+
+    def run() -> None:
+        chunk = queue.reserve_chunks("test-worker", strategy=Oldest()).chunks[0]
+        queue.fail_chunk(chunk.token, ChunkFailure(type="ValueError", message="bad row 7"))
+
+    return run

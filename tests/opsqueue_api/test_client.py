@@ -1,0 +1,128 @@
+"""The producer's client through the real app: what one side writes, the other reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from opsqueue_api.app import App
+
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    SubmissionCancelledError,
+    SubmissionFailedError,
+    SubmissionNotCancellableError,
+    SubmissionNotFoundError,
+)
+from opsqueue.http_api import HttpApi
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore
+from opsqueue.submission import Backoff, NewSubmission, SubmissionId, SubmissionState
+
+Work = Callable[[Callable[[Any], Any]], int]
+UNKNOWN = SubmissionId(1)
+
+
+@pytest.fixture
+def api(app: App) -> HttpApi:
+    return HttpApi("http://api", transport=httpx.WSGITransport(app))
+
+
+@pytest.fixture
+def producer(api: HttpApi, store: ObjectStore, queue_name: str) -> ProducerClient:
+    return ProducerClient.over(api, store, queue=queue_name)
+
+
+def test_results_come_in_order_over_http(producer: ProducerClient, work: Work) -> None:
+    """Insert, wait, stream."""
+    id_ = producer.insert_submission(range(101), chunk_size=10)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(producer.blocking_stream_completed_submission, id_)
+        work(lambda x: x + 1)
+
+        results = list(waiting.result(timeout=20))
+
+    assert list(range(1, 102)) == results
+
+
+def test_a_submission_reads_the_same_over_http_and_from_redis(
+    producer: ProducerClient, queue: Queue
+) -> None:
+    """Every field of it."""
+    id_ = producer.insert_submission(
+        [1, 2, 3],
+        chunk_size=2,
+        metadata=b"\x00\xff",
+        strategic_metadata={"customer": 2**62},
+        max_attempts=3,
+        backoff=Backoff(first_ms=0, max_ms=0),
+    )
+
+    assert queue.get_submission(id_) == producer.get_submission_status(id_)
+
+
+def test_counts_read_the_same_over_http_and_from_redis(
+    producer: ProducerClient, api: HttpApi, queue: Queue
+) -> None:
+    """And the client's number is those in progress."""
+    producer.insert_submission([1], chunk_size=1)
+
+    assert queue.count_queue() == api.count(queue.name)
+    assert producer.count_submissions() == 1
+
+
+def test_a_failure_is_raised_over_http(
+    producer: ProducerClient, fail_a_chunk: Callable[[], None]
+) -> None:
+    """With type and message."""
+    id_ = producer.insert_submission([1], chunk_size=1, max_attempts=1)
+    fail_a_chunk()
+
+    with pytest.raises(SubmissionFailedError, match="ValueError: bad row 7"):
+        producer.blocking_stream_completed_submission(id_)
+
+
+def test_a_cancel_is_raised_over_http(producer: ProducerClient) -> None:
+    """To those who wait, and to those who cancel once more."""
+    id_ = producer.insert_submission([1], chunk_size=1)
+    producer.cancel_submission(id_)
+
+    with pytest.raises(SubmissionCancelledError):
+        producer.blocking_stream_completed_submission(id_)
+    with pytest.raises(SubmissionNotCancellableError) as raised:
+        producer.cancel_submission(id_)
+
+    assert SubmissionState.CANCELLED is raised.value.submission.state
+
+
+def test_an_unknown_submission_is_raised_over_http(producer: ProducerClient) -> None:
+    """With its id."""
+    with pytest.raises(SubmissionNotFoundError) as raised:
+        producer.wait_for_submission(UNKNOWN)
+
+    assert raised.value.submission_id == UNKNOWN
+
+
+def test_a_taken_prefix_is_raised_over_http(api: HttpApi, queue_name: str) -> None:
+    """With another idempotency key."""
+    new = NewSubmission(prefix="mine", chunks_total=1)
+    api.insert(queue_name, new, "k1")
+
+    with pytest.raises(InvalidArgumentError, match="belongs to submission"):
+        api.insert(queue_name, new, "k2")
+
+
+def test_an_idempotency_key_works_over_http(producer: ProducerClient, store: ObjectStore) -> None:
+    """One submission, one upload."""
+    ids = {producer.insert_submission([1], chunk_size=1, idempotency_key="k") for _ in range(2)}
+
+    assert (len(ids), len(list(store.list_prefix("")))) == (1, 1)
+
+
+def test_the_version_is_told_over_http(producer: ProducerClient) -> None:
+    """The API's own."""
+    assert producer.server_version().count(".") >= 1

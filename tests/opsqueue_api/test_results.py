@@ -1,0 +1,152 @@
+"""GET .../results as NDJSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from opsqueue.exceptions import EncodingError
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, output_key
+from opsqueue.submission import NewSubmission
+
+Work = Callable[[Callable[[Any], Any]], int]
+
+
+def insert(http: httpx.Client, operations: list[Any], **more: object) -> str:
+    body = {"operations": operations, "chunk_size": 2, **more}
+    return str(http.post("/submissions", json=body).json()["id"])
+
+
+def lines_of(response: httpx.Response) -> list[Any]:
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def test_results_come_in_order_a_line_each(http: httpx.Client, work: Work) -> None:
+    """Over more chunks than are read ahead."""
+    id_ = insert(http, list(range(101)))
+    work(lambda x: {"square": x * x})
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert response.headers["content-type"] == "application/x-ndjson"
+    assert [{"square": x * x} for x in range(101)] == lines_of(response)
+
+
+def test_no_operations_give_no_lines(http: httpx.Client) -> None:
+    """A submission of no chunks has results: none."""
+    id_ = insert(http, [])
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert (response.status_code, response.text) == (200, "")
+
+
+def test_bytes_come_as_base64(http: httpx.Client, work: Work) -> None:
+    """JSON has no bytes."""
+    id_ = insert(http, [1])
+    work(lambda _: b"hello")
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert lines_of(response) == ["aGVsbG8="]
+
+
+def test_results_of_a_submission_in_progress_are_refused(http: httpx.Client) -> None:
+    """409 with the state and how far it came."""
+    id_ = insert(http, [1, 2, 3])
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    problem = response.json()
+    assert (
+        response.status_code,
+        problem["state"],
+        problem["chunks_done"],
+        problem["chunks_total"],
+    ) == (409, "in_progress", 0, 2)
+
+
+def test_results_of_a_failed_submission_are_refused(
+    http: httpx.Client, fail_a_chunk: Callable[[], None]
+) -> None:
+    """409 with the failure."""
+    id_ = insert(http, [1], max_attempts=1)
+    fail_a_chunk()
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    problem = response.json()
+    assert (response.status_code, problem["state"]) == (409, "failed")
+    assert "ValueError: bad row 7" in problem["detail"]
+
+
+def test_results_of_a_cancelled_submission_are_refused(http: httpx.Client) -> None:
+    """409 with the state."""
+    id_ = insert(http, [1])
+    http.post(f"/submissions/{id_}/cancel")
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert (response.status_code, response.json()["state"]) == (409, "cancelled")
+
+
+@pytest.mark.parametrize("codec", ["pickle", "pickle+zstd", "of-our-own"])
+def test_results_that_the_api_cannot_read_are_refused(
+    http: httpx.Client, queue: Queue, codec: str
+) -> None:
+    """422 naming the codec: unpickling runs code of whoever wrote the object."""
+    new = NewSubmission(prefix="p", chunks_total=0, codec=codec)
+    id_ = queue.insert_submission(new).id
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert (
+        response.status_code,
+        response.json()["type"],
+    ) == (422, "urn:opsqueue:problem:results-not-json")
+    assert codec in response.json()["detail"]
+
+
+def test_a_result_without_a_json_form_in_the_first_chunk_is_a_problem(
+    http: httpx.Client, work: Work
+) -> None:
+    """422 before the first byte."""
+    id_ = insert(http, [1, 2])
+    work(lambda x: {None: x})
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert response.status_code == 422
+    assert "a dict, has no JSON form" in response.json()["detail"]
+
+
+def test_a_result_without_a_json_form_later_cuts_the_stream_off(
+    http: httpx.Client, work: Work
+) -> None:
+    """The status line is sent by then: an end that is missing is all that can be said."""
+    id_ = insert(http, [1, 2, 3])
+    work(lambda x: {None: x} if x == 3 else x)
+
+    with pytest.raises(EncodingError):
+        http.get(f"/submissions/{id_}/results")
+
+
+def test_results_that_were_deleted_are_gone(
+    http: httpx.Client, work: Work, store: ObjectStore, queue: Queue
+) -> None:
+    """410 naming the object."""
+    id_ = insert(http, [1])
+    work(lambda x: x)
+    prefix = http.get(f"/submissions/{id_}").json()["prefix"]
+    store.delete_prefix(prefix)
+
+    response = http.get(f"/submissions/{id_}/results")
+
+    assert response.status_code == 410
+    assert output_key(prefix, 0) in response.json()["detail"]
+    assert queue.name in response.json()["detail"]

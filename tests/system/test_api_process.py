@@ -1,0 +1,266 @@
+"""A real `opsqueue-api` process under gunicorn on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from opsqueue.codec import open_codec
+from opsqueue.exceptions import ApiUnavailableError
+from opsqueue.http_api import HttpApi
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import input_key, open_store, output_key
+from opsqueue.submission import SubmissionId
+
+pytestmark = pytest.mark.system
+
+PROGRAM = [sys.executable, "-m", "opsqueue_api"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours without OPSQUEUE_*, which the machine may have set."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("OPSQUEUE")}
+    return clean | more
+
+
+def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*PROGRAM, *arguments], env=environment(**more), stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def url_of(process: subprocess.Popen[str]) -> str:
+    """Read its log up to the line that says it listens."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        if line.startswith("ready on "):
+            return line.removeprefix("ready on ").strip()
+        seen.append(line)
+    pytest.fail(f"it ended without getting ready: {''.join(seen)}")
+
+
+@pytest.fixture
+def process(redis_url: str, store_url: str) -> Iterator[subprocess.Popen[str]]:
+    process = start("--port", "0", OPSQUEUE_REDIS_URL=redis_url, OPSQUEUE_STORE_URL=store_url)
+    yield process
+    process.terminate()
+    try:
+        process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+
+
+def work(queue: Queue, store_url: str, chunks: int) -> None:
+    """A tiny worker: adds one to each operation of so many chunks."""
+    store = open_store(store_url)
+    while chunks:
+        reserved = queue.reserve_chunks("tiny", limit=10)
+        if not reserved.chunks:
+            queue.wait_for_wake(reserved.wake_id, block_ms=5_000)
+        for chunk in reserved.chunks:
+            codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
+            operations: list[Any] = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            results = codec.encode([operation + 1 for operation in operations])
+            store.create(output_key(prefix, chunk.chunk_index), results)
+            queue.complete_chunks([chunk.token])
+        chunks -= len(reserved.chunks)
+
+
+def curl(*arguments: str) -> str:
+    done = subprocess.run(
+        ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "30", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_curl_alone_can_use_it(
+    process: subprocess.Popen[str], store_url: str, real_client: redis.Redis, queue_name: str
+) -> None:
+    """Post ten operations, wait, get ten results."""
+    submissions = f"{url_of(process)}/v1/queues/{queue_name}/submissions"
+    body = json.dumps({"operations": list(range(10)), "chunk_size": 3})
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, Queue(real_client, queue_name), store_url, 4)
+
+        id_ = json.loads(curl("--json", body, submissions))["id"]
+        state = json.loads(curl(f"{submissions}/{id_}?wait=30"))["state"]
+        results = curl(f"{submissions}/{id_}/results")
+
+        working.result(timeout=30)
+    assert state == "completed"
+    assert list(range(1, 11)) == [json.loads(line) for line in results.splitlines()]
+
+
+def test_the_client_can_use_it(
+    process: subprocess.Popen[str], store_url: str, real_client: redis.Redis, queue_name: str
+) -> None:
+    """Contents go past the API."""
+    with (
+        ProducerClient(url_of(process), store_url, queue=queue_name) as producer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        working = pool.submit(work, Queue(real_client, queue_name), store_url, 11)
+
+        results = list(producer.run_submission(range(1_010), chunk_size=100))
+
+        working.result(timeout=30)
+    assert list(range(1, 1_011)) == results
+
+
+def test_it_is_ready_when_it_says_so(process: subprocess.Popen[str]) -> None:
+    """Redis and store answer."""
+    response = httpx.get(f"{url_of(process)}/readyz")
+
+    assert response.json() == {"status": "ready", "redis": "ok", "store": "ok"}
+
+
+def test_a_large_body_is_refused_by_the_process(
+    process: subprocess.Popen[str], queue_name: str
+) -> None:
+    """413 as a problem; curl sends no length with a chunked body."""
+    url = f"{url_of(process)}/v1/queues/{queue_name}/submissions"
+    body = b'{"chunk_size": 1, "operations": ["' + b"x" * (17 * 1024 * 1024) + b'"]}'
+
+    response = httpx.post(
+        url, content=iter([body]), headers={"content-type": "application/json"}, timeout=30
+    )
+
+    assert (
+        response.status_code,
+        response.json()["type"],
+    ) == (413, "urn:opsqueue:problem:too-large")
+
+
+def test_a_stream_that_breaks_has_no_end(
+    process: subprocess.Popen[str], store_url: str, real_client: redis.Redis, queue_name: str
+) -> None:
+    """A client can't take the first results for all of them."""
+    url = url_of(process)
+    queue, store = Queue(real_client, queue_name), open_store(store_url)
+    with ProducerClient(url, store_url, queue=queue_name) as producer:
+        id_ = producer.insert_submission(range(3), chunk_size=1)
+    work(queue, store_url, 3)
+    prefix = queue.get_submission(id_).prefix
+    (Path(store_url.removeprefix("file://")) / output_key(prefix, 2)).unlink()
+    assert not store.exists(output_key(prefix, 2))
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{url}/v1/queues/{queue_name}/submissions/{id_}/results")
+
+
+def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
+    process: subprocess.Popen[str], store_url: str, queue_name: str
+) -> None:
+    """A long poll is answered as it stands."""
+    url = url_of(process)
+    with ProducerClient(url, store_url, queue=queue_name) as producer:
+        id_ = producer.insert_submission([1], chunk_size=1)
+    with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0)) as waiting:
+        path = f"/v1/queues/{queue_name}/submissions/{SubmissionId(id_)}?wait=60"
+        waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: api\r\n\r\n".encode())
+        # It is answered after the request above was taken: the process reads in order.
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=20)
+
+        answer = waiting.recv(65_536)
+    assert code == 0
+    assert b"in_progress" in answer
+
+
+def test_ctrl_c_ends_it_with_exit_code_0(process: subprocess.Popen[str]) -> None:
+    """Without a traceback."""
+    url_of(process)
+
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=20)
+
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_it_does_not_start_without_redis(store_url: str) -> None:
+    """Exit code 3; the message says what helps, and no password."""
+    done = run("--redis-url", "redis://:hidden@127.0.0.1:1/0", OPSQUEUE_STORE_URL=store_url)
+
+    assert done.returncode == 3
+    assert "is it running, and is the URL right? Set OPSQUEUE_REDIS_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
+
+
+def test_it_does_not_start_without_a_store(redis_url: str, tmp_path: Path) -> None:
+    """Exit code 3: a folder that can't be one."""
+    (tmp_path / "file").write_text("no folder")
+
+    done = run("--redis-url", redis_url, "--store-url", f"file://{tmp_path}/file/store")
+
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_it_does_not_start_on_a_port_in_use(redis_url: str, store_url: str) -> None:
+    """Exit code 3 naming the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+
+        done = run("--redis-url", redis_url, "--store-url", store_url, "--port", port)
+
+    assert done.returncode == 3
+    assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--store-url", "ftp://host/folder"],
+        ["--store-url", "memory://x", "--redis-url", "http://host"],
+        ["--store-url", "memory://x", "--port", "x"],
+    ],
+)
+def test_wrong_options_end_it_with_exit_code_2(arguments: list[str]) -> None:
+    """With click's usage."""
+    done = run(*arguments)
+
+    assert done.returncode == 2
+    assert "Usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_client_of_an_api_that_is_gone_says_what_helps() -> None:
+    """Nobody listens on that port."""
+    api = HttpApi("http://127.0.0.1:1", pause=lambda _s: None)
+
+    with pytest.raises(ApiUnavailableError, match="is opsqueue-api running"):
+        api.version()
