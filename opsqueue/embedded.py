@@ -41,7 +41,7 @@ class EmbeddedServer:
         port: int = 0,
         arguments: tuple[str, ...] = (),
     ) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()  # the server changes into it
         self.port = port
         self._is_durable = is_durable
         self._arguments = arguments

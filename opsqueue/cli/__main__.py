@@ -1,0 +1,5 @@
+"""`python -m opsqueue.cli` is `opsqueue`."""
+
+from opsqueue.cli import main
+
+main(prog_name="opsqueue")

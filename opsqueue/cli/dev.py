@@ -1,0 +1,84 @@
+"""`opsqueue dev`: the whole system for one app, in one terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from opsqueue.app import load_app
+from opsqueue.cli.local_stack import LocalStack
+from opsqueue.exceptions import OpsqueueError
+
+_COLOURS = {"worker": "cyan", "api": "magenta", "dev": "green"}
+
+
+@click.command(
+    epilog="""
+\b
+Examples:
+  opsqueue dev tasks:app
+  opsqueue dev tasks:app --port 4000 -c 4 --folder /tmp/opsqueue
+"""
+)
+@click.argument("app", metavar="MODULE:APP")
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=3999,
+    show_default=True,
+    help="Of the API on 127.0.0.1; 0 takes a free one.",
+)
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Child processes of the worker.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".opsqueue"),
+    show_default=True,
+    help="Where the data is kept between runs.",
+)
+def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
+    """Run server, API and workers for MODULE:APP in this terminal, until Ctrl-C."""
+    console = Console(stderr=True, highlight=False)
+
+    def say(part: str, line: str) -> None:
+        console.print(Text(f"{part:>6} | ", style=_COLOURS[part]) + Text(line), soft_wrap=True)
+
+    is_stopping = threading.Event()
+    try:
+        queues = sorted(load_app(app).handlers)
+        # A handler, not KeyboardInterrupt: the parts are told one after the other, whatever we do.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: is_stopping.set())
+        stack = LocalStack(folder, app, api_port=port, concurrency=concurrency, say=say)
+        with stack:
+            say("dev", f"data in {folder.resolve()}")
+            say("dev", f"redis {stack.redis_url}  store {stack.store_url}")
+            say("dev", "try it:")
+            say(
+                "dev",
+                f"  curl {stack.api_url}/v1/queues/{queues[0]}/submissions "
+                """--json '{"operations": [1, 2, 3], "chunk_size": 2}'""",
+            )
+            say("dev", "Ctrl-C ends it")
+            while not is_stopping.wait(0.2):
+                stack.check()
+            say("dev", "stopping")
+    except OpsqueueError as exc:
+        console.print(Text(f"Error: {exc}", style="red"))
+        sys.exit(2 if isinstance(exc, TypeError) else 1)
+    say("dev", "stopped")

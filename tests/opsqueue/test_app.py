@@ -1,0 +1,103 @@
+"""What can be registered and found, and what is said when it can't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from opsqueue.app import Opsqueue, load_app
+from opsqueue.exceptions import HandlerError, InvalidArgumentError
+
+
+def test_a_decorated_function_stays_as_it_is():
+    """It can be called and tested like any other."""
+    app = Opsqueue()
+
+    @app.operation_handler("numbers")
+    def increment(number: int) -> int:
+        return number + 1
+
+    assert increment(1) == 2
+    assert app.handlers["numbers"].function is increment
+
+
+def test_a_queue_has_one_handler():
+    """The error names the one that is there."""
+    app = Opsqueue()
+    app.operation_handler("numbers")(abs)
+
+    with pytest.raises(HandlerError, match=r"has the handler builtins\.abs"):
+        app.chunk_handler("numbers")(sorted)
+
+
+def test_a_decorator_without_its_queue_says_how_to_write_it():
+    """`@app.operation_handler` without parentheses gets the function as its queue."""
+    app = Opsqueue()
+
+    with pytest.raises(InvalidArgumentError, match="queue name"):
+        app.operation_handler(abs)  # type: ignore[arg-type]
+
+
+def test_a_handler_that_wants_more_than_it_gets_is_refused():
+    """Found when it is decorated, not with the first chunk."""
+    app = Opsqueue()
+
+    with pytest.raises(HandlerError, match="takes number, factor"):
+
+        @app.operation_handler("numbers")
+        def multiply(number: int, factor: int) -> int:
+            return number * factor
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 10**9])
+def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float):
+    """Zero, negative and years."""
+    app = Opsqueue()
+
+    with pytest.raises(HandlerError, match="time_limit_s"):
+        app.operation_handler("numbers", time_limit_s=seconds)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_an_app_is_found_in_the_current_folder(folder: Path):
+    """As `opsqueue-worker module:name` names it."""
+    (folder / "found_tasks.py").write_text(
+        "from opsqueue import Opsqueue\napp = Opsqueue()\napp.operation_handler('q')(abs)\n"
+    )
+
+    app = load_app("found_tasks:app")
+
+    assert list(app.handlers) == ["q"]
+
+
+def test_a_module_that_needs_something_missing_says_what(folder: Path):
+    """Not "no module found_tasks", which is there."""
+    (folder / "needy_tasks.py").write_text("import surely_not_installed\n")
+
+    with pytest.raises(HandlerError, match="needs 'surely_not_installed'"):
+        load_app("needy_tasks:app")
+
+
+def test_a_module_that_raises_says_what_it_raised(folder: Path):
+    """And keeps the exception as the cause."""
+    (folder / "raising_tasks.py").write_text("1 / 0\n")
+
+    with pytest.raises(HandlerError, match="ZeroDivisionError: division by zero") as caught:
+        load_app("raising_tasks:app")
+
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_an_app_without_handlers_is_refused(folder: Path):
+    """A worker of it would wait for ever."""
+    (folder / "empty_tasks.py").write_text("from opsqueue import Opsqueue\napp = Opsqueue()\n")
+
+    with pytest.raises(HandlerError, match="has no handlers"):
+        load_app("empty_tasks:app")

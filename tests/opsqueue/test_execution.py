@@ -1,0 +1,180 @@
+"""What becomes of one chunk, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from opsqueue.app import Chunk, Opsqueue
+from opsqueue.chunk import Reservation, Source, Token
+from opsqueue.codec import open_codec
+from opsqueue.exceptions import StoreUnavailableError
+from opsqueue.execution import Done, Failed, GivenBack, execute
+from opsqueue.store import ObjectStore, input_key, open_store, output_key
+from opsqueue.submission import SubmissionId
+
+CODEC = open_codec("msgpack")
+
+
+@pytest.fixture
+def store(queue_name: str) -> ObjectStore:
+    store = open_store(f"memory://{queue_name}")
+    store.create(input_key("p", 0), CODEC.encode([1, 2, 3]))
+    return store
+
+
+def reservation(*, attempt: int = 1, codec: str = "msgpack") -> Reservation:
+    source = Source(
+        submission_id=SubmissionId(41),
+        queue="q",
+        prefix="p",
+        codec=codec,
+        chunks_total=1,
+        chunk_size=3,
+        operations_total=3,
+        max_attempts=10,
+    )
+    return Reservation(
+        token=Token("1-0"), source=source, chunk_index=0, attempt=attempt, expires_at_ms=0
+    )
+
+
+def chunk_handler(function: Callable[..., Any], **options: Any) -> Any:
+    app = Opsqueue()
+    app.chunk_handler("q", **options)(function)
+    return app.handler_of("q")
+
+
+def operation_handler(function: Callable[..., Any]) -> Any:
+    app = Opsqueue()
+    app.operation_handler("q")(function)
+    return app.handler_of("q")
+
+
+def test_results_are_stored_before_the_chunk_counts_as_done(store: ObjectStore):
+    """The report says done when the output is there."""
+    report = execute(reservation(), operation_handler(lambda n: n * 2), store)
+
+    assert isinstance(report, Done)
+    assert report.operations == 3
+    assert CODEC.decode(store.get(output_key("p", 0))) == [2, 4, 6]
+
+
+def test_a_handler_may_ask_for_its_chunk(store: ObjectStore):
+    """By an argument of that name."""
+    seen: list[Chunk] = []
+
+    def handle(operations: list[int], chunk: Chunk) -> list[int]:
+        seen.append(chunk)
+        return operations
+
+    execute(reservation(attempt=2), chunk_handler(handle), store)
+
+    assert [(c.submission_id, c.chunk_index, c.attempt) for c in seen] == [(41, 0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ([1, 2], "returned 2 results for 3 operations"),
+        (None, "returned NoneType"),
+        ("abc", "returned str"),
+        ([object()] * 3, "can't carry operation 0"),
+    ],
+)
+def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(
+    store: ObjectStore, returned: object, says: str
+):
+    """Wrong length, wrong type, not encodable: never stored."""
+    report = execute(reservation(), chunk_handler(lambda _: returned), store)
+
+    assert isinstance(report, Failed)
+    assert says in report.failure.message
+    assert not store.exists(output_key("p", 0))
+
+
+def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: ObjectStore):
+    """The worker before died between storing and reporting."""
+    store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
+
+    report = execute(reservation(attempt=2), chunk_handler(pytest.fail), store)
+
+    assert report == Done(token=Token("1-0"), operations=3, duration_s=0.0, ran=False)
+
+
+def test_the_first_stored_output_stays(store: ObjectStore):
+    """A stalled worker that wakes up late replaces nothing."""
+    store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
+
+    execute(reservation(), chunk_handler(lambda operations: operations), store)
+
+    assert CODEC.decode(store.get(output_key("p", 0))) == ["first"] * 3
+
+
+def test_a_missing_input_fails_the_chunk_at_once(queue_name: str):
+    """Waiting would not bring it back; the failure names the object."""
+    empty = open_store(f"memory://empty-{queue_name}")
+
+    report = execute(reservation(), chunk_handler(list), empty)
+
+    assert isinstance(report, Failed)
+    assert report.failure.type == "InputMissing"
+    assert "p/0-in" in report.failure.message
+
+
+def test_a_store_out_of_order_uses_no_attempt(store: ObjectStore, monkeypatch):
+    """It is not the chunk's fault; it goes back, and waits a little."""
+
+    def get(_: str) -> bytes:
+        message = "the store is down"
+        raise StoreUnavailableError(message)
+
+    monkeypatch.setattr(store, "get", get)
+
+    report = execute(reservation(), chunk_handler(list), store)
+
+    assert isinstance(report, GivenBack)
+    assert (report.reason, report.delay_ms > 0) == ("the store is down", True)
+
+
+def test_damaged_input_fails_the_chunk(queue_name: str):
+    """With the codec's own words."""
+    damaged = open_store(f"memory://damaged-{queue_name}")
+    damaged.create(input_key("p", 0), b"\xc1")
+
+    report = execute(reservation(), chunk_handler(list), damaged)
+
+    assert isinstance(report, Failed)
+    assert report.failure.type == "EncodingError"
+
+
+def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore):
+    """It can run any code of who submits it."""
+    report = execute(reservation(codec="pickle"), chunk_handler(list), store)
+
+    assert isinstance(report, Failed)
+    assert "allow_pickle=True" in report.failure.message
+
+
+def test_pickle_works_where_the_handler_allows_it(queue_name: str):
+    """Both sides have asked for it."""
+    store = open_store(f"memory://pickle-{queue_name}")
+    pickle = open_codec("pickle", allow_pickle=True)
+    store.create(input_key("p", 0), pickle.encode([{1}, {2}, {3}]))
+
+    report = execute(
+        reservation(codec="pickle"), chunk_handler(lambda sets: sets, allow_pickle=True), store
+    )
+
+    assert isinstance(report, Done)
+    assert pickle.decode(store.get(output_key("p", 0))) == [{1}, {2}, {3}]
+
+
+def test_a_void_chunk_is_neither_run_nor_stored(store: ObjectStore):
+    """Nobody wants its result any more."""
+    report = execute(reservation(), chunk_handler(pytest.fail), store, is_void=lambda: True)
+
+    assert isinstance(report, GivenBack)
+    assert not store.exists(output_key("p", 0))

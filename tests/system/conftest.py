@@ -1,0 +1,132 @@
+"""Real processes: started here, watched by their lines, ended by pid."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+APPS = Path(__file__).parent / "apps"
+WITHIN_S = 60.0
+
+
+class Process:
+    """A program of ours whose lines can be waited for."""
+
+    def __init__(self, arguments: list[str], *, cwd: Path, environment: dict[str, str]) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._new: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self.lines.append(line.rstrip("\n"))
+            self._new.put(line.rstrip("\n"))
+        self._new.put(None)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for_line(self, text: str) -> str:
+        """Give the next line that has the text; what was read before does not count."""
+        deadline = time.monotonic() + WITHIN_S
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                line = self._new.get(timeout=left)
+            except queue.Empty:
+                break
+            if line is None:
+                break
+            if text in line:
+                return line
+        pytest.fail(f"no line with {text!r} in:\n{self.output}")
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children()
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self) -> int:
+        """Give the exit code, all output read."""
+        code = self.popen.wait(WITHIN_S)
+        self._reader.join(WITHIN_S)
+        return code
+
+    def end(self) -> None:
+        """Leave nothing of it, whatever the test did."""
+        if self.popen.poll() is None:
+            family = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]
+            for process in family:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+        self.popen.wait(WITHIN_S)
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `python -m MODULE ARGUMENTS…`; ended after the test."""
+    started: list[Process] = []
+
+    def start_process(*arguments: str, cwd: Path = APPS, **environment: str) -> Process:
+        process = Process(list(arguments), cwd=cwd, environment=environment)
+        started.append(process)
+        return process
+
+    yield start_process
+    for process in started:
+        process.end()
+
+
+@pytest.fixture
+def start_worker(start: Start, redis_url: str, store_url: str, queue_name: str) -> Start:
+    """Start a worker of `apps/tasks.py` on the test's own queue, and wait until it is ready."""
+
+    def start_ready(*arguments: str, **environment: str) -> Process:
+        worker = start(
+            *("opsqueue_worker", "tasks:app", "--concurrency", "2", *arguments),
+            OPSQUEUE_REDIS_URL=environment.pop("OPSQUEUE_REDIS_URL", redis_url),
+            OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+            TEST_QUEUE=queue_name,
+            **environment,
+        )
+        worker.wait_for_line("ready")
+        return worker
+
+    return start_ready
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, as the kernel's out-of-memory killer sends it."""
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,86 @@
+"""`opsqueue demo` and `opsqueue dev`: everything in one terminal, and nothing left afterwards."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.system
+
+
+def test_the_demo_checks_its_totals_and_leaves_nothing(start, tmp_path: Path):
+    """A real batch of real files; no process and no folder of it is there afterwards."""
+    demo = start("opsqueue.cli", "demo", "--files", "150", "-c", "1", TMPDIR=str(tmp_path))
+    demo.wait_for_line("submitted")
+    family = psutil.Process(demo.pid).children(recursive=True)
+
+    code = demo.wait()
+
+    assert (code, demo.lines[-1]) == (0, "totals match"), demo.output
+    assert "the ten largest modules" in demo.output
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_demo_leaves_nothing(start, tmp_path: Path, number: int):
+    """Ctrl-C in the middle ends every process it has started."""
+    demo = start("opsqueue.cli", "demo", "-c", "1", TMPDIR=str(tmp_path))
+    demo.wait_for_line("submitted")
+    family = psutil.Process(demo.pid).children(recursive=True)
+
+    demo.signal(number)
+    code = demo.wait()
+
+    assert (code, demo.lines[-1]) == (130, "stopped; nothing was left running"), demo.output
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dev_keeps_its_data_between_runs(start, tmp_path: Path):
+    """The second run has the submissions of the first."""
+    options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
+    first = start("opsqueue.cli", "dev", "tasks:app", *options)
+    first.wait_for_line("Ctrl-C ends it")
+    first.signal(signal.SIGINT)
+    kept = {p.name for p in (tmp_path / "data" / "redis").iterdir()}
+
+    assert first.wait() == 0
+    second = start("opsqueue.cli", "dev", "tasks:app", *options)
+    second.wait_for_line("Ctrl-C ends it")
+    second.signal(signal.SIGINT)
+
+    assert second.wait() == 0
+    assert "appendonlydir" in kept
+
+
+def test_dev_says_what_is_wrong_with_the_app(start, tmp_path: Path):
+    """Before anything is started."""
+    dev = start("opsqueue.cli", "dev", "tsks:app", "--folder", str(tmp_path / "data"))
+
+    assert dev.wait() == 2
+    assert "no module 'tsks'" in dev.output.replace("\n", " ")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path):
+    """With its last lines; the other parts are ended too."""
+    dev = start(
+        *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),
+        *("--folder", str(tmp_path / "data")),
+    )
+    dev.wait_for_line("Ctrl-C ends it")
+    family = psutil.Process(dev.pid).children()
+    worker = next(p for p in family if "opsqueue_worker" in p.cmdline())
+
+    worker.kill()
+
+    assert dev.wait() == 1
+    assert "worker ended with exit code -9" in dev.output
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []

@@ -1,0 +1,286 @@
+"""The worker as users run it: real processes on a real server, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from opsqueue.exceptions import SubmissionFailedError
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue.submission import Backoff, SubmissionState
+from opsqueue.submission_api import QueueApi
+
+pytestmark = pytest.mark.system
+NO_WAIT = Backoff(first_ms=0, max_ms=0)
+
+
+@pytest.fixture
+def producer(real_client: redis.Redis, store_url: str, queue_name: str) -> Iterator[ProducerClient]:
+    api = QueueApi(partial(Queue, real_client))
+    store = open_store(f"{store_url}?durable=false")
+    with ProducerClient.over(api, store, queue=queue_name) as client:
+        yield client
+
+
+def until(holds: Callable[[], object], *, within_s: float = 30.0) -> None:
+    """Look again and again; an event of another process that leaves nothing else to wait for."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_results_come_back_in_order(start_worker, producer):
+    """A submission of 1,000 operations in 34 chunks gives 1,000 results in the order of input."""
+    start_worker()
+
+    results = list(producer.run_submission(range(1_000), chunk_size=30))
+
+    assert results == list(range(1, 1_001))
+
+
+def test_the_banner_names_what_is_served_and_hides_the_password(
+    start, redis_url, store_url, queue_name
+):
+    """Version, masked Redis URL, store, queues with their handlers, then one line `ready`."""
+    with_password = redis_url.replace("redis://", "redis://:sesame@")
+
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "-c", "1"),
+        OPSQUEUE_REDIS_URL=with_password,
+        OPSQUEUE_STORE_URL=store_url,
+        TEST_QUEUE=queue_name,
+    )
+    worker.wait_for_line("Error")
+
+    assert worker.wait() == 3
+    assert "sesame" not in worker.output
+
+
+def test_the_banner_ends_with_ready(start_worker, queue_name, store_url):
+    """What an operator wants to see at start is there, in this order."""
+    worker = start_worker()
+
+    banner = worker.output
+
+    parts = ["opsqueue-worker", "redis", "store", f"queue   {queue_name} -> tasks.act", "ready"]
+    positions = [banner.index(part) for part in parts]
+    assert positions == sorted(positions)
+
+
+def test_a_handlers_exception_is_in_the_submissions_status(start_worker, producer):
+    """Type, message and traceback of the user's own frames, and nothing of ours."""
+    start_worker()
+    submission_id = producer.insert_submission(
+        [["raise", "it"]], chunk_size=1, max_attempts=2, backoff=NO_WAIT
+    )
+
+    with pytest.raises(SubmissionFailedError) as caught:
+        producer.blocking_stream_completed_submission(submission_id)
+
+    failure = caught.value.submission.failure
+    assert failure is not None
+    assert (failure.type, failure.message) == ("ValueError", "no luck with it")
+    assert (failure.attempt, failure.chunk_index) == (2, 0)
+    assert "in raise_error" in failure.traceback
+    assert "execution.py" not in failure.traceback
+
+
+def test_a_result_that_cannot_be_encoded_fails_its_chunk(start_worker, producer):
+    """The failure names the type of the result and what would help."""
+    start_worker()
+    submission_id = producer.insert_submission(
+        [["object"]], chunk_size=1, max_attempts=1, backoff=NO_WAIT
+    )
+
+    with pytest.raises(SubmissionFailedError) as caught:
+        producer.blocking_stream_completed_submission(submission_id)
+
+    assert "return plain data" in str(caught.value)
+
+
+def test_sys_exit_in_a_handler_fails_the_chunk_and_not_the_worker(start_worker, producer):
+    """The worker goes on with the next submission in the same process."""
+    start_worker("--concurrency", "1")
+    submission_id = producer.insert_submission(
+        [["exit"]], chunk_size=1, max_attempts=1, backoff=NO_WAIT
+    )
+
+    with pytest.raises(SubmissionFailedError, match="SystemExit"):
+        producer.blocking_stream_completed_submission(submission_id)
+
+    assert list(producer.run_submission([1], chunk_size=1)) == [2]
+
+
+def test_a_chunk_that_kills_its_process_ends_and_stops_no_worker(start_worker, producer):
+    """Each death is noticed at once and uses an attempt; the signal is in the failure."""
+    worker = start_worker()
+    submission_id = producer.insert_submission(
+        [["kill"]], chunk_size=1, max_attempts=3, backoff=NO_WAIT
+    )
+
+    with pytest.raises(SubmissionFailedError, match="SIGKILL") as caught:
+        producer.blocking_stream_completed_submission(submission_id)
+
+    assert caught.value.submission.failure is not None
+    assert caught.value.submission.failure.attempt == 3
+    assert list(producer.run_submission([1, 2], chunk_size=1)) == [2, 3]
+    assert worker.popen.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_the_chunks_in_hand_and_gives_the_rest_back(
+    start_worker, producer, tmp_path: Path, number: int
+):
+    """Exit code 0; what ran is completed, what waited is ready again with its attempts unused."""
+    worker = start_worker("--concurrency", "1", "--prefetch", "3")
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]] * 4, chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(number)
+    worker.wait_for_line("stopping")
+    (tmp_path / "go").touch()
+    code = worker.wait()
+
+    status = producer.get_submission_status(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_done, status.chunks_in_hand) == (1, 0)
+    assert status.last_failure is None
+    assert [p.name.split("-")[2] for p in tmp_path.glob("started-*")] == ["1"]
+
+
+def test_a_killed_workers_chunks_are_taken_over(start_worker, producer, tmp_path: Path):
+    """Nothing is lost and nothing counted twice when a whole worker is killed in the middle."""
+    timeouts = ("--heartbeat-interval", "0.2", "--heartbeat-timeout", "1")
+    doomed = start_worker(*timeouts)
+    log = tmp_path / "log"
+    submission_id = producer.insert_submission([["log", str(log)]] * 200, chunk_size=1)
+    until(log.exists)
+    children = doomed.children()
+
+    os.kill(doomed.pid, signal.SIGKILL)
+    start_worker(*timeouts)
+    status = producer.wait_for_submission(submission_id, timeout=60)
+
+    assert list(producer.try_stream_completed_submission(submission_id)) == list(range(200))
+    assert (status.chunks_done, status.operations_done) == (200, 200)
+    gone, alive = psutil.wait_procs(children, timeout=5)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_a_cancelled_submissions_chunk_in_hand_becomes_void(
+    start_worker, producer, store_url: str, tmp_path: Path
+):
+    """Within a heartbeat the handler can know; its result is not stored."""
+    start_worker("--heartbeat-interval", "0.1")
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    producer.cancel_submission(submission_id)
+
+    until((tmp_path / "void-0").exists)
+    until(lambda: producer.get_submission_status(submission_id).chunks_in_hand == 0)
+    status = producer.get_submission_status(submission_id)
+    assert status is not None
+    assert status.state is SubmissionState.CANCELLED
+    assert not open_store(store_url).exists(f"{status.prefix}/0-out")
+
+
+def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(
+    start_worker, producer, real_client: redis.Redis, queue_name: str
+):
+    """And resuming wakes an idle worker."""
+    queue = Queue(real_client, queue_name)
+    queue.pause_queue()
+    start_worker()
+    submission_id = producer.insert_submission([1], chunk_size=1)
+    until(lambda: queue.count_queue().workers == 1)
+    before = producer.get_submission_status(submission_id)
+
+    queue.resume_queue()
+
+    assert before is not None
+    assert before.chunks_in_hand == 0
+    assert list(producer.blocking_stream_completed_submission(submission_id)) == [2]
+
+
+@pytest.mark.parametrize(
+    ("app", "says"),
+    [
+        ("tasks", "give MODULE:NAME"),
+        ("taks:app", "no module 'taks'"),
+        ("tasks:ap", "apps found there: tasks:app"),
+        ("tasks:act", "is a function, not an Opsqueue"),
+    ],
+)
+def test_a_wrong_app_path_says_what_is_wrong(start, redis_url, store_url, app: str, says: str):
+    """Exit code 2, one line, no traceback."""
+    worker = start(
+        "opsqueue_worker", app, OPSQUEUE_REDIS_URL=redis_url, OPSQUEUE_STORE_URL=store_url
+    )
+
+    assert worker.wait() == 2
+    assert says in worker.output
+    assert "Traceback" not in worker.output
+
+
+def test_an_unknown_queue_says_which_there_are(start, redis_url, store_url):
+    """A typo in -Q is found at start."""
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "-Q", "taks"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store_url,
+        TEST_QUEUE="tasks",
+    )
+
+    assert worker.wait() == 2
+    assert "no handler for queue 'taks'; this app has: tasks" in worker.output
+
+
+def test_redis_down_at_start_says_so(start, store_url):
+    """Exit code 3, and what to look at."""
+    worker = start(
+        *("opsqueue_worker", "tasks:app"),
+        OPSQUEUE_REDIS_URL="redis://127.0.0.1:1/0",
+        OPSQUEUE_STORE_URL=store_url,
+    )
+
+    assert worker.wait() == 3
+    assert "OPSQUEUE_REDIS_URL" in worker.output
+    assert "Traceback" not in worker.output
+
+
+def test_children_do_not_outlive_their_parent(start_worker):
+    """Not even when the parent is killed."""
+    worker = start_worker()
+    children = worker.children()
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_help_has_examples():
+    """`opsqueue-worker --help` shows how it is used."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "opsqueue_worker", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    assert "opsqueue-worker tasks:app -c 8 -Q images,emails" in shown
