@@ -57,6 +57,17 @@ class Alive:
     """Chunks that were pending for the worker without its knowledge."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSeen:
+    """A worker that gave a sign of life and has not gone."""
+
+    name: str
+    seen_ms_ago: int
+    """Since its last sign of life, on Redis's clock."""
+    info: Mapping[str, Any]
+    """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
+
+
 @dataclass(frozen=True, slots=True)
 class Swept:
     """What one bounded sweep did. `next_from` None: this was the last page."""

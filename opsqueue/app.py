@@ -26,7 +26,8 @@ from opsqueue.submission import SubmissionId
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _Kind = Literal["chunk", "operation"]
-DEFAULT_TIME_LIMIT_S: Final = 600.0
+DEFAULT_TIME_LIMIT: Final = 600.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +55,13 @@ class Handler:
     function: Callable[..., Any]
     kind: _Kind
     takes_chunk: bool
+    is_async: bool
     allow_pickle: bool
     strategy: AnyStrategy
-    time_limit_s: float
+    time_limit: float
+    soft_time_limit: float | None
+    concurrency: int
+    """Operations of a chunk at once; 1 for chunk handlers."""
 
     @property
     def name(self) -> str:
@@ -66,24 +71,27 @@ class Handler:
     @property
     def reservation_ms(self) -> int:
         """How long a chunk is reserved: its time limit, and as long again to wait for its turn."""
-        return int(self.time_limit_s * 2_000)
+        return int(self.time_limit * 2_000)
 
 
 class Opsqueue:
-    """The handlers of an application, by queue."""
+    """The handlers of an application, by queue, and what its workers do at start and end."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
+        self.start_hooks: list[Callable[[], object]] = []
+        self.stop_hooks: list[Callable[[], object]] = []
 
     def chunk_handler(
         self,
         queue: str,
         *,
         strategy: AnyStrategy | None = None,
-        time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        time_limit: float = DEFAULT_TIME_LIMIT,
+        soft_time_limit: float | None = None,
         allow_pickle: bool = False,
     ) -> Callable[[Function], Function]:
-        """Register a function that gets the list of a chunk's operations.
+        """Register a function, plain or `async def`, that gets the list of a chunk's operations.
 
         It may take a second argument named `chunk` (a `Chunk`), and returns a list of results of
         the same length, in the same order. The function itself stays as it is.
@@ -91,42 +99,86 @@ class Opsqueue:
         Args:
             queue: one handler serves a queue.
             strategy: which submission is next; Random by default.
-            time_limit_s: how long one chunk may take.
+            time_limit: seconds that one chunk may take; then its process is killed and the attempt
+                has failed.
+            soft_time_limit: seconds after which SoftTimeLimitExceeded is raised in the handler, so
+                that it can tidy up. None: never.
             allow_pickle: accept submissions encoded with pickle, which can run any code of who
                 submits them.
 
         Raises:
             HandlerError: the queue has a handler, or the function can't be one.
         """
-        return self._register(queue, "chunk", strategy, time_limit_s, allow_pickle=allow_pickle)
+        return self._register(
+            queue, "chunk", strategy, time_limit, soft_time_limit, allow_pickle, 1
+        )
 
     def operation_handler(
         self,
         queue: str,
         *,
+        concurrency: int = 1,
         strategy: AnyStrategy | None = None,
-        time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        time_limit: float = DEFAULT_TIME_LIMIT,
+        soft_time_limit: float | None = None,
         allow_pickle: bool = False,
     ) -> Callable[[Function], Function]:
-        """Register a function that gets one operation and returns its result.
+        """Register a function, plain or `async def`, that gets one operation, returns its result.
 
-        One that raises fails its chunk, which is tried again as a whole. Arguments and errors are
-        those of `chunk_handler`.
+        One that raises fails its chunk, which is tried again as a whole.
+
+        Args:
+            queue: as in `chunk_handler`, like the other arguments and the errors.
+            concurrency: how many operations of a chunk run at once, as threads of a plain function
+                and as tasks of an `async def` one: for handlers that wait for others.
+            strategy: see there.
+            time_limit: of the chunk, not of an operation.
+            soft_time_limit: likewise.
+            allow_pickle: see there.
         """
-        return self._register(queue, "operation", strategy, time_limit_s, allow_pickle=allow_pickle)
+        return self._register(
+            queue, "operation", strategy, time_limit, soft_time_limit, allow_pickle, concurrency
+        )
+
+    def on_worker_start(self, function: Function) -> Function:
+        """Register a function that each worker process runs once before its first chunk.
+
+        For what is expensive to make and can be kept: clients, models. One that raises ends the
+        worker's start.
+        """
+        self.start_hooks.append(function)
+        return function
+
+    def on_worker_stop(self, function: Function) -> Function:
+        """Register a function that each worker process runs after its last chunk.
+
+        Not when the process is killed: nothing may depend on it.
+        """
+        self.stop_hooks.append(function)
+        return function
 
     def _register(
         self,
         queue: str,
         kind: _Kind,
         strategy: AnyStrategy | None,
-        time_limit_s: float,
-        *,
-        allow_pickle: bool,
+        time_limit: float,
+        soft_time_limit: float | None,
+        allow_pickle: bool,  # noqa: FBT001 private
+        concurrency: int,
     ) -> Callable[[Function], Function]:
         check_queue_name(queue)
-        if not 0 < time_limit_s <= 7 * 24 * 3600:
-            message = f"time_limit_s={time_limit_s} of queue {queue!r}: give seconds, up to a week"
+        if not 0 < time_limit <= 7 * 24 * 3600:
+            message = f"time_limit={time_limit} of queue {queue!r}: give seconds, up to a week"
+            raise HandlerError(message)
+        if soft_time_limit is not None and not 0 < soft_time_limit < time_limit:
+            message = (
+                f"soft_time_limit={soft_time_limit} of queue {queue!r}: give seconds, fewer than "
+                f"time_limit={time_limit:g}"
+            )
+            raise HandlerError(message)
+        if not 1 <= concurrency <= 10_000:
+            message = f"concurrency={concurrency} of queue {queue!r}: give 1 to 10,000"
             raise HandlerError(message)
 
         def register(function: Function) -> Function:
@@ -148,9 +200,12 @@ class Opsqueue:
                 function=function,
                 kind=kind,
                 takes_chunk=_takes_chunk(function),
+                is_async=inspect.iscoroutinefunction(function),
                 allow_pickle=allow_pickle,
                 strategy=strategy or Random(),
-                time_limit_s=time_limit_s,
+                time_limit=time_limit,
+                soft_time_limit=soft_time_limit,
+                concurrency=concurrency,
             )
             return function
 

@@ -7,8 +7,8 @@ failure table in ARCHITECTURE.md).
 
 from __future__ import annotations
 
+import re
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -22,13 +22,19 @@ SOCKET_TIMEOUT_S: Final = 15.0
 BLOCK_MS: Final = 5_000
 """The longest that one blocking read waits."""
 
+_PASSWORD: Final = re.compile(r"(://[^:@/]*:).*@")
+_QUERY_PASSWORD: Final = re.compile(r"([?&]password=)[^&]*")
 
-def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
+
+def connect(
+    url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TIMEOUT_S
+) -> redis.Redis:
     """Make a client; it connects with its first command.
 
     Args:
         url: redis://, rediss:// or unix://, as redis-py reads them.
         max_connections: each thread in a call holds one.
+        timeout_s: of an answer; longer than the longest wait that is asked for.
 
     Raises:
         InvalidArgumentError: the URL can't be read.
@@ -39,26 +45,24 @@ def connect(url: str, *, max_connections: int = 64) -> redis.Redis:
             protocol=2,  # scripts answer alike on a server and on fakeredis only in this one
             driver_info=None,
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_timeout=timeout_s,
             socket_connect_timeout=5.0,
             max_connections=max_connections,
         )
-    except ValueError as exc:
+    except ValueError:
         message = (
-            f"Redis URL {masked(url)!r}: {exc}; give redis://host:6379/0, rediss://… or "
-            "unix:///path/to/socket"
+            f"Redis URL {masked(url)!r} can't be read: give redis://host:6379/0, rediss://… or "
+            "unix:///path/to/socket; other characters than letters and digits in a password "
+            "stand as %XX"
         )
-        raise InvalidArgumentError(message) from exc
+        # Not `from exc`: its message may have a piece of the password.
+        raise InvalidArgumentError(message) from None
 
 
 def masked(url: str) -> str:
     """Give the URL without its password, for banners and messages."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = parts.username or ""
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    # By pattern, not parsed: a URL is shown above all when it can't be parsed.
+    return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
 
 
 def check(client: redis.Redis, *, url: str) -> list[str]:

@@ -101,7 +101,8 @@ class EmbeddedServer:
         )
 
     def _is_ready(self, port: int) -> bool:
-        client = connect(f"redis://127.0.0.1:{port}/0")
+        # A stranger on that port may never answer, while our own process has ended already.
+        client = connect(f"redis://127.0.0.1:{port}/0", timeout_s=1.0)
         deadline = time.monotonic() + _READY_WITHIN_S
         try:
             while time.monotonic() < deadline:
@@ -109,7 +110,8 @@ class EmbeddedServer:
                     return False
                 try:
                     if client.info("server")["process_id"] == self._process.pid:
-                        return True
+                        # INFO is answered while data are still read, PING is not.
+                        return bool(client.ping())
                 except redis.RedisError:
                     pass  # not listening yet, or still reading its append-only file
                 time.sleep(0.02)

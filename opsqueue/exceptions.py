@@ -25,6 +25,9 @@
     |   +-- StoreUnavailableError           bucket missing, credentials refused, network down
     |   +-- ApiUnavailableError             no answer from the HTTP API, or not one of ours
     |
+    |   raised in handlers
+    +-- SoftTimeLimitExceeded               its chunk runs for longer than soft_time_limit
+    |
     |   our own defects: please report
     +-- OpsqueueInternalError
         +-- ScriptError                     a Lua script failed; says file and line
@@ -187,6 +190,13 @@ class StoreUnavailableError(ConnectionTroubleError):
 
 class ApiUnavailableError(ConnectionTroubleError):
     """The HTTP API did not answer, or something answered that is not the API."""
+
+
+class SoftTimeLimitExceeded(OpsqueueError):  # noqa: N818 the field's name for it
+    """A handler's chunk runs for longer than its soft_time_limit: tidy up, and raise or return.
+
+    In an `async def` handler it is a cancellation (asyncio.CancelledError) that the handler sees.
+    """
 
 
 class OpsqueueInternalError(OpsqueueError):

@@ -7,20 +7,21 @@ next stage's value or in a report, and none raises for what a handler, a store o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
 from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import ChunkFailure, Reservation, Token
-from opsqueue.codec import open_codec
+from opsqueue.codec import Codec, open_codec
 from opsqueue.exceptions import (
     EncodingError,
+    InvalidArgumentError,
     ObjectNotFoundError,
-    OpsqueueError,
     StoreUnavailableError,
 )
+from opsqueue.invocation import Invoker
 from opsqueue.store import ObjectStore, input_key, output_key
 
 STORE_TROUBLE_DELAY_MS: Final = 2_000
@@ -59,6 +60,9 @@ class GivenBack:
 
 
 Report = Done | Failed | GivenBack
+Invoke = Callable[[Handler, list[object], Chunk], Sequence[object]]
+InvokeAsync = Callable[[Handler, list[object], Chunk], Awaitable[Sequence[object]]]
+_VOID: Final = "nobody wants it any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,11 @@ def execute(
     fetched = fetch(reservation, store)
     if not isinstance(fetched, Fetched):
         return fetched
-    ran = run(fetched, handler, is_void=is_void)
+    invoker = Invoker()
+    try:
+        ran = run(fetched, handler, is_void=is_void, invoke=invoker.call)
+    finally:
+        invoker.close()
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_void=is_void)
@@ -120,29 +128,57 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
 
 
 def run(
-    fetched: Fetched, handler: Handler, *, is_void: Callable[[], bool] = never_void
+    fetched: Fetched,
+    handler: Handler,
+    *,
+    is_void: Callable[[], bool] = never_void,
+    invoke: Invoke,
 ) -> Ran | Report:
-    """Decode, call the handler, check and encode what it returned."""
-    reservation, token = fetched.reservation, fetched.reservation.token
+    """Decode, call the handler, check and encode what it returned.
+
+    Args:
+        fetched: the input.
+        handler: of its queue.
+        is_void: asked before the handler is called, and by the handler.
+        invoke: calls it, such as `Invoker.call`.
+    """
     if is_void():
-        return GivenBack(token=token, reason="nobody wants it any more")
+        return GivenBack(token=fetched.reservation.token, reason=_VOID)
     started = time.monotonic()
     try:
-        codec = open_codec(reservation.source.codec, allow_pickle=handler.allow_pickle)
-        operations = codec.decode(fetched.data)
-        results = _call(handler, operations, _chunk_of(reservation, is_void))
-        data = codec.encode(results)
+        opened = _open(fetched, handler)
+        chunk = _chunk_of(fetched.reservation, is_void)
+        results = invoke(handler, opened.operations, chunk)
+        return _close(fetched, opened, results, started)
     except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-        duration_s = time.monotonic() - started
-        return Failed(token=token, failure=_failure_of(exc, handler), duration_s=duration_s)
-    return Ran(reservation, data, len(operations), time.monotonic() - started)
+        return _failed(fetched, exc, handler, started)
+
+
+async def run_async(
+    fetched: Fetched,
+    handler: Handler,
+    *,
+    is_void: Callable[[], bool] = never_void,
+    invoke: InvokeAsync,
+) -> Ran | Report:
+    """Do what `run` does, on an event loop."""
+    if is_void():
+        return GivenBack(token=fetched.reservation.token, reason=_VOID)
+    started = time.monotonic()
+    try:
+        opened = _open(fetched, handler)
+        chunk = _chunk_of(fetched.reservation, is_void)
+        results = await invoke(handler, opened.operations, chunk)
+        return _close(fetched, opened, results, started)
+    except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
+        return _failed(fetched, exc, handler, started)
 
 
 def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_void) -> Report:
     """Store the output, unless there is one: the first that was stored stays."""
     token, source = ran.reservation.token, ran.reservation.source
     if is_void():
-        return GivenBack(token=token, reason="nobody wants it any more")
+        return GivenBack(token=token, reason=_VOID)
     key = output_key(source.prefix, ran.reservation.chunk_index)
     for attempt in range(1, SAVE_TRIES + 1):
         try:
@@ -158,24 +194,30 @@ def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_vo
     return Done(token=token, operations=ran.operations, duration_s=ran.duration_s)
 
 
-def _call(handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
-    extra = {"chunk": chunk} if handler.takes_chunk else {}
-    if handler.kind == "operation":
-        return [handler.function(operation, **extra) for operation in operations]
-    results = handler.function(operations, **extra)
-    if not isinstance(results, list | tuple):
-        message = (
-            f"handler {handler.name} returned {type(results).__name__}: a chunk handler returns a "
-            f"list with a result for each of its {len(operations):,} operations"
-        )
-        raise EncodingError(message)
-    if len(results) != len(operations):
-        message = (
-            f"handler {handler.name} returned {len(results):,} results for "
-            f"{len(operations):,} operations: return one for each, in their order"
-        )
-        raise EncodingError(message)
-    return results
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    codec: Codec
+    operations: list[object]
+
+
+def _open(fetched: Fetched, handler: Handler) -> _Opened:
+    codec = open_codec(fetched.reservation.source.codec, allow_pickle=handler.allow_pickle)
+    return _Opened(codec, codec.decode(fetched.data))
+
+
+def _close(fetched: Fetched, opened: _Opened, results: Sequence[object], started: float) -> Ran:
+    # Measured before encoding: how long handlers take decides how far ahead is reserved.
+    duration_s = time.monotonic() - started
+    data = opened.codec.encode(results)
+    return Ran(fetched.reservation, data, len(opened.operations), duration_s)
+
+
+def _failed(fetched: Fetched, exc: BaseException, handler: Handler, started: float) -> Failed:
+    return Failed(
+        token=fetched.reservation.token,
+        failure=_failure_of(exc, handler),
+        duration_s=time.monotonic() - started,
+    )
 
 
 def _chunk_of(reservation: Reservation, is_void: Callable[[], bool]) -> Chunk:
@@ -195,7 +237,7 @@ def _chunk_of(reservation: Reservation, is_void: Callable[[], bool]) -> Chunk:
 
 def _failure_of(error: BaseException, handler: Handler) -> ChunkFailure:
     """Leave our own frames out of the traceback: the user's begin at the handler."""
-    if isinstance(error, OpsqueueError):
+    if isinstance(error, EncodingError | InvalidArgumentError):
         # The message says it all, and every frame is ours.
         return ChunkFailure(type=type(error).__name__, message=str(error))
     frame: TracebackType | None = error.__traceback__

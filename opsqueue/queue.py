@@ -6,13 +6,12 @@ answers is read in this module alone.
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from opsqueue import calls
 from opsqueue.answers import (
     Alive,
     Counts,
@@ -20,24 +19,23 @@ from opsqueue.answers import (
     Inserted,
     Reserved,
     Swept,
-    read_completed,
+    WorkerSeen,
     read_counts,
-    read_failed,
-    read_released,
-    read_reserved,
     read_submission,
     unexpected,
 )
+from opsqueue.calls import Answer
 from opsqueue.chunk import ChunkFailure, CompleteOutcome, FailOutcome, ReleaseOutcome, Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
+    OpsqueueError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
 )
 from opsqueue.keys import check_queue_name
 from opsqueue.script import Argument, Scripts, register_queue
-from opsqueue.strategy import AnyStrategy, Random
+from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import (
     NewSubmission,
     Submission,
@@ -48,12 +46,6 @@ from opsqueue.submission import (
 
 if TYPE_CHECKING:
     import redis
-
-MAX_BATCH: Final = 1_000
-"""Chunks in one call, so that no script keeps the server busy for long."""
-
-_TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")  # more digits may not fit 64 bits
-_WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class Queue:
@@ -197,7 +189,7 @@ class Queue:
             deleted_prefixes: whose objects the caller has deleted since the last answer.
         """
         answer = self._scripts.call(
-            "forget_submissions", limit=_checked_limit(limit), rest=list(deleted_prefixes)
+            "forget_submissions", limit=calls.checked_limit(limit), rest=list(deleted_prefixes)
         )
         match answer:
             case [b"forgotten", int(number), prefixes]:
@@ -222,21 +214,12 @@ class Queue:
             reservation_ms: from now, on Redis's clock, until the chunks are taken back.
             strategy: Random by default.
         """
-        if not 1 <= limit <= MAX_BATCH:
-            message = f"limit is {limit}: 1 to {MAX_BATCH:,} chunks can be reserved at a time"
-            raise InvalidArgumentError(message)
-        if not 1 <= reservation_ms <= 30 * 24 * 3600 * 1000:
-            message = f"reservation_ms is {reservation_ms}: give 1 ms to 30 days"
-            raise InvalidArgumentError(message)
         self._register()
-        answer = self._scripts.call(
-            "reserve_chunks",
-            worker=_checked_worker(worker),
-            limit=limit,
-            reservation_ms=reservation_ms,
-            strategy=(strategy or Random()).wire(),
+        return self._run(
+            calls.reserve_chunks(
+                self.name, worker, limit=limit, reservation_ms=reservation_ms, strategy=strategy
+            )
         )
-        return read_reserved(answer, self.name)
 
     def complete_chunks(
         self, tokens: Sequence[Token], *, operations_failed: Mapping[Token, int] | None = None
@@ -247,12 +230,7 @@ class Queue:
             tokens: at most MAX_BATCH.
             operations_failed: of each chunk that collected errors of single operations.
         """
-        failed = operations_failed or {}
-        rest: list[Argument] = []
-        for token in _checked_tokens(tokens):
-            rest += [token, failed.get(token, 0)]
-        answer = self._scripts.call("complete_chunks", rest=rest)
-        return [read_completed(row) for row in answer]
+        return self._run(calls.complete_chunks(tokens, operations_failed))
 
     def fail_chunk(
         self, token: Token, failure: ChunkFailure, *, jitter: int | None = None
@@ -264,22 +242,24 @@ class Queue:
             failure: kept with the submission, the last one only.
             jitter: 0 to 1000 per mille of half the back-off; drawn here unless a test gives it.
         """
-        answer = self._scripts.call(
-            "fail_chunk",
-            token=_checked_tokens([token])[0],
-            type=failure.type,
-            message=_encodable(failure.message),
-            traceback=_encodable(failure.traceback),
-            jitter=secrets.randbelow(1001) if jitter is None else jitter,
-        )
-        return read_failed(answer)
+        return self._run(calls.fail_chunk(token, failure, jitter=jitter))
 
     def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
         """Give chunks back without using an attempt, free at once or after a delay."""
-        answer = self._scripts.call(
-            "release_chunks", delay_ms=delay_ms, rest=_checked_tokens(tokens)
-        )
-        return [read_released(row) for row in answer]
+        return self._run(calls.release_chunks(tokens, delay_ms=delay_ms))
+
+    def together(self, many: Sequence[calls.Call[Any]]) -> list[Any]:
+        """Make calls (see `opsqueue.calls`) in one round trip; each is a transition of its own.
+
+        Returns their answers in order, and in place of an answer the error that it met, a
+        RedisUnavailableError or a ScriptError: the others may have happened all the same.
+        """
+        self._register()
+        answers = self._scripts.call_many([(c.script, c.arguments, c.rest) for c in many])
+        return [
+            answer if isinstance(answer, OpsqueueError) else call.read(answer)
+            for call, answer in zip(many, answers, strict=True)
+        ]
 
     # Transitions that workers make for themselves and for each other
 
@@ -302,7 +282,7 @@ class Queue:
         """
         answer = self._scripts.call(
             "heartbeat",
-            worker=_checked_worker(worker),
+            worker=calls.checked_worker(worker),
             info=info,
             unknown_ms=unknown_ms,
             rest=list(tokens),
@@ -312,10 +292,10 @@ class Queue:
                 return Alive(frozenset(Token(t.decode()) for t in void), released)
         raise unexpected(answer)
 
-    def retire_worker(self, worker: str, *, limit: int = MAX_BATCH) -> bool:
+    def retire_worker(self, worker: str, *, limit: int = calls.MAX_BATCH) -> bool:
         """Release what a worker still holds and forget it; True when nothing is left to do."""
         answer = self._scripts.call(
-            "retire_worker", worker=_checked_worker(worker), limit=_checked_limit(limit)
+            "retire_worker", worker=calls.checked_worker(worker), limit=calls.checked_limit(limit)
         )
         match answer:
             case [b"retired", int(), int(has_more)]:
@@ -330,7 +310,7 @@ class Queue:
             "reclaim_dead",
             sweeper=sweeper,
             timeout_ms=timeout_ms,
-            limit=_checked_limit(limit),
+            limit=calls.checked_limit(limit),
             lock_ms=lock_ms,
         )
         match answer:
@@ -347,7 +327,7 @@ class Queue:
         answer = self._scripts.call(
             "reclaim_expired",
             sweeper=sweeper,
-            limit=_checked_limit(limit),
+            limit=calls.checked_limit(limit),
             lock_ms=lock_ms,
             **{"from": page_from},
         )
@@ -366,7 +346,7 @@ class Queue:
             limit: chunks and submissions looked at.
         """
         answer = self._scripts.call(
-            "repair", action="begin" if begin else "step", limit=_checked_limit(limit)
+            "repair", action="begin" if begin else "step", limit=calls.checked_limit(limit)
         )
         match answer:
             case [b"repaired", int(chunks), int(has_more)]:
@@ -415,13 +395,28 @@ class Queue:
             state=state.value,
             after="" if after is None else str(after),
             order=order,
-            limit=min(_checked_limit(limit), MAX_BATCH),
+            limit=min(calls.checked_limit(limit), calls.MAX_BATCH),
         )
         match answer:
             case [b"listed", rows]:
                 return [
                     read_submission(self.name, id_.decode(), fields, meta, failure)
                     for fields, meta, failure, id_ in rows
+                ]
+        raise unexpected(answer)
+
+    def list_workers(self, *, limit: int = 1_000) -> list[WorkerSeen]:
+        """List workers that have not gone, the ones seen last first."""
+        answer = self._scripts.call("list_workers", limit=calls.checked_limit(limit))
+        match answer:
+            case [b"listed", int(now), rows]:
+                return [
+                    WorkerSeen(
+                        name=name.decode(),
+                        seen_ms_ago=max(0, now - seen),
+                        info=msgspec.json.decode(info) if info else {},
+                    )
+                    for name, seen, info in rows
                 ]
         raise unexpected(answer)
 
@@ -452,38 +447,10 @@ class Queue:
         ]
         return (entries[-1][0].decode() if entries else last_id), events
 
+    def _run(self, call: calls.Call[Answer]) -> Answer:
+        return call.read(self._scripts.call(call.script, rest=call.rest, **call.arguments))
+
     def _register(self) -> None:
         if not self._is_registered:
             register_queue(self._client, self.name)
             self._is_registered = True
-
-
-def _checked_worker(worker: str) -> str:
-    if not _WORKER.fullmatch(worker):
-        message = f"worker name {worker!r}: at most 200 printable ASCII characters without spaces"
-        raise InvalidArgumentError(message)
-    return worker
-
-
-def _checked_limit(limit: int) -> int:
-    """Redis reads a count of -1 as all there is, and one of 0 gets nowhere."""
-    if limit < 1:
-        message = f"limit is {limit}: give 1 or more"
-        raise InvalidArgumentError(message)
-    return limit
-
-
-def _checked_tokens(tokens: Sequence[Token]) -> list[Token]:
-    if len(tokens) > MAX_BATCH:
-        message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
-        raise InvalidArgumentError(message)
-    for token in tokens:
-        if not _TOKEN.fullmatch(token):
-            message = f"token {token!r}: give the token of a reservation, like 1732390000000-0"
-            raise InvalidArgumentError(message)
-    return list(tokens)
-
-
-def _encodable(text: str) -> str:
-    """A traceback may hold lone surrogates (file names): they must not stop a report."""
-    return text.encode(errors="backslashreplace").decode()

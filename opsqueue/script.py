@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,13 +18,19 @@ from typing import Any, Final
 
 import redis
 
-from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
+from opsqueue.exceptions import (
+    OpsqueueError,
+    OpsqueueInternalError,
+    RedisUnavailableError,
+    ScriptError,
+)
 from opsqueue.keys import QUEUES_KEY, base_key
 
 Argument = str | bytes | int
 _ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
-_REST: Final = "rest"
+_REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
+"""The server's state or its operator refuses a command, in a script as anywhere: no defect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Script:
     prelude_lines: int
 
     def argv(self, arguments: dict[str, Argument], rest: Sequence[Argument]) -> list[Argument]:
-        """Put the arguments into the order of the header; KeyError says which is missing."""
+        """Put the arguments into the order of the header; the error says what it takes."""
         if arguments.keys() != set(self.arguments) or (rest and not self.has_rest):
             wanted, given = set(self.arguments), arguments.keys()
             message = (
@@ -104,6 +110,50 @@ class Scripts:
             raise OpsqueueInternalError(message)
         return answer
 
+    def call_many(
+        self, calls: Sequence[tuple[str, Mapping[str, Argument], Sequence[Argument]]]
+    ) -> list[list[Any] | OpsqueueError]:
+        """Run scripts, (name, arguments, rest) each, in one round trip.
+
+        Each is atomic, all together are not: an error stands in the place of its answer, and one
+        that the server had to be sent anew runs after the others.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        scripts = [load_script(name) for name, _, _ in calls]
+        now = self._clock() if self._clock else ""
+        argvs = [
+            script.argv({**arguments, "now": now}, rest)
+            for script, (_, arguments, rest) in zip(scripts, calls, strict=True)
+        ]
+        for script, argv in zip(scripts, argvs, strict=True):
+            pipeline.evalsha(script.sha, 1, self.base, *argv)
+        try:
+            with translated_errors(None):
+                answers = pipeline.execute(raise_on_error=False)
+        except RedisUnavailableError as exc:
+            return [exc] * len(calls)
+        return [
+            self._settled(script, argv, answer)
+            for script, argv, answer in zip(scripts, argvs, answers, strict=True)
+        ]
+
+    def _settled(
+        self,
+        script: Script,
+        argv: list[Argument],
+        answer: Any,  # noqa: ANN401 what Redis says
+    ) -> list[Any] | OpsqueueError:
+        """Repeat a call that met NOSCRIPT, which did nothing; translate an error."""
+        try:
+            with translated_errors(script):
+                if isinstance(answer, redis.exceptions.NoScriptError):
+                    answer = self._client.eval(script.text, 1, self.base, *argv)
+                if isinstance(answer, Exception):
+                    raise answer
+        except OpsqueueError as exc:
+            return exc
+        return list(answer)
+
     def read_after(
         self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
     ) -> list[Any]:
@@ -146,14 +196,19 @@ def translated_errors(script: Script | None) -> Iterator[None]:
     """Turn redis-py's errors into ours, here and nowhere else."""
     try:
         yield
+    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as exc:
+        raise _refused(exc) from exc
     except redis.exceptions.ResponseError as exc:
-        if script is not None and "user_script" in str(exc):
+        if script is not None and "user_script" in str(exc) and not _REFUSAL.match(str(exc)):
             raise ScriptError(_located(script, str(exc))) from exc
-        message = f"Redis refused: {exc}"
-        raise RedisUnavailableError(message) from exc
+        raise _refused(exc) from exc
     except (redis.exceptions.RedisError, OSError) as exc:
         message = f"Redis does not answer: {exc or type(exc).__name__}"
         raise RedisUnavailableError(message) from exc
+
+
+def _refused(exc: redis.exceptions.ResponseError) -> RedisUnavailableError:
+    return RedisUnavailableError(f"Redis refused: {exc}")
 
 
 def _located(script: Script, text: str) -> str:

@@ -134,7 +134,7 @@ TRANSITIONS: Final = (
     ),
 )
 
-READINGS: Final = ("get_submission", "list_submissions", "count_queue")
+READINGS: Final = ("get_submission", "list_submissions", "list_workers", "count_queue")
 
 
 def as_markdown() -> str:

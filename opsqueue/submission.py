@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MAX_CHUNKS: Final = 2**32 - 1
 """A chunk is a bit of a Redis string, which has at most 2**32 of them."""
 
+MAX_OPERATIONS: Final = 2**53
+"""Up to here Lua's numbers are exact."""
+
+MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_STRATEGIC_PAIRS: Final = 32
 _INT64: Final = range(-(2**63), 2**63)
@@ -83,10 +87,10 @@ class Backoff:
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant."""
-        if self.first_ms < 0 or self.max_ms < self.first_ms:
+        if not 0 <= self.first_ms <= self.max_ms <= MAX_BACKOFF_MS:
             message = (
                 f"back-off first_ms={self.first_ms} max_ms={self.max_ms}: "
-                "both are 0 or more, and max_ms is at least first_ms"
+                "both are 0 to 30 days, and max_ms is at least first_ms"
             )
             raise InvalidArgumentError(message)
 
@@ -141,6 +145,10 @@ class NewSubmission:
             f"operations_total is {self.operations_total}: {self.chunks_total:,} chunks of "
             f"{self.chunk_size:,} hold {fewest:,} to {self.chunks_total * self.chunk_size:,}, "
             "all but the last being full",
+        )
+        _require(
+            self.operations <= MAX_OPERATIONS,
+            f"operations_total is {self.operations:,}: at most {MAX_OPERATIONS:,} can be counted",
         )
         _require(
             1 <= self.max_attempts <= 1_000_000,

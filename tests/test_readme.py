@@ -14,6 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opsqueue.app import load_app
+from opsqueue.testing import local
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -116,6 +119,15 @@ def test_the_example_of_testing_handlers_passes(folder: Path):
     )
 
     assert "2 passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_the_async_example_works(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """On the local testing of the section before."""
+    (folder / "calls.py").write_text(file_of("calls.py"))
+    monkeypatch.chdir(folder)
+
+    with local(load_app("calls:app")) as opsqueue:
+        assert list(opsqueue.run_submission("calls", ["ab", "cd"], chunk_size=2)) == ["ba", "dc"]
 
 
 def test_the_two_commands_are_targets_of_the_makefile():

@@ -36,6 +36,12 @@ if not now then
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- A server out of memory (noeviction) refuses a script whose first write takes some. Whatever makes
+-- room must go on then, so its first write is one that takes none; the key is never there.
+local function go_on_without_memory()
+  redis.call('DEL', base .. 'none')
+end
+
 local function sub_key(id)
   return base .. 'sub:' .. id
 end
@@ -98,7 +104,8 @@ local function end_submission(id, state)
   redis.call('HSET', key, 'state', state, 'ended_at', now)
   redis.call('ZREM', base .. 'submissions:in_progress', id)
   redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
-  redis.call('ZADD', base .. 'expiring', now + tonumber(redis.call('HGET', key, 'retention_ms')), id)
+  local retention_ms = tonumber(redis.call('HGET', key, 'retention_ms'))
+  redis.call('ZADD', base .. 'expiring', now + retention_ms, id)
   leave_ready(id)
   count('submissions_' .. state, 1)
   event(id, state)
@@ -134,8 +141,8 @@ local function end_reservation(token)
   return id, index, state
 end
 
--- Use up an attempt of a chunk whose reservation has just ended. `jitter` (0 to 1000 per mille) makes
--- the next attempt wait for the submission's back-off; without it the chunk is free at once.
+-- Use up an attempt of a chunk whose reservation has just ended. `jitter` (0 to 1000 per mille)
+-- makes the next attempt wait for the submission's back-off; without it the chunk is free at once.
 -- Answers "retried", "failed" (and the submission with it) or "dropped" (it had ended before), the
 -- number of the attempt, and the instant of the next one.
 local function use_attempt(id, index, state, failure, jitter)
@@ -180,9 +187,9 @@ local function begin_repair()
   redis.call('HSET', base .. 'repair', 'state', 'in_progress', 'from', '-', 'index', 0)
 end
 
--- A new stream would begin its ids anew: within a millisecond, or on a server whose clock is behind,
--- a token from before would name some other chunk, and a late report would complete that one. So the
--- new ids begin after the fence: an entry added and removed moves the stream there.
+-- A new stream would begin its ids anew: within a millisecond, or on a server whose clock is
+-- behind, a token from before would name some other chunk, and a late report would complete that
+-- one. So the new ids begin after the fence: an entry added and removed moves the stream there.
 local function reset_reservations()
   local reservations, time = base .. 'reservations', redis.call('TIME')
   local last_fence = tonumber(redis.call('GET', base .. 'fence') or 0)
@@ -202,7 +209,8 @@ end
 
 -- The entries pending for a worker: {token, worker, idle, deliveries} each, oldest first.
 local function pending_of(worker, limit)
-  local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', '-', '+', limit, worker)
+  local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', '-', '+', limit,
+    worker)
   if is_nogroup(pending) then
     reset_reservations()
     return {}

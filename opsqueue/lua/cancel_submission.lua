@@ -16,6 +16,7 @@ if not state then
 elseif state ~= 'in_progress' then
   return {'ended', state}
 end
+go_on_without_memory()
 end_submission(id, 'cancelled')
 count_dropped(id, 0)
 return {'cancelled'}

@@ -20,7 +20,8 @@ local function complete(token, operations_failed)
     return {'dropped', id}
   end
   local key = sub_key(id)
-  local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'chunks_done')
+  local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total',
+    'chunks_done')
   local total, size = tonumber(row[1]), tonumber(row[2])
   if redis.call('SETBIT', key .. ':done', index, 1) == 1 then
     return {'completed', id, total - tonumber(row[4])}

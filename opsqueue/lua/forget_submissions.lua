@@ -13,6 +13,7 @@
 local limit = tonumber(ARGV[2])
 local garbage = base .. 'garbage'
 
+go_on_without_memory()
 for i = 3, #ARGV do
   -- Only while it is garbage: confirmed twice, the prefix may have its next owner by now.
   if redis.call('SREM', garbage, ARGV[i]) == 1 then

@@ -11,4 +11,5 @@ local fields = redis.call('HGETALL', key)
 if #fields == 0 then
   return {'unknown'}
 end
-return {'found', fields, redis.call('HGETALL', key .. ':meta'), redis.call('HGETALL', key .. ':failure')}
+return {'found', fields, redis.call('HGETALL', key .. ':meta'),
+  redis.call('HGETALL', key .. ':failure')}

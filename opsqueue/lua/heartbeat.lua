@@ -1,9 +1,9 @@
 -- heartbeat: reserved -> ready.
 --
 -- The worker is alive and says what it holds. Answers which of that is void (the submission ended,
--- or the reservation is lost), so that it can stop early. Chunks that are pending for it and that it
--- does not know were reserved by a call whose answer was lost on the way: they are released, once
--- they are older than any answer that can still be under way.
+-- or the reservation is lost), so that it can stop early. Chunks that are pending for it and that
+-- it does not know were reserved by a call whose answer was lost on the way: they are released,
+-- once they are older than any answer that can still be under way.
 --
 -- KEYS[1]    base        prefix of the queue's keys
 -- ARGV[1]    now         see _prelude
@@ -15,6 +15,7 @@
 -- Returns {"alive", void_tokens, released}.
 local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
+go_on_without_memory()
 redis.call('ZADD', base .. 'workers', now, worker)
 redis.call('HSET', base .. 'worker_info', worker, info)
 

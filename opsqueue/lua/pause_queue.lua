@@ -4,5 +4,6 @@
 -- ARGV[1] now   see _prelude
 --
 -- Returns {"paused"}; pausing a paused queue changes nothing.
+go_on_without_memory()
 redis.call('SET', base .. 'paused', now, 'NX')
 return {'paused'}

@@ -13,6 +13,7 @@
 -- Returns {"reclaimed", chunks, has_more}, or {"busy"}.
 local sweeper, timeout_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
+go_on_without_memory()
 if not take_sweep('dead', sweeper, ARGV[5]) then
   return {'busy'}
 end

@@ -1,8 +1,8 @@
 -- reclaim_expired: reserved -> ready or failed.
 --
 -- Takes chunks back whose reservation's time is over, from workers that live: their handler hangs.
--- Uses an attempt. Walks the stream in pages; each entry says when it expires, since handlers of one
--- queue may differ in that while a new version of one is rolled out.
+-- Uses an attempt. Walks the stream in pages; each entry says when it expires, since handlers of
+-- one queue may differ in that while a new version of one is rolled out.
 --
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
@@ -15,6 +15,7 @@
 local sweeper, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reservations = base .. 'reservations'
 
+go_on_without_memory()
 if not take_sweep('expired', sweeper, ARGV[5]) then
   return {'busy'}
 end
@@ -31,7 +32,8 @@ for _, entry in ipairs(page) do
       reclaimed = reclaimed + 1
       count('chunks_reclaimed', 1)
       use_attempt(id, index, state, {type = 'ReservationExpired', traceback = '',
-        message = string.format('worker %s did not report within %.0f ms', worker, f[10] - f[8])}, nil)
+        message = string.format('worker %s did not report within %.0f ms', worker,
+          f[10] - f[8])}, nil)
     end
   end
 end

@@ -13,6 +13,7 @@
 local action, left = ARGV[2], tonumber(ARGV[3])
 local walk = base .. 'repair'
 
+go_on_without_memory()
 if action == 'begin' then
   begin_repair()
 end

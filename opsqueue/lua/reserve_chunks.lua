@@ -47,6 +47,7 @@ local function pick()
 end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
+go_on_without_memory()
 redis.call('ZADD', base .. 'workers', now, worker)
 if redis.call('EXISTS', base .. 'paused') == 1 then
   return answer('paused', {}, {})

@@ -55,8 +55,8 @@ def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float):
     """Zero, negative and years."""
     app = Opsqueue()
 
-    with pytest.raises(HandlerError, match="time_limit_s"):
-        app.operation_handler("numbers", time_limit_s=seconds)
+    with pytest.raises(HandlerError, match="time_limit"):
+        app.operation_handler("numbers", time_limit=seconds)
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from opsqueue_api.app import App, create_app
 
 from opsqueue.chunk import ChunkFailure
 from opsqueue.codec import open_codec
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
+from opsqueue_api.app import App, create_app
 
 Work = Callable[[Callable[[Any], Any]], int]
 

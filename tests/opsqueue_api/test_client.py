@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from opsqueue_api.app import App
 
 from opsqueue.exceptions import (
     InvalidArgumentError,
@@ -22,6 +21,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.submission import Backoff, NewSubmission, SubmissionId, SubmissionState
+from opsqueue_api.app import App
 
 Work = Callable[[Callable[[Any], Any]], int]
 UNKNOWN = SubmissionId(1)

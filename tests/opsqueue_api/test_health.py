@@ -9,14 +9,14 @@ import httpx
 import pytest
 import redis
 from falcon import testing
-from opsqueue_api.app import App
-from opsqueue_api.health import STORE_CHECK_S, Ready
 
 from opsqueue import __version__
 from opsqueue.connection import connect
 from opsqueue.exceptions import StoreUnavailableError
 from opsqueue.store import ObjectStore
 from opsqueue.store.memory import MemoryStore
+from opsqueue_api.app import App
+from opsqueue_api.health import STORE_CHECK_S, Ready
 
 
 class Clock:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import redis
-from opsqueue_api.app import App, create_app
-from opsqueue_api.settings import Limits
 
 from opsqueue.store import ObjectStore
+from opsqueue_api.app import App, create_app
+from opsqueue_api.settings import Limits
 
 
 @pytest.fixture

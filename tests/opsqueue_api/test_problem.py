@@ -9,13 +9,13 @@ import falcon
 import httpx
 import pytest
 import redis
-from opsqueue_api import problem
-from opsqueue_api.app import App, create_app
 
 from opsqueue.connection import connect
 from opsqueue.exceptions import ScriptError, StoreUnavailableError
 from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
+from opsqueue_api import problem
+from opsqueue_api.app import App, create_app
 
 
 class Raises:

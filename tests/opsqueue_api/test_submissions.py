@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from opsqueue_api.app import App, create_app
 
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.submission import Submission, SubmissionId
+from opsqueue_api.app import App, create_app
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 from falcon import testing
+
 from opsqueue_api.cli import settings_of_environment
 from opsqueue_api.settings import Limits, Settings
 from opsqueue_api.wsgi import application

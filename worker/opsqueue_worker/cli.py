@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from typing import Any, Final
 
 import click
 
 from opsqueue import __version__
-from opsqueue.app import load_app
+from opsqueue.app import Opsqueue, load_app
 from opsqueue.exceptions import ConnectionTroubleError, IncorrectUsageError
+from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.settings import WorkerSettings
 from opsqueue_worker.worker import Worker
@@ -20,122 +23,205 @@ _EPILOG = """
 Examples:
   opsqueue-worker tasks:app
   opsqueue-worker tasks:app -c 8 -Q images,emails
+  opsqueue-worker tasks:app --pool async -c 50          async def handlers that call an API
+  opsqueue-worker tasks:app --pool solo                 breakpoints work
+  opsqueue-worker tasks:app --burst                     do what there is, then exit
   opsqueue-worker tasks:app --redis-url redis://cache:6379/0 --store-url s3://bucket/opsqueue
 
 \b
-Signals: TERM or Ctrl-C finishes the chunks in hand; a second one gives them back at once.
+Signals: TERM or Ctrl-C finishes the chunks that run, a second one (or QUIT) gives them back at
+once; HUP replaces the children; USR1 prints all stacks to stderr.
 Exit codes: 0 ended as told, 1 unexpected, 2 usage or app, 3 Redis or store not reachable.
 """
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+class _Memory(click.ParamType[int]):
+    """A size such as 512MB."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Give bytes."""
+        match = re.fullmatch(r"(\d+)\s*([KMG]?)B?", str(value).strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no size: write it like 512MB or 2GB", param, ctx)
+        return int(match[1]) * _UNITS[match[2].upper()]
+
+
+class _Prefetch(click.ParamType[int | None]):
+    """`auto`, or a number of chunks."""
+
+    name = "auto|N"
+
+    def convert(
+        self, value: str | int | None, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Give None for auto."""
+        if value is None or value == "auto":
+            return None
+        if not str(value).isdigit() or int(value) > 1_000:
+            self.fail(f"{value!r}: give auto, or a number from 0 to 1000", param, ctx)
+        return int(value)
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "OPSQUEUE_WORKER"})
+@click.command(
+    epilog=_EPILOG,
+    context_settings={
+        "auto_envvar_prefix": "OPSQUEUE_WORKER",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 100,
+    },
+)
 @click.argument("app", metavar="MODULE:APP")
+@click.option(
+    "-P",
+    "--pool",
+    type=click.Choice(["process", "thread", "async", "solo"]),
+    default="process",
+    help="What runs chunks: child processes; threads of one child, for handlers that wait; tasks "
+    "of one child's event loop, for async def handlers; this process itself, for debugging.",
+)
 @click.option(
     "-c",
     "--concurrency",
-    type=click.IntRange(1, 1024),
+    type=click.IntRange(1, 10_000),
     default=os.cpu_count() or 1,
     show_default="cores",
-    help="Child processes; each runs one chunk at a time.",
+    help="Chunks that run at a time.",
 )
 @click.option(
     "-Q",
     "--queues",
     default="",
     metavar="A,B",
-    help="Queues to serve. [default: every queue that the app has a handler for]",
+    help="Queues to serve.  [default: every queue that the app has a handler for]",
 )
 @click.option(
     "--prefetch",
-    type=click.IntRange(0, 64),
-    default=1,
-    show_default=True,
-    help="Chunks that a child fetches ahead while it runs one.",
+    type=_Prefetch(),
+    default="auto",
+    help="Chunks that wait beside each that runs; auto: about 100 ms of work, 1 to 64.",
 )
 @click.option(
     "--redis-url",
     envvar="OPSQUEUE_REDIS_URL",
     show_envvar=True,
     default="redis://127.0.0.1:6379/0",
-    show_default=True,
     help="Where the queues are.",
 )
 @click.option(
     "--store-url",
     envvar="OPSQUEUE_STORE_URL",
     show_envvar=True,
-    required=True,
-    help="Where the chunks are: file:///path, s3://bucket/prefix, gs://bucket/prefix.",
+    help="Where the chunks are: file:///path, s3://bucket/prefix, gs://bucket/prefix.  [required]",
+)
+@click.option(
+    "--max-chunks-per-child",
+    type=click.IntRange(1),
+    help="Replace a child after so many.  [default: never]",
+)
+@click.option(
+    "--max-memory-per-child",
+    type=_Memory(),
+    help="Replace a child that has had so much, like 512MB.  [default: never]",
 )
 @click.option(
     "--heartbeat-interval",
     type=click.FloatRange(0.1, 600),
     default=5.0,
-    show_default=True,
     help="Seconds between signs of life.",
 )
 @click.option(
     "--heartbeat-timeout",
     type=click.FloatRange(0.5, 3600),
     default=30.0,
-    show_default=True,
     help="Seconds without one after which a worker counts as dead.",
 )
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0, 86_400),
     default=60.0,
-    show_default=True,
-    help="Seconds that chunks in hand have at the end.",
+    help="Seconds that chunks have to finish at the end.",
+)
+@click.option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
+@click.option("--reload", is_flag=True, help="Replace the children when source files change.")
+@click.option(
+    "--check", is_flag=True, help="Only say whether a worker of this host is alive: exit 0 or 1."
 )
 @click.option(
     "-l",
     "--log-level",
-    default="INFO",
-    show_default=True,
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
 )
+@click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain")
 @click.version_option(__version__, message="opsqueue-worker %(version)s")
-def main(  # noqa: PLR0913 an option each
-    *,
-    app: str,
-    concurrency: int,
-    queues: str,
-    prefetch: int,
-    redis_url: str,
-    store_url: str,
-    heartbeat_interval: float,
-    heartbeat_timeout: float,
-    shutdown_timeout: float,
-    log_level: str,
-) -> None:
+def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
     """Run the handlers of an app: MODULE:APP names it, like tasks:app for `app = …` in tasks.py."""
-    set_up_logging(log_level)
-    settings = WorkerSettings(
-        app=app,
-        redis_url=redis_url,
-        store_url=store_url,
-        queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
-        concurrency=concurrency,
-        prefetch=prefetch,
-        heartbeat_interval_s=heartbeat_interval,
-        heartbeat_timeout_s=heartbeat_timeout,
-        shutdown_timeout_s=shutdown_timeout,
-        log_level=log_level,
-    )
+    set_up_logging(options["log_level"], options["log_format"])
     try:
-        worker = Worker(settings, load_app(app), say=_say)
+        app = load_app(options["app"])
+        settings = _settings_of(options)
+        if options["check"]:
+            _check(settings, app)
+        worker = Worker(settings, app, say=_say)
         worker.check()
     except IncorrectUsageError as exc:
-        if exc.__cause__ is not None:
-            logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
+        logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
         _say(f"Error: {exc}")
         sys.exit(2)
     except ConnectionTroubleError as exc:
         _say(f"Error: {exc}")
         sys.exit(3)
     sys.exit(worker.run())
+
+
+def _settings_of(options: dict[str, Any]) -> WorkerSettings:
+    if not options["store_url"] and not options["check"]:
+        message = (
+            "no store: give --store-url or set OPSQUEUE_STORE_URL, like file:///var/lib/opsqueue; "
+            "the same as producers and the API have"
+        )
+        raise IncorrectUsageError(message)
+    if options["heartbeat_timeout"] < 2 * options["heartbeat_interval"]:
+        message = (
+            f"--heartbeat-timeout {options['heartbeat_timeout']:g} is less than two times "
+            f"--heartbeat-interval {options['heartbeat_interval']:g}: a healthy worker would count "
+            "as dead when one sign of life is late"
+        )
+        raise IncorrectUsageError(message)
+    return WorkerSettings(
+        app=options["app"],
+        redis_url=options["redis_url"],
+        store_url=options["store_url"] or "",
+        queues=tuple(name.strip() for name in options["queues"].split(",") if name.strip()),
+        pool=options["pool"],
+        concurrency=options["concurrency"],
+        prefetch=options["prefetch"],
+        max_chunks_per_child=options["max_chunks_per_child"],
+        max_memory_per_child_bytes=options["max_memory_per_child"],
+        heartbeat_interval_s=options["heartbeat_interval"],
+        heartbeat_timeout_s=options["heartbeat_timeout"],
+        shutdown_timeout_s=options["shutdown_timeout"],
+        is_burst=options["burst"],
+        is_reloading=options["reload"],
+        log_level=options["log_level"],
+        log_format=options["log_format"],
+    )
+
+
+def _check(settings: WorkerSettings, app: Opsqueue) -> None:
+    missing = check_worker(settings, settings.queues or tuple(app.handlers))
+    if missing is not None:
+        _say(f"Error: {missing}")
+        sys.exit(1)
+    sys.exit(0)

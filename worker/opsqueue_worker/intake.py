@@ -14,19 +14,22 @@ import time
 from collections import deque
 from typing import Final
 
+from opsqueue import calls
 from opsqueue.answers import Reserved
 from opsqueue.app import Handler
-from opsqueue.chunk import Dropped, FailOutcome, FinallyFailed, Lost, Reservation, Token
+from opsqueue.chunk import Reservation, Token
 from opsqueue.connection import BLOCK_MS
-from opsqueue.exceptions import OpsqueueError
-from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
+from opsqueue.execution import Report
 from opsqueue.queue import Queue
-from opsqueue_worker.pool import ProcessPool
+from opsqueue.strategy import AnyStrategy
+from opsqueue_worker.pool import Pool
+from opsqueue_worker.reporter import Reporter, batches_of
 
 logger = logging.getLogger("opsqueue.worker")
 
-MAX_RESERVE: Final = 100
-MAX_REPORTS: Final = 200
+MAX_RESERVE: Final = 200
+MAX_REPORTS: Final = 500
 _SLOWEST_RETRY_S: Final = 1.5
 
 
@@ -36,6 +39,7 @@ class Intake:
     Args:
         queue: where chunks come from.
         handler: serves the queue.
+        strategy: which chunk next.
         worker: the name under which they are reserved.
         pool: works on them.
         changed: guards and announces every change: reports, free places, wake-ups, the end.
@@ -46,30 +50,32 @@ class Intake:
         queue: Queue,
         handler: Handler,
         *,
+        strategy: AnyStrategy,
         worker: str,
-        pool: ProcessPool,
+        pool: Pool,
         changed: threading.Condition,
     ) -> None:
         self.queue = queue
         self._handler = handler
+        self._strategy = strategy
         self._worker = worker
         self._pool = pool
         self._changed = changed
+        self._reporter = Reporter(queue.name, worker=worker)
         self._held: dict[Token, Reservation] = {}
         self._reports: deque[Report] = deque()
         self._is_stopping = False
         self._is_empty = False
+        self._has_looked = False
         self._wake_id = "0-0"
         self._due_at: float | None = None
-        self.chunks_done = 0
 
     # Called by other threads
 
     def start(self) -> None:
         """Start its two threads."""
-        for work in (self._exchange_for_ever, self._watch_for_ever):
-            name = f"{work.__name__.strip('_').split('_')[0]}-{self.queue.name}"
-            threading.Thread(target=work, name=name, daemon=True).start()
+        for work, name in ((self._exchange_for_ever, "intake"), (self._watch_for_ever, "watch")):
+            threading.Thread(target=work, name=f"{name}-{self.queue.name}", daemon=True).start()
 
     def report(self, report: Report) -> bool:
         """Take a report to be sent; False when the chunk is not of this queue."""
@@ -90,6 +96,17 @@ class Intake:
         """Whether anything is in hand or not yet reported; for who holds `changed`."""
         return bool(self._held)
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether the queue was empty at the last look, nothing delayed, nothing in hand."""
+        with self._changed:
+            return self._has_looked and self._is_empty and not self._held and self._due_at is None
+
+    @property
+    def chunks_done(self) -> int:
+        """Chunks that this worker completed."""
+        return self._reporter.chunks_done
+
     def stop_taking(self) -> None:
         """Reserve no more; reports still go out."""
         with self._changed:
@@ -102,19 +119,16 @@ class Intake:
         failures = 0
         while True:
             reports, places = self._wait_for_something_to_do()
-            try:
-                self._exchange(reports, places)
+            trouble = self._exchange(reports, places)
+            if trouble is None:
                 failures = 0
-            except OpsqueueError as exc:
-                with self._changed:
-                    self._reports.extendleft(reversed(reports))
-                failures += 1
-                if failures == 1:
-                    logger.warning(
-                        "queue %s: %s; trying again, %d reports are kept",
-                        self.queue.name, exc, len(reports),
-                    )  # fmt: skip
-                time.sleep(min(_SLOWEST_RETRY_S, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311 jitter
+                continue
+            failures += 1
+            if failures == 1:
+                logger.warning(
+                    "queue %s: %s; trying again until it works", self.queue.name, trouble
+                )
+            time.sleep(min(_SLOWEST_RETRY_S, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311 jitter
 
     def _wait_for_something_to_do(self) -> tuple[list[Report], int]:
         with self._changed:
@@ -132,74 +146,52 @@ class Intake:
                     timeout = max(0.0, self._due_at - time.monotonic())
                 self._changed.wait(timeout)
 
-    def _exchange(self, reports: list[Report], places: int) -> None:
+    def _exchange(self, reports: list[Report], places: int) -> OpsqueueError | None:
+        """Send reports, take chunks; give the trouble met, with what it concerns kept."""
+        batches = batches_of(reports)
+        requests = [batch.call for batch in batches]
+        if places:
+            requests.append(
+                calls.reserve_chunks(
+                    self.queue.name,
+                    self._worker,
+                    limit=places,
+                    reservation_ms=self._handler.reservation_ms,
+                    strategy=self._strategy,
+                )
+            )
         try:
-            reserved = self._send(reports, places)
-        except BaseException:
-            self._pool.give_places_back(places)
-            raise
+            answers = self.queue.together(requests)
+        except RedisUnavailableError as exc:
+            answers = [exc] * len(requests)
+        reserved = answers[-1] if places else None
         with self._changed:
-            for report in reports:
-                self._held.pop(report.token, None)
+            for batch, answer in zip(batches, answers, strict=False):
+                again = self._reporter.settle(batch, answer, self._held)
+                self._reports.extendleft(reversed(again))
+                if not again:
+                    for report in batch.reports:
+                        self._held.pop(report.token, None)
             self._changed.notify_all()
-            if reserved is None:
-                return
+        if isinstance(reserved, Reserved):
+            self._take(reserved, places)
+        else:
+            self._pool.give_places_back(places)
+        return next((answer for answer in answers if isinstance(answer, OpsqueueError)), None)
+
+    def _take(self, reserved: Reserved, places: int) -> None:
+        with self._changed:
             for chunk in reserved.chunks:
                 self._held[chunk.token] = chunk
+            self._has_looked = True
             if len(reserved.chunks) < places:
-                self._is_empty, self._wake_id = True, reserved.wake_id
+                self._is_empty, self._wake_id, self._due_at = True, reserved.wake_id, None
                 if reserved.next_due_in_ms is not None and not reserved.is_paused:
                     self._due_at = time.monotonic() + reserved.next_due_in_ms / 1000
+                self._changed.notify_all()
         self._pool.give_places_back(places - len(reserved.chunks))
         for chunk in reserved.chunks:
             self._pool.submit(chunk)
-
-    def _send(self, reports: list[Report], places: int) -> Reserved | None:
-        done = [r for r in reports if isinstance(r, Done)]
-        if done:
-            outcomes = self.queue.complete_chunks([r.token for r in done])
-            for report, outcome in zip(done, outcomes, strict=True):
-                if isinstance(outcome, Lost | Dropped):
-                    self._explain(report.token, outcome)
-                else:
-                    self.chunks_done += 1
-        for other in reports:
-            match other:
-                case Failed(token=token, failure=failure):
-                    self._explain(token, self.queue.fail_chunk(token, failure))
-                case GivenBack(token=token, reason=reason, delay_ms=delay_ms):
-                    self.queue.release_chunks([token], delay_ms=delay_ms)
-                    logger.info("chunk %s given back: %s", self._held.get(token), reason)
-                case Done():
-                    pass
-        if not places:
-            return None
-        return self.queue.reserve_chunks(
-            self._worker,
-            limit=places,
-            reservation_ms=self._handler.reservation_ms,
-            strategy=self._handler.strategy,
-        )
-
-    def _explain(self, token: Token, outcome: FailOutcome) -> None:
-        chunk = self._held.get(token)
-        match outcome:
-            case Lost():
-                logger.warning(
-                    "worker %s lost chunk %s: its reservation had ended (reservation_ms=%d), or "
-                    "its report was repeated; raise time_limit_s or make chunks smaller",
-                    self._worker, chunk, self._handler.reservation_ms,
-                )  # fmt: skip
-            case Dropped():
-                logger.info("chunk %s dropped: its submission had ended", chunk)
-            case FinallyFailed(attempt=attempt):
-                logger.error(
-                    "chunk %s failed attempt %d, its last: the submission failed", chunk, attempt
-                )
-            case other:
-                logger.warning(
-                    "chunk %s failed attempt %d; it is tried again", chunk, other.attempt
-                )
 
     # Sleeping while the queue is empty
 
@@ -216,8 +208,8 @@ class Intake:
                 is_awake = True
                 time.sleep(_SLOWEST_RETRY_S / 3)
             with self._changed:
-                # Also without a wake-up: a look now and then costs nothing, and finds what no
-                # wake-up announced (a lost stream, a wake stream that was deleted).
+                # Also without a wake-up: a look now and then costs nothing, and finds what none
+                # announced (a lost stream, a wake stream that was deleted).
                 if is_awake or self._wake_id == wake_id:
                     self._is_empty = False
                     self._changed.notify_all()

@@ -11,6 +11,8 @@ import msgspec
 from opsqueue.chunk import ChunkFailure, Reservation, Source, Token
 from opsqueue.execution import Done, Failed, GivenBack, Report
 from opsqueue.submission import SubmissionId
+from opsqueue_worker.logs import LogFormat
+from opsqueue_worker.settings import PoolKind
 
 
 class Hello(msgspec.Struct, array_like=True, tag=True):
@@ -18,7 +20,11 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
 
     app: str
     store_url: str
+    pool: PoolKind
+    slots: int
+    """Chunks that run at a time."""
     log_level: str
+    log_format: LogFormat
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):

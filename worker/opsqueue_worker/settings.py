@@ -6,6 +6,12 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass, field
+from typing import Literal
+
+from opsqueue.strategy import AnyStrategy
+from opsqueue_worker.logs import LogFormat
+
+PoolKind = Literal["process", "thread", "async", "solo"]
 
 
 def new_worker_name() -> str:
@@ -22,11 +28,22 @@ class WorkerSettings:
     store_url: str
     queues: tuple[str, ...] = ()
     """Empty: every queue that the app has a handler for."""
+    strategy: AnyStrategy | None = None
+    """None: each handler's own."""
+    pool: PoolKind = "process"
     concurrency: int = 1
-    prefetch: int = 1
-    """Chunks that a child holds beside the one that it runs."""
+    """Chunks that run at a time."""
+    prefetch: int | None = None
+    """Chunks that wait beside each that runs; None: as many as some 100 ms of work."""
+    max_chunks_per_child: int | None = None
+    max_memory_per_child_bytes: int | None = None
     heartbeat_interval_s: float = 5.0
     heartbeat_timeout_s: float = 30.0
     shutdown_timeout_s: float = 60.0
+    is_burst: bool = False
+    """End when the queues are empty."""
+    is_reloading: bool = False
+    """Replace children when source files change."""
     log_level: str = "INFO"
+    log_format: LogFormat = "plain"
     name: str = field(default_factory=new_worker_name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,18 +22,30 @@ from opsqueue.app import Opsqueue
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.execution import Report
 from opsqueue.queue import Queue
-from opsqueue.store import open_store
+from opsqueue.store import ObjectStore, open_store
+from opsqueue_worker.child_pool import ChildPool
 from opsqueue_worker.heartbeat import Heartbeat
 from opsqueue_worker.intake import Intake
 from opsqueue_worker.messages import Hello
-from opsqueue_worker.pool import ProcessPool
+from opsqueue_worker.pool import Ahead, Pool, PoolCalls
+from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
+from opsqueue_worker.solo import SoloPool
 from opsqueue_worker.sweeper import Sweeper
 
 logger = logging.getLogger("opsqueue.worker")
 
 _TICK_S: Final = 0.2
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+)
+_STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+_LOOK: Final = 0
+"""In place of a signal: something changed."""
 
 
 class Worker:
@@ -48,60 +63,79 @@ class Worker:
     def __init__(
         self, settings: WorkerSettings, app: Opsqueue, *, say: Callable[[str], None]
     ) -> None:
-        if settings.store_url.startswith("memory:"):
-            message = (
-                f"store {settings.store_url!r} lives in one process, workers run several: use "
-                "file:///path, s3://bucket/prefix or gs://bucket/prefix"
-            )
-            raise IncorrectUsageError(message)
         self._settings = settings
         self._say = say
         names = settings.queues or tuple(app.handlers)
-        handlers = {name: app.handler_of(name) for name in names}
+        self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
         # A connection for each queue's two threads, and for heartbeat, sweeper and start.
         self._client = connection.connect(settings.redis_url, max_connections=2 * len(names) + 8)
         self._changed = threading.Condition()
-        self._pool = ProcessPool(
-            Hello(settings.app, settings.store_url, settings.log_level),
-            size=settings.concurrency,
-            prefetch=settings.prefetch,
-            on_report=self._report,
-            on_change=self._announce,
-        )
+        self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._pool = self._make_pool(app, self._store)
         self._intakes = [
             Intake(
                 Queue(self._client, name),
                 handler,
+                strategy=settings.strategy or handler.strategy,
                 worker=settings.name,
                 pool=self._pool,
                 changed=self._changed,
             )
-            for name, handler in handlers.items()
+            for name, handler in self._handlers.items()
         ]
-        self._handlers = handlers
-        queues = [intake.queue for intake in self._intakes]
         self._heartbeat = Heartbeat(
             self._intakes,
             worker=settings.name,
-            info=msgspec.json.encode(
-                {
-                    "version": opsqueue.__version__,
-                    "concurrency": settings.concurrency,
-                    "queues": list(names),
-                    "started_at": int(time.time() * 1000),
-                }
-            ),
+            info=self._info(),
             interval_s=settings.heartbeat_interval_s,
             on_void=self._pool.void,
         )
         self._sweeper = Sweeper(
-            queues,
+            [intake.queue for intake in self._intakes],
             worker=settings.name,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             store=self._store,
         )
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._sources = SourceWatch() if settings.is_reloading else None
+        self._defect = False
+
+    def _make_pool(self, app: Opsqueue, store: ObjectStore) -> Pool:
+        settings = self._settings
+        calls = PoolCalls(
+            on_report=self._report,
+            on_change=self._announce,
+            time_limit_of=lambda name: self._handlers[name].time_limit,
+        )
+        if settings.pool == "solo":
+            return SoloPool(app, store, ahead=settings.prefetch or 0, calls=calls)
+        if settings.store_url.startswith("memory:"):
+            message = (
+                f"store {settings.store_url!r} lives in one process, this pool has several: use "
+                "file:///path, s3://bucket/prefix or gs://bucket/prefix"
+            )
+            raise IncorrectUsageError(message)
+        # Threads and tasks run in one child, too: no handler can block the heartbeat, time limits
+        # can be kept, and a crash is survived.
+        children, slots = settings.concurrency, 1
+        if settings.pool in ("thread", "async"):
+            children, slots = 1, settings.concurrency
+        hello = Hello(
+            app=settings.app,
+            store_url=settings.store_url,
+            pool=settings.pool,
+            slots=slots,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
+        return ChildPool(
+            hello,
+            size=children,
+            ahead=Ahead(settings.prefetch),
+            calls=calls,
+            max_chunks=settings.max_chunks_per_child,
+            max_memory_bytes=settings.max_memory_per_child_bytes,
+        )
 
     def check(self) -> None:
         """See that Redis and the store are there and fit, before anything is reserved.
@@ -114,26 +148,54 @@ class Worker:
         self._store.check()
 
     def run(self) -> int:
-        """Work until SIGTERM or Ctrl-C; give the exit code."""
-        for number in _STOPPING:
+        """Work until SIGTERM or Ctrl-C, or in a burst until all is done; give the exit code."""
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
+        # In front of our handler, in C: it tells where a main thread hangs that can't be asked.
+        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+        threading.excepthook = self._on_defect
         self._print_banner()
         if not self._pool.start():
             self._pool.kill()
-            self._say("a child ended while it started: its error stands above")
+            self._say("Error: a child ended while it started; what it said stands above")
             return 1
         self._heartbeat.start()
         for intake in self._intakes:
             intake.start()
         self._sweeper.start()
         self._say("ready")
-        while self._next_signal() is None:
-            self._pool.tick(self._time_limit_s_of)
-        return self._shut_down()
+        while not (self._defect or self._is_told_to_stop() or self._is_drained()):
+            self._pool.tick()
+            self._reload_if_changed()
+        code = self._shut_down()
+        return 1 if self._defect else code
+
+    def _is_told_to_stop(self) -> bool:
+        match self._next_event():
+            case signal.SIGHUP:
+                logger.info("replacing the children, each after the chunks that it has")
+                self._pool.retire_children()
+            case signal.SIGUSR1:
+                self._pool.dump_stacks()
+            case number if number in _STOPS:
+                if number == signal.SIGQUIT:
+                    self._events.put(number)  # the second one already: give everything back now
+                return True
+        return False
+
+    def _is_drained(self) -> bool:
+        return self._settings.is_burst and all(intake.is_drained for intake in self._intakes)
+
+    def _reload_if_changed(self) -> None:
+        if self._sources is not None and (changed := self._sources.changed()):
+            self._say(f"{changed} changed: replacing the children")
+            self._pool.retire_children()
+            # Which queues are served is decided at the start.
+            self._say("a handler for a new queue is served after a restart")
 
     def _shut_down(self) -> int:
         """Take nothing more, finish what runs, give the rest back, report, sign off."""
-        logger.info("stopping: finishing the chunks in hand; once more to stop at once")
+        logger.info("stopping: finishing the chunks that run; once more to give them back at once")
         deadline = time.monotonic() + self._settings.shutdown_timeout_s
         # Stop taking before stopping the heartbeat: a chunk in hand must stay ours until reported.
         for intake in self._intakes:
@@ -141,12 +203,12 @@ class Worker:
         self._sweeper.stop()
         self._pool.stop()
         while not self._pool.is_empty and time.monotonic() < deadline:
-            if self._next_signal() is not None:
+            if self._next_event() in _STOPS:
                 break
-            self._pool.tick(self._time_limit_s_of)
+            self._pool.tick()
         self._pool.kill()
         while not self._pool.is_empty:
-            self._pool.tick(self._time_limit_s_of)
+            self._pool.tick()
             time.sleep(0.01)
         self._wait_until_reported(max(5.0, deadline - time.monotonic()))
         self._heartbeat.stop()
@@ -164,20 +226,29 @@ class Worker:
         with self._changed:
             while any(intake.is_holding for intake in self._intakes):
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._signals.empty():
+                if left <= 0 or not self._events.empty():
                     logger.warning("some reports could not be delivered: others take over")
                     return
                 self._changed.wait(min(left, _TICK_S))
 
-    def _next_signal(self) -> int | None:
+    # What the parts tell
+
+    def _next_event(self) -> int:
         try:
-            return self._signals.get(timeout=_TICK_S)
+            return self._events.get(timeout=_TICK_S)
         except queue.Empty:
-            return None
+            return _LOOK
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # SimpleQueue.put may be called in a handler; a lock or a log line might deadlock.
-        self._signals.put(number)
+        self._events.put(number)
+
+    def _on_defect(self, args: threading.ExceptHookArgs) -> None:
+        """End rather than go on without one of our threads: a silent worker helps nobody."""
+        exception = args.exc_value or args.exc_type()
+        logger.critical("a defect in %s", args.thread, exc_info=exception)
+        self._defect = True
+        self._events.put(_LOOK)
 
     def _report(self, report: Report) -> None:
         for intake in self._intakes:
@@ -187,15 +258,32 @@ class Worker:
     def _announce(self) -> None:
         with self._changed:
             self._changed.notify_all()
+        self._events.put(_LOOK)
 
-    def _time_limit_s_of(self, queue_name: str) -> float:
-        return self._handlers[queue_name].time_limit_s
+    # What the worker tells of itself
+
+    def _info(self) -> bytes:
+        settings = self._settings
+        return msgspec.json.encode(
+            {
+                "version": opsqueue.__version__,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "pool": settings.pool,
+                "concurrency": settings.concurrency,
+                "queues": list(self._handlers),
+                "started_at": int(time.time() * 1000),
+            }
+        )
 
     def _print_banner(self) -> None:
         settings = self._settings
+        prefetch = "auto" if settings.prefetch is None else settings.prefetch
         self._say(f"opsqueue-worker {opsqueue.__version__}  {settings.name}")
         self._say(f"  redis   {connection.masked(settings.redis_url)}")
         self._say(f"  store   {self._store.url}")
-        self._say(f"  pool    {settings.concurrency} processes, prefetch {settings.prefetch}")
+        self._say(
+            f"  pool    {settings.pool}, {settings.concurrency} at a time, prefetch {prefetch}"
+        )
         for name, handler in self._handlers.items():
             self._say(f"  queue   {name} -> {handler.name} (by {handler.kind})")

@@ -6,14 +6,18 @@ folder of an operation tell the test what happened, and tell the handler to go o
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from opsqueue import Chunk, Opsqueue
+from opsqueue.exceptions import SoftTimeLimitExceeded
 
 app = Opsqueue()
 
@@ -61,3 +65,75 @@ def log_run(path: Path, chunk: Chunk) -> int:
         log.write(f"{chunk.chunk_index} {chunk.attempt} {os.getpid()}\n")
     time.sleep(0.02)
     return chunk.chunk_index
+
+
+@app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-limited", time_limit=1.0)
+def sleep_limited(seconds: float) -> float:
+    """Is killed when it takes too long."""
+    time.sleep(seconds)
+    return seconds
+
+
+@app.operation_handler(
+    os.environ.get("TEST_QUEUE", "tasks") + "-soft", time_limit=30.0, soft_time_limit=0.3
+)
+def sleep_softly(seconds: float) -> str:
+    """Can tidy up when it takes too long."""
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+    except SoftTimeLimitExceeded:
+        return "tidied up"
+    return "in time"
+
+
+@app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-threads", concurrency=8)
+def meet_in_threads(folder: str) -> str:
+    """Return once eight of them run at the same time."""
+    return meet(Path(folder), f"{os.getpid()}-{threading.get_ident()}", 8)
+
+
+@app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-async", concurrency=8)
+async def meet_in_tasks(folder: str) -> str:
+    """Return once 16 of them run at the same time: eight of each of two chunks."""
+    mine = Path(folder) / f"{os.getpid()}-{id(asyncio.current_task())}"
+    mine.touch()
+    while len(list(mine.parent.iterdir())) < 16:  # noqa: ASYNC110 of other processes, too
+        await asyncio.sleep(0.01)
+    return "met"
+
+
+@app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-hooks")
+def tell_started(_: object) -> list[str]:
+    """Give what the start hook made."""
+    logging.getLogger("tasks").warning("a line of the handler's own")
+    return started
+
+
+started: list[str] = []
+
+
+@app.on_worker_start
+def note_start() -> None:
+    """Make something expensive, once a process."""
+    started.append(f"started {os.getpid()}")
+
+
+@app.on_worker_stop
+def note_stop() -> None:
+    """Leave a trace of the end."""
+    if folder := os.environ.get("TEST_STOPPED"):
+        (Path(folder) / f"stopped-{os.getpid()}").touch()
+
+
+def meet(folder: Path, name: str, count: int) -> str:
+    """Wait until so many are there."""
+    (folder / name).touch()
+    deadline = time.monotonic() + 20
+    while len(list(folder.iterdir())) < count:
+        if time.monotonic() > deadline:
+            message = f"{len(list(folder.iterdir()))} of {count} came"
+            raise TimeoutError(message)
+        time.sleep(0.01)
+    return "met"

@@ -1,0 +1,144 @@
+"""Calls of the scripts that a worker makes all the time, as values: several go in one round trip.
+
+`Queue` has a method for each; `Queue.together` sends many at once. No I/O here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from opsqueue.answers import (
+    Reserved,
+    read_completed,
+    read_failed,
+    read_released,
+    read_reserved,
+)
+from opsqueue.chunk import ChunkFailure, CompleteOutcome, FailOutcome, ReleaseOutcome, Token
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.script import Argument
+from opsqueue.strategy import AnyStrategy, Random
+
+Answer = TypeVar("Answer")
+
+MAX_BATCH: Final = 1_000
+"""Chunks in one call, so that no script keeps the server busy for long."""
+
+_TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")  # more digits may not fit 64 bits
+_WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[Answer]):
+    """A script, what it is given, and who reads its answer."""
+
+    script: str
+    read: Callable[[list[Any]], Answer]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    rest: Sequence[Argument] = ()
+
+
+def reserve_chunks(
+    queue: str,
+    worker: str,
+    *,
+    limit: int,
+    reservation_ms: int,
+    strategy: AnyStrategy | None,
+) -> Call[Reserved]:
+    """See `Queue.reserve_chunks`."""
+    if not 1 <= limit <= MAX_BATCH:
+        message = f"limit is {limit}: 1 to {MAX_BATCH:,} chunks can be reserved at a time"
+        raise InvalidArgumentError(message)
+    if not 1 <= reservation_ms <= 30 * 24 * 3600 * 1000:
+        message = f"reservation_ms is {reservation_ms}: give 1 ms to 30 days"
+        raise InvalidArgumentError(message)
+    return Call(
+        script="reserve_chunks",
+        read=lambda answer: read_reserved(answer, queue),
+        arguments={
+            "worker": checked_worker(worker),
+            "limit": limit,
+            "reservation_ms": reservation_ms,
+            "strategy": (strategy or Random()).wire(),
+        },
+    )
+
+
+def complete_chunks(
+    tokens: Sequence[Token], operations_failed: Mapping[Token, int] | None = None
+) -> Call[list[CompleteOutcome]]:
+    """See `Queue.complete_chunks`."""
+    failed = operations_failed or {}
+    rest: list[Argument] = []
+    for token in checked_tokens(tokens):
+        rest += [token, failed.get(token, 0)]
+    return Call(
+        script="complete_chunks",
+        read=lambda answer: [read_completed(row) for row in answer],
+        rest=rest,
+    )
+
+
+def fail_chunk(
+    token: Token, failure: ChunkFailure, *, jitter: int | None = None
+) -> Call[FailOutcome]:
+    """See `Queue.fail_chunk`."""
+    return Call(
+        script="fail_chunk",
+        read=read_failed,
+        arguments={
+            "token": checked_tokens([token])[0],
+            "type": failure.type,
+            "message": _encodable(failure.message),
+            "traceback": _encodable(failure.traceback),
+            "jitter": secrets.randbelow(1001) if jitter is None else jitter,
+        },
+    )
+
+
+def release_chunks(tokens: Sequence[Token], *, delay_ms: int = 0) -> Call[list[ReleaseOutcome]]:
+    """See `Queue.release_chunks`."""
+    return Call(
+        script="release_chunks",
+        read=lambda answer: [read_released(row) for row in answer],
+        arguments={"delay_ms": delay_ms},
+        rest=checked_tokens(tokens),
+    )
+
+
+def checked_worker(worker: str) -> str:
+    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    if not _WORKER.fullmatch(worker):
+        message = f"worker name {worker!r}: at most 200 printable ASCII characters without spaces"
+        raise InvalidArgumentError(message)
+    return worker
+
+
+def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens, or raise InvalidArgumentError for too many, and for what is none."""
+    if len(tokens) > MAX_BATCH:
+        message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
+        raise InvalidArgumentError(message)
+    for token in tokens:
+        if not _TOKEN.fullmatch(token):
+            message = f"token {token!r}: give the token of a reservation, like 1732390000000-0"
+            raise InvalidArgumentError(message)
+    return list(tokens)
+
+
+def checked_limit(limit: int) -> int:
+    """Return the limit, or raise InvalidArgumentError when it is below 1."""
+    if limit < 1:
+        message = f"limit is {limit}: give 1 or more"
+        raise InvalidArgumentError(message)
+    return limit
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which file names in tracebacks hold: a report must not stop."""
+    return text.encode(errors="backslashreplace").decode()

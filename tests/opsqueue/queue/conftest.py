@@ -1,0 +1,37 @@
+"""A queue whose clock the test moves, on a real server and on fakeredis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue import Queue
+from tests.opsqueue.steps import Clock, Raw
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(client: redis.Redis, queue_name: str, clock: Clock) -> Queue:
+    return Queue(client, queue_name, clock=clock)
+
+
+@pytest.fixture
+def raw(client: redis.Redis, queue_name: str) -> Raw:
+    return Raw(client, queue_name)
+
+
+@pytest.fixture(scope="module")
+def own_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    """A server of this module alone, to flush and to measure."""
+    with EmbeddedServer(tmp_path_factory.mktemp("own"), is_durable=False) as server:
+        client = connect(server.url)
+        yield client
+        client.close()

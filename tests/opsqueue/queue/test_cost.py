@@ -1,0 +1,109 @@
+"""What a transition costs does not grow with the submission: counted in commands, not in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from opsqueue.queue import Queue
+from opsqueue.strategy import Newest, Oldest, Random
+from tests.opsqueue.steps import insert, take, tokens_of
+
+
+def commands_in(client: redis.Redis, act: Callable[[], object]) -> int:
+    """Give how many commands the server ran meanwhile, those inside scripts included."""
+
+    def calls() -> int:
+        stats: dict[str, Any] = client.info("commandstats")
+        ignored = ("cmdstat_info", "cmdstat_script|load", "cmdstat_eval")
+        return sum(row["calls"] for name, row in stats.items() if not name.startswith(ignored))
+
+    before = calls()
+    act()
+    return calls() - before
+
+
+@pytest.fixture
+def own_queue(own_client: redis.Redis, queue_name: str) -> Queue:
+    """Its scripts are loaded, its stream is there."""
+    queue = Queue(own_client, queue_name)
+    warm = insert(queue, 3)
+    queue.complete_chunks(tokens_of(take(queue, 1)))
+    queue.cancel_submission(warm)
+    queue.retry_submission(warm)
+    queue.cancel_submission(warm)
+    return queue
+
+
+@pytest.mark.parametrize("chunks", [10, 1_000_000])
+def test_inserting_costs_the_same_for_ten_chunks_and_for_a_million(
+    own_client: redis.Redis, own_queue: Queue, chunks: int
+) -> None:
+    """What is not handed out yet is one integer."""
+    commands = commands_in(own_client, lambda: insert(own_queue, chunks))
+
+    expected = commands_in(own_client, lambda: insert(own_queue, 1))
+    assert expected == commands
+    assert commands < 40
+
+
+@pytest.mark.parametrize("chunks", [10, 1_000_000])
+def test_cancelling_costs_the_same_for_ten_chunks_and_for_a_million(
+    own_client: redis.Redis, own_queue: Queue, chunks: int
+) -> None:
+    """Also with chunks in hand, delayed and given back."""
+    small, large = insert(own_queue, 1), insert(own_queue, chunks)
+    tokens = tokens_of(take(own_queue, 10, strategy=Newest()))
+    own_queue.release_chunks(tokens[:3])
+    own_queue.release_chunks(tokens[3:6], delay_ms=60_000)
+
+    commands = commands_in(own_client, lambda: own_queue.cancel_submission(large))
+
+    assert commands_in(own_client, lambda: own_queue.cancel_submission(small)) == commands
+    assert commands < 20
+
+
+@pytest.mark.parametrize("chunks", [10, 1_000_000])
+def test_retrying_costs_the_same_for_ten_chunks_and_for_a_million(
+    own_client: redis.Redis, own_queue: Queue, chunks: int
+) -> None:
+    """Nothing is put back one by one."""
+    small, large = insert(own_queue, 1), insert(own_queue, chunks)
+    own_queue.cancel_submission(large)
+    own_queue.cancel_submission(small)
+
+    commands = commands_in(own_client, lambda: own_queue.retry_submission(large))
+
+    assert commands_in(own_client, lambda: own_queue.retry_submission(small)) == commands
+
+
+@pytest.mark.parametrize("strategy", [Oldest(), Newest(), Random()])
+def test_reserving_costs_the_same_among_one_submission_and_among_a_thousand(
+    own_client: redis.Redis, own_queue: Queue, strategy: Oldest | Newest | Random
+) -> None:
+    """No strategy looks at each of them."""
+    for _ in range(3):
+        insert(own_queue, 1_000)
+    among_few = commands_in(own_client, lambda: take(own_queue, 1, strategy=strategy))
+    for _ in range(1_000):
+        insert(own_queue, 1_000)
+
+    among_many = commands_in(own_client, lambda: take(own_queue, 1, strategy=strategy))
+
+    assert among_few == among_many
+
+
+def test_a_long_submission_in_redis_is_as_small_as_a_short_one(
+    own_client: redis.Redis, own_queue: Queue
+) -> None:
+    """No key lists its chunks."""
+    small, large = insert(own_queue, 10), insert(own_queue, 1_000_000)
+
+    def bytes_of(id_: object) -> int:
+        keys: Any = list(own_client.scan_iter(match=f"*sub:{id_}*", count=10_000))
+        return sum(own_client.memory_usage(key) or 0 for key in keys)
+
+    assert abs(bytes_of(large) - bytes_of(small)) < 64

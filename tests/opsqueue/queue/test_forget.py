@@ -1,0 +1,142 @@
+"""forget_submissions: completed or failed or cancelled -> forgotten."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from opsqueue.chunk import Lost
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
+from opsqueue.queue import Queue
+from opsqueue.submission import SubmissionState
+from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
+
+
+def test_a_submission_is_forgotten_after_its_retention_and_not_before(
+    queue: Queue, clock: Clock
+) -> None:
+    """Counted from its end."""
+    id_ = insert(queue, 1, retention_ms=1_000, prefix="a/b")
+    clock.advance(5_000)
+    queue.complete_chunks(tokens_of(take(queue, 1)))
+
+    clock.advance(999)
+    before = queue.forget_submissions()
+    clock.advance(1)
+    after = queue.forget_submissions()
+
+    assert (before.submissions, before.prefixes) == (0, ())
+    assert (after.submissions, after.prefixes) == (1, ("a/b",))
+    assert queue.list_submissions(SubmissionState.COMPLETED) == []
+    with pytest.raises(SubmissionNotFoundError):
+        queue.get_submission(id_)
+
+
+def test_a_running_submission_is_never_forgotten(queue: Queue, clock: Clock) -> None:
+    """However old it is."""
+    insert(queue, 1, retention_ms=0)
+    clock.advance(10**9)
+
+    assert queue.forget_submissions().submissions == 0
+
+
+def test_failed_and_cancelled_submissions_are_forgotten_too(queue: Queue, clock: Clock) -> None:
+    """Whichever way they ended."""
+    failed, cancelled = (insert(queue, 1, retention_ms=0, max_attempts=1) for _ in range(2))
+    queue.fail_chunk(take_one(queue).token, FAILURE)
+    queue.cancel_submission(cancelled)
+    clock.advance(1)
+
+    assert queue.forget_submissions().submissions == 2
+    for id_ in (failed, cancelled):
+        with pytest.raises(SubmissionNotFoundError):
+            queue.get_submission(id_)
+
+
+def test_a_submission_with_chunks_in_hand_is_not_forgotten(
+    queue: Queue, raw: Raw, clock: Clock
+) -> None:
+    """Its reports must find it, to count it down."""
+    id_ = insert(queue, 1, retention_ms=0, strategic_metadata={"customer": 7})
+    token = take_one(queue).token
+    queue.cancel_submission(id_)
+
+    with_one_in_hand = queue.forget_submissions()
+    queue.complete_chunks([token])
+    clock.advance(60_000)
+    without = queue.forget_submissions()
+
+    assert (with_one_in_hand.submissions, without.submissions) == (0, 1)
+    assert raw.in_hand("customer") == {}
+
+
+def test_a_prefix_is_answered_until_its_deletion_is_confirmed(queue: Queue) -> None:
+    """A crash between the answer and the deletion leaks nothing."""
+    insert(queue, 0, retention_ms=0, prefix="a/b")
+
+    first = queue.forget_submissions()
+    again = queue.forget_submissions()
+    confirmed = queue.forget_submissions(deleted_prefixes=["a/b"])
+
+    assert (first.prefixes, again.prefixes, confirmed.prefixes) == (("a/b",), ("a/b",), ())
+
+
+def test_a_prefix_is_free_again_once_its_objects_are_deleted(queue: Queue) -> None:
+    """And not before, or the deletion would take the new submission's objects."""
+    insert(queue, 0, retention_ms=0, prefix="a/b")
+    queue.forget_submissions()
+
+    with pytest.raises(InvalidArgumentError, match="belongs to"):
+        insert(queue, 1, prefix="a/b")
+    queue.forget_submissions(deleted_prefixes=["a/b"])
+
+    assert queue.get_submission(insert(queue, 1, prefix="a/b")).prefix == "a/b"
+
+
+def test_a_deletion_that_is_confirmed_twice_does_not_free_the_next_owners_prefix(
+    queue: Queue,
+) -> None:
+    """Two sweepers may be given the same prefix; the second confirms it when it has an owner."""
+    insert(queue, 0, retention_ms=0, prefix="a/b")
+    queue.forget_submissions()
+    queue.forget_submissions(deleted_prefixes=["a/b"])
+    owner = insert(queue, 1, prefix="a/b")
+
+    queue.forget_submissions(deleted_prefixes=["a/b"])
+
+    with pytest.raises(InvalidArgumentError, match=f"belongs to submission {owner}"):
+        insert(queue, 1, prefix="a/b")
+
+
+def test_forgetting_is_bounded(queue: Queue) -> None:
+    """In submissions and in prefixes."""
+    for _ in range(5):
+        insert(queue, 0, retention_ms=0)
+
+    first = queue.forget_submissions(limit=2)
+    second = queue.forget_submissions(limit=3)
+
+    assert (first.submissions, len(first.prefixes)) == (2, 2)
+    assert (second.submissions, len(second.prefixes)) == (3, 3)
+
+
+def test_nothing_of_a_forgotten_submission_stays(
+    client: redis.Redis, queue: Queue, raw: Raw, clock: Clock
+) -> None:
+    """Not its attempts, nor its metadata, nor its failure, nor its delayed chunks."""
+    id_ = insert(queue, 5, retention_ms=0, strategic_metadata={"customer": 7}, max_attempts=2)
+    first, second, third, _ = take(queue, 4)
+    queue.complete_chunks([first.token])
+    queue.fail_chunk(second.token, FAILURE, jitter=0)
+    queue.release_chunks([third.token])
+    queue.retire_worker("w1")
+    queue.cancel_submission(id_)
+    clock.advance(60_000)
+
+    queue.forget_submissions()
+    chunks = take(queue, 5)
+
+    keys = list(client.scan_iter(match=raw.key(f"sub:{id_}*"), count=10_000))
+    assert (chunks, keys) == ([], [])
+    assert queue.count_queue().chunks_delayed == 0
+    assert [Lost()] == queue.complete_chunks([third.token])

@@ -1,0 +1,148 @@
+"""heartbeat: reserved -> ready."""
+
+from __future__ import annotations
+
+import redis
+
+from opsqueue.chunk import Lost, Token
+from opsqueue.queue import Queue
+from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
+
+
+def test_what_a_worker_rightly_holds_is_not_void(queue: Queue) -> None:
+    """It goes on."""
+    insert(queue, 3)
+    tokens = tokens_of(take(queue, 2))
+
+    alive = queue.heartbeat("w1", tokens=tokens)
+
+    assert (frozenset(), 0) == (alive.void, alive.released)
+
+
+def test_chunks_of_a_cancelled_submission_are_void(queue: Queue) -> None:
+    """The worker can stop early; other submissions' chunks go on."""
+    cancelled, running = insert(queue, 2), insert(queue, 1)
+    chunks = take(queue, 3)
+    queue.cancel_submission(cancelled)
+
+    alive = queue.heartbeat("w1", tokens=tokens_of(chunks))
+
+    void = {c.token for c in chunks if c.source.submission_id == cancelled}
+    assert void == alive.void
+    assert running == chunks[2].source.submission_id
+
+
+def test_chunks_of_a_failed_submission_are_void(queue: Queue) -> None:
+    """Another chunk's failure ended it."""
+    insert(queue, 2, max_attempts=1)
+    first, second = tokens_of(take(queue, 2))
+    queue.fail_chunk(first, FAILURE)
+
+    assert frozenset({second}) == queue.heartbeat("w1", tokens=[second]).void
+
+
+def test_a_lost_reservation_is_void(queue: Queue, clock: Clock) -> None:
+    """Also when somebody else holds the chunk by now."""
+    insert(queue, 1)
+    token = queue.reserve_chunks("w1", reservation_ms=10).chunks[0].token
+    clock.advance(10)
+    queue.reclaim_expired("sweeper")
+    theirs = take_one(queue, worker="w2").token
+
+    alive = queue.heartbeat("w1", tokens=[token, theirs, Token("1-1")])
+
+    assert frozenset({token, theirs, Token("1-1")}) == alive.void
+    assert queue.heartbeat("w2", tokens=[theirs]).void == frozenset()
+
+
+def test_an_old_reservation_that_the_worker_does_not_know_is_released(
+    queue: Queue, clock: Clock
+) -> None:
+    """Its answer was lost on the way: nobody works on it. No attempt is used."""
+    id_ = insert(queue, 2)
+    known, unknown = take(queue, 2)
+    clock.advance(30_000)
+
+    alive = queue.heartbeat("w1", tokens=[known.token])
+
+    assert (frozenset(), 1) == (alive.void, alive.released)
+    assert [Lost()] == queue.complete_chunks([unknown.token])
+    assert (take_one(queue, worker="w2").chunk_index, queue.count_queue().workers - 1) == (1, 1)
+    assert queue.get_submission(id_).chunks_in_hand == 2
+
+
+def test_a_young_reservation_that_the_worker_does_not_know_yet_is_kept(
+    queue: Queue, clock: Clock
+) -> None:
+    """The answer of its reserve may still be under way."""
+    insert(queue, 1)
+    token = take_one(queue).token
+    clock.advance(29_999)
+
+    alive = queue.heartbeat("w1", tokens=[])
+
+    assert alive.released == 0
+    assert frozenset() == queue.heartbeat("w1", tokens=[token]).void
+
+
+def test_a_released_unknown_chunk_of_a_cancelled_submission_waits_for_a_retry(
+    queue: Queue, clock: Clock
+) -> None:
+    """A worker that stopped early reports nothing: this is how the index comes back."""
+    id_ = insert(queue, 1)
+    take_one(queue)
+    queue.cancel_submission(id_)
+    clock.advance(30_000)
+
+    queue.heartbeat("w1", tokens=[])
+
+    assert take(queue, 5) == []
+    assert queue.get_submission(id_).chunks_in_hand == 0
+    queue.retry_submission(id_)
+    assert take_one(queue).chunk_index == 0
+
+
+def test_another_workers_reservations_are_not_touched(queue: Queue, clock: Clock) -> None:
+    """Only what is pending for the caller is released."""
+    insert(queue, 1)
+    token = take_one(queue, worker="w2").token
+    clock.advance(60_000)
+
+    alive = queue.heartbeat("w1", tokens=[], unknown_ms=0)
+
+    assert alive.released == 0
+    assert frozenset() == queue.heartbeat("w2", tokens=[token]).void
+
+
+def test_a_heartbeat_keeps_a_worker_from_being_taken_for_dead(queue: Queue, clock: Clock) -> None:
+    """It is a sign of life."""
+    insert(queue, 1)
+    token = take_one(queue).token
+    clock.advance(50_000)
+
+    queue.heartbeat("w1", tokens=[token])
+
+    clock.advance(50_000)
+    swept = queue.reclaim_dead("sweeper", timeout_ms=60_000)
+    assert swept is not None
+    assert swept.chunks == 0
+
+
+def test_a_heartbeat_tells_of_its_worker(client: redis.Redis, queue: Queue, raw: Raw) -> None:
+    """What it says of itself is kept until it retires."""
+    queue.heartbeat("w1", info=b'{"host":"a"}')
+
+    assert client.hget(raw.key("worker_info"), "w1") == b'{"host":"a"}'
+    queue.retire_worker("w1")
+    assert client.hget(raw.key("worker_info"), "w1") is None
+
+
+def test_a_released_chunk_leaves_the_in_hand_counts(queue: Queue, raw: Raw, clock: Clock) -> None:
+    """Each exit from reserved undoes what reserve did."""
+    insert(queue, 2, strategic_metadata={"customer": 7})
+    known, _ = take(queue, 2)
+    clock.advance(30_000)
+
+    queue.heartbeat("w1", tokens=[known.token])
+
+    assert raw.in_hand("customer") == {7: 1}

@@ -1,0 +1,146 @@
+"""insert_submission: -> ready."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue import Queue
+from opsqueue.script import queue_names
+from opsqueue.submission import SubmissionId, SubmissionState
+from tests.opsqueue.steps import Clock, Raw, indexes_of, insert, new_submission, take
+
+
+def test_a_submission_is_read_back_as_it_was_inserted(queue: Queue, clock: Clock) -> None:
+    """Nothing that a producer gave is lost or changed on the way."""
+    new = new_submission(
+        3,
+        chunk_size=10,
+        operations_total=25,
+        max_attempts=4,
+        metadata=b"\x00\xff opaque",
+        strategic_metadata={"customer": -(2**63), "priority": 2**63 - 1},
+        trace_context={"traceparent": "00-ab-cd-01"},
+    )
+
+    inserted = queue.insert_submission(new)
+
+    submission = queue.get_submission(inserted.id)
+    assert inserted.is_new
+    assert submission.state is SubmissionState.IN_PROGRESS
+    assert (new.prefix, new.codec) == (submission.prefix, submission.codec)
+    assert (
+        submission.chunks_total,
+        submission.chunk_size,
+        submission.operations_total,
+    ) == (3, 10, 25)
+    assert submission.max_attempts == 4
+    assert new.metadata == submission.metadata
+    assert new.strategic_metadata == submission.strategic_metadata
+    assert new.trace_context == submission.trace_context
+    assert clock.now == submission.created_at.timestamp() * 1000
+    assert submission.ended_at is None
+    assert submission.last_failure is None
+
+
+def test_a_known_idempotency_key_answers_the_first_id_and_changes_nothing(queue: Queue) -> None:
+    """A producer may repeat an insert whose answer was lost."""
+    first = queue.insert_submission(new_submission(3), idempotency_key="order-7")
+
+    again = queue.insert_submission(new_submission(5), idempotency_key="order-7")
+
+    assert first.id == again.id
+    assert not again.is_new
+    assert queue.get_submission(first.id).chunks_total == 3
+    assert queue.count_queue().stats["submissions_inserted"] == 1
+
+
+def test_an_idempotency_key_is_known_before_its_prefix_is_found_taken(queue: Queue) -> None:
+    """The repeated insert has the same prefix: it must not be refused for that."""
+    new = new_submission(3)
+    first = queue.insert_submission(new, idempotency_key="order-7")
+
+    again = queue.insert_submission(new, idempotency_key="order-7")
+
+    assert first.id == again.id
+
+
+def test_an_idempotency_key_that_is_kept_for_no_time_is_refused_before_anything_is_stored(
+    queue: Queue,
+) -> None:
+    """Redis refuses an expiry of 0, in the middle of the script."""
+    with pytest.raises(InvalidArgumentError, match="idempotency_ms is 0"):
+        queue.insert_submission(new_submission(), idempotency_key="k", idempotency_ms=0)
+
+    assert queue.list_submissions(SubmissionState.IN_PROGRESS) == []
+
+
+def test_a_prefix_of_another_submission_is_refused(queue: Queue) -> None:
+    """Two submissions in one folder would overwrite each other's chunks."""
+    owner = insert(queue, prefix="shared/prefix")
+
+    with pytest.raises(InvalidArgumentError, match=f"belongs to submission {owner}"):
+        insert(queue, prefix="shared/prefix")
+
+    assert [owner] == [s.id for s in queue.list_submissions(SubmissionState.IN_PROGRESS)]
+
+
+def test_a_submission_without_chunks_is_completed_at_once(queue: Queue, raw: Raw) -> None:
+    """There is nothing to wait for."""
+    id_ = insert(queue, 0)
+
+    submission = queue.get_submission(id_)
+    assert submission.state is SubmissionState.COMPLETED
+    assert submission.ended_at == submission.created_at
+    assert raw.ready() == []
+    assert queue.count_queue().stats.get("backlog_chunks", 0) == 0
+
+
+def test_ids_have_19_digits_and_begin_with_the_instant(queue: Queue, clock: Clock) -> None:
+    """Readable, and they sort by creation."""
+    id_ = insert(queue)
+
+    assert f"{clock.now}000000" == str(id_)
+
+
+def test_ids_ascend_when_the_clock_steps_back(queue: Queue, clock: Clock) -> None:
+    """An order by id is an order by insertion, whatever the clock does."""
+    first = insert(queue)
+    clock.advance(-60_000)
+
+    second = insert(queue)
+
+    assert first + 100 == second
+
+
+def test_ids_ascend_past_ten_thousand_in_a_millisecond(
+    client: redis.Redis, queue: Queue, raw: Raw, clock: Clock
+) -> None:
+    """The sequence has four digits: the next millisecond is borrowed."""
+    client.set(raw.key("last_id"), f"{clock.now}9999")
+
+    borrowed = insert(queue)
+    following = insert(queue)
+
+    assert SubmissionId(f"{clock.now + 1}000000") == borrowed
+    assert SubmissionId(f"{clock.now + 1}000100") == following
+
+
+def test_the_queue_is_listed_by_its_name(
+    client: redis.Redis, queue: Queue, queue_name: str
+) -> None:
+    """Lists of queues show it from its first submission on."""
+    insert(queue)
+
+    assert queue_name in queue_names(client)
+
+
+def test_an_inserted_submission_can_be_reserved_from_its_first_chunk(queue: Queue) -> None:
+    """The cursor begins at 0."""
+    insert(queue, 3)
+
+    chunks = take(queue, 10)
+
+    assert indexes_of(chunks) == [0, 1, 2]
+    assert [chunk.attempt for chunk in chunks] == [1, 1, 1]

@@ -1,0 +1,84 @@
+"""Which keys a queue has: all in one slot of a cluster, and few once its submissions are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from opsqueue.keys import QUEUES_KEY, base_key
+from opsqueue.queue import Queue
+from tests.opsqueue.steps import FAILURE, Clock, insert, repair_wholly, take, tokens_of
+
+
+def keys_of(client: redis.Redis) -> set[str]:
+    keys: Any = client.keys()
+    return {key.decode() for key in keys}
+
+
+def go_through_every_transition(queue: Queue, clock: Clock) -> None:
+    pairs = {"customer": 7}
+    first = insert(queue, 9, strategic_metadata=pairs, retention_ms=0, max_attempts=3)
+    second = insert(queue, 1, strategic_metadata=pairs, retention_ms=0, max_attempts=1)
+    insert(queue, 0, retention_ms=0)
+    tokens = tokens_of(take(queue, 8))
+    queue.complete_chunks(tokens[:1])
+    queue.fail_chunk(tokens[1], FAILURE)
+    queue.release_chunks(tokens[2:3])
+    queue.release_chunks(tokens[3:4], delay_ms=1_000)
+    queue.heartbeat("w1", tokens=tokens[4:], unknown_ms=0)
+    queue.update_metadata(first, {"customer": 8})
+    queue.pause_queue()
+    queue.resume_queue()
+    queue.cancel_submission(first)
+    queue.retry_submission(first)
+    queue.repair(begin=True)
+    clock.advance(600_000)
+    queue.reclaim_expired("sweeper")
+    queue.reclaim_dead("sweeper", timeout_ms=60_000)
+    queue.complete_chunks(tokens_of(take(queue, 100))[:5])
+    queue.retire_worker("w1")
+    queue.cancel_submission(first)
+    queue.cancel_submission(second)
+
+
+def test_every_key_has_the_queues_hash_tag(
+    own_client: redis.Redis, queue_name: str, clock: Clock
+) -> None:
+    """A cluster refuses a script whose keys lie in several slots."""
+    own_client.flushall()
+
+    go_through_every_transition(Queue(own_client, queue_name, clock=clock), clock)
+
+    strays = {key for key in keys_of(own_client) if not key.startswith(base_key(queue_name))}
+    assert strays == {QUEUES_KEY}
+
+
+def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
+    own_client: redis.Redis, queue_name: str, clock: Clock
+) -> None:
+    """Whatever became of them."""
+    own_client.flushall()
+    queue = Queue(own_client, queue_name, clock=clock)
+
+    go_through_every_transition(queue, clock)
+    repair_wholly(queue)
+    clock.advance(600_000)
+    forgotten = queue.forget_submissions()
+    queue.forget_submissions(deleted_prefixes=forgotten.prefixes)
+    take(queue, 1)
+    queue.retire_worker("w1")
+
+    kept = {key.removeprefix(base_key(queue_name)) for key in keys_of(own_client)}
+    assert kept == {
+        QUEUES_KEY,
+        "events",
+        "fence",
+        "last_id",
+        "reservations",
+        "stats",
+        "sweeper:dead",
+        "sweeper:expired",
+        "wake",
+    }
+    assert own_client.xlen(base_key(queue_name) + "reservations") == 0

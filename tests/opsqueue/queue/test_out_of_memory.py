@@ -1,0 +1,84 @@
+"""A server without memory left refuses new work and lets the rest be worked off.
+
+With maxmemory-policy noeviction it refuses a script whose first write would take memory. Only
+workers, cancels and clean-up make room, so theirs must not begin so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from opsqueue.chunk import Completed
+from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.queue import Queue
+from opsqueue.strategy import Oldest
+from opsqueue.submission import SubmissionState
+from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, take, take_one, tokens_of
+
+
+@pytest.fixture
+def full(own_client: redis.Redis, queue_name: str, clock: Clock) -> Iterator[Queue]:
+    """A queue with 4 submissions of 2 chunks, one of them in hand, on a server that is full."""
+    queue = Queue(own_client, queue_name, clock=clock)
+    for _ in range(4):
+        insert(queue, 2, retention_ms=0, backoff=NO_WAIT)
+    queue.reserve_chunks("holder", reservation_ms=1_000, strategy=Oldest())
+    own_client.config_set("maxmemory", "1mb")
+    yield queue
+    own_client.config_set("maxmemory", "0")
+
+
+def test_a_full_server_refuses_an_insert_and_nothing_of_it_stays(full: Queue) -> None:
+    """Wholly or not at all."""
+    before = full.count_queue()
+
+    with pytest.raises(RedisUnavailableError, match="maxmemory"):
+        insert(full, 1)
+
+    assert before == full.count_queue()
+
+
+def test_a_full_server_lets_workers_go_on(full: Queue) -> None:
+    """Heartbeat, reserve and every report."""
+    full.heartbeat("w1")
+    first, second, third = tokens_of(take(full, 3))
+    outcomes = full.complete_chunks([first])
+    full.fail_chunk(second, FAILURE)
+    full.release_chunks([third])
+    full.retire_worker("w1")
+
+    assert isinstance(outcomes[0], Completed)
+    assert full.count_queue().stats["chunks_completed"] == 1
+
+
+def test_a_full_server_lets_chunks_be_reclaimed(full: Queue, clock: Clock) -> None:
+    """From the dead and from the expired."""
+    clock.advance(1_000)
+    expired = full.reclaim_expired("sweeper")
+    take_one(full, worker="dead")
+    clock.advance(60_000)
+    dead = full.reclaim_dead("sweeper", timeout_ms=60_000)
+
+    assert expired is not None
+    assert dead is not None
+    assert (expired.chunks, dead.chunks) == (1, 1)
+
+
+def test_a_full_server_lets_submissions_be_cancelled_and_forgotten(full: Queue) -> None:
+    """That makes the room."""
+    id_ = full.list_submissions(SubmissionState.IN_PROGRESS)[0].id
+
+    full.cancel_submission(id_)
+
+    assert full.forget_submissions().submissions == 1
+
+
+def test_a_full_server_can_be_paused_and_repaired(full: Queue) -> None:
+    """What an operator does first."""
+    full.pause_queue()
+    full.resume_queue()
+
+    assert full.repair(begin=True) is not None

@@ -1,0 +1,171 @@
+"""get_submission, list_submissions, count_queue, events: readings."""
+
+from __future__ import annotations
+
+import pytest
+
+from opsqueue.answers import WorkerSeen
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
+from opsqueue.queue import Queue
+from opsqueue.submission import SubmissionId, SubmissionState
+from tests.opsqueue.steps import FAILURE, Clock, insert, take, take_one, tokens_of
+
+
+def test_an_unknown_submission_is_an_error_that_names_it(queue: Queue) -> None:
+    """With all 19 digits, as it stands in the URL."""
+    with pytest.raises(SubmissionNotFoundError, match="42"):
+        queue.get_submission(SubmissionId(42))
+
+
+def test_submissions_are_listed_by_state_in_the_order_of_creation(queue: Queue) -> None:
+    """The newest first, or the oldest first."""
+    ids = [insert(queue, 1) for _ in range(3)]
+    insert(queue, 0)
+
+    newest = queue.list_submissions(SubmissionState.IN_PROGRESS)
+    oldest = queue.list_submissions(SubmissionState.IN_PROGRESS, order="oldest")
+
+    assert ids[::-1] == [s.id for s in newest]
+    assert ids == [s.id for s in oldest]
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_a_list_goes_on_after_an_id(queue: Queue, order: str) -> None:
+    """Page by page, in either order, nothing twice and nothing left out."""
+    ids = [insert(queue, 1) for _ in range(5)]
+    pages: list[SubmissionId] = []
+    after = None
+
+    for _ in range(3):
+        page = queue.list_submissions(
+            SubmissionState.IN_PROGRESS,
+            after=after,
+            order=order,  # type: ignore[arg-type]
+            limit=2,
+        )
+        pages += [s.id for s in page]
+        after = pages[-1]
+
+    assert (ids if order == "oldest" else ids[::-1]) == pages
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_list_without_a_limit_is_refused(queue: Queue, limit: int) -> None:
+    """Redis reads a negative limit as none at all."""
+    with pytest.raises(InvalidArgumentError, match="limit"):
+        queue.list_submissions(SubmissionState.IN_PROGRESS, limit=limit)
+
+
+def test_a_listed_submission_is_the_same_as_a_single_one(queue: Queue) -> None:
+    """With metadata and failure."""
+    id_ = insert(queue, 2, strategic_metadata={"customer": 7}, metadata=b"m")
+    queue.fail_chunk(take_one(queue).token, FAILURE)
+
+    (listed,) = queue.list_submissions(SubmissionState.IN_PROGRESS)
+
+    assert queue.get_submission(id_) == listed
+
+
+def test_the_count_of_a_queue_that_nobody_used_is_zero(queue: Queue) -> None:
+    """Not an error."""
+    counts = queue.count_queue()
+
+    assert dict.fromkeys(SubmissionState, 0) == counts.submissions
+    assert (counts.chunks_delayed, counts.chunks_in_hand, counts.workers) == (0, 0, 0)
+    assert (counts.is_paused, counts.stats) == (False, {})
+
+
+def test_a_queue_is_counted(queue: Queue) -> None:
+    """What is where now, and the totals since it exists."""
+    insert(queue, 6, chunk_size=10, operations_total=52)
+    insert(queue, 0)
+    queue.cancel_submission(insert(queue, 1, chunk_size=10))
+    chunks = tokens_of(take(queue, 4))
+    queue.complete_chunks(chunks[:1], operations_failed={chunks[0]: 3})
+    queue.fail_chunk(chunks[1], FAILURE)
+
+    counts = queue.count_queue()
+
+    assert counts.submissions == {
+        SubmissionState.IN_PROGRESS: 1,
+        SubmissionState.COMPLETED: 1,
+        SubmissionState.FAILED: 0,
+        SubmissionState.CANCELLED: 1,
+    }
+    assert (counts.submissions_ready, counts.chunks_delayed, counts.chunks_in_hand) == (1, 1, 2)
+    assert counts.stats == {
+        "submissions_inserted": 3,
+        "submissions_completed": 1,
+        "submissions_cancelled": 1,
+        "chunks_inserted": 7,
+        "chunks_completed": 1,
+        "chunks_retried": 1,
+        "chunks_dropped": 1,
+        "operations_inserted": 62,
+        "operations_completed": 10,
+        "operations_failed": 3,
+        "backlog_chunks": 5,
+        "backlog_operations": 42,
+    }
+
+
+def test_workers_are_listed_with_what_they_tell_of_themselves(queue: Queue, clock: Clock) -> None:
+    """The ones seen last first."""
+    queue.heartbeat("old", info=b'{"host":"a"}')
+    clock.advance(1_000)
+    queue.reserve_chunks("before-its-first-heartbeat")
+    clock.advance(500)
+
+    workers = queue.list_workers()
+
+    assert [
+        WorkerSeen(name="before-its-first-heartbeat", seen_ms_ago=500, info={}),
+        WorkerSeen(name="old", seen_ms_ago=1_500, info={"host": "a"}),
+    ] == workers
+    assert queue.list_workers(limit=1) == workers[:1]
+
+
+def test_a_worker_that_has_gone_is_not_listed(queue: Queue) -> None:
+    """Neither in peace nor taken for dead."""
+    queue.heartbeat("w1")
+    queue.retire_worker("w1")
+
+    assert queue.list_workers() == []
+
+
+def test_events_tell_what_became_of_submissions(queue: Queue) -> None:
+    """In order, from a point on, so that a long poll misses nothing."""
+    insert(queue, 1)
+    start = queue.last_event_id()
+    completed = insert(queue, 1)
+    cancelled = insert(queue, 1)
+    queue.complete_chunks(tokens_of(take(queue, 2)))
+    queue.cancel_submission(cancelled)
+    queue.retry_submission(cancelled)
+
+    last, events = queue.wait_for_events(start, block_ms=1)
+
+    assert [
+        (completed, "created"),
+        (cancelled, "created"),
+        (completed - 100, "completed"),
+        (completed, "completed"),
+        (cancelled, "cancelled"),
+        (cancelled, "retried"),
+    ] == events
+    assert (last, []) == queue.wait_for_events(last, block_ms=1)
+    assert last == queue.last_event_id()
+
+
+def test_a_new_queue_has_no_events(queue: Queue) -> None:
+    """The point to start from is the very beginning."""
+    assert queue.last_event_id() == "0-0"
+
+
+def test_instants_are_of_the_redis_clock_in_utc(queue: Queue, clock: Clock) -> None:
+    """One clock for all."""
+    clock.now = 1_795_000_000_123
+
+    created_at = queue.get_submission(insert(queue, 1)).created_at
+
+    assert created_at.isoformat() == "2026-11-18T11:06:40.123000+00:00"

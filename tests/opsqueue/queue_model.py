@@ -1,0 +1,463 @@
+"""The state machine once more, as plain Python without Redis: what the scripts are held against.
+
+Every chunk has one place; a transition moves it. Where Redis may choose (which submission Random
+picks, how far one step of a repair comes), the model is told what was chosen and refuses what is
+not allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from opsqueue.chunk import (
+    Completed,
+    CompleteOutcome,
+    Dropped,
+    FailOutcome,
+    FinallyFailed,
+    Lost,
+    Released,
+    ReleaseOutcome,
+    Reservation,
+    Retried,
+    Token,
+)
+from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+
+Chunk = tuple[SubmissionId, int]
+
+
+class Place(StrEnum):
+    """Where a chunk is, ended submissions included: their free chunks wait for a retry."""
+
+    CURSOR = "cursor"
+    REDO = "redo"
+    DELAYED = "delayed"
+    RESERVED = "reserved"
+    DONE = "done"
+    LOST = "lost"
+
+
+FREE = (Place.CURSOR, Place.REDO)
+
+
+@dataclass
+class ModelSubmission:
+    id: SubmissionId
+    new: NewSubmission
+    meta: dict[str, int]
+    created_at: int
+    places: list[Place]
+    state: SubmissionState = SubmissionState.IN_PROGRESS
+    ended_at: int | None = None
+    attempts: Counter[int] = field(default_factory=Counter)
+    last_failure: tuple[int, int, str] | None = None
+    operations_failed: int = 0
+    in_hand: int = 0
+    """As counted; wrong between the loss of the stream and its repair."""
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is SubmissionState.IN_PROGRESS
+
+    @property
+    def done(self) -> int:
+        return self.places.count(Place.DONE)
+
+    @property
+    def cursor(self) -> int:
+        return len(self.places) - self.places.count(Place.CURSOR)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_running and any(place in FREE for place in self.places)
+
+    @property
+    def next_index(self) -> int:
+        if Place.REDO in self.places:
+            return self.places.index(Place.REDO)
+        return self.places.index(Place.CURSOR)
+
+    def operations_in(self, index: int) -> int:
+        if index < len(self.places) - 1:
+            return self.new.chunk_size
+        return self.new.operations - (len(self.places) - 1) * self.new.chunk_size
+
+    @property
+    def operations_done(self) -> int:
+        return sum(self.operations_in(i) for i, p in enumerate(self.places) if p is Place.DONE)
+
+
+@dataclass
+class Entry:
+    """Of the stream. `is_pending` is False once its group was lost: a ghost."""
+
+    id: SubmissionId
+    index: int
+    worker: str
+    reserved_at: int
+    expires_at: int
+    is_pending: bool = True
+
+
+def order_of(token: str) -> tuple[int, int]:
+    ms, sequence = token.split("-")
+    return int(ms), int(sequence)
+
+
+class Model:
+    """The queue as it should be. Methods take `now` first and answer what Redis should."""
+
+    def __init__(self) -> None:
+        self.subs: dict[SubmissionId, ModelSubmission] = {}
+        self.stream: dict[Token, Entry] = {}
+        self.tokens: set[Token] = set()
+        self.has_stream = False
+        self.has_group = False
+        self.is_repairing = False
+        self.delayed: dict[Chunk, int] = {}
+        self.workers: dict[str, int] = {}
+        self.expiring: dict[SubmissionId, int] = {}
+        self.prefixes: dict[str, SubmissionId] = {}
+        self.garbage: set[str] = set()
+        self.idempotency: dict[str, SubmissionId] = {}
+        self.is_paused = False
+        self.last_stamp = (0, 0)
+        self.stats: Counter[str] = Counter()
+
+    # Readings
+
+    def ready(self) -> list[SubmissionId]:
+        return sorted(id_ for id_, sub in self.subs.items() if sub.is_ready)
+
+    def in_hand_by(self, key: str) -> dict[int, int]:
+        counts: Counter[int] = Counter()
+        for sub in self.subs.values():
+            if key in sub.meta:
+                counts[sub.meta[key]] += sub.in_hand
+        return {value: count for value, count in counts.items() if count > 0}
+
+    def entries_of(self, id_: SubmissionId) -> int:
+        return sum(entry.id == id_ for entry in self.stream.values())
+
+    def next_due(self) -> int | None:
+        return min(self.delayed.values(), default=None)
+
+    def can_reserve(self, now: int) -> bool:
+        """Whether a reserve would give a chunk now."""
+        due = (chunk for chunk, at in self.delayed.items() if at <= now)
+        return not self.is_paused and (
+            any(sub.is_ready for sub in self.subs.values())
+            or any(id_ in self.subs and self.subs[id_].is_running for id_, _ in due)
+        )
+
+    # Small steps
+
+    def _end(self, now: int, sub: ModelSubmission, state: SubmissionState) -> None:
+        sub.state, sub.ended_at = state, now
+        self.expiring[sub.id] = now + sub.new.retention_ms
+        self.stats[f"submissions_{state.value}"] += 1
+
+    def _count_dropped(self, sub: ModelSubmission, failed: int) -> None:
+        left = len(sub.places) - sub.done
+        self.stats["chunks_dropped"] += left - failed
+        self.stats["backlog_chunks"] -= left
+        self.stats["backlog_operations"] -= sub.new.operations - sub.operations_done
+
+    def _end_reservation(self, token: Token) -> tuple[ModelSubmission, int] | None:
+        entry = self.stream.get(token)
+        if entry is None or not entry.is_pending:
+            return None
+        del self.stream[token]
+        sub = self.subs[entry.id]
+        sub.in_hand -= 1
+        assert sub.places[entry.index] is Place.RESERVED
+        sub.places[entry.index] = Place.REDO
+        return sub, entry.index
+
+    def _use_attempt(
+        self, now: int, sub: ModelSubmission, index: int, kind: str, jitter: int | None
+    ) -> FailOutcome:
+        if not sub.is_running:
+            return Dropped(sub.id)
+        sub.attempts[index] += 1
+        attempt = sub.attempts[index]
+        sub.last_failure = (index, attempt, kind)
+        if attempt == sub.new.max_attempts:
+            self.stats["chunks_failed"] += 1
+            self._end(now, sub, SubmissionState.FAILED)
+            self._count_dropped(sub, 1)
+            return FinallyFailed(sub.id, attempt)
+        self.stats["chunks_retried"] += 1
+        backoff = sub.new.backoff
+        full = 0 if jitter is None else min(backoff.max_ms, backoff.first_ms * 2 ** (attempt - 1))
+        if full == 0:
+            return Retried(sub.id, attempt, now)
+        due = now + math.floor(full / 2 + full / 2 * (jitter or 0) / 1000)
+        sub.places[index] = Place.DELAYED
+        self.delayed[sub.id, index] = due
+        return Retried(sub.id, attempt, due)
+
+    def _notice_loss(self) -> None:
+        if not self.has_group:
+            self.stream.clear()
+            self.has_stream = self.has_group = self.is_repairing = True
+
+    # Submissions
+
+    def insert(self, now: int, new: NewSubmission, idempotency_key: str) -> SubmissionId | None:
+        """None: the prefix is taken."""
+        if idempotency_key and idempotency_key in self.idempotency:
+            return self.idempotency[idempotency_key]
+        if new.prefix in self.prefixes:
+            return None
+        ms, sequence = self.last_stamp
+        if now > ms:
+            ms, sequence = now, 0
+        else:
+            ms, sequence = (ms, sequence + 1) if sequence < 9999 else (ms + 1, 0)
+        self.last_stamp = ms, sequence
+        id_ = SubmissionId(f"{ms:013}{sequence:04}00")
+        places = [Place.CURSOR] * new.chunks_total
+        sub = ModelSubmission(id_, new, dict(new.strategic_metadata), now, places)
+        self.subs[id_] = sub
+        self.prefixes[new.prefix] = id_
+        if idempotency_key:
+            self.idempotency[idempotency_key] = id_
+        self.stats["submissions_inserted"] += 1
+        self.stats["chunks_inserted"] += new.chunks_total
+        self.stats["operations_inserted"] += new.operations
+        if new.chunks_total == 0:
+            self._end(now, sub, SubmissionState.COMPLETED)
+            return id_
+        self.stats["backlog_chunks"] += new.chunks_total
+        self.stats["backlog_operations"] += new.operations
+        if not self.has_stream:
+            self._notice_loss()
+        return id_
+
+    def cancel(self, now: int, id_: SubmissionId) -> bool:
+        sub = self.subs.get(id_)
+        if sub is None or not sub.is_running:
+            return False
+        self._end(now, sub, SubmissionState.CANCELLED)
+        self._count_dropped(sub, 0)
+        return True
+
+    def retry(self, id_: SubmissionId) -> bool:
+        sub = self.subs.get(id_)
+        if sub is None or sub.state not in (SubmissionState.FAILED, SubmissionState.CANCELLED):
+            return False
+        sub.state, sub.ended_at, sub.last_failure = SubmissionState.IN_PROGRESS, None, None
+        sub.attempts.clear()
+        del self.expiring[id_]
+        self.stats["submissions_retried"] += 1
+        self.stats["backlog_chunks"] += len(sub.places) - sub.done
+        self.stats["backlog_operations"] += sub.new.operations - sub.operations_done
+        return True
+
+    def update_metadata(self, id_: SubmissionId, changes: dict[str, int | None]) -> bool:
+        sub = self.subs.get(id_)
+        if sub is None or not sub.is_running:
+            return False
+        for key, value in changes.items():
+            if value is None:
+                sub.meta.pop(key, None)
+            else:
+                sub.meta[key] = value
+        return True
+
+    def forget(
+        self, now: int, limit: int, deleted_prefixes: list[str], answered: set[str]
+    ) -> tuple[int, int]:
+        """Give how many submissions and how many prefixes; any of the garbage may be answered."""
+        for prefix in deleted_prefixes:
+            if prefix in self.garbage:
+                self.garbage.remove(prefix)
+                del self.prefixes[prefix]
+        due = sorted((at, id_) for id_, at in self.expiring.items() if at <= now)
+        forgotten = 0
+        for _, id_ in due[:limit]:
+            sub = self.subs[id_]
+            if sub.in_hand > 0:
+                self.expiring[id_] = now + 60_000
+            else:
+                self.garbage.add(sub.new.prefix)
+                del self.expiring[id_], self.subs[id_]
+                forgotten += 1
+        assert answered <= self.garbage
+        return forgotten, min(limit, len(self.garbage))
+
+    # Chunks
+
+    def reserve(
+        self,
+        now: int,
+        worker: str,
+        limit: int,
+        reservation_ms: int,
+        strategy: str,
+        given: tuple[Reservation, ...],
+    ) -> None:
+        """Check what was given, chunk by chunk, against what the strategy allows."""
+        self.workers[worker] = now
+        if self.is_paused:
+            assert given == ()
+            return
+        due = sorted((at, f"{id_}:{i}", id_, i) for (id_, i), at in self.delayed.items())
+        for at, _, id_, index in due[:100]:
+            if at <= now:
+                del self.delayed[id_, index]
+                if id_ in self.subs:
+                    self.subs[id_].places[index] = Place.REDO
+        if given:
+            self._notice_loss()
+        for chunk in given:
+            ready = self.ready()
+            allowed = {"oldest": ready[:1], "newest": ready[-1:], "random": ready}[strategy]
+            sub = self.subs[chunk.source.submission_id]
+            index = chunk.chunk_index
+            assert sub.id in allowed
+            assert sub.next_index == index
+            assert sub.attempts[index] + 1 == chunk.attempt
+            assert now + reservation_ms == chunk.expires_at_ms
+            assert sub.meta == chunk.source.strategic_metadata
+            sub.places[index] = Place.RESERVED
+            sub.in_hand += 1
+            assert chunk.token not in self.tokens
+            self.tokens.add(chunk.token)
+            self.stream[chunk.token] = Entry(sub.id, index, worker, now, chunk.expires_at_ms)
+        assert len(given) == limit or not self.ready()
+
+    def complete(self, now: int, token: Token, operations_failed: int) -> CompleteOutcome:
+        ended = self._end_reservation(token)
+        if ended is None:
+            return Lost()
+        sub, index = ended
+        if not sub.is_running:
+            return Dropped(sub.id)
+        sub.places[index] = Place.DONE
+        sub.operations_failed += operations_failed
+        self.stats["chunks_completed"] += 1
+        self.stats["operations_completed"] += sub.operations_in(index)
+        self.stats["operations_failed"] += operations_failed
+        self.stats["backlog_chunks"] -= 1
+        self.stats["backlog_operations"] -= sub.operations_in(index)
+        left = len(sub.places) - sub.done
+        if left == 0:
+            self._end(now, sub, SubmissionState.COMPLETED)
+        return Completed(sub.id, left)
+
+    def fail(self, now: int, token: Token, kind: str, jitter: int) -> FailOutcome:
+        ended = self._end_reservation(token)
+        if ended is None:
+            return Lost()
+        return self._use_attempt(now, *ended, kind, jitter)
+
+    def release(self, now: int, token: Token, delay_ms: int) -> ReleaseOutcome:
+        ended = self._end_reservation(token)
+        if ended is None:
+            return Lost()
+        sub, index = ended
+        if not sub.is_running:
+            return Dropped(sub.id)
+        if delay_ms:
+            sub.places[index] = Place.DELAYED
+            self.delayed[sub.id, index] = now + delay_ms
+        self.stats["chunks_released"] += 1
+        return Released(sub.id)
+
+    # Workers
+
+    def pending_of(self, worker: str, limit: int) -> list[Token]:
+        self._notice_loss()
+        tokens = [t for t, e in self.stream.items() if e.worker == worker and e.is_pending]
+        return sorted(tokens, key=order_of)[:limit]
+
+    def heartbeat(
+        self, now: int, worker: str, tokens: list[Token], unknown_ms: int
+    ) -> tuple[set[Token], int]:
+        self.workers[worker] = now
+        pending = self.pending_of(worker, 10_000)
+        held = {t for t in pending if t in tokens and self.subs[self.stream[t].id].is_running}
+        released = 0
+        for token in pending:
+            if token not in tokens and now - self.stream[token].reserved_at >= unknown_ms:
+                self._end_reservation(token)
+                self.stats["chunks_released"] += 1
+                released += 1
+        return set(tokens) - held, released
+
+    def retire(self, worker: str, limit: int) -> bool:
+        pending = self.pending_of(worker, limit)
+        for token in pending:
+            self._end_reservation(token)
+            self.stats["chunks_released"] += 1
+        if len(pending) == limit:
+            return False
+        self.workers.pop(worker, None)
+        return True
+
+    def reclaim_dead(self, now: int, timeout_ms: int, limit: int) -> int:
+        dead = sorted((at, worker) for worker, at in self.workers.items() if at <= now - timeout_ms)
+        left = limit
+        for _, worker in dead[:10]:
+            if left == 0:
+                break
+            for token in self.pending_of(worker, left):
+                ended = self._end_reservation(token)
+                assert ended is not None
+                left -= 1
+                self.stats["chunks_reclaimed"] += 1
+                self._use_attempt(now, *ended, "WorkerDied", None)
+            if left > 0:
+                del self.workers[worker]
+        return limit - left
+
+    def reclaim_expired(
+        self, now: int, after: tuple[int, int], limit: int
+    ) -> tuple[int, Token | None]:
+        """Give how many, and the last token of a full page."""
+        page = sorted((t for t in self.stream if order_of(t) > after), key=order_of)[:limit]
+        reclaimed = 0
+        for token in page:
+            if self.stream[token].expires_at <= now:
+                ended = self._end_reservation(token)
+                if ended is not None:
+                    reclaimed += 1
+                    self.stats["chunks_reclaimed"] += 1
+                    self._use_attempt(now, *ended, "ReservationExpired", None)
+        return reclaimed, page[-1] if len(page) == limit else None
+
+    # Losses
+
+    def lose(self, *, stream_too: bool) -> None:
+        for entry in self.stream.values():
+            if entry.is_pending:
+                self.subs[entry.id].places[entry.index] = Place.LOST
+            entry.is_pending = False
+        self.has_group = False
+        if stream_too:
+            self.stream.clear()
+            self.has_stream = False
+
+    def repair_step(
+        self, freed: set[Chunk], counted: dict[SubmissionId, int], *, is_over: bool
+    ) -> None:
+        """Take over what a step freed and counted; refuse what was not lost."""
+        ghosts = {(entry.id, entry.index) for entry in self.stream.values()}
+        for id_, index in freed:
+            sub = self.subs[id_]
+            assert sub.places[index] is Place.LOST
+            assert (id_, index) not in ghosts
+            sub.places[index] = Place.REDO
+        self.stats["chunks_repaired"] += len(freed)
+        for id_, in_hand in counted.items():
+            sub = self.subs[id_]
+            assert in_hand in (sub.in_hand, self.entries_of(id_))
+            sub.in_hand = in_hand
+        if is_over:
+            self.is_repairing = False

@@ -1,0 +1,132 @@
+"""All raw keys of a small queue at one instant, read in one round trip: what a test may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import redis
+
+from opsqueue.keys import base_key
+from opsqueue.submission import SubmissionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionKeys:
+    """What sub:ID and its satellites hold."""
+
+    fields: dict[str, str]
+    meta: dict[str, int]
+    failure: dict[str, str]
+    redo: frozenset[int]
+    done: bytes
+
+    def is_done(self, index: int) -> bool:
+        byte = self.done[index // 8] if index // 8 < len(self.done) else 0
+        return bool(byte >> (7 - index % 8) & 1)
+
+    def number(self, field: str) -> int:
+        return int(self.fields[field])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the other keys hold. `pending` None: there is no group."""
+
+    submissions: dict[SubmissionId, SubmissionKeys]
+    ready: list[str]
+    delayed: dict[str, int]
+    entries: dict[str, tuple[str, int]]
+    pending: dict[str, str] | None
+    workers: dict[str, int]
+    stats: dict[str, int]
+    by_state: dict[str, list[str]]
+    in_hand: dict[str, dict[int, int]]
+    is_repairing: bool
+    is_paused: bool
+    last_wake_id: str
+
+    @classmethod
+    def of(
+        cls,
+        client: redis.Redis,
+        queue: str,
+        *,
+        ids: list[SubmissionId],
+        meta_keys: tuple[str, ...],
+        states: list[str],
+    ) -> Self:
+        base = base_key(queue)
+        pipe = client.pipeline(transaction=False)
+        for id_ in ids:
+            key = f"{base}sub:{id_}"
+            pipe.hgetall(key)
+            pipe.hgetall(f"{key}:meta")
+            pipe.hgetall(f"{key}:failure")
+            pipe.zrange(f"{key}:redo", 0, -1, withscores=True)
+            pipe.get(f"{key}:done")
+        for meta_key in meta_keys:
+            pipe.hgetall(f"{base}inhand:{meta_key}")
+        for state in states:
+            pipe.zrange(f"{base}submissions:{state}", 0, -1)
+        pipe.zrange(f"{base}ready", 0, -1)
+        pipe.zrange(f"{base}delayed", 0, -1, withscores=True)
+        pipe.xrange(f"{base}reservations")
+        pipe.xpending_range(f"{base}reservations", "workers", "-", "+", 10_000)
+        pipe.zrange(f"{base}workers", 0, -1, withscores=True)
+        pipe.hgetall(f"{base}stats")
+        pipe.exists(f"{base}repair")
+        pipe.exists(f"{base}paused")
+        pipe.xrevrange(f"{base}wake", count=1)
+        answers = iter(pipe.execute(raise_on_error=False))
+
+        submissions = {}
+        for id_ in ids:
+            fields, meta, failure = (_texts(next(answers)) for _ in range(3))
+            redo, done = next(answers), next(answers)
+            assert all(int(member) == score for member, score in redo)
+            if fields:
+                submissions[id_] = SubmissionKeys(
+                    fields=fields,
+                    meta={key: int(value) for key, value in meta.items()},
+                    failure=failure,
+                    redo=frozenset(int(member) for member, _ in redo),
+                    done=done or b"",
+                )
+            else:
+                assert (meta, failure, redo, done) == ({}, {}, [], None)
+        in_hand = {
+            meta_key: {int(value): int(count) for value, count in next(answers).items()}
+            for meta_key in meta_keys
+        }
+        by_state = {state: [id_.decode() for id_ in next(answers)] for state in states}
+        ready, delayed, entries, pending, workers, stats = (next(answers) for _ in range(6))
+        is_repairing, is_paused, wake = (next(answers) for _ in range(3))
+        return cls(
+            submissions=submissions,
+            ready=[id_.decode() for id_ in ready],
+            delayed={member.decode(): int(at) for member, at in delayed},
+            entries={
+                token.decode(): (row[b"s"].decode(), int(row[b"i"])) for token, row in entries
+            },
+            pending=_pending(pending),
+            workers={name.decode(): int(at) for name, at in workers},
+            stats={name: int(number) for name, number in _texts(stats).items() if int(number)},
+            by_state=by_state,
+            in_hand=in_hand,
+            is_repairing=bool(is_repairing),
+            is_paused=bool(is_paused),
+            last_wake_id=wake[0][0].decode() if wake else "0-0",
+        )
+
+
+def _texts(hash_: dict[bytes, bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode(errors="replace") for key, value in hash_.items()}
+
+
+def _pending(answer: Any) -> dict[str, str] | None:
+    if isinstance(answer, redis.ResponseError) and "NOGROUP" in str(answer):
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return {row["message_id"].decode(): row["consumer"].decode() for row in answer}

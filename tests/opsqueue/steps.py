@@ -1,0 +1,106 @@
+"""What tests of the state machine do again and again: public transitions, and raw keys."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from opsqueue.chunk import ChunkFailure, Reservation, Token
+from opsqueue.keys import base_key
+from opsqueue.queue import Queue
+from opsqueue.strategy import AnyStrategy, Oldest
+from opsqueue.submission import Backoff, NewSubmission, SubmissionId
+
+FAILURE = ChunkFailure(type="ValueError", message="not a number", traceback="line 1")
+NO_WAIT = Backoff(first_ms=0, max_ms=0)
+
+
+@dataclass
+class Clock:
+    """Milliseconds since 1970; moved by hand."""
+
+    now: int = 1_795_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, ms: int) -> None:
+        self.now += ms
+
+
+def new_submission(chunks: int = 3, **fields: Any) -> NewSubmission:
+    fields.setdefault("prefix", f"test/{secrets.token_hex(8)}")
+    return NewSubmission(chunks_total=chunks, **fields)
+
+
+def insert(queue: Queue, chunks: int = 3, **fields: Any) -> SubmissionId:
+    return queue.insert_submission(new_submission(chunks, **fields)).id
+
+
+def take(
+    queue: Queue, limit: int = 1, *, worker: str = "w1", strategy: AnyStrategy | None = None
+) -> list[Reservation]:
+    reserved = queue.reserve_chunks(worker, limit=limit, strategy=strategy or Oldest())
+    return list(reserved.chunks)
+
+
+def take_one(queue: Queue, *, worker: str = "w1") -> Reservation:
+    (chunk,) = take(queue, worker=worker)
+    return chunk
+
+
+def tokens_of(chunks: list[Reservation]) -> list[Token]:
+    return [chunk.token for chunk in chunks]
+
+
+def indexes_of(chunks: list[Reservation]) -> list[int]:
+    return [chunk.chunk_index for chunk in chunks]
+
+
+def repair_wholly(queue: Queue, *, limit: int = 1_000) -> int:
+    """Give the number of chunks freed by the repair that is under way."""
+    freed = 0
+    for _ in range(10_000):
+        swept = queue.repair(limit=limit)
+        if swept is None:
+            return freed
+        freed += swept.chunks
+    message = "the repair does not come to its end"
+    raise AssertionError(message)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The keys of a queue, read and broken from outside."""
+
+    client: redis.Redis
+    queue_name: str
+
+    def key(self, name: str) -> str:
+        return base_key(self.queue_name) + name
+
+    def in_hand(self, meta_key: str) -> dict[int, int]:
+        counts: dict[Any, Any] = self.client.hgetall(self.key(f"inhand:{meta_key}"))
+        return {int(value): int(count) for value, count in counts.items()}
+
+    def ready(self) -> list[SubmissionId]:
+        ids: Any = self.client.zrange(self.key("ready"), 0, -1)
+        return [SubmissionId(id_.decode()) for id_ in ids]
+
+    def workers(self) -> list[str]:
+        names: Any = self.client.zrange(self.key("workers"), 0, -1)
+        return [name.decode() for name in names]
+
+    def lose_group(self) -> None:
+        self.client.xgroup_destroy(self.key("reservations"), "workers")
+
+    def lose_stream(self) -> None:
+        self.client.delete(self.key("reservations"))
+
+    def lose_everything(self) -> None:
+        keys: Any = list(self.client.scan_iter(match=self.key("*").replace("[", "\\["), count=1000))
+        if keys:
+            self.client.delete(*keys)

@@ -1,0 +1,329 @@
+"""Everything around a worker fails while 200 chunks run: they end complete, each counted once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import psutil
+import pytest
+import redis
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue.submission import Submission, SubmissionId
+from opsqueue.submission_api import QueueApi
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
+QUICK = ("--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5")
+CHUNKS = 200
+
+
+@dataclass
+class Run:
+    """A queue on a server of its own, a submission in it, and a log of what ran."""
+
+    server: EmbeddedServer
+    client: redis.Redis
+    producer: ProducerClient
+    queue: Queue
+    log: Path
+    environment: dict[str, str]
+
+    def submit(self, chunks: int = CHUNKS) -> SubmissionId:
+        return self.producer.insert_submission([["log", str(self.log)]] * chunks, chunk_size=1)
+
+    def wait_until_some_ran(self, count: int = 20) -> None:
+        until(lambda: len(self.runs()) >= count)
+
+    def runs(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def done(self, submission_id: SubmissionId) -> int:
+        return self.status(submission_id).chunks_done
+
+    def status(self, submission_id: SubmissionId) -> Submission:
+        status = self.producer.get_submission_status(submission_id)
+        assert status is not None
+        return status
+
+    def check(
+        self, submission_id: SubmissionId, chunks: int = CHUNKS, within_s: float = 60
+    ) -> None:
+        """Complete, in order, each counted once, nothing left in anybody's hands."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                status = self.producer.wait_for_submission(submission_id, timeout=within_s)
+                break
+            except RedisUnavailableError:
+                assert time.monotonic() < deadline
+        assert list(self.producer.try_stream_completed_submission(submission_id)) == list(
+            range(chunks)
+        )
+        assert (status.chunks_done, status.operations_done) == (chunks, chunks)
+        until(lambda: self.queue.count_queue().chunks_in_hand == 0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with EmbeddedServer(tmp_path / "redis", arguments=("--appendfsync", "always")) as server:
+        client = connect(server.url)
+        store_url = f"file://{tmp_path}/store?durable=false"
+        name = f"recovery-{secrets.token_hex(4)}"
+        producer = ProducerClient.over(
+            QueueApi(partial(Queue, client)), open_store(store_url), queue=name
+        )
+        yield Run(
+            server=server,
+            client=client,
+            producer=producer,
+            queue=Queue(client, name),
+            log=tmp_path / "log",
+            environment={
+                "OPSQUEUE_REDIS_URL": server.url,
+                "OPSQUEUE_STORE_URL": store_url,
+                "TEST_QUEUE": name,
+            },
+        )
+        producer.close()
+        client.close()
+
+
+@pytest.fixture
+def start_quick(start, run: Run):
+    def start_ready(*arguments: str, **environment: str):
+        worker = start(
+            *("opsqueue_worker", "tasks:app", "-c", "2", *QUICK, *arguments),
+            **(run.environment | environment),
+        )
+        worker.wait_for_line("ready")
+        return worker
+
+    return start_ready
+
+
+def until(holds, *, within_s: float = 30.0) -> None:
+    """Look again and again; what happens in other processes leaves nothing else to wait for."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second(start_quick, run: Run):
+    """The parent notices at once; the chunk's failure tells the signal."""
+    worker = start_quick()
+    submission_id = run.submit()
+    run.wait_until_some_ran()
+
+    victim = worker.children()[0]
+    victim.kill()
+    began = time.monotonic()
+    until(lambda: run.status(submission_id).last_failure is not None)
+    noticed_s = time.monotonic() - began
+
+    run.check(submission_id)
+    failure = run.status(submission_id).last_failure
+    assert failure is not None
+    assert "SIGKILL" in failure.message
+    assert noticed_s < 1.0
+    until(lambda: len(worker.children()) == 2)
+
+
+def test_a_server_that_restarts_finds_its_worker_again(start_quick, run: Run):
+    """Killed and started on the same data: work goes on within 2 s, without a new worker."""
+    worker = start_quick()
+    submission_id = run.submit()
+    run.wait_until_some_ran()
+
+    run.server.kill()
+    run.server.start()
+    began = time.monotonic()
+    before = run.done(submission_id)
+    until(lambda: run.done(submission_id) > before + 3)
+
+    assert time.monotonic() - began < 4.0  # 2 s, and as much for a busy machine
+    run.check(submission_id)
+    assert worker.popen.poll() is None
+
+
+def test_flushed_scripts_are_loaded_again(start_quick, run: Run):
+    """SCRIPT FLUSH in the middle changes nothing."""
+    worker = start_quick()
+    submission_id = run.submit()
+    run.wait_until_some_ran()
+
+    run.client.script_flush()
+
+    run.check(submission_id)
+    assert "defect" not in worker.output
+
+
+@pytest.mark.parametrize("what", ["group", "stream"])
+def test_a_deleted_group_or_stream_is_made_again_and_repaired(start_quick, run: Run, what: str):
+    """What was in hand is found and freed; nothing is counted twice."""
+    start_quick()
+    submission_id = run.submit()
+    run.wait_until_some_ran()
+    reservations = f"oq:{{{run.queue.name}}}:reservations"
+
+    if what == "group":
+        run.client.xgroup_destroy(reservations, "workers")
+    else:
+        run.client.delete(reservations)
+
+    run.check(submission_id)
+
+
+def test_a_worker_outlives_a_flushed_server(start_quick, run: Run):
+    """What was submitted is gone; what comes next is worked on."""
+    worker = start_quick()
+    run.submit()
+    run.wait_until_some_ran()
+
+    run.client.flushall()
+    submission_id = run.submit(20)
+
+    run.check(submission_id, 20)
+    assert worker.popen.poll() is None
+
+
+def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick, run: Run):
+    """Stopped past its timeout, its chunks are taken over; awake again it goes on with others."""
+    stalled = start_quick()
+    submission_id = run.submit()
+    run.wait_until_some_ran()
+
+    family = [psutil.Process(stalled.pid), *stalled.children()]
+    for process in family:
+        process.suspend()
+    start_quick()
+    run.check(submission_id)
+    done = run.status(submission_id)
+    for process in family:
+        process.resume()
+    second = run.submit(40)
+    run.check(second, 40)
+
+    assert run.status(submission_id) == done
+    assert stalled.popen.poll() is None
+    until(lambda: len(run.queue.list_workers()) == 2)
+
+
+def test_a_connection_that_hangs_is_given_up(start_quick, run: Run):
+    """A proxy swallows everything for a while; reports are repeated until they are stored."""
+    port = run.server.port
+    with SwallowingProxy(port) as proxy:
+        worker = start_quick(OPSQUEUE_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
+        submission_id = run.submit(60)
+        run.wait_until_some_ran(10)
+
+        proxy.swallow()
+        worker.wait_for_line("trying again")
+        proxy.pass_on()
+
+        run.check(submission_id, 60)
+
+
+def test_random_kills_of_children_and_parents_lose_nothing(start, start_quick, run: Run):
+    """Ten rounds, every 200 ms, over 2,000 chunks; a parent that dies is started again."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # noqa: T201 shown when it fails
+    chance = random.Random(seed)
+    workers = [start_quick("--prefetch", "4") for _ in range(2)]
+    # Ten attempts might not do: a chunk of bad luck is not what this is about.
+    submission_id = run.producer.insert_submission(
+        [["log", str(run.log)]] * 2_000, chunk_size=1, max_attempts=100
+    )
+    run.wait_until_some_ran()
+
+    for _ in range(10):
+        number = chance.randrange(len(workers))
+        worker = workers[number]
+        if chance.random() < 0.5:
+            with contextlib.suppress(IndexError, psutil.NoSuchProcess):
+                chance.choice(worker.children()).kill()
+        else:
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()
+            workers[number] = start_quick("--prefetch", "4")
+        threading.Event().wait(0.2)
+
+    run.check(submission_id, 2_000, within_s=100)
+    again = run.submit(20)
+    run.check(again, 20)
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    counted = Counter(line.split()[0] for line in run.runs())
+    assert set(counted) == {str(index) for index in range(2_000)}
+
+
+class SwallowingProxy:
+    """A TCP proxy in front of a server, which can stop passing bytes on without closing."""
+
+    def __init__(self, target: int) -> None:
+        import socket  # noqa: PLC0415 only here
+
+        self._target = target
+        self._passing = threading.Event()
+        self._passing.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._connect = socket.create_connection
+        self._open: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for sock in self._open:
+            with contextlib.suppress(OSError):
+                sock.close()
+
+    def swallow(self) -> None:
+        """Bytes that come from now on are lost."""
+        self._passing.clear()
+
+    def pass_on(self) -> None:
+        """New connections work; the old ones stay silent, as after a failover."""
+        self._passing.set()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = self._connect(("127.0.0.1", self._target))
+                self._open += [near, far]
+                state = {"dead": False}
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(
+                        target=self._pump, args=(source, sink, state), daemon=True
+                    ).start()
+
+    def _pump(self, source, sink, state) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if not self._passing.is_set():
+                    state["dead"] = True
+                if not state["dead"]:
+                    sink.sendall(data)

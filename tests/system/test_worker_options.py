@@ -1,0 +1,402 @@
+"""Pools, limits, signals and what else `opsqueue-worker` can be told."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from opsqueue.exceptions import SubmissionFailedError
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue.submission import Backoff
+from opsqueue.submission_api import QueueApi
+
+pytestmark = pytest.mark.system
+ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / "meeting"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
+    """A producer of the test's queue, or of one with a suffix."""
+
+    def make(suffix: str = "") -> ProducerClient:
+        api = QueueApi(partial(Queue, real_client))
+        store = open_store(f"{store_url}?durable=false")
+        return ProducerClient.over(api, store, queue=queue_name + suffix)
+
+    return make
+
+
+def until(holds, *, within_s: float = 30.0) -> None:
+    """Look again and again; what happens in other processes leaves nothing else to wait for."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
+def test_every_pool_gives_results_in_order(start_worker, producer_of, pool: str):
+    """A plain handler works in each of them."""
+    start_worker("--pool", pool)
+
+    results = list(producer_of().run_submission(range(300), chunk_size=7))
+
+    assert results == list(range(1, 301))
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
+def test_every_pool_runs_async_handlers(start_worker, producer_of, meeting: Path, pool: str):
+    """Eight operations of the chunk at once, as tasks."""
+    for name in "abcdefgh":  # the other chunk's half of the meeting
+        (meeting / name).touch()
+    start_worker("--pool", pool)
+
+    results = list(producer_of("-async").run_submission([str(meeting)] * 8, chunk_size=8))
+
+    assert results == ["met"] * 8
+
+
+def test_the_async_pool_runs_many_chunks_on_one_loop(start_worker, producer_of, meeting: Path):
+    """Two chunks of eight operations are all there at the same time, in one process."""
+    start_worker("--pool", "async", "--concurrency", "2")
+
+    results = list(producer_of("-async").run_submission([str(meeting)] * 16, chunk_size=8))
+
+    assert results == ["met"] * 16
+    assert len({path.name.split("-")[0] for path in meeting.iterdir()}) == 1
+
+
+def test_the_thread_pool_runs_several_chunks_in_one_process(
+    start_worker, producer_of, meeting: Path
+):
+    """Four chunks of two operations meet, though each chunk runs two at once only."""
+    start_worker("--pool", "thread", "--concurrency", "4")
+
+    results = list(producer_of("-threads").run_submission([str(meeting)] * 8, chunk_size=2))
+
+    assert results == ["met"] * 8
+    assert len({path.name.split("-")[0] for path in meeting.iterdir()}) == 1
+
+
+def test_operations_of_a_chunk_run_at_once_in_threads(start_worker, producer_of, meeting: Path):
+    """`concurrency=8` of a plain handler, in a process with one slot."""
+    start_worker("--concurrency", "1")
+
+    results = list(producer_of("-threads").run_submission([str(meeting)] * 8, chunk_size=8))
+
+    assert results == ["met"] * 8
+
+
+@pytest.mark.parametrize("pool", ["process", "thread"])
+def test_a_chunk_past_its_time_limit_is_killed(start_worker, producer_of, pool: str):
+    """It fails with that reason, the child is replaced, and others are not charged."""
+    worker = start_worker("--pool", pool, "--concurrency", "1")
+    before = worker.children()[0].pid
+    submission_id = producer_of("-limited").insert_submission([60], chunk_size=1, **ONCE)
+
+    with pytest.raises(SubmissionFailedError, match="TimeLimitExceeded: it ran for"):
+        producer_of("-limited").blocking_stream_completed_submission(submission_id)
+
+    assert list(producer_of().run_submission([1], chunk_size=1)) == [2]
+    assert [child.pid for child in worker.children()] != [before]
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "solo"])
+def test_a_soft_time_limit_is_raised_in_the_handler(start_worker, producer_of, pool: str):
+    """It can tidy up and even give a result."""
+    start_worker("--pool", pool)
+
+    results = list(producer_of("-soft").run_submission([60, 0], chunk_size=1))
+
+    assert results == ["tidied up", "in time"]
+
+
+def test_a_child_is_replaced_after_its_chunks(start_worker, producer_of):
+    """With --max-chunks-per-child 5, twenty chunks need four processes, and lose none."""
+    start_worker("--max-chunks-per-child", "5", "--concurrency", "1", "--prefetch", "0")
+
+    pids = list(producer_of().run_submission([["pid"]] * 20, chunk_size=1))
+
+    assert len(pids) == 20
+    assert len(set(pids)) == 4
+
+
+def test_a_child_is_replaced_after_too_much_memory(start_worker, producer_of):
+    """Any Python has had more than 1 MB, so each child is replaced after a chunk or a few."""
+    start_worker("--max-memory-per-child", "1MB", "--concurrency", "1", "--prefetch", "0")
+
+    first = list(producer_of().run_submission([["pid"]], chunk_size=1))
+    time_of_tick = 0.6
+    signal.sigtimedwait([], time_of_tick)
+    second = list(producer_of().run_submission([["pid"]], chunk_size=1))
+
+    assert first != second
+
+
+def test_hooks_run_once_a_process(start_worker, producer_of, tmp_path: Path):
+    """At its start before the first chunk, at its end after the last."""
+    worker = start_worker("--concurrency", "1", TEST_STOPPED=str(tmp_path))
+    (child,) = worker.children()
+
+    results = list(producer_of("-hooks").run_submission([0, 0], chunk_size=1))
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert results == [[f"started {child.pid}"]] * 2
+    assert [path.name for path in tmp_path.glob("stopped-*")] == [f"stopped-{child.pid}"]
+
+
+def test_burst_drains_the_queue_and_exits(start, producer_of, redis_url, store_url, queue_name):
+    """Chunks that wait for their back-off included."""
+    producer = producer_of()
+    submission_id = producer.insert_submission(range(50), chunk_size=5)
+
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "--burst", "-Q", queue_name, "-c", "2"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+        TEST_QUEUE=queue_name,
+    )
+
+    assert worker.wait() == 0
+    assert list(producer.try_stream_completed_submission(submission_id)) == list(range(1, 51))
+
+
+def test_a_second_stop_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
+    """The chunk that runs goes back with its attempt unused; exit code 0."""
+    worker = start_worker("--concurrency", "1")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    worker.signal(signal.SIGTERM)
+    code = worker.wait()
+
+    status = producer.get_submission_status(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
+def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
+    """As two TERMs do."""
+    worker = start_worker("--concurrency", "1")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGQUIT)
+    code = worker.wait()
+
+    status = producer.get_submission_status(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
+def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(
+    start_worker, producer_of, tmp_path: Path
+):
+    """The orchestrator's patience is not endless."""
+    worker = start_worker("--concurrency", "1", "--shutdown-timeout", "0.5")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGTERM)
+    code = worker.wait()
+
+    status = producer.get_submission_status(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
+def test_a_term_to_the_whole_group_lets_children_finish(start_worker, producer_of, tmp_path: Path):
+    """As a terminal or an init system sends it."""
+    worker = start_worker("--concurrency", "1")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    for process in [*worker.children(), psutil.Process(worker.pid)]:
+        process.send_signal(signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    (tmp_path / "go").touch()
+
+    assert worker.wait() == 0
+    assert list(producer.try_stream_completed_submission(submission_id)) == ["went"]
+
+
+def test_hup_replaces_the_children_after_their_chunks(start_worker, producer_of, tmp_path: Path):
+    """The chunk that runs is completed by the old one, the next is run by a new one."""
+    worker = start_worker("--concurrency", "1")
+    (old,) = worker.children()
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGHUP)
+    (new,) = producer.run_submission([["pid"]], chunk_size=1)
+    (tmp_path / "go").touch()
+
+    assert list(producer.blocking_stream_completed_submission(submission_id)) == ["went"]
+    assert new != old.pid
+    old.wait(20)
+
+
+def test_usr1_prints_the_stacks_of_all_threads(start_worker, producer_of, tmp_path: Path):
+    """Of the parent and of the child, whose handler stands in there."""
+    worker = start_worker("--concurrency", "1")
+    producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGUSR1)
+
+    worker.wait_for_line("in wait_for")
+    (tmp_path / "go").touch()
+
+
+def test_reload_replaces_the_children_when_a_file_changes(
+    start, producer_of, redis_url, store_url, queue_name, tmp_path: Path
+):
+    """What is run next is what was written last."""
+    source = tmp_path / "changing.py"
+    text = (
+        "import os\nfrom opsqueue import Opsqueue\napp = Opsqueue()\n"
+        "@app.operation_handler(os.environ['TEST_QUEUE'])\n"
+        "def answer(_): return 'before'\n"
+    )
+    source.write_text(text)
+    worker = start(
+        *("opsqueue_worker", "changing:app", "--reload", "-c", "1"),
+        cwd=tmp_path,
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store_url,
+        TEST_QUEUE=queue_name,
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    worker.wait_for_line("ready")
+    before = list(producer_of().run_submission([0], chunk_size=1))
+
+    source.write_text(text.replace("'before'", "'afterwards'"))
+    worker.wait_for_line("changing.py changed")
+
+    assert before == ["before"]
+    assert list(producer_of().run_submission([0], chunk_size=1)) == ["afterwards"]
+
+
+def test_check_says_whether_a_worker_of_this_host_lives(
+    start, start_worker, redis_url, store_url, queue_name
+):
+    """Exit code 1 before, 0 while, 1 after."""
+
+    def check():
+        return start(
+            *("opsqueue_worker", "tasks:app", "--check", "-Q", queue_name),
+            OPSQUEUE_REDIS_URL=redis_url,
+            TEST_QUEUE=queue_name,
+        )
+
+    before = check()
+    assert before.wait() == 1
+    assert "no worker of" in before.output
+    worker = start_worker()
+    assert check().wait() == 0
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert check().wait() == 1
+
+
+def test_json_logs_have_a_line_a_chunk(start_worker, producer_of):
+    """With queue, submission, chunk, attempt, operations and duration."""
+    worker = start_worker("--log-format", "json")
+
+    submission_id = producer_of().insert_submission(range(6), chunk_size=3)
+    list(producer_of().blocking_stream_completed_submission(submission_id))
+    first = json.loads(worker.wait_for_line("completed"))
+    second = json.loads(worker.wait_for_line("completed"))
+
+    assert {first["chunk"], second["chunk"]} == {0, 1}
+    assert first["submission"] == str(submission_id)
+    assert (first["attempt"], first["operations"]) == (1, 3)
+    assert first["duration_s"] >= 0
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_a_handlers_own_lines_carry_submission_and_chunk(start_worker, producer_of, form: str):
+    """So that what went wrong with one chunk can be found."""
+    worker = start_worker("--log-format", form)
+    submission_id = producer_of("-hooks").insert_submission([0], chunk_size=1)
+
+    line = worker.wait_for_line("a line of the handler's own")
+
+    if form == "json":
+        parsed = json.loads(line)
+        assert (parsed["submission"], parsed["chunk"]) == (str(submission_id), 0)
+    else:
+        assert f"submission={submission_id} chunk=0" in line
+
+
+def test_a_handler_that_holds_the_interpreter_does_not_stop_the_heartbeat(
+    start_worker, producer_of, real_client: redis.Redis, queue_name: str, tmp_path: Path
+):
+    """A stopped child is the worst of them; the parent goes on giving signs of life."""
+    worker = start_worker("--heartbeat-interval", "0.2", "--concurrency", "1")
+    producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+    (child,) = worker.children()
+    queue = Queue(real_client, queue_name)
+
+    child.suspend()
+    until(queue.list_workers)
+    signal.sigtimedwait([], 1.0)
+    (seen,) = queue.list_workers()
+
+    assert seen.seen_ms_ago < 900
+    child.resume()
+    (tmp_path / "go").touch()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--max-memory-per-child", "lots"), "write it like 512MB"),
+        (("--prefetch", "-1"), "give auto, or a number"),
+        (("--heartbeat-timeout", "1", "--heartbeat-interval", "1"), "a healthy worker would count"),
+        (("--pool", "gevent"), "'process', 'thread', 'async', 'solo'"),
+    ],
+)
+def test_a_wrong_option_says_what_is_right(start, store_url, option, says: str):
+    """Exit code 2."""
+    worker = start("opsqueue_worker", "tasks:app", *option, OPSQUEUE_STORE_URL=store_url)
+
+    assert worker.wait() == 2
+    assert says in worker.output
+
+
+def test_a_worker_without_a_store_says_what_to_give(start):
+    """Exit code 2, with an example."""
+    worker = start("opsqueue_worker", "tasks:app")
+
+    assert worker.wait() == 2
+    assert "set OPSQUEUE_STORE_URL" in worker.output

@@ -1,0 +1,33 @@
+"""`opsqueue-worker --check`: whether a worker of this host is alive, for health checks."""
+
+from __future__ import annotations
+
+import socket
+
+from opsqueue import connection
+from opsqueue.exceptions import OpsqueueError
+from opsqueue.queue import Queue
+from opsqueue_worker.settings import WorkerSettings
+
+
+def check_worker(settings: WorkerSettings, queues: tuple[str, ...]) -> str | None:
+    """Look for a worker of this host among those that Redis knows; None when there is one.
+
+    A worker registers with its first heartbeat, which comes when its children are ready.
+
+    Returns:
+        Otherwise what is missing, as a sentence.
+    """
+    client = connection.connect(settings.redis_url)
+    host = socket.gethostname()
+    try:
+        for name in queues:
+            for worker in Queue(client, name).list_workers():
+                is_fresh = worker.seen_ms_ago <= settings.heartbeat_timeout_s * 1000
+                if is_fresh and worker.info.get("host") == host:
+                    return None
+    except OpsqueueError as exc:
+        return str(exc)
+    finally:
+        client.close()
+    return f"no worker of {host} has given a sign of life on {', '.join(queues)}"

@@ -1,0 +1,168 @@
+"""The parent's side of one child: the process, what it was given, what it said."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
+
+from opsqueue.chunk import Reservation, Token
+from opsqueue.execution import Report
+from opsqueue_worker.messages import (
+    Hello,
+    Ready,
+    Stop,
+    ToChild,
+    Void,
+    read_from_child,
+    report_of,
+    send,
+    work_of,
+)
+from opsqueue_worker.status import Status
+
+logger = logging.getLogger("opsqueue.worker")
+
+
+class ChildProcess:
+    """A child and what it holds. `assigned` is guarded by the pool's lock, oldest first."""
+
+    def __init__(self, hello: Hello, *, max_chunks: int | None = None) -> None:
+        self._max_chunks = max_chunks
+        ours, theirs = socket.socketpair()
+        self._status = Status.new(hello.slots)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 our own module
+                [
+                    sys.executable,
+                    "-m",
+                    "opsqueue_worker.child",
+                    *map(str, (theirs.fileno(), self._status.descriptor, os.getpid())),
+                ],
+                pass_fds=(theirs.fileno(), self._status.descriptor),
+                stdin=subprocess.DEVNULL,
+            )
+        self._connection = Connection(ours.detach())
+        self._outbox: queue.SimpleQueue[ToChild] = queue.SimpleQueue()
+        self._sequence = 0
+        self.assigned: dict[Token, tuple[int, Reservation]] = {}
+        self.is_ready = threading.Event()
+        self.is_gone = threading.Event()
+        self.is_retiring = False
+        """It gets no more chunks, and stops when it has none."""
+        self.is_stopping = False
+        self._outbox.put(hello)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether chunks may be assigned to it."""
+        return self.is_ready.is_set() and not (
+            self.is_retiring or self.is_stopping or self.is_gone.is_set()
+        )
+
+    def free_places(self, places: int) -> int:
+        """How many chunks it can be given, of so many at a time and of its lifetime."""
+        if not self.takes_chunks:
+            return 0
+        free = places - len(self.assigned)
+        if self._max_chunks is not None:
+            free = min(free, self._max_chunks - self._sequence)
+        return max(0, free)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory that it has had, as of its last chunk's end."""
+        return self._status.peak_memory_bytes()
+
+    def assign(self, reservation: Reservation) -> None:
+        """Give it a chunk; if it has died meanwhile, that is noticed with the chunk assigned."""
+        self._sequence += 1
+        self.assigned[reservation.token] = (self._sequence, reservation)
+        if self._sequence == self._max_chunks:
+            self.is_retiring = True
+        self._outbox.put(work_of(reservation, self._sequence))
+
+    def void(self, tokens: Iterable[Token]) -> None:
+        """Tell it which of its chunks nobody wants any more."""
+        mine = [str(token) for token in tokens if token in self.assigned]
+        if mine:
+            self._outbox.put(Void(mine))
+
+    def stop(self) -> None:
+        """Let it finish what runs, give the rest back, and end."""
+        if not self.is_stopping:
+            self.is_stopping = True
+            self._outbox.put(Stop())
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on."""
+        self._process.send_signal(number)
+
+    def speak(self) -> None:
+        """Send what is to be sent until it is gone; in a thread of its own.
+
+        A child whose handler lets no other thread run reads nothing, and a socket's buffer is soon
+        full: whoever has something to say must not wait for that.
+        """
+        try:
+            while not self.is_gone.is_set():
+                send(self._connection, self._outbox.get())
+        except OSError:
+            # It is dead: the listening thread notices the same, and the pool cares for its chunks.
+            logger.debug("child %d is gone", self.pid)
+
+    def listen(self, on_ready: Callable[[], None], on_report: Callable[[Report], None]) -> None:
+        """Pass on its reports until it is gone, then wait for its exit code."""
+        try:
+            while True:
+                message = read_from_child(self._connection.recv_bytes())
+                if isinstance(message, Ready):
+                    self.is_ready.set()
+                    on_ready()
+                else:
+                    on_report(report_of(message))
+        except (EOFError, OSError):
+            self._process.wait()
+        finally:
+            self.is_gone.set()
+            self._outbox.put(Stop())  # wakes the speaking thread, which ends
+
+    def running(self) -> dict[Token, float]:
+        """Give the chunks that run, in the order they came, and for how many seconds."""
+        seconds = self._status.running()
+        return {
+            token: seconds[sequence]
+            for token, (sequence, _) in self.assigned.items()
+            if sequence in seconds
+        }
+
+    def end(self) -> str:
+        """Say how it ended, as text."""
+        code = self._process.returncode
+        if code is not None and code < 0:
+            try:
+                return f"was killed by signal {signal.Signals(-code).name}"
+            except ValueError:
+                return f"was killed by signal {-code}"
+        return f"ended with exit code {code}"
+
+    def close(self) -> None:
+        """Let go of its descriptors, after its end."""
+        self._connection.close()
+        self._status.close()

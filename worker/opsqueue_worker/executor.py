@@ -1,0 +1,203 @@
+"""How a child process runs its chunks: one at a time, in threads, or as tasks of an event loop.
+
+Each takes tasks from the inbox until None comes, then returns. The path of a chunk is `work_on`;
+what differs is who waits for whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from opsqueue import execution
+from opsqueue.app import Opsqueue
+from opsqueue.chunk import Reservation
+from opsqueue.execution import Fetched, GivenBack, Ran, Report
+from opsqueue.invocation import Invoker
+from opsqueue.store import ObjectStore
+from opsqueue_worker import soft_limit
+from opsqueue_worker.logs import chunk_in_log
+from opsqueue_worker.status import Status
+
+
+@dataclass(slots=True)
+class Task:
+    """A chunk that came, its input under way."""
+
+    sequence: int
+    reservation: Reservation
+    input: Future[Fetched | Report]
+    void: threading.Event = field(default_factory=threading.Event)
+
+
+Inbox = queue.SimpleQueue[Task | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What every executor needs."""
+
+    app: Opsqueue
+    store: ObjectStore
+    status: Status
+    is_stopping: threading.Event
+    """Tasks that have not begun go back."""
+    report: Callable[[Task, Report], None]
+    save: Callable[[Task, Ran], None]
+    """Store an output and report; may return before that is done."""
+
+
+class Executor(Protocol):
+    """Runs tasks until None comes."""
+
+    def run(self, inbox: Inbox) -> None:
+        """Return when all that came before the None is reported."""
+
+
+class MainThreadExecutor:
+    """One chunk at a time, on the main thread."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._invoker = Invoker()
+
+    def run(self, inbox: Inbox) -> None:
+        """See `Executor`."""
+        while (task := inbox.get()) is not None:
+            work_on(self._bench, task, 0, self._invoker, soft_limit.on_main_thread)
+        self._invoker.close()
+
+
+class ThreadsExecutor:
+    """Several chunks at a time, a thread each: for plain handlers that wait for others."""
+
+    def __init__(self, bench: Workbench, threads: int) -> None:
+        self._bench = bench
+        self._threads = threads
+
+    def run(self, inbox: Inbox) -> None:
+        """See `Executor`."""
+        threads = [
+            threading.Thread(target=self._run_slot, args=(inbox, slot), name=f"slot-{slot}")
+            for slot in range(self._threads)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _run_slot(self, inbox: Inbox, slot: int) -> None:
+        invoker = Invoker()
+        while (task := inbox.get()) is not None:
+            work_on(self._bench, task, slot, invoker, soft_limit.on_this_thread)
+        inbox.put(None)  # for the next thread
+        invoker.close()
+
+
+class LoopExecutor:
+    """Many chunks at a time, as tasks of one event loop: for `async def` handlers."""
+
+    def __init__(self, bench: Workbench, tasks: int) -> None:
+        self._bench = bench
+        self._tasks = tasks
+
+    def run(self, inbox: Inbox) -> None:
+        """See `Executor`."""
+        asyncio.run(self._run(inbox))
+
+    async def _run(self, inbox: Inbox) -> None:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Task | None] = asyncio.Queue()
+
+        def pass_on() -> None:
+            while (task := inbox.get()) is not None:
+                loop.call_soon_threadsafe(arrived.put_nowait, task)
+            loop.call_soon_threadsafe(arrived.put_nowait, None)
+
+        threading.Thread(target=pass_on, name="pass-on", daemon=True).start()
+        async with asyncio.TaskGroup() as group:
+            for slot in range(self._tasks):
+                group.create_task(self._run_slot(arrived, slot))
+
+    async def _run_slot(self, arrived: asyncio.Queue[Task | None], slot: int) -> None:
+        invoker = Invoker()
+        while (task := await arrived.get()) is not None:
+            await self._work_on(task, slot, invoker)
+        arrived.put_nowait(None)  # for the next task
+        invoker.close()
+
+    async def _work_on(self, task: Task, slot: int, invoker: Invoker) -> None:
+        """`work_on` below, waiting on the loop."""
+        bench = self._bench
+        if bench.is_stopping.is_set():
+            bench.report(task, _not_begun(task))
+            return
+        fetched = await asyncio.wrap_future(task.input)
+        if not isinstance(fetched, Fetched):
+            bench.report(task, fetched)
+            return
+        handler = bench.app.handler_of(task.reservation.source.queue)
+        bench.status.begin(slot, task.sequence)
+        with chunk_in_log(task.reservation):
+
+            async def invoke(*arguments: object) -> object:
+                async with soft_limit.on_the_loop(handler.soft_time_limit):
+                    return await invoker.call_async(*arguments)  # type: ignore[arg-type]
+
+            ran = await execution.run_async(
+                fetched,
+                handler,
+                is_void=task.void.is_set,
+                invoke=invoke,  # type: ignore[arg-type]
+            )
+        bench.status.end(slot)
+        if not isinstance(ran, Ran):
+            bench.report(task, ran)
+            return
+        bench.save(task, ran)
+
+
+def work_on(
+    bench: Workbench,
+    task: Task,
+    slot: int,
+    invoker: Invoker,
+    limited: Callable[[float | None], AbstractContextManager[None]],
+) -> None:
+    """Take a chunk from its input to its report: the whole path, but for fetching."""
+    if bench.is_stopping.is_set():
+        bench.report(task, _not_begun(task))
+        return
+    fetched = task.input.result()
+    if not isinstance(fetched, Fetched):
+        bench.report(task, fetched)
+        return
+    handler = bench.app.handler_of(task.reservation.source.queue)
+    bench.status.begin(slot, task.sequence)
+    with chunk_in_log(task.reservation):
+
+        def invoke(*arguments: object) -> object:
+            with limited(handler.soft_time_limit):
+                return invoker.call(*arguments)  # type: ignore[arg-type]
+
+        ran = execution.run(
+            fetched,
+            handler,
+            is_void=task.void.is_set,
+            invoke=invoke,  # type: ignore[arg-type]
+        )
+    bench.status.end(slot)
+    if not isinstance(ran, Ran):
+        bench.report(task, ran)
+        return
+    bench.save(task, ran)
+
+
+def _not_begun(task: Task) -> GivenBack:
+    return GivenBack(token=task.reservation.token, reason="worker stops")

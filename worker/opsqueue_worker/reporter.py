@@ -1,0 +1,100 @@
+"""The reporter: turns what became of chunks into calls, and what Redis says of them into log lines.
+
+It sends nothing itself: its calls go into the round trip in which the intake reserves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opsqueue import calls
+from opsqueue.chunk import Dropped, FinallyFailed, Lost, Reservation, Retried, Token
+from opsqueue.exceptions import OpsqueueError
+from opsqueue.execution import Done, Failed, GivenBack, Report
+
+logger = logging.getLogger("opsqueue.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A call, and the reports that it carries."""
+
+    call: calls.Call[Any]
+    reports: tuple[Report, ...]
+
+
+def batches_of(reports: Sequence[Report]) -> list[Batch]:
+    """Put reports into as few calls as there can be: one for all that are done."""
+    batches = []
+    done = tuple(report for report in reports if isinstance(report, Done))
+    if done:
+        batches.append(Batch(calls.complete_chunks([report.token for report in done]), done))
+    released: dict[int, list[GivenBack]] = {}
+    for report in reports:
+        match report:
+            case Failed(token=token, failure=failure):
+                batches.append(Batch(calls.fail_chunk(token, failure), (report,)))
+            case GivenBack(delay_ms=delay_ms):
+                released.setdefault(delay_ms, []).append(report)
+            case Done():
+                pass
+    for delay_ms, given_back in released.items():
+        tokens = [report.token for report in given_back]
+        batches.append(Batch(calls.release_chunks(tokens, delay_ms=delay_ms), tuple(given_back)))
+    return batches
+
+
+class Reporter:
+    """Settles reports with what Redis answered; counts, and writes a line a chunk."""
+
+    def __init__(self, queue: str, *, worker: str) -> None:
+        self._queue = queue
+        self._worker = worker
+        self.chunks_done = 0
+
+    def settle(
+        self, batch: Batch, answer: object, held: Mapping[Token, Reservation]
+    ) -> Sequence[Report]:
+        """Note what became of a batch; give the reports that must be sent again."""
+        if isinstance(answer, OpsqueueError):
+            return batch.reports
+        outcomes = answer if isinstance(answer, list) else [answer]
+        for report, outcome in zip(batch.reports, outcomes, strict=True):
+            chunk = held.get(report.token)
+            if chunk is not None:
+                self._write_line(chunk, report, outcome)
+        return ()
+
+    def _write_line(self, chunk: Reservation, report: Report, outcome: object) -> None:
+        about: dict[str, object] = {
+            "queue": self._queue,
+            "submission": str(chunk.source.submission_id),
+            "chunk": chunk.chunk_index,
+            "attempt": chunk.attempt,
+        }
+        if not isinstance(report, GivenBack):
+            about["operations"] = chunk.source.operations_in(chunk.chunk_index)
+            about["duration_s"] = round(report.duration_s, 4)
+        match outcome:
+            case Lost():
+                logger.warning(
+                    "worker %s lost chunk %s: its reservation had ended, or its report was sent "
+                    "twice; if that goes on, raise time_limit or make chunks smaller",
+                    self._worker,
+                    chunk,
+                    extra=about,
+                )
+            case Dropped():
+                logger.info("chunk %s dropped: its submission had ended", chunk, extra=about)
+            case Retried():
+                logger.warning("chunk %s failed, it is tried again", chunk, extra=about)
+            case FinallyFailed():
+                logger.error("chunk %s failed, and its submission with it", chunk, extra=about)
+            case _ if isinstance(report, GivenBack):
+                logger.info("chunk %s given back: %s", chunk, report.reason, extra=about)
+            case _:
+                self.chunks_done += 1
+                logger.info("chunk %s completed", chunk, extra=about)

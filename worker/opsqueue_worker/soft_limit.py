@@ -1,0 +1,84 @@
+"""Raising SoftTimeLimitExceeded in the middle of a handler, in each way that it can run."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+
+from opsqueue.exceptions import SoftTimeLimitExceeded
+
+
+@contextmanager
+def on_main_thread(seconds: float | None) -> Iterator[None]:
+    """By the alarm signal, which also ends a call that blocks."""
+    if seconds is None:
+        yield
+        return
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        raise SoftTimeLimitExceeded(_message(seconds))
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def on_this_thread(seconds: float | None) -> Iterator[None]:
+    """By an exception set from outside, raised when the thread next runs Python code."""
+    if seconds is None:
+        yield
+        return
+    lock, is_over, has_fired = threading.Lock(), False, False
+    thread = threading.get_ident()
+
+    def expire() -> None:
+        nonlocal has_fired
+        with lock:
+            if not is_over:
+                has_fired = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread), ctypes.py_object(SoftTimeLimitExceeded)
+                )
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except SoftTimeLimitExceeded as exc:
+        has_fired = False  # it has arrived
+        raise SoftTimeLimitExceeded(_message(seconds)) from exc
+    finally:
+        with lock:
+            is_over = True
+        timer.cancel()
+        if has_fired:
+            # Set, and not raised yet: let it come here, where it is expected, not later.
+            time.sleep(0)
+
+
+@asynccontextmanager
+async def on_the_loop(seconds: float | None) -> AsyncIterator[None]:
+    """By cancelling the task, which the handler sees as CancelledError."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield
+    except TimeoutError as exc:
+        if not timeout.expired():
+            raise
+        raise SoftTimeLimitExceeded(_message(seconds)) from exc
+
+
+def _message(seconds: float | None) -> str:
+    return f"it ran for more than its soft_time_limit of {seconds:g} s"
