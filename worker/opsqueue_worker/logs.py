@@ -27,6 +27,9 @@ def set_up_logging(level: str, form: LogFormat = "plain") -> None:
     handler.addFilter(_add_chunk)
     handler.setFormatter(_JsonFormatter() if form == "json" else _PlainFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("botocore", "boto3", "urllib3", "google"):
+        # At INFO they tell in each process where they found credentials.
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 @contextmanager

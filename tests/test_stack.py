@@ -1,0 +1,462 @@
+"""docker-compose.yml and the Dockerfiles, checked without a daemon: by the tools' own reading of
+them, and against the programs that they start."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import click
+import pytest
+from moto.server import ThreadedMotoServer
+
+from opsqueue.app import load_app
+from opsqueue.store.base import parse_store_url
+from opsqueue_api.server import GRACEFUL_S
+
+ROOT = Path(__file__).parents[1]
+DEVELOPMENT_SECRET = "development-only"  # noqa: S105  the fact tested is that nothing else is one
+DOCKERFILES = {name: ROOT / name / "Dockerfile" for name in ("api", "worker")}
+ONE_SHOT = {"bucket"}
+COMPOSE_ONLY = {"OPSQUEUE_WORKERS"}
+"""Read by docker-compose.yml, and by no program."""
+
+
+def _tool(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed: its PyPI package has no wheel for this platform")
+    return found
+
+
+def _compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `docker-compose config` untouched by the developer's own variables and .env."""
+    return subprocess.run(
+        [
+            _tool("docker-compose"),
+            *("--env-file", os.devnull),
+            *("--file", str(ROOT / "docker-compose.yml")),
+            *("config", *arguments),
+        ],
+        env={"PATH": os.defpath, "HOME": "/nonexistent", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+
+def _read_compose(*arguments: str, **variables: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(
+        _compose("--format", "json", *arguments, **variables).stdout,
+    )
+    return read
+
+
+@pytest.fixture(scope="module")
+def stack() -> dict[str, Any]:
+    """The file as compose reads it in a fresh clone."""
+    return _read_compose()
+
+
+@pytest.fixture(scope="module")
+def services(stack: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = stack["services"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    """The file with its ${VARIABLES} in place."""
+    return _read_compose("--no-interpolate")
+
+
+def _instructions(program: str) -> list[tuple[str, str]]:
+    """A Dockerfile's instructions in order, continued lines joined."""
+    lines = DOCKERFILES[program].read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    joined = text.replace("\\\n", " ").splitlines()
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined)]
+
+
+def _last(program: str, instruction: str) -> str:
+    """What holds in the finished image."""
+    return [rest for name, rest in _instructions(program) if name == instruction][-1]
+
+
+def _health_code(program: str) -> str:
+    command: list[str] = json.loads(_last(program, "HEALTHCHECK").partition("CMD ")[2])
+    assert ["python", "-c"] == command[:2]
+    return command[2]
+
+
+def _program(name: str) -> click.Command:
+    """The click command behind a console script of pyproject.toml."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, attribute = scripts[name].partition(":")
+    command = getattr(importlib.import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    return command
+
+
+def _variables_of(command: click.Command) -> set[str]:
+    """The environment variables that a program reads."""
+    prefix = command.context_settings.get("auto_envvar_prefix")
+    found: set[str] = set()
+    for parameter in command.params:
+        given = parameter.envvar
+        if isinstance(given, str):
+            found.add(given)
+        elif given is not None:
+            found.update(given)
+        if given is None and prefix and isinstance(parameter, click.Option):
+            found.add(f"{prefix}_{parameter.name}".upper())
+    return found
+
+
+def _settings(
+    name: str, service: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Give the options of a program as it would read them in its container."""
+    for variable in [key for key in os.environ if key.startswith("OPSQUEUE_")]:
+        monkeypatch.delenv(variable)
+    in_image = re.findall(r"(\w+)=(\S+)", _last(name, "ENV"))
+    for variable, value in [*in_image, *service["environment"].items()]:
+        if variable.startswith("OPSQUEUE_"):
+            monkeypatch.setenv(variable, value)
+    (program,) = json.loads(_last(name, "ENTRYPOINT"))
+    with _program(program).make_context(program, list(service["command"] or [])) as context:
+        return dict(context.params)
+
+
+def _seconds(duration: str) -> int:
+    parts = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration)
+    assert parts is not None
+    return 60 * int(parts[1] or 0) + int(parts[2] or 0)
+
+
+def test_compose_accepts_the_file_of_a_fresh_clone() -> None:
+    """No .env and no variable is needed, and compose has nothing to warn of."""
+    assert _compose("--quiet").stderr == ""
+
+
+def test_the_example_of_the_env_file_states_every_variable_and_the_defaults(
+    template: dict[str, Any], stack: dict[str, Any]
+) -> None:
+    """.env.example holds what holds without it: copying it changes nothing."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    stated = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    used = set(re.findall(r"\$\{(\w+)", json.dumps(template)))
+
+    assert used == set(stated)
+    assert _read_compose(**stated) == stack
+
+
+def test_every_port_is_published_on_loopback_only(services: dict[str, dict[str, Any]]) -> None:
+    """Docker publishes past the firewall, and the API asks for no password."""
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+
+    assert {3999, 8333} == {port["target"] for port in ports}
+    assert {"127.0.0.1"} == {port.get("host_ip") for port in ports}
+    assert "host" not in {service.get("network_mode") for service in services.values()}
+
+
+def test_redis_keeps_what_it_was_told_and_evicts_nothing(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """Append-only file in a volume, noeviction, a password."""
+    redis = services["redis"]
+    program, *rest = redis["command"]
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
+
+    assert program == "redis-server"
+    assert options["--appendonly"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert options["--requirepass"] == DEVELOPMENT_SECRET
+    assert [("volume", "/data")] == [(v["type"], v["target"]) for v in redis["volumes"]]
+
+
+def test_the_stores_objects_are_in_a_volume(services: dict[str, dict[str, Any]]) -> None:
+    """`docker compose down` and up again keeps the chunks."""
+    volumes = services["store"]["volumes"]
+
+    assert [("volume", "/data")] == [(v["type"], v["target"]) for v in volumes]
+    assert "-dir=/data" in services["store"]["command"]
+
+
+def test_no_secret_stands_in_the_file(template: dict[str, Any]) -> None:
+    """Each comes from a variable, whose default says that it is for development."""
+    secret = re.compile("PASSWORD|SECRET|ACCESS_KEY|AUTH|TOKEN")
+    values = {
+        (name, key): value
+        for name, service in template["services"].items()
+        for key, value in service.get("environment", {}).items()
+        if secret.search(key)
+    }
+
+    assert len(values) >= 3
+    for place, value in values.items():
+        assert re.fullmatch(rf"\$\{{\w+:-{DEVELOPMENT_SECRET}\}}", value), place
+
+
+def test_every_development_secret_can_be_replaced() -> None:
+    """With the three variables set, no development value is left anywhere."""
+    text = _compose(REDIS_PASSWORD="a", S3_ACCESS_KEY="b", S3_SECRET_KEY="c").stdout  # noqa: S106
+
+    assert DEVELOPMENT_SECRET not in text
+
+
+def test_the_number_of_workers_can_be_set(services: dict[str, dict[str, Any]]) -> None:
+    """OPSQUEUE_WORKERS is the number of containers, OPSQUEUE_WORKER_CONCURRENCY of processes."""
+    changed = _read_compose(OPSQUEUE_WORKERS="5", OPSQUEUE_WORKER_CONCURRENCY="3")["services"]
+
+    assert services["worker"]["deploy"]["replicas"] == 2
+    assert changed["worker"]["deploy"]["replicas"] == 5
+    assert changed["worker"]["environment"]["OPSQUEUE_WORKER_CONCURRENCY"] == "3"
+
+
+def test_every_service_has_a_health_check_or_ends_by_itself(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """In the file, or in the image that we build."""
+    built = {name for name, service in services.items() if "build" in service}
+    checked = {
+        name for name, service in services.items() if "test" in service.get("healthcheck", {})
+    }
+
+    assert set(DOCKERFILES) == built
+    assert set(services) == checked | built | ONE_SHOT
+    assert {"no"} == {services[name]["restart"] for name in ONE_SHOT}
+    for name in built:
+        ast.parse(_health_code(name))
+
+
+def test_programs_start_when_redis_answers_and_the_bucket_is_there(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """They check both at their start, and give up when one is missing."""
+    for name in DOCKERFILES:
+        conditions = {on: how["condition"] for on, how in services[name]["depends_on"].items()}
+        assert conditions == {
+            "redis": "service_healthy",
+            "bucket": "service_completed_successfully",
+        }
+    assert services["bucket"]["depends_on"]["store"]["condition"] == "service_healthy"
+
+
+def test_services_are_hardened(services: dict[str, dict[str, Any]]) -> None:
+    """No capability, no way to more rights, nothing to write but volumes and /tmp."""
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["read_only"], name
+        assert not service.get("privileged"), name
+        assert service.get("user") != "root", name
+    # Its image starts as root to own its volume; the capabilities end with the change of user.
+    assert {"store"} == {name for name, service in services.items() if service.get("cap_add")}
+
+
+def test_the_one_shot_makes_the_bucket_that_the_programs_use(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own code, run here against a server twice: what it makes is what it finds later."""
+    (code,) = services["bucket"]["command"]
+    bucket = parse_store_url(services["api"]["environment"]["OPSQUEUE_STORE_URL"]).place
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = services["bucket"]["environment"]
+    for variable, value in {**given, "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+    found = boto3.session.Session().client("s3").list_buckets()["Buckets"]
+    server.stop()
+    assert [bucket] == [one["Name"] for one in found]
+    assert services["bucket"]["image"] == services["api"]["image"]
+
+
+def test_the_worker_command_is_one_that_the_program_takes(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Image's entry point, compose's arguments and variables, read by the program's own parser."""
+    settings = _settings("worker", services["worker"], monkeypatch)
+
+    assert settings["redis_url"] == f"redis://:{DEVELOPMENT_SECRET}@redis:6379/0"
+    assert settings["store_url"] == "s3://opsqueue/chunks"
+    assert settings["concurrency"] == 2
+
+
+def test_the_workers_example_is_an_app(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is mounted where the worker looks for modules, and has the app that it names."""
+    (volume,) = services["worker"]["volumes"]
+    (app_path,) = services["worker"]["command"]
+    monkeypatch.chdir(volume["source"])
+    monkeypatch.syspath_prepend(volume["source"])
+
+    app = load_app(app_path)
+
+    assert (volume["target"], True) == (_last("worker", "WORKDIR"), volume["read_only"])
+    assert "numbers" in app.handlers
+
+
+def test_the_api_listens_where_compose_publishes_it(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On all of the container's addresses: its loopback can't be reached from outside."""
+    settings = _settings("api", services["api"], monkeypatch)
+
+    (port,) = services["api"]["ports"]
+    assert (settings["host"], settings["port"]) == ("0.0.0.0", port["target"])  # noqa: S104
+    assert str(port["target"]) == _last("api", "EXPOSE")
+
+
+def test_programs_read_every_variable_that_they_are_given(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """A mistyped OPSQUEUE_* would be ignored in silence."""
+    for name, dockerfile in DOCKERFILES.items():
+        (program,) = json.loads(_last(name, "ENTRYPOINT"))
+        image = set(re.findall(r"OPSQUEUE_\w+", dockerfile.read_text()))
+        given = {key for key in services[name]["environment"] if key.startswith("OPSQUEUE_")}
+        assert given | image <= _variables_of(_program(program)), name
+    others = [service for name, service in services.items() if name not in DOCKERFILES]
+    assert not [key for s in others for key in s.get("environment", {}) if "OPSQUEUE" in key]
+
+
+def test_compose_reads_no_variable_that_a_program_reads_otherwise(
+    template: dict[str, Any],
+) -> None:
+    """`${OPSQUEUE_X}` in the file is passed on as OPSQUEUE_X, or compose's alone."""
+    text = json.dumps(template["services"])
+    used = set(re.findall(r"\$\{(OPSQUEUE_\w+)", text))
+    programs = _variables_of(_program("opsqueue-api")) | _variables_of(_program("opsqueue-worker"))
+
+    assert COMPOSE_ONLY == used - programs
+    for variable in used & programs:
+        assert re.search(rf'"{variable}": "\$\{{{variable}:-\w+}}"', text)
+
+
+def test_containers_get_longer_to_stop_than_the_programs_take(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the middle of a graceful end would cost chunks an attempt."""
+    settings = _settings("worker", services["worker"], monkeypatch)
+
+    # After its timeout the worker may take 5 s more to deliver reports.
+    assert _seconds(services["worker"]["stop_grace_period"]) > settings["shutdown_timeout"] + 5
+    assert _seconds(services["api"]["stop_grace_period"]) > GRACEFUL_S
+    assert _seconds(services["redis"]["stop_grace_period"]) >= 30
+
+
+@pytest.mark.parametrize("program", DOCKERFILES)
+def test_signals_reach_the_process(program: str, services: dict[str, dict[str, Any]]) -> None:
+    """Exec form, no shell between; in the stack under an init, which loses none at the start."""
+    assert [f"opsqueue-{program}"] == json.loads(_last(program, "ENTRYPOINT"))
+    assert services[program]["entrypoint"] is None
+    assert services[program]["init"]
+
+
+@pytest.mark.parametrize("program", DOCKERFILES)
+def test_images_run_as_a_user_with_a_fixed_number(program: str) -> None:
+    """A number: Kubernetes can't tell whether a name is root."""
+    user, group = _last(program, "USER").split(":")
+
+    assert int(user) >= 10_000
+    assert int(group) >= 10_000
+    assert f"--uid {user} " in DOCKERFILES[program].read_text()
+
+
+@pytest.mark.parametrize("program", DOCKERFILES)
+def test_images_install_only_what_the_lock_pins(program: str) -> None:
+    """Files come from the network in one command, which checks their hashes."""
+    runs = [rest for name, rest in _instructions(program) if name == "RUN"]
+    fetching = [run for run in runs if "pip " in run and "--no-index" not in run]
+
+    (download,) = fetching
+    assert "--require-hashes" in download
+    assert "-r requirements.lock" in download
+    assert "# syntax=" not in DOCKERFILES[program].read_text()
+
+
+@pytest.mark.parametrize("program", DOCKERFILES)
+def test_images_get_exactly_the_files_that_the_builder_is_sent(program: str) -> None:
+    """.dockerignore shuts out everything, secrets included, but the sources of COPY."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    let_through = {line[1:] for line in lines if line.startswith("!")}
+    copies = [rest.split() for name, rest in _instructions(program) if name == "COPY"]
+    sources = {
+        source for copy in copies if not copy[0].startswith("--from") for source in copy[:-1]
+    }
+
+    assert "*" in lines
+    assert let_through == sources
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_both_images_share_the_stage_that_builds() -> None:
+    """The same text, so that the second image finds it in the cache."""
+    stages = {text.read_text().split("\n\n")[1] for text in DOCKERFILES.values()}
+
+    (stage,) = stages
+    assert stage.startswith("FROM python:3.12-slim AS build")
+
+
+@pytest.mark.parametrize("program", DOCKERFILES)
+def test_hadolint_finds_nothing(program: str) -> None:
+    """All its rules hold: none is switched off, in the file or beside it."""
+    text = DOCKERFILES[program].read_text()
+
+    result = subprocess.run(
+        [_tool("hadolint"), "--no-color", "--config", os.devnull, str(DOCKERFILES[program])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "hadolint ignore" not in text
+
+
+def test_the_workers_health_check_passes_when_redis_answers(redis_url: str) -> None:
+    """The image's own command, run here."""
+    assert _run_health_check("worker", OPSQUEUE_REDIS_URL=redis_url) == 0
+
+
+def test_the_workers_health_check_fails_without_redis(tmp_path: Path) -> None:
+    """The image's own command, run here."""
+    assert _run_health_check("worker", OPSQUEUE_REDIS_URL=f"unix://{tmp_path}/none") != 0
+
+
+def test_the_apis_health_check_fails_when_nobody_listens() -> None:
+    """The image's own command, run here; port 1 is nobody's."""
+    assert _run_health_check("api", OPSQUEUE_API_PORT="1") != 0
+
+
+def _run_health_check(program: str, **variables: str) -> int:
+    result = subprocess.run(
+        [sys.executable, "-c", _health_code(program)],
+        env={**os.environ, **variables},
+        stderr=subprocess.DEVNULL,
+        check=False,
+        timeout=60,
+    )
+    return result.returncode
