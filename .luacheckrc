@@ -1,19 +1,41 @@
--- The scripts of the state machine. The loader puts _prelude.lua in front of each of them.
+-- The scripts of the state machine. The loader puts _prelude, _index and _chunk in front of each
+-- of them, and _strategy behind these where a script says so.
 std = {
   read_globals = {
     "KEYS", "ARGV", "redis", "ipairs", "tonumber", "tostring", "type",
-    math = { fields = { "floor", "min", "max" } },
-    string = { fields = { "byte", "find", "format", "match", "sub" } },
+    cjson = { fields = { "decode" } },
+    math = { fields = { "ceil", "floor", "min", "max" } },
+    string = { fields = { "byte", "find", "format", "gsub", "match", "rep", "sub" } },
+    table = { fields = { "concat", "sort" } },
   },
 }
 max_line_length = 100
 
 local prelude = {
-  "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event", "enter_ready",
-  "leave_ready", "count_in_hand", "put_back", "end_submission", "count_dropped",
-  "end_reservation", "use_attempt", "begin_repair", "reset_reservations", "is_nogroup",
-  "pending_of", "take_sweep", "remove_worker",
+  "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
+  "complement", "sortable",
+  "place_group", "change_groups", "enter_ready", "leave_ready", "count_in_hand", "change_pairs",
+  "sign", "put_back", "end_submission", "count_dropped", "end_reservation", "use_attempt",
+  "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
+  "remove_worker",
 }
 files["opsqueue/lua"].read_globals = prelude
--- Each is used by some script, which this file alone can't show.
-files["opsqueue/lua/_prelude.lua"].ignore = { "211" }
+local order = {
+  "first_of", "last_of", "ready_sets", "best_of", "in_hand_of", "in_hand_lacking", "split_label",
+  "least_busy", "better", "pick_distinct", "pick_by_value",
+}
+local limit = { "limit_of", "bucket_of", "passes", "value_of", "take_tokens" }
+files["opsqueue/lua/_limit.lua"].read_globals = order
+files["opsqueue/lua/_strategy.lua"].read_globals = order
+files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
+for _, name in ipairs(limit) do
+  table.insert(files["opsqueue/lua/_strategy.lua"].read_globals, name)
+end
+files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
+  "pick", "take_tokens", "next_allowed", "is_blocked",
+}
+files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
+-- Each is used by some script, which these files alone can't show.
+for _, name in ipairs { "_prelude", "_index", "_chunk", "_order", "_limit", "_strategy" } do
+  files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
+end

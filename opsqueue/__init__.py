@@ -10,6 +10,7 @@ return number + 1
 """
 
 from opsqueue.app import Chunk, Opsqueue
+from opsqueue.strategy import Strategy
 
-__all__ = ["Chunk", "Opsqueue", "__version__"]
+__all__ = ["Chunk", "Opsqueue", "Strategy", "__version__"]
 __version__ = "0.1.0"

@@ -24,6 +24,7 @@ from opsqueue.chunk import (
     Token,
 )
 from opsqueue.exceptions import OpsqueueInternalError
+from opsqueue.strategy import TICKS_A_SECOND
 from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
 
 
@@ -44,7 +45,9 @@ class Reserved:
     wake_id: str
     """`Queue.wait_for_wake` after this one misses nothing."""
     next_due_in_ms: int | None
-    """Until the next delayed chunk is free; None without one."""
+    """Until the next delayed chunk is free, or a rate limit lets one through; None: unknown."""
+    look_from: str = ""
+    """Not '': nothing was found within one script's bounds, there may be more from here on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,21 @@ class Alive:
     """Of the tokens named: those whose work nobody wants any more."""
     released: int
     """Chunks that were pending for the worker without its knowledge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit set while running, in place of the strategies' own numbers."""
+
+    meta_key: str
+    value: int | None
+    """The only one that it is for; None: every value without a limit of its own."""
+    max: int | None = None
+    """Chunks in hand at most, for MaxSimultaneous."""
+    per_second: float | None = None
+    """Tokens that come, for RateLimit."""
+    burst: int | None = None
+    """Tokens that a bucket holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +118,7 @@ class Counts:
 def read_reserved(answer: list[Any], queue: str) -> Reserved:
     """Of reserve_chunks."""
     match answer:
-        case [(b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows]:
+        case [(b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows, rest]:
             sources = {row[0]: read_source(row, queue) for row in rows}
             return Reserved(
                 chunks=tuple(
@@ -116,6 +134,7 @@ def read_reserved(answer: list[Any], queue: str) -> Reserved:
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
+                look_from=rest.decode(),
             )
     raise unexpected(answer)
 
@@ -156,6 +175,21 @@ def read_released(row: list[Any]) -> ReleaseOutcome:
         case [b"lost"]:
             return Lost()
     raise unexpected(row)
+
+
+def read_limits(flat: list[bytes]) -> list[Limit]:
+    """Of list_limits."""
+    limits = []
+    for name, text in sorted(_by_name(flat).items()):
+        kind, key, *value = name.decode().split(":")
+        only = int(value[0]) if value else None
+        if kind == "max":
+            limits.append(Limit(meta_key=key, value=only, max=int(text)))
+        elif kind == "rate":
+            interval, burst = map(int, text.decode().split(","))
+            per_second = TICKS_A_SECOND / interval
+            limits.append(Limit(meta_key=key, value=only, per_second=per_second, burst=burst))
+    return limits
 
 
 def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:

@@ -49,6 +49,7 @@ def reserve_chunks(
     limit: int,
     reservation_ms: int,
     strategy: AnyStrategy | None,
+    look_from: str = "",
 ) -> Call[Reserved]:
     """See `Queue.reserve_chunks`."""
     if not 1 <= limit <= MAX_BATCH:
@@ -65,6 +66,8 @@ def reserve_chunks(
             "limit": limit,
             "reservation_ms": reservation_ms,
             "strategy": (strategy or Random()).wire(),
+            "chance": secrets.randbelow(2**30) + 1,
+            "look_from": look_from,
         },
     )
 

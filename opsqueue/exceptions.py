@@ -8,6 +8,7 @@
     |   |   +-- ChunkSizeIsZeroError        chunk_size below 1
     |   +-- EncodingError                   operations or results that the codec can't carry
     |   +-- HandlerError                    an app or handler that can't be served
+    |   +-- TooManyMatchingSubmissionsError a look-up finds more than its limit
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
@@ -69,6 +70,17 @@ class EncodingError(IncorrectUsageError):
 
 class HandlerError(IncorrectUsageError):
     """An app can't be found or loaded, or a handler is declared in a way that can't work."""
+
+
+class TooManyMatchingSubmissionsError(IncorrectUsageError):
+    """A look-up by strategic metadata finds more submissions than its limit."""
+
+    def __init__(self, max_submissions: int) -> None:
+        """Keep the limit."""
+        self.max_submissions = max_submissions
+        super().__init__(
+            f"more than {max_submissions:,} submissions match: give more pairs, or a higher limit"
+        )
 
 
 class SubmissionNotFoundError(IncorrectUsageError):

@@ -7,6 +7,7 @@ answers is read in this module alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -17,10 +18,12 @@ from opsqueue.answers import (
     Counts,
     Forgotten,
     Inserted,
+    Limit,
     Reserved,
     Swept,
     WorkerSeen,
     read_counts,
+    read_limits,
     read_submission,
     unexpected,
 )
@@ -29,13 +32,15 @@ from opsqueue.chunk import ChunkFailure, CompleteOutcome, FailOutcome, ReleaseOu
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
+    RedisUnavailableError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
+    TooManyMatchingSubmissionsError,
 )
 from opsqueue.keys import check_queue_name
 from opsqueue.script import Argument, Scripts, register_queue
-from opsqueue.strategy import AnyStrategy
+from opsqueue.strategy import AnyStrategy, MaxSimultaneous, RateLimit, interval_ticks
 from opsqueue.submission import (
     NewSubmission,
     Submission,
@@ -215,11 +220,22 @@ class Queue:
             strategy: Random by default.
         """
         self._register()
-        return self._run(
-            calls.reserve_chunks(
-                self.name, worker, limit=limit, reservation_ms=reservation_ms, strategy=strategy
+        look_from = ""
+        while True:
+            reserved = self._run(
+                calls.reserve_chunks(
+                    self.name,
+                    worker,
+                    limit=limit,
+                    reservation_ms=reservation_ms,
+                    strategy=strategy,
+                    look_from=look_from,
+                )
             )
-        )
+            # A composed strategy looks at a bounded number of submissions in one script.
+            look_from = reserved.look_from
+            if reserved.chunks or not look_from:
+                return reserved
 
     def complete_chunks(
         self, tokens: Sequence[Token], *, operations_failed: Mapping[Token, int] | None = None
@@ -280,6 +296,9 @@ class Queue:
             unknown_ms: chunks pending for it for longer that it does not name are released; longer
                 than an answer of reserve can be under way.
         """
+        # Not only once: a flushed server has forgotten the queue's name. (A full one refuses it.)
+        with suppress(RedisUnavailableError):
+            register_queue(self._client, self.name)
         answer = self._scripts.call(
             "heartbeat",
             worker=calls.checked_worker(worker),
@@ -365,6 +384,52 @@ class Queue:
         """Let chunks be reserved again."""
         self._scripts.call("resume_queue")
 
+    def set_limit(
+        self,
+        meta_key: str,
+        *,
+        value: int | None = None,
+        max: int | None = None,  # noqa: A002 as in MaxSimultaneous
+        per_second: float | None = None,
+        burst: int | None = None,
+    ) -> None:
+        """Set limits that take the place of the strategies' own numbers, for every worker at once.
+
+        Args:
+            meta_key: of strategic metadata.
+            value: the only one that they are for; None: for all without a limit of their own.
+            max: chunks in hand at most, for MaxSimultaneous.
+            per_second: tokens that come, for RateLimit; needs `burst`.
+            burst: tokens that a bucket holds.
+
+        Raises:
+            InvalidArgumentError: by the rules of MaxSimultaneous and RateLimit.
+        """
+        if max is not None:
+            MaxSimultaneous(meta_key, max)
+            self._set_limit("max", meta_key, value, str(max))
+        if per_second is not None:
+            RateLimit(meta_key, per_second, burst or 0)
+            self._set_limit("rate", meta_key, value, f"{interval_ticks(per_second)},{burst}")
+        if max is None and per_second is None:
+            message = "no limit given: max, or per_second and burst"
+            raise InvalidArgumentError(message)
+
+    def remove_limit(self, meta_key: str, *, value: int | None = None) -> None:
+        """Let the strategies' own numbers hold again."""
+        for kind in ("max", "rate"):
+            self._set_limit(kind, meta_key, value, "")
+
+    def _set_limit(self, kind: str, meta_key: str, value: int | None, limit: str) -> None:
+        check_strategic_metadata({meta_key: 0 if value is None else value})
+        self._scripts.call(
+            "set_limit",
+            kind=kind,
+            key=meta_key,
+            value="" if value is None else str(value),
+            limit=limit,
+        )
+
     # Readings
 
     def get_submission(self, submission_id: SubmissionId) -> Submission:
@@ -404,6 +469,61 @@ class Queue:
                     for fields, meta, failure, id_ in rows
                 ]
         raise unexpected(answer)
+
+    def lookup_submissions(
+        self,
+        pairs: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
+        limit: int = 100_000,
+    ) -> list[SubmissionId]:
+        """Give the submissions that have all pairs of strategic metadata, ascending.
+
+        Args:
+            pairs: none: all submissions.
+            states: that they may be in.
+            limit: at most.
+
+        Raises:
+            TooManyMatchingSubmissionsError: there are more than `limit`.
+        """
+        check_strategic_metadata(pairs)
+        wanted = ",".join(state.value for state in states)
+        found: list[SubmissionId] = []
+        # Without pairs each state has an index of its own; with them one index has all states.
+        for group in [wanted] if pairs else wanted.split(","):
+            after = ""
+            while True:
+                ids, after = self._lookup_page(pairs, group, after)
+                found += ids
+                if len(found) > limit:
+                    raise TooManyMatchingSubmissionsError(limit)
+                if not after:
+                    break
+        return sorted(found)
+
+    def _lookup_page(
+        self, pairs: Mapping[str, int], states: str, after: str
+    ) -> tuple[list[SubmissionId], str]:
+        answer = self._scripts.call(
+            "lookup_submissions",
+            after=after,
+            limit=calls.MAX_BATCH,
+            states=states,
+            rest=[part for pair in pairs.items() for part in pair],
+        )
+        match answer:
+            case [b"found", ids, next_after]:
+                return [SubmissionId(id_.decode()) for id_ in ids], next_after.decode()
+        raise unexpected(answer)
+
+    def list_limits(self) -> list[Limit]:
+        """List the limits set while running."""
+        match self._scripts.call("list_limits"):
+            case [b"listed", flat]:
+                return read_limits(flat)
+            case answer:
+                raise unexpected(answer)
 
     def list_workers(self, *, limit: int = 1_000) -> list[WorkerSeen]:
         """List workers that have not gone, the ones seen last first."""

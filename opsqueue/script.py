@@ -28,6 +28,8 @@ from opsqueue.keys import QUEUES_KEY, base_key
 
 Argument = str | bytes | int
 _ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
+_IN_FRONT: Final = ("_prelude", "_index", "_chunk")
+_WITH: Final = re.compile(r"^-- With (_\w+)\.$", re.MULTILINE)
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
 _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
 """The server's state or its operator refuses a command, in a script as anywhere: no defect."""
@@ -35,14 +37,15 @@ _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One file of `lua/`, with the prelude in front."""
+    """One file of `lua/`, with what every script needs in front, and what it asks for."""
 
     name: str
     text: str
     sha: str
     arguments: tuple[str, ...]
     has_rest: bool
-    prelude_lines: int
+    parts: tuple[tuple[str, int], ...]
+    """Files in their order, each with its number of lines."""
 
     def argv(self, arguments: dict[str, Argument], rest: Sequence[Argument]) -> list[Argument]:
         """Put the arguments into the order of the header; the error says what it takes."""
@@ -59,9 +62,10 @@ class Script:
 def load_script(name: str) -> Script:
     """Read a script and its header from the package."""
     folder = files("opsqueue") / "lua"
-    prelude = (folder / "_prelude.lua").read_text(encoding="utf-8")
     body = (folder / f"{name}.lua").read_text(encoding="utf-8")
-    text = prelude + body
+    names_of_parts = [*_IN_FRONT, *_WITH.findall(body), name]
+    parts = {part: (folder / f"{part}.lua").read_text(encoding="utf-8") for part in names_of_parts}
+    text = "".join(parts.values())
     names = _ARGV.findall(body)
     return Script(
         name=name,
@@ -69,7 +73,7 @@ def load_script(name: str) -> Script:
         sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
         arguments=tuple(name for _, dots, name in names if not dots),
         has_rest=any(dots for _, dots, _ in names),
-        prelude_lines=prelude.count("\n"),
+        parts=tuple((part, source.count("\n")) for part, source in parts.items()),
     )
 
 
@@ -212,12 +216,14 @@ def _refused(exc: redis.exceptions.ResponseError) -> RedisUnavailableError:
 
 
 def _located(script: Script, text: str) -> str:
-    """Give file and line in place of the line of prelude and script together."""
+    """Give file and line in place of the line in all parts together."""
 
     def replace(match: re.Match[str]) -> str:
         line = int(match[1])
-        if line <= script.prelude_lines:
-            return f"lua/_prelude.lua:{line}"
-        return f"lua/{script.name}.lua:{line - script.prelude_lines}"
+        for part, lines in script.parts:
+            if line <= lines:
+                return f"lua/{part}.lua:{line}"
+            line -= lines
+        return match[0]
 
     return f"{script.name}: {_LUA_LINE.sub(replace, text)}"

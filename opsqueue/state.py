@@ -121,6 +121,12 @@ TRANSITIONS: Final = (
     Transition("pause_queue", ("running",), ("paused",), "none; twice is once"),
     Transition("resume_queue", ("paused",), ("running",), "none; twice is once"),
     Transition(
+        "set_limit",
+        ("running",),
+        ("running",),
+        "none; holds for every reserve from then on",
+    ),
+    Transition(
         "forget_submissions",
         ("completed", "failed", "cancelled"),
         ("forgotten",),
@@ -134,7 +140,14 @@ TRANSITIONS: Final = (
     ),
 )
 
-READINGS: Final = ("get_submission", "list_submissions", "list_workers", "count_queue")
+READINGS: Final = (
+    "get_submission",
+    "list_submissions",
+    "lookup_submissions",
+    "list_workers",
+    "list_limits",
+    "count_queue",
+)
 
 
 def as_markdown() -> str:

@@ -1,38 +1,219 @@
-"""Which submission a worker takes its next chunk from. Values: the script decides by them."""
+"""Which submission a worker takes its next chunk from.
+
+Strategies are values: they compare, hash, pickle and print as Python; `parse_strategy` reads the
+text form of command lines. They decide nothing here: `reserve_chunks.lua` does, at the moment of
+reservation, by what `wire` tells it.
+
+| strategy | the next chunk is of |
+|---|---|
+| `Oldest`, `Newest`, `Random` | the submission inserted first, last, or any |
+| `PreferDistinct(key, underlying)` | one whose value for key has the fewest chunks in hand |
+| `SelectOnly(key, value, underlying)` | one with that pair only |
+| `Highest(key, underlying)`, `Lowest(…)` | one with the highest (lowest) value; without it: last |
+| `MaxSimultaneous(key, max, underlying)` | one whose value has fewer than max chunks in hand |
+| `RateLimit(key, per_second, burst, underlying)` | one whose value has a token left |
+| `OrElse(first, fallback)` | what first finds, else what fallback finds |
+
+`underlying` decides among equals; Oldest where none is given. Submissions without the key of a
+PreferDistinct are a group of their own; limits don't concern them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
+
+from opsqueue.exceptions import InvalidArgumentError
+
+Layer = Sequence[str | int]
+TICKS_A_SECOND: Final = 100_000_000
+"""Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
+_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_MOST_LAYERS: Final = 16
+
+
+class AnyStrategy:
+    """The base of all strategies."""
+
+    __slots__ = ()
+
+    def alternatives(self) -> list[list[Layer]]:
+        """Give lists of layers, each tried where the ones before it find nothing."""
+        raise NotImplementedError
+
+    def wire(self) -> str:
+        """Give the JSON that `_strategy.lua` documents."""
+        return json.dumps(self.alternatives(), separators=(",", ":"))
+
+    def __str__(self) -> str:
+        """As `parse_strategy` reads it."""
+        values = [str(getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(values)})" if values else type(self).__name__
 
 
 @dataclass(frozen=True, slots=True)
-class Oldest:
+class Oldest(AnyStrategy):
     """The submission inserted first; its chunks in ascending index."""
 
-    def wire(self) -> str:
-        """As the script reads it."""
-        return "oldest"
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return [[["oldest"]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class Newest(AnyStrategy):
     """The submission inserted last."""
 
-    def wire(self) -> str:
-        """As the script reads it."""
-        return "newest"
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return [[["newest"]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Random:
+class Random(AnyStrategy):
     """Any submission, each as likely as the others, whatever its size."""
 
-    def wire(self) -> str:
-        """As the script reads it."""
-        return "random"
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return [[["random"]]]
 
 
-AnyStrategy = Oldest | Newest | Random
+@dataclass(frozen=True, slots=True)
+class PreferDistinct(AnyStrategy):
+    """Submissions whose value for the key has the fewest chunks in hand first: fair by it."""
+
+    meta_key: str
+    underlying: AnyStrategy = field(default_factory=Oldest)
+
+    def __post_init__(self) -> None:
+        _check(self, self.meta_key, self.underlying)
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return _over(["prefer_distinct", self.meta_key], self.underlying)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectOnly(AnyStrategy):
+    """Only submissions with that pair."""
+
+    meta_key: str
+    value: int
+    underlying: AnyStrategy = field(default_factory=Oldest)
+
+    def __post_init__(self) -> None:
+        _check(self, self.meta_key, self.underlying)
+        if not _is_int(self.value) or not -(2**63) <= self.value < 2**63:
+            raise _wrong(self, f"value {self.value!r} is no 64-bit integer")
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`; the value as text, since Lua's numbers hold 53 bits."""
+        return _over(["select_only", self.meta_key, str(self.value)], self.underlying)
+
+
+@dataclass(frozen=True, slots=True)
+class Highest(AnyStrategy):
+    """The highest value for the key first: priorities, versions. Without the key: last."""
+
+    meta_key: str
+    underlying: AnyStrategy = field(default_factory=Oldest)
+
+    def __post_init__(self) -> None:
+        _check(self, self.meta_key, self.underlying)
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return _over(["highest", self.meta_key], self.underlying)
+
+
+@dataclass(frozen=True, slots=True)
+class Lowest(AnyStrategy):
+    """The lowest value for the key first: deadlines. Without the key: last."""
+
+    meta_key: str
+    underlying: AnyStrategy = field(default_factory=Oldest)
+
+    def __post_init__(self) -> None:
+        _check(self, self.meta_key, self.underlying)
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return _over(["lowest", self.meta_key], self.underlying)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxSimultaneous(AnyStrategy):
+    """A hard limit: never more than `max` chunks of one value in hand, over all workers."""
+
+    meta_key: str
+    max: int
+    underlying: AnyStrategy = field(default_factory=Oldest)
+
+    def __post_init__(self) -> None:
+        _check(self, self.meta_key, self.underlying)
+        if not _is_int(self.max) or not 1 <= self.max <= 10**9:
+            raise _wrong(self, f"max is {self.max!r}: give a whole number of chunks, 1 or more")
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return _over(["max", self.meta_key, self.max], self.underlying)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit(AnyStrategy):
+    """A token bucket for each value, on Redis's clock, shared by all workers.
+
+    Args:
+        meta_key: whose values have a bucket each.
+        per_second: tokens that come; up to a million.
+        burst: tokens that a bucket holds.
+        underlying: decides among those with a token.
+        unit: what a token is for. A chunk with more operations than there are tokens borrows: the
+            average is kept, a burst may be larger by a chunk.
+    """
+
+    meta_key: str
+    per_second: float
+    burst: int
+    underlying: AnyStrategy = field(default_factory=Oldest)
+    unit: Literal["chunks", "operations"] = "chunks"
+
+    def __post_init__(self) -> None:
+        _check(self, self.meta_key, self.underlying)
+        is_number = isinstance(self.per_second, int | float) and not isinstance(
+            self.per_second, bool
+        )
+        if not is_number or not 0.0001 <= self.per_second <= 1_000_000:
+            raise _wrong(self, f"per_second is {self.per_second!r}: give 0.0001 to 1,000,000")
+        if not _is_int(self.burst) or not 1 <= self.burst <= 10**6:
+            raise _wrong(self, f"burst is {self.burst!r}: give 1 to 1,000,000 tokens")
+        if self.unit not in ("chunks", "operations"):
+            raise _wrong(self, f"unit is {self.unit!r}: give chunks or operations")
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        interval = interval_ticks(self.per_second)
+        return _over(["rate", self.meta_key, interval, self.burst, self.unit], self.underlying)
+
+
+@dataclass(frozen=True, slots=True)
+class OrElse(AnyStrategy):
+    """What the first strategy finds; what the second finds where the first finds nothing."""
+
+    first: AnyStrategy
+    fallback: AnyStrategy
+
+    def __post_init__(self) -> None:
+        for part in (self.first, self.fallback):
+            if not isinstance(part, AnyStrategy):
+                raise _wrong(self, f"{part!r} is no strategy")
+
+    def alternatives(self) -> list[list[Layer]]:
+        """See `AnyStrategy`."""
+        return [*self.first.alternatives(), *self.fallback.alternatives()]
 
 
 class Strategy:
@@ -41,3 +222,112 @@ class Strategy:
     Oldest = Oldest
     Newest = Newest
     Random = Random
+    PreferDistinct = PreferDistinct
+    SelectOnly = SelectOnly
+    Highest = Highest
+    Lowest = Lowest
+    MaxSimultaneous = MaxSimultaneous
+    RateLimit = RateLimit
+    OrElse = OrElse
+
+
+_FORMS: Final[dict[str, tuple[Callable[..., AnyStrategy], str]]] = {
+    "Oldest": (Oldest, "Oldest"),
+    "Newest": (Newest, "Newest"),
+    "Random": (Random, "Random"),
+    "PreferDistinct": (PreferDistinct, "PreferDistinct(customer, Oldest)"),
+    "SelectOnly": (SelectOnly, "SelectOnly(region, 3, Oldest)"),
+    "Highest": (Highest, "Highest(priority, Oldest)"),
+    "Lowest": (Lowest, "Lowest(deadline, Oldest)"),
+    "MaxSimultaneous": (MaxSimultaneous, "MaxSimultaneous(api, 5, Oldest)"),
+    "RateLimit": (RateLimit, "RateLimit(api, 100, 10, Oldest, operations)"),
+    "OrElse": (OrElse, "OrElse(SelectOnly(region, 3), Oldest)"),
+}
+
+
+def interval_ticks(per_second: float) -> int:
+    """Give the ticks from one token to the next."""
+    return max(1, round(TICKS_A_SECOND / per_second))
+
+
+def parse_strategy(text: str) -> AnyStrategy:
+    """Read the text form, like "PreferDistinct(customer, Oldest)".
+
+    Raises:
+        InvalidArgumentError: shows where it stops making sense, and the right form.
+    """
+    tokens = re.findall(r"[A-Za-z0-9_.\-]+|[(),]|\S", text)
+    strategy, rest = _parse(tokens, text)
+    if rest:
+        message = f"strategy {text!r}: nothing can follow after {rest[0]!r}"
+        raise InvalidArgumentError(message)
+    return strategy
+
+
+def _parse(tokens: list[str], text: str) -> tuple[AnyStrategy, list[str]]:
+    name = tokens[0] if tokens else ""
+    if name not in _FORMS:
+        message = f"strategy {text!r}: {name!r} is none of {', '.join(_FORMS)}"
+        raise InvalidArgumentError(message)
+    make, form = _FORMS[name]
+    arguments: list[Any] = []
+    rest = tokens[1:]
+    if rest[:1] == ["("]:
+        rest = rest[1:]
+        while rest and rest[0] != ")":
+            if rest[0] in _FORMS:
+                inner, rest = _parse(rest, text)
+                arguments.append(inner)
+            else:
+                arguments.append(_number(rest[0]))
+                rest = rest[1:]
+            if rest[:1] == [","]:
+                rest = rest[1:]
+            elif rest[:1] != [")"]:
+                message = f"strategy {text!r}: a comma or a closing bracket is missing in {name}"
+                raise InvalidArgumentError(message)
+        if not rest:
+            message = f"strategy {text!r}: the bracket of {name} is not closed"
+            raise InvalidArgumentError(message)
+        rest = rest[1:]
+    try:
+        return make(*arguments), rest
+    except TypeError as exc:
+        if isinstance(exc, InvalidArgumentError):
+            raise
+        message = f"strategy {text!r}: write {name} like {form}"
+        raise InvalidArgumentError(message) from exc
+
+
+def _number(token: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(token)
+        except ValueError:
+            continue
+    return token
+
+
+def _over(layer: Layer, underlying: AnyStrategy) -> list[list[Layer]]:
+    """Put a layer over each alternative: it is the first to decide in all of them."""
+    return [[layer, *layers] for layers in underlying.alternatives()]
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(strategy: AnyStrategy, meta_key: object, underlying: object) -> None:
+    if not isinstance(meta_key, str) or not _KEY.fullmatch(meta_key):
+        raise _wrong(
+            strategy, f"key {meta_key!r} is no key of strategic metadata (letters, digits, _.-)"
+        )
+    if not isinstance(underlying, AnyStrategy):
+        raise _wrong(strategy, f"underlying {underlying!r} is no strategy")
+    if max(len(layers) for layers in underlying.alternatives()) >= _MOST_LAYERS:
+        raise _wrong(strategy, f"more than {_MOST_LAYERS} strategies are nested")
+
+
+def _wrong(strategy: AnyStrategy, what: str) -> InvalidArgumentError:
+    name = type(strategy).__name__
+    return InvalidArgumentError(f"{name}: {what}; write it like {_FORMS[name][1]}")

@@ -7,12 +7,14 @@ import click
 from opsqueue import __version__
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
+from opsqueue.cli.limits import limits
 
 _EPILOG = """
 \b
 Examples:
   opsqueue demo                    a real batch on this machine, in under a minute
   opsqueue dev tasks:app           server, API and workers for your app, until Ctrl-C
+  opsqueue limits set emails api --max 10
 
 \b
 The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves the HTTP API.
@@ -30,3 +32,4 @@ def main() -> None:
 
 main.add_command(demo)
 main.add_command(dev)
+main.add_command(limits)

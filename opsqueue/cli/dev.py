@@ -61,10 +61,16 @@ def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
     is_stopping = threading.Event()
     try:
         queues = sorted(load_app(app).handlers)
+        stack = LocalStack(folder, app, api_port=port, concurrency=concurrency, say=say)
+
+        def stop(*_: object) -> None:
+            if is_stopping.is_set():
+                stack.hurry()
+            is_stopping.set()
+
         # A handler, not KeyboardInterrupt: the parts are told one after the other, whatever we do.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: is_stopping.set())
-        stack = LocalStack(folder, app, api_port=port, concurrency=concurrency, say=say)
+            signal.signal(number, stop)
         with stack:
             say("dev", f"data in {folder.resolve()}")
             say("dev", f"redis {stack.redis_url}  store {stack.store_url}")
@@ -77,7 +83,7 @@ def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
             say("dev", "Ctrl-C ends it")
             while not is_stopping.wait(0.2):
                 stack.check()
-            say("dev", "stopping")
+            say("dev", "stopping; Ctrl-C again does not wait for chunks that run")
     except OpsqueueError as exc:
         console.print(Text(f"Error: {exc}", style="red"))
         sys.exit(2 if isinstance(exc, TypeError) else 1)

@@ -180,6 +180,12 @@ class LocalStack:
         message = f"{part.name} ended with exit code {part.process.returncode}:\n{lines}"
         raise PartEndedError(message)
 
+    def hurry(self) -> None:
+        """While it stops: let workers give back what runs instead of finishing it."""
+        for part in self._parts:
+            if part.name.startswith("worker") and part.process.poll() is None:
+                part.process.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """End worker, API and server, in this order, each after its work in hand."""
         for part in self._parts:

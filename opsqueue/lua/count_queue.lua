@@ -8,12 +8,17 @@ local function size(command, key)
   return redis.call(command, base .. key)
 end
 
+local ready = size('ZCARD', 'ready')
+for _, signature in ipairs(redis.call('SMEMBERS', base .. 'signatures')) do
+  ready = ready + size('ZCARD', 'ready:' .. signature)
+end
+
 return {'counted', {
   'submissions_in_progress', size('ZCARD', 'submissions:in_progress'),
   'submissions_completed', size('ZCARD', 'submissions:completed'),
   'submissions_failed', size('ZCARD', 'submissions:failed'),
   'submissions_cancelled', size('ZCARD', 'submissions:cancelled'),
-  'submissions_ready', size('ZCARD', 'ready'),
+  'submissions_ready', ready,
   'chunks_delayed', size('ZCARD', 'delayed'),
   'chunks_in_hand', size('XLEN', 'reservations'),
   'workers', size('ZCARD', 'workers'),

@@ -57,10 +57,11 @@ for i = fields_from, #ARGV, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
 end
 if meta_count > 0 then
-  redis.call('HSET', key, 'has_meta', 1)
   for i = 10, fields_from - 1, 2 do
     redis.call('HSET', key .. ':meta', ARGV[i], ARGV[i + 1])
   end
+  sign(id)
+  change_pairs(id, 'ZADD')
 end
 redis.call('HSET', base .. 'prefixes', prefix, id)
 if idempotency ~= '' then

@@ -29,9 +29,13 @@ local function release(token)
   return {'released', id}
 end
 
-local answers = {}
+local answers, has_released = {}, false
 for i = 3, #ARGV do
-  answers[#answers + 1] = release(ARGV[i])
+  local answer = release(ARGV[i])
+  has_released = has_released or answer[1] == 'released'
+  answers[#answers + 1] = answer
 end
-wake()
+if has_released then
+  wake()
+end
 return answers

@@ -9,21 +9,32 @@
 -- ARGV[2] worker          who reserves
 -- ARGV[3] limit           chunks at most
 -- ARGV[4] reservation_ms  until it expires
--- ARGV[5] strategy        "oldest", "newest" or "random": of submissions
+-- ARGV[5] strategy        JSON, see _strategy.lua
+-- ARGV[6] chance          an integer of 30 bits, drawn by the caller
+-- ARGV[7] look_from       '', or where an answer with nothing said to go on looking
 --
--- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions}: read `wake` after
--- wake_id to sleep until something may be free; next_due is the instant of the next delayed chunk,
--- or -1 when there is none or it can't be had before a resume; chunks {token, id, index, attempt,
+-- With _order.
+-- With _limit.
+-- With _strategy.
+--
+-- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from}: read
+-- `wake` after wake_id to sleep until something may be free; next_due is the instant of the next
+-- delayed chunk, or when a rate limit lets one through, or -1 when none can be had before a
+-- resume; chunks {token, id, index, attempt,
 -- expires_at} each; submissions {id, fields, metadata} each.
-local worker, limit, reservation_ms, strategy = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local reservations, ready, delayed = base .. 'reservations', base .. 'ready', base .. 'delayed'
+local worker, limit, reservation_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local reservations, delayed = base .. 'reservations', base .. 'delayed'
 local expires_at = now + tonumber(reservation_ms)
 
-local function answer(tag, chunks, submissions)
+local function answer(tag, chunks, submissions, rest)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
   local next_due = tag ~= 'paused' and redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  return {tag, last_wake and last_wake[1] or '0-0', now, next_due and tonumber(next_due) or -1,
-    chunks, submissions}
+  local next_at = next_due and tonumber(next_due) or -1
+  if next_allowed and (next_at < 0 or next_allowed < next_at) then
+    next_at = next_allowed
+  end
+  return {tag, last_wake and last_wake[1] or '0-0', now, next_at, chunks, submissions, rest}
 end
 
 -- Move chunks whose back-off is over into redo. Bounded; what is left is due at the next call.
@@ -34,37 +45,34 @@ local function free_due_chunks()
     redis.call('ZREM', delayed, member)
     put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
   end
-  return #due
-end
-
-local function pick()
-  if strategy == 'oldest' then
-    return redis.call('ZRANGE', ready, 0, 0)[1]
-  elseif strategy == 'newest' then
-    return redis.call('ZRANGE', ready, -1, -1)[1]
-  end
-  return redis.call('ZRANDMEMBER', ready, 1)[1]
 end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
 go_on_without_memory()
 redis.call('ZADD', base .. 'workers', now, worker)
 if redis.call('EXISTS', base .. 'paused') == 1 then
-  return answer('paused', {}, {})
+  return answer('paused', {}, {}, '')
 end
-local freed = free_due_chunks()
+free_due_chunks()
 
 local subs, order, entries = {}, {}, {}
 while #entries < limit do
-  local id = pick()
+  -- Chance for each pick anew, by a step of Lehmer's generator: a server's math.random begins alike
+  -- in each call.
+  chance = chance * 48271 % 2147483647
+  local id, found = pick(strategy, chance, look_from)
   if not id then
+    look_from = found
     break
   end
+  look_from = ''
   local sub = subs[id]
   if not sub then
     local key = sub_key(id)
-    local row = redis.call('HMGET', key, 'cursor', 'chunks_total')
+    local row = redis.call('HMGET', key, 'cursor', 'chunks_total', 'chunk_size',
+      'operations_total')
     sub = {key = key, cursor = tonumber(row[1]), total = tonumber(row[2]), taken = 0,
+      size = tonumber(row[3]), operations = tonumber(row[4]),
       redo = redis.call('ZCARD', key .. ':redo')}
     sub.first_cursor = sub.cursor
     subs[id] = sub
@@ -84,16 +92,21 @@ while #entries < limit do
     sub.taken = sub.taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     count_in_hand(id, 1)
+    taken = taken + 1
+    local is_last = index == sub.total - 1
+    take_tokens(strategy[found], id,
+      is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
   end
   if sub.redo == 0 and sub.cursor == sub.total then
     leave_ready(id)
   end
 end
-if freed > #entries and redis.call('ZCARD', ready) > 0 then
-  wake()
+if is_blocked and #entries < limit then
+  -- Whoever ends a reservation next wakes those that wait for it.
+  redis.call('SET', base .. 'blocked', 1)
 end
 if #entries == 0 then
-  return answer('reserved', {}, {})
+  return answer('reserved', {}, {}, look_from)
 end
 
 for _, id in ipairs(order) do
@@ -129,4 +142,4 @@ for _, id in ipairs(order) do
       redis.call('HGETALL', subs[id].key .. ':meta')}
   end
 end
-return answer('reserved', chunks, submissions)
+return answer('reserved', chunks, submissions, '')

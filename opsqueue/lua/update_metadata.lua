@@ -20,9 +20,12 @@ elseif row[1] ~= 'in_progress' then
   return {'ended', row[1]}
 end
 
--- Counted out under the old pairs and in under the new ones, so that no pair is a special case.
+-- Out of every index under the old pairs and in under the new ones, so that no pair is a special
+-- case.
 local in_hand = tonumber(row[2])
+local was_ready = leave_ready(id)
 count_in_hand(id, -in_hand)
+change_pairs(id, 'ZREM')
 for i = 3, #ARGV, 2 do
   if ARGV[i + 1] == '' then
     redis.call('HDEL', meta, ARGV[i])
@@ -30,10 +33,11 @@ for i = 3, #ARGV, 2 do
     redis.call('HSET', meta, ARGV[i], ARGV[i + 1])
   end
 end
-if redis.call('EXISTS', meta) == 1 then
-  redis.call('HSET', key, 'has_meta', 1)
-else
-  redis.call('HDEL', key, 'has_meta')
-end
+sign(id)
+change_pairs(id, 'ZADD')
 count_in_hand(id, in_hand)
+if was_ready then
+  enter_ready(id)
+  wake()  -- a strategy may want it now that did not before
+end
 return {'updated'}

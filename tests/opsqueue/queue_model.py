@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -25,7 +26,9 @@ from opsqueue.chunk import (
     Retried,
     Token,
 )
+from opsqueue.strategy import AnyStrategy, Layer
 from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+from tests.opsqueue.strategy_model import Buckets, allowed
 
 Chunk = tuple[SubmissionId, int]
 
@@ -127,6 +130,7 @@ class Model:
         self.is_paused = False
         self.last_stamp = (0, 0)
         self.stats: Counter[str] = Counter()
+        self.buckets = Buckets()
 
     # Readings
 
@@ -146,13 +150,12 @@ class Model:
     def next_due(self) -> int | None:
         return min(self.delayed.values(), default=None)
 
-    def can_reserve(self, now: int) -> bool:
+    def can_reserve(self, strategy: AnyStrategy, now: int) -> bool:
         """Whether a reserve would give a chunk now."""
-        due = (chunk for chunk, at in self.delayed.items() if at <= now)
-        return not self.is_paused and (
-            any(sub.is_ready for sub in self.subs.values())
-            or any(id_ in self.subs and self.subs[id_].is_running for id_, _ in due)
-        )
+        due = {id_ for (id_, _), at in self.delayed.items() if at <= now and id_ in self.subs}
+        free = {*self.ready(), *(id_ for id_ in due if self.subs[id_].is_running)}
+        may_be, _ = self._allowed(strategy, len(self.stream), now, free)
+        return not self.is_paused and bool(may_be)
 
     # Small steps
 
@@ -299,7 +302,7 @@ class Model:
         worker: str,
         limit: int,
         reservation_ms: int,
-        strategy: str,
+        strategy: AnyStrategy,
         given: tuple[Reservation, ...],
     ) -> None:
         """Check what was given, chunk by chunk, against what the strategy allows."""
@@ -313,24 +316,48 @@ class Model:
                 del self.delayed[id_, index]
                 if id_ in self.subs:
                     self.subs[id_].places[index] = Place.REDO
+        stream_length = len(self.stream)
         if given:
             self._notice_loss()
-        for chunk in given:
-            ready = self.ready()
-            allowed = {"oldest": ready[:1], "newest": ready[-1:], "random": ready}[strategy]
+        for number, chunk in enumerate(given):
+            may_be, layers = self._allowed(strategy, stream_length + number, now)
             sub = self.subs[chunk.source.submission_id]
             index = chunk.chunk_index
-            assert sub.id in allowed
+            assert sub.id in may_be
             assert sub.next_index == index
             assert sub.attempts[index] + 1 == chunk.attempt
             assert now + reservation_ms == chunk.expires_at_ms
             assert sub.meta == chunk.source.strategic_metadata
             sub.places[index] = Place.RESERVED
             sub.in_hand += 1
+            for layer in layers:
+                if layer[0] == "rate" and layer[1] in sub.meta:
+                    value = sub.meta[str(layer[1])]
+                    self.buckets.take(layer, value, sub.operations_in(index), now)
             assert chunk.token not in self.tokens
             self.tokens.add(chunk.token)
             self.stream[chunk.token] = Entry(sub.id, index, worker, now, chunk.expires_at_ms)
-        assert len(given) == limit or not self.ready()
+        may_be, _ = self._allowed(strategy, stream_length + len(given), now)
+        assert len(given) == limit or not may_be
+
+    def _allowed(
+        self,
+        strategy: AnyStrategy,
+        in_stream: int,
+        now: int,
+        free: Iterable[SubmissionId] | None = None,
+    ) -> tuple[set[SubmissionId], list[Layer]]:
+        def in_hand(key: str, value: int | None) -> int:
+            counts = self.in_hand_by(key)
+            return in_stream - sum(counts.values()) if value is None else counts.get(value, 0)
+
+        return allowed(
+            strategy,
+            {id_: self.subs[id_].meta for id_ in (self.ready() if free is None else free)},
+            in_hand=in_hand,
+            buckets=self.buckets,
+            now=now,
+        )
 
     def complete(self, now: int, token: Token, operations_failed: int) -> CompleteOutcome:
         ended = self._end_reservation(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Self
 
 import redis
@@ -69,6 +70,13 @@ class Snapshot:
             pipe.hgetall(f"{base}inhand:{meta_key}")
         for state in states:
             pipe.zrange(f"{base}submissions:{state}", 0, -1)
+        signatures = [
+            ",".join(names)
+            for count in range(1, len(meta_keys) + 1)
+            for names in combinations(sorted(meta_keys), count)
+        ]
+        for signature in signatures:
+            pipe.zrange(f"{base}ready:{signature}", 0, -1)
         pipe.zrange(f"{base}ready", 0, -1)
         pipe.zrange(f"{base}delayed", 0, -1, withscores=True)
         pipe.xrange(f"{base}reservations")
@@ -100,11 +108,12 @@ class Snapshot:
             for meta_key in meta_keys
         }
         by_state = {state: [id_.decode() for id_ in next(answers)] for state in states}
+        with_meta = [id_ for _ in signatures for id_ in next(answers)]
         ready, delayed, entries, pending, workers, stats = (next(answers) for _ in range(6))
         is_repairing, is_paused, wake = (next(answers) for _ in range(3))
         return cls(
             submissions=submissions,
-            ready=[id_.decode() for id_ in ready],
+            ready=sorted(id_.decode() for id_ in [*ready, *with_meta]),
             delayed={member.decode(): int(at) for member, at in delayed},
             entries={
                 token.decode(): (row[b"s"].decode(), int(row[b"i"])) for token, row in entries

@@ -87,7 +87,12 @@ class Raw:
         return {int(value): int(count) for value, count in counts.items()}
 
     def ready(self) -> list[SubmissionId]:
-        ids: Any = self.client.zrange(self.key("ready"), 0, -1)
+        sets: Any = [b"", *self.client.smembers(self.key("signatures"))]
+        ids: Any = [
+            id_
+            for name in sets
+            for id_ in self.client.zrange(self.key(f"ready:{name.decode()}".rstrip(":")), 0, -1)
+        ]
         return [SubmissionId(id_.decode()) for id_ in ids]
 
     def workers(self) -> list[str]:

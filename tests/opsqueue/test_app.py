@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from opsqueue.app import Opsqueue, load_app
-from opsqueue.exceptions import HandlerError, InvalidArgumentError
+from opsqueue.exceptions import HandlerError
 
 
 def test_a_decorated_function_stays_as_it_is():
@@ -35,7 +35,7 @@ def test_a_decorator_without_its_queue_says_how_to_write_it():
     """`@app.operation_handler` without parentheses gets the function as its queue."""
     app = Opsqueue()
 
-    with pytest.raises(InvalidArgumentError, match="queue name"):
+    with pytest.raises(HandlerError, match=r'with its queue: @app\.operation_handler\("'):
         app.operation_handler(abs)  # type: ignore[arg-type]
 
 
@@ -93,6 +93,22 @@ def test_a_module_that_raises_says_what_it_raised(folder: Path):
         load_app("raising_tasks:app")
 
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_module_that_raises_says_where(folder: Path):
+    """The innermost line that is the user's own."""
+    (folder / "placed_tasks.py").write_text("import json\n\njson.loads('no')\n")
+
+    with pytest.raises(HandlerError, match=r"\(file .*placed_tasks\.py, line 3\)"):
+        load_app("placed_tasks:app")
+
+
+def test_a_module_that_exits_is_refused(folder: Path):
+    """A script whose last line calls sys.exit() would end the worker without a word."""
+    (folder / "leaving_tasks.py").write_text("import sys\nsys.exit(0)\n")
+
+    with pytest.raises(HandlerError, match="importing leaving_tasks raised SystemExit"):
+        load_app("leaving_tasks:app")
 
 
 def test_an_app_without_handlers_is_refused(folder: Path):

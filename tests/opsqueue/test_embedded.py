@@ -197,3 +197,14 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path, is_durable=False) as server:
         assert os.getpgid(server.pid) != os.getpgid(0)
         assert os.getsid(server.pid) != os.getsid(0)
+
+
+def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
+    """Two would write the same append-only file; the second `opsqueue dev` is refused."""
+    with EmbeddedServer(tmp_path) as first:
+        with pytest.raises(IncorrectUsageError, match="another server uses the folder"):
+            EmbeddedServer(tmp_path).start()
+        assert connect(first.url).ping()
+
+    with EmbeddedServer(tmp_path) as third:
+        assert connect(third.url).ping()

@@ -117,3 +117,29 @@ def test_a_concurrency_that_cannot_be_meant_is_refused(concurrency: int):
     """Zero would wait for ever."""
     with pytest.raises(HandlerError, match="concurrency="):
         handler_of(abs, concurrency=concurrency)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_exit_in_an_async_handler_is_a_failure_like_any_other(
+    invoker: Invoker, concurrency: int
+):
+    """It would end the loop, and with it every other chunk of an async worker."""
+
+    async def leave(_: int) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(RuntimeError, match="the handler raised SystemExit: 3"):
+        invoker.call(handler_of(leave, concurrency=concurrency), [1, 2], CHUNK)
+
+
+def test_stop_iteration_out_of_a_thread_is_not_waited_for_for_ever(invoker: Invoker):
+    """A plain handler's `next()` of something empty, in the async pool."""
+
+    def take_first(_: int) -> int:
+        return next(iter([]))
+
+    async def call() -> None:
+        await asyncio.wait_for(invoker.call_async(handler_of(take_first), [1], CHUNK), 10)
+
+    with pytest.raises(RuntimeError, match="the handler raised StopIteration"):
+        asyncio.run(call())

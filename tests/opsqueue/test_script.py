@@ -6,11 +6,13 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+import opsqueue
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
@@ -18,6 +20,8 @@ from opsqueue.queue import Queue
 from opsqueue.script import Scripts, load_script
 from opsqueue.submission import SubmissionId
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
+
+LUA = Path(opsqueue.__file__).parent / "lua"
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +40,7 @@ def own_client(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 def line_of(name: str, text: str) -> int:
     """Give the line of a script's file that has the text."""
-    script = load_script(name)
-    lines = script.text.splitlines()
-    if name != "_prelude":
-        lines = lines[script.prelude_lines :]
+    lines = (LUA / f"{name}.lua").read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
@@ -145,9 +146,9 @@ def test_a_value_that_is_nil_is_reported_as_its_file_and_line(
     queue = Queue(real_client, queue_name)
     id_ = insert(queue, 1)
     real_client.hdel(Raw(real_client, queue_name).key(f"sub:{id_}"), "retention_ms")
-    line = line_of("_prelude", "now + retention_ms")
+    line = line_of("_chunk", "now + retention_ms")
 
-    with pytest.raises(ScriptError, match=rf"lua/_prelude\.lua:{line}\b"):
+    with pytest.raises(ScriptError, match=rf"lua/_chunk\.lua:{line}\b"):
         queue.cancel_submission(id_)
 
 

@@ -96,3 +96,15 @@ def test_two_of_them_share_nothing(opsqueue_app: Opsqueue):
         counts = second.queue("numbers").count_queue()
 
     assert counts.submissions[SubmissionState.IN_PROGRESS] == 0
+
+
+def test_ctrl_c_in_a_handler_ends_the_test():
+    """It is no failure of the chunk, to be tried ten times."""
+    app = Opsqueue()
+
+    @app.operation_handler("slow")
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with local(app) as opsqueue, pytest.raises(KeyboardInterrupt):
+        opsqueue.run_submission("slow", [1])

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 
 from opsqueue import execution
@@ -22,6 +23,7 @@ from opsqueue.app import Opsqueue, load_app
 from opsqueue.execution import Ran, Report
 from opsqueue.process import die_with_parent
 from opsqueue.store import ObjectStore, open_store
+from opsqueue_worker.defect import ends_process
 from opsqueue_worker.executor import (
     Executor,
     Inbox,
@@ -30,6 +32,7 @@ from opsqueue_worker.executor import (
     Task,
     ThreadsExecutor,
     Workbench,
+    run_stop_hooks,
 )
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.messages import (
@@ -96,19 +99,18 @@ class Child:
         """Serve until told to stop."""
         for hook in self._app.start_hooks:
             hook()
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
         self._send(Ready())
         self._executor.run(self._inbox)
         self._savers.shutdown()
-        for hook in self._app.stop_hooks:
-            hook()
+        run_stop_hooks(self._app)
 
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
         self._send(message_of(report))
 
     def _save_beside(self, task: Task, ran: Ran) -> None:
-        self._savers.submit(self._save, task, ran)
+        self._savers.submit(ends_process(self._save), task, ran)
 
     def _save(self, task: Task, ran: Ran) -> None:
         self._report(task, execution.save(ran, self._store, is_void=task.void.is_set))
@@ -145,13 +147,24 @@ class Child:
         self._inbox.put(task)
 
 
+def _leave_signals_to_parent() -> None:
+    """Do nothing at Ctrl-C and at a TERM to the whole group: the parent tells us what to do."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    # Not SIG_IGN, which is inherited: what a handler starts could not be ended by terminate().
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+
+
 def main() -> None:
     """Run as `python -m opsqueue_worker.child SOCKET STATUS PARENT`: two descriptors, a pid."""
-    # Ctrl-C and a TERM to the whole group are the parent's to handle: it tells us what to do.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+    _leave_signals_to_parent()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     socket, memory, parent_pid = (int(argument) for argument in sys.argv[1:])
+    for descriptor in (socket, memory):
+        # A program that a handler starts and that outlives us would else hold the socket open, and
+        # with it keep our end from the parent.
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 it takes no names
     die_with_parent(parent_pid)
     connection = Connection(socket)
     hello = read_from_parent(connection.recv_bytes())

@@ -138,6 +138,7 @@ class ChildPool:
     def tick(self) -> None:
         """Care for children that died, run a chunk for too long, or have served their time."""
         for child in list(self._children):
+            child.notice_end()
             if child.is_gone.is_set():
                 self._bury(child)
                 continue
@@ -224,7 +225,8 @@ class ChildPool:
         # started over and over at full speed.
         self._early_deaths += 1
         if self._early_deaths >= _EARLY_DEATHS_IN_A_ROW:
-            self._not_before = time.monotonic() + min(30.0, 2.0**self._early_deaths)
+            # Bounded: a night of them is more than a float has powers of two.
+            self._not_before = time.monotonic() + min(30.0, 2.0 ** min(self._early_deaths, 5))
 
     def dump_stacks(self) -> None:
         """See `Pool`."""

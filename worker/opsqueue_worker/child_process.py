@@ -143,6 +143,12 @@ class ChildProcess:
             self.is_gone.set()
             self._outbox.put(Stop())  # wakes the speaking thread, which ends
 
+    def notice_end(self) -> None:
+        """End `listen` when the process has ended, though a fork of it holds the socket open."""
+        if self._process.poll() is not None and not self.is_gone.is_set():
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RD)  # what it said before is still read
+
     def running(self) -> dict[Token, float]:
         """Give the chunks that run, in the order they came, and for how many seconds."""
         seconds = self._status.running()

@@ -12,7 +12,12 @@ import click
 
 from opsqueue import __version__
 from opsqueue.app import Opsqueue, load_app
-from opsqueue.exceptions import ConnectionTroubleError, IncorrectUsageError
+from opsqueue.exceptions import (
+    ConnectionTroubleError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+)
+from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.settings import WorkerSettings
@@ -25,6 +30,7 @@ Examples:
   opsqueue-worker tasks:app -c 8 -Q images,emails
   opsqueue-worker tasks:app --pool async -c 50          async def handlers that call an API
   opsqueue-worker tasks:app --pool solo                 breakpoints work
+  opsqueue-worker tasks:app --strategy "PreferDistinct(customer, Oldest)"
   opsqueue-worker tasks:app --burst                     do what there is, then exit
   opsqueue-worker tasks:app --redis-url redis://cache:6379/0 --store-url s3://bucket/opsqueue
 
@@ -68,6 +74,21 @@ class _Prefetch(click.ParamType[int | None]):
         return int(value)
 
 
+class _Strategy(click.ParamType[AnyStrategy]):
+    """The text form of a strategy."""
+
+    name = "strategy"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> AnyStrategy:
+        """Read it."""
+        try:
+            return parse_strategy(value)
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
@@ -102,6 +123,7 @@ def _say(line: str) -> None:
     "-Q",
     "--queues",
     default="",
+    show_default=False,
     metavar="A,B",
     help="Queues to serve.  [default: every queue that the app has a handler for]",
 )
@@ -123,6 +145,11 @@ def _say(line: str) -> None:
     envvar="OPSQUEUE_STORE_URL",
     show_envvar=True,
     help="Where the chunks are: file:///path, s3://bucket/prefix, gs://bucket/prefix.  [required]",
+)
+@click.option(
+    "--strategy",
+    type=_Strategy(),
+    help='Which chunk next, like "PreferDistinct(customer, Oldest)".  [default: the handler\'s]',
 )
 @click.option(
     "--max-chunks-per-child",
@@ -199,13 +226,18 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
             "as dead when one sign of life is late"
         )
         raise IncorrectUsageError(message)
+    is_solo = options["pool"] == "solo"
+    if options["reload"] and is_solo:
+        message = "--reload replaces children, and --pool solo has none: leave one of them out"
+        raise IncorrectUsageError(message)
     return WorkerSettings(
         app=options["app"],
         redis_url=options["redis_url"],
         store_url=options["store_url"] or "",
         queues=tuple(name.strip() for name in options["queues"].split(",") if name.strip()),
+        strategy=options["strategy"],
         pool=options["pool"],
-        concurrency=options["concurrency"],
+        concurrency=1 if is_solo else options["concurrency"],
         prefetch=options["prefetch"],
         max_chunks_per_child=options["max_chunks_per_child"],
         max_memory_per_child_bytes=options["max_memory_per_child"],

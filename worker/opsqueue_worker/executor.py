@@ -7,23 +7,31 @@ what differs is who waits for whom.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from opsqueue import execution
-from opsqueue.app import Opsqueue
+from opsqueue.app import Handler, Opsqueue
 from opsqueue.chunk import Reservation
+from opsqueue.exceptions import HandlerError
 from opsqueue.execution import Fetched, GivenBack, Ran, Report
-from opsqueue.invocation import Invoker
+from opsqueue.invocation import Invoker, in_thread
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
+from opsqueue_worker.defect import ends_process
 from opsqueue_worker.logs import chunk_in_log
 from opsqueue_worker.status import Status
+
+logger = logging.getLogger("opsqueue.worker")
+
+UNSERVED_DELAY_MS: Final = 2_000
+"""A chunk that this child has no handler for is left alone for so long; another may take it."""
 
 
 @dataclass(slots=True)
@@ -84,7 +92,9 @@ class ThreadsExecutor:
     def run(self, inbox: Inbox) -> None:
         """See `Executor`."""
         threads = [
-            threading.Thread(target=self._run_slot, args=(inbox, slot), name=f"slot-{slot}")
+            threading.Thread(
+                target=ends_process(self._run_slot), args=(inbox, slot), name=f"slot-{slot}"
+            )
             for slot in range(self._threads)
         ]
         for thread in threads:
@@ -120,7 +130,10 @@ class LoopExecutor:
                 loop.call_soon_threadsafe(arrived.put_nowait, task)
             loop.call_soon_threadsafe(arrived.put_nowait, None)
 
-        threading.Thread(target=pass_on, name="pass-on", daemon=True).start()
+        # Plain handlers run in threads beside the loop: as many as there are slots, since a chunk's
+        # time limit runs while it waits for one.
+        loop.set_default_executor(ThreadPoolExecutor(self._tasks, thread_name_prefix="slot"))
+        threading.Thread(target=ends_process(pass_on), name="pass-on", daemon=True).start()
         async with asyncio.TaskGroup() as group:
             for slot in range(self._tasks):
                 group.create_task(self._run_slot(arrived, slot))
@@ -142,11 +155,20 @@ class LoopExecutor:
         if not isinstance(fetched, Fetched):
             bench.report(task, fetched)
             return
-        handler = bench.app.handler_of(task.reservation.source.queue)
+        handler = _handler_of(bench, task)
+        if handler is None:
+            return
         bench.status.begin(slot, task.sequence)
         with chunk_in_log(task.reservation):
 
+            def call(*arguments: object) -> object:
+                with soft_limit.on_this_thread(handler.soft_time_limit):
+                    return invoker.call(*arguments)  # type: ignore[arg-type]
+
             async def invoke(*arguments: object) -> object:
+                if not handler.is_async:
+                    # Its limit is kept in its thread: giving up waiting would leave it running.
+                    return await in_thread(call, *arguments)
                 async with soft_limit.on_the_loop(handler.soft_time_limit):
                     return await invoker.call_async(*arguments)  # type: ignore[arg-type]
 
@@ -178,7 +200,9 @@ def work_on(
     if not isinstance(fetched, Fetched):
         bench.report(task, fetched)
         return
-    handler = bench.app.handler_of(task.reservation.source.queue)
+    handler = _handler_of(bench, task)
+    if handler is None:
+        return
     bench.status.begin(slot, task.sequence)
     with chunk_in_log(task.reservation):
 
@@ -197,6 +221,25 @@ def work_on(
         bench.report(task, ran)
         return
     bench.save(task, ran)
+
+
+def run_stop_hooks(app: Opsqueue) -> None:
+    """Run each, also when another raised: what is in hand must be reported all the same."""
+    for hook in app.stop_hooks:
+        try:
+            hook()
+        except Exception:
+            logger.exception("the stop hook %r raised", hook)
+
+
+def _handler_of(bench: Workbench, task: Task) -> Handler | None:
+    try:
+        return bench.app.handler_of(task.reservation.source.queue)
+    except HandlerError as exc:
+        # Reloaded without it, while the parent goes on serving the queue.
+        token = task.reservation.token
+        bench.report(task, GivenBack(token=token, reason=str(exc), delay_ms=UNSERVED_DELAY_MS))
+        return None
 
 
 def _not_begun(task: Task) -> GivenBack:

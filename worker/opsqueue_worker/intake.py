@@ -67,6 +67,7 @@ class Intake:
         self._is_stopping = False
         self._is_empty = False
         self._has_looked = False
+        self._look_from = ""
         self._wake_id = "0-0"
         self._due_at: float | None = None
 
@@ -121,6 +122,8 @@ class Intake:
             reports, places = self._wait_for_something_to_do()
             trouble = self._exchange(reports, places)
             if trouble is None:
+                if failures:
+                    logger.info("queue %s: works again", self.queue.name)
                 failures = 0
                 continue
             failures += 1
@@ -128,7 +131,7 @@ class Intake:
                 logger.warning(
                     "queue %s: %s; trying again until it works", self.queue.name, trouble
                 )
-            time.sleep(min(_SLOWEST_RETRY_S, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311 jitter
+            time.sleep(pause_s(failures))
 
     def _wait_for_something_to_do(self) -> tuple[list[Report], int]:
         with self._changed:
@@ -158,6 +161,7 @@ class Intake:
                     limit=places,
                     reservation_ms=self._handler.reservation_ms,
                     strategy=self._strategy,
+                    look_from=self._look_from,
                 )
             )
         try:
@@ -176,22 +180,31 @@ class Intake:
         if isinstance(reserved, Reserved):
             self._take(reserved, places)
         else:
-            self._pool.give_places_back(places)
+            self._give_places_back(places)
         return next((answer for answer in answers if isinstance(answer, OpsqueueError)), None)
 
     def _take(self, reserved: Reserved, places: int) -> None:
         with self._changed:
             for chunk in reserved.chunks:
                 self._held[chunk.token] = chunk
-            self._has_looked = True
-            if len(reserved.chunks) < places:
+            # Not '': the strategy has not looked at everything yet, go on at once.
+            self._look_from = "" if reserved.chunks else reserved.look_from
+            self._has_looked = not self._look_from
+            if len(reserved.chunks) < places and not self._look_from:
                 self._is_empty, self._wake_id, self._due_at = True, reserved.wake_id, None
                 if reserved.next_due_in_ms is not None and not reserved.is_paused:
                     self._due_at = time.monotonic() + reserved.next_due_in_ms / 1000
                 self._changed.notify_all()
-        self._pool.give_places_back(places - len(reserved.chunks))
+        self._give_places_back(places - len(reserved.chunks))
         for chunk in reserved.chunks:
             self._pool.submit(chunk)
+
+    def _give_places_back(self, number: int) -> None:
+        if number:
+            self._pool.give_places_back(number)
+            # Another queue's intake may be asleep because all of them were promised to us.
+            with self._changed:
+                self._changed.notify_all()
 
     # Sleeping while the queue is empty
 
@@ -213,3 +226,10 @@ class Intake:
                 if is_awake or self._wake_id == wake_id:
                     self._is_empty = False
                     self._changed.notify_all()
+
+
+def pause_s(failures: int) -> float:
+    """Give how long to wait after so many failures in a row: longer each time, half jitter."""
+    # An outage of half an hour is more failures than a float has powers of two.
+    longest_s = min(_SLOWEST_RETRY_S, 0.05 * 2.0 ** min(failures, 10))
+    return longest_s * random.uniform(0.5, 1)  # noqa: S311 jitter

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from opsqueue import calls
 from opsqueue.chunk import Dropped, FinallyFailed, Lost, Reservation, Retried, Token
@@ -16,6 +16,8 @@ from opsqueue.exceptions import OpsqueueError
 from opsqueue.execution import Done, Failed, GivenBack, Report
 
 logger = logging.getLogger("opsqueue.worker")
+
+_LINE_AT_MOST: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,23 @@ class Reporter:
             case Dropped():
                 logger.info("chunk %s dropped: its submission had ended", chunk, extra=about)
             case Retried():
-                logger.warning("chunk %s failed, it is tried again", chunk, extra=about)
+                why = _first_line(report)
+                logger.warning("chunk %s failed, it is tried again: %s", chunk, why, extra=about)
             case FinallyFailed():
-                logger.error("chunk %s failed, and its submission with it", chunk, extra=about)
+                why = _first_line(report)
+                logger.error(
+                    "chunk %s failed, and its submission with it: %s", chunk, why, extra=about
+                )
             case _ if isinstance(report, GivenBack):
                 logger.info("chunk %s given back: %s", chunk, report.reason, extra=about)
             case _:
                 self.chunks_done += 1
                 logger.info("chunk %s completed", chunk, extra=about)
+
+
+def _first_line(report: Report) -> str:
+    """Say in a line why a chunk failed; the submission's status has the traceback."""
+    if not isinstance(report, Failed):
+        return ""
+    text = f"{report.failure.type}: {report.failure.message}".partition("\n")[0]
+    return text if len(text) <= _LINE_AT_MOST else f"{text[:_LINE_AT_MOST]} ..."

@@ -9,11 +9,11 @@ from concurrent.futures import Future
 
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
-from opsqueue.execution import Fetched, Report, fetch, save
+from opsqueue.execution import Fetched, GivenBack, Report, fetch, save
 from opsqueue.invocation import Invoker
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
-from opsqueue_worker.executor import Task, Workbench, work_on
+from opsqueue_worker.executor import Task, Workbench, run_stop_hooks, work_on
 from opsqueue_worker.pool import PoolCalls
 from opsqueue_worker.status import Status
 
@@ -63,9 +63,16 @@ class SoloPool:
         fetched: Future[Fetched | Report] = Future()
         fetched.set_result(fetch(reservation, self._bench.store))
         task = Task(1, reservation, fetched)
-        self._tasks[reservation.token] = task
-        self._inbox.put(task)
-        self._calls.on_change()
+        with self._lock:
+            is_open = not self._bench.is_stopping.is_set()
+            if is_open:
+                self._tasks[reservation.token] = task
+                self._inbox.put(task)
+        if is_open:
+            self._calls.on_change()
+        else:
+            # Reserved just before: nobody looks into the inbox any more.
+            self._report(task, GivenBack(token=reservation.token, reason="worker stops"))
 
     def void(self, tokens: Iterable[Token]) -> None:
         """See `Pool`."""
@@ -94,13 +101,14 @@ class SoloPool:
 
     def stop(self) -> None:
         """See `Pool`."""
-        if self._bench.is_stopping.is_set():
-            return
-        self._bench.is_stopping.set()
+        with self._lock:
+            if self._bench.is_stopping.is_set():
+                return
+            self._bench.is_stopping.set()
         while not self._inbox.empty():
             self.tick()
-        for hook in self._app.stop_hooks:
-            hook()
+        run_stop_hooks(self._app)
+        self._invoker.close()
 
     def kill(self) -> None:
         """See `Pool`."""

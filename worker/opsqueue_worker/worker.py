@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Final
 
 import msgspec
@@ -44,6 +44,8 @@ _SIGNALS: Final = (
     signal.SIGUSR1,
 )
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+_LAST_REPORTS_S: Final = 1.0
+"""Reports have this long when we are told again to stop: time enough where Redis answers."""
 _LOOK: Final = 0
 """In place of a signal: something changed."""
 
@@ -225,11 +227,19 @@ class Worker:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while any(intake.is_holding for intake in self._intakes):
+                if self._is_told_again():
+                    deadline = min(deadline, time.monotonic() + _LAST_REPORTS_S)
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._events.empty():
+                if left <= 0:
                     logger.warning("some reports could not be delivered: others take over")
                     return
                 self._changed.wait(min(left, _TICK_S))
+
+    def _is_told_again(self) -> bool:
+        while not self._events.empty():
+            if self._events.get() in _STOPS:
+                return True
+        return False
 
     # What the parts tell
 
@@ -245,6 +255,10 @@ class Worker:
 
     def _on_defect(self, args: threading.ExceptHookArgs) -> None:
         """End rather than go on without one of our threads: a silent worker helps nobody."""
+        if not _is_ours(args.exc_traceback):
+            # The app was imported here, too, and its libraries may have threads.
+            threading.__excepthook__(args)
+            return
         exception = args.exc_value or args.exc_type()
         logger.critical("a defect in %s", args.thread, exc_info=exception)
         self._defect = True
@@ -287,3 +301,11 @@ class Worker:
         )
         for name, handler in self._handlers.items():
             self._say(f"  queue   {name} -> {handler.name} (by {handler.kind})")
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("opsqueue_worker."):
+            return True
+        trace = trace.tb_next
+    return False

@@ -236,3 +236,25 @@ def test_deleted_results_are_missed_when_they_are_read(
     assert next(results) == 1
     with pytest.raises(ObjectNotFoundError):
         next(results)
+
+
+def test_waiting_without_a_worker_is_told(
+    producer: ProducerClient,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A typo in the queue's name, most often; once, and not while a worker is there."""
+    monkeypatch.setattr("opsqueue.producer._FIRST_POLL_S", 0.01)
+    monkeypatch.setattr("opsqueue.producer._LONG_POLL_S", 0.02)
+    id_ = producer.insert_submission([1], chunk_size=1)
+
+    with pytest.raises(TimeoutError):
+        producer.wait_for_submission(id_, timeout=0.1)
+    (told,) = caplog.messages
+    queue.heartbeat("a-worker")
+    with pytest.raises(TimeoutError):
+        producer.wait_for_submission(id_, timeout=0.1)
+
+    assert f"submission {id_} waits: no worker serves queue {queue.name!r}" in told
+    assert caplog.messages == [told]

@@ -131,17 +131,18 @@ def test_a_sleeper_learns_of_a_back_off_that_ends_sooner_than_it_sleeps(queue: Q
     assert queue.reserve_chunks("idle").next_due_in_ms == 1_000
 
 
-def test_who_frees_more_than_it_takes_wakes_the_others(queue: Queue, clock: Clock) -> None:
-    """Chunks came due together: one worker finds them, the others sleep."""
+def test_who_sleeps_knows_when_delayed_chunks_come_due(queue: Queue, clock: Clock) -> None:
+    """So nobody needs to wake the others when one worker finds them first."""
     insert(queue, 3)
     tokens = [chunk.token for chunk in take(queue, 3)]
     queue.release_chunks(tokens, delay_ms=10)
+
     asleep = queue.reserve_chunks("idle")
+
+    assert asleep.next_due_in_ms == 10
     clock.advance(10)
-
     take(queue, 1, worker="awake")
-
-    assert queue.wait_for_wake(asleep.wake_id, block_ms=1)
+    assert len(queue.reserve_chunks("idle", limit=9).chunks) == 2
 
 
 def test_without_anything_free_a_sleeper_sleeps_on(scene: Scene) -> None:

@@ -1,0 +1,156 @@
+-- Chunk: the loader puts this text behind the index, in front of every script.
+--
+-- What several transitions of chunks, submissions and workers share.
+
+-- Give a chunk back. For a submission that has ended it only waits there for a retry; for one that
+-- is forgotten it is nothing. Answers whether somebody can take it now.
+local function put_back(id, index, state)
+  if not state then
+    return false
+  end
+  redis.call('ZADD', sub_key(id) .. ':redo', index, index)
+  if state ~= 'in_progress' then
+    return false
+  end
+  enter_ready(id)
+  return true
+end
+
+-- Move a submission from in_progress to `state`, and out of every index of work.
+local function end_submission(id, state)
+  local key = sub_key(id)
+  redis.call('HSET', key, 'state', state, 'ended_at', now)
+  redis.call('ZREM', base .. 'submissions:in_progress', id)
+  redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
+  local retention_ms = tonumber(redis.call('HGET', key, 'retention_ms'))
+  redis.call('ZADD', base .. 'expiring', now + retention_ms, id)
+  leave_ready(id)
+  count('submissions_' .. state, 1)
+  event(id, state)
+end
+
+-- What ending without completion does to the totals; `failed` chunks are not dropped ones.
+local function count_dropped(id, failed)
+  local row = redis.call('HMGET', sub_key(id), 'chunks_total', 'chunks_done', 'operations_total',
+    'operations_done')
+  count('chunks_dropped', row[1] - row[2] - failed)
+  count('backlog_chunks', row[2] - row[1])
+  count('backlog_operations', row[4] - row[3])
+end
+
+-- End a reservation: acknowledging its entry is the one act that does, so whoever acknowledges owns
+-- the outcome and everybody later is `lost`. Answers id, index, state of the submission (false when
+-- it is forgotten); nothing when the token is not pending any more.
+local function end_reservation(token)
+  local reservations = base .. 'reservations'
+  if redis.call('XACK', reservations, 'workers', token) == 0 then
+    return nil
+  end
+  local entry = redis.call('XRANGE', reservations, token, token)[1]
+  if not entry then
+    return nil
+  end
+  redis.call('XDEL', reservations, token)
+  local id, index = entry[2][2], tonumber(entry[2][4])
+  local state = redis.call('HGET', sub_key(id), 'state')
+  if state then
+    count_in_hand(id, -1)
+  end
+  return id, index, state
+end
+
+-- Use up an attempt of a chunk whose reservation has just ended. `jitter` (0 to 1000 per mille)
+-- makes the next attempt wait for the submission's back-off; without it the chunk is free at once.
+-- Answers "retried", "failed" (and the submission with it) or "dropped" (it had ended before), the
+-- number of the attempt, and the instant of the next one.
+local function use_attempt(id, index, state, failure, jitter)
+  if state ~= 'in_progress' then
+    put_back(id, index, state)
+    return 'dropped', 0, now
+  end
+  local key = sub_key(id)
+  local row = redis.call('HMGET', key, 'max_attempts', 'backoff_first_ms', 'backoff_max_ms')
+  local attempt = redis.call('HINCRBY', key .. ':attempts', index, 1)
+  redis.call('HSET', key .. ':failure', 'chunk_index', index, 'attempt', attempt, 'at', now,
+    'type', failure.type, 'message', failure.message, 'traceback', failure.traceback)
+  if attempt >= tonumber(row[1]) then
+    -- Back into redo: a retry of the submission starts with the chunk that failed it.
+    put_back(id, index, 'failed')
+    count('chunks_failed', 1)
+    end_submission(id, 'failed')
+    count_dropped(id, 1)
+    return 'failed', attempt, now
+  end
+  count('chunks_retried', 1)
+  -- 2 ^ 1024 is infinite, and zero times that is not a number.
+  local doubled = tonumber(row[2]) * 2 ^ math.min(attempt - 1, 62)
+  local full = jitter and math.min(tonumber(row[3]), doubled) or 0
+  if full == 0 then
+    put_back(id, index, state)
+    wake()
+    return 'retried', attempt, now
+  end
+  -- Half of the delay is fixed, half is jitter, so that chunks that failed together don't come back
+  -- together. The caller draws it: a server seeds math.random alike at each start of a script.
+  local due = now + math.floor(full / 2 + full / 2 * jitter / 1000)
+  redis.call('ZADD', base .. 'delayed', due, id .. ':' .. index)
+  -- Nothing is free yet, but who sleeps must learn of the new instant to wake up at.
+  wake()
+  return 'retried', attempt, due
+end
+
+-- The stream or its group is gone: no reservation made before holds any more, and which chunks were
+-- in hand is found out by `repair`, bounded step by bounded step.
+local function begin_repair()
+  redis.call('HSET', base .. 'repair', 'state', 'in_progress', 'from', '-', 'index', 0)
+end
+
+-- A new stream would begin its ids anew: within a millisecond, or on a server whose clock is
+-- behind, a token from before would name some other chunk, and a late report would complete that
+-- one. So the new ids begin after the fence: an entry added and removed moves the stream there.
+local function reset_reservations()
+  local reservations, time = base .. 'reservations', redis.call('TIME')
+  local last_fence = tonumber(redis.call('GET', base .. 'fence') or 0)
+  local fence = string.format('%.0f', math.max(tonumber(time[1]) * 1000, last_fence) + 2000)
+  redis.call('SET', base .. 'fence', fence)
+  redis.call('DEL', reservations)
+  redis.call('XADD', reservations, fence, 'tokens', 'after')
+  redis.call('XDEL', reservations, fence .. '-0')
+  redis.call('XGROUP', 'CREATE', reservations, 'workers', '0')
+  begin_repair()
+end
+
+local function is_nogroup(answer)
+  return type(answer) == 'table' and answer.err ~= nil
+    and string.find(tostring(answer.err), 'NOGROUP', 1, true) ~= nil
+end
+
+-- The entries pending for a worker: {token, worker, idle, deliveries} each, oldest first.
+local function pending_of(worker, limit)
+  local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', '-', '+', limit,
+    worker)
+  if is_nogroup(pending) then
+    reset_reservations()
+    return {}
+  end
+  return pending
+end
+
+-- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
+local function take_sweep(name, worker, lock_ms)
+  local key = base .. 'sweeper:' .. name
+  local owner = redis.call('GET', key)
+  if owner and owner ~= worker then
+    return false
+  end
+  redis.call('SET', key, worker, 'PX', lock_ms)
+  return true
+end
+
+-- Forget a worker that holds nothing any more.
+local function remove_worker(worker)
+  redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)
+  redis.call('ZREM', base .. 'workers', worker)
+  redis.call('HDEL', base .. 'worker_info', worker)
+end
+

@@ -1,0 +1,71 @@
+-- Limit: which values a strategy's filters let through, and what a rate limit's bucket holds.
+local TICKS_A_MS = 100000
+local EPOCH_MS = 1735689600000  -- keeps ticks of 10 ns below 2^53
+
+local next_allowed, is_blocked = nil, false
+local now_ticks = (now - EPOCH_MS) * TICKS_A_MS
+
+-- Filters. Each answers whether a submission with this value of its key may be worked on.
+
+local function limit_of(kind, key, value)
+  local own = redis.call('HMGET', base .. 'limits', kind .. ':' .. key .. ':' .. value,
+    kind .. ':' .. key)
+  return own[1] or own[2]
+end
+
+local function bucket_of(layer, value)
+  local interval, burst = tonumber(layer[3]), tonumber(layer[4])
+  local own = limit_of('rate', layer[2], value)
+  if own then
+    interval, burst = string.match(own, '^(%d+),(%d+)$')
+  end
+  return tonumber(interval), tonumber(burst)
+end
+
+local function passes(layer, value)
+  if layer[1] == 'select_only' then
+    return value == layer[3]
+  elseif not value then
+    return true  -- no value, no limit
+  elseif layer[1] == 'max' then
+    local most = tonumber(limit_of('max', layer[2], value) or layer[3])
+    if in_hand_of(layer[2], value) < most then
+      return true
+    end
+    is_blocked = true
+    return false
+  end
+  -- A bucket is kept as the tick at which it is full again. It has a token when taking one leaves
+  -- it full no later than `burst` tokens from now.
+  local interval, burst = bucket_of(layer, value)
+  local full_at = tonumber(redis.call('HGET', base .. 'full_at:' .. layer[2], value) or 0)
+  local wait_ticks = full_at + interval - now_ticks - burst * interval
+  if wait_ticks <= 0 then
+    return true
+  end
+  local at = now + math.ceil(wait_ticks / TICKS_A_MS)
+  if not next_allowed or at < next_allowed then
+    next_allowed = at
+  end
+  return false
+end
+
+local function value_of(id, key)
+  return redis.call('HGET', sub_key(id) .. ':meta', key)
+end
+
+-- Take tokens for a chunk that is handed out; one with more operations than are left borrows.
+local function take_tokens(layers, id, operations)
+  for _, layer in ipairs(layers) do
+    local value = layer[1] == 'rate' and value_of(id, layer[2])
+    if value then
+      local interval = bucket_of(layer, value)
+      local full_at = tonumber(redis.call('HGET', base .. 'full_at:' .. layer[2], value) or 0)
+      local tokens = layer[5] == 'operations' and operations or 1
+      local text = string.format('%.0f', math.max(full_at, now_ticks) + tokens * interval)
+      redis.call('HSET', base .. 'full_at:' .. layer[2], value, text)
+      redis.call('ZADD', base .. 'paced:' .. layer[2], 'XX', text, value)
+    end
+  end
+end
+

@@ -1,0 +1,136 @@
+-- Order: what a strategy prefers among ready submissions; exact and logarithmic, an index each.
+--
+-- Submissions without strategic metadata are in `ready`, those with it in `ready:SIGNATURE`, the
+-- signature being their keys: so those that lack a key are found without looking at each.
+-- Indexes by key hold groups, the ready submissions with one value:
+--
+-- meta:KEY:VALUE  zset  the group's submissions; score 0, by id
+-- oldest:KEY      zset  "FIRST_ID:VALUE" of each group, scored by chunks in hand
+-- newest:KEY      zset  "LAST_ID:VALUE" likewise
+-- value:KEY       zset  sortable value and VALUE of each group; score 0
+-- paced:KEY       zset  VALUE of each group -> tick at which its bucket is full again
+local taken = 0
+
+local function first_of(set)
+  return redis.call('ZRANGE', set, 0, 0)[1]
+end
+
+local function last_of(set)
+  return redis.call('ZRANGE', set, -1, -1)[1]
+end
+
+local signatures
+-- Sets of ready submissions that lack the key; all of them without one.
+local function ready_sets(lacking)
+  signatures = signatures or redis.call('SMEMBERS', base .. 'signatures')
+  local sets = {base .. 'ready'}
+  for _, signature in ipairs(signatures) do
+    local has = lacking and string.find(',' .. signature .. ',', ',' .. lacking .. ',', 1, true)
+    if not has then
+      sets[#sets + 1] = base .. 'ready:' .. signature
+    end
+  end
+  return sets
+end
+
+-- The best of some sets by a basic order; exact. Random: each submission as likely as the others.
+local function best_of(sets, basic, chance)
+  local best
+  if basic == 'random' then
+    local sizes, total = {}, 0
+    for i, set in ipairs(sets) do
+      sizes[i] = redis.call('ZCARD', set)
+      total = total + sizes[i]
+    end
+    local at = total > 0 and chance % total or 0
+    for i, set in ipairs(sets) do
+      if at < sizes[i] then
+        return redis.call('ZRANDMEMBER', set, 1)[1]
+      end
+      at = at - sizes[i]
+    end
+    return nil
+  end
+  for _, set in ipairs(sets) do
+    local id = basic == 'oldest' and first_of(set) or basic == 'newest' and last_of(set)
+    if id and (not best or (basic == 'oldest' and id < best) or (basic == 'newest' and id > best))
+    then
+      best = id
+    end
+  end
+  return best
+end
+
+local function in_hand_of(key, value)
+  return tonumber(redis.call('HGET', base .. 'inhand:' .. key, value) or 0)
+end
+
+-- Chunks in hand of submissions that lack the key: all that are, less those that have it. What this
+-- call has taken is not in the stream yet.
+local function in_hand_lacking(key)
+  return redis.call('XLEN', base .. 'reservations') + taken
+    - tonumber(redis.call('HGET', base .. 'inhand', key) or 0)
+end
+
+local function split_label(label)
+  return string.match(label, '^(%d+):(.*)$')
+end
+
+-- The group with the fewest chunks in hand (at least `from`, fewer than `below`), ties by the basic
+-- order; answers the submission and its count.
+local function least_busy(key, basic, chance, from, below)
+  local index = base .. (basic == 'newest' and 'newest:' or 'oldest:') .. key
+  local low = redis.call('ZRANGEBYSCORE', index, from, '(' .. below, 'WITHSCORES', 'LIMIT', 0, 1)
+  if not low[1] then
+    return nil
+  end
+  local label, score = low[1], tonumber(low[2])
+  if basic == 'newest' then
+    label = redis.call('ZREVRANGEBYSCORE', index, score, score, 'LIMIT', 0, 1)[1]
+  elseif basic == 'random' then
+    local before = redis.call('ZCOUNT', index, '-inf', '(' .. low[2])
+    local at = before + chance % redis.call('ZCOUNT', index, score, score)
+    label = redis.call('ZRANGE', index, at, at)[1]
+  end
+  local id, value = split_label(label)
+  if basic == 'random' then
+    id = redis.call('ZRANDMEMBER', base .. 'meta:' .. key .. ':' .. value, 1)[1]
+  end
+  return id, score
+end
+
+local function better(a, b, basic, chance)
+  if not a or not b then
+    return a or b
+  end
+  if basic == 'random' then
+    return chance % 2 == 0 and a or b
+  end
+  if basic == 'oldest' then
+    return a < b and a or b
+  end
+  return a > b and a or b
+end
+
+local function pick_distinct(key, basic, chance)
+  local keyed, count_keyed = least_busy(key, basic, chance, '-inf', 'inf')
+  local lacking = best_of(ready_sets(key), basic, chance)
+  if keyed and lacking then
+    local count_lacking = in_hand_lacking(key)
+    if count_keyed ~= count_lacking then
+      return count_keyed < count_lacking and keyed or lacking
+    end
+  end
+  return better(keyed, lacking, basic, chance)
+end
+
+local function pick_by_value(key, is_highest, basic, chance)
+  local index = base .. 'value:' .. key
+  local group = is_highest and last_of(index) or not is_highest and first_of(index)
+  if not group then
+    return best_of(ready_sets(key), basic, chance)
+  end
+  local value = string.sub(group, 21)
+  return best_of({base .. 'meta:' .. key .. ':' .. value}, basic, chance)
+end
+

@@ -1,0 +1,267 @@
+-- Strategy: orders and filters together.
+--
+-- `pick(strategy, chance)` answers the submission that the next chunk is taken from. A strategy is
+-- a list of alternatives, each tried where the ones before it find nothing; an alternative is a
+-- list of layers that ends in "oldest", "newest" or "random":
+--
+-- {"select_only", key, value}      filter: only submissions with that pair
+-- {"max", key, n}                  filter: values with fewer than n chunks in hand
+-- {"rate", key, interval, burst, unit}  filter: values with a token in their bucket
+-- {"prefer_distinct", key}         order: fewest chunks in hand of the same value first
+-- {"highest", key}, {"lowest", key}  order: by value; without the key: last
+--
+-- One order over one index is exact and logarithmic. Where several orders or filters meet, the
+-- first LOOK candidates are compared; where none of these passes, the rest is walked in pages.
+local LOOK = 256
+
+local function passes_all(filters, id)
+  for _, layer in ipairs(filters) do
+    if not passes(layer, value_of(id, layer[2])) then
+      return false
+    end
+  end
+  return true
+end
+
+-- Where one filter alone lets nothing through, walking would find nothing, too.
+local function lets_nothing_through(layer)
+  local key = layer[2]
+  if layer[1] == 'select_only' then
+    return redis.call('EXISTS', base .. 'meta:' .. key .. ':' .. layer[3]) == 0
+  end
+  if best_of(ready_sets(key), 'oldest', 0) then
+    return false
+  end
+  if layer[1] == 'max' then
+    local most = tonumber(redis.call('HGET', base .. 'limits', 'most:' .. key) or 0)
+    local default = tonumber(redis.call('HGET', base .. 'limits', 'max:' .. key) or layer[3])
+    if least_busy(key, 'oldest', 0, '-inf', math.max(most, default)) then
+      return false
+    end
+    is_blocked = true
+    return true
+  end
+  local soonest = redis.call('ZRANGE', base .. 'paced:' .. key, 0, LOOK - 1)
+  for _, value in ipairs(soonest) do
+    if passes(layer, value) then
+      return false
+    end
+  end
+  -- Values with a rate of their own may be allowed although their buckets are emptier.
+  return redis.call('HEXISTS', base .. 'limits', 'own_rates:' .. key) == 0
+    or redis.call('ZCARD', base .. 'paced:' .. key) <= LOOK
+end
+
+-- Candidates, the likelier first, at most LOOK: the head of each group, then the groups' others.
+local function gather(filters, orders, basic)
+  local candidates, is_there = {}, {}
+  local function add(id)
+    if id and not is_there[id] and #candidates < LOOK then
+      is_there[id] = true
+      candidates[#candidates + 1] = id
+    end
+  end
+  local function add_members(set)
+    local command = basic == 'newest' and 'ZREVRANGE' or 'ZRANGE'
+    for _, id in ipairs(redis.call(command, set, 0, LOOK - 1)) do
+      add(id)
+    end
+  end
+  for _, layer in ipairs(filters) do
+    if layer[1] == 'select_only' then
+      add_members(base .. 'meta:' .. layer[2] .. ':' .. layer[3])
+      return candidates
+    end
+  end
+  local leading = orders[1] or filters[1]
+  local key = leading[2]
+  local values = {}
+  if leading[1] == 'highest' or leading[1] == 'lowest' then
+    local command = leading[1] == 'highest' and 'ZREVRANGE' or 'ZRANGE'
+    for i, group in ipairs(redis.call(command, base .. 'value:' .. key, 0, LOOK - 1)) do
+      values[i] = string.sub(group, 21)
+    end
+  elseif leading[1] == 'rate' then
+    values = redis.call('ZRANGE', base .. 'paced:' .. key, 0, LOOK / 2 - 1)
+  else
+    local index = base .. (basic == 'newest' and 'newest:' or 'oldest:') .. key
+    for i, label in ipairs(redis.call('ZRANGE', index, 0, LOOK / 2 - 1)) do
+      local head, value = split_label(label)
+      values[i] = value
+      add(head)
+    end
+    -- Submissions that lack the key are one group more.
+    add(best_of(ready_sets(key), basic, 0))
+  end
+  for _, value in ipairs(values) do
+    if #candidates < LOOK then
+      add_members(base .. 'meta:' .. key .. ':' .. value)
+    end
+  end
+  for _, set in ipairs(ready_sets(key)) do
+    if #candidates < LOOK then
+      add_members(set)
+    end
+  end
+  return candidates
+end
+
+-- A submission's place in each order, smaller first.
+local function ranks_of(orders, id)
+  local ranks = {}
+  for i, layer in ipairs(orders) do
+    local key = layer[2]
+    local value = value_of(id, key)
+    if layer[1] == 'prefer_distinct' then
+      ranks[i] = value and in_hand_of(key, value) or in_hand_lacking(key)
+    elseif not value then
+      ranks[i] = '~'  -- behind every digit
+    elseif layer[1] == 'lowest' then
+      ranks[i] = sortable(value)
+    else
+      ranks[i] = complement(sortable(value))
+    end
+  end
+  return ranks
+end
+
+local function comes_before(a, ranks_a, b, ranks_b, basic)
+  for i, rank in ipairs(ranks_a) do
+    if rank ~= ranks_b[i] then
+      return rank < ranks_b[i]
+    end
+  end
+  return (basic == 'oldest' and a < b) or (basic == 'newest' and a > b)
+end
+
+-- The page of ready submissions after `from`, in the order of ids over all sets.
+local function walk(filters, from)
+  local page = {}
+  for _, set in ipairs(ready_sets()) do
+    local start = from == '' and '-' or '(' .. from
+    for _, id in ipairs(redis.call('ZRANGEBYLEX', set, start, '+', 'LIMIT', 0, LOOK)) do
+      page[#page + 1] = id
+    end
+  end
+  table.sort(page)
+  for i = 1, math.min(#page, LOOK) do
+    if passes_all(filters, page[i]) then
+      return page[i]
+    end
+  end
+  return nil, page[LOOK] or ''
+end
+
+-- A rate limit alone: the best of all, if its value has a token; else of the value that has had one
+-- for longest.
+local function pick_paced(layer, basic, chance)
+  local best = best_of(ready_sets(), basic, chance)
+  if not best or passes(layer, value_of(best, layer[2])) then
+    return best
+  end
+  local lacking = best_of(ready_sets(layer[2]), basic, chance)
+  for _, value in ipairs(redis.call('ZRANGE', base .. 'paced:' .. layer[2], 0, 15)) do
+    if passes(layer, value) then
+      local head = best_of({base .. 'meta:' .. layer[2] .. ':' .. value}, basic, chance)
+      return better(lacking, head, basic, chance)
+    end
+  end
+  return lacking
+end
+
+-- A number of chunks alone: the best head of all groups that the index shows below the limit.
+local function pick_limited(layer, basic, chance)
+  local best = best_of(ready_sets(layer[2]), basic, chance)
+  local from, looked = '-inf', 0
+  while looked < LOOK do
+    local id, score = least_busy(layer[2], basic, chance, from, layer[3])
+    if not id then
+      break
+    end
+    if passes(layer, value_of(id, layer[2])) then
+      best = better(best, id, basic, chance)
+    end
+    from = '(' .. score
+    looked = looked + 1
+  end
+  return best
+end
+
+local function pick_one(layers, chance, from)
+  local basic = layers[#layers][1]
+  local filters, orders = {}, {}
+  for i = 1, #layers - 1 do
+    local kind = layers[i][1]
+    local is_filter = kind == 'select_only' or kind == 'max' or kind == 'rate'
+    local list = is_filter and filters or orders
+    list[#list + 1] = layers[i]
+  end
+  if #filters == 0 and #orders == 0 then
+    return best_of(ready_sets(), basic, chance)
+  elseif #filters == 0 and #orders == 1 then
+    local layer = orders[1]
+    if layer[1] == 'prefer_distinct' then
+      return pick_distinct(layer[2], basic, chance)
+    end
+    return pick_by_value(layer[2], layer[1] == 'highest', basic, chance)
+  elseif #orders == 0 and #filters == 1 and filters[1][1] == 'select_only' then
+    return best_of({base .. 'meta:' .. filters[1][2] .. ':' .. filters[1][3]}, basic, chance)
+  end
+  if from ~= '' then
+    return walk(filters, from)
+  end
+  for _, layer in ipairs(filters) do
+    if lets_nothing_through(layer) then
+      return nil, ''
+    end
+  end
+  if #orders == 0 and #filters == 1 then
+    local alone = filters[1][1] == 'max' and pick_limited or pick_paced
+    local id = alone(filters[1], basic, chance)
+    if id then
+      return id
+    end
+  end
+  local best, best_ranks
+  local candidates = gather(filters, orders, basic)
+  for i = 1, #candidates do
+    -- At random: from any of them on, since of equal ones the first is taken.
+    local at = basic == 'random' and (i + chance) % #candidates + 1 or i
+    local id = candidates[at]
+    if passes_all(filters, id) then
+      local ranks = ranks_of(orders, id)
+      if not best or comes_before(id, ranks, best, best_ranks, basic) then
+        best, best_ranks = id, ranks
+      end
+    end
+  end
+  if best or #filters == 0 then
+    return best
+  end
+  return walk(filters, '')
+end
+
+-- Answers a submission, or nothing and where to go on looking ('' when there is nothing).
+local function pick(strategy, chance, from)
+  for number, layers in ipairs(strategy) do
+    local own_from = ''
+    if from ~= '' then
+      local at, id = string.match(from, '^(%d+):(.*)$')
+      if tonumber(at) == number then
+        own_from = id
+      elseif tonumber(at) > number then
+        own_from = nil
+      end
+    end
+    if own_from then
+      local id, rest = pick_one(layers, chance, own_from)
+      if id then
+        return id, number
+      elseif rest and rest ~= '' then
+        return nil, number .. ':' .. rest
+      end
+    end
+  end
+  return nil, ''
+end
+

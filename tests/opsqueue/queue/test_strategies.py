@@ -1,0 +1,203 @@
+"""What each strategy hands out, in small; the model compares all of them at random."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from opsqueue.exceptions import InvalidArgumentError, TooManyMatchingSubmissionsError
+from opsqueue.queue import Queue
+from opsqueue.strategy import Strategy, parse_strategy
+from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+from tests.opsqueue.steps import Clock
+
+
+def fill(queue: Queue, *metas: dict[str, int], chunks: int = 2) -> list[SubmissionId]:
+    """Insert a submission for each metadata."""
+    return [
+        queue.insert_submission(
+            NewSubmission(prefix=f"p{number}", chunks_total=chunks, strategic_metadata=meta)
+        ).id
+        for number, meta in enumerate(metas)
+    ]
+
+
+def order(queue: Queue, ids: list[SubmissionId], text: str, *, limit: int = 20) -> list[int]:
+    """Which submissions, by their number, a batch is taken from."""
+    reserved = queue.reserve_chunks("w", limit=limit, strategy=parse_strategy(text))
+    return [ids.index(chunk.source.submission_id) for chunk in reserved.chunks]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Oldest", [0, 0, 1, 1, 2, 2, 3, 3]),
+        ("Newest", [3, 3, 2, 2, 1, 1, 0, 0]),
+        ("PreferDistinct(customer, Oldest)", [0, 2, 3, 0, 2, 3, 1, 1]),
+        ("PreferDistinct(customer, Newest)", [3, 2, 1, 3, 2, 1, 0, 0]),
+        ("SelectOnly(customer, 1, Newest)", [1, 1, 0, 0]),
+        ("Highest(priority, Oldest)", [2, 2, 0, 0, 3, 3, 1, 1]),
+        ("Lowest(priority, Oldest)", [3, 3, 0, 0, 2, 2, 1, 1]),
+        ("MaxSimultaneous(customer, 1, Oldest)", [0, 2, 3, 3]),
+        ("OrElse(SelectOnly(customer, 2), Newest)", [2, 2, 3, 3, 1, 1, 0, 0]),
+        ("PreferDistinct(customer, SelectOnly(customer, 1))", [0, 0, 1, 1]),
+    ],
+)
+def test_the_order(queue: Queue, text: str, expected: list[int]):
+    """Customers 1, 1, 2 and none; priorities 5, none, 9 and -3."""
+    ids = fill(
+        queue,
+        {"customer": 1, "priority": 5},
+        {"customer": 1},
+        {"customer": 2, "priority": 9},
+        {"priority": -3},
+    )
+
+    assert order(queue, ids, text) == expected
+
+
+def test_values_beyond_53_bits_keep_their_order(queue: Queue):
+    """A score would take them for equal."""
+    ids = fill(
+        queue, {"v": 2**62}, {"v": 2**62 + 1}, {"v": -(2**62)}, {"v": -(2**62) - 1}, chunks=1
+    )
+
+    assert order(queue, ids, "Highest(v, Oldest)") == [1, 0, 2, 3]
+
+
+def test_a_priority_can_be_changed_while_it_runs(queue: Queue):
+    """It is a key like any other."""
+    ids = fill(queue, {"priority": 1}, {"priority": 2})
+    first = order(queue, ids, "Highest(priority)", limit=1)
+
+    queue.update_metadata(ids[0], {"priority": 3})
+
+    assert (first, order(queue, ids, "Highest(priority)", limit=1)) == ([1], [0])
+
+
+def test_a_hard_limit_lets_go_when_a_chunk_is_reported(queue: Queue):
+    """And who waits for that is woken."""
+    ids = fill(queue, {"api": 1}, {"api": 1})
+    strategy = Strategy.MaxSimultaneous("api", 1)
+    held = queue.reserve_chunks("w1", strategy=strategy)
+    waiting = queue.reserve_chunks("w2", strategy=strategy)
+
+    queue.complete_chunks([held.chunks[0].token])
+
+    assert waiting.chunks == ()
+    assert queue.wait_for_wake(waiting.wake_id, block_ms=1)
+    assert order(queue, ids, "MaxSimultaneous(api, 1)") == [0]
+
+
+def test_a_rate_limit_tells_when_the_next_token_comes(queue: Queue, clock: Clock):
+    """Two at once, then one every half second."""
+    ids = fill(queue, {"api": 1}, chunks=10)
+    text = "RateLimit(api, 2, 2, Oldest)"
+    burst = order(queue, ids, text)
+    waiting = queue.reserve_chunks("w", strategy=parse_strategy(text))
+
+    clock.advance(500)
+
+    assert len(burst) == 2
+    assert waiting.next_due_in_ms == 500
+    assert len(order(queue, ids, text)) == 1
+
+
+def test_a_rate_limit_in_operations_counts_operations(queue: Queue, clock: Clock):
+    """A chunk of ten borrows what is missing; the average is kept."""
+    queue.insert_submission(
+        NewSubmission(prefix="p", chunks_total=10, chunk_size=10, strategic_metadata={"api": 1})
+    )
+    strategy = Strategy.RateLimit("api", 10, 10, unit="operations")
+    taken = 0
+    for _ in range(40):
+        taken += len(queue.reserve_chunks("w", limit=9, strategy=strategy).chunks)
+        clock.advance(100)
+
+    # 4 s at 10 a second, and a full bucket at the start: 50 operations, 5 chunks.
+    assert taken in (5, 6)
+
+
+def test_submissions_without_the_key_have_no_limit(queue: Queue):
+    """They have no value that could be limited."""
+    ids = fill(queue, {"api": 1}, {}, chunks=3)
+
+    assert order(queue, ids, "MaxSimultaneous(api, 1)") == [0, 1, 1, 1]
+
+
+def test_nothing_is_answered_only_when_nothing_is_allowed(queue: Queue):
+    """600 submissions that a filter holds back are in front of the one that it lets through."""
+    metas = [{"a": 1, "b": number % 7} for number in range(600)]
+    ids = fill(queue, *metas, {"a": 1, "b": 99}, chunks=1)
+    text = "SelectOnly(a, 1, SelectOnly(b, 99))"
+
+    assert order(queue, ids, text) == [600]
+
+
+def test_limits_set_while_running_take_the_place_of_the_strategys_own(queue: Queue):
+    """For all values, and for one."""
+    ids = fill(queue, {"api": 1}, {"api": 2}, chunks=9)
+    queue.set_limit("api", max=2)
+    queue.set_limit("api", value=2, max=4)
+
+    taken = order(queue, ids, "MaxSimultaneous(api, 1)")
+
+    assert (taken.count(0), taken.count(1)) == (2, 4)
+    assert [(x.meta_key, x.value, x.max) for x in queue.list_limits()] == [
+        ("api", None, 2),
+        ("api", 2, 4),
+    ]
+
+
+def test_a_raised_limit_wakes_who_waits(queue: Queue):
+    """And a removed one lets the strategy's own number hold again."""
+    fill(queue, {"api": 1}, chunks=9)
+    queue.reserve_chunks("w1", strategy=Strategy.MaxSimultaneous("api", 1))
+    waiting = queue.reserve_chunks("w2", strategy=Strategy.MaxSimultaneous("api", 1))
+
+    queue.set_limit("api", max=2)
+
+    assert queue.wait_for_wake(waiting.wake_id, block_ms=1)
+    assert len(queue.reserve_chunks("w2", strategy=Strategy.MaxSimultaneous("api", 1)).chunks) == 1
+    queue.remove_limit("api")
+    assert queue.list_limits() == []
+
+
+def test_a_limit_without_numbers_is_refused(queue: Queue):
+    """Says what to give."""
+    with pytest.raises(InvalidArgumentError, match="no limit given"):
+        queue.set_limit("api")
+
+
+def test_submissions_are_looked_up_by_all_pairs(queue: Queue):
+    """Ascending; in progress unless other states are asked for."""
+    ids = fill(queue, {"a": 1, "b": 1}, {"a": 1}, {"a": 1, "b": 1}, {})
+    queue.cancel_submission(ids[2])
+
+    assert queue.lookup_submissions({"a": 1, "b": 1}) == [ids[0]]
+    assert queue.lookup_submissions({}) == [ids[0], ids[1], ids[3]]
+    assert queue.lookup_submissions({"b": 1}, states=SubmissionState) == [ids[0], ids[2]]
+    assert queue.lookup_submissions({"a": 2}) == []
+
+
+def test_too_many_matches_are_an_error_that_names_the_limit(queue: Queue):
+    """Nobody is given half of them."""
+    fill(queue, {"a": 1}, {"a": 1}, {"a": 1})
+
+    with pytest.raises(TooManyMatchingSubmissionsError, match="more than 2 submissions") as caught:
+        queue.lookup_submissions({"a": 1}, limit=2)
+
+    assert caught.value.max_submissions == 2
+
+
+def test_forgotten_submissions_leave_the_index_of_look_ups(
+    queue: Queue, client: redis.Redis, clock: Clock
+):
+    """Nothing of them stays."""
+    (id_,) = fill(queue, {"a": 1})
+    queue.cancel_submission(id_)
+    clock.advance(48 * 3600 * 1000)
+
+    queue.forget_submissions()
+
+    assert client.keys(f"oq:{{{queue.name}}}:pairs:*") == []

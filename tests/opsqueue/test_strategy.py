@@ -1,0 +1,91 @@
+"""Strategies as values, and what they are told when they are wrong."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.strategy import (
+    AnyStrategy,
+    Newest,
+    Oldest,
+    Random,
+    Strategy,
+    parse_strategy,
+)
+
+ALL = [
+    Strategy.Oldest(),
+    Strategy.Newest(),
+    Strategy.Random(),
+    Strategy.PreferDistinct(meta_key="customer", underlying=Strategy.Random()),
+    Strategy.SelectOnly("region", -3, Newest()),
+    Strategy.Highest("priority"),
+    Strategy.Lowest("deadline", Random()),
+    Strategy.MaxSimultaneous("api", 5, Strategy.PreferDistinct("customer")),
+    Strategy.RateLimit("api", 0.5, 10, Oldest(), "operations"),
+    Strategy.OrElse(Strategy.SelectOnly("region", 3), Strategy.Oldest()),
+]
+
+
+@pytest.mark.parametrize("strategy", ALL, ids=str)
+def test_a_strategy_is_a_value(strategy: AnyStrategy):
+    """It compares, hashes and pickles."""
+    copy = pickle.loads(pickle.dumps(strategy))  # noqa: S301 our own bytes
+
+    assert copy == strategy
+    assert hash(copy) == hash(strategy)
+
+
+@pytest.mark.parametrize("strategy", ALL, ids=str)
+def test_its_repr_is_python_and_its_text_is_read_back(strategy: AnyStrategy):
+    """The text is what command lines take."""
+    names = {name: getattr(Strategy, name) for name in vars(Strategy) if name[0] != "_"}
+
+    assert eval(repr(strategy), names) == strategy  # noqa: S307 our own text
+    assert parse_strategy(str(strategy)) == strategy
+
+
+def test_different_strategies_are_different():
+    """Also those that have the same fields."""
+    assert len(set(ALL)) == len(ALL)
+    assert Strategy.Highest("k") != Strategy.Lowest("k")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("oldest", "is none of Oldest, Newest"),
+        ("", "is none of Oldest, Newest"),
+        ("PreferDistinct", "write PreferDistinct like PreferDistinct(customer, Oldest)"),
+        ("PreferDistinct(3)", "is no key of strategic metadata"),
+        ("PreferDistinct(a b)", "a comma or a closing bracket is missing"),
+        ("Highest(a", "a comma or a closing bracket is missing"),
+        ("Oldest Newest", "nothing can follow"),
+        ("MaxSimultaneous(api, 0)", "max is 0"),
+        ("MaxSimultaneous(api, many)", "max is 'many'"),
+        ("RateLimit(api, 0, 1)", "per_second is 0"),
+        ("RateLimit(api, 10, 0)", "burst is 0"),
+        ("RateLimit(api, 10, 1, Oldest, bytes)", "unit is 'bytes'"),
+        ("SelectOnly(region, 1.5)", "is no 64-bit integer"),
+        ("OrElse(Oldest, 3)", "3 is no strategy"),
+    ],
+)
+def test_a_wrong_text_shows_the_right_form(text: str, says: str):
+    """Unknown names, keys that are not text, limits of zero."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse_strategy(text)
+
+    assert says in str(caught.value)
+
+
+def test_nesting_has_a_limit():
+    """Nobody means seventeen."""
+    strategy: AnyStrategy = Oldest()
+    for _ in range(15):
+        strategy = Strategy.PreferDistinct("k", strategy)
+
+    with pytest.raises(InvalidArgumentError, match="nested"):
+        Strategy.PreferDistinct("k", strategy)
