@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,9 @@ class Opsqueue:
         allow_pickle: bool,  # noqa: FBT001 private
         concurrency: int,
     ) -> Callable[[Function], Function]:
+        if callable(queue):
+            message = f'write the decorator with its queue: @app.{kind}_handler("numbers")'
+            raise HandlerError(message)
         check_queue_name(queue)
         if not 0 < time_limit <= 7 * 24 * 3600:
             message = f"time_limit={time_limit} of queue {queue!r}: give seconds, up to a week"
@@ -273,8 +277,11 @@ def load_app(path: str) -> Opsqueue:
             raise HandlerError(message) from exc
         message = f"app path {path!r}: {module_name} needs {exc.name!r}, which is not installed"
         raise HandlerError(message) from exc
-    except Exception as exc:
-        message = f"app path {path!r}: importing {module_name} raised {type(exc).__name__}: {exc}"
+    except (Exception, SystemExit) as exc:
+        message = (
+            f"app path {path!r}: importing {module_name} raised {type(exc).__name__}: {exc}"
+            f"{_place_of(exc, here)}"
+        )
         raise HandlerError(message) from exc
     app = getattr(module, name, None)
     if not isinstance(app, Opsqueue):
@@ -289,3 +296,17 @@ def load_app(path: str) -> Opsqueue:
         )
         raise HandlerError(message)
     return app
+
+
+def _place_of(error: BaseException, folder: str) -> str:
+    """Say where an import failed: the innermost line of the user's, or else of anybody's."""
+    if isinstance(error, SyntaxError):
+        return ""  # it says so itself
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
+    ]
+    last = [*frames, *own][-1]
+    return f" (file {last.filename}, line {last.lineno})"

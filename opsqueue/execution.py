@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import ChunkFailure, Reservation, Token
@@ -95,15 +95,27 @@ def execute(
     *,
     is_void: Callable[[], bool] = never_void,
 ) -> Report:
-    """Work on one chunk from input to stored output."""
+    """Work on one chunk from input to stored output; Ctrl-C comes out of it."""
     fetched = fetch(reservation, store)
     if not isinstance(fetched, Fetched):
         return fetched
     invoker = Invoker()
+    interrupts: list[KeyboardInterrupt] = []
+
+    def invoke(*arguments: Any) -> Sequence[object]:  # noqa: ANN401 as Invoke has them
+        try:
+            return invoker.call(*arguments)
+        except KeyboardInterrupt as exc:
+            interrupts.append(exc)
+            raise
+
     try:
-        ran = run(fetched, handler, is_void=is_void, invoke=invoker.call)
+        ran = run(fetched, handler, is_void=is_void, invoke=invoke)
     finally:
         invoker.close()
+    if interrupts:
+        # Nobody but the person at the terminal: a failure would only be tried again.
+        raise interrupts[0]
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_void=is_void)
@@ -122,7 +134,8 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     except StoreUnavailableError as exc:
         return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
     except ObjectNotFoundError as exc:
-        return Failed(token=token, failure=ChunkFailure(type="InputMissing", message=str(exc)))
+        message = f"{exc}: was it deleted, or has the producer another store URL than the workers?"
+        return Failed(token=token, failure=ChunkFailure(type="InputMissing", message=message))
     except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
         return Failed(token=token, failure=ChunkFailure.of(exc))
 

@@ -7,14 +7,16 @@ the first one's that raised, and the others are given up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from opsqueue.app import Chunk, Handler
 from opsqueue.exceptions import EncodingError
+
+Result = TypeVar("Result")
 
 
 class Invoker:
@@ -46,7 +48,7 @@ class Invoker:
     ) -> Sequence[object]:
         """Call from a loop; plain handlers run in a thread beside it."""
         if not handler.is_async:
-            return await asyncio.to_thread(self.call, handler, operations, chunk)
+            return await in_thread(self.call, handler, operations, chunk)
         extra = _extra(handler, chunk)
         if handler.kind == "chunk":
             return _checked(handler, await handler.function(operations, **extra), operations)
@@ -55,7 +57,12 @@ class Invoker:
 
         async def work() -> None:
             for index, operation in waiting:
-                results[index] = await handler.function(operation, **extra)
+                try:
+                    results[index] = await handler.function(operation, **extra)
+                except (SystemExit, KeyboardInterrupt) as exc:
+                    # A task that raises these ends its loop, and so every other chunk on it.
+                    message = f"the handler raised {type(exc).__name__}: {exc}"
+                    raise RuntimeError(message) from exc
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -89,6 +96,20 @@ class Invoker:
         finally:
             for future in futures:
                 future.cancel()
+
+
+async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
+    """Call in a thread beside the loop, which goes on meanwhile."""
+
+    def run() -> Result:
+        try:
+            return call(*arguments)
+        except StopIteration as exc:
+            # asyncio's futures can't hold it: until Python 3.12 whoever awaits waits for ever.
+            message = "the handler raised StopIteration"
+            raise RuntimeError(message) from exc
+
+    return await asyncio.to_thread(run)
 
 
 def _extra(handler: Handler, chunk: Chunk) -> dict[str, Any]:

@@ -6,6 +6,7 @@ I/O is the store's and that of a `SubmissionApi`, which is also the seam for tes
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
@@ -48,6 +49,10 @@ __all__ = ["Backoff", "ProducerClient", "Submission", "SubmissionId", "Submissio
 _LONG_POLL_S: Final = 30.0
 """One request's wait: below what proxies cut off, often 60 s."""
 
+_FIRST_POLL_S: Final = 5.0
+"""Then whoever waits is told if there is no worker."""
+
+_LOG: Final = logging.getLogger("opsqueue.producer")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DEFAULT_BACKOFF: Final = Backoff()
 
@@ -282,10 +287,11 @@ class ProducerClient:
         """
         submission_id = SubmissionId(submission_id)
         deadline = None if timeout is None else time.monotonic() + timeout
+        poll_s = _FIRST_POLL_S
         while True:
             asked_at = time.monotonic()
-            left_s = _LONG_POLL_S if deadline is None else deadline - asked_at
-            wait_s = max(0.0, min(_LONG_POLL_S, left_s))
+            left_s = poll_s if deadline is None else deadline - asked_at
+            wait_s = max(0.0, min(poll_s, left_s))
             submission = self._api.get(self.queue, submission_id, wait_s)
             if submission.state is not SubmissionState.IN_PROGRESS:
                 return submission
@@ -295,9 +301,22 @@ class ProducerClient:
                     f"{submission.chunks_done:,} of {submission.chunks_total:,} chunks are done"
                 )
                 raise TimeoutError(message)
+            if poll_s == _FIRST_POLL_S:
+                self._warn_if_nobody_works(submission)
+                poll_s = _LONG_POLL_S
             if time.monotonic() - asked_at < wait_s / 2:
                 # The API has no room for waiting just now, or is stopping: don't spin.
                 time.sleep(min(wait_s, random.uniform(0.5, 1.0)))  # noqa: S311 jitter
+
+    def _warn_if_nobody_works(self, submission: Submission) -> None:
+        """Say why nothing happens, if it is for want of workers; a typo in a name does that."""
+        if submission.chunks_done == 0 and self._api.count(self.queue).workers == 0:
+            _LOG.warning(
+                "submission %s waits: no worker serves queue %r; is that its right name, and is "
+                "opsqueue-worker running?",
+                submission.id,
+                self.queue,
+            )
 
     def get_submission_status(self, submission_id: SubmissionId) -> Submission | None:
         """Give a submission as it is now; None when the queue has none of this id."""

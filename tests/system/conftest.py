@@ -10,10 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
+
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue.submission_api import QueueApi
 
 APPS = Path(__file__).parent / "apps"
 WITHIN_S = 60.0
@@ -125,6 +132,18 @@ def start_worker(start: Start, redis_url: str, store_url: str, queue_name: str) 
         return worker
 
     return start_ready
+
+
+@pytest.fixture
+def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
+    """A producer of the test's queue, or of one with a suffix."""
+
+    def make(suffix: str = "") -> ProducerClient:
+        api = QueueApi(partial(Queue, real_client))
+        store = open_store(f"{store_url}?durable=false")
+        return ProducerClient.over(api, store, queue=queue_name + suffix)
+
+    return make
 
 
 def kill(pid: int) -> None:

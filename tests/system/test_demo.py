@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -84,3 +86,36 @@ def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path):
     assert "worker ended with exit code -9" in dev.output
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+
+
+def test_a_second_dev_in_the_same_folder_is_refused(start, tmp_path: Path):
+    """Its server would write the first one's files, its worker take the first one's chunks."""
+    options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
+    start("opsqueue.cli", "dev", "tasks:app", *options).wait_for_line("Ctrl-C ends it")
+
+    second = start("opsqueue.cli", "dev", "tasks:app", *options)
+
+    assert second.wait() == 2
+    assert "is `opsqueue dev` running already?" in second.output.replace("\n", " ")
+
+
+def test_a_second_ctrl_c_ends_dev_without_waiting_for_chunks(start, tmp_path: Path):
+    """The first one waits for the handler, up to a minute."""
+    dev = start(
+        *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),
+        *("--folder", str(tmp_path / "data")),
+    )
+    url = dev.wait_for_line("curl").split()[3]
+    dev.wait_for_line("Ctrl-C ends it")
+    body = {"operations": [["wait", str(tmp_path)]], "chunk_size": 1}
+    httpx.post(url, json=body).raise_for_status()
+    while not list(tmp_path.glob("started-*")):
+        time.sleep(0.02)
+
+    dev.signal(signal.SIGINT)
+    dev.wait_for_line("once more to give them back at once")
+    began = time.monotonic()
+    dev.signal(signal.SIGINT)
+
+    assert dev.wait() == 0
+    assert time.monotonic() - began < 20

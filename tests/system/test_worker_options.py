@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,11 +12,8 @@ import pytest
 import redis
 
 from opsqueue.exceptions import SubmissionFailedError
-from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
-from opsqueue.store import open_store
 from opsqueue.submission import Backoff
-from opsqueue.submission_api import QueueApi
 
 pytestmark = pytest.mark.system
 ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
@@ -29,18 +25,6 @@ def meeting(tmp_path: Path) -> Path:
     folder = tmp_path / "meeting"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture
-def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
-    """A producer of the test's queue, or of one with a suffix."""
-
-    def make(suffix: str = "") -> ProducerClient:
-        api = QueueApi(partial(Queue, real_client))
-        store = open_store(f"{store_url}?durable=false")
-        return ProducerClient.over(api, store, queue=queue_name + suffix)
-
-    return make
 
 
 def until(holds, *, within_s: float = 30.0) -> None:
@@ -118,7 +102,7 @@ def test_a_chunk_past_its_time_limit_is_killed(start_worker, producer_of, pool: 
     assert [child.pid for child in worker.children()] != [before]
 
 
-@pytest.mark.parametrize("pool", ["process", "thread", "solo"])
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
 def test_a_soft_time_limit_is_raised_in_the_handler(start_worker, producer_of, pool: str):
     """It can tidy up and even give a result."""
     start_worker("--pool", pool)

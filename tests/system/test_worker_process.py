@@ -108,7 +108,7 @@ def test_a_result_that_cannot_be_encoded_fails_its_chunk(start_worker, producer)
     with pytest.raises(SubmissionFailedError) as caught:
         producer.blocking_stream_completed_submission(submission_id)
 
-    assert "return plain data" in str(caught.value)
+    assert "give plain data" in str(caught.value)
 
 
 def test_sys_exit_in_a_handler_fails_the_chunk_and_not_the_worker(start_worker, producer):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -36,6 +37,8 @@ def act(operation: Any, chunk: Chunk) -> Any:
         "wait": lambda folder: wait_for(Path(folder), chunk),
         "pid": lambda _: os.getpid(),
         "log": lambda path: log_run(Path(path), chunk),
+        "terminate": start_and_terminate,
+        "fork": lambda path: fork_and_die(Path(path)),
     }[action](*arguments or [""])
 
 
@@ -46,6 +49,26 @@ def raise_error(text: str) -> None:
 
 def kill_myself(_: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_and_terminate(_: str) -> int:
+    """Give how a program ended that was told to."""
+    program = "import time; print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        return process.wait(20)
+
+
+def fork_and_die(path: Path) -> None:
+    """Die, and leave a process behind that has everything open that we had."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    path.write_text(str(pid))
+    kill_myself("")
 
 
 def wait_for(folder: Path, chunk: Chunk) -> str:

@@ -1,0 +1,103 @@
+"""How a child takes chunks from input to report, without a process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from opsqueue.app import Opsqueue
+from opsqueue.chunk import Reservation
+from opsqueue.execution import Fetched, GivenBack, Report
+from opsqueue.store.memory import MemoryStore
+from opsqueue_worker.executor import (
+    Executor,
+    LoopExecutor,
+    MainThreadExecutor,
+    Task,
+    ThreadsExecutor,
+    Workbench,
+    run_stop_hooks,
+)
+from opsqueue_worker.status import Status
+from tests.opsqueue_worker.test_reporter import CHUNK
+
+
+def task_of(reservation: Reservation) -> Task:
+    fetched: Future[Fetched | Report] = Future()
+    fetched.set_result(Fetched(reservation, b""))
+    return Task(1, reservation, fetched)
+
+
+@pytest.mark.parametrize("kind", ["process", "thread", "async"])
+def test_a_chunk_without_a_handler_goes_back(kind: str):
+    """A child that was reloaded without it stays alive, and another worker may take the chunk."""
+    reports: list[Report] = []
+    bench = Workbench(
+        app=Opsqueue(),
+        store=MemoryStore("none"),
+        status=Status.new(2),
+        is_stopping=threading.Event(),
+        report=lambda _, report: reports.append(report),
+        save=lambda *_: pytest.fail("nothing to save"),
+    )
+    executor: Executor = {
+        "process": lambda: MainThreadExecutor(bench),
+        "thread": lambda: ThreadsExecutor(bench, 2),
+        "async": lambda: LoopExecutor(bench, 2),
+    }[kind]()
+    inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+    inbox.put(task_of(CHUNK))
+    inbox.put(None)
+
+    executor.run(inbox)
+
+    (report,) = reports
+    assert isinstance(report, GivenBack)
+    assert (report.token, report.delay_ms) == (CHUNK.token, 2_000)
+    assert "no handler for queue 'q'" in report.reason
+
+
+def test_the_loop_has_a_thread_for_each_slot():
+    """A plain handler's time limit runs while it waits for a thread."""
+    barrier = threading.Barrier(60, timeout=20)
+    app = Opsqueue()
+    app.operation_handler("q")(lambda _: barrier.wait())
+    done = threading.Semaphore(0)
+    bench = Workbench(
+        app=app,
+        store=MemoryStore("none"),
+        status=Status.new(60),
+        is_stopping=threading.Event(),
+        report=lambda *_: None,
+        save=lambda *_: done.release(),
+    )
+    inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+    for _ in range(60):
+        task = task_of(CHUNK)
+        task.input = Future()
+        task.input.set_result(Fetched(CHUNK, b"\x91\x01"))
+        inbox.put(task)
+    thread = threading.Thread(target=LoopExecutor(bench, 60).run, args=(inbox,))
+    thread.start()
+
+    saved = [done.acquire(timeout=25) for _ in range(60)]
+
+    inbox.put(None)
+    thread.join(20)
+    assert all(saved)
+    assert not thread.is_alive()
+
+
+def test_a_stop_hook_that_raises_does_not_keep_others_from_running():
+    """Nor the worker from reporting what it did."""
+    app = Opsqueue()
+    ran = []
+    app.on_worker_stop(lambda: 1 / 0)
+    app.on_worker_stop(lambda: ran.append("second"))
+
+    run_stop_hooks(app)
+
+    assert ran == ["second"]

@@ -1,0 +1,112 @@
+"""The loop that reports and reserves, on a real server, with a pool that only counts places."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import pytest
+import redis
+
+from opsqueue.app import Opsqueue
+from opsqueue.chunk import Reservation, Token
+from opsqueue.queue import Queue
+from opsqueue.submission import NewSubmission
+from opsqueue_worker.intake import Intake, pause_s
+
+WITHIN_S = 3.0
+"""Less than the 5 s after which an intake looks again by itself."""
+
+
+class OnePlace:
+    """A pool with one place, which is never filled."""
+
+    def __init__(self) -> None:
+        self.came: list[Reservation] = []
+        self.has_come = threading.Event()
+        self._looks = 0
+        self._is_promised = False
+        self._changed = threading.Condition()
+
+    def take_places(self, limit: int) -> int:
+        with self._changed:
+            self._looks += 1
+            self._changed.notify_all()
+            taken = min(limit, 0 if self._is_promised else 1)
+            self._is_promised |= taken > 0
+            return taken
+
+    def wait_for_looks(self, looks: int, timeout: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._looks >= looks, timeout)
+
+    def give_places_back(self, number: int) -> None:
+        if number:
+            # Until the others were woken by everything else that they can be woken by.
+            self.wait_for_looks(4, 0.3)
+            self._is_promised = False
+
+    def submit(self, reservation: Reservation) -> None:
+        self.came.append(reservation)
+        self.has_come.set()
+
+    def start(self) -> bool:
+        return True
+
+    def void(self, tokens: Iterable[Token]) -> None: ...
+    def tick(self) -> None: ...
+    def retire_children(self) -> None: ...
+    def dump_stacks(self) -> None: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+    @property
+    def is_empty(self) -> bool:
+        return True
+
+
+class SlowQueue(Queue):
+    """Answers when it is let."""
+
+    let = threading.Event()
+
+    def together(self, many):
+        self.let.wait(10)
+        return super().together(many)
+
+
+@pytest.mark.parametrize("failures", [1, 10, 1_100, 10_000])
+def test_it_goes_on_trying_however_long_the_outage(failures: int):
+    """Twenty minutes without Redis were once more than a float could hold."""
+    assert 0 < pause_s(failures) <= 1.5
+
+
+def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis, queue_name: str):
+    """Its intake fell asleep when all places were promised: nothing else would wake it."""
+    pool, changed = OnePlace(), threading.Condition()
+    empty = SlowQueue(real_client, f"{queue_name}-empty")
+    full = Queue(real_client, f"{queue_name}-full")
+    full.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
+    app = Opsqueue()
+    intakes = []
+    for queue in (empty, full):
+        app.operation_handler(queue.name)(abs)
+        handler = app.handler_of(queue.name)
+        intakes.append(
+            Intake(
+                queue, handler, strategy=handler.strategy, worker="w", pool=pool, changed=changed
+            )
+        )
+    intakes[0].start()
+    pool.wait_for_looks(1, 10)
+    intakes[1].start()
+    pool.wait_for_looks(2, 10)
+
+    empty.let.set()
+
+    try:
+        assert pool.has_come.wait(WITHIN_S)
+        assert [chunk.source.queue for chunk in pool.came] == [full.name]
+    finally:
+        for intake in intakes:
+            intake.stop_taking()

@@ -1,0 +1,77 @@
+"""What handlers do to the processes that they run in, and what the end of a worker does to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from opsqueue.exceptions import SubmissionFailedError
+from opsqueue.submission import Backoff
+
+pytestmark = pytest.mark.system
+ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
+
+
+def test_a_handler_can_end_what_it_starts(start_worker, producer_of):
+    """That children ignore SIGTERM is not inherited by the programs of handlers."""
+    start_worker("--concurrency", "1")
+
+    results = list(producer_of().run_submission([["terminate"]], chunk_size=1))
+
+    assert results == [-signal.SIGTERM]
+
+
+def test_a_death_is_noticed_though_a_fork_lives_on(start_worker, producer_of, tmp_path: Path):
+    """It has our socket open; the chunk is charged within a second or two all the same."""
+    path = tmp_path / "fork"
+    start_worker("--concurrency", "1")
+    submission_id = producer_of().insert_submission([["fork", str(path)]], chunk_size=1, **ONCE)
+    deadline = time.monotonic() + 10
+
+    try:
+        submission = producer_of().wait_for_submission(submission_id, timeout=10)
+    finally:
+        os.kill(int(path.read_text()), signal.SIGKILL)
+
+    assert time.monotonic() < deadline
+    assert submission.failure is not None
+    assert "killed by signal SIGKILL" in submission.failure.message
+
+
+def test_a_second_stop_delivers_its_reports(start_worker, producer_of, tmp_path: Path):
+    """What is given back is reported; nobody has to take over."""
+    worker = start_worker("--concurrency", "2", "--heartbeat-interval", "0.5")
+    producer_of().insert_submission([["wait", str(tmp_path)]] * 2, chunk_size=1)
+    while len(list(tmp_path.glob("started-*"))) < 2:
+        time.sleep(0.02)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert worker.output.count("given back: its process ended") == 2, worker.output
+    assert "could not be delivered" not in worker.output
+
+
+def test_an_exit_in_an_async_worker_fails_its_chunk(start_worker, producer_of):
+    """With its reason."""
+    start_worker("--pool", "async")
+
+    with pytest.raises(SubmissionFailedError, match="SystemExit"):
+        producer_of().run_submission([["exit"]], chunk_size=1, **ONCE)
+
+
+def test_reload_needs_children(start):
+    """The solo pool has none; said at the start instead of doing nothing."""
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "--pool", "solo", "--reload"),
+        OPSQUEUE_STORE_URL="memory://x",
+    )
+
+    assert worker.wait() == 2
+    assert "--pool solo has none" in worker.output
