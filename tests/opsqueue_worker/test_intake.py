@@ -81,6 +81,45 @@ def test_it_goes_on_trying_however_long_the_outage(failures: int):
     assert 0 < pause_s(failures) <= 1.5
 
 
+class EndlessPool(OnePlace):
+    """Has a place for every chunk, and ends none."""
+
+    def take_places(self, limit: int) -> int:
+        if limit == 0:
+            self.is_refused.set()
+        return limit
+
+    def give_places_back(self, number: int) -> None: ...
+
+    is_refused = threading.Event()
+
+
+def test_no_more_is_held_than_a_heartbeat_can_tell(
+    real_client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """What a heartbeat's script does not get to would count as void, and never be done."""
+    monkeypatch.setattr("opsqueue_worker.intake.MAX_HELD", 3)
+    pool, queue = EndlessPool(), Queue(real_client, queue_name)
+    queue.insert_submission(NewSubmission(prefix="p", chunks_total=10, chunk_size=1))
+    app = Opsqueue()
+    app.operation_handler(queue_name)(abs)
+    handler = app.handler_of(queue_name)
+    intake = Intake(
+        queue,
+        handler,
+        strategy=handler.strategy,
+        worker="w",
+        pool=pool,
+        changed=threading.Condition(),
+    )
+
+    intake.start()
+
+    assert pool.is_refused.wait(WITHIN_S)
+    assert len(intake.held()) == 3
+    intake.stop_taking()
+
+
 def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis, queue_name: str):
     """Its intake fell asleep when all places were promised: nothing else would wake it."""
     pool, changed = OnePlace(), threading.Condition()

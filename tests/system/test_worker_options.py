@@ -181,6 +181,22 @@ def test_a_second_stop_gives_back_at_once(start_worker, producer_of, tmp_path: P
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
 
 
+def test_a_term_while_it_starts_ends_it_at_once(start, redis_url, store_url, queue_name):
+    """Nothing is in hand yet; exit code 0."""
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "-c", "4"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store_url,
+        TEST_QUEUE=queue_name,
+    )
+    worker.wait_for_line("opsqueue-worker")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert "Traceback" not in worker.output
+
+
 def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
     """As two TERMs do."""
     worker = start_worker("--concurrency", "1")

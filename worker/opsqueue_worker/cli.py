@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 from typing import Any, Final
 
@@ -194,6 +195,9 @@ def _say(line: str) -> None:
 @click.version_option(__version__, message="opsqueue-worker %(version)s")
 def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
     """Run the handlers of an app: MODULE:APP names it, like tasks:app for `app = …` in tasks.py."""
+    # First of all: the kernel drops signals that process 1 of a container has no handler for.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     set_up_logging(options["log_level"], options["log_format"])
     try:
         app = load_app(options["app"])

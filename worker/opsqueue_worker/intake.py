@@ -30,6 +30,9 @@ logger = logging.getLogger("opsqueue.worker")
 
 MAX_RESERVE: Final = 200
 MAX_REPORTS: Final = 500
+MAX_HELD: Final = 9_000
+"""Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua): it takes those that it
+does not get to for void."""
 _SLOWEST_RETRY_S: Final = 1.5
 
 
@@ -140,7 +143,8 @@ class Intake:
                     self._is_empty, self._due_at = False, None
                 places = 0
                 if not (self._is_stopping or self._is_empty):
-                    places = self._pool.take_places(MAX_RESERVE)
+                    room = max(0, MAX_HELD - len(self._held))
+                    places = self._pool.take_places(min(MAX_RESERVE, room))
                 if self._reports or places:
                     count = min(MAX_REPORTS, len(self._reports))
                     return [self._reports.popleft() for _ in range(count)], places

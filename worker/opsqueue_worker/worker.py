@@ -151,16 +151,17 @@ class Worker:
 
     def run(self) -> int:
         """Work until SIGTERM or Ctrl-C, or in a burst until all is done; give the exit code."""
+        self._print_banner()
+        # Until children are ready a signal just ends us (see `cli`): nothing is in hand.
+        if not self._pool.start():
+            self._pool.kill()
+            self._say("Error: a child ended while it started; what it said stands above")
+            return 1
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         # In front of our handler, in C: it tells where a main thread hangs that can't be asked.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect
-        self._print_banner()
-        if not self._pool.start():
-            self._pool.kill()
-            self._say("Error: a child ended while it started; what it said stands above")
-            return 1
         self._heartbeat.start()
         for intake in self._intakes:
             intake.start()

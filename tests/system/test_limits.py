@@ -1,0 +1,62 @@
+"""A hard limit under many processes that all ask at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import secrets
+
+import pytest
+import redis
+
+from opsqueue.connection import connect
+from opsqueue.queue import Queue
+from opsqueue.strategy import Strategy
+from opsqueue.submission import NewSubmission, SubmissionState
+
+pytestmark = pytest.mark.system
+CHUNKS = 1_000
+MOST = 5
+PROCESSES = 8
+
+
+def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[int, int]]) -> None:
+    """Reserve two at a time and complete them; tell how many, and the most seen in hand."""
+    client = connect(url)
+    queue = Queue(client, name)
+    strategy = Strategy.MaxSimultaneous("api", MOST)
+    done = most = 0
+    while queue.count_queue().submissions[SubmissionState.IN_PROGRESS]:
+        reserved = queue.reserve_chunks(worker, limit=2, strategy=strategy)
+        most = max(most, queue.count_queue().chunks_in_hand)
+        if reserved.chunks:
+            done += len(queue.complete_chunks([chunk.token for chunk in reserved.chunks]))
+        else:
+            queue.wait_for_wake(reserved.wake_id, block_ms=500)
+    counts.put((done, most))
+
+
+def test_a_hard_limit_is_never_exceeded(real_client: redis.Redis, redis_url: str):
+    """Not by one, and every chunk is done once, whoever waits being woken."""
+    name = f"limits-{secrets.token_hex(4)}"
+    queue = Queue(real_client, name)
+    for number in range(4):
+        queue.insert_submission(
+            NewSubmission(
+                prefix=f"p{number}", chunks_total=CHUNKS // 4, strategic_metadata={"api": 1}
+            )
+        )
+    context = multiprocessing.get_context("spawn")
+    counts: multiprocessing.Queue[tuple[int, int]] = context.Queue()
+    processes = [
+        context.Process(target=work, args=(redis_url, name, f"w{number}", counts))
+        for number in range(PROCESSES)
+    ]
+
+    for process in processes:
+        process.start()
+    told = [counts.get(timeout=90) for _ in processes]
+    for process in processes:
+        process.join(30)
+
+    assert sum(done for done, _ in told) == CHUNKS
+    assert max(most for _, most in told) <= MOST
