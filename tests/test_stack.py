@@ -287,7 +287,8 @@ def test_the_one_shot_makes_the_bucket_that_the_programs_use(
 
     found = boto3.session.Session().client("s3").list_buckets()["Buckets"]
     server.stop()
-    assert [bucket] == [one["Name"] for one in found]
+    # Servers of other tests in this process share their buckets with this one.
+    assert [one["Name"] for one in found].count(bucket) == 1
     assert services["bucket"]["image"] == services["api"]["image"]
 
 
