@@ -44,8 +44,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             # Its "info" tells of its own processes; ours is one line.
             "loglevel": "debug" if settings.log_level == "debug" else "warning",
             "accesslog": "-" if settings.has_access_log else None,
-            "when_ready": _say_ready,
-            "post_worker_init": self._remember_worker,
+            "post_worker_init": self._begin,
             # Newer versions open a socket in the home directory for a tool of theirs.
             "control_socket_disable": True,
         }
@@ -57,8 +56,12 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
         """Make the app, in each worker process: connections must not be shared by a fork."""
         return make_app(self._settings, is_stopping=self._is_stopping)
 
-    def _remember_worker(self, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
+    def _begin(self, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
         self._worker = worker
+        # Not in `when_ready`, which comes before the first fork: a process signalled between fork
+        # and here loses the signal, and Ctrl-C would take as long as GRACEFUL_S.
+        if worker.age == 1:
+            _say_ready(worker)
 
     def _is_stopping(self) -> bool:
         return self._worker is not None and not self._worker.alive
@@ -75,8 +78,8 @@ def make_app(settings: Settings, **options: Any) -> App:  # noqa: ANN401 as crea
     )
 
 
-def _say_ready(arbiter: Any) -> None:  # noqa: ANN401 gunicorn ships no types
-    # Printed once it listens, with the port that it really got: programs wait for this line.
-    address = arbiter.LISTENERS[0].sock.getsockname()
+def _say_ready(worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
+    # Printed once it serves, with the port that it really got: programs wait for this line.
+    address = worker.sockets[0].sock.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     print(f"ready on http://{host}:{address[1]}", file=sys.stderr, flush=True)  # noqa: T201 as above

@@ -40,7 +40,7 @@ def on_this_thread(seconds: float | None) -> Iterator[None]:
         yield
         return
     lock, is_over, has_fired = threading.Lock(), False, False
-    thread = threading.get_ident()
+    thread, expired = threading.get_ident(), _expired(seconds)
 
     def expire() -> None:
         nonlocal has_fired
@@ -48,7 +48,7 @@ def on_this_thread(seconds: float | None) -> Iterator[None]:
             if not is_over:
                 has_fired = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread), ctypes.py_object(SoftTimeLimitExceeded)
+                    ctypes.c_ulong(thread), ctypes.py_object(expired)
                 )
 
     timer = threading.Timer(seconds, expire)
@@ -56,9 +56,9 @@ def on_this_thread(seconds: float | None) -> Iterator[None]:
     timer.start()
     try:
         yield
-    except SoftTimeLimitExceeded as exc:
+    except expired:
         has_fired = False  # it has arrived
-        raise SoftTimeLimitExceeded(_message(seconds)) from exc
+        raise
     finally:
         with lock:
             is_over = True
@@ -78,6 +78,21 @@ async def on_the_loop(seconds: float | None) -> AsyncIterator[None]:
         if not timeout.expired():
             raise
         raise SoftTimeLimitExceeded(_message(seconds)) from exc
+
+
+def _expired(seconds: float) -> type[SoftTimeLimitExceeded]:
+    """Make a class that brings its message along: from outside only a class can be set.
+
+    It may be raised anywhere, also while the `with` statement is still being entered.
+    """
+
+    class Expired(SoftTimeLimitExceeded):
+        def __init__(self) -> None:
+            super().__init__(_message(seconds))
+
+    Expired.__module__ = SoftTimeLimitExceeded.__module__
+    Expired.__name__ = Expired.__qualname__ = SoftTimeLimitExceeded.__name__
+    return Expired
 
 
 def _message(seconds: float | None) -> str:
