@@ -15,7 +15,7 @@ local prelude = {
   "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
   "complement", "sortable",
   "place_group", "change_groups", "enter_ready", "leave_ready", "count_in_hand", "change_pairs",
-  "sign", "put_back", "end_submission", "count_dropped", "end_reservation", "use_attempt",
+  "sign", "put_back", "end_submission", "count_dropped", "count_recent", "end_reservation", "use_attempt",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
   "remove_worker",
 }
@@ -35,7 +35,12 @@ files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
   "pick", "take_tokens", "next_allowed", "is_blocked",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
+for _, name in ipairs { "list_submissions", "lookup_submissions" } do
+  files["opsqueue/lua/" .. name .. ".lua"].read_globals = {
+    "sets_of_pairs", "smallest_of", "is_in_all",
+  }
+end
 -- Each is used by some script, which these files alone can't show.
-for _, name in ipairs { "_prelude", "_index", "_chunk", "_order", "_limit", "_strategy" } do
+for _, name in ipairs { "_prelude", "_index", "_chunk", "_find", "_order", "_limit", "_strategy" } do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ import psutil
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.submission_api import QueueApi
 
@@ -89,9 +87,7 @@ def measure(
         text=True,
     )
     client = connect(server.url)
-    producer = ProducerClient.over(
-        QueueApi(partial(Queue, client)), open_store(store_url), queue="numbers"
-    )
+    producer = ProducerClient.over(QueueApi(client), open_store(store_url), queue="numbers")
     best: dict[str, Any] = {}
     try:
         assert worker.stderr is not None  # noqa: S101 it was asked for

@@ -103,14 +103,24 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionPage:
+    """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
+
+    submissions: tuple[Submission, ...]
+    next: SubmissionId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """A queue at one instant. `stats` are totals since it exists."""
+    """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
 
     submissions: Mapping[SubmissionState, int]
     submissions_ready: int
     chunks_delayed: int
     chunks_in_hand: int
     workers: int
+    chunks_per_second: float
+    operations_per_second: float
     is_paused: bool
     stats: Mapping[str, int]
 
@@ -201,6 +211,8 @@ def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
         chunks_delayed=n["chunks_delayed"],
         chunks_in_hand=n["chunks_in_hand"],
         workers=n["workers"],
+        chunks_per_second=n["chunks_lately"] * 1000 / n["lately_ms"],
+        operations_per_second=n["operations_lately"] * 1000 / n["lately_ms"],
         is_paused=bool(n["is_paused"]),
         stats=_integers(stats),
     )
@@ -260,7 +272,7 @@ def _by_name(flat: list[Any]) -> dict[bytes, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _integers(flat: list[bytes]) -> dict[str, int]:
+def _integers(flat: list[Any]) -> dict[str, int]:
     return {key.decode(): int(value) for key, value in _by_name(flat).items()}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from opsqueue import __version__
-from opsqueue.answers import Counts
+from opsqueue.answers import Counts, SubmissionPage, WorkerSeen
 from opsqueue.exceptions import (
     ApiUnavailableError,
     IncorrectUsageError,
@@ -26,16 +26,31 @@ from opsqueue.exceptions import (
     OpsqueueInternalError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
+    SubmissionNotRetryableError,
+    TooManyMatchingSubmissionsError,
 )
 from opsqueue.keys import check_queue_name
-from opsqueue.submission import NewSubmission, Submission, SubmissionId
+from opsqueue.submission import (
+    NewSubmission,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+    check_strategic_metadata,
+)
+from opsqueue.submission_api import Ids, Order
 from opsqueue.wire import (
     CountsBody,
+    IdsBody,
     InsertBody,
+    PatchBody,
     ProblemBody,
     ProblemType,
+    QueuesBody,
     SubmissionBody,
+    SubmissionsBody,
     VersionBody,
+    WorkersBody,
 )
 
 MAX_WAIT_S: Final = 60.0
@@ -46,10 +61,12 @@ _ANSWER_WITHIN_S: Final = 20.0
 _CONNECT_WITHIN_S: Final = 5.0
 _UNAVAILABLE: Final = frozenset({502, 503, 504})
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_JSON: Final = {"content-type": "application/json"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
 
 Body = TypeVar("Body")
+Params = str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +137,7 @@ class HttpApi:
             "POST",
             f"{_path(queue)}/submissions",
             content=msgspec.json.encode(InsertBody.of(new)),
-            headers={"content-type": "application/json", "idempotency-key": idempotency_key},
+            headers={**_JSON, "idempotency-key": idempotency_key},
         )
         return self._read(response, SubmissionBody, queue).to_submission()
 
@@ -145,9 +162,97 @@ class HttpApi:
         )
         return self._read(response, SubmissionBody, queue, submission_id).to_submission()
 
+    def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
+        """Retry; see `SubmissionApi.retry`."""
+        path = f"{_path(queue)}/submissions/{submission_id}/retry"
+        response = self._send("POST", path, is_repeatable=False)
+        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+
+    def update_metadata(
+        self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
+    ) -> Submission:
+        """Change strategic metadata; see `SubmissionApi.update_metadata`."""
+        response = self._send(
+            "PATCH",
+            f"{_path(queue)}/submissions/{submission_id}",
+            content=msgspec.json.encode(PatchBody(strategic_metadata=dict(changes))),
+            headers=_JSON,
+        )
+        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+
+    def list(
+        self,
+        queue: str,
+        wanted: SubmissionFilter,
+        *,
+        after: SubmissionId | None = None,
+        order: Order = "newest",
+        limit: int = 50,
+    ) -> SubmissionPage:
+        """List submissions; see `SubmissionApi.list`."""
+        params: dict[str, Params] = {
+            "state": wanted.state.value if wanted.state else "any",
+            "order": order,
+            "limit": str(limit),
+            "meta": _pairs(wanted.strategic_metadata),
+        }
+        if wanted.created_from:
+            params["created_from"] = wanted.created_from.isoformat()
+        if wanted.created_until:
+            params["created_until"] = wanted.created_until.isoformat()
+        if after is not None:
+            params["after"] = str(after)
+        response = self._send("GET", f"{_path(queue)}/submissions", params=params)
+        return self._read(response, SubmissionsBody, queue).to_page()
+
+    def lookup(
+        self,
+        queue: str,
+        pairs: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState],
+        limit: int,
+    ) -> Ids:
+        """Look up submissions; see `SubmissionApi.lookup`."""
+        response = self._send(
+            "GET",
+            f"{_path(queue)}/submission-ids",
+            params={
+                "meta": _pairs(pairs),
+                "state": [state.value for state in states],
+                "limit": str(limit),
+            },
+        )
+        ids = self._read(response, IdsBody, queue).ids
+        return [SubmissionId(id_) for id_ in ids]
+
+    def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
+        """Look up a prefix; see `SubmissionApi.lookup_prefix`."""
+        response = self._send("GET", f"{_path(queue)}/submission-ids", params={"prefix": prefix})
+        ids = self._read(response, IdsBody, queue).ids
+        return SubmissionId(ids[0]) if ids else None
+
     def count(self, queue: str) -> Counts:
         """Count; see `SubmissionApi.count`."""
         return self._read(self._send("GET", _path(queue)), CountsBody, queue).to_counts()
+
+    def queues(self) -> Mapping[str, Counts]:
+        """Count all; see `SubmissionApi.queues`."""
+        body = self._read(self._send("GET", "/v1/queues"), QueuesBody, "")
+        return {counts.queue: counts.to_counts() for counts in body.queues}
+
+    def workers(self, queue: str) -> Sequence[WorkerSeen]:
+        """List workers; see `SubmissionApi.workers`."""
+        body = self._read(self._send("GET", f"{_path(queue)}/workers"), WorkersBody, queue)
+        return [worker.to_worker() for worker in body.workers]
+
+    def pause(self, queue: str) -> None:
+        """Pause; see `SubmissionApi.pause`."""
+        self._read(self._send("POST", f"{_path(queue)}/pause"), CountsBody, queue)
+
+    def resume(self, queue: str) -> None:
+        """Resume; see `SubmissionApi.resume`."""
+        self._read(self._send("POST", f"{_path(queue)}/resume"), CountsBody, queue)
 
     def version(self) -> str:
         """Give the API's version."""
@@ -165,6 +270,7 @@ class HttpApi:
         patience: Patience = CALL_PATIENCE,
         is_repeatable: bool = True,
         wait_s: float = 0,
+        params: Mapping[str, Params] | None = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
@@ -175,7 +281,7 @@ class HttpApi:
         request = self._client.build_request(
             method,
             path,
-            params={"wait": f"{wait_s:.3f}"} if wait_s else None,
+            params={"wait": f"{wait_s:.3f}"} if wait_s else params,
             content=content,
             headers=headers,
             timeout=httpx.Timeout(wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S),
@@ -258,6 +364,16 @@ def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueErro
     return SubmissionNotCancellableError(problem.submission.to_submission())
 
 
+def _not_retryable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    if problem.submission is None:
+        return OpsqueueInternalError(f"the API did not say what it is: {problem.detail}")
+    return SubmissionNotRetryableError(problem.submission.to_submission())
+
+
+def _too_many(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return TooManyMatchingSubmissionsError(problem.max_submissions)
+
+
 _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueError]]] = {
     ProblemType.QUEUE_NAME: _invalid,
     ProblemType.MALFORMED_JSON: _invalid,
@@ -266,7 +382,14 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.PREFIX_TAKEN: _invalid,
     ProblemType.SUBMISSION_NOT_FOUND: _not_found,
     ProblemType.SUBMISSION_ENDED: _ended,
+    ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
+    ProblemType.TOO_MANY_MATCHES: _too_many,
 }
+
+
+def _pairs(pairs: Mapping[str, int]) -> list[str]:
+    check_strategic_metadata(pairs)
+    return [f"{key}:{value}" for key, value in pairs.items()]
 
 
 def _path(queue: str) -> str:

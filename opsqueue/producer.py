@@ -33,16 +33,18 @@ from opsqueue.exceptions import (
 )
 from opsqueue.http_api import HttpApi
 from opsqueue.keys import check_queue_name
+from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
     Backoff,
     NewSubmission,
     Submission,
+    SubmissionFilter,
     SubmissionId,
     SubmissionState,
 )
-from opsqueue.submission_api import SubmissionApi
+from opsqueue.submission_api import Order, SubmissionApi
 
 __all__ = ["Backoff", "ProducerClient", "Submission", "SubmissionId", "SubmissionState"]
 
@@ -332,6 +334,69 @@ class ProducerClient:
             SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
         """
         self._api.cancel(self.queue, SubmissionId(submission_id))
+
+    def retry_submission(self, submission_id: SubmissionId) -> None:
+        """Put a failed or cancelled submission back to work; finished chunks stay finished.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotRetryableError.
+        """
+        self._api.retry(self.queue, SubmissionId(submission_id))
+
+    def update_strategic_metadata(
+        self, submission_id: SubmissionId, changes: Mapping[str, int | None]
+    ) -> None:
+        """Change strategic metadata while a submission is in progress, such as its priority.
+
+        Args:
+            submission_id: its id.
+            changes: new values; None removes a key, what is not named stays.
+
+        Raises:
+            InvalidArgumentError: a key or value that can't be one, or too many pairs.
+            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        """
+        self._api.update_metadata(self.queue, SubmissionId(submission_id), changes)
+
+    def lookup_submission_ids_by_strategic_metadata(
+        self,
+        strategic_metadata: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
+        limit: int = MAX_LOOKED_UP,
+    ) -> list[SubmissionId]:
+        """Give the ids of all submissions that have all these pairs, ascending.
+
+        Args:
+            strategic_metadata: the pairs; none: all submissions.
+            states: that they may be in.
+            limit: at most MAX_LOOKED_UP.
+
+        Raises:
+            TooManyMatchingSubmissionsError: there are more than `limit`.
+        """
+        return self._api.lookup(self.queue, strategic_metadata, states=states, limit=limit)
+
+    def lookup_submission_id_by_prefix(self, prefix: str) -> SubmissionId | None:
+        """Give the submission whose contents lie below a prefix of the object store."""
+        return self._api.lookup_prefix(self.queue, prefix)
+
+    def list_submissions(
+        self,
+        wanted: SubmissionFilter | None = None,
+        *,
+        order: Order = "newest",
+    ) -> Iterator[Submission]:
+        """Yield the submissions that fit, by creation, asking for the next page when needed."""
+        after: SubmissionId | None = None
+        while True:
+            page = self._api.list(
+                self.queue, wanted or SubmissionFilter(), after=after, order=order, limit=100
+            )
+            yield from page.submissions
+            after = page.next
+            if after is None:
+                return
 
     def count_submissions(self) -> int:
         """Count the queue's submissions in progress."""

@@ -1,30 +1,23 @@
-"""The state machine's methods: one a transition, one a reading. Each is one Lua script.
+"""The state machine's methods, one a transition; its readings are in readings.py.
 
-Everything goes through here: clients, API and workers. Values come in and go out; what Redis
-answers is read in this module alone.
+Each is one Lua script. Everything goes through here: clients, API and workers, in values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from opsqueue import calls
 from opsqueue.answers import (
     Alive,
-    Counts,
     Forgotten,
     Inserted,
-    Limit,
     Reserved,
     Swept,
-    WorkerSeen,
-    read_counts,
-    read_limits,
-    read_submission,
     unexpected,
 )
 from opsqueue.calls import Answer
@@ -36,16 +29,15 @@ from opsqueue.exceptions import (
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
-    TooManyMatchingSubmissionsError,
 )
 from opsqueue.keys import check_queue_name
+from opsqueue.readings import Readings
 from opsqueue.script import Argument, Scripts, register_queue
 from opsqueue.strategy import AnyStrategy, MaxSimultaneous, RateLimit, interval_ticks
 from opsqueue.submission import (
+    MAX_STRATEGIC_PAIRS,
     NewSubmission,
-    Submission,
     SubmissionId,
-    SubmissionState,
     check_strategic_metadata,
 )
 
@@ -53,7 +45,7 @@ if TYPE_CHECKING:
     import redis
 
 
-class Queue:
+class Queue(Readings):
     """One queue in Redis.
 
     Args:
@@ -70,9 +62,8 @@ class Queue:
         self, client: redis.Redis, name: str, *, clock: Callable[[], int] | None = None
     ) -> None:
         """Connect to nothing yet."""
-        self.name = check_queue_name(name)
+        super().__init__(check_queue_name(name), Scripts(client, name, clock=clock))
         self._client = client
-        self._scripts = Scripts(client, name, clock=clock)
         self._is_registered = False
 
     # Transitions of submissions
@@ -170,14 +161,24 @@ class Queue:
         Raises:
             SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
         """
-        check_strategic_metadata({k: 0 if v is None else v for k, v in changes.items()})
+        # Together they may be more than a submission may have: as many may go as come.
+        for key, value in changes.items():
+            check_strategic_metadata({key: 0 if value is None else value})
         rest = [
             part for key, value in changes.items() for part in (key, "" if value is None else value)
         ]
-        answer = self._scripts.call("update_metadata", id=str(submission_id), rest=rest)
+        answer = self._scripts.call(
+            "update_metadata", id=str(submission_id), limit=MAX_STRATEGIC_PAIRS, rest=rest
+        )
         match answer:
             case [b"updated"]:
                 return
+            case [b"too_many", int(pairs)]:
+                message = (
+                    f"submission {submission_id} would have {pairs} pairs of strategic metadata: "
+                    f"at most {MAX_STRATEGIC_PAIRS}; remove some with None"
+                )
+                raise InvalidArgumentError(message)
             case [b"ended", _]:
                 raise SubmissionNotCancellableError(self.get_submission(submission_id))
             case [b"unknown"]:
@@ -429,143 +430,6 @@ class Queue:
             value="" if value is None else str(value),
             limit=limit,
         )
-
-    # Readings
-
-    def get_submission(self, submission_id: SubmissionId) -> Submission:
-        """Give a submission as it is now.
-
-        Raises:
-            SubmissionNotFoundError: also after its retention.
-        """
-        answer = self._scripts.call("get_submission", id=str(submission_id))
-        match answer:
-            case [b"found", fields, meta, failure]:
-                return read_submission(self.name, str(submission_id), fields, meta, failure)
-            case [b"unknown"]:
-                raise SubmissionNotFoundError(submission_id, self.name)
-        raise unexpected(answer)
-
-    def list_submissions(
-        self,
-        state: SubmissionState,
-        *,
-        after: SubmissionId | None = None,
-        order: Literal["newest", "oldest"] = "newest",
-        limit: int = 100,
-    ) -> list[Submission]:
-        """List submissions of a state by creation, at most MAX_BATCH, from after an id on."""
-        answer = self._scripts.call(
-            "list_submissions",
-            state=state.value,
-            after="" if after is None else str(after),
-            order=order,
-            limit=min(calls.checked_limit(limit), calls.MAX_BATCH),
-        )
-        match answer:
-            case [b"listed", rows]:
-                return [
-                    read_submission(self.name, id_.decode(), fields, meta, failure)
-                    for fields, meta, failure, id_ in rows
-                ]
-        raise unexpected(answer)
-
-    def lookup_submissions(
-        self,
-        pairs: Mapping[str, int],
-        *,
-        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
-        limit: int = 100_000,
-    ) -> list[SubmissionId]:
-        """Give the submissions that have all pairs of strategic metadata, ascending.
-
-        Args:
-            pairs: none: all submissions.
-            states: that they may be in.
-            limit: at most.
-
-        Raises:
-            TooManyMatchingSubmissionsError: there are more than `limit`.
-        """
-        check_strategic_metadata(pairs)
-        wanted = ",".join(state.value for state in states)
-        found: list[SubmissionId] = []
-        # Without pairs each state has an index of its own; with them one index has all states.
-        for group in [wanted] if pairs else wanted.split(","):
-            after = ""
-            while True:
-                ids, after = self._lookup_page(pairs, group, after)
-                found += ids
-                if len(found) > limit:
-                    raise TooManyMatchingSubmissionsError(limit)
-                if not after:
-                    break
-        return sorted(found)
-
-    def _lookup_page(
-        self, pairs: Mapping[str, int], states: str, after: str
-    ) -> tuple[list[SubmissionId], str]:
-        answer = self._scripts.call(
-            "lookup_submissions",
-            after=after,
-            limit=calls.MAX_BATCH,
-            states=states,
-            rest=[part for pair in pairs.items() for part in pair],
-        )
-        match answer:
-            case [b"found", ids, next_after]:
-                return [SubmissionId(id_.decode()) for id_ in ids], next_after.decode()
-        raise unexpected(answer)
-
-    def list_limits(self) -> list[Limit]:
-        """List the limits set while running."""
-        match self._scripts.call("list_limits"):
-            case [b"listed", flat]:
-                return read_limits(flat)
-            case answer:
-                raise unexpected(answer)
-
-    def list_workers(self, *, limit: int = 1_000) -> list[WorkerSeen]:
-        """List workers that have not gone, the ones seen last first."""
-        answer = self._scripts.call("list_workers", limit=calls.checked_limit(limit))
-        match answer:
-            case [b"listed", int(now), rows]:
-                return [
-                    WorkerSeen(
-                        name=name.decode(),
-                        seen_ms_ago=max(0, now - seen),
-                        info=msgspec.json.decode(info) if info else {},
-                    )
-                    for name, seen, info in rows
-                ]
-        raise unexpected(answer)
-
-    def count_queue(self) -> Counts:
-        """Count what the queue holds now, and give its totals."""
-        answer = self._scripts.call("count_queue")
-        match answer:
-            case [b"counted", numbers, stats]:
-                return read_counts(numbers, stats)
-        raise unexpected(answer)
-
-    def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
-        """Sleep until a chunk may have become free since the reserve that gave `wake_id`."""
-        return bool(self._scripts.read_after("wake", wake_id, block_ms=block_ms, limit=1))
-
-    def last_event_id(self) -> str:
-        """Give where the events stand now; `wait_for_events` after it misses nothing."""
-        return self._scripts.last_id("events")
-
-    def wait_for_events(
-        self, last_id: str, *, block_ms: int
-    ) -> tuple[str, list[tuple[SubmissionId, str]]]:
-        """Sleep until submissions change; give the new last id, and (id, event) pairs."""
-        entries = self._scripts.read_after("events", last_id, block_ms=block_ms)
-        events = [
-            (SubmissionId(row[b"submission"].decode()), row[b"event"].decode())
-            for _, row in entries
-        ]
-        return (entries[-1][0].decode() if entries else last_id), events
 
     def _run(self, call: calls.Call[Answer]) -> Answer:
         return call.read(self._scripts.call(call.script, rest=call.rest, **call.arguments))

@@ -144,6 +144,7 @@ READINGS: Final = (
     "get_submission",
     "list_submissions",
     "lookup_submissions",
+    "lookup_prefix",
     "list_workers",
     "list_limits",
     "count_queue",

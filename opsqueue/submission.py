@@ -170,6 +170,50 @@ class NewSubmission:
         return self.operations_total
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionFilter:
+    """Which submissions a list is to have: all that fit everything given.
+
+    Args:
+        state: None: in whatever state.
+        strategic_metadata: pairs that they have.
+        created_from: at this instant or later.
+        created_until: before this instant.
+    """
+
+    state: SubmissionState | None = None
+    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    created_from: datetime | None = None
+    created_until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant."""
+        check_strategic_metadata(self.strategic_metadata)
+        for at in (self.created_from, self.created_until):
+            _require(
+                at is None or at.tzinfo is not None,
+                f"{at} has no time zone: give an aware datetime, such as datetime.now(UTC)",
+            )
+
+    def id_range(
+        self, after: SubmissionId | None, *, is_newest: bool
+    ) -> tuple[SubmissionId | None, SubmissionId | None]:
+        """Give the least id, and one above the largest, of a page that begins behind `after`."""
+        least = [_first_id(self.created_from)] if self.created_from else []
+        below = [_first_id(self.created_until)] if self.created_until else []
+        if after is not None and is_newest:
+            below.append(after)
+        elif after is not None:
+            least.append(SubmissionId(after + 1))
+        return max(least, default=None), min(below, default=None)
+
+
+def _first_id(at: datetime) -> SubmissionId:
+    """Give the least id that a submission created at an instant can have."""
+    milliseconds = min(max(0, int(at.timestamp() * 1000)), 10**13 - 1)
+    return SubmissionId(milliseconds * 10**6)
+
+
 def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
     """Raise InvalidArgumentError unless all keys are short names and all values 64-bit ints."""
     _require(

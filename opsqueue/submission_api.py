@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Final, Literal, Protocol
+
+import redis
 
 from opsqueue import __version__
-from opsqueue.answers import Counts
+from opsqueue.answers import Counts, SubmissionPage, WorkerSeen
 from opsqueue.connection import BLOCK_MS
 from opsqueue.queue import Queue
-from opsqueue.submission import NewSubmission, Submission, SubmissionId, SubmissionState
+from opsqueue.script import queue_names
+from opsqueue.submission import (
+    NewSubmission,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
+
+Order = Literal["newest", "oldest"]
+Ids = list[SubmissionId]
+"""Named here, since `list` is a method below."""
 
 _QUEUES_KEPT: Final = 1_000
 
@@ -54,8 +67,64 @@ class SubmissionApi(Protocol):
             SubmissionNotFoundError, SubmissionNotCancellableError.
         """
 
+    def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
+        """Put a failed or cancelled submission back to work, and give it as it is then.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotRetryableError.
+        """
+
+    def update_metadata(
+        self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
+    ) -> Submission:
+        """Change strategic metadata of a submission in progress; None removes a key.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        """
+
+    def list(
+        self,
+        queue: str,
+        wanted: SubmissionFilter,
+        *,
+        after: SubmissionId | None = None,
+        order: Order = "newest",
+        limit: int = 50,
+    ) -> SubmissionPage:
+        """List a page of the submissions that fit, of at most 100."""
+
+    def lookup(
+        self,
+        queue: str,
+        pairs: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState],
+        limit: int,
+    ) -> Ids:
+        """Give the ids of submissions with all pairs in one of the states, ascending.
+
+        Raises:
+            TooManyMatchingSubmissionsError: there are more than `limit`.
+        """
+
+    def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
+        """Give the submission whose contents lie below a prefix."""
+
     def count(self, queue: str) -> Counts:
         """Count what the queue holds now."""
+
+    def queues(self) -> Mapping[str, Counts]:
+        """Count what each queue holds, by name."""
+
+    def workers(self, queue: str) -> Sequence[WorkerSeen]:
+        """List the queue's workers that have not gone, the ones seen last first."""
+
+    def pause(self, queue: str) -> None:
+        """Let no chunk be reserved until `resume`."""
+
+    def resume(self, queue: str) -> None:
+        """Let chunks be reserved again."""
 
     def version(self) -> str:
         """Give the version of whoever answers."""
@@ -68,13 +137,17 @@ class QueueApi:
     """Answers from Redis itself.
 
     Args:
-        queue_of: makes a queue by its name, such as `functools.partial(Queue, client)`.
+        client: from `opsqueue.connection.connect`, or a fakeredis one; stays the caller's.
+        queue_of: makes a queue by its name, where it is not to be `Queue(client, name)`.
     """
 
-    def __init__(self, queue_of: Callable[[str], Queue]) -> None:
-        """Connect to nothing yet; the queues' client stays the caller's."""
+    def __init__(
+        self, client: redis.Redis, *, queue_of: Callable[[str], Queue] | None = None
+    ) -> None:
+        """Connect to nothing yet."""
+        self._queue_names = partial(queue_names, client)
         # Kept, since a queue registers itself with its first insert.
-        self._queue_of = lru_cache(_QUEUES_KEPT)(queue_of)
+        self._queue_of = lru_cache(_QUEUES_KEPT)(queue_of or partial(Queue, client))
 
     def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
         """Insert a submission; see `SubmissionApi.insert`."""
@@ -91,9 +164,66 @@ class QueueApi:
         on.cancel_submission(submission_id)
         return on.get_submission(submission_id)
 
+    def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
+        """Retry; see `SubmissionApi.retry`."""
+        on = self._queue_of(queue)
+        on.retry_submission(submission_id)
+        return on.get_submission(submission_id)
+
+    def update_metadata(
+        self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
+    ) -> Submission:
+        """Change strategic metadata; see `SubmissionApi.update_metadata`."""
+        on = self._queue_of(queue)
+        on.update_metadata(submission_id, changes)
+        return on.get_submission(submission_id)
+
+    def list(
+        self,
+        queue: str,
+        wanted: SubmissionFilter,
+        *,
+        after: SubmissionId | None = None,
+        order: Order = "newest",
+        limit: int = 50,
+    ) -> SubmissionPage:
+        """List submissions; see `SubmissionApi.list`."""
+        return self._queue_of(queue).list_submissions(wanted, after=after, order=order, limit=limit)
+
+    def lookup(
+        self,
+        queue: str,
+        pairs: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState],
+        limit: int,
+    ) -> Ids:
+        """Look up submissions; see `SubmissionApi.lookup`."""
+        return self._queue_of(queue).lookup_submissions(pairs, states=states, limit=limit)
+
+    def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
+        """Look up a prefix; see `SubmissionApi.lookup_prefix`."""
+        return self._queue_of(queue).lookup_prefix(prefix)
+
     def count(self, queue: str) -> Counts:
         """Count; see `SubmissionApi.count`."""
         return self._queue_of(queue).count_queue()
+
+    def queues(self) -> Mapping[str, Counts]:
+        """Count all; see `SubmissionApi.queues`."""
+        return {name: self.count(name) for name in self._queue_names()}
+
+    def workers(self, queue: str) -> Sequence[WorkerSeen]:
+        """List workers; see `SubmissionApi.workers`."""
+        return self._queue_of(queue).list_workers()
+
+    def pause(self, queue: str) -> None:
+        """Pause; see `SubmissionApi.pause`."""
+        self._queue_of(queue).pause_queue()
+
+    def resume(self, queue: str) -> None:
+        """Resume; see `SubmissionApi.resume`."""
+        self._queue_of(queue).resume_queue()
 
     def version(self) -> str:
         """Give our own version."""

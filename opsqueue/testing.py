@@ -43,7 +43,7 @@ class LocalOpsqueue:
 
     def __init__(self, app: Opsqueue, client: redis.Redis, store: ObjectStore) -> None:
         self._app = app
-        self._client = client
+        self.client = client
         self._skipped_ms = 0
         self.store = store
         self.api = _WorkingApi(self)
@@ -51,7 +51,7 @@ class LocalOpsqueue:
     def queue(self, name: str) -> Queue:
         """Give a queue of the app, to look into or to drive by hand."""
         self._app.handler_of(name)
-        return Queue(self._client, name, clock=self._now_ms)
+        return Queue(self.client, name, clock=self._now_ms)
 
     def producer(self, queue: str) -> ProducerClient:
         """Give a client as production code has it; waiting for a submission does its work.
@@ -118,7 +118,7 @@ class _WorkingApi(QueueApi):
     """Does the work when somebody waits for a submission, since nobody else will."""
 
     def __init__(self, local: LocalOpsqueue) -> None:
-        super().__init__(local.queue)
+        super().__init__(local.client, queue_of=local.queue)
         self._local = local
 
     def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:

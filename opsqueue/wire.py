@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from opsqueue.answers import Counts
+from opsqueue.answers import Counts, SubmissionPage, WorkerSeen
 from opsqueue.submission import (
     Backoff,
     Failure,
@@ -49,7 +49,9 @@ class ProblemType(StrEnum):
     PREFIX_TAKEN = "urn:opsqueue:problem:prefix-taken"
     SUBMISSION_NOT_FOUND = "urn:opsqueue:problem:submission-not-found"
     SUBMISSION_ENDED = "urn:opsqueue:problem:submission-ended"
+    SUBMISSION_NOT_RETRYABLE = "urn:opsqueue:problem:submission-not-retryable"
     SUBMISSION_NOT_COMPLETED = "urn:opsqueue:problem:submission-not-completed"
+    TOO_MANY_MATCHES = "urn:opsqueue:problem:too-many-matches"
     RESULTS_NOT_JSON = "urn:opsqueue:problem:results-not-json"
     RESULTS_GONE = "urn:opsqueue:problem:results-gone"
     UNAVAILABLE = "urn:opsqueue:problem:unavailable"
@@ -177,6 +179,21 @@ class SubmissionsBody(Struct, frozen=True, kw_only=True):
     submissions: list[SubmissionBody]
     next: str | None = None
 
+    @classmethod
+    def of(cls, page: SubmissionPage) -> SubmissionsBody:
+        """Put a page on the wire."""
+        return cls(
+            submissions=[SubmissionBody.of(submission) for submission in page.submissions],
+            next=None if page.next is None else str(page.next),
+        )
+
+    def to_page(self) -> SubmissionPage:
+        """Take it off the wire."""
+        return SubmissionPage(
+            submissions=tuple(body.to_submission() for body in self.submissions),
+            next=None if self.next is None else SubmissionId(self.next),
+        )
+
 
 class BackoffBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a chunk waits after a failed attempt."""
@@ -245,7 +262,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class CountsBody(Struct, frozen=True, kw_only=True):
-    """A queue at one instant. `stats` are totals since it exists."""
+    """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
 
     queue: str
     submissions: dict[SubmissionState, int]
@@ -253,6 +270,8 @@ class CountsBody(Struct, frozen=True, kw_only=True):
     chunks_delayed: int
     chunks_in_hand: int
     workers: int
+    chunks_per_second: float
+    operations_per_second: float
     is_paused: bool
     stats: dict[str, int]
 
@@ -266,6 +285,8 @@ class CountsBody(Struct, frozen=True, kw_only=True):
             chunks_delayed=counts.chunks_delayed,
             chunks_in_hand=counts.chunks_in_hand,
             workers=counts.workers,
+            chunks_per_second=round(counts.chunks_per_second, 3),
+            operations_per_second=round(counts.operations_per_second, 3),
             is_paused=counts.is_paused,
             stats=dict(counts.stats),
         )
@@ -278,9 +299,52 @@ class CountsBody(Struct, frozen=True, kw_only=True):
             chunks_delayed=self.chunks_delayed,
             chunks_in_hand=self.chunks_in_hand,
             workers=self.workers,
+            chunks_per_second=self.chunks_per_second,
+            operations_per_second=self.operations_per_second,
             is_paused=self.is_paused,
             stats=self.stats,
         )
+
+
+class QueuesBody(Struct, frozen=True, kw_only=True):
+    """All queues that ever had a submission or a worker, by name."""
+
+    queues: list[CountsBody]
+
+
+class WorkerBody(Struct, frozen=True, kw_only=True):
+    """A worker that has not gone. `info` is what it tells of itself."""
+
+    name: str
+    seen_ms_ago: int
+    info: dict[str, Any]
+
+    @classmethod
+    def of(cls, worker: WorkerSeen) -> WorkerBody:
+        """Put a worker on the wire."""
+        return cls(name=worker.name, seen_ms_ago=worker.seen_ms_ago, info=dict(worker.info))
+
+    def to_worker(self) -> WorkerSeen:
+        """Take it off the wire."""
+        return WorkerSeen(name=self.name, seen_ms_ago=self.seen_ms_ago, info=self.info)
+
+
+class WorkersBody(Struct, frozen=True, kw_only=True):
+    """The workers of a queue, the ones seen last first."""
+
+    workers: list[WorkerBody]
+
+
+class IdsBody(Struct, frozen=True, kw_only=True):
+    """Ids of submissions, ascending."""
+
+    ids: list[str]
+
+
+class PatchBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Changes to a submission in progress: a value for a key, or null to remove it."""
+
+    strategic_metadata: dict[str, int | None]
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):
@@ -298,3 +362,4 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     status: int = 0
     detail: str = ""
     submission: SubmissionBody | None = None
+    max_submissions: int = 0

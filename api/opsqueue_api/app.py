@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import falcon
@@ -11,18 +11,27 @@ import redis
 
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
+from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
 from opsqueue_api import problem
 from opsqueue_api.health import Alive, Ready, Version
+from opsqueue_api.queues import (
+    OneQueue,
+    PauseQueue,
+    QueueOf,
+    Queues,
+    ResumeQueue,
+    Workers,
+)
 from opsqueue_api.results import Results
 from opsqueue_api.settings import Limits
 from opsqueue_api.submissions import (
     CancelSubmission,
     LongPolls,
-    OneQueue,
     OneSubmission,
-    QueueOf,
+    RetrySubmission,
+    SubmissionIds,
     Submissions,
 )
 
@@ -56,10 +65,16 @@ def create_app(
 
     queue = "/v1/queues/{queue}"
     submission = f"{queue}/submissions/{{submission_id}}"
+    app.add_route("/v1/queues", Queues(queue_of, partial(queue_names, client)))
     app.add_route(queue, OneQueue(queue_of))
+    app.add_route(f"{queue}/pause", PauseQueue(queue_of))
+    app.add_route(f"{queue}/resume", ResumeQueue(queue_of))
+    app.add_route(f"{queue}/workers", Workers(queue_of))
+    app.add_route(f"{queue}/submission-ids", SubmissionIds(queue_of))
     app.add_route(f"{queue}/submissions", Submissions(queue_of, store, limits or Limits()))
     app.add_route(submission, OneSubmission(queue_of, waiting))
     app.add_route(f"{submission}/cancel", CancelSubmission(queue_of))
+    app.add_route(f"{submission}/retry", RetrySubmission(queue_of))
     app.add_route(f"{submission}/results", Results(queue_of, store))
     app.add_route("/healthz", Alive())
     app.add_route("/readyz", Ready(client, store))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import falcon
 import msgspec
@@ -15,6 +15,7 @@ from opsqueue.wire import InsertBody, ProblemType
 from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.settings import Limits
 
+Body = TypeVar("Body")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DECODER: Final = msgspec.json.Decoder(InsertBody)
 
@@ -71,9 +72,14 @@ def read_body(req: falcon.Request, *, limit_bytes: int) -> bytes:
 
 
 def decode_insert(data: bytes) -> InsertBody:
-    """Decode the body of an insert: 400 for what is no JSON, 422 for wrong fields and types."""
+    """Decode the body of an insert."""
+    return decode(data, _DECODER)
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """Decode a body: 400 for what is no JSON, 422 for wrong fields and types."""
     try:
-        return _DECODER.decode(data)
+        return decoder.decode(data)
     except msgspec.ValidationError as exc:
         message = f"{exc}; the API's README shows the two bodies"
         raise invalid(message) from exc

@@ -25,6 +25,8 @@ from opsqueue.exceptions import (
     SubmissionNotCancellableError,
     SubmissionNotCompletedYetError,
     SubmissionNotFoundError,
+    SubmissionNotRetryableError,
+    TooManyMatchingSubmissionsError,
 )
 from opsqueue.submission import Submission
 from opsqueue.wire import ProblemType, SubmissionBody
@@ -44,6 +46,8 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.PREFIX_TAKEN: (409, "Prefix taken"),
     ProblemType.SUBMISSION_NOT_FOUND: (404, "Submission not found"),
     ProblemType.SUBMISSION_ENDED: (409, "Submission has ended"),
+    ProblemType.SUBMISSION_NOT_RETRYABLE: (409, "Submission can't be retried"),
+    ProblemType.TOO_MANY_MATCHES: (409, "Too many matches"),
     ProblemType.SUBMISSION_NOT_COMPLETED: (409, "Submission has not completed"),
     ProblemType.RESULTS_NOT_JSON: (422, "Results can't be given as JSON"),
     ProblemType.RESULTS_GONE: (410, "Results are gone"),
@@ -55,6 +59,8 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
 _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (SubmissionNotFoundError, ProblemType.SUBMISSION_NOT_FOUND),
     (SubmissionNotCancellableError, ProblemType.SUBMISSION_ENDED),
+    (SubmissionNotRetryableError, ProblemType.SUBMISSION_NOT_RETRYABLE),
+    (TooManyMatchingSubmissionsError, ProblemType.TOO_MANY_MATCHES),
     (SubmissionNotCompletedYetError, ProblemType.SUBMISSION_NOT_COMPLETED),
     (SubmissionFailedError, ProblemType.SUBMISSION_NOT_COMPLETED),
     (SubmissionCancelledError, ProblemType.SUBMISSION_NOT_COMPLETED),
@@ -111,7 +117,10 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
     """Translate an exception of ours; also says how the submission stands where one is known."""
     for kind, problem_type in _OF_EXCEPTION:
         if isinstance(exc, kind):
-            return Problem(problem_type, str(exc), _fields_of(submission or _submission_of(exc)))
+            fields = _fields_of(submission or _submission_of(exc))
+            if isinstance(exc, TooManyMatchingSubmissionsError):
+                fields["max_submissions"] = exc.max_submissions
+            return Problem(problem_type, str(exc), fields)
     _LOG.error("internal error", exc_info=exc)
     return _internal()
 

@@ -16,7 +16,8 @@ from opsqueue.store import ObjectStore
 from opsqueue.submission import Submission
 from opsqueue.wire import ProblemType
 from opsqueue_api.problem import Problem, ProblemError, problem_of
-from opsqueue_api.submissions import QueueOf, checked_id
+from opsqueue_api.queues import QueueOf
+from opsqueue_api.submissions import checked_id
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 _ENCODER: Final = msgspec.json.Encoder()

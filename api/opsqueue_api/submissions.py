@@ -1,8 +1,7 @@
-"""Submissions of a queue: insert, list, status with its long poll, cancel; and counts."""
+"""Submissions of a queue: insert, list, look up, status, change, cancel, retry."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,27 +16,45 @@ from opsqueue.codec import DEFAULT_CODEC, open_codec
 from opsqueue.contents import discard, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
+from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore
-from opsqueue.submission import NewSubmission, Submission, SubmissionId, SubmissionState
+from opsqueue.submission import (
+    NewSubmission,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
 from opsqueue.submission_api import wait_until_ended
-from opsqueue.wire import CountsBody, InsertBody, ProblemType, SubmissionBody, SubmissionsBody
+from opsqueue.wire import (
+    IdsBody,
+    InsertBody,
+    PatchBody,
+    ProblemType,
+    SubmissionBody,
+    SubmissionsBody,
+)
 from opsqueue_api.body import (
     Contents,
     Uploaded,
     contents_of,
+    decode,
     decode_insert,
     idempotency_key,
     read_body,
 )
+from opsqueue_api.parameters import choice, instant, number, pairs_of, write
 from opsqueue_api.problem import Problem, ProblemError, invalid
+from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 
-QueueOf = Callable[[str], Queue]
 MAX_WAIT_S: Final = 60.0
 MAX_LISTED: Final = 100
 """Each can have 64 KiB of metadata and as much of a traceback."""
 
 _ID: Final = re.compile(r"[0-9]{1,19}")
+_PATCH_BYTES: Final = 64 * 1024
+_PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 _WAIT_SLICE_MS: Final = 1_000
 """After each a waiting request notices that the process stops."""
 
@@ -70,7 +87,7 @@ class Submissions:
                 inserted = _insert(on, new, key)
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
         resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
-        _write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
+        write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
 
     def _store_and_insert(
         self, on: Queue, body: InsertBody, contents: Contents, key: str
@@ -96,29 +113,25 @@ class Submissions:
         return inserted
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """List a page of the submissions of a state."""
-        state = _choice(req, "state", [state.value for state in SubmissionState])
-        order = _choice(req, "order", ["newest", "oldest"])
-        limit = int(_number(req, "limit", default=50, least=1, most=MAX_LISTED))
+        """List a page of the submissions that fit the filters."""
+        state = choice(req, "state", [*(state.value for state in SubmissionState), "any"])
+        wanted = SubmissionFilter(
+            state=None if state == "any" else SubmissionState(state),
+            strategic_metadata=pairs_of(req),
+            created_from=instant(req, "created_from"),
+            created_until=instant(req, "created_until"),
+        )
         after = req.get_param("after")
         if after is not None and not _ID.fullmatch(after):
             message = f"after={after[:40]!r}: give the id of a submission, the `next` of a list"
             raise invalid(message)
-        # One more than asked for tells whether there is a next page.
-        found = self._queue_of(queue).list_submissions(
-            SubmissionState(state),
+        page = self._queue_of(queue).list_submissions(
+            wanted,
             after=None if after is None else SubmissionId(after),
-            order=cast(Literal["newest", "oldest"], order),
-            limit=limit + 1,
+            order=cast(Literal["newest", "oldest"], choice(req, "order", ["newest", "oldest"])),
+            limit=int(number(req, "limit", default=50, least=1, most=MAX_LISTED)),
         )
-        page = found[:limit]
-        _write(
-            resp,
-            SubmissionsBody(
-                submissions=[SubmissionBody.of(submission) for submission in page],
-                next=str(page[-1].id) if len(found) > limit else None,
-            ),
-        )
+        write(resp, SubmissionsBody.of(page))
 
 
 class LongPolls:
@@ -159,10 +172,19 @@ class OneSubmission:
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
         """Give the status; `?wait=SECONDS` waits for the end."""
-        wait_s = _number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
+        wait_s = number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
         on = self.queue_of(queue)
         submission = self.long_polls.wait(on, checked_id(submission_id), wait_s)
-        _write(resp, SubmissionBody.of(submission))
+        write(resp, SubmissionBody.of(submission))
+
+    def on_patch(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Change strategic metadata and give the status."""
+        on, id_ = self.queue_of(queue), checked_id(submission_id)
+        data = read_body(req, limit_bytes=_PATCH_BYTES)
+        on.update_metadata(id_, decode(data, _PATCH_DECODER).strategic_metadata)
+        write(resp, SubmissionBody.of(on.get_submission(id_)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +199,49 @@ class CancelSubmission:
         """Cancel it and give its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         on.cancel_submission(id_)
-        _write(resp, SubmissionBody.of(on.get_submission(id_)))
+        write(resp, SubmissionBody.of(on.get_submission(id_)))
 
 
 @dataclass(frozen=True, slots=True)
-class OneQueue:
-    """`/v1/queues/{queue}`."""
+class RetrySubmission:
+    """`.../submissions/{submission_id}/retry`."""
 
     queue_of: QueueOf
 
-    def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Count what the queue holds."""
-        _write(resp, CountsBody.of(queue, self.queue_of(queue).count_queue()))
+    def on_post(
+        self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Put a failed or cancelled one back to work and give its status."""
+        on, id_ = self.queue_of(queue), checked_id(submission_id)
+        on.retry_submission(id_)
+        write(resp, SubmissionBody.of(on.get_submission(id_)))
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionIds:
+    """`/v1/queues/{queue}/submission-ids`: look-ups by strategic metadata, or by prefix."""
+
+    queue_of: QueueOf
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Give the ids of all that match, ascending."""
+        on = self.queue_of(queue)
+        prefix = req.get_param("prefix")
+        if prefix is not None:
+            found = on.lookup_prefix(prefix)
+            write(resp, IdsBody(ids=[] if found is None else [str(found)]))
+            return
+        known = [state.value for state in SubmissionState]
+        states = req.get_param_as_list("state") or [SubmissionState.IN_PROGRESS.value]
+        for state in states:
+            if state not in known:
+                message = f"state={state[:40]!r}: give one or several of {', '.join(known)}"
+                raise invalid(message)
+        limit = int(number(req, "limit", default=MAX_LOOKED_UP, least=1, most=MAX_LOOKED_UP))
+        ids = on.lookup_submissions(
+            pairs_of(req), states=[SubmissionState(state) for state in states], limit=limit
+        )
+        write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
 
 
 def checked_id(text: str) -> SubmissionId:
@@ -205,30 +258,3 @@ def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:
     except InvalidArgumentError as exc:
         # All other values were checked when `new` was made.
         raise ProblemError(Problem(ProblemType.PREFIX_TAKEN, str(exc))) from exc
-
-
-def _choice(req: falcon.Request, name: str, choices: list[str]) -> str:
-    """Read a query parameter; the first choice is the default."""
-    value = req.get_param(name) or choices[0]
-    if value not in choices:
-        message = f"{name}={value[:40]!r}: give one of {', '.join(choices)}"
-        raise invalid(message)
-    return value
-
-
-def _number(req: falcon.Request, name: str, *, default: float, least: float, most: float) -> float:
-    text = req.get_param(name)
-    try:
-        value = default if text is None else float(text)
-    except ValueError:
-        value = math.nan
-    # Written so that NaN is refused too.
-    if not least <= value <= most:
-        message = f"{name}={(text or '')[:40]!r}: give a number from {least:g} to {most:g}"
-        raise invalid(message)
-    return value
-
-
-def _write(resp: falcon.Response, body: msgspec.Struct) -> None:
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = msgspec.json.encode(body)

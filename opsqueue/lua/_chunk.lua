@@ -38,6 +38,21 @@ local function count_dropped(id, failed)
   count('backlog_operations', row[4] - row[3])
 end
 
+-- Keep the rate: what was completed lately, in slots of 10 s.
+local function count_recent(operations)
+  local recent = base .. 'recent'
+  local slot = string.format('%.0f', now - now % 10000)
+  if redis.call('HINCRBY', recent, 'c:' .. slot, 1) == 1 then
+    -- The first of its slot; whoever comes first after a pause finds older ones, few as they are.
+    for _, field in ipairs(redis.call('HKEYS', recent)) do
+      if tonumber(string.sub(field, 3)) < now - 70000 then
+        redis.call('HDEL', recent, field)
+      end
+    end
+  end
+  redis.call('HINCRBY', recent, 'o:' .. slot, operations)
+end
+
 -- End a reservation: acknowledging its entry is the one act that does, so whoever acknowledges owns
 -- the outcome and everybody later is `lost`. Answers id, index, state of the submission (false when
 -- it is forgotten); nothing when the token is not pending any more.

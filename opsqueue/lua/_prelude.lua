@@ -32,6 +32,8 @@
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
 -- events             stream  capped: what became of submissions
 -- stats              hash    totals since the queue exists
+-- recent             hash    "c:B" and "o:B" -> chunks and operations completed in the 10 s from
+--                            instant B on, of the last 60 to 70 s
 -- idem:KEY           string  idempotency key -> submission, expires
 -- last_id, paused, fence, sweeper:NAME (string), repair (hash)
 --

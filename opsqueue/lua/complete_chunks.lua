@@ -34,6 +34,7 @@ local function complete(token, operations_failed)
   redis.call('HINCRBY', key, 'operations_done', operations)
   count('chunks_completed', 1)
   count('operations_completed', operations)
+  count_recent(operations)
   count('backlog_chunks', -1)
   count('backlog_operations', -operations)
   if operations_failed ~= '0' then

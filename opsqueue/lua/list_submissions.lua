@@ -1,28 +1,44 @@
 -- list_submissions: reading.
 --
--- KEYS[1] base   prefix of the queue's keys
--- ARGV[1] now    see _prelude
--- ARGV[2] state
--- ARGV[3] after  an id: only what comes after it; '' from the start
--- ARGV[4] order  "newest" or "oldest" first
--- ARGV[5] limit  submissions at most
+-- KEYS[1]    base   prefix of the queue's keys
+-- ARGV[1]    now    see _prelude
+-- ARGV[2]    state
+-- ARGV[3]    from   the least id; '' without
+-- ARGV[4]    below  above the largest id; '' without
+-- ARGV[5]    order  "newest" or "oldest" first
+-- ARGV[6]    limit  submissions at most
+-- ARGV[7...] rest   key and value of each pair of strategic metadata that they must have
 --
--- Returns {"listed", submissions}: {fields, metadata, failure, id} each, flat lists but the id.
-local state, after, limit = ARGV[2], ARGV[3], ARGV[5]
-local submissions = base .. 'submissions:' .. state
+-- With _find.
+--
+-- Returns {"listed", submissions, last}: {fields, metadata, failure, id} each, flat lists but the
+-- id; `last` is the id up to which was looked, '' when there is nothing behind it. At most 1,000
+-- are looked at, so that with pairs a page may be short, or empty, and not the last.
+local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
+local sets = sets_of_pairs(7, state)
+local smallest = smallest_of(sets)
+local least, most = from == '' and '-' or '[' .. from, below == '' and '+' or '(' .. below
+-- One more than asked for tells whether there is a next page.
+local look = #ARGV >= 7 and 1000 or limit + 1
 local ids
-if ARGV[4] == 'newest' then
-  ids = redis.call('ZREVRANGEBYLEX', submissions, after == '' and '+' or '(' .. after, '-',
-    'LIMIT', 0, limit)
+if ARGV[5] == 'newest' then
+  ids = redis.call('ZREVRANGEBYLEX', sets[smallest], most, least, 'LIMIT', 0, look)
 else
-  ids = redis.call('ZRANGEBYLEX', submissions, after == '' and '-' or '(' .. after, '+',
-    'LIMIT', 0, limit)
+  ids = redis.call('ZRANGEBYLEX', sets[smallest], least, most, 'LIMIT', 0, look)
 end
-local rows = {}
+
+local rows, looked = {}, 0
 for _, id in ipairs(ids) do
-  local key = sub_key(id)
-  rows[#rows + 1] = {redis.call('HGETALL', key), redis.call('HGETALL', key .. ':meta'),
-    redis.call('HGETALL', key .. ':failure'), id}
+  if #rows == limit then
+    break
+  end
+  looked = looked + 1
+  if is_in_all(id, sets, smallest, state) then
+    local key = sub_key(id)
+    rows[#rows + 1] = {redis.call('HGETALL', key), redis.call('HGETALL', key .. ':meta'),
+      redis.call('HGETALL', key .. ':failure'), id}
+  end
 end
-return {'listed', rows}
+local has_more = looked < #ids or #ids == look
+return {'listed', rows, has_more and ids[looked] or ''}

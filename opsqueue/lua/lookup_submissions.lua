@@ -10,39 +10,18 @@
 -- ARGV[4]    states  comma between them
 -- ARGV[5...] rest    key and value of each pair; without any, `states` is one state
 --
+-- With _find.
+--
 -- Returns {"found", ids, next_after}; next_after '' after the last page.
 local after, limit, states = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
-local sets = {}
-for i = 5, #ARGV, 2 do
-  sets[#sets + 1] = base .. 'pairs:' .. ARGV[i] .. ':' .. ARGV[i + 1]
-end
-if #sets == 0 then
-  sets[1] = base .. 'submissions:' .. states
-end
-local smallest, size
-for i, set in ipairs(sets) do
-  local has = redis.call('ZCARD', set)
-  if not size or has < size then
-    smallest, size = i, has
-  end
-end
-
-local function matches(id)
-  for i, set in ipairs(sets) do
-    if i ~= smallest and not redis.call('ZSCORE', set, id) then
-      return false
-    end
-  end
-  local state = redis.call('HGET', sub_key(id), 'state')
-  return state and string.find(',' .. states .. ',', ',' .. state .. ',', 1, true) ~= nil
-end
-
+local sets = sets_of_pairs(5, states)
+local smallest = smallest_of(sets)
 local page = redis.call('ZRANGEBYLEX', sets[smallest], after == '' and '-' or '(' .. after, '+',
   'LIMIT', 0, limit)
 local ids = {}
 for _, id in ipairs(page) do
-  if matches(id) then
+  if is_in_all(id, sets, smallest, states) then
     ids[#ids + 1] = id
   end
 end

@@ -6,10 +6,11 @@
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
 -- ARGV[2]    id
--- ARGV[3...] rest  key and value; an empty value removes the key
+-- ARGV[3]    limit pairs that it may have afterwards
+-- ARGV[4...] rest  key and value; an empty value removes the key
 --
--- Returns {"updated"}, {"ended", state}, or {"unknown"}.
-local id = ARGV[2]
+-- Returns {"updated"}, {"ended", state}, {"too_many", pairs}, or {"unknown"}.
+local id, limit = ARGV[2], tonumber(ARGV[3])
 local key = sub_key(id)
 local meta = key .. ':meta'
 
@@ -20,13 +21,26 @@ elseif row[1] ~= 'in_progress' then
   return {'ended', row[1]}
 end
 
+local pairs_then = redis.call('HLEN', meta)
+for i = 4, #ARGV, 2 do
+  local is_there = redis.call('HEXISTS', meta, ARGV[i]) == 1
+  if is_there and ARGV[i + 1] == '' then
+    pairs_then = pairs_then - 1
+  elseif not is_there and ARGV[i + 1] ~= '' then
+    pairs_then = pairs_then + 1
+  end
+end
+if pairs_then > limit then
+  return {'too_many', pairs_then}
+end
+
 -- Out of every index under the old pairs and in under the new ones, so that no pair is a special
 -- case.
 local in_hand = tonumber(row[2])
 local was_ready = leave_ready(id)
 count_in_hand(id, -in_hand)
 change_pairs(id, 'ZREM')
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   if ARGV[i + 1] == '' then
     redis.call('HDEL', meta, ARGV[i])
   else

@@ -12,7 +12,14 @@ from opsqueue.chunk import ChunkFailure, Reservation, Token
 from opsqueue.keys import base_key
 from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy, Oldest
-from opsqueue.submission import Backoff, NewSubmission, SubmissionId
+from opsqueue.submission import (
+    Backoff,
+    NewSubmission,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
 
 FAILURE = ChunkFailure(type="ValueError", message="not a number", traceback="line 1")
 NO_WAIT = Backoff(first_ms=0, max_ms=0)
@@ -38,6 +45,10 @@ def new_submission(chunks: int = 3, **fields: Any) -> NewSubmission:
 
 def insert(queue: Queue, chunks: int = 3, **fields: Any) -> SubmissionId:
     return queue.insert_submission(new_submission(chunks, **fields)).id
+
+
+def listed(queue: Queue, state: SubmissionState, **options: Any) -> list[Submission]:
+    return list(queue.list_submissions(SubmissionFilter(state=state), **options).submissions)
 
 
 def take(

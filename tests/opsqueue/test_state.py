@@ -95,7 +95,9 @@ def test_a_script_uses_every_argument_that_it_declares(path: Path) -> None:
     for number, dots in declared:
         if number == "1":
             continue  # now: the prelude's
-        is_used = f"ARGV[{number}]" in code_of(path) or (dots and re.search(r"for i = ", text))
+        is_used = f"ARGV[{number}]" in code_of(path) or (
+            dots and re.search(r"for i = |sets_of_pairs\(" + number, text)
+        )
         assert is_used, f"ARGV[{number}]"
 
 

@@ -210,6 +210,8 @@ def test_counts_survive_the_wire() -> None:
         chunks_delayed=2,
         chunks_in_hand=3,
         workers=4,
+        chunks_per_second=0.5,
+        operations_per_second=12.25,
         is_paused=True,
         stats={"chunks_inserted": 2**40},
     )

@@ -15,12 +15,21 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
+    SubmissionNotRetryableError,
+    TooManyMatchingSubmissionsError,
 )
 from opsqueue.http_api import HttpApi
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.submission import Backoff, NewSubmission, SubmissionId, SubmissionState
+from opsqueue.submission import (
+    Backoff,
+    NewSubmission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
+from opsqueue.submission_api import QueueApi
 from opsqueue_api.app import App
 
 Work = Callable[[Callable[[Any], Any]], int]
@@ -126,3 +135,73 @@ def test_an_idempotency_key_works_over_http(producer: ProducerClient, store: Obj
 def test_the_version_is_told_over_http(producer: ProducerClient) -> None:
     """The API's own."""
     assert producer.server_version().count(".") >= 1
+
+
+def test_whatever_is_asked_over_http_is_answered_as_by_redis(
+    producer: ProducerClient, api: HttpApi, queue: Queue
+) -> None:
+    """Lists, look-ups, counts, workers: the same values either way."""
+    straight = QueueApi(queue._client)
+    ids = [
+        producer.insert_submission([n], chunk_size=1, strategic_metadata={"customer": n % 2})
+        for n in range(5)
+    ]
+    producer.cancel_submission(ids[0])
+    queue.heartbeat("w1", info=b'{"host": "a"}')
+    prefix = queue.get_submission(ids[2]).prefix
+    wanted = SubmissionFilter(
+        strategic_metadata={"customer": 0}, created_from=queue.get_submission(ids[0]).created_at
+    )
+
+    for asked in (
+        lambda a: a.list(queue.name, wanted, limit=2),
+        lambda a: a.list(queue.name, wanted, order="oldest", after=ids[0]),
+        lambda a: a.lookup(queue.name, {"customer": 0}, states=SubmissionState, limit=9),
+        lambda a: a.lookup_prefix(queue.name, prefix),
+        lambda a: a.queues()[queue.name].submissions,
+        lambda a: [w.name for w in a.workers(queue.name)],
+    ):
+        assert asked(api) == asked(straight)
+    listed = list(producer.list_submissions(SubmissionFilter(strategic_metadata={"customer": 0})))
+    assert ids[::-2] == [s.id for s in listed]
+    assert producer.lookup_submission_ids_by_strategic_metadata({"customer": 1}) == ids[1::2]
+    assert producer.lookup_submission_id_by_prefix(prefix) == ids[2]
+
+
+def test_a_priority_is_changed_and_a_cancelled_submission_retried(
+    producer: ProducerClient, queue: Queue, work: Work
+) -> None:
+    """While it runs; what can't be is refused with the same exceptions as by Redis."""
+    id_ = producer.insert_submission([1], chunk_size=1, strategic_metadata={"priority": 1})
+
+    producer.update_strategic_metadata(id_, {"priority": 5})
+    with pytest.raises(SubmissionNotRetryableError, match="is in progress"):
+        producer.retry_submission(id_)
+    producer.cancel_submission(id_)
+    with pytest.raises(SubmissionNotCancellableError):
+        producer.update_strategic_metadata(id_, {"priority": 6})
+    producer.retry_submission(id_)
+    work(lambda x: x)
+
+    found = queue.get_submission(id_)
+    assert (found.state, found.strategic_metadata) == (SubmissionState.COMPLETED, {"priority": 5})
+
+
+def test_a_look_up_that_finds_too_many_names_its_limit(producer: ProducerClient) -> None:
+    """As an attribute too."""
+    for _ in range(2):
+        producer.insert_submission([1], chunk_size=1, strategic_metadata={"customer": 1})
+
+    with pytest.raises(TooManyMatchingSubmissionsError) as raised:
+        producer.lookup_submission_ids_by_strategic_metadata({"customer": 1}, limit=1)
+
+    assert raised.value.max_submissions == 1
+
+
+def test_a_queue_is_paused_over_http(api: HttpApi, queue: Queue) -> None:
+    """And goes on after a resume."""
+    api.pause(queue.name)
+    assert api.count(queue.name).is_paused
+
+    api.resume(queue.name)
+    assert not api.count(queue.name).is_paused

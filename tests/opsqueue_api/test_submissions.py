@@ -270,3 +270,116 @@ def test_the_app_of_one_client_serves_many_queues(app: App) -> None:
         response = http.get(f"/v1/queues/b/submissions/{id_}")
 
     assert response.status_code == 404
+
+
+def test_strategic_metadata_is_changed_while_it_runs(http: httpx.Client, queue: Queue) -> None:
+    """Null removes a key, what is not named stays."""
+    id_ = insert(http, strategic_metadata={"priority": 1, "customer": 7, "old": 3})
+
+    body = {"strategic_metadata": {"priority": 9, "old": None}}
+    status = http.patch(f"/submissions/{id_}", json=body).json()
+
+    assert status["strategic_metadata"] == {"priority": 9, "customer": 7}
+    assert queue.lookup_submissions({"priority": 9}) == [SubmissionId(id_)]
+
+
+def test_strategic_metadata_of_an_ended_submission_stays(http: httpx.Client) -> None:
+    """409, as for a cancel."""
+    id_ = insert(http)
+    http.post(f"/submissions/{id_}/cancel")
+
+    response = http.patch(f"/submissions/{id_}", json={"strategic_metadata": {"a": 1}})
+
+    assert response.status_code == 409
+    assert response.json()["type"] == "urn:opsqueue:problem:submission-ended"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"metadata": "x"}, {"strategic_metadata": {"a": 2**63}}, {"strategic_metadata": {"a:b": 1}}],
+)
+def test_a_change_that_cannot_be_meant_is_refused(http: httpx.Client, body: object) -> None:
+    """422."""
+    assert http.patch(f"/submissions/{insert(http)}", json=body).status_code == 422
+
+
+def test_a_cancelled_submission_is_retried(http: httpx.Client) -> None:
+    """One in progress is not: 409."""
+    id_ = insert(http)
+    http.post(f"/submissions/{id_}/cancel")
+
+    first, second = (http.post(f"/submissions/{id_}/retry") for _ in range(2))
+
+    assert (first.status_code, first.json()["state"]) == (200, "in_progress")
+    assert second.status_code == 409
+    assert second.json()["type"] == "urn:opsqueue:problem:submission-not-retryable"
+
+
+def test_ids_are_looked_up(http: httpx.Client) -> None:
+    """By pairs and states, and by prefix; too many is 409 with the limit."""
+    ids = [insert(http, strategic_metadata={"customer": 7, "n": n}) for n in range(3)]
+    http.post(f"/submissions/{ids[0]}/cancel")
+    prefix = http.get(f"/submissions/{ids[1]}").json()["prefix"]
+
+    def look_up(**params: object) -> object:
+        return http.get("/submission-ids", params=params).json()["ids"]
+
+    assert look_up(meta="customer:7") == ids[1:]
+    assert look_up(meta=["customer:7", "n:2"]) == ids[2:]
+    assert look_up(meta="customer:7", state=["cancelled", "in_progress"]) == ids
+    assert look_up(prefix=prefix) == [ids[1]]
+    assert look_up(prefix="nobody") == []
+    too_many = http.get("/submission-ids", params={"meta": "customer:7", "limit": 1})
+    assert (too_many.status_code, too_many.json()["max_submissions"]) == (409, 1)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"meta": "customer"},
+        {"meta": "customer:seven"},
+        {"created_from": "yesterday"},
+        {"created_from": "2026-01-01T00:00:00"},
+        {"state": "lost"},
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_refused(
+    http: httpx.Client, params: dict[str, str]
+) -> None:
+    """422, with what would be right."""
+    assert http.get("/submissions", params=params).status_code == 422
+
+
+def test_a_list_is_filtered(http: httpx.Client) -> None:
+    """By any state, pairs and age."""
+    ids = [insert(http, strategic_metadata={"customer": n % 2}) for n in range(4)]
+    http.post(f"/submissions/{ids[1]}/cancel")
+
+    params = {"state": "any", "meta": "customer:1", "order": "oldest"}
+    listed = http.get("/submissions", params=params).json()["submissions"]
+    future = http.get("/submissions", params={"created_from": "2200-01-01T00:00:00Z"}).json()
+
+    assert [s["id"] for s in listed] == ids[1::2]
+    assert future["submissions"] == []
+
+
+def test_a_queue_is_paused_and_resumed(http: httpx.Client, queue: Queue) -> None:
+    """The answer says which."""
+    insert(http)
+
+    assert http.post("/pause").json()["is_paused"] is True
+    assert queue.reserve_chunks("w").is_paused
+    assert http.post("/resume").json()["is_paused"] is False
+    assert queue.reserve_chunks("w").chunks
+
+
+def test_queues_and_workers_are_listed(http: httpx.Client, queue: Queue) -> None:
+    """With counts; with what workers tell of themselves."""
+    insert(http)
+    queue.heartbeat("w1", info=b'{"host": "a"}')
+
+    queues = {q["queue"]: q for q in http.get("http://api/v1/queues").json()["queues"]}
+    workers = http.get("/workers").json()["workers"]
+
+    assert queues[queue.name]["submissions"]["in_progress"] == 1
+    assert [(w["name"], w["info"]) for w in workers] == [("w1", {"host": "a"})]

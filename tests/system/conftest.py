@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,6 @@ import pytest
 import redis
 
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.submission_api import QueueApi
 
@@ -139,7 +137,7 @@ def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
     """A producer of the test's queue, or of one with a suffix."""
 
     def make(suffix: str = "") -> ProducerClient:
-        api = QueueApi(partial(Queue, real_client))
+        api = QueueApi(real_client)
         store = open_store(f"{store_url}?durable=false")
         return ProducerClient.over(api, store, queue=queue_name + suffix)
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -87,9 +86,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         client = connect(server.url)
         store_url = f"file://{tmp_path}/store?durable=false"
         name = f"recovery-{secrets.token_hex(4)}"
-        producer = ProducerClient.over(
-            QueueApi(partial(Queue, client)), open_store(store_url), queue=name
-        )
+        producer = ProducerClient.over(QueueApi(client), open_store(store_url), queue=name)
         yield Run(
             server=server,
             client=client,

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -28,7 +27,7 @@ NO_WAIT = Backoff(first_ms=0, max_ms=0)
 
 @pytest.fixture
 def producer(real_client: redis.Redis, store_url: str, queue_name: str) -> Iterator[ProducerClient]:
-    api = QueueApi(partial(Queue, real_client))
+    api = QueueApi(real_client)
     store = open_store(f"{store_url}?durable=false")
     with ProducerClient.over(api, store, queue=queue_name) as client:
         yield client

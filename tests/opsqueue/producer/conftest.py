@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 @pytest.fixture
 def api(client: redis.Redis) -> QueueApi:
-    return QueueApi(partial(Queue, client))
+    return QueueApi(client)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -22,6 +21,7 @@ from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from opsqueue.submission import NewSubmission, Submission, SubmissionState
 from opsqueue.submission_api import QueueApi
+from tests.opsqueue.steps import listed
 
 
 def test_a_submission_is_recorded_as_it_was_asked_for(
@@ -118,7 +118,7 @@ def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
         producer.insert_submission(operations(), chunk_size=1)
 
     assert list(store.list_prefix("")) == []
-    assert queue.list_submissions(SubmissionState.IN_PROGRESS) == []
+    assert listed(queue, SubmissionState.IN_PROGRESS) == []
 
 
 def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
@@ -188,7 +188,7 @@ class Answers(QueueApi):
 
 @pytest.fixture
 def answers(client: redis.Redis) -> Answers:
-    return Answers(partial(Queue, client))
+    return Answers(client)
 
 
 def test_an_insert_that_finds_itself_keeps_its_upload(
@@ -229,7 +229,7 @@ def test_an_api_that_does_not_answer_is_found_out_before_the_upload(
             message = "nobody listens"
             raise ApiUnavailableError(message)
 
-    producer = ProducerClient.over(Down(partial(Queue, client)), store)
+    producer = ProducerClient.over(Down(client), store)
     operations = iter([1])
 
     with pytest.raises(ApiUnavailableError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from threading import Event
 from typing import Any
 
@@ -61,7 +60,7 @@ def test_run_submission_waits_for_the_results(
             handed_in.set()
             return submission
 
-    producer = ProducerClient.over(Tells(partial(Queue, client)), store, queue=queue_name)
+    producer = ProducerClient.over(Tells(client), store, queue=queue_name)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(producer.run_submission, range(5), chunk_size=2)
         assert handed_in.wait(10)

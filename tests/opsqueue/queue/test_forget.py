@@ -9,7 +9,7 @@ from opsqueue.chunk import Lost
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionState
-from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
+from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, listed, take, take_one, tokens_of
 
 
 def test_a_submission_is_forgotten_after_its_retention_and_not_before(
@@ -27,7 +27,7 @@ def test_a_submission_is_forgotten_after_its_retention_and_not_before(
 
     assert (before.submissions, before.prefixes) == (0, ())
     assert (after.submissions, after.prefixes) == (1, ("a/b",))
-    assert queue.list_submissions(SubmissionState.COMPLETED) == []
+    assert listed(queue, SubmissionState.COMPLETED) == []
     with pytest.raises(SubmissionNotFoundError):
         queue.get_submission(id_)
 

@@ -9,7 +9,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.submission import SubmissionId, SubmissionState
-from tests.opsqueue.steps import Clock, Raw, indexes_of, insert, new_submission, take
+from tests.opsqueue.steps import Clock, Raw, indexes_of, insert, listed, new_submission, take
 
 
 def test_a_submission_is_read_back_as_it_was_inserted(queue: Queue, clock: Clock) -> None:
@@ -73,7 +73,7 @@ def test_an_idempotency_key_that_is_kept_for_no_time_is_refused_before_anything_
     with pytest.raises(InvalidArgumentError, match="idempotency_ms is 0"):
         queue.insert_submission(new_submission(), idempotency_key="k", idempotency_ms=0)
 
-    assert queue.list_submissions(SubmissionState.IN_PROGRESS) == []
+    assert listed(queue, SubmissionState.IN_PROGRESS) == []
 
 
 def test_a_prefix_of_another_submission_is_refused(queue: Queue) -> None:
@@ -83,7 +83,7 @@ def test_a_prefix_of_another_submission_is_refused(queue: Queue) -> None:
     with pytest.raises(InvalidArgumentError, match=f"belongs to submission {owner}"):
         insert(queue, prefix="shared/prefix")
 
-    assert [owner] == [s.id for s in queue.list_submissions(SubmissionState.IN_PROGRESS)]
+    assert [owner] == [s.id for s in listed(queue, SubmissionState.IN_PROGRESS)]
 
 
 def test_a_submission_without_chunks_is_completed_at_once(queue: Queue, raw: Raw) -> None:

@@ -75,6 +75,7 @@ def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
         "events",
         "fence",
         "last_id",
+        "recent",
         "reservations",
         "stats",
         "sweeper:dead",

@@ -16,7 +16,7 @@ from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.queue import Queue
 from opsqueue.strategy import Oldest
 from opsqueue.submission import SubmissionState
-from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, take, take_one, tokens_of
+from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, listed, take, take_one, tokens_of
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_full_server_lets_chunks_be_reclaimed(full: Queue, clock: Clock) -> No
 
 def test_a_full_server_lets_submissions_be_cancelled_and_forgotten(full: Queue) -> None:
     """That makes the room."""
-    id_ = full.list_submissions(SubmissionState.IN_PROGRESS)[0].id
+    id_ = listed(full, SubmissionState.IN_PROGRESS)[0].id
 
     full.cancel_submission(id_)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 
 from opsqueue.answers import WorkerSeen
-from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    SubmissionNotCancellableError,
+    SubmissionNotFoundError,
+)
 from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
-from tests.opsqueue.steps import FAILURE, Clock, insert, take, take_one, tokens_of
+from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
+from tests.opsqueue.steps import FAILURE, Clock, insert, listed, take, take_one, tokens_of
 
 
 def test_an_unknown_submission_is_an_error_that_names_it(queue: Queue) -> None:
@@ -22,8 +30,8 @@ def test_submissions_are_listed_by_state_in_the_order_of_creation(queue: Queue) 
     ids = [insert(queue, 1) for _ in range(3)]
     insert(queue, 0)
 
-    newest = queue.list_submissions(SubmissionState.IN_PROGRESS)
-    oldest = queue.list_submissions(SubmissionState.IN_PROGRESS, order="oldest")
+    newest = listed(queue, SubmissionState.IN_PROGRESS)
+    oldest = listed(queue, SubmissionState.IN_PROGRESS, order="oldest")
 
     assert ids[::-1] == [s.id for s in newest]
     assert ids == [s.id for s in oldest]
@@ -37,7 +45,8 @@ def test_a_list_goes_on_after_an_id(queue: Queue, order: str) -> None:
     after = None
 
     for _ in range(3):
-        page = queue.list_submissions(
+        page = listed(
+            queue,
             SubmissionState.IN_PROGRESS,
             after=after,
             order=order,  # type: ignore[arg-type]
@@ -53,7 +62,7 @@ def test_a_list_goes_on_after_an_id(queue: Queue, order: str) -> None:
 def test_a_list_without_a_limit_is_refused(queue: Queue, limit: int) -> None:
     """Redis reads a negative limit as none at all."""
     with pytest.raises(InvalidArgumentError, match="limit"):
-        queue.list_submissions(SubmissionState.IN_PROGRESS, limit=limit)
+        listed(queue, SubmissionState.IN_PROGRESS, limit=limit)
 
 
 def test_a_listed_submission_is_the_same_as_a_single_one(queue: Queue) -> None:
@@ -61,9 +70,9 @@ def test_a_listed_submission_is_the_same_as_a_single_one(queue: Queue) -> None:
     id_ = insert(queue, 2, strategic_metadata={"customer": 7}, metadata=b"m")
     queue.fail_chunk(take_one(queue).token, FAILURE)
 
-    (listed,) = queue.list_submissions(SubmissionState.IN_PROGRESS)
+    (one,) = listed(queue, SubmissionState.IN_PROGRESS)
 
-    assert queue.get_submission(id_) == listed
+    assert queue.get_submission(id_) == one
 
 
 def test_the_count_of_a_queue_that_nobody_used_is_zero(queue: Queue) -> None:
@@ -169,3 +178,78 @@ def test_instants_are_of_the_redis_clock_in_utc(queue: Queue, clock: Clock) -> N
     created_at = queue.get_submission(insert(queue, 1)).created_at
 
     assert created_at.isoformat() == "2026-11-18T11:06:40.123000+00:00"
+
+
+def pages(queue: Queue, wanted: SubmissionFilter, **options: Any) -> list[list[SubmissionId]]:
+    """Follow `next` to the end."""
+    found, after = [], None
+    while True:
+        page = queue.list_submissions(wanted, after=after, **options)
+        found.append([s.id for s in page.submissions])
+        after = page.next
+        if after is None:
+            return found
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_a_list_of_all_states_is_in_one_order(queue: Queue, order: str) -> None:
+    """Page by page, nothing twice and nothing left out."""
+    ids = []
+    for number in range(9):
+        ids.append(insert(queue, number % 3))
+        if number % 2:
+            with suppress(SubmissionNotCancellableError):
+                queue.cancel_submission(ids[-1])
+
+    found = pages(queue, SubmissionFilter(), order=order, limit=2)
+
+    assert (ids if order == "oldest" else ids[::-1]) == [id_ for page in found for id_ in page]
+    assert all(len(page) <= 2 for page in found)
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_a_list_is_filtered_by_pairs_and_age(queue: Queue, clock: Clock, order: str) -> None:
+    """All that is given must fit; the first instant is within, the second is not."""
+    for _ in range(3):
+        insert(queue, 1, strategic_metadata={"customer": 7, "region": 1})
+        insert(queue, 1, strategic_metadata={"customer": 7})
+        clock.advance(60_000)
+    begin = datetime.fromtimestamp(clock.now / 1000 - 120, tz=UTC)
+    wanted = SubmissionFilter(
+        strategic_metadata={"customer": 7, "region": 1},
+        created_from=begin,
+        created_until=begin + timedelta(seconds=60),
+    )
+
+    (id_,) = (id_ for page in pages(queue, wanted, order=order, limit=1) for id_ in page)
+
+    found = queue.get_submission(id_)
+    assert (found.strategic_metadata, found.created_at) == ({"customer": 7, "region": 1}, begin)
+
+
+def test_an_instant_without_a_time_zone_is_refused() -> None:
+    """It would mean another one on each machine."""
+    with pytest.raises(InvalidArgumentError, match="no time zone"):
+        SubmissionFilter(created_from=datetime(2026, 1, 1))  # noqa: DTZ001 what is tested
+
+
+def test_rates_are_of_the_last_minute(queue: Queue, clock: Clock) -> None:
+    """What was completed before it is not counted."""
+    clock.now -= clock.now % 10_000
+    insert(queue, 3, chunk_size=10)
+    queue.complete_chunks(tokens_of(take(queue, 1)))
+    clock.advance(60_000)
+    queue.complete_chunks(tokens_of(take(queue, 1)))
+    clock.advance(10_000)
+
+    counts = queue.count_queue()
+
+    assert (counts.chunks_per_second, counts.operations_per_second) == (1 / 50, 10 / 50)
+
+
+def test_a_prefix_names_its_submission(queue: Queue) -> None:
+    """None where nobody has it."""
+    id_ = insert(queue, 1, prefix="somebody/1")
+
+    assert queue.lookup_prefix("somebody/1") == id_
+    assert queue.lookup_prefix("nobody/1") is None

@@ -18,6 +18,7 @@ from tests.opsqueue.steps import (
     Raw,
     indexes_of,
     insert,
+    listed,
     repair_wholly,
     take,
     take_one,
@@ -243,7 +244,7 @@ def test_a_flushed_server_starts_anew(queue: Queue, raw: Raw) -> None:
     assert ([Lost()], frozenset({token}), ()) == (lost, alive.void, empty.chunks)
     assert indexes_of(take(queue, 5)) == [0, 1]
     assert id_ != new or queue.get_submission(new).chunks_total == 2
-    assert [new] == [s.id for s in queue.list_submissions(SubmissionState.IN_PROGRESS)]
+    assert [new] == [s.id for s in listed(queue, SubmissionState.IN_PROGRESS)]
 
 
 def test_flushall_with_scripts_is_survived(own_client: redis.Redis, queue_name: str) -> None:

@@ -15,6 +15,7 @@ from tests.opsqueue.steps import (
     Raw,
     indexes_of,
     insert,
+    listed,
     take,
     take_one,
     tokens_of,
@@ -57,9 +58,9 @@ def test_a_retried_submission_can_complete(queue: Queue) -> None:
     outcomes = queue.complete_chunks(tokens_of(take(queue, 5)))
 
     assert Completed(id_, 0) == outcomes[-1]
-    assert [id_] == [s.id for s in queue.list_submissions(SubmissionState.COMPLETED)]
-    assert queue.list_submissions(SubmissionState.CANCELLED) == []
-    assert queue.list_submissions(SubmissionState.IN_PROGRESS) == []
+    assert [id_] == [s.id for s in listed(queue, SubmissionState.COMPLETED)]
+    assert listed(queue, SubmissionState.CANCELLED) == []
+    assert listed(queue, SubmissionState.IN_PROGRESS) == []
     assert queue.count_queue().stats["backlog_chunks"] == 0
 
 

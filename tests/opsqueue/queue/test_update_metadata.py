@@ -10,7 +10,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
 )
 from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId
+from opsqueue.submission import MAX_STRATEGIC_PAIRS, SubmissionId
 from tests.opsqueue.steps import Raw, insert, take, take_one, tokens_of
 
 
@@ -102,3 +102,15 @@ def test_bad_changes_are_refused_before_redis_sees_them(
 
     with pytest.raises(InvalidArgumentError, match="strategic metadata"):
         queue.update_metadata(id_, changes)
+
+
+def test_a_submission_never_has_more_pairs_than_allowed(queue: Queue) -> None:
+    """Not by several changes either; nothing is changed then, and removing makes room."""
+    id_ = insert(queue, 1, strategic_metadata={f"k{n}": n for n in range(MAX_STRATEGIC_PAIRS)})
+
+    with pytest.raises(InvalidArgumentError, match="33 pairs of strategic metadata: at most 32"):
+        queue.update_metadata(id_, {"one_more": 1})
+    queue.update_metadata(id_, {"k0": None, "one_more": 1})
+
+    found = queue.get_submission(id_).strategic_metadata
+    assert (len(found), "k0" in found, found["one_more"]) == (MAX_STRATEGIC_PAIRS, False, 1)

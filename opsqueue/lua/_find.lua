@@ -1,0 +1,38 @@
+-- Find: the loader puts this text in front of scripts that say «With _find».
+--
+-- Submissions by pairs of strategic metadata and by state.
+
+-- The sets in which all must be: ARGV from `from` on is key and value of each pair; without any it
+-- is the index of a state.
+local function sets_of_pairs(from, state)
+  local sets = {}
+  for i = from, #ARGV, 2 do
+    sets[#sets + 1] = base .. 'pairs:' .. ARGV[i] .. ':' .. ARGV[i + 1]
+  end
+  if #sets == 0 then
+    sets[1] = base .. 'submissions:' .. state
+  end
+  return sets
+end
+
+local function smallest_of(sets)
+  local smallest, size
+  for i, set in ipairs(sets) do
+    local has = redis.call('ZCARD', set)
+    if not size or has < size then
+      smallest, size = i, has
+    end
+  end
+  return smallest
+end
+
+-- Whether one that is in sets[known] is in all of them, and in one of the states (comma between).
+local function is_in_all(id, sets, known, states)
+  for i, set in ipairs(sets) do
+    if i ~= known and not redis.call('ZSCORE', set, id) then
+      return false
+    end
+  end
+  local state = redis.call('HGET', sub_key(id), 'state')
+  return state and string.find(',' .. states .. ',', ',' .. state .. ',', 1, true) ~= nil
+end

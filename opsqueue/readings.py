@@ -1,0 +1,228 @@
+"""The readings of a queue: what it holds and what became of it, without changing anything.
+
+`Queue` has them all; each is one Lua script, or a blocking read of a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from opsqueue import calls
+from opsqueue.answers import (
+    Counts,
+    Limit,
+    SubmissionPage,
+    WorkerSeen,
+    read_counts,
+    read_limits,
+    read_submission,
+    unexpected,
+)
+from opsqueue.exceptions import SubmissionNotFoundError, TooManyMatchingSubmissionsError
+from opsqueue.script import Scripts
+from opsqueue.submission import (
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+    check_strategic_metadata,
+)
+
+MAX_LOOKED_UP: int = 100_000
+"""Submissions that a look-up answers, unless it is told otherwise."""
+
+
+class Readings:
+    """What can be asked of a queue.
+
+    Args:
+        name: the queue's.
+        scripts: that read it.
+    """
+
+    def __init__(self, name: str, scripts: Scripts) -> None:
+        """Ask nothing yet."""
+        self.name = name
+        self._scripts = scripts
+
+    def get_submission(self, submission_id: SubmissionId) -> Submission:
+        """Give a submission as it is now.
+
+        Raises:
+            SubmissionNotFoundError: also after its retention.
+        """
+        answer = self._scripts.call("get_submission", id=str(submission_id))
+        match answer:
+            case [b"found", fields, meta, failure]:
+                return read_submission(self.name, str(submission_id), fields, meta, failure)
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
+    def list_submissions(
+        self,
+        wanted: SubmissionFilter | None = None,
+        *,
+        after: SubmissionId | None = None,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 100,
+    ) -> SubmissionPage:
+        """List submissions by creation, at most MAX_BATCH, from after an id on.
+
+        Where `wanted` has pairs, a page may be shorter than `limit`, or empty, and still have a
+        `next`: each call looks at a bounded number.
+        """
+        wanted = wanted or SubmissionFilter()
+        limit = min(calls.checked_limit(limit), calls.MAX_BATCH)
+        states = [wanted.state] if wanted.state else list(SubmissionState)
+        pages = [self._list_page(state, wanted, after, order, limit) for state in states]
+        is_newest = order == "newest"
+        # Where one state's page ends, the others must not go further: the next page goes on there.
+        ends = [last for _, last in pages if last is not None]
+        end = (max if is_newest else min)(ends, default=None)
+        found = sorted(
+            (s for page, _ in pages for s in page), key=lambda s: s.id, reverse=is_newest
+        )
+        if end is not None:
+            found = [s for s in found if (s.id >= end if is_newest else s.id <= end)]
+        if len(found) > limit:
+            found = found[:limit]
+            end = found[-1].id
+        return SubmissionPage(submissions=tuple(found), next=end)
+
+    def _list_page(
+        self,
+        state: SubmissionState,
+        wanted: SubmissionFilter,
+        after: SubmissionId | None,
+        order: str,
+        limit: int,
+    ) -> tuple[list[Submission], SubmissionId | None]:
+        least, below = wanted.id_range(after, is_newest=order == "newest")
+        answer = self._scripts.call(
+            "list_submissions",
+            state=state.value,
+            below="" if below is None else str(below),
+            order=order,
+            limit=limit,
+            rest=[part for pair in wanted.strategic_metadata.items() for part in pair],
+            **{"from": "" if least is None else str(least)},
+        )
+        match answer:
+            case [b"listed", rows, last]:
+                page = [
+                    read_submission(self.name, id_.decode(), fields, meta, failure)
+                    for fields, meta, failure, id_ in rows
+                ]
+                return page, SubmissionId(last.decode()) if last else None
+        raise unexpected(answer)
+
+    def lookup_submissions(
+        self,
+        pairs: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
+        limit: int = MAX_LOOKED_UP,
+    ) -> list[SubmissionId]:
+        """Give the submissions that have all pairs of strategic metadata, ascending.
+
+        Args:
+            pairs: none: all submissions.
+            states: that they may be in.
+            limit: at most.
+
+        Raises:
+            TooManyMatchingSubmissionsError: there are more than `limit`.
+        """
+        check_strategic_metadata(pairs)
+        wanted = ",".join(state.value for state in states)
+        found: list[SubmissionId] = []
+        # Without pairs each state has an index of its own; with them one index has all states.
+        for group in [wanted] if pairs else wanted.split(","):
+            after = ""
+            while True:
+                ids, after = self._lookup_page(pairs, group, after)
+                found += ids
+                if len(found) > limit:
+                    raise TooManyMatchingSubmissionsError(limit)
+                if not after:
+                    break
+        return sorted(found)
+
+    def _lookup_page(
+        self, pairs: Mapping[str, int], states: str, after: str
+    ) -> tuple[list[SubmissionId], str]:
+        answer = self._scripts.call(
+            "lookup_submissions",
+            after=after,
+            limit=calls.MAX_BATCH,
+            states=states,
+            rest=[part for pair in pairs.items() for part in pair],
+        )
+        match answer:
+            case [b"found", ids, next_after]:
+                return [SubmissionId(id_.decode()) for id_ in ids], next_after.decode()
+        raise unexpected(answer)
+
+    def lookup_prefix(self, prefix: str) -> SubmissionId | None:
+        """Give the submission whose contents lie below a prefix of objects."""
+        match self._scripts.call("lookup_prefix", prefix=prefix):
+            case [b"found", id_]:
+                return SubmissionId(id_.decode())
+            case [b"unknown"]:
+                return None
+            case answer:
+                raise unexpected(answer)
+
+    def list_limits(self) -> list[Limit]:
+        """List the limits set while running."""
+        match self._scripts.call("list_limits"):
+            case [b"listed", flat]:
+                return read_limits(flat)
+            case answer:
+                raise unexpected(answer)
+
+    def list_workers(self, *, limit: int = 1_000) -> list[WorkerSeen]:
+        """List workers that have not gone, the ones seen last first."""
+        answer = self._scripts.call("list_workers", limit=calls.checked_limit(limit))
+        match answer:
+            case [b"listed", int(now), rows]:
+                return [
+                    WorkerSeen(
+                        name=name.decode(),
+                        seen_ms_ago=max(0, now - seen),
+                        info=msgspec.json.decode(info) if info else {},
+                    )
+                    for name, seen, info in rows
+                ]
+        raise unexpected(answer)
+
+    def count_queue(self) -> Counts:
+        """Count what the queue holds now, and give its totals."""
+        answer = self._scripts.call("count_queue")
+        match answer:
+            case [b"counted", numbers, stats]:
+                return read_counts(numbers, stats)
+        raise unexpected(answer)
+
+    def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
+        """Sleep until a chunk may have become free since the reserve that gave `wake_id`."""
+        return bool(self._scripts.read_after("wake", wake_id, block_ms=block_ms, limit=1))
+
+    def last_event_id(self) -> str:
+        """Give where the events stand now; `wait_for_events` after it misses nothing."""
+        return self._scripts.last_id("events")
+
+    def wait_for_events(
+        self, last_id: str, *, block_ms: int
+    ) -> tuple[str, list[tuple[SubmissionId, str]]]:
+        """Sleep until submissions change; give the new last id, and (id, event) pairs."""
+        entries = self._scripts.read_after("events", last_id, block_ms=block_ms)
+        events = [
+            (SubmissionId(row[b"submission"].decode()), row[b"event"].decode())
+            for _, row in entries
+        ]
+        return (entries[-1][0].decode() if entries else last_id), events
