@@ -27,6 +27,7 @@ from opsqueue.submission import SubmissionId
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _Kind = Literal["chunk", "operation"]
+OnError = Literal["fail", "collect"]
 DEFAULT_TIME_LIMIT: Final = 600.0
 """Seconds."""
 
@@ -63,6 +64,12 @@ class Handler:
     soft_time_limit: float | None
     concurrency: int
     """Operations of a chunk at once; 1 for chunk handlers."""
+    on_error: OnError = "fail"
+
+    @property
+    def collects(self) -> bool:
+        """Whether an operation that fails becomes an error record, and the others go on."""
+        return self.on_error == "collect"
 
     @property
     def name(self) -> str:
@@ -91,6 +98,7 @@ class Opsqueue:
         time_limit: float = DEFAULT_TIME_LIMIT,
         soft_time_limit: float | None = None,
         allow_pickle: bool = False,
+        on_error: OnError = "fail",
     ) -> Callable[[Function], Function]:
         """Register a function, plain or `async def`, that gets the list of a chunk's operations.
 
@@ -106,12 +114,15 @@ class Opsqueue:
                 that it can tidy up. None: never.
             allow_pickle: accept submissions encoded with pickle, which can run any code of who
                 submits them.
+            on_error: "collect" takes an exception among the results, as `asyncio.gather(…,
+                return_exceptions=True)` gives them, for that operation's error; see
+                `operation_handler`. What the handler raises fails the chunk all the same.
 
         Raises:
             HandlerError: the queue has a handler, or the function can't be one.
         """
         return self._register(
-            queue, "chunk", strategy, time_limit, soft_time_limit, allow_pickle, 1
+            queue, "chunk", strategy, time_limit, soft_time_limit, allow_pickle, 1, on_error
         )
 
     def operation_handler(
@@ -123,10 +134,9 @@ class Opsqueue:
         time_limit: float = DEFAULT_TIME_LIMIT,
         soft_time_limit: float | None = None,
         allow_pickle: bool = False,
+        on_error: OnError = "fail",
     ) -> Callable[[Function], Function]:
         """Register a function, plain or `async def`, that gets one operation, returns its result.
-
-        One that raises fails its chunk, which is tried again as a whole.
 
         Args:
             queue: as in `chunk_handler`, like the other arguments and the errors.
@@ -136,9 +146,15 @@ class Opsqueue:
             time_limit: of the chunk, not of an operation.
             soft_time_limit: likewise.
             allow_pickle: see there.
+            on_error: "fail": one that raises fails its chunk, which is tried again as a whole.
+                "collect": it becomes an error record with type, message and traceback, is not tried
+                again, and the rest of the chunk goes on; likewise one whose result can't be
+                encoded. A time limit, MemoryError, and what is no Exception fail the chunk still.
         """
         return self._register(
-            queue, "operation", strategy, time_limit, soft_time_limit, allow_pickle, concurrency
+            *(queue, "operation", strategy, time_limit, soft_time_limit, allow_pickle),
+            concurrency,
+            on_error,
         )
 
     def on_worker_start(self, function: Function) -> Function:
@@ -167,6 +183,7 @@ class Opsqueue:
         soft_time_limit: float | None,
         allow_pickle: bool,  # noqa: FBT001 private
         concurrency: int,
+        on_error: OnError,
     ) -> Callable[[Function], Function]:
         if callable(queue):
             message = f'write the decorator with its queue: @app.{kind}_handler("numbers")'
@@ -183,6 +200,10 @@ class Opsqueue:
             raise HandlerError(message)
         if not 1 <= concurrency <= 10_000:
             message = f"concurrency={concurrency} of queue {queue!r}: give 1 to 10,000"
+            raise HandlerError(message)
+
+        if on_error not in ("fail", "collect"):
+            message = f"on_error={on_error!r} of queue {queue!r}: give 'fail' or 'collect'"
             raise HandlerError(message)
 
         def register(function: Function) -> Function:
@@ -210,6 +231,7 @@ class Opsqueue:
                 time_limit=time_limit,
                 soft_time_limit=soft_time_limit,
                 concurrency=concurrency,
+                on_error=on_error,
             )
             return function
 

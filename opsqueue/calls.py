@@ -18,7 +18,14 @@ from opsqueue.answers import (
     read_released,
     read_reserved,
 )
-from opsqueue.chunk import ChunkFailure, CompleteOutcome, FailOutcome, ReleaseOutcome, Token
+from opsqueue.chunk import (
+    ChunkFailure,
+    CompleteOutcome,
+    FailOutcome,
+    ReleaseOutcome,
+    Token,
+    encodable,
+)
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.script import Argument
 from opsqueue.strategy import AnyStrategy, Random
@@ -97,8 +104,8 @@ def fail_chunk(
         arguments={
             "token": checked_tokens([token])[0],
             "type": failure.type,
-            "message": _encodable(failure.message),
-            "traceback": _encodable(failure.traceback),
+            "message": encodable(failure.message),
+            "traceback": encodable(failure.traceback),
             "jitter": secrets.randbelow(1001) if jitter is None else jitter,
         },
     )
@@ -140,8 +147,3 @@ def checked_limit(limit: int) -> int:
         message = f"limit is {limit}: give 1 or more"
         raise InvalidArgumentError(message)
     return limit
-
-
-def _encodable(text: str) -> str:
-    """Replace lone surrogates, which file names in tracebacks hold: a report must not stop."""
-    return text.encode(errors="backslashreplace").decode()

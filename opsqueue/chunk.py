@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NewType
+from typing import TYPE_CHECKING, Final, NewType, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +16,9 @@ Token = NewType("Token", str)
 
 MAX_FAILURE_CHARACTERS: Final = 32_000
 """Of a traceback and of a message; longer ones lose their middle."""
+
+MAX_ERROR_CHARACTERS: Final = 4_000
+"""The same of a single operation: a chunk may have thousands of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,23 +70,33 @@ class ChunkFailure:
     traceback: str = ""
 
     @classmethod
-    def of(cls, error: BaseException) -> ChunkFailure:
+    def of(cls, error: BaseException, *, max_characters: int = MAX_FAILURE_CHARACTERS) -> Self:
         """Describe an exception: qualified type, message, traceback with causes."""
         kind = type(error)
         module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
         lines = traceback.format_exception(error)
         return cls(
             type=f"{module}{kind.__qualname__}",
-            message=_shortened(str(error)),
+            message=_shortened(str(error), max_characters),
             # The last line says type and message again.
-            traceback=_shortened("".join(lines[:-1])),
+            traceback=_shortened("".join(lines[:-1]), max_characters),
         )
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= MAX_FAILURE_CHARACTERS:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationError(ChunkFailure):
+    """Why one operation of a chunk failed: it stands in the place of its result."""
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates, which file names in tracebacks hold: a report must not stop."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _shortened(text: str, max_characters: int) -> str:
+    if len(text) <= max_characters:
         return text
-    half = MAX_FAILURE_CHARACTERS // 2
+    half = max_characters // 2
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
 
 
@@ -93,6 +106,8 @@ class Completed:
 
     submission_id: SubmissionId
     chunks_left: int
+    is_limit_passed: bool = False
+    """Its failed operations passed `max_failed_operations`: the submission failed with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,15 +92,21 @@ class Codec:
             raise EncodingError(message)
         return operations
 
+    def refusal_of(self, operation: object, *, position: int) -> EncodingError | None:
+        """Say why an operation, or its result, can't be carried; None: alone it can."""
+        try:
+            self.dumps([operation])
+        except Exception as exc:  # noqa: BLE001  as in encode
+            return EncodingError(
+                f"codec {self.name!r} can't carry operation {position} of the chunk, "
+                f"{_type_of(operation)} ({_text_of(exc)}): {_helps(self.name)}"
+            )
+        return None
+
     def _not_encodable(self, operations: Sequence[object], failure: Exception) -> EncodingError:
         for position, operation in enumerate(operations):
-            try:
-                self.dumps([operation])
-            except Exception as exc:  # noqa: BLE001  as in encode
-                return EncodingError(
-                    f"codec {self.name!r} can't carry operation {position} of the chunk, "
-                    f"{_type_of(operation)} ({_text_of(exc)}): {_helps(self.name)}"
-                )
+            if refusal := self.refusal_of(operation, position=position):
+                return refusal
         # One by one they all pass: the failure is of the whole, such as memory.
         return EncodingError(
             f"codec {self.name!r} can't carry the chunk ({_text_of(failure)}): "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final
 
 from opsqueue.app import Chunk, Handler
@@ -21,7 +20,8 @@ from opsqueue.exceptions import (
     ObjectNotFoundError,
     StoreUnavailableError,
 )
-from opsqueue.invocation import Invoker
+from opsqueue.invocation import Invoker, frames_from_handler
+from opsqueue.output import Encoded, encode_output, errors_of
 from opsqueue.store import ObjectStore, input_key, output_key
 
 STORE_TROUBLE_DELAY_MS: Final = 2_000
@@ -37,6 +37,8 @@ class Done:
 
     token: Token
     operations: int
+    operations_failed: int = 0
+    """Of these, as the stored output has it, whoever stored it."""
     duration_s: float
     ran: bool = True
 
@@ -78,7 +80,7 @@ class Ran:
     """The handler is through; its results are encoded."""
 
     reservation: Reservation
-    data: bytes
+    output: Encoded
     operations: int
     duration_s: float
 
@@ -126,9 +128,14 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     source, index, token = reservation.source, reservation.chunk_index, reservation.token
     try:
         # Only a second attempt can find an output; the first shall not pay a request for it.
-        if reservation.attempt > 1 and store.exists(output_key(source.prefix, index)):
+        key = output_key(source.prefix, index)
+        if reservation.attempt > 1 and store.exists(key):
             return Done(
-                token=token, operations=source.operations_in(index), duration_s=0.0, ran=False
+                token=token,
+                operations=source.operations_in(index),
+                operations_failed=len(errors_of(store.get(key))),
+                duration_s=0.0,
+                ran=False,
             )
         return Fetched(reservation, store.get(input_key(source.prefix, index)))
     except StoreUnavailableError as exc:
@@ -162,7 +169,7 @@ def run(
         opened = _open(fetched, handler)
         chunk = _chunk_of(fetched.reservation, is_void)
         results = invoke(handler, opened.operations, chunk)
-        return _close(fetched, opened, results, started)
+        return _close(fetched, opened, results, handler=handler, started=started)
     except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
         return _failed(fetched, exc, handler, started)
 
@@ -182,7 +189,7 @@ async def run_async(
         opened = _open(fetched, handler)
         chunk = _chunk_of(fetched.reservation, is_void)
         results = await invoke(handler, opened.operations, chunk)
-        return _close(fetched, opened, results, started)
+        return _close(fetched, opened, results, handler=handler, started=started)
     except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
         return _failed(fetched, exc, handler, started)
 
@@ -195,7 +202,9 @@ def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_vo
     key = output_key(source.prefix, ran.reservation.chunk_index)
     for attempt in range(1, SAVE_TRIES + 1):
         try:
-            store.create(key, ran.data)
+            is_ours = store.create(key, ran.output.data)
+            # Another attempt may have failed at other operations, and its output is what stays.
+            failed = ran.output.operations_failed if is_ours else len(errors_of(store.get(key)))
         except StoreUnavailableError as exc:
             if attempt == SAVE_TRIES:
                 return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
@@ -204,7 +213,12 @@ def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_vo
             return Failed(token=token, failure=ChunkFailure.of(exc))
         else:
             break
-    return Done(token=token, operations=ran.operations, duration_s=ran.duration_s)
+    return Done(
+        token=token,
+        operations=ran.operations,
+        operations_failed=failed,
+        duration_s=ran.duration_s,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +232,18 @@ def _open(fetched: Fetched, handler: Handler) -> _Opened:
     return _Opened(codec, codec.decode(fetched.data))
 
 
-def _close(fetched: Fetched, opened: _Opened, results: Sequence[object], started: float) -> Ran:
+def _close(
+    fetched: Fetched,
+    opened: _Opened,
+    results: Sequence[object],
+    *,
+    handler: Handler,
+    started: float,
+) -> Ran:
     # Measured before encoding: how long handlers take decides how far ahead is reserved.
     duration_s = time.monotonic() - started
-    data = opened.codec.encode(results)
-    return Ran(fetched.reservation, data, len(opened.operations), duration_s)
+    output = encode_output(results, opened.codec, collects=handler.collects)
+    return Ran(fetched.reservation, output, len(opened.operations), duration_s)
 
 
 def _failed(fetched: Fetched, exc: BaseException, handler: Handler, started: float) -> Failed:
@@ -253,8 +274,5 @@ def _failure_of(error: BaseException, handler: Handler) -> ChunkFailure:
     if isinstance(error, EncodingError | InvalidArgumentError):
         # The message says it all, and every frame is ours.
         return ChunkFailure(type=type(error).__name__, message=str(error))
-    frame: TracebackType | None = error.__traceback__
-    code = getattr(handler.function, "__code__", None)
-    while frame is not None and frame.tb_frame.f_code is not code:
-        frame = frame.tb_next
-    return ChunkFailure.of(error.with_traceback(frame or error.__traceback__))
+    frames = frames_from_handler(error, handler) or error.__traceback__
+    return ChunkFailure.of(error.with_traceback(frames))

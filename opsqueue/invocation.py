@@ -1,7 +1,8 @@
 """How a handler is called: plain or async, one operation at a time or several at once.
 
 No I/O of its own. What a handler raises comes out as it is; with several operations at once it is
-the first one's that raised, and the others are given up.
+the first one's that raised, and the others are given up. Where a handler collects errors, an
+OperationError stands in the place of a result, and the others go on.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Final, TypeVar
 
 from opsqueue.app import Chunk, Handler
-from opsqueue.exceptions import EncodingError
+from opsqueue.chunk import MAX_ERROR_CHARACTERS, OperationError
+from opsqueue.exceptions import EncodingError, SoftTimeLimitExceeded
 
 Result = TypeVar("Result")
+
+_OF_THE_CHUNK: Final = (SoftTimeLimitExceeded, MemoryError, KeyboardInterrupt, SystemExit)
+"""Not an operation's own errors. (A cancellation is: of a part of it, such as by a timeout.)"""
 
 
 class Invoker:
@@ -38,10 +44,11 @@ class Invoker:
             return self._runner.run(self.call_async(handler, operations, chunk))
         extra = _extra(handler, chunk)
         if handler.kind == "chunk":
-            return _checked(handler, handler.function(operations, **extra), operations)
+            return _checked(handler, handler.function(operations, **extra), operations, chunk)
         if handler.concurrency == 1 or len(operations) < 2:
-            return [handler.function(operation, **extra) for operation in operations]
-        return self._call_in_threads(handler, operations, extra)
+            call = _operation_call(handler, chunk)
+            return [call(operation) for operation in operations]
+        return self._call_in_threads(handler, operations, _operation_call(handler, chunk))
 
     async def call_async(
         self, handler: Handler, operations: list[object], chunk: Chunk
@@ -51,7 +58,8 @@ class Invoker:
             return await in_thread(self.call, handler, operations, chunk)
         extra = _extra(handler, chunk)
         if handler.kind == "chunk":
-            return _checked(handler, await handler.function(operations, **extra), operations)
+            given = await handler.function(operations, **extra)
+            return _checked(handler, given, operations, chunk)
         results: list[object] = [None] * len(operations)
         waiting = iter(enumerate(operations))
 
@@ -63,6 +71,12 @@ class Invoker:
                     # A task that raises these ends its loop, and so every other chunk on it.
                     message = f"the handler raised {type(exc).__name__}: {exc}"
                     raise RuntimeError(message) from exc
+                except Exception as exc:
+                    # A handler that turns its cancellation into an error of its own is cancelled.
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():
+                        raise
+                    results[index] = _collected(exc, handler, chunk)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -80,7 +94,7 @@ class Invoker:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _call_in_threads(
-        self, handler: Handler, operations: list[object], extra: dict[str, Any]
+        self, handler: Handler, operations: list[object], call: Callable[[object], object]
     ) -> list[object]:
         threads = self._threads.get(handler.concurrency)
         if threads is None:
@@ -88,7 +102,7 @@ class Invoker:
             self._threads[handler.concurrency] = threads
         futures = [
             # Each in a copy of the context: the handler's logging knows its chunk in there, too.
-            threads.submit(copy_context().run, partial(handler.function, operation, **extra))
+            threads.submit(copy_context().run, call, operation)
             for operation in operations
         ]
         try:
@@ -112,11 +126,79 @@ async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # 
     return await asyncio.to_thread(run)
 
 
+def frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
+    """Leave our own frames out of a traceback: the user's begin at the handler.
+
+    Where its code is not among them (a callable object, a function wrapped by a decorator), they
+    begin behind ours.
+    """
+    frame = error.__traceback__
+    code = getattr(handler.function, "__code__", None)
+    while frame is not None and frame.tb_frame.f_code is not code:
+        frame = frame.tb_next
+    if frame is not None:
+        return frame
+    frame = error.__traceback__
+    while frame is not None and _is_ours(frame):
+        frame = frame.tb_next
+    return frame
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    package = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    return package in ("opsqueue", "opsqueue_worker")
+
+
+def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:
+    """Give what calls a plain handler with one operation."""
+    call = partial(handler.function, **_extra(handler, chunk))
+    if not handler.collects:
+        return call
+
+    def collect(operation: object) -> object:
+        try:
+            return call(operation)
+        except Exception as exc:  # noqa: BLE001 what must not be collected is raised again
+            return _collected(exc, handler, chunk)
+
+    return collect
+
+
+def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> OperationError:
+    """Give the record of an operation's error, or raise the error where it is none of these."""
+    if not (handler.collects and _is_collectable(error)) or chunk.is_void():
+        raise error
+    found = error.with_traceback(frames_from_handler(error, handler))
+    return OperationError.of(found, max_characters=MAX_ERROR_CHARACTERS)
+
+
+def _is_collectable(error: BaseException) -> bool:
+    """Tell an operation's own error from what would befall the others as well.
+
+    A time limit, say, may also have been turned into another error on its way.
+    """
+    if not isinstance(error, Exception):
+        return False
+    seen: set[int] = set()
+    following: list[BaseException | None] = [error]
+    while following:
+        exc = following.pop()
+        if exc is None or id(exc) in seen:
+            continue
+        if isinstance(exc, _OF_THE_CHUNK):
+            return False
+        seen.add(id(exc))
+        following += [exc.__cause__, exc.__context__]
+    return True
+
+
 def _extra(handler: Handler, chunk: Chunk) -> dict[str, Any]:
     return {"chunk": chunk} if handler.takes_chunk else {}
 
 
-def _checked(handler: Handler, results: object, operations: list[object]) -> Sequence[object]:
+def _checked(
+    handler: Handler, results: object, operations: list[object], chunk: Chunk
+) -> Sequence[object]:
     if not isinstance(results, list | tuple):
         message = (
             f"handler {handler.name} returned {type(results).__name__}: a chunk handler returns a "
@@ -129,4 +211,9 @@ def _checked(handler: Handler, results: object, operations: list[object]) -> Seq
             f"{len(operations):,} operations: return one for each, in their order"
         )
         raise EncodingError(message)
-    return results
+    if not handler.collects:
+        return results
+    return [
+        _collected(result, handler, chunk) if isinstance(result, BaseException) else result
+        for result in results
+    ]

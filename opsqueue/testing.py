@@ -99,8 +99,10 @@ class LocalOpsqueue:
 
             ran += 1
             match execute(chunk, handler, self.store, is_void=is_void):
-                case Done(token=token):
-                    outcomes: list[object] = list(on.complete_chunks([token]))
+                case Done(token=token, operations_failed=failed):
+                    outcomes: list[object] = list(
+                        on.complete_chunks([token], operations_failed={token: failed})
+                    )
                 case Failed(token=token, failure=failure):
                     outcomes = [on.fail_chunk(token, failure)]
                 case GivenBack(token=token, delay_ms=delay_ms):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from opsqueue.exceptions import NewObjectStoreClientError
 from opsqueue.store.base import (
     ObjectStore,
-    errors_key,
     input_key,
     output_key,
     parse_store_url,
@@ -21,7 +20,7 @@ from opsqueue.store.base import (
 if TYPE_CHECKING:
     from opsqueue.store.base import StoreUrl
 
-__all__ = ["ObjectStore", "errors_key", "input_key", "open_store", "output_key"]
+__all__ = ["ObjectStore", "input_key", "open_store", "output_key"]
 
 
 def open_store(url: str) -> ObjectStore:

@@ -104,13 +104,8 @@ def input_key(prefix: str, index: int) -> str:
 
 
 def output_key(prefix: str, index: int) -> str:
-    """Return the key of a chunk's results."""
+    """Return the key of a chunk's results, and of the errors of its operations that failed."""
     return f"{prefix}/{index}-out"
-
-
-def errors_key(prefix: str, index: int) -> str:
-    """Return the key of the errors of a chunk's single operations."""
-    return f"{prefix}/{index}-errors"
 
 
 @dataclass(frozen=True, slots=True)

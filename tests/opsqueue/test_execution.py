@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from opsqueue.app import Chunk, Opsqueue
-from opsqueue.chunk import Reservation, Source, Token
+from opsqueue.chunk import OperationError, Reservation, Source, Token
 from opsqueue.codec import open_codec
 from opsqueue.exceptions import StoreUnavailableError
 from opsqueue.execution import Done, Failed, GivenBack, execute
+from opsqueue.output import decode_output, encode_output, errors_of
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.submission import SubmissionId
 
@@ -47,9 +48,9 @@ def chunk_handler(function: Callable[..., Any], **options: Any) -> Any:
     return app.handler_of("q")
 
 
-def operation_handler(function: Callable[..., Any]) -> Any:
+def operation_handler(function: Callable[..., Any], **options: Any) -> Any:
     app = Opsqueue()
-    app.operation_handler("q")(function)
+    app.operation_handler("q", **options)(function)
     return app.handler_of("q")
 
 
@@ -178,3 +179,68 @@ def test_a_void_chunk_is_neither_run_nor_stored(store: ObjectStore):
 
     assert isinstance(report, GivenBack)
     assert not store.exists(output_key("p", 0))
+
+
+ERROR = OperationError(type="ValueError", message="of the first attempt")
+FIRST = encode_output([1, ERROR, ERROR], CODEC, collects=True).data
+
+
+def fail_on_one(operation: int) -> int:
+    if operation == 1:
+        raise ValueError(operation)
+    return operation * 2
+
+
+def test_errors_are_stored_with_the_results_and_counted(store: ObjectStore):
+    """In one object."""
+    report = execute(reservation(), operation_handler(fail_on_one, on_error="collect"), store)
+
+    assert isinstance(report, Done)
+    assert (report.operations, report.operations_failed) == (3, 1)
+    error, *results = decode_output(store.get(output_key("p", 0)), CODEC)
+    assert isinstance(error, OperationError)
+    assert (error.type, results) == ("ValueError", [4, 6])
+
+
+def test_where_errors_are_not_collected_one_fails_the_chunk(store: ObjectStore):
+    """The default."""
+    report = execute(reservation(), operation_handler(fail_on_one), store)
+
+    assert isinstance(report, Failed)
+    assert not store.exists(output_key("p", 0))
+
+
+def test_a_result_that_cannot_be_encoded_is_an_error_of_its_operation(store: ObjectStore):
+    """The others are stored."""
+    handler = operation_handler(lambda n: object() if n == 2 else n, on_error="collect")
+
+    report = execute(reservation(), handler, store)
+
+    assert isinstance(report, Done)
+    assert report.operations_failed == 1
+    assert errors_of(store.get(output_key("p", 0)))[1].type == "EncodingError"
+
+
+def test_a_second_attempt_reports_the_errors_of_the_output_that_is_there(store: ObjectStore):
+    """The worker before died between storing and reporting."""
+    store.create(output_key("p", 0), FIRST)
+
+    report = execute(reservation(attempt=2), chunk_handler(pytest.fail), store)
+
+    assert report == Done(
+        token=Token("1-0"), operations=3, operations_failed=2, duration_s=0.0, ran=False
+    )
+
+
+@pytest.mark.parametrize("function", [fail_on_one, lambda operation: operation])
+def test_whoever_comes_second_reports_the_errors_of_the_first_output(
+    store: ObjectStore, function: Callable[[int], int]
+):
+    """It stays, and with it the errors that it has, not ours."""
+    store.create(output_key("p", 0), FIRST)
+
+    report = execute(reservation(), operation_handler(function, on_error="collect"), store)
+
+    assert isinstance(report, Done)
+    assert report.operations_failed == 2
+    assert store.get(output_key("p", 0)) == FIRST

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from opsqueue.app import Chunk, Handler, Opsqueue
-from opsqueue.exceptions import HandlerError
+from opsqueue.chunk import OperationError
+from opsqueue.exceptions import HandlerError, SoftTimeLimitExceeded
 from opsqueue.execution import never_void
 from opsqueue.invocation import Invoker
 from opsqueue.submission import SubmissionId
@@ -143,3 +145,188 @@ def test_stop_iteration_out_of_a_thread_is_not_waited_for_for_ever(invoker: Invo
 
     with pytest.raises(RuntimeError, match="the handler raised StopIteration"):
         asyncio.run(call())
+
+
+def odd(operation: int) -> int:
+    if operation % 2 == 0:
+        message = f"{operation} is even"
+        raise ValueError(message)
+    return operation
+
+
+async def odd_later(operation: int) -> int:
+    await asyncio.sleep(0)
+    return odd(operation)
+
+
+@pytest.mark.parametrize("function", [odd, odd_later])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_operation_that_raises_becomes_an_error_and_the_others_go_on(
+    invoker: Invoker, function: Callable[..., Any], concurrency: int
+):
+    """In each way that a handler can run; the traceback begins at the handler."""
+    handler = handler_of(function, concurrency=concurrency, on_error="collect")
+
+    results = invoker.call(handler, [1, 2, 3, 4, 5], CHUNK)
+
+    errors = [result for result in results if isinstance(result, OperationError)]
+    assert [1, errors[0], 3, errors[1], 5] == results
+    assert [(e.type, e.message) for e in errors] == [
+        ("ValueError", "2 is even"),
+        ("ValueError", "4 is even"),
+    ]
+    lines = errors[0].traceback.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert __file__ in lines[1]
+    assert lines[1].endswith(f"in {function.__name__}")
+
+
+def test_the_traceback_of_a_wrapped_handler_has_no_frames_of_ours(invoker: Invoker):
+    """Its own code is not where the call begins."""
+
+    class Odd:
+        __qualname__ = "Odd"
+
+        def __call__(self, operation: int) -> int:
+            return odd(operation)
+
+    (error,) = invoker.call(handler_of(Odd(), on_error="collect"), [2], CHUNK)
+
+    assert isinstance(error, OperationError)
+    assert "_operation_call" not in error.traceback
+    assert error.traceback.splitlines()[1].endswith("in __call__")
+    assert "is even" in error.traceback
+
+
+def test_a_long_message_and_a_deep_traceback_are_bounded(invoker: Invoker):
+    """A chunk may have thousands of them."""
+
+    def deep(_: int, left: int = 500) -> None:
+        if left:
+            deep(0, left - 1) if left % 2 else [deep(0, left - 1)]
+        raise ValueError("x" * 10**6)
+
+    (error,) = invoker.call(handler_of(deep, on_error="collect"), [1], CHUNK)
+
+    assert isinstance(error, OperationError)
+    assert len(error.message) < 5_000
+    assert len(error.traceback) < 5_000
+
+
+def raise_limit() -> None:
+    message = "soft"
+    raise SoftTimeLimitExceeded(message)
+
+
+def raise_from_limit() -> None:
+    try:
+        raise_limit()
+    except SoftTimeLimitExceeded:
+        message = "turned into another"
+        raise ValueError(message) from None
+
+
+def raise_memory() -> None:
+    raise MemoryError
+
+
+def raise_exit() -> None:
+    raise SystemExit(3)
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize(
+    "fail", [raise_limit, raise_from_limit, raise_memory, raise_exit, raise_interrupt]
+)
+def test_what_befalls_the_whole_chunk_is_not_collected(
+    invoker: Invoker, fail: Callable[[], None], concurrency: int, *, is_async: bool
+):
+    """A limit, lack of memory, an exit: also one that was turned into another error."""
+
+    def plain(_: int) -> None:
+        fail()
+
+    async def later(_: int) -> None:
+        fail()
+
+    handler = handler_of(later if is_async else plain, concurrency=concurrency, on_error="collect")
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 which one is not the point
+        invoker.call(handler, [1, 2], CHUNK)
+    assert not isinstance(caught.value, AssertionError)
+
+
+def test_an_operation_of_a_void_chunk_that_raises_ends_the_chunk(invoker: Invoker):
+    """Nobody wants the rest any more."""
+    calls = []
+
+    def fail(operation: int) -> None:
+        calls.append(operation)
+        raise ValueError(operation)
+
+    void = replace(CHUNK, is_void=lambda: True)
+
+    with pytest.raises(ValueError, match="1"):
+        invoker.call(handler_of(fail, on_error="collect"), [1, 2, 3], void)
+    assert calls == [1]
+
+
+def test_a_cancellation_that_is_turned_into_an_error_is_not_collected(invoker: Invoker):
+    """A time limit cancels the task; the other operations must not run on beyond it."""
+    started = []
+
+    async def stubborn(operation: int) -> None:
+        started.append(operation)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError(operation) from None
+
+    async def call() -> None:
+        async with asyncio.timeout(0):
+            await invoker.call_async(handler_of(stubborn, on_error="collect"), [1, 2, 3], CHUNK)
+
+    with pytest.raises((ValueError, TimeoutError)):
+        asyncio.run(call())
+    assert len(started) <= 1
+
+
+def test_a_timeout_of_an_operation_s_own_is_its_error(invoker: Invoker):
+    """It has a cancellation as its cause, of a part of the operation."""
+
+    async def too_slow(_: int) -> None:
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    first, second = invoker.call(handler_of(too_slow, on_error="collect"), [1, 2], CHUNK)
+
+    assert isinstance(first, OperationError)
+    assert isinstance(second, OperationError)
+    assert first.type == "TimeoutError"
+
+
+def test_a_chunk_handler_may_return_exceptions_in_place_of_results(invoker: Invoker):
+    """As asyncio.gather gives them."""
+    app = Opsqueue()
+
+    @app.chunk_handler("q", on_error="collect")
+    async def all_at_once(operations: list[int]) -> list[Any]:
+        return await asyncio.gather(*map(odd_later, operations), return_exceptions=True)
+
+    first, second = invoker.call(app.handler_of("q"), [1, 2], CHUNK)
+
+    assert first == 1
+    assert isinstance(second, OperationError)
+    assert second.message == "2 is even"
+    assert "in odd" in second.traceback
+
+
+def test_an_on_error_that_is_none_is_refused():
+    """A typo would fail whole chunks."""
+    with pytest.raises(HandlerError, match="give 'fail' or 'collect'"):
+        handler_of(odd, on_error="ignore")

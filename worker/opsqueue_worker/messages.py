@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from opsqueue.chunk import ChunkFailure, Reservation, Source, Token
+from opsqueue.chunk import ChunkFailure, Reservation, Source, Token, encodable
 from opsqueue.execution import Done, Failed, GivenBack, Report
 from opsqueue.submission import SubmissionId
 from opsqueue_worker.logs import LogFormat
@@ -68,6 +68,7 @@ class ChunkDone(msgspec.Struct, array_like=True, tag=True):
 
     token: str
     operations: int
+    operations_failed: int
     duration_s: float
     ran: bool
 
@@ -156,30 +157,34 @@ def reservation_of(work: Work) -> Reservation:
 def message_of(report: Report) -> ToParent:
     """Make the message for what became of a chunk."""
     match report:
-        case Done(token=token, operations=operations, duration_s=duration_s, ran=ran):
-            return ChunkDone(token, operations, duration_s, ran)
+        case Done():
+            return ChunkDone(
+                report.token, report.operations, report.operations_failed, report.duration_s,
+                report.ran,
+            )  # fmt: skip
         case Failed(token=token, failure=failure, duration_s=duration_s):
             return ChunkFailed(
-                token, failure.type, _sendable(failure.message), _sendable(failure.traceback),
+                token, failure.type, encodable(failure.message), encodable(failure.traceback),
                 duration_s,
             )  # fmt: skip
         case GivenBack(token=token, reason=reason, delay_ms=delay_ms):
-            return ChunkGivenBack(token, _sendable(reason), delay_ms)
+            return ChunkGivenBack(token, encodable(reason), delay_ms)
 
 
 def report_of(message: ChunkDone | ChunkFailed | ChunkGivenBack) -> Report:
     """Read what became of a chunk."""
     token = Token(message.token)
     match message:
-        case ChunkDone(_, operations, duration_s, ran):
-            return Done(token=token, operations=operations, duration_s=duration_s, ran=ran)
+        case ChunkDone(_, operations, operations_failed, duration_s, ran):
+            return Done(
+                token=token,
+                operations=operations,
+                operations_failed=operations_failed,
+                duration_s=duration_s,
+                ran=ran,
+            )
         case ChunkFailed(_, type_, text, traceback, duration_s):
             failure = ChunkFailure(type=type_, message=text, traceback=traceback)
             return Failed(token=token, failure=failure, duration_s=duration_s)
         case ChunkGivenBack(_, reason, delay_ms):
             return GivenBack(token=token, reason=reason, delay_ms=delay_ms)
-
-
-def _sendable(text: str) -> str:
-    """Replace lone surrogates, which file names in tracebacks can hold."""
-    return text.encode(errors="backslashreplace").decode()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from opsqueue import calls
-from opsqueue.chunk import Dropped, FinallyFailed, Lost, Reservation, Retried, Token
+from opsqueue.chunk import Completed, Dropped, FinallyFailed, Lost, Reservation, Retried, Token
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.execution import Done, Failed, GivenBack, Report
 
@@ -33,7 +33,9 @@ def batches_of(reports: Sequence[Report]) -> list[Batch]:
     batches = []
     done = tuple(report for report in reports if isinstance(report, Done))
     if done:
-        batches.append(Batch(calls.complete_chunks([report.token for report in done]), done))
+        failed = {report.token: report.operations_failed for report in done}
+        tokens = [report.token for report in done]
+        batches.append(Batch(calls.complete_chunks(tokens, failed), done))
     released: dict[int, list[GivenBack]] = {}
     for report in reports:
         match report:
@@ -80,7 +82,18 @@ class Reporter:
         if not isinstance(report, GivenBack):
             about["operations"] = chunk.source.operations_in(chunk.chunk_index)
             about["duration_s"] = round(report.duration_s, 4)
+        if isinstance(report, Done) and report.operations_failed:
+            about["operations_failed"] = report.operations_failed
         match outcome:
+            case Completed(is_limit_passed=True):
+                self.chunks_done += 1
+                logger.error(
+                    "chunk %s completed, and its submission failed: %s of its operations failed, "
+                    "and too many in all",
+                    chunk,
+                    about.get("operations_failed"),
+                    extra=about,
+                )
             case Lost():
                 logger.warning(
                     "worker %s lost chunk %s: its reservation had ended, or its report was sent "

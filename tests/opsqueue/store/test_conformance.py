@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opsqueue.exceptions import InvalidArgumentError, ObjectNotFoundError
-from opsqueue.store import errors_key, input_key, output_key
+from opsqueue.store import input_key, output_key
 from opsqueue.store.parallel import create_many, get_many
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def test_a_store_closes_twice(store: ObjectStore) -> None:
 
 
 def test_the_objects_of_a_chunk_have_names() -> None:
-    """Input, output and errors lie beside each other."""
-    keys = (input_key("p/41", 7), output_key("p/41", 7), errors_key("p/41", 7))
+    """Input and output lie beside each other."""
+    keys = (input_key("p/41", 7), output_key("p/41", 7))
 
-    assert keys == ("p/41/7-in", "p/41/7-out", "p/41/7-errors")
+    assert keys == ("p/41/7-in", "p/41/7-out")

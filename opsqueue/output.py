@@ -1,0 +1,160 @@
+"""A chunk's output as bytes: its results, and the errors of its operations that failed.
+
+One object holds both, since two attempts may fail at different operations: results of one and
+errors of the other would not make up the chunk. Without errors it is the codec's list alone, with
+errors an envelope about it. Pure, no I/O.
+
+| bytes       | what                                                                          |
+|-------------|-------------------------------------------------------------------------------|
+| 8           | `MAGIC`; its first byte begins no MessagePack, no JSON, no pickle, no zstd     |
+| 8           | length of the records, big-endian                                             |
+| that many   | records, MessagePack: operations, tracebacks, (index, type, message, number of |
+|             | the traceback) of each error, ascending; always, whatever the codec           |
+| the rest    | the codec's list of the results, in order                                     |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from opsqueue.chunk import OperationError, encodable
+from opsqueue.codec import Codec
+from opsqueue.exceptions import EncodingError
+
+MAGIC: Final = b"\xc1OQERR\x01\n"
+MAX_TRACEBACK_CHARACTERS: Final = 1_000_000
+"""Of all different tracebacks of a chunk; errors beyond come without, but for one seen before."""
+
+_LENGTH_BYTES: Final = 8
+_Records = tuple[int, list[str], list[tuple[int, str, str, int]]]
+_DECODER: Final = msgspec.msgpack.Decoder(_Records)
+_NO_ERRORS: Final[Mapping[int, OperationError]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFailed:
+    """An operation that failed, where its handler collects errors (`on_error="collect"`)."""
+
+    index: int
+    """Of the operation in its submission, from 0."""
+    chunk_index: int
+    type: str
+    message: str
+    traceback: str = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """Traceback, if there is one, then type and message: as Python prints it."""
+        last = f"{self.type}: {self.message}"
+        return f"{self.traceback.rstrip()}\n{last}" if self.traceback else last
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An output, ready to be stored."""
+
+    data: bytes
+    operations_failed: int
+
+
+def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = False) -> Encoded:
+    """Encode what a handler gave for each operation of a chunk.
+
+    Args:
+        results: in the order of the operations.
+        codec: of the submission.
+        collects: an OperationError among the results is that operation's error, and a result that
+            the codec can't carry becomes one.
+
+    Raises:
+        EncodingError: a result can't be carried; with `collects`, only if all of them together
+            can't, though each alone could.
+    """
+    if not collects:
+        return Encoded(_enveloped(codec.encode(results), len(results), _NO_ERRORS), 0)
+    errors = {i: result for i, result in enumerate(results) if isinstance(result, OperationError)}
+    try:
+        data = codec.encode([result for i, result in enumerate(results) if i not in errors])
+    except EncodingError:
+        refused = {
+            i: OperationError(type="EncodingError", message=str(refusal))
+            for i, result in enumerate(results)
+            if i not in errors and (refusal := codec.refusal_of(result, position=i))
+        }
+        if not refused:
+            raise
+        errors = dict(sorted({**errors, **refused}.items()))
+        data = codec.encode([result for i, result in enumerate(results) if i not in errors])
+    return Encoded(_enveloped(data, len(results), errors), len(errors))
+
+
+def decode_output(data: bytes, codec: Codec) -> list[object]:
+    """Give the results of a chunk's operations, an OperationError for each that failed.
+
+    Raises:
+        EncodingError: the bytes are damaged, or were written by another codec.
+    """
+    if not data.startswith(MAGIC):
+        return codec.decode(data)
+    operations, errors, encoded = _opened(data)
+    results = codec.decode(encoded)
+    if len(results) + len(errors) != operations:
+        message = (
+            f"an output of {operations:,} operations has {len(results):,} results and "
+            f"{len(errors):,} errors: it is damaged"
+        )
+        raise EncodingError(message)
+    following = iter(results)
+    return [errors[i] if i in errors else next(following) for i in range(operations)]
+
+
+def errors_of(data: bytes) -> Mapping[int, OperationError]:
+    """Give the errors in an output by index within the chunk, ascending; needs no codec.
+
+    Raises:
+        EncodingError: the bytes are damaged.
+    """
+    return _opened(data)[1] if data.startswith(MAGIC) else _NO_ERRORS
+
+
+def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError]) -> bytes:
+    # A custom codec's list may begin with anything, so also with the magic.
+    if not errors and not data.startswith(MAGIC):
+        return data
+    # A thousand operations that fail in the same line have one traceback.
+    numbers: dict[str, int] = {"": 0}
+    left = MAX_TRACEBACK_CHARACTERS
+    rows = []
+    for index, error in errors.items():
+        traceback = encodable(error.traceback)
+        if traceback not in numbers and len(traceback) <= left:
+            left -= len(traceback)
+            numbers[traceback] = len(numbers)
+        number = numbers.get(traceback, 0)
+        rows.append((index, encodable(error.type), encodable(error.message), number))
+    records = msgspec.msgpack.encode((operations, list(numbers), rows))
+    return b"".join((MAGIC, len(records).to_bytes(_LENGTH_BYTES, "big"), records, data))
+
+
+def _opened(data: bytes) -> tuple[int, Mapping[int, OperationError], bytes]:
+    """Take an envelope apart: operations, errors, the codec's list."""
+    begin = len(MAGIC) + _LENGTH_BYTES
+    end = begin + int.from_bytes(data[len(MAGIC) : begin], "big")
+    try:
+        operations, tracebacks, rows = _DECODER.decode(data[begin:end])
+        errors = {
+            index: OperationError(type=type_, message=message, traceback=tracebacks[number])
+            for index, type_, message, number in rows
+            if 0 <= index < operations and number >= 0
+        }
+    except (msgspec.DecodeError, IndexError, UnicodeDecodeError) as exc:
+        message = f"the errors in an output of {len(data):,} bytes can't be read ({exc}): damaged"
+        raise EncodingError(message) from exc
+    if len(errors) != len(rows) or list(errors) != sorted(errors):
+        message = f"the errors in an output of {len(data):,} bytes are out of order: damaged"
+        raise EncodingError(message)
+    return operations, errors, data[end:]
