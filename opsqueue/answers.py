@@ -102,6 +102,15 @@ class Forgotten:
     prefixes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorChunks:
+    """A page of the finished chunks that have operations that failed, ascending."""
+
+    indexes: tuple[int, ...]
+    next_index: int | None
+    """Where the next page begins; None: this was the last."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionPage:
     """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
@@ -152,8 +161,8 @@ def read_reserved(answer: list[Any], queue: str) -> Reserved:
 def read_completed(row: list[Any]) -> CompleteOutcome:
     """Of one chunk in complete_chunks."""
     match row:
-        case [b"completed", id_, int(left)]:
-            return Completed(SubmissionId(id_.decode()), left)
+        case [(b"completed" | b"limit_passed") as tag, id_, int(left)]:
+            return Completed(SubmissionId(id_.decode()), left, tag == b"limit_passed")
         case [b"dropped", id_]:
             return Dropped(SubmissionId(id_.decode()))
         case [b"lost"]:
@@ -243,7 +252,7 @@ def read_submission(
     """Of get_submission and of each in list_submissions."""
     f = _by_name(fields)
     state = SubmissionState(f[b"state"].decode())
-    ended_at = f.get(b"ended_at")
+    ended_at, limit = f.get(b"ended_at"), f.get(b"max_failed_operations")
     return Submission(
         id=SubmissionId(id_),
         queue=queue,
@@ -253,11 +262,12 @@ def read_submission(
         chunks_total=int(f[b"chunks_total"]),
         chunks_done=int(f[b"chunks_done"]),
         chunks_in_hand=int(f[b"chunks_in_hand"]),
-        chunks_failed=int(state is SubmissionState.FAILED),
+        chunks_failed=int(f.get(b"chunks_failed", 0)),
         chunk_size=int(f[b"chunk_size"]),
         operations_total=int(f[b"operations_total"]),
         operations_done=int(f[b"operations_done"]),
         operations_failed=int(f[b"operations_failed"]),
+        max_failed_operations=None if limit is None else int(limit),
         max_attempts=int(f[b"max_attempts"]),
         metadata=f.get(b"metadata"),
         strategic_metadata=_integers(meta),

@@ -8,23 +8,31 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, Literal, get_args
 
+from opsqueue.answers import ErrorChunks
+from opsqueue.chunk import OperationError
 from opsqueue.codec import Codec
 from opsqueue.exceptions import (
     EncodingError,
     InvalidArgumentError,
+    OperationFailedError,
     OpsqueueError,
     SubmissionCancelledError,
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
 )
+from opsqueue.output import OperationFailed, decode_output, errors_of
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
+
+ErrorMode = Literal["raise", "yield", "skip"]
+"""How operations that failed are seen among results."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -97,6 +105,13 @@ def discard(store: ObjectStore, prefix: str) -> None:
         _LOG.warning("unused objects stay below %s/%s: %s", store.url, prefix, exc)
 
 
+def check_error_mode(errors: str) -> None:
+    """Raise InvalidArgumentError unless it is an ErrorMode: a typo must not read as one."""
+    if errors not in get_args(ErrorMode):
+        message = f"errors={errors!r}: give one of {', '.join(get_args(ErrorMode))}"
+        raise InvalidArgumentError(message)
+
+
 def check_completed(submission: Submission) -> None:
     """Raise the exception that says why there are no results, unless the submission completed.
 
@@ -119,16 +134,115 @@ def check_completed(submission: Submission) -> None:
 
 
 def results_by_chunk(
-    store: ObjectStore, submission: Submission, *, codec: Codec, at_once: int = DEFAULT_AT_ONCE
-) -> Iterator[list[object]]:
-    """Yield the results of a completed submission, a list a chunk, in order, reading ahead.
+    store: ObjectStore,
+    submission: Submission,
+    *,
+    codec: Codec,
+    errors: ErrorMode = "raise",
+    at_once: int = DEFAULT_AT_ONCE,
+) -> Iterator[Iterator[object]]:
+    """Yield the results of a completed submission, chunk by chunk, in order, reading ahead.
 
     Nothing is read before the first is asked for.
 
+    Args:
+        store: that has them.
+        submission: completed.
+        codec: the submission's.
+        errors: "raise" raises OperationFailedError in the place of the first operation that
+            failed, "yield" gives an OperationFailed in the place of each, "skip" leaves them out.
+        at_once: objects read ahead.
+
     Raises:
+        OperationFailedError: see `errors`.
         ObjectNotFoundError: they were deleted, after the retention or by somebody.
         StoreUnavailableError, EncodingError.
     """
     keys = (output_key(submission.prefix, index) for index in range(submission.chunks_total))
-    for data in get_many(store, keys, at_once=at_once):
-        yield codec.decode(data)
+    for index, data in enumerate(get_many(store, keys, at_once=at_once)):
+        yield _seen(decode_output(data, codec), submission, index, errors)
+
+
+def _seen(
+    outcomes: list[object], submission: Submission, chunk_index: int, errors: ErrorMode
+) -> Iterator[object]:
+    for index, outcome in enumerate(outcomes):
+        if not isinstance(outcome, OperationError):
+            yield outcome
+        elif errors != "skip":
+            failed = _failed(outcome, submission, chunk_index, index)
+            if errors == "raise":
+                raise OperationFailedError(failed, submission.id)
+            yield failed
+
+
+def _failed(
+    error: OperationError, submission: Submission, chunk_index: int, index: int
+) -> OperationFailed:
+    return OperationFailed(
+        index=chunk_index * submission.chunk_size + index,
+        chunk_index=chunk_index,
+        type=error.type,
+        message=error.message,
+        traceback=error.traceback,
+    )
+
+
+def all_pages(page_from: Callable[[int], ErrorChunks]) -> Iterator[int]:
+    """Yield the indexes of all chunks with errors, given what reads the page from an index on."""
+    first_index: int | None = 0
+    while first_index is not None:
+        page = page_from(first_index)
+        yield from page.indexes
+        first_index = page.next_index
+
+
+def errors_by_chunk(
+    store: ObjectStore,
+    submission: Submission,
+    chunk_indexes: Iterable[int],
+    *,
+    at_once: int = DEFAULT_AT_ONCE,
+) -> Iterator[list[OperationFailed]]:
+    """Yield the errors of chunks that have some, a list a chunk, in order, reading ahead.
+
+    The submission may be in any state, and its codec any.
+
+    Raises:
+        ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+    """
+    asked: deque[int] = deque()
+
+    def keys() -> Iterator[str]:
+        for index in chunk_indexes:
+            asked.append(index)
+            yield output_key(submission.prefix, index)
+
+    for data in get_many(store, keys(), at_once=at_once):
+        chunk_index = asked.popleft()
+        yield [
+            _failed(error, submission, chunk_index, index)
+            for index, error in errors_of(data).items()
+        ]
+
+
+def failed_operations(
+    store: ObjectStore,
+    submission: Submission,
+    chunk_indexes: Iterable[int],
+    *,
+    codec: Codec,
+    at_once: int = DEFAULT_AT_ONCE,
+) -> Iterator[object]:
+    """Yield the operations that failed, as they were handed in, in order, reading ahead.
+
+    Raises:
+        ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+    """
+    keys = (
+        key(submission.prefix, index) for index in chunk_indexes for key in (output_key, input_key)
+    )
+    objects = get_many(store, keys, at_once=at_once)
+    for output in objects:
+        operations = codec.decode(next(objects))
+        yield from (operations[index] for index in errors_of(output))

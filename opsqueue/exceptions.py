@@ -14,7 +14,8 @@
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
     |
     |   the world's state: the call was right, the answer is no
-    +-- SubmissionFailedError               a chunk failed its last attempt
+    +-- SubmissionFailedError               a chunk failed its last attempt, or too many operations
+    +-- OperationFailedError                results were read up to an operation that has none
     +-- SubmissionCancelledError            somebody cancelled it
     +-- SubmissionNotCancellableError       it has ended already
     +-- SubmissionNotRetryableError         it has not ended, or it completed
@@ -41,6 +42,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opsqueue.output import OperationFailed
     from opsqueue.submission import Submission
 
 
@@ -114,7 +116,7 @@ class NewObjectStoreClientError(IncorrectUsageError):
 
 
 class SubmissionFailedError(OpsqueueError):
-    """A chunk failed its last attempt, and the submission with it."""
+    """A chunk failed its last attempt, or too many operations, and the submission with it."""
 
     def __init__(self, submission: Submission) -> None:
         """Take everything from the failed submission."""
@@ -127,9 +129,31 @@ class SubmissionFailedError(OpsqueueError):
         failure = self.failure
         if failure is None:
             return f"submission {self.submission.id} failed"
+        if failure.is_of_operations:
+            return (
+                f"submission {self.submission.id} failed: {failure.message}; its errors can be "
+                "read, and a retry of it goes on without that limit"
+            )
         return (
             f"submission {self.submission.id} failed: chunk {failure.chunk_index} failed "
             f"attempt {failure.attempt} of {self.submission.max_attempts}:\n{failure.text}"
+        )
+
+
+class OperationFailedError(OpsqueueError):
+    """An operation has no result but an error; results before it were given."""
+
+    def __init__(self, failed: OperationFailed, submission_id: int) -> None:
+        """Keep which operation, and why."""
+        self.failed = failed
+        self.submission_id = submission_id
+        super().__init__(failed, submission_id)
+
+    def __str__(self) -> str:
+        """Name operation and submission, with the traceback; say how to read on."""
+        return (
+            f"operation {self.failed.index} of submission {self.submission_id} failed (in chunk "
+            f"{self.failed.chunk_index}; errors='yield' or 'skip' reads on):\n{self.failed.text}"
         )
 
 

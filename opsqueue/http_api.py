@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from opsqueue import __version__
-from opsqueue.answers import Counts, SubmissionPage, WorkerSeen
+from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
 from opsqueue.exceptions import (
     ApiUnavailableError,
     IncorrectUsageError,
@@ -41,6 +41,7 @@ from opsqueue.submission import (
 from opsqueue.submission_api import Ids, Order
 from opsqueue.wire import (
     CountsBody,
+    ErrorChunksBody,
     IdsBody,
     InsertBody,
     PatchBody,
@@ -231,6 +232,17 @@ class HttpApi:
         response = self._send("GET", f"{_path(queue)}/submission-ids", params={"prefix": prefix})
         ids = self._read(response, IdsBody, queue).ids
         return SubmissionId(ids[0]) if ids else None
+
+    def chunks_with_errors(
+        self, queue: str, submission_id: SubmissionId, first_index: int = 0
+    ) -> ErrorChunks:
+        """Give a page of chunks; see `SubmissionApi.chunks_with_errors`."""
+        response = self._send(
+            "GET",
+            f"{_path(queue)}/submissions/{submission_id}/errors/chunks",
+            params={"from": str(first_index)},
+        )
+        return self._read(response, ErrorChunksBody, queue, submission_id).to_page()
 
     def count(self, queue: str) -> Counts:
         """Count; see `SubmissionApi.count`."""

@@ -14,13 +14,19 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, overload
 
 from opsqueue.codec import DEFAULT_CODEC, Codec, open_codec
 from opsqueue.contents import (
+    ErrorMode,
+    all_pages,
     check_completed,
+    check_error_mode,
     discard,
+    errors_by_chunk,
+    failed_operations,
     fresh_prefix,
     results_by_chunk,
     store_operations,
@@ -33,7 +39,9 @@ from opsqueue.exceptions import (
 )
 from opsqueue.http_api import HttpApi
 from opsqueue.keys import check_queue_name
+from opsqueue.output import OperationFailed
 from opsqueue.readings import MAX_LOOKED_UP
+from opsqueue.retry import check_only, empty_retry_of
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
@@ -46,7 +54,14 @@ from opsqueue.submission import (
 )
 from opsqueue.submission_api import Order, SubmissionApi
 
-__all__ = ["Backoff", "ProducerClient", "Submission", "SubmissionId", "SubmissionState"]
+__all__ = [
+    "Backoff",
+    "OperationFailed",
+    "ProducerClient",
+    "Submission",
+    "SubmissionId",
+    "SubmissionState",
+]
 
 _LONG_POLL_S: Final = 30.0
 """One request's wait: below what proxies cut off, often 60 s."""
@@ -157,6 +172,7 @@ class ProducerClient:
         metadata: bytes | None = None,
         strategic_metadata: Mapping[str, int] | None = None,
         max_attempts: int = 10,
+        max_failed_operations: float | None = None,
         backoff: Backoff = _DEFAULT_BACKOFF,
         idempotency_key: str | None = None,
     ) -> SubmissionId:
@@ -169,6 +185,8 @@ class ProducerClient:
             metadata: opaque bytes for the handler.
             strategic_metadata: what strategies and look-ups read.
             max_attempts: of each chunk.
+            max_failed_operations: where the handler collects errors, how many operations may fail
+                before the submission does: a count (int), or a share of all (float, 0.0 to 1.0).
             backoff: between attempts.
             idempotency_key: at most 255 printable characters. A submission with this key that is
                 there already (24 hours) is given instead, and this upload deleted.
@@ -181,11 +199,6 @@ class ProducerClient:
         """
         if chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
-        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-            message = (
-                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
-            )
-            raise InvalidArgumentError(message)
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),
             chunks_total=0,
@@ -193,17 +206,29 @@ class ProducerClient:
             operations_total=0,
             codec=self._codec.name,
             max_attempts=max_attempts,
+            max_failed_operations=max_failed_operations,
             backoff=backoff,
             metadata=metadata,
             strategic_metadata=dict(strategic_metadata or {}),
         )
+        return self._store_and_hand_in(empty, ops, self._codec, idempotency_key)
+
+    def _store_and_hand_in(
+        self, empty: NewSubmission, ops: Iterable[Any], codec: Codec, idempotency_key: str | None
+    ) -> SubmissionId:
+        """Store operations under the prefix of a submission that has none yet, and hand it in."""
+        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            message = (
+                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
+            )
+            raise InvalidArgumentError(message)
         self._reach_api()
         stored = store_operations(
             self._store,
             ops,
             prefix=empty.prefix,
-            chunk_size=chunk_size,
-            codec=self._codec,
+            chunk_size=empty.chunk_size,
+            codec=codec,
             at_once=self._at_once,
         )
         new = replace(
@@ -229,7 +254,7 @@ class ProducerClient:
             self._api.version()
             self._has_reached_api = True
 
-    def run_submission(
+    def run_submission(  # noqa: PLR0913 those of both calls that it is made of
         self,
         ops: Iterable[Any],
         *,
@@ -237,8 +262,10 @@ class ProducerClient:
         metadata: bytes | None = None,
         strategic_metadata: Mapping[str, int] | None = None,
         max_attempts: int = 10,
+        max_failed_operations: float | None = None,
         backoff: Backoff = _DEFAULT_BACKOFF,
         idempotency_key: str | None = None,
+        errors: ErrorMode = "raise",
     ) -> Iterator[Any]:
         """Hand operations in, block until all are done, give the results in order, lazily.
 
@@ -251,27 +278,59 @@ class ProducerClient:
             metadata=metadata,
             strategic_metadata=strategic_metadata,
             max_attempts=max_attempts,
+            max_failed_operations=max_failed_operations,
             backoff=backoff,
             idempotency_key=idempotency_key,
         )
-        return self.blocking_stream_completed_submission(submission_id)
+        return self.blocking_stream_completed_submission(submission_id, errors=errors)
 
-    def blocking_stream_completed_submission(self, submission_id: SubmissionId) -> Iterator[Any]:
+    def blocking_stream_completed_submission(
+        self, submission_id: SubmissionId, *, errors: ErrorMode = "raise"
+    ) -> Iterator[Any]:
         """Block until a submission completed, then give its results in order, lazily.
+
+        Args:
+            submission_id: its id.
+            errors: how operations that failed are seen, where the handler collects errors. "raise"
+                raises OperationFailedError in the place of the first, "yield" gives an
+                OperationFailed in the place of each, "skip" leaves them out.
 
         Raises at the call:
             SubmissionFailedError, SubmissionCancelledError, SubmissionNotFoundError.
         """
-        return self._results_of(self.wait_for_submission(submission_id))
+        check_error_mode(errors)
+        return self._results_of(self.wait_for_submission(submission_id), errors)
 
-    def try_stream_completed_submission(self, submission_id: SubmissionId) -> Iterator[Any]:
+    def try_stream_completed_submission(
+        self, submission_id: SubmissionId, *, errors: ErrorMode = "raise"
+    ) -> Iterator[Any]:
         """Give a completed submission's results in order, lazily; does not wait.
+
+        `errors` as in `blocking_stream_completed_submission`.
 
         Raises at the call:
             SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError,
             SubmissionNotFoundError.
         """
-        return self._results_of(self._api.get(self.queue, SubmissionId(submission_id)))
+        check_error_mode(errors)
+        return self._results_of(self._api.get(self.queue, SubmissionId(submission_id)), errors)
+
+    def iter_errors(self, submission_id: SubmissionId) -> Iterator[OperationFailed]:
+        """Give the errors of single operations in order, lazily; of finished chunks, in any state.
+
+        Raises at the call:
+            SubmissionNotFoundError.
+        """
+        submission = self._api.get(self.queue, SubmissionId(submission_id))
+        by_chunk = errors_by_chunk(
+            self._store, submission, self._chunks_with_errors(submission), at_once=self._at_once
+        )
+        return (failed for errors in by_chunk for failed in errors)
+
+    def _chunks_with_errors(self, submission: Submission) -> Iterator[int]:
+        if submission.operations_failed == 0:
+            return iter(())
+        return all_pages(partial(self._api.chunks_with_errors, self.queue, submission.id))
 
     def wait_for_submission(
         self, submission_id: SubmissionId, *, timeout: float | None = None
@@ -335,13 +394,66 @@ class ProducerClient:
         """
         self._api.cancel(self.queue, SubmissionId(submission_id))
 
-    def retry_submission(self, submission_id: SubmissionId) -> None:
-        """Put a failed or cancelled submission back to work; finished chunks stay finished.
+    @overload
+    def retry_submission(self, submission_id: SubmissionId) -> None: ...
+
+    @overload
+    def retry_submission(
+        self,
+        submission_id: SubmissionId,
+        *,
+        only: Literal["failed"],
+        max_failed_operations: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> SubmissionId: ...
+
+    def retry_submission(
+        self,
+        submission_id: SubmissionId,
+        *,
+        only: Literal["failed"] | None = None,
+        max_failed_operations: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> SubmissionId | None:
+        """Put a failed or cancelled submission back to work; or only operations that failed.
+
+        Without `only` the submission goes on as it is: finished chunks stay finished, errors of
+        operations in them too, and its `max_failed_operations` holds no longer.
+
+        With `only` a new submission is handed in, and its id given: of the operations that have an
+        error, in order. It has chunk size, codec, metadata and number of attempts of the old one,
+        which stays as it is. Operations that were dropped are not in it.
+
+        Args:
+            submission_id: failed or cancelled; with `only` also completed.
+            only: "failed".
+            max_failed_operations: of the new one; that of the old one does not hold for it.
+            idempotency_key: of the new one. Without one, the same call gives the same new
+                submission for 24 hours; by then, unless it is kept for longer, the old one is gone.
 
         Raises:
             SubmissionNotFoundError, SubmissionNotRetryableError.
+            SubmissionNotCompletedYetError: with `only`: it is in progress.
+            InvalidArgumentError: with `only`: no operation of it failed.
         """
-        self._api.retry(self.queue, SubmissionId(submission_id))
+        if only is None:
+            if max_failed_operations is not None or idempotency_key is not None:
+                message = "max_failed_operations and idempotency_key go with only='failed'"
+                raise InvalidArgumentError(message)
+            self._api.retry(self.queue, SubmissionId(submission_id))
+            return None
+        check_only(only)
+        old = self._api.get(self.queue, SubmissionId(submission_id))
+        empty = empty_retry_of(
+            old, prefix=fresh_prefix(self.queue), max_failed_operations=max_failed_operations
+        )
+        codec = self._codec_of(old.codec)
+        ops = failed_operations(
+            self._store, old, self._chunks_with_errors(old), codec=codec, at_once=self._at_once
+        )
+        # With the number: after a retry of the old one in place, more of it may have failed.
+        key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
+        return self._store_and_hand_in(empty, ops, codec, key)
 
     def update_strategic_metadata(
         self, submission_id: SubmissionId, changes: Mapping[str, int | None]
@@ -421,16 +533,13 @@ class ProducerClient:
     ) -> None:
         self.close()
 
-    def _results_of(self, submission: Submission) -> Iterator[Any]:
+    def _results_of(self, submission: Submission, errors: ErrorMode) -> Iterator[Any]:
         check_completed(submission)
         codec = self._codec_of(submission.codec)
-        return self._stream(submission, codec)
-
-    def _stream(self, submission: Submission, codec: Codec) -> Iterator[Any]:
-        for results in results_by_chunk(
-            self._store, submission, codec=codec, at_once=self._at_once
-        ):
-            yield from results
+        by_chunk = results_by_chunk(
+            self._store, submission, codec=codec, errors=errors, at_once=self._at_once
+        )
+        return (result for results in by_chunk for result in results)
 
     def _codec_of(self, name: str) -> Codec:
         """Give the codec that a submission names: our own, maybe a custom one, or another."""

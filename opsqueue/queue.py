@@ -91,6 +91,8 @@ class Queue(Readings):
             "backoff_max_ms", new.backoff.max_ms,
             "retention_ms", new.retention_ms,
         ]  # fmt: skip
+        if (failed_limit := new.failed_operations_limit) is not None:
+            fields += ["max_failed_operations", failed_limit]
         if new.metadata is not None:
             fields += ["metadata", new.metadata]
         if new.trace_context:
@@ -139,6 +141,8 @@ class Queue(Readings):
 
     def retry_submission(self, submission_id: SubmissionId) -> None:
         """Put a failed or cancelled submission back to work; finished chunks stay finished.
+
+        Its `max_failed_operations` holds no longer. Errors of operations in finished chunks stay.
 
         Raises:
             SubmissionNotFoundError, SubmissionNotRetryableError.
@@ -245,7 +249,8 @@ class Queue(Readings):
 
         Args:
             tokens: at most MAX_BATCH.
-            operations_failed: of each chunk that collected errors of single operations.
+            operations_failed: of each chunk that collected errors of single operations. Past the
+                submission's `max_failed_operations` it fails, with a failure that says so.
         """
         return self._run(calls.complete_chunks(tokens, operations_failed))
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from opsqueue import calls
 from opsqueue.answers import (
     Counts,
+    ErrorChunks,
     Limit,
     SubmissionPage,
     WorkerSeen,
@@ -21,9 +22,14 @@ from opsqueue.answers import (
     read_submission,
     unexpected,
 )
-from opsqueue.exceptions import SubmissionNotFoundError, TooManyMatchingSubmissionsError
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    SubmissionNotFoundError,
+    TooManyMatchingSubmissionsError,
+)
 from opsqueue.script import Scripts
 from opsqueue.submission import (
+    MAX_CHUNKS,
     Submission,
     SubmissionFilter,
     SubmissionId,
@@ -33,6 +39,9 @@ from opsqueue.submission import (
 
 MAX_LOOKED_UP: int = 100_000
 """Submissions that a look-up answers, unless it is told otherwise."""
+
+_ERROR_PAGE_BYTES: Final = 64 * 1024
+"""Of the bitmap of chunks with errors, in one reading: some 500,000 chunks."""
 
 
 class Readings:
@@ -176,6 +185,33 @@ class Readings:
                 return None
             case answer:
                 raise unexpected(answer)
+
+    def chunks_with_errors(
+        self, submission_id: SubmissionId, *, first_index: int = 0, limit: int = calls.MAX_BATCH
+    ) -> ErrorChunks:
+        """Give a page of the finished chunks that have operations that failed, ascending.
+
+        A page may be empty though it is not the last: one looks at a bounded number of chunks.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+        if not 0 <= first_index <= MAX_CHUNKS:
+            message = f"first_index is {first_index}: it is the index of a chunk, 0 or more"
+            raise InvalidArgumentError(message)
+        answer = self._scripts.call(
+            "chunks_with_errors",
+            id=str(submission_id),
+            first_index=first_index,
+            limit=min(calls.checked_limit(limit), calls.MAX_BATCH),
+            most_bytes=_ERROR_PAGE_BYTES,
+        )
+        match answer:
+            case [b"listed", indexes, int(next_index)]:
+                return ErrorChunks(tuple(indexes), None if next_index < 0 else next_index)
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
 
     def list_limits(self) -> list[Limit]:
         """List the limits set while running."""

@@ -62,7 +62,8 @@ TRANSITIONS: Final = (
         "complete_chunks",
         ("reserved",),
         ("completed",),
-        "token pending, else lost; submission in progress, else dropped; the last bit completes it",
+        "token pending, else lost; submission in progress, else dropped; the last bit completes "
+        "it; past max_failed_operations the submission fails, this chunk being done",
     ),
     Transition(
         "fail_chunk",
@@ -110,7 +111,8 @@ TRANSITIONS: Final = (
         "retry_submission",
         ("failed", "cancelled"),
         ("in_progress",),
-        "failed or cancelled, else the state is answered; finished chunks stay finished",
+        "failed or cancelled, else the state is answered; finished chunks stay finished; "
+        "max_failed_operations holds no longer; nothing left to do: completed at once",
     ),
     Transition(
         "update_metadata",
@@ -145,6 +147,7 @@ READINGS: Final = (
     "list_submissions",
     "lookup_submissions",
     "lookup_prefix",
+    "chunks_with_errors",
     "list_workers",
     "list_limits",
     "count_queue",

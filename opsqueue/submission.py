@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final, Self
 
 from opsqueue.codec import DEFAULT_CODEC
@@ -70,7 +72,8 @@ class SubmissionState(StrEnum):
     COMPLETED = "completed"
     """Every chunk is done. Final."""
     FAILED = "failed"
-    """A chunk used up its attempts; the rest was dropped. `retry_submission` moves it on."""
+    """A chunk used up its attempts, or too many operations failed; the rest was dropped.
+    `retry_submission` moves it on."""
     CANCELLED = "cancelled"
     """Somebody cancelled it; the rest was dropped. `retry_submission` moves it on."""
 
@@ -106,6 +109,8 @@ class NewSubmission:
         operations_total: None: every chunk is full.
         codec: how its chunks are encoded, so that workers need not be told.
         max_attempts: of each chunk; failures, expiries and deaths count alike.
+        max_failed_operations: where the handler collects errors, how many may fail before the
+            submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
         metadata: opaque bytes for the handler.
         strategic_metadata: what strategies and look-ups read; 64-bit integers.
         trace_context: W3C headers of the producer's trace.
@@ -118,6 +123,7 @@ class NewSubmission:
     operations_total: int | None = None
     codec: str = DEFAULT_CODEC
     max_attempts: int = 10
+    max_failed_operations: float | None = None
     backoff: Backoff = field(default_factory=Backoff)
     metadata: bytes | None = None
     strategic_metadata: Mapping[str, int] = field(default_factory=dict)
@@ -154,6 +160,14 @@ class NewSubmission:
             1 <= self.max_attempts <= 1_000_000,
             f"max_attempts is {self.max_attempts}: it is 1 to 1,000,000",
         )
+        limit = self.max_failed_operations
+        _require(
+            limit is None
+            or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0)
+            or (isinstance(limit, float) and 0 <= limit <= 1),
+            f"max_failed_operations is {limit!r}: give a count from 0 as an int, a share from 0.0 "
+            "to 1.0 as a float, or None",
+        )
         _require(
             self.metadata is None or len(self.metadata) <= MAX_METADATA_BYTES,
             f"metadata has {len(self.metadata or b''):,} bytes, at most {MAX_METADATA_BYTES:,}: "
@@ -168,6 +182,15 @@ class NewSubmission:
         if self.operations_total is None:
             return self.chunks_total * self.chunk_size
         return self.operations_total
+
+    @property
+    def failed_operations_limit(self) -> int | None:
+        """`max_failed_operations` as a count: of a share, the whole operations in it."""
+        limit = self.max_failed_operations
+        if isinstance(limit, float):
+            # As it is written: 0.29 * 100 is less than 29 for a float.
+            return math.floor(Fraction(repr(limit)) * self.operations)
+        return None if limit is None else min(limit, MAX_OPERATIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +272,11 @@ class Failure:
     traceback: str
 
     @property
+    def is_of_operations(self) -> bool:
+        """Whether no chunk failed, but more operations than `max_failed_operations`."""
+        return self.type == "TooManyFailedOperations"
+
+    @property
     def text(self) -> str:
         """Traceback, if there is one, then type and message: as Python prints it."""
         last = f"{self.type}: {self.message}"
@@ -270,11 +298,18 @@ class Submission:
     chunks_done: int
     chunks_in_hand: int
     chunks_failed: int
-    """1 when a chunk's last attempt failed and the submission with it."""
+    """1 when a chunk's last attempt failed and the submission with it.
+
+    0 for a submission that failed because too many single operations did.
+    """
     chunk_size: int
     operations_total: int
     operations_done: int
+    """Of finished chunks, whether they have a result or an error."""
     operations_failed: int
+    """Of these, those that have an error, where the handler collects errors."""
+    max_failed_operations: int | None
+    """Past so many the submission fails; None: never, also after a retry."""
     max_attempts: int
     metadata: bytes | None
     strategic_metadata: Mapping[str, int]
@@ -294,4 +329,16 @@ class Submission:
         """Chunks that will not be worked on, because the submission failed or was cancelled."""
         if self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED):
             return self.chunks_total - self.chunks_done - self.chunks_failed
+        return 0
+
+    @property
+    def operations_succeeded(self) -> int:
+        """Operations that have a result. With those failed and dropped all, once it has ended."""
+        return self.operations_done - self.operations_failed
+
+    @property
+    def operations_dropped(self) -> int:
+        """Operations without result or error, because the submission failed or was cancelled."""
+        if self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED):
+            return self.operations_total - self.operations_done
         return 0

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import redis
 
 from opsqueue import __version__
-from opsqueue.answers import Counts, SubmissionPage, WorkerSeen
+from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
 from opsqueue.connection import BLOCK_MS
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
@@ -111,6 +111,15 @@ class SubmissionApi(Protocol):
     def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
         """Give the submission whose contents lie below a prefix."""
 
+    def chunks_with_errors(
+        self, queue: str, submission_id: SubmissionId, first_index: int = 0
+    ) -> ErrorChunks:
+        """Give a page of the finished chunks that have operations that failed, ascending.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+
     def count(self, queue: str) -> Counts:
         """Count what the queue holds now."""
 
@@ -204,6 +213,12 @@ class QueueApi:
     def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
         """Look up a prefix; see `SubmissionApi.lookup_prefix`."""
         return self._queue_of(queue).lookup_prefix(prefix)
+
+    def chunks_with_errors(
+        self, queue: str, submission_id: SubmissionId, first_index: int = 0
+    ) -> ErrorChunks:
+        """Give a page of chunks; see `SubmissionApi.chunks_with_errors`."""
+        return self._queue_of(queue).chunks_with_errors(submission_id, first_index=first_index)
 
     def count(self, queue: str) -> Counts:
         """Count; see `SubmissionApi.count`."""

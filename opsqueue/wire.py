@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from opsqueue.answers import Counts, SubmissionPage, WorkerSeen
+from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
+from opsqueue.output import OperationFailed
 from opsqueue.submission import (
     Backoff,
     Failure,
@@ -53,6 +54,7 @@ class ProblemType(StrEnum):
     SUBMISSION_NOT_COMPLETED = "urn:opsqueue:problem:submission-not-completed"
     TOO_MANY_MATCHES = "urn:opsqueue:problem:too-many-matches"
     RESULTS_NOT_JSON = "urn:opsqueue:problem:results-not-json"
+    OPERATIONS_FAILED = "urn:opsqueue:problem:operations-failed"
     RESULTS_GONE = "urn:opsqueue:problem:results-gone"
     UNAVAILABLE = "urn:opsqueue:problem:unavailable"
     INTERNAL = "urn:opsqueue:problem:internal"
@@ -107,6 +109,9 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
     operations_total: int
     operations_done: int
     operations_failed: int
+    operations_succeeded: int = 0
+    operations_dropped: int = 0
+    max_failed_operations: int | None = None
     max_attempts: int
     prefix: str
     codec: str
@@ -135,6 +140,9 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             operations_total=submission.operations_total,
             operations_done=submission.operations_done,
             operations_failed=submission.operations_failed,
+            operations_succeeded=submission.operations_succeeded,
+            operations_dropped=submission.operations_dropped,
+            max_failed_operations=submission.max_failed_operations,
             max_attempts=submission.max_attempts,
             prefix=submission.prefix,
             codec=submission.codec,
@@ -163,6 +171,7 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             operations_total=self.operations_total,
             operations_done=self.operations_done,
             operations_failed=self.operations_failed,
+            max_failed_operations=self.max_failed_operations,
             max_attempts=self.max_attempts,
             metadata=self.metadata,
             strategic_metadata=self.strategic_metadata,
@@ -205,7 +214,8 @@ class BackoffBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A new submission: either its `operations`, or where they are stored already.
 
-    `chunks_total`, `operations_total` and `codec` go with `prefix` alone.
+    `chunks_total`, `operations_total` and `codec` go with `prefix` alone. `max_failed_operations`
+    is a count, or a share where it is written with a point: 1 is one operation, 1.0 are all.
     """
 
     chunk_size: int
@@ -215,6 +225,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     operations_total: int | UnsetType = UNSET
     codec: CodecName | UnsetType = UNSET
     max_attempts: int = 10
+    max_failed_operations: int | float | None = None
     backoff: BackoffBody = BackoffBody()
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
@@ -231,6 +242,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             operations_total=new.operations,
             codec=new.codec,
             max_attempts=new.max_attempts,
+            max_failed_operations=new.failed_operations_limit,
             backoff=BackoffBody(first_ms=new.backoff.first_ms, max_ms=new.backoff.max_ms),
             metadata=new.metadata,
             strategic_metadata=dict(new.strategic_metadata),
@@ -253,12 +265,50 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             operations_total=operations_total,
             codec=codec,
             max_attempts=self.max_attempts,
+            max_failed_operations=self.max_failed_operations,
             backoff=Backoff(first_ms=self.backoff.first_ms, max_ms=self.backoff.max_ms),
             metadata=self.metadata,
             strategic_metadata=self.strategic_metadata,
             trace_context=self.trace_context,
             retention_ms=self.retention_ms,
         )
+
+
+class OperationFailedBody(Struct, frozen=True, kw_only=True):
+    """A line of a submission's errors, and the `error` of a line of its results."""
+
+    index: int
+    chunk_index: int
+    type: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, failed: OperationFailed) -> OperationFailedBody:
+        """Put an operation's error on the wire."""
+        return cls(
+            index=failed.index,
+            chunk_index=failed.chunk_index,
+            type=failed.type,
+            message=failed.message,
+            traceback=failed.traceback,
+        )
+
+
+class ErrorChunksBody(Struct, frozen=True, kw_only=True):
+    """A page of the chunks with errors; `next` is what `from=` takes, null on the last."""
+
+    chunks: list[int]
+    next: int | None = None
+
+    @classmethod
+    def of(cls, page: ErrorChunks) -> ErrorChunksBody:
+        """Put a page on the wire."""
+        return cls(chunks=list(page.indexes), next=page.next_index)
+
+    def to_page(self) -> ErrorChunks:
+        """Take it off the wire."""
+        return ErrorChunks(tuple(self.chunks), self.next)
 
 
 class CountsBody(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
 from opsqueue_api import problem
+from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.health import Alive, Ready, Version
 from opsqueue_api.queues import (
     OneQueue,
@@ -76,6 +77,8 @@ def create_app(
     app.add_route(f"{submission}/cancel", CancelSubmission(queue_of))
     app.add_route(f"{submission}/retry", RetrySubmission(queue_of))
     app.add_route(f"{submission}/results", Results(queue_of, store))
+    app.add_route(f"{submission}/errors", Errors(queue_of, store))
+    app.add_route(f"{submission}/errors/chunks", ErrorsChunks(queue_of))
     app.add_route("/healthz", Alive())
     app.add_route("/readyz", Ready(client, store))
     app.add_route("/version", Version())

@@ -50,6 +50,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.TOO_MANY_MATCHES: (409, "Too many matches"),
     ProblemType.SUBMISSION_NOT_COMPLETED: (409, "Submission has not completed"),
     ProblemType.RESULTS_NOT_JSON: (422, "Results can't be given as JSON"),
+    ProblemType.OPERATIONS_FAILED: (409, "Operations failed"),
     ProblemType.RESULTS_GONE: (410, "Results are gone"),
     ProblemType.UNAVAILABLE: (503, "Unavailable"),
     ProblemType.INTERNAL: (500, "Internal error"),
@@ -117,7 +118,7 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
     """Translate an exception of ours; also says how the submission stands where one is known."""
     for kind, problem_type in _OF_EXCEPTION:
         if isinstance(exc, kind):
-            fields = _fields_of(submission or _submission_of(exc))
+            fields = fields_of(submission or _submission_of(exc))
             if isinstance(exc, TooManyMatchingSubmissionsError):
                 fields["max_submissions"] = exc.max_submissions
             return Problem(problem_type, str(exc), fields)
@@ -186,7 +187,8 @@ def _submission_of(exc: OpsqueueError) -> Submission | None:
     return submission if isinstance(submission, Submission) else None
 
 
-def _fields_of(submission: Submission | None) -> dict[str, Any]:
+def fields_of(submission: Submission | None) -> dict[str, Any]:
+    """Give the members that say how a submission stands."""
     if submission is None:
         return {}
     return {

@@ -1,21 +1,27 @@
-"""Results of a completed submission as NDJSON: a line an operation, in order, a chunk at a time."""
+"""Results of a completed submission as NDJSON: a line an operation, in order, a chunk at a time.
+
+A line is the result alone, whatever that is; so where operations failed it must be said how they
+shall be seen. `?errors=yield` makes each line an object with either `result` or `error`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast, get_args
 
 import falcon
 import msgspec
 
 from opsqueue.codec import open_codec
-from opsqueue.contents import check_completed, results_by_chunk
+from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
+from opsqueue.output import OperationFailed
 from opsqueue.store import ObjectStore
 from opsqueue.submission import Submission
-from opsqueue.wire import ProblemType
-from opsqueue_api.problem import Problem, ProblemError, problem_of
+from opsqueue.wire import OperationFailedBody, ProblemType
+from opsqueue_api.parameters import choice
+from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.submissions import checked_id
 
@@ -31,53 +37,79 @@ class Results:
     store: ObjectStore
 
     def on_get(
-        self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
         """Stream the results, with memory for the chunks read ahead.
+
+        `?errors=` is `raise` (the default: operations that failed are a problem), `yield`, `skip`.
 
         The first chunk is read before the answer begins, so that most of what can go wrong is
         answered as a problem. What goes wrong later cuts the stream off: the client sees that the
         chunked body has no end.
         """
+        errors = cast(ErrorMode, choice(req, "errors", list(get_args(ErrorMode))))
         submission = self.queue_of(queue).get_submission(checked_id(submission_id))
         try:
             check_completed(submission)
         except OpsqueueError as exc:
             raise ProblemError(problem_of(exc, submission=submission)) from exc
-        lines = self._lines_by_chunk(submission)
+        if errors == "raise" and submission.operations_failed:
+            raise _operations_failed(submission)
+        lines = self._lines_by_chunk(submission, errors)
         try:
             first = next(lines, b"")
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
         resp.content_type = MEDIA_TYPE
-        resp.stream = _joined(first, lines)
+        resp.stream = joined(first, lines)
 
-    def _lines_by_chunk(self, submission: Submission) -> Iterator[bytes]:
+    def _lines_by_chunk(self, submission: Submission, errors: ErrorMode) -> Iterator[bytes]:
         try:
             codec = open_codec(submission.codec)
         except InvalidArgumentError as exc:
             # pickle, which would run anybody's code here, or a codec of the users' own.
             message = f"they are encoded by {submission.codec!r}, which the API does not read"
             raise EncodingError(message) from exc
-        for results in results_by_chunk(self.store, submission, codec=codec):
-            yield b"".join(_line(result) for result in results)
+        form = _told_apart if errors == "yield" else _alone
+        for results in results_by_chunk(self.store, submission, codec=codec, errors=errors):
+            yield b"".join(_line(form, result) for result in results)
 
 
-def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """Give what was read before the answer began, then the rest."""
     # A generator and not itertools.chain: the server closes it when the client goes away, and with
     # it what reads ahead.
     yield first
     yield from rest
 
 
-def _line(result: object) -> bytes:
+def _alone(result: object) -> object:
+    return result
+
+
+def _told_apart(result: object) -> object:
+    if isinstance(result, OperationFailed):
+        return {"error": OperationFailedBody.of(result)}
+    return {"result": result}
+
+
+def _line(form: Callable[[object], object], result: object) -> bytes:
     try:
-        return _ENCODER.encode(result) + b"\n"
+        return _ENCODER.encode(form(result)) + b"\n"
     # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
     except Exception as exc:
         kind = type(result).__qualname__
         message = f"one of them, a {kind}, has no JSON form ({type(exc).__name__}: {exc})"
         raise EncodingError(message) from exc
+
+
+def _operations_failed(submission: Submission) -> ProblemError:
+    detail = (
+        f"{submission.operations_failed:,} of {submission.operations_total:,} operations of "
+        f"submission {submission.id} failed: ?errors=skip leaves them out, ?errors=yield makes "
+        "each line an object with `result` or `error`, .../errors gives the errors alone"
+    )
+    return ProblemError(Problem(ProblemType.OPERATIONS_FAILED, detail, fields_of(submission)))
 
 
 def _not_json(submission: Submission, why: str) -> ProblemError:

@@ -29,6 +29,13 @@ local function end_submission(id, state)
   event(id, state)
 end
 
+local function complete_submission(id)
+  local key = sub_key(id)
+  end_submission(id, 'completed')
+  -- All bits are set: the state says as much.
+  redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
+end
+
 -- What ending without completion does to the totals; `failed` chunks are not dropped ones.
 local function count_dropped(id, failed)
   local row = redis.call('HMGET', sub_key(id), 'chunks_total', 'chunks_done', 'operations_total',
@@ -91,6 +98,7 @@ local function use_attempt(id, index, state, failure, jitter)
   if attempt >= tonumber(row[1]) then
     -- Back into redo: a retry of the submission starts with the chunk that failed it.
     put_back(id, index, 'failed')
+    redis.call('HSET', key, 'chunks_failed', 1)
     count('chunks_failed', 1)
     end_submission(id, 'failed')
     count_dropped(id, 1)

@@ -5,6 +5,7 @@
 --
 -- sub:ID             hash    state, chunks_total, cursor, chunks_done, chunks_in_hand, ...
 -- sub:ID:done        bitmap  a bit a finished chunk, while the submission has not completed
+-- sub:ID:errors      bitmap  a bit a finished chunk with operations that failed, till forgotten
 -- sub:ID:redo        zset    indexes below the cursor that are free, scored by themselves
 -- sub:ID:attempts    hash    index -> attempts used, only for chunks that used one
 -- sub:ID:meta        hash    strategic metadata

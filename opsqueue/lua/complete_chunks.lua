@@ -1,14 +1,28 @@
 -- complete_chunks: reserved -> completed.
 --
 -- A counter moves only when the chunk's bit changes, so nothing is counted twice; the last bit
--- completes the submission.
+-- completes the submission. Operations that failed are part of those done: past the submission's
+-- limit it fails, this chunk being done, and the rest is dropped.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
 -- ARGV[2...] rest  token, operations_failed of each chunk
 --
--- Returns for each {"completed", id, chunks_left}, {"lost"}: somebody else holds or held it by now,
--- or {"dropped", id}: the submission had ended.
+-- Returns for each {"completed", id, chunks_left}, or {"limit_passed", id, chunks_left}: completed,
+-- and the submission failed with it; {"lost"}: somebody else holds or held it by now; or
+-- {"dropped", id}: the submission had ended.
+
+-- The submission fails, whose chunk `index` is done like those before.
+local function fail_submission(id, index, failed, limit)
+  local key = sub_key(id)
+  local used = redis.call('HGET', key .. ':attempts', index) or 0
+  redis.call('HSET', key .. ':failure', 'chunk_index', index, 'attempt', used + 1, 'at', now,
+    'type', 'TooManyFailedOperations', 'message', failed .. ' operations failed, of '
+    .. redis.call('HGET', key, 'operations_total') .. ' in all; max_failed_operations is '
+    .. limit, 'traceback', '')
+  end_submission(id, 'failed')
+  count_dropped(id, 0)
+end
 
 local function complete(token, operations_failed)
   local id, index, state = end_reservation(token)
@@ -21,7 +35,7 @@ local function complete(token, operations_failed)
   end
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total',
-    'chunks_done')
+    'chunks_done', 'max_failed_operations')
   local total, size = tonumber(row[1]), tonumber(row[2])
   if redis.call('SETBIT', key .. ':done', index, 1) == 1 then
     return {'completed', id, total - tonumber(row[4])}
@@ -38,13 +52,16 @@ local function complete(token, operations_failed)
   count('backlog_chunks', -1)
   count('backlog_operations', -operations)
   if operations_failed ~= '0' then
-    redis.call('HINCRBY', key, 'operations_failed', operations_failed)
+    local failed = redis.call('HINCRBY', key, 'operations_failed', operations_failed)
+    redis.call('SETBIT', key .. ':errors', index, 1)
     count('operations_failed', operations_failed)
+    if row[5] and failed > tonumber(row[5]) then
+      fail_submission(id, index, string.format('%.0f', failed), row[5])
+      return {'limit_passed', id, total - done}
+    end
   end
   if done == total then
-    end_submission(id, 'completed')
-    -- All bits are set: the state says as much.
-    redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
+    complete_submission(id)
   end
   return {'completed', id, total - done}
 end

@@ -32,8 +32,8 @@ for _, id in ipairs(due) do
     redis.call('ZREM', base .. 'expiring', id)
     redis.call('ZREM', base .. 'submissions:' .. row[1], id)
     change_pairs(id, 'ZREM')
-    redis.call('UNLINK', key, key .. ':done', key .. ':redo', key .. ':attempts', key .. ':meta',
-      key .. ':failure')
+    redis.call('UNLINK', key, key .. ':done', key .. ':errors', key .. ':redo', key .. ':attempts',
+      key .. ':meta', key .. ':failure')
     forgotten = forgotten + 1
   end
 end

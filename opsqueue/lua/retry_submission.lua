@@ -1,7 +1,9 @@
 -- retry_submission: failed or cancelled -> in_progress.
 --
 -- Finished chunks stay finished; every other one gets all its attempts again. A reservation from
--- before that nobody reported yet is valid again.
+-- before that nobody reported yet is valid again. A limit of failed operations holds no longer: one
+-- that was passed would fail it again at once. If its last chunk passed it, there is nothing left
+-- to do, and it completes.
 --
 -- KEYS[1] base  prefix of the queue's keys
 -- ARGV[1] now   see _prelude
@@ -20,7 +22,7 @@ elseif state ~= 'failed' and state ~= 'cancelled' then
   return {'not_retryable', state}
 end
 redis.call('HSET', key, 'state', 'in_progress')
-redis.call('HDEL', key, 'ended_at')
+redis.call('HDEL', key, 'ended_at', 'chunks_failed', 'max_failed_operations')
 redis.call('UNLINK', key .. ':attempts', key .. ':failure')
 redis.call('ZREM', base .. 'submissions:' .. state, id)
 redis.call('ZADD', base .. 'submissions:in_progress', 0, id)
@@ -32,6 +34,10 @@ event(id, 'retried')
 if redis.call('EXISTS', base .. 'repair') == 1 then
   -- The walk may be past the submissions in progress, and would miss this one.
   begin_repair()
+end
+if row[3] == row[4] then
+  complete_submission(id)
+  return {'retried'}
 end
 if tonumber(row[2]) < tonumber(row[3]) or redis.call('ZCARD', key .. ':redo') > 0 then
   enter_ready(id)

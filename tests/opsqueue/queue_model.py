@@ -58,7 +58,10 @@ class ModelSubmission:
     ended_at: int | None = None
     attempts: Counter[int] = field(default_factory=Counter)
     last_failure: tuple[int, int, str] | None = None
-    operations_failed: int = 0
+    failed_in: dict[int, int] = field(default_factory=dict)
+    """Operations that failed, by finished chunk; only those that have any."""
+    limit: int | None = None
+    chunks_failed: int = 0
     in_hand: int = 0
     """As counted; wrong between the loss of the stream and its repair."""
 
@@ -88,6 +91,10 @@ class ModelSubmission:
         if index < len(self.places) - 1:
             return self.new.chunk_size
         return self.new.operations - (len(self.places) - 1) * self.new.chunk_size
+
+    @property
+    def operations_failed(self) -> int:
+        return sum(self.failed_in.values())
 
     @property
     def operations_done(self) -> int:
@@ -191,6 +198,7 @@ class Model:
         sub.last_failure = (index, attempt, kind)
         if attempt == sub.new.max_attempts:
             self.stats["chunks_failed"] += 1
+            sub.chunks_failed = 1
             self._end(now, sub, SubmissionState.FAILED)
             self._count_dropped(sub, 1)
             return FinallyFailed(sub.id, attempt)
@@ -226,6 +234,7 @@ class Model:
         id_ = SubmissionId(f"{ms:013}{sequence:04}00")
         places = [Place.CURSOR] * new.chunks_total
         sub = ModelSubmission(id_, new, dict(new.strategic_metadata), now, places)
+        sub.limit = new.failed_operations_limit
         self.subs[id_] = sub
         self.prefixes[new.prefix] = id_
         if idempotency_key:
@@ -250,16 +259,19 @@ class Model:
         self._count_dropped(sub, 0)
         return True
 
-    def retry(self, id_: SubmissionId) -> bool:
+    def retry(self, now: int, id_: SubmissionId) -> bool:
         sub = self.subs.get(id_)
         if sub is None or sub.state not in (SubmissionState.FAILED, SubmissionState.CANCELLED):
             return False
         sub.state, sub.ended_at, sub.last_failure = SubmissionState.IN_PROGRESS, None, None
         sub.attempts.clear()
+        sub.limit, sub.chunks_failed = None, 0
         del self.expiring[id_]
         self.stats["submissions_retried"] += 1
         self.stats["backlog_chunks"] += len(sub.places) - sub.done
         self.stats["backlog_operations"] += sub.new.operations - sub.operations_done
+        if sub.done == len(sub.places):
+            self._end(now, sub, SubmissionState.COMPLETED)
         return True
 
     def update_metadata(self, id_: SubmissionId, changes: dict[str, int | None]) -> bool:
@@ -367,13 +379,20 @@ class Model:
         if not sub.is_running:
             return Dropped(sub.id)
         sub.places[index] = Place.DONE
-        sub.operations_failed += operations_failed
+        operations_failed = min(operations_failed, sub.operations_in(index))
+        if operations_failed:
+            sub.failed_in[index] = operations_failed
         self.stats["chunks_completed"] += 1
         self.stats["operations_completed"] += sub.operations_in(index)
         self.stats["operations_failed"] += operations_failed
         self.stats["backlog_chunks"] -= 1
         self.stats["backlog_operations"] -= sub.operations_in(index)
         left = len(sub.places) - sub.done
+        if operations_failed and sub.limit is not None and sub.operations_failed > sub.limit:
+            sub.last_failure = (index, sub.attempts[index] + 1, "TooManyFailedOperations")
+            self._end(now, sub, SubmissionState.FAILED)
+            self._count_dropped(sub, 0)
+            return Completed(sub.id, left, is_limit_passed=True)
         if left == 0:
             self._end(now, sub, SubmissionState.COMPLETED)
         return Completed(sub.id, left)

@@ -21,10 +21,10 @@ class SubmissionKeys:
     failure: dict[str, str]
     redo: frozenset[int]
     done: bytes
+    errors: bytes
 
     def is_done(self, index: int) -> bool:
-        byte = self.done[index // 8] if index // 8 < len(self.done) else 0
-        return bool(byte >> (7 - index % 8) & 1)
+        return has_bit(self.done, index)
 
     def number(self, field: str) -> int:
         return int(self.fields[field])
@@ -66,6 +66,7 @@ class Snapshot:
             pipe.hgetall(f"{key}:failure")
             pipe.zrange(f"{key}:redo", 0, -1, withscores=True)
             pipe.get(f"{key}:done")
+            pipe.get(f"{key}:errors")
         for meta_key in meta_keys:
             pipe.hgetall(f"{base}inhand:{meta_key}")
         for state in states:
@@ -91,7 +92,7 @@ class Snapshot:
         submissions = {}
         for id_ in ids:
             fields, meta, failure = (_texts(next(answers)) for _ in range(3))
-            redo, done = next(answers), next(answers)
+            redo, done, errors = (next(answers) for _ in range(3))
             assert all(int(member) == score for member, score in redo)
             if fields:
                 submissions[id_] = SubmissionKeys(
@@ -100,9 +101,10 @@ class Snapshot:
                     failure=failure,
                     redo=frozenset(int(member) for member, _ in redo),
                     done=done or b"",
+                    errors=errors or b"",
                 )
             else:
-                assert (meta, failure, redo, done) == ({}, {}, [], None)
+                assert (meta, failure, redo, done, errors) == ({}, {}, [], None, None)
         in_hand = {
             meta_key: {int(value): int(count) for value, count in next(answers).items()}
             for meta_key in meta_keys
@@ -127,6 +129,11 @@ class Snapshot:
             is_paused=bool(is_paused),
             last_wake_id=wake[0][0].decode() if wake else "0-0",
         )
+
+
+def has_bit(bitmap: bytes, index: int) -> bool:
+    byte = bitmap[index // 8] if index // 8 < len(bitmap) else 0
+    return bool(byte >> (7 - index % 8) & 1)
 
 
 def _texts(hash_: dict[bytes, bytes]) -> dict[str, str]:

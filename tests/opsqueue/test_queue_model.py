@@ -38,7 +38,7 @@ from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue.submission import Backoff, NewSubmission, SubmissionId, SubmissionState
 from tests.opsqueue.queue_model import Chunk, Model, Place, order_of
-from tests.opsqueue.queue_snapshot import Snapshot
+from tests.opsqueue.queue_snapshot import Snapshot, has_bit
 from tests.opsqueue.steps import Clock, Raw
 
 EXAMPLES = int(os.environ.get("OPSQUEUE_HYPOTHESIS_EXAMPLES", "0"))
@@ -88,6 +88,7 @@ NEW = st.fixed_dictionaries(
         "backoff": st.sampled_from([(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3)]),
         "pairs": PAIRS,
         "retention_ms": st.sampled_from([0, 5_000, 10**9]),
+        "max_failed": st.sampled_from([None, None, 0, 1, 2, 0.1, 1.0]),
         "key": st.sampled_from([*[""] * 6, "k1", "k2"]),
         "old_prefix": st.sampled_from([*[None] * 8, 0, 1, 2]),
     }
@@ -206,6 +207,7 @@ class QueueMachine(RuleBasedStateMachine):
         backoff: tuple[int, int],
         pairs: dict[str, int],
         retention_ms: int,
+        max_failed: float | None,
         key: str,
         old_prefix: int | None,
     ) -> None:
@@ -219,6 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
             chunk_size=chunk_size,
             operations_total=operations,
             max_attempts=max_attempts,
+            max_failed_operations=max_failed,
             backoff=Backoff(first_ms=backoff[0], max_ms=backoff[1]),
             strategic_metadata=pairs,
             retention_ms=retention_ms,
@@ -247,7 +250,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def retry(self, pick: int) -> None:
         id_ = self._id(pick)
-        is_retried = self.model.retry(id_)
+        is_retried = self.model.retry(self.clock.now, id_)
         try:
             self.queue.retry_submission(id_)
         except (SubmissionNotRetryableError, SubmissionNotFoundError):
@@ -326,9 +329,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _complete(self, tokens: list[Token], failed: int) -> None:
         held = {t: (e.id, e.index) for t, e in self.model.stream.items()}
-        outcomes = self.queue.complete_chunks(
-            tokens, operations_failed=dict.fromkeys(tokens, failed)
-        )
+        # As a worker reports them: a chunk has no more errors than operations.
+        operations_failed = {
+            token: min(failed, self.model.subs[id_].operations_in(index))
+            for token, (id_, index) in held.items()
+            if token in tokens and id_ in self.model.subs
+        }
+        outcomes = self.queue.complete_chunks(tokens, operations_failed=operations_failed)
         assert [self.model.complete(self.clock.now, t, failed) for t in tokens] == outcomes
         for token, outcome in zip(tokens, outcomes, strict=True):
             if isinstance(outcome, Completed):
@@ -501,6 +508,8 @@ class QueueMachine(RuleBasedStateMachine):
                 keys.number(name)
                 for name in ("chunks_done", "operations_done", "operations_failed")
             )
+            for index in range(len(sub.places)):
+                assert (index in sub.failed_in) == has_bit(keys.errors, index)
             assert sub.meta == keys.meta
             assert (None if sub.ended_at is None else str(sub.ended_at)) == keys.fields.get(
                 "ended_at"
@@ -528,6 +537,14 @@ class QueueMachine(RuleBasedStateMachine):
             if read.state is not SubmissionState.IN_PROGRESS:
                 ended = read.chunks_done + read.chunks_failed + read.chunks_dropped
                 assert read.chunks_total == ended
+                assert self.model.subs[id_].chunks_failed == read.chunks_failed
+                assert read.operations_total == (
+                    read.operations_succeeded + read.operations_failed + read.operations_dropped
+                )
+                if read.state is SubmissionState.COMPLETED:
+                    assert read.operations_dropped == 0
+            page = self.queue.chunks_with_errors(id_)
+            assert sorted(self.model.subs[id_].failed_in) == list(page.indexes)
         self.raw.lose_everything()
 
 

@@ -42,6 +42,7 @@ def submission(**fields: Any) -> Submission:
         "operations_total": 950,
         "operations_done": 400,
         "operations_failed": 0,
+        "max_failed_operations": None,
         "max_attempts": 3,
         "metadata": None,
         "strategic_metadata": {},

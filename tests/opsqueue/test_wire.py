@@ -67,6 +67,7 @@ submissions = st.builds(
     trace_context=st.dictionaries(texts, texts, max_size=2),
     created_at=instants,
     ended_at=st.none() | instants,
+    max_failed_operations=st.none() | numbers,
     last_failure=st.none() | failures,
 )
 
@@ -86,6 +87,7 @@ def a_submission(**changes: object) -> Submission:
         "operations_total": 45,
         "operations_done": 20,
         "operations_failed": 0,
+        "max_failed_operations": None,
         "max_attempts": 10,
         "metadata": b"\x00\xff",
         "strategic_metadata": {"customer": 2**62},

@@ -1,0 +1,68 @@
+"""Errors of single operations as NDJSON, in order, of finished chunks; and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import falcon
+import msgspec
+
+from opsqueue.contents import all_pages, errors_by_chunk
+from opsqueue.store import ObjectStore
+from opsqueue.submission import MAX_CHUNKS
+from opsqueue.wire import ErrorChunksBody, OperationFailedBody
+from opsqueue_api.parameters import number, write
+from opsqueue_api.queues import QueueOf
+from opsqueue_api.results import MEDIA_TYPE, joined
+from opsqueue_api.submissions import checked_id
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """`.../submissions/{submission_id}/errors`: a line an operation that failed."""
+
+    queue_of: QueueOf
+    store: ObjectStore
+
+    def on_get(
+        self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Stream the errors, in any state of the submission; whatever its codec is.
+
+        As with results, most of what can go wrong does so before the answer begins.
+        """
+        on = self.queue_of(queue)
+        submission = on.get_submission(checked_id(submission_id))
+
+        def lines_by_chunk() -> Iterator[bytes]:
+            indexes = all_pages(
+                lambda first_index: on.chunks_with_errors(submission.id, first_index=first_index)
+            )
+            for errors in errors_by_chunk(self.store, submission, indexes):
+                yield _ENCODER.encode_lines([OperationFailedBody.of(error) for error in errors])
+
+        lines = lines_by_chunk()
+        first = next(lines, b"")
+        resp.content_type = MEDIA_TYPE
+        resp.stream = joined(first, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsChunks:
+    """`.../submissions/{submission_id}/errors/chunks`: for clients that read the store."""
+
+    queue_of: QueueOf
+
+    def on_get(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """List a page of the chunks that have errors; `?from=` is the index it begins at."""
+        first_index = int(number(req, "from", default=0, least=0, most=MAX_CHUNKS))
+        page = self.queue_of(queue).chunks_with_errors(
+            checked_id(submission_id), first_index=first_index
+        )
+        write(resp, ErrorChunksBody.of(page))
