@@ -195,18 +195,19 @@ def test_the_traceback_of_a_wrapped_handler_has_no_frames_of_ours(invoker: Invok
     assert isinstance(error, OperationError)
     assert "_operation_call" not in error.traceback
     assert error.traceback.splitlines()[1].endswith("in __call__")
-    assert "is even" in error.traceback
+    assert error.traceback.splitlines()[-1].strip() == "raise ValueError(message)"
 
 
-def test_a_long_message_and_a_deep_traceback_are_bounded(invoker: Invoker):
+def test_a_long_message_and_a_long_traceback_are_bounded(invoker: Invoker):
     """A chunk may have thousands of them."""
 
-    def deep(_: int, left: int = 500) -> None:
-        if left:
-            deep(0, left - 1) if left % 2 else [deep(0, left - 1)]
-        raise ValueError("x" * 10**6)
+    def fail(_: int) -> None:
+        try:
+            {}["y" * 10**6]
+        except KeyError as exc:
+            raise ValueError("x" * 10**6) from exc
 
-    (error,) = invoker.call(handler_of(deep, on_error="collect"), [1], CHUNK)
+    (error,) = invoker.call(handler_of(fail, on_error="collect"), [1], CHUNK)
 
     assert isinstance(error, OperationError)
     assert len(error.message) < 5_000

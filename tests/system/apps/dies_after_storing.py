@@ -1,0 +1,41 @@
+"""A handler that collects errors, in a child that dies once, between storing and reporting.
+
+Whether it has died stands in a file. Before, odd operations fail; after, all of them do: so that
+counts and errors tell which attempt they are of.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from opsqueue import Opsqueue, execution
+
+app = Opsqueue()
+has_died = Path(os.environ["TEST_DIED"])
+save = execution.save
+
+
+@app.operation_handler(os.environ["TEST_QUEUE"], on_error="collect")
+def refuse_odd(number: int) -> int:
+    """Odd ones fail; once the child has died, all."""
+    if has_died.exists() or number % 2:
+        raise ValueError("second" if has_died.exists() else "first")
+    return number
+
+
+def save_and_die(*arguments: Any, is_void: Callable[[], bool]) -> Any:
+    """Store the output, and be killed before anybody hears of it."""
+    report = save(*arguments, is_void=is_void)
+    if not has_died.exists():
+        has_died.touch()
+        if os.environ["TEST_VICTIM"] == "worker":
+            os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return report
+
+
+execution.save = save_and_die
