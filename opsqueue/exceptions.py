@@ -12,6 +12,7 @@
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
+    |   +-- AccessDeniedError               the API wants a token, or one that may do this
     |
     |   the world's state: the call was right, the answer is no
     +-- SubmissionFailedError               a chunk failed its last attempt, or too many operations
@@ -113,6 +114,10 @@ class SubmissionNotCompletedYetError(IncorrectUsageError):
 
 class NewObjectStoreClientError(IncorrectUsageError):
     """An object store URL is malformed, of an unknown scheme, or needs an extra."""
+
+
+class AccessDeniedError(IncorrectUsageError):
+    """The HTTP API does not know the token, or the token is not for this."""
 
 
 class SubmissionFailedError(OpsqueueError):

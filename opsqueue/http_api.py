@@ -19,6 +19,7 @@ import msgspec
 from opsqueue import __version__
 from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
 from opsqueue.exceptions import (
+    AccessDeniedError,
     ApiUnavailableError,
     IncorrectUsageError,
     InvalidArgumentError,
@@ -61,6 +62,7 @@ MAX_WAIT_S: Final = 60.0
 _ANSWER_WITHIN_S: Final = 20.0
 _CONNECT_WITHIN_S: Final = 5.0
 _UNAVAILABLE: Final = frozenset({502, 503, 504})
+_DENIED: Final = frozenset({401, 403})
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _JSON: Final = {"content-type": "application/json"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -336,11 +338,14 @@ class HttpApi:
     def _error(
         self, response: httpx.Response, queue: str, submission_id: SubmissionId
     ) -> OpsqueueError:
-        if not response.headers.get("content-type", "").startswith("application/problem+json"):
-            return self._not_ours(response)
-        try:
-            problem = msgspec.json.decode(response.content, type=ProblemBody)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        problem = _problem_of(response)
+        if response.status_code in _DENIED:
+            why = problem.detail if problem else "a proxy before it says so"
+            return AccessDeniedError(
+                f"the API at {self.url} refused access ({response.status_code}): {why}; "
+                "the client takes the token as token="
+            )
+        if problem is None:
             return self._not_ours(response)
         make = _ERRORS.get(problem.type)
         if make is not None:
@@ -360,6 +365,15 @@ class HttpApi:
             f"{response.status_code} with {kind}; {_HELP}"
         )
         return ApiUnavailableError(message)
+
+
+def _problem_of(response: httpx.Response) -> ProblemBody | None:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return None
+    try:
+        return msgspec.json.decode(response.content, type=ProblemBody)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _invalid(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:

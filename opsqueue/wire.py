@@ -42,7 +42,11 @@ class ProblemType(StrEnum):
 
     ROUTE_NOT_FOUND = "urn:opsqueue:problem:route-not-found"
     METHOD_NOT_ALLOWED = "urn:opsqueue:problem:method-not-allowed"
+    UNAUTHENTICATED = "urn:opsqueue:problem:unauthenticated"
+    FORBIDDEN = "urn:opsqueue:problem:forbidden"
     MEDIA_TYPE = "urn:opsqueue:problem:media-type"
+    CONTENT_ENCODING = "urn:opsqueue:problem:content-encoding"
+    MALFORMED_GZIP = "urn:opsqueue:problem:malformed-gzip"
     MALFORMED_JSON = "urn:opsqueue:problem:malformed-json"
     QUEUE_NAME = "urn:opsqueue:problem:queue-name"
     INVALID_ARGUMENT = "urn:opsqueue:problem:invalid-argument"

@@ -15,6 +15,8 @@ from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
 from opsqueue_api import problem
+from opsqueue_api.auth import Authentication, Need
+from opsqueue_api.compression import Compression
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.health import Alive, Ready, Version
 from opsqueue_api.queues import (
@@ -25,6 +27,7 @@ from opsqueue_api.queues import (
     ResumeQueue,
     Workers,
 )
+from opsqueue_api.request_ids import RequestIds
 from opsqueue_api.results import Results
 from opsqueue_api.settings import Limits
 from opsqueue_api.submissions import (
@@ -35,6 +38,7 @@ from opsqueue_api.submissions import (
     SubmissionIds,
     Submissions,
 )
+from opsqueue_api.tokens import Token
 
 App = falcon.App[falcon.Request, falcon.Response]
 
@@ -44,6 +48,7 @@ def create_app(
     store: ObjectStore,
     *,
     limits: Limits | None = None,
+    tokens: Sequence[Token] = (),
     long_polls: int = 24,
     is_stopping: Callable[[], bool] = lambda: False,
     middleware: Sequence[Any] = (),
@@ -54,34 +59,44 @@ def create_app(
         client: from `opsqueue.connection.connect`, with a connection for each thread.
         store: the object store that producers and workers have.
         limits: of a request.
+        tokens: that are accepted; with none, everybody may do everything.
         long_polls: requests that may wait at once; fewer than threads.
         is_stopping: asked by those that wait, about once a second.
-        middleware: Falcon's; what checks tokens goes here.
+        middleware: Falcon's, called after ours.
     """
     queue_of = _queues(client)
     waiting = LongPolls(long_polls, is_stopping)
-    app: App = falcon.App(middleware=list(middleware))
+    needs: dict[str, dict[str, Need]] = {}
+    authentication = Authentication(tokens, needs)
+    app: App = falcon.App(middleware=[RequestIds(), Compression(), authentication, *middleware])
     app.req_options.strip_url_path_trailing_slash = True
     problem.install(app)
 
+    def route(path: str, resource: object, **by_method: Need) -> None:
+        app.add_route(path, resource)
+        needs[path] = by_method
+
+    # What each method needs of a token; what is not said here needs admin.
     queue = "/v1/queues/{queue}"
     submission = f"{queue}/submissions/{{submission_id}}"
-    app.add_route("/v1/queues", Queues(queue_of, partial(queue_names, client)))
-    app.add_route(queue, OneQueue(queue_of))
-    app.add_route(f"{queue}/pause", PauseQueue(queue_of))
-    app.add_route(f"{queue}/resume", ResumeQueue(queue_of))
-    app.add_route(f"{queue}/workers", Workers(queue_of))
-    app.add_route(f"{queue}/submission-ids", SubmissionIds(queue_of))
-    app.add_route(f"{queue}/submissions", Submissions(queue_of, store, limits or Limits()))
-    app.add_route(submission, OneSubmission(queue_of, waiting))
-    app.add_route(f"{submission}/cancel", CancelSubmission(queue_of))
-    app.add_route(f"{submission}/retry", RetrySubmission(queue_of))
-    app.add_route(f"{submission}/results", Results(queue_of, store))
-    app.add_route(f"{submission}/errors", Errors(queue_of, store))
-    app.add_route(f"{submission}/errors/chunks", ErrorsChunks(queue_of))
-    app.add_route("/healthz", Alive())
-    app.add_route("/readyz", Ready(client, store))
-    app.add_route("/version", Version())
+    submissions = Submissions(queue_of, store, limits or Limits())
+    one = OneSubmission(queue_of, waiting)
+    route("/v1/queues", Queues(queue_of, partial(queue_names, client)), GET=Need.ADMIN)
+    route(queue, OneQueue(queue_of), GET=Need.ANY)
+    route(f"{queue}/pause", PauseQueue(queue_of), POST=Need.ADMIN)
+    route(f"{queue}/resume", ResumeQueue(queue_of), POST=Need.ADMIN)
+    route(f"{queue}/workers", Workers(queue_of), GET=Need.ADMIN)
+    route(f"{queue}/submission-ids", SubmissionIds(queue_of), GET=Need.PRODUCE)
+    route(f"{queue}/submissions", submissions, GET=Need.PRODUCE, POST=Need.PRODUCE)
+    route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
+    route(f"{submission}/cancel", CancelSubmission(queue_of), POST=Need.PRODUCE)
+    route(f"{submission}/retry", RetrySubmission(queue_of), POST=Need.PRODUCE)
+    route(f"{submission}/results", Results(queue_of, store), GET=Need.PRODUCE)
+    route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
+    route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
+    route("/healthz", Alive(), GET=Need.OPEN)
+    route("/readyz", Ready(client, store), GET=Need.OPEN)
+    route("/version", Version(), GET=Need.OPEN)
     return app
 
 

@@ -12,6 +12,7 @@ import msgspec
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import ChunkSizeIsZeroError
 from opsqueue.wire import InsertBody, ProblemType
+from opsqueue_api.compression import decompressed
 from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.settings import Limits
 
@@ -50,7 +51,10 @@ def idempotency_key(req: falcon.Request) -> str:
 
 
 def read_body(req: falcon.Request, *, limit_bytes: int) -> bytes:
-    """Read a JSON body of at most `limit_bytes`, whether its length was announced or not."""
+    """Read a JSON body of at most `limit_bytes`, whether its length was announced or not.
+
+    The limit holds for what is sent and, where that is gzip, for what comes out of it.
+    """
     # Required, so that a page in somebody's browser can't post here: without a preflight request,
     # which we don't answer, browsers send forms and plain text only.
     if not (req.content_type or "").lower().startswith("application/json"):
@@ -59,6 +63,11 @@ def read_body(req: falcon.Request, *, limit_bytes: int) -> bytes:
             "content-type: application/json, as `curl --json` does"
         )
         raise ProblemError(Problem(ProblemType.MEDIA_TYPE, detail))
+    encoding = (req.get_header("Content-Encoding") or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        detail = f"the body's content-encoding is {encoding[:40]!r}: send it as gzip or as it is"
+        headers = {"Accept-Encoding": "gzip"}
+        raise ProblemError(Problem(ProblemType.CONTENT_ENCODING, detail, headers=headers))
     length = req.content_length
     if length is not None and length > limit_bytes:
         raise _body_too_large(limit_bytes)
@@ -68,7 +77,18 @@ def read_body(req: falcon.Request, *, limit_bytes: int) -> bytes:
     data = stream.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise _body_too_large(limit_bytes)
-    return bytes(data)
+    return bytes(data) if encoding == "identity" else _unpacked(data, limit_bytes)
+
+
+def _unpacked(data: bytes, limit_bytes: int) -> bytes:
+    try:
+        found = decompressed(data, limit_bytes=limit_bytes)
+    except ValueError as exc:
+        problem = Problem(ProblemType.MALFORMED_GZIP, f"the body is no gzip: {exc}")
+        raise ProblemError(problem) from exc
+    if len(found) > limit_bytes:
+        raise _body_too_large(limit_bytes)
+    return found
 
 
 def decode_insert(data: bytes) -> InsertBody:

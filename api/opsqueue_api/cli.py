@@ -5,19 +5,27 @@ Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port c
 
 from __future__ import annotations
 
-import logging
+import ipaddress
 import socket
 import sys
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
 
 from opsqueue import __version__
 from opsqueue.connection import check, connect, masked
-from opsqueue.exceptions import ConnectionTroubleError, IncorrectUsageError
+from opsqueue.exceptions import (
+    ConnectionTroubleError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+)
+from opsqueue.logs import set_up_logging
 from opsqueue.store import open_store
 from opsqueue.submission import MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue_api.request_ids import add_request_id
 from opsqueue_api.settings import DEFAULT_REDIS_URL, Limits, Settings
+from opsqueue_api.tokens import FORM, Scope, Token, parse_tokens
 
 EXIT_UNAVAILABLE: Final = 3
 _LIMITS: Final = Limits()
@@ -33,7 +41,10 @@ Then:
   curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\
       http://127.0.0.1:3999/v1/queues/default/submissions
 \b
-Whoever reaches the port can use every queue: keep it on the loopback address or behind a gateway.
+\b
+Tokens, in the environment or a file; without any, whoever reaches the port can do everything:
+  OPSQUEUE_API_TOKENS='web:SECRET:produce@emails,images;ops:SECRET:admin' opsqueue-api ...
+  curl -H "authorization: Bearer SECRET" http://127.0.0.1:3999/v1/queues/emails
 """
 
 
@@ -60,7 +71,12 @@ Whoever reaches the port can use every queue: keep it on the loopback address or
     required=True,
     help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and producers have",
 )
-@click.option("--host", default="127.0.0.1", show_envvar=True, help="Address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_envvar=True,
+    help="Address to listen on. One that other machines reach takes tokens or --insecure.",
+)
 @click.option(
     "-p",
     "--port",
@@ -68,6 +84,27 @@ Whoever reaches the port can use every queue: keep it on the loopback address or
     default=3999,
     show_envvar=True,
     help="0 takes a free one and names it.",
+)
+@click.option(
+    "--tokens",
+    default="",
+    show_default=False,
+    show_envvar=True,
+    metavar="TOKENS",
+    help=f"{FORM}, separated by semicolons; scopes: {', '.join(Scope)}. Give it as the variable: "
+    "command lines are seen by everybody on the machine.",
+)
+@click.option(
+    "--tokens-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    show_envvar=True,
+    help="More of them, one a line. Read at start.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    show_envvar=True,
+    help="Listen on any address without tokens.",
 )
 @click.option(
     "--threads",
@@ -122,16 +159,19 @@ Whoever reaches the port can use every queue: keep it on the loopback address or
     show_envvar=True,
 )
 @click.option(
+    "--log-format", type=click.Choice(["plain", "json"]), default="plain", show_envvar=True
+)
+@click.option(
     "--access-log/--no-access-log", default=False, show_envvar=True, help="A line a request."
 )
 @click.version_option(__version__, prog_name="opsqueue-api")
 def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its type
     """Serve opsqueue's HTTP API."""
     settings = _settings_of(options)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging(settings.log_level, settings.log_format, add_request_id)
     warnings = _check_outside(settings)
+    if not settings.tokens and not is_loopback(settings.host):
+        warnings.append(f"no tokens: whoever reaches {settings.host} can use every queue")
     _say(f"opsqueue-api {__version__}")
     _say(f"redis  {masked(settings.redis_url)}")
     _say(f"store  {_masked_store(settings.store_url)}")
@@ -147,13 +187,21 @@ def settings_of_environment() -> Settings:
     """Read the settings as `opsqueue-api` without arguments would.
 
     Raises:
-        click.UsageError: names the variable that is missing or wrong.
+        click.UsageError: names the variable that is missing or wrong, or says that tokens are.
     """
     with main.make_context("opsqueue-api", []) as context:
         return _settings_of(context.params)
 
 
 def _settings_of(options: dict[str, Any]) -> Settings:
+    tokens = _tokens_of(options["tokens"], options["tokens_file"])
+    if not tokens and not options["insecure"] and not is_loopback(options["host"]):
+        message = (
+            f"refusing to listen on {options['host']!r} without tokens, since whoever reaches it "
+            f"could use every queue: set OPSQUEUE_API_TOKENS ({FORM}) or --tokens-file; or give "
+            "--insecure (OPSQUEUE_API_INSECURE=true) if something else decides who reaches it"
+        )
+        raise click.UsageError(message)
     return Settings(
         redis_url=options["redis_url"],
         store_url=options["store_url"],
@@ -161,7 +209,9 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         port=options["port"],
         threads=options["threads"],
         workers=options["workers"],
+        tokens=tokens,
         log_level=options["log_level"],
+        log_format=options["log_format"],
         has_access_log=options["access_log"],
         limits=Limits(
             body_bytes=options["max_body_bytes"],
@@ -171,6 +221,37 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             metadata_bytes=options["max_metadata_bytes"],
         ),
     )
+
+
+def _tokens_of(text: str, file: Path | None) -> tuple[Token, ...]:
+    given = [("OPSQUEUE_API_TOKENS", text)] if text else []
+    if file is not None:
+        try:
+            given.append((str(file), file.read_text()))
+        except (OSError, UnicodeDecodeError) as exc:
+            message = f"can't read the tokens' file {file}: {getattr(exc, 'strerror', 'no UTF-8')}"
+            raise click.UsageError(message) from exc
+    # Each alone first, so that the error says where; the names of both must differ, too.
+    if len(given) > 1:
+        places, texts = zip(*given, strict=True)
+        given.append((" and ".join(places), "\n".join(texts)))
+    tokens: tuple[Token, ...] = ()
+    for place, one in given:
+        try:
+            tokens = parse_tokens(one)
+        except InvalidArgumentError as exc:
+            message = f"{place}: {exc}"
+            raise click.UsageError(message) from exc
+    return tokens
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches what listens there."""
+    try:
+        found = [entry[4][0] for entry in socket.getaddrinfo(host or None, None)]
+    except (OSError, UnicodeError):
+        return False
+    return bool(host) and all(ipaddress.ip_address(one).is_loopback for one in found)
 
 
 def _check_outside(settings: Settings) -> list[str]:

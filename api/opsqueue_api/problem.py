@@ -38,7 +38,11 @@ _LOG: Final = logging.getLogger(__name__)
 _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.ROUTE_NOT_FOUND: (404, "No such route"),
     ProblemType.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
+    ProblemType.UNAUTHENTICATED: (401, "Not authenticated"),
+    ProblemType.FORBIDDEN: (403, "Forbidden"),
     ProblemType.MEDIA_TYPE: (415, "Not JSON"),
+    ProblemType.CONTENT_ENCODING: (415, "Unknown content encoding"),
+    ProblemType.MALFORMED_GZIP: (400, "Malformed gzip"),
     ProblemType.MALFORMED_JSON: (400, "Malformed JSON"),
     ProblemType.QUEUE_NAME: (400, "Not a queue's name"),
     ProblemType.INVALID_ARGUMENT: (422, "Invalid argument"),
@@ -79,6 +83,7 @@ class Problem:
     type: ProblemType
     detail: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
@@ -91,6 +96,8 @@ class Problem:
         _write(
             resp, status, {"type": self.type, "title": title, "detail": self.detail}, self.fields
         )
+        for name, value in self.headers.items():
+            resp.set_header(name, value)
         if self.type is ProblemType.UNAVAILABLE:
             resp.set_header("Retry-After", str(RETRY_AFTER_S))
 
@@ -173,7 +180,10 @@ def _write(
 ) -> None:
     resp.status = falcon.code_to_http_status(status)
     resp.content_type = MEDIA_TYPE
-    resp.data = msgspec.json.encode({**head, "status": status, **fields})
+    # Set by RequestIds; the log's lines about this request have it, too.
+    request_id = getattr(resp.context, "request_id", None)
+    about = {} if request_id is None else {"request_id": request_id}
+    resp.data = msgspec.json.encode({**head, "status": status, **about, **fields})
 
 
 def _internal() -> Problem:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from typing import Any, Final
+from wsgiref.types import WSGIApplication
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it ships none
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
 
 from opsqueue.connection import connect
 from opsqueue.store import open_store
-from opsqueue_api.app import App, create_app
+from opsqueue_api.access_log import AccessLog, set_up_access_log
+from opsqueue_api.app import create_app
 from opsqueue_api.settings import Settings
 
 GRACEFUL_S: Final = 30
@@ -43,7 +46,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "proc_name": "opsqueue-api",
             # Its "info" tells of its own processes; ours is one line.
             "loglevel": "debug" if settings.log_level == "debug" else "warning",
-            "accesslog": "-" if settings.has_access_log else None,
+            "logger_class": _Log,
+            "accesslog": None,  # ours is AccessLog's
             "post_worker_init": self._begin,
             # Newer versions open a socket in the home directory for a tool of theirs.
             "control_socket_disable": True,
@@ -52,7 +56,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
-    def load(self) -> App:
+    def load(self) -> WSGIApplication:
         """Make the app, in each worker process: connections must not be shared by a fork."""
         return make_app(self._settings, is_stopping=self._is_stopping)
 
@@ -67,15 +71,30 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
         return self._worker is not None and not self._worker.alive
 
 
-def make_app(settings: Settings, **options: Any) -> App:  # noqa: ANN401 as create_app takes them
+class _Log(Logger):  # type: ignore[misc]  # no types, as above
+    """gunicorn's own lines, in the format of ours."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ANN401 as above
+        """Hand them to the root's handler."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: ANN401 as create_app
     """Connect to what the settings name, and make the app of it."""
-    return create_app(
+    app = create_app(
         connect(settings.redis_url, max_connections=settings.redis_connections),
         open_store(settings.store_url),
         limits=settings.limits,
+        tokens=settings.tokens,
         long_polls=settings.long_polls,
         **options,
     )
+    if not settings.has_access_log:
+        return app
+    set_up_access_log(settings.log_format)
+    return AccessLog(app)
 
 
 def _say_ready(worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from opsqueue.logs import LogFormat
 from opsqueue.submission import MAX_METADATA_BYTES
+from opsqueue_api.tokens import Token
 
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
@@ -40,7 +42,9 @@ class Settings:
         port: 0 takes a free one, which the line `ready on` names.
         threads: requests at a time in each process.
         workers: processes.
+        tokens: that are accepted; with none, everybody may do everything.
         log_level: of our own and gunicorn's log.
+        log_format: of these and of the access log.
         has_access_log: a line a request on stdout.
     """
 
@@ -50,7 +54,9 @@ class Settings:
     port: int = 3999
     threads: int = 32
     workers: int = 1
+    tokens: tuple[Token, ...] = ()
     log_level: str = "info"
+    log_format: LogFormat = "plain"
     has_access_log: bool = False
     limits: Limits = field(default_factory=Limits)
 

@@ -5,11 +5,12 @@ A function and not a value: importing a module must not connect to anything.
 
 from __future__ import annotations
 
-from opsqueue_api.app import App
+from wsgiref.types import WSGIApplication
+
 from opsqueue_api.cli import settings_of_environment
 from opsqueue_api.server import make_app
 
 
-def application() -> App:
+def application() -> WSGIApplication:
     """Make the app from the environment alone; click's errors say which variable is wrong."""
     return make_app(settings_of_environment())

@@ -10,8 +10,8 @@ import msgspec
 
 from opsqueue.chunk import ChunkFailure, Reservation, Source, Token, encodable
 from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.logs import LogFormat
 from opsqueue.submission import SubmissionId
-from opsqueue_worker.logs import LogFormat
 from opsqueue_worker.settings import PoolKind
 
 

@@ -8,8 +8,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import Literal
 
+from opsqueue.logs import LogFormat
 from opsqueue.strategy import AnyStrategy
-from opsqueue_worker.logs import LogFormat
 
 PoolKind = Literal["process", "thread", "async", "solo"]
 

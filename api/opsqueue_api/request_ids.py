@@ -1,0 +1,40 @@
+"""An id for each request: the client's or a new one, in its answer and in every line of its log."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from contextvars import ContextVar
+from typing import Final
+
+import falcon
+
+HEADER: Final = "X-Request-Id"
+# In the WSGI environment, where the access log and other servers' formats find them.
+ID_KEY: Final = "opsqueue.request_id"
+TOKEN_KEY: Final = "opsqueue.token"  # noqa: S105  its name
+# What is put into log lines and headers: no spaces, no quotes, no controls.
+_SANE: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_current: ContextVar[str] = ContextVar("opsqueue_request_id", default="")
+
+
+class RequestIds:
+    """Falcon middleware, the first one: what the others answer has the id, too."""
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Take the client's id if it is sane, else make one."""
+        given = req.get_header(HEADER) or ""
+        request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+        req.env[ID_KEY] = request_id
+        resp.context.request_id = request_id
+        resp.set_header(HEADER, request_id)
+        # Until the thread's next request: a stream is written when the app has long returned.
+        _current.set(request_id)
+
+
+def add_request_id(record: logging.LogRecord) -> bool:
+    """Filter of a log handler: let lines that a request causes carry its id."""
+    if request_id := _current.get():
+        record.request_id = request_id
+    return True
