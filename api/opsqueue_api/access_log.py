@@ -93,7 +93,9 @@ class _Answer:
             "method": environ["REQUEST_METHOD"],
             # Without the query, which may say more than a log should keep; quoted again, since the
             # server has decoded what could break the line.
-            "path": quote(environ.get("PATH_INFO", "").encode("latin-1"), safe="/:@,+=~!*'()$&;"),
+            "path": quote(
+                environ.get("PATH_INFO", "").encode("latin-1", "replace"), safe="/:@,+=~!*'()$&;"
+            ),
             "status": self.status,
             "bytes": self._bytes,
             "duration_ms": round((self._clock() - self._began) * 1000, 1),
