@@ -165,7 +165,7 @@ def test_the_example_of_the_env_file_states_every_variable_and_the_defaults(
 
 
 def test_every_port_is_published_on_loopback_only(services: dict[str, dict[str, Any]]) -> None:
-    """Docker publishes past the firewall, and the API asks for no password."""
+    """Docker publishes past the firewall, and without .env the API asks for no token."""
     ports = [port for service in services.values() for port in service.get("ports", [])]
 
     assert {3999, 8333} == {port["target"] for port in ports}
@@ -197,7 +197,7 @@ def test_the_stores_objects_are_in_a_volume(services: dict[str, dict[str, Any]])
 
 
 def test_no_secret_stands_in_the_file(template: dict[str, Any]) -> None:
-    """Each comes from a variable, whose default says that it is for development."""
+    """Each comes from a variable, whose default says that it is for development, or is none."""
     secret = re.compile("PASSWORD|SECRET|ACCESS_KEY|AUTH|TOKEN")
     values = {
         (name, key): value
@@ -208,7 +208,7 @@ def test_no_secret_stands_in_the_file(template: dict[str, Any]) -> None:
 
     assert len(values) >= 3
     for place, value in values.items():
-        assert re.fullmatch(rf"\$\{{\w+:-{DEVELOPMENT_SECRET}\}}", value), place
+        assert re.fullmatch(rf"\$\{{\w+:-({DEVELOPMENT_SECRET})?\}}", value), place
 
 
 def test_every_development_secret_can_be_replaced() -> None:
@@ -329,6 +329,24 @@ def test_the_api_listens_where_compose_publishes_it(
     assert str(port["target"]) == _last("api", "EXPOSE")
 
 
+def test_the_stacks_api_takes_tokens_and_starts_without(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh clone's works at once; one with tokens asks for them."""
+    tokens = "web:0123456789abcdef:produce@emails"
+    api = _read_compose(OPSQUEUE_API_TOKENS=tokens)["services"]["api"]
+
+    given = [_settings("api", service, monkeypatch) for service in (services["api"], api)]
+
+    assert [("", True), (tokens, True)] == [(one["tokens"], one["insecure"]) for one in given]
+
+
+def test_an_image_alone_does_not_serve_everybody() -> None:
+    """It names an address that takes tokens, and does not say that none are needed."""
+    assert "OPSQUEUE_API_INSECURE" not in _last("api", "ENV")
+    assert "OPSQUEUE_API_HOST=0.0.0.0" in _last("api", "ENV")
+
+
 def test_programs_read_every_variable_that_they_are_given(
     services: dict[str, dict[str, Any]],
 ) -> None:
@@ -352,7 +370,7 @@ def test_compose_reads_no_variable_that_a_program_reads_otherwise(
 
     assert COMPOSE_ONLY == used - programs
     for variable in used & programs:
-        assert re.search(rf'"{variable}": "\$\{{{variable}:-\w+}}"', text)
+        assert re.search(rf'"{variable}": "\$\{{{variable}:-\w*}}"', text)
 
 
 def test_containers_get_longer_to_stop_than_the_programs_take(

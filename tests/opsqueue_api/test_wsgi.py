@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 import pytest
 from falcon import testing
 
 from opsqueue_api.cli import settings_of_environment
 from opsqueue_api.settings import Limits, Settings
+from opsqueue_api.tokens import parse_tokens
 from opsqueue_api.wsgi import application
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own settings stay out."""
-    for name in ("REDIS_URL", "STORE_URL", "API_HOST", "API_PORT", "API_THREADS"):
-        monkeypatch.delenv(f"OPSQUEUE_{name}", raising=False)
+    for name in [key for key in os.environ if key.startswith("OPSQUEUE_")]:
+        monkeypatch.delenv(name)
 
 
 def test_the_app_is_made_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +58,65 @@ def test_a_missing_store_is_named() -> None:
     """It has no default: workers and producers must have the same."""
     with pytest.raises(click.UsageError, match="store_url"):
         application()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
+def test_this_machine_alone_needs_no_tokens(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Any loopback address."""
+    monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
+    monkeypatch.setenv("OPSQUEUE_API_HOST", host)
+
+    assert settings_of_environment().tokens == ()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1", "no..host"])  # noqa: S104 the point
+def test_an_address_that_others_reach_takes_tokens(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Or the word that they are not wanted; the message says both."""
+    monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
+    monkeypatch.setenv("OPSQUEUE_API_HOST", host)
+
+    with pytest.raises(click.UsageError, match=r"OPSQUEUE_API_TOKENS.*--tokens-file.*--insecure"):
+        settings_of_environment()
+
+    monkeypatch.setenv("OPSQUEUE_API_INSECURE", "true")
+    assert settings_of_environment().host == host
+    monkeypatch.delenv("OPSQUEUE_API_INSECURE")
+    monkeypatch.setenv("OPSQUEUE_API_TOKENS", "web:0123456789abcdef:produce")
+    assert [token.name for token in settings_of_environment().tokens] == ["web"]
+
+
+def test_tokens_of_variable_and_file_hold_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file is a mounted secret, one token a line."""
+    one, other = "web:0123456789abcdef:produce", "ops:fedcba9876543210:admin"
+    (tmp_path / "tokens").write_text(f"# ours\n{other}\n")
+    monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
+    monkeypatch.setenv("OPSQUEUE_API_TOKENS", one)
+    monkeypatch.setenv("OPSQUEUE_API_TOKENS_FILE", str(tmp_path / "tokens"))
+
+    assert settings_of_environment().tokens == parse_tokens(f"{one};{other}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "file", "says"),
+    [
+        ("", "", "tokens: no token in it"),
+        (";", "web:0123456789abcdef:admin", "OPSQUEUE_API_TOKENS: no token in it"),
+        ("web:0123456789abcdef:admin", "web:0123456789abcdefg:admin", "and .*tokens: .*the name"),
+        ("", "\xff", "can't read the tokens' file .*tokens: no UTF-8"),
+    ],
+)
+def test_tokens_that_can_not_be_read_protect_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, file: str, says: str
+) -> None:
+    """So the API does not start, not even on the loopback address."""
+    (tmp_path / "tokens").write_text(file, encoding="latin-1")
+    monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
+    monkeypatch.setenv("OPSQUEUE_API_TOKENS", variable)
+    monkeypatch.setenv("OPSQUEUE_API_TOKENS_FILE", str(tmp_path / "tokens"))
+
+    with pytest.raises(click.UsageError, match=says):
+        settings_of_environment()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -247,6 +248,8 @@ def test_it_does_not_start_on_a_port_in_use(redis_url: str, store_url: str) -> N
         ["--store-url", "ftp://host/folder"],
         ["--store-url", "memory://x", "--redis-url", "http://host"],
         ["--store-url", "memory://x", "--port", "x"],
+        ["--store-url", "memory://x", "--host", "0.0.0.0"],  # noqa: S104 the point
+        ["--store-url", "memory://x", "--tokens-file", "/nonexistent"],
     ],
 )
 def test_wrong_options_end_it_with_exit_code_2(arguments: list[str]) -> None:
@@ -256,6 +259,50 @@ def test_wrong_options_end_it_with_exit_code_2(arguments: list[str]) -> None:
     assert done.returncode == 2
     assert "Usage:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tokens_access_log_and_gzip_work_in_the_process(redis_url: str, store_url: str) -> None:
+    """What stands between a request and its resource, under the real server."""
+    secret = "0123456789abcdef"  # noqa: S105 nobody's
+    process = subprocess.Popen(
+        [*PROGRAM, "--port", "0", "--access-log", "--log-format", "json"],
+        env=environment(
+            OPSQUEUE_REDIS_URL=redis_url,
+            OPSQUEUE_STORE_URL=store_url,
+            OPSQUEUE_API_TOKENS=f"web:{secret}:produce@mine",
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    bearer = {"authorization": f"Bearer {secret}"}
+    body = gzip.compress(
+        json.dumps({"operations": [], "chunk_size": 1, "metadata": "QUJD" * 500}).encode()
+    )
+    try:
+        url = url_of(process)
+        with httpx.Client(base_url=f"{url}/v1/queues", headers={"x-request-id": "r-1"}) as http:
+            inserted = http.post(
+                "/mine/submissions",
+                content=body,
+                headers=bearer | {"content-type": "application/json", "content-encoding": "gzip"},
+            )
+            denied = [http.get("/mine"), http.get("/yours", headers=bearer)]
+    finally:
+        process.terminate()
+        access_log, log = process.communicate(timeout=20)
+
+    assert (inserted.status_code, inserted.headers["content-encoding"]) == (201, "gzip")
+    assert inserted.json()["metadata"] == "QUJD" * 500
+    assert [(401, "r-1"), (403, "r-1")] == [
+        (response.status_code, response.json()["request_id"]) for response in denied
+    ]
+    lines = [json.loads(line) for line in access_log.splitlines()]
+    assert [("web", 201, "r-1"), ("-", 401, "r-1"), ("web", 403, "r-1")] == [
+        (line["token"], line["status"], line["request_id"]) for line in lines
+    ]
+    assert lines[0]["bytes"] == int(inserted.headers["content-length"]) < 2_000
+    assert secret not in access_log + log
 
 
 def test_a_client_of_an_api_that_is_gone_says_what_helps() -> None:
