@@ -126,6 +126,8 @@ def test_a_method_that_a_route_does_not_have_needs_admin(ask: Ask) -> None:
         ("/v1/queues/mine/submissions/1/retry", "POST", {"producer", "limited", "ops"}),
         ("/v1/queues/mine/submissions/1", "PATCH", {"producer", "limited", "ops"}),
         ("/v1/queues/mine/submission-ids", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submissions/1/errors", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submissions/1/errors/chunks", "GET", {"producer", "limited", "ops"}),
         ("/v1/queues/mine/workers", "GET", {"ops"}),
         ("/v1/queues/mine/pause", "POST", {"ops"}),
         ("/v1/queues/mine/resume", "POST", {"ops"}),
