@@ -29,8 +29,13 @@ class RequestIds:
         req.env[ID_KEY] = request_id
         resp.context.request_id = request_id
         resp.set_header(HEADER, request_id)
-        # Until the thread's next request: a stream is written when the app has long returned.
+        # Until `forget_request`, since a stream is written when the app has long returned.
         _current.set(request_id)
+
+
+def forget_request() -> None:
+    """Say that the thread's request is over: the server's next lines are not about it."""
+    _current.set("")
 
 
 def add_request_id(record: logging.LogRecord) -> bool:

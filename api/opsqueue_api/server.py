@@ -13,6 +13,7 @@ from opsqueue.connection import connect
 from opsqueue.store import open_store
 from opsqueue_api.access_log import AccessLog, set_up_access_log
 from opsqueue_api.app import create_app
+from opsqueue_api.request_ids import forget_request
 from opsqueue_api.settings import Settings
 
 GRACEFUL_S: Final = 30
@@ -49,6 +50,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "logger_class": _Log,
             "accesslog": None,  # ours is AccessLog's
             "post_worker_init": self._begin,
+            # After its line about an answer that failed.
+            "post_request": lambda _worker, _req, _environ, _resp: forget_request(),
             # Newer versions open a socket in the home directory for a tool of theirs.
             "control_socket_disable": True,
         }

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from opsqueue.exceptions import (
+    AccessDeniedError,
     ApiUnavailableError,
     IncorrectUsageError,
     InvalidArgumentError,
@@ -187,7 +188,9 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
         (problem(409, ProblemType.PREFIX_TAKEN), InvalidArgumentError),
         (problem(413, ProblemType.TOO_LARGE), InvalidArgumentError),
         (problem(404, ProblemType.SUBMISSION_NOT_FOUND), SubmissionNotFoundError),
-        (problem(401), IncorrectUsageError),
+        (problem(401), AccessDeniedError),
+        (problem(403, ProblemType.FORBIDDEN), AccessDeniedError),
+        (problem(405), IncorrectUsageError),
         (problem(500, ProblemType.INTERNAL), OpsqueueInternalError),
         (httpx.Response(404, text="<html>not here"), ApiUnavailableError),
         (httpx.Response(200, text="<html>welcome"), ApiUnavailableError),

@@ -123,6 +123,15 @@ def test_a_method_that_a_route_does_not_have_needs_admin(ask: Ask) -> None:
         ("/v1/queues/yours/submissions/1/", "GET", {"producer", "ops"}),
         ("/v1/queues/mine/submissions/1/cancel", "POST", {"producer", "limited", "ops"}),
         ("/v1/queues/mine/submissions/1/results", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submissions/1/retry", "POST", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submissions/1", "PATCH", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submission-ids", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submissions/1/errors", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/submissions/1/errors/chunks", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/mine/workers", "GET", {"ops"}),
+        ("/v1/queues/mine/pause", "POST", {"ops"}),
+        ("/v1/queues/mine/resume", "POST", {"ops"}),
+        ("/v1/queues", "GET", {"ops"}),
         ("/healthz", "GET", {*SECRETS, ""}),
     ],
 )
@@ -135,6 +144,20 @@ def test_a_token_opens_what_its_scopes_say(
     }
 
     assert allowed == opened
+
+
+def test_admin_of_a_queue_is_not_admin_of_all(client: redis.Redis, store: ObjectStore) -> None:
+    """What lists all queues takes a grant for all."""
+    secret = "0123456789abcdef"  # noqa: S105 nobody's
+    app = create_app(client, store, tokens=parse_tokens(f"lead:{secret}:admin@mine"))
+    transport = httpx.WSGITransport(app)
+    with httpx.Client(transport=transport, base_url="http://api/v1") as http:
+        codes = [
+            http.get(path, headers={"authorization": f"Bearer {secret}"}).status_code
+            for path in ("/queues/mine/workers", "/queues/yours/workers", "/queues")
+        ]
+
+    assert [200, 403, 403] == codes
 
 
 def test_a_request_without_a_token_is_told_how_to_send_one(ask: Ask) -> None:

@@ -195,8 +195,8 @@ def test_a_body_as_large_as_the_limit_is_read() -> None:
     ("body", "says"),
     [
         (b"{}", "no gzip"),
-        (gzip.compress(b"{}")[:-4], "it has no end"),
-        (gzip.compress(b"{}") + b"{}", "behind its end"),
+        (gzip.compress(b"{}", mtime=0)[:-4], "it has no end"),
+        (gzip.compress(b"{}", mtime=0) + b"{}", "behind its end"),
     ],
 )
 def test_a_damaged_body_is_400(http: httpx.Client, body: bytes, says: str) -> None:

@@ -178,6 +178,33 @@ def test_a_stream_that_breaks_has_no_end(
         httpx.get(f"{url}/v1/queues/{queue_name}/submissions/{id_}/results")
 
 
+def test_the_log_names_the_request_that_broke_and_no_other(
+    process: subprocess.Popen[str], store_url: str, real_client: redis.Redis, queue_name: str
+) -> None:
+    """The same thread's next line, about something that is no request, has no id."""
+    url = url_of(process)
+    queue = Queue(real_client, queue_name)
+    with ProducerClient(url, store_url, queue=queue_name) as producer:
+        id_ = producer.insert_submission(range(2), chunk_size=1)
+    work(queue, store_url, 2)
+    prefix = queue.get_submission(id_).prefix
+    (Path(store_url.removeprefix("file://")) / output_key(prefix, 1)).unlink()
+    results = f"{url}/v1/queues/{queue_name}/submissions/{id_}/results"
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(results, headers={"x-request-id": "broken-1"})
+    with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0)) as garbage:
+        garbage.sendall(b"GARBAGE\r\n\r\n")
+        assert b" 400 " in garbage.recv(65_536)
+
+    process.terminate()
+    _, log = process.communicate(timeout=20)
+
+    (failed,) = [line for line in log.splitlines() if "Error handling request" in line]
+    (invalid,) = [line for line in log.splitlines() if "GARBAGE" in line]
+    assert "request_id=broken-1" in failed
+    assert "request_id" not in invalid
+
+
 def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
     process: subprocess.Popen[str], store_url: str, queue_name: str
 ) -> None:
