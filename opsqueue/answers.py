@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,9 @@ from opsqueue.chunk import (
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.strategy import TICKS_A_SECOND
 from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
+
+_ALL_DONE: Final = 0xFF
+"""A byte of a bitmap whose eight chunks are all done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,59 @@ class SubmissionPage:
 
     submissions: tuple[Submission, ...]
     next: SubmissionId | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWindow:
+    """Which of some consecutive chunks are done, a bit each."""
+
+    first: int
+    """The first chunk of the window."""
+    end: int
+    """The first chunk behind it."""
+    bits: bytes
+    """The highest bit of the first byte is chunk `first - first % 8`; missing bytes are zero."""
+
+    def __contains__(self, index: object) -> bool:
+        """Whether a chunk is in the window and done."""
+        if not isinstance(index, int) or not self.first <= index < self.end:
+            return False
+        at = index - self.first // 8 * 8
+        return at // 8 < len(self.bits) and bool(self.bits[at // 8] >> (7 - at % 8) & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        """Give the chunks that are done, ascending."""
+        base = self.first // 8 * 8
+        return (
+            index
+            for at, byte in enumerate(self.bits)
+            if byte
+            for index in range(base + at * 8, base + at * 8 + 8)
+            if index in self
+        )
+
+    @property
+    def done_until(self) -> int:
+        """The first chunk of the window that is not done, `end` when all are."""
+        index = self.first
+        while index in self:
+            is_whole = index % 8 == 0 and self.bits[index // 8 - self.first // 8] == _ALL_DONE
+            index += 8 if is_whole else 1
+        return min(index, self.end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a submission is at one instant, and which chunks of a window are done."""
+
+    state: SubmissionState
+    chunks_total: int
+    chunks_done: int
+    chunks_in_hand: int
+    operations_total: int
+    operations_done: int
+    operations_failed: int
+    done: ChunkWindow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +331,21 @@ def read_submission(
         created_at=_instant(f[b"created_at"]),
         ended_at=None if ended_at is None else _instant(ended_at),
         last_failure=_failure(failure),
+    )
+
+
+def read_progress(
+    state: bytes, numbers: list[bytes], bits: bytes, *, first: int, limit: int
+) -> Progress:
+    """Of done_chunks."""
+    n = _integers(numbers)
+    end = min(first + limit, n["chunks_total"])
+    if state == b"completed":
+        bits = b"\xff" * (-(-end // 8) - first // 8)
+    return Progress(
+        state=SubmissionState(state.decode()),
+        done=ChunkWindow(first, max(first, end), bits),
+        **n,
     )
 
 

@@ -147,3 +147,11 @@ def checked_limit(limit: int) -> int:
         message = f"limit is {limit}: give 1 or more"
         raise InvalidArgumentError(message)
     return limit
+
+
+def checked_chunk(index: int) -> int:
+    """Return the chunk's index, or raise InvalidArgumentError when it is negative."""
+    if index < 0:
+        message = f"chunk index is {index}: chunks are counted from 0"
+        raise InvalidArgumentError(message)
+    return index

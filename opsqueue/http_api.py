@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from opsqueue import __version__
-from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
+from opsqueue.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
@@ -48,6 +48,7 @@ from opsqueue.wire import (
     PatchBody,
     ProblemBody,
     ProblemType,
+    ProgressBody,
     QueuesBody,
     SubmissionBody,
     SubmissionsBody,
@@ -154,6 +155,28 @@ class HttpApi:
             wait_s=wait_s,
         )
         return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+
+    def progress(
+        self,
+        queue: str,
+        submission_id: SubmissionId,
+        start: int = 0,
+        *,
+        seen: int | None = None,
+        wait_s: float = 0,
+    ) -> Progress:
+        """Give progress; see `SubmissionApi.progress`. More patient while it waits."""
+        wait_s = max(0.0, min(wait_s, MAX_WAIT_S))
+        response = self._send(
+            "GET",
+            f"{_path(queue)}/submissions/{submission_id}/progress",
+            patience=WAIT_PATIENCE if wait_s else CALL_PATIENCE,
+            wait_s=wait_s,
+            params={"from": str(start)}
+            if seen is None
+            else {"from": str(start), "seen": str(seen)},
+        )
+        return self._read(response, ProgressBody, queue, submission_id).to_progress()
 
     def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
         """Cancel a submission; see `SubmissionApi.cancel`."""
@@ -295,7 +318,7 @@ class HttpApi:
         request = self._client.build_request(
             method,
             path,
-            params={"wait": f"{wait_s:.3f}"} if wait_s else params,
+            params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
             content=content,
             headers=headers,
             timeout=httpx.Timeout(wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S),

@@ -189,6 +189,29 @@ class Queue(Readings):
                 raise SubmissionNotFoundError(submission_id, self.name)
         raise unexpected(answer)
 
+    def watch_submission(
+        self, submission_id: SubmissionId, *, watch_ms: int = 60_000
+    ) -> str | None:
+        """Let a submission tell its progress for a while; None: it has ended.
+
+        Returns what `wait_for_news` reads after: whatever is read of the submission from now on,
+        no later change is missed.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+        answer = self._scripts.call(
+            "watch_submission", id=str(submission_id), watch_ms=calls.checked_limit(watch_ms)
+        )
+        match answer:
+            case [b"watched", news_id]:
+                return str(news_id.decode())
+            case [b"ended", _]:
+                return None
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
     def forget_submissions(
         self, *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
     ) -> Forgotten:

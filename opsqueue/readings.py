@@ -15,10 +15,12 @@ from opsqueue.answers import (
     Counts,
     ErrorChunks,
     Limit,
+    Progress,
     SubmissionPage,
     WorkerSeen,
     read_counts,
     read_limits,
+    read_progress,
     read_submission,
     unexpected,
 )
@@ -44,6 +46,10 @@ _ERROR_PAGE_BYTES: Final = 64 * 1024
 """Of the bitmap of chunks with errors, in one reading: some 500,000 chunks."""
 
 
+MAX_WINDOW: int = 65_536
+"""Chunks that one reading of progress answers for: 8 KiB."""
+
+
 class Readings:
     """What can be asked of a queue.
 
@@ -67,6 +73,34 @@ class Readings:
         match answer:
             case [b"found", fields, meta, failure]:
                 return read_submission(self.name, str(submission_id), fields, meta, failure)
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+        raise unexpected(answer)
+
+    def done_chunks(
+        self, submission_id: SubmissionId, *, start: int = 0, limit: int = MAX_WINDOW
+    ) -> Progress:
+        """Give how far a submission is, and which of `limit` chunks from `start` on are done.
+
+        Args:
+            submission_id: its id.
+            start: the first chunk of the window; behind the last one: an empty window.
+            limit: at most MAX_WINDOW.
+
+        Raises:
+            SubmissionNotFoundError: also after its retention.
+        """
+        first = min(calls.checked_chunk(start), MAX_CHUNKS)
+        limit = min(calls.checked_limit(limit), MAX_WINDOW)
+        answer = self._scripts.call(
+            "done_chunks",
+            id=str(submission_id),
+            first_byte=first // 8,
+            bytes=-(-(first + limit) // 8) - first // 8,
+        )
+        match answer:
+            case [b"found", state, numbers, bits]:
+                return read_progress(state, numbers, bits, first=first, limit=limit)
             case [b"unknown"]:
                 raise SubmissionNotFoundError(submission_id, self.name)
         raise unexpected(answer)
@@ -247,6 +281,11 @@ class Readings:
     def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
         """Sleep until a chunk may have become free since the reserve that gave `wake_id`."""
         return bool(self._scripts.read_after("wake", wake_id, block_ms=block_ms, limit=1))
+
+    def wait_for_news(self, submission_id: SubmissionId, news_id: str, *, block_ms: int) -> bool:
+        """Sleep until a watched submission changed since the watch that gave `news_id`."""
+        stream = f"sub:{submission_id}:news"
+        return bool(self._scripts.read_after(stream, news_id, block_ms=block_ms, limit=1))
 
     def last_event_id(self) -> str:
         """Give where the events stand now; `wait_for_events` after it misses nothing."""

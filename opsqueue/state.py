@@ -120,6 +120,12 @@ TRANSITIONS: Final = (
         ("in_progress",),
         "in progress, else the state is answered",
     ),
+    Transition(
+        "watch_submission",
+        ("in_progress",),
+        ("in_progress",),
+        "in progress, else the state is answered; for that long its progress is told",
+    ),
     Transition("pause_queue", ("running",), ("paused",), "none; twice is once"),
     Transition("resume_queue", ("paused",), ("running",), "none; twice is once"),
     Transition(
@@ -144,6 +150,7 @@ TRANSITIONS: Final = (
 
 READINGS: Final = (
     "get_submission",
+    "done_chunks",
     "list_submissions",
     "lookup_submissions",
     "lookup_prefix",

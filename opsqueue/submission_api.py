@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import redis
 
 from opsqueue import __version__
-from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
+from opsqueue.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
 from opsqueue.connection import BLOCK_MS
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
@@ -32,6 +32,7 @@ Ids = list[SubmissionId]
 """Named here, since `list` is a method below."""
 
 _QUEUES_KEPT: Final = 1_000
+_GATHER_S: Final = 0.02
 
 
 class SubmissionApi(Protocol):
@@ -55,6 +56,25 @@ class SubmissionApi(Protocol):
         """Give a submission as it is now; waits up to `wait_s`, at most 60, for its end.
 
         May answer before the time is over though nothing has changed.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+
+    def progress(
+        self,
+        queue: str,
+        submission_id: SubmissionId,
+        start: int = 0,
+        *,
+        seen: int | None = None,
+        wait_s: float = 0,
+    ) -> Progress:
+        """Give how far a submission is, and which chunks from `start` on are done.
+
+        Waits up to `wait_s`, at most 60, until chunk `start` is done or the submission has ended;
+        with `seen` until other than that many chunks are done or it has ended. May answer before
+        the time is over though neither is so.
 
         Raises:
             SubmissionNotFoundError.
@@ -166,6 +186,19 @@ class QueueApi:
     def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
         """Give a submission; see `SubmissionApi.get`."""
         return wait_until_ended(self._queue_of(queue), submission_id, wait_s=wait_s)
+
+    def progress(
+        self,
+        queue: str,
+        submission_id: SubmissionId,
+        start: int = 0,
+        *,
+        seen: int | None = None,
+        wait_s: float = 0,
+    ) -> Progress:
+        """Give how far a submission is; see `SubmissionApi.progress`."""
+        on = self._queue_of(queue)
+        return wait_for_progress(on, submission_id, start, seen=seen, wait_s=wait_s)
 
     def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
         """Cancel a submission; see `SubmissionApi.cancel`."""
@@ -283,6 +316,39 @@ def wait_until_ended(
         last_id = _wait_for_event_of(queue, submission_id, last_id, until=until)
         submission = queue.get_submission(submission_id)
     return submission
+
+
+def wait_for_progress(
+    queue: Queue,
+    submission_id: SubmissionId,
+    start: int = 0,
+    *,
+    seen: int | None = None,
+    wait_s: float,
+    slice_ms: int = BLOCK_MS,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Give a submission's progress as `SubmissionApi.progress` says; arguments as above.
+
+    Raises:
+        SubmissionNotFoundError: also when it is cleaned up meanwhile.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        left_s = deadline - time.monotonic()
+        news_id = None
+        if left_s > 0:
+            # Before the progress is read: a change between the two is then among the news.
+            news_id = queue.watch_submission(submission_id, watch_ms=2 * BLOCK_MS)
+        progress = queue.done_chunks(submission_id, start=start)
+        is_due = start in progress.done if seen is None else progress.chunks_done != seen
+        has_ended = progress.state is not SubmissionState.IN_PROGRESS
+        if is_due or has_ended or news_id is None or is_stopping():
+            return progress
+        block_ms = math.ceil(min(left_s * 1000, slice_ms))
+        if queue.wait_for_news(submission_id, news_id, block_ms=block_ms):
+            # Chunks may be done by the thousand a second: what comes meanwhile is read together.
+            time.sleep(_GATHER_S)
 
 
 def _wait_for_event_of(

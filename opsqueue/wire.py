@@ -11,9 +11,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from opsqueue.answers import Counts, ErrorChunks, SubmissionPage, WorkerSeen
+from opsqueue.answers import (
+    ChunkWindow,
+    Counts,
+    ErrorChunks,
+    Progress,
+    SubmissionPage,
+    WorkerSeen,
+)
 from opsqueue.output import OperationFailed
 from opsqueue.submission import (
     Backoff,
@@ -183,6 +190,57 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             created_at=self.created_at,
             ended_at=self.ended_at,
             last_failure=self.last_failure.to_failure() if self.last_failure else None,
+        )
+
+
+class ProgressBody(Struct, frozen=True, kw_only=True):
+    """How far a submission is, and which chunks of a window are done.
+
+    `done_until` is the first chunk of the window that is not done. `done` has a bit for each chunk
+    from `from` to before `to`; the highest bit of its first byte is chunk `from - from % 8`, and
+    zeros at its end may be missing.
+    """
+
+    state: SubmissionState
+    chunks_total: int
+    chunks_done: int
+    chunks_in_hand: int
+    operations_total: int
+    operations_done: int
+    operations_failed: int
+    done_until: int
+    first: int = field(name="from")
+    end: int = field(name="to")
+    done: bytes
+
+    @classmethod
+    def of(cls, progress: Progress) -> ProgressBody:
+        """Put progress on the wire."""
+        return cls(
+            state=progress.state,
+            chunks_total=progress.chunks_total,
+            chunks_done=progress.chunks_done,
+            chunks_in_hand=progress.chunks_in_hand,
+            operations_total=progress.operations_total,
+            operations_done=progress.operations_done,
+            operations_failed=progress.operations_failed,
+            done_until=progress.done.done_until,
+            first=progress.done.first,
+            end=progress.done.end,
+            done=progress.done.bits,
+        )
+
+    def to_progress(self) -> Progress:
+        """Take it off the wire."""
+        return Progress(
+            state=self.state,
+            chunks_total=self.chunks_total,
+            chunks_done=self.chunks_done,
+            chunks_in_hand=self.chunks_in_hand,
+            operations_total=self.operations_total,
+            operations_done=self.operations_done,
+            operations_failed=self.operations_failed,
+            done=ChunkWindow(self.first, self.end, self.done),
         )
 
 

@@ -19,6 +19,7 @@ from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.health import Alive, Ready, Version
+from opsqueue_api.progress import SubmissionProgress
 from opsqueue_api.queues import (
     OneQueue,
     PauseQueue,
@@ -91,6 +92,8 @@ def create_app(
     route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
     route(f"{submission}/cancel", CancelSubmission(queue_of), POST=Need.PRODUCE)
     route(f"{submission}/retry", RetrySubmission(queue_of), POST=Need.PRODUCE)
+    progress = SubmissionProgress(queue_of, waiting)
+    route(f"{submission}/progress", progress, GET=Need.PRODUCE)
     route(f"{submission}/results", Results(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)

@@ -12,6 +12,7 @@ import msgspec
 
 from opsqueue_api.problem import invalid
 
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 _PAIR: Final = re.compile(r"([^:]+):(-?[0-9]{1,19})")
 
 
@@ -34,6 +35,24 @@ def number(req: falcon.Request, name: str, *, default: float, least: float, most
     # Written so that NaN is refused too.
     if not least <= value <= most:
         message = f"{name}={(text or '')[:40]!r}: give a number from {least:g} to {most:g}"
+        raise invalid(message)
+    return value
+
+
+def integer(req: falcon.Request, name: str, *, default: int, least: int, most: int) -> int:
+    """Read an integer within bounds."""
+    value = optional_integer(req, name, least=least, most=most)
+    return default if value is None else value
+
+
+def optional_integer(req: falcon.Request, name: str, *, least: int, most: int) -> int | None:
+    """Read an integer within bounds; None where the parameter is not given."""
+    text = req.get_param(name)
+    if text is None:
+        return None
+    value = int(text) if _INTEGER.fullmatch(text) else least - 1
+    if not least <= value <= most:
+        message = f"{name}={text[:40]!r}: give an integer from {least:,} to {most:,}"
         raise invalid(message)
     return value
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Final, Literal, cast
@@ -55,7 +56,7 @@ MAX_LISTED: Final = 100
 _ID: Final = re.compile(r"[0-9]{1,19}")
 _PATCH_BYTES: Final = 64 * 1024
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
-_WAIT_SLICE_MS: Final = 1_000
+WAIT_SLICE_MS: Final = 1_000
 """After each a waiting request notices that the process stops."""
 
 
@@ -143,22 +144,28 @@ class LongPolls:
     def __init__(self, limit: int, is_stopping: Callable[[], bool]) -> None:
         """Take the limit, and what tells that the process stops."""
         self._free = BoundedSemaphore(limit)
-        self._is_stopping = is_stopping
+        self.is_stopping = is_stopping
 
     def wait(self, queue: Queue, submission_id: SubmissionId, wait_s: float) -> Submission:
         """Give a submission when it has ended, or as it is when time or room is over."""
-        if wait_s <= 0 or not self._free.acquire(blocking=False):
-            return queue.get_submission(submission_id)
-        try:
+        with self.room_for(wait_s) as granted_s:
             return wait_until_ended(
                 queue,
                 submission_id,
-                wait_s=wait_s,
-                slice_ms=_WAIT_SLICE_MS,
-                is_stopping=self._is_stopping,
+                wait_s=granted_s,
+                slice_ms=WAIT_SLICE_MS,
+                is_stopping=self.is_stopping,
             )
+
+    @contextmanager
+    def room_for(self, wait_s: float) -> Iterator[float]:
+        """Give how long the request may wait: as long as it asks for, or not at all."""
+        has_room = wait_s > 0 and self._free.acquire(blocking=False)
+        try:
+            yield wait_s if has_room else 0
         finally:
-            self._free.release()
+            if has_room:
+                self._free.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,25 @@ local function put_back(id, index, state)
   return true
 end
 
+-- Tell those who watch a submission that it changed; `watched_until` is its field, false or text.
+local function tell_watchers(id, watched_until, what)
+  if watched_until and now < tonumber(watched_until) then
+    redis.call('XADD', sub_key(id) .. ':news', 'MAXLEN', 1, '*', 'what', what)
+  end
+end
+
 -- Move a submission from in_progress to `state`, and out of every index of work.
 local function end_submission(id, state)
   local key = sub_key(id)
   redis.call('HSET', key, 'state', state, 'ended_at', now)
   redis.call('ZREM', base .. 'submissions:in_progress', id)
   redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
-  local retention_ms = tonumber(redis.call('HGET', key, 'retention_ms'))
-  redis.call('ZADD', base .. 'expiring', now + retention_ms, id)
+  local row = redis.call('HMGET', key, 'retention_ms', 'watched_until')
+  redis.call('ZADD', base .. 'expiring', now + tonumber(row[1]), id)
   leave_ready(id)
   count('submissions_' .. state, 1)
   event(id, state)
+  tell_watchers(id, row[2], state)
 end
 
 local function complete_submission(id)

@@ -10,6 +10,8 @@
 -- sub:ID:attempts    hash    index -> attempts used, only for chunks that used one
 -- sub:ID:meta        hash    strategic metadata
 -- sub:ID:failure     hash    the last failure
+-- sub:ID:news        stream  length 1, expires: a new entry whenever a chunk is done, or the
+--                            submission ends, while `watched_until` of sub:ID is ahead
 -- ready              zset    submissions in progress that have a chunk to hand out; score 0, by id;
 --                            those with strategic metadata: in ready:SIGNATURE and in the indexes
 --                            that _strategy.lua describes

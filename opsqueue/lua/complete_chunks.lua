@@ -35,7 +35,7 @@ local function complete(token, operations_failed)
   end
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total',
-    'chunks_done', 'max_failed_operations')
+    'chunks_done', 'max_failed_operations', 'watched_until')
   local total, size = tonumber(row[1]), tonumber(row[2])
   if redis.call('SETBIT', key .. ':done', index, 1) == 1 then
     return {'completed', id, total - tonumber(row[4])}
@@ -62,6 +62,8 @@ local function complete(token, operations_failed)
   end
   if done == total then
     complete_submission(id)
+  else
+    tell_watchers(id, row[6], 'done')
   end
   return {'completed', id, total - done}
 end

@@ -33,7 +33,7 @@ for _, id in ipairs(due) do
     redis.call('ZREM', base .. 'submissions:' .. row[1], id)
     change_pairs(id, 'ZREM')
     redis.call('UNLINK', key, key .. ':done', key .. ':errors', key .. ':redo', key .. ':attempts',
-      key .. ':meta', key .. ':failure')
+      key .. ':meta', key .. ':failure', key .. ':news')
     forgotten = forgotten + 1
   end
 end

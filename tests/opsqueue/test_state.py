@@ -29,6 +29,7 @@ HELPERS = [
 NO_SCRIPTS = {
     "remove_limit",  # a limit set to nothing
     "wait_for_wake",
+    "wait_for_news",
     "wait_for_events",
     "last_event_id",
     "together",
