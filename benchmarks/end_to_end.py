@@ -88,7 +88,7 @@ def main() -> None:
 def kill_in_the_middle(stack: LocalStack, producer: ProducerClient, submission_id: int) -> None:
     """SIGKILL one of the workers once a fifth is done."""
     while True:
-        status = producer.get_submission_status(submission_id)
+        status = producer.get_submission(submission_id)
         if status is None:
             raise SystemExit("the submission is gone")
         if status.chunks_done >= status.chunks_total // 5:

@@ -11,6 +11,7 @@ says which operation can't be carried, and by what it could be.
 | `json`    | plain data; integers of any size, NaN     | tuple: list; keys of a dict: str       |
 | `cbor`    | plain data, bytes, any integer, datetime, | tuple: list                            |
 |           | Decimal, UUID, set                        |                                        |
+| `raw`     | one bytes object a chunk, as it is        | nothing                                |
 | `pickle`  | any object that can be imported there     | nothing; only with allow_pickle        |
 
 `+zstd` after any of these compresses it.
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DEFAULT_CODEC = "msgpack+zstd"
+"""Of operations that come as JSON, and of a submission that does not say."""
+
+PRODUCER_CODEC = "cbor+zstd"
+"""Of a ProducerClient that is not told another: Python's types survive, for 1 to 2 us an operation
+more than msgpack takes."""
 
 # What a compressed chunk may grow to: a few bytes from outside must not fill the memory.
 MAX_DECOMPRESSED_BYTES = 1 << 30
@@ -214,6 +220,16 @@ def _at_end(stream: io.BytesIO, value: object) -> object:
     return value
 
 
+def _dump_raw(operations: list[object]) -> bytes:
+    if len(operations) != 1 or not isinstance(operations[0], bytes):
+        message = f"a raw chunk is one bytes object: got {[_type_of(op) for op in operations[:3]]}"
+        raise EncodingError(message)
+    return operations[0]
+
+
+RAW = Codec("raw", _dump_raw, lambda data: [data])
+"""Of chunks that are bytes already: the producer's own affair what is in them."""
+
 _PICKLE = Codec("pickle", _dump_pickle, _load_pickle)
 _PLAIN: dict[str, Codec] = {
     codec.name: codec
@@ -222,6 +238,7 @@ _PLAIN: dict[str, Codec] = {
         Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode),
         Codec("json", _dump_json, _load_json),
         Codec("cbor", cbor2.dumps, _load_cbor),
+        RAW,
         _PICKLE,
     )
 }

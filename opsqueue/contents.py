@@ -139,18 +139,20 @@ def results_by_chunk(
     *,
     codec: Codec,
     errors: ErrorMode = "raise",
+    chunk_indexes: Iterable[int] | None = None,
     at_once: int = DEFAULT_AT_ONCE,
 ) -> Iterator[Iterator[object]]:
-    """Yield the results of a completed submission, chunk by chunk, in order, reading ahead.
+    """Yield the results of a submission, chunk by chunk, in order, reading ahead.
 
     Nothing is read before the first is asked for.
 
     Args:
         store: that has them.
-        submission: completed.
+        submission: completed, or chosen chunks of it are.
         codec: the submission's.
         errors: "raise" raises OperationFailedError in the place of the first operation that
             failed, "yield" gives an OperationFailed in the place of each, "skip" leaves them out.
+        chunk_indexes: of chunks that are done; None: all.
         at_once: objects read ahead.
 
     Raises:
@@ -158,8 +160,15 @@ def results_by_chunk(
         ObjectNotFoundError: they were deleted, after the retention or by somebody.
         StoreUnavailableError, EncodingError.
     """
-    keys = (output_key(submission.prefix, index) for index in range(submission.chunks_total))
-    for index, data in enumerate(get_many(store, keys, at_once=at_once)):
+    asked: deque[int] = deque()
+
+    def keys() -> Iterator[str]:
+        for index in range(submission.chunks_total) if chunk_indexes is None else chunk_indexes:
+            asked.append(index)
+            yield output_key(submission.prefix, index)
+
+    for data in get_many(store, keys(), at_once=at_once):
+        index = asked.popleft()
         yield _seen(decode_output(data, codec), submission, index, errors)
 
 

@@ -9,6 +9,7 @@
     |   +-- EncodingError                   operations or results that the codec can't carry
     |   +-- HandlerError                    an app or handler that can't be served
     |   +-- TooManyMatchingSubmissionsError a look-up finds more than its limit
+    |   +-- ChunkNotFoundError              no chunk of this index
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
@@ -44,7 +45,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opsqueue.output import OperationFailed
-    from opsqueue.submission import Submission
+    from opsqueue.status import SubmissionNotCancellable
+    from opsqueue.submission import ChunkFailed, Submission
 
 
 class OpsqueueError(Exception):
@@ -126,12 +128,13 @@ class SubmissionFailedError(OpsqueueError):
     def __init__(self, submission: Submission) -> None:
         """Take everything from the failed submission."""
         self.submission = submission
-        self.failure = submission.failure
+        self.chunk = submission.failed_chunk
+        self.failure = self.chunk.failure
         super().__init__(submission)
 
     def __str__(self) -> str:
         """Name the submission, the chunk and the failure with its traceback."""
-        failure = self.failure
+        failure = self.submission.failure
         if failure is None:
             return f"submission {self.submission.id} failed"
         if failure.is_of_operations:
@@ -185,19 +188,33 @@ class _SubmissionHasEndedError(OpsqueueError):
     wants: str
 
     def __init__(self, submission: Submission) -> None:
-        self.submission = submission
+        self.ended = submission
         super().__init__(submission)
 
     def __str__(self) -> str:
-        state = self.submission.state.value.replace("_", " ")
-        return f"submission {self.submission.id} is {state}: only {self.wants} can be {self.action}"
+        state = self.ended.state.value.replace("_", " ")
+        return f"submission {self.ended.id} is {state}: only {self.wants} can be {self.action}"
 
 
 class SubmissionNotCancellableError(_SubmissionHasEndedError):
-    """Only a submission in progress can be cancelled."""
+    """Only a submission in progress can be cancelled.
+
+    `submission` says by its class what it is (a SubmissionNotCancellable.Completed, …), `chunk`
+    which chunk failed where it failed, and `ended` the same as one value with a `state`.
+    """
 
     action = "cancelled"
     wants = "a submission in progress"
+
+    @property
+    def submission(self) -> SubmissionNotCancellable:
+        """What it is, as a class."""
+        return self.ended.not_cancellable
+
+    @property
+    def chunk(self) -> ChunkFailed | None:
+        """The chunk that failed it."""
+        return self.ended.failed_chunk if self.ended.failure is not None else None
 
 
 class SubmissionNotRetryableError(_SubmissionHasEndedError):
@@ -205,6 +222,11 @@ class SubmissionNotRetryableError(_SubmissionHasEndedError):
 
     action = "retried"
     wants = "a failed or cancelled submission"
+
+    @property
+    def submission(self) -> Submission:
+        """What it is."""
+        return self.ended
 
 
 class ObjectNotFoundError(OpsqueueError):
@@ -246,3 +268,21 @@ class OpsqueueInternalError(OpsqueueError):
 
 class ScriptError(OpsqueueInternalError):
     """A Lua script failed. The message says file and line."""
+
+
+class ChunkNotFoundError(IncorrectUsageError):
+    """A submission has no chunk of this index."""
+
+
+class ChunkCountIsZeroError(IncorrectUsageError):
+    """For programs that name it: a submission without chunks is completed at once."""
+
+
+class TryFromIntError(InvalidArgumentError):
+    """A number is none that an id can have."""
+
+
+# Names of the reference's client for what has one name here.
+ChunkRetrievalError = ChunksStorageError = ChunkStorageError = StoreUnavailableError
+UnexpectedOpsqueueConsumerServerResponseError = ApiUnavailableError
+InternalConsumerClientError = InternalProducerClientError = ConnectionTroubleError

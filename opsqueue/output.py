@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from opsqueue.chunk import OperationError, encodable
-from opsqueue.codec import Codec
+from opsqueue.codec import RAW, Codec
 from opsqueue.exceptions import EncodingError
 
 MAGIC: Final = b"\xc1OQERR\x01\n"
@@ -98,7 +98,8 @@ def decode_output(data: bytes, codec: Codec) -> list[object]:
     Raises:
         EncodingError: the bytes are damaged, or were written by another codec.
     """
-    if not data.startswith(MAGIC):
+    # A raw output may begin with anything.
+    if codec.name == RAW.name or not data.startswith(MAGIC):
         return codec.decode(data)
     operations, errors, encoded = _opened(data)
     results = codec.decode(encoded)

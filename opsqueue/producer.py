@@ -6,80 +6,117 @@ I/O is the store's and that of a `SubmissionApi`, which is also the seam for tes
 
 from __future__ import annotations
 
-import logging
-import random
 import re
-import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Mapping,
+)
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self, overload
+from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
+from urllib.parse import urlencode
 
-from opsqueue.codec import DEFAULT_CODEC, Codec, open_codec
+from opsqueue.asynchronous import Batched, fed_in_thread, in_thread
+from opsqueue.codec import PRODUCER_CODEC, RAW, Codec
+from opsqueue.common import SerializationFormat
 from opsqueue.contents import (
     ErrorMode,
-    all_pages,
-    check_completed,
-    check_error_mode,
     discard,
-    errors_by_chunk,
     failed_operations,
     fresh_prefix,
-    results_by_chunk,
     store_operations,
 )
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     IncorrectUsageError,
     InvalidArgumentError,
+    SubmissionFailedError,
+    SubmissionNotCancellableError,
     SubmissionNotFoundError,
+    TooManyMatchingSubmissionsError,
 )
+from opsqueue.formats import codec_of_format
 from opsqueue.http_api import HttpApi
-from opsqueue.keys import check_queue_name
 from opsqueue.output import OperationFailed
-from opsqueue.readings import MAX_LOOKED_UP
+from opsqueue.results_client import ChunkResults, ResultsClient
 from opsqueue.retry import check_only, empty_retry_of
+from opsqueue.status import (
+    SubmissionCancelled,
+    SubmissionCompleted,
+    SubmissionFailed,
+    SubmissionNotCancellable,
+    SubmissionStatus,
+)
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
     Backoff,
+    ChunkFailed,
     NewSubmission,
     Submission,
-    SubmissionFilter,
     SubmissionId,
     SubmissionState,
 )
-from opsqueue.submission_api import Order, SubmissionApi
+from opsqueue.submission_api import SubmissionApi
+from opsqueue.tracing import current_carrier
 
 __all__ = [
     "Backoff",
+    "ChunkFailed",
+    "ChunkResults",
+    "ChunkSizeIsZeroError",
     "OperationFailed",
     "ProducerClient",
     "Submission",
+    "SubmissionCancelled",
+    "SubmissionCompleted",
+    "SubmissionFailed",
+    "SubmissionFailedError",
     "SubmissionId",
+    "SubmissionNotCancellable",
+    "SubmissionNotCancellableError",
+    "SubmissionNotFoundError",
     "SubmissionState",
+    "SubmissionStatus",
+    "TooManyMatchingSubmissionsError",
 ]
 
-_LONG_POLL_S: Final = 30.0
-"""One request's wait: below what proxies cut off, often 60 s."""
-
-_FIRST_POLL_S: Final = 5.0
-"""Then whoever waits is told if there is no worker."""
-
-_LOG: Final = logging.getLogger("opsqueue.producer")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DEFAULT_BACKOFF: Final = Backoff()
 
 
-class ProducerClient:
+class ChunksOptions(TypedDict, total=False):
+    """What a submission can be told, see `ProducerClient.insert_submission`."""
+
+    metadata: bytes | None
+    strategic_metadata: Mapping[str, int] | None
+    max_attempts: int
+    max_failed_operations: float | None
+    backoff: Backoff
+    idempotency_key: str | None
+
+
+class SubmissionOptions(ChunksOptions, total=False):
+    """The same, where operations are handed in."""
+
+    chunk_size: Required[int]
+    serialization_format: SerializationFormat | None
+
+
+class ProducerClient(ResultsClient):
     """Hands in submissions to one queue; may be used from several threads.
 
+    Each method has an asynchronous form, `async_…`, that never blocks the event loop; there an
+    iterable of operations may be an asynchronous one.
+
     Args:
-        api_url: where `opsqueue-api` listens: http://host:3999, https://…, or host:port.
-        store_url: the object store, the one that workers and API have.
+        opsqueue_url: where `opsqueue-api` listens: http://host:3999, https://…, or host:port.
+        object_store_url: the object store, the one that workers and API have.
+        object_store_options: pairs that are added to the store's URL as `?name=value`.
         queue: the queue's name.
         token: of the API, if it asks for one.
         at_once: objects up- or downloaded in parallel, and read ahead.
@@ -90,6 +127,10 @@ class ProducerClient:
     Nothing is asked of the API before the first call. Every call raises ApiUnavailableError when
     the API does not answer after some repetitions, and StoreUnavailableError likewise.
 
+    `serialization_format`, where a method takes one, is an object with `dumps` and `loads`, such as
+    the module cbor2, and goes before the client's codec. A result is read by the codec that its
+    submission records, so nobody has to give one for reading.
+
     Raises:
         InvalidArgumentError: of the arguments.
         NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
@@ -97,24 +138,26 @@ class ProducerClient:
 
     def __init__(
         self,
-        api_url: str,
-        store_url: str,
+        opsqueue_url: str,
+        object_store_url: str,
         *,
+        object_store_options: Iterable[tuple[str, str]] = (),
         queue: str = "default",
         token: str | None = None,
         at_once: int = DEFAULT_AT_ONCE,
-        codec: str | Codec = DEFAULT_CODEC,
+        codec: str | Codec = PRODUCER_CODEC,
         allow_pickle: bool = False,
     ) -> None:
         with ExitStack() as resources:
-            api = HttpApi(api_url, token=token)
+            api = HttpApi(opsqueue_url, token=token)
             resources.callback(api.close)
-            store = open_store(store_url)
+            store = open_store(_with_options(object_store_url, object_store_options))
             resources.callback(store.close)
-            self._assemble(
+            super().__init__(
                 api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
             )
             self._name = f"ProducerClient({api.url!r}, {store.url!r}, queue={queue!r})"
+            self._has_reached_api = False
             self._resources = resources.pop_all()
 
     @classmethod
@@ -125,50 +168,29 @@ class ProducerClient:
         *,
         queue: str = "default",
         at_once: int = DEFAULT_AT_ONCE,
-        codec: str | Codec = DEFAULT_CODEC,
+        codec: str | Codec = PRODUCER_CODEC,
         allow_pickle: bool = False,
     ) -> Self:
         """Make a client of parts that are there already; `close` leaves them to the caller."""
         self = cls.__new__(cls)
-        self._assemble(
-            api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
+        ResultsClient.__init__(
+            self, api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
         )
         self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
+        self._has_reached_api = False
         self._resources = ExitStack()
         return self
-
-    def _assemble(
-        self,
-        api: SubmissionApi,
-        store: ObjectStore,
-        *,
-        queue: str,
-        at_once: int,
-        codec: str | Codec,
-        allow_pickle: bool,
-    ) -> None:
-        if at_once < 1:
-            message = f"at_once is {at_once}: it counts objects, give 1 or more"
-            raise InvalidArgumentError(message)
-        self.queue = check_queue_name(queue)
-        self._api = api
-        self._store = store
-        self._at_once = at_once
-        self._allow_pickle = allow_pickle
-        self._codec = (
-            open_codec(codec, allow_pickle=allow_pickle) if isinstance(codec, str) else codec
-        )
-        self._has_reached_api = False
 
     def __repr__(self) -> str:
         """URLs without credentials, never the token."""
         return self._name
 
-    def insert_submission(
+    def insert_submission(  # noqa: PLR0913 what a submission can be told
         self,
         ops: Iterable[Any],
         *,
         chunk_size: int,
+        serialization_format: SerializationFormat | None = None,
         metadata: bytes | None = None,
         strategic_metadata: Mapping[str, int] | None = None,
         max_attempts: int = 10,
@@ -182,6 +204,7 @@ class ProducerClient:
             ops: any iterable, consumed once, a few chunks in memory at a time. What it raises,
                 KeyboardInterrupt too, is raised here, and nothing is handed in.
             chunk_size: operations a chunk.
+            serialization_format: in place of the client's codec.
             metadata: opaque bytes for the handler.
             strategic_metadata: what strategies and look-ups read.
             max_attempts: of each chunk.
@@ -199,19 +222,21 @@ class ProducerClient:
         """
         if chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
+        codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),
             chunks_total=0,
             chunk_size=chunk_size,
             operations_total=0,
-            codec=self._codec.name,
+            codec=codec.name,
             max_attempts=max_attempts,
             max_failed_operations=max_failed_operations,
             backoff=backoff,
             metadata=metadata,
             strategic_metadata=dict(strategic_metadata or {}),
+            trace_context=current_carrier(),
         )
-        return self._store_and_hand_in(empty, ops, self._codec, idempotency_key)
+        return self._store_and_hand_in(empty, ops, codec, idempotency_key)
 
     def _store_and_hand_in(
         self, empty: NewSubmission, ops: Iterable[Any], codec: Codec, idempotency_key: str | None
@@ -254,145 +279,74 @@ class ProducerClient:
             self._api.version()
             self._has_reached_api = True
 
-    def run_submission(  # noqa: PLR0913 those of both calls that it is made of
+    def run_submission(
         self,
         ops: Iterable[Any],
         *,
-        chunk_size: int,
-        metadata: bytes | None = None,
-        strategic_metadata: Mapping[str, int] | None = None,
-        max_attempts: int = 10,
-        max_failed_operations: float | None = None,
-        backoff: Backoff = _DEFAULT_BACKOFF,
-        idempotency_key: str | None = None,
         errors: ErrorMode = "raise",
-    ) -> Iterator[Any]:
+        **options: Unpack[SubmissionOptions],
+    ) -> Batched[Any]:
         """Hand operations in, block until all are done, give the results in order, lazily.
 
         Takes what `insert_submission` takes; raises what it and
         `blocking_stream_completed_submission` raise. Interrupting it leaves the submission running.
         """
-        submission_id = self.insert_submission(
-            ops,
-            chunk_size=chunk_size,
-            metadata=metadata,
-            strategic_metadata=strategic_metadata,
-            max_attempts=max_attempts,
-            max_failed_operations=max_failed_operations,
-            backoff=backoff,
-            idempotency_key=idempotency_key,
+        submission_id = self.insert_submission(ops, **options)
+        return self.blocking_stream_completed_submission(
+            submission_id, errors=errors, serialization_format=options.get("serialization_format")
         )
-        return self.blocking_stream_completed_submission(submission_id, errors=errors)
 
-    def blocking_stream_completed_submission(
-        self, submission_id: SubmissionId, *, errors: ErrorMode = "raise"
-    ) -> Iterator[Any]:
-        """Block until a submission completed, then give its results in order, lazily.
+    async def async_run_submission(
+        self,
+        ops: Iterable[Any] | AsyncIterable[Any],
+        *,
+        errors: ErrorMode = "raise",
+        **options: Unpack[SubmissionOptions],
+    ) -> AsyncIterator[Any]:
+        """Do what `run_submission` does."""
+        submission_id = await self.async_insert_submission(ops, **options)
+        return await self.async_stream_completed_submission(
+            submission_id, errors=errors, serialization_format=options.get("serialization_format")
+        )
+
+    # Chunks that are bytes already
+
+    def insert_submission_chunks(
+        self,
+        chunk_contents: Iterable[bytes],
+        *,
+        chunk_size: int | None = None,
+        **options: Unpack[ChunksOptions],
+    ) -> SubmissionId:
+        """Do what `insert_submission` does with chunks that are bytes already, stored as they are.
 
         Args:
-            submission_id: its id.
-            errors: how operations that failed are seen, where the handler collects errors. "raise"
-                raises OperationFailedError in the place of the first, "yield" gives an
-                OperationFailed in the place of each, "skip" leaves them out.
-
-        Raises at the call:
-            SubmissionFailedError, SubmissionCancelledError, SubmissionNotFoundError.
+            chunk_contents: the chunks.
+            chunk_size: not needed: how many operations are in a chunk is nobody's business here.
+            options: those of `insert_submission`, but no `serialization_format`.
         """
-        check_error_mode(errors)
-        return self._results_of(self.wait_for_submission(submission_id), errors)
-
-    def try_stream_completed_submission(
-        self, submission_id: SubmissionId, *, errors: ErrorMode = "raise"
-    ) -> Iterator[Any]:
-        """Give a completed submission's results in order, lazily; does not wait.
-
-        `errors` as in `blocking_stream_completed_submission`.
-
-        Raises at the call:
-            SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError,
-            SubmissionNotFoundError.
-        """
-        check_error_mode(errors)
-        return self._results_of(self._api.get(self.queue, SubmissionId(submission_id)), errors)
-
-    def iter_errors(self, submission_id: SubmissionId) -> Iterator[OperationFailed]:
-        """Give the errors of single operations in order, lazily; of finished chunks, in any state.
-
-        Raises at the call:
-            SubmissionNotFoundError.
-        """
-        submission = self._api.get(self.queue, SubmissionId(submission_id))
-        by_chunk = errors_by_chunk(
-            self._store, submission, self._chunks_with_errors(submission), at_once=self._at_once
+        del chunk_size
+        return self.insert_submission(
+            chunk_contents, chunk_size=1, serialization_format=RAW, **options
         )
-        return (failed for errors in by_chunk for failed in errors)
 
-    def _chunks_with_errors(self, submission: Submission) -> Iterator[int]:
-        if submission.operations_failed == 0:
-            return iter(())
-        return all_pages(partial(self._api.chunks_with_errors, self.queue, submission.id))
+    def run_submission_chunks(
+        self,
+        chunk_contents: Iterable[bytes],
+        **options: Unpack[ChunksOptions],
+    ) -> Batched[bytes]:
+        """Hand chunks in, block until all are done, give their outputs as bytes in order."""
+        submission_id = self.insert_submission_chunks(chunk_contents, **options)
+        return self.blocking_stream_completed_submission_chunks(submission_id)
 
-    def wait_for_submission(
-        self, submission_id: SubmissionId, *, timeout: float | None = None
-    ) -> Submission:
-        """Block until a submission has ended, in whatever state, and give it.
-
-        Args:
-            submission_id: its id.
-            timeout: seconds; None waits as long as it takes. An API that does not answer is asked
-                again for about a minute each time.
-
-        Raises:
-            TimeoutError: it is still in progress.
-            SubmissionNotFoundError: also when it was cleaned up meanwhile.
-        """
-        submission_id = SubmissionId(submission_id)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        poll_s = _FIRST_POLL_S
-        while True:
-            asked_at = time.monotonic()
-            left_s = poll_s if deadline is None else deadline - asked_at
-            wait_s = max(0.0, min(poll_s, left_s))
-            submission = self._api.get(self.queue, submission_id, wait_s)
-            if submission.state is not SubmissionState.IN_PROGRESS:
-                return submission
-            if left_s <= 0:
-                message = (
-                    f"submission {submission_id} is still in progress after {timeout} s: "
-                    f"{submission.chunks_done:,} of {submission.chunks_total:,} chunks are done"
-                )
-                raise TimeoutError(message)
-            if poll_s == _FIRST_POLL_S:
-                self._warn_if_nobody_works(submission)
-                poll_s = _LONG_POLL_S
-            if time.monotonic() - asked_at < wait_s / 2:
-                # The API has no room for waiting just now, or is stopping: don't spin.
-                time.sleep(min(wait_s, random.uniform(0.5, 1.0)))  # noqa: S311 jitter
-
-    def _warn_if_nobody_works(self, submission: Submission) -> None:
-        """Say why nothing happens, if it is for want of workers; a typo in a name does that."""
-        if submission.chunks_done == 0 and self._api.count(self.queue).workers == 0:
-            _LOG.warning(
-                "submission %s waits: no worker serves queue %r; is that its right name, and is "
-                "opsqueue-worker running?",
-                submission.id,
-                self.queue,
-            )
-
-    def get_submission_status(self, submission_id: SubmissionId) -> Submission | None:
-        """Give a submission as it is now; None when the queue has none of this id."""
-        try:
-            return self._api.get(self.queue, SubmissionId(submission_id))
-        except SubmissionNotFoundError:
-            return None
-
-    def cancel_submission(self, submission_id: SubmissionId) -> None:
-        """Drop what is left of a submission in progress.
-
-        Raises:
-            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
-        """
-        self._api.cancel(self.queue, SubmissionId(submission_id))
+    async def async_run_submission_chunks(
+        self,
+        chunk_contents: Iterable[bytes] | AsyncIterable[bytes],
+        **options: Unpack[ChunksOptions],
+    ) -> AsyncIterator[bytes]:
+        """Do what `run_submission_chunks` does."""
+        submission_id = await self.async_insert_submission_chunks(chunk_contents, **options)
+        return await self.async_stream_completed_submission_chunks(submission_id)
 
     @overload
     def retry_submission(self, submission_id: SubmissionId) -> None: ...
@@ -443,11 +397,11 @@ class ProducerClient:
             self._api.retry(self.queue, SubmissionId(submission_id))
             return None
         check_only(only)
-        old = self._api.get(self.queue, SubmissionId(submission_id))
+        old = self.get_submission(submission_id)
         empty = empty_retry_of(
             old, prefix=fresh_prefix(self.queue), max_failed_operations=max_failed_operations
         )
-        codec = self._codec_of(old.codec)
+        codec = self._codec_of(old.codec, None)
         ops = failed_operations(
             self._store, old, self._chunks_with_errors(old), codec=codec, at_once=self._at_once
         )
@@ -455,71 +409,9 @@ class ProducerClient:
         key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
         return self._store_and_hand_in(empty, ops, codec, key)
 
-    def update_strategic_metadata(
-        self, submission_id: SubmissionId, changes: Mapping[str, int | None]
-    ) -> None:
-        """Change strategic metadata while a submission is in progress, such as its priority.
-
-        Args:
-            submission_id: its id.
-            changes: new values; None removes a key, what is not named stays.
-
-        Raises:
-            InvalidArgumentError: a key or value that can't be one, or too many pairs.
-            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
-        """
-        self._api.update_metadata(self.queue, SubmissionId(submission_id), changes)
-
-    def lookup_submission_ids_by_strategic_metadata(
-        self,
-        strategic_metadata: Mapping[str, int],
-        *,
-        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
-        limit: int = MAX_LOOKED_UP,
-    ) -> list[SubmissionId]:
-        """Give the ids of all submissions that have all these pairs, ascending.
-
-        Args:
-            strategic_metadata: the pairs; none: all submissions.
-            states: that they may be in.
-            limit: at most MAX_LOOKED_UP.
-
-        Raises:
-            TooManyMatchingSubmissionsError: there are more than `limit`.
-        """
-        return self._api.lookup(self.queue, strategic_metadata, states=states, limit=limit)
-
-    def lookup_submission_id_by_prefix(self, prefix: str) -> SubmissionId | None:
-        """Give the submission whose contents lie below a prefix of the object store."""
-        return self._api.lookup_prefix(self.queue, prefix)
-
-    def list_submissions(
-        self,
-        wanted: SubmissionFilter | None = None,
-        *,
-        order: Order = "newest",
-    ) -> Iterator[Submission]:
-        """Yield the submissions that fit, by creation, asking for the next page when needed."""
-        after: SubmissionId | None = None
-        while True:
-            page = self._api.list(
-                self.queue, wanted or SubmissionFilter(), after=after, order=order, limit=100
-            )
-            yield from page.submissions
-            after = page.next
-            if after is None:
-                return
-
-    def count_submissions(self) -> int:
-        """Count the queue's submissions in progress."""
-        return self._api.count(self.queue).submissions[SubmissionState.IN_PROGRESS]
-
-    def server_version(self) -> str:
-        """Give the API's version."""
-        return self._api.version()
-
     def close(self) -> None:
         """Give connections back; may be repeated."""
+        self.threads.close()
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -533,16 +425,13 @@ class ProducerClient:
     ) -> None:
         self.close()
 
-    def _results_of(self, submission: Submission, errors: ErrorMode) -> Iterator[Any]:
-        check_completed(submission)
-        codec = self._codec_of(submission.codec)
-        by_chunk = results_by_chunk(
-            self._store, submission, codec=codec, errors=errors, at_once=self._at_once
-        )
-        return (result for results in by_chunk for result in results)
+    async_insert_submission = fed_in_thread(insert_submission)
+    async_insert_submission_chunks = fed_in_thread(insert_submission_chunks)
+    async_retry_submission = in_thread(retry_submission)
 
-    def _codec_of(self, name: str) -> Codec:
-        """Give the codec that a submission names: our own, maybe a custom one, or another."""
-        if name == self._codec.name:
-            return self._codec
-        return open_codec(name, allow_pickle=self._allow_pickle)
+
+def _with_options(url: str, options: Iterable[tuple[str, str]]) -> str:
+    pairs = urlencode(list(options))
+    if not pairs:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{pairs}"

@@ -11,10 +11,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final, Self
 
 from opsqueue.codec import DEFAULT_CODEC
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import InvalidArgumentError, TryFromIntError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from opsqueue.status import SubmissionNotCancellable
 
 MAX_CHUNKS: Final = 2**32 - 1
 """A chunk is a bit of a Redis string, which has at most 2**32 of them."""
@@ -56,12 +58,46 @@ class SubmissionId(int):
         return format(str(self), spec)
 
     def __new__(cls, id: int | str) -> Self:  # noqa: A002 the reference's keyword
-        """Take an int or its digits."""
-        return super().__new__(cls, id)
+        """Take an int or its digits; TryFromIntError for what no id can be."""
+        try:
+            number = super().__new__(cls, id)
+        except ValueError:
+            number = super().__new__(cls, -1)
+        if not 0 <= number < 2**63:
+            message = f"{id!r} is no submission's id: an id is 19 digits, as the insert gave it"
+            raise TryFromIntError(message)
+        return number
 
     def __reduce__(self) -> tuple[type[SubmissionId], tuple[int]]:
         """Pickle as the int it is."""
         return SubmissionId, (int(self),)
+
+
+class ChunkIndex(int):
+    """A chunk's place in its submission, from 0; an int with the attribute of the reference's."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> int:
+        """The number alone."""
+        return int(self)
+
+    def __repr__(self) -> str:
+        """Valid Python."""
+        return f"ChunkIndex(id={int(self)})"
+
+    def __str__(self) -> str:
+        """The number, as it stands in keys."""
+        return str(int(self))
+
+    def __new__(cls, id: int) -> Self:  # noqa: A002 the reference's keyword
+        """Take an int."""
+        return super().__new__(cls, id)
+
+    def __reduce__(self) -> tuple[type[ChunkIndex], tuple[int]]:
+        """Pickle as the int it is."""
+        return ChunkIndex, (int(self),)
 
 
 class SubmissionState(StrEnum):
@@ -286,6 +322,17 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkFailed:
+    """The chunk that failed its last attempt, and the submission with it."""
+
+    submission_id: SubmissionId
+    chunk_index: ChunkIndex
+    failure: str
+    """Traceback, type and message, as Python prints them."""
+    failed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """What Redis knows of a submission at one instant."""
 
@@ -323,6 +370,24 @@ class Submission:
     def failure(self) -> Failure | None:
         """What ended the submission; None unless it failed."""
         return self.last_failure if self.state is SubmissionState.FAILED else None
+
+    @property
+    def failed_chunk(self) -> ChunkFailed:
+        """The chunk that ended the submission, where it failed."""
+        failure = self.last_failure
+        return ChunkFailed(
+            submission_id=self.id,
+            chunk_index=ChunkIndex(0 if failure is None else failure.chunk_index),
+            failure="" if failure is None else failure.text,
+            failed_at=self.ended_at or self.created_at,
+        )
+
+    @property
+    def not_cancellable(self) -> SubmissionNotCancellable:
+        """What an ended submission is, as a class."""
+        from opsqueue.status import not_cancellable  # noqa: PLC0415 each needs the other
+
+        return not_cancellable(self)
 
     @property
     def chunks_dropped(self) -> int:

@@ -193,7 +193,7 @@ def _internal() -> Problem:
 
 
 def _submission_of(exc: OpsqueueError) -> Submission | None:
-    submission = getattr(exc, "submission", None)
+    submission = getattr(exc, "ended", getattr(exc, "submission", None))
     return submission if isinstance(submission, Submission) else None
 
 

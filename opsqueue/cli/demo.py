@@ -143,7 +143,7 @@ def _show_progress(
 
 
 def _status(producer: ProducerClient, submission_id: SubmissionId) -> Submission:
-    submission = producer.get_submission_status(submission_id)
+    submission = producer.get_submission(submission_id)
     if submission is None:
         message = f"submission {submission_id} is gone"
         raise OpsqueueError(message)

@@ -237,7 +237,9 @@ def test_what_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["", "yaml", "zstd", "+zstd", "json+zstd+zstd", "JSON"])
 def test_an_unknown_name_lists_the_known(name: str) -> None:
     """A typo is answered with the names there are."""
-    with pytest.raises(InvalidArgumentError, match="msgpack, json, cbor, pickle, each also with"):
+    with pytest.raises(
+        InvalidArgumentError, match="msgpack, json, cbor, raw, pickle, each also with"
+    ):
         open_codec(name)
 
 

@@ -216,7 +216,7 @@ def test_a_refused_cancel_has_the_submission() -> None:
     with pytest.raises(SubmissionNotCancellableError, match="is completed") as raised:
         wire.api.cancel("q", ID)
 
-    assert raised.value.submission.id == ID
+    assert raised.value.ended.id == ID
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http://host:x", "redis://h:6379"])

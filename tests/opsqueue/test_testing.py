@@ -57,7 +57,7 @@ def test_back_offs_pass_without_waiting(opsqueue_local: LocalOpsqueue):
     results = list(producer.blocking_stream_completed_submission(submission_id))
 
     assert results == [7]
-    status = producer.get_submission_status(submission_id)
+    status = producer.get_submission(submission_id)
     assert status is not None
     assert status.last_failure is not None
     assert status.last_failure.message == "not yet, attempt 2"
@@ -82,7 +82,7 @@ def test_work_can_be_done_step_by_step(opsqueue_local: LocalOpsqueue):
 
     ran = opsqueue_local.work("numbers", limit=3)
 
-    status = producer.get_submission_status(submission_id)
+    status = producer.get_submission(submission_id)
     assert ran == 3
     assert status is not None
     assert (status.state, status.chunks_done) == (SubmissionState.IN_PROGRESS, 3)

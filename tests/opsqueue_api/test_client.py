@@ -71,7 +71,7 @@ def test_a_submission_reads_the_same_over_http_and_from_redis(
         backoff=Backoff(first_ms=0, max_ms=0),
     )
 
-    assert queue.get_submission(id_) == producer.get_submission_status(id_)
+    assert queue.get_submission(id_) == producer.get_submission(id_)
 
 
 def test_counts_read_the_same_over_http_and_from_redis(
@@ -105,7 +105,7 @@ def test_a_cancel_is_raised_over_http(producer: ProducerClient) -> None:
     with pytest.raises(SubmissionNotCancellableError) as raised:
         producer.cancel_submission(id_)
 
-    assert SubmissionState.CANCELLED is raised.value.submission.state
+    assert SubmissionState.CANCELLED is raised.value.ended.state
 
 
 def test_an_unknown_submission_is_raised_over_http(producer: ProducerClient) -> None:

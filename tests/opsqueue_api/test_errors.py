@@ -166,7 +166,7 @@ def test_a_producer_over_http_sees_them(
     again = producer.retry_submission(id_, only="failed")
     work()
 
-    status = producer.get_submission_status(again)
+    status = producer.get_submission(again)
     assert status is not None
     assert (status.operations_total, status.operations_failed) == (2, 2)
     assert [error.message for error in producer.iter_errors(id_)] == ["-2", "-3"]

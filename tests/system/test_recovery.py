@@ -58,7 +58,7 @@ class Run:
         return self.status(submission_id).chunks_done
 
     def status(self, submission_id: SubmissionId) -> Submission:
-        status = self.producer.get_submission_status(submission_id)
+        status = self.producer.get_submission(submission_id)
         assert status is not None
         return status
 

@@ -175,7 +175,7 @@ def test_a_second_stop_gives_back_at_once(start_worker, producer_of, tmp_path: P
     worker.signal(signal.SIGTERM)
     code = worker.wait()
 
-    status = producer.get_submission_status(submission_id)
+    status = producer.get_submission(submission_id)
     assert code == 0
     assert status is not None
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
@@ -207,7 +207,7 @@ def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
     worker.signal(signal.SIGQUIT)
     code = worker.wait()
 
-    status = producer.get_submission_status(submission_id)
+    status = producer.get_submission(submission_id)
     assert code == 0
     assert status is not None
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
@@ -225,7 +225,7 @@ def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(
     worker.signal(signal.SIGTERM)
     code = worker.wait()
 
-    status = producer.get_submission_status(submission_id)
+    status = producer.get_submission(submission_id)
     assert code == 0
     assert status is not None
     assert (status.chunks_in_hand, status.last_failure) == (0, None)

@@ -153,7 +153,7 @@ def test_a_stop_finishes_the_chunks_in_hand_and_gives_the_rest_back(
     (tmp_path / "go").touch()
     code = worker.wait()
 
-    status = producer.get_submission_status(submission_id)
+    status = producer.get_submission(submission_id)
     assert code == 0
     assert status is not None
     assert (status.chunks_done, status.chunks_in_hand) == (1, 0)
@@ -191,8 +191,8 @@ def test_a_cancelled_submissions_chunk_in_hand_becomes_void(
     producer.cancel_submission(submission_id)
 
     until((tmp_path / "void-0").exists)
-    until(lambda: producer.get_submission_status(submission_id).chunks_in_hand == 0)
-    status = producer.get_submission_status(submission_id)
+    until(lambda: producer.get_submission(submission_id).chunks_in_hand == 0)
+    status = producer.get_submission(submission_id)
     assert status is not None
     assert status.state is SubmissionState.CANCELLED
     assert not open_store(store_url).exists(f"{status.prefix}/0-out")
@@ -207,7 +207,7 @@ def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(
     start_worker()
     submission_id = producer.insert_submission([1], chunk_size=1)
     until(lambda: queue.count_queue().workers == 1)
-    before = producer.get_submission_status(submission_id)
+    before = producer.get_submission(submission_id)
 
     queue.resume_queue()
 

@@ -116,7 +116,7 @@ def test_errors_of_a_submission_in_progress_are_those_of_its_finished_chunks(
 
     local.work(queue_name, limit=3)
 
-    status = producer.get_submission_status(id_)
+    status = producer.get_submission(id_)
     assert status is not None
     assert status.state is SubmissionState.IN_PROGRESS
     assert before == []
@@ -127,7 +127,7 @@ def test_results_errors_and_dropped_operations_are_all(producer: ProducerClient)
     """Past its limit the submission fails; the errors so far can be read."""
     id_ = run(producer, max_failed_operations=2)
 
-    status = producer.get_submission_status(id_)
+    status = producer.get_submission(id_)
 
     assert status is not None
     assert status.state is SubmissionState.FAILED

@@ -48,7 +48,7 @@ def test_a_submission_is_recorded_as_it_was_asked_for(
         found.metadata,
         found.strategic_metadata,
         found.codec,
-    ) == (b"m", {"customer": 7}, "msgpack+zstd")
+    ) == (b"m", {"customer": 7}, "cbor+zstd")
 
 
 def test_an_endless_iterable_is_consumed_a_few_chunks_ahead_only(

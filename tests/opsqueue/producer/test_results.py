@@ -161,7 +161,7 @@ def test_the_status_can_be_asked_for_by_a_plain_int(producer: ProducerClient) ->
     status = producer.get_submission_status(int(id_))  # type: ignore[arg-type]  # as users may
 
     assert status is not None
-    assert id_ == status.id
+    assert id_ == status.submission.id
 
 
 def test_an_ended_submission_cannot_be_cancelled(producer: ProducerClient) -> None:
@@ -171,7 +171,7 @@ def test_an_ended_submission_cannot_be_cancelled(producer: ProducerClient) -> No
     with pytest.raises(SubmissionNotCancellableError) as raised:
         producer.cancel_submission(id_)
 
-    assert SubmissionState.COMPLETED is raised.value.submission.state
+    assert SubmissionState.COMPLETED is raised.value.ended.state
 
 
 def test_waiting_has_a_timeout(producer: ProducerClient) -> None:
@@ -244,8 +244,8 @@ def test_waiting_without_a_worker_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A typo in the queue's name, most often; once, and not while a worker is there."""
-    monkeypatch.setattr("opsqueue.producer._FIRST_POLL_S", 0.01)
-    monkeypatch.setattr("opsqueue.producer._LONG_POLL_S", 0.02)
+    monkeypatch.setattr("opsqueue.waiting._FIRST_POLL_S", 0.01)
+    monkeypatch.setattr("opsqueue.waiting.LONG_POLL_S", 0.02)
     id_ = producer.insert_submission([1], chunk_size=1)
 
     with pytest.raises(TimeoutError):

@@ -1,0 +1,85 @@
+"""Which chunks of a submission are done, as they come, while it runs: long poll after long poll."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from opsqueue.answers import Progress
+from opsqueue.contents import check_completed
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.submission_api import SubmissionApi
+
+TURN_S = 10.0
+"""How long one request waits; then nothing is yielded, so that whoever iterates has a say."""
+
+
+def chunks_in_order(
+    api: SubmissionApi, queue: str, submission_id: SubmissionId, *, start: int
+) -> Iterator[Sequence[int]]:
+    """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
+
+    Raises:
+        SubmissionFailedError, SubmissionCancelledError: after all that came before the first
+            chunk that is not done.
+        SubmissionNotFoundError: also when it is cleaned up meanwhile.
+        InvalidArgumentError: it has no chunk `start`.
+    """
+    wait_s = 0.0
+    while True:
+        progress = api.progress(queue, submission_id, start, wait_s=wait_s)
+        _check_start(progress, start)
+        done = range(start, max(start, progress.done.done_until))
+        yield done
+        start = done.stop
+        if start >= progress.chunks_total:
+            return
+        if not done and progress.state is not SubmissionState.IN_PROGRESS:
+            check_completed(api.get(queue, submission_id))
+        wait_s = TURN_S
+
+
+def chunks_as_they_come(
+    api: SubmissionApi, queue: str, submission_id: SubmissionId, *, start: int
+) -> Iterator[Sequence[int]]:
+    """Yield the chunks from `start` on in the order that they are seen done; a bit a chunk.
+
+    Raises:
+        SubmissionFailedError, SubmissionCancelledError: after all that were done.
+        SubmissionNotFoundError, InvalidArgumentError: as `chunks_in_order`.
+    """
+    first = api.progress(queue, submission_id, start)
+    _check_start(first, start)
+    seen = bytearray(-(-first.chunks_total // 8))
+    progress = first
+    while True:
+        found = 0
+        for window in _windows(api, queue, submission_id, progress):
+            fresh = [index for index in window.done if not seen[index >> 3] & 1 << (index & 7)]
+            for index in fresh:
+                seen[index >> 3] |= 1 << (index & 7)
+            found += len(fresh)
+            yield fresh
+        if progress.state is not SubmissionState.IN_PROGRESS and not found:
+            if progress.state is not SubmissionState.COMPLETED:
+                check_completed(api.get(queue, submission_id))
+            return
+        progress = api.progress(
+            queue, submission_id, start, seen=progress.chunks_done, wait_s=TURN_S
+        )
+
+
+def _windows(
+    api: SubmissionApi, queue: str, submission_id: SubmissionId, progress: Progress
+) -> Iterator[Progress]:
+    """Give the window that is there, and all that follow it."""
+    yield progress
+    while progress.done.end < progress.chunks_total:
+        progress = api.progress(queue, submission_id, progress.done.end)
+        yield progress
+
+
+def _check_start(progress: Progress, start: int) -> None:
+    if not 0 <= start <= progress.chunks_total:
+        message = f"start is {start}: the submission has chunks 0 to {progress.chunks_total - 1}"
+        raise InvalidArgumentError(message)

@@ -1,0 +1,33 @@
+"""Serialisation formats, objects with `dumps` and `loads`, as codecs with a name."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import cbor2
+
+from opsqueue.codec import Codec, CustomCodec, open_codec
+from opsqueue.common import SerializationFormat, decode_chunk, json_as_bytes
+
+
+def codec_of_format(serialization_format: SerializationFormat) -> Codec:
+    """Give the codec of a format: a known one where there is one, so that anybody can read it.
+
+    pickle is allowed here: whoever passes the module has asked for it.
+    """
+    given: Any = serialization_format
+    if isinstance(given, Codec):
+        return given
+    if given is cbor2:
+        return open_codec("cbor")
+    if given is json_as_bytes:
+        return open_codec("json")
+    if given is pickle:
+        return open_codec("pickle", allow_pickle=True)
+    name = getattr(given, "__name__", None) or type(given).__qualname__
+    return CustomCodec(
+        f"custom:{name}"[:100],
+        dumps=serialization_format.dumps,
+        loads=lambda data: list(decode_chunk(data, serialization_format)),
+    )
