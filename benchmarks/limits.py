@@ -2,6 +2,7 @@
 
     python benchmarks/limits.py                       # both, some 40 s
     python benchmarks/limits.py --seconds 10
+    python benchmarks/limits.py --burst 1             # loses tokens: exit code 1
 
 MaxSimultaneous: --processes processes reserve and complete --chunks chunks against
 MaxSimultaneous(api, 5). Each counts itself in a plain Redis counter between the answer of its
@@ -32,7 +33,7 @@ from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy
 from opsqueue.submission import NewSubmission
 
-MAX, PER_SECOND, BURST = 5, 100, 10
+MAX, PER_SECOND = 5, 100
 IN_HAND_KEY, HIGHEST_KEY, COMPLETED_KEY = "bench:in-hand", "bench:highest", "bench:completed"
 GIVE_UP_AFTER_S = 300
 _RAISE_HIGHEST = """
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=32)
     parser.add_argument("--chunks", type=int, default=5_000)
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--burst", type=int, default=10, help="of the rate limit")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
     chosen = parser.parse_args()
 
@@ -57,7 +59,7 @@ def main() -> int:
     ):
         result = {
             **in_hand_at_once(server.url, chosen.processes, chosen.chunks),
-            **let_through(server.url, max(2, chosen.processes // 4), chosen.seconds),
+            **let_through(server.url, max(2, chosen.processes // 4), chosen.seconds, chosen.burst),
         }
     print(
         f"MaxSimultaneous(api, {MAX}): {result['completed']:,} of {chosen.chunks:,} chunks "
@@ -66,8 +68,9 @@ def main() -> int:
     )
     expected = PER_SECOND * chosen.seconds
     print(
-        f"RateLimit(api, {PER_SECOND}, {BURST}): {result['let_through']:,} chunks let through in "
-        f"{chosen.seconds:g} s, {result['let_through'] / expected:.1%} of {expected:,.0f}"
+        f"RateLimit(api, {PER_SECOND}, {chosen.burst}): {result['let_through']:,} chunks "
+        f"let through in {chosen.seconds:g} s, "
+        f"{result['let_through'] / expected:.1%} of {expected:,.0f}"
     )
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=1))
@@ -120,7 +123,7 @@ def work_on_max(url: str, chunks: int, name: str) -> None:
     client.close()
 
 
-def let_through(url: str, processes: int, seconds: float) -> dict[str, Any]:
+def let_through(url: str, processes: int, seconds: float, burst: int) -> dict[str, Any]:
     """Count what a rate limit lets through."""
     client = connect(url)
     queue = Queue(client, "rate")
@@ -128,16 +131,16 @@ def let_through(url: str, processes: int, seconds: float) -> dict[str, Any]:
         NewSubmission(prefix="r", chunks_total=1_000_000, strategic_metadata={"api": 1})
     )
     begin_at = time.monotonic() + 3  # processes take a while to start
-    run_together(partial(work_on_rate, url, begin_at, begin_at + seconds), processes)
+    run_together(partial(work_on_rate, url, begin_at, begin_at + seconds, burst), processes)
     answer = {"let_through": queue.count_queue().stats.get("chunks_completed", 0)}
     client.close()
     return answer
 
 
-def work_on_rate(url: str, begin_at: float, until: float, name: str) -> None:
+def work_on_rate(url: str, begin_at: float, until: float, burst: int, name: str) -> None:
     client = connect(url)
     queue = Queue(client, "rate")
-    strategy = Strategy.RateLimit("api", PER_SECOND, BURST)
+    strategy = Strategy.RateLimit("api", PER_SECOND, burst)
     time.sleep(max(0, begin_at - time.monotonic()))
     while time.monotonic() < until:
         reserved = queue.reserve_chunks(name, limit=10, strategy=strategy)
