@@ -13,7 +13,7 @@ max_line_length = 100
 
 local prelude = {
   "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
-  "complement", "sortable",
+  "NINES_COMPLEMENT", "complement", "sortable",
   "place_group", "change_groups", "enter_ready", "leave_ready", "count_in_hand", "change_pairs",
   "sign", "put_back", "tell_watchers", "end_submission", "complete_submission", "count_dropped",
   "count_recent", "end_reservation", "use_attempt",
@@ -27,11 +27,21 @@ local order = {
 }
 local limit = { "limit_of", "bucket_of", "passes", "value_of", "take_tokens" }
 files["opsqueue/lua/_limit.lua"].read_globals = order
-files["opsqueue/lua/_strategy.lua"].read_globals = order
-files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
-for _, name in ipairs(limit) do
-  table.insert(files["opsqueue/lua/_strategy.lua"].read_globals, name)
+local candidate = {
+  "LOOK", "remembering", "passes_all", "gather", "best_ranks_of", "best_candidate",
+}
+local function joined(...)
+  local names = {}
+  for _, list in ipairs { ... } do
+    for _, name in ipairs(list) do
+      table.insert(names, name)
+    end
+  end
+  return names
 end
+files["opsqueue/lua/_candidate.lua"].read_globals = joined(order, limit)
+files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
+files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
 files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
   "pick", "take_tokens", "next_allowed", "is_blocked",
 }
@@ -42,6 +52,8 @@ for _, name in ipairs { "list_submissions", "lookup_submissions" } do
   }
 end
 -- Each is used by some script, which these files alone can't show.
-for _, name in ipairs { "_prelude", "_index", "_chunk", "_find", "_order", "_limit", "_strategy" } do
+for _, name in ipairs {
+  "_prelude", "_index", "_chunk", "_find", "_order", "_limit", "_candidate", "_strategy",
+} do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

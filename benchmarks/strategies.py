@@ -3,10 +3,13 @@
     python benchmarks/strategies.py                     # 30, 3,000 and 300,000 submissions
     python benchmarks/strategies.py --sizes 30 30000
 
-Every submission has one chunk left to give at least, a customer (a third as many customers as
-submissions) and a priority (of 10). A row has the median and the 99th percentile of --reserves
-reserves of one chunk, seen by the client; after each ten, untimed, these are released.
-The last column is the median against that of the smallest size.
+Each size is a queue of its own on one embedded server. Every submission has chunks left to give, a
+customer (a third as many customers as submissions) and a priority (of 10). The strategies' reserves
+of one chunk alternate between the sizes, ten at a time in an order drawn anew, so that a noisy
+machine disturbs all alike; after each ten these are released, untimed.
+
+A row has what a client sees of --reserves reserves, and their median inside the server (its own
+count of microseconds for the script). The ratios are medians against those of the smallest size.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +34,37 @@ from opsqueue.queue import Queue
 from opsqueue.strategy import parse_strategy
 from opsqueue.submission import NewSubmission
 
-STRATEGIES = (
+SINGLE = (
     "Oldest",
     "Newest",
     "Random",
-    "PreferDistinct(customer, Oldest)",
-    "PreferDistinct(customer, Newest)",
-    "PreferDistinct(customer, Random)",
     "SelectOnly(priority, 3, Oldest)",
     "Highest(priority, Oldest)",
     "Lowest(priority, Newest)",
+    "PreferDistinct(customer, Oldest)",
+    "PreferDistinct(customer, Newest)",
+    "PreferDistinct(customer, Random)",
     "MaxSimultaneous(customer, 2, Oldest)",
-    "RateLimit(customer, 10, 10, Oldest)",
+    "RateLimit(customer, 100, 10, Oldest)",  # of the smallest size's 10 customers one has a token
     "OrElse(SelectOnly(priority, 99), Oldest)",
-    "Highest(priority, PreferDistinct(customer, Oldest))",
-    "MaxSimultaneous(priority, 1000, PreferDistinct(customer, Oldest))",
 )
+COMPOSED = (
+    "Highest(priority, PreferDistinct(customer, Oldest))",
+    "PreferDistinct(customer, Highest(priority, Oldest))",
+    "PreferDistinct(customer, PreferDistinct(priority, Oldest))",
+    "MaxSimultaneous(priority, 1000, PreferDistinct(customer, Oldest))",
+    "MaxSimultaneous(priority, 1, PreferDistinct(customer, Oldest))",
+    "RateLimit(priority, 10000, 10, PreferDistinct(customer, Oldest))",
+)
+BATCH = 10
+
+
+@dataclass
+class Times:
+    """Of reserves, in milliseconds."""
+
+    client: list[float] = field(default_factory=list)
+    server: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -64,37 +84,33 @@ def main() -> None:
     ):
         client = connect(server.url)
         print(f"server {client.info('server')['redis_version']} (compatible version)")
-        print("| strategy | submissions | median | p99 | ratio |\n|---|---|---|---|---|")
-        smallest: dict[str, float] = {}
-        for size in chosen.sizes:
-            queue, memory = fill(client, size)
-            for text in STRATEGIES:
-                times = measure(queue, text, chosen.reserves)
-                median = statistics.median(times)
-                smallest.setdefault(text, median)
-                row = {
-                    "strategy": text,
-                    "submissions": size,
-                    "median_ms": median,
-                    "p99_ms": statistics.quantiles(times, n=100)[98],
-                    "ratio": median / smallest[text],
-                }
-                rows.append(row)
-                print(
-                    f"| `{text}` | {size:,} | {median:.3f} ms | {row['p99_ms']:.3f} ms "
-                    f"| {row['ratio']:.2f} |",
-                    flush=True,
-                )
+        fill(client, 1)  # what the server needs once is not the submissions'
+        queues = {}
+        for size in sorted(chosen.sizes):
+            queues[size], memory = fill(client, size)
             print(f"{size:,} submissions: {memory / size:,.0f} bytes each", flush=True)
+        for title, strategies in (("strategy", SINGLE), ("composition", COMPOSED)):
+            print(f"\n| {title} | submissions | p50 | p90 | p99 | server p50 | ratio | in server |")
+            print("|---|---|---|---|---|---|---|---|")
+            for text in strategies:
+                for row in measure(client, queues, text, chosen.reserves):
+                    rows.append(row)
+                    print(
+                        f"| `{text}` | {row['submissions']:,} | {row['p50_ms']:.2f} ms "
+                        f"| {row['p90_ms']:.2f} ms | {row['p99_ms']:.2f} ms "
+                        f"| {row['server_p50_ms']:.3f} ms "
+                        f"| {row['ratio']:.2f} | {row['server_ratio']:.2f} |",
+                        flush=True,
+                    )
         client.close()
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=1))
 
 
 def fill(client: redis.Redis, size: int) -> tuple[Queue, int]:
-    client.flushall()
+    """Make a queue with that many ready submissions; answers it and the bytes they take."""
     before = client.info("memory")["used_memory"]
-    queue = Queue(client, "bench")
+    queue = Queue(client, f"bench-{size}")
     for number in range(size):
         queue.insert_submission(
             NewSubmission(
@@ -109,18 +125,55 @@ def fill(client: redis.Redis, size: int) -> tuple[Queue, int]:
     return queue, client.info("memory")["used_memory"] - before
 
 
-def measure(queue: Queue, text: str, reserves: int) -> list[float]:
+def measure(
+    client: redis.Redis, queues: dict[int, Queue], text: str, reserves: int
+) -> list[dict[str, Any]]:
+    """Time reserves under a strategy on each queue, in turns; answers a row a queue."""
+    times = {size: Times() for size in queues}
+    for queue in queues.values():
+        reserve_and_release(client, queue, text, Times())  # the server has seen the script
+    for _ in range(reserves // BATCH):
+        for size in random.sample(list(queues), len(queues)):
+            reserve_and_release(client, queues[size], text, times[size])
+    rows: list[dict[str, Any]] = []
+    for size, of_size in times.items():
+        percentiles = statistics.quantiles(of_size.client, n=100)
+        row = {
+            "strategy": text,
+            "submissions": size,
+            "p50_ms": percentiles[49],
+            "p90_ms": percentiles[89],
+            "p99_ms": percentiles[98],
+            "server_p50_ms": statistics.median(of_size.server),
+        }
+        first = rows[0] if rows else row
+        rows.append(row)
+        row["ratio"] = row["p50_ms"] / first["p50_ms"]
+        row["server_ratio"] = row["server_p50_ms"] / first["server_p50_ms"]
+    return rows
+
+
+def reserve_and_release(client: redis.Redis, queue: Queue, text: str, times: Times) -> None:
     strategy = parse_strategy(text)
-    tokens, times = [], []
-    for number in range(reserves):
+    tokens = []
+    before_us = script_us(client)
+    for _ in range(BATCH):
         began = time.perf_counter()
         reserved = queue.reserve_chunks("bench", strategy=strategy)
-        times.append((time.perf_counter() - began) * 1000)
+        times.client.append((time.perf_counter() - began) * 1000)
+        after_us = script_us(client)
+        times.server.append((after_us - before_us) / 1000)
+        before_us = after_us
+        if not reserved.chunks:
+            raise SystemExit(f"{text} found nothing in {queue.name}: the times would mean nothing")
         tokens += [chunk.token for chunk in reserved.chunks]
-        if number % 10 == 9:
-            queue.release_chunks(tokens)
-            tokens.clear()
-    return times
+    queue.release_chunks(tokens)
+
+
+def script_us(client: redis.Redis) -> int:
+    """Microseconds that scripts have taken in the server."""
+    stats: dict[str, dict[str, int]] = client.info("commandstats")
+    return stats["cmdstat_evalsha"]["usec"]
 
 
 if __name__ == "__main__":

@@ -50,8 +50,18 @@ local function passes(layer, value)
   return false
 end
 
+-- Strategic metadata does not change while chunks are reserved, so each is read once a script.
+local known_values = {}
 local function value_of(id, key)
-  return redis.call('HGET', sub_key(id) .. ':meta', key)
+  local of_key = known_values[key]
+  if not of_key then
+    of_key = {}
+    known_values[key] = of_key
+  end
+  if of_key[id] == nil then
+    of_key[id] = redis.call('HGET', sub_key(id) .. ':meta', key)
+  end
+  return of_key[id]
 end
 
 -- Take tokens for a chunk that is handed out; one with more operations than are left borrows.

@@ -10,18 +10,9 @@
 -- {"prefer_distinct", key}         order: fewest chunks in hand of the same value first
 -- {"highest", key}, {"lowest", key}  order: by value; without the key: last
 --
--- One order over one index is exact and logarithmic. Where several orders or filters meet, the
--- first LOOK candidates are compared; where none of these passes, the rest is walked in pages.
-local LOOK = 256
-
-local function passes_all(filters, id)
-  for _, layer in ipairs(filters) do
-    if not passes(layer, value_of(id, layer[2])) then
-      return false
-    end
-  end
-  return true
-end
+-- One order over one index is exact and logarithmic. Where several orders or filters meet, up to
+-- LOOK candidates are compared (see _candidate.lua); where none of these passes, the rest is walked
+-- in pages.
 
 -- Where one filter alone lets nothing through, walking would find nothing, too.
 local function lets_nothing_through(layer)
@@ -52,88 +43,6 @@ local function lets_nothing_through(layer)
     or redis.call('ZCARD', base .. 'paced:' .. key) <= LOOK
 end
 
--- Candidates, the likelier first, at most LOOK: the head of each group, then the groups' others.
-local function gather(filters, orders, basic)
-  local candidates, is_there = {}, {}
-  local function add(id)
-    if id and not is_there[id] and #candidates < LOOK then
-      is_there[id] = true
-      candidates[#candidates + 1] = id
-    end
-  end
-  local function add_members(set)
-    local command = basic == 'newest' and 'ZREVRANGE' or 'ZRANGE'
-    for _, id in ipairs(redis.call(command, set, 0, LOOK - 1)) do
-      add(id)
-    end
-  end
-  for _, layer in ipairs(filters) do
-    if layer[1] == 'select_only' then
-      add_members(base .. 'meta:' .. layer[2] .. ':' .. layer[3])
-      return candidates
-    end
-  end
-  local leading = orders[1] or filters[1]
-  local key = leading[2]
-  local values = {}
-  if leading[1] == 'highest' or leading[1] == 'lowest' then
-    local command = leading[1] == 'highest' and 'ZREVRANGE' or 'ZRANGE'
-    for i, group in ipairs(redis.call(command, base .. 'value:' .. key, 0, LOOK - 1)) do
-      values[i] = string.sub(group, 21)
-    end
-  elseif leading[1] == 'rate' then
-    values = redis.call('ZRANGE', base .. 'paced:' .. key, 0, LOOK / 2 - 1)
-  else
-    local index = base .. (basic == 'newest' and 'newest:' or 'oldest:') .. key
-    for i, label in ipairs(redis.call('ZRANGE', index, 0, LOOK / 2 - 1)) do
-      local head, value = split_label(label)
-      values[i] = value
-      add(head)
-    end
-    -- Submissions that lack the key are one group more.
-    add(best_of(ready_sets(key), basic, 0))
-  end
-  for _, value in ipairs(values) do
-    if #candidates < LOOK then
-      add_members(base .. 'meta:' .. key .. ':' .. value)
-    end
-  end
-  for _, set in ipairs(ready_sets(key)) do
-    if #candidates < LOOK then
-      add_members(set)
-    end
-  end
-  return candidates
-end
-
--- A submission's place in each order, smaller first.
-local function ranks_of(orders, id)
-  local ranks = {}
-  for i, layer in ipairs(orders) do
-    local key = layer[2]
-    local value = value_of(id, key)
-    if layer[1] == 'prefer_distinct' then
-      ranks[i] = value and in_hand_of(key, value) or in_hand_lacking(key)
-    elseif not value then
-      ranks[i] = '~'  -- behind every digit
-    elseif layer[1] == 'lowest' then
-      ranks[i] = sortable(value)
-    else
-      ranks[i] = complement(sortable(value))
-    end
-  end
-  return ranks
-end
-
-local function comes_before(a, ranks_a, b, ranks_b, basic)
-  for i, rank in ipairs(ranks_a) do
-    if rank ~= ranks_b[i] then
-      return rank < ranks_b[i]
-    end
-  end
-  return (basic == 'oldest' and a < b) or (basic == 'newest' and a > b)
-end
-
 -- The page of ready submissions after `from`, in the order of ids over all sets.
 local function walk(filters, from)
   local page = {}
@@ -144,8 +53,9 @@ local function walk(filters, from)
     end
   end
   table.sort(page)
+  local is_let_through = remembering(passes)
   for i = 1, math.min(#page, LOOK) do
-    if passes_all(filters, page[i]) then
+    if passes_all(filters, page[i], is_let_through) then
       return page[i]
     end
   end
@@ -187,6 +97,17 @@ local function pick_limited(layer, basic, chance)
   return best
 end
 
+-- The exact choice of the first order, or of the basic one where there is no other.
+local function pick_by_first(orders, basic, chance)
+  local layer = orders[1]
+  if not layer then
+    return best_of(ready_sets(), basic, chance)
+  elseif layer[1] == 'prefer_distinct' then
+    return pick_distinct(layer[2], basic, chance)
+  end
+  return pick_by_value(layer[2], layer[1] == 'highest', basic, chance)
+end
+
 local function pick_one(layers, chance, from)
   local basic = layers[#layers][1]
   local filters, orders = {}, {}
@@ -196,45 +117,36 @@ local function pick_one(layers, chance, from)
     local list = is_filter and filters or orders
     list[#list + 1] = layers[i]
   end
-  if #filters == 0 and #orders == 0 then
-    return best_of(ready_sets(), basic, chance)
-  elseif #filters == 0 and #orders == 1 then
-    local layer = orders[1]
-    if layer[1] == 'prefer_distinct' then
-      return pick_distinct(layer[2], basic, chance)
-    end
-    return pick_by_value(layer[2], layer[1] == 'highest', basic, chance)
+  if #filters == 0 and #orders <= 1 then
+    return pick_by_first(orders, basic, chance)
   elseif #orders == 0 and #filters == 1 and filters[1][1] == 'select_only' then
     return best_of({base .. 'meta:' .. filters[1][2] .. ':' .. filters[1][3]}, basic, chance)
   end
   if from ~= '' then
     return walk(filters, from)
   end
-  for _, layer in ipairs(filters) do
-    if lets_nothing_through(layer) then
-      return nil, ''
-    end
-  end
+  local top = best_ranks_of(orders)
   if #orders == 0 and #filters == 1 then
     local alone = filters[1][1] == 'max' and pick_limited or pick_paced
     local id = alone(filters[1], basic, chance)
     if id then
       return id
     end
-  end
-  local best, best_ranks
-  local candidates = gather(filters, orders, basic)
-  for i = 1, #candidates do
-    -- At random: from any of them on, since of equal ones the first is taken.
-    local at = basic == 'random' and (i + chance) % #candidates + 1 or i
-    local id = candidates[at]
-    if passes_all(filters, id) then
-      local ranks = ranks_of(orders, id)
-      if not best or comes_before(id, ranks, best, best_ranks, basic) then
-        best, best_ranks = id, ranks
-      end
+  else
+    -- What the first order prefers is the best of all where it is as good as can be in the others.
+    local preferred = {pick_by_first(orders, basic, chance)}
+    local id, is_top = best_candidate(preferred, top, filters, orders, basic, chance)
+    if is_top then
+      return id
     end
   end
+  for _, layer in ipairs(filters) do
+    if lets_nothing_through(layer) then
+      return nil, ''
+    end
+  end
+  local candidates = gather(filters, orders, basic)
+  local best = best_candidate(candidates, top, filters, orders, basic, chance)
   if best or #filters == 0 then
     return best
   end

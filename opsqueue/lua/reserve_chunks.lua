@@ -15,6 +15,7 @@
 --
 -- With _order.
 -- With _limit.
+-- With _candidate.
 -- With _strategy.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from}: read

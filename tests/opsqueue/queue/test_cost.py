@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from opsqueue.queue import Queue
-from opsqueue.strategy import Newest, Oldest, Random
+from opsqueue.strategy import Newest, Oldest, Random, parse_strategy
 from tests.opsqueue.steps import insert, take, tokens_of
 
 
@@ -107,3 +107,24 @@ def test_a_long_submission_in_redis_is_as_small_as_a_short_one(
         return sum(own_client.memory_usage(key) or 0 for key in keys)
 
     assert abs(bytes_of(large) - bytes_of(small)) < 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Highest(priority, PreferDistinct(customer, Oldest))",
+        "MaxSimultaneous(priority, 1000, PreferDistinct(customer, Newest))",
+    ],
+)
+def test_a_composition_stops_looking_where_nothing_can_be_better(
+    own_client: redis.Redis, own_queue: Queue, text: str
+) -> None:
+    """Each of 256 candidates would be a command and more."""
+    for number in range(300):
+        insert(own_queue, 2, strategic_metadata={"priority": number % 2, "customer": number})
+    strategy = parse_strategy(text)
+    take(own_queue, 3, strategy=strategy)
+
+    commands = commands_in(own_client, lambda: take(own_queue, 1, strategy=strategy))
+
+    assert commands < 80

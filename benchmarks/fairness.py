@@ -1,0 +1,199 @@
+"""One large customer and nine small ones: who gets the workers, under Oldest and PreferDistinct.
+
+    python benchmarks/fairness.py
+    python benchmarks/fairness.py --figure docs/fairness.svg --json fairness.json
+
+A customer's 10,000 chunks are submitted first, then those of nine customers with 100 each; then the
+queue, paused until now, is resumed. Two workers with four slots each run chunks that take 10 ms
+(asyncio.sleep, so that two cores suffice). Samples every 50 ms: the chunks in hand by customer.
+
+The fair share: while ten customers have something to do, each gets a tenth of the rate, so the nine
+are done after 10 x 100 chunks at the rate of the run.
+
+--figure needs matplotlib (pip install matplotlib), nothing else here does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from opsqueue import Opsqueue
+from opsqueue.cli.local_stack import LocalStack
+from opsqueue.connection import connect
+from opsqueue.keys import base_key
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.submission import SubmissionState
+
+STRATEGIES = ("Oldest", "PreferDistinct(customer, Oldest)")
+QUEUE = "fairness"
+HANDLER_S, SAMPLE_S = 0.010, 0.05
+WORKERS, SLOTS = 2, 4
+
+app = Opsqueue()
+
+
+@app.operation_handler(QUEUE)
+async def wait(number: int) -> int:
+    await asyncio.sleep(HANDLER_S)
+    return number
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--large", type=int, default=10_000, help="chunks of the first customer")
+    parser.add_argument("--small", type=int, default=100, help="chunks of each of the nine")
+    parser.add_argument("--json", type=Path, help="write numbers and samples there, too")
+    parser.add_argument("--figure", type=Path, help="draw the samples there: .svg or .png")
+    chosen = parser.parse_args()
+    figure = chosen.figure and chosen.figure.resolve()
+    to_json = chosen.json and chosen.json.resolve()
+
+    os.chdir(Path(__file__).parent)  # workers find this file as a module
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores")
+    print(f"{chosen.large:,} chunks of one customer, then {chosen.small} of each of nine")
+    print("| strategy | the nine done | fair share | the large one done | rate |")
+    print("|---|---|---|---|---|")
+    runs = []
+    for strategy in STRATEGIES:
+        run = measure(strategy, [chosen.large, *[chosen.small] * 9])
+        runs.append(run)
+        print(
+            f"| `{strategy}` | {run['nine_done_s']:.1f} s | {run['fair_share_s']:.1f} s "
+            f"| {run['done_s'][0]:.1f} s | {run['chunks_a_second']:.0f} chunks a second |",
+            flush=True,
+        )
+    if to_json:
+        to_json.write_text(json.dumps(runs))
+    if figure:
+        draw(runs, figure)
+
+
+def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
+    """Run everything under a strategy; answers when each customer was done, and the samples."""
+    with (
+        tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
+        LocalStack(
+            Path(folder),
+            "fairness:app",
+            api_port=0,
+            concurrency=SLOTS,
+            workers=WORKERS,
+            worker_options=["--pool", "async", "--strategy", strategy],
+            say=lambda _part, _line: None,
+            log_level="WARNING",
+            store_options="?durable=false",
+        ) as stack,
+        ProducerClient(stack.api_url, stack.store_url, queue=QUEUE) as producer,
+    ):
+        client = connect(stack.redis_url)
+        queue = Queue(client, QUEUE)
+        queue.pause_queue()
+        ids = [
+            producer.insert_submission(
+                range(of_customer), chunk_size=1, strategic_metadata={"customer": customer}
+            )
+            for customer, of_customer in enumerate(chunks)
+        ]
+        queue.resume_queue()
+        began = time.monotonic()
+        done_s: dict[int, float] = {}
+        samples: list[dict[str, Any]] = []
+        while len(done_s) < len(ids):
+            # The hash of the data model (_prelude.lua) that the strategy itself goes by.
+            in_hand = client.hgetall(base_key(QUEUE) + "inhand:customer")
+            at_s = time.monotonic() - began
+            by_customer = [int(in_hand.get(str(c).encode(), 0)) for c in range(len(ids))]
+            samples.append({"at_s": at_s, "in_hand": by_customer})
+            for customer, id_ in enumerate(ids):
+                if (
+                    customer not in done_s
+                    and queue.get_submission(id_).state is not SubmissionState.IN_PROGRESS
+                ):
+                    done_s[customer] = time.monotonic() - began
+            stack.check()
+            time.sleep(max(0, began + len(samples) * SAMPLE_S - time.monotonic()))
+        client.close()
+    rate = sum(chunks) / max(done_s.values())
+    return {
+        "strategy": strategy,
+        "chunks": chunks,
+        "done_s": [done_s[customer] for customer in range(len(ids))],
+        "nine_done_s": max(done_s[customer] for customer in range(1, len(ids))),
+        "fair_share_s": len(chunks) * max(chunks[1:]) / rate,
+        "chunks_a_second": rate,
+        "samples": samples,
+    }
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw chunks in hand by customer over time, a panel a strategy."""
+    import matplotlib as mpl  # noqa: PLC0415 only for this
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415 only for this
+
+    # Okabe and Ito's colours, which everybody can tell apart; the nine alternate in lightness.
+    large, small = "#0072B2", ("#E69F00", "#F5CE7A")
+    # Text stays text, which is small; nothing in the file changes from drawing to drawing.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "opsqueue"})
+    figure, panels = plt.subplots(
+        len(runs), 1, figsize=(8, 5.2), sharex=True, sharey=True, layout="constrained"
+    )
+    figure.set_facecolor("white")
+    for panel, run in zip(panels, runs, strict=True):
+        at_s, in_hand = binned(run["samples"], 0.25)
+        labels = [
+            f"the customer with {run['chunks'][0]:,} chunks",
+            f"nine customers with {run['chunks'][1]:,} each",
+        ]
+        panel.stackplot(
+            at_s,
+            in_hand,
+            colors=[large, *(small[number % 2] for number in range(9))],
+            labels=labels,
+            linewidth=0,
+        )
+        done = run["nine_done_s"]
+        panel.axvline(done, color="black", linewidth=1)
+        is_late = done > max(run["done_s"]) / 2
+        panel.annotate(
+            f"the nine are done: {done:.1f} s",
+            (done, 1.02),
+            xycoords=("data", "axes fraction"),
+            ha="right" if is_late else "left",
+        )
+        panel.set_title(run["strategy"], loc="left", pad=20, family="monospace")
+        panel.set_ylabel("chunks in hand")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("seconds since the start")
+    panels[-1].set_xlim(left=0)
+    handles, texts = panels[-1].get_legend_handles_labels()
+    figure.legend(handles[:2], texts[:2], loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+    print(f"drawn: {path}")
+
+
+def binned(samples: list[dict[str, Any]], width_s: float) -> tuple[list[float], list[list[float]]]:
+    """Give the middles of the bins, and the means in them, a list a customer."""
+    bins: dict[int, list[list[int]]] = {}
+    for sample in samples:
+        bins.setdefault(int(sample["at_s"] / width_s), []).append(sample["in_hand"])
+    means = [[sum(c) / len(rows) for c in zip(*rows, strict=True)] for rows in bins.values()]
+    return [(number + 0.5) * width_s for number in bins], [
+        list(c) for c in zip(*means, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Limits under many processes at once: is one ever exceeded?
+
+    python benchmarks/limits.py                       # both, some 40 s
+    python benchmarks/limits.py --seconds 10
+    python benchmarks/limits.py --burst 1             # loses tokens: exit code 1
+
+MaxSimultaneous: --processes processes reserve and complete --chunks chunks against
+MaxSimultaneous(api, 5). Each counts itself in a plain Redis counter between the answer of its
+reserve and its report, by INCR, whose answers' highest is what was ever in hand at once; the
+strategy has no part in this count. RateLimit: a quarter as many processes reserve under
+RateLimit(api, 100, 10) for --seconds, all from one instant on. The full bucket at the start adds 10
+to what is let through; a bucket of 1 would lose what comes between a token and who asks for it.
+
+Exit code 1 if more than 5 were in hand at once, a chunk was not completed, or the number let
+through is further than 5 % from 100 a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue import Queue
+from opsqueue.strategy import Strategy
+from opsqueue.submission import NewSubmission
+
+MAX, PER_SECOND = 5, 100
+IN_HAND_KEY, HIGHEST_KEY, COMPLETED_KEY = "bench:in-hand", "bench:highest", "bench:completed"
+GIVE_UP_AFTER_S = 300
+_RAISE_HIGHEST = """
+local highest = tonumber(redis.call('GET', KEYS[1]) or 0)
+if tonumber(ARGV[1]) > highest then redis.call('SET', KEYS[1], ARGV[1]) end
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, default=32)
+    parser.add_argument("--chunks", type=int, default=5_000)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--burst", type=int, default=10, help="of the rate limit")
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    chosen = parser.parse_args()
+
+    with (
+        tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
+        EmbeddedServer(Path(folder), is_durable=False) as server,
+    ):
+        result = {
+            **in_hand_at_once(server.url, chosen.processes, chosen.chunks),
+            **let_through(server.url, max(2, chosen.processes // 4), chosen.seconds, chosen.burst),
+        }
+    print(
+        f"MaxSimultaneous(api, {MAX}): {result['completed']:,} of {chosen.chunks:,} chunks "
+        f"completed by {chosen.processes} processes in {result['max_seconds']:.1f} s, "
+        f"never more than {result['highest_in_hand']} in hand"
+    )
+    expected = PER_SECOND * chosen.seconds
+    print(
+        f"RateLimit(api, {PER_SECOND}, {chosen.burst}): {result['let_through']:,} chunks "
+        f"let through in {chosen.seconds:g} s, "
+        f"{result['let_through'] / expected:.1%} of {expected:,.0f}"
+    )
+    if chosen.json:
+        chosen.json.write_text(json.dumps(result, indent=1))
+    is_kept = (
+        result["highest_in_hand"] <= MAX
+        and result["completed"] == chosen.chunks
+        and abs(result["let_through"] - expected) <= 0.05 * expected
+    )
+    print("kept" if is_kept else "NOT KEPT")
+    return 0 if is_kept else 1
+
+
+def in_hand_at_once(url: str, processes: int, chunks: int) -> dict[str, Any]:
+    """Complete chunks with everybody against the same limit."""
+    client = connect(url)
+    # Several submissions of one value: the limit is the value's.
+    for number in range(10):
+        share = chunks // 10 + (number < chunks % 10)
+        Queue(client, "max").insert_submission(
+            NewSubmission(prefix=f"m{number}", chunks_total=share, strategic_metadata={"api": 1})
+        )
+    began = time.monotonic()
+    run_together(partial(work_on_max, url, chunks), processes)
+    answer = {
+        "completed": Queue(client, "max").count_queue().stats.get("chunks_completed", 0),
+        "highest_in_hand": int(client.get(HIGHEST_KEY) or 0),
+        "max_seconds": time.monotonic() - began,
+    }
+    client.close()
+    return answer
+
+
+def work_on_max(url: str, chunks: int, name: str) -> None:
+    client = connect(url)
+    queue = Queue(client, "max")
+    raise_highest = client.register_script(_RAISE_HIGHEST)
+    strategy = Strategy.MaxSimultaneous("api", MAX)
+    until = time.monotonic() + GIVE_UP_AFTER_S
+    while time.monotonic() < until and int(client.get(COMPLETED_KEY) or 0) < chunks:
+        reserved = queue.reserve_chunks(name, limit=3, strategy=strategy)
+        if not reserved.chunks:
+            queue.wait_for_wake(reserved.wake_id, block_ms=100)
+            continue
+        in_hand = client.incrby(IN_HAND_KEY, len(reserved.chunks))
+        raise_highest(keys=[HIGHEST_KEY], args=[in_hand])
+        time.sleep(0.001)  # so that others try meanwhile
+        client.decrby(IN_HAND_KEY, len(reserved.chunks))
+        outcomes = queue.complete_chunks([chunk.token for chunk in reserved.chunks])
+        client.incrby(COMPLETED_KEY, len(outcomes))
+    client.close()
+
+
+def let_through(url: str, processes: int, seconds: float, burst: int) -> dict[str, Any]:
+    """Count what a rate limit lets through."""
+    client = connect(url)
+    queue = Queue(client, "rate")
+    queue.insert_submission(
+        NewSubmission(prefix="r", chunks_total=1_000_000, strategic_metadata={"api": 1})
+    )
+    begin_at = time.monotonic() + 3  # processes take a while to start
+    run_together(partial(work_on_rate, url, begin_at, begin_at + seconds, burst), processes)
+    answer = {"let_through": queue.count_queue().stats.get("chunks_completed", 0)}
+    client.close()
+    return answer
+
+
+def work_on_rate(url: str, begin_at: float, until: float, burst: int, name: str) -> None:
+    client = connect(url)
+    queue = Queue(client, "rate")
+    strategy = Strategy.RateLimit("api", PER_SECOND, burst)
+    time.sleep(max(0, begin_at - time.monotonic()))
+    while time.monotonic() < until:
+        reserved = queue.reserve_chunks(name, limit=10, strategy=strategy)
+        if reserved.chunks:
+            queue.complete_chunks([chunk.token for chunk in reserved.chunks])
+        else:
+            time.sleep(min(reserved.next_due_in_ms or 1, 10) / 1000)
+    client.close()
+
+
+def run_together(work: Callable[[str], None], processes: int) -> None:
+    """Run it in that many processes, a name each, until all have ended."""
+    context = multiprocessing.get_context("forkserver")
+    workers = [
+        context.Process(target=work, args=(f"worker-{number}",)) for number in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a process failed: its message is above")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
