@@ -14,6 +14,34 @@ if TYPE_CHECKING:
 Token = NewType("Token", str)
 """A reservation's fencing token: the id of its stream entry."""
 
+
+class ChunkIndex(int):
+    """A chunk's place in its submission, from 0; an int with the attribute of the reference's."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> int:
+        """The number alone."""
+        return int(self)
+
+    def __repr__(self) -> str:
+        """Valid Python."""
+        return f"ChunkIndex(id={int(self)})"
+
+    def __str__(self) -> str:
+        """The number, as it stands in keys."""
+        return str(int(self))
+
+    def __new__(cls, id: int) -> Self:  # noqa: A002 the reference's keyword
+        """Take an int."""
+        return super().__new__(cls, id)
+
+    def __reduce__(self) -> tuple[type[ChunkIndex], tuple[int]]:
+        """Pickle as the int it is."""
+        return ChunkIndex, (int(self),)
+
+
 MAX_FAILURE_CHARACTERS: Final = 32_000
 """Of a traceback and of a message; longer ones lose their middle."""
 
@@ -80,6 +108,15 @@ class ChunkFailure:
             message=_shortened(str(error), max_characters),
             # The last line says type and message again.
             traceback=_shortened("".join(lines[:-1]), max_characters),
+        )
+
+    @classmethod
+    def told(cls, *, type: str, message: str, traceback: str = "") -> ChunkFailure:  # noqa: A002 the field's name
+        """Take what others say of a failure, shortened as ours are; no type: only a text."""
+        return cls(
+            type=type,
+            message=_shortened(message, MAX_FAILURE_CHARACTERS),
+            traceback=_shortened(traceback, MAX_FAILURE_CHARACTERS),
         )
 
 

@@ -10,6 +10,7 @@
     |   +-- HandlerError                    an app or handler that can't be served
     |   +-- TooManyMatchingSubmissionsError a look-up finds more than its limit
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
+    |   +-- ChunkNotFoundError              a chunk that this consumer does not hold
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
     |   +-- AccessDeniedError               the API wants a token, or one that may do this
@@ -96,6 +97,19 @@ class SubmissionNotFoundError(IncorrectUsageError):
         super().__init__(
             f"queue {queue!r} has no submission {submission_id}: "
             "check the id and the queue; ended submissions are cleaned up after their retention"
+        )
+
+
+class ChunkNotFoundError(IncorrectUsageError):
+    """A chunk is reported that this consumer never held."""
+
+    def __init__(self, submission_id: int, chunk_index: int) -> None:
+        """Keep both."""
+        self.submission_id = submission_id
+        self.chunk_index = chunk_index
+        super().__init__(
+            f"chunk {submission_id}/{chunk_index} is not in this consumer's hands: report chunks "
+            "with the client whose reserve_chunks gave them"
         )
 
 

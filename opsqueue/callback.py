@@ -1,0 +1,175 @@
+"""How a consumer's callback is called: with what it is given, and what may come out of it.
+
+The worker's handlers have `invocation.py`; fetching and saving are the same for both
+(`execution.py`), which does the I/O.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opsqueue.chunk import ChunkFailure, ChunkIndex, Reservation
+from opsqueue.codec import Codec
+from opsqueue.exceptions import EncodingError, InvalidArgumentError
+from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
+from opsqueue.store import ObjectStore
+from opsqueue.submission import SubmissionId
+
+IsVoid = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A chunk in a consumer's hands."""
+
+    submission_id: SubmissionId
+    chunk_index: ChunkIndex
+    input_content: bytes
+    retries: int
+    """Attempts that were used before this one."""
+    submission_prefix: str
+    submission_metadata: bytes | None
+    submission_otel_trace_carrier: dict[str, str]
+    submission_strategic_metadata: dict[str, int]
+    max_attempts: int
+    is_void: IsVoid = field(repr=False, compare=False)
+    """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
+
+    @classmethod
+    def of(cls, fetched: Fetched, is_void: IsVoid) -> Chunk:
+        """Show a fetched chunk to a callback."""
+        reservation, source = fetched.reservation, fetched.reservation.source
+        return cls(
+            submission_id=source.submission_id,
+            chunk_index=ChunkIndex(reservation.chunk_index),
+            input_content=fetched.data,
+            retries=reservation.attempt - 1,
+            submission_prefix=source.prefix,
+            submission_metadata=source.metadata,
+            submission_otel_trace_carrier=dict(source.trace_context),
+            submission_strategic_metadata=dict(source.strategic_metadata),
+            max_attempts=source.max_attempts,
+            is_void=is_void,
+        )
+
+
+ChunkCallback = Callable[[Sequence[Any], Chunk], Sequence[Any]]
+RawCallback = Callable[[Chunk], bytes]
+Work = Callable[[Chunk, Reservation], bytes]
+"""Takes a chunk with its input and gives its output."""
+
+
+class ProgramEndsError(Exception):
+    """The callback raised what ends a program, such as SystemExit; the report goes out first."""
+
+    def __init__(self, report: Report, cause: BaseException) -> None:
+        self.report = report
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+def work_on(reservation: Reservation, store: ObjectStore, work: Work, *, is_void: IsVoid) -> Report:
+    """Work on one chunk from input to stored output; Ctrl-C comes out of it.
+
+    Raises:
+        ProgramEndsError: for SystemExit and its like.
+    """
+    fetched = fetch(reservation, store)
+    if not isinstance(fetched, Fetched):
+        return fetched
+    if is_void():
+        return GivenBack(token=reservation.token, reason="nobody wants it any more")
+    started = time.monotonic()
+    try:
+        data = work(Chunk.of(fetched, is_void), reservation)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # noqa: BLE001 reported, and raised again by who reports it
+        report = Failed(token=reservation.token, failure=failure_of(exc))
+        if isinstance(exc, Exception):
+            return report
+        raise ProgramEndsError(report, exc) from None
+    operations = reservation.source.operations_in(reservation.chunk_index)
+    ran = Ran(reservation, data, operations, time.monotonic() - started)
+    return save(ran, store, is_void=is_void)
+
+
+def decoded(callback: ChunkCallback, codec_of: Callable[[Reservation], Codec]) -> Work:
+    """Make work of a callback that takes operations and gives a result for each."""
+
+    def work(chunk: Chunk, reservation: Reservation) -> bytes:
+        codec = codec_of(reservation)
+        ops = codec.decode(chunk.input_content)
+        return codec.encode(_checked(callback(ops, chunk), len(ops)))
+
+    return work
+
+
+def raw(callback: RawCallback) -> Work:
+    """Make work of a callback that takes and gives bytes."""
+    return lambda chunk, _reservation: checked_bytes(callback(chunk))
+
+
+def codec_over(serialization_format: Any) -> Codec:  # noqa: ANN401 what has dumps and loads
+    """Make a codec of an object with dumps and loads, such as the module cbor2, json or pickle.
+
+    Raises:
+        InvalidArgumentError: it lacks them.
+    """
+    name = getattr(serialization_format, "__name__", type(serialization_format).__name__)
+    dumps = getattr(serialization_format, "dumps", None)
+    loads = getattr(serialization_format, "loads", None)
+    if not callable(dumps) or not callable(loads):
+        message = f"serialization format {name!r} has no dumps and loads: give a module like cbor2"
+        raise InvalidArgumentError(message)
+
+    def dump(operations: list[object]) -> bytes:
+        data = dumps(operations)
+        return data.encode() if isinstance(data, str) else data
+
+    def load(data: bytes) -> object:
+        operations = loads(data)
+        return list(operations) if isinstance(operations, tuple) else operations
+
+    return Codec(name, dump, load)
+
+
+def checked_bytes(output: object) -> bytes:
+    """Return a chunk's output, or raise EncodingError when it is not bytes."""
+    if not isinstance(output, bytes | bytearray | memoryview):
+        message = f"the output of a chunk is {type(output).__name__}: give bytes, encoded"
+        raise EncodingError(message)
+    return bytes(output)
+
+
+def _checked(results: object, expected: int) -> Sequence[object]:
+    if not isinstance(results, Sequence) or isinstance(results, str | bytes | bytearray):
+        message = (
+            f"the callback returned {type(results).__name__}: it returns a sequence with a result "
+            f"for each of its {expected:,} operations"
+        )
+        raise EncodingError(message)
+    if len(results) != expected:
+        message = (
+            f"the callback returned {len(results):,} results for {expected:,} operations: return "
+            "one for each, in their order"
+        )
+        raise EncodingError(message)
+    return results
+
+
+def failure_of(error: BaseException) -> ChunkFailure:
+    """Describe what a callback raised, without our own frames: the user's begin at the callback."""
+    if isinstance(error, EncodingError | InvalidArgumentError):
+        # The message says it all, and every frame is ours.
+        return ChunkFailure(type=type(error).__name__, message=str(error))
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__name__") in _OURS:
+        frame = frame.tb_next
+    return ChunkFailure.of(error.with_traceback(frame or error.__traceback__))
+
+
+_OURS = (__name__, "opsqueue.consumer")
