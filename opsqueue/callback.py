@@ -15,6 +15,7 @@ from opsqueue.chunk import ChunkFailure, ChunkIndex, Reservation
 from opsqueue.codec import Codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
+from opsqueue.output import Encoded, encode_output, errors_of
 from opsqueue.store import ObjectStore
 from opsqueue.submission import SubmissionId
 
@@ -58,7 +59,7 @@ class Chunk:
 
 ChunkCallback = Callable[[Sequence[Any], Chunk], Sequence[Any]]
 RawCallback = Callable[[Chunk], bytes]
-Work = Callable[[Chunk, Reservation], bytes]
+Work = Callable[[Chunk, Reservation], Encoded]
 """Takes a chunk with its input and gives its output."""
 
 
@@ -84,7 +85,7 @@ def work_on(reservation: Reservation, store: ObjectStore, work: Work, *, is_void
         return GivenBack(token=reservation.token, reason="nobody wants it any more")
     started = time.monotonic()
     try:
-        data = work(Chunk.of(fetched, is_void), reservation)
+        output = work(Chunk.of(fetched, is_void), reservation)
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # noqa: BLE001 reported, and raised again by who reports it
@@ -93,24 +94,24 @@ def work_on(reservation: Reservation, store: ObjectStore, work: Work, *, is_void
             return report
         raise ProgramEndsError(report, exc) from None
     operations = reservation.source.operations_in(reservation.chunk_index)
-    ran = Ran(reservation, data, operations, time.monotonic() - started)
+    ran = Ran(reservation, output, operations, time.monotonic() - started)
     return save(ran, store, is_void=is_void)
 
 
 def decoded(callback: ChunkCallback, codec_of: Callable[[Reservation], Codec]) -> Work:
     """Make work of a callback that takes operations and gives a result for each."""
 
-    def work(chunk: Chunk, reservation: Reservation) -> bytes:
+    def work(chunk: Chunk, reservation: Reservation) -> Encoded:
         codec = codec_of(reservation)
         ops = codec.decode(chunk.input_content)
-        return codec.encode(_checked(callback(ops, chunk), len(ops)))
+        return encode_output(_checked(callback(ops, chunk), len(ops)), codec)
 
     return work
 
 
 def raw(callback: RawCallback) -> Work:
     """Make work of a callback that takes and gives bytes."""
-    return lambda chunk, _reservation: checked_bytes(callback(chunk))
+    return lambda chunk, _reservation: checked_output(callback(chunk))
 
 
 def codec_over(serialization_format: Any) -> Codec:  # noqa: ANN401 what has dumps and loads
@@ -137,12 +138,13 @@ def codec_over(serialization_format: Any) -> Codec:  # noqa: ANN401 what has dum
     return Codec(name, dump, load)
 
 
-def checked_bytes(output: object) -> bytes:
-    """Return a chunk's output, or raise EncodingError when it is not bytes."""
+def checked_output(output: object) -> Encoded:
+    """Take a chunk's output of somebody else's making, or raise EncodingError: it is not bytes."""
     if not isinstance(output, bytes | bytearray | memoryview):
         message = f"the output of a chunk is {type(output).__name__}: give bytes, encoded"
         raise EncodingError(message)
-    return bytes(output)
+    data = bytes(output)
+    return Encoded(data, len(errors_of(data)))
 
 
 def _checked(results: object, expected: int) -> Sequence[object]:

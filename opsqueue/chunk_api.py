@@ -57,8 +57,8 @@ class ChunkApi(Protocol):
         Who can asks `is_gone` about once a second, and takes nothing any more when it is True.
         """
 
-    def complete(self, token: Token) -> CompleteOutcome:
-        """Report a chunk as done; its output is stored."""
+    def complete(self, token: Token, *, operations_failed: int = 0) -> CompleteOutcome:
+        """Report a chunk as done; its output is stored, with the errors of so many operations."""
 
     def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
         """Report that an attempt failed."""
@@ -121,9 +121,10 @@ class QueueChunkApi:
             is_gone=is_gone,
         ).chunks
 
-    def complete(self, token: Token) -> CompleteOutcome:
+    def complete(self, token: Token, *, operations_failed: int = 0) -> CompleteOutcome:
         """See `ChunkApi`."""
-        return self._queue.complete_chunks([token])[0]
+        failed = {token: operations_failed}
+        return self._queue.complete_chunks([token], operations_failed=failed)[0]
 
     def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
         """See `ChunkApi`."""

@@ -70,7 +70,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
     trace_context: dict[str, str] = {}
-    operations: list[Any] | UnsetType | None = UNSET
+    operations: Any = UNSET
     problem: str | UnsetType = UNSET
 
     @classmethod
@@ -78,7 +78,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
         cls,
         chunk: Reservation,
         *,
-        operations: list[Any] | UnsetType | None = UNSET,
+        operations: Any = UNSET,  # noqa: ANN401 JSON
         problem: str | UnsetType = UNSET,
     ) -> ChunkBody:
         """Put a reservation on the wire."""
@@ -144,6 +144,12 @@ class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     token: str
     results: list[Any] | UnsetType = UNSET
     output: bytes | UnsetType = UNSET
+    operations_failed: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether its output comes along."""
+        return self.results is not UNSET or self.output is not UNSET
 
 
 class CompleteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -195,6 +201,7 @@ class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome: Literal["completed", "retried", "failed", "released", "dropped", "lost"]
     submission_id: str | None = None
     chunks_left: int | None = None
+    is_limit_passed: bool = False
     attempt: int | None = None
     next_at: datetime | None = None
 
@@ -202,9 +209,13 @@ class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def of(cls, token: str, outcome: AnyOutcome) -> OutcomeBody:
         """Put an outcome on the wire."""
         match outcome:
-            case Completed(submission_id=id_, chunks_left=left):
+            case Completed(submission_id=id_, chunks_left=left, is_limit_passed=is_limit_passed):
                 return cls(
-                    token=token, outcome="completed", submission_id=str(id_), chunks_left=left
+                    token=token,
+                    outcome="completed",
+                    submission_id=str(id_),
+                    chunks_left=left,
+                    is_limit_passed=is_limit_passed,
                 )
             case Retried(submission_id=id_, attempt=attempt, next_at_ms=next_at_ms):
                 return cls(
@@ -228,7 +239,7 @@ class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
         id_ = SubmissionId(self.submission_id or 0)
         match self.outcome:
             case "completed":
-                return Completed(id_, self.chunks_left or 0)
+                return Completed(id_, self.chunks_left or 0, self.is_limit_passed)
             case "retried":
                 next_at_ms = round(self.next_at.timestamp() * 1000) if self.next_at else 0
                 return Retried(id_, self.attempt or 0, next_at_ms)

@@ -21,7 +21,7 @@ from opsqueue.callback import (
     ProgramEndsError,
     RawCallback,
     Work,
-    checked_bytes,
+    checked_output,
     codec_over,
     decoded,
     raw,
@@ -334,12 +334,12 @@ class ConsumerClient:
             StoreUnavailableError: the output could not be stored; the chunk was released.
             ConnectionTroubleError: no answer for a minute.
         """
-        data = checked_bytes(output_content)
+        output = checked_output(output_content)
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is None:
             return
         operations = reservation.source.operations_in(reservation.chunk_index)
-        report = save(Ran(reservation, data, operations, 0.0), self._store)
+        report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
         _raise_unless_done(report, reservation)
 

@@ -102,9 +102,10 @@ class HttpChunkApi(HttpClient):
         )
         return [chunk.to_reservation(self._queue) for chunk in reserved.chunks]
 
-    def complete(self, token: Token) -> CompleteOutcome:
+    def complete(self, token: Token, *, operations_failed: int = 0) -> CompleteOutcome:
         """See `ChunkApi`."""
-        body = CompleteBody(chunks=[DoneBody(token=token)])
+        done = DoneBody(token=token, operations_failed=operations_failed)
+        body = CompleteBody(chunks=[done])
         outcomes = self._post(f"{self._chunks}/complete", body, OutcomesBody)
         return cast(CompleteOutcome, only_outcome(outcomes))
 

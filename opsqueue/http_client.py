@@ -117,7 +117,7 @@ class HttpClient:
         """Close the connections."""
         self._client.close()
 
-    def _send(
+    def _send(  # noqa: PLR0913 a request and its repetition
         self,
         method: str,
         path: str,
