@@ -13,7 +13,7 @@ from typing import Any
 
 from opsqueue.chunk import ChunkFailure, ChunkIndex, Reservation
 from opsqueue.codec import Codec
-from opsqueue.exceptions import EncodingError, InvalidArgumentError
+from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavailableError
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
 from opsqueue.output import Encoded, encode_output, errors_of
 from opsqueue.store import ObjectStore
@@ -161,6 +161,17 @@ def _checked(results: object, expected: int) -> Sequence[object]:
         )
         raise EncodingError(message)
     return results
+
+
+def raise_unless_done(report: Report, reservation: Reservation) -> None:
+    """Raise why an output could not be stored, for who asked for no more than that."""
+    match report:
+        case GivenBack(reason=reason):
+            message = f"the output of chunk {reservation} is not stored, it was released: {reason}"
+            raise StoreUnavailableError(message)
+        case Failed(failure=failure):
+            message = f"the output of chunk {reservation} is not stored: {failure.message}"
+            raise InvalidArgumentError(message)
 
 
 def failure_of(error: BaseException) -> ChunkFailure:

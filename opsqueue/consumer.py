@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -24,6 +24,7 @@ from opsqueue.callback import (
     checked_output,
     codec_over,
     decoded,
+    raise_unless_done,
     raw,
     work_on,
 )
@@ -33,14 +34,13 @@ from opsqueue.chunk_api import ChunkApi, QueueChunkApi
 from opsqueue.codec import Codec, open_codec
 from opsqueue.exceptions import (
     InvalidArgumentError,
-    StoreUnavailableError,
 )
-from opsqueue.execution import Failed, GivenBack, Ran, Report, save
+from opsqueue.execution import Failed, GivenBack, Ran, save
 from opsqueue.http_chunk_api import HttpChunkApi
 from opsqueue.in_hand import REPORT_WITHIN_S, InHand
 from opsqueue.process import new_worker_name, worker_info
 from opsqueue.queue import Queue
-from opsqueue.store import ObjectStore, open_store
+from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
 from opsqueue.submission import SubmissionId
 from opsqueue.sweeper import Sweeper
@@ -49,13 +49,11 @@ __all__ = ["Chunk", "ChunkIndex", "ConsumerClient", "Strategy", "SubmissionId"]
 
 MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""
-_AT_ONCE: Final = 16
 logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://")
+OpCallback = Callable[[Any], Any]
 _RANDOM: Final = Random()
 _NEWEST: Final = Newest()
-
-OpCallback = Callable[[Any], Any]
 
 
 class ConsumerClient:
@@ -65,6 +63,7 @@ class ConsumerClient:
         opsqueue_url: the API's, http://host:3999, https://… or host:3999; or that of Redis,
             redis://…, rediss://… or unix://….
         object_store_url: the object store, the one that producers have.
+        object_store_options: pairs of names and values, as they could stand in its URL.
         queue: the queue's name.
         token: of the API, if it asks for one.
         name: of this consumer in lists of workers, unique among all.
@@ -89,6 +88,7 @@ class ConsumerClient:
         opsqueue_url: str,
         object_store_url: str,
         *,
+        object_store_options: Sequence[tuple[str, str]] = (),
         queue: str = "default",
         token: str | None = None,
         name: str | None = None,
@@ -99,7 +99,7 @@ class ConsumerClient:
     ) -> None:
         worker = name or new_worker_name("consumer-")
         with ExitStack() as resources:
-            store = open_store(object_store_url)
+            store = open_store(with_options(object_store_url, object_store_options))
             resources.callback(store.close)
             sweeper = None
             api: ChunkApi
@@ -341,7 +341,7 @@ class ConsumerClient:
         operations = reservation.source.operations_in(reservation.chunk_index)
         report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
-        _raise_unless_done(report, reservation)
+        raise_unless_done(report, reservation)
 
     def fail_chunk(
         self,
@@ -400,13 +400,3 @@ class ConsumerClient:
             if self._sweeper is not None:
                 self._sweeper.start()
             self._has_begun = True
-
-
-def _raise_unless_done(report: Report, reservation: Reservation) -> None:
-    match report:
-        case GivenBack(reason=reason):
-            message = f"the output of chunk {reservation} is not stored, it was released: {reason}"
-            raise StoreUnavailableError(message)
-        case Failed(failure=failure):
-            message = f"the output of chunk {reservation} is not stored: {failure.message}"
-            raise InvalidArgumentError(message)

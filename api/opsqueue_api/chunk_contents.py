@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import falcon
@@ -20,6 +21,7 @@ from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 from opsqueue_api.submissions import checked_id
 
+_INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"
 
 
@@ -36,18 +38,19 @@ class ChunkInput:
         resp: falcon.Response,
         queue: str,
         submission_id: str,
-        index: int,
+        index: str,
     ) -> None:
         """Give the bytes as they are stored, or with `?as=json` the operations as a JSON list."""
         submission = self.queue_of(queue).get_submission(checked_id(submission_id))
-        if index >= submission.chunks_total:
+        number = _checked_index(index)
+        if number >= submission.chunks_total:
             message = f"submission {submission.id} has {submission.chunks_total:,} chunks, from 0"
             raise invalid(message)
         form = req.get_param("as")
         if form not in (None, "json"):
             message = f"as={form[:40]!r}: give as=json, or nothing for the bytes"
             raise invalid(message)
-        data = self._get(input_key(submission.prefix, index))
+        data = self._get(input_key(submission.prefix, number))
         resp.set_header("Opsqueue-Codec", submission.codec)
         resp.content_type = falcon.MEDIA_JSON if form else _BYTES
         resp.data = bytes(operations_of(submission.codec, data)) if form else data
@@ -73,20 +76,20 @@ class ChunkOutput:
         resp: falcon.Response,
         queue: str,
         submission_id: str,
-        index: int,
+        index: str,
     ) -> None:
         """Store encoded bytes, unless there is an output; `?token=` is the right to do so."""
         token = Token(req.get_param("token") or "")
         data = read_body(req, limit_bytes=self.limits.body_bytes, media_type=_BYTES)
         chunk = self.queue_of(queue).get_reservations([token]).get(token)
-        where = (checked_id(submission_id), index)
+        where = (checked_id(submission_id), _checked_index(index))
         if chunk is None or (chunk.source.submission_id, chunk.chunk_index) != where:
             detail = (
                 f"token {token!r} does not hold chunk {submission_id}/{index}: its reservation has "
                 "ended, and others have the chunk or had it done"
             )
             raise ProblemError(Problem(ProblemType.CHUNK_LOST, detail))
-        self.store.create(output_key(chunk.source.prefix, index), data)
+        self.store.create(output_key(chunk.source.prefix, chunk.chunk_index), data)
         resp.status = falcon.HTTP_204
 
 
@@ -155,6 +158,13 @@ def _codec_of(name: str) -> Codec:
         # pickle, which would run anybody's code here, or a codec of the users' own.
         message = f"contents are encoded by {name!r}, which the API does not read: use the bytes"
         raise _not_json(message) from exc
+
+
+def _checked_index(text: str) -> int:
+    if not _INDEX.fullmatch(text):
+        message = f"{text[:40]!r} is no index of a chunk: give 0, 1, 2, …"
+        raise invalid(message)
+    return int(text)
 
 
 def _not_json(detail: str) -> ProblemError:

@@ -207,7 +207,7 @@ def add_routes(
     """Put everything that consumers need below a queue's path."""
     chunks = "/v1/queues/{queue}/chunks"
     worker = "/v1/queues/{queue}/workers/{worker}"
-    contents = "/v1/queues/{queue}/submissions/{submission_id}/chunks/{index:int(min=0)}"
+    contents = "/v1/queues/{queue}/submissions/{submission_id}/chunks/{index}"
     needs = Need.CONSUME
     route(f"{chunks}/reserve", ReserveChunks(queue_of, store, long_polls), POST=needs)
     route(f"{chunks}/complete", CompleteChunks(queue_of, store, limits), POST=needs)

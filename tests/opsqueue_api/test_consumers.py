@@ -179,6 +179,7 @@ def test_an_input_can_be_read_as_json(http: httpx.Client) -> None:
 
     assert [3] == http.get(f"/submissions/{id_}/chunks/1/input?as=json").json()
     assert http.get(f"/submissions/{id_}/chunks/2/input").status_code == 422
+    assert http.get(f"/submissions/{id_}/chunks/-1/input").status_code == 422
     assert http.get(f"/submissions/{'1' * 19}/chunks/0/input").status_code == 404
     assert http.get(f"/submissions/{id_}/chunks/0/input?as=xml").status_code == 422
 
