@@ -52,12 +52,11 @@ MAX_HELD: Final = 9_000
 logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://")
 OpCallback = Callable[[Any], Any]
-_RANDOM: Final = Random()
-_NEWEST: Final = Newest()
+_RANDOM, _NEWEST = Random(), Newest()
 
 
 class ConsumerClient:
-    """Works on the chunks of one queue; a callback at a time, on the thread that calls `run_…`.
+    """Works on one queue's chunks; a callback at a time, on the thread that calls `run_…`.
 
     Args:
         opsqueue_url: the API's, http://host:3999, https://… or host:3999; or that of Redis,
@@ -356,9 +355,8 @@ class ConsumerClient:
         """
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is not None:
-            report = Failed(
-                token=reservation.token, failure=ChunkFailure.told(type="", message=failure)
-            )
+            told = ChunkFailure.told(type="", message=failure)
+            report = Failed(token=reservation.token, failure=told)
             self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
 
     def release_chunk(
