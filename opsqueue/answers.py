@@ -194,24 +194,36 @@ def read_reserved(answer: list[Any], queue: str) -> Reserved:
     """Of reserve_chunks."""
     match answer:
         case [(b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows, rest]:
-            sources = {row[0]: read_source(row, queue) for row in rows}
             return Reserved(
-                chunks=tuple(
-                    Reservation(
-                        token=Token(token.decode()),
-                        source=sources[id_],
-                        chunk_index=index,
-                        attempt=attempt,
-                        expires_at_ms=expires_at,
-                    )
-                    for token, id_, index, attempt, expires_at in chunks
-                ),
+                chunks=_reservations(chunks, rows, queue),
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
                 look_from=rest.decode(),
             )
     raise unexpected(answer)
+
+
+def read_reservations(answer: list[Any], queue: str) -> tuple[Reservation, ...]:
+    """Of get_reservations."""
+    match answer:
+        case [b"found", chunks, rows]:
+            return _reservations(chunks, rows, queue)
+    raise unexpected(answer)
+
+
+def _reservations(chunks: list[Any], rows: list[Any], queue: str) -> tuple[Reservation, ...]:
+    sources = {row[0]: read_source(row, queue) for row in rows}
+    return tuple(
+        Reservation(
+            token=Token(token.decode()),
+            source=sources[id_],
+            chunk_index=index,
+            attempt=attempt,
+            expires_at_ms=expires_at,
+        )
+        for token, id_, index, attempt, expires_at in chunks
+    )
 
 
 def read_completed(row: list[Any]) -> CompleteOutcome:

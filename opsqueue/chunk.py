@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Token = NewType("Token", str)
 """A reservation's fencing token: the id of its stream entry."""
 
+
 MAX_FAILURE_CHARACTERS: Final = 32_000
 """Of a traceback and of a message; longer ones lose their middle."""
 
@@ -80,6 +81,15 @@ class ChunkFailure:
             message=_shortened(str(error), max_characters),
             # The last line says type and message again.
             traceback=_shortened("".join(lines[:-1]), max_characters),
+        )
+
+    @classmethod
+    def told(cls, *, type: str, message: str, traceback: str = "") -> ChunkFailure:  # noqa: A002 the field's name
+        """Take what others say of a failure, shortened as ours are; no type: only a text."""
+        return cls(
+            type=type,
+            message=_shortened(message, MAX_FAILURE_CHARACTERS),
+            traceback=_shortened(traceback, MAX_FAILURE_CHARACTERS),
         )
 
 

@@ -93,6 +93,8 @@ class Codec:
                 f"({_text_of(exc)}): they are damaged, or were written by another codec"
             )
             raise EncodingError(message) from exc
+        if isinstance(operations, tuple):
+            return list(operations)  # as the reference's client pickles them
         if not isinstance(operations, list):
             message = f"codec {self.name!r} read {_type_of(operations)}: a chunk is a list"
             raise EncodingError(message)

@@ -101,6 +101,19 @@ class SubmissionNotFoundError(IncorrectUsageError):
         )
 
 
+class ChunkNotFoundError(IncorrectUsageError):
+    """A chunk is reported that this consumer never held."""
+
+    def __init__(self, submission_id: int, chunk_index: int) -> None:
+        """Keep both."""
+        self.submission_id = submission_id
+        self.chunk_index = chunk_index
+        super().__init__(
+            f"chunk {submission_id}/{chunk_index} is not in this consumer's hands: report chunks "
+            "with the client whose reserve_chunks gave them"
+        )
+
+
 class SubmissionNotCompletedYetError(IncorrectUsageError):
     """Results were asked for while the submission has not completed."""
 
@@ -268,10 +281,6 @@ class OpsqueueInternalError(OpsqueueError):
 
 class ScriptError(OpsqueueInternalError):
     """A Lua script failed. The message says file and line."""
-
-
-class ChunkNotFoundError(IncorrectUsageError):
-    """A submission has no chunk of this index."""
 
 
 class ChunkCountIsZeroError(IncorrectUsageError):

@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
-from urllib.parse import urlencode
 
 from opsqueue.asynchronous import Batched, fed_in_thread, in_thread
 from opsqueue.codec import PRODUCER_CODEC, RAW, Codec
@@ -51,7 +50,7 @@ from opsqueue.status import (
     SubmissionNotCancellable,
     SubmissionStatus,
 )
-from opsqueue.store import ObjectStore, open_store
+from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
     Backoff,
@@ -151,7 +150,7 @@ class ProducerClient(ResultsClient):
         with ExitStack() as resources:
             api = HttpApi(opsqueue_url, token=token)
             resources.callback(api.close)
-            store = open_store(_with_options(object_store_url, object_store_options))
+            store = open_store(with_options(object_store_url, object_store_options))
             resources.callback(store.close)
             super().__init__(
                 api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
@@ -428,10 +427,3 @@ class ProducerClient(ResultsClient):
     async_insert_submission = fed_in_thread(insert_submission)
     async_insert_submission_chunks = fed_in_thread(insert_submission_chunks)
     async_retry_submission = in_thread(retry_submission)
-
-
-def _with_options(url: str, options: Iterable[tuple[str, str]]) -> str:
-    pairs = urlencode(list(options))
-    if not pairs:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{pairs}"

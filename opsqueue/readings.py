@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -21,9 +21,11 @@ from opsqueue.answers import (
     read_counts,
     read_limits,
     read_progress,
+    read_reservations,
     read_submission,
     unexpected,
 )
+from opsqueue.chunk import Reservation, Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionNotFoundError,
@@ -104,6 +106,15 @@ class Readings:
             case [b"unknown"]:
                 raise SubmissionNotFoundError(submission_id, self.name)
         raise unexpected(answer)
+
+    def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
+        """Give what the reservations of these tokens are for; those that have ended are left out.
+
+        Args:
+            tokens: at most MAX_BATCH.
+        """
+        answer = self._scripts.call("get_reservations", rest=calls.checked_tokens(tokens))
+        return {chunk.token: chunk for chunk in read_reservations(answer, self.name)}
 
     def list_submissions(
         self,

@@ -149,6 +149,7 @@ TRANSITIONS: Final = (
 )
 
 READINGS: Final = (
+    "get_reservations",
     "get_submission",
     "done_chunks",
     "list_submissions",

@@ -245,6 +245,9 @@ _FORMS: Final[dict[str, tuple[Callable[..., AnyStrategy], str]]] = {
 }
 
 
+_STRATEGY_FIELDS: Final = frozenset({"underlying", "first", "fallback"})
+
+
 def interval_ticks(per_second: float) -> int:
     """Give the ticks from one token to the next."""
     return max(1, round(TICKS_A_SECOND / per_second))
@@ -296,6 +299,40 @@ def _parse(tokens: list[str], text: str) -> tuple[AnyStrategy, list[str]]:
         if isinstance(exc, InvalidArgumentError):
             raise
         message = f"strategy {text!r}: write {name} like {form}"
+        raise InvalidArgumentError(message) from exc
+
+
+def read_strategy(value: object, *, depth: int = 0) -> AnyStrategy:
+    """Read the JSON form, like {"PreferDistinct": {"meta_key": "c", "underlying": "Oldest"}}.
+
+    A text is read as `parse_strategy` does; fields are named as in Python.
+
+    Raises:
+        InvalidArgumentError: names what is wrong with it.
+    """
+    if isinstance(value, str):
+        return parse_strategy(value)
+    if not isinstance(value, dict) or len(value) != 1 or depth > _MOST_LAYERS:
+        message = (
+            f"strategy {str(value)[:200]}: give a text like 'Oldest', or an object of one name, "
+            f"and at most {_MOST_LAYERS} in each other"
+        )
+        raise InvalidArgumentError(message)
+    ((name, given),) = value.items()
+    if name not in _FORMS or not isinstance(given, dict):
+        message = f"strategy {name!r}: give an object of fields for one of {', '.join(_FORMS)}"
+        raise InvalidArgumentError(message)
+    arguments = {
+        key: read_strategy(inner, depth=depth + 1) if key in _STRATEGY_FIELDS else inner
+        for key, inner in given.items()
+    }
+    make, form = _FORMS[name]
+    try:
+        return make(**arguments)
+    except TypeError as exc:
+        if isinstance(exc, InvalidArgumentError):
+            raise
+        message = f"strategy {name}: name the fields of {form}"
         raise InvalidArgumentError(message) from exc
 
 

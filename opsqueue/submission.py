@@ -315,7 +315,8 @@ class Failure:
     @property
     def text(self) -> str:
         """Traceback, if there is one, then type and message: as Python prints it."""
-        last = f"{self.type}: {self.message}"
+        # Consumers may report a text alone.
+        last = f"{self.type}: {self.message}" if self.type else self.message
         if not self.traceback:
             return last
         return f"{self.traceback.rstrip()}\n{last}"

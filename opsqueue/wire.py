@@ -67,6 +67,9 @@ class ProblemType(StrEnum):
     RESULTS_NOT_JSON = "urn:opsqueue:problem:results-not-json"
     OPERATIONS_FAILED = "urn:opsqueue:problem:operations-failed"
     RESULTS_GONE = "urn:opsqueue:problem:results-gone"
+    NOT_JSON = "urn:opsqueue:problem:not-json"
+    INPUT_GONE = "urn:opsqueue:problem:input-gone"
+    CHUNK_LOST = "urn:opsqueue:problem:chunk-lost"
     UNAVAILABLE = "urn:opsqueue:problem:unavailable"
     INTERNAL = "urn:opsqueue:problem:internal"
 

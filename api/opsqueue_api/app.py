@@ -14,7 +14,7 @@ from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
-from opsqueue_api import problem
+from opsqueue_api import consumers, problem
 from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
 from opsqueue_api.errors import Errors, ErrorsChunks
@@ -65,6 +65,7 @@ def create_app(
         is_stopping: asked by those that wait, about once a second.
         middleware: Falcon's, called after ours.
     """
+    limits = limits or Limits()
     queue_of = _queues(client)
     waiting = LongPolls(long_polls, is_stopping)
     needs: dict[str, dict[str, Need]] = {}
@@ -80,7 +81,7 @@ def create_app(
     # What each method needs of a token; what is not said here needs admin.
     queue = "/v1/queues/{queue}"
     submission = f"{queue}/submissions/{{submission_id}}"
-    submissions = Submissions(queue_of, store, limits or Limits())
+    submissions = Submissions(queue_of, store, limits)
     one = OneSubmission(queue_of, waiting)
     route("/v1/queues", Queues(queue_of, partial(queue_names, client)), GET=Need.ADMIN)
     route(queue, OneQueue(queue_of), GET=Need.ANY)
@@ -97,6 +98,7 @@ def create_app(
     route(f"{submission}/results", Results(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
+    consumers.add_routes(route, queue_of, store, limits, waiting)
     route("/healthz", Alive(), GET=Need.OPEN)
     route("/readyz", Ready(client, store), GET=Need.OPEN)
     route("/version", Version(), GET=Need.OPEN)

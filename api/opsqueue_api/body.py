@@ -50,17 +50,19 @@ def idempotency_key(req: falcon.Request) -> str:
     return key
 
 
-def read_body(req: falcon.Request, *, limit_bytes: int) -> bytes:
-    """Read a JSON body of at most `limit_bytes`, whether its length was announced or not.
+def read_body(
+    req: falcon.Request, *, limit_bytes: int, media_type: str = falcon.MEDIA_JSON
+) -> bytes:
+    """Read a body of at most `limit_bytes`, whether its length was announced or not.
 
     The limit holds for what is sent and, where that is gzip, for what comes out of it.
     """
     # Required, so that a page in somebody's browser can't post here: without a preflight request,
     # which we don't answer, browsers send forms and plain text only.
-    if not (req.content_type or "").lower().startswith("application/json"):
+    if not (req.content_type or "").lower().startswith(media_type):
         detail = (
             f"the body is {req.content_type or 'of no type'}: send it with the header "
-            "content-type: application/json, as `curl --json` does"
+            f"content-type: {media_type}{', as `curl --json` does' if 'json' in media_type else ''}"
         )
         raise ProblemError(Problem(ProblemType.MEDIA_TYPE, detail))
     encoding = (req.get_header("Content-Encoding") or "identity").strip().lower()
@@ -101,7 +103,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as exc:
-        message = f"{exc}; the API's README shows the two bodies"
+        message = f"{exc}; the API's README shows the bodies"
         raise invalid(message) from exc
     except msgspec.DecodeError as exc:
         where = "" if "(byte" in str(exc) else f" (at its end, byte {len(data)})"

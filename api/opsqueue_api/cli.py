@@ -152,6 +152,13 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     help="Of a submission's opaque metadata.",
 )
 @click.option(
+    "--heartbeat-timeout",
+    type=click.FloatRange(0.1),
+    default=30.0,
+    show_envvar=True,
+    help="Seconds without a sign of life after which a consumer's chunks are taken back.",
+)
+@click.option(
     "-l",
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -213,6 +220,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         log_level=options["log_level"],
         log_format=options["log_format"],
         has_access_log=options["access_log"],
+        heartbeat_timeout_s=options["heartbeat_timeout"],
         limits=Limits(
             body_bytes=options["max_body_bytes"],
             operations=options["max_operations"],

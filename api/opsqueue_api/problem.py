@@ -56,6 +56,9 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.RESULTS_NOT_JSON: (422, "Results can't be given as JSON"),
     ProblemType.OPERATIONS_FAILED: (409, "Operations failed"),
     ProblemType.RESULTS_GONE: (410, "Results are gone"),
+    ProblemType.NOT_JSON: (422, "No JSON form"),
+    ProblemType.INPUT_GONE: (410, "Input is gone"),
+    ProblemType.CHUNK_LOST: (409, "Chunk is lost"),
     ProblemType.UNAVAILABLE: (503, "Unavailable"),
     ProblemType.INTERNAL: (500, "Internal error"),
 }

@@ -10,7 +10,11 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  #
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
 
 from opsqueue.connection import connect
+from opsqueue.process import new_worker_name
+from opsqueue.queue import Queue
+from opsqueue.script import queue_names
 from opsqueue.store import open_store
+from opsqueue.sweeper import Sweeper
 from opsqueue_api.access_log import AccessLog, set_up_access_log
 from opsqueue_api.app import create_app
 from opsqueue_api.request_ids import forget_request
@@ -85,10 +89,20 @@ class _Log(Logger):  # type: ignore[misc]  # no types, as above
 
 
 def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: ANN401 as create_app
-    """Connect to what the settings name, and make the app of it."""
+    """Connect to what the settings name, make the app of it, and begin to sweep."""
+    client = connect(settings.redis_url, max_connections=settings.redis_connections)
+    store = open_store(settings.store_url)
+    # Consumers over HTTP can't sweep, and no worker needs to be there: somebody must take back what
+    # a dead one held.
+    Sweeper(
+        lambda: [Queue(client, name) for name in queue_names(client)],
+        sweeper=new_worker_name("api-"),
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        store=store,
+    ).start()
     app = create_app(
-        connect(settings.redis_url, max_connections=settings.redis_connections),
-        open_store(settings.store_url),
+        client,
+        store,
         limits=settings.limits,
         tokens=settings.tokens,
         long_polls=settings.long_polls,

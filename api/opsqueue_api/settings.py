@@ -46,6 +46,7 @@ class Settings:
         log_level: of our own and gunicorn's log.
         log_format: of these and of the access log.
         has_access_log: a line a request on stdout.
+        heartbeat_timeout_s: a worker or consumer without a sign of life for this long is dead.
     """
 
     redis_url: str = DEFAULT_REDIS_URL
@@ -58,6 +59,7 @@ class Settings:
     log_level: str = "info"
     log_format: LogFormat = "plain"
     has_access_log: bool = False
+    heartbeat_timeout_s: float = 30.0
     limits: Limits = field(default_factory=Limits)
 
     @property

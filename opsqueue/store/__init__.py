@@ -15,12 +15,13 @@ from opsqueue.store.base import (
     input_key,
     output_key,
     parse_store_url,
+    with_options,
 )
 
 if TYPE_CHECKING:
     from opsqueue.store.base import StoreUrl
 
-__all__ = ["ObjectStore", "input_key", "open_store", "output_key"]
+__all__ = ["ObjectStore", "input_key", "open_store", "output_key", "with_options"]
 
 
 def open_store(url: str) -> ObjectStore:

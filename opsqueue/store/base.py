@@ -9,7 +9,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from opsqueue.exceptions import (
     InvalidArgumentError,
@@ -18,7 +18,7 @@ from opsqueue.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # S3 and GCS allow 1,024 bytes for a whole name; the rest is left for the store's own prefix.
 MAX_KEY_BYTES = 800
@@ -161,6 +161,12 @@ def parse_store_url(url: str) -> StoreUrl:
         wants = f"{parts.scheme}://bucket/prefix"
         raise _malformed(url, f"{parts.netloc!r} can't be a bucket's name, give {wants}")
     return StoreUrl(parts.scheme, parts.netloc, path.strip("/"), options)
+
+
+def with_options(url: str, options: Iterable[tuple[str, str]]) -> str:
+    """Put options, as the reference's clients take them, into a store's URL."""
+    query = urlencode(list(options))
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 def _options_of(url: str, scheme: str, query: str) -> dict[str, str]:

@@ -20,7 +20,8 @@ from opsqueue.exceptions import (
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
 )
-from opsqueue.http_api import CALL_PATIENCE, WAIT_PATIENCE, HttpApi, Patience
+from opsqueue.http_api import HttpApi
+from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience
 from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
 from opsqueue.wire import ProblemType, SubmissionBody
 

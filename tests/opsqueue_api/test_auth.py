@@ -85,10 +85,11 @@ def test_every_route_but_three_wants_a_token(app: App, ask: Ask) -> None:
 def test_every_route_is_open_without_tokens(client: redis.Redis, store: ObjectStore) -> None:
     """As it is on the loopback address."""
     app = create_app(client, store)
+    values = {"queue": "q", "submission_id": "1", "worker": "w", "index": "0"}
     transport = httpx.WSGITransport(app)
     with httpx.Client(transport=transport, base_url="http://api") as http:
         codes = {
-            http.request(method, path.format(queue="q", submission_id="1")).status_code
+            http.request(method, path.format_map(values)).status_code
             for method, path in methods_of(app)
         }
 
@@ -128,6 +129,15 @@ def test_a_method_that_a_route_does_not_have_needs_admin(ask: Ask) -> None:
         ("/v1/queues/mine/submission-ids", "GET", {"producer", "limited", "ops"}),
         ("/v1/queues/mine/submissions/1/errors", "GET", {"producer", "limited", "ops"}),
         ("/v1/queues/mine/submissions/1/errors/chunks", "GET", {"producer", "limited", "ops"}),
+        ("/v1/queues/yours/chunks/reserve", "POST", {"consumer", "limited", "ops"}),
+        ("/v1/queues/mine/chunks/reserve", "POST", {"consumer", "ops"}),
+        ("/v1/queues/yours/chunks/complete", "POST", {"consumer", "limited", "ops"}),
+        ("/v1/queues/yours/chunks/fail", "POST", {"consumer", "limited", "ops"}),
+        ("/v1/queues/yours/chunks/release", "POST", {"consumer", "limited", "ops"}),
+        ("/v1/queues/yours/workers/w", "DELETE", {"consumer", "limited", "ops"}),
+        ("/v1/queues/yours/workers/w/heartbeat", "POST", {"consumer", "limited", "ops"}),
+        ("/v1/queues/yours/submissions/1/chunks/0/input", "GET", {"consumer", "limited", "ops"}),
+        ("/v1/queues/yours/submissions/1/chunks/0/output", "PUT", {"consumer", "limited", "ops"}),
         ("/v1/queues/mine/workers", "GET", {"ops"}),
         ("/v1/queues/mine/pause", "POST", {"ops"}),
         ("/v1/queues/mine/resume", "POST", {"ops"}),

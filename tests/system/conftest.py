@@ -27,9 +27,9 @@ WITHIN_S = 60.0
 class Process:
     """A program of ours whose lines can be waited for."""
 
-    def __init__(self, arguments: list[str], *, cwd: Path, environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], *, cwd: Path, environment: dict[str, str]) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            command,
             cwd=cwd,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.DEVNULL,
@@ -101,11 +101,14 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start `python -m MODULE ARGUMENTS…`; ended after the test."""
+    """Start `python -m MODULE ARGUMENTS…`, or another program; ended after the test."""
     started: list[Process] = []
 
-    def start_process(*arguments: str, cwd: Path = APPS, **environment: str) -> Process:
-        process = Process(list(arguments), cwd=cwd, environment=environment)
+    def start_process(
+        *arguments: str, cwd: Path = APPS, program: str = "", **environment: str
+    ) -> Process:
+        command = [program] if program else [sys.executable, "-m"]
+        process = Process([*command, *arguments], cwd=cwd, environment=environment)
         started.append(process)
         return process
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from dataclasses import dataclass, field
 from typing import Literal
 
 from opsqueue.logs import LogFormat
+from opsqueue.process import new_worker_name
 from opsqueue.strategy import AnyStrategy
 
 PoolKind = Literal["process", "thread", "async", "solo"]
-
-
-def new_worker_name() -> str:
-    """Host, process and chance: readable, and never that of an earlier process."""
-    return f"{socket.gethostname()[:100]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import os
 import queue
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Final
 
-import msgspec
-
 import opsqueue
 from opsqueue import connection
 from opsqueue.app import Opsqueue
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.execution import Report
+from opsqueue.process import worker_info
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, open_store
+from opsqueue.sweeper import Sweeper
 from opsqueue_worker.child_pool import ChildPool
 from opsqueue_worker.heartbeat import Heartbeat
 from opsqueue_worker.intake import Intake
@@ -31,7 +29,6 @@ from opsqueue_worker.pool import Ahead, Pool, PoolCalls
 from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
 from opsqueue_worker.solo import SoloPool
-from opsqueue_worker.sweeper import Sweeper
 
 logger = logging.getLogger("opsqueue.worker")
 
@@ -93,9 +90,10 @@ class Worker:
             interval_s=settings.heartbeat_interval_s,
             on_void=self._pool.void,
         )
+        queues = [intake.queue for intake in self._intakes]
         self._sweeper = Sweeper(
-            [intake.queue for intake in self._intakes],
-            worker=settings.name,
+            lambda: queues,
+            sweeper=settings.name,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             store=self._store,
         )
@@ -279,16 +277,11 @@ class Worker:
 
     def _info(self) -> bytes:
         settings = self._settings
-        return msgspec.json.encode(
-            {
-                "version": opsqueue.__version__,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "pool": settings.pool,
-                "concurrency": settings.concurrency,
-                "queues": list(self._handlers),
-                "started_at": int(time.time() * 1000),
-            }
+        return worker_info(
+            version=opsqueue.__version__,
+            pool=settings.pool,
+            concurrency=settings.concurrency,
+            queues=list(self._handlers),
         )
 
     def _print_banner(self) -> None:
@@ -306,7 +299,8 @@ class Worker:
 
 def _is_ours(trace: TracebackType | None) -> bool:
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__", "").startswith("opsqueue_worker."):
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if name.startswith("opsqueue_worker.") or name == "opsqueue.sweeper":
             return True
         trace = trace.tb_next
     return False

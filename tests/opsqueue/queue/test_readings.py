@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from opsqueue.answers import WorkerSeen
+from opsqueue.chunk import Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionNotCancellableError,
@@ -253,3 +254,19 @@ def test_a_prefix_names_its_submission(queue: Queue) -> None:
 
     assert queue.lookup_prefix("somebody/1") == id_
     assert queue.lookup_prefix("nobody/1") is None
+
+
+def test_a_reservation_is_read_by_its_token_while_it_holds(queue: Queue) -> None:
+    """As reserve_chunks gave it; unknown and ended ones are left out."""
+    insert(queue, 3, strategic_metadata={"customer": 2**62})
+    chunks = take(queue, 2) + take(queue, 1, worker="w2")
+    queue.complete_chunks(tokens_of(chunks)[1:2])
+
+    found = queue.get_reservations([*tokens_of(chunks), Token("1-0")])
+
+    assert found == {chunk.token: chunk for chunk in (chunks[0], chunks[2])}
+
+
+def test_no_reservation_is_read_before_the_first(queue: Queue) -> None:
+    """The stream and its group come into being with it."""
+    assert queue.get_reservations([Token("1-0")]) == {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opsqueue.exceptions import NewObjectStoreClientError
-from opsqueue.store import open_store
+from opsqueue.store import open_store, with_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,3 +125,13 @@ def test_the_standard_variables_name_the_endpoints(
         store = open_store(f"{scheme}://opsqueue-tests/by-variable")
         store.check()
         store.close()
+
+
+def test_options_given_as_pairs_stand_in_the_url() -> None:
+    """As the reference's clients take them; the store's URL is checked as a whole."""
+    assert with_options("gs://b/p", []) == "gs://b/p"
+    assert (
+        with_options("file:///d?durable=false", [("a", "b c")]) == "file:///d?durable=false&a=b+c"
+    )
+    with pytest.raises(NewObjectStoreClientError, match="'service_account_key' is not an option"):
+        open_store(with_options("gs://bucket/p", [("service_account_key", "secret")]))

@@ -1,8 +1,8 @@
 """The sweeper: what workers do for each other and for the queue, in bounded steps, now and then.
 
 Takes chunks back from workers that died and from handlers that hang, frees what a lost stream left
-nowhere, forgets ended submissions and deletes their objects. Any worker may; a short lock in Redis
-lets one do it at a time.
+nowhere, forgets ended submissions and deletes their objects. Workers, consumers on Redis and the
+API do it; a short lock in Redis lets one at a time.
 """
 
 from __future__ import annotations
@@ -10,40 +10,41 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
 
-logger = logging.getLogger("opsqueue.worker")
+logger = logging.getLogger("opsqueue.sweeper")
 
 _INTERVAL_S: Final = 1.0
 _SLOW_EVERY: Final = 5
+_QUEUES_A_ROUND: Final = 50
 _MOST_STEPS: Final = 1_000
 
 
 class Sweeper:
-    """Sweeps the queues of one worker.
+    """Sweeps queues, a bounded number of them each second.
 
     Args:
-        queues: to be swept.
-        worker: who does it.
+        queues: gives those to be swept, asked each time.
+        sweeper: who does it, a name as workers have them.
         heartbeat_timeout_s: a worker without a sign of life for this long is dead.
         store: where ended submissions' objects are deleted.
     """
 
     def __init__(
         self,
-        queues: Sequence[Queue],
+        queues: Callable[[], Sequence[Queue]],
         *,
-        worker: str,
+        sweeper: str,
         heartbeat_timeout_s: float,
         store: ObjectStore,
     ) -> None:
         self._queues = queues
-        self._worker = worker
+        self._sweeper = sweeper
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._store = store
         self._is_stopping = threading.Event()
@@ -58,24 +59,34 @@ class Sweeper:
 
     def _sweep_for_ever(self) -> None:
         rounds = 0
-        # Out of step with other workers: the lock lets only one in.
+        # Out of step with others: the lock lets only one in.
         while not self._is_stopping.wait(_INTERVAL_S * random.uniform(0.7, 1.3)):  # noqa: S311 jitter
+            try:
+                queues = self._queues()
+            except OpsqueueError as exc:
+                logger.debug("sweep: %s", exc)
+                continue
+            # A thousand queues of an API take turns: sweeping must not become Redis's main work.
+            turns = max(1, -(-len(queues) // _QUEUES_A_ROUND))
+            for queue in queues[rounds % turns :: turns]:
+                self._sweep(queue, is_slow_round=rounds // turns % _SLOW_EVERY == _SLOW_EVERY - 1)
             rounds += 1
-            for queue in self._queues:
-                try:
-                    self.reclaim_from_the_dead(queue)
-                    self.repair(queue)
-                    if rounds % _SLOW_EVERY == 0:
-                        self.reclaim_expired(queue)
-                        self.forget(queue)
-                except OpsqueueError as exc:
-                    logger.debug("sweep of queue %s: %s", queue.name, exc)
+
+    def _sweep(self, queue: Queue, *, is_slow_round: bool) -> None:
+        try:
+            self.reclaim_from_the_dead(queue)
+            self.repair(queue)
+            if is_slow_round:
+                self.reclaim_expired(queue)
+                self.forget(queue)
+        except OpsqueueError as exc:
+            logger.debug("sweep of queue %s: %s", queue.name, exc)
 
     def reclaim_from_the_dead(self, queue: Queue) -> None:
         """Take chunks back from workers without a sign of life."""
         for _ in range(_MOST_STEPS):
             swept = queue.reclaim_dead(
-                self._worker, timeout_ms=int(self._heartbeat_timeout_s * 1000)
+                self._sweeper, timeout_ms=int(self._heartbeat_timeout_s * 1000)
             )
             if swept and swept.chunks:
                 logger.warning("took %d chunks back from dead workers", swept.chunks)
@@ -86,7 +97,7 @@ class Sweeper:
         """Take chunks back whose reservation is over."""
         page_from = "-"
         for _ in range(_MOST_STEPS):
-            swept = queue.reclaim_expired(self._worker, page_from=page_from)
+            swept = queue.reclaim_expired(self._sweeper, page_from=page_from)
             if swept and swept.chunks:
                 logger.warning("took %d chunks back whose reservation was over", swept.chunks)
             if swept is None or swept.next_from is None:

@@ -1,0 +1,171 @@
+"""Contents of single chunks through the API, for consumers without access to the object store."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import falcon
+import msgspec
+
+from opsqueue.chunk import Reservation, Token
+from opsqueue.chunk_wire import DoneBody
+from opsqueue.codec import Codec, open_codec
+from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
+from opsqueue.output import Encoded, encode_output, errors_of
+from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.wire import ProblemType
+from opsqueue_api.body import read_body
+from opsqueue_api.problem import Problem, ProblemError, invalid
+from opsqueue_api.queues import QueueOf
+from opsqueue_api.settings import Limits
+from opsqueue_api.submissions import checked_id
+
+_INDEX = re.compile(r"[0-9]{1,10}")
+_BYTES = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInput:
+    """`.../submissions/{submission_id}/chunks/{index}/input`."""
+
+    queue_of: QueueOf
+    store: ObjectStore
+
+    def on_get(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        queue: str,
+        submission_id: str,
+        index: str,
+    ) -> None:
+        """Give the bytes as they are stored, or with `?as=json` the operations as a JSON list."""
+        submission = self.queue_of(queue).get_submission(checked_id(submission_id))
+        number = _checked_index(index)
+        if number >= submission.chunks_total:
+            message = f"submission {submission.id} has {submission.chunks_total:,} chunks, from 0"
+            raise invalid(message)
+        form = req.get_param("as")
+        if form not in (None, "json"):
+            message = f"as={form[:40]!r}: give as=json, or nothing for the bytes"
+            raise invalid(message)
+        data = self._get(input_key(submission.prefix, number))
+        resp.set_header("Opsqueue-Codec", submission.codec)
+        resp.content_type = falcon.MEDIA_JSON if form else _BYTES
+        resp.data = bytes(operations_of(submission.codec, data)) if form else data
+
+    def _get(self, key: str) -> bytes:
+        try:
+            return self.store.get(key)
+        except ObjectNotFoundError as exc:
+            raise ProblemError(Problem(ProblemType.INPUT_GONE, str(exc))) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOutput:
+    """`.../submissions/{submission_id}/chunks/{index}/output`."""
+
+    queue_of: QueueOf
+    store: ObjectStore
+    limits: Limits
+
+    def on_put(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        queue: str,
+        submission_id: str,
+        index: str,
+    ) -> None:
+        """Store encoded bytes, unless there is an output; `?token=` is the right to do so."""
+        token = Token(req.get_param("token") or "")
+        data = read_body(req, limit_bytes=self.limits.body_bytes, media_type=_BYTES)
+        chunk = self.queue_of(queue).get_reservations([token]).get(token)
+        where = (checked_id(submission_id), _checked_index(index))
+        if chunk is None or (chunk.source.submission_id, chunk.chunk_index) != where:
+            detail = (
+                f"token {token!r} does not hold chunk {submission_id}/{index}: its reservation has "
+                "ended, and others have the chunk or had it done"
+            )
+            raise ProblemError(Problem(ProblemType.CHUNK_LOST, detail))
+        self.store.create(output_key(chunk.source.prefix, chunk.chunk_index), data)
+        resp.status = falcon.HTTP_204
+
+
+def operations_of(codec: str, data: bytes) -> msgspec.Raw:
+    """Give a chunk's operations as a JSON list.
+
+    Raises:
+        ProblemError: they have no JSON form.
+    """
+    try:
+        return msgspec.Raw(msgspec.json.encode(_codec_of(codec).decode(data)))
+    except ProblemError:
+        raise
+    # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
+    except Exception as exc:
+        message = f"the operations can't be given as JSON ({type(exc).__name__}: {exc})"
+        raise _not_json(message) from exc
+
+
+def output_of(done: DoneBody, chunk: Reservation) -> Encoded:
+    """Give what is to be stored of what a consumer reports, encoded.
+
+    Raises:
+        ProblemError: results that are not one for each operation, or that can't be encoded.
+    """
+    match done.results, done.output:
+        case msgspec.UNSET, bytes() as output:
+            return Encoded(output, len(errors_of(output)))
+        case list() as results, msgspec.UNSET:
+            return _encoded(results, chunk)
+    message = f"chunk {chunk}: give results or output, not both"
+    raise invalid(message)
+
+
+def _encoded(results: list[object], chunk: Reservation) -> Encoded:
+    expected = chunk.source.operations_in(chunk.chunk_index)
+    if len(results) != expected:
+        message = (
+            f"chunk {chunk}: {len(results):,} results for {expected:,} operations: give one "
+            "for each, in their order"
+        )
+        raise invalid(message)
+    try:
+        return encode_output(results, _codec_of(chunk.source.codec))
+    except EncodingError as exc:
+        message = f"chunk {chunk}: {exc}"
+        raise _not_json(message) from exc
+
+
+def stored(store: ObjectStore, chunk: Reservation, output: Encoded) -> int:
+    """Store an output unless there is one; give how many operations failed in the one that stays.
+
+    Raises:
+        EncodingError: the one that was there is damaged.
+    """
+    key = output_key(chunk.source.prefix, chunk.chunk_index)
+    if store.create(key, output.data):
+        return output.operations_failed
+    return len(errors_of(store.get(key)))
+
+
+def _codec_of(name: str) -> Codec:
+    try:
+        return open_codec(name)
+    except InvalidArgumentError as exc:
+        # pickle, which would run anybody's code here, or a codec of the users' own.
+        message = f"contents are encoded by {name!r}, which the API does not read: use the bytes"
+        raise _not_json(message) from exc
+
+
+def _checked_index(text: str) -> int:
+    if not _INDEX.fullmatch(text):
+        message = f"{text[:40]!r} is no index of a chunk: give 0, 1, 2, …"
+        raise invalid(message)
+    return int(text)
+
+
+def _not_json(detail: str) -> ProblemError:
+    return ProblemError(Problem(ProblemType.NOT_JSON, detail))

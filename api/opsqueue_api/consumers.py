@@ -1,0 +1,231 @@
+"""Chunks for consumers in any language: reserve with a long poll, report, and signs of life."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import falcon
+import msgspec
+
+from opsqueue import calls
+from opsqueue.chunk import Reservation, Token
+from opsqueue.chunk_api import UNKNOWN_MS, reserve_when_free, retire_wholly
+from opsqueue.chunk_wire import (
+    AliveBody,
+    ChunkBody,
+    CompleteBody,
+    FailBody,
+    HeartbeatBody,
+    OutcomesBody,
+    ReleaseBody,
+    ReserveBody,
+    ReservedBody,
+)
+from opsqueue.exceptions import OpsqueueError
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, input_key
+from opsqueue.store.parallel import DEFAULT_AT_ONCE
+from opsqueue.strategy import read_strategy
+from opsqueue_api.auth import Need
+from opsqueue_api.body import decode, read_body
+from opsqueue_api.chunk_contents import ChunkInput, ChunkOutput, operations_of, output_of, stored
+from opsqueue_api.parameters import write
+from opsqueue_api.problem import ProblemError, invalid
+from opsqueue_api.queues import QueueOf
+from opsqueue_api.settings import Limits
+from opsqueue_api.submissions import LongPolls
+
+MAX_INFO_BYTES: Final = 4_096
+_SMALL_BYTES: Final = 1024 * 1024
+"""Of bodies without contents; 10,000 tokens and more fit in."""
+
+_RESERVE: Final = msgspec.json.Decoder(ReserveBody)
+_COMPLETE: Final = msgspec.json.Decoder(CompleteBody)
+_FAIL: Final = msgspec.json.Decoder(FailBody)
+_RELEASE: Final = msgspec.json.Decoder(ReleaseBody)
+_HEARTBEAT: Final = msgspec.json.Decoder(HeartbeatBody)
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveChunks:
+    """`.../chunks/reserve`."""
+
+    queue_of: QueueOf
+    store: ObjectStore
+    long_polls: LongPolls
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Take chunks, at once or as soon as there are any; maybe none."""
+        on = self.queue_of(queue)
+        body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _RESERVE)
+        strategy = read_strategy(body.strategy)
+        is_gone = partial(_is_gone, req.env.get("gunicorn.socket"))
+        with self.long_polls.room_for(body.wait) as wait_s:
+            reserved = reserve_when_free(
+                on,
+                body.worker,
+                limit=body.max,
+                reservation_ms=body.reservation_ms,
+                strategy=strategy,
+                wait_s=wait_s,
+                is_gone=lambda: self.long_polls.is_stopping() or is_gone(),
+            )
+        chunk_of = self._with_operations if body.include_operations else ChunkBody.of
+        write(
+            resp,
+            ReservedBody(
+                chunks=[chunk_of(chunk) for chunk in reserved.chunks],
+                is_paused=reserved.is_paused,
+                next_due_in_ms=reserved.next_due_in_ms,
+            ),
+        )
+
+    def _with_operations(self, chunk: Reservation) -> ChunkBody:
+        # Never an error of the whole answer: the chunks are reserved, and must be told of.
+        try:
+            data = self.store.get(input_key(chunk.source.prefix, chunk.chunk_index))
+            return ChunkBody.of(chunk, operations=operations_of(chunk.source.codec, data))
+        except (ProblemError, OpsqueueError) as exc:
+            return ChunkBody.of(chunk, operations=None, problem=str(exc))
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteChunks:
+    """`.../chunks/complete`."""
+
+    queue_of: QueueOf
+    store: ObjectStore
+    limits: Limits
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Store the outputs that come along, unless there are some, then count the chunks."""
+        on = self.queue_of(queue)
+        body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _COMPLETE)
+        tokens = [Token(done.token) for done in body.chunks]
+        failed = {Token(done.token): done.operations_failed for done in body.chunks}
+        failed |= self._store_outputs(on, body)
+        outcomes = on.complete_chunks(tokens, operations_failed=failed)
+        write(resp, OutcomesBody.of(tokens, outcomes))
+
+    def _store_outputs(self, on: Queue, body: CompleteBody) -> dict[Token, int]:
+        """Store what comes along; give how many operations failed, as it is stored."""
+        carrying = {Token(done.token): done for done in body.chunks if done.has_contents}
+        if not carrying:
+            return {}
+        # By what the token holds, not by what the consumer says of it. A chunk that is lost is not
+        # stored either: it is somebody else's.
+        held = on.get_reservations(list(carrying))
+        outputs = [(chunk, output_of(carrying[token], chunk)) for token, chunk in held.items()]
+        with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, max(1, len(outputs)))) as pool:
+            failed = pool.map(lambda one: stored(self.store, *one), outputs)
+            return {chunk.token: count for (chunk, _), count in zip(outputs, failed, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class FailChunks:
+    """`.../chunks/fail`."""
+
+    queue_of: QueueOf
+    limits: Limits
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Use an attempt of each."""
+        on = self.queue_of(queue)
+        body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _FAIL)
+        tokens = calls.checked_tokens([Token(failed.token) for failed in body.chunks])
+        failures = [failed.to_failure() for failed in body.chunks]
+        outcomes = on.together(
+            [calls.fail_chunk(token, why) for token, why in zip(tokens, failures, strict=True)]
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, OpsqueueError):
+                # All may be told again: those that were counted are lost then.
+                raise outcome
+        write(resp, OutcomesBody.of(tokens, outcomes))
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseChunks:
+    """`.../chunks/release`."""
+
+    queue_of: QueueOf
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Take chunks back without using an attempt."""
+        on = self.queue_of(queue)
+        body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _RELEASE)
+        tokens = [Token(token) for token in body.tokens]
+        write(resp, OutcomesBody.of(tokens, on.release_chunks(tokens, delay_ms=body.delay_ms)))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHeartbeat:
+    """`.../workers/{worker}/heartbeat`."""
+
+    queue_of: QueueOf
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str, worker: str) -> None:
+        """Take a sign of life; say which of the chunks that it holds nobody wants any more."""
+        on = self.queue_of(queue)
+        body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _HEARTBEAT)
+        info = msgspec.json.encode(body.info)
+        if len(info) > MAX_INFO_BYTES:
+            message = f"info has {len(info):,} bytes, the limit is {MAX_INFO_BYTES:,}"
+            raise invalid(message)
+        tokens = [Token(token) for token in body.tokens]
+        alive = on.heartbeat(worker, tokens=tokens, info=info, unknown_ms=UNKNOWN_MS)
+        write(resp, AliveBody.of(alive))
+
+
+@dataclass(frozen=True, slots=True)
+class OneWorker:
+    """`.../workers/{worker}`."""
+
+    queue_of: QueueOf
+
+    def on_delete(
+        self, _req: falcon.Request, resp: falcon.Response, queue: str, worker: str
+    ) -> None:
+        """Let it go in peace: what it holds is released; 204 also for one that nobody knows."""
+        retire_wholly(self.queue_of(queue), worker)
+        resp.status = falcon.HTTP_204
+
+
+def add_routes(
+    route: Callable[..., None],
+    queue_of: QueueOf,
+    store: ObjectStore,
+    limits: Limits,
+    long_polls: LongPolls,
+) -> None:
+    """Put everything that consumers need below a queue's path."""
+    chunks = "/v1/queues/{queue}/chunks"
+    worker = "/v1/queues/{queue}/workers/{worker}"
+    contents = "/v1/queues/{queue}/submissions/{submission_id}/chunks/{index}"
+    needs = Need.CONSUME
+    route(f"{chunks}/reserve", ReserveChunks(queue_of, store, long_polls), POST=needs)
+    route(f"{chunks}/complete", CompleteChunks(queue_of, store, limits), POST=needs)
+    route(f"{chunks}/fail", FailChunks(queue_of, limits), POST=needs)
+    route(f"{chunks}/release", ReleaseChunks(queue_of), POST=needs)
+    route(worker, OneWorker(queue_of), DELETE=needs)
+    route(f"{worker}/heartbeat", WorkerHeartbeat(queue_of), POST=needs)
+    route(f"{contents}/input", ChunkInput(queue_of, store), GET=needs)
+    route(f"{contents}/output", ChunkOutput(queue_of, store, limits), PUT=needs)
+
+
+def _is_gone(connection: object) -> bool:
+    """Tell whether the client has hung up: what is reserved then, nobody would hear of."""
+    if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

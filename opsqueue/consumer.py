@@ -1,0 +1,403 @@
+"""The consumer's client: takes chunks, has them worked on by a callback, stores what comes out.
+
+For programs that bring their own processes; `opsqueue-worker` brings pools, time limits and more.
+Decisions are here, I/O is the store's and that of a `ChunkApi`, which is also the seam for tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+from opsqueue import __version__, connection
+from opsqueue.callback import (
+    Chunk,
+    ChunkCallback,
+    ProgramEndsError,
+    RawCallback,
+    Work,
+    checked_output,
+    decoded,
+    raise_unless_done,
+    raw,
+    work_on,
+)
+from opsqueue.calls import MAX_BATCH
+from opsqueue.chunk import ChunkFailure, Reservation
+from opsqueue.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.codec import RAW, Codec, open_codec
+from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+)
+from opsqueue.execution import Failed, GivenBack, Ran, save
+from opsqueue.formats import codec_of_format
+from opsqueue.http_chunk_api import HttpChunkApi
+from opsqueue.in_hand import REPORT_WITHIN_S, InHand
+from opsqueue.process import new_worker_name, worker_info
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, open_store, with_options
+from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
+from opsqueue.submission import ChunkIndex, SubmissionId
+from opsqueue.sweeper import Sweeper
+
+__all__ = ["Chunk", "ChunkIndex", "ConsumerClient", "Strategy", "SubmissionId"]
+
+MAX_HELD: Final = 9_000
+"""Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""
+logger = logging.getLogger("opsqueue.consumer")
+_REDIS: Final = ("redis://", "rediss://", "unix://")
+OpCallback = Callable[[Any], Any]
+_RANDOM, _NEWEST = Random(), Newest()
+
+
+class ConsumerClient:
+    """Works on one queue's chunks; a callback at a time, on the thread that calls `run_…`.
+
+    Args:
+        opsqueue_url: the API's, http://host:3999, https://… or host:3999; or that of Redis,
+            redis://…, rediss://… or unix://….
+        object_store_url: the object store, the one that producers have.
+        object_store_options: pairs of names and values, as they could stand in its URL.
+        queue: the queue's name.
+        token: of the API, if it asks for one.
+        name: of this consumer in lists of workers, unique among all.
+        allow_pickle: let the codec `pickle` be used: it runs code of whoever can write to the
+            store.
+        reservation_ms: how long one chunk may take; after that others get it.
+        heartbeat_interval_s: between signs of life, which a thread gives.
+        heartbeat_timeout_s: on Redis alone: another worker without a sign of life for this long
+            is dead, and this consumer takes back what it held. (Over HTTP the API does.)
+
+    Nothing is asked for before the first chunk. The first call raises ApiUnavailableError,
+    RedisUnavailableError or StoreUnavailableError when it gets no answer; later ones wait until
+    there is one again.
+
+    Raises:
+        InvalidArgumentError: of the arguments.
+        NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
+    """
+
+    def __init__(  # noqa: PLR0913 two URLs and what can be set
+        self,
+        opsqueue_url: str,
+        object_store_url: str,
+        *,
+        object_store_options: Sequence[tuple[str, str]] = (),
+        queue: str = "default",
+        token: str | None = None,
+        name: str | None = None,
+        allow_pickle: bool = False,
+        reservation_ms: int = 600_000,
+        heartbeat_interval_s: float = 5.0,
+        heartbeat_timeout_s: float = 30.0,
+    ) -> None:
+        worker = name or new_worker_name("consumer-")
+        with ExitStack() as resources:
+            store = open_store(with_options(object_store_url, object_store_options))
+            resources.callback(store.close)
+            sweeper = None
+            api: ChunkApi
+            if opsqueue_url.startswith(_REDIS):
+                client = connection.connect(opsqueue_url, max_connections=8)
+                resources.callback(client.close)
+                on = Queue(client, queue)
+                api = QueueChunkApi(
+                    on,
+                    worker,
+                    url=connection.masked(opsqueue_url),
+                    check=partial(connection.check, client, url=opsqueue_url),
+                )
+                sweeper = Sweeper(
+                    lambda: [on],
+                    sweeper=worker,
+                    heartbeat_timeout_s=heartbeat_timeout_s,
+                    store=store,
+                )
+            else:
+                api = HttpChunkApi(opsqueue_url, queue, worker, token=token)
+                resources.callback(api.close)
+            self._assemble(
+                api,
+                store,
+                name=worker,
+                queue=queue,
+                allow_pickle=allow_pickle,
+                reservation_ms=reservation_ms,
+                heartbeat_interval_s=heartbeat_interval_s,
+                sweeper=sweeper,
+                resources=resources,
+            )
+
+    @classmethod
+    def over(
+        cls,
+        api: ChunkApi,
+        store: ObjectStore,
+        *,
+        name: str = "consumer",
+        queue: str = "default",
+        allow_pickle: bool = False,
+        reservation_ms: int = 600_000,
+        heartbeat_interval_s: float = 5.0,
+    ) -> Self:
+        """Make a client of parts that are there already; `close` leaves them to the caller.
+
+        Nobody sweeps: what dead consumers held is for others to take back.
+        """
+        self = cls.__new__(cls)
+        self._assemble(
+            api,
+            store,
+            name=name,
+            queue=queue,
+            allow_pickle=allow_pickle,
+            reservation_ms=reservation_ms,
+            heartbeat_interval_s=heartbeat_interval_s,
+            sweeper=None,
+            resources=ExitStack(),
+        )
+        return self
+
+    def _assemble(  # noqa: PLR0913 what both ways to make one have in common
+        self,
+        api: ChunkApi,
+        store: ObjectStore,
+        *,
+        name: str,
+        queue: str,
+        allow_pickle: bool,
+        reservation_ms: int,
+        heartbeat_interval_s: float,
+        sweeper: Sweeper | None,
+        resources: ExitStack,
+    ) -> None:
+        if reservation_ms < 1 or heartbeat_interval_s <= 0:
+            message = (
+                f"reservation_ms is {reservation_ms}, heartbeat_interval_s {heartbeat_interval_s}: "
+                "both must be above 0"
+            )
+            raise InvalidArgumentError(message)
+        self.name = name
+        self.queue = queue
+        self._api = api
+        self._store = store
+        self._sweeper = sweeper
+        self._allow_pickle = allow_pickle
+        self._has_begun = False
+        self._hand = InHand(
+            api,
+            info=worker_info(version=__version__, pool="consumer", concurrency=1, queues=[queue]),
+            interval_s=heartbeat_interval_s,
+            reservation_ms=reservation_ms,
+        )
+        if sweeper is not None:
+            resources.callback(sweeper.stop)
+        resources.callback(self._hand.close)
+        # Also when the program ends without a close: what is held is free at once.
+        self._closer = weakref.finalize(self, resources.pop_all().close)
+
+    def __repr__(self) -> str:
+        """URLs without credentials, never the token."""
+        return f"ConsumerClient({self._api.url!r}, {self._store.url!r}, queue={self.queue!r})"
+
+    # Callbacks
+
+    def run_each_op(
+        self,
+        op_callback: OpCallback,
+        *,
+        strategy: AnyStrategy = _RANDOM,
+        serialization_format: SerializationFormat | None = None,
+    ) -> None:
+        """Call with each operation; what it returns is its result. Returns after `stop`.
+
+        Takes and raises what `run_each_chunk` does.
+        """
+        self.run_each_chunk(
+            lambda ops, _chunk: [op_callback(op) for op in ops],
+            strategy=strategy,
+            serialization_format=serialization_format,
+        )
+
+    def run_each_chunk(
+        self,
+        chunk_callback: ChunkCallback,
+        *,
+        strategy: AnyStrategy = _RANDOM,
+        serialization_format: SerializationFormat | None = None,
+    ) -> None:
+        """Call with the operations of each chunk and the chunk; it returns a result for each.
+
+        An exception of the callback fails the attempt, and the loop goes on. Ctrl-C gives the chunk
+        back without using an attempt and is raised, wherever it strikes; other exceptions that end
+        a program, such as SystemExit, fail the attempt and are raised.
+
+        Args:
+            chunk_callback: gets (operations, chunk).
+            strategy: which chunk next.
+            serialization_format: an object with dumps and loads, such as the module cbor2; None:
+                the codec that is recorded with the submission, CBOR for raw chunks.
+
+        Raises:
+            ConnectionTroubleError: no answer at the first call of this client.
+        """
+        given = None if serialization_format is None else codec_of_format(serialization_format)
+
+        def codec_of(reservation: Reservation) -> Codec:
+            if given is not None:
+                return given
+            if reservation.source.codec == RAW.name:
+                return codec_of_format(DEFAULT_SERIALIZATION_FORMAT)
+            return open_codec(reservation.source.codec, allow_pickle=self._allow_pickle)
+
+        self._run(decoded(chunk_callback, codec_of), strategy)
+
+    def run_each_chunk_raw(
+        self, chunk_callback: RawCallback, *, strategy: AnyStrategy = _RANDOM
+    ) -> None:
+        """Call with each chunk, its content encoded; it returns the output's bytes.
+
+        Raises what `run_each_chunk` does.
+        """
+        self._run(raw(chunk_callback), strategy)
+
+    def stop(self) -> None:
+        """Let `run_…` return after the chunk in hand; may be called by signal handlers.
+
+        Who waits for a chunk notices within a second or so; over HTTP within ten.
+        """
+        self._hand.is_stopping.set()
+
+    def _run(self, work: Work, strategy: AnyStrategy) -> None:
+        self._begin()
+        hand = self._hand
+        while not hand.is_stopping.is_set():
+            for reservation in hand.reserve(1, strategy):
+                with hand.given_back_if_interrupted([reservation]):
+                    is_void = hand.is_void(reservation.token)
+                    try:
+                        report = work_on(reservation, self._store, work, is_void=is_void)
+                    except ProgramEndsError as exc:
+                        hand.settle(reservation, exc.report)
+                        raise exc.cause from None
+                    hand.settle(reservation, report)
+
+    # Single steps
+
+    def reserve_chunks(self, max: int = 1, strategy: AnyStrategy = _NEWEST) -> list[Chunk]:  # noqa: A002 the reference's name
+        """Wait for chunks and take up to `max`, at most 1,000, with their contents.
+
+        Each is to be given to `complete_chunk`, `fail_chunk` or `release_chunk`. Chunks whose input
+        is missing have failed an attempt; chunks whose output was there are completed; neither is
+        given. After `stop` the list can be empty.
+
+        Raises:
+            InvalidArgumentError: max is below 1, or this consumer holds thousands already.
+            ConnectionTroubleError: no answer at the first call of this client.
+        """
+        if max < 1:
+            message = f"max is {max}: give 1 or more"
+            raise InvalidArgumentError(message)
+        limit = min(max, MAX_BATCH)
+        if (held := len(self._hand.tokens())) + limit > MAX_HELD:
+            message = f"{held:,} chunks are in hand, {MAX_HELD:,} can be: report some first"
+            raise InvalidArgumentError(message)
+        self._begin()
+        chunks: list[Chunk] = []
+        while not chunks and not self._hand.is_stopping.is_set():
+            reservations = self._hand.reserve(limit, strategy)
+            with self._hand.given_back_if_interrupted(reservations):
+                chunks = [
+                    Chunk.of(fetched, self._hand.is_void(fetched.reservation.token))
+                    for fetched in self._hand.fetch(reservations, self._store)
+                ]
+        return chunks
+
+    def complete_chunk(
+        self,
+        submission_id: SubmissionId,
+        submission_prefix: str | None,
+        chunk_index: ChunkIndex | int,
+        output_content: bytes,
+    ) -> None:
+        """Store the output of a chunk in hand, unless there is one, and report the chunk as done.
+
+        A chunk that was lost meanwhile stays with whoever has it: that is logged, not raised. So is
+        a second report of the same chunk.
+
+        Raises:
+            ChunkNotFoundError: this consumer never held it.
+            StoreUnavailableError: the output could not be stored; the chunk was released.
+            ConnectionTroubleError: no answer for a minute.
+        """
+        output = checked_output(output_content)
+        reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
+        if reservation is None:
+            return
+        operations = reservation.source.operations_in(reservation.chunk_index)
+        report = save(Ran(reservation, output, operations, 0.0), self._store)
+        self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
+        raise_unless_done(report, reservation)
+
+    def fail_chunk(
+        self,
+        submission_id: SubmissionId,
+        submission_prefix: str | None,
+        chunk_index: ChunkIndex | int,
+        failure: str,
+    ) -> None:
+        """Report that the attempt at a chunk in hand failed, with a text that says why.
+
+        Raises what `complete_chunk` does, for the same reasons.
+        """
+        reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
+        if reservation is not None:
+            told = ChunkFailure.told(type="", message=failure)
+            report = Failed(token=reservation.token, failure=told)
+            self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
+
+    def release_chunk(
+        self, submission_id: SubmissionId, chunk_index: ChunkIndex | int, *, delay_ms: int = 0
+    ) -> None:
+        """Give a chunk in hand back without using an attempt, free at once or after a delay.
+
+        Raises what `complete_chunk` does, for the same reasons.
+        """
+        reservation = self._hand.named(submission_id, chunk_index, None)
+        if reservation is not None:
+            report = GivenBack(token=reservation.token, reason="asked for", delay_ms=delay_ms)
+            self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
+
+    def close(self) -> None:
+        """Give back what is held, sign off and let connections go; may be repeated."""
+        self.stop()
+        self._closer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # What these are made of
+
+    def _begin(self) -> None:
+        """Find out once that somebody answers and the store can be used, and begin to beat."""
+        if not self._has_begun:
+            self._api.check()
+            self._store.check()
+            self._hand.start()
+            if self._sweeper is not None:
+                self._sweeper.start()
+            self._has_begun = True

@@ -1,0 +1,31 @@
+-- get_reservations: reading.
+--
+-- What the reservations of these tokens are for, as long as they hold: so that the API can serve
+-- consumers that keep nothing but a token.
+--
+-- KEYS[1]    base  prefix of the queue's keys
+-- ARGV[1]    now   see _prelude
+-- ARGV[2...] rest  tokens
+--
+-- Returns {"found", chunks, submissions}: those that hold, in the order of the tokens; chunks
+-- {token, id, index, attempt, expires_at} each; submissions {id, fields, metadata} each.
+local reservations = base .. 'reservations'
+
+local chunks, submissions, is_listed = {}, {}, {}
+for i = 2, #ARGV do
+  local token = ARGV[i]
+  local pending = redis.pcall('XPENDING', reservations, 'workers', token, token, 1)
+  local entry = not pending.err and pending[1]
+    and redis.call('XRANGE', reservations, token, token)[1]
+  local f = entry and entry[2]
+  local fields = f and redis.call('HGETALL', sub_key(f[2])) or {}
+  if #fields > 0 then
+    chunks[#chunks + 1] = {token, f[2], tonumber(f[4]), tonumber(f[6]), tonumber(f[10])}
+    if not is_listed[f[2]] then
+      is_listed[f[2]] = true
+      local metadata = redis.call('HGETALL', sub_key(f[2]) .. ':meta')
+      submissions[#submissions + 1] = {f[2], fields, metadata}
+    end
+  end
+end
+return {'found', chunks, submissions}

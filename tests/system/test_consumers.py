@@ -1,0 +1,163 @@
+"""Consumers as programs: killed, interrupted, in Node; with Redis, and with nothing but the API."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from opsqueue.consumer import ConsumerClient, Strategy
+from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError, RedisUnavailableError
+from opsqueue.http_client import Patience
+from opsqueue.producer import Backoff, ProducerClient
+from opsqueue.queue import Queue
+from tests.system.conftest import Process, Start
+
+pytestmark = pytest.mark.system
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "consumer.mjs"
+NO_WAIT = Backoff(first_ms=0, max_ms=0)
+
+
+@pytest.fixture
+def store(store_url: str) -> str:
+    return f"{store_url}?durable=false"
+
+
+@pytest.fixture
+def api_url(start: Start, redis_url: str, store: str) -> str:
+    api = start(
+        *("opsqueue_api", "--port", "0", "--heartbeat-timeout", "1"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store,
+    )
+    return api.wait_for_line("ready on").rpartition(" ")[2]
+
+
+@pytest.fixture
+def producer(producer_of) -> ProducerClient:
+    return producer_of()
+
+
+@pytest.fixture(params=["redis", "http"])
+def url(request: pytest.FixtureRequest, redis_url: str) -> str:
+    """Redis's, or that of an API."""
+    if request.param == "redis":
+        return redis_url
+    url: str = request.getfixturevalue("api_url")
+    return url
+
+
+def test_a_killed_consumers_chunk_is_done_by_another(
+    start: Start, url: str, store: str, queue_name: str, producer: ProducerClient
+) -> None:
+    """No worker is there: the API, or the other consumer, takes it back; an attempt is used."""
+    id_ = producer.insert_submission([41], chunk_size=1, backoff=NO_WAIT)
+    dying = start("consume", url, store, queue_name, "hang")
+    dying.wait_for_line("got 41")
+    seen: list[int] = []
+
+    dying.signal(signal.SIGKILL)
+    with ConsumerClient(url, store, queue=queue_name, heartbeat_timeout_s=1.0) as consumer:
+
+        def increment(ops, chunk):
+            seen.append(chunk.retries)
+            consumer.stop()
+            return [op + 1 for op in ops]
+
+        consumer.run_each_chunk(increment)
+
+    assert [42] == list(producer.blocking_stream_completed_submission(id_))
+    assert seen == [1]
+
+
+def test_ctrl_c_ends_a_consumer_that_waits(
+    start: Start, url: str, store: str, queue_name: str, real_client: redis.Redis
+) -> None:
+    """With KeyboardInterrupt and at once, where the reference returns as if all were well."""
+    consumer = start("consume", url, store, queue_name)
+    _wait_until_seen(Queue(real_client, queue_name), consumer)
+
+    started = time.monotonic()
+    consumer.signal(signal.SIGINT)
+    consumer.wait()
+
+    assert consumer.lines[-1] == "KeyboardInterrupt"
+    assert time.monotonic() - started < 5
+    assert Queue(real_client, queue_name).list_workers() == []
+
+
+def test_ctrl_c_in_a_callback_gives_the_chunk_back(
+    start: Start, redis_url: str, store: str, queue_name: str, producer: ProducerClient,
+    real_client: redis.Redis,
+) -> None:  # fmt: skip
+    """Free at once, and without using an attempt."""
+    producer.insert_submission([1], chunk_size=1)
+    consumer = start("consume", redis_url, store, queue_name, "hang")
+    consumer.wait_for_line("got 1")
+
+    consumer.signal(signal.SIGINT)
+    consumer.wait()
+
+    assert consumer.lines[-1] == "KeyboardInterrupt"
+    (chunk,) = Queue(real_client, queue_name).reserve_chunks("another").chunks
+    assert chunk.attempt == 1
+
+
+def test_a_consumer_in_node_needs_the_api_alone(
+    start: Start, api_url: str, queue_name: str, producer: ProducerClient, real_client: redis.Redis
+) -> None:
+    """The example: results and failures as JSON, and a clean end."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed (Debian: nodejs)")
+    id_ = producer.insert_submission([1, 2, 3], chunk_size=2)
+    consumer = start(str(EXAMPLE), api_url, queue_name, program=node)
+
+    results = list(producer.blocking_stream_completed_submission(id_))
+    consumer.signal(signal.SIGINT)
+    code = consumer.wait()
+
+    assert results == [2, 3, 4]
+    assert (code, consumer.output) == (0, "")
+    assert Queue(real_client, queue_name).list_workers() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("http://127.0.0.1:1", ApiUnavailableError),
+        ("127.0.0.1:1", ApiUnavailableError),
+        ("redis://:hidden@127.0.0.1:1/0", RedisUnavailableError),
+    ],
+)
+def test_an_url_where_nobody_answers_is_an_error_at_the_first_call(
+    store: str, url: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the reference waits for ever; the message has the URL and no password."""
+    monkeypatch.setattr(Patience, "pauses_s", lambda _self: iter(()))
+    consumer = ConsumerClient(url, store)
+    with consumer, pytest.raises(error, match=r"127.0.0.1:1") as raised:
+        consumer.run_each_op(print, strategy=Strategy.Random())
+
+    assert "hidden" not in str(raised.value) + repr(consumer)
+
+
+@pytest.mark.parametrize("url", ["ws://host:3999", "ftp://host", "http://"])
+def test_an_url_that_can_not_be_one_is_refused_at_once(store: str, url: str) -> None:
+    """By the constructor."""
+    with pytest.raises(InvalidArgumentError, match="URL"):
+        ConsumerClient(url, store)
+
+
+def _wait_until_seen(queue: Queue, consumer: Process) -> None:
+    """Until it has asked for a chunk, and so waits."""
+    consumer.wait_for_line("waiting")
+    deadline = time.monotonic() + 60
+    while not queue.list_workers():
+        assert time.monotonic() < deadline, consumer.output
+        time.sleep(0.02)
