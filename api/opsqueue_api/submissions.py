@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,6 +136,19 @@ class Submissions:
         write(resp, SubmissionsBody.of(page))
 
 
+class Room:
+    """A place among the long polls; given back once, at the latest with its last reference."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        """Take what gives it back."""
+        # Also for a stream whose generator was never started: closing that runs no `finally`.
+        self._finalize = weakref.finalize(self, give_back)
+
+    def leave(self) -> None:
+        """Give it back; twice is once."""
+        self._finalize()
+
+
 class LongPolls:
     """Lets at most `limit` requests wait at once, so that the others find a free thread.
 
@@ -143,6 +157,7 @@ class LongPolls:
 
     def __init__(self, limit: int, is_stopping: Callable[[], bool]) -> None:
         """Take the limit, and what tells that the process stops."""
+        self._limit = limit
         self._free = BoundedSemaphore(limit)
         self.is_stopping = is_stopping
 
@@ -166,6 +181,20 @@ class LongPolls:
         finally:
             if has_room:
                 self._free.release()
+
+    def take_room(self) -> Room:
+        """Take room for an answer that goes on for long.
+
+        Raises:
+            ProblemError: there is none.
+        """
+        if not self._free.acquire(blocking=False):
+            detail = (
+                f"all {self._limit} places for requests that wait or stream are taken: try again, "
+                "or start the API with more --threads"
+            )
+            raise ProblemError(Problem(ProblemType.UNAVAILABLE, detail))
+        return Room(self._free.release)
 
 
 @dataclass(frozen=True, slots=True)
