@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import BoundedSemaphore
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import falcon
 import msgspec
@@ -20,6 +20,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore
+from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
     NewSubmission,
     Submission,
@@ -45,6 +46,7 @@ from opsqueue_api.body import (
     idempotency_key,
     read_body,
 )
+from opsqueue_api.ndjson import CHUNKS_AT_ONCE, body_of_query, is_ndjson, operations_of
 from opsqueue_api.parameters import choice, instant, number, pairs_of, write
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
@@ -75,10 +77,16 @@ class Submissions:
         """Insert: 201 with the status, or 200 with the first one's when the key was known."""
         on = self._queue_of(queue)
         key = idempotency_key(req)
+        if is_ndjson(req):
+            body = body_of_query(req)
+            operations = operations_of(req, chunk_size=body.chunk_size, limits=self._limits)
+            inserted = self._store_and_insert(on, body, operations, key, at_once=CHUNKS_AT_ONCE)
+            self._answer(resp, on, inserted)
+            return
         body = decode_insert(read_body(req, limit_bytes=self._limits.body_bytes))
         match contents_of(body, self._limits):
             case Contents() as contents:
-                inserted = self._store_and_insert(on, body, contents, key)
+                inserted = self._store_and_insert(on, body, contents.operations, key)
             case Uploaded() as uploaded:
                 new = body.to_new_submission(
                     prefix=uploaded.prefix,
@@ -87,26 +95,36 @@ class Submissions:
                     codec=uploaded.codec,
                 )
                 inserted = _insert(on, new, key)
+        self._answer(resp, on, inserted)
+
+    def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
         resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
         write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
 
     def _store_and_insert(
-        self, on: Queue, body: InsertBody, contents: Contents, key: str
+        self,
+        on: Queue,
+        body: InsertBody,
+        operations: Iterable[Any],
+        key: str,
+        *,
+        at_once: int = DEFAULT_AT_ONCE,
     ) -> Inserted:
-        # Made before anything is stored: it checks every other value of the body.
-        new = body.to_new_submission(
-            prefix=fresh_prefix(on.name),
-            chunks_total=contents.chunks_total,
-            operations_total=len(contents.operations),
-            codec=self._codec.name,
+        # Made before anything is stored: it checks every value of the body but their number.
+        unsized = body.to_new_submission(
+            prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
         )
-        store_operations(
+        stored = store_operations(
             self._store,
-            contents.operations,
-            prefix=new.prefix,
-            chunk_size=new.chunk_size,
+            operations,
+            prefix=unsized.prefix,
+            chunk_size=unsized.chunk_size,
             codec=self._codec,
+            at_once=at_once,
+        )
+        new = replace(
+            unsized, chunks_total=stored.chunks_total, operations_total=stored.operations_total
         )
         # When Redis gives no answer, the objects stay: a submission may be using them.
         inserted = _insert(on, new, key)
