@@ -247,6 +247,50 @@ class ProgressBody(Struct, frozen=True, kw_only=True):
         )
 
 
+class ProgressEvent(Struct, frozen=True, kw_only=True):
+    """How far a submission is, as an event; rate and rest are null until they can be told."""
+
+    state: SubmissionState
+    chunks_total: int
+    chunks_done: int
+    chunks_in_hand: int
+    operations_total: int
+    operations_done: int
+    operations_failed: int
+    operations_per_second: float | None
+    remaining_s: float | None
+
+    @classmethod
+    def of(
+        cls,
+        progress: Progress,
+        *,
+        operations_per_second: float | None,
+        remaining_s: float | None,
+    ) -> ProgressEvent:
+        """Put progress on the wire."""
+        rate, left_s = operations_per_second, remaining_s
+        return cls(
+            state=progress.state,
+            chunks_total=progress.chunks_total,
+            chunks_done=progress.chunks_done,
+            chunks_in_hand=progress.chunks_in_hand,
+            operations_total=progress.operations_total,
+            operations_done=progress.operations_done,
+            operations_failed=progress.operations_failed,
+            operations_per_second=None if rate is None else round(rate, 3),
+            remaining_s=None if left_s is None else round(left_s, 1),
+        )
+
+
+class SubmissionEvent(Struct, frozen=True, kw_only=True):
+    """What became of a submission: created, retried, completed, failed or cancelled."""
+
+    queue: str
+    id: str
+    event: str
+
+
 class SubmissionsBody(Struct, frozen=True, kw_only=True):
     """A page of a list; `next` is what `after=` takes for the next page, null on the last."""
 

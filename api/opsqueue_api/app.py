@@ -18,6 +18,7 @@ from opsqueue_api import consumers, problem
 from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
 from opsqueue_api.errors import Errors, ErrorsChunks
+from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.health import Alive, Ready, Version
 from opsqueue_api.progress import SubmissionProgress
 from opsqueue_api.queues import (
@@ -66,7 +67,7 @@ def create_app(
         middleware: Falcon's, called after ours.
     """
     limits = limits or Limits()
-    queue_of = _queues(client)
+    queue_of, names = _queues(client), partial(queue_names, client)
     waiting = LongPolls(long_polls, is_stopping)
     needs: dict[str, dict[str, Need]] = {}
     authentication = Authentication(tokens, needs)
@@ -83,8 +84,10 @@ def create_app(
     submission = f"{queue}/submissions/{{submission_id}}"
     submissions = Submissions(queue_of, store, limits)
     one = OneSubmission(queue_of, waiting)
-    route("/v1/queues", Queues(queue_of, partial(queue_names, client)), GET=Need.ADMIN)
+    route("/v1/queues", Queues(queue_of, names), GET=Need.ADMIN)
+    route("/v1/events", AllEvents(queue_of, names, waiting), GET=Need.ADMIN)
     route(queue, OneQueue(queue_of), GET=Need.ANY)
+    route(f"{queue}/events", QueueEvents(queue_of, waiting), GET=Need.ANY)
     route(f"{queue}/pause", PauseQueue(queue_of), POST=Need.ADMIN)
     route(f"{queue}/resume", ResumeQueue(queue_of), POST=Need.ADMIN)
     route(f"{queue}/workers", Workers(queue_of), GET=Need.ADMIN)
@@ -95,7 +98,8 @@ def create_app(
     route(f"{submission}/retry", RetrySubmission(queue_of), POST=Need.PRODUCE)
     progress = SubmissionProgress(queue_of, waiting)
     route(f"{submission}/progress", progress, GET=Need.PRODUCE)
-    route(f"{submission}/results", Results(queue_of, store), GET=Need.PRODUCE)
+    route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)
+    route(f"{submission}/results", Results(queue_of, store, waiting), GET=Need.PRODUCE)
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
     consumers.add_routes(route, queue_of, store, limits, waiting)

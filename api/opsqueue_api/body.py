@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import falcon
 import msgspec
+from falcon.typing import ReadableIO
 
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import ChunkSizeIsZeroError
@@ -65,21 +66,35 @@ def read_body(
             f"content-type: {media_type}{', as `curl --json` does' if 'json' in media_type else ''}"
         )
         raise ProblemError(Problem(ProblemType.MEDIA_TYPE, detail))
+    packed = is_gzip(req)
+    length = req.content_length
+    if length is not None and length > limit_bytes:
+        raise _body_too_large(limit_bytes)
+    data = stream_of(req).read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise _body_too_large(limit_bytes)
+    return _unpacked(data, limit_bytes) if packed else bytes(data)
+
+
+def is_gzip(req: falcon.Request) -> bool:
+    """Tell how the body is encoded.
+
+    Raises:
+        ProblemError: by what we don't read.
+    """
     encoding = (req.get_header("Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
         detail = f"the body's content-encoding is {encoding[:40]!r}: send it as gzip or as it is"
         headers = {"Accept-Encoding": "gzip"}
         raise ProblemError(Problem(ProblemType.CONTENT_ENCODING, detail, headers=headers))
-    length = req.content_length
-    if length is not None and length > limit_bytes:
-        raise _body_too_large(limit_bytes)
+    return encoding != "identity"
+
+
+def stream_of(req: falcon.Request) -> ReadableIO:
+    """Give what the body is read from."""
     # Falcon's bounded_stream takes a chunked body, which announces no length, for an empty one.
-    is_chunked = length is None and req.get_header("Transfer-Encoding") is not None
-    stream = req.stream if is_chunked else req.bounded_stream
-    data = stream.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise _body_too_large(limit_bytes)
-    return bytes(data) if encoding == "identity" else _unpacked(data, limit_bytes)
+    is_chunked = req.content_length is None and req.get_header("Transfer-Encoding") is not None
+    return req.stream if is_chunked else req.bounded_stream
 
 
 def _unpacked(data: bytes, limit_bytes: int) -> bytes:

@@ -2,11 +2,15 @@
 
 A line is the result alone, whatever that is; so where operations failed it must be said how they
 shall be seen. `?errors=yield` makes each line an object with either `result` or `error`.
+
+With `?follow=true` results come while the submission still runs. Where that ends without them all
+the answer is cut off, since no line could say so; `?from_chunk=` goes on from there. A chunk has
+`chunk_size` lines (but with `errors=skip`, and the last), so a client knows which one it is at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
@@ -18,12 +22,14 @@ from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
 from opsqueue.output import OperationFailed
 from opsqueue.store import ObjectStore
-from opsqueue.submission import Submission
+from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 from opsqueue.wire import OperationFailedBody, ProblemType
-from opsqueue_api.parameters import choice
+from opsqueue_api.follow import followed_chunks
+from opsqueue_api.parameters import choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.submissions import checked_id
+from opsqueue_api.streams import Stream, admit
+from opsqueue_api.submissions import LongPolls, checked_id
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 _ENCODER: Final = msgspec.json.Encoder()
@@ -35,6 +41,7 @@ class Results:
 
     queue_of: QueueOf
     store: ObjectStore
+    long_polls: LongPolls
 
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
@@ -48,22 +55,35 @@ class Results:
         chunked body has no end.
         """
         errors = cast(ErrorMode, choice(req, "errors", list(get_args(ErrorMode))))
-        submission = self.queue_of(queue).get_submission(checked_id(submission_id))
+        is_followed = choice(req, "follow", ["false", "true"]) == "true"
+        start = integer(req, "from_chunk", default=0, least=0, most=MAX_CHUNKS)
+        on = self.queue_of(queue)
+        submission = on.get_submission(checked_id(submission_id))
+        is_running = submission.state is SubmissionState.IN_PROGRESS
         try:
-            check_completed(submission)
+            if not (is_followed and is_running):
+                check_completed(submission)
         except OpsqueueError as exc:
             raise ProblemError(problem_of(exc, submission=submission)) from exc
         if errors == "raise" and submission.operations_failed:
             raise _operations_failed(submission)
-        lines = self._lines_by_chunk(submission, errors)
+        batches: Iterable[range] = [range(start, submission.chunks_total)]
+        reader = None
+        if is_running:
+            reader = admit(self.long_polls, req)
+            batches = followed_chunks(on, submission.id, start, reader)
+        lines = self._lines_by_chunk(submission, errors, batches)
         try:
             first = next(lines, b"")
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
+        parts = joined(first, lines)
         resp.content_type = MEDIA_TYPE
-        resp.stream = joined(first, lines)
+        resp.stream = parts if reader is None else Stream(parts, reader.room)
 
-    def _lines_by_chunk(self, submission: Submission, errors: ErrorMode) -> Iterator[bytes]:
+    def _lines_by_chunk(
+        self, submission: Submission, errors: ErrorMode, batches: Iterable[range]
+    ) -> Iterator[bytes]:
         try:
             codec = open_codec(submission.codec)
         except InvalidArgumentError as exc:
@@ -71,11 +91,18 @@ class Results:
             message = f"they are encoded by {submission.codec!r}, which the API does not read"
             raise EncodingError(message) from exc
         form = _told_apart if errors == "yield" else _alone
-        for results in results_by_chunk(self.store, submission, codec=codec, errors=errors):
-            yield b"".join(_line(form, result) for result in results)
+        for indexes in batches:
+            chunks = results_by_chunk(
+                self.store, submission, codec=codec, errors=errors, chunk_indexes=indexes
+            )
+            for results in chunks:
+                yield b"".join(_line(form, result) for result in results)
+            if not indexes:
+                # Nothing is done yet: the client gets the headers, and knows that it is heard.
+                yield b""
 
 
-def joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def joined(first: bytes, rest: Iterator[bytes]) -> Generator[bytes]:
     """Give what was read before the answer began, then the rest."""
     # A generator and not itertools.chain: the server closes it when the client goes away, and with
     # it what reads ahead.

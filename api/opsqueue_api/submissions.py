@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import BoundedSemaphore
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import falcon
 import msgspec
@@ -19,6 +20,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore
+from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
     NewSubmission,
     Submission,
@@ -44,6 +46,7 @@ from opsqueue_api.body import (
     idempotency_key,
     read_body,
 )
+from opsqueue_api.ndjson import CHUNKS_AT_ONCE, body_of_query, is_ndjson, operations_of
 from opsqueue_api.parameters import choice, instant, number, pairs_of, write
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
@@ -74,10 +77,16 @@ class Submissions:
         """Insert: 201 with the status, or 200 with the first one's when the key was known."""
         on = self._queue_of(queue)
         key = idempotency_key(req)
+        if is_ndjson(req):
+            body = body_of_query(req)
+            operations = operations_of(req, chunk_size=body.chunk_size, limits=self._limits)
+            inserted = self._store_and_insert(on, body, operations, key, at_once=CHUNKS_AT_ONCE)
+            self._answer(resp, on, inserted)
+            return
         body = decode_insert(read_body(req, limit_bytes=self._limits.body_bytes))
         match contents_of(body, self._limits):
             case Contents() as contents:
-                inserted = self._store_and_insert(on, body, contents, key)
+                inserted = self._store_and_insert(on, body, contents.operations, key)
             case Uploaded() as uploaded:
                 new = body.to_new_submission(
                     prefix=uploaded.prefix,
@@ -86,26 +95,36 @@ class Submissions:
                     codec=uploaded.codec,
                 )
                 inserted = _insert(on, new, key)
+        self._answer(resp, on, inserted)
+
+    def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
         resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
         write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
 
     def _store_and_insert(
-        self, on: Queue, body: InsertBody, contents: Contents, key: str
+        self,
+        on: Queue,
+        body: InsertBody,
+        operations: Iterable[Any],
+        key: str,
+        *,
+        at_once: int = DEFAULT_AT_ONCE,
     ) -> Inserted:
-        # Made before anything is stored: it checks every other value of the body.
-        new = body.to_new_submission(
-            prefix=fresh_prefix(on.name),
-            chunks_total=contents.chunks_total,
-            operations_total=len(contents.operations),
-            codec=self._codec.name,
+        # Made before anything is stored: it checks every value of the body but their number.
+        unsized = body.to_new_submission(
+            prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
         )
-        store_operations(
+        stored = store_operations(
             self._store,
-            contents.operations,
-            prefix=new.prefix,
-            chunk_size=new.chunk_size,
+            operations,
+            prefix=unsized.prefix,
+            chunk_size=unsized.chunk_size,
             codec=self._codec,
+            at_once=at_once,
+        )
+        new = replace(
+            unsized, chunks_total=stored.chunks_total, operations_total=stored.operations_total
         )
         # When Redis gives no answer, the objects stay: a submission may be using them.
         inserted = _insert(on, new, key)
@@ -135,6 +154,19 @@ class Submissions:
         write(resp, SubmissionsBody.of(page))
 
 
+class Room:
+    """A place among the long polls; given back once, at the latest with its last reference."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        """Take what gives it back."""
+        # Also for a stream whose generator was never started: closing that runs no `finally`.
+        self._finalize = weakref.finalize(self, give_back)
+
+    def leave(self) -> None:
+        """Give it back; twice is once."""
+        self._finalize()
+
+
 class LongPolls:
     """Lets at most `limit` requests wait at once, so that the others find a free thread.
 
@@ -143,6 +175,7 @@ class LongPolls:
 
     def __init__(self, limit: int, is_stopping: Callable[[], bool]) -> None:
         """Take the limit, and what tells that the process stops."""
+        self._limit = limit
         self._free = BoundedSemaphore(limit)
         self.is_stopping = is_stopping
 
@@ -166,6 +199,20 @@ class LongPolls:
         finally:
             if has_room:
                 self._free.release()
+
+    def take_room(self) -> Room:
+        """Take room for an answer that goes on for long.
+
+        Raises:
+            ProblemError: there is none.
+        """
+        if not self._free.acquire(blocking=False):
+            detail = (
+                f"all {self._limit} places for requests that wait or stream are taken: try again, "
+                "or start the API with more --threads"
+            )
+            raise ProblemError(Problem(ProblemType.UNAVAILABLE, detail))
+        return Room(self._free.release)
 
 
 @dataclass(frozen=True, slots=True)

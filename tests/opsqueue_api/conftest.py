@@ -16,7 +16,7 @@ from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
 
-Work = Callable[[Callable[[Any], Any]], int]
+Work = Callable[..., int]
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def http(app: App, queue_name: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def work(queue: Queue, store: ObjectStore) -> Work:
-    """Does every chunk that is free now with a function of one operation; gives how many."""
+    """Does chunks that are free now with a function of one operation; gives how many."""
 
-    def run(function: Callable[[Any], Any]) -> int:
-        reserved = queue.reserve_chunks("test-worker", limit=1_000, strategy=Oldest())
+    def run(function: Callable[[Any], Any], *, limit: int = 1_000) -> int:
+        reserved = queue.reserve_chunks("test-worker", limit=limit, strategy=Oldest())
         for chunk in reserved.chunks:
             codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
             operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))

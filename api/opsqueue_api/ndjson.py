@@ -1,0 +1,155 @@
+"""A submission as NDJSON: a line an operation, of any number, read, cut and stored as they come.
+
+What a JSON body says beside its operations stands in the query. Memory is that for a few chunks,
+whatever the body's size; so a line and a chunk are bounded, the body is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import falcon
+import msgspec
+
+from opsqueue.exceptions import ChunkSizeIsZeroError
+from opsqueue.submission import MAX_CHUNKS
+from opsqueue.wire import BackoffBody, InsertBody, ProblemType
+from opsqueue_api.body import is_gzip, stream_of
+from opsqueue_api.compression import decompressed_parts
+from opsqueue_api.parameters import integer, optional_integer, pairs_of
+from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
+from opsqueue_api.settings import Limits
+
+MEDIA_TYPE: Final = "application/x-ndjson"
+CHUNKS_AT_ONCE: Final = 4
+"""In memory, each of at most `Limits.body_bytes` as text."""
+
+_READ_BYTES: Final = 64 * 1024
+_DECODER: Final = msgspec.json.Decoder()
+_NUMBER: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
+_INT64_MAX: Final = 2**63 - 1
+
+
+def is_ndjson(req: falcon.Request) -> bool:
+    """Tell by the body's type."""
+    kind = (req.content_type or "").partition(";")[0].strip().lower()
+    return kind == MEDIA_TYPE
+
+
+def body_of_query(req: falcon.Request) -> InsertBody:
+    """Read what a JSON body has as fields out of the query."""
+    chunk_size = optional_integer(req, "chunk_size", least=-MAX_CHUNKS, most=MAX_CHUNKS)
+    if chunk_size is None:
+        message = "chunk_size is missing: give the operations a chunk, such as ?chunk_size=100"
+        raise invalid(message)
+    if chunk_size < 1:
+        raise ChunkSizeIsZeroError(chunk_size)
+    backoff = BackoffBody()
+    fields: dict[str, Any] = {
+        "chunk_size": chunk_size,
+        "strategic_metadata": pairs_of(req),
+        "backoff": {
+            "first_ms": integer(
+                req, "backoff_first_ms", default=backoff.first_ms, least=0, most=_INT64_MAX
+            ),
+            "max_ms": integer(
+                req, "backoff_max_ms", default=backoff.max_ms, least=0, most=_INT64_MAX
+            ),
+        },
+    }
+    for name in ("max_attempts", "retention_ms"):
+        value = optional_integer(req, name, least=0, most=_INT64_MAX)
+        if value is not None:
+            fields[name] = value
+    # A count, or a share where it has a point: as in a JSON body.
+    limit = req.get_param("max_failed_operations")
+    if limit is not None and not _NUMBER.fullmatch(limit):
+        message = f"max_failed_operations={limit[:40]!r}: give a count, or a share such as 0.01"
+        raise invalid(message)
+    if limit is not None:
+        fields["max_failed_operations"] = float(limit) if "." in limit else int(limit)
+    try:
+        # Held to the bounds that the same fields of a JSON body have.
+        return msgspec.convert(fields, InsertBody)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+
+
+def operations_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterator[Any]:
+    """Yield the operations, a line each; empty lines are none.
+
+    Raises:
+        ProblemError: a line is no JSON, too long, or the body breaks off.
+    """
+    chunk_bytes = in_chunk = 0
+    for number, line in enumerate(_lines(req, limits.line_bytes), 1):
+        if not line.strip():
+            continue
+        if in_chunk == chunk_size:
+            chunk_bytes = in_chunk = 0
+        in_chunk += 1
+        chunk_bytes += len(line)
+        if chunk_bytes > limits.body_bytes:
+            message = (
+                f"line {number:,}: a chunk of {in_chunk:,} operations has {chunk_bytes:,} bytes, "
+                f"the limit is {limits.body_bytes:,}: lower chunk_size"
+            )
+            raise too_large(message)
+        try:
+            yield _DECODER.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            why = f"line {number:,} is no JSON ({exc}); nothing is inserted"
+            raise ProblemError(Problem(ProblemType.MALFORMED_JSON, why, {"line": number})) from exc
+
+
+def _lines(req: falcon.Request, limit_bytes: int) -> Iterator[bytes]:
+    rest = b""
+    number = 1
+    for part in _parts(req):
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            _check_line(line, number, limit_bytes)
+            yield line
+            number += 1
+        _check_line(rest, number, limit_bytes)
+    yield rest
+
+
+def _check_line(line: bytes, number: int, limit_bytes: int) -> None:
+    if len(line) > limit_bytes:
+        message = (
+            f"line {number:,} is longer than the limit of {limit_bytes:,} bytes: put large things "
+            "into the object store, and where they are into the operation"
+        )
+        raise too_large(message)
+
+
+def _parts(req: falcon.Request) -> Iterator[bytes]:
+    parts = _sent_parts(req)
+    if not is_gzip(req):
+        yield from parts
+        return
+    try:
+        yield from decompressed_parts(parts, part_bytes=_READ_BYTES)
+    except ValueError as exc:
+        problem = Problem(ProblemType.MALFORMED_GZIP, f"the body is no gzip: {exc}")
+        raise ProblemError(problem) from exc
+
+
+def _sent_parts(req: falcon.Request) -> Iterator[bytes]:
+    length, stream, seen = req.content_length, stream_of(req), 0
+    try:
+        while part := stream.read(_READ_BYTES):
+            seen += len(part)
+            yield bytes(part)
+    except OSError as exc:
+        raise _broken_off(seen) from exc
+    if length is not None and seen < length:
+        raise _broken_off(seen)
+
+
+def _broken_off(seen: int) -> ProblemError:
+    detail = f"the body breaks off after {seen:,} bytes: nothing is inserted, send it again"
+    return ProblemError(Problem(ProblemType.MALFORMED_JSON, detail))

@@ -1,0 +1,150 @@
+"""GET .../results?follow=true: results while the submission still runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore
+from opsqueue_api.app import App, create_app
+from tests.opsqueue.steps import take
+
+Work = Callable[..., int]
+
+
+def insert(http: httpx.Client, count: int, **more: object) -> str:
+    body = {"operations": list(range(count)), "chunk_size": 2, **more}
+    return str(http.post("/submissions", json=body).json()["id"])
+
+
+def follow(http: httpx.Client, id_: str, query: str = "") -> Any:
+    return http.stream("GET", f"/submissions/{id_}/results?follow=true{query}")
+
+
+def lines_of(response: httpx.Response) -> Iterator[Any]:
+    return (json.loads(line) for line in response.iter_lines())
+
+
+def test_results_come_while_others_are_worked_on(
+    http: httpx.Client, queue: Queue, work: Work
+) -> None:
+    """In order, whatever is done first."""
+    id_ = insert(http, 6)
+    held = take(queue, 1)
+    work(lambda x: x * 10)
+
+    with ThreadPoolExecutor(1) as pool:
+        # Not the headers before the first line: httpx's transport for tests waits for that.
+        text = pool.submit(lambda: http.get(f"/submissions/{id_}/results?follow=true").text)
+        queue.release_chunks([chunk.token for chunk in held])
+        work(lambda x: x * 10)
+
+        assert [0, 10, 20, 30, 40, 50] == [int(line) for line in text.result(20).splitlines()]
+
+
+def test_a_line_is_there_before_the_next_chunk_is_done(http: httpx.Client, work: Work) -> None:
+    """The rest is only worked on when the first line has been read."""
+    id_ = insert(http, 3)
+    work_one = {"limit": 1}
+    work(lambda x: x, **work_one)
+
+    with follow(http, id_) as response:
+        lines = lines_of(response)
+        assert [next(lines), next(lines)] == [0, 1]
+        work(lambda x: x)
+        assert list(lines) == [2]
+
+
+def test_a_completed_submission_is_followed_to_its_end(http: httpx.Client, work: Work) -> None:
+    """As without following; and from whatever chunk."""
+    id_ = insert(http, 5)
+    work(lambda x: x)
+
+    with follow(http, id_, "&from_chunk=1") as response:
+        assert list(lines_of(response)) == [2, 3, 4]
+    with follow(http, id_, "&from_chunk=3") as response:
+        assert list(lines_of(response)) == []
+
+
+def test_following_goes_on_from_a_chunk(http: httpx.Client, work: Work) -> None:
+    """Where the last connection broke."""
+    id_ = insert(http, 5)
+    work(lambda x: x, limit=2)
+
+    with follow(http, id_, "&from_chunk=1") as response:
+        lines = lines_of(response)
+        assert [next(lines), next(lines)] == [2, 3]
+        work(lambda x: x)
+        assert list(lines) == [4]
+
+
+@pytest.mark.parametrize("way", ["cancel", "fail"])
+def test_a_submission_that_ends_otherwise_cuts_the_answer_off(
+    http: httpx.Client, work: Work, queue: Queue, fail_a_chunk: Callable[[], None], way: str
+) -> None:
+    """What is done comes first; a client can't take the rest for all there is."""
+    id_ = insert(http, 4, max_attempts=1)
+    work(lambda x: x, limit=1)
+
+    with follow(http, id_) as response:
+        lines = lines_of(response)
+        assert [next(lines), next(lines)] == [0, 1]
+        if way == "cancel":
+            http.post(f"/submissions/{id_}/cancel")
+        else:
+            fail_a_chunk()
+        with pytest.raises(ConnectionAbortedError, match="chunk 1 is not done"):
+            next(lines)
+
+
+def test_one_that_has_failed_already_is_refused(
+    http: httpx.Client, fail_a_chunk: Callable[[], None]
+) -> None:
+    """As without following: 409 with how it stands."""
+    id_ = insert(http, 1, max_attempts=1)
+    fail_a_chunk()
+
+    response = http.get(f"/submissions/{id_}/results?follow=true")
+
+    assert (response.status_code, response.json()["state"]) == (409, "failed")
+
+
+def test_following_ends_with_the_process(
+    client: redis.Redis, store: ObjectStore, queue_name: str
+) -> None:
+    """Within a second, cut off."""
+    app = create_app(client, store, is_stopping=lambda: True)
+    base = f"http://api/v1/queues/{queue_name}"
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+        id_ = insert(http, 1)
+        with pytest.raises(ConnectionAbortedError, match="process stops"):
+            http.get(f"/submissions/{id_}/results?follow=true")
+
+
+def test_followers_beyond_the_room_are_sent_away(
+    client: redis.Redis, store: ObjectStore, queue_name: str, work: Work
+) -> None:
+    """503, to come again; room is given back by one that is closed before it ends."""
+    app: App = create_app(client, store, long_polls=1)
+    base = f"http://api/v1/queues/{queue_name}"
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+        id_ = insert(http, 4)
+        work(lambda x: x, limit=1)
+
+        with follow(http, id_) as first:
+            next(lines_of(first))
+            refused = http.get(f"/submissions/{id_}/results?follow=true")
+            events = http.get(f"/submissions/{id_}/events")
+        with follow(http, id_) as again:
+            assert next(lines_of(again)) == 0
+
+    assert [503, 503] == [refused.status_code, events.status_code]
+    assert refused.headers["retry-after"]
+    assert "--threads" in refused.json()["detail"]
