@@ -119,8 +119,10 @@ class LocalStack:
 
     def _start_part(self, name: str, module: str, *arguments: str) -> None:
         pid = os.getpid()
+        # Settings of a real deployment, such as the API's tokens, are not for this one.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("OPSQUEUE_")}
         environment = {
-            **os.environ,
+            **inherited,
             "OPSQUEUE_REDIS_URL": self._server.url,
             "OPSQUEUE_STORE_URL": self.store_url,
             "PYTHONUNBUFFERED": "1",
