@@ -31,7 +31,7 @@ instants = st.datetimes(
 )
 int64s = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 meta = st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), int64s, max_size=3)
-ids = st.integers(min_value=0, max_value=10**19 - 1).map(SubmissionId)
+ids = st.integers(min_value=0, max_value=2**63 - 1).map(SubmissionId)
 failures = st.builds(
     Failure,
     chunk_index=numbers,
