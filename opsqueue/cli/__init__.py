@@ -12,12 +12,14 @@ from opsqueue import __version__
 from opsqueue.cli.completion import completion
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
+from opsqueue.cli.doctor import doctor
 from opsqueue.cli.group import Commands, name_variables
 from opsqueue.cli.limits import limits
 from opsqueue.cli.queues import pause, queues, resume, workers
 from opsqueue.cli.results import errors, results
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
+from opsqueue.cli.top import top
 
 _EPILOG = """
 \b
@@ -40,8 +42,8 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
-    "Queues": (queues, workers, pause, resume, limits),
-    "This machine": (demo, dev, completion),
+    "Queues": (queues, workers, pause, resume, limits, top),
+    "Set-up": (doctor, demo, dev, completion),
 }
 
 
