@@ -127,7 +127,9 @@ def find_submission(
             check_is_known(api, queue)
             raise
     found = []
-    for name in api.queues():
+    for name, counts in api.queues().items():
+        if not any(counts.submissions.values()):
+            continue
         try:
             found.append(api.get(name, submission_id))
         except SubmissionNotFoundError:

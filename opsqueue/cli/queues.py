@@ -88,9 +88,14 @@ def workers(*, api: SubmissionApi, queue: str | None, as_json: bool) -> None:
         check_is_known(api, queue)
         found = {queue: list(api.workers(queue))}
     if as_json:
-        bodies = [WorkerBody.of(worker) for seen in found.values() for worker in seen]
-        # One that serves several queues is told of by each of them.
-        print_json(WorkersBody(workers=list({body.name: body for body in bodies}.values())))
+        print_json(
+            {
+                "queues": {
+                    name: WorkersBody(workers=[WorkerBody.of(worker) for worker in seen])
+                    for name, seen in sorted(found.items())
+                }
+            }
+        )
         return
     console().print(workers_table(found))
     if not any(found.values()):
@@ -99,10 +104,10 @@ def workers(*, api: SubmissionApi, queue: str | None, as_json: bool) -> None:
 
 def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:
     """Make a table of workers, by queue."""
-    numbers = ("slots", "pid")
     rows = table(
-        *("worker", "queue", "host", "pid", "pool", "slots", "version", "up", "last sign"),
-        right=numbers,
+        *("worker", "queue", "in hand", "oldest", "host", "pid", "pool", "slots", "version", "up"),
+        "last sign",
+        right=("in hand", "oldest", "pid", "slots"),
     )
     for queue, worker in _by_queue(found):
         info = worker.info
@@ -112,6 +117,8 @@ def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:
         rows.add_row(
             worker.name,
             queue,
+            f"{worker.chunks_in_hand:,}",
+            "" if worker.oldest_ms is None else short(worker.oldest_ms / 1000),
             *(str(info.get(key, "")) for key in ("host", "pid", "pool", "concurrency", "version")),
             _up(info.get("started_at")),
             silent,

@@ -55,17 +55,19 @@ def queue(real_client: redis.Redis, queue_name: str) -> Queue:
 
 
 @pytest.fixture
-def run(api_url: str, store_url: str) -> Run:
+def run(api_url: str, store_url: str, queue_name: str) -> Run:
     """Run `opsqueue ARGUMENTS…`; the result has exit_code, stdout and stderr."""
     environment = {
         "OPSQUEUE_API_URL": api_url,
         "OPSQUEUE_STORE_URL": f"{store_url}?durable=false",
         "OPSQUEUE_REDIS_URL": None,
+        # The server is shared: to look into the queues of all tests would take long.
+        "OPSQUEUE_QUEUE": queue_name,
     }
 
     def run_command(*arguments: str, stdin: str | None = None, **more: str | None) -> Result:
         runner = CliRunner(env={**environment, **more})
-        result = runner.invoke(main, list(arguments), input=stdin)
+        result = runner.invoke(main, list(arguments), input=stdin, prog_name="opsqueue")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

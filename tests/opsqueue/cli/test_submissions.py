@@ -90,11 +90,12 @@ def test_a_submission_is_found_without_its_queue(
     run, document: Document, producer: ProducerClient, work
 ):
     """Ids are looked for in all queues."""
+    without = {"OPSQUEUE_QUEUE": None}
     submission_id = producer.insert_submission(range(4), chunk_size=1)
     work(limit=1)
 
-    found = document(run("show", str(submission_id), "--json"))
-    shown = run("show", str(submission_id)).stdout
+    found = document(run("show", str(submission_id), "--json", **without))
+    shown = run("show", str(submission_id), **without).stdout
 
     assert (producer.queue, "in_progress", 1) == tuple(
         found[key] for key in ("queue", "state", "chunks_done")
@@ -104,7 +105,7 @@ def test_a_submission_is_found_without_its_queue(
 
 
 def test_an_unknown_id_is_a_mistake(run):
-    result = run("show", "1234")
+    result = run("show", "1234", OPSQUEUE_QUEUE=None)
 
     assert 2 == result.exit_code
     assert "no queue has a submission 0000000000000001234" in result.stderr
