@@ -14,6 +14,7 @@ from opsqueue import __version__
 from opsqueue.answers import Counts
 from opsqueue.cli.connections import DEFAULT_API_URL, DEFAULT_REDIS_URL
 from opsqueue.cli.queues import backlog_of
+from opsqueue.cli.tables import counted
 from opsqueue.connection import (
     connect,
     eviction_trouble,
@@ -259,21 +260,23 @@ def check_queues(api: SubmissionApi) -> Iterator[Finding]:
         yield Finding(
             "queue",
             Level.WARNING,
-            f"queue {name} has {left:,} chunks to do and no worker",
+            f"queue {name} has {counted(left, 'chunk')} to do and no worker",
             "start opsqueue-worker with an app that has a handler for it, or cancel them",
         )
     for name in paused[:_NAMED]:
         yield Finding(
             "queue",
             Level.WARNING,
-            f"queue {name} is paused and has {backlog_of(queues[name]):,} chunks to do",
+            f"queue {name} is paused and has {counted(backlog_of(queues[name]), 'chunk')} to do",
             f"`opsqueue resume {name}` lets it go on",
         )
     more = len(idle[_NAMED:]) + len(paused[_NAMED:])
     if more:
-        yield Finding("queue", Level.WARNING, f"{more:,} more queues wait", "`opsqueue queues`")
-    if not waiting.keys() & {*idle, *paused}:
-        yield Finding("queue", Level.GOOD, f"work has workers in all of {len(queues):,} queues")
+        yield Finding("queue", Level.WARNING, f"{more:,} more wait", "`opsqueue queues`")
+    if not idle and not paused:
+        yield Finding(
+            "queue", Level.GOOD, f"no work waits for a worker in {counted(len(queues), 'queue')}"
+        )
 
 
 def _is_waiting(counts: Counts) -> bool:

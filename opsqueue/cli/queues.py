@@ -14,7 +14,7 @@ from opsqueue.answers import Counts, WorkerSeen
 from opsqueue.cli.connections import as_json, with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, check_is_known, queue_argument
-from opsqueue.cli.tables import age, console, print_json, say, table
+from opsqueue.cli.tables import age, console, counted, print_json, say, table
 from opsqueue.submission import SubmissionState
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
@@ -165,5 +165,5 @@ def _tell(api: SubmissionApi, queue: str, *, as_json: bool) -> None:
     if as_json:
         print_json(CountsBody.of(queue, counts))
         return
-    left = f"{backlog_of(counts):,} chunks left, {counts.chunks_in_hand:,} in hand"
+    left = f"{counted(backlog_of(counts), 'chunk')} left, {counts.chunks_in_hand:,} in hand"
     say(f"queue {queue} is {'paused' if counts.is_paused else 'running'}: {left}")

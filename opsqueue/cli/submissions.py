@@ -23,6 +23,7 @@ from opsqueue.cli.tables import (
     age,
     bar,
     console,
+    counted,
     fraction,
     pairs_text,
     print_json,
@@ -208,7 +209,7 @@ def _chunks(one: Submission) -> str:
         parts.append(f"{one.chunks_failed:,} failed")
     if one.chunks_dropped:
         parts.append(f"{one.chunks_dropped:,} dropped")
-    return ", ".join(parts) + f"; {one.chunk_size:,} operations each"
+    return ", ".join(parts) + f"; {counted(one.chunk_size, 'operation')} each"
 
 
 def _operations(one: Submission) -> str:

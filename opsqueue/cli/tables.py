@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -62,6 +63,11 @@ def fraction(done: int, total: int) -> str:
     return f"{done:,} of {total:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Give `1 chunk`, `2 chunks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def bar(submission: Submission, width: int = 20) -> ProgressBar:
     """Draw how many chunks are done."""
     total = max(1, submission.chunks_total)
@@ -74,6 +80,6 @@ def age(at: datetime, now: datetime | None = None) -> str:
     return short(max(0.0, ((now or datetime.now(UTC)) - at).total_seconds()))
 
 
-def pairs_text(pairs: dict[str, int] | Any) -> str:  # noqa: ANN401 any mapping
+def pairs_text(pairs: Mapping[str, int]) -> str:
     """Give strategic metadata as it is given, `key=7 other=8`."""
     return " ".join(f"{key}={value}" for key, value in sorted(pairs.items()))

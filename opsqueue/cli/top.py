@@ -26,7 +26,7 @@ from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, UnknownQueueError
 from opsqueue.cli.pace import Pace
 from opsqueue.cli.queues import backlog_of, queues_table, workers_table
-from opsqueue.cli.tables import bar, console, fraction, table
+from opsqueue.cli.tables import bar, console, counted, fraction, table
 from opsqueue.exceptions import ConnectionTroubleError
 from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
@@ -199,7 +199,7 @@ def render(
         parts += [_submissions_table(frame, paces, room), Text("")]
         hidden = _hidden(frame, room)
         if hidden:
-            parts += [Text(f"and {hidden:,} more submissions in progress", style="dim"), Text("")]
+            parts += [Text(f"and {hidden:,} more in progress", style="dim"), Text("")]
     if workers:
         parts.append(workers_table(frame.workers))
     return Group(*parts)
@@ -209,8 +209,8 @@ def _title(frame: Frame) -> Text:
     rate = sum(counts.operations_per_second for counts in frame.queues.values())
     left = sum(backlog_of(counts) for counts in frame.queues.values())
     return Text(
-        f"opsqueue top  {frame.at.astimezone():%H:%M:%S}  {len(frame.queues):,} queues, "
-        f"{left:,} chunks left, {rate:,.1f} operations a second  (q leaves)",
+        f"opsqueue top  {frame.at.astimezone():%H:%M:%S}  {counted(len(frame.queues), 'queue')}, "
+        f"{counted(left, 'chunk')} left, {rate:,.1f} operations a second  (q leaves)",
         style="bold",
     )
 

@@ -100,7 +100,7 @@ def test_a_submission_is_found_without_its_queue(
     assert (producer.queue, "in_progress", 1) == tuple(
         found[key] for key in ("queue", "state", "chunks_done")
     )
-    assert "1 of 4 done; 1 operations each" in shown
+    assert "1 of 4 done; 1 operation each" in shown
     assert "remaining" in shown
 
 
