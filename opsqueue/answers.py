@@ -87,6 +87,10 @@ class WorkerSeen:
     """Since its last sign of life, on Redis's clock."""
     info: Mapping[str, Any]
     """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
+    chunks_in_hand: int = 0
+    """Of this queue."""
+    oldest_ms: int | None = None
+    """How long it has had the one that it has had for longest; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

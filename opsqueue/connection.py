@@ -8,7 +8,8 @@ failure table in ARCHITECTURE.md).
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -71,35 +72,62 @@ def check(client: redis.Redis, *, url: str) -> list[str]:
     Raises:
         RedisUnavailableError: no answer, or one that is not of a server of 7.0 or newer.
     """
+    info = read_info(client, url=url)
+    if info is None:
+        return [f"Redis at {masked(url)} does not let us read INFO: settings are not checked"]
+    if trouble := version_trouble(info):
+        message = f"Redis at {masked(url)} is {trouble}"
+        raise RedisUnavailableError(message)
+    return [f"Redis {trouble}" for of in (eviction_trouble, loss_trouble) if (trouble := of(info))]
+
+
+def read_info(client: redis.Redis, *, url: str) -> Mapping[str, Any] | None:
+    """Give what the server says of itself; None: this user may not read it.
+
+    Raises:
+        RedisUnavailableError: no answer, or the credentials are refused.
+    """
     try:
         client.ping()
-        info = client.info("server") | client.info("memory") | client.info("persistence")
+        info: dict[str, Any] = {}
+        for section in ("server", "memory", "persistence", "replication"):
+            info |= client.info(section)
     except redis.AuthenticationError as exc:
         message = f"Redis at {masked(url)} refused the credentials ({exc}): put them into its URL"
         raise RedisUnavailableError(message) from exc
     except redis.exceptions.NoPermissionError:
         # An ACL user without INFO: the queue works, only these checks can't be made.
-        return [f"Redis at {masked(url)} does not let us read INFO: settings are not checked"]
+        return None
     except redis.RedisError as exc:
         message = (
             f"Redis at {masked(url)} does not answer ({exc}): is it running, and is the URL right? "
             "Set OPSQUEUE_REDIS_URL, or start one with `opsqueue dev`"
         )
         raise RedisUnavailableError(message) from exc
+    return info
+
+
+def version_trouble(info: Mapping[str, Any]) -> str | None:
+    """Say it of a server that is too old."""
     version = str(info.get("redis_version", "0"))
     if int(version.split(".", maxsplit=1)[0]) < 7:
-        message = f"Redis at {masked(url)} is version {version}: 7.0 or newer is needed"
-        raise RedisUnavailableError(message)
-    warnings = []
+        return f"version {version}: 7.0 or newer is needed"
+    return None
+
+
+def eviction_trouble(info: Mapping[str, Any]) -> str | None:
+    """Say it of a server that throws away what it was told to keep."""
     policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        warnings.append(
-            f"Redis evicts keys when memory is full (maxmemory-policy {policy}): submissions can "
-            "vanish; set it to noeviction"
-        )
-    if not info.get("aof_enabled", 0):
-        warnings.append(
-            "Redis keeps no append-only file: a crash of the server loses submissions; "
-            "set appendonly yes"
-        )
-    return warnings
+    if policy == "noeviction":
+        return None
+    return (
+        f"evicts keys when memory is full (maxmemory-policy {policy}): submissions can "
+        "vanish; set it to noeviction"
+    )
+
+
+def loss_trouble(info: Mapping[str, Any]) -> str | None:
+    """Say it of a server that forgets what it was told."""
+    if info.get("aof_enabled", 0):
+        return None
+    return "keeps no append-only file: a crash of the server loses submissions; set appendonly yes"

@@ -276,8 +276,10 @@ class Readings:
                         name=name.decode(),
                         seen_ms_ago=max(0, now - seen),
                         info=msgspec.json.decode(info) if info else {},
+                        chunks_in_hand=held,
+                        oldest_ms=max(0, now - reserved_at) if reserved_at else None,
                     )
-                    for name, seen, info in rows
+                    for name, seen, info, held, reserved_at in rows
                 ]
         raise unexpected(answer)
 

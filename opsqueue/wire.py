@@ -472,20 +472,37 @@ class QueuesBody(Struct, frozen=True, kw_only=True):
 
 
 class WorkerBody(Struct, frozen=True, kw_only=True):
-    """A worker that has not gone. `info` is what it tells of itself."""
+    """A worker that has not gone. `info` is what it tells of itself.
+
+    `oldest_ms`: how long it has had the chunk that it has had for longest; null: it has none.
+    """
 
     name: str
     seen_ms_ago: int
     info: dict[str, Any]
+    chunks_in_hand: int = 0
+    oldest_ms: int | None = None
 
     @classmethod
     def of(cls, worker: WorkerSeen) -> WorkerBody:
         """Put a worker on the wire."""
-        return cls(name=worker.name, seen_ms_ago=worker.seen_ms_ago, info=dict(worker.info))
+        return cls(
+            name=worker.name,
+            seen_ms_ago=worker.seen_ms_ago,
+            info=dict(worker.info),
+            chunks_in_hand=worker.chunks_in_hand,
+            oldest_ms=worker.oldest_ms,
+        )
 
     def to_worker(self) -> WorkerSeen:
         """Take it off the wire."""
-        return WorkerSeen(name=self.name, seen_ms_ago=self.seen_ms_ago, info=self.info)
+        return WorkerSeen(
+            name=self.name,
+            seen_ms_ago=self.seen_ms_ago,
+            info=self.info,
+            chunks_in_hand=self.chunks_in_hand,
+            oldest_ms=self.oldest_ms,
+        )
 
 
 class WorkersBody(Struct, frozen=True, kw_only=True):

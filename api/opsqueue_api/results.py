@@ -10,20 +10,19 @@ the answer is cut off, since no line could say so; `?from_chunk=` goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 import falcon
-import msgspec
 
 from opsqueue.codec import open_codec
 from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
-from opsqueue.output import OperationFailed
+from opsqueue.result_lines import result_line
 from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
-from opsqueue.wire import OperationFailedBody, ProblemType
+from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
 from opsqueue_api.parameters import choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
@@ -32,7 +31,6 @@ from opsqueue_api.streams import Stream, admit
 from opsqueue_api.submissions import LongPolls, checked_id
 
 MEDIA_TYPE: Final = "application/x-ndjson"
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +88,13 @@ class Results:
             # pickle, which would run anybody's code here, or a codec of the users' own.
             message = f"they are encoded by {submission.codec!r}, which the API does not read"
             raise EncodingError(message) from exc
-        form = _told_apart if errors == "yield" else _alone
+        tells_apart = errors == "yield"
         for indexes in batches:
             chunks = results_by_chunk(
                 self.store, submission, codec=codec, errors=errors, chunk_indexes=indexes
             )
             for results in chunks:
-                yield b"".join(_line(form, result) for result in results)
+                yield b"".join(result_line(result, tells_apart=tells_apart) for result in results)
             if not indexes:
                 # Nothing is done yet: the client gets the headers, and knows that it is heard.
                 yield b""
@@ -108,26 +106,6 @@ def joined(first: bytes, rest: Iterator[bytes]) -> Generator[bytes]:
     # it what reads ahead.
     yield first
     yield from rest
-
-
-def _alone(result: object) -> object:
-    return result
-
-
-def _told_apart(result: object) -> object:
-    if isinstance(result, OperationFailed):
-        return {"error": OperationFailedBody.of(result)}
-    return {"result": result}
-
-
-def _line(form: Callable[[object], object], result: object) -> bytes:
-    try:
-        return _ENCODER.encode(form(result)) + b"\n"
-    # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
-    except Exception as exc:
-        kind = type(result).__qualname__
-        message = f"one of them, a {kind}, has no JSON form ({type(exc).__name__}: {exc})"
-        raise EncodingError(message) from exc
 
 
 def _operations_failed(submission: Submission) -> ProblemError:

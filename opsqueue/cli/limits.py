@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
+import redis
 
-from opsqueue.connection import connect
-from opsqueue.exceptions import ConnectionTroubleError, IncorrectUsageError
+from opsqueue.cli.connections import as_json, with_redis
+from opsqueue.cli.tables import print_json
 from opsqueue.queue import Queue
 
 _EPILOG = """
@@ -22,30 +19,7 @@ Examples:
   opsqueue limits remove emails api --value 7             the strategy's own number again
 """
 
-_redis_url = click.option(
-    "--redis-url",
-    envvar="OPSQUEUE_REDIS_URL",
-    show_envvar=True,
-    default="redis://127.0.0.1:6379/0",
-    show_default=True,
-    help="Where the queues are.",
-)
 _value = click.option("--value", type=int, help="Only for this value of KEY.  [default: for all]")
-
-
-@contextmanager
-def _queue(name: str, redis_url: str) -> Iterator[Queue]:
-    """Give the queue; errors become a line and an exit code."""
-    try:
-        client = connect(redis_url)
-        yield Queue(client, name)
-        client.close()
-    except IncorrectUsageError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(2)
-    except ConnectionTroubleError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(3)
 
 
 @click.group(epilog=_EPILOG)
@@ -61,45 +35,55 @@ def limits() -> None:
 @click.argument("queue")
 @click.argument("key")
 @_value
-@click.option("--max", "maximum", type=int, help="Chunks in hand at most, for MaxSimultaneous.")
+@click.option(
+    "--max",
+    "maximum",
+    type=int,
+    envvar="OPSQUEUE_LIMITS_SET_MAX",
+    help="Chunks in hand at most, for MaxSimultaneous.",
+)
 @click.option("--per-second", type=float, help="Tokens that come, for RateLimit; with --burst.")
 @click.option("--burst", type=int, help="Tokens that a bucket holds.")
-@_redis_url
+@with_redis
 def set_(
     *,
+    client: redis.Redis,
     queue: str,
     key: str,
     value: int | None,
     maximum: int | None,
     per_second: float | None,
     burst: int | None,
-    redis_url: str,
 ) -> None:
     """Set limits of QUEUE by KEY of strategic metadata."""
-    with _queue(queue, redis_url) as on:
-        on.set_limit(key, value=value, max=maximum, per_second=per_second, burst=burst)
+    Queue(client, queue).set_limit(
+        key, value=value, max=maximum, per_second=per_second, burst=burst
+    )
 
 
 @limits.command()
 @click.argument("queue")
 @click.argument("key")
 @_value
-@_redis_url
-def remove(*, queue: str, key: str, value: int | None, redis_url: str) -> None:
+@with_redis
+def remove(*, client: redis.Redis, queue: str, key: str, value: int | None) -> None:
     """Let the strategies' own numbers hold again."""
-    with _queue(queue, redis_url) as on:
-        on.remove_limit(key, value=value)
+    Queue(client, queue).remove_limit(key, value=value)
 
 
 @limits.command("list")
 @click.argument("queue")
-@_redis_url
-def list_(*, queue: str, redis_url: str) -> None:
+@as_json
+@with_redis
+def list_(*, client: redis.Redis, queue: str, as_json: bool) -> None:
     """List the limits that are set."""
-    with _queue(queue, redis_url) as on:
-        for limit in on.list_limits():
-            whose = limit.meta_key if limit.value is None else f"{limit.meta_key}={limit.value}"
-            if limit.max is not None:
-                click.echo(f"{whose}  at most {limit.max:,} chunks in hand")
-            else:
-                click.echo(f"{whose}  {limit.per_second:g} a second, burst {limit.burst:,}")
+    found = Queue(client, queue).list_limits()
+    if as_json:
+        print_json({"queue": queue, "limits": found})
+        return
+    for limit in found:
+        whose = limit.meta_key if limit.value is None else f"{limit.meta_key}={limit.value}"
+        if limit.max is not None:
+            click.echo(f"{whose}  at most {limit.max:,} chunks in hand")
+        else:
+            click.echo(f"{whose}  {limit.per_second:g} a second, burst {limit.burst:,}")

@@ -4,14 +4,34 @@
 -- ARGV[1] now    see _prelude
 -- ARGV[2] limit  workers at most, the ones seen last first
 --
--- Returns {"listed", now, workers}: {worker, last_seen, info} each; info is '' until its first
--- heartbeat.
+-- Returns {"listed", now, workers}: {worker, last_seen, info, chunks_in_hand, reserved_at} each;
+-- info is '' until its first heartbeat; reserved_at that of its oldest chunk in hand, 0 without.
 local limit = tonumber(ARGV[2])
+
+local function oldest_of(worker)
+  local pending = redis.call('XPENDING', base .. 'reservations', 'workers', '-', '+', 1, worker)[1]
+  local entry = pending and redis.call('XRANGE', base .. 'reservations', pending[1], pending[1])[1]
+  return entry and tonumber(entry[2][8]) or 0
+end
+
+-- Without a group nothing is in hand.
+local in_hand = {}
+local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers')
+for _, row in ipairs(not pending.err and pending[4] or {}) do
+  in_hand[row[1]] = tonumber(row[2])
+end
 
 local rows = {}
 local seen = redis.call('ZREVRANGE', base .. 'workers', 0, limit - 1, 'WITHSCORES')
 for i = 1, #seen, 2 do
-  local info = redis.call('HGET', base .. 'worker_info', seen[i])
-  rows[#rows + 1] = {seen[i], tonumber(seen[i + 1]), info or ''}
+  local worker = seen[i]
+  local held = in_hand[worker] or 0
+  rows[#rows + 1] = {
+    worker,
+    tonumber(seen[i + 1]),
+    redis.call('HGET', base .. 'worker_info', worker) or '',
+    held,
+    held > 0 and oldest_of(worker) or 0,
+  }
 end
 return {'listed', now, rows}

@@ -135,6 +135,24 @@ def test_workers_are_listed_with_what_they_tell_of_themselves(queue: Queue, cloc
     assert queue.list_workers(limit=1) == workers[:1]
 
 
+def test_workers_are_listed_with_what_they_hold(queue: Queue, clock: Clock) -> None:
+    """How many chunks, and for how long the oldest of them."""
+    insert(queue, 5)
+    queue.heartbeat("idle")
+    (first,) = take(queue, 1, worker="busy")
+    clock.advance(1_000)
+    take(queue, 2, worker="busy")
+    clock.advance(500)
+
+    before = {worker.name: worker for worker in queue.list_workers()}
+    queue.complete_chunks([first.token])
+    after = {worker.name: worker for worker in queue.list_workers()}
+
+    assert (3, 1_500) == (before["busy"].chunks_in_hand, before["busy"].oldest_ms)
+    assert (2, 500) == (after["busy"].chunks_in_hand, after["busy"].oldest_ms)
+    assert (0, None) == (after["idle"].chunks_in_hand, after["idle"].oldest_ms)
+
+
 def test_a_worker_that_has_gone_is_not_listed(queue: Queue) -> None:
     """Neither in peace nor taken for dead."""
     queue.heartbeat("w1")

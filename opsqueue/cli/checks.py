@@ -1,0 +1,314 @@
+"""What `opsqueue doctor` looks at: each check gives findings, with what to do; none raises."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import redis
+
+from opsqueue import __version__
+from opsqueue.answers import Counts
+from opsqueue.cli.connections import DEFAULT_API_URL, DEFAULT_REDIS_URL
+from opsqueue.cli.queues import backlog_of
+from opsqueue.cli.tables import counted
+from opsqueue.connection import (
+    connect,
+    eviction_trouble,
+    loss_trouble,
+    masked,
+    read_info,
+    version_trouble,
+)
+from opsqueue.exceptions import (
+    ConnectionTroubleError,
+    IncorrectUsageError,
+    OpsqueueError,
+    StoreUnavailableError,
+)
+from opsqueue.http_api import HttpApi
+from opsqueue.script import translated_errors
+from opsqueue.store import open_store
+from opsqueue.submission import SubmissionState
+from opsqueue.submission_api import QueueApi, SubmissionApi
+
+_MAX_SKEW_S: Final = 2.0
+_MAX_LAG_S: Final = 10
+_ANSWER_WITHIN_S: Final = 5.0
+_NAMED: Final = 10
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    PROBLEM = "problem"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. `help` says what to do; '' where there is nothing to do."""
+
+    check: str
+    level: Level
+    text: str
+    help: str = ""
+
+
+def check_redis(url: str | None) -> Iterator[Finding]:
+    """Look at the server: reachable, version, settings, clock, replicas."""
+    used_url = url or DEFAULT_REDIS_URL
+    try:
+        client = connect(used_url, timeout_s=_ANSWER_WITHIN_S)
+    except IncorrectUsageError as exc:
+        yield Finding("redis", Level.PROBLEM, str(exc))
+        return
+    try:
+        info = read_info(client, url=used_url)
+        yield Finding("redis", Level.GOOD, f"Redis answers at {masked(used_url)}")
+        if info is None:
+            yield Finding(
+                "redis-info",
+                Level.WARNING,
+                "this user may not read INFO: version and settings are not checked",
+                "allow it +info, or ask as another user",
+            )
+        else:
+            yield from _server_findings(info)
+        yield _clock_finding(client)
+    except ConnectionTroubleError as exc:
+        yield _unreachable("redis", str(exc), is_given=url is not None, variable="REDIS")
+    finally:
+        client.close()
+
+
+def _server_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
+    version = info.get("redis_version", "?")
+    # Valkey calls itself Redis 7.2 here, for old clients' sake.
+    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
+    trouble = version_trouble(info)
+    yield (
+        Finding("redis-version", Level.PROBLEM, trouble, "upgrade the server")
+        if trouble
+        else Finding("redis-version", Level.GOOD, name)
+    )
+    trouble = eviction_trouble(info)
+    yield (
+        _split("redis-eviction", Level.PROBLEM, trouble)
+        if trouble
+        else Finding("redis-eviction", Level.GOOD, "keys are not evicted (noeviction)")
+    )
+    trouble = loss_trouble(info)
+    if trouble:
+        yield _split("redis-persistence", Level.WARNING, trouble)
+    elif info.get("aof_last_write_status", "ok") != "ok":
+        yield Finding(
+            "redis-persistence",
+            Level.PROBLEM,
+            "the append-only file can't be written",
+            "look at the server's log and at its disk",
+        )
+    else:
+        yield Finding(
+            "redis-persistence",
+            Level.GOOD,
+            "an append-only file is kept (with appendfsync everysec, the default, a crash of the "
+            "machine loses about a second)",
+        )
+    yield from _replication_findings(info)
+
+
+def _split(check: str, level: Level, trouble: str) -> Finding:
+    text, _, help_ = trouble.rpartition("; ")
+    return Finding(check, level, text, help_)
+
+
+def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
+    if info.get("role") == "slave":
+        primary = f"{info.get('master_host')}:{info.get('master_port')}"
+        yield Finding(
+            "redis-replication",
+            Level.PROBLEM,
+            f"this server is a replica of {primary}: it refuses to write",
+            "give the primary's URL as OPSQUEUE_REDIS_URL",
+        )
+        return
+    replicas = [info.get(f"slave{number}") for number in range(info.get("connected_slaves", 0))]
+    late = [
+        f"{replica.get('ip')}:{replica.get('port')}"
+        for replica in replicas
+        if isinstance(replica, dict)
+        and (replica.get("state") != "online" or int(replica.get("lag", 0)) > _MAX_LAG_S)
+    ]
+    if late:
+        yield Finding(
+            "redis-replication",
+            Level.WARNING,
+            f"replicas are not up to date: {', '.join(late)}",
+            "look at their logs and at the network: a fail-over now would lose what they lack",
+        )
+    elif replicas:
+        yield Finding("redis-replication", Level.GOOD, f"replicas up to date: {len(replicas)}")
+
+
+def _clock_finding(client: redis.Redis) -> Finding:
+    before = time.time()
+    with translated_errors(None):
+        seconds, microseconds = client.time()
+    middle = (before + time.time()) / 2
+    skew_s = middle - (seconds + microseconds / 1e6)
+    if abs(skew_s) <= _MAX_SKEW_S:
+        return Finding("clock", Level.GOOD, f"clocks agree within {abs(skew_s):.1f} s")
+    direction = "ahead of" if skew_s > 0 else "behind"
+    return Finding(
+        "clock",
+        Level.WARNING,
+        f"this machine's clock is {abs(skew_s):,.1f} s {direction} the server's: ages are shown "
+        "wrong, and --since counts from another instant",
+        "let NTP set both",
+    )
+
+
+def check_store(url: str | None) -> Iterator[Finding]:
+    """Look at the object store: write, conditional create, read, delete."""
+    if url is None:
+        yield Finding("store", Level.WARNING, "not checked", "give OPSQUEUE_STORE_URL")
+        return
+    try:
+        store = open_store(url)
+    except IncorrectUsageError as exc:
+        yield Finding("store", Level.PROBLEM, str(exc))
+        return
+    except StoreUnavailableError as exc:
+        yield Finding("store", Level.UNREACHABLE, str(exc))
+        return
+    try:
+        store.check()
+        yield Finding(
+            "store", Level.GOOD, f"{store.url} writes, reads, deletes, and keeps the first object"
+        )
+    except StoreUnavailableError as exc:
+        yield Finding("store", Level.UNREACHABLE, str(exc))
+    finally:
+        store.close()
+
+
+def check_api(url: str | None, token: str | None) -> Iterator[Finding]:
+    """Look at the HTTP API: reachable, of our version, token accepted."""
+    try:
+        api = HttpApi(url or DEFAULT_API_URL, token=token)
+    except IncorrectUsageError as exc:
+        yield Finding("api", Level.PROBLEM, str(exc))
+        return
+    try:
+        version = api.version()
+        yield Finding("api", Level.GOOD, f"the API answers at {api.url}")
+        yield (
+            Finding("api-version", Level.GOOD, f"of our version, {version}")
+            if version == __version__
+            else Finding(
+                "api-version",
+                Level.WARNING,
+                f"the API is {version}, this command {__version__}",
+                "install the same version in both places",
+            )
+        )
+        yield _token_finding(api, token)
+    except ConnectionTroubleError as exc:
+        yield _unreachable("api", str(exc), is_given=url is not None, variable="API")
+    except OpsqueueError as exc:
+        yield Finding("api", Level.PROBLEM, str(exc))
+    finally:
+        api.close()
+
+
+def _token_finding(api: HttpApi, token: str | None) -> Finding:
+    try:
+        api.queues()
+    except IncorrectUsageError as exc:
+        help_ = "give OPSQUEUE_API_TOKEN" if token is None else "is it this API's, and for this?"
+        return Finding("api-token", Level.PROBLEM, str(exc), help_)
+    text = "no token is needed" if token is None else "the token is accepted"
+    return Finding("api-token", Level.GOOD, text)
+
+
+def _unreachable(check: str, text: str, *, is_given: bool, variable: str) -> Finding:
+    """Judge by whether somebody said that there is one; what nobody named may not be there."""
+    if is_given:
+        return Finding(check, Level.UNREACHABLE, text)
+    help_ = f"give OPSQUEUE_{variable}_URL if there is one"
+    return Finding(check, Level.WARNING, f"none at the default address: {text}", help_)
+
+
+def check_queues(api: SubmissionApi) -> Iterator[Finding]:
+    """Look for work that nobody does."""
+    try:
+        queues = api.queues()
+    except OpsqueueError:
+        # Said already by the check of what does not answer.
+        return
+    waiting = {name: counts for name, counts in queues.items() if _is_waiting(counts)}
+    idle = [name for name, c in waiting.items() if c.workers == 0 and not c.is_paused]
+    paused = [name for name, counts in waiting.items() if counts.is_paused]
+    for name in idle[:_NAMED]:
+        left = backlog_of(queues[name])
+        yield Finding(
+            "queue",
+            Level.WARNING,
+            f"queue {name} has {counted(left, 'chunk')} to do and no worker",
+            "start opsqueue-worker with an app that has a handler for it, or cancel them",
+        )
+    for name in paused[:_NAMED]:
+        yield Finding(
+            "queue",
+            Level.WARNING,
+            f"queue {name} is paused and has {counted(backlog_of(queues[name]), 'chunk')} to do",
+            f"`opsqueue resume {name}` lets it go on",
+        )
+    more = len(idle[_NAMED:]) + len(paused[_NAMED:])
+    if more:
+        yield Finding("queue", Level.WARNING, f"{more:,} more wait", "`opsqueue queues`")
+    if not idle and not paused:
+        yield Finding(
+            "queue", Level.GOOD, f"no work waits for a worker in {counted(len(queues), 'queue')}"
+        )
+
+
+def _is_waiting(counts: Counts) -> bool:
+    return counts.submissions[SubmissionState.IN_PROGRESS] > 0
+
+
+def check_everything(
+    *, api_url: str | None, token: str | None, redis_url: str | None, store_url: str | None
+) -> Iterator[Finding]:
+    """Run all checks; each finding comes as it is made."""
+    seen: dict[str, Level] = {}
+
+    def noted(findings: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in findings:
+            seen[finding.check] = finding.level
+            yield finding
+
+    yield from noted(check_redis(redis_url))
+    yield from noted(check_store(store_url))
+    yield from noted(check_api(api_url, token))
+    if seen["api"] is Level.GOOD and seen.get("api-token") is Level.GOOD:
+        api = HttpApi(api_url or DEFAULT_API_URL, token=token)
+        yield from check_queues(api)
+        api.close()
+    elif seen["redis"] is Level.GOOD:
+        client = connect(redis_url or DEFAULT_REDIS_URL)
+        yield from check_queues(QueueApi(client))
+        client.close()
+    elif Level.GOOD not in (seen["api"], seen["redis"]):
+        yield Finding(
+            "system",
+            Level.UNREACHABLE,
+            "neither Redis nor the API can be reached",
+            "give OPSQUEUE_API_URL or OPSQUEUE_REDIS_URL; `opsqueue dev` starts both",
+        )

@@ -1,0 +1,156 @@
+"""Where commands find submissions: shared options, and what they open.
+
+Commands speak to the HTTP API, or to Redis itself where only that is given; contents come from the
+object store. Each decorator here adds its options and passes what they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Final
+
+import click
+import redis
+from click.core import ParameterSource
+
+from opsqueue.connection import connect
+from opsqueue.http_api import HttpApi
+from opsqueue.store import open_store
+from opsqueue.submission_api import QueueApi, SubmissionApi
+
+DEFAULT_API_URL: Final = "http://127.0.0.1:3999"
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+
+Command = Callable[..., None]
+
+_api_url = click.option(
+    "--api-url",
+    envvar="OPSQUEUE_API_URL",
+    metavar="URL",
+    help=f"Of opsqueue-api.  [default: {DEFAULT_API_URL}]",
+)
+_token = click.option(
+    "--token",
+    envvar="OPSQUEUE_API_TOKEN",
+    metavar="SECRET",
+    help="Of the API. Give it as the variable: command lines are seen by everybody on the machine.",
+)
+_redis_url = click.option(
+    "--redis-url",
+    envvar="OPSQUEUE_REDIS_URL",
+    metavar="URL",
+    help="Ask Redis itself, in place of the API; what the command line names goes before the "
+    "environment, then the API before Redis.",
+)
+
+
+def _store_url(*, required: bool) -> Callable[[Command], Command]:
+    return click.option(
+        "--store-url",
+        envvar="OPSQUEUE_STORE_URL",
+        metavar="URL",
+        required=required,
+        help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and API have.",
+    )
+
+
+as_json = click.option(
+    "--json", "as_json", envvar="OPSQUEUE_JSON", is_flag=True, help="Print JSON."
+)
+
+
+def with_api(command: Command) -> Command:
+    """Pass `api`, of the options for API and Redis."""
+
+    @_redis_url
+    @_token
+    @_api_url
+    @wraps(command)
+    def run(
+        *,
+        api_url: str | None,
+        token: str | None,
+        redis_url: str | None,
+        **options: Any,  # noqa: ANN401 the command types them
+    ) -> None:
+        context = click.get_current_context()
+        with open_api(api_url, token, preferred_redis_url(context, api_url, redis_url)) as api:
+            command(api=api, **options)
+
+    return run
+
+
+def with_store(command: Command) -> Command:
+    """Pass `store`."""
+
+    @_store_url(required=True)
+    @wraps(command)
+    def run(*, store_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
+        store = open_store(store_url)
+        try:
+            command(store=store, **options)
+        finally:
+            store.close()
+
+    return run
+
+
+def with_redis(command: Command) -> Command:
+    """Pass `client`, for what only Redis answers."""
+
+    @click.option(
+        "--redis-url",
+        envvar="OPSQUEUE_REDIS_URL",
+        metavar="URL",
+        default=DEFAULT_REDIS_URL,
+        show_default=True,
+        help="Where the queues are.",
+    )
+    @wraps(command)
+    def run(*, redis_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
+        client = connect(redis_url)
+        try:
+            command(client=client, **options)
+        finally:
+            client.close()
+
+    return run
+
+
+def with_urls(command: Command) -> Command:
+    """Pass the options themselves, as `doctor` wants them; none is required."""
+    return _api_url(_token(_redis_url(_store_url(required=False)(command))))
+
+
+def preferred_redis_url(
+    context: click.Context, api_url: str | None, redis_url: str | None
+) -> str | None:
+    """Give the Redis to ask in place of the API; None: ask the API."""
+    if api_url is None or redis_url is None:
+        return redis_url
+    is_typed = {
+        name: context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for name in ("api_url", "redis_url")
+    }
+    return redis_url if is_typed["redis_url"] and not is_typed["api_url"] else None
+
+
+@contextmanager
+def open_api(
+    api_url: str | None, token: str | None, redis_url: str | None
+) -> Iterator[SubmissionApi]:
+    """Give Redis's answers where its URL is given, else the API's; connects with the first call."""
+    if redis_url is not None:
+        client: redis.Redis = connect(redis_url)
+        try:
+            yield QueueApi(client)
+        finally:
+            client.close()
+        return
+    api = HttpApi(api_url or DEFAULT_API_URL, token=token)
+    try:
+        yield api
+    finally:
+        api.close()

@@ -1,0 +1,100 @@
+"""The group of all commands: sections in its help, and errors as a line and an exit code.
+
+The one place where an error of ours ends a command; no command has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from opsqueue.exceptions import (
+    ConnectionTroubleError,
+    IncorrectUsageError,
+    OpsqueueError,
+    SubmissionNotCompletedYetError,
+)
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+
+def exit_code_of(error: OpsqueueError) -> int:
+    """Give what scripts learn of an error."""
+    match error:
+        case SubmissionNotCompletedYetError():
+            # The call was right, and will be answered otherwise later.
+            return EXIT_FAILED
+        case IncorrectUsageError():
+            return EXIT_USAGE
+        case ConnectionTroubleError():
+            return EXIT_UNREACHABLE
+        case _:
+            return EXIT_FAILED
+
+
+class Commands(click.Group):
+    """A group with its commands in sections.
+
+    Args:
+        sections: titles, each with the names of its commands in their order.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 click's own
+        sections: Mapping[str, Sequence[click.Command]],
+        **attributes: Any,  # noqa: ANN401 click's own
+    ) -> None:
+        """Add the commands of all sections."""
+        super().__init__(*args, **attributes)
+        self._sections = {
+            title: [command.name or "" for command in commands]
+            for title, commands in sections.items()
+        }
+        for commands in sections.values():
+            for command in commands:
+                self.add_command(command)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names in the order of the sections."""
+        _ = ctx
+        return [name for names in self._sections.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a table a section, with names as wide as in all."""
+        width = max(len(name) for name in self.list_commands(ctx))
+        room = formatter.width - width - 6
+        for title, names in self._sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{name:{width}}", self._help_of(ctx, name, room)) for name in names]
+                )
+
+    def _help_of(self, ctx: click.Context, name: str, room: int) -> str:
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(room) if command else ""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 what a command returns
+        """Run a command; its errors become a line on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except OpsqueueError as exc:
+            click.echo(f"Error: {exc}", err=True)
+            ctx.exit(exit_code_of(exc))
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def name_variables(command: click.Command) -> None:
+    """Let help name the variable of every option, below any command."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.allow_from_autoenv:
+            parameter.show_envvar = True
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            name_variables(below)

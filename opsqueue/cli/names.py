@@ -1,0 +1,173 @@
+"""Queues and submissions as they are named on the command line, and how they are found."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from typing import Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from opsqueue.cli.connections import open_api, preferred_redis_url
+from opsqueue.exceptions import (
+    IncorrectUsageError,
+    InvalidArgumentError,
+    OpsqueueError,
+    SubmissionNotFoundError,
+)
+from opsqueue.keys import check_queue_name
+from opsqueue.submission import Submission, SubmissionId
+from opsqueue.submission_api import SubmissionApi
+
+_COMPLETE_WITHIN_S: Final = 1.0
+
+
+class UnknownQueueError(IncorrectUsageError):
+    """There is no queue of this name: it never had a submission or a worker."""
+
+    def __init__(self, name: str, names: list[str]) -> None:
+        """Name those that there are, the most similar ones first."""
+        self.name = name
+        super().__init__(f"there is no queue {name!r}{_hint(name, names)}")
+
+
+def _hint(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f": did you mean {' or '.join(near)}?"
+    if not names:
+        return ": there are none yet, a queue begins with its first submission or worker"
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return f": there are {', '.join(names[:10])}{more}"
+
+
+class QueueName(click.ParamType[str]):
+    """A queue's name; shells complete it."""
+
+    name = "queue"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 what click has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Refuse what can't be a name."""
+        try:
+            return check_queue_name(value)
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Give the names that begin so; none if they can't be had in a moment."""
+        _ = param
+        found: list[str] = []
+
+        def ask() -> None:
+            options = ctx.params
+            redis_url = preferred_redis_url(ctx, options.get("api_url"), options.get("redis_url"))
+            try:
+                with open_api(options.get("api_url"), options.get("token"), redis_url) as api:
+                    found.extend(api.queues())
+            except OpsqueueError:
+                return
+
+        # A daemon: whoever presses Tab does not wait until a connection gives up.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(_COMPLETE_WITHIN_S)
+        return [CompletionItem(name) for name in list(found) if name.startswith(incomplete)]
+
+
+class SubmissionNumber(click.ParamType[SubmissionId]):
+    """A submission's id, 19 digits."""
+
+    name = "id"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 what click has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> SubmissionId:
+        """Read it."""
+        text = str(value)
+        if not (text.isascii() and text.isdecimal() and len(text) <= 19):
+            self.fail(f"{text!r} is no submission's id: it is 19 digits", param, ctx)
+        return SubmissionId(text)
+
+
+queue_argument = click.argument("queue", type=QueueName())
+optional_queue = click.option(
+    "-q",
+    "--queue",
+    type=QueueName(),
+    envvar="OPSQUEUE_QUEUE",
+    help="Of the submission.  [default: looked for in all queues]",
+)
+submission_argument = click.argument("submission_id", metavar="ID", type=SubmissionNumber())
+
+
+def find_submission(
+    api: SubmissionApi, submission_id: SubmissionId, queue: str | None
+) -> Submission:
+    """Give a submission of a queue, or of whichever queue has it.
+
+    Raises:
+        SubmissionNotFoundError, UnknownQueueError.
+        InvalidArgumentError: several queues have one of this id.
+    """
+    if queue is not None:
+        try:
+            return api.get(queue, submission_id)
+        except SubmissionNotFoundError:
+            check_is_known(api, queue)
+            raise
+    found = []
+    for name, counts in api.queues().items():
+        if not any(counts.submissions.values()):
+            continue
+        try:
+            found.append(api.get(name, submission_id))
+        except SubmissionNotFoundError:
+            continue
+    match found:
+        case [submission]:
+            return submission
+        case []:
+            message = (
+                f"no queue has a submission {submission_id}: check the id; "
+                "ended submissions are cleaned up after their retention"
+            )
+            raise InvalidArgumentError(message)
+        case _:
+            names = ", ".join(submission.queue for submission in found)
+            message = f"there is a submission {submission_id} in several queues, {names}: add -q"
+            raise InvalidArgumentError(message)
+
+
+def check_is_known(api: SubmissionApi, queue: str) -> None:
+    """Raise UnknownQueueError unless the queue ever had a submission or a worker.
+
+    Passes where a token is not allowed to list all queues.
+    """
+    names = known_names(api)
+    if names is not None and queue not in names:
+        raise UnknownQueueError(queue, names)
+
+
+def near_names(api: SubmissionApi, queue: str) -> list[str]:
+    """Give other queues whose names are similar."""
+    others = [name for name in known_names(api) or [] if name != queue]
+    return difflib.get_close_matches(queue, others, n=3, cutoff=0.6)
+
+
+def known_names(api: SubmissionApi) -> list[str] | None:
+    """Give the names of all queues; None where the token is not for that."""
+    try:
+        return sorted(api.queues())
+    except IncorrectUsageError:
+        return None

@@ -1,0 +1,169 @@
+"""`opsqueue queues`, `workers`, `pause`, `resume`: what there is, and stopping it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from opsqueue.answers import Counts, WorkerSeen
+from opsqueue.cli.connections import as_json, with_api
+from opsqueue.cli.durations import short
+from opsqueue.cli.names import QueueName, check_is_known, queue_argument
+from opsqueue.cli.tables import age, console, counted, print_json, say, table
+from opsqueue.submission import SubmissionState
+from opsqueue.submission_api import SubmissionApi
+from opsqueue.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+
+_SILENT_MS: Final = 15_000
+"""A worker beats every few seconds: after this something is wrong with it."""
+
+_EPILOG: Final = """
+\b
+Examples:
+  opsqueue queues
+  opsqueue queues --json | jq -r '.queues[] | select(.workers == 0) | .queue'
+"""
+
+
+@click.command(epilog=_EPILOG)
+@as_json
+@with_api
+def queues(*, api: SubmissionApi, as_json: bool) -> None:
+    """Show all queues: what waits, how fast it goes, who works."""
+    found = api.queues()
+    if as_json:
+        print_json(QueuesBody(queues=[CountsBody.of(name, found[name]) for name in sorted(found)]))
+        return
+    console().print(queues_table(found))
+    if not found:
+        say("there are no queues yet: a queue begins with its first submission or worker")
+
+
+def queues_table(found: Mapping[str, Counts]) -> Table:
+    """Make a table of queues, those with work first."""
+    numbers = ("submissions", "chunks left", "in hand", "delayed", "operations/s", "workers")
+    rows = table("queue", *numbers, "", right=numbers)
+    for name in sorted(found, key=lambda name: (not backlog_of(found[name]), name)):
+        counts = found[name]
+        rows.add_row(
+            name,
+            f"{counts.submissions[SubmissionState.IN_PROGRESS]:,}",
+            f"{backlog_of(counts):,}",
+            f"{counts.chunks_in_hand:,}",
+            f"{counts.chunks_delayed:,}",
+            f"{counts.operations_per_second:,.1f}",
+            f"{counts.workers:,}",
+            _remark(counts),
+        )
+    return rows
+
+
+def backlog_of(counts: Counts) -> int:
+    """Give the chunks of submissions in progress that are not done."""
+    return max(0, counts.stats.get("backlog_chunks", 0))
+
+
+def _remark(counts: Counts) -> Text:
+    if counts.is_paused:
+        return Text("paused", style="yellow")
+    if counts.workers == 0 and counts.submissions[SubmissionState.IN_PROGRESS]:
+        return Text("no worker", style="red")
+    return Text("")
+
+
+@click.command()
+@click.argument("queue", type=QueueName(), required=False)
+@as_json
+@with_api
+def workers(*, api: SubmissionApi, queue: str | None, as_json: bool) -> None:
+    """Show the workers of QUEUE, or of all: where they run, what they hold and since when."""
+    if queue is None:
+        found = {name: list(api.workers(name)) for name in api.queues()}
+    else:
+        check_is_known(api, queue)
+        found = {queue: list(api.workers(queue))}
+    if as_json:
+        print_json(
+            {
+                "queues": {
+                    name: WorkersBody(workers=[WorkerBody.of(worker) for worker in seen])
+                    for name, seen in sorted(found.items())
+                }
+            }
+        )
+        return
+    console().print(workers_table(found))
+    if not any(found.values()):
+        say(f"no worker{f' serves {queue}' if queue else ''}: is opsqueue-worker running?")
+
+
+def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:
+    """Make a table of workers, by queue."""
+    rows = table(
+        *("worker", "queue", "in hand", "oldest", "host", "pid", "pool", "slots", "version", "up"),
+        "last sign",
+        right=("in hand", "oldest", "pid", "slots"),
+    )
+    for queue, worker in _by_queue(found):
+        info = worker.info
+        silent = Text(f"{short(worker.seen_ms_ago / 1000)} ago")
+        if worker.seen_ms_ago > _SILENT_MS:
+            silent.stylize("red")
+        rows.add_row(
+            worker.name,
+            queue,
+            f"{worker.chunks_in_hand:,}",
+            "" if worker.oldest_ms is None else short(worker.oldest_ms / 1000),
+            *(str(info.get(key, "")) for key in ("host", "pid", "pool", "concurrency", "version")),
+            _up(info.get("started_at")),
+            silent,
+        )
+    return rows
+
+
+def _by_queue(found: Mapping[str, list[WorkerSeen]]) -> Iterator[tuple[str, WorkerSeen]]:
+    for queue in sorted(found):
+        for worker in sorted(found[queue], key=lambda worker: worker.name):
+            yield queue, worker
+
+
+def _up(started_at_ms: object) -> str:
+    if not isinstance(started_at_ms, int):
+        return ""
+    return age(datetime.fromtimestamp(started_at_ms / 1000, tz=UTC))
+
+
+@click.command()
+@queue_argument
+@as_json
+@with_api
+def pause(*, api: SubmissionApi, queue: str, as_json: bool) -> None:
+    """Let no chunk of QUEUE be taken until `resume`; chunks in hand are finished."""
+    check_is_known(api, queue)
+    api.pause(queue)
+    _tell(api, queue, as_json=as_json)
+
+
+@click.command()
+@queue_argument
+@as_json
+@with_api
+def resume(*, api: SubmissionApi, queue: str, as_json: bool) -> None:
+    """Let chunks of QUEUE be taken again."""
+    check_is_known(api, queue)
+    api.resume(queue)
+    _tell(api, queue, as_json=as_json)
+
+
+def _tell(api: SubmissionApi, queue: str, *, as_json: bool) -> None:
+    counts = api.count(queue)
+    if as_json:
+        print_json(CountsBody.of(queue, counts))
+        return
+    left = f"{counted(backlog_of(counts), 'chunk')} left, {counts.chunks_in_hand:,} in hand"
+    say(f"queue {queue} is {'paused' if counts.is_paused else 'running'}: {left}")

@@ -1,0 +1,264 @@
+"""`opsqueue list`, `show`, `cancel`, `retry`: what became of submissions, and changing it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import click
+from rich.text import Text
+
+from opsqueue.cli.connections import as_json, with_api
+from opsqueue.cli.durations import Age, short
+from opsqueue.cli.names import (
+    check_is_known,
+    find_submission,
+    optional_queue,
+    queue_argument,
+    submission_argument,
+)
+from opsqueue.cli.progress import follow
+from opsqueue.cli.submit import meta_option
+from opsqueue.cli.tables import (
+    age,
+    bar,
+    console,
+    counted,
+    fraction,
+    pairs_text,
+    print_json,
+    say,
+    state_text,
+    table,
+)
+from opsqueue.contents import check_completed
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.submission_api import Order, SubmissionApi
+from opsqueue.wire import SubmissionBody, SubmissionsBody
+
+_PAGE: Final = 100
+_STATES: Final = [state.value for state in SubmissionState]
+_LIST_EPILOG: Final = """
+\b
+Examples:
+  opsqueue list emails --state failed --since 2h
+  opsqueue list emails --meta customer=7 --json | jq -r '.submissions[].id'
+"""
+_SHOW_EPILOG: Final = """
+\b
+Examples:
+  opsqueue show 1795000000000000000
+  opsqueue show 1795000000000000000 -q emails --wait && echo completed
+
+\b
+Exit codes: 0 shown (with --wait: completed), with --wait 1 failed or cancelled, 2 usage,
+3 unreachable.
+"""
+
+
+@click.command("list", epilog=_LIST_EPILOG)
+@queue_argument
+@click.option("-s", "--state", type=click.Choice(_STATES), help="  [default: any]")
+@meta_option
+@click.option("--since", type=Age(), metavar="AGE", help="Not older than: 90s, 15m, 2h, 1d, 3w.")
+@click.option("--until", type=Age(), metavar="AGE", help="Older than.")
+@click.option(
+    "--order", type=click.Choice(["newest", "oldest"]), default="newest", show_default=True
+)
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True)
+@as_json
+@with_api
+def list_(  # noqa: PLR0913 its options
+    *,
+    api: SubmissionApi,
+    queue: str,
+    state: str | None,
+    meta: dict[str, int],
+    since: timedelta | None,
+    until: timedelta | None,
+    order: Order,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List the submissions of QUEUE."""
+    wanted = SubmissionFilter(
+        state=SubmissionState(state) if state else None,
+        strategic_metadata=meta,
+        created_from=_instant_before(since),
+        created_until=_instant_before(until),
+    )
+    found, has_more = _first(api, queue, wanted, order, limit)
+    if not found:
+        check_is_known(api, queue)
+    if as_json:
+        print_json(SubmissionsBody(submissions=[SubmissionBody.of(one) for one in found]))
+        return
+    listed = table("id", "state", "chunks", "operations", "age", "took", "metadata", right=_NUMBERS)
+    for one in found:
+        listed.add_row(
+            str(one.id),
+            state_text(one.state),
+            fraction(one.chunks_done, one.chunks_total),
+            f"{one.operations_total:,}",
+            age(one.created_at),
+            _took(one),
+            pairs_text(one.strategic_metadata),
+        )
+    console().print(listed)
+    if has_more:
+        say(f"there are more than these {limit:,}: --limit shows them")
+    elif not found:
+        say(f"no submission of {queue} is like that")
+
+
+_NUMBERS: Final = ("chunks", "operations", "age", "took")
+
+
+def _instant_before(span: timedelta | None) -> datetime | None:
+    if span is None:
+        return None
+    try:
+        return datetime.now(UTC) - span
+    except OverflowError:
+        return datetime.fromtimestamp(0, tz=UTC)
+
+
+def _first(
+    api: SubmissionApi, queue: str, wanted: SubmissionFilter, order: Order, limit: int
+) -> tuple[list[Submission], bool]:
+    """Give the first submissions that fit, and whether there are more."""
+    found: list[Submission] = []
+    after: SubmissionId | None = None
+    while True:
+        page_limit = min(_PAGE, limit + 1 - len(found))
+        page = api.list(queue, wanted, after=after, order=order, limit=page_limit)
+        found += page.submissions
+        after = page.next
+        if after is None or len(found) > limit:
+            return found[:limit], len(found) > limit
+
+
+def _took(submission: Submission) -> str:
+    if submission.ended_at is None:
+        return ""
+    return short((submission.ended_at - submission.created_at).total_seconds())
+
+
+@click.command(epilog=_SHOW_EPILOG)
+@submission_argument
+@optional_queue
+@click.option("--wait", is_flag=True, help="Until it has ended, showing progress.")
+@as_json
+@with_api
+def show(
+    *, api: SubmissionApi, submission_id: SubmissionId, queue: str | None, wait: bool, as_json: bool
+) -> None:
+    """Show submission ID: how far it is, how fast, and what failed."""
+    submission = find_submission(api, submission_id, queue)
+    if wait:
+        submission = follow(api, submission)
+    if as_json:
+        print_json(SubmissionBody.of(submission))
+    else:
+        _print(submission)
+    if wait:
+        check_completed(submission)
+
+
+def _print(one: Submission) -> None:
+    now = datetime.now(UTC)
+    running_s = ((one.ended_at or now) - one.created_at).total_seconds()
+    rate = one.operations_done / running_s if running_s > 0 else 0.0
+    rows = table("", "")
+    rows.show_header = False
+    rows.add_row("submission", str(one.id))
+    rows.add_row("queue", one.queue)
+    rows.add_row("state", state_text(one.state))
+    rows.add_row("progress", bar(one, width=40))
+    rows.add_row("chunks", _chunks(one))
+    rows.add_row("operations", _operations(one))
+    rows.add_row("created", f"{_local(one.created_at)}, {age(one.created_at, now)} ago")
+    if one.ended_at is not None:
+        rows.add_row("ended", f"{_local(one.ended_at)}, after {short(running_s)}")
+    rows.add_row("rate", f"{rate:,.1f} operations a second since it was created")
+    if one.state is SubmissionState.IN_PROGRESS and rate:
+        left = one.operations_total - one.operations_done
+        rows.add_row("remaining", f"{short(left / rate)} at this rate")
+    rows.add_row("attempts", f"at most {one.max_attempts:,} a chunk")
+    rows.add_row("contents", f"{one.prefix} ({one.codec})")
+    if one.strategic_metadata:
+        rows.add_row("metadata", pairs_text(one.strategic_metadata))
+    screen = console()
+    screen.print(rows)
+    if one.last_failure is not None:
+        failure = one.last_failure
+        what = "failed" if one.failure else "last failed attempt"
+        where = (
+            f"{what}: chunk {failure.chunk_index:,}, attempt {failure.attempt:,}, "
+            f"{_local(failure.at)}"
+        )
+        screen.print(Text(f"\n{where}", style="red" if one.failure else "yellow"))
+        screen.print(Text(failure.text), soft_wrap=True)
+
+
+def _chunks(one: Submission) -> str:
+    parts = [f"{fraction(one.chunks_done, one.chunks_total)} done"]
+    if one.chunks_in_hand:
+        parts.append(f"{one.chunks_in_hand:,} in hand")
+    if one.chunks_failed:
+        parts.append(f"{one.chunks_failed:,} failed")
+    if one.chunks_dropped:
+        parts.append(f"{one.chunks_dropped:,} dropped")
+    return ", ".join(parts) + f"; {counted(one.chunk_size, 'operation')} each"
+
+
+def _operations(one: Submission) -> str:
+    text = f"{fraction(one.operations_done, one.operations_total)} done"
+    if one.operations_failed:
+        text += f", {one.operations_failed:,} with an error (`opsqueue errors {one.id}`)"
+    return text
+
+
+def _local(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@click.command()
+@submission_argument
+@optional_queue
+@as_json
+@with_api
+def cancel(
+    *, api: SubmissionApi, submission_id: SubmissionId, queue: str | None, as_json: bool
+) -> None:
+    """Drop what is left of submission ID; chunks that are done stay done.
+
+    Exit codes: 0 cancelled, 1 it had ended already, 2 there is none, 3 unreachable.
+    """
+    found = find_submission(api, submission_id, queue)
+    _tell(api.cancel(found.queue, found.id), as_json=as_json)
+
+
+@click.command()
+@submission_argument
+@optional_queue
+@as_json
+@with_api
+def retry(
+    *, api: SubmissionApi, submission_id: SubmissionId, queue: str | None, as_json: bool
+) -> None:
+    """Put failed or cancelled submission ID back to work; finished chunks stay finished.
+
+    Exit codes: 0 it is in progress again, 1 it had not failed, 2 there is none, 3 unreachable.
+    """
+    found = find_submission(api, submission_id, queue)
+    _tell(api.retry(found.queue, found.id), as_json=as_json)
+
+
+def _tell(submission: Submission, *, as_json: bool) -> None:
+    if as_json:
+        print_json(SubmissionBody.of(submission))
+    else:
+        state = submission.state.value.replace("_", " ")
+        chunks = fraction(submission.chunks_done, submission.chunks_total)
+        say(f"submission {submission.id} is {state}, {chunks} chunks done")

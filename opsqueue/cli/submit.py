@@ -1,0 +1,195 @@
+"""`opsqueue submit`: a file of operations in, an id out; with `--wait` the results, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from opsqueue.cli.connections import as_json, with_api, with_store
+from opsqueue.cli.lines import STANDARD, check_writable, opened, operations_of
+from opsqueue.cli.names import QueueName
+from opsqueue.cli.progress import ended_text, follow, reading, warn_if_nobody_works
+from opsqueue.cli.results import errors_option, output_option, write_results
+from opsqueue.cli.tables import print_json, say
+from opsqueue.codec import DEFAULT_CODEC
+from opsqueue.contents import ErrorMode, check_completed
+from opsqueue.producer import ProducerClient
+from opsqueue.store import ObjectStore
+from opsqueue.submission_api import SubmissionApi
+from opsqueue.wire import SubmissionBody
+
+_EPILOG: Final = """
+\b
+Examples:
+  opsqueue submit emails addresses.jsonl --chunk-size 100
+  zcat big.jsonl.gz | opsqueue submit emails - --chunk-size 1000 --meta customer=7
+  opsqueue submit emails in.jsonl --chunk-size 100 --wait --output out.jsonl
+  id=$(opsqueue submit emails in.jsonl --chunk-size 100) && opsqueue show "$id"
+
+\b
+Exit codes: 0 handed in (with --wait: completed), 1 failed or cancelled, 2 usage or input,
+3 API, Redis or store unreachable, 130 interrupted: with --wait the submission goes on.
+"""
+
+
+class Pair(click.ParamType[tuple[str, int]]):
+    """`key=7`."""
+
+    name = "key=int"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 what click has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, int]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, number = str(value).partition("=")
+        try:
+            pair = key, int(number)
+        except ValueError:
+            pair = "", 0
+        if not pair[0] or not equals:
+            self.fail(f"{value!r}: give key=7, the value being an integer", param, ctx)
+        return pair
+
+
+class CountOrShare(click.ParamType[float]):
+    """`100` is a count, `1%` and `0.01` are shares."""
+
+    name = "count or share"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 what click has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Read it; whether it is within its bounds is the submission's to say."""
+        text = str(value)
+        try:
+            if text.endswith("%"):
+                return float(text[:-1]) / 100
+            return float(text) if "." in text else int(text)
+        except ValueError:
+            self.fail(f"{text!r}: give a count such as 100, or a share such as 1%", param, ctx)
+
+
+def as_pairs(
+    _context: click.Context, _parameter: click.Parameter, pairs: tuple[tuple[str, int], ...]
+) -> dict[str, int]:
+    """Refuse a key that is given twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        message = "a key is given twice"
+        raise click.BadParameter(message)
+    return found
+
+
+meta_option = click.option(
+    "--meta",
+    type=Pair(),
+    multiple=True,
+    callback=as_pairs,
+    help="Strategic metadata, which strategies and look-ups read; may be repeated.",
+)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("queue", type=QueueName())
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option(
+    "-c",
+    "--chunk-size",
+    type=click.IntRange(1),
+    required=True,
+    help="Operations a chunk: what a worker takes at a time. A second's work is a good start.",
+)
+@click.option("--wait", is_flag=True, help="Until it has ended, showing progress.")
+@output_option
+@errors_option
+@meta_option
+@click.option("--metadata", metavar="TEXT", help="For the handler, which gets its bytes.")
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Of each chunk.",
+)
+@click.option(
+    "--max-failed-operations",
+    type=CountOrShare(),
+    metavar="N|N%",
+    help="Past so many the submission fails, where the handler collects errors.",
+)
+@click.option(
+    "--idempotency-key", metavar="TEXT", help="The same key gives the same submission for a day."
+)
+@click.option(
+    "--codec",
+    default=DEFAULT_CODEC,
+    show_default=True,
+    help="How chunks are stored: msgpack, json or cbor, each also with +zstd.",
+)
+@as_json
+@with_store
+@with_api
+def submit(  # noqa: PLR0913 its options
+    *,
+    api: SubmissionApi,
+    store: ObjectStore,
+    queue: str,
+    file: Path,
+    chunk_size: int,
+    wait: bool,
+    output: Path | None,
+    errors: ErrorMode,
+    meta: dict[str, int],
+    metadata: str | None,
+    max_attempts: int,
+    max_failed_operations: float | None,
+    idempotency_key: str | None,
+    codec: str,
+    as_json: bool,
+) -> None:
+    """Hand in the operations of FILE, a JSON value a line; - is standard input.
+
+    Prints the submission's id on standard output, and everything else on standard error. --output
+    waits, too, and writes the results as lines of JSON, in order.
+    """
+    if output is not None:
+        check_writable(output)
+    if output == STANDARD and as_json:
+        message = "--json and --output - both want standard output"
+        raise click.UsageError(message)
+    producer = ProducerClient.over(api, store, queue=queue, codec=codec)
+    with opened(file) as stream, reading(stream, operations_of(stream, file)) as operations:
+        submission_id = producer.insert_submission(
+            operations,
+            chunk_size=chunk_size,
+            strategic_metadata=meta,
+            metadata=None if metadata is None else metadata.encode(),
+            max_attempts=max_attempts,
+            max_failed_operations=max_failed_operations,
+            idempotency_key=idempotency_key,
+        )
+    # Before the wait: whoever reads the pipe has it, whatever happens then.
+    if not as_json:
+        click.echo(str(submission_id), err=output == STANDARD)
+    submission = api.get(queue, submission_id)
+    if wait or output is not None:
+        submission = follow(api, submission)
+        say(ended_text(submission))
+    else:
+        warn_if_nobody_works(api, submission)
+    if as_json:
+        print_json(SubmissionBody.of(submission))
+    if output is not None:
+        write_results(producer, submission, output, errors)
+    elif wait:
+        check_completed(submission)

@@ -1,0 +1,85 @@
+"""What people read on a terminal or in a pipe: consoles, tables, JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from opsqueue.cli.durations import short
+from opsqueue.submission import Submission, SubmissionState
+
+_PIPE_WIDTH: Final = 1_000
+"""In a pipe nothing is cut off: whoever reads it splits lines."""
+
+STYLES: Final = {
+    SubmissionState.IN_PROGRESS: "cyan",
+    SubmissionState.COMPLETED: "green",
+    SubmissionState.FAILED: "red",
+    SubmissionState.CANCELLED: "yellow",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Make a console of one of the streams."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
+    """Make a table without lines, so that pipes can read it, too."""
+    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return made
+
+
+def print_json(body: Any) -> None:  # noqa: ANN401 what the wire has
+    """Print one JSON document."""
+    click.echo(msgspec.json.format(msgspec.json.encode(body), indent=2))
+
+
+def say(line: str) -> None:
+    """Tell people, not scripts."""
+    click.echo(line, err=True)
+
+
+def state_text(state: SubmissionState) -> Text:
+    """Give a state in its colour."""
+    return Text(state.value.replace("_", " "), style=STYLES[state])
+
+
+def fraction(done: int, total: int) -> str:
+    """Give `3 of 7`."""
+    return f"{done:,} of {total:,}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Give `1 chunk`, `2 chunks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def bar(submission: Submission, width: int = 20) -> ProgressBar:
+    """Draw how many chunks are done."""
+    total = max(1, submission.chunks_total)
+    done = submission.chunks_done if submission.chunks_total else 1
+    return ProgressBar(total=total, completed=done, width=width)
+
+
+def age(at: datetime, now: datetime | None = None) -> str:
+    """Give how long ago an instant was."""
+    return short(max(0.0, ((now or datetime.now(UTC)) - at).total_seconds()))
+
+
+def pairs_text(pairs: Mapping[str, int]) -> str:
+    """Give strategic metadata as it is given, `key=7 other=8`."""
+    return " ".join(f"{key}={value}" for key, value in sorted(pairs.items()))

@@ -1,0 +1,238 @@
+"""`opsqueue top`: queues, submissions and workers, live."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from opsqueue.answers import Counts, WorkerSeen
+from opsqueue.cli.connections import with_api
+from opsqueue.cli.durations import short
+from opsqueue.cli.names import QueueName, UnknownQueueError
+from opsqueue.cli.pace import Pace
+from opsqueue.cli.queues import backlog_of, queues_table, workers_table
+from opsqueue.cli.tables import bar, console, counted, fraction, table
+from opsqueue.exceptions import ConnectionTroubleError
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.submission_api import SubmissionApi
+
+_LOOKED_INTO: Final = 10
+"""Queues whose submissions and workers are asked for: the ones with the most to do."""
+
+_SUBMISSIONS: Final = 20
+_LEAVE: Final = ("q", "Q")
+Pressed = Callable[[float], str]
+"""Waits so many seconds for a key, and gives it, or ''."""
+
+_IN_PROGRESS: Final = SubmissionFilter(state=SubmissionState.IN_PROGRESS)
+_EPILOG: Final = """
+\b
+Examples:
+  opsqueue top
+  opsqueue top emails --interval 5
+  opsqueue top --once                 one frame, for a pipe or a report
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What was read at one instant."""
+
+    at: datetime
+    queues: Mapping[str, Counts]
+    submissions: tuple[Submission, ...]
+    """In progress, the oldest of each queue first."""
+    workers: Mapping[str, list[WorkerSeen]]
+
+
+@dataclass(slots=True)
+class Paces:
+    """How fast each submission goes, from frame to frame."""
+
+    _by_id: dict[tuple[str, SubmissionId], Pace] = field(default_factory=dict)
+
+    def add(self, frame: Frame) -> None:
+        """Take a frame; what is no longer in it is forgotten."""
+        now_s = frame.at.timestamp()
+        kept = {}
+        for one in frame.submissions:
+            key = one.queue, one.id
+            kept[key] = self._by_id.get(key) or Pace(one.created_at.timestamp(), 0)
+            kept[key].add(now_s, one.operations_done)
+        self._by_id = kept
+
+    def of(self, submission: Submission) -> Pace:
+        """Give a submission's of the last frame."""
+        return self._by_id[submission.queue, submission.id]
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("queue", type=QueueName(), required=False)
+@click.option(
+    "-i",
+    "--interval",
+    type=click.FloatRange(0.2, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two frames.",
+)
+@click.option("--once", is_flag=True, help="Print one frame.")
+@with_api
+def top(*, api: SubmissionApi, queue: str | None, interval: float, once: bool) -> None:
+    """Watch QUEUE, or all: what waits, how fast it goes, how long it takes; q leaves."""
+    paces = Paces()
+    frame = read_frame(api, queue)
+    paces.add(frame)
+    if once:
+        console().print(render(frame, paces))
+        return
+    if not sys.stdout.isatty():
+        message = "standard output is no terminal: --once prints one frame"
+        raise click.UsageError(message)
+    try:
+        _watch(api, queue, interval, frame, paces)
+    except KeyboardInterrupt:  # as good as q
+        return
+
+
+def _watch(
+    api: SubmissionApi, queue: str | None, interval: float, frame: Frame, paces: Paces
+) -> None:
+    screen = console()
+    with _keys() as pressed, Live(console=screen, screen=True, auto_refresh=False) as live:
+        trouble = ""
+        while True:
+            live.update(render(frame, paces, trouble=trouble, height=screen.height), refresh=True)
+            if pressed(interval) in _LEAVE:
+                return
+            try:
+                frame = read_frame(api, queue)
+            except ConnectionTroubleError as exc:
+                # Whoever watches wants to see it come back.
+                trouble = f"{exc} (shown is what was {frame.at.astimezone():%H:%M:%S})"
+            else:
+                trouble = ""
+                paces.add(frame)
+
+
+@contextmanager
+def _keys() -> Iterator[Pressed]:
+    """Let keys be read as they are pressed; the terminal is as before afterwards."""
+    if not sys.stdin.isatty():
+        yield _sleep
+        return
+    number = sys.stdin.fileno()
+    before = termios.tcgetattr(number)
+    tty.setcbreak(number)
+    try:
+        yield _wait_for_key
+    finally:
+        termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+def _wait_for_key(timeout_s: float) -> str:
+    # Past Python's buffer, which select does not see.
+    number = sys.stdin.fileno()
+    ready, _, _ = select.select([number], [], [], timeout_s)
+    return os.read(number, 1).decode(errors="replace") if ready else ""
+
+
+def _sleep(timeout_s: float) -> str:
+    time.sleep(timeout_s)
+    return ""
+
+
+def read_frame(api: SubmissionApi, queue: str | None) -> Frame:
+    """Ask for all that is shown; a bounded number of questions.
+
+    Raises:
+        UnknownQueueError: there is no queue of that name.
+    """
+    if queue is None:
+        queues = api.queues()
+    else:
+        queues = {name: counts for name, counts in api.queues().items() if name == queue}
+        if not queues:
+            raise UnknownQueueError(queue, sorted(api.queues()))
+    busiest = sorted(queues, key=lambda name: (-backlog_of(queues[name]), name))[:_LOOKED_INTO]
+    submissions: list[Submission] = []
+    for name in busiest:
+        if queues[name].submissions[SubmissionState.IN_PROGRESS]:
+            page = api.list(name, _IN_PROGRESS, order="oldest", limit=_SUBMISSIONS)
+            submissions += page.submissions
+    return Frame(
+        at=datetime.now(UTC),
+        queues=queues,
+        submissions=tuple(submissions),
+        workers={name: list(api.workers(name)) if queues[name].workers else [] for name in busiest},
+    )
+
+
+def render(
+    frame: Frame, paces: Paces, *, trouble: str = "", height: int | None = None
+) -> RenderableType:
+    """Draw a frame; with a height, only as many submissions as there is room for."""
+    parts: list[RenderableType] = [_title(frame)]
+    if trouble:
+        parts.append(Text(trouble, style="bold red"))
+    parts += [Text(""), queues_table(frame.queues), Text("")]
+    workers = sum(len(seen) for seen in frame.workers.values())
+    room = _SUBMISSIONS
+    if height is not None:
+        room = max(3, min(room, height - len(frame.queues) - min(workers, 10) - 8))
+    if frame.submissions:
+        parts += [_submissions_table(frame, paces, room), Text("")]
+        hidden = _hidden(frame, room)
+        if hidden:
+            parts += [Text(f"and {hidden:,} more in progress", style="dim"), Text("")]
+    if workers:
+        parts.append(workers_table(frame.workers))
+    return Group(*parts)
+
+
+def _title(frame: Frame) -> Text:
+    rate = sum(counts.operations_per_second for counts in frame.queues.values())
+    left = sum(backlog_of(counts) for counts in frame.queues.values())
+    return Text(
+        f"opsqueue top  {frame.at.astimezone():%H:%M:%S}  {counted(len(frame.queues), 'queue')}, "
+        f"{counted(left, 'chunk')} left, {rate:,.1f} operations a second  (q leaves)",
+        style="bold",
+    )
+
+
+def _hidden(frame: Frame, room: int) -> int:
+    known = sum(c.submissions[SubmissionState.IN_PROGRESS] for c in frame.queues.values())
+    return max(0, known - min(room, len(frame.submissions)))
+
+
+def _submissions_table(frame: Frame, paces: Paces, room: int) -> Table:
+    numbers = ("chunks", "in hand", "operations/s", "left")
+    rows = table("submission", "queue", "progress", *numbers, right=numbers)
+    for one in frame.submissions[:room]:
+        pace = paces.of(one)
+        left_s = pace.left_s(one.operations_total - one.operations_done)
+        rows.add_row(
+            str(one.id),
+            one.queue,
+            bar(one),
+            fraction(one.chunks_done, one.chunks_total),
+            f"{one.chunks_in_hand:,}",
+            f"{pace.per_second:,.1f}",
+            "" if left_s is None else short(left_s),
+        )
+    return rows

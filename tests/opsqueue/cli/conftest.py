@@ -1,0 +1,136 @@
+"""The commands in this process, over a real API on a real server, and a worker made of steps."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from opsqueue.chunk import ChunkFailure
+from opsqueue.cli import main
+from opsqueue.codec import open_codec
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, input_key, open_store, output_key
+from opsqueue.strategy import Oldest
+from opsqueue_api.app import create_app
+
+Run = Callable[..., Result]
+
+
+class ThreadingServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class Silent(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(f"{store_url}?durable=false")
+
+
+@pytest.fixture
+def api_url(real_client: redis.Redis, store: ObjectStore) -> Iterator[str]:
+    app = create_app(real_client, store)
+    with make_server("127.0.0.1", 0, app, ThreadingServer, Silent) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def queue(real_client: redis.Redis, queue_name: str) -> Queue:
+    return Queue(real_client, queue_name)
+
+
+@pytest.fixture
+def run(api_url: str, store_url: str, queue_name: str) -> Run:
+    """Run `opsqueue ARGUMENTS…`; the result has exit_code, stdout and stderr."""
+    environment = {
+        "OPSQUEUE_API_URL": api_url,
+        "OPSQUEUE_STORE_URL": f"{store_url}?durable=false",
+        "OPSQUEUE_REDIS_URL": None,
+        # The server is shared: to look into the queues of all tests would take long.
+        "OPSQUEUE_QUEUE": queue_name,
+    }
+
+    def run_command(*arguments: str, stdin: str | None = None, **more: str | None) -> Result:
+        runner = CliRunner(env={**environment, **more})
+        result = runner.invoke(main, list(arguments), input=stdin, prog_name="opsqueue")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run_command
+
+
+@pytest.fixture
+def document() -> Callable[[Result], Any]:
+    """Read what a command printed as JSON."""
+
+    def read(result: Result) -> Any:
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return read
+
+
+@pytest.fixture
+def work(queue: Queue, store: ObjectStore) -> Callable[..., int]:
+    """Do every chunk that is free, by a function of one operation; gives how many."""
+
+    def do(function: Callable[[Any], Any] = lambda number: number + 1, *, limit: int = 100) -> int:
+        chunks = queue.reserve_chunks("w1", limit=limit, strategy=Oldest()).chunks
+        for chunk in chunks:
+            codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
+            operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            results = codec.encode([function(operation) for operation in operations])
+            store.create(output_key(prefix, chunk.chunk_index), results)
+            queue.complete_chunks([chunk.token])
+        return len(chunks)
+
+    return do
+
+
+@pytest.fixture
+def fail(queue: Queue) -> Callable[[], None]:
+    """Fail one chunk."""
+
+    def do() -> None:
+        chunk = queue.reserve_chunks("w1", strategy=Oldest()).chunks[0]
+        failure = ChunkFailure(type="ValueError", message="bad row 7", traceback="  line 3")
+        queue.fail_chunk(chunk.token, failure)
+
+    return do
+
+
+@pytest.fixture
+def worker(work: Callable[..., int], queue: Queue) -> Iterator[threading.Event]:
+    """Work in a thread until the test ends, on whatever is or becomes free; an event stops it."""
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        wake_id = "0-0"
+        while not is_over.is_set():
+            if not work():
+                reserved = queue.reserve_chunks("w1", strategy=Oldest(), limit=1)
+                assert not reserved.chunks
+                wake_id = reserved.wake_id
+                queue.wait_for_wake(wake_id, block_ms=100)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    yield is_over
+    is_over.set()
+    thread.join()

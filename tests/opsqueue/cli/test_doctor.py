@@ -1,0 +1,161 @@
+"""`opsqueue doctor`: what it finds, what it says to do, and its exit code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from opsqueue import http_api
+from opsqueue.cli import checks
+from opsqueue.cli.checks import Finding, Level
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue import Queue
+from opsqueue.store.memory import MemoryStore
+from opsqueue.submission import NewSubmission
+
+
+@pytest.fixture(scope="module")
+def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """Set up as it should be, and nobody else's."""
+    with EmbeddedServer(tmp_path_factory.mktemp("durable")) as server:
+        yield server
+
+
+@pytest.fixture
+def real_client(durable: EmbeddedServer) -> Iterator[redis.Redis]:
+    """The API's, too."""
+    client = connect(durable.url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+def by_check(document: Any) -> dict[str, dict[str, str]]:
+    return {finding["check"]: finding for finding in document["findings"]}
+
+
+def test_all_is_well(run, document, durable: EmbeddedServer):
+    """Exit code 0, and nothing is left in the store."""
+    found = by_check(document(run("doctor", "--json", OPSQUEUE_REDIS_URL=durable.url)))
+    shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
+
+    assert {"good"} == {finding["level"] for finding in found.values()}
+    assert {
+        *("redis", "redis-version", "redis-eviction", "redis-persistence", "clock"),
+        *("store", "api", "api-version", "api-token", "queue"),
+    } == found.keys()
+    assert "✓ store: " in shown.stdout
+
+
+def test_work_without_workers_is_a_warning(run, document, durable: EmbeddedServer, real_client):
+    """So is a paused queue; each with what to do."""
+    for name in ("idle", "paused"):
+        Queue(real_client, name).insert_submission(NewSubmission(prefix=name, chunks_total=3))
+    Queue(real_client, "paused").pause_queue()
+
+    shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
+
+    assert 0 == shown.exit_code
+    assert "! queue: queue idle has 3 chunks to do and no worker" in shown.stdout
+    assert "→ `opsqueue resume paused` lets it go on" in shown.stdout
+
+
+def test_a_server_that_evicts_is_a_problem(run, durable: EmbeddedServer, real_client):
+    """Exit code 1; without an append-only file it is a warning."""
+    real_client.config_set("maxmemory-policy", "allkeys-lru")
+    real_client.config_set("appendonly", "no")
+
+    shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
+
+    real_client.config_set("maxmemory-policy", "noeviction")
+    real_client.config_set("appendonly", "yes")
+    assert 1 == shown.exit_code
+    assert "✗ redis-eviction: evicts keys" in shown.stdout
+    assert "→ set it to noeviction" in shown.stdout
+    assert "! redis-persistence: keeps no append-only file" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OPSQUEUE_API_URL": "http://127.0.0.1:1"},
+        {"OPSQUEUE_REDIS_URL": "redis://127.0.0.1:1"},
+        {"OPSQUEUE_STORE_URL": "file:///proc/no-such-folder"},
+    ],
+)
+def test_what_is_given_must_be_reachable(run, durable, variables: dict[str, str], monkeypatch):
+    """Exit code 3; the others are checked all the same."""
+    monkeypatch.setattr(http_api.Patience, "pauses_s", lambda _: iter(()))
+
+    shown = run("doctor", **{"OPSQUEUE_REDIS_URL": durable.url, **variables})
+
+    assert 3 == shown.exit_code, shown.output
+    assert 1 == shown.stdout.count("✗")
+    assert "queue: " in shown.stdout
+
+
+def test_a_store_that_replaces_objects_is_found(monkeypatch, tmp_path: Path):
+    """It would let a late worker replace results."""
+
+    class Forgetful(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            self.delete_prefix(key.rpartition("/")[0])
+            return super().create(key, data)
+
+    monkeypatch.setattr(checks, "open_store", lambda _: Forgetful(str(tmp_path)))
+
+    (finding,) = checks.check_store("memory://x")
+
+    assert Level.UNREACHABLE is finding.level
+    assert "does not keep the first object" in finding.text
+
+
+def test_a_refused_token_is_a_problem(run, durable, monkeypatch):
+    """Though the version can be asked for without one."""
+
+    def refuse(_: object) -> None:
+        message = "the API refused (401)"
+        raise InvalidArgumentError(message)
+
+    monkeypatch.setattr(http_api.HttpApi, "queues", refuse)
+
+    shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
+
+    assert 1 == shown.exit_code
+    assert "✗ api-token: the API refused (401)\n  → give OPSQUEUE_API_TOKEN" in shown.stdout
+
+
+def test_another_version_and_another_time_are_warnings(run, durable, monkeypatch):
+    """What they do, and what to do about it."""
+    monkeypatch.setattr(http_api.HttpApi, "version", lambda _: "0.0.9")
+    now = time.time
+    monkeypatch.setattr(checks.time, "time", lambda: now() + 60)
+
+    shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
+
+    assert 0 == shown.exit_code
+    assert "! api-version: the API is 0.0.9, this command" in shown.stdout
+    assert "! clock: this machine's clock is 60.0 s ahead of the server's" in shown.stdout
+
+
+def test_replicas_are_looked_at():
+    """A replica takes no writes; one that lags would lose them."""
+    replica = {"role": "slave", "master_host": "a", "master_port": 6379}
+    late = {"ip": "b", "port": 6379, "state": "online", "lag": 60}
+    primary = {"role": "master", "connected_slaves": 1}
+
+    def found(info: dict[str, Any]) -> Finding:
+        (finding,) = checks._replication_findings(info)
+        return finding
+
+    assert Level.PROBLEM is found(replica).level
+    assert "replicas are not up to date: b:6379" == found({**primary, "slave0": late}).text
+    assert Level.GOOD is found({**primary, "slave0": {**late, "lag": 0}}).level
+    assert [] == list(checks._replication_findings({**primary, "connected_slaves": 0}))

@@ -1,0 +1,165 @@
+"""`opsqueue queues`, `workers`, `pause`, `resume`, `limits`, `top`, `completion`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+
+from opsqueue.cli.pace import Pace
+from opsqueue.queue import Queue
+from opsqueue.strategy import Oldest
+from opsqueue.submission import NewSubmission
+
+INFO = json.dumps(
+    {"host": "box", "pid": 7, "pool": "process", "concurrency": 4, "version": "0.1.0"}
+).encode()
+
+
+@pytest.fixture
+def busy(queue: Queue) -> Queue:
+    """A worker holds 2 of 8 chunks; 5 are left besides."""
+    queue.heartbeat("w1", info=INFO)
+    prefix = f"{queue.name}/a"
+    queue.insert_submission(NewSubmission(prefix=prefix, chunks_total=8, chunk_size=10))
+    chunks = queue.reserve_chunks("w1", strategy=Oldest(), limit=3).chunks
+    queue.complete_chunks([chunks[0].token])
+    return queue
+
+
+def line_of(output: str, name: str) -> list[str]:
+    (line,) = [line for line in output.splitlines() if name in line]
+    return line.split()
+
+
+def test_queues_show_what_waits(run, document, busy: Queue):
+    shown = run("queues").stdout
+    found = {one["queue"]: one for one in document(run("queues", "--json"))["queues"]}
+
+    assert [busy.name, "1", "7", "2", "0"] == line_of(shown, busy.name)[:5]
+    assert (7, 1) == (
+        found[busy.name]["stats"]["backlog_chunks"],
+        found[busy.name]["workers"],
+    )
+
+
+def test_workers_show_what_they_hold(run, document, busy: Queue):
+    """And since when."""
+    shown = line_of(run("workers", busy.name).stdout, busy.name)
+    (worker,) = document(run("workers", busy.name, "--json"))["queues"][busy.name]["workers"]
+
+    assert ["w1", busy.name, "2"] == shown[:3]
+    assert "box" in shown
+    assert ("w1", 2) == (worker["name"], worker["chunks_in_hand"])
+    assert worker["oldest_ms"] >= 0
+
+
+def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(run, document, busy: Queue):
+    """And is shown as paused."""
+    paused = document(run("pause", busy.name, "--json"))
+    taken = busy.reserve_chunks("w2", strategy=Oldest()).chunks
+    shown = line_of(run("queues").stdout, busy.name)
+    resumed = document(run("resume", busy.name, "--json"))
+
+    assert (True, False, ()) == (paused["is_paused"], resumed["is_paused"], taken)
+    assert "paused" == shown[-1]
+    assert 1 == len(busy.reserve_chunks("w2", strategy=Oldest()).chunks)
+
+
+def test_limits_are_listed_as_json(run, document, queue_name: str, redis_url: str):
+    """Set through Redis, which alone answers for them."""
+    redis = ("--redis-url", redis_url)
+    command = ("limits", "set", queue_name, "customer")
+
+    assert 0 == run(*command, "--value", "7", "--max", "3", *redis).exit_code
+    assert 2 == run(*command, "--max", "-1", *redis).exit_code
+    (limit,) = document(run("limits", "list", queue_name, "--json", *redis))["limits"]
+
+    assert ("customer", 7, 3) == (limit["meta_key"], limit["value"], limit["max"])
+
+
+def test_a_frame_shows_queues_submissions_and_workers(run, busy: Queue):
+    """Only those of the queue that is named."""
+    shown = run("top", busy.name, "--once").stdout
+
+    assert "7 chunks left" in shown
+    (submission,) = [line for line in shown.splitlines() if "1 of 8" in line]
+    assert busy.name in submission
+    assert line_of(shown, "box")[0] == "w1"
+    assert 2 == run("top", busy.name).exit_code, "it is no terminal"
+    assert "there is no queue" in run("top", busy.name + "_", "--once").stderr
+
+
+@pytest.mark.system
+def test_q_leaves_the_live_screen(busy: Queue, redis_url: str):
+    """On a real terminal, which is as before afterwards."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "opsqueue.cli", "top", busy.name, "--redis-url", redis_url]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        try:
+            read_until(ours, b"1 of 8")
+            os.write(ours, b"q")
+            # Back from the alternate screen.
+            read_until(ours, b"\x1b[?1049l")
+            code = process.wait(30)
+        finally:
+            process.kill()
+            os.close(ours)
+
+    assert 0 == code
+
+
+def read_until(descriptor: int, text: bytes) -> None:
+    read = b""
+    deadline = time.monotonic() + 60
+    while text not in read:
+        ready, _, _ = select.select([descriptor], [], [], deadline - time.monotonic())
+        assert ready, read
+        read += os.read(descriptor, 65_536)
+
+
+def test_a_pace_follows_the_last_half_minute():
+    """Not what was before; a retry begins anew."""
+    pace = Pace(0, 0)
+    for second in range(1, 101):
+        pace.add(second, second if second <= 50 else 50 + 10 * (second - 50))
+
+    assert 10.0 == pace.per_second
+    assert 2.0 == pace.left_s(20)
+    pace.add(101, 0)
+    assert (0.0, None, 0.0) == (pace.per_second, pace.left_s(20), pace.left_s(0))
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("opsqueue sub", "submit"), ("opsqueue list {queue}", "{queue}"), ("opsqueue list zz", None)],
+)
+def test_a_shell_completes_commands_and_queues(run, queue: Queue, typed: str, expected: str | None):
+    """Silently nothing where there is nothing."""
+    queue.heartbeat("w1")
+    half = queue.name[:-2]
+
+    result = run(
+        _OPSQUEUE_COMPLETE="bash_complete",
+        COMP_WORDS=typed.format(queue=half),
+        COMP_CWORD=str(len(typed.split()) - 1),
+    )
+
+    found = [line.partition(",")[2] for line in result.stdout.split()]
+    assert found == ([expected.format(queue=queue.name)] if expected else [])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_script(run, shell: str):
+    result = run("completion", shell)
+
+    assert 0 == result.exit_code
+    assert f"_OPSQUEUE_COMPLETE={shell}_complete" in result.stdout

@@ -1,0 +1,210 @@
+"""`opsqueue list`, `show`, `cancel`, `retry`, `results`, `errors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import Result
+
+from opsqueue import http_api
+from opsqueue.chunk import OperationError
+from opsqueue.codec import open_codec
+from opsqueue.output import encode_output
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, output_key
+from opsqueue.strategy import Oldest
+from opsqueue.submission import SubmissionState
+from opsqueue.submission_api import QueueApi
+
+Document = Callable[[Result], Any]
+
+
+@pytest.fixture
+def producer(real_client: redis.Redis, store: ObjectStore, queue: Queue) -> ProducerClient:
+    return ProducerClient.over(QueueApi(real_client), store, queue=queue.name)
+
+
+def with_errors(queue: Queue, store: ObjectStore) -> None:
+    """Complete one chunk whose second operation failed."""
+    chunk = queue.reserve_chunks("w1", strategy=Oldest()).chunks[0]
+    codec = open_codec(chunk.source.codec)
+    error = OperationError(type="ValueError", message="no mail", traceback="line 1")
+    output = encode_output(["a", error, "c"], codec, collects=True)
+    store.create(output_key(chunk.source.prefix, chunk.chunk_index), output.data)
+    queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
+
+
+def test_a_list_narrows_down(run, document: Document, queue: Queue, producer: ProducerClient, work):
+    """By state, metadata and age; the newest first."""
+    done = producer.insert_submission([1], chunk_size=1, strategic_metadata={"customer": 7})
+    work()
+    first = producer.insert_submission([1, 2], chunk_size=1, strategic_metadata={"customer": 7})
+    second = producer.insert_submission([1], chunk_size=1)
+
+    def listed(*options: str) -> list[str]:
+        found = document(run("list", queue.name, "--json", *options))
+        return [one["id"] for one in found["submissions"]]
+
+    assert [str(second), str(first), str(done)] == listed()
+    assert [str(done)] == listed("--state", "completed")
+    assert [str(first), str(done)] == listed("--meta", "customer=7")
+    assert [str(done), str(first)] == listed("--order", "oldest", "--limit", "2")
+    assert [] == listed("--until", "2h")
+    assert 3 == len(listed("--since", "2h"))
+
+
+def test_a_list_for_people_says_that_there_is_more(run, queue: Queue, producer: ProducerClient):
+    """Ids whole, also in a pipe."""
+    ids = [producer.insert_submission(range(7), chunk_size=2) for _ in range(3)]
+
+    result = run("list", queue.name, "--limit", "2")
+
+    lines = result.stdout.splitlines()
+    assert 3 == len(lines)
+    assert str(ids[2]) in lines[1]
+    assert "in progress" in lines[1]
+    assert "0 of 4" in lines[1]
+    assert "there are more than these 2" in result.stderr
+
+
+def test_an_unknown_queue_is_not_an_empty_one(run, queue: Queue, producer: ProducerClient):
+    """Exit code 2, with names that are similar."""
+    producer.insert_submission([1], chunk_size=1)
+    typo = queue.name[:-1] + "_"
+
+    for command in (["list", typo], ["pause", typo], ["workers", typo], ["show", "7", "-q", typo]):
+        result = run(*command)
+
+        assert 2 == result.exit_code
+        assert f"there is no queue '{typo}': did you mean" in result.stderr
+        assert queue.name in result.stderr
+
+
+def test_a_submission_is_found_without_its_queue(
+    run, document: Document, producer: ProducerClient, work
+):
+    """Ids are looked for in all queues."""
+    without = {"OPSQUEUE_QUEUE": None}
+    submission_id = producer.insert_submission(range(4), chunk_size=1)
+    work(limit=1)
+
+    found = document(run("show", str(submission_id), "--json", **without))
+    shown = run("show", str(submission_id), **without).stdout
+
+    assert (producer.queue, "in_progress", 1) == tuple(
+        found[key] for key in ("queue", "state", "chunks_done")
+    )
+    assert "1 of 4 done; 1 operation each" in shown
+    assert "remaining" in shown
+
+
+def test_an_unknown_id_is_a_mistake(run):
+    result = run("show", "1234", OPSQUEUE_QUEUE=None)
+
+    assert 2 == result.exit_code
+    assert "no queue has a submission 0000000000000001234" in result.stderr
+
+
+def test_cancel_and_retry_answer_by_exit_code(
+    run, queue: Queue, producer: ProducerClient, document: Document
+):
+    """0 done, 1 its state forbids it."""
+    submission_id = producer.insert_submission([1], chunk_size=1)
+    command = (str(submission_id), "-q", queue.name)
+
+    retried_early = run("retry", *command)
+    cancelled = document(run("cancel", *command, "--json"))
+    cancelled_again = run("cancel", *command)
+    retried = run("retry", *command)
+
+    assert (1, 1, 0) == (retried_early.exit_code, cancelled_again.exit_code, retried.exit_code)
+    assert "cancelled" == cancelled["state"]
+    assert "is cancelled: only a submission in progress" in cancelled_again.stderr
+    assert SubmissionState.IN_PROGRESS is queue.get_submission(submission_id).state
+
+
+def test_results_are_lines_in_order(run, producer: ProducerClient, work, tmp_path: Path):
+    """Not there before the end: exit code 1, and no file."""
+    submission_id = producer.insert_submission([1, 2, 3], chunk_size=2)
+    output = tmp_path / "out.jsonl"
+
+    early = run("results", str(submission_id), "-o", str(output))
+    work()
+    late = run("results", str(submission_id), "-o", str(output))
+    printed = run("results", str(submission_id), "-q", producer.queue)
+
+    assert (1, 0) == (early.exit_code, late.exit_code)
+    assert "is in progress, 0 of 2 chunks are done" in early.stderr
+    assert "2\n3\n4\n" == output.read_text() == printed.stdout
+
+
+def test_operations_that_failed_are_told_apart(
+    run, queue: Queue, producer: ProducerClient, store: ObjectStore
+):
+    """Refused unless it is said how they shall be seen; listed by `errors`."""
+    submission_id = producer.insert_submission([1, 2, 3], chunk_size=3)
+    with_errors(queue, store)
+
+    refused = run("results", str(submission_id))
+    skipped = run("results", str(submission_id), "--errors", "skip")
+    told_apart = run("results", str(submission_id), "--errors", "yield")
+    errors = run("errors", str(submission_id))
+
+    assert (1, "") == (refused.exit_code, refused.stdout)
+    assert "1 of 3 operations" in refused.stderr
+    assert '"a"\n"c"\n' == skipped.stdout
+    second = json.loads(told_apart.stdout.splitlines()[1])["error"]
+    assert (1, "ValueError", "no mail") == (second["index"], second["type"], second["message"])
+    assert second == json.loads(errors.stdout)
+
+
+def test_what_failed_is_shown(run, producer: ProducerClient, fail):
+    """With chunk, attempt and traceback."""
+    submission_id = producer.insert_submission([1], chunk_size=1, max_attempts=1)
+    fail()
+
+    shown = run("show", str(submission_id))
+
+    assert 0 == shown.exit_code
+    assert "failed: chunk 0, attempt 1" in shown.stdout
+    assert "  line 3\nValueError: bad row 7" in shown.stdout
+
+
+def test_redis_can_be_asked_in_place_of_the_api(
+    run, document: Document, producer: ProducerClient, redis_url: str
+):
+    """What the command line names goes before the environment; nobody listens at that URL."""
+    submission_id = str(producer.insert_submission([1], chunk_size=1))
+    nobody = "http://127.0.0.1:1"
+
+    typed = document(
+        run("show", submission_id, "--json", "--redis-url", redis_url, OPSQUEUE_API_URL=nobody)
+    )
+    alone = document(
+        run("show", submission_id, "--json", OPSQUEUE_API_URL=None, OPSQUEUE_REDIS_URL=redis_url)
+    )
+
+    assert submission_id == typed["id"] == alone["id"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OPSQUEUE_API_URL": "http://127.0.0.1:1"},
+        {"OPSQUEUE_API_URL": None, "OPSQUEUE_REDIS_URL": "redis://127.0.0.1:1"},
+    ],
+)
+def test_what_is_not_reachable_is_exit_code_3(run, variables: dict[str, str | None], monkeypatch):
+    """The line says what, without the password."""
+    monkeypatch.setattr(http_api.Patience, "pauses_s", lambda _: iter(()))
+
+    result = run("queues", **variables)
+
+    assert 3 == result.exit_code
+    assert "127.0.0.1:1" in result.stderr

@@ -1,0 +1,184 @@
+"""`opsqueue submit`: a file in, an id out; or the results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+from opsqueue.cli import main, progress
+from opsqueue.queue import Queue
+from opsqueue.submission import SubmissionId, SubmissionState
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> str:
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(f"{number}\n" for number in range(10)))
+    return str(file)
+
+
+def id_of(result: Result) -> SubmissionId:
+    """All that is on standard output."""
+    assert result.exit_code == 0, result.output
+    return SubmissionId(result.stdout.removesuffix("\n"))
+
+
+def test_the_id_alone_is_on_standard_output(run, queue: Queue, numbers: str):
+    """So that a script can take it; that nobody works on it yet is said elsewhere."""
+    result = run("submit", queue.name, numbers, "--chunk-size", "3")
+
+    submission = queue.get_submission(id_of(result))
+    assert (4, 10, 3) == (
+        submission.chunks_total,
+        submission.operations_total,
+        submission.chunk_size,
+    )
+    assert f"no worker serves queue {queue.name}" in result.stderr
+
+
+def test_every_option_reaches_the_submission(run, queue: Queue):
+    """From standard input, by options and by variables."""
+    result = run(
+        *("submit", queue.name, "-", "--meta", "customer=7", "--meta", "priority=-1"),
+        *("--metadata", "für später", "--codec", "json", "--max-failed-operations", "50%"),
+        stdin='{"a": 1}\n[2]\n',
+        OPSQUEUE_SUBMIT_CHUNK_SIZE="1",
+        OPSQUEUE_SUBMIT_MAX_ATTEMPTS="3",
+    )
+
+    submission = queue.get_submission(id_of(result))
+    assert {"customer": 7, "priority": -1} == submission.strategic_metadata
+    assert "für später".encode() == submission.metadata
+    assert ("json", 2, 3, 1) == (
+        submission.codec,
+        submission.chunks_total,
+        submission.max_attempts,
+        submission.max_failed_operations,
+    )
+
+
+def test_an_idempotency_key_gives_the_first_one(run, queue: Queue, numbers: str):
+    command = ("submit", queue.name, numbers, "-c", "5", "--idempotency-key", "today")
+    first = id_of(run(*command))
+
+    assert first == id_of(run(*command))
+
+
+def test_waiting_writes_the_results_in_order(run, queue, worker, numbers: str, tmp_path: Path):
+    """The file is whole when it appears, and nothing else is left beside it."""
+    output = tmp_path / "out" / "out.jsonl"
+    output.parent.mkdir()
+
+    result = run("submit", queue.name, numbers, "-c", "3", "--output", str(output))
+
+    id_of(result)
+    assert list(range(1, 11)) == [json.loads(line) for line in output.read_text().splitlines()]
+    assert [output] == list(output.parent.iterdir())
+    assert "10 of 10 operations" in result.stderr
+
+
+def test_results_on_standard_output_leave_the_id_to_standard_error(run, queue, worker):
+    result = run("submit", queue.name, "-", "-c", "1", "--output", "-", stdin="1\n2\n")
+
+    assert (0, "2\n3\n") == (result.exit_code, result.stdout)
+    assert 19 == len(result.stderr.splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "why"),
+    [
+        (b'1\n{"a": }\n', "line 2, column 7", "Expecting value"),
+        (b"1\n\n2\n", "line 2, column 1", "the line is empty"),
+        (b'1\n  "\xff"\n', "line 2, column 4", "this byte is no UTF-8"),
+        (b"1\n  [NaN]\n", "line 2, column 1", "NaN is no JSON"),
+        (b"1\n2 3\n", "line 2, column 3", "Extra data"),
+        (b"1\n" + b"[" * 100_000 + b"\n", "line 2, column 1", "recursion"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_handed_in(
+    run, queue: Queue, store, tmp_path: Path, text: bytes, where: str, why: str
+):
+    """Neither a submission nor objects are left."""
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(text)
+
+    result = run("submit", queue.name, str(file), "-c", "1")
+
+    assert 2 == result.exit_code
+    assert f"{file}, {where}: " in result.stderr
+    assert why in result.stderr
+    assert "" == result.stdout
+    assert 0 == queue.count_queue().submissions[SubmissionState.IN_PROGRESS]
+    assert [] == list(store.list_prefix(""))
+
+
+def test_a_failed_submission_shows_its_failure(run, queue: Queue, fail, numbers: str):
+    """Chunk, attempt and traceback; exit code 1."""
+    submission_id = id_of(run("submit", queue.name, numbers, "-c", "10", "--max-attempts", "1"))
+    fail()
+
+    result = run("show", str(submission_id), "--wait")
+
+    assert 1 == result.exit_code
+    assert "chunk 0 failed attempt 1 of 1:\n  line 3\nValueError: bad row 7" in result.stderr
+
+
+def test_ctrl_c_says_how_it_goes_on(run, queue: Queue, numbers: str, monkeypatch):
+    """The submission is not cancelled by it."""
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.time, "sleep", interrupt)
+    monkeypatch.setattr(progress, "_POLL_S", 0.01)
+
+    result = run("submit", queue.name, numbers, "-c", "3", "--wait")
+
+    submission = queue.get_submission(SubmissionId(result.stdout))
+    assert (130, SubmissionState.IN_PROGRESS) == (result.exit_code, submission.state)
+    assert f"opsqueue cancel {submission.id} -q {queue.name}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["missing.jsonl", "-c", "1"], "can't read missing.jsonl: No such file"),
+        (["-", "-c", "0"], "0 is not in the range x>=1"),
+        (["-"], "Missing option '-c' / '--chunk-size'"),
+        (["-", "-c", "1", "--meta", "customer"], "give key=7"),
+        (["-", "-c", "1", "--meta", "a=1", "--meta", "a=2"], "a key is given twice"),
+        (["-", "-c", "1", "-o", "no/such/out"], "there is no folder"),
+        (["-", "-c", "1", "-o", "-", "--json"], "both want standard output"),
+        (["-", "-c", "1", "--max-failed-operations", "150%"], "a share from 0.0 to 1.0"),
+        (["-", "-c", "1", "--codec", "xml"], "no codec is called 'xml'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_read(run, queue, arguments: list[str], why: str):
+    """Exit code 2, and nothing consumed from a pipe."""
+    result = run("submit", queue.name, *arguments, stdin="no JSON")
+
+    assert 2 == result.exit_code, result.output
+    assert why in " ".join(result.stderr.split())
+
+
+def test_every_option_can_be_a_variable():
+    """Also those of nested groups; what is shared has one name for all."""
+
+    def options(command: click.Command, prefix: str):
+        context = click.Context(command, auto_envvar_prefix=prefix)
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.name != "version":
+                extra = parameter.get_help_extra(context).get("envvars", ())
+                yield parameter.name, extra
+        for name, below in getattr(command, "commands", {}).items():
+            yield from options(below, f"{prefix}_{name.upper()}")
+
+    found = list(options(main, "OPSQUEUE"))
+
+    assert [] == [name for name, variables in found if not variables]
+    assert {("OPSQUEUE_API_URL",)} == {names for name, names in found if name == "api_url"}
+    assert ("maximum", ("OPSQUEUE_LIMITS_SET_MAX",)) in found
