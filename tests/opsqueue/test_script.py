@@ -146,7 +146,7 @@ def test_a_value_that_is_nil_is_reported_as_its_file_and_line(
     queue = Queue(real_client, queue_name)
     id_ = insert(queue, 1)
     real_client.hdel(Raw(real_client, queue_name).key(f"sub:{id_}"), "retention_ms")
-    line = line_of("_chunk", "now + row[1]")
+    line = line_of("_chunk", "now + tonumber(row[1])")
 
     with pytest.raises(ScriptError, match=rf"lua/_chunk\.lua:{line}\b"):
         queue.cancel_submission(id_)
