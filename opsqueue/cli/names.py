@@ -126,8 +126,14 @@ def find_submission(
         except SubmissionNotFoundError:
             check_is_known(api, queue)
             raise
+    try:
+        queues = api.queues()
+    except IncorrectUsageError as exc:
+        # A token for some queues alone.
+        message = f"{exc}; name the queue with -q"
+        raise InvalidArgumentError(message) from exc
     found = []
-    for name, counts in api.queues().items():
+    for name, counts in queues.items():
         if not any(counts.submissions.values()):
             continue
         try:

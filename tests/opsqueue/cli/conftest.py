@@ -13,6 +13,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from opsqueue.answers import Reserved
 from opsqueue.chunk import ChunkFailure
 from opsqueue.cli import main
 from opsqueue.codec import open_codec
@@ -86,19 +87,24 @@ def document() -> Callable[[Result], Any]:
     return read
 
 
-@pytest.fixture
-def work(queue: Queue, store: ObjectStore) -> Callable[..., int]:
-    """Do every chunk that is free, by a function of one operation; gives how many."""
+def do_free_chunks(queue: Queue, store: ObjectStore, limit: int) -> Reserved:
+    """Add 1 to each operation of what is free; the answer tells what to wait for next."""
+    reserved = queue.reserve_chunks("w1", limit=limit, strategy=Oldest())
+    for chunk in reserved.chunks:
+        codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
+        operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+        results = codec.encode([operation + 1 for operation in operations])
+        store.create(output_key(prefix, chunk.chunk_index), results)
+        queue.complete_chunks([chunk.token])
+    return reserved
 
-    def do(function: Callable[[Any], Any] = lambda number: number + 1, *, limit: int = 100) -> int:
-        chunks = queue.reserve_chunks("w1", limit=limit, strategy=Oldest()).chunks
-        for chunk in chunks:
-            codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
-            operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
-            results = codec.encode([function(operation) for operation in operations])
-            store.create(output_key(prefix, chunk.chunk_index), results)
-            queue.complete_chunks([chunk.token])
-        return len(chunks)
+
+@pytest.fixture
+def work(queue: Queue, store: ObjectStore) -> Callable[..., None]:
+    """Do every chunk that is free, adding 1 to each operation."""
+
+    def do(*, limit: int = 100) -> None:
+        do_free_chunks(queue, store, limit)
 
     return do
 
@@ -116,21 +122,18 @@ def fail(queue: Queue) -> Callable[[], None]:
 
 
 @pytest.fixture
-def worker(work: Callable[..., int], queue: Queue) -> Iterator[threading.Event]:
-    """Work in a thread until the test ends, on whatever is or becomes free; an event stops it."""
+def worker(queue: Queue, store: ObjectStore) -> Iterator[None]:
+    """Work in a thread until the test ends, on whatever is or becomes free."""
     is_over = threading.Event()
 
     def go_on() -> None:
-        wake_id = "0-0"
         while not is_over.is_set():
-            if not work():
-                reserved = queue.reserve_chunks("w1", strategy=Oldest(), limit=1)
-                assert not reserved.chunks
-                wake_id = reserved.wake_id
-                queue.wait_for_wake(wake_id, block_ms=100)
+            reserved = do_free_chunks(queue, store, 100)
+            if not reserved.chunks:
+                queue.wait_for_wake(reserved.wake_id, block_ms=100)
 
     thread = threading.Thread(target=go_on)
     thread.start()
-    yield is_over
+    yield
     is_over.set()
     thread.join()

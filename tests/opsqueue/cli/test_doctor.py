@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from opsqueue import http_api
+from opsqueue import http_api, http_client
 from opsqueue.cli import checks
 from opsqueue.cli.checks import Finding, Level
 from opsqueue.connection import connect
@@ -92,7 +92,7 @@ def test_a_server_that_evicts_is_a_problem(run, durable: EmbeddedServer, real_cl
 )
 def test_what_is_given_must_be_reachable(run, durable, variables: dict[str, str], monkeypatch):
     """Exit code 3; the others are checked all the same."""
-    monkeypatch.setattr(http_api.Patience, "pauses_s", lambda _: iter(()))
+    monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
     shown = run("doctor", **{"OPSQUEUE_REDIS_URL": durable.url, **variables})
 

@@ -11,9 +11,10 @@ import pytest
 import redis
 from click.testing import Result
 
-from opsqueue import http_api
+from opsqueue import http_api, http_client
 from opsqueue.chunk import OperationError
 from opsqueue.codec import open_codec
+from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.output import encode_output
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
@@ -202,9 +203,27 @@ def test_redis_can_be_asked_in_place_of_the_api(
 )
 def test_what_is_not_reachable_is_exit_code_3(run, variables: dict[str, str | None], monkeypatch):
     """The line says what, without the password."""
-    monkeypatch.setattr(http_api.Patience, "pauses_s", lambda _: iter(()))
+    monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
     result = run("queues", **variables)
 
     assert 3 == result.exit_code
     assert "127.0.0.1:1" in result.stderr
+
+
+def test_a_token_for_one_queue_is_enough_for_it(run, queue: Queue, monkeypatch):
+    """Though it may not list all of them, to look for similar names."""
+
+    def refuse(_: object) -> None:
+        message = "token 'web' lacks the scope admin for all queues"
+        raise IncorrectUsageError(message)
+
+    monkeypatch.setattr(http_api.HttpApi, "queues", refuse)
+
+    listed = run("list", queue.name)
+    paused = run("pause", queue.name)
+    looked_for = run("show", "7", OPSQUEUE_QUEUE=None)
+
+    assert (0, 0, 2) == (listed.exit_code, paused.exit_code, looked_for.exit_code)
+    assert f"no submission of {queue.name} is like that" in listed.stderr
+    assert "lacks the scope admin for all queues; name the queue with -q" in looked_for.stderr
