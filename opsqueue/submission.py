@@ -269,7 +269,7 @@ class SubmissionFilter:
 
 def _first_id(at: datetime) -> SubmissionId:
     """Give the least id that a submission created at an instant can have."""
-    milliseconds = min(max(0, int(at.timestamp() * 1000)), 10**13 - 1)
+    milliseconds = min(max(0, int(at.timestamp() * 1000)), _INT64.stop // 10**6 - 1)
     return SubmissionId(milliseconds * 10**6)
 
 

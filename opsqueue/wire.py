@@ -31,12 +31,12 @@ from opsqueue.submission import (
     SubmissionState,
 )
 
-_WEEK_MS: Final = 7 * 24 * 3600 * 1000
-_TEN_YEARS_MS: Final = 3650 * 24 * 3600 * 1000
+MAX_WAIT_MS: Final = 7 * 24 * 3600 * 1000
+MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
 
 # Bounds only where the values themselves have none: a back-off of a century is a wrong unit.
-DelayMs = Annotated[int, Meta(ge=0, le=_WEEK_MS)]
-RetentionMs = Annotated[int, Meta(ge=0, le=_TEN_YEARS_MS)]
+DelayMs = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
+RetentionMs = Annotated[int, Meta(ge=0, le=MAX_RETENTION_MS)]
 CodecName = Annotated[str, Meta(min_length=1, max_length=100)]
 TraceContext = Annotated[
     dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=1000)]],
@@ -521,6 +521,14 @@ class PatchBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Changes to a submission in progress: a value for a key, or null to remove it."""
 
     strategic_metadata: dict[str, int | None]
+
+
+class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether the API is alive or ready, and what it depends on."""
+
+    status: str
+    redis: str = ""
+    store: str = ""
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):

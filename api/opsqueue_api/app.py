@@ -20,6 +20,8 @@ from opsqueue_api.compression import Compression
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.health import Alive, Ready, Version
+from opsqueue_api.openapi import OpenApi, Route
+from opsqueue_api.operation import KnownParameters
 from opsqueue_api.progress import SubmissionProgress
 from opsqueue_api.queues import (
     OneQueue,
@@ -70,14 +72,18 @@ def create_app(
     queue_of, names = _queues(client), partial(queue_names, client)
     waiting = LongPolls(long_polls, is_stopping)
     needs: dict[str, dict[str, Need]] = {}
+    routes: list[Route] = []
     authentication = Authentication(tokens, needs)
-    app: App = falcon.App(middleware=[RequestIds(), Compression(), authentication, *middleware])
+    app: App = falcon.App(
+        middleware=[RequestIds(), Compression(), authentication, KnownParameters(), *middleware]
+    )
     app.req_options.strip_url_path_trailing_slash = True
     problem.install(app)
 
     def route(path: str, resource: object, **by_method: Need) -> None:
         app.add_route(path, resource)
         needs[path] = by_method
+        routes.append(Route(path, resource, by_method))
 
     # What each method needs of a token; what is not said here needs admin.
     queue = "/v1/queues/{queue}"
@@ -103,6 +109,7 @@ def create_app(
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
     consumers.add_routes(route, queue_of, store, limits, waiting)
+    route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
     route("/healthz", Alive(), GET=Need.OPEN)
     route("/readyz", Ready(client, store), GET=Need.OPEN)
     route("/version", Version(), GET=Need.OPEN)

@@ -16,6 +16,7 @@ from opsqueue.output import Encoded, encode_output, errors_of
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
+from opsqueue_api.operation import Content, Parameter, operation
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
@@ -32,6 +33,11 @@ class ChunkInput:
     queue_of: QueueOf
     store: ObjectStore
 
+    @operation(
+        Parameter("as", {"type": "string", "enum": ["json"]}, "A JSON list, not the bytes."),
+        answers={200: Content(None, _BYTES, "The bytes, or a JSON list.", (falcon.MEDIA_JSON,))},
+        problems=(ProblemType.INPUT_GONE, ProblemType.RESULTS_NOT_JSON),
+    )
     def on_get(
         self,
         req: falcon.Request,
@@ -70,6 +76,12 @@ class ChunkOutput:
     store: ObjectStore
     limits: Limits
 
+    @operation(
+        Parameter("token", {"type": "string"}, "Of the reservation.", is_required=True),
+        body=(Content(None, _BYTES, "Encoded results."),),
+        answers={204: None},
+        problems=(ProblemType.CHUNK_LOST,),
+    )
     def on_put(
         self,
         req: falcon.Request,

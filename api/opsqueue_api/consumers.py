@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,13 +30,16 @@ from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.strategy import read_strategy
+from opsqueue.wire import ProblemType
 from opsqueue_api.auth import Need
 from opsqueue_api.body import decode, read_body
 from opsqueue_api.chunk_contents import ChunkInput, ChunkOutput, operations_of, output_of, stored
+from opsqueue_api.operation import Content, operation
 from opsqueue_api.parameters import write
 from opsqueue_api.problem import ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
+from opsqueue_api.streams import has_closed
 from opsqueue_api.submissions import LongPolls
 
 MAX_INFO_BYTES: Final = 4_096
@@ -60,12 +61,13 @@ class ReserveChunks:
     store: ObjectStore
     long_polls: LongPolls
 
+    @operation(body=(Content(ReserveBody),), answers=ReservedBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Take chunks, at once or as soon as there are any; maybe none."""
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _RESERVE)
         strategy = read_strategy(body.strategy)
-        is_gone = partial(_is_gone, req.env.get("gunicorn.socket"))
+        is_gone = partial(has_closed, req.env.get("gunicorn.socket"))
         with self.long_polls.room_for(body.wait) as wait_s:
             reserved = reserve_when_free(
                 on,
@@ -103,6 +105,11 @@ class CompleteChunks:
     store: ObjectStore
     limits: Limits
 
+    @operation(
+        body=(Content(CompleteBody),),
+        answers=OutcomesBody,
+        problems=(ProblemType.RESULTS_NOT_JSON,),
+    )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Store the outputs that come along, unless there are some, then count the chunks."""
         on = self.queue_of(queue)
@@ -134,6 +141,7 @@ class FailChunks:
     queue_of: QueueOf
     limits: Limits
 
+    @operation(body=(Content(FailBody),), answers=OutcomesBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Use an attempt of each."""
         on = self.queue_of(queue)
@@ -156,6 +164,7 @@ class ReleaseChunks:
 
     queue_of: QueueOf
 
+    @operation(body=(Content(ReleaseBody),), answers=OutcomesBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Take chunks back without using an attempt."""
         on = self.queue_of(queue)
@@ -170,6 +179,7 @@ class WorkerHeartbeat:
 
     queue_of: QueueOf
 
+    @operation(body=(Content(HeartbeatBody),), answers=AliveBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str, worker: str) -> None:
         """Take a sign of life; say which of the chunks that it holds nobody wants any more."""
         on = self.queue_of(queue)
@@ -189,6 +199,7 @@ class OneWorker:
 
     queue_of: QueueOf
 
+    @operation(answers={204: None})
     def on_delete(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, worker: str
     ) -> None:
@@ -217,15 +228,3 @@ def add_routes(
     route(f"{worker}/heartbeat", WorkerHeartbeat(queue_of), POST=needs)
     route(f"{contents}/input", ChunkInput(queue_of, store), GET=needs)
     route(f"{contents}/output", ChunkOutput(queue_of, store, limits), PUT=needs)
-
-
-def _is_gone(connection: object) -> bool:
-    """Tell whether the client has hung up: what is reserved then, nobody would hear of."""
-    if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
-        return False
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

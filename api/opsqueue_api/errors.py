@@ -12,8 +12,9 @@ import msgspec
 from opsqueue.contents import all_pages, errors_by_chunk
 from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS
-from opsqueue.wire import ErrorChunksBody, OperationFailedBody
-from opsqueue_api.parameters import number, write
+from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
+from opsqueue_api.operation import Content, integer_parameter, operation
+from opsqueue_api.parameters import integer, write
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.results import MEDIA_TYPE, joined
 from opsqueue_api.submissions import checked_id
@@ -28,6 +29,10 @@ class Errors:
     queue_of: QueueOf
     store: ObjectStore
 
+    @operation(
+        answers={200: Content(OperationFailedBody, MEDIA_TYPE, "A line an error, in order.")},
+        problems=(ProblemType.RESULTS_GONE, ProblemType.INVALID_ARGUMENT),
+    )
     def on_get(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -57,11 +62,15 @@ class ErrorsChunks:
 
     queue_of: QueueOf
 
+    @operation(
+        integer_parameter("from", "The first chunk.", least=0, most=MAX_CHUNKS, default=0),
+        answers=ErrorChunksBody,
+    )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
         """List a page of the chunks that have errors; `?from=` is the index it begins at."""
-        first_index = int(number(req, "from", default=0, least=0, most=MAX_CHUNKS))
+        first_index = integer(req, "from", default=0, least=0, most=MAX_CHUNKS)
         page = self.queue_of(queue).chunks_with_errors(
             checked_id(submission_id), first_index=first_index
         )

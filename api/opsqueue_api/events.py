@@ -21,11 +21,12 @@ from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import wait_for_progress
 from opsqueue.wire import CountsBody, ProgressEvent, SubmissionBody, SubmissionEvent
+from opsqueue_api.operation import EVENT_STREAM as MEDIA_TYPE
+from opsqueue_api.operation import LAST_EVENT_ID, Content, operation
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.streams import Reader, Stream, admit
 from opsqueue_api.submissions import WAIT_SLICE_MS, LongPolls, checked_id
 
-MEDIA_TYPE: Final = "text/event-stream"
 RETRY_MS: Final = 3_000
 KEEP_ALIVE_S: Final = 15.0
 _LAST_ID: Final = "Last-Event-ID"
@@ -76,6 +77,13 @@ class SubmissionEvents:
     queue_of: QueueOf
     long_polls: LongPolls
 
+    @operation(
+        LAST_EVENT_ID,
+        answers={
+            200: Content(ProgressEvent, MEDIA_TYPE, "Events `progress`, then `end`."),
+            204: None,
+        },
+    )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -142,6 +150,10 @@ class QueueEvents:
     queue_of: QueueOf
     long_polls: LongPolls
 
+    @operation(
+        LAST_EVENT_ID,
+        answers={200: Content(CountsBody, MEDIA_TYPE, "Events `counts` and `submission`.")},
+    )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Stream `counts` when they change, and `submission` for what becomes of submissions.
 
@@ -191,6 +203,7 @@ class AllEvents:
     names: Callable[[], list[str]]
     long_polls: LongPolls
 
+    @operation(answers={200: Content(CountsBody, MEDIA_TYPE, "Events `counts`.")})
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Stream `counts` of each queue, once a second at most, when they change."""
         reader = admit(self.long_polls, req)

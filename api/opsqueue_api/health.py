@@ -15,7 +15,8 @@ from opsqueue import __version__
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.script import translated_errors
 from opsqueue.store import ObjectStore
-from opsqueue.wire import ProblemType, VersionBody
+from opsqueue.wire import HealthBody, ProblemType, VersionBody
+from opsqueue_api.operation import operation
 from opsqueue_api.problem import Problem
 
 STORE_CHECK_S: Final = 5.0
@@ -26,6 +27,7 @@ _PROBE_KEY: Final = "opsqueue-ready"
 class Alive:
     """`/healthz`: the process answers."""
 
+    @operation(answers=HealthBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer."""
         _write(resp, {"status": "alive"})
@@ -34,6 +36,7 @@ class Alive:
 class Version:
     """`/version`."""
 
+    @operation(answers=VersionBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer."""
         body = VersionBody(name="opsqueue-redis", version=__version__)
@@ -65,6 +68,7 @@ class Ready:
         self._asked_store_at = float("-inf")
         self._store_trouble = ""
 
+    @operation(answers=HealthBody, problems=(ProblemType.UNAVAILABLE,))
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer."""
         troubles = {"redis": self._ask_redis(), "store": self._ask_store()}

@@ -15,14 +15,14 @@ import msgspec
 
 from opsqueue.exceptions import ChunkSizeIsZeroError
 from opsqueue.submission import MAX_CHUNKS
-from opsqueue.wire import BackoffBody, InsertBody, ProblemType
+from opsqueue.wire import MAX_RETENTION_MS, MAX_WAIT_MS, BackoffBody, InsertBody, ProblemType
 from opsqueue_api.body import is_gzip, stream_of
 from opsqueue_api.compression import decompressed_parts
+from opsqueue_api.operation import META, NDJSON, Parameter, integer_parameter
 from opsqueue_api.parameters import integer, optional_integer, pairs_of
 from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.settings import Limits
 
-MEDIA_TYPE: Final = "application/x-ndjson"
 CHUNKS_AT_ONCE: Final = 4
 """In memory, each of at most `Limits.body_bytes` as text."""
 
@@ -32,10 +32,30 @@ _NUMBER: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
 _INT64_MAX: Final = 2**63 - 1
 
 
+_SHARE: Final = {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14}|0\\.[0-9]{1,15})$"}
+_ONLY: Final = "Of an NDJSON body alone:"
+NDJSON_PARAMETERS: Final = (
+    integer_parameter("chunk_size", f"{_ONLY} operations a chunk.", least=1, most=MAX_CHUNKS),
+    META,
+    integer_parameter(
+        "max_attempts", f"{_ONLY} attempts of each chunk.", least=1, most=1_000_000, default=10
+    ),
+    Parameter("max_failed_operations", _SHARE, f"{_ONLY} a count, or a share such as 0.01."),
+    integer_parameter("backoff_first_ms", f"{_ONLY} the first wait.", least=0, most=MAX_WAIT_MS),
+    integer_parameter("backoff_max_ms", f"{_ONLY} the longest wait.", least=0, most=MAX_WAIT_MS),
+    integer_parameter(
+        "retention_ms",
+        f"{_ONLY} how long it is kept after its end.",
+        least=0,
+        most=MAX_RETENTION_MS,
+    ),
+)
+
+
 def is_ndjson(req: falcon.Request) -> bool:
     """Tell by the body's type."""
     kind = (req.content_type or "").partition(";")[0].strip().lower()
-    return kind == MEDIA_TYPE
+    return kind == NDJSON
 
 
 def body_of_query(req: falcon.Request) -> InsertBody:

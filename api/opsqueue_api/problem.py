@@ -79,6 +79,16 @@ _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
 )
 
 
+def status_of(kind: ProblemType) -> int:
+    """Give the HTTP status of a kind."""
+    return _KINDS[kind][0]
+
+
+def title_of(kind: ProblemType) -> str:
+    """Give the title of a kind."""
+    return _KINDS[kind][1]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What went wrong, as it is answered. `fields` are further members, in JSON's terms."""

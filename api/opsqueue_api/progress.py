@@ -9,6 +9,7 @@ import falcon
 from opsqueue.submission import MAX_CHUNKS
 from opsqueue.submission_api import wait_for_progress
 from opsqueue.wire import ProgressBody
+from opsqueue_api.operation import WAIT, integer_parameter, operation
 from opsqueue_api.parameters import integer, number, optional_integer, write
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.submissions import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls, checked_id
@@ -21,6 +22,16 @@ class SubmissionProgress:
     queue_of: QueueOf
     long_polls: LongPolls
 
+    @operation(
+        integer_parameter(
+            "from", "The first chunk to tell of.", least=0, most=MAX_CHUNKS, default=0
+        ),
+        integer_parameter(
+            "seen", "Wait until other than so many are done.", least=0, most=MAX_CHUNKS
+        ),
+        WAIT,
+        answers=ProgressBody,
+    )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:

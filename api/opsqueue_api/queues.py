@@ -9,6 +9,7 @@ import falcon
 
 from opsqueue.queue import Queue
 from opsqueue.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue_api.operation import operation
 from opsqueue_api.parameters import write
 
 QueueOf = Callable[[str], Queue]
@@ -21,6 +22,7 @@ class Queues:
     queue_of: QueueOf
     names: Callable[[], list[str]]
 
+    @operation(answers=QueuesBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Count what each queue holds."""
         counts = [_counts(self.queue_of(name)) for name in self.names()]
@@ -33,6 +35,7 @@ class OneQueue:
 
     queue_of: QueueOf
 
+    @operation(answers=CountsBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Count what the queue holds."""
         write(resp, _counts(self.queue_of(queue)))
@@ -44,6 +47,7 @@ class PauseQueue:
 
     queue_of: QueueOf
 
+    @operation(answers=CountsBody)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let no chunk be reserved; twice is once. Chunks in hand are finished."""
         on = self.queue_of(queue)
@@ -57,6 +61,7 @@ class ResumeQueue:
 
     queue_of: QueueOf
 
+    @operation(answers=CountsBody)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let chunks be reserved again; twice is once."""
         on = self.queue_of(queue)
@@ -70,6 +75,7 @@ class Workers:
 
     queue_of: QueueOf
 
+    @operation(answers=WorkersBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """List the workers that have not gone, the ones seen last first."""
         workers = self.queue_of(queue).list_workers()

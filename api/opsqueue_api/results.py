@@ -24,6 +24,7 @@ from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
+from opsqueue_api.operation import Content, choice_parameter, integer_parameter, operation
 from opsqueue_api.parameters import choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
@@ -41,6 +42,20 @@ class Results:
     store: ObjectStore
     long_polls: LongPolls
 
+    @operation(
+        choice_parameter("errors", list(get_args(ErrorMode)), "How operations that failed come."),
+        choice_parameter("follow", ["false", "true"], "Whether to begin before it has completed."),
+        integer_parameter(
+            "from_chunk", "The chunk to begin with.", least=0, most=MAX_CHUNKS, default=0
+        ),
+        answers={200: Content(None, MEDIA_TYPE, "A line a result, in order.")},
+        problems=(
+            ProblemType.SUBMISSION_NOT_COMPLETED,
+            ProblemType.OPERATIONS_FAILED,
+            ProblemType.RESULTS_NOT_JSON,
+            ProblemType.RESULTS_GONE,
+        ),
+    )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:

@@ -7,8 +7,8 @@ looks about once a second whether anybody still reads it.
 from __future__ import annotations
 
 import errno
-import select
 import socket
+import ssl
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Self
@@ -24,12 +24,12 @@ class Reader:
 
     room: Room
     is_stopping: Callable[[], bool]
-    connection: socket.socket | None
+    connection: object
 
     @property
     def is_gone(self) -> bool:
         """Whether there is nobody to write for: the client closed, or this process stops."""
-        return self.is_stopping() or _has_closed(self.connection)
+        return self.is_stopping() or has_closed(self.connection)
 
 
 class Stream:
@@ -79,13 +79,13 @@ def cut_off(why: str) -> ConnectionAbortedError:
     return ConnectionAbortedError(errno.ECONNRESET, why)
 
 
-def _has_closed(connection: socket.socket | None) -> bool:
-    if connection is None:
+def has_closed(connection: object) -> bool:
+    """Tell whether the client has hung up: nobody would hear of what comes then."""
+    if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
         return False
     try:
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        # What a pipelining client sent next stays where it is.
-        return bool(poll.poll(0)) and not connection.recv(1, socket.MSG_PEEK)
-    except (OSError, ValueError):
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
         return True

@@ -46,8 +46,25 @@ from opsqueue_api.body import (
     idempotency_key,
     read_body,
 )
-from opsqueue_api.ndjson import CHUNKS_AT_ONCE, body_of_query, is_ndjson, operations_of
-from opsqueue_api.parameters import choice, instant, number, pairs_of, write
+from opsqueue_api.ndjson import (
+    CHUNKS_AT_ONCE,
+    NDJSON_PARAMETERS,
+    body_of_query,
+    is_ndjson,
+    operations_of,
+)
+from opsqueue_api.operation import (
+    IDEMPOTENCY_KEY,
+    META,
+    NDJSON,
+    WAIT,
+    Content,
+    Parameter,
+    choice_parameter,
+    integer_parameter,
+    operation,
+)
+from opsqueue_api.parameters import choice, instant, integer, number, pairs_of, write
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
@@ -57,6 +74,9 @@ MAX_LISTED: Final = 100
 """Each can have 64 KiB of metadata and as much of a traceback."""
 
 _ID: Final = re.compile(r"[0-9]{1,19}")
+_ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}
+_INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
+_STATES: Final = [*(state.value for state in SubmissionState), "any"]
 _PATCH_BYTES: Final = 64 * 1024
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 WAIT_SLICE_MS: Final = 1_000
@@ -73,6 +93,19 @@ class Submissions:
         self._limits = limits
         self._codec = open_codec(DEFAULT_CODEC)
 
+    @operation(
+        IDEMPOTENCY_KEY,
+        *NDJSON_PARAMETERS,
+        body=(
+            Content(InsertBody),
+            Content(None, NDJSON, "Operations, a line each; the other fields stand in the query."),
+        ),
+        answers={
+            201: Content(SubmissionBody, about="Inserted."),
+            200: Content(SubmissionBody, about="The idempotency key was known: its submission."),
+        },
+        problems=(ProblemType.PREFIX_TAKEN,),
+    )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Insert: 201 with the status, or 200 with the first one's when the key was known."""
         on = self._queue_of(queue)
@@ -83,6 +116,12 @@ class Submissions:
             inserted = self._store_and_insert(on, body, operations, key, at_once=CHUNKS_AT_ONCE)
             self._answer(resp, on, inserted)
             return
+        if req.params:
+            message = (
+                f"query parameter {next(iter(req.params))[:40]!r} is for an NDJSON body: with a "
+                "JSON body it is a field of that"
+            )
+            raise invalid(message)
         body = decode_insert(read_body(req, limit_bytes=self._limits.body_bytes))
         match contents_of(body, self._limits):
             case Contents() as contents:
@@ -132,9 +171,19 @@ class Submissions:
             discard(self._store, new.prefix)
         return inserted
 
+    @operation(
+        choice_parameter("state", _STATES, "Only those in this state."),
+        META,
+        Parameter("created_from", _INSTANT, "Created at this instant or later."),
+        Parameter("created_until", _INSTANT, "Created before this instant."),
+        Parameter("after", _ID_SCHEMA, "`next` of the page before."),
+        choice_parameter("order", ["newest", "oldest"], "Which come first."),
+        integer_parameter("limit", "At most so many.", least=1, most=MAX_LISTED, default=50),
+        answers=SubmissionsBody,
+    )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """List a page of the submissions that fit the filters."""
-        state = choice(req, "state", [*(state.value for state in SubmissionState), "any"])
+        state = choice(req, "state", _STATES)
         wanted = SubmissionFilter(
             state=None if state == "any" else SubmissionState(state),
             strategic_metadata=pairs_of(req),
@@ -149,7 +198,7 @@ class Submissions:
             wanted,
             after=None if after is None else SubmissionId(after),
             order=cast(Literal["newest", "oldest"], choice(req, "order", ["newest", "oldest"])),
-            limit=int(number(req, "limit", default=50, least=1, most=MAX_LISTED)),
+            limit=integer(req, "limit", default=50, least=1, most=MAX_LISTED),
         )
         write(resp, SubmissionsBody.of(page))
 
@@ -222,6 +271,7 @@ class OneSubmission:
     queue_of: QueueOf
     long_polls: LongPolls
 
+    @operation(WAIT, answers=SubmissionBody)
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -231,6 +281,11 @@ class OneSubmission:
         submission = self.long_polls.wait(on, checked_id(submission_id), wait_s)
         write(resp, SubmissionBody.of(submission))
 
+    @operation(
+        body=(Content(PatchBody),),
+        answers=SubmissionBody,
+        problems=(ProblemType.SUBMISSION_ENDED,),
+    )
     def on_patch(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -247,6 +302,7 @@ class CancelSubmission:
 
     queue_of: QueueOf
 
+    @operation(answers=SubmissionBody, problems=(ProblemType.SUBMISSION_ENDED,))
     def on_post(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -262,6 +318,7 @@ class RetrySubmission:
 
     queue_of: QueueOf
 
+    @operation(answers=SubmissionBody, problems=(ProblemType.SUBMISSION_NOT_RETRYABLE,))
     def on_post(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -277,33 +334,55 @@ class SubmissionIds:
 
     queue_of: QueueOf
 
+    @operation(
+        Parameter(
+            "prefix",
+            {"type": "string"},
+            "Look up this prefix of objects; the others are checked only.",
+        ),
+        META,
+        Parameter(
+            "state",
+            {"type": "array", "items": {"type": "string", "enum": list(SubmissionState)}},
+            "States that they may be in; in_progress where none is given.",
+        ),
+        integer_parameter(
+            "limit", "More are a problem.", least=1, most=MAX_LOOKED_UP, default=MAX_LOOKED_UP
+        ),
+        answers=IdsBody,
+        problems=(ProblemType.TOO_MANY_MATCHES,),
+    )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Give the ids of all that match, ascending."""
         on = self.queue_of(queue)
-        prefix = req.get_param("prefix")
-        if prefix is not None:
-            found = on.lookup_prefix(prefix)
-            write(resp, IdsBody(ids=[] if found is None else [str(found)]))
-            return
         known = [state.value for state in SubmissionState]
         states = req.get_param_as_list("state") or [SubmissionState.IN_PROGRESS.value]
         for state in states:
             if state not in known:
                 message = f"state={state[:40]!r}: give one or several of {', '.join(known)}"
                 raise invalid(message)
-        limit = int(number(req, "limit", default=MAX_LOOKED_UP, least=1, most=MAX_LOOKED_UP))
+        limit = integer(req, "limit", default=MAX_LOOKED_UP, least=1, most=MAX_LOOKED_UP)
+        pairs = pairs_of(req)
+        prefix = req.get_param("prefix")
+        if prefix is not None:
+            found = on.lookup_prefix(prefix)
+            write(resp, IdsBody(ids=[] if found is None else [str(found)]))
+            return
         ids = on.lookup_submissions(
-            pairs_of(req), states=[SubmissionState(state) for state in states], limit=limit
+            pairs, states=[SubmissionState(state) for state in states], limit=limit
         )
         write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
 
 
 def checked_id(text: str) -> SubmissionId:
     """Read an id out of a path; what can't be one is not found."""
-    if not _ID.fullmatch(text):
-        detail = f"{text[:40]!r} is no submission's id: an id is 19 digits, as the insert gave it"
-        raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_FOUND, detail))
-    return SubmissionId(text)
+    try:
+        if _ID.fullmatch(text):
+            return SubmissionId(text)
+    except InvalidArgumentError:
+        pass  # more than an id can be
+    detail = f"{text[:40]!r} is no submission's id: an id is 19 digits, as the insert gave it"
+    raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_FOUND, detail))
 
 
 def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:
