@@ -18,7 +18,7 @@ _PAIR: Final = re.compile(r"([^:]+):(-?[0-9]{1,19})")
 
 def choice(req: falcon.Request, name: str, choices: list[str]) -> str:
     """Read a query parameter; the first choice is the default."""
-    value = req.get_param(name) or choices[0]
+    value = req.get_param(name, default=choices[0])
     if value not in choices:
         message = f"{name}={value[:40]!r}: give one of {', '.join(choices)}"
         raise invalid(message)

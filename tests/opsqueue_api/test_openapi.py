@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import falcon.inspect
@@ -104,6 +105,7 @@ def test_examples_are_what_they_are_examples_of(name: str) -> None:
         ("/submissions?sate=failed", "it takes state, meta, created_from"),
         ("?x=1", "it takes none"),
         (f"/submissions/{7:019}?wiat=1", "it takes wait"),
+        ("/submissions?state=", "give one of"),
     ],
 )
 def test_an_unknown_query_parameter_is_refused(http: httpx.Client, path: str, says: str) -> None:
@@ -152,7 +154,9 @@ def failure_of(operation: Any, there: dict[str, str]) -> str:
         case.call_and_validate(excluded_checks=excluded)
         if case.meta.generation.mode is GenerationMode.POSITIVE:
             case.path_parameters |= {name: there[name] for name in case.path_parameters}
-            case.call_and_validate(excluded_checks=excluded)
+            # How results that are followed end when the process stops.
+            with suppress(ConnectionAbortedError):
+                case.call_and_validate(excluded_checks=excluded)
 
     try:
         ask()
