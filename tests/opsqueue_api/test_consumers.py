@@ -16,7 +16,7 @@ from opsqueue.codec import open_codec
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
-from opsqueue_api.consumers import _is_gone
+from opsqueue_api.streams import has_closed
 
 PROBLEM = "urn:opsqueue:problem:"
 WANTED = {"worker": "node-1", "strategy": "Oldest", "include_operations": True}
@@ -339,11 +339,11 @@ def test_a_client_that_hung_up_is_noticed() -> None:
     """What would be reserved for it, nobody would hear of."""
     here, there = socket.socketpair()
     with here, there:
-        before = _is_gone(here)
+        before = has_closed(here)
         there.sendall(b"x")
-        while_speaking = _is_gone(here)
+        while_speaking = has_closed(here)
         here.recv(1)
         there.close()
 
-        assert (False, False, True) == (before, while_speaking, _is_gone(here))
-    assert not _is_gone(None)
+        assert (False, False, True) == (before, while_speaking, has_closed(here))
+    assert not has_closed(None)
