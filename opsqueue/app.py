@@ -45,6 +45,8 @@ class Chunk:
     queue: str
     metadata: bytes | None
     strategic_metadata: Mapping[str, int]
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+    """The producer's: `opsqueue.tracing.extract_context` makes it the parent of a span."""
     is_void: Callable[[], bool] = field(repr=False, compare=False)
     """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
 

@@ -265,6 +265,7 @@ def _chunk_of(reservation: Reservation, is_void: Callable[[], bool]) -> Chunk:
         queue=source.queue,
         metadata=source.metadata,
         strategic_metadata=source.strategic_metadata,
+        trace_context=source.trace_context,
         is_void=is_void,
     )
 

@@ -1,0 +1,162 @@
+"""Each of the examples, run as its docstring says, by real processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from opsqueue.producer import ProducerClient
+from tests.system.conftest import Process, Start
+
+pytestmark = pytest.mark.system
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"file://{tmp_path_factory.mktemp('store')}?durable=false"
+
+
+@pytest.fixture(scope="module")
+def api_url(redis_url: str, store: str) -> Iterator[str]:
+    """One for all examples: each has a queue of its own."""
+    api = Process(
+        [sys.executable, "-m", "opsqueue_api", "--port", "0"],
+        cwd=EXAMPLES,
+        environment={"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": store},
+    )
+    yield api.wait_for_line("ready on ").rpartition(" ")[2]
+    api.end()
+
+
+@pytest.fixture
+def work(start: Start, redis_url: str, store: str) -> Start:
+    """Start a worker of an example's app, and wait until it is ready."""
+
+    def start_worker(app: str, *options: str, **environment: str) -> Process:
+        worker = start(
+            *("opsqueue_worker", app, "-c", "1", *options),
+            cwd=EXAMPLES,
+            OPSQUEUE_REDIS_URL=redis_url,
+            OPSQUEUE_STORE_URL=store,
+            **environment,
+        )
+        worker.wait_for_line("ready")
+        return worker
+
+    return start_worker
+
+
+def run(*arguments: str, stdin: str = "") -> list[str]:
+    """Run a program of the examples; give its lines."""
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=EXAMPLES,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_capitalize(work: Start, api_url: str, store: str):
+    """A text comes back capitalised, in order."""
+    work("capitalize:app")
+    text = "".join(f"line {n} of a text\n" for n in range(250))
+
+    lines = run("capitalize.py", api_url, store, stdin=text)
+
+    assert text.upper().splitlines() == lines
+
+
+def test_increment(work: Start, api_url: str, store: str):
+    """By a worker."""
+    work("increment:app")
+
+    with ProducerClient(api_url, store, queue="numbers") as producer:
+        assert list(range(1, 101)) == list(producer.run_submission(range(100), chunk_size=10))
+
+
+def test_consumer(start: Start, api_url: str, redis_url: str, store: str):
+    """By a program that takes chunks itself, until SIGTERM."""
+    consumer = start(
+        str(EXAMPLES / "consumer.py"), redis_url, store, program=sys.executable, cwd=EXAMPLES
+    )
+
+    with ProducerClient(api_url, store, queue="numbers") as producer:
+        assert list(range(1, 101)) == list(producer.run_submission(range(100), chunk_size=10))
+    consumer.signal(signal.SIGTERM)
+
+    assert (consumer.wait(), consumer.lines) == (0, ["waiting for numbers"])
+
+
+def test_many_producers_and_consumers(api_url: str, store: str):
+    """Every producer checks its own results."""
+    assert run("many.py", api_url, store, "3", "2") == [
+        "3 producers have their squares, in order, of 2 consumers"
+    ]
+
+
+def test_asynchronous(work: Start, api_url: str, store: str):
+    """Three submissions at once, then results as they come."""
+    work("asynchronous:app", "--pool", "async")
+
+    assert run("asynchronous.py", api_url, store) == [
+        *(f"Hello {prefix}-0! ... Hello {prefix}-19!" for prefix in "abc"),
+        "20 more as they came",
+    ]
+
+
+def test_traced(start: Start, work: Start, api_url: str, redis_url: str, store: str):
+    """The spans of a handler, and those of a consumer, have the producer's trace and parent."""
+    worker = work("traced:app")
+    of_handler = run("traced.py", "produce", api_url, store)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    consumer = start(
+        *(str(EXAMPLES / "traced.py"), "consume", redis_url, store), program=sys.executable
+    )
+    of_consumer = run("traced.py", "produce", api_url, store)
+    consumer.signal(signal.SIGTERM)
+    assert consumer.wait() == 0
+
+    for produced, spans in [
+        (of_handler, re.findall(r"handler trace=(\w+) parent=(\w+)", worker.output)),
+        (of_consumer, re.findall(r"consumer trace=(\w+) parent=(\w+)", consumer.output)),
+    ]:
+        results, own = produced
+        assert results == "[2, 4, 6]"
+        assert own.endswith("parent=none")
+        trace_id = own.split()[1].removeprefix("trace=")
+        assert [trace_id] * 2 == [trace for trace, _ in spans]
+        assert len({parent for _, parent in spans}) == 1
+
+
+def test_llm(start: Start, work: Start, api_url: str, store: str):
+    """Fifty calls at a time, some refused beyond the rate; what fails succeeds when retried."""
+    stub = start(str(EXAMPLES / "llm_stub.py"), "0", program=sys.executable)
+    llm_url = stub.wait_for_line("http")
+    work("llm:app", LLM_URL=llm_url)
+
+    shown = run("llm.py", api_url, store)
+
+    seen = httpx.get(llm_url).json()
+    assert shown[0] == "96 answers"
+    assert [f"question {n}!" for n in range(0, 100, 25)] == [
+        line.split(":")[0] for line in shown[1:5]
+    ]
+    assert all("500 Internal Server Error" in line for line in shown[1:5])
+    assert shown[5:] == ["100 answers after the retry, 0 failed again"]
+    assert (seen["200"], 25 < seen["most_at_once"] <= 50) == (100, True)
+    assert seen["429"] > 0
