@@ -125,6 +125,8 @@ def test_a_failure_in_a_script_is_reported_as_its_file_and_line(
 
     assert "WRONGTYPE" in str(caught.value)
     assert "user_script" not in str(caught.value)
+    # Other tests count all queues of this server.
+    real_client.delete(Raw(real_client, queue_name).key("delayed"))
 
 
 def test_a_failure_in_the_prelude_is_reported_as_its_line_there(
@@ -137,6 +139,8 @@ def test_a_failure_in_the_prelude_is_reported_as_its_line_there(
 
     with pytest.raises(ScriptError, match=rf"insert_submission: .*lua/_prelude\.lua:{line}\b"):
         insert(queue, 1)
+    # Other tests count all queues of this server.
+    real_client.delete(Raw(real_client, queue_name).key("stats"))
 
 
 def test_a_value_that_is_nil_is_reported_as_its_file_and_line(
