@@ -23,6 +23,7 @@ from opsqueue.answers import (
 )
 from opsqueue.output import OperationFailed
 from opsqueue.submission import (
+    MAX_RETENTION_MS,
     Backoff,
     Failure,
     NewSubmission,
@@ -32,11 +33,10 @@ from opsqueue.submission import (
 )
 
 _WEEK_MS: Final = 7 * 24 * 3600 * 1000
-_TEN_YEARS_MS: Final = 3650 * 24 * 3600 * 1000
 
 # Bounds only where the values themselves have none: a back-off of a century is a wrong unit.
 DelayMs = Annotated[int, Meta(ge=0, le=_WEEK_MS)]
-RetentionMs = Annotated[int, Meta(ge=0, le=_TEN_YEARS_MS)]
+RetentionMs = Annotated[int, Meta(ge=0, le=MAX_RETENTION_MS)]
 CodecName = Annotated[str, Meta(min_length=1, max_length=100)]
 TraceContext = Annotated[
     dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=1000)]],
@@ -295,7 +295,8 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
     trace_context: TraceContext = {}
-    retention_ms: RetentionMs = 24 * 3600 * 1000
+    retention_ms: RetentionMs | None = None
+    delete_inputs_at_completion: bool = False
 
     @classmethod
     def of(cls, new: NewSubmission) -> InsertBody:
@@ -313,6 +314,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             strategic_metadata=dict(new.strategic_metadata),
             trace_context=dict(new.trace_context),
             retention_ms=new.retention_ms,
+            delete_inputs_at_completion=new.delete_inputs_at_completion,
         )
 
     def to_new_submission(
@@ -336,6 +338,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             strategic_metadata=self.strategic_metadata,
             trace_context=self.trace_context,
             retention_ms=self.retention_ms,
+            delete_inputs_at_completion=self.delete_inputs_at_completion,
         )
 
 

@@ -8,6 +8,8 @@ from opsqueue import __version__
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
 from opsqueue.cli.limits import limits
+from opsqueue.cli.orphans import orphans
+from opsqueue.cli.retention import retention
 
 _EPILOG = """
 \b
@@ -15,6 +17,8 @@ Examples:
   opsqueue demo                    a real batch on this machine, in under a minute
   opsqueue dev tasks:app           server, API and workers for your app, until Ctrl-C
   opsqueue limits set emails api --max 10
+  opsqueue retention set emails 7d
+  opsqueue orphans                 uploads that were never handed in
 
 \b
 The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves the HTTP API.
@@ -33,3 +37,5 @@ def main() -> None:
 main.add_command(demo)
 main.add_command(dev)
 main.add_command(limits)
+main.add_command(orphans)
+main.add_command(retention)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
-from opsqueue.connection import connect
-from opsqueue.exceptions import ConnectionTroubleError, IncorrectUsageError
-from opsqueue.queue import Queue
+from opsqueue.cli.outside import opened_queue, redis_url_option
 
 _EPILOG = """
 \b
@@ -22,30 +16,7 @@ Examples:
   opsqueue limits remove emails api --value 7             the strategy's own number again
 """
 
-_redis_url = click.option(
-    "--redis-url",
-    envvar="OPSQUEUE_REDIS_URL",
-    show_envvar=True,
-    default="redis://127.0.0.1:6379/0",
-    show_default=True,
-    help="Where the queues are.",
-)
 _value = click.option("--value", type=int, help="Only for this value of KEY.  [default: for all]")
-
-
-@contextmanager
-def _queue(name: str, redis_url: str) -> Iterator[Queue]:
-    """Give the queue; errors become a line and an exit code."""
-    try:
-        client = connect(redis_url)
-        yield Queue(client, name)
-        client.close()
-    except IncorrectUsageError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(2)
-    except ConnectionTroubleError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(3)
 
 
 @click.group(epilog=_EPILOG)
@@ -64,7 +35,7 @@ def limits() -> None:
 @click.option("--max", "maximum", type=int, help="Chunks in hand at most, for MaxSimultaneous.")
 @click.option("--per-second", type=float, help="Tokens that come, for RateLimit; with --burst.")
 @click.option("--burst", type=int, help="Tokens that a bucket holds.")
-@_redis_url
+@redis_url_option
 def set_(
     *,
     queue: str,
@@ -76,7 +47,7 @@ def set_(
     redis_url: str,
 ) -> None:
     """Set limits of QUEUE by KEY of strategic metadata."""
-    with _queue(queue, redis_url) as on:
+    with opened_queue(queue, redis_url) as on:
         on.set_limit(key, value=value, max=maximum, per_second=per_second, burst=burst)
 
 
@@ -84,19 +55,19 @@ def set_(
 @click.argument("queue")
 @click.argument("key")
 @_value
-@_redis_url
+@redis_url_option
 def remove(*, queue: str, key: str, value: int | None, redis_url: str) -> None:
     """Let the strategies' own numbers hold again."""
-    with _queue(queue, redis_url) as on:
+    with opened_queue(queue, redis_url) as on:
         on.remove_limit(key, value=value)
 
 
 @limits.command("list")
 @click.argument("queue")
-@_redis_url
+@redis_url_option
 def list_(*, queue: str, redis_url: str) -> None:
     """List the limits that are set."""
-    with _queue(queue, redis_url) as on:
+    with opened_queue(queue, redis_url) as on:
         for limit in on.list_limits():
             whose = limit.meta_key if limit.value is None else f"{limit.meta_key}={limit.value}"
             if limit.max is not None:
