@@ -15,7 +15,7 @@ local prelude = {
   "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
   "NINES_COMPLEMENT", "complement", "sortable",
   "place_group", "change_groups", "enter_ready", "leave_ready", "count_in_hand", "change_pairs",
-  "sign", "put_back", "tell_watchers", "end_submission", "complete_submission", "count_dropped",
+  "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
   "count_recent", "end_reservation", "use_attempt",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
   "remove_worker",

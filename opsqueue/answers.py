@@ -119,6 +119,16 @@ class ErrorChunks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpentInputs:
+    """Inputs that nobody needs any more: of chunks from `first_index` on."""
+
+    submission_id: SubmissionId
+    prefix: str
+    first_index: int
+    chunks_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionPage:
     """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
 

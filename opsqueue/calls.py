@@ -141,6 +141,14 @@ def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
     return list(tokens)
 
 
+def checked_prefixes(prefixes: Sequence[str]) -> list[str]:
+    """Return the prefixes, or raise InvalidArgumentError for too many."""
+    if len(prefixes) > MAX_BATCH:
+        message = f"{len(prefixes):,} prefixes in one call: at most {MAX_BATCH:,}"
+        raise InvalidArgumentError(message)
+    return list(prefixes)
+
+
 def checked_limit(limit: int) -> int:
     """Return the limit, or raise InvalidArgumentError when it is below 1."""
     if limit < 1:

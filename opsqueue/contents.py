@@ -6,11 +6,13 @@ The I/O is the store's. Producers and the API share this, so that both store ali
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, Literal, get_args
 
@@ -34,6 +36,7 @@ from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 ErrorMode = Literal["raise", "yield", "skip"]
 """How operations that failed are seen among results."""
 
+_FRESH_PREFIX: Final = re.compile(r"[^/]+/([0-9a-f]{12})[0-9a-f]{20}")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -51,6 +54,17 @@ def fresh_prefix(queue: str) -> str:
     Ascending in time as UUIDv7 is, so that a listing of the store is in order of submission.
     """
     return f"{queue}/{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def began_at(prefix: str) -> datetime | None:
+    """Give when a prefix of `fresh_prefix`'s was made; None: it is not of that form."""
+    found = _FRESH_PREFIX.fullmatch(prefix)
+    if found is None:
+        return None
+    try:
+        return datetime.fromtimestamp(int(found[1], 16) / 1000, tz=UTC)
+    except (ValueError, OverflowError, OSError):
+        return None  # hex digits, but no instant that there is
 
 
 def store_operations(

@@ -16,6 +16,7 @@ from collections.abc import (
 )
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
 
@@ -29,6 +30,7 @@ from opsqueue.contents import (
     fresh_prefix,
     store_operations,
 )
+from opsqueue.duration import milliseconds
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     IncorrectUsageError,
@@ -96,6 +98,8 @@ class ChunksOptions(TypedDict, total=False):
     max_attempts: int
     max_failed_operations: float | None
     backoff: Backoff
+    retention: timedelta | float | None
+    delete_inputs_at_completion: bool
     idempotency_key: str | None
 
 
@@ -195,6 +199,8 @@ class ProducerClient(ResultsClient):
         max_attempts: int = 10,
         max_failed_operations: float | None = None,
         backoff: Backoff = _DEFAULT_BACKOFF,
+        retention: timedelta | float | None = None,
+        delete_inputs_at_completion: bool = False,
         idempotency_key: str | None = None,
     ) -> SubmissionId:
         """Upload operations as chunks, in parallel, and hand them in; does not wait for workers.
@@ -210,6 +216,10 @@ class ProducerClient(ResultsClient):
             max_failed_operations: where the handler collects errors, how many operations may fail
                 before the submission does: a count (int), or a share of all (float, 0.0 to 1.0).
             backoff: between attempts.
+            retention: how long it is kept after its end, a timedelta or seconds. Without it as the
+                queue has it (`opsqueue retention`), else a day.
+            delete_inputs_at_completion: delete the uploaded operations soon after it completed, and
+                only the rest of it after its retention.
             idempotency_key: at most 255 printable characters. A submission with this key that is
                 there already (24 hours) is given instead, and this upload deleted.
 
@@ -234,6 +244,8 @@ class ProducerClient(ResultsClient):
             metadata=metadata,
             strategic_metadata=dict(strategic_metadata or {}),
             trace_context=current_carrier(),
+            retention_ms=None if retention is None else milliseconds(retention),
+            delete_inputs_at_completion=delete_inputs_at_completion,
         )
         return self._store_and_hand_in(empty, ops, codec, idempotency_key)
 

@@ -1,6 +1,7 @@
-"""The state machine's methods, one a transition; its readings are in readings.py.
+"""The state machine's methods, one a transition.
 
-Each is one Lua script. Everything goes through here: clients, API and workers, in values.
+Each is one Lua script. Everything goes through here: clients, API and workers, in values. What is
+about no single submission or chunk is in upkeep.py, the readings are in readings.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import msgspec
 from opsqueue import calls
 from opsqueue.answers import (
     Alive,
-    Forgotten,
     Inserted,
     Reserved,
     Swept,
@@ -31,21 +31,21 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
 )
 from opsqueue.keys import check_queue_name
-from opsqueue.readings import Readings
 from opsqueue.script import Argument, Scripts, register_queue
-from opsqueue.strategy import AnyStrategy, MaxSimultaneous, RateLimit, interval_ticks
+from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import (
     MAX_STRATEGIC_PAIRS,
     NewSubmission,
     SubmissionId,
     check_strategic_metadata,
 )
+from opsqueue.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import redis
 
 
-class Queue(Readings):
+class Queue(Upkeep):
     """One queue in Redis.
 
     Args:
@@ -89,10 +89,13 @@ class Queue(Readings):
             "max_attempts", new.max_attempts,
             "backoff_first_ms", new.backoff.first_ms,
             "backoff_max_ms", new.backoff.max_ms,
-            "retention_ms", new.retention_ms,
         ]  # fmt: skip
         if (failed_limit := new.failed_operations_limit) is not None:
             fields += ["max_failed_operations", failed_limit]
+        if new.retention_ms is not None:
+            fields += ["retention_ms", new.retention_ms]
+        if new.delete_inputs_at_completion:
+            fields += ["delete_inputs", 1]
         if new.metadata is not None:
             fields += ["metadata", new.metadata]
         if new.trace_context:
@@ -116,8 +119,9 @@ class Queue(Readings):
             case [b"known", id_]:
                 return Inserted(id=SubmissionId(id_.decode()), is_new=False)
             case [b"prefix_taken", id_]:
+                owner = f"belongs to submission {id_.decode()}" if id_ else "is being deleted"
                 message = (
-                    f"prefix {new.prefix!r} belongs to submission {id_.decode()}: upload under a "
+                    f"prefix {new.prefix!r} {owner}: upload under a "
                     "prefix of its own, or repeat an insert with its idempotency key"
                 )
                 raise InvalidArgumentError(message)
@@ -210,23 +214,6 @@ class Queue(Readings):
                 return None
             case [b"unknown"]:
                 raise SubmissionNotFoundError(submission_id, self.name)
-        raise unexpected(answer)
-
-    def forget_submissions(
-        self, *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
-    ) -> Forgotten:
-        """Remove ended submissions whose retention is over.
-
-        Args:
-            limit: submissions, and prefixes in the answer.
-            deleted_prefixes: whose objects the caller has deleted since the last answer.
-        """
-        answer = self._scripts.call(
-            "forget_submissions", limit=calls.checked_limit(limit), rest=list(deleted_prefixes)
-        )
-        match answer:
-            case [b"forgotten", int(number), prefixes]:
-                return Forgotten(number, tuple(p.decode() for p in prefixes))
         raise unexpected(answer)
 
     # Transitions of chunks
@@ -402,62 +389,6 @@ class Queue(Readings):
             case [b"idle"]:
                 return None
         raise unexpected(answer)
-
-    # Transitions of the queue
-
-    def pause_queue(self) -> None:
-        """Let no chunk be reserved until `resume_queue`; chunks in hand are finished."""
-        self._scripts.call("pause_queue")
-
-    def resume_queue(self) -> None:
-        """Let chunks be reserved again."""
-        self._scripts.call("resume_queue")
-
-    def set_limit(
-        self,
-        meta_key: str,
-        *,
-        value: int | None = None,
-        max: int | None = None,  # noqa: A002 as in MaxSimultaneous
-        per_second: float | None = None,
-        burst: int | None = None,
-    ) -> None:
-        """Set limits that take the place of the strategies' own numbers, for every worker at once.
-
-        Args:
-            meta_key: of strategic metadata.
-            value: the only one that they are for; None: for all without a limit of their own.
-            max: chunks in hand at most, for MaxSimultaneous.
-            per_second: tokens that come, for RateLimit; needs `burst`.
-            burst: tokens that a bucket holds.
-
-        Raises:
-            InvalidArgumentError: by the rules of MaxSimultaneous and RateLimit.
-        """
-        if max is not None:
-            MaxSimultaneous(meta_key, max)
-            self._set_limit("max", meta_key, value, str(max))
-        if per_second is not None:
-            RateLimit(meta_key, per_second, burst or 0)
-            self._set_limit("rate", meta_key, value, f"{interval_ticks(per_second)},{burst}")
-        if max is None and per_second is None:
-            message = "no limit given: max, or per_second and burst"
-            raise InvalidArgumentError(message)
-
-    def remove_limit(self, meta_key: str, *, value: int | None = None) -> None:
-        """Let the strategies' own numbers hold again."""
-        for kind in ("max", "rate"):
-            self._set_limit(kind, meta_key, value, "")
-
-    def _set_limit(self, kind: str, meta_key: str, value: int | None, limit: str) -> None:
-        check_strategic_metadata({meta_key: 0 if value is None else value})
-        self._scripts.call(
-            "set_limit",
-            kind=kind,
-            key=meta_key,
-            value="" if value is None else str(value),
-            limit=limit,
-        )
 
     def _run(self, call: calls.Call[Answer]) -> Answer:
         return call.read(self._scripts.call(call.script, rest=call.rest, **call.arguments))

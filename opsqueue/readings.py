@@ -266,6 +266,22 @@ class Readings:
             case answer:
                 raise unexpected(answer)
 
+    def get_retention(self) -> int | None:
+        """Give the milliseconds for which ended submissions are kept; None: not set, a day."""
+        match self._scripts.call("get_retention"):
+            case [b"retention", ms]:
+                return int(ms) if ms else None
+            case answer:
+                raise unexpected(answer)
+
+    def unknown_prefixes(self, prefixes: Sequence[str]) -> list[str]:
+        """Give those prefixes that no submission has; at most MAX_BATCH are looked up."""
+        match self._scripts.call("unknown_prefixes", rest=calls.checked_prefixes(prefixes)):
+            case [b"unknown", unknown]:
+                return [prefix.decode() for prefix in unknown]
+            case answer:
+                raise unexpected(answer)
+
     def list_workers(self, *, limit: int = 1_000) -> list[WorkerSeen]:
         """List workers that have not gone, the ones seen last first."""
         answer = self._scripts.call("list_workers", limit=calls.checked_limit(limit))

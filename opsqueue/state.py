@@ -135,10 +135,28 @@ TRANSITIONS: Final = (
         "none; holds for every reserve from then on",
     ),
     Transition(
+        "set_retention",
+        ("running",),
+        ("running",),
+        "none; holds for submissions that end from then on and have no retention of their own",
+    ),
+    Transition(
+        "delete_inputs",
+        ("completed",),
+        ("completed",),
+        "asked for at the insert; what was deleted is said by the next call",
+    ),
+    Transition(
         "forget_submissions",
         ("completed", "failed", "cancelled"),
         ("forgotten",),
         "ended, retention over, no chunk in hand",
+    ),
+    Transition(
+        "discard_prefixes",
+        (),
+        ("forgotten",),
+        "no submission has the prefix; an insert with it is refused from then on",
     ),
     Transition(
         "repair",
@@ -158,6 +176,8 @@ READINGS: Final = (
     "chunks_with_errors",
     "list_workers",
     "list_limits",
+    "get_retention",
+    "unknown_prefixes",
     "count_queue",
 )
 

@@ -25,6 +25,10 @@ MAX_OPERATIONS: Final = 2**53
 """Up to here Lua's numbers are exact."""
 
 MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
+MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
+DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
+"""Where neither submission nor queue has one; `_chunk.lua` has it, too."""
+
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_STRATEGIC_PAIRS: Final = 32
 _INT64: Final = range(-(2**63), 2**63)
@@ -150,7 +154,9 @@ class NewSubmission:
         metadata: opaque bytes for the handler.
         strategic_metadata: what strategies and look-ups read; 64-bit integers.
         trace_context: W3C headers of the producer's trace.
-        retention_ms: how long it is kept after its end.
+        retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
+        delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
+            not only with the rest of it.
     """
 
     prefix: str
@@ -164,7 +170,8 @@ class NewSubmission:
     metadata: bytes | None = None
     strategic_metadata: Mapping[str, int] = field(default_factory=dict)
     trace_context: Mapping[str, str] = field(default_factory=dict)
-    retention_ms: int = 24 * 3600 * 1000
+    retention_ms: int | None = None
+    delete_inputs_at_completion: bool = False
 
     def __post_init__(self) -> None:
         """Refuse bad values before anything is stored: each message says what would be right."""
@@ -209,7 +216,8 @@ class NewSubmission:
             f"metadata has {len(self.metadata or b''):,} bytes, at most {MAX_METADATA_BYTES:,}: "
             "put larger things into the operations or the object store",
         )
-        _require(self.retention_ms >= 0, f"retention_ms is {self.retention_ms}: it is 0 or more")
+        if self.retention_ms is not None:
+            check_retention_ms(self.retention_ms)
         check_strategic_metadata(self.strategic_metadata)
 
     @property
@@ -289,6 +297,15 @@ def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
             f"strategic metadata {key}={value!r}: values are 64-bit integers; "
             "give texts a number of your own or hash them",
         )
+
+
+def check_retention_ms(retention_ms: int) -> int:
+    """Return the retention, or raise InvalidArgumentError saying what it may be."""
+    _require(
+        0 <= retention_ms <= MAX_RETENTION_MS,
+        f"retention_ms is {retention_ms}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
+    )
+    return retention_ms
 
 
 def _require(holds: bool, message: str) -> None:  # noqa: FBT001 an assertion's shape

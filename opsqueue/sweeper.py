@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.queue import Queue
-from opsqueue.store import ObjectStore
+from opsqueue.store import ObjectStore, input_key
+from opsqueue.submission import SubmissionId
 
 logger = logging.getLogger("opsqueue.sweeper")
 
@@ -23,6 +25,9 @@ _INTERVAL_S: Final = 1.0
 _SLOW_EVERY: Final = 5
 _QUEUES_A_ROUND: Final = 50
 _MOST_STEPS: Final = 1_000
+_INPUTS_FOR_S: Final = 1.0
+_INPUTS_OF: Final = 20
+_INPUTS_AT_ONCE: Final = 1_000
 
 
 class Sweeper:
@@ -79,6 +84,7 @@ class Sweeper:
             if is_slow_round:
                 self.reclaim_expired(queue)
                 self.forget(queue)
+                self.delete_inputs(queue)
         except OpsqueueError as exc:
             logger.debug("sweep of queue %s: %s", queue.name, exc)
 
@@ -125,3 +131,23 @@ class Sweeper:
                 self._store.delete_prefix(prefix)
                 deleted.append(prefix)
             logger.info("deleted the objects of %d ended submissions", len(deleted))
+
+    def delete_inputs(self, queue: Queue) -> None:
+        """Delete inputs that completed submissions need no longer, for a bounded time.
+
+        The rest waits for the next round, so that a million of them hold up nothing else. Most of
+        a store's time for a deletion is the request's, so that pages are large.
+        """
+        until = time.monotonic() + _INPUTS_FOR_S
+        deleted: dict[SubmissionId, int] = {}
+        while spent := queue.delete_inputs(limit=_INPUTS_OF, deleted=deleted):
+            deleted = {}
+            for inputs in spent:
+                end = min(inputs.chunks_total, inputs.first_index + _INPUTS_AT_ONCE)
+                self._store.delete_objects(
+                    input_key(inputs.prefix, index) for index in range(inputs.first_index, end)
+                )
+                deleted[inputs.submission_id] = end
+                if time.monotonic() >= until or self._is_stopping.is_set():
+                    queue.delete_inputs(limit=1, deleted=deleted)
+                    return

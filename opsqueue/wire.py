@@ -23,6 +23,7 @@ from opsqueue.answers import (
 )
 from opsqueue.output import OperationFailed
 from opsqueue.submission import (
+    MAX_RETENTION_MS,
     Backoff,
     Failure,
     NewSubmission,
@@ -32,7 +33,6 @@ from opsqueue.submission import (
 )
 
 MAX_WAIT_MS: Final = 7 * 24 * 3600 * 1000
-MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
 
 # Bounds only where the values themselves have none: a back-off of a century is a wrong unit.
 DelayMs = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
@@ -339,7 +339,8 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
     trace_context: TraceContext = {}
-    retention_ms: RetentionMs = 24 * 3600 * 1000
+    retention_ms: RetentionMs | None = None
+    delete_inputs_at_completion: bool = False
 
     @classmethod
     def of(cls, new: NewSubmission) -> InsertBody:
@@ -357,6 +358,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             strategic_metadata=dict(new.strategic_metadata),
             trace_context=dict(new.trace_context),
             retention_ms=new.retention_ms,
+            delete_inputs_at_completion=new.delete_inputs_at_completion,
         )
 
     def to_new_submission(
@@ -380,6 +382,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             strategic_metadata=self.strategic_metadata,
             trace_context=self.trace_context,
             retention_ms=self.retention_ms,
+            delete_inputs_at_completion=self.delete_inputs_at_completion,
         )
 
 

@@ -14,8 +14,8 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.submission import MAX_CHUNKS
-from opsqueue.wire import MAX_RETENTION_MS, MAX_WAIT_MS, BackoffBody, InsertBody, ProblemType
+from opsqueue.submission import MAX_CHUNKS, MAX_RETENTION_MS
+from opsqueue.wire import MAX_WAIT_MS, BackoffBody, InsertBody, ProblemType
 from opsqueue_api.body import is_gzip, stream_of
 from opsqueue_api.compression import decompressed_parts
 from opsqueue_api.operation import META, NDJSON, Parameter, integer_parameter

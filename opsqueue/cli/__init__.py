@@ -15,8 +15,10 @@ from opsqueue.cli.dev import dev
 from opsqueue.cli.doctor import doctor
 from opsqueue.cli.group import Commands, name_variables
 from opsqueue.cli.limits import limits
+from opsqueue.cli.orphans import orphans
 from opsqueue.cli.queues import pause, queues, resume, workers
 from opsqueue.cli.results import errors, results
+from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
@@ -27,6 +29,7 @@ Examples:
   opsqueue demo                    a real batch on this machine, in under a minute
   opsqueue dev tasks:app           server, API and workers for your app, until Ctrl-C
   opsqueue submit emails in.jsonl --chunk-size 100 --wait --output out.jsonl
+  opsqueue retention set emails 7d
   opsqueue list emails --state failed --since 2h
 
 \b
@@ -42,8 +45,8 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
-    "Queues": (queues, workers, pause, resume, limits, top),
-    "Set-up": (doctor, demo, dev, completion),
+    "Queues": (queues, workers, pause, resume, limits, retention, top),
+    "Set-up": (doctor, orphans, demo, dev, completion),
 }
 
 

@@ -97,17 +97,20 @@ def with_store(command: Command) -> Command:
     return run
 
 
+_required_redis_url = click.option(
+    "--redis-url",
+    envvar="OPSQUEUE_REDIS_URL",
+    metavar="URL",
+    default=DEFAULT_REDIS_URL,
+    show_default=True,
+    help="Where the queues are.",
+)
+
+
 def with_redis(command: Command) -> Command:
     """Pass `client`, for what only Redis answers."""
 
-    @click.option(
-        "--redis-url",
-        envvar="OPSQUEUE_REDIS_URL",
-        metavar="URL",
-        default=DEFAULT_REDIS_URL,
-        show_default=True,
-        help="Where the queues are.",
-    )
+    @_required_redis_url
     @wraps(command)
     def run(*, redis_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
         client = connect(redis_url)
@@ -117,6 +120,11 @@ def with_redis(command: Command) -> Command:
             client.close()
 
     return run
+
+
+def with_redis_and_store_urls(command: Command) -> Command:
+    """Pass `redis_url` and `store_url`, for what needs both and no API."""
+    return _required_redis_url(_store_url(required=True)(command))
 
 
 def with_urls(command: Command) -> Command:

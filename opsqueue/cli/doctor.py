@@ -8,8 +8,9 @@ import click
 from rich.text import Text
 
 from opsqueue.cli.checks import Level, check_everything
-from opsqueue.cli.connections import as_json, with_urls
+from opsqueue.cli.connections import DEFAULT_REDIS_URL, as_json, with_urls
 from opsqueue.cli.group import EXIT_FAILED, EXIT_UNREACHABLE
+from opsqueue.cli.orphans import orphans as list_orphans
 from opsqueue.cli.tables import console, print_json
 
 _SIGNS: Final = {
@@ -23,6 +24,8 @@ _EPILOG: Final = """
 Examples:
   opsqueue doctor
   opsqueue doctor --redis-url redis://redis:6379/0 --store-url s3://bucket/prefix
+  opsqueue doctor --orphans                     uploads that were never handed in
+  opsqueue doctor --orphans --older-than 7d --delete
   opsqueue doctor --json | jq -r '.findings[] | select(.level != "good") | .help'
 
 \b
@@ -32,10 +35,16 @@ or used.
 
 
 @click.command(epilog=_EPILOG)
+@click.option("--orphans", is_flag=True, help="List uploads that no submission has, instead.")
+@click.option(
+    "--older-than", default="24h", show_default=True, metavar="DURATION", help="Of --orphans."
+)
+@click.option("--delete", is_flag=True, help="Of --orphans: delete them, after asking.")
+@click.option("-y", "--yes", is_flag=True, help="Of --delete: without asking.")
 @as_json
 @with_urls
 @click.pass_context
-def doctor(
+def doctor(  # noqa: PLR0913 its options
     context: click.Context,
     *,
     api_url: str | None,
@@ -43,11 +52,32 @@ def doctor(
     redis_url: str | None,
     store_url: str | None,
     as_json: bool,
+    orphans: bool,
+    older_than: str,
+    delete: bool,
+    yes: bool,
 ) -> None:
     """Check Redis, the object store, the API and the queues, and say what to do.
 
     What is not given is looked for at its default address. Writes and deletes a small object.
     """
+    if orphans:
+        if store_url is None:
+            message = "--orphans looks into the object store: give --store-url"
+            raise click.UsageError(message)
+        context.invoke(
+            list_orphans,
+            older_than=older_than,
+            delete=delete,
+            yes=yes,
+            queues=(),
+            redis_url=redis_url or DEFAULT_REDIS_URL,
+            store_url=store_url,
+        )
+        return
+    if delete or yes:
+        message = "--delete and --yes go with --orphans"
+        raise click.UsageError(message)
     findings = []
     screen = console()
     for finding in check_everything(

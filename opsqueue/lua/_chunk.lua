@@ -22,6 +22,7 @@ local function tell_watchers(id, watched_until, what)
     redis.call('XADD', sub_key(id) .. ':news', 'MAXLEN', 1, '*', 'what', what)
   end
 end
+local DEFAULT_RETENTION_MS = 24 * 3600 * 1000
 
 -- Move a submission from in_progress to `state`, and out of every index of work.
 local function end_submission(id, state)
@@ -30,7 +31,8 @@ local function end_submission(id, state)
   redis.call('ZREM', base .. 'submissions:in_progress', id)
   redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
   local row = redis.call('HMGET', key, 'retention_ms', 'watched_until')
-  redis.call('ZADD', base .. 'expiring', now + tonumber(row[1]), id)
+  local retention_ms = row[1] or redis.call('GET', base .. 'retention') or DEFAULT_RETENTION_MS
+  redis.call('ZADD', base .. 'expiring', now + tonumber(retention_ms), id)
   leave_ready(id)
   count('submissions_' .. state, 1)
   event(id, state)
@@ -42,6 +44,9 @@ local function complete_submission(id)
   end_submission(id, 'completed')
   -- All bits are set: the state says as much.
   redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
+  if redis.call('HEXISTS', key, 'delete_inputs') == 1 then
+    redis.call('ZADD', base .. 'spent_inputs', 0, id)
+  end
 end
 
 -- What ending without completion does to the totals; `failed` chunks are not dropped ones.

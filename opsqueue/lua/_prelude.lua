@@ -30,8 +30,11 @@
 -- worker_info        hash    worker -> JSON that it tells of itself
 -- inhand:KEY         hash    value of strategic metadata -> chunks in hand
 -- inhand             hash    key of strategic metadata -> chunks in hand of whatever value
--- prefixes           hash    object prefix -> submission
--- garbage            set     prefixes of forgotten submissions whose objects are to be deleted
+-- prefixes           hash    object prefix -> submission; '' for one that is only garbage
+-- garbage            set     prefixes of forgotten submissions, and of uploads that were never
+--                            inserted, whose objects are to be deleted
+-- spent_inputs       zset    completed submissions whose inputs are to be deleted -> how many are
+-- retention          string  milliseconds, for submissions that have none of their own
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
 -- events             stream  capped: what became of submissions
 -- stats              hash    totals since the queue exists

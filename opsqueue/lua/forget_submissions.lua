@@ -31,6 +31,7 @@ for _, id in ipairs(due) do
     redis.call('SADD', garbage, row[2])
     redis.call('ZREM', base .. 'expiring', id)
     redis.call('ZREM', base .. 'submissions:' .. row[1], id)
+    redis.call('ZREM', base .. 'spent_inputs', id)
     change_pairs(id, 'ZREM')
     redis.call('UNLINK', key, key .. ':done', key .. ':errors', key .. ':redo', key .. ':attempts',
       key .. ':meta', key .. ':failure', key .. ':news')

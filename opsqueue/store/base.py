@@ -19,6 +19,7 @@ from opsqueue.exceptions import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
 
 # S3 and GCS allow 1,024 bytes for a whole name; the rest is left for the store's own prefix.
 MAX_KEY_BYTES = 800
@@ -34,6 +35,16 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a listing shows it."""
+
+    key: str
+    size_bytes: int
+    stored_at: datetime
+    """On the store's clock, in UTC."""
 
 
 class ObjectStore(Protocol):
@@ -81,6 +92,22 @@ class ObjectStore(Protocol):
 
         Takes memory for one page of keys, except for the memory store.
         """
+
+    def delete_objects(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there are left out. May be repeated.
+
+        `keys` is consumed lazily, with memory for a page of them.
+        """
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yield the folders right below `prefix/`, without its objects; "" is the whole store.
+
+        Their names are given from the store's root on: `a/b` for the folder `b` below `a`. In no
+        particular order, with memory for one page, except for the memory store.
+        """
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield what `list_prefix` does, each with its size and age."""
 
     def check(self) -> None:
         """Find out at a program's start what would fail later.

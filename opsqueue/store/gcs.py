@@ -37,6 +37,7 @@ from requests.exceptions import RequestException
 
 from opsqueue.exceptions import ObjectNotFoundError, StoreUnavailableError
 from opsqueue.store.base import (
+    StoredObject,
     check_conditional_create,
     check_key,
     deletable_folder_of,
@@ -45,7 +46,7 @@ from opsqueue.store.base import (
 from opsqueue.store.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from opsqueue.exceptions import OpsqueueError
     from opsqueue.store.base import StoreUrl
@@ -155,6 +156,32 @@ class GcsStore:
         for name in self._names(self._root + folder_of(prefix)):
             yield name.removeprefix(self._root)
 
+    def delete_objects(self, keys: Iterable[str]) -> None:
+        """Delete objects, 16 at a time; see `ObjectStore.delete_objects`."""
+        for_each(self._delete, (self._root + check_key(key) for key in keys))
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yield the folders of a folder; see `ObjectStore.list_folders`."""
+        with self._border():
+            blobs = self._client.list_blobs(
+                self._bucket,
+                prefix=self._root + folder_of(prefix),
+                delimiter="/",
+                fields="prefixes,nextPageToken",
+                timeout=_TIMEOUTS_S,
+                retry=self._retry,
+            )
+            for _ in blobs.pages:
+                # The iterator gathers the prefixes of all pages: we take those of each.
+                for name in blobs.prefixes:
+                    yield name.removeprefix(self._root).removesuffix("/")
+                blobs.prefixes.clear()
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects of a folder; see `ObjectStore.list_objects`."""
+        for blob in self._blobs(self._root + folder_of(prefix), "name,size,timeCreated"):
+            yield StoredObject(blob.name.removeprefix(self._root), blob.size, blob.time_created)
+
     def check(self) -> None:
         """Find out whether the bucket can be used; see `ObjectStore.check`."""
         next(self._names(self._root), None)
@@ -165,15 +192,18 @@ class GcsStore:
         self._client.close()
 
     def _names(self, folder: str) -> Iterator[str]:
+        for blob in self._blobs(folder, "name"):
+            yield blob.name
+
+    def _blobs(self, folder: str, fields: str) -> Iterator[storage.Blob]:
         with self._border():
-            for blob in self._client.list_blobs(
+            yield from self._client.list_blobs(
                 self._bucket,
                 prefix=folder,
-                fields="items(name),nextPageToken",
+                fields=f"items({fields}),nextPageToken",
                 timeout=_TIMEOUTS_S,
                 retry=self._retry,
-            ):
-                yield blob.name
+            )
 
     def _delete(self, name: str) -> None:
         with self._border():

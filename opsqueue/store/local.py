@@ -25,6 +25,7 @@ import os
 import stat
 import uuid
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from opsqueue.exceptions import (
@@ -35,6 +36,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.store.base import (
     TEMPORARY_PREFIX,
+    StoredObject,
     check_conditional_create,
     check_key,
     deletable_folder_of,
@@ -42,7 +44,7 @@ from opsqueue.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from opsqueue.exceptions import (
         OpsqueueError,
@@ -125,6 +127,33 @@ class LocalStore:
         folder = folder_of(prefix)
         with self._border():
             yield from _keys_in(f"{self._root}/{folder}", folder)
+
+    def delete_objects(self, keys: Iterable[str]) -> None:
+        """Delete objects; see `ObjectStore.delete_objects`."""
+        for key in keys:
+            path = self._path(key)
+            with self._border(), suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(path)
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yield the folders of a folder; see `ObjectStore.list_folders`."""
+        folder = folder_of(prefix)
+        with (
+            self._border(),
+            suppress(FileNotFoundError, NotADirectoryError),
+            os.scandir(f"{self._root}/{folder}") as entries,
+        ):
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield folder + entry.name
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects of a folder; see `ObjectStore.list_objects`."""
+        for key in self.list_prefix(prefix):
+            with self._border(), suppress(FileNotFoundError):  # deleted meanwhile
+                found = os.stat(f"{self._root}/{key}")
+                stored_at = datetime.fromtimestamp(found.st_mtime, tz=UTC)
+                yield StoredObject(key, found.st_size, stored_at)
 
     def check(self) -> None:
         """Find out whether the folder can be written and links can be made."""

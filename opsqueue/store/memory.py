@@ -6,10 +6,12 @@ Stores of the same name share their contents within the process, as two clients 
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from opsqueue.exceptions import ObjectNotFoundError
 from opsqueue.store.base import (
+    StoredObject,
     check_conditional_create,
     check_key,
     deletable_folder_of,
@@ -17,10 +19,11 @@ from opsqueue.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # Globals on purpose: they are the outside world in which two stores of one name meet.
 _CONTENTS: dict[str, dict[str, bytes]] = {}
+_STORED_AT: dict[str, dict[str, datetime]] = {}
 _LOCK = threading.Lock()
 
 
@@ -32,6 +35,7 @@ class MemoryStore:
         self.url = f"memory://{name}"
         with _LOCK:
             self._objects = _CONTENTS.setdefault(name, {})
+            self._stored_at = _STORED_AT.setdefault(name, {})
 
     def get(self, key: str) -> bytes:
         """Return an object's content; see `ObjectStore.get`."""
@@ -47,6 +51,7 @@ class MemoryStore:
             if key in self._objects:
                 return False
             self._objects[key] = bytes(data)
+            self._stored_at[key] = datetime.now(UTC)
             return True
 
     def exists(self, key: str) -> bool:
@@ -56,12 +61,31 @@ class MemoryStore:
     def delete_prefix(self, prefix: str) -> int:
         """Delete a folder; see `ObjectStore.delete_prefix`."""
         deletable_folder_of(prefix)
-        return sum(self._objects.pop(key, None) is not None for key in self.list_prefix(prefix))
+        return sum(self._pop(key) for key in self.list_prefix(prefix))
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         """Yield the keys of a folder, as it was when the first is asked for."""
         folder = folder_of(prefix)
         yield from [key for key in list(self._objects) if key.startswith(folder)]
+
+    def delete_objects(self, keys: Iterable[str]) -> None:
+        """Delete objects; see `ObjectStore.delete_objects`."""
+        for key in keys:
+            self._pop(check_key(key))
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yield the folders of a folder, as it was when the first is asked for."""
+        folder = folder_of(prefix)
+        below = (key.removeprefix(folder) for key in self.list_prefix(prefix))
+        yield from {folder + name.partition("/")[0] for name in below if "/" in name}
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects of a folder; see `ObjectStore.list_objects`."""
+        for key in self.list_prefix(prefix):
+            with _LOCK:
+                data, stored_at = self._objects.get(key), self._stored_at.get(key)
+            if data is not None and stored_at is not None:
+                yield StoredObject(key, len(data), stored_at)
 
     def check(self) -> None:
         """Memory is always there; the probe keeps the store honest."""
@@ -69,3 +93,8 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _pop(self, key: str) -> bool:
+        with _LOCK:
+            self._stored_at.pop(key, None)
+            return self._objects.pop(key, None) is not None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
+from datetime import UTC
+from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -34,6 +36,7 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.store.base import (
+    StoredObject,
     check_conditional_create,
     check_key,
     deletable_folder_of,
@@ -41,7 +44,7 @@ from opsqueue.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
@@ -56,6 +59,7 @@ READ_TIMEOUT_S = 60
 MAX_CONNECTIONS = 64
 MAX_ATTEMPTS = 5
 
+_DELETED_AT_ONCE = 1_000
 _CONFLICT_ATTEMPTS = 6
 _CONFLICT_PAUSE_MS = 50
 _DOWNLOAD_ATTEMPTS = 3
@@ -194,17 +198,10 @@ class S3Store:
         count = 0
         with self._border():
             for page in self._pages(self._root + deletable_folder_of(prefix)):
-                objects = page.get("Contents", [])
-                if not objects:
-                    continue
-                answer = self._client.delete_objects(
-                    Bucket=self._bucket,
-                    Delete={"Objects": [{"Key": item["Key"]} for item in objects], "Quiet": True},
-                )
-                refused = answer.get("Errors", [])
-                count += len(objects) - len(refused)
-                if refused:
-                    raise _not_deleted(self.url, len(refused), refused[0].get("Code", "no code"))
+                names = [item["Key"] for item in page.get("Contents", [])]
+                if names:
+                    self._delete(names)
+                    count += len(names)
         return count
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
@@ -214,6 +211,29 @@ class S3Store:
             for page in self._pages(folder):
                 for item in page.get("Contents", []):
                     yield item["Key"].removeprefix(self._root)
+
+    def delete_objects(self, keys: Iterable[str]) -> None:
+        """Delete objects, 1,000 a request; see `ObjectStore.delete_objects`."""
+        names = (self._root + check_key(key) for key in keys)
+        with self._border():
+            while page := list(islice(names, _DELETED_AT_ONCE)):
+                self._delete(page)
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yield the folders of a folder; see `ObjectStore.list_folders`."""
+        folder = self._root + folder_of(prefix)
+        with self._border():
+            for page in self._pages(folder, delimiter="/"):
+                for item in page.get("CommonPrefixes", []):
+                    yield item["Prefix"].removeprefix(self._root).removesuffix("/")
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects of a folder; see `ObjectStore.list_objects`."""
+        with self._border():
+            for page in self._pages(self._root + folder_of(prefix)):
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(self._root)
+                    yield StoredObject(key, item["Size"], item["LastModified"].astimezone(UTC))
 
     def check(self) -> None:
         """Find out whether the bucket can be used; see `ObjectStore.check`."""
@@ -229,9 +249,21 @@ class S3Store:
     def _download(self, name: str) -> bytes:
         return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
 
-    def _pages(self, folder: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+    def _delete(self, names: list[str]) -> None:
+        answer = self._client.delete_objects(
+            Bucket=self._bucket,
+            Delete={"Objects": [{"Key": name} for name in names], "Quiet": True},
+        )
+        refused = answer.get("Errors", [])
+        if refused:
+            raise _not_deleted(self.url, len(refused), refused[0].get("Code", "no code"))
+
+    def _pages(self, folder: str, *, delimiter: str = "") -> Iterator[ListObjectsV2OutputTypeDef]:
         paginator = self._client.get_paginator("list_objects_v2")
-        yield from paginator.paginate(Bucket=self._bucket, Prefix=folder)
+        if delimiter:
+            yield from paginator.paginate(Bucket=self._bucket, Prefix=folder, Delimiter=delimiter)
+        else:
+            yield from paginator.paginate(Bucket=self._bucket, Prefix=folder)
 
     @contextmanager
     def _border(self, *, missing_key: str | None = None) -> Iterator[None]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from opsqueue.answers import SpentInputs
 from opsqueue.chunk import (
     Completed,
     CompleteOutcome,
@@ -30,6 +31,7 @@ from opsqueue.strategy import AnyStrategy, Layer
 from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
 from tests.opsqueue.strategy_model import Buckets, allowed
 
+DAY_MS = 24 * 3600 * 1000
 Chunk = tuple[SubmissionId, int]
 
 
@@ -133,6 +135,8 @@ class Model:
         self.expiring: dict[SubmissionId, int] = {}
         self.prefixes: dict[str, SubmissionId] = {}
         self.garbage: set[str] = set()
+        self.spent_inputs: dict[SubmissionId, int] = {}
+        self.retention_ms: int | None = None
         self.idempotency: dict[str, SubmissionId] = {}
         self.is_paused = False
         self.last_stamp = (0, 0)
@@ -168,8 +172,16 @@ class Model:
 
     def _end(self, now: int, sub: ModelSubmission, state: SubmissionState) -> None:
         sub.state, sub.ended_at = state, now
-        self.expiring[sub.id] = now + sub.new.retention_ms
+        own_ms, queue_ms = sub.new.retention_ms, self.retention_ms
+        default_ms = DAY_MS if queue_ms is None else queue_ms
+        self.expiring[sub.id] = now + (default_ms if own_ms is None else own_ms)
         self.stats[f"submissions_{state.value}"] += 1
+        if state is SubmissionState.COMPLETED and sub.places:
+            self._let_inputs_go(sub)
+
+    def _let_inputs_go(self, sub: ModelSubmission) -> None:
+        if sub.new.delete_inputs_at_completion:
+            self.spent_inputs[sub.id] = 0
 
     def _count_dropped(self, sub: ModelSubmission, failed: int) -> None:
         left = len(sub.places) - sub.done
@@ -301,10 +313,33 @@ class Model:
                 self.expiring[id_] = now + 60_000
             else:
                 self.garbage.add(sub.new.prefix)
+                self.spent_inputs.pop(id_, None)
                 del self.expiring[id_], self.subs[id_]
                 forgotten += 1
         assert answered <= self.garbage
         return forgotten, min(limit, len(self.garbage))
+
+    def delete_inputs(self, limit: int, deleted: dict[SubmissionId, int]) -> list[SpentInputs]:
+        for id_, index in deleted.items():
+            if id_ in self.spent_inputs:
+                self.spent_inputs[id_] = max(index, self.spent_inputs[id_])
+                if index >= len(self.subs[id_].places):
+                    del self.spent_inputs[id_]
+        left = sorted((index, id_) for id_, index in self.spent_inputs.items())
+        return [
+            SpentInputs(
+                submission_id=id_,
+                prefix=self.subs[id_].new.prefix,
+                first_index=index,
+                chunks_total=len(self.subs[id_].places),
+            )
+            for index, id_ in left[:limit]
+        ]
+
+    def discard_prefixes(self, prefixes: list[str]) -> list[str]:
+        self.garbage |= {prefix for prefix in prefixes if prefix not in self.prefixes}
+        self.prefixes |= {p: SubmissionId(0) for p in prefixes if p not in self.prefixes}
+        return [prefix for prefix in prefixes if prefix in self.garbage]
 
     # Chunks
 

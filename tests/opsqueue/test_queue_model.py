@@ -87,8 +87,9 @@ NEW = st.fixed_dictionaries(
         "max_attempts": st.sampled_from([1, 2, 3, 3]),
         "backoff": st.sampled_from([(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3)]),
         "pairs": PAIRS,
-        "retention_ms": st.sampled_from([0, 5_000, 10**9]),
         "max_failed": st.sampled_from([None, None, 0, 1, 2, 0.1, 1.0]),
+        "retention_ms": st.sampled_from([0, 5_000, 10**9, None]),
+        "deletes_inputs": st.booleans(),
         "key": st.sampled_from([*[""] * 6, "k1", "k2"]),
         "old_prefix": st.sampled_from([*[None] * 8, 0, 1, 2]),
     }
@@ -109,6 +110,13 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
     (2, "retry", {"pick": PICK}),
     (1, "update_metadata", {"pick": PICK, "changes": CHANGES}),
     (1, "forget", {"limit": st.integers(1, 3), "picks": st.lists(PICK, max_size=2)}),
+    (1, "set_retention", {"retention_ms": st.sampled_from([None, 0, 2_000])}),
+    (
+        1,
+        "delete_inputs",
+        {"limit": st.integers(1, 3), "picks": TOKENS, "index": st.integers(0, 30)},
+    ),
+    (1, "discard_prefixes", {"picks": TOKENS}),
     (4, "reserve", RESERVE),
     (
         3,
@@ -206,8 +214,9 @@ class QueueMachine(RuleBasedStateMachine):
         max_attempts: int,
         backoff: tuple[int, int],
         pairs: dict[str, int],
-        retention_ms: int,
         max_failed: float | None,
+        retention_ms: int | None,
+        deletes_inputs: bool,
         key: str,
         old_prefix: int | None,
     ) -> None:
@@ -225,6 +234,7 @@ class QueueMachine(RuleBasedStateMachine):
             backoff=Backoff(first_ms=backoff[0], max_ms=backoff[1]),
             strategic_metadata=pairs,
             retention_ms=retention_ms,
+            delete_inputs_at_completion=deletes_inputs,
         )
         try:
             inserted = self.queue.insert_submission(new, idempotency_key=key)
@@ -273,6 +283,26 @@ class QueueMachine(RuleBasedStateMachine):
         forgotten = self.queue.forget_submissions(limit=limit, deleted_prefixes=deleted)
         expected = self.model.forget(self.clock.now, limit, deleted, set(forgotten.prefixes))
         assert expected == (forgotten.submissions, len(forgotten.prefixes))
+
+    def set_retention(self, retention_ms: int | None) -> None:
+        self.queue.set_retention(retention_ms)
+        self.model.retention_ms = retention_ms
+        assert retention_ms == self.queue.get_retention()
+
+    def delete_inputs(self, limit: int, picks: list[int], index: int) -> None:
+        deleted = {self._id(pick): index for pick in picks}
+        expected = self.model.delete_inputs(limit, deleted)
+        assert expected == self.queue.delete_inputs(limit=limit, deleted=deleted)
+
+    def discard_prefixes(self, picks: list[int]) -> None:
+        """Some of submissions, some of uploads that nobody handed in."""
+        pool = [*self.prefixes, "orphan"]
+        prefixes = sorted({pool[pick % len(pool)] for pick in picks})
+        unknown = self.queue.unknown_prefixes(prefixes)
+        assert [prefix for prefix in prefixes if prefix not in self.model.prefixes] == unknown
+        assert self.model.discard_prefixes(prefixes) == self.queue.discard_prefixes(prefixes)
+        if "orphan" in self.model.prefixes and "orphan" not in self.prefixes:
+            self.prefixes.append("orphan")
 
     # Chunks
 

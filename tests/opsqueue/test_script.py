@@ -149,8 +149,8 @@ def test_a_value_that_is_nil_is_reported_as_its_file_and_line(
     """A failure of Lua's own has another form than one of a command."""
     queue = Queue(real_client, queue_name)
     id_ = insert(queue, 1)
-    real_client.hdel(Raw(real_client, queue_name).key(f"sub:{id_}"), "retention_ms")
-    line = line_of("_chunk", "now + tonumber(row[1])")
+    real_client.hset(Raw(real_client, queue_name).key(f"sub:{id_}"), "retention_ms", "a day")
+    line = line_of("_chunk", "now + tonumber(retention_ms)")
 
     with pytest.raises(ScriptError, match=rf"lua/_chunk\.lua:{line}\b"):
         queue.cancel_submission(id_)

@@ -99,12 +99,12 @@ def test_every_chunk_is_full_unless_said_otherwise() -> None:
 
 
 def test_ten_attempts_with_a_back_off_of_one_second_to_one_minute_is_the_default() -> None:
-    """And a day of retention."""
+    """And the queue's retention, with inputs kept as long."""
     new = NewSubmission(prefix="p", chunks_total=1)
 
     assert new.max_attempts == 10
     assert (new.backoff.first_ms, new.backoff.max_ms) == (1_000, 60_000)
-    assert new.retention_ms == 24 * 3600 * 1000
+    assert (new.retention_ms, new.delete_inputs_at_completion) == (None, False)
 
 
 @pytest.mark.parametrize(

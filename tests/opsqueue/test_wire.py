@@ -191,6 +191,7 @@ def test_a_new_submission_survives_the_wire(
         strategic_metadata=strategic_metadata,
         trace_context={"traceparent": "00-1-2-01"},
         retention_ms=5,
+        delete_inputs_at_completion=True,
     )
 
     body = msgspec.json.decode(msgspec.json.encode(InsertBody.of(new)), type=InsertBody)

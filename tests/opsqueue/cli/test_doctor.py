@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from opsqueue import http_api, http_client
-from opsqueue.cli import checks
+from opsqueue.cli import checks, main
 from opsqueue.cli.checks import Finding, Level
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
@@ -159,3 +161,37 @@ def test_replicas_are_looked_at():
     assert "replicas are not up to date: b:6379" == found({**primary, "slave0": late}).text
     assert Level.GOOD is found({**primary, "slave0": {**late, "lag": 0}}).level
     assert [] == list(checks._replication_findings({**primary, "connected_slaves": 0}))
+
+
+def test_delete_is_of_orphans_alone() -> None:
+    """Exit code 2: nobody means the rest of doctor by it."""
+    ended = CliRunner().invoke(main, ["doctor", "--delete"])
+
+    assert (ended.exit_code, "go with --orphans" in ended.output) == (2, True)
+
+
+def test_orphans_need_a_store() -> None:
+    """Exit code 2, with the option that is missing."""
+    ended = CliRunner().invoke(main, ["doctor", "--orphans"])
+
+    assert (ended.exit_code, "give --store-url" in ended.output) == (2, True)
+
+
+def test_orphans_are_listed_and_deleted(redis_url: str, tmp_path: Path, queue_name: str) -> None:
+    """1 while there are some, 0 when none is left; what is young stays."""
+    Queue(connect(redis_url), queue_name).heartbeat("w1")
+    old, young = (tmp_path / queue_name / f"{ms:012x}{'a' * 20}" / "0-in" for ms in (1, 2**47 - 1))
+    for path in (old, young):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    arguments = [
+        *("doctor", "--orphans", "--redis-url", redis_url, "--store-url", f"file://{tmp_path}")
+    ]
+
+    listed = CliRunner().invoke(main, arguments)
+    deleted = CliRunner().invoke(main, [*arguments, "--delete", "--yes"])
+
+    assert (listed.exit_code, deleted.exit_code) == (1, 0)
+    assert old.parent.name in listed.output
+    assert (old.exists(), young.exists()) == (False, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -21,7 +22,7 @@ from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from opsqueue.submission import NewSubmission, Submission, SubmissionState
 from opsqueue.submission_api import QueueApi
-from tests.opsqueue.steps import listed
+from tests.opsqueue.steps import Clock, listed, take_one
 
 
 def test_a_submission_is_recorded_as_it_was_asked_for(
@@ -268,3 +269,34 @@ def test_a_client_shows_no_secrets(queue_name: str) -> None:
 
     assert "hidden" not in text
     assert "127.0.0.1:1" in text
+
+
+@pytest.mark.parametrize("retention", [timedelta(minutes=1), 60, 60.0])
+def test_a_retention_is_given_as_timedelta_or_seconds(
+    store: MemoryStore,
+    fake_client: redis.Redis,
+    queue_name: str,
+    retention: timedelta | float,
+) -> None:
+    """And inputs may go before the rest."""
+    clock = Clock()
+    queue = Queue(fake_client, queue_name, clock=clock)
+    api = QueueApi(fake_client, queue_of=lambda _: queue)
+    producer = ProducerClient.over(api, store, queue=queue_name)
+
+    producer.insert_submission(
+        [1], chunk_size=1, retention=retention, delete_inputs_at_completion=True
+    )
+    queue.complete_chunks([take_one(queue).token])
+
+    assert len(queue.delete_inputs()) == 1
+    clock.advance(59_999)
+    assert queue.forget_submissions().submissions == 0
+    clock.advance(1)
+    assert queue.forget_submissions().submissions == 1
+
+
+def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
+    """Before anything is consumed."""
+    with pytest.raises(InvalidArgumentError, match="seconds, 0 or more"):
+        producer.insert_submission([1], chunk_size=1, retention=-1)

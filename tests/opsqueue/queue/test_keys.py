@@ -18,6 +18,9 @@ def keys_of(client: redis.Redis) -> set[str]:
 
 def go_through_every_transition(queue: Queue, clock: Clock) -> None:
     pairs = {"customer": 7}
+    queue.set_retention(60_000)
+    insert(queue, 1, delete_inputs_at_completion=True)
+    queue.complete_chunks(tokens_of(take(queue, 1)))
     first = insert(queue, 9, strategic_metadata=pairs, retention_ms=0, max_attempts=3)
     second = insert(queue, 1, strategic_metadata=pairs, retention_ms=0, max_attempts=1)
     insert(queue, 0, retention_ms=0)
@@ -76,6 +79,7 @@ def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
         "fence",
         "last_id",
         "recent",
+        "retention",
         "reservations",
         "stats",
         "sweeper:dead",

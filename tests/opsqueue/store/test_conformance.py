@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -177,6 +178,8 @@ def test_bad_keys_are_refused_by_every_store(store: ObjectStore) -> None:
             store.get(key)
         with pytest.raises(InvalidArgumentError):
             store.exists(key)
+    with pytest.raises(InvalidArgumentError):
+        store.delete_objects([".."])
     for prefix in ("..", "/abs", "a//b"):
         with pytest.raises(InvalidArgumentError):
             store.delete_prefix(prefix)
@@ -195,3 +198,34 @@ def test_the_objects_of_a_chunk_have_names() -> None:
     keys = (input_key("p/41", 7), output_key("p/41", 7))
 
     assert keys == ("p/41/7-in", "p/41/7-out")
+
+
+def test_objects_are_deleted_by_their_keys(store: ObjectStore) -> None:
+    """Just these, and what is not there is no trouble."""
+    create_many(store, ((key, b"x") for key in ("41/0-in", "41/0-out", "41/1-in")))
+
+    store.delete_objects(["41/0-in", "41/1-in", "41/2-in", "42/0-in", "41/0-out/x"])
+
+    assert list(store.list_prefix("")) == ["41/0-out"]
+
+
+def test_list_folders_gives_just_the_folders_right_below(store: ObjectStore) -> None:
+    """Neither objects nor deeper folders, nor those of a neighbour whose name begins alike."""
+    keys = ["a/1/0-in", "a/1/0-out", "a/2/deep/er", "a/loose", "ab/3/0-in", "top"]
+    create_many(store, ((key, b"x") for key in keys))
+
+    found = {prefix: sorted(store.list_folders(prefix)) for prefix in ("", "a", "a/1", "none")}
+
+    assert found == {"": ["a", "ab"], "a": ["a/1", "a/2"], "a/1": [], "none": []}
+
+
+def test_list_objects_gives_size_and_age(store: ObjectStore) -> None:
+    """Its instants have a time zone; a store counts some in whole seconds."""
+    before = datetime.now(UTC)
+    create_many(store, [("41/0-in", b"four"), ("41/1-in", b""), ("42/0-in", b"x")])
+
+    found = {found.key: found for found in store.list_objects("41")}
+
+    assert {key: one.size_bytes for key, one in found.items()} == {"41/0-in": 4, "41/1-in": 0}
+    for one in found.values():
+        assert abs(one.stored_at - before) < timedelta(seconds=30)

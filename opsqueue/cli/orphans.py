@@ -1,0 +1,142 @@
+"""`opsqueue orphans`: finds uploads whose insert never came, and deletes them if told to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from opsqueue.cli.connections import with_redis_and_store_urls
+from opsqueue.connection import connect, masked
+from opsqueue.duration import parse_duration
+from opsqueue.orphans import Orphan, delete_orphans, find_orphans
+from opsqueue.queue import Queue
+from opsqueue.script import queue_names
+from opsqueue.store import ObjectStore, open_store
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+_EPILOG = """
+\b
+Examples:
+  opsqueue orphans                              list them; nothing is changed
+  opsqueue orphans --older-than 7d --delete     ask, then delete them
+  opsqueue orphans --queue old-name --delete --yes
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--older-than",
+    default="24h",
+    show_default=True,
+    metavar="DURATION",
+    help="Uploads that began before, and stored nothing since, such as 24h or 7d.",
+)
+@click.option("--delete", is_flag=True, help="Delete them, after asking.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without asking.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Of this queue, also if Redis does not know it; may be repeated.  [default: all it knows]",
+)
+@with_redis_and_store_urls
+def orphans(
+    *,
+    older_than: str,
+    delete: bool,
+    yes: bool,
+    queues: Sequence[str],
+    redis_url: str,
+    store_url: str,
+) -> None:
+    """List uploads that no submission has, because their producer died before the insert.
+
+    What submissions have, ended ones too, and uploads in progress are never touched. If other
+    servers use the same folder or bucket, their submissions are unknown here: give each server a
+    store URL with a prefix of its own.
+
+    Exit codes: 0 nothing is left, 1 there are orphans, 2 wrong usage, 3 no answer.
+    """
+    age = parse_duration(older_than)
+    is_left = check_orphans(
+        redis_url, store_url, age=age, delete=delete, is_asked=not yes, queues=queues
+    )
+    sys.exit(1 if is_left else 0)
+
+
+def check_orphans(
+    redis_url: str,
+    store_url: str,
+    *,
+    age: timedelta,
+    delete: bool = False,
+    is_asked: bool = True,
+    queues: Sequence[str] = (),
+) -> bool:
+    """Print the orphans, delete them if asked to; tell whether any are left.
+
+    Raises:
+        OpsqueueError: as Redis and the store do.
+    """
+    with (
+        closing(open_store(store_url)) as store,
+        closing(connect(redis_url)) as client,
+    ):
+        names = list(queues) or queue_names(client)
+        is_left = False
+        click.echo(f"redis   {masked(redis_url)}\nstore   {store.url}")
+        for name in names:
+            found = _list(store, Queue(client, name), datetime.now(UTC) - age)
+            if found and not (delete and _delete(store, Queue(client, name), found, is_asked)):
+                is_left = True
+        if not queues:
+            _name_unknown(store, names)
+    if not is_left:
+        click.echo("no orphans")
+    return is_left
+
+
+def _list(store: ObjectStore, queue: Queue, older_than: datetime) -> list[Orphan]:
+    # A line an orphan while they are found; what is kept of each is small.
+    found = []
+    for orphan in find_orphans(store, queue, older_than=older_than):
+        found.append(orphan)
+        click.echo(
+            f"{orphan.prefix}  since {orphan.began_at:%Y-%m-%d %H:%M} UTC  "
+            f"{orphan.objects:,} objects  {_size(orphan.size_bytes)}"
+        )
+    if found:
+        click.echo(
+            f"{len(found):,} uploads of queue {queue.name} were never handed in: "
+            f"{sum(orphan.objects for orphan in found):,} objects, "
+            f"{_size(sum(orphan.size_bytes for orphan in found))}"
+        )
+    return found
+
+
+def _delete(store: ObjectStore, queue: Queue, found: Sequence[Orphan], is_asked: bool) -> bool:  # noqa: FBT001 the option's value
+    if is_asked and not click.confirm("delete them?"):
+        return False
+    deleted = sum(1 for _ in delete_orphans(store, queue, (orphan.prefix for orphan in found)))
+    click.echo(f"deleted {deleted:,}")
+    if deleted < len(found):
+        click.echo(f"left {len(found) - deleted:,}, which were handed in meanwhile")
+    return True
+
+
+def _name_unknown(store: ObjectStore, names: Sequence[str]) -> None:
+    unknown = sorted(set(store.list_folders("")) - set(names))
+    if unknown:
+        shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        click.echo(f"not looked at, since Redis knows no such queue: {shown} (--queue)")
+
+
+def _size(size_bytes: int) -> str:
+    size, unit = float(size_bytes), 0
+    while size >= 1024 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{size:,.0f} {_UNITS[unit]}" if unit == 0 else f"{size:,.1f} {_UNITS[unit]}"

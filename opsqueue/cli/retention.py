@@ -1,0 +1,55 @@
+"""`opsqueue retention`: for how long a queue keeps submissions that have ended."""
+
+from __future__ import annotations
+
+import click
+import redis
+
+from opsqueue.cli.connections import with_redis
+from opsqueue.duration import as_text, milliseconds, parse_duration
+from opsqueue.queue import Queue
+from opsqueue.submission import DEFAULT_RETENTION_MS
+
+_EPILOG = """
+\b
+Examples:
+  opsqueue retention set emails 7d     for submissions that end from now on
+  opsqueue retention set emails 1h30m
+  opsqueue retention show emails
+  opsqueue retention remove emails     a day again
+"""
+
+
+@click.group(epilog=_EPILOG)
+def retention() -> None:
+    """Set for how long ended submissions and their results are kept.
+
+    Holds for submissions that their producers gave no retention of their own. Workers delete what
+    is over; while none runs, nothing is deleted.
+    """
+
+
+@retention.command("set")
+@click.argument("queue")
+@click.argument("duration")
+@with_redis
+def set_(*, queue: str, duration: str, client: redis.Redis) -> None:
+    """Keep ended submissions of QUEUE for DURATION, such as 24h or 7d."""
+    Queue(client, queue).set_retention(milliseconds(parse_duration(duration)))
+
+
+@retention.command()
+@click.argument("queue")
+@with_redis
+def remove(*, queue: str, client: redis.Redis) -> None:
+    """Keep ended submissions of QUEUE for a day, as without a setting."""
+    Queue(client, queue).set_retention(None)
+
+
+@retention.command()
+@click.argument("queue")
+@with_redis
+def show(*, queue: str, client: redis.Redis) -> None:
+    """Print for how long ended submissions of QUEUE are kept."""
+    ms = Queue(client, queue).get_retention()
+    click.echo(f"{as_text(DEFAULT_RETENTION_MS)} (default)" if ms is None else as_text(ms))

@@ -1,0 +1,14 @@
+-- unknown_prefixes: reading.
+--
+-- KEYS[1]    base  prefix of the queue's keys
+-- ARGV[1]    now   see _prelude
+-- ARGV[2...] rest  prefixes of objects
+--
+-- Returns {"unknown", prefixes}: those that no submission has, and that are not being deleted.
+local unknown = {}
+for i = 2, #ARGV do
+  if redis.call('HEXISTS', base .. 'prefixes', ARGV[i]) == 0 then
+    unknown[#unknown + 1] = ARGV[i]
+  end
+end
+return {'unknown', unknown}

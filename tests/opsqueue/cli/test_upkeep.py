@@ -1,0 +1,97 @@
+"""`opsqueue retention` and `opsqueue orphans`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from opsqueue.cli import main
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from tests.opsqueue.steps import insert
+
+
+@pytest.fixture
+def run(redis_url: str, store_url: str):
+    def call(*arguments: str, **options: str) -> Result:
+        environment = {"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": store_url}
+        return CliRunner().invoke(main, arguments, env=environment, **options)
+
+    return call
+
+
+@pytest.fixture
+def orphan(store_url: str, queue_name: str, tmp_path: Path) -> str:
+    """An upload of two days ago with one object."""
+    two_days_ago = time.time() - 2 * 24 * 3600
+    key = f"{queue_name}/{int(two_days_ago * 1000):012x}{'0' * 20}/0-in"
+    open_store(store_url).create(key, b"x" * 2_048)
+    os.utime(tmp_path / "store" / key, (two_days_ago, two_days_ago))
+    return key.removesuffix("/0-in")
+
+
+def test_a_queues_retention_is_set_shown_and_removed(run, queue_name: str) -> None:
+    """In units that people use."""
+    shown = []
+    for command in (("set", queue_name, "7d"), ("remove", queue_name)):
+        shown.append(run("retention", "show", queue_name).output)
+        assert run("retention", *command).exit_code == 0
+        shown.append(run("retention", "show", queue_name).output)
+
+    assert shown == ["1d (default)\n", "7d\n", "7d\n", "1d (default)\n"]
+
+
+def test_a_wrong_duration_is_refused(run, queue_name: str) -> None:
+    """With what would be right."""
+    result = run("retention", "set", queue_name, "7")
+
+    assert result.exit_code == 2
+    assert "like 24h or 7d" in result.output
+
+
+def test_orphans_are_listed_and_left_alone(run, orphan: str, queue_name: str) -> None:
+    """Exit code 1 says that there are some."""
+    result = run("orphans", "--queue", queue_name)
+
+    assert result.exit_code == 1
+    assert orphan in result.output
+    assert "1 objects, 2.0 KiB" in result.output
+
+
+def test_orphans_are_deleted_when_the_answer_is_yes(
+    run, orphan: str, queue_name: str, store_url: str
+) -> None:
+    """And only then."""
+    refused = run("orphans", "--queue", queue_name, "--delete", input="n\n")
+    kept = open_store(store_url).exists(f"{orphan}/0-in")
+    agreed = run("orphans", "--queue", queue_name, "--delete", input="y\n")
+
+    assert (refused.exit_code, kept) == (1, True)
+    assert agreed.exit_code == 0
+    assert not open_store(store_url).exists(f"{orphan}/0-in")
+
+
+def test_orphans_of_queues_that_redis_knows_are_found_without_naming_them(
+    run, orphan: str, queue_name: str, real_client: redis.Redis, store_url: str
+) -> None:
+    """Folders of others are named and left alone: they may belong to another server."""
+    open_store(store_url).create(f"elsewhere/{'0' * 32}/0-in", b"x")
+    insert(Queue(real_client, queue_name), 1)
+
+    result = run("orphans", "--delete", "--yes")
+
+    assert result.exit_code == 0
+    assert "elsewhere" in result.output
+    assert list(open_store(store_url).list_prefix("")) == [f"elsewhere/{'0' * 32}/0-in"]
+
+
+def test_uploads_younger_than_the_age_are_no_orphans(run, orphan: str, queue_name: str) -> None:
+    """Which can be given."""
+    result = run("orphans", "--queue", queue_name, "--older-than", "3d")
+
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, "no orphans")

@@ -1,0 +1,128 @@
+"""Orphans are found, and nothing but orphans."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from opsqueue.contents import began_at, fresh_prefix
+from opsqueue.orphans import delete_orphans, find_orphans
+from opsqueue.queue import Queue
+from opsqueue.store.memory import MemoryStore
+from tests.opsqueue.steps import insert
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def store(queue_name: str) -> MemoryStore:
+    return MemoryStore(queue_name)
+
+
+@pytest.fixture
+def queue(fake_client: redis.Redis, queue_name: str) -> Queue:
+    return Queue(fake_client, queue_name)
+
+
+def old_prefix(queue: Queue, age: timedelta = 2 * DAY) -> str:
+    """As `fresh_prefix` gave it then."""
+    ms = time.time_ns() // 1_000_000 - int(age.total_seconds() * 1000)
+    return f"{queue.name}/{ms:012x}{secrets.token_hex(10)}"
+
+
+def found(store: MemoryStore, queue: Queue, older_than: datetime | None = None) -> list[str]:
+    # Objects of a memory store are all of now: tests of a prefix's age look from tomorrow.
+    older_than = older_than or datetime.now(UTC) + timedelta(seconds=1)
+    return [orphan.prefix for orphan in find_orphans(store, queue, older_than=older_than)]
+
+
+def test_an_old_upload_that_no_submission_has_is_an_orphan(
+    store: MemoryStore, queue: Queue
+) -> None:
+    """Told with its age, its objects and its size."""
+    prefix = old_prefix(queue)
+    store.create(f"{prefix}/0-in", b"four")
+    store.create(f"{prefix}/1-in", b"seven..")
+
+    (orphan,) = find_orphans(store, queue, older_than=datetime.now(UTC) + timedelta(seconds=1))
+
+    assert (orphan.prefix, orphan.objects, orphan.size_bytes) == (prefix, 2, 11)
+    assert began_at(prefix) == orphan.began_at
+
+
+def test_what_a_submission_has_is_no_orphan(store: MemoryStore, queue: Queue) -> None:
+    """Also an ended one's."""
+    running, ended = old_prefix(queue), old_prefix(queue)
+    for prefix in (running, ended):
+        store.create(f"{prefix}/0-in", b"x")
+    insert(queue, 1, prefix=running)
+    queue.cancel_submission(insert(queue, 1, prefix=ended))
+
+    assert found(store, queue) == []
+
+
+def test_a_young_upload_is_no_orphan(store: MemoryStore, queue: Queue) -> None:
+    """Its insert comes when it is done."""
+    store.create(f"{fresh_prefix(queue.name)}/0-in", b"x")
+
+    assert found(store, queue, datetime.now(UTC) - DAY) == []
+
+
+def test_an_upload_that_goes_on_is_no_orphan_however_long_ago_it_began(
+    store: MemoryStore, queue: Queue
+) -> None:
+    """Its last object is young."""
+    store.create(f"{old_prefix(queue)}/0-in", b"x")
+
+    assert found(store, queue, datetime.now(UTC) - DAY) == []
+
+
+def test_prefixes_of_other_forms_and_other_queues_are_left_alone(
+    store: MemoryStore, queue: Queue
+) -> None:
+    """Nothing tells how old they are, or they are not ours."""
+    for prefix in (f"{queue.name}/2026-11-23", f"{queue.name}/{'f' * 32}", "other/" + "0" * 32):
+        store.create(f"{prefix}/0-in", b"x")
+    store.create(f"{queue.name}/loose", b"x")
+
+    assert found(store, queue) == []
+
+
+def test_orphans_beyond_a_page_are_found(store: MemoryStore, queue: Queue) -> None:
+    """They are looked up 100 at a time."""
+    prefixes = {old_prefix(queue) for _ in range(205)}
+    for prefix in prefixes:
+        store.create(f"{prefix}/0-in", b"x")
+
+    assert prefixes == set(found(store, queue))
+
+
+def test_deleted_orphans_are_gone(store: MemoryStore, queue: Queue) -> None:
+    """And their prefixes free."""
+    prefix = old_prefix(queue)
+    store.create(f"{prefix}/0-in", b"x")
+
+    deleted = list(delete_orphans(store, queue, found(store, queue)))
+
+    assert [prefix] == deleted
+    assert list(store.list_prefix("")) == []
+    assert queue.forget_submissions().prefixes == ()
+
+
+def test_an_upload_that_is_handed_in_meanwhile_keeps_its_objects(
+    store: MemoryStore, queue: Queue
+) -> None:
+    """Between the listing and the deletion."""
+    prefix = old_prefix(queue)
+    store.create(f"{prefix}/0-in", b"x")
+    orphans = found(store, queue)
+    insert(queue, 1, prefix=prefix)
+
+    deleted = list(delete_orphans(store, queue, orphans))
+
+    assert ([prefix], []) == (orphans, deleted)
+    assert store.exists(f"{prefix}/0-in")
