@@ -54,7 +54,7 @@ def main() -> None:
     with ProducerClient(api_url, store_url, queue="questions") as producer:
         # Should more than a fifth fail, something is wrong with all: the submission fails then.
         submission_id = producer.insert_submission(
-            questions, chunk_size=50, max_failed_operations=0.2
+            questions, chunk_size=100, max_failed_operations=0.2
         )
         answers = list(producer.iter_results(submission_id, errors="yield"))
         failed = [answer for answer in answers if isinstance(answer, OperationFailed)]

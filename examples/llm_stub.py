@@ -2,7 +2,7 @@
 
     python llm_stub.py 8080
 
-`POST /` takes {"question"} and gives {"answer"} after 0.2 s. It answers 429 beyond 60 calls a
+`POST /` takes {"question"} and gives {"answer"} after 0.2 s. It answers 429 beyond 100 calls a
 second and 20 at the start, 500 now and then, and 500 to the first five calls with a question that
 ends in "!". `GET /` tells what it has seen.
 """
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TAKES_S = 0.2
-CALLS_A_SECOND = 60
+CALLS_A_SECOND = 100
 BURST = 20
 FAILS_FOR_FIRST = 5
 

@@ -135,6 +135,25 @@ def start_worker(start: Start, redis_url: str, store_url: str, queue_name: str) 
     return start_ready
 
 
+@pytest.fixture(scope="module")
+def module_store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"file://{tmp_path_factory.mktemp('store')}?durable=false"
+
+
+@pytest.fixture(scope="module")
+def module_api_url(redis_url: str, module_store_url: str) -> Iterator[str]:
+    """An API for all tests of a module, which tell their submissions apart by their queues."""
+    api = Process(
+        [sys.executable, "-m", "opsqueue_api", "--port", "0"],
+        cwd=APPS,
+        environment={"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": module_store_url},
+    )
+    try:
+        yield api.wait_for_line("ready on ").rpartition(" ")[2]
+    finally:
+        api.end()
+
+
 @pytest.fixture
 def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
     """A producer of the test's queue, or of one with a suffix."""

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,25 +19,8 @@ pytestmark = pytest.mark.system
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"file://{tmp_path_factory.mktemp('store')}?durable=false"
-
-
-@pytest.fixture(scope="module")
-def api_url(redis_url: str, store: str) -> Iterator[str]:
-    """One for all examples: each has a queue of its own."""
-    api = Process(
-        [sys.executable, "-m", "opsqueue_api", "--port", "0"],
-        cwd=EXAMPLES,
-        environment={"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": store},
-    )
-    yield api.wait_for_line("ready on ").rpartition(" ")[2]
-    api.end()
-
-
 @pytest.fixture
-def work(start: Start, redis_url: str, store: str) -> Start:
+def work(start: Start, redis_url: str, module_store_url: str) -> Start:
     """Start a worker of an example's app, and wait until it is ready."""
 
     def start_worker(app: str, *options: str, **environment: str) -> Process:
@@ -46,7 +28,7 @@ def work(start: Start, redis_url: str, store: str) -> Start:
             *("opsqueue_worker", app, "-c", "1", *options),
             cwd=EXAMPLES,
             OPSQUEUE_REDIS_URL=redis_url,
-            OPSQUEUE_STORE_URL=store,
+            OPSQUEUE_STORE_URL=module_store_url,
             **environment,
         )
         worker.wait_for_line("ready")
@@ -70,64 +52,71 @@ def run(*arguments: str, stdin: str = "") -> list[str]:
     return ran.stdout.splitlines()
 
 
-def test_capitalize(work: Start, api_url: str, store: str):
+def test_capitalize(work: Start, module_api_url: str, module_store_url: str):
     """A text comes back capitalised, in order."""
     work("capitalize:app")
     text = "".join(f"line {n} of a text\n" for n in range(250))
 
-    lines = run("capitalize.py", api_url, store, stdin=text)
+    lines = run("capitalize.py", module_api_url, module_store_url, stdin=text)
 
     assert text.upper().splitlines() == lines
 
 
-def test_increment(work: Start, api_url: str, store: str):
+def test_increment(work: Start, module_api_url: str, module_store_url: str):
     """By a worker."""
     work("increment:app")
 
-    with ProducerClient(api_url, store, queue="numbers") as producer:
+    with ProducerClient(module_api_url, module_store_url, queue="numbers") as producer:
         assert list(range(1, 101)) == list(producer.run_submission(range(100), chunk_size=10))
 
 
-def test_consumer(start: Start, api_url: str, redis_url: str, store: str):
+def test_consumer(start: Start, module_api_url: str, redis_url: str, module_store_url: str):
     """By a program that takes chunks itself, until SIGTERM."""
     consumer = start(
-        str(EXAMPLES / "consumer.py"), redis_url, store, program=sys.executable, cwd=EXAMPLES
+        str(EXAMPLES / "consumer.py"),
+        redis_url,
+        module_store_url,
+        program=sys.executable,
+        cwd=EXAMPLES,
     )
 
-    with ProducerClient(api_url, store, queue="numbers") as producer:
+    with ProducerClient(module_api_url, module_store_url, queue="numbers") as producer:
         assert list(range(1, 101)) == list(producer.run_submission(range(100), chunk_size=10))
     consumer.signal(signal.SIGTERM)
 
     assert (consumer.wait(), consumer.lines) == (0, ["waiting for numbers"])
 
 
-def test_many_producers_and_consumers(api_url: str, store: str):
+def test_many_producers_and_consumers(module_api_url: str, module_store_url: str):
     """Every producer checks its own results."""
-    assert run("many.py", api_url, store, "3", "2") == [
-        "3 producers have their squares, in order, of 2 consumers"
+    assert run("many.py", module_api_url, module_store_url, "2", "2") == [
+        "2 producers have their squares, in order, of 2 consumers"
     ]
 
 
-def test_asynchronous(work: Start, api_url: str, store: str):
+def test_asynchronous(work: Start, module_api_url: str, module_store_url: str):
     """Three submissions at once, then results as they come."""
     work("asynchronous:app", "--pool", "async")
 
-    assert run("asynchronous.py", api_url, store) == [
+    assert run("asynchronous.py", module_api_url, module_store_url) == [
         *(f"Hello {prefix}-0! ... Hello {prefix}-19!" for prefix in "abc"),
         "20 more as they came",
     ]
 
 
-def test_traced(start: Start, work: Start, api_url: str, redis_url: str, store: str):
+def test_traced(
+    start: Start, work: Start, module_api_url: str, redis_url: str, module_store_url: str
+):
     """The spans of a handler, and those of a consumer, have the producer's trace and parent."""
     worker = work("traced:app")
-    of_handler = run("traced.py", "produce", api_url, store)
+    of_handler = run("traced.py", "produce", module_api_url, module_store_url)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     consumer = start(
-        *(str(EXAMPLES / "traced.py"), "consume", redis_url, store), program=sys.executable
+        *(str(EXAMPLES / "traced.py"), "consume", redis_url, module_store_url),
+        program=sys.executable,
     )
-    of_consumer = run("traced.py", "produce", api_url, store)
+    of_consumer = run("traced.py", "produce", module_api_url, module_store_url)
     consumer.signal(signal.SIGTERM)
     assert consumer.wait() == 0
 
@@ -143,13 +132,13 @@ def test_traced(start: Start, work: Start, api_url: str, redis_url: str, store: 
         assert len({parent for _, parent in spans}) == 1
 
 
-def test_llm(start: Start, work: Start, api_url: str, store: str):
+def test_llm(start: Start, work: Start, module_api_url: str, module_store_url: str):
     """Fifty calls at a time, some refused beyond the rate; what fails succeeds when retried."""
     stub = start(str(EXAMPLES / "llm_stub.py"), "0", program=sys.executable)
     llm_url = stub.wait_for_line("http")
     work("llm:app", LLM_URL=llm_url)
 
-    shown = run("llm.py", api_url, store)
+    shown = run("llm.py", module_api_url, module_store_url)
 
     seen = httpx.get(llm_url).json()
     assert shown[0] == "96 answers"

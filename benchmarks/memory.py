@@ -1,0 +1,110 @@
+"""What a producer's memory is while it hands in a generator of millions of operations.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --cap-mib 192
+    python benchmarks/memory.py --as-list          # a list in place of the generator: MemoryError
+
+Each number of operations is inserted by a process of its own, through the API on an embedded server
+and a folder, under a cap that the kernel holds it to (`ulimit -d`: all that it may write to, the
+stacks of upload threads included, used or not). The peak is of what it really used (VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from opsqueue.cli.local_stack import LocalStack
+from opsqueue.producer import ProducerClient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MIB = 2**20
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--operations", type=int, nargs="+", default=[500_000, 5_000_000])
+    options.add_argument("--chunk-size", type=int, default=1_000)
+    options.add_argument("--text-bytes", type=int, default=100, help="of each operation")
+    options.add_argument("--cap-mib", type=int, default=256)
+    options.add_argument("--as-list", action="store_true", help="make all operations first")
+    options.add_argument("--into", nargs=2, metavar=("API", "STORE"), help="insert into these")
+    chosen = options.parse_args()
+    if chosen.into:
+        for count in chosen.operations:
+            insert(count, chosen)
+        return
+
+    os.chdir(EXAMPLES)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, cap {chosen.cap_mib} MiB")
+    with (
+        tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
+        LocalStack(
+            Path(folder),
+            "increment:app",
+            api_port=0,
+            concurrency=1,
+            workers=0,
+            say=lambda _part, _line: None,
+            log_level="WARNING",
+        ) as stack,
+    ):
+        for count in chosen.operations:
+            command = [
+                *(sys.executable, __file__, "--into", stack.api_url, stack.store_url),
+                *("--operations", str(count), "--chunk-size", str(chosen.chunk_size)),
+                *("--text-bytes", str(chosen.text_bytes), "--cap-mib", str(chosen.cap_mib)),
+                *(["--as-list"] if chosen.as_list else []),
+            ]
+            if code := subprocess.run(command, check=False).returncode:
+                raise SystemExit(code)
+
+
+def insert(count: int, chosen: argparse.Namespace) -> None:
+    """Insert under the cap."""
+    cap = chosen.cap_mib * MIB
+    resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
+    before_mib = peak_mib()
+    began = time.monotonic()
+    operations: Any = generated(count, "x" * chosen.text_bytes)
+    with ProducerClient(*chosen.into, queue="memory") as producer:
+        submission_id = producer.insert_submission(
+            list(operations) if chosen.as_list else operations, chunk_size=chosen.chunk_size
+        )
+        took_s = time.monotonic() - began
+        accepted = producer.get_submission(submission_id).operations_total
+    if accepted != count:
+        raise SystemExit(f"{accepted:,} operations are there, not {count:,}")
+    print(
+        f"{count:>9,} operations: peak {peak_mib():.0f} MiB, {before_mib:.0f} MiB before the first "
+        f"one; {took_s:.1f} s",
+        flush=True,
+    )
+
+
+def generated(count: int, text: str) -> Iterator[dict[str, object]]:
+    for number in range(count):
+        yield {"number": number, "text": f"{text}{number}"}
+
+
+def peak_mib() -> float:
+    """Of this program alone: that of getrusage begins with what its parent had."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("no VmHWM in /proc/self/status: this takes Linux")
+
+
+if __name__ == "__main__":
+    main()
