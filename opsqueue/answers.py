@@ -51,6 +51,8 @@ class Reserved:
     """Until the next delayed chunk is free, or a rate limit lets one through; None: unknown."""
     look_from: str = ""
     """Not '': nothing was found within one script's bounds, there may be more from here on."""
+    is_cut: bool = False
+    """Fewer chunks than there may be, since their inputs make the answer large enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +209,16 @@ class Counts:
 def read_reserved(answer: list[Any], queue: str) -> Reserved:
     """Of reserve_chunks."""
     match answer:
-        case [(b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows, rest]:
+        case [
+            (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows, rest, cut,
+        ]:  # fmt: skip
             return Reserved(
                 chunks=_reservations(chunks, rows, queue),
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
                 look_from=rest.decode(),
+                is_cut=bool(cut),
             )
     raise unexpected(answer)
 
@@ -235,8 +240,9 @@ def _reservations(chunks: list[Any], rows: list[Any], queue: str) -> tuple[Reser
             chunk_index=index,
             attempt=attempt,
             expires_at_ms=expires_at,
+            input=content[0] if content else None,
         )
-        for token, id_, index, attempt, expires_at in chunks
+        for token, id_, index, attempt, expires_at, content in chunks
     )
 
 
@@ -309,6 +315,11 @@ def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
     )
 
 
+def read_inline(flat: list[Any]) -> dict[int, bytes]:
+    """Of inline_contents."""
+    return {int(index): data for index, data in _by_name(flat).items()}
+
+
 def read_source(row: list[Any], queue: str) -> Source:
     """Of a submission in reserve_chunks' answer."""
     id_, fields, meta = row
@@ -325,6 +336,7 @@ def read_source(row: list[Any], queue: str) -> Source:
         metadata=f.get(b"metadata"),
         strategic_metadata=_integers(meta),
         trace_context=_trace_context(f),
+        is_inline=b"inline" in f,
     )
 
 
@@ -354,6 +366,7 @@ def read_submission(
         metadata=f.get(b"metadata"),
         strategic_metadata=_integers(meta),
         trace_context=_trace_context(f),
+        is_inline=b"inline" in f,
         created_at=_instant(f[b"created_at"]),
         ended_at=None if ended_at is None else _instant(ended_at),
         last_failure=_failure(failure),

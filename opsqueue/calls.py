@@ -29,6 +29,7 @@ from opsqueue.chunk import (
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.script import Argument
 from opsqueue.strategy import AnyStrategy, Random
+from opsqueue.submission import INLINE_OUTPUT_BYTES
 
 Answer = TypeVar("Answer")
 
@@ -80,13 +81,19 @@ def reserve_chunks(
 
 
 def complete_chunks(
-    tokens: Sequence[Token], operations_failed: Mapping[Token, int] | None = None
+    tokens: Sequence[Token],
+    operations_failed: Mapping[Token, int] | None = None,
+    outputs: Mapping[Token, bytes] | None = None,
 ) -> Call[list[CompleteOutcome]]:
     """See `Queue.complete_chunks`."""
-    failed = operations_failed or {}
+    failed, outputs = operations_failed or {}, outputs or {}
+    if (largest := max(map(len, outputs.values()), default=0)) > INLINE_OUTPUT_BYTES:
+        message = f"an output of {largest:,} bytes: above {INLINE_OUTPUT_BYTES:,} they are stored"
+        raise InvalidArgumentError(message)
     rest: list[Argument] = []
     for token in checked_tokens(tokens):
-        rest += [token, failed.get(token, 0)]
+        output = outputs.get(token)
+        rest += [token, failed.get(token, 0), int(output is not None), output or b""]
     return Call(
         script="complete_chunks",
         read=lambda answer: [read_completed(row) for row in answer],

@@ -6,6 +6,8 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NewType, Self
 
+from opsqueue.submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,6 +39,18 @@ class Source:
     metadata: bytes | None = None
     strategic_metadata: Mapping[str, int] = field(default_factory=dict)
     trace_context: Mapping[str, str] = field(default_factory=dict)
+    is_inline: bool = False
+    """Inputs come with the reservation; small outputs go with the report."""
+
+    @property
+    def inline_output_bytes(self) -> int:
+        """How large an output may be to go with its report; -1: none may.
+
+        A share of what the submission may have in all: nobody has to add up the others.
+        """
+        if not self.is_inline:
+            return -1
+        return min(INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES // self.chunks_total)
 
     def operations_in(self, chunk_index: int) -> int:
         """How many operations the chunk has: chunk_size, or what is left for the last one."""
@@ -56,6 +70,8 @@ class Reservation:
     """1-based: how often this chunk has been taken, deaths and expiries included."""
     expires_at_ms: int
     """On Redis's clock."""
+    input: bytes | None = field(default=None, repr=False)
+    """Encoded; None: it is in the store."""
 
     def __str__(self) -> str:
         """As messages name it: submission/index."""

@@ -57,8 +57,13 @@ class ChunkApi(Protocol):
         Who can asks `is_gone` about once a second, and takes nothing any more when it is True.
         """
 
-    def complete(self, token: Token, *, operations_failed: int = 0) -> CompleteOutcome:
-        """Report a chunk as done; its output is stored, with the errors of so many operations."""
+    def complete(
+        self, token: Token, *, operations_failed: int = 0, output: bytes | None = None
+    ) -> CompleteOutcome:
+        """Report a chunk as done, with the errors of so many operations.
+
+        Its output is stored, unless it comes along, see `Source.inline_output_bytes`.
+        """
 
     def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
         """Report that an attempt failed."""
@@ -121,10 +126,13 @@ class QueueChunkApi:
             is_gone=is_gone,
         ).chunks
 
-    def complete(self, token: Token, *, operations_failed: int = 0) -> CompleteOutcome:
+    def complete(
+        self, token: Token, *, operations_failed: int = 0, output: bytes | None = None
+    ) -> CompleteOutcome:
         """See `ChunkApi`."""
         failed = {token: operations_failed}
-        return self._queue.complete_chunks([token], operations_failed=failed)[0]
+        outputs = None if output is None else {token: output}
+        return self._queue.complete_chunks([token], operations_failed=failed, outputs=outputs)[0]
 
     def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
         """See `ChunkApi`."""

@@ -67,6 +67,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_key: str
     output_key: str
     input_url: str
+    input: bytes | None = None
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
     trace_context: dict[str, str] = {}
@@ -100,6 +101,8 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             input_url=(
                 f"/v1/queues/{source.queue}/submissions/{source.submission_id}/chunks/{index}/input"
             ),
+            # Operations say the same.
+            input=chunk.input if operations is UNSET else None,
             metadata=source.metadata,
             strategic_metadata=dict(source.strategic_metadata),
             trace_context=dict(source.trace_context),
@@ -127,6 +130,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             chunk_index=self.chunk_index,
             attempt=self.attempt,
             expires_at_ms=round(self.expires_at.timestamp() * 1000),
+            input=self.input,
         )
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Literal, get_args
 
 from opsqueue.answers import ErrorChunks
@@ -29,9 +29,9 @@ from opsqueue.exceptions import (
     SubmissionNotCompletedYetError,
 )
 from opsqueue.output import OperationFailed, decode_output, errors_of
-from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
-from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
+from opsqueue.submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, Submission, SubmissionState
 
 ErrorMode = Literal["raise", "yield", "skip"]
 """How operations that failed are seen among results."""
@@ -46,6 +46,8 @@ class Stored:
 
     chunks_total: int
     operations_total: int
+    inline: tuple[bytes, ...] | None = None
+    """The encoded chunks, if they were few and small enough: then nothing was stored."""
 
 
 def fresh_prefix(queue: str) -> str:
@@ -67,6 +69,14 @@ def began_at(prefix: str) -> datetime | None:
         return None  # hex digits, but no instant that there is
 
 
+def check_inline_bytes(inline_bytes: int) -> int:
+    """Return the number, or raise InvalidArgumentError unless it is 0 to INLINE_BYTES."""
+    if not 0 <= inline_bytes <= INLINE_BYTES:
+        message = f"inline_bytes is {inline_bytes}: 0 (all goes to the store) to {INLINE_BYTES:,}"
+        raise InvalidArgumentError(message)
+    return inline_bytes
+
+
 def store_operations(
     store: ObjectStore,
     operations: Iterable[object],
@@ -74,9 +84,13 @@ def store_operations(
     prefix: str,
     chunk_size: int,
     codec: Codec,
+    inline_bytes: int = 0,
     at_once: int = DEFAULT_AT_ONCE,
 ) -> Stored:
     """Cut any iterable into chunks and store them under a fresh prefix; memory for a few chunks.
+
+    As long as they are at most `inline_bytes` together, and no more than INLINE_CHUNKS, they are
+    kept back; if that holds to the end, they are given back and the store is never asked.
 
     Whatever is raised, by the iterable too, comes out unchanged, KeyboardInterrupt included, after
     what was stored has been deleted as far as possible.
@@ -87,7 +101,7 @@ def store_operations(
     """
     chunks_total = operations_total = 0
 
-    def items() -> Iterator[tuple[str, bytes]]:
+    def encoded() -> Iterator[tuple[str, bytes]]:
         nonlocal chunks_total, operations_total
         rest = iter(operations)
         while chunk := list(islice(rest, chunk_size)):
@@ -103,8 +117,23 @@ def store_operations(
             chunks_total += 1
             operations_total += len(chunk)
 
+    items = encoded()
+    first: list[tuple[str, bytes]] = []
+    bytes_left = inline_bytes
+    while inline_bytes and bytes_left >= 0 and len(first) <= INLINE_CHUNKS:
+        item = next(items, None)
+        if item is None:
+            return Stored(
+                chunks_total=chunks_total,
+                operations_total=operations_total,
+                inline=tuple(data for _, data in first),
+            )
+        key, data = item
+        # A copy: zstandard's bytes keep the memory that the chunk could have taken uncompressed.
+        first.append((key, bytes(memoryview(data))))
+        bytes_left -= len(data)
     try:
-        create_many(store, items(), at_once=at_once)
+        create_many(store, chain(first, items), at_once=at_once)
     except BaseException:
         discard(store, prefix)
         raise
@@ -148,7 +177,7 @@ def check_completed(submission: Submission) -> None:
 
 
 def results_by_chunk(
-    store: ObjectStore,
+    store: Readable,
     submission: Submission,
     *,
     codec: Codec,
@@ -221,7 +250,7 @@ def all_pages(page_from: Callable[[int], ErrorChunks]) -> Iterator[int]:
 
 
 def errors_by_chunk(
-    store: ObjectStore,
+    store: Readable,
     submission: Submission,
     chunk_indexes: Iterable[int],
     *,
@@ -250,7 +279,7 @@ def errors_by_chunk(
 
 
 def failed_operations(
-    store: ObjectStore,
+    store: Readable,
     submission: Submission,
     chunk_indexes: Iterable[int],
     *,

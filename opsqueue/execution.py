@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from opsqueue.app import Chunk, Handler
@@ -33,7 +33,7 @@ SAVE_TRIES: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The output is stored. `ran` is False when an earlier attempt had stored it."""
+    """The output is stored, or here. `ran` is False when an earlier attempt had stored it."""
 
     token: Token
     operations: int
@@ -41,6 +41,8 @@ class Done:
     """Of these, as the stored output has it, whoever stored it."""
     duration_s: float
     ran: bool = True
+    output: bytes | None = field(default=None, repr=False)
+    """To go with the report, where chunk and output are small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,8 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
                 duration_s=0.0,
                 ran=False,
             )
+        if reservation.input is not None:
+            return Fetched(reservation, reservation.input)
         return Fetched(reservation, store.get(input_key(source.prefix, index)))
     except StoreUnavailableError as exc:
         return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
@@ -195,10 +199,21 @@ async def run_async(
 
 
 def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_void) -> Report:
-    """Store the output, unless there is one: the first that was stored stays."""
+    """Store the output, unless there is one: the first that was stored stays.
+
+    A small one of a small submission goes with the report instead, where the same holds.
+    """
     token, source = ran.reservation.token, ran.reservation.source
     if is_void():
         return GivenBack(token=token, reason=_VOID)
+    if len(ran.output.data) <= source.inline_output_bytes:
+        return Done(
+            token=token,
+            operations=ran.operations,
+            operations_failed=ran.output.operations_failed,
+            duration_s=ran.duration_s,
+            output=ran.output.data,
+        )
     key = output_key(source.prefix, ran.reservation.chunk_index)
     for attempt in range(1, SAVE_TRIES + 1):
         try:

@@ -16,6 +16,7 @@ from opsqueue.http_client import (
     Params,
     queue_path,
 )
+from opsqueue.inline import Kind
 from opsqueue.submission import (
     NewSubmission,
     Submission,
@@ -29,6 +30,7 @@ from opsqueue.wire import (
     CountsBody,
     ErrorChunksBody,
     IdsBody,
+    InlineBody,
     InsertBody,
     PatchBody,
     ProgressBody,
@@ -167,6 +169,17 @@ class HttpApi(HttpClient):
         )
         ids = self._read(response, IdsBody, queue).ids
         return SubmissionId(ids[0]) if ids else None
+
+    def inline_contents(
+        self, queue: str, submission_id: SubmissionId, kind: Kind, index: int | None = None
+    ) -> Mapping[int, bytes]:
+        """Give contents; see `SubmissionApi.inline_contents`."""
+        response = self._send(
+            "GET",
+            f"{queue_path(queue)}/submissions/{submission_id}/inline-{kind}",
+            params=None if index is None else {"index": str(index)},
+        )
+        return self._read(response, InlineBody, queue, submission_id).chunks
 
     def chunks_with_errors(
         self, queue: str, submission_id: SubmissionId, first_index: int = 0

@@ -102,9 +102,12 @@ class HttpChunkApi(HttpClient):
         )
         return [chunk.to_reservation(self._queue) for chunk in reserved.chunks]
 
-    def complete(self, token: Token, *, operations_failed: int = 0) -> CompleteOutcome:
+    def complete(
+        self, token: Token, *, operations_failed: int = 0, output: bytes | None = None
+    ) -> CompleteOutcome:
         """See `ChunkApi`."""
-        done = DoneBody(token=token, operations_failed=operations_failed)
+        encoded = msgspec.UNSET if output is None else output
+        done = DoneBody(token=token, operations_failed=operations_failed, output=encoded)
         body = CompleteBody(chunks=[done])
         outcomes = self._post(f"{self._chunks}/complete", body, OutcomesBody)
         return cast(CompleteOutcome, only_outcome(outcomes))

@@ -172,8 +172,8 @@ class InHand:
 
         def send() -> object:
             match report:
-                case Done(operations_failed=operations_failed):
-                    return self._api.complete(token, operations_failed=operations_failed)
+                case Done(operations_failed=failed, output=output):
+                    return self._api.complete(token, operations_failed=failed, output=output)
                 case Failed(failure=failure):
                     return self._api.fail(token, failure)
                 case GivenBack(delay_ms=delay_ms):

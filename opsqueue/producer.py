@@ -25,6 +25,7 @@ from opsqueue.codec import PRODUCER_CODEC, RAW, Codec
 from opsqueue.common import SerializationFormat
 from opsqueue.contents import (
     ErrorMode,
+    check_inline_bytes,
     discard,
     failed_operations,
     fresh_prefix,
@@ -55,6 +56,7 @@ from opsqueue.status import (
 from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import (
+    INLINE_BYTES,
     Backoff,
     ChunkFailed,
     NewSubmission,
@@ -123,6 +125,8 @@ class ProducerClient(ResultsClient):
         queue: the queue's name.
         token: of the API, if it asks for one.
         at_once: objects up- or downloaded in parallel, and read ahead.
+        inline_bytes: submissions whose chunks, encoded, are at most this large together travel
+            through Redis, without the object store; 0: none does.
         codec: how chunks are encoded; its name is recorded with each submission.
         allow_pickle: let the codec `pickle` be used, also for results: it runs code of whoever can
             write to the store.
@@ -139,7 +143,7 @@ class ProducerClient(ResultsClient):
         NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 two URLs and what can be set
         self,
         opsqueue_url: str,
         object_store_url: str,
@@ -148,6 +152,7 @@ class ProducerClient(ResultsClient):
         queue: str = "default",
         token: str | None = None,
         at_once: int = DEFAULT_AT_ONCE,
+        inline_bytes: int = INLINE_BYTES,
         codec: str | Codec = PRODUCER_CODEC,
         allow_pickle: bool = False,
     ) -> None:
@@ -160,6 +165,7 @@ class ProducerClient(ResultsClient):
                 api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
             )
             self._name = f"ProducerClient({api.url!r}, {store.url!r}, queue={queue!r})"
+            self._inline_bytes = check_inline_bytes(inline_bytes)
             self._has_reached_api = False
             self._resources = resources.pop_all()
 
@@ -171,6 +177,7 @@ class ProducerClient(ResultsClient):
         *,
         queue: str = "default",
         at_once: int = DEFAULT_AT_ONCE,
+        inline_bytes: int = INLINE_BYTES,
         codec: str | Codec = PRODUCER_CODEC,
         allow_pickle: bool = False,
     ) -> Self:
@@ -180,6 +187,7 @@ class ProducerClient(ResultsClient):
             self, api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
         )
         self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
+        self._inline_bytes = check_inline_bytes(inline_bytes)
         self._has_reached_api = False
         self._resources = ExitStack()
         return self
@@ -265,10 +273,14 @@ class ProducerClient(ResultsClient):
             prefix=empty.prefix,
             chunk_size=empty.chunk_size,
             codec=codec,
+            inline_bytes=self._inline_bytes,
             at_once=self._at_once,
         )
         new = replace(
-            empty, chunks_total=stored.chunks_total, operations_total=stored.operations_total
+            empty,
+            chunks_total=stored.chunks_total,
+            operations_total=stored.operations_total,
+            inline=stored.inline,
         )
         # With a key of our own where none is given, so that a repeated request is safe.
         return self._hand_in(new, idempotency_key or uuid.uuid4().hex)
@@ -278,11 +290,15 @@ class ProducerClient(ResultsClient):
             submission = self._api.insert(self.queue, new, idempotency_key)
         except IncorrectUsageError:
             # Only a refusal: after a lost answer a submission may be using these objects.
-            discard(self._store, new.prefix)
+            self._discard(new)
             raise
         if submission.prefix != new.prefix:
-            discard(self._store, new.prefix)
+            self._discard(new)
         return submission.id
+
+    def _discard(self, new: NewSubmission) -> None:
+        if new.inline is None:
+            discard(self._store, new.prefix)
 
     def _reach_api(self) -> None:
         """Find out that nobody listens before an hour of uploads, not after; once a client."""
@@ -414,7 +430,11 @@ class ProducerClient(ResultsClient):
         )
         codec = self._codec_of(old.codec, None)
         ops = failed_operations(
-            self._store, old, self._chunks_with_errors(old), codec=codec, at_once=self._at_once
+            self._reader_of(old),
+            old,
+            self._chunks_with_errors(old),
+            codec=codec,
+            at_once=self._at_once,
         )
         # With the number: after a retry of the old one in place, more of it may have failed.
         key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"

@@ -111,7 +111,8 @@ class Queue(Upkeep):
             chunk_size=new.chunk_size,
             operations_total=new.operations,
             meta_count=len(new.strategic_metadata),
-            rest=[*pairs, *fields],
+            inline_count=len(new.inline or ()),
+            rest=[*pairs, *fields, *(new.inline or ())],
         )
         match answer:
             case [b"inserted", id_]:
@@ -253,16 +254,21 @@ class Queue(Upkeep):
                 return reserved
 
     def complete_chunks(
-        self, tokens: Sequence[Token], *, operations_failed: Mapping[Token, int] | None = None
+        self,
+        tokens: Sequence[Token],
+        *,
+        operations_failed: Mapping[Token, int] | None = None,
+        outputs: Mapping[Token, bytes] | None = None,
     ) -> list[CompleteOutcome]:
-        """Report chunks as done; their output must be stored already.
+        """Report chunks as done; their output must be stored already, or come along.
 
         Args:
             tokens: at most MAX_BATCH.
             operations_failed: of each chunk that collected errors of single operations. Past the
                 submission's `max_failed_operations` it fails, with a failure that says so.
+            outputs: encoded, of chunks that have `inline_output_bytes` for them.
         """
-        return self._run(calls.complete_chunks(tokens, operations_failed))
+        return self._run(calls.complete_chunks(tokens, operations_failed, outputs))
 
     def fail_chunk(
         self, token: Token, failure: ChunkFailure, *, jitter: int | None = None

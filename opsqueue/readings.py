@@ -19,6 +19,7 @@ from opsqueue.answers import (
     SubmissionPage,
     WorkerSeen,
     read_counts,
+    read_inline,
     read_limits,
     read_progress,
     read_reservations,
@@ -31,6 +32,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
+from opsqueue.inline import Kind
 from opsqueue.script import Scripts
 from opsqueue.submission import (
     MAX_CHUNKS,
@@ -220,6 +222,28 @@ class Readings:
             case [b"found", ids, next_after]:
                 return [SubmissionId(id_.decode()) for id_ in ids], next_after.decode()
         raise unexpected(answer)
+
+    def inline_contents(
+        self, submission_id: SubmissionId, kind: Kind, index: int | None = None
+    ) -> dict[int, bytes]:
+        """Give what a small submission has in Redis, encoded, by chunk: 1 MiB at most.
+
+        With `index` only what there is of that chunk.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+        which = "in" if kind == "inputs" else "out"
+        wanted = "" if index is None else index
+        match self._scripts.call(
+            "inline_contents", id=str(submission_id), kind=which, index=wanted
+        ):
+            case [b"found", flat]:
+                return read_inline(flat)
+            case [b"unknown"]:
+                raise SubmissionNotFoundError(submission_id, self.name)
+            case answer:
+                raise unexpected(answer)
 
     def lookup_prefix(self, prefix: str) -> SubmissionId | None:
         """Give the submission whose contents lie below a prefix of objects."""

@@ -21,8 +21,9 @@ from opsqueue.contents import (
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.following import chunks_as_they_come, chunks_in_order
 from opsqueue.formats import codec_of_format
+from opsqueue.inline import reader_of
 from opsqueue.output import OperationFailed
-from opsqueue.store import ObjectStore
+from opsqueue.store import ObjectStore, Readable
 from opsqueue.submission import Submission, SubmissionId
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.submission_client import SubmissionClient
@@ -173,7 +174,7 @@ class ResultsClient(SubmissionClient):
         follow = chunks_in_order if ordered else chunks_as_they_come
         for indexes in follow(self._api, self.queue, submission.id, start=start):
             by_chunk = results_by_chunk(
-                self._store,
+                self._reader_of(submission),
                 submission,
                 codec=codec,
                 errors=errors,
@@ -211,7 +212,10 @@ class ResultsClient(SubmissionClient):
         """
         submission = self.get_submission(submission_id)
         by_chunk = errors_by_chunk(
-            self._store, submission, self._chunks_with_errors(submission), at_once=self._at_once
+            self._reader_of(submission),
+            submission,
+            self._chunks_with_errors(submission),
+            at_once=self._at_once,
         )
         return Batched(errors for errors in by_chunk)
 
@@ -226,14 +230,22 @@ class ResultsClient(SubmissionClient):
         check_completed(submission)
         codec = self._codec_of(submission.codec, given)
         by_chunk = results_by_chunk(
-            self._store, submission, codec=codec, errors=errors, at_once=self._at_once
+            self._reader_of(submission),
+            submission,
+            codec=codec,
+            errors=errors,
+            at_once=self._at_once,
         )
         return Batched(results for results in by_chunk)
 
     def _outputs_of(self, submission: Submission) -> Batched[bytes]:
         check_completed(submission)
-        outputs = results_by_chunk(self._store, submission, codec=RAW, at_once=self._at_once)
+        reader = self._reader_of(submission)
+        outputs = results_by_chunk(reader, submission, codec=RAW, at_once=self._at_once)
         return Batched(cast(Iterator[bytes], output) for output in outputs)
+
+    def _reader_of(self, submission: Submission) -> Readable:
+        return reader_of(submission, self._store, partial(self._api.inline_contents, self.queue))
 
     def _codec_of(self, name: str, given: SerializationFormat | None) -> Codec:
         """Give the codec to read by: what is asked for, our own, maybe a custom one, or another."""

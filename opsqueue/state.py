@@ -172,6 +172,7 @@ READINGS: Final = (
     "done_chunks",
     "list_submissions",
     "lookup_submissions",
+    "inline_contents",
     "lookup_prefix",
     "chunks_with_errors",
     "list_workers",

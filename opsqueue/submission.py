@@ -14,7 +14,7 @@ from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import InvalidArgumentError, TryFromIntError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opsqueue.status import SubmissionNotCancellable
 
@@ -31,6 +31,18 @@ DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
 
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_STRATEGIC_PAIRS: Final = 32
+INLINE_BYTES: Final = 256 * 1024
+"""Inputs of a submission that travel through Redis, encoded, all together."""
+
+INLINE_CHUNKS: Final = 1_000
+"""Their number, so that no script keeps the server busy for long."""
+
+INLINE_OUTPUT_BYTES: Final = 64 * 1024
+"""Of one output that does."""
+
+INLINE_OUTPUTS_BYTES: Final = 1024 * 1024
+"""Of all outputs of a submission that do."""
+
 _INT64: Final = range(-(2**63), 2**63)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*")
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -144,7 +156,7 @@ class NewSubmission:
 
     Args:
         prefix: where the chunks' objects lie in the store; of this submission alone.
-        chunks_total: chunks 0..chunks_total-1 are all stored; 0 completes at once.
+        chunks_total: chunks 0..chunks_total-1 are all stored, or inline; 0 completes at once.
         chunk_size: operations a chunk; only the last may have fewer.
         operations_total: None: every chunk is full.
         codec: how its chunks are encoded, so that workers need not be told.
@@ -157,6 +169,8 @@ class NewSubmission:
         retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
         delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
             not only with the rest of it.
+        inline: the encoded chunks themselves, all of them, where they are not stored; at most
+            INLINE_CHUNKS of INLINE_BYTES together.
     """
 
     prefix: str
@@ -172,6 +186,7 @@ class NewSubmission:
     trace_context: Mapping[str, str] = field(default_factory=dict)
     retention_ms: int | None = None
     delete_inputs_at_completion: bool = False
+    inline: Sequence[bytes] | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad values before anything is stored: each message says what would be right."""
@@ -219,6 +234,20 @@ class NewSubmission:
         if self.retention_ms is not None:
             check_retention_ms(self.retention_ms)
         check_strategic_metadata(self.strategic_metadata)
+        if self.inline is not None:
+            self._check_inline(self.inline)
+
+    def _check_inline(self, inline: Sequence[bytes]) -> None:
+        _require(
+            len(inline) == self.chunks_total,
+            f"{len(inline):,} chunks are inline, chunks_total is {self.chunks_total:,}: give all "
+            "of them, or store them all",
+        )
+        _require(
+            fits_inline(inline),
+            f"{len(inline):,} inline chunks of {sum(map(len, inline)):,} bytes: at most "
+            f"{INLINE_CHUNKS:,} of {INLINE_BYTES:,} bytes together; store them",
+        )
 
     @property
     def operations(self) -> int:
@@ -297,6 +326,11 @@ def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
             f"strategic metadata {key}={value!r}: values are 64-bit integers; "
             "give texts a number of your own or hash them",
         )
+
+
+def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> bool:
+    """Whether encoded chunks are few and small enough to travel through Redis."""
+    return len(chunks) <= INLINE_CHUNKS and sum(map(len, chunks)) <= limit_bytes
 
 
 def check_retention_ms(retention_ms: int) -> int:
@@ -379,6 +413,8 @@ class Submission:
     metadata: bytes | None
     strategic_metadata: Mapping[str, int]
     trace_context: Mapping[str, str]
+    is_inline: bool
+    """Inputs, and small outputs, are in Redis (`inline_contents`), other outputs in the store."""
     created_at: datetime
     ended_at: datetime | None
     last_failure: Failure | None

@@ -17,6 +17,7 @@ import redis
 from opsqueue import __version__
 from opsqueue.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
 from opsqueue.connection import BLOCK_MS
+from opsqueue.inline import Kind
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.submission import (
@@ -130,6 +131,15 @@ class SubmissionApi(Protocol):
 
     def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
         """Give the submission whose contents lie below a prefix."""
+
+    def inline_contents(
+        self, queue: str, submission_id: SubmissionId, kind: Kind, index: int | None = None
+    ) -> Mapping[int, bytes]:
+        """Give what a small submission has in Redis, encoded, by chunk; all, or of one chunk.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
 
     def chunks_with_errors(
         self, queue: str, submission_id: SubmissionId, first_index: int = 0
@@ -246,6 +256,12 @@ class QueueApi:
     def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
         """Look up a prefix; see `SubmissionApi.lookup_prefix`."""
         return self._queue_of(queue).lookup_prefix(prefix)
+
+    def inline_contents(
+        self, queue: str, submission_id: SubmissionId, kind: Kind, index: int | None = None
+    ) -> Mapping[int, bytes]:
+        """Give contents; see `SubmissionApi.inline_contents`."""
+        return self._queue_of(queue).inline_contents(submission_id, kind, index)
 
     def chunks_with_errors(
         self, queue: str, submission_id: SubmissionId, first_index: int = 0

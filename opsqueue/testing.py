@@ -99,9 +99,12 @@ class LocalOpsqueue:
 
             ran += 1
             match execute(chunk, handler, self.store, is_void=is_void):
-                case Done(token=token, operations_failed=failed):
+                case Done(token=token, operations_failed=failed, output=output):
+                    outputs = None if output is None else {token: output}
                     outcomes: list[object] = list(
-                        on.complete_chunks([token], operations_failed={token: failed})
+                        on.complete_chunks(
+                            [token], operations_failed={token: failed}, outputs=outputs
+                        )
                     )
                 case Failed(token=token, failure=failure):
                     outcomes = [on.fail_chunk(token, failure)]

@@ -7,6 +7,7 @@ so that a newer API can serve an older client; a request with such a field is re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -134,6 +135,7 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
     trace_context: dict[str, str] = {}
+    is_inline: bool = False
     failure: FailureBody | None = None
     last_failure: FailureBody | None = None
 
@@ -165,6 +167,7 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             metadata=submission.metadata,
             strategic_metadata=dict(submission.strategic_metadata),
             trace_context=dict(submission.trace_context),
+            is_inline=submission.is_inline,
             failure=last_failure if submission.failure else None,
             last_failure=last_failure,
         )
@@ -190,6 +193,7 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             metadata=self.metadata,
             strategic_metadata=self.strategic_metadata,
             trace_context=self.trace_context,
+            is_inline=self.is_inline,
             created_at=self.created_at,
             ended_at=self.ended_at,
             last_failure=self.last_failure.to_failure() if self.last_failure else None,
@@ -325,6 +329,8 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     `chunks_total`, `operations_total` and `codec` go with `prefix` alone. `max_failed_operations`
     is a count, or a share where it is written with a point: 1 is one operation, 1.0 are all.
+    `inline` goes with `prefix`, too: all chunks, encoded (base64), where they are small and nothing
+    is stored below `prefix` yet.
     """
 
     chunk_size: int
@@ -332,6 +338,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     prefix: str | UnsetType = UNSET
     chunks_total: int | UnsetType = UNSET
     operations_total: int | UnsetType = UNSET
+    inline: list[bytes] | UnsetType = UNSET
     codec: CodecName | UnsetType = UNSET
     max_attempts: int = 10
     max_failed_operations: int | float | None = None
@@ -350,6 +357,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             prefix=new.prefix,
             chunks_total=new.chunks_total,
             operations_total=new.operations,
+            inline=UNSET if new.inline is None else list(new.inline),
             codec=new.codec,
             max_attempts=new.max_attempts,
             max_failed_operations=new.failed_operations_limit,
@@ -362,7 +370,13 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         )
 
     def to_new_submission(
-        self, *, prefix: str, chunks_total: int, operations_total: int | None, codec: str
+        self,
+        *,
+        prefix: str,
+        chunks_total: int,
+        operations_total: int | None,
+        codec: str,
+        inline: Sequence[bytes] | None = None,
     ) -> NewSubmission:
         """Take it off the wire; the arguments are what the two kinds of body differ in.
 
@@ -383,6 +397,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             trace_context=self.trace_context,
             retention_ms=self.retention_ms,
             delete_inputs_at_completion=self.delete_inputs_at_completion,
+            inline=inline,
         )
 
 
@@ -518,6 +533,12 @@ class IdsBody(Struct, frozen=True, kw_only=True):
     """Ids of submissions, ascending."""
 
     ids: list[str]
+
+
+class InlineBody(Struct, frozen=True, kw_only=True):
+    """What a small submission has in Redis: encoded chunks (base64) by index."""
+
+    chunks: dict[int, bytes]
 
 
 class PatchBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from opsqueue_api.compression import Compression
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.health import Alive, Ready, Version
+from opsqueue_api.inline import InlineInputs, InlineOutputs
 from opsqueue_api.openapi import OpenApi, Route
 from opsqueue_api.operation import KnownParameters
 from opsqueue_api.progress import SubmissionProgress
@@ -106,6 +107,8 @@ def create_app(
     route(f"{submission}/progress", progress, GET=Need.PRODUCE)
     route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/results", Results(queue_of, store, waiting), GET=Need.PRODUCE)
+    route(f"{submission}/inline-inputs", InlineInputs(queue_of), GET=Need.PRODUCE)
+    route(f"{submission}/inline-outputs", InlineOutputs(queue_of), GET=Need.PRODUCE)
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
     consumers.add_routes(route, queue_of, store, limits, waiting)

@@ -38,6 +38,8 @@ class Uploaded:
     chunks_total: int
     operations_total: int | None
     codec: str
+    inline: list[bytes] | None
+    """The chunks themselves, where nothing is stored yet."""
 
 
 def idempotency_key(req: falcon.Request) -> str:
@@ -151,11 +153,11 @@ def contents_of(body: InsertBody, limits: Limits) -> Contents | Uploaded:
             "and stores, or prefix and chunks_total of chunks that are stored already"
         )
         raise invalid(message)
-    return _inline(body, limits) if has_operations else _uploaded(body, limits)
+    return _contents(body, limits) if has_operations else _uploaded(body, limits)
 
 
-def _inline(body: InsertBody, limits: Limits) -> Contents:
-    for name in ("chunks_total", "operations_total", "codec"):
+def _contents(body: InsertBody, limits: Limits) -> Contents:
+    for name in ("chunks_total", "operations_total", "codec", "inline"):
         if getattr(body, name) is not msgspec.UNSET:
             message = f"{name} goes with prefix, not with operations: leave it out"
             raise invalid(message)
@@ -189,11 +191,13 @@ def _uploaded(body: InsertBody, limits: Limits) -> Uploaded:
         )
         raise too_large(message)
     prefix, total, codec = body.prefix, body.operations_total, body.codec
+    inline = None if isinstance(body.inline, msgspec.UnsetType) else body.inline
     return Uploaded(
         prefix="" if isinstance(prefix, msgspec.UnsetType) else prefix,
         chunks_total=body.chunks_total,
         operations_total=None if isinstance(total, msgspec.UnsetType) else total,
         codec=DEFAULT_CODEC if isinstance(codec, msgspec.UnsetType) else codec,
+        inline=inline,
     )
 
 

@@ -12,8 +12,9 @@ from opsqueue.chunk import Reservation, Token
 from opsqueue.chunk_wire import DoneBody
 from opsqueue.codec import Codec, open_codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
+from opsqueue.inline import reader_of
 from opsqueue.output import Encoded, encode_output, errors_of
-from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
@@ -47,7 +48,8 @@ class ChunkInput:
         index: str,
     ) -> None:
         """Give the bytes as they are stored, or with `?as=json` the operations as a JSON list."""
-        submission = self.queue_of(queue).get_submission(checked_id(submission_id))
+        on = self.queue_of(queue)
+        submission = on.get_submission(checked_id(submission_id))
         number = _checked_index(index)
         if number >= submission.chunks_total:
             message = f"submission {submission.id} has {submission.chunks_total:,} chunks, from 0"
@@ -56,16 +58,11 @@ class ChunkInput:
         if form not in (None, "json"):
             message = f"as={form[:40]!r}: give as=json, or nothing for the bytes"
             raise invalid(message)
-        data = self._get(input_key(submission.prefix, number))
+        reader = reader_of(submission, self.store, on.inline_contents)
+        data = _get(reader, input_key(submission.prefix, number))
         resp.set_header("Opsqueue-Codec", submission.codec)
         resp.content_type = falcon.MEDIA_JSON if form else _BYTES
         resp.data = bytes(operations_of(submission.codec, data)) if form else data
-
-    def _get(self, key: str) -> bytes:
-        try:
-            return self.store.get(key)
-        except ObjectNotFoundError as exc:
-            raise ProblemError(Problem(ProblemType.INPUT_GONE, str(exc))) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +100,13 @@ class ChunkOutput:
             raise ProblemError(Problem(ProblemType.CHUNK_LOST, detail))
         self.store.create(output_key(chunk.source.prefix, chunk.chunk_index), data)
         resp.status = falcon.HTTP_204
+
+
+def _get(reader: Readable, key: str) -> bytes:
+    try:
+        return reader.get(key)
+    except ObjectNotFoundError as exc:
+        raise ProblemError(Problem(ProblemType.INPUT_GONE, str(exc))) from exc
 
 
 def operations_of(codec: str, data: bytes) -> msgspec.Raw:

@@ -22,7 +22,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.logs import set_up_logging
 from opsqueue.store import open_store
-from opsqueue.submission import MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue.submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
 from opsqueue_api.request_ids import add_request_id
 from opsqueue_api.settings import DEFAULT_REDIS_URL, Limits, Settings
 from opsqueue_api.tokens import FORM, Scope, Token, parse_tokens
@@ -152,6 +152,13 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     help="Of a submission's opaque metadata.",
 )
 @click.option(
+    "--inline-bytes",
+    type=click.IntRange(0, INLINE_BYTES),
+    default=_LIMITS.inline_bytes,
+    show_envvar=True,
+    help="Of a submission's chunks together that are kept in Redis, not in the store; 0: none.",
+)
+@click.option(
     "--heartbeat-timeout",
     type=click.FloatRange(0.1),
     default=30.0,
@@ -227,6 +234,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             body_chunks=options["max_body_chunks"],
             chunks=options["max_chunks"],
             metadata_bytes=options["max_metadata_bytes"],
+            inline_bytes=options["inline_bytes"],
         ),
     )
 

@@ -91,7 +91,9 @@ class ReserveChunks:
     def _with_operations(self, chunk: Reservation) -> ChunkBody:
         # Never an error of the whole answer: the chunks are reserved, and must be told of.
         try:
-            data = self.store.get(input_key(chunk.source.prefix, chunk.chunk_index))
+            data = chunk.input
+            if data is None:
+                data = self.store.get(input_key(chunk.source.prefix, chunk.chunk_index))
             return ChunkBody.of(chunk, operations=operations_of(chunk.source.codec, data))
         except (ProblemError, OpsqueueError) as exc:
             return ChunkBody.of(chunk, operations=None, problem=str(exc))

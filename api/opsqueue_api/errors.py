@@ -10,6 +10,7 @@ import falcon
 import msgspec
 
 from opsqueue.contents import all_pages, errors_by_chunk
+from opsqueue.inline import reader_of
 from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS
 from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
@@ -47,7 +48,8 @@ class Errors:
             indexes = all_pages(
                 lambda first_index: on.chunks_with_errors(submission.id, first_index=first_index)
             )
-            for errors in errors_by_chunk(self.store, submission, indexes):
+            reader = reader_of(submission, self.store, on.inline_contents)
+            for errors in errors_by_chunk(reader, submission, indexes):
                 yield _ENCODER.encode_lines([OperationFailedBody.of(error) for error in errors])
 
         lines = lines_by_chunk()

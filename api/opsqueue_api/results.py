@@ -19,8 +19,9 @@ import falcon
 from opsqueue.codec import open_codec
 from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
+from opsqueue.inline import reader_of
 from opsqueue.result_lines import result_line
-from opsqueue.store import ObjectStore
+from opsqueue.store import ObjectStore, Readable
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
@@ -85,7 +86,8 @@ class Results:
         if is_running:
             reader = admit(self.long_polls, req)
             batches = followed_chunks(on, submission.id, start, reader)
-        lines = self._lines_by_chunk(submission, errors, batches)
+        contents = reader_of(submission, self.store, on.inline_contents)
+        lines = _lines_by_chunk(contents, submission, errors, batches)
         try:
             first = next(lines, b"")
         except EncodingError as exc:
@@ -94,25 +96,26 @@ class Results:
         resp.content_type = MEDIA_TYPE
         resp.stream = parts if reader is None else Stream(parts, reader.room)
 
-    def _lines_by_chunk(
-        self, submission: Submission, errors: ErrorMode, batches: Iterable[range]
-    ) -> Iterator[bytes]:
-        try:
-            codec = open_codec(submission.codec)
-        except InvalidArgumentError as exc:
-            # pickle, which would run anybody's code here, or a codec of the users' own.
-            message = f"they are encoded by {submission.codec!r}, which the API does not read"
-            raise EncodingError(message) from exc
-        tells_apart = errors == "yield"
-        for indexes in batches:
-            chunks = results_by_chunk(
-                self.store, submission, codec=codec, errors=errors, chunk_indexes=indexes
-            )
-            for results in chunks:
-                yield b"".join(result_line(result, tells_apart=tells_apart) for result in results)
-            if not indexes:
-                # Nothing is done yet: the client gets the headers, and knows that it is heard.
-                yield b""
+
+def _lines_by_chunk(
+    contents: Readable, submission: Submission, errors: ErrorMode, batches: Iterable[range]
+) -> Iterator[bytes]:
+    try:
+        codec = open_codec(submission.codec)
+    except InvalidArgumentError as exc:
+        # pickle, which would run anybody's code here, or a codec of the users' own.
+        message = f"they are encoded by {submission.codec!r}, which the API does not read"
+        raise EncodingError(message) from exc
+    tells_apart = errors == "yield"
+    for indexes in batches:
+        chunks = results_by_chunk(
+            contents, submission, codec=codec, errors=errors, chunk_indexes=indexes
+        )
+        for results in chunks:
+            yield b"".join(result_line(result, tells_apart=tells_apart) for result in results)
+        if not indexes:
+            # Nothing is done yet: the client gets the headers, and knows that it is heard.
+            yield b""
 
 
 def joined(first: bytes, rest: Iterator[bytes]) -> Generator[bytes]:

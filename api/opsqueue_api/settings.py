@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from opsqueue.logs import LogFormat
-from opsqueue.submission import MAX_METADATA_BYTES
+from opsqueue.submission import INLINE_BYTES, MAX_METADATA_BYTES
 from opsqueue_api.tokens import Token
 
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -24,6 +24,7 @@ class Limits:
         body_chunks: cut from a body, each being an upload while the client waits.
         chunks: of a submission whose contents are uploaded already; a bit of Redis's memory each.
         metadata_bytes: of the opaque metadata, decoded.
+        inline_bytes: of a submission's encoded chunks that go into Redis, not into the store.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -32,6 +33,7 @@ class Limits:
     body_chunks: int = 10_000
     chunks: int = 100_000_000
     metadata_bytes: int = MAX_METADATA_BYTES
+    inline_bytes: int = INLINE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

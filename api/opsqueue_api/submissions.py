@@ -19,14 +19,15 @@ from opsqueue.contents import discard, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
-from opsqueue.store import ObjectStore
-from opsqueue.store.parallel import DEFAULT_AT_ONCE
+from opsqueue.store import ObjectStore, input_key
+from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
 from opsqueue.submission import (
     NewSubmission,
     Submission,
     SubmissionFilter,
     SubmissionId,
     SubmissionState,
+    fits_inline,
 )
 from opsqueue.submission_api import wait_until_ended
 from opsqueue.wire import (
@@ -132,8 +133,9 @@ class Submissions:
                     chunks_total=uploaded.chunks_total,
                     operations_total=uploaded.operations_total,
                     codec=uploaded.codec,
+                    inline=uploaded.inline,
                 )
-                inserted = _insert(on, new, key)
+                inserted = self._insert_inline(on, new, key)
         self._answer(resp, on, inserted)
 
     def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
@@ -160,14 +162,30 @@ class Submissions:
             prefix=unsized.prefix,
             chunk_size=unsized.chunk_size,
             codec=self._codec,
+            inline_bytes=self._limits.inline_bytes,
             at_once=at_once,
         )
         new = replace(
-            unsized, chunks_total=stored.chunks_total, operations_total=stored.operations_total
+            unsized,
+            chunks_total=stored.chunks_total,
+            operations_total=stored.operations_total,
+            inline=stored.inline,
         )
         # When Redis gives no answer, the objects stay: a submission may be using them.
         inserted = _insert(on, new, key)
-        if not inserted.is_new:
+        if not inserted.is_new and new.inline is None:
+            discard(self._store, new.prefix)
+        return inserted
+
+    def _insert_inline(self, on: Queue, new: NewSubmission, key: str) -> Inserted:
+        """Insert; what the client took for small, and we do not, is stored by us."""
+        if new.inline is None or fits_inline(new.inline, self._limits.inline_bytes):
+            return _insert(on, new, key)
+        items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
+        create_many(self._store, items)
+        inserted = _insert(on, replace(new, inline=None), key)
+        # Not new and yet of this prefix: the insert is repeated, and these are its objects.
+        if not inserted.is_new and on.get_submission(inserted.id).prefix != new.prefix:
             discard(self._store, new.prefix)
         return inserted
 

@@ -44,7 +44,10 @@ local function complete_submission(id)
   end_submission(id, 'completed')
   -- All bits are set: the state says as much.
   redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
-  if redis.call('HEXISTS', key, 'delete_inputs') == 1 then
+  local row = redis.call('HMGET', key, 'delete_inputs', 'inline')
+  if row[1] and row[2] then
+    redis.call('UNLINK', key .. ':in')
+  elseif row[1] then
     redis.call('ZADD', base .. 'spent_inputs', 0, id)
   end
 end

@@ -8,6 +8,8 @@
 -- sub:ID:errors      bitmap  a bit a finished chunk with operations that failed, till forgotten
 -- sub:ID:redo        zset    indexes below the cursor that are free, scored by themselves
 -- sub:ID:attempts    hash    index -> attempts used, only for chunks that used one
+-- sub:ID:in          hash    index -> input, only for submissions that are small in all
+-- sub:ID:out         hash    index -> output, of these, where it is small, too
 -- sub:ID:meta        hash    strategic metadata
 -- sub:ID:failure     hash    the last failure
 -- sub:ID:news        stream  length 1, expires: a new entry whenever a chunk is done, or the

@@ -2,11 +2,12 @@
 --
 -- A counter moves only when the chunk's bit changes, so nothing is counted twice; the last bit
 -- completes the submission. Operations that failed are part of those done: past the submission's
--- limit it fails, this chunk being done, and the rest is dropped.
+-- limit it fails, this chunk being done, and the rest is dropped. An output comes along where
+-- submission and output are small; the first report's stays, as the first object does in the store.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
--- ARGV[2...] rest  token, operations_failed of each chunk
+-- ARGV[2...] rest  token, operations_failed, has_output (0 or 1) and output of each chunk
 --
 -- Returns for each {"completed", id, chunks_left}, or {"limit_passed", id, chunks_left}: completed,
 -- and the submission failed with it; {"lost"}: somebody else holds or held it by now; or
@@ -24,7 +25,7 @@ local function fail_submission(id, index, failed, limit)
   count_dropped(id, 0)
 end
 
-local function complete(token, operations_failed)
+local function complete(token, operations_failed, has_output, output)
   local id, index, state = end_reservation(token)
   if not id then
     return {'lost'}
@@ -39,6 +40,9 @@ local function complete(token, operations_failed)
   local total, size = tonumber(row[1]), tonumber(row[2])
   if redis.call('SETBIT', key .. ':done', index, 1) == 1 then
     return {'completed', id, total - tonumber(row[4])}
+  end
+  if has_output == '1' then
+    redis.call('HSET', key .. ':out', index, output)
   end
   local operations = size
   if index == total - 1 then
@@ -69,7 +73,7 @@ local function complete(token, operations_failed)
 end
 
 local answers = {}
-for i = 2, #ARGV, 2 do
-  answers[#answers + 1] = complete(ARGV[i], ARGV[i + 1])
+for i = 2, #ARGV, 4 do
+  answers[#answers + 1] = complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 return answers

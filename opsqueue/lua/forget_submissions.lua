@@ -34,7 +34,7 @@ for _, id in ipairs(due) do
     redis.call('ZREM', base .. 'spent_inputs', id)
     change_pairs(id, 'ZREM')
     redis.call('UNLINK', key, key .. ':done', key .. ':errors', key .. ':redo', key .. ':attempts',
-      key .. ':meta', key .. ':failure', key .. ':news')
+      key .. ':meta', key .. ':failure', key .. ':news', key .. ':in', key .. ':out')
     forgotten = forgotten + 1
   end
 end

@@ -8,7 +8,8 @@
 -- ARGV[2...] rest  tokens
 --
 -- Returns {"found", chunks, submissions}: those that hold, in the order of the tokens; chunks
--- {token, id, index, attempt, expires_at} each; submissions {id, fields, metadata} each.
+-- {token, id, index, attempt, expires_at, {input} or {}} each, the input of a small submission;
+-- submissions {id, fields, metadata} each.
 local reservations = base .. 'reservations'
 
 local chunks, submissions, is_listed = {}, {}, {}
@@ -20,7 +21,9 @@ for i = 2, #ARGV do
   local f = entry and entry[2]
   local fields = f and redis.call('HGETALL', sub_key(f[2])) or {}
   if #fields > 0 then
-    chunks[#chunks + 1] = {token, f[2], tonumber(f[4]), tonumber(f[6]), tonumber(f[10])}
+    local input = redis.call('HGET', sub_key(f[2]) .. ':in', f[4])
+    chunks[#chunks + 1] = {token, f[2], tonumber(f[4]), tonumber(f[6]), tonumber(f[10]),
+      input and {input} or {}}
     if not is_listed[f[2]] then
       is_listed[f[2]] = true
       local metadata = redis.call('HGETALL', sub_key(f[2]) .. ':meta')

@@ -1,7 +1,8 @@
 -- insert_submission: -> ready.
 --
 -- Costs the same for one chunk and for a million: what is not handed out yet is one integer, the
--- cursor. The same idempotency key answers the first one's id and changes nothing.
+-- cursor. The same idempotency key answers the first one's id and changes nothing. Inputs that
+-- come along, of small submissions alone, cost by their bytes.
 --
 -- KEYS[1]     base            prefix of the queue's keys
 -- ARGV[1]     now             see _prelude
@@ -13,12 +14,14 @@
 -- ARGV[7]     chunk_size      operations a chunk
 -- ARGV[8]     operations_total
 -- ARGV[9]     meta_count      pairs of strategic metadata
--- ARGV[10...] rest            first those pairs, then fields of sub:ID with their values
+-- ARGV[10]    inline_count    inputs that come along: of all chunks, or 0
+-- ARGV[11...] rest            first those pairs, then fields of sub:ID with their values, then
+--                             those inputs
 --
 -- Returns {"inserted", id}, {"known", id}, or {"prefix_taken", id}.
 local partition, idempotency, idempotency_ms, prefix = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local chunks_total, chunk_size, operations_total = ARGV[6], ARGV[7], ARGV[8]
-local meta_count = tonumber(ARGV[9])
+local meta_count, inline_count = tonumber(ARGV[9]), tonumber(ARGV[10])
 
 if idempotency ~= '' then
   local known = redis.call('GET', base .. 'idem:' .. idempotency)
@@ -52,12 +55,18 @@ local key = sub_key(id)
 redis.call('HSET', key, 'state', 'in_progress', 'prefix', prefix, 'chunks_total', chunks_total,
   'chunk_size', chunk_size, 'operations_total', operations_total, 'cursor', 0, 'chunks_done', 0,
   'operations_done', 0, 'operations_failed', 0, 'chunks_in_hand', 0, 'created_at', now)
-local fields_from = 10 + 2 * meta_count
-for i = fields_from, #ARGV, 2 do
+local fields_from, inline_from = 11 + 2 * meta_count, #ARGV - inline_count + 1
+for i = fields_from, inline_from - 1, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
 end
+if inline_count > 0 then
+  redis.call('HSET', key, 'inline', 1)
+  for i = inline_from, #ARGV do
+    redis.call('HSET', key .. ':in', i - inline_from, ARGV[i])
+  end
+end
 if meta_count > 0 then
-  for i = 10, fields_from - 1, 2 do
+  for i = 11, fields_from - 1, 2 do
     redis.call('HSET', key .. ':meta', ARGV[i], ARGV[i + 1])
   end
   sign(id)

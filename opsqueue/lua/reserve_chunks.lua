@@ -18,15 +18,15 @@
 -- With _candidate.
 -- With _strategy.
 --
--- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from}: read
--- `wake` after wake_id to sleep until something may be free; next_due is the instant of the next
--- delayed chunk, or when a rate limit lets one through, or -1 when none can be had before a
--- resume; chunks {token, id, index, attempt,
--- expires_at} each; submissions {id, fields, metadata} each.
+-- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from, is_cut}:
+-- read `wake` after wake_id to sleep until something may be free; next_due is the instant of the
+-- next delayed chunk, or when a rate limit lets one through, or -1 when none can be had before a
+-- resume; chunks {token, id, index, attempt, expires_at, {input} or {}} each, the input of a small
+-- submission; submissions {id, fields, metadata} each; is_cut 1 when inputs filled the answer.
 local worker, limit, reservation_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local reservations, delayed = base .. 'reservations', base .. 'delayed'
-local expires_at = now + tonumber(reservation_ms)
+local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 
 local function answer(tag, chunks, submissions, rest)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
@@ -35,7 +35,8 @@ local function answer(tag, chunks, submissions, rest)
   if next_allowed and (next_at < 0 or next_allowed < next_at) then
     next_at = next_allowed
   end
-  return {tag, last_wake and last_wake[1] or '0-0', now, next_at, chunks, submissions, rest}
+  return {tag, last_wake and last_wake[1] or '0-0', now, next_at, chunks, submissions, rest,
+    inputs_bytes_left <= 0 and 1 or 0}
 end
 
 -- Move chunks whose back-off is over into redo. Bounded; what is left is due at the next call.
@@ -57,7 +58,7 @@ end
 free_due_chunks()
 
 local subs, order, entries = {}, {}, {}
-while #entries < limit do
+while #entries < limit and inputs_bytes_left > 0 do
   -- Chance for each pick anew, by a step of Lehmer's generator: a server's math.random begins alike
   -- in each call.
   chance = chance * 48271 % 2147483647
@@ -71,10 +72,10 @@ while #entries < limit do
   if not sub then
     local key = sub_key(id)
     local row = redis.call('HMGET', key, 'cursor', 'chunks_total', 'chunk_size',
-      'operations_total')
+      'operations_total', 'inline')
     sub = {key = key, cursor = tonumber(row[1]), total = tonumber(row[2]), taken = 0,
       size = tonumber(row[3]), operations = tonumber(row[4]),
-      redo = redis.call('ZCARD', key .. ':redo')}
+      redo = redis.call('ZCARD', key .. ':redo'), inputs = row[5] and key .. ':in'}
     sub.first_cursor = sub.cursor
     subs[id] = sub
     order[#order + 1] = id
@@ -90,6 +91,8 @@ while #entries < limit do
   end
   if index then
     entries[#entries + 1] = {id, index, attempt}
+    inputs_bytes_left = inputs_bytes_left
+      - (sub.inputs and redis.call('HSTRLEN', sub.inputs, index) or 0)
     sub.taken = sub.taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     count_in_hand(id, 1)
@@ -109,7 +112,6 @@ end
 if #entries == 0 then
   return answer('reserved', {}, {}, look_from)
 end
-
 for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.cursor ~= sub.first_cursor then
@@ -135,7 +137,9 @@ end
 local chunks, submissions = {}, {}
 for _, entry in ipairs(delivered[1][2]) do
   local f = entry[2]
-  chunks[#chunks + 1] = {entry[1], f[2], tonumber(f[4]), tonumber(f[6]), expires_at}
+  local inputs = subs[f[2]].inputs
+  local input = inputs and {redis.call('HGET', inputs, f[4])} or {}
+  chunks[#chunks + 1] = {entry[1], f[2], tonumber(f[4]), tonumber(f[6]), expires_at, input}
 end
 for _, id in ipairs(order) do
   if subs[id].taken > 0 then

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from opsqueue.exceptions import NewObjectStoreClientError
 from opsqueue.store.base import (
     ObjectStore,
+    Readable,
     StoredObject,
     input_key,
     output_key,
@@ -22,7 +23,15 @@ from opsqueue.store.base import (
 if TYPE_CHECKING:
     from opsqueue.store.base import StoreUrl
 
-__all__ = ["ObjectStore", "StoredObject", "input_key", "open_store", "output_key", "with_options"]
+__all__ = [
+    "ObjectStore",
+    "Readable",
+    "StoredObject",
+    "input_key",
+    "open_store",
+    "output_key",
+    "with_options",
+]
 
 
 def open_store(url: str) -> ObjectStore:

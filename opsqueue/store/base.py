@@ -47,6 +47,13 @@ class StoredObject:
     """On the store's clock, in UTC."""
 
 
+class Readable(Protocol):
+    """What objects are read from: a store, or what stands before one."""
+
+    def get(self, key: str) -> bytes:
+        """Return an object's whole content; see `ObjectStore.get`."""
+
+
 class ObjectStore(Protocol):
     """Bytes by key; objects never change once they are there.
 

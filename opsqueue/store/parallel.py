@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    from opsqueue.store.base import ObjectStore
+    from opsqueue.store.base import ObjectStore, Readable
 
 Item = TypeVar("Item")
 
@@ -24,7 +24,7 @@ DEFAULT_AT_ONCE = 16
 
 
 def get_many(
-    store: ObjectStore, keys: Iterable[str], *, at_once: int = DEFAULT_AT_ONCE
+    store: Readable, keys: Iterable[str], *, at_once: int = DEFAULT_AT_ONCE
 ) -> Iterator[bytes]:
     """Yield the objects of `keys` in their order, reading ahead.
 
@@ -39,7 +39,7 @@ def get_many(
     return _read_ahead(store, keys, at_once)
 
 
-def _read_ahead(store: ObjectStore, keys: Iterable[str], at_once: int) -> Iterator[bytes]:
+def _read_ahead(store: Readable, keys: Iterable[str], at_once: int) -> Iterator[bytes]:
     ahead: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-get") as pool:
         try:

@@ -64,6 +64,8 @@ class ModelSubmission:
     """Operations that failed, by finished chunk; only those that have any."""
     limit: int | None = None
     chunks_failed: int = 0
+    inputs: dict[int, bytes] = field(default_factory=dict)
+    outputs: dict[int, bytes] = field(default_factory=dict)
     in_hand: int = 0
     """As counted; wrong between the loss of the stream and its repair."""
 
@@ -180,7 +182,9 @@ class Model:
             self._let_inputs_go(sub)
 
     def _let_inputs_go(self, sub: ModelSubmission) -> None:
-        if sub.new.delete_inputs_at_completion:
+        if sub.new.delete_inputs_at_completion and sub.new.inline:
+            sub.inputs = {}
+        elif sub.new.delete_inputs_at_completion:
             self.spent_inputs[sub.id] = 0
 
     def _count_dropped(self, sub: ModelSubmission, failed: int) -> None:
@@ -247,6 +251,7 @@ class Model:
         places = [Place.CURSOR] * new.chunks_total
         sub = ModelSubmission(id_, new, dict(new.strategic_metadata), now, places)
         sub.limit = new.failed_operations_limit
+        sub.inputs = dict(enumerate(new.inline or ()))
         self.subs[id_] = sub
         self.prefixes[new.prefix] = id_
         if idempotency_key:
@@ -375,6 +380,7 @@ class Model:
             assert sub.attempts[index] + 1 == chunk.attempt
             assert now + reservation_ms == chunk.expires_at_ms
             assert sub.meta == chunk.source.strategic_metadata
+            assert sub.inputs.get(index) == chunk.input
             sub.places[index] = Place.RESERVED
             sub.in_hand += 1
             for layer in layers:
@@ -406,7 +412,9 @@ class Model:
             now=now,
         )
 
-    def complete(self, now: int, token: Token, operations_failed: int) -> CompleteOutcome:
+    def complete(
+        self, now: int, token: Token, operations_failed: int, output: bytes | None
+    ) -> CompleteOutcome:
         ended = self._end_reservation(token)
         if ended is None:
             return Lost()
@@ -417,6 +425,8 @@ class Model:
         operations_failed = min(operations_failed, sub.operations_in(index))
         if operations_failed:
             sub.failed_in[index] = operations_failed
+        if output is not None:
+            sub.outputs[index] = output
         self.stats["chunks_completed"] += 1
         self.stats["operations_completed"] += sub.operations_in(index)
         self.stats["operations_failed"] += operations_failed

@@ -22,6 +22,8 @@ class SubmissionKeys:
     redo: frozenset[int]
     done: bytes
     errors: bytes
+    inputs: dict[int, bytes]
+    outputs: dict[int, bytes]
 
     def is_done(self, index: int) -> bool:
         return has_bit(self.done, index)
@@ -67,6 +69,8 @@ class Snapshot:
             pipe.zrange(f"{key}:redo", 0, -1, withscores=True)
             pipe.get(f"{key}:done")
             pipe.get(f"{key}:errors")
+            pipe.hgetall(f"{key}:in")
+            pipe.hgetall(f"{key}:out")
         for meta_key in meta_keys:
             pipe.hgetall(f"{base}inhand:{meta_key}")
         for state in states:
@@ -93,6 +97,7 @@ class Snapshot:
         for id_ in ids:
             fields, meta, failure = (_texts(next(answers)) for _ in range(3))
             redo, done, errors = (next(answers) for _ in range(3))
+            inputs, outputs = next(answers), next(answers)
             assert all(int(member) == score for member, score in redo)
             if fields:
                 submissions[id_] = SubmissionKeys(
@@ -102,9 +107,12 @@ class Snapshot:
                     redo=frozenset(int(member) for member, _ in redo),
                     done=done or b"",
                     errors=errors or b"",
+                    inputs={int(index): data for index, data in inputs.items()},
+                    outputs={int(index): data for index, data in outputs.items()},
                 )
             else:
                 assert (meta, failure, redo, done, errors) == ({}, {}, [], None, None)
+                assert (inputs, outputs) == ({}, {})
         in_hand = {
             meta_key: {int(value): int(count) for value, count in next(answers).items()}
             for meta_key in meta_keys

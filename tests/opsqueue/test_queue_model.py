@@ -90,6 +90,7 @@ NEW = st.fixed_dictionaries(
         "max_failed": st.sampled_from([None, None, 0, 1, 2, 0.1, 1.0]),
         "retention_ms": st.sampled_from([0, 5_000, 10**9, None]),
         "deletes_inputs": st.booleans(),
+        "is_inline": st.booleans(),
         "key": st.sampled_from([*[""] * 6, "k1", "k2"]),
         "old_prefix": st.sampled_from([*[None] * 8, 0, 1, 2]),
     }
@@ -217,6 +218,7 @@ class QueueMachine(RuleBasedStateMachine):
         max_failed: float | None,
         retention_ms: int | None,
         deletes_inputs: bool,
+        is_inline: bool,
         key: str,
         old_prefix: int | None,
     ) -> None:
@@ -235,6 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
             strategic_metadata=pairs,
             retention_ms=retention_ms,
             delete_inputs_at_completion=deletes_inputs,
+            inline=[b"in %d" % index for index in range(chunks)] if is_inline else None,
         )
         try:
             inserted = self.queue.insert_submission(new, idempotency_key=key)
@@ -365,12 +368,25 @@ class QueueMachine(RuleBasedStateMachine):
             for token, (id_, index) in held.items()
             if token in tokens and id_ in self.model.subs
         }
-        outcomes = self.queue.complete_chunks(tokens, operations_failed=operations_failed)
-        assert [self.model.complete(self.clock.now, t, failed) for t in tokens] == outcomes
+        # Of small submissions every second output goes along, the others are stored.
+        outputs = {
+            token: f"out of {token}".encode()
+            for token in tokens
+            if token in held and held[token][1] % 2 and self._is_inline(held[token][0])
+        }
+        outcomes = self.queue.complete_chunks(
+            tokens, operations_failed=operations_failed, outputs=outputs
+        )
+        now = self.clock.now
+        expected = [self.model.complete(now, t, failed, outputs.get(t)) for t in tokens]
+        assert expected == outcomes
         for token, outcome in zip(tokens, outcomes, strict=True):
             if isinstance(outcome, Completed):
                 assert held[token] not in self.completed
                 self.completed.add(held[token])
+
+    def _is_inline(self, id_: SubmissionId) -> bool:
+        return id_ in self.model.subs and bool(self.model.subs[id_].new.inline)
 
     def fail(self, pick: int, jitter: int) -> None:
         self._fail(self._tokens([pick])[0], jitter)
@@ -541,6 +557,7 @@ class QueueMachine(RuleBasedStateMachine):
             for index in range(len(sub.places)):
                 assert (index in sub.failed_in) == has_bit(keys.errors, index)
             assert sub.meta == keys.meta
+            assert (sub.inputs, sub.outputs) == (keys.inputs, keys.outputs)
             assert (None if sub.ended_at is None else str(sub.ended_at)) == keys.fields.get(
                 "ended_at"
             )

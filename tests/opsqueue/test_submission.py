@@ -47,6 +47,7 @@ def submission(**fields: Any) -> Submission:
         "metadata": None,
         "strategic_metadata": {},
         "trace_context": {},
+        "is_inline": False,
         "created_at": AT,
         "ended_at": None,
         "last_failure": None,

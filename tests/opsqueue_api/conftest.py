@@ -15,6 +15,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
+from opsqueue_api.settings import Limits
 
 Work = Callable[..., int]
 
@@ -31,7 +32,8 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 @pytest.fixture
 def app(client: redis.Redis, store: ObjectStore) -> App:
-    return create_app(client, store)
+    """All goes to the store; test_inline.py has what does not."""
+    return create_app(client, store, limits=Limits(inline_bytes=0))
 
 
 @pytest.fixture
@@ -50,7 +52,10 @@ def work(queue: Queue, store: ObjectStore) -> Work:
         reserved = queue.reserve_chunks("test-worker", limit=limit, strategy=Oldest())
         for chunk in reserved.chunks:
             codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
-            operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            data = chunk.input
+            if data is None:
+                data = store.get(input_key(prefix, chunk.chunk_index))
+            operations = codec.decode(data)
             results = codec.encode([function(operation) for operation in operations])
             store.create(output_key(prefix, chunk.chunk_index), results)
             queue.complete_chunks([chunk.token])

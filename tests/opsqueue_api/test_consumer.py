@@ -60,7 +60,8 @@ def consumer(api: ChunkApi, store: ObjectStore, queue: Queue) -> Iterator[Consum
 
 @pytest.fixture
 def producer(client: redis.Redis, store: ObjectStore, queue_name: str) -> ProducerClient:
-    return ProducerClient.over(QueueApi(client), store, queue=queue_name)
+    """All goes to the store; test_inline.py has what does not."""
+    return ProducerClient.over(QueueApi(client), store, queue=queue_name, inline_bytes=0)
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def test_an_insert_answers_the_whole_status(http: httpx.Client, queue_name: str)
         "metadata": "aGVsbG8=",
         "strategic_metadata": {"customer": 7},
         "trace_context": {},
+        "is_inline": False,
         "failure": None,
         "last_failure": None,
     }

@@ -86,7 +86,10 @@ def work(queue: Queue, store_url: str, chunks: int) -> None:
             queue.wait_for_wake(reserved.wake_id, block_ms=5_000)
         for chunk in reserved.chunks:
             codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
-            operations: list[Any] = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            data = chunk.input
+            if data is None:
+                data = store.get(input_key(prefix, chunk.chunk_index))
+            operations: list[Any] = codec.decode(data)
             results = codec.encode([operation + 1 for operation in operations])
             store.create(output_key(prefix, chunk.chunk_index), results)
             queue.complete_chunks([chunk.token])

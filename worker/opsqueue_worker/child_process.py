@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from opsqueue.chunk import Reservation, Token
@@ -89,7 +90,8 @@ class ChildProcess:
     def assign(self, reservation: Reservation) -> None:
         """Give it a chunk; if it has died meanwhile, that is noticed with the chunk assigned."""
         self._sequence += 1
-        self.assigned[reservation.token] = (self._sequence, reservation)
+        # Without its input: the child has it, and nobody here needs it.
+        self.assigned[reservation.token] = (self._sequence, replace(reservation, input=None))
         if self._sequence == self._max_chunks:
             self.is_retiring = True
         self._outbox.put(work_of(reservation, self._sequence))

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from opsqueue import calls
@@ -190,11 +191,13 @@ class Intake:
     def _take(self, reserved: Reserved, places: int) -> None:
         with self._changed:
             for chunk in reserved.chunks:
-                self._held[chunk.token] = chunk
+                # Without its input: what waits to be reported takes little memory.
+                self._held[chunk.token] = replace(chunk, input=None)
             # Not '': the strategy has not looked at everything yet, go on at once.
             self._look_from = "" if reserved.chunks else reserved.look_from
             self._has_looked = not self._look_from
-            if len(reserved.chunks) < places and not self._look_from:
+            is_all = not (self._look_from or reserved.is_cut)
+            if len(reserved.chunks) < places and is_all:
                 self._is_empty, self._wake_id, self._due_at = True, reserved.wake_id, None
                 if reserved.next_due_in_ms is not None and not reserved.is_paused:
                     self._due_at = time.monotonic() + reserved.next_due_in_ms / 1000

@@ -51,6 +51,8 @@ class Work(msgspec.Struct, array_like=True, tag=True):
     chunk_index: int
     attempt: int
     expires_at_ms: int
+    is_inline: bool
+    input: bytes | None
 
 
 class Void(msgspec.Struct, array_like=True, tag=True):
@@ -71,6 +73,7 @@ class ChunkDone(msgspec.Struct, array_like=True, tag=True):
     operations_failed: int
     duration_s: float
     ran: bool
+    output: bytes | None
 
 
 class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
@@ -128,6 +131,8 @@ def work_of(reservation: Reservation, sequence: int) -> Work:
         chunk_index=reservation.chunk_index,
         attempt=reservation.attempt,
         expires_at_ms=reservation.expires_at_ms,
+        is_inline=source.is_inline,
+        input=reservation.input,
     )
 
 
@@ -147,10 +152,12 @@ def reservation_of(work: Work) -> Reservation:
             metadata=work.metadata,
             strategic_metadata=work.strategic_metadata,
             trace_context=work.trace_context,
+            is_inline=work.is_inline,
         ),
         chunk_index=work.chunk_index,
         attempt=work.attempt,
         expires_at_ms=work.expires_at_ms,
+        input=work.input,
     )
 
 
@@ -160,7 +167,7 @@ def message_of(report: Report) -> ToParent:
         case Done():
             return ChunkDone(
                 report.token, report.operations, report.operations_failed, report.duration_s,
-                report.ran,
+                report.ran, report.output,
             )  # fmt: skip
         case Failed(token=token, failure=failure, duration_s=duration_s):
             return ChunkFailed(
@@ -175,13 +182,14 @@ def report_of(message: ChunkDone | ChunkFailed | ChunkGivenBack) -> Report:
     """Read what became of a chunk."""
     token = Token(message.token)
     match message:
-        case ChunkDone(_, operations, operations_failed, duration_s, ran):
+        case ChunkDone(_, operations, operations_failed, duration_s, ran, output):
             return Done(
                 token=token,
                 operations=operations,
                 operations_failed=operations_failed,
                 duration_s=duration_s,
                 ran=ran,
+                output=output,
             )
         case ChunkFailed(_, type_, text, traceback, duration_s):
             failure = ChunkFailure(type=type_, message=text, traceback=traceback)

@@ -6,7 +6,7 @@ It sends nothing itself: its calls go into the round trip in which the intake re
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from opsqueue.execution import Done, Failed, GivenBack, Report
 logger = logging.getLogger("opsqueue.worker")
 
 _LINE_AT_MOST: Final = 500
+_OUTPUTS_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,9 @@ class Batch:
 
 
 def batches_of(reports: Sequence[Report]) -> list[Batch]:
-    """Put reports into as few calls as there can be: one for all that are done."""
-    batches = []
-    done = tuple(report for report in reports if isinstance(report, Done))
-    if done:
-        failed = {report.token: report.operations_failed for report in done}
-        tokens = [report.token for report in done]
-        batches.append(Batch(calls.complete_chunks(tokens, failed), done))
+    """Put reports into few calls: one for all that are done, unless it had many outputs."""
+    done = [report for report in reports if isinstance(report, Done)]
+    batches = [_completion_of(part) for part in _parts_of(done)]
     released: dict[int, list[GivenBack]] = {}
     for report in reports:
         match report:
@@ -49,6 +46,27 @@ def batches_of(reports: Sequence[Report]) -> list[Batch]:
         tokens = [report.token for report in given_back]
         batches.append(Batch(calls.release_chunks(tokens, delay_ms=delay_ms), tuple(given_back)))
     return batches
+
+
+def _parts_of(done: Sequence[Done]) -> Iterator[list[Done]]:
+    """Cut where the outputs that go along are enough for one script."""
+    part: list[Done] = []
+    bytes_left = _OUTPUTS_BYTES
+    for report in done:
+        part.append(report)
+        bytes_left -= len(report.output or b"")
+        if bytes_left <= 0:
+            yield part
+            part, bytes_left = [], _OUTPUTS_BYTES
+    if part:
+        yield part
+
+
+def _completion_of(done: Sequence[Done]) -> Batch:
+    outputs = {report.token: report.output for report in done if report.output is not None}
+    failed = {report.token: report.operations_failed for report in done}
+    call = calls.complete_chunks([report.token for report in done], failed, outputs)
+    return Batch(call, tuple(done))
 
 
 class Reporter:

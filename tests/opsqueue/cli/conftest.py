@@ -92,7 +92,10 @@ def do_free_chunks(queue: Queue, store: ObjectStore, limit: int) -> Reserved:
     reserved = queue.reserve_chunks("w1", limit=limit, strategy=Oldest())
     for chunk in reserved.chunks:
         codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
-        operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+        data = chunk.input
+        if data is None:
+            data = store.get(input_key(prefix, chunk.chunk_index))
+        operations = codec.decode(data)
         results = codec.encode([operation + 1 for operation in operations])
         store.create(output_key(prefix, chunk.chunk_index), results)
         queue.complete_chunks([chunk.token])

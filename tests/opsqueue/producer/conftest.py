@@ -36,7 +36,8 @@ def api(client: redis.Redis) -> QueueApi:
 
 @pytest.fixture
 def producer(api: QueueApi, store: MemoryStore, queue_name: str) -> ProducerClient:
-    return ProducerClient.over(api, store, queue=queue_name, at_once=4)
+    """All goes to the store; test_inline.py has what does not."""
+    return ProducerClient.over(api, store, queue=queue_name, at_once=4, inline_bytes=0)
 
 
 @pytest.fixture
@@ -48,7 +49,10 @@ def work(queue: Queue, store: MemoryStore) -> Work:
         for chunk in reserved.chunks:
             codec = open_codec(chunk.source.codec, allow_pickle=True)
             prefix = chunk.source.prefix
-            operations = codec.decode(store.get(input_key(prefix, chunk.chunk_index)))
+            data = chunk.input
+            if data is None:
+                data = store.get(input_key(prefix, chunk.chunk_index))
+            operations = codec.decode(data)
             results = codec.encode([function(operation) for operation in operations])
             store.create(output_key(prefix, chunk.chunk_index), results)
             queue.complete_chunks([chunk.token])

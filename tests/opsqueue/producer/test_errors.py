@@ -173,9 +173,10 @@ def test_the_failed_operations_alone_can_be_retried(
 
 
 def test_a_retry_that_is_repeated_makes_no_second_submission(
-    producer: ProducerClient, local: LocalOpsqueue
+    local: LocalOpsqueue, queue_name: str
 ) -> None:
     """Unless a key of its own is given; what was uploaded for nothing is deleted."""
+    producer = ProducerClient.over(local.api, local.store, queue=queue_name, inline_bytes=0)
     id_ = run(producer)
 
     first = producer.retry_submission(id_, only="failed")

@@ -63,7 +63,9 @@ def test_an_endless_iterable_is_consumed_a_few_chunks_ahead_only(
             message = "the disk is full"
             raise StoreUnavailableError(message)
 
-    producer = ProducerClient.over(api, FullStore(queue_name), queue=queue_name, at_once=4)
+    producer = ProducerClient.over(
+        api, FullStore(queue_name), queue=queue_name, inline_bytes=0, at_once=4
+    )
     operations = count()
 
     with pytest.raises(StoreUnavailableError):
@@ -136,7 +138,7 @@ def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
         yield 1
         raise ZeroDivisionError
 
-    producer = ProducerClient.over(api, KeepingStore(queue_name), queue=queue_name)
+    producer = ProducerClient.over(api, KeepingStore(queue_name), queue=queue_name, inline_bytes=0)
 
     with pytest.raises(ZeroDivisionError):
         producer.insert_submission(operations(), chunk_size=1)
@@ -196,7 +198,7 @@ def test_an_insert_that_finds_itself_keeps_its_upload(
     answers: Answers, store: MemoryStore, queue_name: str
 ) -> None:
     """A known key is no proof that the upload is unused: the prefix is."""
-    producer = ProducerClient.over(answers, store, queue=queue_name)
+    producer = ProducerClient.over(answers, store, queue=queue_name, inline_bytes=0)
 
     producer.insert_submission([1], chunk_size=1)
 
@@ -211,7 +213,7 @@ def test_an_upload_is_deleted_after_a_refusal_alone(
     answers: Answers, store: MemoryStore, queue_name: str, error: Exception, objects: int
 ) -> None:
     """After a lost answer a submission may be using it."""
-    producer = ProducerClient.over(answers, store, queue=queue_name)
+    producer = ProducerClient.over(answers, store, queue=queue_name, inline_bytes=0)
     answers.error = error
 
     with pytest.raises(type(error)):
@@ -282,7 +284,7 @@ def test_a_retention_is_given_as_timedelta_or_seconds(
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
     api = QueueApi(fake_client, queue_of=lambda _: queue)
-    producer = ProducerClient.over(api, store, queue=queue_name)
+    producer = ProducerClient.over(api, store, queue=queue_name, inline_bytes=0)
 
     producer.insert_submission(
         [1], chunk_size=1, retention=retention, delete_inputs_at_completion=True

@@ -210,7 +210,7 @@ def test_a_custom_codec_is_used_both_ways(
 ) -> None:
     """Its name is recorded with the submission."""
     codec = CustomCodec("reversed", lambda ops: repr(ops).encode()[::-1], lambda _data: ["read"])
-    producer = ProducerClient.over(api, store, queue=queue_name, codec=codec)
+    producer = ProducerClient.over(api, store, queue=queue_name, codec=codec, inline_bytes=0)
     id_ = producer.insert_submission([12], chunk_size=1)
     chunk = queue.reserve_chunks("w").chunks[0]
     store.create(output_key(chunk.source.prefix, 0), b"any")

@@ -1,0 +1,96 @@
+"""What small submissions cost: through Redis, and through the object store.
+
+    python benchmarks/small.py [--submissions 200] [--latency-ms 20]
+
+Hands in submissions of 10 operations (a chunk of 5 twice), works them off and reads their results,
+in one process on one embedded server, so that what differs is where the bytes go. The store is a
+folder; then the same with a pause before each request, as a bucket in a region has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from opsqueue.app import Opsqueue
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.execution import Done, execute
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store.local import LocalStore
+from opsqueue.submission import INLINE_BYTES
+from opsqueue.submission_api import QueueApi
+
+app = Opsqueue()
+
+
+@app.chunk_handler("small")
+def double(numbers: list[int]) -> list[int]:
+    return [2 * number for number in numbers]
+
+
+class SlowStore(LocalStore):
+    """A folder that answers as late as a bucket."""
+
+    def __init__(self, root: str, latency_s: float) -> None:
+        super().__init__(root)
+        self._latency_s = latency_s
+        self.requests = 0
+
+    def _wait(self) -> None:
+        self.requests += 1
+        time.sleep(self._latency_s)
+
+    def get(self, key: str) -> bytes:
+        self._wait()
+        return super().get(key)
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._wait()
+        return super().create(key, data)
+
+
+def run_one(producer: ProducerClient, queue: Queue, store: LocalStore) -> None:
+    id_ = producer.insert_submission(range(10), chunk_size=5)
+    for chunk in queue.reserve_chunks("worker", limit=10).chunks:
+        done = execute(chunk, app.handler_of("small"), store)
+        if not isinstance(done, Done):
+            raise TypeError(done)
+        outputs = {} if done.output is None else {done.token: done.output}
+        queue.complete_chunks([done.token], outputs=outputs)
+    if list(producer.try_stream_completed_submission(id_)) != [2 * n for n in range(10)]:
+        raise AssertionError(id_)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--submissions", type=int, default=200)
+    parser.add_argument("--latency-ms", type=float, default=20)
+    options = parser.parse_args()
+    print("bytes go through   store             ms a submission   store requests a submission")
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        client = connect(server.url)
+        queue = Queue(client, "small")
+        for latency_ms in (0.0, options.latency_ms):
+            for name, inline_bytes in (("Redis", INLINE_BYTES), ("the store", 0)):
+                store = SlowStore(f"{folder}/store", latency_ms / 1000)
+                producer = ProducerClient.over(
+                    QueueApi(client), store, queue="small", inline_bytes=inline_bytes
+                )
+                run_one(producer, queue, store)  # loads scripts
+                store.requests = 0
+                began = time.monotonic()
+                for _ in range(options.submissions):
+                    run_one(producer, queue, store)
+                ms = (time.monotonic() - began) * 1000 / options.submissions
+                where = f"folder + {latency_ms:g} ms" if latency_ms else "folder"
+                requests = store.requests / options.submissions
+                print(f"{name:<16}   {where:<15}   {ms:>15.1f}   {requests:>27.1f}")
+        client.close()
+
+
+if __name__ == "__main__":
+    main()
