@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -158,10 +159,10 @@ def module_api_url(redis_url: str, module_store_url: str) -> Iterator[str]:
 def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
     """A producer of the test's queue, or of one with a suffix."""
 
-    def make(suffix: str = "") -> ProducerClient:
+    def make(suffix: str = "", **settings: Any) -> ProducerClient:
         api = QueueApi(real_client)
         store = open_store(f"{store_url}?durable=false")
-        return ProducerClient.over(api, store, queue=queue_name + suffix)
+        return ProducerClient.over(api, store, queue=queue_name + suffix, **settings)
 
     return make
 

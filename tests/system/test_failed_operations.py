@@ -33,7 +33,8 @@ def test_counts_and_errors_are_those_of_the_output_that_was_stored_first(
         return worker
 
     worker = start_worker()
-    producer = producer_of()
+    # Not inline: an output that goes with the report is stored by nobody before it.
+    producer = producer_of(inline_bytes=0)
 
     id_ = producer.insert_submission(range(6), chunk_size=6)
     if victim == "worker":

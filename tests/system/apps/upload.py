@@ -22,6 +22,7 @@ def operations() -> Iterator[int]:
         yield number
 
 
-with ProducerClient(api_url, store_url, queue=queue, at_once=2) as producer:
+# None of it inline: what is killed here is an upload.
+with ProducerClient(api_url, store_url, queue=queue, at_once=2, inline_bytes=0) as producer:
     id_ = producer.insert_submission(operations(), chunk_size=10, idempotency_key=key)
     print("inserted", id_, flush=True)  # noqa: T201 as above
