@@ -267,4 +267,5 @@ def _text_of(exc: Exception) -> str:
 
 
 def _type_of(value: object) -> str:
-    return f"a {type(value).__module__}.{type(value).__qualname__}".replace(" builtins.", " ")
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"

@@ -53,11 +53,12 @@ class Dev:
 
     def run(self, name: str) -> list[str]:
         """Run a program of the README; give its lines."""
-        return _shown([sys.executable, "-c", self.filled(file_of(name))])
+        return _shown([sys.executable, "-c", self.filled(file_of(name))], self)
 
     def run_shell(self, text: str) -> list[str]:
-        """Run the shell block that has the text; give its lines."""
-        return _shown(["bash", "-euo", "pipefail", "-c", self.filled(shell_of(text))])
+        """Run the shell block that has the text, in the folder; give its lines."""
+        command = ["bash", "-euo", "pipefail", "-c", self.filled(shell_of(text))]
+        return _shown(command, self)
 
     @contextmanager
     def running(self, *command: str) -> Iterator[subprocess.Popen[str]]:
@@ -81,20 +82,23 @@ class Dev:
     def environment(self) -> dict[str, str]:
         """Of programs that work on its queues."""
         return {
+            "OPSQUEUE_API_URL": self.api_url,
             "OPSQUEUE_REDIS_URL": self.redis_url,
             "OPSQUEUE_STORE_URL": f"file://{self.folder}/.opsqueue/store",
             "PYTHONUNBUFFERED": "1",
         }
 
 
-def _shown(command: list[str]) -> list[str]:
+def _shown(command: list[str], dev: Dev) -> list[str]:
     # No stdin: httpie would read it where it is no terminal.
     with tempfile.TemporaryDirectory() as config:
         (Path(config) / "config.json").write_text('{"default_options": ["--ignore-stdin"]}')
         ran = subprocess.run(
             command,
+            cwd=dev.folder,
             env={
                 **os.environ,
+                **dev.environment,
                 "HTTPIE_CONFIG_DIR": config,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             },
@@ -195,6 +199,16 @@ def test_producers_work_as_shown(dev: Dev, name: str, expected: list[str]):
     shown = dev.run(name)
 
     assert sorted(expected) == sorted(shown)  # chunks come as they are done
+
+
+@pytest.mark.system
+def test_the_shell_can_hand_in_files_as_shown(dev: Dev):
+    """Once waiting for the results, once with an id to come back to."""
+    lines = dev.run_shell("opsqueue submit numbers")
+
+    results = (dev.folder / "results.jsonl").read_text().splitlines()
+    assert [int(line) for line in results] == list(range(2, 1_002))
+    assert lines[-1] == "1001"
 
 
 @pytest.mark.system
