@@ -18,10 +18,10 @@ from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
+from opsqueue_api.parameters import checked_id
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
-from opsqueue_api.submissions import checked_id
 
 _INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"

@@ -34,13 +34,13 @@ from opsqueue.wire import ProblemType
 from opsqueue_api.auth import Need
 from opsqueue_api.body import decode, read_body
 from opsqueue_api.chunk_contents import ChunkInput, ChunkOutput, operations_of, output_of, stored
+from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.parameters import write
 from opsqueue_api.problem import ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 from opsqueue_api.streams import has_closed
-from opsqueue_api.submissions import LongPolls
 
 MAX_INFO_BYTES: Final = 4_096
 _SMALL_BYTES: Final = 1024 * 1024

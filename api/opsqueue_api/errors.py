@@ -15,10 +15,9 @@ from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS
 from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
 from opsqueue_api.operation import Content, integer_parameter, operation
-from opsqueue_api.parameters import integer, write
+from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.results import MEDIA_TYPE, joined
-from opsqueue_api.submissions import checked_id
 
 _ENCODER: Final = msgspec.json.Encoder()
 

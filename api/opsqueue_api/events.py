@@ -21,11 +21,12 @@ from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import wait_for_progress
 from opsqueue.wire import CountsBody, ProgressEvent, SubmissionBody, SubmissionEvent
+from opsqueue_api.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.operation import EVENT_STREAM as MEDIA_TYPE
 from opsqueue_api.operation import LAST_EVENT_ID, Content, operation
+from opsqueue_api.parameters import checked_id
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.streams import Reader, Stream, admit
-from opsqueue_api.submissions import WAIT_SLICE_MS, LongPolls, checked_id
 
 RETRY_MS: Final = 3_000
 KEEP_ALIVE_S: Final = 15.0

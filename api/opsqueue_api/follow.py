@@ -8,8 +8,8 @@ from typing import Final
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import wait_for_progress
+from opsqueue_api.long_polls import WAIT_SLICE_MS
 from opsqueue_api.streams import Reader, cut_off
-from opsqueue_api.submissions import WAIT_SLICE_MS
 
 _WAIT_S: Final = 1.0
 

@@ -25,12 +25,12 @@ from opsqueue.store import ObjectStore, Readable
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
+from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import Content, choice_parameter, integer_parameter, operation
-from opsqueue_api.parameters import choice, integer
+from opsqueue_api.parameters import checked_id, choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.streams import Stream, admit
-from opsqueue_api.submissions import LongPolls, checked_id
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 

@@ -15,7 +15,7 @@ from typing import Self
 
 import falcon
 
-from opsqueue_api.submissions import LongPolls, Room
+from opsqueue_api.long_polls import LongPolls, Room
 
 
 @dataclass(frozen=True, slots=True)
