@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,8 @@ from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
 from opsqueue_api.operation import Content, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.results import MEDIA_TYPE, joined
+from opsqueue_api.results import MEDIA_TYPE
+from opsqueue_api.streams import begun
 
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -43,7 +44,7 @@ class Errors:
         on = self.queue_of(queue)
         submission = on.get_submission(checked_id(submission_id))
 
-        def lines_by_chunk() -> Iterator[bytes]:
+        def lines_by_chunk() -> Generator[bytes]:
             indexes = all_pages(
                 lambda first_index: on.chunks_with_errors(submission.id, first_index=first_index)
             )
@@ -51,10 +52,8 @@ class Errors:
             for errors in errors_by_chunk(reader, submission, indexes):
                 yield _ENCODER.encode_lines([OperationFailedBody.of(error) for error in errors])
 
-        lines = lines_by_chunk()
-        first = next(lines, b"")
         resp.content_type = MEDIA_TYPE
-        resp.stream = joined(first, lines)
+        resp.stream = begun(lines_by_chunk())
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from opsqueue_api.operation import EVENT_STREAM as MEDIA_TYPE
 from opsqueue_api.operation import LAST_EVENT_ID, Content, operation
 from opsqueue_api.parameters import checked_id
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.streams import Reader, Stream, admit
+from opsqueue_api.streams import Reader, Stream, admitted
 
 RETRY_MS: Final = 3_000
 KEEP_ALIVE_S: Final = 15.0
@@ -97,8 +97,8 @@ class SubmissionEvents:
             resp.status = falcon.HTTP_204
             return
         seen = int(last_id) if last_id and re.fullmatch("[0-9]{1,10}", last_id) else None
-        reader = admit(self.long_polls, req)
-        _begin(resp, reader, _of_submission(on, submission.id, seen, reader))
+        with admitted(self.long_polls, req) as reader:
+            _begin(resp, reader, _of_submission(on, submission.id, seen, reader))
 
 
 def _of_submission(
@@ -163,8 +163,8 @@ class QueueEvents:
         on = self.queue_of(queue)
         last_id = req.get_header(_LAST_ID) or ""
         since = last_id if _STREAM_ID.fullmatch(last_id) else on.last_event_id()
-        reader = admit(self.long_polls, req)
-        _begin(resp, reader, _of_queue(on, since, reader))
+        with admitted(self.long_polls, req) as reader:
+            _begin(resp, reader, _of_queue(on, since, reader))
 
 
 def _of_queue(on: Queue, since: str, reader: Reader) -> Generator[bytes]:
@@ -207,8 +207,8 @@ class AllEvents:
     @operation(answers={200: Content(CountsBody, MEDIA_TYPE, "Events `counts`.")})
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Stream `counts` of each queue, once a second at most, when they change."""
-        reader = admit(self.long_polls, req)
-        _begin(resp, reader, self._of_all(reader))
+        with admitted(self.long_polls, req) as reader:
+            _begin(resp, reader, self._of_all(reader))
 
     def _of_all(self, reader: Reader) -> Generator[bytes]:
         yield _RETRY
@@ -239,4 +239,4 @@ def _begin(resp: falcon.Response, reader: Reader, parts: Generator[bytes]) -> No
     resp.cache_control = ["no-store"]
     # nginx would hold events back until its buffer is full.
     resp.set_header("X-Accel-Buffering", "no")
-    resp.stream = Stream(parts, reader.room)
+    resp.stream = Stream(parts, parts.close, reader.room.leave)

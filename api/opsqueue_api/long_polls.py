@@ -27,7 +27,7 @@ class Room:
 
     def __init__(self, give_back: Callable[[], None]) -> None:
         """Take what gives it back."""
-        # Also for a stream whose generator was never started: closing that runs no `finally`.
+        # The net below `leave`, which whoever takes a room calls: for an answer that nobody closes.
         self._finalize = weakref.finalize(self, give_back)
 
     def leave(self) -> None:

@@ -10,7 +10,7 @@ the answer is cut off, since no line could say so; `?from_chunk=` goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
@@ -20,6 +20,7 @@ from opsqueue.codec import open_codec
 from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
 from opsqueue.inline import reader_of
+from opsqueue.queue import Queue
 from opsqueue.result_lines import result_line
 from opsqueue.store import ObjectStore, Readable
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
@@ -30,7 +31,7 @@ from opsqueue_api.operation import Content, choice_parameter, integer_parameter,
 from opsqueue_api.parameters import checked_id, choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.streams import Stream, admit
+from opsqueue_api.streams import Stream, admitted, begun
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 
@@ -81,25 +82,33 @@ class Results:
             raise ProblemError(problem_of(exc, submission=submission)) from exc
         if errors == "raise" and submission.operations_failed:
             raise _operations_failed(submission)
-        batches: Iterable[range] = [range(start, submission.chunks_total)]
-        reader = None
-        if is_running:
-            reader = admit(self.long_polls, req)
-            batches = followed_chunks(on, submission.id, start, reader)
+        resp.content_type = MEDIA_TYPE
+        if not is_running:
+            batches = [range(start, submission.chunks_total)]
+            resp.stream = self._begun(on, submission, errors, batches)
+            return
+        with admitted(self.long_polls, req) as reader:
+            followed = followed_chunks(on, submission.id, start, reader)
+            resp.stream = self._begun(on, submission, errors, followed, reader.room.leave)
+
+    def _begun(
+        self,
+        on: Queue,
+        submission: Submission,
+        errors: ErrorMode,
+        batches: Iterable[range],
+        *at_end: Callable[[], object],
+    ) -> Stream:
         contents = reader_of(submission, self.store, on.inline_contents)
-        lines = _lines_by_chunk(contents, submission, errors, batches)
         try:
-            first = next(lines, b"")
+            return begun(_lines_by_chunk(contents, submission, errors, batches), *at_end)
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
-        parts = joined(first, lines)
-        resp.content_type = MEDIA_TYPE
-        resp.stream = parts if reader is None else Stream(parts, reader.room)
 
 
 def _lines_by_chunk(
     contents: Readable, submission: Submission, errors: ErrorMode, batches: Iterable[range]
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     try:
         codec = open_codec(submission.codec)
     except InvalidArgumentError as exc:
@@ -116,14 +125,6 @@ def _lines_by_chunk(
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.
             yield b""
-
-
-def joined(first: bytes, rest: Iterator[bytes]) -> Generator[bytes]:
-    """Give what was read before the answer began, then the rest."""
-    # A generator and not itertools.chain: the server closes it when the client goes away, and with
-    # it what reads ahead.
-    yield first
-    yield from rest
 
 
 def _operations_failed(submission: Submission) -> ProblemError:

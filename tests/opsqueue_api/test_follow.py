@@ -10,10 +10,15 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from falcon import testing
 
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
+from opsqueue.submission import NewSubmission
 from opsqueue_api.app import App, create_app
+from opsqueue_api.long_polls import LongPolls, Room
+from opsqueue_api.settings import Limits
+from tests.opsqueue.steps import insert as insert_chunks
 from tests.opsqueue.steps import take
 
 Work = Callable[..., int]
@@ -148,3 +153,74 @@ def test_followers_beyond_the_room_are_sent_away(
     assert [503, 503] == [refused.status_code, events.status_code]
     assert refused.headers["retry-after"]
     assert "--threads" in refused.json()["detail"]
+
+
+@pytest.fixture
+def kept_rooms(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
+    """All that were taken: with a reference left, only leaving gives one back."""
+    rooms: list[Room] = []
+    take_room = LongPolls.take_room
+
+    def take_and_keep(self: LongPolls) -> Room:
+        rooms.append(take_room(self))
+        return rooms[-1]
+
+    monkeypatch.setattr(LongPolls, "take_room", take_and_keep)
+    return rooms
+
+
+@pytest.mark.parametrize("trouble", ["codec", "not there", "no JSON"])
+def test_room_is_given_back_by_an_answer_that_never_begins(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    work: Work,
+    kept_rooms: list[Room],
+    trouble: str,
+) -> None:
+    """At once, and not when the last reference to it goes."""
+    app = create_app(client, store, long_polls=1, limits=Limits(inline_bytes=0))
+    base = f"http://api/v1/queues/{queue.name}"
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+        if trouble == "codec":
+            new = NewSubmission(prefix="p", chunks_total=1, codec="pickle")
+            id_ = str(queue.insert_submission(new).id)
+        else:
+            id_ = insert(http, 4)
+            work(lambda x: {None: x} if trouble == "no JSON" else x, limit=1)
+        if trouble == "not there":
+            store.delete_prefix(http.get(f"/submissions/{id_}").json()["prefix"])
+        path = f"/submissions/{id_}/results?follow=true"
+        first, second = http.get(path), http.get(path)
+
+    expected = {"codec": 422, "not there": 410, "no JSON": 422}[trouble]
+    assert [expected] * 2 == [first.status_code, second.status_code]
+    assert len(kept_rooms) == 2
+
+
+@pytest.mark.parametrize("accepts", ["identity", "gzip"])
+@pytest.mark.parametrize("what", ["results?follow=true", "events"])
+def test_room_is_given_back_by_an_answer_that_is_closed_unread(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    kept_rooms: list[Room],
+    what: str,
+    accepts: str,
+) -> None:
+    """A generator that was never started runs no `finally`; compressed or not."""
+    app = create_app(client, store, long_polls=1)
+    id_ = insert_chunks(queue, 1)
+    environ = testing.create_environ(
+        f"/v1/queues/{queue.name}/submissions/{id_}/{what.partition('?')[0]}",
+        query_string=what.partition("?")[2],
+        headers={"accept-encoding": accepts},
+    )
+    answered = []
+
+    for _ in range(2):
+        body = app(environ, lambda status, *_: answered.append(status))
+        body.close()  # type: ignore[attr-defined]  # a WSGI server does
+
+    assert ["200 OK"] * 2 == answered
+    assert len(kept_rooms) == 2
