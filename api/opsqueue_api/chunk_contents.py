@@ -155,18 +155,6 @@ def _encoded(results: list[object], chunk: Reservation) -> Encoded:
         raise _not_json(message) from exc
 
 
-def stored(store: ObjectStore, chunk: Reservation, output: Encoded) -> int:
-    """Store an output unless there is one; give how many operations failed in the one that stays.
-
-    Raises:
-        EncodingError: the one that was there is damaged.
-    """
-    key = output_key(chunk.source.prefix, chunk.chunk_index)
-    if store.create(key, output.data):
-        return output.operations_failed
-    return len(errors_of(store.get(key)))
-
-
 def _codec_of(name: str) -> Codec:
     try:
         return open_codec(name)
