@@ -20,6 +20,7 @@ from opsqueue_api.long_polls import LongPolls, Room
 from opsqueue_api.settings import Limits
 from tests.opsqueue.steps import insert as insert_chunks
 from tests.opsqueue.steps import take
+from tests.opsqueue_api.clients import client_of
 
 Work = Callable[..., int]
 
@@ -126,8 +127,7 @@ def test_following_ends_with_the_process(
 ) -> None:
     """Within a second, cut off."""
     app = create_app(client, store, is_stopping=lambda: True)
-    base = f"http://api/v1/queues/{queue_name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
         id_ = insert(http, 1)
         with pytest.raises(ConnectionAbortedError, match="process stops"):
             http.get(f"/submissions/{id_}/results?follow=true")
@@ -138,8 +138,7 @@ def test_followers_beyond_the_room_are_sent_away(
 ) -> None:
     """503, to come again; room is given back by one that is closed before it ends."""
     app: App = create_app(client, store, long_polls=1)
-    base = f"http://api/v1/queues/{queue_name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
         id_ = insert(http, 4)
         work(lambda x: x, limit=1)
 
@@ -180,8 +179,7 @@ def test_room_is_given_back_by_an_answer_that_never_begins(
 ) -> None:
     """At once, and not when the last reference to it goes."""
     app = create_app(client, store, long_polls=1, limits=Limits(inline_bytes=0))
-    base = f"http://api/v1/queues/{queue.name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
         if trouble == "codec":
             new = NewSubmission(prefix="p", chunks_total=1, codec="pickle")
             id_ = str(queue.insert_submission(new).id)

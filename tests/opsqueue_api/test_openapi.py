@@ -25,6 +25,7 @@ from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
 from opsqueue_api.openapi_schemas import EXAMPLES
 from opsqueue_api.tokens import parse_tokens
+from tests.opsqueue_api.clients import client_of
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def app(client: redis.Redis, store: ObjectStore) -> App:
 
 @pytest.fixture
 def document(app: App) -> dict[str, Any]:
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         found: dict[str, Any] = http.get("/openapi.json").json()
     return found
 
@@ -82,7 +83,7 @@ def test_tokens_are_told_where_they_are_asked_for(
 ) -> None:
     """Optional without tokens; with them 401 and 403 are among the answers."""
     app = create_app(client, store, tokens=parse_tokens(f"lead:{'x' * 32}:admin"))
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         asking = http.get("/openapi.json").json()["paths"]["/v1/queues"]["get"]
         health = http.get("/openapi.json").json()["paths"]["/healthz"]["get"]
 
