@@ -50,6 +50,7 @@ from opsqueue_api.ndjson import (
     operations_of,
 )
 from opsqueue_api.operation import (
+    ID_SCHEMA,
     IDEMPOTENCY_KEY,
     META,
     NDJSON,
@@ -77,7 +78,6 @@ from opsqueue_api.settings import Limits
 MAX_LISTED: Final = 100
 """Each can have 64 KiB of metadata and as much of a traceback."""
 
-_ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
 _STATES: Final = [*(state.value for state in SubmissionState), "any"]
 _PATCH_BYTES: Final = 64 * 1024
@@ -194,7 +194,7 @@ class Submissions:
         META,
         Parameter("created_from", _INSTANT, "Created at this instant or later."),
         Parameter("created_until", _INSTANT, "Created before this instant."),
-        Parameter("after", _ID_SCHEMA, "`next` of the page before."),
+        Parameter("after", ID_SCHEMA, "`next` of the page before."),
         choice_parameter("order", ["newest", "oldest"], "Which come first."),
         integer_parameter("limit", "At most so many.", least=1, most=MAX_LISTED, default=50),
         answers=SubmissionsBody,

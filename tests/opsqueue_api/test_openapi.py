@@ -71,6 +71,17 @@ def test_every_route_declares_what_it_takes_and_answers(document: dict[str, Any]
             assert entry["summary"]
 
 
+def test_a_body_of_operations_lacks_what_goes_with_a_prefix(document: dict[str, Any]) -> None:
+    """Those are refused beside operations."""
+    stored, operations = (
+        document["components"]["schemas"][name]["properties"].keys()
+        for name in ("InsertStored", "InsertOperations")
+    )
+
+    assert stored - operations == {"prefix", "chunks_total", "operations_total", "codec", "inline"}
+    assert operations - stored == {"operations"}
+
+
 def test_names_of_operations_are_unique(document: dict[str, Any]) -> None:
     """Generators of clients name methods by them."""
     ids = [e["operationId"] for methods in document["paths"].values() for e in methods.values()]
