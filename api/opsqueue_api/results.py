@@ -18,7 +18,12 @@ import falcon
 
 from opsqueue.codec import open_codec
 from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
+from opsqueue.exceptions import (
+    EncodingError,
+    InvalidArgumentError,
+    OperationFailedError,
+    OpsqueueError,
+)
 from opsqueue.inline import reader_of
 from opsqueue.queue import Queue
 from opsqueue.result_lines import result_line
@@ -104,6 +109,9 @@ class Results:
             return begun(_lines_by_chunk(contents, submission, errors, batches), *at_end)
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
+        except OperationFailedError as exc:
+            # Since the submission was looked at.
+            raise _operations_failed(on.get_submission(submission.id)) from exc
 
 
 def _lines_by_chunk(

@@ -12,8 +12,11 @@ import pytest
 import redis
 from falcon import testing
 
+from opsqueue.chunk import OperationError
+from opsqueue.codec import open_codec
+from opsqueue.output import encode_output
 from opsqueue.queue import Queue
-from opsqueue.store import ObjectStore
+from opsqueue.store import ObjectStore, output_key
 from opsqueue.submission import NewSubmission
 from opsqueue_api.app import App, create_app
 from opsqueue_api.long_polls import LongPolls, Room
@@ -222,3 +225,27 @@ def test_room_is_given_back_by_an_answer_that_is_closed_unread(
 
     assert ["200 OK"] * 2 == answered
     assert len(kept_rooms) == 2
+
+
+def test_an_operation_that_fails_as_the_answer_begins_is_a_problem(
+    http: httpx.Client, queue: Queue, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that had failed before: 409, and not a defect of ours."""
+    id_ = insert(http, 2, max_failed_operations=1.0)
+    (chunk,) = take(queue, 1)
+    results = [OperationError(type="ValueError", message="no"), 1]
+    output = encode_output(results, open_codec(chunk.source.codec), collects=True)
+    take_room = LongPolls.take_room
+
+    def take_when_it_has_failed(self: LongPolls) -> Room:
+        # When the submission has been looked at, and nothing of it been read.
+        store.create(output_key(chunk.source.prefix, 0), output.data)
+        queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
+        return take_room(self)
+
+    monkeypatch.setattr(LongPolls, "take_room", take_when_it_has_failed)
+
+    problem = http.get(f"/submissions/{id_}/results?follow=true").json()
+
+    assert problem["type"] == "urn:opsqueue:problem:operations-failed"
+    assert "1 of 2 operations" in problem["detail"]
