@@ -14,10 +14,9 @@ from opsqueue.inline import reader_of
 from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS
 from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
-from opsqueue_api.operation import Content, integer_parameter, operation
+from opsqueue_api.operation import NDJSON, Content, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.results import MEDIA_TYPE
 from opsqueue_api.streams import begun
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -31,7 +30,7 @@ class Errors:
     store: ObjectStore
 
     @operation(
-        answers={200: Content(OperationFailedBody, MEDIA_TYPE, "A line an error, in order.")},
+        answers={200: Content(OperationFailedBody, NDJSON, "A line an error, in order.")},
         problems=(ProblemType.RESULTS_GONE, ProblemType.INVALID_ARGUMENT),
     )
     def on_get(
@@ -52,7 +51,7 @@ class Errors:
             for errors in errors_by_chunk(reader, submission, indexes):
                 yield _ENCODER.encode_lines([OperationFailedBody.of(error) for error in errors])
 
-        resp.content_type = MEDIA_TYPE
+        resp.content_type = NDJSON
         resp.stream = begun(lines_by_chunk())
 
 

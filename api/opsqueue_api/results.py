@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Final, cast, get_args
+from typing import cast, get_args
 
 import falcon
 
@@ -32,13 +32,11 @@ from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
 from opsqueue_api.long_polls import LongPolls
-from opsqueue_api.operation import Content, choice_parameter, integer_parameter, operation
+from opsqueue_api.operation import NDJSON, Content, choice_parameter, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.streams import Stream, admitted, begun
-
-MEDIA_TYPE: Final = "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Results:
         integer_parameter(
             "from_chunk", "The chunk to begin with.", least=0, most=MAX_CHUNKS, default=0
         ),
-        answers={200: Content(None, MEDIA_TYPE, "A line a result, in order.")},
+        answers={200: Content(None, NDJSON, "A line a result, in order.")},
         problems=(
             ProblemType.SUBMISSION_NOT_COMPLETED,
             ProblemType.OPERATIONS_FAILED,
@@ -87,7 +85,7 @@ class Results:
             raise ProblemError(problem_of(exc, submission=submission)) from exc
         if errors == "raise" and submission.operations_failed:
             raise _operations_failed(submission)
-        resp.content_type = MEDIA_TYPE
+        resp.content_type = NDJSON
         if not is_running:
             batches = [range(start, submission.chunks_total)]
             resp.stream = self._begun(on, submission, errors, batches)
