@@ -28,7 +28,7 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
 )
-from opsqueue.output import OperationFailed, decode_output, errors_of
+from opsqueue.output import Encoded, OperationFailed, decode_output, errors_of
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 from opsqueue.submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, Submission, SubmissionState
@@ -138,6 +138,30 @@ def store_operations(
         discard(store, prefix)
         raise
     return Stored(chunks_total=chunks_total, operations_total=operations_total)
+
+
+def store_output(store: ObjectStore, prefix: str, chunk_index: int, output: Encoded) -> int:
+    """Store a chunk's output unless there is one; give how many operations failed in what stays.
+
+    Another attempt may have failed at other operations, and the first output stored is the one.
+
+    Raises:
+        EncodingError: the one that was there is damaged.
+        StoreUnavailableError: nothing is known; may be repeated.
+    """
+    if store.create(output_key(prefix, chunk_index), output.data):
+        return output.operations_failed
+    return failed_in_output(store, prefix, chunk_index)
+
+
+def failed_in_output(store: Readable, prefix: str, chunk_index: int) -> int:
+    """Give how many operations failed in a chunk's stored output.
+
+    Raises:
+        EncodingError: it is damaged.
+        ObjectNotFoundError, StoreUnavailableError.
+    """
+    return len(errors_of(store.get(output_key(prefix, chunk_index))))
 
 
 def discard(store: ObjectStore, prefix: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import ChunkFailure, Reservation, Token
 from opsqueue.codec import Codec, open_codec
+from opsqueue.contents import failed_in_output, store_output
 from opsqueue.exceptions import (
     EncodingError,
     InvalidArgumentError,
@@ -21,7 +22,7 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.invocation import Invoker, frames_from_handler
-from opsqueue.output import Encoded, encode_output, errors_of
+from opsqueue.output import Encoded, encode_output
 from opsqueue.store import ObjectStore, input_key, output_key
 
 STORE_TROUBLE_DELAY_MS: Final = 2_000
@@ -130,12 +131,11 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     source, index, token = reservation.source, reservation.chunk_index, reservation.token
     try:
         # Only a second attempt can find an output; the first shall not pay a request for it.
-        key = output_key(source.prefix, index)
-        if reservation.attempt > 1 and store.exists(key):
+        if reservation.attempt > 1 and store.exists(output_key(source.prefix, index)):
             return Done(
                 token=token,
                 operations=source.operations_in(index),
-                operations_failed=len(errors_of(store.get(key))),
+                operations_failed=failed_in_output(store, source.prefix, index),
                 duration_s=0.0,
                 ran=False,
             )
@@ -214,12 +214,9 @@ def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_vo
             duration_s=ran.duration_s,
             output=ran.output.data,
         )
-    key = output_key(source.prefix, ran.reservation.chunk_index)
     for attempt in range(1, SAVE_TRIES + 1):
         try:
-            is_ours = store.create(key, ran.output.data)
-            # Another attempt may have failed at other operations, and its output is what stays.
-            failed = ran.output.operations_failed if is_ours else len(errors_of(store.get(key)))
+            failed = store_output(store, source.prefix, ran.reservation.chunk_index, ran.output)
         except StoreUnavailableError as exc:
             if attempt == SAVE_TRIES:
                 return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from opsqueue.answers import Progress
 from opsqueue.contents import check_completed
@@ -25,18 +25,45 @@ def chunks_in_order(
         SubmissionNotFoundError: also when it is cleaned up meanwhile.
         InvalidArgumentError: it has no chunk `start`.
     """
+
+    def ask(first: int, wait_s: float) -> Progress:
+        progress = api.progress(queue, submission_id, first, wait_s=wait_s)
+        _check_start(progress, first)
+        return progress
+
+    def check_end(_state: SubmissionState, _first: int) -> None:
+        check_completed(api.get(queue, submission_id))
+
+    return done_in_order(ask, check_end, start=start, turn_s=TURN_S)
+
+
+def done_in_order(
+    ask: Callable[[int, float], Progress],
+    check_end: Callable[[SubmissionState, int], None],
+    *,
+    start: int,
+    turn_s: float,
+) -> Iterator[range]:
+    """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
+
+    Args:
+        ask: for the progress from a chunk on, waiting for so many seconds until it is done.
+        check_end: raises what there is to say of a submission that is in this state though the
+            chunk is not done; asked again if it does not, since a retry may have come between.
+        start: the first chunk.
+        turn_s: how long to wait each time; not at the first.
+    """
     wait_s = 0.0
     while True:
-        progress = api.progress(queue, submission_id, start, wait_s=wait_s)
-        _check_start(progress, start)
+        progress = ask(start, wait_s)
         done = range(start, max(start, progress.done.done_until))
         yield done
         start = done.stop
         if start >= progress.chunks_total:
             return
         if not done and progress.state is not SubmissionState.IN_PROGRESS:
-            check_completed(api.get(queue, submission_id))
-        wait_s = TURN_S
+            check_end(progress.state, start)
+        wait_s = turn_s
 
 
 def chunks_as_they_come(

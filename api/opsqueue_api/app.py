@@ -21,6 +21,7 @@ from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.health import Alive, Ready, Version
 from opsqueue_api.inline import InlineInputs, InlineOutputs
+from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.openapi import OpenApi, Route
 from opsqueue_api.operation import KnownParameters
 from opsqueue_api.progress import SubmissionProgress
@@ -37,7 +38,6 @@ from opsqueue_api.results import Results
 from opsqueue_api.settings import Limits
 from opsqueue_api.submissions import (
     CancelSubmission,
-    LongPolls,
     OneSubmission,
     RetrySubmission,
     SubmissionIds,

@@ -18,10 +18,10 @@ from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
+from opsqueue_api.parameters import checked_id
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
-from opsqueue_api.submissions import checked_id
 
 _INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"
@@ -153,18 +153,6 @@ def _encoded(results: list[object], chunk: Reservation) -> Encoded:
     except EncodingError as exc:
         message = f"chunk {chunk}: {exc}"
         raise _not_json(message) from exc
-
-
-def stored(store: ObjectStore, chunk: Reservation, output: Encoded) -> int:
-    """Store an output unless there is one; give how many operations failed in the one that stays.
-
-    Raises:
-        EncodingError: the one that was there is damaged.
-    """
-    key = output_key(chunk.source.prefix, chunk.chunk_index)
-    if store.create(key, output.data):
-        return output.operations_failed
-    return len(errors_of(store.get(key)))
 
 
 def _codec_of(name: str) -> Codec:

@@ -7,10 +7,12 @@ it sends anything, and compresses event streams too.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, cast
 
 import falcon
+
+from opsqueue_api.streams import Stream
 
 MIN_BYTES: Final = 1_024
 """Below this the saving is less than what a packet carries anyway."""
@@ -39,8 +41,9 @@ class Compression:
         if not accepts_gzip(req.get_header("Accept-Encoding") or ""):
             return
         if resp.stream is not None:
-            # Falcon would also take files; ours are generators.
-            resp.stream = compressed(cast(Iterable[bytes], resp.stream))
+            # Falcon would also take files; ours are streams and generators.
+            parts = cast(Iterable[bytes], resp.stream)
+            resp.stream = Stream(compressed(parts), *_closers(parts))
             resp.delete_header("Content-Length")
         else:
             body = resp.render_body()
@@ -52,19 +55,14 @@ class Compression:
 
 
 def compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Compress each part so that the receiver can read it when it is there; closes `parts`."""
+    """Compress each part so that the receiver can read it when it is there."""
     compressor = zlib.compressobj(_LEVEL, wbits=_GZIP)
-    try:
-        for part in parts:
-            data = compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
-            # An empty part would end a chunked body.
-            if data:
-                yield data
-        yield compressor.flush()
-    finally:
-        close: Any = getattr(parts, "close", None)
-        if close is not None:
-            close()
+    for part in parts:
+        data = compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        # An empty part would end a chunked body.
+        if data:
+            yield data
+    yield compressor.flush()
 
 
 def decompressed(data: bytes, *, limit_bytes: int) -> bytes:
@@ -134,3 +132,8 @@ def _weight(parameters: list[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
+
+
+def _closers(parts: Iterable[bytes]) -> list[Callable[[], object]]:
+    close = getattr(parts, "close", None)
+    return [] if close is None else [close]

@@ -25,7 +25,9 @@ from opsqueue.chunk_wire import (
     ReserveBody,
     ReservedBody,
 )
+from opsqueue.contents import store_output
 from opsqueue.exceptions import OpsqueueError
+from opsqueue.output import Encoded
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
@@ -33,14 +35,14 @@ from opsqueue.strategy import read_strategy
 from opsqueue.wire import ProblemType
 from opsqueue_api.auth import Need
 from opsqueue_api.body import decode, read_body
-from opsqueue_api.chunk_contents import ChunkInput, ChunkOutput, operations_of, output_of, stored
+from opsqueue_api.chunk_contents import ChunkInput, ChunkOutput, operations_of, output_of
+from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.parameters import write
 from opsqueue_api.problem import ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 from opsqueue_api.streams import has_closed
-from opsqueue_api.submissions import LongPolls
 
 MAX_INFO_BYTES: Final = 4_096
 _SMALL_BYTES: Final = 1024 * 1024
@@ -132,8 +134,11 @@ class CompleteChunks:
         held = on.get_reservations(list(carrying))
         outputs = [(chunk, output_of(carrying[token], chunk)) for token, chunk in held.items()]
         with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, max(1, len(outputs)))) as pool:
-            failed = pool.map(lambda one: stored(self.store, *one), outputs)
-            return {chunk.token: count for (chunk, _), count in zip(outputs, failed, strict=True)}
+            counts = pool.map(lambda one: self._store_output(*one), outputs)
+            return {chunk.token: count for (chunk, _), count in zip(outputs, counts, strict=True)}
+
+    def _store_output(self, chunk: Reservation, output: Encoded) -> int:
+        return store_output(self.store, chunk.source.prefix, chunk.chunk_index, output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,11 +14,10 @@ from opsqueue.inline import reader_of
 from opsqueue.store import ObjectStore
 from opsqueue.submission import MAX_CHUNKS
 from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
-from opsqueue_api.operation import Content, integer_parameter, operation
-from opsqueue_api.parameters import integer, write
+from opsqueue_api.operation import NDJSON, Content, integer_parameter, operation
+from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.results import MEDIA_TYPE, joined
-from opsqueue_api.submissions import checked_id
+from opsqueue_api.streams import begun
 
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -31,7 +30,7 @@ class Errors:
     store: ObjectStore
 
     @operation(
-        answers={200: Content(OperationFailedBody, MEDIA_TYPE, "A line an error, in order.")},
+        answers={200: Content(OperationFailedBody, NDJSON, "A line an error, in order.")},
         problems=(ProblemType.RESULTS_GONE, ProblemType.INVALID_ARGUMENT),
     )
     def on_get(
@@ -44,7 +43,7 @@ class Errors:
         on = self.queue_of(queue)
         submission = on.get_submission(checked_id(submission_id))
 
-        def lines_by_chunk() -> Iterator[bytes]:
+        def lines_by_chunk() -> Generator[bytes]:
             indexes = all_pages(
                 lambda first_index: on.chunks_with_errors(submission.id, first_index=first_index)
             )
@@ -52,10 +51,8 @@ class Errors:
             for errors in errors_by_chunk(reader, submission, indexes):
                 yield _ENCODER.encode_lines([OperationFailedBody.of(error) for error in errors])
 
-        lines = lines_by_chunk()
-        first = next(lines, b"")
-        resp.content_type = MEDIA_TYPE
-        resp.stream = joined(first, lines)
+        resp.content_type = NDJSON
+        resp.stream = begun(lines_by_chunk())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import falcon
 import msgspec
 
 from opsqueue.exceptions import OpsqueueError
+from opsqueue.pace import Pace
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import wait_for_progress
 from opsqueue.wire import CountsBody, ProgressEvent, SubmissionBody, SubmissionEvent
+from opsqueue_api.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.operation import EVENT_STREAM as MEDIA_TYPE
 from opsqueue_api.operation import LAST_EVENT_ID, Content, operation
+from opsqueue_api.parameters import checked_id
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.streams import Reader, Stream, admit
-from opsqueue_api.submissions import WAIT_SLICE_MS, LongPolls, checked_id
+from opsqueue_api.streams import Reader, Stream, admitted
 
 RETRY_MS: Final = 3_000
 KEEP_ALIVE_S: Final = 15.0
@@ -34,6 +35,10 @@ _END_ID: Final = "end"
 _PAUSE_S: Final = 0.25
 """At least so long between two events of progress, however fast chunks are done."""
 _COUNT_EVERY_S: Final = 1.0
+_PACE_WINDOW_S: Final = 60.0
+_RETRY: Final = f"retry: {RETRY_MS}\n\n".encode()
+_COMMENT: Final = b": still here\n\n"
+_NOTHING: Final = b""
 _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
@@ -41,33 +46,6 @@ def sse(event: str, body: msgspec.Struct, *, id_: str | None = None) -> bytes:
     """Write an event; JSON has no line breaks."""
     head = f"event: {event}\n" if id_ is None else f"event: {event}\nid: {id_}\n"
     return head.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
-
-
-@dataclass(slots=True)
-class Pace:
-    """Operations a second and what is left, by what was seen in the last minute. No I/O."""
-
-    window_s: float = 60.0
-    _seen: deque[tuple[float, int]] = field(default_factory=deque)
-
-    def add(self, at_s: float, operations_done: int) -> None:
-        """Take a reading."""
-        self._seen.append((at_s, operations_done))
-        while len(self._seen) > 2 and at_s - self._seen[0][0] > self.window_s:
-            self._seen.popleft()
-
-    @property
-    def operations_per_second(self) -> float | None:
-        """None: seen for too short a time to say."""
-        if not self._seen or (span_s := self._seen[-1][0] - self._seen[0][0]) < _PAUSE_S:
-            return None
-        # A retry of a failed submission may count down.
-        return max(0.0, (self._seen[-1][1] - self._seen[0][1]) / span_s)
-
-    def remaining_s(self, operations_left: int) -> float | None:
-        """None: at this rate nobody knows."""
-        rate = self.operations_per_second
-        return operations_left / rate if rate else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,51 +74,46 @@ class SubmissionEvents:
             resp.status = falcon.HTTP_204
             return
         seen = int(last_id) if last_id and re.fullmatch("[0-9]{1,10}", last_id) else None
-        reader = admit(self.long_polls, req)
-        _begin(resp, reader, _of_submission(on, submission.id, seen, reader))
+        with admitted(self.long_polls, req) as reader:
+            _begin(resp, reader, _of_submission(on, submission.id, seen, reader))
 
 
 def _of_submission(
     on: Queue, id_: SubmissionId, seen: int | None, reader: Reader
 ) -> Generator[bytes]:
-    yield _RETRY
-    pace = Pace()
-    said_at = time.monotonic()
+    pace: Pace | None = None
     wait_s = 0.0
-    while not reader.is_gone:
-        try:
-            progress = wait_for_progress(
-                on,
-                id_,
-                seen=seen,
-                wait_s=wait_s,
-                slice_ms=WAIT_SLICE_MS,
-                is_stopping=reader.is_stopping,
-            )
-            has_ended = progress.state is not SubmissionState.IN_PROGRESS
-            status = SubmissionBody.of(on.get_submission(id_)) if has_ended else None
-        except OpsqueueError:
-            # Forgotten, or Redis is away: whoever connects again is told so.
-            return
+    while True:
+        progress = wait_for_progress(
+            on,
+            id_,
+            seen=seen,
+            wait_s=wait_s,
+            slice_ms=WAIT_SLICE_MS,
+            is_stopping=reader.is_stopping,
+        )
+        has_ended = progress.state is not SubmissionState.IN_PROGRESS
+        status = SubmissionBody.of(on.get_submission(id_)) if has_ended else None
         wait_s = WAIT_SLICE_MS / 1000
-        now_s = time.monotonic()
-        pace.add(now_s, progress.operations_done)
-        if progress.chunks_done != seen or has_ended:
-            seen, said_at = progress.chunks_done, now_s
-            left = progress.operations_total - progress.operations_done
-            event = ProgressEvent.of(
-                progress,
-                operations_per_second=pace.operations_per_second,
-                remaining_s=pace.remaining_s(left),
-            )
-            yield sse("progress", event, id_=str(seen))
-            if status is not None:
-                yield sse("end", status, id_=_END_ID)
-                return
-            time.sleep(_PAUSE_S)
-        elif now_s - said_at >= KEEP_ALIVE_S:
-            said_at = now_s
-            yield _COMMENT
+        done, now_s = progress.operations_done, time.monotonic()
+        pace = pace or Pace(now_s, done, window_s=_PACE_WINDOW_S)
+        pace.add(now_s, done)
+        if progress.chunks_done == seen and not has_ended:
+            yield _NOTHING
+            continue
+        seen = progress.chunks_done
+        # Over less than the shortest time between two events a rate is chance.
+        is_known = pace.span_s >= _PAUSE_S
+        event = ProgressEvent.of(
+            progress,
+            operations_per_second=pace.per_second if is_known else None,
+            remaining_s=pace.left_s(progress.operations_total - done) if is_known else None,
+        )
+        yield sse("progress", event, id_=str(seen))
+        if status is not None:
+            yield sse("end", status, id_=_END_ID)
+            return
+        time.sleep(_PAUSE_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,37 +135,28 @@ class QueueEvents:
         on = self.queue_of(queue)
         last_id = req.get_header(_LAST_ID) or ""
         since = last_id if _STREAM_ID.fullmatch(last_id) else on.last_event_id()
-        reader = admit(self.long_polls, req)
-        _begin(resp, reader, _of_queue(on, since, reader))
+        with admitted(self.long_polls, req) as reader:
+            _begin(resp, reader, _of_queue(on, since))
 
 
-def _of_queue(on: Queue, since: str, reader: Reader) -> Generator[bytes]:
-    yield _RETRY
+def _of_queue(on: Queue, since: str) -> Generator[bytes]:
     counted: CountsBody | None = None
-    said_at, count_at = time.monotonic(), 0.0
-    while not reader.is_gone:
+    count_at = 0.0
+    while True:
         parts = []
-        try:
-            if time.monotonic() >= count_at:
-                count_at = time.monotonic() + _COUNT_EVERY_S
-                counts = CountsBody.of(on.name, on.count_queue())
-                if counts != counted:
-                    counted = counts
-                    parts.append(sse("counts", counts))
-            wait_s = max(0.0, count_at - time.monotonic())
-            since, events = on.wait_for_events(since, block_ms=int(wait_s * 1000) + 1)
-        except OpsqueueError:
-            return
+        if time.monotonic() >= count_at:
+            count_at = time.monotonic() + _COUNT_EVERY_S
+            counts = CountsBody.of(on.name, on.count_queue())
+            if counts != counted:
+                counted = counts
+                parts.append(sse("counts", counts))
+        wait_s = max(0.0, count_at - time.monotonic())
+        since, events = on.wait_for_events(since, block_ms=int(wait_s * 1000) + 1)
         parts += [
             sse("submission", SubmissionEvent(queue=on.name, id=str(id_), event=event), id_=since)
             for id_, event in events
         ]
-        if parts:
-            said_at = time.monotonic()
-            yield b"".join(parts)
-        elif time.monotonic() - said_at >= KEEP_ALIVE_S:
-            said_at = time.monotonic()
-            yield _COMMENT
+        yield b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,36 +170,49 @@ class AllEvents:
     @operation(answers={200: Content(CountsBody, MEDIA_TYPE, "Events `counts`.")})
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Stream `counts` of each queue, once a second at most, when they change."""
-        reader = admit(self.long_polls, req)
-        _begin(resp, reader, self._of_all(reader))
+        with admitted(self.long_polls, req) as reader:
+            _begin(resp, reader, self._of_all())
 
-    def _of_all(self, reader: Reader) -> Generator[bytes]:
-        yield _RETRY
+    def _of_all(self) -> Generator[bytes]:
         counted: dict[str, CountsBody] = {}
-        said_at = time.monotonic()
-        while not reader.is_gone:
-            try:
-                counts = {n: CountsBody.of(n, self.queue_of(n).count_queue()) for n in self.names()}
-            except OpsqueueError:
-                return
+        while True:
+            counts = {n: CountsBody.of(n, self.queue_of(n).count_queue()) for n in self.names()}
             parts = [sse("counts", body) for n, body in counts.items() if counted.get(n) != body]
             counted = counts
-            if parts:
-                said_at = time.monotonic()
-                yield b"".join(parts)
-            elif time.monotonic() - said_at >= KEEP_ALIVE_S:
-                said_at = time.monotonic()
-                yield _COMMENT
+            yield b"".join(parts)
+            # Nothing to block on instead: each queue has events of its own, in a slot of its own.
+            # A stop of the process or a client that hung up is noticed as soon as by the others.
             time.sleep(_COUNT_EVERY_S)
 
 
-_RETRY: Final = f"retry: {RETRY_MS}\n\n".encode()
-_COMMENT: Final = b": still here\n\n"
-
-
-def _begin(resp: falcon.Response, reader: Reader, parts: Generator[bytes]) -> None:
+def _begin(resp: falcon.Response, reader: Reader, events: Generator[bytes]) -> None:
     resp.content_type = MEDIA_TYPE
     resp.cache_control = ["no-store"]
     # nginx would hold events back until its buffer is full.
     resp.set_header("X-Accel-Buffering", "no")
-    resp.stream = Stream(parts, reader.room)
+    resp.stream = Stream(_kept_alive(events, reader), events.close, reader.room.leave)
+
+
+def _kept_alive(events: Iterator[bytes], reader: Reader) -> Iterator[bytes]:
+    """Pass events on, with a comment now and then where none come, until nobody reads.
+
+    Args:
+        events: _NOTHING about once a second while there are none.
+        reader: of the stream.
+    """
+    yield _RETRY
+    said_at = time.monotonic()
+    while not reader.is_gone:
+        try:
+            part = next(events, None)
+        except OpsqueueError:
+            # Forgotten, or Redis is away: whoever connects again is told so.
+            return
+        if part is None:
+            return
+        if part != _NOTHING:
+            said_at = time.monotonic()
+            yield part
+        elif time.monotonic() - said_at >= KEEP_ALIVE_S:
+            said_at = time.monotonic()
+            yield _COMMENT

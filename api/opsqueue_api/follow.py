@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from opsqueue.answers import Progress
+from opsqueue.following import done_in_order
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import wait_for_progress
+from opsqueue_api.long_polls import WAIT_SLICE_MS
 from opsqueue_api.streams import Reader, cut_off
-from opsqueue_api.submissions import WAIT_SLICE_MS
 
 _WAIT_S: Final = 1.0
 
@@ -23,25 +25,23 @@ def followed_chunks(
         ConnectionAbortedError: the submission ended without completing, the process stops, or
             nobody reads any more.
     """
-    wait_s = 0.0
-    while True:
-        progress = wait_for_progress(
+
+    def ask(first: int, wait_s: float) -> Progress:
+        # Not before the first turn: there is no answer yet that could be cut off.
+        if wait_s and reader.is_gone:
+            why = "the process stops, or nobody reads"
+            raise cut_off(why)
+        return wait_for_progress(
             queue,
             submission_id,
-            start,
+            first,
             wait_s=wait_s,
             slice_ms=WAIT_SLICE_MS,
             is_stopping=reader.is_stopping,
         )
-        done = range(start, max(start, progress.done.done_until))
-        yield done
-        start = done.stop
-        if start >= progress.chunks_total:
-            return
-        if not done and progress.state is not SubmissionState.IN_PROGRESS:
-            why = f"submission {submission_id} is {progress.state}: chunk {start} is not done"
-            raise cut_off(why)
-        if reader.is_gone:
-            why = "the process stops, or nobody reads"
-            raise cut_off(why)
-        wait_s = _WAIT_S
+
+    def check_end(state: SubmissionState, first: int) -> None:
+        why = f"submission {submission_id} is {state}: chunk {first} is not done"
+        raise cut_off(why)
+
+    return done_in_order(ask, check_end, start=start, turn_s=_WAIT_S)

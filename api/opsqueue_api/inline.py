@@ -11,9 +11,8 @@ from opsqueue.inline import Kind
 from opsqueue.submission import INLINE_CHUNKS
 from opsqueue.wire import InlineBody
 from opsqueue_api.operation import integer_parameter, operation
-from opsqueue_api.parameters import integer, write
+from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.submissions import checked_id
 
 _INDEX: Final = integer_parameter("index", "The only chunk.", least=0, most=INLINE_CHUNKS - 1)
 

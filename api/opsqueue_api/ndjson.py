@@ -30,8 +30,6 @@ _READ_BYTES: Final = 64 * 1024
 _DECODER: Final = msgspec.json.Decoder()
 _NUMBER: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
 _INT64_MAX: Final = 2**63 - 1
-
-
 _SHARE: Final = {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14}|0\\.[0-9]{1,15})$"}
 _ONLY: Final = "Of an NDJSON body alone:"
 NDJSON_PARAMETERS: Final = (
@@ -60,6 +58,7 @@ def is_ndjson(req: falcon.Request) -> bool:
 
 def body_of_query(req: falcon.Request) -> InsertBody:
     """Read what a JSON body has as fields out of the query."""
+    # From below 1 on, so that these get the error that they have in a JSON body.
     chunk_size = optional_integer(req, "chunk_size", least=-MAX_CHUNKS, most=MAX_CHUNKS)
     if chunk_size is None:
         message = "chunk_size is missing: give the operations a chunk, such as ?chunk_size=100"
@@ -101,14 +100,23 @@ def operations_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> It
     """Yield the operations, a line each; empty lines are none.
 
     Raises:
-        ProblemError: a line is no JSON, too long, or the body breaks off.
+        ProblemError: a line is no JSON, a line, a chunk or their number is too large, or the body
+            breaks off.
     """
     chunk_bytes = in_chunk = 0
+    chunks_total = 1
     for number, line in enumerate(_lines(req, limits.line_bytes), 1):
         if not line.strip():
             continue
         if in_chunk == chunk_size:
             chunk_bytes = in_chunk = 0
+            chunks_total += 1
+        if chunks_total > limits.chunks:
+            message = (
+                f"line {number:,}: more than {limits.chunks:,} chunks, which is the limit: raise "
+                "chunk_size, or make several submissions"
+            )
+            raise too_large(message)
         in_chunk += 1
         chunk_bytes += len(line)
         if chunk_bytes > limits.body_bytes:

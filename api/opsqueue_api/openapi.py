@@ -20,15 +20,16 @@ from opsqueue.wire import InsertBody, ProblemBody, ProblemType
 from opsqueue_api import problem
 from opsqueue_api.auth import Need
 from opsqueue_api.openapi_schemas import EXAMPLES, refine
-from opsqueue_api.operation import Content, Operation, Parameter, operation, operation_of
+from opsqueue_api.operation import ID_SCHEMA, Content, Operation, Parameter, operation, operation_of
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _REF: Final = "#/components/schemas/{name}"
+_TEXT: Final = {"type": "string"}
 _IN_PATH: Final[Mapping[str, dict[str, Any]]] = {
     "queue": {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"},
     "worker": {"type": "string", "pattern": "^[!-~]{1,200}$"},
     "index": {"type": "string", "pattern": "^[0-9]{1,10}$"},
-    "submission_id": {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"},
+    "submission_id": ID_SCHEMA,
 }
 _OF_BODY: Final = (
     ProblemType.MEDIA_TYPE,
@@ -154,9 +155,6 @@ def _entry(
         content = {body.media_type: _media(body) for body in declared.body}
         entry["requestBody"] = {"required": True, "content": content}
     return entry
-
-
-_TEXT: Final = {"type": "string"}
 
 
 def _tag(path: str) -> str:

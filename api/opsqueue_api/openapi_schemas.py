@@ -13,19 +13,22 @@ from opsqueue.submission import (
     MAX_BACKOFF_MS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
+    MAX_OPERATIONS,
     MAX_STRATEGIC_PAIRS,
 )
+from opsqueue_api.operation import META_KEY
+from opsqueue_api.settings import Limits
 
 Schemas = dict[str, dict[str, Any]]
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _INT64: Final = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
-_META_KEYS: Final = {"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"}
-_CONTENTS: Final = frozenset({"prefix", "chunks_total", "operations_total", "codec"})
+_META_KEYS: Final = {"pattern": f"^{META_KEY}$"}
+_CONTENTS: Final = frozenset({"prefix", "chunks_total", "operations_total", "codec", "inline"})
 
 _BOUNDS: Final[dict[str, dict[str, Any]]] = {
     "chunk_size": {"minimum": 1, "maximum": MAX_CHUNKS},
-    "chunks_total": {"minimum": 0, "maximum": 100_000_000},
-    "operations_total": {"minimum": 0, "maximum": 2**53},
+    "chunks_total": {"minimum": 0, "maximum": Limits().chunks},
+    "operations_total": {"minimum": 0, "maximum": MAX_OPERATIONS},
     "max_attempts": {"minimum": 1, "maximum": 1_000_000},
     "prefix": {
         "pattern": "^[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*$",
@@ -38,7 +41,7 @@ _BOUNDS: Final[dict[str, dict[str, Any]]] = {
     },
     "max_failed_operations": {
         "anyOf": [
-            {"type": "integer", "minimum": 0, "maximum": 2**53},
+            {"type": "integer", "minimum": 0, "maximum": MAX_OPERATIONS},
             {"type": "number", "minimum": 0, "maximum": 1},
             {"type": "null"},
         ]

@@ -13,13 +13,19 @@ from typing import Any, Final, TypeVar
 import falcon
 import msgspec
 
+from opsqueue.submission import MAX_STRATEGIC_PAIRS
 from opsqueue.wire import ProblemType
+from opsqueue_api.long_polls import MAX_WAIT_S
 from opsqueue_api.problem import invalid
 
 Responder = TypeVar("Responder", bound=Callable[..., None])
 Schema = Mapping[str, Any]
 _ATTRIBUTE: Final = "opsqueue_operation"
 NDJSON: Final = "application/x-ndjson"
+META_KEY: Final = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+"""A regular expression, as JSON Schema has them."""
+ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}
+"""Of a submission's id."""
 EVENT_STREAM: Final = "text/event-stream"
 
 
@@ -129,16 +135,16 @@ META: Final = Parameter(
         "type": "array",
         "items": {
             "type": "string",
-            "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}:(0|-?[1-9][0-9]{0,17})$",
+            "pattern": f"^{META_KEY}:(0|-?[1-9][0-9]{{0,17}})$",
         },
-        "maxItems": 32,
+        "maxItems": MAX_STRATEGIC_PAIRS,
         "examples": [["customer:7"]],
     },
     "Pairs of strategic metadata, KEY:INTEGER; any number of times.",
 )
 WAIT: Final = Parameter(
     "wait",
-    {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+    {"type": "number", "minimum": 0, "maximum": int(MAX_WAIT_S), "default": 0},
     "Seconds to wait at most; the answer may come sooner.",
 )
 IDEMPOTENCY_KEY: Final = Parameter(

@@ -1,4 +1,4 @@
-"""Query parameters, checked; and how a body is written."""
+"""Query parameters and the ids in paths, checked; and how a body is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue_api.problem import invalid
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.submission import SubmissionId
+from opsqueue.wire import ProblemType
+from opsqueue_api.problem import Problem, ProblemError, invalid
+
+ID: Final = re.compile(r"[0-9]{1,19}")
+"""What may stand for a submission; `checked_id` says whether it can be one."""
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 _PAIR: Final = re.compile(r"([^:]+):(-?[0-9]{1,19})")
@@ -83,6 +89,17 @@ def instant(req: falcon.Request, name: str) -> datetime | None:
         message = f"{name}={text[:40]!r}: give an instant such as 2026-01-31T12:00:00Z"
         raise invalid(message)
     return at
+
+
+def checked_id(text: str) -> SubmissionId:
+    """Read an id out of a path; what can't be one is not found."""
+    try:
+        if ID.fullmatch(text):
+            return SubmissionId(text)
+    except InvalidArgumentError:
+        pass  # more than an id can be
+    detail = f"{text[:40]!r} is no submission's id: an id is 19 digits, as the insert gave it"
+    raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_FOUND, detail))
 
 
 def write(resp: falcon.Response, body: msgspec.Struct) -> None:

@@ -9,10 +9,10 @@ import falcon
 from opsqueue.submission import MAX_CHUNKS
 from opsqueue.submission_api import wait_for_progress
 from opsqueue.wire import ProgressBody
+from opsqueue_api.long_polls import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls
 from opsqueue_api.operation import WAIT, integer_parameter, operation
-from opsqueue_api.parameters import integer, number, optional_integer, write
+from opsqueue_api.parameters import checked_id, integer, number, optional_integer, write
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.submissions import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls, checked_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,7 @@ class PauseQueue:
     @operation(answers=CountsBody)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let no chunk be reserved; twice is once. Chunks in hand are finished."""
-        on = self.queue_of(queue)
-        on.pause_queue()
-        write(resp, _counts(on))
+        _write_counts_after(Queue.pause_queue, self.queue_of(queue), resp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +62,7 @@ class ResumeQueue:
     @operation(answers=CountsBody)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let chunks be reserved again; twice is once."""
-        on = self.queue_of(queue)
-        on.resume_queue()
-        write(resp, _counts(on))
+        _write_counts_after(Queue.resume_queue, self.queue_of(queue), resp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +76,13 @@ class Workers:
         """List the workers that have not gone, the ones seen last first."""
         workers = self.queue_of(queue).list_workers()
         write(resp, WorkersBody(workers=[WorkerBody.of(worker) for worker in workers]))
+
+
+def _write_counts_after(
+    transition: Callable[[Queue], object], on: Queue, resp: falcon.Response
+) -> None:
+    transition(on)
+    write(resp, _counts(on))
 
 
 def _counts(on: Queue) -> CountsBody:

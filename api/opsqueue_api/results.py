@@ -10,29 +10,33 @@ the answer is cut off, since no line could say so; `?from_chunk=` goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Final, cast, get_args
+from typing import cast, get_args
 
 import falcon
 
 from opsqueue.codec import open_codec
 from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, OpsqueueError
+from opsqueue.exceptions import (
+    EncodingError,
+    InvalidArgumentError,
+    OperationFailedError,
+    OpsqueueError,
+)
 from opsqueue.inline import reader_of
+from opsqueue.queue import Queue
 from opsqueue.result_lines import result_line
 from opsqueue.store import ObjectStore, Readable
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
-from opsqueue_api.operation import Content, choice_parameter, integer_parameter, operation
-from opsqueue_api.parameters import choice, integer
+from opsqueue_api.long_polls import LongPolls
+from opsqueue_api.operation import NDJSON, Content, choice_parameter, integer_parameter, operation
+from opsqueue_api.parameters import checked_id, choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.streams import Stream, admit
-from opsqueue_api.submissions import LongPolls, checked_id
-
-MEDIA_TYPE: Final = "application/x-ndjson"
+from opsqueue_api.streams import Stream, admitted, begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Results:
         integer_parameter(
             "from_chunk", "The chunk to begin with.", least=0, most=MAX_CHUNKS, default=0
         ),
-        answers={200: Content(None, MEDIA_TYPE, "A line a result, in order.")},
+        answers={200: Content(None, NDJSON, "A line a result, in order.")},
         problems=(
             ProblemType.SUBMISSION_NOT_COMPLETED,
             ProblemType.OPERATIONS_FAILED,
@@ -81,25 +85,36 @@ class Results:
             raise ProblemError(problem_of(exc, submission=submission)) from exc
         if errors == "raise" and submission.operations_failed:
             raise _operations_failed(submission)
-        batches: Iterable[range] = [range(start, submission.chunks_total)]
-        reader = None
-        if is_running:
-            reader = admit(self.long_polls, req)
-            batches = followed_chunks(on, submission.id, start, reader)
+        resp.content_type = NDJSON
+        if not is_running:
+            batches = [range(start, submission.chunks_total)]
+            resp.stream = self._begun(on, submission, errors, batches)
+            return
+        with admitted(self.long_polls, req) as reader:
+            followed = followed_chunks(on, submission.id, start, reader)
+            resp.stream = self._begun(on, submission, errors, followed, reader.room.leave)
+
+    def _begun(
+        self,
+        on: Queue,
+        submission: Submission,
+        errors: ErrorMode,
+        batches: Iterable[range],
+        *at_end: Callable[[], object],
+    ) -> Stream:
         contents = reader_of(submission, self.store, on.inline_contents)
-        lines = _lines_by_chunk(contents, submission, errors, batches)
         try:
-            first = next(lines, b"")
+            return begun(_lines_by_chunk(contents, submission, errors, batches), *at_end)
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
-        parts = joined(first, lines)
-        resp.content_type = MEDIA_TYPE
-        resp.stream = parts if reader is None else Stream(parts, reader.room)
+        except OperationFailedError as exc:
+            # Since the submission was looked at.
+            raise _operations_failed(on.get_submission(submission.id)) from exc
 
 
 def _lines_by_chunk(
     contents: Readable, submission: Submission, errors: ErrorMode, batches: Iterable[range]
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     try:
         codec = open_codec(submission.codec)
     except InvalidArgumentError as exc:
@@ -116,14 +131,6 @@ def _lines_by_chunk(
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.
             yield b""
-
-
-def joined(first: bytes, rest: Iterator[bytes]) -> Generator[bytes]:
-    """Give what was read before the answer began, then the rest."""
-    # A generator and not itertools.chain: the server closes it when the client goes away, and with
-    # it what reads ahead.
-    yield first
-    yield from rest
 
 
 def _operations_failed(submission: Submission) -> ProblemError:

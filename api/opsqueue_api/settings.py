@@ -22,7 +22,7 @@ class Limits:
         line_bytes: of NDJSON, whose body may have any size.
         operations: in a body.
         body_chunks: cut from a body, each being an upload while the client waits.
-        chunks: of a submission whose contents are uploaded already; a bit of Redis's memory each.
+        chunks: of a submission that is uploaded already or NDJSON; a bit of Redis's memory each.
         metadata_bytes: of the opaque metadata, decoded.
         inline_bytes: of a submission's encoded chunks that go into Redis, not into the store.
     """

@@ -9,18 +9,20 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 import falcon
 
-from opsqueue_api.submissions import LongPolls, Room
+from opsqueue_api.long_polls import LongPolls, Room
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The client of a stream, and the room that it takes; ends with the stream's generator."""
+    """The client of a stream, and the room that it takes."""
 
     room: Room
     is_stopping: Callable[[], bool]
@@ -33,12 +35,19 @@ class Reader:
 
 
 class Stream:
-    """The parts of an answer that holds a room until it ends or is closed, begun or not."""
+    """The parts of an answer, and what is to be done when they end or are closed, begun or not.
 
-    def __init__(self, parts: Generator[bytes], room: Room) -> None:
-        """Take both."""
+    Not a generator's `finally`, which does not run if the first part was never asked for.
+
+    Args:
+        parts: one after the other.
+        at_end: each called at least once, and all of them whatever one raises.
+    """
+
+    def __init__(self, parts: Iterator[bytes], *at_end: Callable[[], object]) -> None:
+        """Take them; nothing is asked for yet."""
         self._parts = parts
-        self._room = room
+        self._at_end = at_end
 
     def __iter__(self) -> Self:
         """As WSGI asks for."""
@@ -49,26 +58,37 @@ class Stream:
         try:
             return next(self._parts)
         except BaseException:
-            self._room.leave()
+            self.close()
             raise
 
     def close(self) -> None:
         """What the server calls in any case."""
-        try:
-            self._parts.close()
-        finally:
-            self._room.leave()
+        with ExitStack() as stack:
+            for call in reversed(self._at_end):
+                stack.callback(call)
 
 
-def admit(long_polls: LongPolls, req: falcon.Request) -> Reader:
-    """Take room for a stream.
+def begun(parts: Generator[bytes], *at_end: Callable[[], object]) -> Stream:
+    """Make a stream whose first part is made now, so that what that raises can be a problem."""
+    first = next(parts, b"")
+    return Stream(chain([first], parts), parts.close, *at_end)
+
+
+@contextmanager
+def admitted(long_polls: LongPolls, req: falcon.Request) -> Iterator[Reader]:
+    """Take room for a stream; it is given back here if the answer can't begin, else at its end.
 
     Raises:
         ProblemError: there is none.
     """
     # gunicorn's own; other servers tell of a closed connection when it is written to.
     connection = req.env.get("gunicorn.socket")
-    return Reader(long_polls.take_room(), long_polls.is_stopping, connection)
+    reader = Reader(long_polls.take_room(), long_polls.is_stopping, connection)
+    try:
+        yield reader
+    except BaseException:
+        reader.room.leave()
+        raise
 
 
 def cut_off(why: str) -> ConnectionAbortedError:

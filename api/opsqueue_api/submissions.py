@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from threading import BoundedSemaphore
 from typing import Any, Final, Literal, cast
 
 import falcon
@@ -23,13 +19,11 @@ from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
 from opsqueue.submission import (
     NewSubmission,
-    Submission,
     SubmissionFilter,
     SubmissionId,
     SubmissionState,
     fits_inline,
 )
-from opsqueue.submission_api import wait_until_ended
 from opsqueue.wire import (
     IdsBody,
     InsertBody,
@@ -47,6 +41,7 @@ from opsqueue_api.body import (
     idempotency_key,
     read_body,
 )
+from opsqueue_api.long_polls import MAX_WAIT_S, LongPolls
 from opsqueue_api.ndjson import (
     CHUNKS_AT_ONCE,
     NDJSON_PARAMETERS,
@@ -55,6 +50,7 @@ from opsqueue_api.ndjson import (
     operations_of,
 )
 from opsqueue_api.operation import (
+    ID_SCHEMA,
     IDEMPOTENCY_KEY,
     META,
     NDJSON,
@@ -65,23 +61,27 @@ from opsqueue_api.operation import (
     integer_parameter,
     operation,
 )
-from opsqueue_api.parameters import choice, instant, integer, number, pairs_of, write
+from opsqueue_api.parameters import (
+    ID,
+    checked_id,
+    choice,
+    instant,
+    integer,
+    number,
+    pairs_of,
+    write,
+)
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 
-MAX_WAIT_S: Final = 60.0
 MAX_LISTED: Final = 100
 """Each can have 64 KiB of metadata and as much of a traceback."""
 
-_ID: Final = re.compile(r"[0-9]{1,19}")
-_ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
 _STATES: Final = [*(state.value for state in SubmissionState), "any"]
 _PATCH_BYTES: Final = 64 * 1024
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
-WAIT_SLICE_MS: Final = 1_000
-"""After each a waiting request notices that the process stops."""
 
 
 class Submissions:
@@ -194,7 +194,7 @@ class Submissions:
         META,
         Parameter("created_from", _INSTANT, "Created at this instant or later."),
         Parameter("created_until", _INSTANT, "Created before this instant."),
-        Parameter("after", _ID_SCHEMA, "`next` of the page before."),
+        Parameter("after", ID_SCHEMA, "`next` of the page before."),
         choice_parameter("order", ["newest", "oldest"], "Which come first."),
         integer_parameter("limit", "At most so many.", least=1, most=MAX_LISTED, default=50),
         answers=SubmissionsBody,
@@ -209,7 +209,7 @@ class Submissions:
             created_until=instant(req, "created_until"),
         )
         after = req.get_param("after")
-        if after is not None and not _ID.fullmatch(after):
+        if after is not None and not ID.fullmatch(after):
             message = f"after={after[:40]!r}: give the id of a submission, the `next` of a list"
             raise invalid(message)
         page = self._queue_of(queue).list_submissions(
@@ -219,67 +219,6 @@ class Submissions:
             limit=integer(req, "limit", default=50, least=1, most=MAX_LISTED),
         )
         write(resp, SubmissionsBody.of(page))
-
-
-class Room:
-    """A place among the long polls; given back once, at the latest with its last reference."""
-
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        """Take what gives it back."""
-        # Also for a stream whose generator was never started: closing that runs no `finally`.
-        self._finalize = weakref.finalize(self, give_back)
-
-    def leave(self) -> None:
-        """Give it back; twice is once."""
-        self._finalize()
-
-
-class LongPolls:
-    """Lets at most `limit` requests wait at once, so that the others find a free thread.
-
-    A request beyond the limit is answered at once; our client then pauses before it asks again.
-    """
-
-    def __init__(self, limit: int, is_stopping: Callable[[], bool]) -> None:
-        """Take the limit, and what tells that the process stops."""
-        self._limit = limit
-        self._free = BoundedSemaphore(limit)
-        self.is_stopping = is_stopping
-
-    def wait(self, queue: Queue, submission_id: SubmissionId, wait_s: float) -> Submission:
-        """Give a submission when it has ended, or as it is when time or room is over."""
-        with self.room_for(wait_s) as granted_s:
-            return wait_until_ended(
-                queue,
-                submission_id,
-                wait_s=granted_s,
-                slice_ms=WAIT_SLICE_MS,
-                is_stopping=self.is_stopping,
-            )
-
-    @contextmanager
-    def room_for(self, wait_s: float) -> Iterator[float]:
-        """Give how long the request may wait: as long as it asks for, or not at all."""
-        has_room = wait_s > 0 and self._free.acquire(blocking=False)
-        try:
-            yield wait_s if has_room else 0
-        finally:
-            if has_room:
-                self._free.release()
-
-    def take_room(self) -> Room:
-        """Take room for an answer that goes on for long.
-
-        Raises:
-            ProblemError: there is none.
-        """
-        if not self._free.acquire(blocking=False):
-            detail = (
-                f"all {self._limit} places for requests that wait or stream are taken: try again, "
-                "or start the API with more --threads"
-            )
-            raise ProblemError(Problem(ProblemType.UNAVAILABLE, detail))
-        return Room(self._free.release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,17 +329,6 @@ class SubmissionIds:
             pairs, states=[SubmissionState(state) for state in states], limit=limit
         )
         write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
-
-
-def checked_id(text: str) -> SubmissionId:
-    """Read an id out of a path; what can't be one is not found."""
-    try:
-        if _ID.fullmatch(text):
-            return SubmissionId(text)
-    except InvalidArgumentError:
-        pass  # more than an id can be
-    detail = f"{text[:40]!r} is no submission's id: an id is 19 digits, as the insert gave it"
-    raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_FOUND, detail))
 
 
 def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from opsqueue.cli.connections import with_redis_and_store_urls
+from opsqueue.cli.tables import counted
 from opsqueue.connection import connect, masked
 from opsqueue.duration import parse_duration
 from opsqueue.orphans import Orphan, delete_orphans, find_orphans
@@ -17,7 +18,7 @@ from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore, open_store
 
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 _EPILOG = """
 \b
 Examples:
@@ -107,12 +108,13 @@ def _list(store: ObjectStore, queue: Queue, older_than: datetime) -> list[Orphan
         found.append(orphan)
         click.echo(
             f"{orphan.prefix}  since {orphan.began_at:%Y-%m-%d %H:%M} UTC  "
-            f"{orphan.objects:,} objects  {_size(orphan.size_bytes)}"
+            f"{counted(orphan.objects, 'object')}  {_size(orphan.size_bytes)}"
         )
     if found:
+        were = "was" if len(found) == 1 else "were"
         click.echo(
-            f"{len(found):,} uploads of queue {queue.name} were never handed in: "
-            f"{sum(orphan.objects for orphan in found):,} objects, "
+            f"{counted(len(found), 'upload')} of queue {queue.name} {were} never handed in: "
+            f"{counted(sum(orphan.objects for orphan in found), 'object')}, "
             f"{_size(sum(orphan.size_bytes for orphan in found))}"
         )
     return found
@@ -136,7 +138,9 @@ def _name_unknown(store: ObjectStore, names: Sequence[str]) -> None:
 
 
 def _size(size_bytes: int) -> str:
-    size, unit = float(size_bytes), 0
+    if size_bytes < 1024:
+        return counted(size_bytes, "byte")
+    size, unit = size_bytes / 1024, 0
     while size >= 1024 and unit < len(_UNITS) - 1:
         size, unit = size / 1024, unit + 1
-    return f"{size:,.0f} {_UNITS[unit]}" if unit == 0 else f"{size:,.1f} {_UNITS[unit]}"
+    return f"{size:,.1f} {_UNITS[unit]}"

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import near_names
-from opsqueue.cli.pace import Pace
 from opsqueue.cli.tables import console, fraction, say
+from opsqueue.pace import Pace
 from opsqueue.submission import Submission, SubmissionState
 from opsqueue.submission_api import SubmissionApi
 

@@ -24,10 +24,10 @@ from opsqueue.answers import Counts, WorkerSeen
 from opsqueue.cli.connections import with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, UnknownQueueError
-from opsqueue.cli.pace import Pace
 from opsqueue.cli.queues import backlog_of, queues_table, workers_table
 from opsqueue.cli.tables import bar, console, counted, fraction, table
 from opsqueue.exceptions import ConnectionTroubleError
+from opsqueue.pace import Pace
 from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
 

@@ -16,6 +16,7 @@ from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
 from opsqueue_api.settings import Limits
+from tests.opsqueue_api.clients import client_of
 
 Work = Callable[..., int]
 
@@ -39,8 +40,7 @@ def app(client: redis.Redis, store: ObjectStore) -> App:
 @pytest.fixture
 def http(app: App, queue_name: str) -> Iterator[httpx.Client]:
     """Speaks to the app; paths are relative to the test's own queue."""
-    transport = httpx.WSGITransport(app)
-    with httpx.Client(transport=transport, base_url=f"http://api/v1/queues/{queue_name}") as http:
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
         yield http
 
 

@@ -18,6 +18,7 @@ from opsqueue_api.access_log import LOGGER, AccessLog
 from opsqueue_api.app import App, create_app
 from opsqueue_api.request_ids import add_request_id
 from opsqueue_api.tokens import parse_tokens
+from tests.opsqueue_api.clients import client_of
 
 SECRET = "s3cret-s3cret-s3cret"  # noqa: S105 nobody's
 TOKENS = parse_tokens(f"web:{SECRET}:produce")
@@ -75,7 +76,7 @@ def lines() -> Iterator[list[logging.LogRecord]]:
 
 
 def get(app: App | AccessLog, path: str, **headers: str) -> httpx.Response:
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         return http.get(path, headers=headers)
 
 

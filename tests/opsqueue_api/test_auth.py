@@ -18,6 +18,7 @@ from opsqueue.submission import SubmissionId
 from opsqueue.wire import ProblemType
 from opsqueue_api.app import App, create_app
 from opsqueue_api.tokens import parse_tokens
+from tests.opsqueue_api.clients import client_of
 
 OPEN = {("GET", path) for path in ("/healthz", "/readyz", "/version", "/openapi.json")}
 SECRETS = {name: f"{name}-secret-0123456789" for name in ("producer", "consumer", "limited", "ops")}
@@ -55,8 +56,7 @@ def app(client: redis.Redis, store: ObjectStore) -> App:
 def ask(app: App) -> Ask:
     def send(path: str, name: str = "", method: str = "GET", **more: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {SECRETS[name]}"} if name else {}
-        transport = httpx.WSGITransport(app)
-        with httpx.Client(transport=transport, base_url="http://api") as http:
+        with client_of(app) as http:
             return http.request(method, path, headers=headers | more)
 
     return send
@@ -87,8 +87,7 @@ def test_every_route_is_open_without_tokens(client: redis.Redis, store: ObjectSt
     # Streams of events would go on until the process stops.
     app = create_app(client, store, is_stopping=lambda: True)
     values = {"queue": "q", "submission_id": "1", "worker": "w", "index": "0"}
-    transport = httpx.WSGITransport(app)
-    with httpx.Client(transport=transport, base_url="http://api") as http:
+    with client_of(app) as http:
         codes = {
             http.request(method, path.format_map(values)).status_code
             for method, path in methods_of(app)
@@ -161,8 +160,7 @@ def test_admin_of_a_queue_is_not_admin_of_all(client: redis.Redis, store: Object
     """What lists all queues takes a grant for all."""
     secret = "0123456789abcdef"  # noqa: S105 nobody's
     app = create_app(client, store, tokens=parse_tokens(f"lead:{secret}:admin@mine"))
-    transport = httpx.WSGITransport(app)
-    with httpx.Client(transport=transport, base_url="http://api/v1") as http:
+    with client_of(app, "/v1") as http:
         codes = [
             http.get(path, headers={"authorization": f"Bearer {secret}"}).status_code
             for path in ("/queues/mine/workers", "/queues/yours/workers", "/queues")

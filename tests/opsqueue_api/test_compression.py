@@ -43,7 +43,7 @@ class Source:
 class Answers:
     """A resource with an answer of any kind."""
 
-    def __init__(self, kind: str, answer: bytes | list[bytes]) -> None:
+    def __init__(self, kind: str, answer: bytes | list[bytes] | Source) -> None:
         self.kind = kind
         self.answer = answer
 
@@ -52,7 +52,7 @@ class Answers:
         if isinstance(self.answer, bytes):
             resp.data = self.answer
         else:
-            resp.stream = iter(self.answer)
+            resp.stream = iter(self.answer) if isinstance(self.answer, list) else self.answer
 
 
 @pytest.fixture
@@ -116,15 +116,20 @@ def test_a_stream_is_compressed_part_by_part() -> None:
     assert reader.eof
 
 
-def test_a_stream_that_is_given_up_closes_what_makes_it() -> None:
-    """So that nothing reads ahead for a client that went away."""
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_that_is_given_up_closes_what_makes_it(read: int) -> None:
+    """So that nothing reads ahead for a client that went away, be it before the first part."""
     source = Source()
-    parts = compressed(source)
-    next(parts)
+    app: App = falcon.App(middleware=[Compression()])
+    app.add_route("/", Answers("application/x-ndjson", source))
+    environ = testing.create_environ("/", headers={"accept-encoding": "gzip"})
+    body = app(environ, lambda *_: None)
+    for _ in range(read):
+        next(iter(body))
 
-    parts.close()  # type: ignore[attr-defined]  # a generator's
+    body.close()  # type: ignore[attr-defined]  # a WSGI server does
 
-    assert source.is_closed
+    assert (source.made, source.is_closed) == (read, True)
 
 
 def test_results_are_compressed(

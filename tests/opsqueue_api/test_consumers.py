@@ -17,6 +17,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
 from opsqueue_api.streams import has_closed
+from tests.opsqueue_api.clients import client_of
 
 PROBLEM = "urn:opsqueue:problem:"
 WANTED = {"worker": "node-1", "strategy": "Oldest", "include_operations": True}
@@ -103,8 +104,7 @@ def test_a_reserve_that_waits_ends_with_the_process(
 ) -> None:
     """Empty-handed, within a second or so."""
     app = create_app(client, store, long_polls=1, is_stopping=lambda: True)
-    base_url = f"http://api/v1/queues/{queue_name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base_url) as http:
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
         answer = http.post("/chunks/reserve", json={"worker": "w", "wait": 60}, timeout=10)
 
     assert answer.json() == {"chunks": [], "is_paused": False, "next_due_in_ms": None}

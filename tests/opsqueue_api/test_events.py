@@ -11,7 +11,6 @@ import pytest
 
 from opsqueue.queue import Queue
 from opsqueue_api import events
-from opsqueue_api.events import Pace
 from tests.opsqueue.steps import insert, take, tokens_of
 
 Event = tuple[str, str | None, Any]
@@ -138,16 +137,3 @@ def test_all_queues_tell_their_counts(http: httpx.Client, queue: Queue) -> None:
 def test_events_of_what_is_not_there_are_refused(http: httpx.Client) -> None:
     """Before the stream begins."""
     assert http.get(f"/submissions/{42:019}/events").status_code == 404
-
-
-def test_a_rate_is_that_of_the_last_minute() -> None:
-    """Not told before there is a span; what is left follows from it."""
-    pace = Pace()
-
-    pace.add(0, 0)
-    assert (pace.operations_per_second, pace.remaining_s(10)) == (None, None)
-    pace.add(10, 1_000)
-    assert (pace.operations_per_second, pace.remaining_s(500)) == (100, 5)
-    for second in range(20, 200, 10):
-        pace.add(second, 1_000)
-    assert (pace.operations_per_second, pace.remaining_s(500)) == (0, None)

@@ -10,11 +10,20 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from falcon import testing
 
+from opsqueue.chunk import OperationError
+from opsqueue.codec import open_codec
+from opsqueue.output import encode_output
 from opsqueue.queue import Queue
-from opsqueue.store import ObjectStore
+from opsqueue.store import ObjectStore, output_key
+from opsqueue.submission import NewSubmission
 from opsqueue_api.app import App, create_app
+from opsqueue_api.long_polls import LongPolls, Room
+from opsqueue_api.settings import Limits
+from tests.opsqueue.steps import insert as insert_chunks
 from tests.opsqueue.steps import take
+from tests.opsqueue_api.clients import client_of
 
 Work = Callable[..., int]
 
@@ -121,8 +130,7 @@ def test_following_ends_with_the_process(
 ) -> None:
     """Within a second, cut off."""
     app = create_app(client, store, is_stopping=lambda: True)
-    base = f"http://api/v1/queues/{queue_name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
         id_ = insert(http, 1)
         with pytest.raises(ConnectionAbortedError, match="process stops"):
             http.get(f"/submissions/{id_}/results?follow=true")
@@ -133,8 +141,7 @@ def test_followers_beyond_the_room_are_sent_away(
 ) -> None:
     """503, to come again; room is given back by one that is closed before it ends."""
     app: App = create_app(client, store, long_polls=1)
-    base = f"http://api/v1/queues/{queue_name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
         id_ = insert(http, 4)
         work(lambda x: x, limit=1)
 
@@ -148,3 +155,97 @@ def test_followers_beyond_the_room_are_sent_away(
     assert [503, 503] == [refused.status_code, events.status_code]
     assert refused.headers["retry-after"]
     assert "--threads" in refused.json()["detail"]
+
+
+@pytest.fixture
+def kept_rooms(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
+    """All that were taken: with a reference left, only leaving gives one back."""
+    rooms: list[Room] = []
+    take_room = LongPolls.take_room
+
+    def take_and_keep(self: LongPolls) -> Room:
+        rooms.append(take_room(self))
+        return rooms[-1]
+
+    monkeypatch.setattr(LongPolls, "take_room", take_and_keep)
+    return rooms
+
+
+@pytest.mark.parametrize("trouble", ["codec", "not there", "no JSON"])
+def test_room_is_given_back_by_an_answer_that_never_begins(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    work: Work,
+    kept_rooms: list[Room],
+    trouble: str,
+) -> None:
+    """At once, and not when the last reference to it goes."""
+    app = create_app(client, store, long_polls=1, limits=Limits(inline_bytes=0))
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
+        if trouble == "codec":
+            new = NewSubmission(prefix="p", chunks_total=1, codec="pickle")
+            id_ = str(queue.insert_submission(new).id)
+        else:
+            id_ = insert(http, 4)
+            work(lambda x: {None: x} if trouble == "no JSON" else x, limit=1)
+        if trouble == "not there":
+            store.delete_prefix(http.get(f"/submissions/{id_}").json()["prefix"])
+        path = f"/submissions/{id_}/results?follow=true"
+        first, second = http.get(path), http.get(path)
+
+    expected = {"codec": 422, "not there": 410, "no JSON": 422}[trouble]
+    assert [expected] * 2 == [first.status_code, second.status_code]
+    assert len(kept_rooms) == 2
+
+
+@pytest.mark.parametrize("accepts", ["identity", "gzip"])
+@pytest.mark.parametrize("what", ["results?follow=true", "events"])
+def test_room_is_given_back_by_an_answer_that_is_closed_unread(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    kept_rooms: list[Room],
+    what: str,
+    accepts: str,
+) -> None:
+    """A generator that was never started runs no `finally`; compressed or not."""
+    app = create_app(client, store, long_polls=1)
+    id_ = insert_chunks(queue, 1)
+    environ = testing.create_environ(
+        f"/v1/queues/{queue.name}/submissions/{id_}/{what.partition('?')[0]}",
+        query_string=what.partition("?")[2],
+        headers={"accept-encoding": accepts},
+    )
+    answered = []
+
+    for _ in range(2):
+        body = app(environ, lambda status, *_: answered.append(status))
+        body.close()  # type: ignore[attr-defined]  # a WSGI server does
+
+    assert ["200 OK"] * 2 == answered
+    assert len(kept_rooms) == 2
+
+
+def test_an_operation_that_fails_as_the_answer_begins_is_a_problem(
+    http: httpx.Client, queue: Queue, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that had failed before: 409, and not a defect of ours."""
+    id_ = insert(http, 2, max_failed_operations=1.0)
+    (chunk,) = take(queue, 1)
+    results = [OperationError(type="ValueError", message="no"), 1]
+    output = encode_output(results, open_codec(chunk.source.codec), collects=True)
+    take_room = LongPolls.take_room
+
+    def take_when_it_has_failed(self: LongPolls) -> Room:
+        # When the submission has been looked at, and nothing of it been read.
+        store.create(output_key(chunk.source.prefix, 0), output.data)
+        queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
+        return take_room(self)
+
+    monkeypatch.setattr(LongPolls, "take_room", take_when_it_has_failed)
+
+    problem = http.get(f"/submissions/{id_}/results?follow=true").json()
+
+    assert problem["type"] == "urn:opsqueue:problem:operations-failed"
+    assert "1 of 2 operations" in problem["detail"]

@@ -17,6 +17,7 @@ from opsqueue.store import ObjectStore
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import App
 from opsqueue_api.health import STORE_CHECK_S, Ready
+from tests.opsqueue_api.clients import client_of
 
 
 class Clock:
@@ -40,7 +41,7 @@ class BrokenStore(MemoryStore):
 
 @pytest.fixture
 def root(app: App) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         yield http
 
 

@@ -18,6 +18,7 @@ from opsqueue.store import ObjectStore, input_key, open_store
 from opsqueue.submission import SubmissionFilter
 from opsqueue_api.app import App, create_app
 from opsqueue_api.settings import Limits
+from tests.opsqueue_api.clients import client_of
 
 HEADERS = {"content-type": "application/x-ndjson"}
 
@@ -158,16 +159,17 @@ def test_lines_and_chunks_are_limited_and_the_body_is_not(
     client: redis.Redis, store: ObjectStore, queue: Queue
 ) -> None:
     """Each with an error that says what helps."""
-    app = create_app(client, store, limits=Limits(body_bytes=300, line_bytes=100))
-    base = f"http://api/v1/queues/{queue.name}"
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url=base) as http:
+    app = create_app(client, store, limits=Limits(body_bytes=300, line_bytes=100, chunks=20))
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
         line = post(http, "1\n" + '"' + "x" * 100 + '"')
         chunk = post(http, ('"' + "x" * 90 + '"\n') * 4, "chunk_size=4")
-        body = post(http, ('"' + "x" * 90 + '"\n') * 40, "chunk_size=3")
+        body = post(http, ('"' + "x" * 90 + '"\n') * 60, "chunk_size=3")
+        chunks = post(http, "1\n" * 41)
 
-    assert [413, 413, 201] == [line.status_code, chunk.status_code, body.status_code]
+    assert [413, 413, 201, 413] == [one.status_code for one in (line, chunk, body, chunks)]
     assert "line 2" in line.json()["detail"]
     assert "lower chunk_size" in chunk.json()["detail"]
+    assert "more than 20 chunks" in chunks.json()["detail"]
 
 
 class Lines(io.RawIOBase):

@@ -25,6 +25,7 @@ from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
 from opsqueue_api.openapi_schemas import EXAMPLES
 from opsqueue_api.tokens import parse_tokens
+from tests.opsqueue_api.clients import client_of
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def app(client: redis.Redis, store: ObjectStore) -> App:
 
 @pytest.fixture
 def document(app: App) -> dict[str, Any]:
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         found: dict[str, Any] = http.get("/openapi.json").json()
     return found
 
@@ -70,6 +71,17 @@ def test_every_route_declares_what_it_takes_and_answers(document: dict[str, Any]
             assert entry["summary"]
 
 
+def test_a_body_of_operations_lacks_what_goes_with_a_prefix(document: dict[str, Any]) -> None:
+    """Those are refused beside operations."""
+    stored, operations = (
+        document["components"]["schemas"][name]["properties"].keys()
+        for name in ("InsertStored", "InsertOperations")
+    )
+
+    assert stored - operations == {"prefix", "chunks_total", "operations_total", "codec", "inline"}
+    assert operations - stored == {"operations"}
+
+
 def test_names_of_operations_are_unique(document: dict[str, Any]) -> None:
     """Generators of clients name methods by them."""
     ids = [e["operationId"] for methods in document["paths"].values() for e in methods.values()]
@@ -82,7 +94,7 @@ def test_tokens_are_told_where_they_are_asked_for(
 ) -> None:
     """Optional without tokens; with them 401 and 403 are among the answers."""
     app = create_app(client, store, tokens=parse_tokens(f"lead:{'x' * 32}:admin"))
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         asking = http.get("/openapi.json").json()["paths"]["/v1/queues"]["get"]
         health = http.get("/openapi.json").json()["paths"]["/healthz"]["get"]
 

@@ -16,6 +16,7 @@ from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
 from opsqueue_api import problem
 from opsqueue_api.app import App, create_app
+from tests.opsqueue_api.clients import client_of
 
 
 class Raises:
@@ -29,7 +30,7 @@ class Raises:
 
 
 def get(app: App, path: str, method: str = "GET") -> httpx.Response:
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         return http.request(method, path)
 
 

@@ -15,6 +15,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.submission import Submission, SubmissionId
 from opsqueue_api.app import App, create_app
+from tests.opsqueue_api.clients import client_of
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_a_wait_ends_when_the_process_stops(
     """A long poll must not hold up a restart."""
     app = create_app(client, store, is_stopping=lambda: True)
 
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         response = http.get(f"/v1/queues/{queue_name}/submissions/{submission_id}?wait=60")
 
     assert response.json()["state"] == "in_progress"
@@ -263,7 +264,7 @@ def test_a_queue_is_counted(http: httpx.Client, queue: Queue, queue_name: str) -
 
 def test_the_app_of_one_client_serves_many_queues(app: App) -> None:
     """Queues don't see each other's submissions."""
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+    with client_of(app) as http:
         body = {"operations": [1], "chunk_size": 1}
         id_ = http.post("/v1/queues/a/submissions", json=body).json()["id"]
 

@@ -12,7 +12,6 @@ import time
 
 import pytest
 
-from opsqueue.cli.pace import Pace
 from opsqueue.queue import Queue
 from opsqueue.strategy import Oldest
 from opsqueue.submission import NewSubmission
@@ -124,18 +123,6 @@ def read_until(descriptor: int, text: bytes) -> None:
         ready, _, _ = select.select([descriptor], [], [], deadline - time.monotonic())
         assert ready, read
         read += os.read(descriptor, 65_536)
-
-
-def test_a_pace_follows_the_last_half_minute():
-    """Not what was before; a retry begins anew."""
-    pace = Pace(0, 0)
-    for second in range(1, 101):
-        pace.add(second, second if second <= 50 else 50 + 10 * (second - 50))
-
-    assert 10.0 == pace.per_second
-    assert 2.0 == pace.left_s(20)
-    pace.add(101, 0)
-    assert (0.0, None, 0.0) == (pace.per_second, pace.left_s(20), pace.left_s(0))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_orphans_are_listed_and_left_alone(run, orphan: str, queue_name: str) ->
 
     assert result.exit_code == 1
     assert orphan in result.output
-    assert "1 objects, 2.0 KiB" in result.output
+    assert f"1 upload of queue {queue_name} was never handed in: 1 object, 2.0 KiB" in result.output
 
 
 def test_orphans_are_deleted_when_the_answer_is_yes(

@@ -1,5 +1,5 @@
-"""docker-compose.yml and the Dockerfiles, checked without a daemon: by the tools' own reading of
-them, and against the programs that they start."""
+"""docker-compose.yml, checked without a daemon: by compose's own reading of it, and against the
+programs that it starts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -24,28 +22,19 @@ from moto.server import ThreadedMotoServer
 from opsqueue.app import load_app
 from opsqueue.store.base import parse_store_url
 from opsqueue_api.server import GRACEFUL_S
+from tests.dockerfiles import DOCKERFILES, ROOT, health_code, last, tool
 
-ROOT = Path(__file__).parents[1]
 DEVELOPMENT_SECRET = "development-only"  # noqa: S105  the fact tested is that nothing else is one
-DOCKERFILES = {name: ROOT / name / "Dockerfile" for name in ("api", "worker")}
 ONE_SHOT = {"bucket"}
 COMPOSE_ONLY = {"OPSQUEUE_WORKERS"}
 """Read by docker-compose.yml, and by no program."""
-
-
-def _tool(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed: its PyPI package has no wheel for this platform")
-    return found
 
 
 def _compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `docker-compose config` untouched by the developer's own variables and .env."""
     return subprocess.run(
         [
-            _tool("docker-compose"),
+            tool("docker-compose"),
             *("--env-file", os.devnull),
             *("--file", str(ROOT / "docker-compose.yml")),
             *("config", *arguments),
@@ -83,25 +72,6 @@ def template() -> dict[str, Any]:
     return _read_compose("--no-interpolate")
 
 
-def _instructions(program: str) -> list[tuple[str, str]]:
-    """A Dockerfile's instructions in order, continued lines joined."""
-    lines = DOCKERFILES[program].read_text().splitlines()
-    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
-    joined = text.replace("\\\n", " ").splitlines()
-    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined)]
-
-
-def _last(program: str, instruction: str) -> str:
-    """What holds in the finished image."""
-    return [rest for name, rest in _instructions(program) if name == instruction][-1]
-
-
-def _health_code(program: str) -> str:
-    command: list[str] = json.loads(_last(program, "HEALTHCHECK").partition("CMD ")[2])
-    assert ["python", "-c"] == command[:2]
-    return command[2]
-
-
 def _program(name: str) -> click.Command:
     """The click command behind a console script of pyproject.toml."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -132,11 +102,11 @@ def _settings(
     """Give the options of a program as it would read them in its container."""
     for variable in [key for key in os.environ if key.startswith("OPSQUEUE_")]:
         monkeypatch.delenv(variable)
-    in_image = re.findall(r"(\w+)=(\S+)", _last(name, "ENV"))
+    in_image = re.findall(r"(\w+)=(\S+)", last(name, "ENV"))
     for variable, value in [*in_image, *service["environment"].items()]:
         if variable.startswith("OPSQUEUE_"):
             monkeypatch.setenv(variable, value)
-    (program,) = json.loads(_last(name, "ENTRYPOINT"))
+    (program,) = json.loads(last(name, "ENTRYPOINT"))
     with _program(program).make_context(program, list(service["command"] or [])) as context:
         return dict(context.params)
 
@@ -240,7 +210,7 @@ def test_every_service_has_a_health_check_or_ends_by_itself(
     assert set(services) == checked | built | ONE_SHOT
     assert {"no"} == {services[name]["restart"] for name in ONE_SHOT}
     for name in built:
-        ast.parse(_health_code(name))
+        ast.parse(health_code(name))
 
 
 def test_programs_start_when_redis_answers_and_the_bucket_is_there(
@@ -314,7 +284,7 @@ def test_the_workers_example_is_an_app(
 
     app = load_app(app_path)
 
-    assert (volume["target"], True) == (_last("worker", "WORKDIR"), volume["read_only"])
+    assert (volume["target"], True) == (last("worker", "WORKDIR"), volume["read_only"])
     assert "numbers" in app.handlers
 
 
@@ -326,7 +296,7 @@ def test_the_api_listens_where_compose_publishes_it(
 
     (port,) = services["api"]["ports"]
     assert (settings["host"], settings["port"]) == ("0.0.0.0", port["target"])  # noqa: S104
-    assert str(port["target"]) == _last("api", "EXPOSE")
+    assert str(port["target"]) == last("api", "EXPOSE")
 
 
 def test_the_stacks_api_takes_tokens_and_starts_without(
@@ -341,18 +311,12 @@ def test_the_stacks_api_takes_tokens_and_starts_without(
     assert [("", True), (tokens, True)] == [(one["tokens"], one["insecure"]) for one in given]
 
 
-def test_an_image_alone_does_not_serve_everybody() -> None:
-    """It names an address that takes tokens, and does not say that none are needed."""
-    assert "OPSQUEUE_API_INSECURE" not in _last("api", "ENV")
-    assert "OPSQUEUE_API_HOST=0.0.0.0" in _last("api", "ENV")
-
-
 def test_programs_read_every_variable_that_they_are_given(
     services: dict[str, dict[str, Any]],
 ) -> None:
     """A mistyped OPSQUEUE_* would be ignored in silence."""
     for name, dockerfile in DOCKERFILES.items():
-        (program,) = json.loads(_last(name, "ENTRYPOINT"))
+        (program,) = json.loads(last(name, "ENTRYPOINT"))
         image = set(re.findall(r"OPSQUEUE_\w+", dockerfile.read_text()))
         given = {key for key in services[name]["environment"] if key.startswith("OPSQUEUE_")}
         assert given | image <= _variables_of(_program(program)), name
@@ -388,94 +352,6 @@ def test_containers_get_longer_to_stop_than_the_programs_take(
 @pytest.mark.parametrize("program", DOCKERFILES)
 def test_signals_reach_the_process(program: str, services: dict[str, dict[str, Any]]) -> None:
     """Exec form, no shell between; in the stack under an init, which loses none at the start."""
-    assert [f"opsqueue-{program}"] == json.loads(_last(program, "ENTRYPOINT"))
+    assert [f"opsqueue-{program}"] == json.loads(last(program, "ENTRYPOINT"))
     assert services[program]["entrypoint"] is None
     assert services[program]["init"]
-
-
-@pytest.mark.parametrize("program", DOCKERFILES)
-def test_images_run_as_a_user_with_a_fixed_number(program: str) -> None:
-    """A number: Kubernetes can't tell whether a name is root."""
-    user, group = _last(program, "USER").split(":")
-
-    assert int(user) >= 10_000
-    assert int(group) >= 10_000
-    assert f"--uid {user} " in DOCKERFILES[program].read_text()
-
-
-@pytest.mark.parametrize("program", DOCKERFILES)
-def test_images_install_only_what_the_lock_pins(program: str) -> None:
-    """Files come from the network in one command, which checks their hashes."""
-    runs = [rest for name, rest in _instructions(program) if name == "RUN"]
-    fetching = [run for run in runs if "pip " in run and "--no-index" not in run]
-
-    (download,) = fetching
-    assert "--require-hashes" in download
-    assert "-r requirements.lock" in download
-    assert "# syntax=" not in DOCKERFILES[program].read_text()
-
-
-@pytest.mark.parametrize("program", DOCKERFILES)
-def test_images_get_exactly_the_files_that_the_builder_is_sent(program: str) -> None:
-    """.dockerignore shuts out everything, secrets included, but the sources of COPY."""
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
-    let_through = {line[1:] for line in lines if line.startswith("!")}
-    copies = [rest.split() for name, rest in _instructions(program) if name == "COPY"]
-    sources = {
-        source for copy in copies if not copy[0].startswith("--from") for source in copy[:-1]
-    }
-
-    assert "*" in lines
-    assert let_through == sources
-    assert all((ROOT / source).exists() for source in sources)
-
-
-def test_both_images_share_the_stage_that_builds() -> None:
-    """The same text, so that the second image finds it in the cache."""
-    stages = {text.read_text().split("\n\n")[1] for text in DOCKERFILES.values()}
-
-    (stage,) = stages
-    assert stage.startswith("FROM python:3.12-slim AS build")
-
-
-@pytest.mark.parametrize("program", DOCKERFILES)
-def test_hadolint_finds_nothing(program: str) -> None:
-    """All its rules hold: none is switched off, in the file or beside it."""
-    text = DOCKERFILES[program].read_text()
-
-    result = subprocess.run(
-        [_tool("hadolint"), "--no-color", "--config", os.devnull, str(DOCKERFILES[program])],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-    assert (result.returncode, result.stdout) == (0, "")
-    assert "hadolint ignore" not in text
-
-
-def test_the_workers_health_check_passes_when_redis_answers(redis_url: str) -> None:
-    """The image's own command, run here."""
-    assert _run_health_check("worker", OPSQUEUE_REDIS_URL=redis_url) == 0
-
-
-def test_the_workers_health_check_fails_without_redis(tmp_path: Path) -> None:
-    """The image's own command, run here."""
-    assert _run_health_check("worker", OPSQUEUE_REDIS_URL=f"unix://{tmp_path}/none") != 0
-
-
-def test_the_apis_health_check_fails_when_nobody_listens() -> None:
-    """The image's own command, run here; port 1 is nobody's."""
-    assert _run_health_check("api", OPSQUEUE_API_PORT="1") != 0
-
-
-def _run_health_check(program: str, **variables: str) -> int:
-    result = subprocess.run(
-        [sys.executable, "-c", _health_code(program)],
-        env={**os.environ, **variables},
-        stderr=subprocess.DEVNULL,
-        check=False,
-        timeout=60,
-    )
-    return result.returncode

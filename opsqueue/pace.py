@@ -10,24 +10,31 @@ _WINDOW_S: Final = 30.0
 
 
 class Pace:
-    """The rate over the last half minute.
+    """The rate over the last while.
 
     Args:
         at_s: when `done` was read, in seconds of any clock.
         done: so many by then.
+        window_s: how long the while is.
     """
 
-    def __init__(self, at_s: float, done: int) -> None:
+    def __init__(self, at_s: float, done: int, *, window_s: float = _WINDOW_S) -> None:
         """Begin there."""
         self._samples = deque([(at_s, done)])
+        self._window_s = window_s
 
     def add(self, at_s: float, done: int) -> None:
         """Take a new reading; a step back, as after a retry, begins anew."""
         if done < self._samples[-1][1]:
             self._samples.clear()
         self._samples.append((at_s, done))
-        while len(self._samples) > 2 and self._samples[1][0] <= at_s - _WINDOW_S:
+        while len(self._samples) > 2 and self._samples[1][0] <= at_s - self._window_s:
             self._samples.popleft()
+
+    @property
+    def span_s(self) -> float:
+        """How long it has been watched for, the window at the most: what the rate is over."""
+        return self._samples[-1][0] - self._samples[0][0]
 
     @property
     def per_second(self) -> float:

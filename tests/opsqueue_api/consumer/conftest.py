@@ -1,0 +1,81 @@
+"""A ConsumerClient over Redis, and over the real app: the same calls, the same outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from opsqueue.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.consumer import ConsumerClient
+from opsqueue.http_chunk_api import HttpChunkApi
+from opsqueue.producer import Backoff, ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore
+from opsqueue.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.submission_api import QueueApi
+from opsqueue_api.app import App
+
+NO_WAIT = Backoff(first_ms=0, max_ms=0)
+Insert = Callable[..., SubmissionId]
+
+
+@pytest.fixture
+def client(real_client: redis.Redis) -> redis.Redis:
+    """A real server alone: fakeredis has the state machine's own suite."""
+    return real_client
+
+
+@pytest.fixture(params=["redis", "http"])
+def api(request: pytest.FixtureRequest, app: App, queue: Queue) -> Iterator[ChunkApi]:
+    if request.param == "redis":
+        yield QueueChunkApi(queue, "consumer")
+        return
+    http = HttpChunkApi("http://api", queue.name, "consumer", transport=httpx.WSGITransport(app))
+    yield http
+    http.close()
+
+
+@pytest.fixture
+def consumer(api: ChunkApi, store: ObjectStore, queue: Queue) -> Iterator[ConsumerClient]:
+    with ConsumerClient.over(api, store, queue=queue.name, heartbeat_interval_s=60) as consumer:
+        yield consumer
+
+
+@pytest.fixture
+def producer(client: redis.Redis, store: ObjectStore, queue_name: str) -> ProducerClient:
+    """All goes to the store; test_inline.py has what does not."""
+    return ProducerClient.over(QueueApi(client), store, queue=queue_name, inline_bytes=0)
+
+
+@pytest.fixture
+def insert(producer: ProducerClient) -> Insert:
+    return partial(producer.insert_submission, chunk_size=2, backoff=NO_WAIT)
+
+
+@pytest.fixture
+def run(consumer: ConsumerClient, queue: Queue) -> Callable[..., Submission]:
+    """Runs a method of the consumer until the submission has ended; gives what became of it."""
+
+    def run_until_ended(
+        method: Callable[..., None],
+        callback: Callable[..., Any],
+        submission_id: SubmissionId,
+        **options: Any,
+    ) -> Submission:
+        settle = consumer._hand.settle
+
+        def settle_and_look(*arguments: Any, **more: Any) -> None:
+            settle(*arguments, **more)
+            if queue.get_submission(submission_id).state is not SubmissionState.IN_PROGRESS:
+                consumer.stop()
+
+        consumer._hand.settle = settle_and_look  # type: ignore[method-assign]
+        method(callback, **options)
+        return queue.get_submission(submission_id)
+
+    return run_until_ended

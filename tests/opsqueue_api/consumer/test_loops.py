@@ -1,0 +1,162 @@
+"""`run_each_op` and its sisters: a callback for each operation, chunk or chunk's bytes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cbor2
+import pytest
+
+from opsqueue.consumer import Chunk, ChunkIndex, ConsumerClient, Strategy
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.submission import SubmissionId, SubmissionState
+
+Insert = Callable[..., SubmissionId]
+
+
+def test_each_operation_has_its_result(
+    consumer: ConsumerClient, producer: ProducerClient, insert: Insert, run
+) -> None:
+    """In the order of the input; the codec is the one that is recorded."""
+    id_ = insert(range(7))
+
+    run(consumer.run_each_op, lambda number: number + 1, id_)
+
+    assert list(range(1, 8)) == list(producer.try_stream_completed_submission(id_))
+
+
+def test_a_chunk_callback_is_told_of_its_chunk(
+    consumer: ConsumerClient, producer: ProducerClient, run
+) -> None:
+    """With the attributes of the reference's class."""
+    seen: list[Chunk] = []
+    id_ = producer.insert_submission(
+        ["a", "b"], chunk_size=2, metadata=b"\x00m", strategic_metadata={"customer": 3}
+    )
+
+    def callback(ops: Any, chunk: Chunk) -> list[str]:
+        seen.append(chunk)
+        return [op.upper() for op in ops]
+
+    ended = run(consumer.run_each_chunk, callback, id_, strategy=Strategy.Newest())
+
+    (chunk,) = seen
+    assert (id_, ChunkIndex(0), 0, ended.prefix, b"\x00m", {}) == (
+        chunk.submission_id,
+        chunk.chunk_index,
+        chunk.retries,
+        chunk.submission_prefix,
+        chunk.submission_metadata,
+        chunk.submission_otel_trace_carrier,
+    )
+    assert chunk.submission_strategic_metadata == {"customer": 3}
+    assert not chunk.is_void()
+    assert ["A", "B"] == list(producer.try_stream_completed_submission(id_))
+
+
+def test_a_raw_callback_has_bytes_on_both_sides(
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run
+) -> None:
+    """As they lie in the store."""
+    id_ = insert([1])
+
+    ended = run(consumer.run_each_chunk_raw, lambda chunk: b"<" + chunk.input_content, id_)
+
+    given = store.get(input_key(ended.prefix, 0))
+    assert b"<" + given == store.get(output_key(ended.prefix, 0))
+
+
+@pytest.mark.parametrize("form", [cbor2, pickle, json])
+def test_a_serialization_format_takes_the_codecs_place(
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, form: Any
+) -> None:
+    """Any object with dumps and loads; a tuple is a chunk, too."""
+    id_ = insert([1, 2])
+    prefix = consumer.reserve_chunks()[0].submission_prefix
+    consumer.release_chunk(id_, 0)
+    written = form.dumps((1, 2))
+    store.delete_prefix(prefix)
+    store.create(input_key(prefix, 0), written if isinstance(written, bytes) else written.encode())
+
+    run(consumer.run_each_op, lambda number: -number, id_, serialization_format=form)
+
+    assert [-1, -2] == form.loads(store.get(output_key(prefix, 0)))
+
+
+@pytest.mark.parametrize(
+    ("callback", "says"),
+    [
+        (lambda ops, _chunk: ops[1:], "returned 1 results for 2 operations"),
+        (lambda _ops, _chunk: None, "returned NoneType"),
+        (lambda _ops, _chunk: "ab", "returned str"),
+        (lambda _ops, _chunk: [object(), 1], "can't carry operation 0"),
+    ],
+)
+def test_a_wrong_result_fails_the_attempt(
+    consumer: ConsumerClient, insert: Insert, run, callback: Any, says: str
+) -> None:
+    """Where the reference would have stored it."""
+    id_ = insert([1, 2], max_attempts=1)
+
+    failure = run(consumer.run_each_chunk, callback, id_).failure
+
+    assert failure is not None
+    assert failure.type == "EncodingError"
+    assert says in failure.message
+
+
+def test_an_exception_fails_the_attempt_and_the_loop_goes_on(
+    consumer: ConsumerClient, producer: ProducerClient, insert: Insert, run
+) -> None:
+    """The failure has type, message and the callback's own lines."""
+    seen: list[int] = []
+
+    def callback(ops: Any, chunk: Chunk) -> Any:
+        seen.append(chunk.retries)
+        if chunk.retries == 0:
+            message = "no luck"
+            raise ValueError(message)
+        return ops
+
+    ended = run(consumer.run_each_chunk, callback, insert([1, 2]))
+
+    assert seen == [0, 1]
+    assert ended.state is SubmissionState.COMPLETED
+    assert ended.last_failure is not None
+    assert ended.last_failure.text.endswith("ValueError: no luck")
+    assert __file__ in ended.last_failure.traceback
+    assert "opsqueue/callback.py" not in ended.last_failure.traceback
+
+
+def test_ctrl_c_in_a_callback_is_raised_and_gives_the_chunk_back(
+    consumer: ConsumerClient, queue: Queue, insert: Insert
+) -> None:
+    """Without using an attempt."""
+    id_ = insert([1])
+
+    def callback(_op: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        consumer.run_each_op(callback)
+
+    assert queue.get_submission(id_).chunks_in_hand == 0
+    assert queue.reserve_chunks("another").chunks[0].attempt == 1
+
+
+def test_the_end_of_the_program_in_a_callback_is_raised_and_fails_the_attempt(
+    consumer: ConsumerClient, queue: Queue, insert: Insert
+) -> None:
+    """A chunk that ends its consumers must end itself."""
+    insert([1])
+
+    with pytest.raises(SystemExit):
+        consumer.run_each_op(lambda _op: sys.exit(3))
+
+    assert queue.reserve_chunks("another").chunks[0].attempt == 2

@@ -1,0 +1,210 @@
+"""Reserving and reporting chunk by chunk, in the caller's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from opsqueue.chunk import Completed
+from opsqueue.consumer import ChunkIndex, ConsumerClient, Strategy
+from opsqueue.exceptions import (
+    ChunkNotFoundError,
+    EncodingError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+)
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore, output_key
+from opsqueue.submission import SubmissionId, SubmissionState
+
+OLDEST = Strategy.Oldest()
+Insert = Callable[..., SubmissionId]
+
+
+def test_single_steps_take_the_newest_by_default(
+    consumer: ConsumerClient, insert: Insert, producer: ProducerClient
+) -> None:
+    """The reference's own default is a class, and can't be used."""
+    older, newer = insert([1]), insert([2])
+
+    (chunk,) = consumer.reserve_chunks()
+    consumer.complete_chunk(
+        chunk.submission_id, chunk.submission_prefix, chunk.chunk_index, chunk.input_content
+    )
+
+    assert newer == chunk.submission_id
+    assert [2] == list(producer.try_stream_completed_submission(newer))
+    assert older == consumer.reserve_chunks()[0].submission_id
+
+
+def test_several_chunks_at_once_come_as_the_strategy_says(
+    consumer: ConsumerClient, producer: ProducerClient
+) -> None:
+    """At most `max`, with their contents."""
+    for value in (1, 2, 1):
+        producer.insert_submission(range(4), chunk_size=1, strategic_metadata={"customer": value})
+
+    only = consumer.reserve_chunks(3, Strategy.SelectOnly("customer", 2))
+    fair = consumer.reserve_chunks(2, Strategy.MaxSimultaneous("customer", 2, OLDEST))
+
+    assert [{"customer": 2}] * 3 == [chunk.submission_strategic_metadata for chunk in only]
+    assert [{"customer": 1}] * 2 == [chunk.submission_strategic_metadata for chunk in fair]
+    assert [0, 1] == [chunk.chunk_index.id for chunk in fair]
+    assert all(chunk.input_content for chunk in fair)
+
+
+def test_a_failure_is_told_as_a_text(
+    consumer: ConsumerClient, queue: Queue, insert: Insert
+) -> None:
+    """As the reference's call has it; the submission shows just that."""
+    id_ = insert([1], max_attempts=1)
+    (chunk,) = consumer.reserve_chunks()
+
+    consumer.fail_chunk(chunk.submission_id, chunk.submission_prefix, chunk.chunk_index, "so what")
+
+    failure = queue.get_submission(id_).failure
+    assert failure is not None
+    assert failure.text == "so what"
+
+
+def test_a_released_chunk_keeps_its_attempt(consumer: ConsumerClient, insert: Insert) -> None:
+    """And can be had again at once."""
+    id_ = insert([1])
+    consumer.reserve_chunks()
+
+    consumer.release_chunk(id_, 0)
+
+    assert consumer.reserve_chunks()[0].retries == 0
+
+
+def test_a_second_report_changes_nothing(
+    consumer: ConsumerClient, queue: Queue, insert: Insert, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Complete then fail, which the reference lets pass."""
+    id_ = insert([1])
+    (chunk,) = consumer.reserve_chunks()
+    consumer.complete_chunk(id_, None, 0, chunk.input_content)
+
+    consumer.fail_chunk(id_, None, ChunkIndex(0), "too late")
+
+    assert queue.get_submission(id_).state is SubmissionState.COMPLETED
+    assert "was reported before" in caplog.text
+
+
+def test_a_chunk_that_was_never_held_is_an_error(consumer: ConsumerClient) -> None:
+    """Its token is with the client that reserved it."""
+    with pytest.raises(ChunkNotFoundError, match="not in this consumer's hands") as raised:
+        consumer.complete_chunk(SubmissionId(41), None, 7, b"")
+
+    assert (41, 7) == (raised.value.submission_id, raised.value.chunk_index)
+
+
+def test_a_lost_chunk_is_left_to_whoever_has_it(
+    consumer: ConsumerClient,
+    queue: Queue,
+    store: ObjectStore,
+    insert: Insert,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A late output replaces nothing, a late report counts nothing."""
+    id_ = insert([1])
+    (chunk,) = consumer.reserve_chunks()
+    queue.release_chunks(consumer._hand.tokens())
+    (other,) = queue.reserve_chunks("another").chunks
+    store.create(output_key(chunk.submission_prefix, 0), b"first")
+    outcome = queue.complete_chunks([other.token])
+
+    consumer.complete_chunk(id_, chunk.submission_prefix, 0, b"second")
+
+    assert isinstance(outcome[0], Completed)
+    assert store.get(output_key(chunk.submission_prefix, 0)) == b"first"
+    assert queue.get_submission(id_).chunks_done == 1
+    assert "lost chunk" in caplog.text
+
+
+def test_a_cancelled_submissions_chunk_is_void(
+    consumer: ConsumerClient, queue: Queue, insert: Insert
+) -> None:
+    """Since the next heartbeat."""
+    (chunk,) = [insert([1])] and consumer.reserve_chunks()
+    queue.cancel_submission(chunk.submission_id)
+
+    consumer._hand.beat()
+
+    assert chunk.is_void()
+
+
+def test_an_output_that_is_there_completes_the_chunk(
+    consumer: ConsumerClient, queue: Queue, store: ObjectStore, insert: Insert, run
+) -> None:
+    """An attempt that stored it and died has done the work."""
+    id_ = insert([1])
+    (chunk,) = consumer.reserve_chunks()
+    store.create(output_key(chunk.submission_prefix, 0), chunk.input_content)
+    consumer.fail_chunk(id_, None, 0, "died")
+
+    run(consumer.run_each_op, lambda _op: pytest.fail("it ran again"), id_)
+
+    assert queue.get_submission(id_).state is SubmissionState.COMPLETED
+
+
+def test_a_chunk_without_input_fails_at_once(
+    consumer: ConsumerClient, queue: Queue, store: ObjectStore, insert: Insert
+) -> None:
+    """And the caller gets those that have one."""
+    lacking, whole = insert([1], max_attempts=1), insert([2])
+    store.delete_prefix(queue.get_submission(lacking).prefix)
+
+    chunks = consumer.reserve_chunks(2, OLDEST)
+
+    failure = queue.get_submission(lacking).failure
+    assert [whole] == [chunk.submission_id for chunk in chunks]
+    assert failure is not None
+    assert failure.type == "InputMissing"
+
+
+def test_closing_gives_back_what_is_held(
+    consumer: ConsumerClient, queue: Queue, insert: Insert
+) -> None:
+    """At once, without using an attempt; the worker is known no more."""
+    insert([1])
+    consumer.reserve_chunks()
+    assert [worker.name for worker in queue.list_workers()] == ["consumer"]
+
+    consumer.close()
+
+    assert queue.list_workers() == []
+    assert queue.reserve_chunks("another").chunks[0].attempt == 1
+
+
+@pytest.mark.parametrize("max_", [0, -1])
+def test_no_chunks_can_not_be_asked_for(consumer: ConsumerClient, max_: int) -> None:
+    """IncorrectUsageError, as in the reference."""
+    with pytest.raises(IncorrectUsageError, match="give 1 or more"):
+        consumer.reserve_chunks(max_)
+
+
+def test_what_is_no_strategy_and_what_is_no_format_is_refused(consumer: ConsumerClient) -> None:
+    """Before anything is reserved."""
+    with pytest.raises(InvalidArgumentError, match="give an instance"):
+        consumer.reserve_chunks(1, Strategy.Newest)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="no dumps and loads"):
+        consumer.run_each_op(print, serialization_format=math_like)
+
+
+def test_an_output_that_is_no_bytes_is_refused(consumer: ConsumerClient, insert: Insert) -> None:
+    """At the call; the chunk is still in hand."""
+    id_ = insert([1])
+    consumer.reserve_chunks()
+
+    with pytest.raises(EncodingError, match="give bytes"):
+        consumer.complete_chunk(id_, None, 0, "text")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="is not that of submission"):
+        consumer.complete_chunk(id_, "elsewhere", 0, b"")
+    consumer.release_chunk(id_, 0)
+
+
+class math_like:  # noqa: N801 a module in real life
+    """Has neither dumps nor loads."""
