@@ -203,7 +203,20 @@ class Counts:
     chunks_per_second: float
     operations_per_second: float
     is_paused: bool
+    oldest_waiting_ms: int
+    """Age of the oldest submission that has a chunk waiting; 0 without one."""
     stats: Mapping[str, int]
+
+    @property
+    def backlog_chunks(self) -> int:
+        """Chunks of submissions in progress that have not ended, those in hand among them."""
+        return max(0, self.stats.get("backlog_chunks", 0))
+
+    @property
+    def chunks_ready(self) -> int:
+        """Chunks that could be taken now."""
+        # In hand may be some of ended submissions, which the backlog has no more.
+        return max(0, self.backlog_chunks - self.chunks_in_hand - self.chunks_delayed)
 
 
 def read_reserved(answer: list[Any], queue: str) -> Reserved:
@@ -311,6 +324,7 @@ def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
         chunks_per_second=n["chunks_lately"] * 1000 / n["lately_ms"],
         operations_per_second=n["operations_lately"] * 1000 / n["lately_ms"],
         is_paused=bool(n["is_paused"]),
+        oldest_waiting_ms=n["oldest_waiting_ms"],
         stats=_integers(stats),
     )
 

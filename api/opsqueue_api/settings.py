@@ -12,6 +12,13 @@ from opsqueue_api.tokens import Token
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
 
+MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus-client's variable: a folder where several processes keep their metrics. It must be set
+before the library is imported."""
+METRICS_FOLDER: Final = "opsqueue-api-metrics-"
+"""How the name of such a folder begins that `cli` makes, and that goes with the process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one request may ask for; more is refused with the limit's name.

@@ -4,14 +4,24 @@
 -- ARGV[1] now   see _prelude
 --
 -- Returns {"counted", names_and_numbers, stats}, flat lists both. chunks_lately, operations_lately
--- were completed in the last lately_ms.
+-- were completed in the last lately_ms; oldest_waiting_ms is the age of the oldest submission that
+-- has a chunk waiting, 0 without one.
 local function size(command, key)
   return redis.call(command, base .. key)
 end
 
-local ready = size('ZCARD', 'ready')
+-- Ids have the instant of their creation in front, and as many digits each.
+local ready, oldest = 0, nil
+local function add_ready(key)
+  local first = redis.call('ZRANGE', base .. key, 0, 0)[1]
+  if first and (oldest == nil or first < oldest) then
+    oldest = first
+  end
+  ready = ready + size('ZCARD', key)
+end
+add_ready('ready')
 for _, signature in ipairs(redis.call('SMEMBERS', base .. 'signatures')) do
-  ready = ready + size('ZCARD', 'ready:' .. signature)
+  add_ready('ready:' .. signature)
 end
 
 -- The slot that has begun, and the five before it.
@@ -37,4 +47,5 @@ return {'counted', {
   'operations_lately', operations_lately,
   'lately_ms', now - begun + 50000,
   'is_paused', size('EXISTS', 'paused'),
+  'oldest_waiting_ms', oldest and math.max(0, now - tonumber(string.sub(oldest, 1, 13))) or 0,
 }, size('HGETALL', 'stats')}
