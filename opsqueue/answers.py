@@ -203,7 +203,20 @@ class Counts:
     chunks_per_second: float
     operations_per_second: float
     is_paused: bool
+    oldest_waiting_at: datetime | None
+    """When the oldest submission that has a chunk waiting was handed in."""
     stats: Mapping[str, int]
+
+    @property
+    def backlog_chunks(self) -> int:
+        """Chunks of submissions in progress that have not ended, those in hand among them."""
+        return max(0, self.stats.get("backlog_chunks", 0))
+
+    @property
+    def chunks_ready(self) -> int:
+        """Chunks that could be taken now."""
+        # In hand may be some of ended submissions, which the backlog has no more.
+        return max(0, self.backlog_chunks - self.chunks_in_hand - self.chunks_delayed)
 
 
 def read_reserved(answer: list[Any], queue: str) -> Reserved:
@@ -311,6 +324,7 @@ def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
         chunks_per_second=n["chunks_lately"] * 1000 / n["lately_ms"],
         operations_per_second=n["operations_lately"] * 1000 / n["lately_ms"],
         is_paused=bool(n["is_paused"]),
+        oldest_waiting_at=_instant_or_none(n["oldest_waiting_at"]),
         stats=_integers(stats),
     )
 
@@ -403,6 +417,10 @@ def _trace_context(fields: dict[bytes, Any]) -> dict[str, str]:
 
 def _instant(milliseconds: bytes) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
+
+
+def _instant_or_none(milliseconds: int) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC) if milliseconds else None
 
 
 def _failure(flat: list[bytes]) -> Failure | None:

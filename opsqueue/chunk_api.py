@@ -28,6 +28,9 @@ from opsqueue.strategy import AnyStrategy
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
 
+DEFAULT_TIMEOUT_MS: Final = 30_000
+"""After so long a silence a worker is dead, unless it says otherwise."""
+
 
 class ChunkApi(Protocol):
     """The chunks of one queue in one worker's hands, in values.
@@ -85,6 +88,7 @@ class QueueChunkApi:
         queue: whose chunks.
         worker: the name under which they are held.
         url: names Redis in messages, without its password.
+        timeout_ms: after so long a silence the worker is dead to the others.
         check: raises when the server can't hold a queue.
     """
 
@@ -94,6 +98,7 @@ class QueueChunkApi:
         worker: str,
         *,
         url: str = "redis://",
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
         check: Callable[[], object] = lambda: None,
     ) -> None:
         """Connect to nothing yet; the queue's client stays the caller's."""
@@ -101,6 +106,7 @@ class QueueChunkApi:
         self._check = check
         self._queue = queue
         self._worker = calls.checked_worker(worker)
+        self._timeout_ms = timeout_ms
 
     def check(self) -> None:
         """See `ChunkApi`."""
@@ -144,7 +150,13 @@ class QueueChunkApi:
 
     def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
         """See `ChunkApi`."""
-        return self._queue.heartbeat(self._worker, tokens=tokens, info=info, unknown_ms=UNKNOWN_MS)
+        return self._queue.heartbeat(
+            self._worker,
+            tokens=tokens,
+            info=info,
+            unknown_ms=UNKNOWN_MS,
+            timeout_ms=self._timeout_ms,
+        )
 
     def retire(self) -> None:
         """See `ChunkApi`."""

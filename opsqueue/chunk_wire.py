@@ -270,10 +270,14 @@ class OutcomesBody(Struct, frozen=True, kw_only=True):
 
 
 class HeartbeatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sign of life: all that the worker holds, and what it tells of itself."""
+    """A sign of life: all that the worker holds, and what it tells of itself.
+
+    `timeout_ms`: after so long a silence it is dead; without it the API's --heartbeat-timeout.
+    """
 
     tokens: Annotated[list[str], Meta(max_length=10_000)] = []
     info: dict[str, Any] = {}
+    timeout_ms: Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)] | None = None
 
 
 class AliveBody(Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ from opsqueue.callback import (
 )
 from opsqueue.calls import MAX_BATCH
 from opsqueue.chunk import ChunkFailure, Reservation
-from opsqueue.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.chunk_api import DEFAULT_TIMEOUT_MS, ChunkApi, QueueChunkApi
 from opsqueue.codec import RAW, Codec, open_codec
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.exceptions import (
@@ -71,8 +71,8 @@ class ConsumerClient:
             store.
         reservation_ms: how long one chunk may take; after that others get it.
         heartbeat_interval_s: between signs of life, which a thread gives.
-        heartbeat_timeout_s: on Redis alone: another worker without a sign of life for this long
-            is dead, and this consumer takes back what it held. (Over HTTP the API does.)
+        heartbeat_timeout_s: after so long a silence this consumer is dead to the others, which take
+            back what it held. Without it 30 s, over HTTP what the API says.
 
     Nothing is asked for before the first chunk. The first call raises ApiUnavailableError,
     RedisUnavailableError or StoreUnavailableError when it gets no answer; later ones wait until
@@ -95,9 +95,19 @@ class ConsumerClient:
         allow_pickle: bool = False,
         reservation_ms: int = 600_000,
         heartbeat_interval_s: float = 5.0,
-        heartbeat_timeout_s: float = 30.0,
+        heartbeat_timeout_s: float | None = None,
     ) -> None:
         worker = name or new_worker_name("consumer-")
+        timeout_ms = None
+        if heartbeat_timeout_s is not None:
+            timeout_ms = int(heartbeat_timeout_s * 1000)
+            if heartbeat_timeout_s < 2 * heartbeat_interval_s:
+                message = (
+                    f"heartbeat_timeout_s {heartbeat_timeout_s:g} is less than two times "
+                    f"heartbeat_interval_s {heartbeat_interval_s:g}: a healthy consumer would "
+                    "count as dead when one sign of life is late"
+                )
+                raise InvalidArgumentError(message)
         with ExitStack() as resources:
             store = open_store(with_options(object_store_url, object_store_options))
             resources.callback(store.close)
@@ -111,16 +121,16 @@ class ConsumerClient:
                     on,
                     worker,
                     url=connection.masked(opsqueue_url),
+                    timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
                     check=partial(connection.check, client, url=opsqueue_url),
                 )
                 sweeper = Sweeper(
                     lambda: [on],
                     sweeper=worker,
-                    heartbeat_timeout_s=heartbeat_timeout_s,
                     store=store,
                 )
             else:
-                api = HttpChunkApi(opsqueue_url, queue, worker, token=token)
+                api = HttpChunkApi(opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms)
                 resources.callback(api.close)
             self._assemble(
                 api,

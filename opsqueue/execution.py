@@ -32,6 +32,18 @@ SAVE_TRIES: Final = 4
 """Of storing an output: the work is done already, so we try harder than for an input."""
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a chunk took beside its handler, in seconds; None: there was no such stage."""
+
+    input_wait_s: float | None = None
+    """Its place had nothing to do until the input was there."""
+    store_s: float | None = None
+
+
+_NO_TIMES: Final = Times()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """The output is stored, or here. `ran` is False when an earlier attempt had stored it."""
@@ -44,6 +56,7 @@ class Done:
     ran: bool = True
     output: bytes | None = field(default=None, repr=False)
     """To go with the report, where chunk and output are small."""
+    times: Times = _NO_TIMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +66,7 @@ class Failed:
     token: Token
     failure: ChunkFailure
     duration_s: float = 0.0
+    times: Times = _NO_TIMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +76,7 @@ class GivenBack:
     token: Token
     reason: str
     delay_ms: int = 0
+    times: Times = _NO_TIMES
 
 
 Report = Done | Failed | GivenBack

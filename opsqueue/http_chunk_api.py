@@ -49,6 +49,7 @@ class HttpChunkApi(HttpClient):
         queue: whose chunks.
         worker: the name under which they are held.
         token: sent as a bearer token.
+        timeout_ms: after so long a silence the worker is dead; None: as the API says.
         transport: for tests, such as `httpx.WSGITransport(app)`.
 
     Raises:
@@ -62,6 +63,7 @@ class HttpChunkApi(HttpClient):
         worker: str,
         *,
         token: str | None = None,
+        timeout_ms: int | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Connect to nothing yet."""
@@ -70,6 +72,7 @@ class HttpChunkApi(HttpClient):
             raise InvalidArgumentError(message)
         self._queue = queue
         self._worker = worker
+        self._timeout_ms = timeout_ms
         self._chunks = f"{queue_path(queue)}/chunks"
         self._worker_path = f"{queue_path(queue)}/workers/{quote(worker, safe='')}"
         super().__init__(api_url, token=token, transport=transport)
@@ -126,7 +129,9 @@ class HttpChunkApi(HttpClient):
 
     def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
         """See `ChunkApi`."""
-        body = HeartbeatBody(tokens=list(tokens), info=msgspec.json.decode(info))
+        body = HeartbeatBody(
+            tokens=list(tokens), info=msgspec.json.decode(info), timeout_ms=self._timeout_ms
+        )
         path = f"{self._worker_path}/heartbeat"
         return self._post(path, body, AliveBody, patience=_ONCE).to_alive()
 

@@ -308,6 +308,7 @@ class Queue(Upkeep):
         tokens: Iterable[Token] = (),
         info: bytes = b"{}",
         unknown_ms: int = 30_000,
+        timeout_ms: int = 30_000,
     ) -> Alive:
         """Say that a worker lives and what it holds; learn what of that is void.
 
@@ -317,6 +318,8 @@ class Queue(Upkeep):
             info: JSON that lists of workers show.
             unknown_ms: chunks pending for it for longer that it does not name are released; longer
                 than an answer of reserve can be under way.
+            timeout_ms: after so long a silence from now on it is dead, and its chunks are taken
+                back by whoever sweeps.
         """
         # Not only once: a flushed server has forgotten the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
@@ -326,6 +329,7 @@ class Queue(Upkeep):
             worker=calls.checked_worker(worker),
             info=info,
             unknown_ms=unknown_ms,
+            timeout_ms=timeout_ms,
             rest=list(tokens),
         )
         match answer:
@@ -343,14 +347,11 @@ class Queue(Upkeep):
                 return not has_more
         raise unexpected(answer)
 
-    def reclaim_dead(
-        self, sweeper: str, *, timeout_ms: int, limit: int = 100, lock_ms: int = 2_000
-    ) -> Swept | None:
-        """Take chunks back from workers without a sign of life; None when another sweeps now."""
+    def reclaim_dead(self, sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Swept | None:
+        """Take chunks back from workers silent for too long; None when another sweeps now."""
         answer = self._scripts.call(
             "reclaim_dead",
             sweeper=sweeper,
-            timeout_ms=timeout_ms,
             limit=calls.checked_limit(limit),
             lock_ms=lock_ms,
         )

@@ -87,7 +87,7 @@ TRANSITIONS: Final = (
         "reclaim_dead",
         ("reserved",),
         ("ready", "failed"),
-        "no sign of life for the timeout; one sweeper at a time; uses an attempt",
+        "the worker has been silent for as long as it said; one sweeper at a time; uses an attempt",
     ),
     Transition(
         "reclaim_expired",

@@ -36,7 +36,6 @@ class Sweeper:
     Args:
         queues: gives those to be swept, asked each time.
         sweeper: who does it, a name as workers have them.
-        heartbeat_timeout_s: a worker without a sign of life for this long is dead.
         store: where ended submissions' objects are deleted.
     """
 
@@ -45,12 +44,10 @@ class Sweeper:
         queues: Callable[[], Sequence[Queue]],
         *,
         sweeper: str,
-        heartbeat_timeout_s: float,
         store: ObjectStore,
     ) -> None:
         self._queues = queues
         self._sweeper = sweeper
-        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._store = store
         self._is_stopping = threading.Event()
 
@@ -89,11 +86,9 @@ class Sweeper:
             logger.debug("sweep of queue %s: %s", queue.name, exc)
 
     def reclaim_from_the_dead(self, queue: Queue) -> None:
-        """Take chunks back from workers without a sign of life."""
+        """Take chunks back from workers that have been silent for as long as they said."""
         for _ in range(_MOST_STEPS):
-            swept = queue.reclaim_dead(
-                self._sweeper, timeout_ms=int(self._heartbeat_timeout_s * 1000)
-            )
+            swept = queue.reclaim_dead(self._sweeper)
             if swept and swept.chunks:
                 logger.warning("took %d chunks back from dead workers", swept.chunks)
             if swept is None or swept.next_from is None:

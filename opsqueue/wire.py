@@ -450,6 +450,7 @@ class CountsBody(Struct, frozen=True, kw_only=True):
     chunks_per_second: float
     operations_per_second: float
     is_paused: bool
+    oldest_waiting_at: datetime | None = None
     stats: dict[str, int]
 
     @classmethod
@@ -465,6 +466,7 @@ class CountsBody(Struct, frozen=True, kw_only=True):
             chunks_per_second=round(counts.chunks_per_second, 3),
             operations_per_second=round(counts.operations_per_second, 3),
             is_paused=counts.is_paused,
+            oldest_waiting_at=counts.oldest_waiting_at,
             stats=dict(counts.stats),
         )
 
@@ -479,8 +481,16 @@ class CountsBody(Struct, frozen=True, kw_only=True):
             chunks_per_second=self.chunks_per_second,
             operations_per_second=self.operations_per_second,
             is_paused=self.is_paused,
+            oldest_waiting_at=self.oldest_waiting_at,
             stats=self.stats,
         )
+
+
+class ScalingBody(Struct, frozen=True, kw_only=True):
+    """How much work there is for a queue's workers, in chunks."""
+
+    queue: str
+    value: int
 
 
 class QueuesBody(Struct, frozen=True, kw_only=True):

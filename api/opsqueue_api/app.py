@@ -8,6 +8,7 @@ from typing import Any
 
 import falcon
 import redis
+from prometheus_client import CollectorRegistry
 
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
@@ -22,6 +23,7 @@ from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.health import Alive, Ready, Version
 from opsqueue_api.inline import InlineInputs, InlineOutputs
 from opsqueue_api.long_polls import LongPolls
+from opsqueue_api.metrics import HttpMetrics, Metrics, QueueTotals
 from opsqueue_api.openapi import OpenApi, Route
 from opsqueue_api.operation import KnownParameters
 from opsqueue_api.progress import SubmissionProgress
@@ -35,6 +37,7 @@ from opsqueue_api.queues import (
 )
 from opsqueue_api.request_ids import RequestIds
 from opsqueue_api.results import Results
+from opsqueue_api.scaling import Scaling
 from opsqueue_api.settings import Limits
 from opsqueue_api.submissions import (
     CancelSubmission,
@@ -55,6 +58,7 @@ def create_app(
     limits: Limits | None = None,
     tokens: Sequence[Token] = (),
     long_polls: int = 24,
+    heartbeat_timeout_s: float = 30.0,
     is_stopping: Callable[[], bool] = lambda: False,
     middleware: Sequence[Any] = (),
 ) -> App:
@@ -65,6 +69,7 @@ def create_app(
         store: the object store that producers and workers have.
         limits: of a request.
         tokens: that are accepted; with none, everybody may do everything.
+        heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
         long_polls: requests that may wait at once; fewer than threads.
         is_stopping: asked by those that wait, about once a second.
         middleware: Falcon's, called after ours.
@@ -75,8 +80,16 @@ def create_app(
     needs: dict[str, dict[str, Need]] = {}
     routes: list[Route] = []
     authentication = Authentication(tokens, needs)
+    registry = CollectorRegistry()
     app: App = falcon.App(
-        middleware=[RequestIds(), Compression(), authentication, KnownParameters(), *middleware]
+        middleware=[
+            HttpMetrics(registry),
+            RequestIds(),
+            Compression(),
+            authentication,
+            KnownParameters(),
+            *middleware,
+        ]
     )
     app.req_options.strip_url_path_trailing_slash = True
     problem.install(app)
@@ -95,6 +108,7 @@ def create_app(
     route("/v1/events", AllEvents(queue_of, names, waiting), GET=Need.ADMIN)
     route(queue, OneQueue(queue_of), GET=Need.ANY)
     route(f"{queue}/events", QueueEvents(queue_of, waiting), GET=Need.ANY)
+    route(f"{queue}/scaling", Scaling(queue_of), GET=Need.SCALE)
     route(f"{queue}/pause", PauseQueue(queue_of), POST=Need.ADMIN)
     route(f"{queue}/resume", ResumeQueue(queue_of), POST=Need.ADMIN)
     route(f"{queue}/workers", Workers(queue_of), GET=Need.ADMIN)
@@ -111,7 +125,9 @@ def create_app(
     route(f"{submission}/inline-outputs", InlineOutputs(queue_of), GET=Need.PRODUCE)
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
-    consumers.add_routes(route, queue_of, store, limits, waiting)
+    timeout_ms = int(heartbeat_timeout_s * 1000)
+    consumers.add_routes(route, queue_of, store, limits, waiting, timeout_ms)
+    route("/metrics", Metrics(QueueTotals(queue_of, names), registry), GET=Need.METRICS)
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
     route("/healthz", Alive(), GET=Need.OPEN)
     route("/readyz", Ready(client, store), GET=Need.OPEN)

@@ -25,6 +25,8 @@ class Need(Enum):
     ANY = frozenset(Scope)
     PRODUCE = frozenset({Scope.PRODUCE})
     CONSUME = frozenset({Scope.CONSUME})
+    METRICS = frozenset({Scope.METRICS})
+    SCALE = frozenset({Scope.CONSUME, Scope.METRICS})
     ADMIN = frozenset({Scope.ADMIN})
 
 

@@ -6,8 +6,10 @@ Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port c
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,7 +26,13 @@ from opsqueue.logs import set_up_logging
 from opsqueue.store import open_store
 from opsqueue.submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
 from opsqueue_api.request_ids import add_request_id
-from opsqueue_api.settings import DEFAULT_REDIS_URL, Limits, Settings
+from opsqueue_api.settings import (
+    DEFAULT_REDIS_URL,
+    METRICS_FOLDER,
+    MULTIPROCESS_DIR,
+    Limits,
+    Settings,
+)
 from opsqueue_api.tokens import FORM, Scope, Token, parse_tokens
 
 EXIT_UNAVAILABLE: Final = 3
@@ -163,7 +171,7 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     type=click.FloatRange(0.1),
     default=30.0,
     show_envvar=True,
-    help="Seconds without a sign of life after which a consumer's chunks are taken back.",
+    help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise.",
 )
 @click.option(
     "-l",
@@ -191,6 +199,8 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     _say(f"store  {_masked_store(settings.store_url)}")
     for warning in warnings:
         _say(f"warning: {warning}")
+    if settings.workers > 1:
+        os.environ.setdefault(MULTIPROCESS_DIR, tempfile.mkdtemp(prefix=METRICS_FOLDER))
     # Only now: importing gunicorn takes longer than `--help` should.
     from opsqueue_api.server import Server  # noqa: PLC0415
 

@@ -185,6 +185,8 @@ class WorkerHeartbeat:
     """`.../workers/{worker}/heartbeat`."""
 
     queue_of: QueueOf
+    timeout_ms: int
+    """Of who does not say it."""
 
     @operation(body=(Content(HeartbeatBody),), answers=AliveBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str, worker: str) -> None:
@@ -196,7 +198,10 @@ class WorkerHeartbeat:
             message = f"info has {len(info):,} bytes, the limit is {MAX_INFO_BYTES:,}"
             raise invalid(message)
         tokens = [Token(token) for token in body.tokens]
-        alive = on.heartbeat(worker, tokens=tokens, info=info, unknown_ms=UNKNOWN_MS)
+        timeout_ms = self.timeout_ms if body.timeout_ms is None else body.timeout_ms
+        alive = on.heartbeat(
+            worker, tokens=tokens, info=info, unknown_ms=UNKNOWN_MS, timeout_ms=timeout_ms
+        )
         write(resp, AliveBody.of(alive))
 
 
@@ -221,6 +226,7 @@ def add_routes(
     store: ObjectStore,
     limits: Limits,
     long_polls: LongPolls,
+    timeout_ms: int,
 ) -> None:
     """Put everything that consumers need below a queue's path."""
     chunks = "/v1/queues/{queue}/chunks"
@@ -232,6 +238,6 @@ def add_routes(
     route(f"{chunks}/fail", FailChunks(queue_of, limits), POST=needs)
     route(f"{chunks}/release", ReleaseChunks(queue_of), POST=needs)
     route(worker, OneWorker(queue_of), DELETE=needs)
-    route(f"{worker}/heartbeat", WorkerHeartbeat(queue_of), POST=needs)
+    route(f"{worker}/heartbeat", WorkerHeartbeat(queue_of, timeout_ms), POST=needs)
     route(f"{contents}/input", ChunkInput(queue_of, store), GET=needs)
     route(f"{contents}/output", ChunkOutput(queue_of, store, limits), PUT=needs)

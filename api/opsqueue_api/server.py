@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any, Final
 from wsgiref.types import WSGIApplication
 
@@ -18,7 +21,7 @@ from opsqueue.sweeper import Sweeper
 from opsqueue_api.access_log import AccessLog, set_up_access_log
 from opsqueue_api.app import create_app
 from opsqueue_api.request_ids import forget_request
-from opsqueue_api.settings import Settings
+from opsqueue_api.settings import METRICS_FOLDER, MULTIPROCESS_DIR, Settings
 
 GRACEFUL_S: Final = 30
 """Requests under way at SIGTERM have this long; those that only wait end within a second."""
@@ -54,6 +57,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "logger_class": _Log,
             "accesslog": None,  # ours is AccessLog's
             "post_worker_init": self._begin,
+            "on_exit": lambda _arbiter: _remove_metrics(),
             # After its line about an answer that failed.
             "post_request": lambda _worker, _req, _environ, _resp: forget_request(),
             # Newer versions open a socket in the home directory for a tool of theirs.
@@ -97,7 +101,6 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
     Sweeper(
         lambda: [Queue(client, name) for name in queue_names(client)],
         sweeper=new_worker_name("api-"),
-        heartbeat_timeout_s=settings.heartbeat_timeout_s,
         store=store,
     ).start()
     app = create_app(
@@ -106,12 +109,20 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         limits=settings.limits,
         tokens=settings.tokens,
         long_polls=settings.long_polls,
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
         **options,
     )
     if not settings.has_access_log:
         return app
     set_up_access_log(settings.log_format)
     return AccessLog(app)
+
+
+def _remove_metrics() -> None:
+    # Of a folder that we made, see `cli`.
+    folder = os.environ.get(MULTIPROCESS_DIR, "")
+    if Path(folder).name.startswith(METRICS_FOLDER):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say_ready(worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types

@@ -12,6 +12,13 @@ from opsqueue_api.tokens import Token
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 
 
+MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus-client's variable: a folder where several processes keep their metrics. It must be set
+before the library is imported."""
+METRICS_FOLDER: Final = "opsqueue-api-metrics-"
+"""How the name of such a folder begins that `cli` makes, and that goes with the process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one request may ask for; more is refused with the limit's name.
@@ -51,7 +58,7 @@ class Settings:
         log_level: of our own and gunicorn's log.
         log_format: of these and of the access log.
         has_access_log: a line a request on stdout.
-        heartbeat_timeout_s: a worker or consumer without a sign of life for this long is dead.
+        heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
     """
 
     redis_url: str = DEFAULT_REDIS_URL

@@ -31,6 +31,7 @@ class Scope(StrEnum):
 
     PRODUCE = "produce"
     CONSUME = "consume"
+    METRICS = "metrics"
     ADMIN = "admin"
 
 

@@ -29,6 +29,7 @@
 --                            in this order: s submission, i index, a attempt, t reserved at,
 --                            e expires at
 -- workers            zset    worker -> its last sign of life
+-- dead_at            zset    worker -> instant from which it is dead without another one
 -- worker_info        hash    worker -> JSON that it tells of itself
 -- inhand:KEY         hash    value of strategic metadata -> chunks in hand
 -- inhand             hash    key of strategic metadata -> chunks in hand of whatever value

@@ -4,14 +4,24 @@
 -- ARGV[1] now   see _prelude
 --
 -- Returns {"counted", names_and_numbers, stats}, flat lists both. chunks_lately, operations_lately
--- were completed in the last lately_ms.
+-- were completed in the last lately_ms; oldest_waiting_at is when the oldest submission that has a
+-- chunk waiting was inserted, 0 without one.
 local function size(command, key)
   return redis.call(command, base .. key)
 end
 
-local ready = size('ZCARD', 'ready')
+-- Ids have the instant of their creation in front, and as many digits each.
+local ready, oldest = 0, nil
+local function add_ready(key)
+  local first = redis.call('ZRANGE', base .. key, 0, 0)[1]
+  if first and (oldest == nil or first < oldest) then
+    oldest = first
+  end
+  ready = ready + size('ZCARD', key)
+end
+add_ready('ready')
 for _, signature in ipairs(redis.call('SMEMBERS', base .. 'signatures')) do
-  ready = ready + size('ZCARD', 'ready:' .. signature)
+  add_ready('ready:' .. signature)
 end
 
 -- The slot that has begun, and the five before it.
@@ -32,9 +42,10 @@ return {'counted', {
   'submissions_ready', ready,
   'chunks_delayed', size('ZCARD', 'delayed'),
   'chunks_in_hand', size('XLEN', 'reservations'),
-  'workers', size('ZCARD', 'workers'),
+  'workers', redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf'),
   'chunks_lately', chunks_lately,
   'operations_lately', operations_lately,
   'lately_ms', now - begun + 50000,
   'is_paused', size('EXISTS', 'paused'),
+  'oldest_waiting_at', oldest and tonumber(string.sub(oldest, 1, 13)) or 0,
 }, size('HGETALL', 'stats')}

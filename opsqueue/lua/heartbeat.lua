@@ -10,17 +10,18 @@
 -- ARGV[2]    worker
 -- ARGV[3]    info        JSON that it tells of itself
 -- ARGV[4]    unknown_ms  age from which an unknown reservation is released
--- ARGV[5...] rest        tokens that it holds
+-- ARGV[5]    timeout_ms  without a sign of life for so long it is dead
+-- ARGV[6...] rest        tokens that it holds
 --
 -- Returns {"alive", void_tokens, released}.
 local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 go_on_without_memory()
-redis.call('ZADD', base .. 'workers', now, worker)
+note_sign_of_life(worker, tonumber(ARGV[5]))
 redis.call('HSET', base .. 'worker_info', worker, info)
 
 local is_known = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   is_known[ARGV[i]] = true
 end
 
@@ -48,7 +49,7 @@ if released > 0 then
 end
 
 local void = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   if not is_held[ARGV[i]] then
     void[#void + 1] = ARGV[i]
   end

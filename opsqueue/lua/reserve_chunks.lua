@@ -51,7 +51,7 @@ end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
 go_on_without_memory()
-redis.call('ZADD', base .. 'workers', now, worker)
+note_sign_of_life(worker)
 if redis.call('EXISTS', base .. 'paused') == 1 then
   return answer('paused', {}, {}, '')
 end

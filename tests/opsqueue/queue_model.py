@@ -134,6 +134,7 @@ class Model:
         self.is_repairing = False
         self.delayed: dict[Chunk, int] = {}
         self.workers: dict[str, int] = {}
+        self.dead_at: dict[str, int] = {}
         self.expiring: dict[SubmissionId, int] = {}
         self.prefixes: dict[str, SubmissionId] = {}
         self.garbage: set[str] = set()
@@ -358,7 +359,7 @@ class Model:
         given: tuple[Reservation, ...],
     ) -> None:
         """Check what was given, chunk by chunk, against what the strategy allows."""
-        self.workers[worker] = now
+        self._note_sign_of_life(now, worker)
         if self.is_paused:
             assert given == ()
             return
@@ -469,9 +470,9 @@ class Model:
         return sorted(tokens, key=order_of)[:limit]
 
     def heartbeat(
-        self, now: int, worker: str, tokens: list[Token], unknown_ms: int
+        self, now: int, worker: str, tokens: list[Token], unknown_ms: int, timeout_ms: int
     ) -> tuple[set[Token], int]:
-        self.workers[worker] = now
+        self._note_sign_of_life(now, worker, timeout_ms)
         pending = self.pending_of(worker, 10_000)
         held = {t for t in pending if t in tokens and self.subs[self.stream[t].id].is_running}
         released = 0
@@ -489,11 +490,22 @@ class Model:
             self.stats["chunks_released"] += 1
         if len(pending) == limit:
             return False
-        self.workers.pop(worker, None)
+        self._forget_worker(worker)
         return True
 
-    def reclaim_dead(self, now: int, timeout_ms: int, limit: int) -> int:
-        dead = sorted((at, worker) for worker, at in self.workers.items() if at <= now - timeout_ms)
+    def _note_sign_of_life(self, now: int, worker: str, timeout_ms: int | None = None) -> None:
+        if timeout_ms is None:
+            known = worker in self.workers
+            timeout_ms = self.dead_at[worker] - self.workers[worker] if known else 30_000
+        self.workers[worker] = now
+        self.dead_at[worker] = now + timeout_ms
+
+    def _forget_worker(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        self.dead_at.pop(worker, None)
+
+    def reclaim_dead(self, now: int, limit: int) -> int:
+        dead = sorted((at, worker) for worker, at in self.dead_at.items() if at <= now)
         left = limit
         for _, worker in dead[:10]:
             if left == 0:
@@ -505,7 +517,7 @@ class Model:
                 self.stats["chunks_reclaimed"] += 1
                 self._use_attempt(now, *ended, "WorkerDied", None)
             if left > 0:
-                del self.workers[worker]
+                self._forget_worker(worker)
         return limit - left
 
     def reclaim_expired(

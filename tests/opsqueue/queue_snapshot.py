@@ -42,6 +42,7 @@ class Snapshot:
     entries: dict[str, tuple[str, int]]
     pending: dict[str, str] | None
     workers: dict[str, int]
+    dead_at: dict[str, int]
     stats: dict[str, int]
     by_state: dict[str, list[str]]
     in_hand: dict[str, dict[int, int]]
@@ -87,6 +88,7 @@ class Snapshot:
         pipe.xrange(f"{base}reservations")
         pipe.xpending_range(f"{base}reservations", "workers", "-", "+", 10_000)
         pipe.zrange(f"{base}workers", 0, -1, withscores=True)
+        pipe.zrange(f"{base}dead_at", 0, -1, withscores=True)
         pipe.hgetall(f"{base}stats")
         pipe.exists(f"{base}repair")
         pipe.exists(f"{base}paused")
@@ -119,7 +121,9 @@ class Snapshot:
         }
         by_state = {state: [id_.decode() for id_ in next(answers)] for state in states}
         with_meta = [id_ for _ in signatures for id_ in next(answers)]
-        ready, delayed, entries, pending, workers, stats = (next(answers) for _ in range(6))
+        ready, delayed, entries, pending, workers, dead_at, stats = (
+            next(answers) for _ in range(7)
+        )
         is_repairing, is_paused, wake = (next(answers) for _ in range(3))
         return cls(
             submissions=submissions,
@@ -130,6 +134,7 @@ class Snapshot:
             },
             pending=_pending(pending),
             workers={name.decode(): int(at) for name, at in workers},
+            dead_at={name.decode(): int(at) for name, at in dead_at},
             stats={name: int(number) for name, number in _texts(stats).items() if int(number)},
             by_state=by_state,
             in_hand=in_hand,

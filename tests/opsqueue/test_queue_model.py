@@ -134,10 +134,11 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
             "worker": WORKERS,
             "picks": st.lists(PICK, max_size=8),
             "unknown_ms": st.sampled_from([0, 500, 30_000]),
+            "timeout_ms": st.sampled_from([0, 1_000, 30_000, 60_000]),
         },
     ),
     (1, "retire", {"worker": WORKERS, "limit": LIMIT}),
-    (1, "reclaim_dead", {"timeout_ms": st.sampled_from([0, 1_000, 60_000]), "limit": LIMIT}),
+    (1, "reclaim_dead", {"limit": LIMIT}),
     (2, "reclaim_expired", {"limit": LIMIT}),
     (1, "pause_or_resume", {"is_paused": st.sampled_from([False, False, False, True])}),
     (3, "pass_time", {"ms": st.sampled_from([1, 10, 999, 1_000, 5_000, 60_000, -1, -3_000])}),
@@ -405,19 +406,21 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Workers
 
-    def heartbeat(self, worker: str, picks: list[int], unknown_ms: int) -> None:
+    def heartbeat(self, worker: str, picks: list[int], unknown_ms: int, timeout_ms: int) -> None:
         tokens = self._tokens(picks)
-        alive = self.queue.heartbeat(worker, tokens=tokens, unknown_ms=unknown_ms)
-        expected = self.model.heartbeat(self.clock.now, worker, tokens, unknown_ms)
+        alive = self.queue.heartbeat(
+            worker, tokens=tokens, unknown_ms=unknown_ms, timeout_ms=timeout_ms
+        )
+        expected = self.model.heartbeat(self.clock.now, worker, tokens, unknown_ms, timeout_ms)
         assert expected == (set(alive.void), alive.released)
 
     def retire(self, worker: str, limit: int) -> None:
         assert self.queue.retire_worker(worker, limit=limit) == self.model.retire(worker, limit)
 
-    def reclaim_dead(self, timeout_ms: int, limit: int) -> None:
-        swept = self.queue.reclaim_dead("sweeper", timeout_ms=timeout_ms, limit=limit)
+    def reclaim_dead(self, limit: int) -> None:
+        swept = self.queue.reclaim_dead("sweeper", limit=limit)
         assert swept is not None
-        assert self.model.reclaim_dead(self.clock.now, timeout_ms, limit) == swept.chunks
+        assert self.model.reclaim_dead(self.clock.now, limit) == swept.chunks
 
     def reclaim_expired(self, limit: int) -> None:
         swept = self.queue.reclaim_expired("sweeper", page_from=self.sweep_from, limit=limit)
@@ -538,6 +541,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert [str(id_) for id_ in self.model.ready()] == now.ready
         assert {f"{id_}:{n}": at for (id_, n), at in self.model.delayed.items()} == now.delayed
         assert self.model.workers == now.workers
+        assert self.model.dead_at == now.dead_at
         assert self.model.is_paused == now.is_paused
         assert {name: number for name, number in self.model.stats.items() if number} == now.stats
         for state in SubmissionState:

@@ -34,7 +34,7 @@ def sweeping(queue: Queue, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) 
         store.create(output_key("a/b", index), b"x")
     queue.complete_chunks(tokens_of(take(queue, CHUNKS)))
     monkeypatch.setattr(sweeper, "_INPUTS_AT_ONCE", 3)
-    return Sweeper(lambda: [queue], sweeper="w1", heartbeat_timeout_s=30, store=store)
+    return Sweeper(lambda: [queue], sweeper="w1", store=store)
 
 
 def test_spent_inputs_are_deleted_and_results_stay(

@@ -102,7 +102,7 @@ def test_every_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
         ("web:short:admin", "the secret of token 'web'.*at least 16.*openssl rand"),
         (f"web:{SECRET} x:admin", "the secret of token 'web'"),
         (f"web:sha256={'a' * 63}:admin", "the secret of token 'web'"),
-        (f"web:{SECRET}:produse", "what token 'web' is for.*produce, consume, admin"),
+        (f"web:{SECRET}:produse", "what token 'web' is for.*produce, consume, metrics, admin"),
         (f"web:{SECRET}:produce@", "what token 'web' is for"),
         (f"web:{SECRET}:produce@a b", "what token 'web' is for"),
         (f"web:{SECRET}:produce:", "what token 'web' is for"),

@@ -62,7 +62,7 @@ def test_a_killed_consumers_chunk_is_done_by_another(
     seen: list[int] = []
 
     dying.signal(signal.SIGKILL)
-    with ConsumerClient(url, store, queue=queue_name, heartbeat_timeout_s=1.0) as consumer:
+    with ConsumerClient(url, store, queue=queue_name, heartbeat_interval_s=0.3) as consumer:
 
         def increment(ops, chunk):
             seen.append(chunk.retries)

@@ -33,6 +33,8 @@ from opsqueue_worker.executor import (
     ThreadsExecutor,
     Workbench,
     run_stop_hooks,
+    save,
+    timed,
 )
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.messages import (
@@ -107,13 +109,13 @@ class Child:
 
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
-        self._send(message_of(report))
+        self._send(message_of(timed(task, report)))
 
     def _save_beside(self, task: Task, ran: Ran) -> None:
         self._savers.submit(ends_process(self._save), task, ran)
 
     def _save(self, task: Task, ran: Ran) -> None:
-        self._report(task, execution.save(ran, self._store, is_void=task.void.is_set))
+        self._report(task, save(task, ran, self._store))
 
     def _send(self, message: ToParent) -> None:
         with self._sending:

@@ -18,7 +18,7 @@ from opsqueue.chunk import ChunkFailure, Reservation, Token
 from opsqueue.execution import Done, Failed, GivenBack, Report
 from opsqueue_worker.child_process import ChildProcess
 from opsqueue_worker.messages import Hello
-from opsqueue_worker.pool import Ahead, PoolCalls
+from opsqueue_worker.pool import Ahead, ChildEnd, PoolCalls
 
 logger = logging.getLogger("opsqueue.worker")
 
@@ -178,7 +178,7 @@ class ChildPool:
             else:
                 return
             # The others that ran with it are not to blame.
-            child.is_stopping = True
+            child.is_stopping = child.is_overdue = True
         logger.warning(
             "chunk %s ran for more than %g s: child %d ends", reservation, limit, child.pid
         )
@@ -196,6 +196,7 @@ class ChildPool:
             suspects = child.running()
             left = list(child.assigned)
             child.assigned.clear()
+        self._calls.on_child_end(_reason_of(child))
         if child.is_stopping:
             suspects = {}
         else:
@@ -250,6 +251,18 @@ class ChildPool:
                 child.kill()
 
     @property
+    def chunks_running(self) -> int:
+        """See `Pool`."""
+        with self._lock:
+            return sum(len(child.running()) for child in self._children)
+
+    @property
     def is_empty(self) -> bool:
         """See `Pool`."""
         return not self._children
+
+
+def _reason_of(child: ChildProcess) -> ChildEnd:
+    if child.is_overdue:
+        return ChildEnd.TIME_LIMIT
+    return ChildEnd.STOPPED if child.is_stopping else ChildEnd.CRASHED

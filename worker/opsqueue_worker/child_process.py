@@ -59,6 +59,8 @@ class ChildProcess:
         self.is_retiring = False
         """It gets no more chunks, and stops when it has none."""
         self.is_stopping = False
+        self.is_overdue = False
+        """A chunk ran for too long."""
         self._outbox.put(hello)
 
     @property

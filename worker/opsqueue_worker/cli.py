@@ -172,13 +172,23 @@ def _say(line: str) -> None:
     "--heartbeat-timeout",
     type=click.FloatRange(0.5, 3600),
     default=30.0,
-    help="Seconds without one after which a worker counts as dead.",
+    help="Seconds without one after which this worker counts as dead to the others.",
 )
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0, 86_400),
     default=60.0,
     help="Seconds that chunks have to finish at the end.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65_535),
+    help="Serve Prometheus's metrics there; 0: any free port.  [default: none]",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    help="Address of the metrics; in a container 0.0.0.0. It asks for no token.",
 )
 @click.option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
 @click.option("--reload", is_flag=True, help="Replace the children when source files change.")
@@ -248,6 +258,8 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
         heartbeat_interval_s=options["heartbeat_interval"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
         shutdown_timeout_s=options["shutdown_timeout"],
+        metrics_port=options["metrics_port"],
+        metrics_host=options["metrics_host"],
         is_burst=options["burst"],
         is_reloading=options["reload"],
         log_level=options["log_level"],

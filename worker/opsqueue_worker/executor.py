@@ -10,17 +10,18 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from opsqueue import execution
 from opsqueue.app import Handler, Opsqueue
 from opsqueue.chunk import Reservation
 from opsqueue.exceptions import HandlerError
-from opsqueue.execution import Fetched, GivenBack, Ran, Report
+from opsqueue.execution import Done, Fetched, GivenBack, Ran, Report, Times
 from opsqueue.invocation import Invoker, in_thread
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
@@ -42,6 +43,8 @@ class Task:
     reservation: Reservation
     input: Future[Fetched | Report]
     void: threading.Event = field(default_factory=threading.Event)
+    input_wait_s: float | None = None
+    store_s: float | None = None
 
 
 Inbox = queue.SimpleQueue[Task | None]
@@ -151,7 +154,9 @@ class LoopExecutor:
         if bench.is_stopping.is_set():
             bench.report(task, _not_begun(task))
             return
+        began = time.monotonic()
         fetched = await asyncio.wrap_future(task.input)
+        task.input_wait_s = time.monotonic() - began
         if not isinstance(fetched, Fetched):
             bench.report(task, fetched)
             return
@@ -196,7 +201,9 @@ def work_on(
     if bench.is_stopping.is_set():
         bench.report(task, _not_begun(task))
         return
+    began = time.monotonic()
     fetched = task.input.result()
+    task.input_wait_s = time.monotonic() - began
     if not isinstance(fetched, Fetched):
         bench.report(task, fetched)
         return
@@ -221,6 +228,20 @@ def work_on(
         bench.report(task, ran)
         return
     bench.save(task, ran)
+
+
+def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
+    """Store a chunk's output, and note how long that took."""
+    began = time.monotonic()
+    report = execution.save(ran, store, is_void=task.void.is_set)
+    if isinstance(report, Done) and report.output is None:
+        task.store_s = time.monotonic() - began
+    return report
+
+
+def timed(task: Task, report: Report) -> Report:
+    """Give the report with how long the chunk's stages took."""
+    return replace(report, times=Times(task.input_wait_s, task.store_s))
 
 
 def run_stop_hooks(app: Opsqueue) -> None:

@@ -25,6 +25,7 @@ class Heartbeat:
         worker: its name.
         info: JSON that lists of workers show.
         interval_s: between beats.
+        timeout_s: after so long a silence the worker is dead to the others.
         on_void: called with tokens whose work nobody wants any more.
     """
 
@@ -35,12 +36,14 @@ class Heartbeat:
         worker: str,
         info: bytes,
         interval_s: float,
+        timeout_s: float,
         on_void: Callable[[Iterable[Token]], None],
     ) -> None:
         self._intakes = intakes
         self._worker = worker
         self._info = info
         self._interval_s = interval_s
+        self._timeout_ms = int(timeout_s * 1000)
         self._on_void = on_void
         self._is_stopping = threading.Event()
 
@@ -69,6 +72,7 @@ class Heartbeat:
             info=self._info,
             # A reserve that was not answered within the socket's timeout never will be.
             unknown_ms=int(2_000 * SOCKET_TIMEOUT_S),
+            timeout_ms=self._timeout_ms,
         )
         if alive.released:
             logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)

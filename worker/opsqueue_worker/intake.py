@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -47,6 +48,8 @@ class Intake:
         worker: the name under which they are reserved.
         pool: works on them.
         changed: guards and announces every change: reports, free places, wake-ups, the end.
+        on_round_trip: hears how many seconds Redis took, how many chunks it was asked for, and how
+            many were reported.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Intake:
         worker: str,
         pool: Pool,
         changed: threading.Condition,
+        on_round_trip: Callable[[float, int, int], None] | None = None,
     ) -> None:
         self.queue = queue
         self._handler = handler
@@ -65,6 +69,7 @@ class Intake:
         self._worker = worker
         self._pool = pool
         self._changed = changed
+        self._on_round_trip = on_round_trip
         self._reporter = Reporter(queue.name, worker=worker)
         self._held: dict[Token, Reservation] = {}
         self._reports: deque[Report] = deque()
@@ -95,6 +100,11 @@ class Intake:
         """Everything in this worker's hands, also what is done and not yet reported."""
         with self._changed:
             return list(self._held)
+
+    def count_held(self) -> int:
+        """Count what is in this worker's hands."""
+        with self._changed:
+            return len(self._held)
 
     @property
     def is_holding(self) -> bool:
@@ -169,10 +179,13 @@ class Intake:
                     look_from=self._look_from,
                 )
             )
+        began = time.monotonic()
         try:
             answers = self.queue.together(requests)
         except RedisUnavailableError as exc:
             answers = [exc] * len(requests)
+        if self._on_round_trip is not None:
+            self._on_round_trip(time.monotonic() - began, places, len(reports))
         reserved = answers[-1] if places else None
         with self._changed:
             for batch, answer in zip(batches, answers, strict=False):

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from opsqueue.chunk import ChunkFailure, Reservation, Source, Token, encodable
-from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.execution import Done, Failed, GivenBack, Report, Times
 from opsqueue.logs import LogFormat
 from opsqueue.submission import SubmissionId
 from opsqueue_worker.settings import PoolKind
@@ -74,6 +74,7 @@ class ChunkDone(msgspec.Struct, array_like=True, tag=True):
     duration_s: float
     ran: bool
     output: bytes | None
+    times: tuple[float | None, float | None]
 
 
 class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
@@ -84,6 +85,7 @@ class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
     message: str
     traceback: str
     duration_s: float
+    times: tuple[float | None, float | None]
 
 
 class ChunkGivenBack(msgspec.Struct, array_like=True, tag=True):
@@ -92,6 +94,7 @@ class ChunkGivenBack(msgspec.Struct, array_like=True, tag=True):
     token: str
     reason: str
     delay_ms: int
+    times: tuple[float | None, float | None]
 
 
 ToChild = Hello | Work | Void | Stop
@@ -163,24 +166,25 @@ def reservation_of(work: Work) -> Reservation:
 
 def message_of(report: Report) -> ToParent:
     """Make the message for what became of a chunk."""
+    times = (report.times.input_wait_s, report.times.store_s)
     match report:
         case Done():
             return ChunkDone(
                 report.token, report.operations, report.operations_failed, report.duration_s,
-                report.ran, report.output,
+                report.ran, report.output, times,
             )  # fmt: skip
         case Failed(token=token, failure=failure, duration_s=duration_s):
             return ChunkFailed(
                 token, failure.type, encodable(failure.message), encodable(failure.traceback),
-                duration_s,
+                duration_s, times,
             )  # fmt: skip
         case GivenBack(token=token, reason=reason, delay_ms=delay_ms):
-            return ChunkGivenBack(token, encodable(reason), delay_ms)
+            return ChunkGivenBack(token, encodable(reason), delay_ms, times)
 
 
 def report_of(message: ChunkDone | ChunkFailed | ChunkGivenBack) -> Report:
     """Read what became of a chunk."""
-    token = Token(message.token)
+    token, times = Token(message.token), Times(*message.times)
     match message:
         case ChunkDone(_, operations, operations_failed, duration_s, ran, output):
             return Done(
@@ -190,9 +194,10 @@ def report_of(message: ChunkDone | ChunkFailed | ChunkGivenBack) -> Report:
                 duration_s=duration_s,
                 ran=ran,
                 output=output,
+                times=times,
             )
         case ChunkFailed(_, type_, text, traceback, duration_s):
             failure = ChunkFailure(type=type_, message=text, traceback=traceback)
-            return Failed(token=token, failure=failure, duration_s=duration_s)
+            return Failed(token=token, failure=failure, duration_s=duration_s, times=times)
         case ChunkGivenBack(_, reason, delay_ms):
-            return GivenBack(token=token, reason=reason, delay_ms=delay_ms)
+            return GivenBack(token=token, reason=reason, delay_ms=delay_ms, times=times)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 from opsqueue.chunk import Reservation, Token
@@ -17,6 +18,15 @@ AHEAD_AT_MOST: Final = 64
 _WEIGHT_OF_LAST: Final = 0.2
 
 
+class ChildEnd(StrEnum):
+    """Why a child process ended."""
+
+    CRASHED = "crashed"
+    TIME_LIMIT = "time_limit"
+    STOPPED = "stopped"
+    """Told to: at the worker's end, or to be replaced."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolCalls:
     """Whom a pool tells what."""
@@ -27,6 +37,8 @@ class PoolCalls:
     """Places became free, or a child ended: look again."""
     time_limit_of: Callable[[str], float]
     """Seconds that a chunk of a queue may run."""
+    on_child_end: Callable[[ChildEnd], None] = lambda _reason: None
+    """A child process has ended."""
 
 
 class Pool(Protocol):
@@ -61,6 +73,10 @@ class Pool(Protocol):
 
     def kill(self) -> None:
         """End at once; what ran goes back."""
+
+    @property
+    def chunks_running(self) -> int:
+        """How many chunks have a handler running; from any thread."""
 
     @property
     def is_empty(self) -> bool:

@@ -37,6 +37,9 @@ class WorkerSettings:
     """End when the queues are empty."""
     is_reloading: bool = False
     """Replace children when source files change."""
+    metrics_port: int | None = None
+    """0: any that is free; None: no metrics."""
+    metrics_host: str = "127.0.0.1"
     log_level: str = "INFO"
     log_format: LogFormat = "plain"
     name: str = field(default_factory=new_worker_name)

@@ -9,11 +9,11 @@ from concurrent.futures import Future
 
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
-from opsqueue.execution import Fetched, GivenBack, Report, fetch, save
+from opsqueue.execution import Fetched, GivenBack, Report, fetch
 from opsqueue.invocation import Invoker
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
-from opsqueue_worker.executor import Task, Workbench, run_stop_hooks, work_on
+from opsqueue_worker.executor import Task, Workbench, run_stop_hooks, save, timed, work_on
 from opsqueue_worker.pool import PoolCalls
 from opsqueue_worker.status import Status
 
@@ -36,7 +36,7 @@ class SoloPool:
             status=Status.new(1),
             is_stopping=threading.Event(),
             report=self._report,
-            save=lambda task, ran: self._report(task, save(ran, store, is_void=task.void.is_set)),
+            save=lambda task, ran: self._report(task, save(task, ran, store)),
         )
 
     def start(self) -> bool:
@@ -91,7 +91,7 @@ class SoloPool:
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
         self.give_places_back(1)
-        self._calls.on_report(report)
+        self._calls.on_report(timed(task, report))
 
     def retire_children(self) -> None:
         """There are none."""
@@ -113,6 +113,11 @@ class SoloPool:
     def kill(self) -> None:
         """See `Pool`."""
         self.stop()
+
+    @property
+    def chunks_running(self) -> int:
+        """See `Pool`."""
+        return len(self._bench.status.running())
 
     @property
     def is_empty(self) -> bool:

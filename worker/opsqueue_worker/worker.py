@@ -25,6 +25,7 @@ from opsqueue_worker.child_pool import ChildPool
 from opsqueue_worker.heartbeat import Heartbeat
 from opsqueue_worker.intake import Intake
 from opsqueue_worker.messages import Hello
+from opsqueue_worker.metrics import WorkerMetrics
 from opsqueue_worker.pool import Ahead, Pool, PoolCalls
 from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
@@ -71,6 +72,7 @@ class Worker:
         self._client = connection.connect(settings.redis_url, max_connections=2 * len(names) + 8)
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._metrics = None if settings.metrics_port is None else WorkerMetrics()
         self._pool = self._make_pool(app, self._store)
         self._intakes = [
             Intake(
@@ -80,6 +82,7 @@ class Worker:
                 worker=settings.name,
                 pool=self._pool,
                 changed=self._changed,
+                on_round_trip=self._metrics.round_trips_of(name) if self._metrics else None,
             )
             for name, handler in self._handlers.items()
         ]
@@ -88,16 +91,21 @@ class Worker:
             worker=settings.name,
             info=self._info(),
             interval_s=settings.heartbeat_interval_s,
+            timeout_s=settings.heartbeat_timeout_s,
             on_void=self._pool.void,
         )
         queues = [intake.queue for intake in self._intakes]
         self._sweeper = Sweeper(
             lambda: queues,
             sweeper=settings.name,
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
             store=self._store,
         )
+        if self._metrics is not None:
+            self._metrics.show_pool(settings.concurrency, lambda: self._pool.chunks_running)
+            for intake in self._intakes:
+                self._metrics.show_queue(intake.queue.name, intake.count_held)
         self._sources = SourceWatch() if settings.is_reloading else None
+        self._metrics_url = ""
         self._defect = False
 
     def _make_pool(self, app: Opsqueue, store: ObjectStore) -> Pool:
@@ -106,6 +114,7 @@ class Worker:
             on_report=self._report,
             on_change=self._announce,
             time_limit_of=lambda name: self._handlers[name].time_limit,
+            on_child_end=self._metrics.saw_child_end if self._metrics else lambda _reason: None,
         )
         if settings.pool == "solo":
             return SoloPool(app, store, ahead=settings.prefetch or 0, calls=calls)
@@ -146,6 +155,10 @@ class Worker:
         for warning in connection.check(self._client, url=self._settings.redis_url):
             logger.warning("%s", warning)
         self._store.check()
+        if self._metrics is not None:
+            # The port is among what must be there.
+            port = self._settings.metrics_port or 0
+            self._metrics_url = self._metrics.serve(self._settings.metrics_host, port)
 
     def run(self) -> int:
         """Work until SIGTERM or Ctrl-C, or in a burst until all is done; give the exit code."""
@@ -266,6 +279,8 @@ class Worker:
     def _report(self, report: Report) -> None:
         for intake in self._intakes:
             if intake.report(report):
+                if self._metrics is not None:
+                    self._metrics.saw_chunk(intake.queue.name, report)
                 return
 
     def _announce(self) -> None:
@@ -293,6 +308,8 @@ class Worker:
         self._say(
             f"  pool    {settings.pool}, {settings.concurrency} at a time, prefetch {prefetch}"
         )
+        if self._metrics_url:
+            self._say(f"  metrics {self._metrics_url}")
         for name, handler in self._handlers.items():
             self._say(f"  queue   {name} -> {handler.name} (by {handler.kind})")
 

@@ -38,7 +38,7 @@ def go_through_every_transition(queue: Queue, clock: Clock) -> None:
     queue.repair(begin=True)
     clock.advance(600_000)
     queue.reclaim_expired("sweeper")
-    queue.reclaim_dead("sweeper", timeout_ms=60_000)
+    queue.reclaim_dead("sweeper")
     queue.complete_chunks(tokens_of(take(queue, 100))[:5])
     queue.retire_worker("w1")
     queue.cancel_submission(first)

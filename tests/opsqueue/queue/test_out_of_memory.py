@@ -60,7 +60,7 @@ def test_a_full_server_lets_chunks_be_reclaimed(full: Queue, clock: Clock) -> No
     expired = full.reclaim_expired("sweeper")
     take_one(full, worker="dead")
     clock.advance(60_000)
-    dead = full.reclaim_dead("sweeper", timeout_ms=60_000)
+    dead = full.reclaim_dead("sweeper")
 
     assert expired is not None
     assert dead is not None

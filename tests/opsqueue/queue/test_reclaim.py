@@ -9,11 +9,11 @@ from opsqueue.queue import Queue
 from opsqueue.submission import Backoff, SubmissionState
 from tests.opsqueue.steps import Clock, Raw, insert, take, take_one, tokens_of
 
-TIMEOUT_MS = 60_000
+TIMEOUT_MS = 30_000
 
 
 def reclaim_dead(queue: Queue, *, limit: int = 100) -> int:
-    swept = queue.reclaim_dead("sweeper", timeout_ms=TIMEOUT_MS, limit=limit)
+    swept = queue.reclaim_dead("sweeper", limit=limit)
     assert swept is not None
     return swept.chunks
 
@@ -43,18 +43,39 @@ def test_a_worker_is_not_dead_before_its_timeout(queue: Queue, clock: Clock) -> 
     assert frozenset() == queue.heartbeat("w1", tokens=[token]).void
 
 
+def test_each_worker_says_itself_after_how_long_a_silence_it_is_dead(
+    queue: Queue, clock: Clock
+) -> None:
+    """Whoever sweeps goes by that; a reserve keeps what the last heartbeat said."""
+    insert(queue, 2)
+    queue.heartbeat("quick", timeout_ms=5_000)
+    queue.heartbeat("patient", timeout_ms=300_000)
+    take_one(queue, worker="quick")
+    take_one(queue, worker="patient")
+
+    clock.advance(4_999)
+    early = reclaim_dead(queue)
+    clock.advance(1)
+    quick = reclaim_dead(queue)
+    clock.advance(294_999)
+    patient_lives = reclaim_dead(queue)
+    clock.advance(1)
+
+    assert (early, quick, patient_lives, reclaim_dead(queue)) == (0, 1, 0, 1)
+
+
 def test_the_failure_names_the_dead_worker_and_its_silence(queue: Queue, clock: Clock) -> None:
     """Who reads the status learns which machine to look at."""
     id_ = insert(queue, 1)
     take_one(queue, worker="host-7:1234")
-    clock.advance(61_234)
+    clock.advance(31_234)
 
     reclaim_dead(queue)
 
     failure = queue.get_submission(id_).last_failure
     assert failure is not None
     assert failure.type == "WorkerDied"
-    assert failure.message == "worker host-7:1234 gave no sign of life for 61234 ms"
+    assert failure.message == "worker host-7:1234 gave no sign of life for 31234 ms"
 
 
 def test_a_dead_worker_is_forgotten(queue: Queue, raw: Raw, clock: Clock) -> None:
@@ -108,9 +129,9 @@ def test_a_sweep_of_the_dead_is_bounded_and_goes_on(queue: Queue, raw: Raw, cloc
     take(queue, 2, worker="dead-2")
     clock.advance(TIMEOUT_MS)
 
-    first = queue.reclaim_dead("sweeper", timeout_ms=TIMEOUT_MS, limit=3)
+    first = queue.reclaim_dead("sweeper", limit=3)
     left = raw.workers()
-    second = queue.reclaim_dead("sweeper", timeout_ms=TIMEOUT_MS, limit=3)
+    second = queue.reclaim_dead("sweeper", limit=3)
 
     assert first is not None
     assert (first.chunks, first.next_from) == (3, "-")
@@ -128,8 +149,8 @@ def test_more_than_ten_dead_workers_take_several_sweeps(
         queue.heartbeat(f"dead-{number:02}")
     clock.advance(TIMEOUT_MS)
 
-    first = queue.reclaim_dead("sweeper", timeout_ms=TIMEOUT_MS)
-    second = queue.reclaim_dead("sweeper", timeout_ms=TIMEOUT_MS)
+    first = queue.reclaim_dead("sweeper")
+    second = queue.reclaim_dead("sweeper")
 
     assert first is not None
     assert second is not None
@@ -237,7 +258,7 @@ def test_one_worker_sweeps_at_a_time(queue: Queue, name: str) -> None:
 
     def sweep(worker: str) -> object:
         if name == "dead":
-            return queue.reclaim_dead(worker, timeout_ms=TIMEOUT_MS)
+            return queue.reclaim_dead(worker)
         return queue.reclaim_expired(worker)
 
     first, second, first_again = sweep("w1"), sweep("w2"), sweep("w1")

@@ -85,7 +85,7 @@ def test_a_loss_is_noticed_by_whoever_comes_next(
             queue.retire_worker("w1")
         case _:
             clock.advance(60_000)
-            queue.reclaim_dead("w2", timeout_ms=60_000)
+            queue.reclaim_dead("w2")
 
     assert repair_wholly(queue) == 2
     assert indexes_of(take(queue, 2, worker="w3")) == [0, 1]

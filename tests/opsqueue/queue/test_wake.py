@@ -54,7 +54,7 @@ class Scene:
 
     def reclaim_dead(self) -> None:
         self.clock.advance(60_000)
-        self.queue.reclaim_dead("sweeper", timeout_ms=60_000)
+        self.queue.reclaim_dead("sweeper")
 
     def reclaim_expired(self) -> None:
         self.clock.advance(600_000)

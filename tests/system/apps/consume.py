@@ -18,6 +18,6 @@ def increment(number: int) -> Any:
     return number + 1
 
 
-consumer = ConsumerClient(url, store, queue=queue, heartbeat_interval_s=0.2)
+consumer = ConsumerClient(url, store, queue=queue, heartbeat_interval_s=0.2, heartbeat_timeout_s=1)
 print("waiting", flush=True)  # noqa: T201 as above
 consumer.run_each_op(increment, strategy=Strategy.Oldest())

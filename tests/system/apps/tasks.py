@@ -31,6 +31,9 @@ def act(operation: Any, chunk: Chunk) -> Any:
     action, *arguments = operation
     return {
         "raise": raise_error,
+        "raise_once": lambda path: (
+            log_run(Path(path), chunk) if chunk.attempt > 1 else raise_error("")
+        ),
         "object": lambda _: object(),
         "kill": kill_myself,
         "exit": lambda _: sys.exit(3),

@@ -1,0 +1,190 @@
+"""`/metrics` and `…/scaling`: what Redis counts, and how the API answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+
+from opsqueue.chunk import ChunkFailure
+from opsqueue.queue import Queue
+from opsqueue.store import ObjectStore
+from opsqueue.strategy import Oldest
+from opsqueue_api.app import App, create_app
+from opsqueue_api.tokens import parse_tokens
+from tests.opsqueue_api.conftest import Work
+from tests.served_metrics import documented, served
+
+SECRETS = {scope: f"{scope}-0123456789abcdef" for scope in ("metrics", "produce", "consume")}
+
+
+@pytest.fixture
+def scrape(app: App, queue_name: str) -> Callable[[], dict[str, float]]:
+    """The test queue's values, by name and label."""
+
+    def run() -> dict[str, float]:
+        with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+            text = http.get("/metrics").raise_for_status().text
+        values = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.labels.pop("queue", None) == queue_name:
+                    values[" ".join([sample.name, *sample.labels.values()])] = sample.value
+        return values
+
+    return run
+
+
+def insert(http: httpx.Client, operations: list[int], **fields: object) -> str:
+    body = {"operations": operations, "chunk_size": 2, **fields}
+    id_: str = http.post("/submissions", json=body).raise_for_status().json()["id"]
+    return id_
+
+
+def test_totals_are_what_became_of_submissions_chunks_and_operations(
+    http: httpx.Client,
+    scrape: Callable[[], dict[str, float]],
+    work: Work,
+    fail_a_chunk: Callable[[], None],
+    queue: Queue,
+):
+    """One completed, one failed with a chunk dropped, one cancelled with two of them in it."""
+    insert(http, [1, 2, 3])
+    work(lambda number: number + 1)
+    insert(http, [1, 2, 3], max_attempts=1)
+    fail_a_chunk()
+    cancelled = insert(http, [1, 2, 3])
+    http.post(f"/submissions/{cancelled}/cancel").raise_for_status()
+
+    values = scrape()
+
+    assert {
+        "opsqueue_submissions_inserted_total": 3,
+        "opsqueue_submissions_ended_total completed": 1,
+        "opsqueue_submissions_ended_total failed": 1,
+        "opsqueue_submissions_ended_total cancelled": 1,
+        "opsqueue_chunks_inserted_total": 6,
+        "opsqueue_chunks_ended_total completed": 2,
+        "opsqueue_chunks_ended_total failed": 1,
+        "opsqueue_chunks_ended_total dropped": 3,
+        "opsqueue_chunks_retried_total": 0,
+        "opsqueue_operations_inserted_total": 9,
+        "opsqueue_operations_completed_total": 3,
+        "opsqueue_operations_failed_total": 0,
+        "opsqueue_backlog_chunks": 0,
+        "opsqueue_backlog_operations": 0,
+        "opsqueue_oldest_waiting_seconds": 0,
+        "opsqueue_workers": 1,
+    }.items() <= values.items()
+
+
+def test_a_backlog_is_ready_delayed_or_in_hand(
+    http: httpx.Client, scrape: Callable[[], dict[str, float]], queue: Queue
+):
+    """Of five chunks one is in a back-off, one in hand, and the oldest is some time old."""
+    insert(http, list(range(10)), backoff={"first_ms": 60_000, "max_ms": 60_000})
+    failing, _ = queue.reserve_chunks("w1", limit=2, strategy=Oldest()).chunks
+    queue.fail_chunk(failing.token, ChunkFailure(type="ValueError", message="bad"))
+
+    values = scrape()
+    scaling = http.get("/scaling").json()
+    queue.pause_queue()
+    paused = scrape()
+
+    assert {
+        "opsqueue_submissions_in_progress": 1,
+        "opsqueue_backlog_chunks": 5,
+        "opsqueue_backlog_operations": 10,
+        "opsqueue_chunks_ready": 3,
+        "opsqueue_chunks_delayed": 1,
+        "opsqueue_chunks_in_hand": 1,
+        "opsqueue_chunks_retried_total": 1,
+        "opsqueue_queue_paused": 0,
+    }.items() <= values.items()
+    assert 0 < values["opsqueue_oldest_waiting_seconds"] < 60
+    assert {"queue": queue.name, "value": 5} == scaling
+    assert paused["opsqueue_queue_paused"] == 1
+    assert http.get("/scaling").json()["value"] == 1
+
+
+def test_the_oldest_waiting_is_found_among_all_metadata(
+    http: httpx.Client, scrape: Callable[[], dict[str, float]], queue: Queue
+):
+    """Submissions with metadata are in an index of their own."""
+    insert(http, [1], strategic_metadata={"customer": 7})
+    first = scrape()["opsqueue_oldest_waiting_seconds"]
+    insert(http, [1])
+
+    assert first <= scrape()["opsqueue_oldest_waiting_seconds"]
+
+
+def test_without_redis_a_scrape_says_so(store: ObjectStore):
+    """And gives what the API knows itself."""
+    app = create_app(redis.Redis(port=1), store)
+
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+        http.get("/healthz")
+        text = http.get("/metrics").raise_for_status().text
+
+    assert "opsqueue_redis_up 0.0" in text
+    assert "opsqueue_submissions_inserted_total{" not in text
+    assert 'route="/healthz",status="200"' in text
+
+
+def test_requests_are_counted_by_route_and_never_by_path(http: httpx.Client, app: App):
+    """Paths are their senders' to choose: they would fill Prometheus."""
+    http.get("/submissions/1795000000000000000")
+    http.get("/submissions/x")
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
+        root.request("BREW", "/tea/4711")
+        text = root.get("/metrics").text
+
+    route = "/v1/queues/{queue}/submissions/{submission_id}"
+    count = "opsqueue_http_request_duration_seconds_count"
+    assert f'{count}{{method="GET",route="{route}",status="404"}} 2.0' in text
+    assert 'method="other"' in text
+    assert "4711" not in text
+
+
+def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App):
+    """Names, types and labels, in both directions."""
+    insert(http, [1])
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
+        text = root.get("/metrics").text
+
+    assert documented("Of the API") == served(text)
+
+
+def test_openmetrics_is_given_to_who_accepts_it(app: App):
+    """As newer Prometheus versions do."""
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
+        accept = {"accept": "application/openmetrics-text;version=1.0.0"}
+        answer = root.get("/metrics", headers=accept)
+
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("scope", "metrics", "scaling"),
+    [("metrics", 200, 200), ("consume", 403, 200), ("produce", 403, 403)],
+)
+def test_tokens_read_metrics_by_scope(
+    fake_client: redis.Redis, store: ObjectStore, scope: str, metrics: int, scaling: int
+):
+    """A scraper's token does nothing else."""
+    tokens = parse_tokens(";".join(f"{name}:{secret}:{name}" for name, secret in SECRETS.items()))
+    app = create_app(fake_client, store, tokens=tokens)
+    headers = {"authorization": f"Bearer {SECRETS[scope]}"}
+
+    with httpx.Client(
+        transport=httpx.WSGITransport(app), base_url="http://api", headers=headers
+    ) as http:
+        answers = [http.get(path).status_code for path in ("/metrics", "/v1/queues/q/scaling")]
+        listed = http.get("/v1/queues/q/submissions").status_code
+
+    assert [metrics, scaling] == answers
+    assert listed == (200 if scope == "produce" else 403)

@@ -1,0 +1,187 @@
+"""Metrics of real processes: equal to what was submitted, after kills and retries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from opsqueue.producer import ProducerClient
+from opsqueue.submission import Backoff
+from tests.served_metrics import documented, served
+from tests.system.conftest import Process, Start
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+CHUNKS = 100
+QUICK = ("--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5")
+
+
+def until(is_so: Callable[[], bool], within_s: float = 30) -> None:
+    """Ask every 50 ms: what is waited for is another program's to tell."""
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def api_url(start: Start, redis_url: str, store_url: str) -> str:
+    """An API of two processes."""
+    api = start(
+        *("opsqueue_api", "--port", "0", "--workers", "2", "--heartbeat-timeout", "1.5"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+    )
+    return api.wait_for_line("ready on ").rpartition(" ")[2]
+
+
+def metrics_url(worker: Process) -> str:
+    """What the worker's banner says."""
+    return next(line.split()[-1] for line in worker.lines if "  metrics " in line)
+
+
+Ask = Callable[[str], float | None]
+
+
+@pytest.fixture(params=["scrape", "prometheus"])
+def asking(
+    request: pytest.FixtureRequest, start: Start, tmp_path: Path
+) -> Callable[[list[str]], Ask]:
+    """Ask what such ports serve: read it, or let a real Prometheus scrape it, and query that."""
+
+    def read(urls: list[str]) -> Ask:
+        def ask(metric: str) -> float | None:
+            lines = "".join(httpx.get(url, timeout=10).text for url in urls).splitlines()
+            found = [line for line in lines if line.startswith(f"{metric} ")]
+            return float(found[0].split()[-1]) if found else None
+
+        return ask
+
+    def query(urls: list[str]) -> Ask:
+        server = start_prometheus(start, tmp_path, urls)
+
+        def ask(metric: str) -> float | None:
+            answer = httpx.get(f"{server}/api/v1/query", params={"query": metric}, timeout=10)
+            result = answer.raise_for_status().json()["data"]["result"]
+            return float(result[0]["value"][1]) if result else None
+
+        return ask
+
+    return read if request.param == "scrape" else query
+
+
+def start_prometheus(start: Start, folder: Path, urls: list[str]) -> str:
+    """One that looks at them five times a second; its URL."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed (Debian: prometheus)")
+    targets = [url.removeprefix("http://").removesuffix("/metrics") for url in urls]
+    settings = {
+        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+        "scrape_configs": [{"job_name": "opsqueue", "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(settings))
+    server = start(
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        "--web.listen-address=127.0.0.1:0",
+        program=program,
+    )
+    line = server.wait_for_line('msg="Listening on"')
+    server.wait_for_line("Server is ready")
+    return f"http://{line.rpartition('address=')[2].split()[0]}"
+
+
+def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
+    api_url: str,
+    store_url: str,
+    queue_name: str,
+    tmp_path: Path,
+    start_worker: Start,
+    asking: Callable[[list[str]], Ask],
+):
+    """100 chunks, one of which raises at first, with one of two workers killed; and one that fails.
+
+    The totals are Redis's, so that no process's end takes any of them away.
+    """
+    log = tmp_path / "log"
+    doomed, left = (start_worker(*QUICK, "--metrics-port", "0") for _ in range(2))
+    with ProducerClient(api_url, f"{store_url}?durable=false", queue=queue_name) as producer:
+        operations = [["log", str(log)]] * (CHUNKS - 1) + [["raise_once", str(log)]]
+        id_ = producer.insert_submission(
+            operations, chunk_size=1, backoff=Backoff(first_ms=1, max_ms=1)
+        )
+        until(lambda: log.exists() and len(log.read_text().splitlines()) >= 10)
+        doomed.signal(signal.SIGKILL)
+        producer.wait_for_submission(id_, timeout=60)
+        failing = producer.insert_submission([["raise", "it"]] * 2, chunk_size=2, max_attempts=1)
+        producer.wait_for_submission(failing, timeout=60)
+
+    ask = asking([f"{api_url}/metrics", metrics_url(left)])
+    of = f'{{queue="{queue_name}"'
+    expected = {
+        f"opsqueue_submissions_inserted_total{of}}}": 2,
+        f'opsqueue_submissions_ended_total{of},state="completed"}}': 1,
+        f'opsqueue_submissions_ended_total{of},state="failed"}}': 1,
+        f"opsqueue_chunks_inserted_total{of}}}": CHUNKS + 1,
+        f'opsqueue_chunks_ended_total{of},state="completed"}}': CHUNKS,
+        f'opsqueue_chunks_ended_total{of},state="failed"}}': 1,
+        f'opsqueue_chunks_ended_total{of},state="dropped"}}': 0,
+        f"opsqueue_operations_inserted_total{of}}}": CHUNKS + 2,
+        f"opsqueue_operations_completed_total{of}}}": CHUNKS,
+        f"opsqueue_backlog_chunks{of}}}": 0,
+        f"opsqueue_chunks_in_hand{of}}}": 0,
+        f"opsqueue_workers{of}}}": 1,
+    }
+    for metric, value in expected.items():
+        until(lambda metric=metric, value=value: ask(metric) == value)
+    reclaimed = ask(f"opsqueue_chunks_reclaimed_total{of}}}")
+    assert reclaimed is not None
+    assert reclaimed >= 1
+    assert ask(f"opsqueue_chunks_retried_total{of}}}") == 1 + reclaimed
+    completed = (
+        f'opsqueue_worker_chunk_duration_seconds_count{{outcome="completed",queue="{queue_name}"}}'
+    )
+    assert 0 < (ask(completed) or 0) <= CHUNKS
+
+
+def test_requests_are_counted_over_all_processes_of_an_api(api_url: str):
+    """Whichever of the two answers; each request is counted once."""
+    count = (
+        'opsqueue_http_request_duration_seconds_count{method="GET",route="/version",status="200"}'
+    )
+
+    for _ in range(20):
+        # A connection each: they are spread over the processes.
+        httpx.get(f"{api_url}/version")
+    texts = [httpx.get(f"{api_url}/metrics").text for _ in range(4)]
+
+    assert all(f"{count} 20.0" in text for text in texts)
+
+
+def test_a_worker_measures_its_children_and_survives_their_deaths(
+    start_worker: Start, producer_of: Callable[..., ProducerClient]
+):
+    """A chunk that kills its process is counted, and what is documented is served."""
+    worker = start_worker(*QUICK, "--metrics-port", "0")
+    producer = producer_of(inline_bytes=0)
+
+    id_ = producer.insert_submission([1, 2, ["kill"]], chunk_size=1, max_attempts=1)
+    producer.wait_for_submission(id_, timeout=60)
+    text = ""
+
+    def is_counted() -> bool:
+        nonlocal text
+        text = httpx.get(metrics_url(worker)).text
+        return 'children_ended_total{reason="crashed"} 1.0' in text
+
+    until(is_counted)
+    assert "opsqueue_worker_slots 2.0" in text
+    assert served(text) == documented("Of a worker")

@@ -1,0 +1,156 @@
+"""`--metrics-port`: what this worker sees of its chunks, for Prometheus.
+
+Kept and served by the parent alone: children say with their report how long each stage took, so
+that their number, deaths and replacements change nothing. docs/metrics.md has all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from opsqueue import __version__
+from opsqueue.exceptions import IncorrectUsageError
+from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue_worker.pool import ChildEnd
+
+_CHUNK_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
+)
+_STAGE_BUCKETS: Final = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0),
+)
+
+
+class WorkerMetrics:
+    """The metrics of one worker."""
+
+    def __init__(self) -> None:
+        """Count from zero; nothing is served yet."""
+        self.registry = CollectorRegistry()
+        self._chunks = self._histogram(
+            "opsqueue_worker_chunk_duration_seconds",
+            "How long the handler ran for a chunk, decoding included.",
+            ["queue", "outcome"],
+            _CHUNK_BUCKETS,
+        )
+        self._given_back = Counter(
+            "opsqueue_worker_chunks_given_back",
+            "Chunks given back without using an attempt.",
+            ["queue"],
+            registry=self.registry,
+        )
+        self._input_waits = self._histogram(
+            "opsqueue_worker_input_wait_seconds",
+            "How long a chunk's place stood idle for its input: fetching runs ahead.",
+        )
+        self._output_stores = self._histogram(
+            "opsqueue_worker_output_store_seconds",
+            "How long storing a chunk's output took, repetitions included.",
+        )
+        self._reserves = self._histogram(
+            "opsqueue_worker_reserve_duration_seconds",
+            "Round trips to Redis that asked for chunks.",
+        )
+        self._reports = self._histogram(
+            "opsqueue_worker_report_duration_seconds",
+            "Round trips to Redis that reported chunks; one may ask for others, too.",
+        )
+        self._children = Counter(
+            "opsqueue_worker_children_ended",
+            "Child processes that have ended, by why.",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in ChildEnd:
+            self._children.labels(reason.value)
+        self._held = Gauge(
+            "opsqueue_worker_chunks_held",
+            "Chunks in this worker's hands: waiting, running, not yet reported.",
+            ["queue"],
+            registry=self.registry,
+        )
+        self._running = Gauge(
+            "opsqueue_worker_chunks_running", "Chunks whose handler runs.", registry=self.registry
+        )
+        self._slots = Gauge(
+            "opsqueue_worker_slots", "Chunks that can run at a time.", registry=self.registry
+        )
+        build = Gauge("opsqueue_build_info", "1; its version.", ["version"], registry=self.registry)
+        build.labels(__version__).set(1)
+
+    def _histogram(
+        self,
+        name: str,
+        about: str,
+        labels: list[str] | None = None,
+        buckets: tuple[float, ...] = _STAGE_BUCKETS,
+    ) -> Histogram:
+        return Histogram(name, about, labels or ["queue"], buckets=buckets, registry=self.registry)
+
+    def show_pool(self, slots: int, running: Callable[[], int]) -> None:
+        """Show how many chunks can run, and ask at each scrape how many do."""
+        self._slots.set(slots)
+        self._running.set_function(running)
+
+    def show_queue(self, queue: str, held: Callable[[], int]) -> None:
+        """Show a queue's metrics, from zero; ask at each scrape how many chunks are in hand."""
+        for outcome in ("completed", "failed"):
+            self._chunks.labels(queue, outcome)
+        for metric in (self._given_back, self._input_waits, self._output_stores):
+            metric.labels(queue)
+        self._held.labels(queue).set_function(held)
+
+    def saw_chunk(self, queue: str, report: Report) -> None:
+        """Note what became of a chunk."""
+        times = report.times
+        match report:
+            case Done(ran=False):
+                pass  # an earlier attempt's
+            case Done():
+                self._chunks.labels(queue, "completed").observe(report.duration_s)
+            case Failed():
+                self._chunks.labels(queue, "failed").observe(report.duration_s)
+            case GivenBack():
+                # Mostly it did not run at all: only the number says something.
+                self._given_back.labels(queue).inc()
+        if times.input_wait_s is not None:
+            self._input_waits.labels(queue).observe(times.input_wait_s)
+        if times.store_s is not None:
+            self._output_stores.labels(queue).observe(times.store_s)
+
+    def round_trips_of(self, queue: str) -> Callable[[float, int, int], None]:
+        """Give what hears of a queue's round trips to Redis."""
+        reserves, reports = self._reserves.labels(queue), self._reports.labels(queue)
+
+        def saw(duration_s: float, asked_for: int, reported: int) -> None:
+            if asked_for:
+                reserves.observe(duration_s)
+            if reported:
+                reports.observe(duration_s)
+
+        return saw
+
+    def saw_child_end(self, reason: ChildEnd) -> None:
+        """Note that a child has ended."""
+        self._children.labels(reason.value).inc()
+
+    def serve(self, host: str, port: int) -> str:
+        """Serve them in a thread of its own; give the address.
+
+        Raises:
+            IncorrectUsageError: the port can't be had.
+        """
+        try:
+            server, _ = start_http_server(port, host, self.registry)
+        except OSError as exc:
+            message = (
+                f"can't serve metrics on {host}:{port} ({exc.strerror}): choose another "
+                "--metrics-port, or 0 for any that is free"
+            )
+            raise IncorrectUsageError(message) from exc
+        return f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
