@@ -192,6 +192,8 @@ class ConsumerClient:
         self._has_begun = False
         self._hand = InHand(
             api,
+            queue=queue,
+            worker=name,
             info=worker_info(version=__version__, pool="consumer", concurrency=1, queues=[queue]),
             interval_s=heartbeat_interval_s,
             reservation_ms=reservation_ms,
@@ -282,7 +284,9 @@ class ConsumerClient:
                 with hand.given_back_if_interrupted([reservation]):
                     is_void = hand.is_void(reservation.token)
                     try:
-                        report = work_on(reservation, self._store, work, is_void=is_void)
+                        report = work_on(
+                            reservation, self._store, work, is_void=is_void, worker=self.name
+                        )
                     except ProgramEndsError as exc:
                         hand.settle(reservation, exc.report)
                         raise exc.cause from None

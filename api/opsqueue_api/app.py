@@ -44,6 +44,7 @@ from opsqueue_api.submissions import (
     Submissions,
 )
 from opsqueue_api.tokens import Token
+from opsqueue_api.tracing import Spans
 
 App = falcon.App[falcon.Request, falcon.Response]
 
@@ -76,7 +77,10 @@ def create_app(
     routes: list[Route] = []
     authentication = Authentication(tokens, needs)
     app: App = falcon.App(
-        middleware=[RequestIds(), Compression(), authentication, KnownParameters(), *middleware]
+        middleware=[
+            *(Spans(), RequestIds(), Compression(), authentication, KnownParameters()),
+            *middleware,
+        ]
     )
     app.req_options.strip_url_path_trailing_slash = True
     problem.install(app)

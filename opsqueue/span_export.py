@@ -1,0 +1,94 @@
+"""Sets up the export of spans in our programs, as OpenTelemetry's own variables say.
+
+OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_TRACES_EXPORTER switches it
+on; the SDK itself reads the others. Programs of users set up an SDK of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
+
+from opsqueue import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+_SWITCHES: Final = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+)
+_LOG: Final = logging.getLogger(__name__)
+
+
+def export_spans(service: str) -> None:
+    """Export this process's spans from now on, if the environment wants it; at its end, the rest.
+
+    Once a process, and after a fork: exporters have threads. An SDK that is set up already, by
+    `opentelemetry-instrument` or by the app, is left as it is. What can't be set up is logged:
+    chunks are worked on all the same.
+
+    Args:
+        service: service.name, where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES has it.
+    """
+    names = _exporter_names()
+    if not names or tracing.is_recording():
+        return
+    try:
+        provider = _provider(service, names)
+    except Exception as exc:  # noqa: BLE001 whatever a plug-in raises, work goes on without it
+        _LOG.warning("no traces are exported: %s", exc)
+        return
+    from opentelemetry import trace  # noqa: PLC0415 an extra
+
+    trace.set_tracer_provider(provider)
+
+
+def _exporter_names() -> list[str]:
+    """Give the names under which exporters are registered; none: nothing is to be exported."""
+    given = {name: os.environ.get(name, "").strip() for name in _SWITCHES}
+    if not any(given.values()):
+        return []
+    names = (given["OTEL_TRACES_EXPORTER"] or "otlp").split(",")
+    return [_full(name.strip()) for name in names if name.strip() not in ("", "none")]
+
+
+def _full(name: str) -> str:
+    if name != "otlp":
+        return name
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL"
+    )
+    return "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+
+
+def _provider(service: str, names: list[str]) -> TracerProvider:
+    try:
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 an extra
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 as above
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 as above
+    except ImportError as exc:
+        message = "OTEL_… variables ask for them: install opsqueue-redis[otel]"
+        raise RuntimeError(message) from exc
+    exporters = [_exporter(name) for name in names]
+    resource = Resource.create()
+    if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
+        resource = resource.merge(Resource({"service.name": service}))
+    # Its shutdown at the interpreter's exit sends what is left.
+    provider = TracerProvider(resource=resource)
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
+
+
+def _exporter(name: str) -> Any:  # noqa: ANN401 SpanExporter, of the extra
+    found = entry_points(group="opentelemetry_traces_exporter", name=name)
+    if not found:
+        message = (
+            f"no exporter {name!r} is installed: set OTEL_TRACES_EXPORTER to otlp, console or none"
+        )
+        raise RuntimeError(message)
+    return next(iter(found)).load()()
