@@ -183,7 +183,8 @@ class InHand:
         self, reservation: Reservation, report: Report, *, within_s: float | None = None
     ) -> None:
         """Send a report until it is answered."""
-        token, began_ns = reservation.token, time.time_ns()
+        token = reservation.token
+        failure = report.failure if isinstance(report, Failed) else None
 
         def send() -> object:
             match report:
@@ -198,10 +199,9 @@ class InHand:
             limit_s = REPORT_WITHIN_S if self.is_stopping.is_set() else within_s
             return limit_s is not None and seconds > limit_s
 
-        outcome = self._until_answered(send, is_over=is_over)
+        with spans.settle(self._queue, self._worker, reservation, failure):
+            outcome = self._until_answered(send, is_over=is_over)
         self.let_go(reservation)
-        settled = [(reservation, report.failure if isinstance(report, Failed) else None)]
-        spans.settled(self._queue, self._worker, settled, began_ns=began_ns)
         _log(reservation, report, outcome)
 
     def named(

@@ -161,18 +161,37 @@ def settled(
     began_ns: int,
 ) -> None:
     """Record that chunks were reported, with why they failed; each round trip is one span."""
-    if not (reports and tracing.is_recording()):
-        return
-    failures = [failure for _, failure in reports if failure is not None]
-    attributes: dict[str, str | int | float | bool] = {
+    if reports and tracing.is_recording():
+        attributes = _settlement(queue, worker, [failure for _, failure in reports])
+        _record("settle", queue, [chunk for chunk, _ in reports], attributes, began_ns)
+
+
+def settle(queue: str, worker: str, reservation: Reservation, failure: ChunkFailure | None) -> Span:
+    """Span the reporting of one chunk."""
+    if not tracing.is_recording():
+        return NO_SPAN
+    return tracing.span(
+        f"settle {queue}",
+        "client",
+        attributes={
+            **_settlement(queue, worker, [failure]),
+            "opsqueue.submission.id": str(reservation.source.submission_id),
+        },
+        parent=tracing.carried(reservation.source.trace_context),
+    )
+
+
+def _settlement(queue: str, worker: str, reported: Sequence[ChunkFailure | None]) -> Attributes:
+    failures = [failure for failure in reported if failure is not None]
+    attributes = {
         **_messaging("settle", queue, worker),
-        "messaging.batch.message_count": len(reports),
+        "messaging.batch.message_count": len(reported),
     }
     if failures:
         # Not the span's own error: that the report went out is what it tells of.
         attributes["opsqueue.chunks.failed"] = len(failures)
         attributes["opsqueue.failure.type"] = failures[0].type
-    _record("settle", queue, [chunk for chunk, _ in reports], attributes, began_ns)
+    return attributes
 
 
 def _record(
