@@ -6,21 +6,29 @@ on; the SDK itself reads the others. Programs of users set up an SDK of their ow
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import threading
+import time
+from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opsqueue import tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 _SWITCHES: Final = (
     "OTEL_TRACES_EXPORTER",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
+_LAST_SPANS_S: Final = 2.0
+"""A process's end does not wait longer for a collector that is not there."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -77,18 +85,37 @@ def _provider(service: str, names: list[str]) -> TracerProvider:
     resource = Resource.create()
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": service}))
-    # Its shutdown at the interpreter's exit sends what is left.
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
+    _send_the_rest_at_exit(provider, exporters)
     return provider
 
 
-def _exporter(name: str) -> Any:  # noqa: ANN401 SpanExporter, of the extra
+def _send_the_rest_at_exit(provider: TracerProvider, exporters: Sequence[SpanExporter]) -> None:
+    is_ending = threading.Event()
+
+    def give_up() -> None:
+        is_ending.wait()
+        time.sleep(_LAST_SPANS_S)
+        for exporter in exporters:
+            exporter.shutdown()  # it repeats for 10 s otherwise, in each process of a worker
+
+    def end() -> None:
+        is_ending.set()
+        provider.shutdown()
+
+    # Now: at the interpreter's exit no thread can be started any more.
+    threading.Thread(target=give_up, name="last-spans", daemon=True).start()
+    atexit.register(end)
+
+
+def _exporter(name: str) -> SpanExporter:
     found = entry_points(group="opentelemetry_traces_exporter", name=name)
     if not found:
         message = (
             f"no exporter {name!r} is installed: set OTEL_TRACES_EXPORTER to otlp, console or none"
         )
         raise RuntimeError(message)
-    return next(iter(found)).load()()
+    exporter: SpanExporter = next(iter(found)).load()()
+    return exporter
