@@ -34,7 +34,7 @@ HEADERS: Final = ("traceparent", "tracestate", "baggage")
 Attributes = Mapping[str, str | int | float | bool]
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 _MAX_VALUE: Final = 1_000
-"""What the API takes; longer baggage is left behind rather than a submission refused."""
+"""Characters that the API takes; longer baggage is left behind rather than a submission refused."""
 
 
 def current_carrier() -> dict[str, str]:
@@ -177,7 +177,7 @@ class _Recorded(Span):
 
     def fail(self, type_: str, message: str) -> None:
         self._span.set_attribute("error.type", type_)
-        self._span.set_status(trace.StatusCode.ERROR, message)
+        self._span.set_status(trace.StatusCode.ERROR, message[:_MAX_VALUE])
 
     def record(self, error: BaseException) -> None:
         self._span.record_exception(error)
@@ -269,15 +269,12 @@ def _link_to(carrier: Mapping[str, str]) -> Link | None:
 
 
 def _tracer() -> Tracer | None:
-    if trace is None:
-        return None
-    provider = trace.get_tracer_provider()
-    # What there is until an SDK sets its own.
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
-        return None
-    return _tracer_of(provider)
+    return None if trace is None else _tracer_of(trace.get_tracer_provider())
 
 
 @lru_cache(1)
-def _tracer_of(provider: TracerProvider) -> Tracer:
+def _tracer_of(provider: TracerProvider) -> Tracer | None:
+    # What there is until an SDK sets its own.
+    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+        return None
     return provider.get_tracer("opsqueue")

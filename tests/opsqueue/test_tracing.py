@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from opsqueue.testing import local
 
 SENT = {"traceparent": f"00-{7:032x}-{8:016x}-01", "baggage": "tenant=acme"}
 CODEC = open_codec("msgpack")
+DOCS = Path(__file__).parents[2] / "docs" / "tracing.md"
 
 
 def named(recorded: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
@@ -253,3 +256,15 @@ def test_an_asynchronous_producer_hands_its_trace_in(recorded: InMemorySpanExpor
 
     assert submission.trace_context["traceparent"].startswith(f"00-{7:032x}-")
     assert submission.trace_context["baggage"] == "tenant=acme"
+
+
+def test_the_docs_handler_runs():
+    """With the baggage that it reads."""
+    (snippet,) = re.findall("```python\n(.+?)```", DOCS.read_text(), re.DOTALL)
+    app = Opsqueue()
+    exec(snippet, {"app": app, "__name__": "docs"})  # noqa: S102 our own
+
+    with local(app) as opsqueue, with_baggage(tenant="acme"):
+        results = list(opsqueue.run_submission("images", ["a.png"]))
+
+    assert ["a.png of acme"] == results
