@@ -32,9 +32,7 @@ from opsqueue.chunk import ChunkFailure, Reservation
 from opsqueue.chunk_api import ChunkApi, QueueChunkApi
 from opsqueue.codec import RAW, Codec, open_codec
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
-from opsqueue.exceptions import (
-    InvalidArgumentError,
-)
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.execution import Failed, GivenBack, Ran, save
 from opsqueue.formats import codec_of_format
 from opsqueue.http_chunk_api import HttpChunkApi

@@ -21,6 +21,8 @@ from opsqueue.exceptions import SubmissionFailedError
 from opsqueue.execution import Done, Failed, GivenBack, execute
 from opsqueue.producer import ProducerClient
 from opsqueue.store import input_key, open_store
+from opsqueue.store.memory import MemoryStore
+from opsqueue.store.parallel import create_many, get_many
 from opsqueue.submission import SubmissionId
 from opsqueue.testing import local
 
@@ -128,6 +130,43 @@ def test_nothing_is_made_where_nothing_is_recorded():
     ]
 
     assert {id(tracing.NO_SPAN)} == {id(span) for span in made}
+
+
+def test_all_works_without_opentelemetry(monkeypatch: pytest.MonkeyPatch):
+    """It is an extra."""
+    for name in ("contexts", "propagate", "trace"):
+        monkeypatch.setattr(tracing, name, None)
+
+    with local(app_of(lambda n: n + 1)) as opsqueue:
+        id_ = opsqueue.producer("q").insert_submission([1], chunk_size=1)
+        results = list(opsqueue.producer("q").blocking_stream_completed_submission(id_))
+        submission = opsqueue.producer("q").get_submission(id_)
+
+    assert (results, submission.trace_context) == ([2], {})
+
+
+def test_what_the_store_s_library_records_is_in_the_trace(recorded: InMemorySpanExporter):
+    """Objects go up and down in threads, each with the span of who wants them."""
+    seen: list[tuple[str, int]] = []
+
+    class Traced(MemoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            seen.append(("create", trace.get_current_span().get_span_context().span_id))
+            return super().create(key, data)
+
+        def get(self, key: str) -> bytes:
+            seen.append(("get", trace.get_current_span().get_span_context().span_id))
+            return super().get(key)
+
+    store = Traced("threads")
+
+    with tracing.span("up"):
+        create_many(store, [("a", b""), ("b", b"")])
+    with tracing.span("down"):
+        list(get_many(store, ["a", "b"]))
+
+    (up,), (down,) = named(recorded, "up"), named(recorded, "down")
+    assert seen == [("create", up.context.span_id)] * 2 + [("get", down.context.span_id)] * 2
 
 
 def test_what_a_handler_raises_is_recorded(recorded: InMemorySpanExporter):
