@@ -1,70 +1,69 @@
-"""One trace from the producer to the handler and to a consumer, with OpenTelemetry.
+"""One trace from the producer over API and worker to the handler, with OpenTelemetry.
 
     pip install "opsqueue-redis[otel]"
-    opsqueue dev traced:app
+    OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 opsqueue dev traced:app
     python traced.py produce http://127.0.0.1:3999 STORE_URL
     python traced.py consume http://127.0.0.1:3999 STORE_URL     # takes chunks as the app does
 
-A submission carries the context of the span in which it was inserted. Spans are printed here; give
-the provider an exporter of yours.
+Worker and API export by OpenTelemetry's own variables (OTEL_TRACES_EXPORTER=console prints); a
+program of yours sets up the SDK itself. Nothing is done in the handler: its span, and what the
+producer put into the baggage, are current there. See docs/tracing.md.
 """
 
 import signal
 import sys
 from collections.abc import Sequence
 
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-from opsqueue import Chunk, Opsqueue, consumer
+from opsqueue import Opsqueue, consumer
 from opsqueue.producer import ProducerClient
-from opsqueue.tracing import extract_context
 
 QUEUE = "traced"
 app = Opsqueue()
 tracer = trace.get_tracer("example")
 
 
+@app.operation_handler(QUEUE)
+def double(number: int) -> str:
+    with tracer.start_as_current_span("double"):  # below `process traced`
+        return f"{baggage.get_baggage('tenant')}: {number * 2}"
+
+
+def double_all(numbers: Sequence[int], _chunk: consumer.Chunk) -> list[str]:
+    return [double(number) for number in numbers]
+
+
 def line_of(span: ReadableSpan) -> str:
     parent = f"{span.parent.span_id:016x}" if span.parent else "none"
-    return f"{span.name} trace={span.context.trace_id:032x} parent={parent}\n"
+    return (
+        f"{span.name} trace={span.context.trace_id:032x} "
+        f"span={span.context.span_id:016x} parent={parent}\n"
+    )
 
 
-@app.on_worker_start
 def print_spans() -> None:
-    """Once a process: exporters have threads and connections, which don't survive a fork."""
+    """Give the provider an exporter of yours: `BatchSpanProcessor(OTLPSpanExporter())`."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=line_of)))
     trace.set_tracer_provider(provider)
 
 
-@app.chunk_handler(QUEUE)
-def double(numbers: list[int], chunk: Chunk) -> list[int]:
-    parent = extract_context(chunk.trace_context)
-    with tracer.start_as_current_span("handler", context=parent) as span:
-        span.set_attribute("opsqueue.chunk_index", chunk.chunk_index)
-        return [number * 2 for number in numbers]
-
-
-def double_for_consumer(numbers: Sequence[int], chunk: consumer.Chunk) -> list[int]:
-    parent = extract_context(chunk.submission_otel_trace_carrier)
-    with tracer.start_as_current_span("consumer", context=parent):
-        return [number * 2 for number in numbers]
-
-
 def produce(api_url: str, store_url: str) -> None:
     with (
         ProducerClient(api_url, store_url, queue=QUEUE) as producer,
-        tracer.start_as_current_span("producer"),
+        tracer.start_as_current_span("nightly run"),
     ):
+        context.attach(baggage.set_baggage("tenant", "acme"))
         print(list(producer.run_submission([1, 2, 3], chunk_size=2)))
 
 
 def consume(api_url: str, store_url: str) -> None:
     with consumer.ConsumerClient(api_url, store_url, queue=QUEUE) as client:
         signal.signal(signal.SIGTERM, lambda *_: client.stop())
-        client.run_each_chunk(double_for_consumer)
+        client.run_each_chunk(double_all)
 
 
 if __name__ == "__main__":

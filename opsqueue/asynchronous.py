@@ -23,6 +23,7 @@ from collections.abc import (
     Iterator,
 )
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
 
@@ -44,7 +45,9 @@ class Threads:
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function in a thread."""
-        return await asyncio.wrap_future(self._for_calls.submit(function))
+        # In the caller's context, which has its trace.
+        called = self._for_calls.submit(copy_context().run, function)
+        return await asyncio.wrap_future(called)
 
     async def wait(self, turn: Callable[[float], T | None], *, turn_s: float) -> T:
         """Call a function that waits until it gives something, in a thread, turn by turn.
@@ -57,7 +60,8 @@ class Threads:
         try:
             while True:
                 fair_s = turn_s * min(1.0, _THREADS / self._waiting)
-                found = await asyncio.wrap_future(self._for_waits.submit(turn, fair_s))
+                begun = self._for_waits.submit(copy_context().run, turn, fair_s)
+                found = await asyncio.wrap_future(begun)
                 if found is not None:
                     return found
         finally:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from opsqueue import spans
 from opsqueue.chunk import ChunkFailure, Reservation
 from opsqueue.codec import Codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavailableError
@@ -72,7 +73,9 @@ class ProgramEndsError(Exception):
         super().__init__(str(cause))
 
 
-def work_on(reservation: Reservation, store: ObjectStore, work: Work, *, is_void: IsVoid) -> Report:
+def work_on(
+    reservation: Reservation, store: ObjectStore, work: Work, *, is_void: IsVoid, worker: str = ""
+) -> Report:
     """Work on one chunk from input to stored output; Ctrl-C comes out of it.
 
     Raises:
@@ -83,19 +86,28 @@ def work_on(reservation: Reservation, store: ObjectStore, work: Work, *, is_void
         return fetched
     if is_void():
         return GivenBack(token=reservation.token, reason="nobody wants it any more")
-    started = time.monotonic()
-    try:
-        output = work(Chunk.of(fetched, is_void), reservation)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as exc:  # noqa: BLE001 reported, and raised again by who reports it
-        report = Failed(token=reservation.token, failure=failure_of(exc))
-        if isinstance(exc, Exception):
-            return report
-        raise ProgramEndsError(report, exc) from None
-    operations = reservation.source.operations_in(reservation.chunk_index)
-    ran = Ran(reservation, output, operations, time.monotonic() - started)
+    ran = _run(fetched, work, is_void, worker)
+    if not isinstance(ran, Ran):
+        return ran
     return save(ran, store, is_void=is_void)
+
+
+def _run(fetched: Fetched, work: Work, is_void: IsVoid, worker: str) -> Ran | Failed:
+    reservation = fetched.reservation
+    with spans.process(reservation, worker=worker) as span:
+        started = time.monotonic()
+        try:
+            output = work(Chunk.of(fetched, is_void), reservation)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # noqa: BLE001 reported, and raised again by who reports it
+            report = Failed(token=reservation.token, failure=failure_of(exc))
+            span.record(exc)
+            if isinstance(exc, Exception):
+                return report
+            raise ProgramEndsError(report, exc) from None
+        operations = reservation.source.operations_in(reservation.chunk_index)
+        return Ran(reservation, output, operations, time.monotonic() - started, span.context)
 
 
 def decoded(callback: ChunkCallback, codec_of: Callable[[Reservation], Codec]) -> Work:

@@ -94,7 +94,7 @@ class ChunkFailure:
         lines = traceback.format_exception(error)
         return cls(
             type=f"{module}{kind.__qualname__}",
-            message=_shortened(str(error), max_characters),
+            message=_shortened(_text_of(error), max_characters),
             # The last line says type and message again.
             traceback=_shortened("".join(lines[:-1]), max_characters),
         )
@@ -107,6 +107,13 @@ class ChunkFailure:
             message=_shortened(message, MAX_FAILURE_CHARACTERS),
             traceback=_shortened(traceback, MAX_FAILURE_CHARACTERS),
         )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as exc:  # noqa: BLE001 a chunk must be reported, however its error behaves
+        return f"its __str__ raised {type(exc).__name__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

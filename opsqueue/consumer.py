@@ -32,9 +32,7 @@ from opsqueue.chunk import ChunkFailure, Reservation
 from opsqueue.chunk_api import DEFAULT_TIMEOUT_MS, ChunkApi, QueueChunkApi
 from opsqueue.codec import RAW, Codec, open_codec
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
-from opsqueue.exceptions import (
-    InvalidArgumentError,
-)
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.execution import Failed, GivenBack, Ran, save
 from opsqueue.formats import codec_of_format
 from opsqueue.http_chunk_api import HttpChunkApi
@@ -202,6 +200,8 @@ class ConsumerClient:
         self._has_begun = False
         self._hand = InHand(
             api,
+            queue=queue,
+            worker=name,
             info=worker_info(version=__version__, pool="consumer", concurrency=1, queues=[queue]),
             interval_s=heartbeat_interval_s,
             reservation_ms=reservation_ms,
@@ -292,7 +292,9 @@ class ConsumerClient:
                 with hand.given_back_if_interrupted([reservation]):
                     is_void = hand.is_void(reservation.token)
                     try:
-                        report = work_on(reservation, self._store, work, is_void=is_void)
+                        report = work_on(
+                            reservation, self._store, work, is_void=is_void, worker=self.name
+                        )
                     except ProgramEndsError as exc:
                         hand.settle(reservation, exc.report)
                         raise exc.cause from None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from opsqueue import spans
 from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import ChunkFailure, Reservation, Token
 from opsqueue.codec import Codec, open_codec
@@ -24,6 +25,10 @@ from opsqueue.exceptions import (
 from opsqueue.invocation import Invoker, frames_from_handler
 from opsqueue.output import Encoded, encode_output
 from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.tracing import Span
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 STORE_TROUBLE_DELAY_MS: Final = 2_000
 """A chunk given back because the store is out of order is left alone for this long."""
@@ -101,6 +106,8 @@ class Ran:
     output: Encoded
     operations: int
     duration_s: float
+    trace: Context | None = field(default=None, repr=False, compare=False)
+    """Of the span that it ran in."""
 
 
 def never_void() -> bool:
@@ -114,6 +121,7 @@ def execute(
     store: ObjectStore,
     *,
     is_void: Callable[[], bool] = never_void,
+    worker: str = "",
 ) -> Report:
     """Work on one chunk from input to stored output; Ctrl-C comes out of it."""
     fetched = fetch(reservation, store)
@@ -130,7 +138,7 @@ def execute(
             raise
 
     try:
-        ran = run(fetched, handler, is_void=is_void, invoke=invoke)
+        ran = run(fetched, handler, is_void=is_void, invoke=invoke, worker=worker)
     finally:
         invoker.close()
     if interrupts:
@@ -143,6 +151,13 @@ def execute(
 
 def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     """Get a chunk's input; or find that an earlier attempt stored its output already."""
+    with spans.fetch_input(reservation) as span:
+        fetched = _fetch(reservation, store)
+        _note(span, fetched)
+    return fetched
+
+
+def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     source, index, token = reservation.source, reservation.chunk_index, reservation.token
     try:
         # Only a second attempt can find an output; the first shall not pay a request for it.
@@ -172,6 +187,7 @@ def run(
     *,
     is_void: Callable[[], bool] = never_void,
     invoke: Invoke,
+    worker: str = "",
 ) -> Ran | Report:
     """Decode, call the handler, check and encode what it returned.
 
@@ -180,17 +196,19 @@ def run(
         handler: of its queue.
         is_void: asked before the handler is called, and by the handler.
         invoke: calls it, such as `Invoker.call`.
+        worker: named in the chunk's span.
     """
     if is_void():
         return GivenBack(token=fetched.reservation.token, reason=_VOID)
-    started = time.monotonic()
-    try:
-        opened = _open(fetched, handler)
-        chunk = _chunk_of(fetched.reservation, is_void)
-        results = invoke(handler, opened.operations, chunk)
-        return _close(fetched, opened, results, handler=handler, started=started)
-    except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-        return _failed(fetched, exc, handler, started)
+    with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
+        started = time.monotonic()
+        try:
+            opened = _open(fetched, handler)
+            chunk = _chunk_of(fetched.reservation, is_void)
+            results = invoke(handler, opened.operations, chunk)
+            return _close(fetched, opened, results, handler, started, span)
+        except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
+            return _failed(fetched, exc, handler, started, span)
 
 
 async def run_async(
@@ -199,18 +217,20 @@ async def run_async(
     *,
     is_void: Callable[[], bool] = never_void,
     invoke: InvokeAsync,
+    worker: str = "",
 ) -> Ran | Report:
     """Do what `run` does, on an event loop."""
     if is_void():
         return GivenBack(token=fetched.reservation.token, reason=_VOID)
-    started = time.monotonic()
-    try:
-        opened = _open(fetched, handler)
-        chunk = _chunk_of(fetched.reservation, is_void)
-        results = await invoke(handler, opened.operations, chunk)
-        return _close(fetched, opened, results, handler=handler, started=started)
-    except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-        return _failed(fetched, exc, handler, started)
+    with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
+        started = time.monotonic()
+        try:
+            opened = _open(fetched, handler)
+            chunk = _chunk_of(fetched.reservation, is_void)
+            results = await invoke(handler, opened.operations, chunk)
+            return _close(fetched, opened, results, handler, started, span)
+        except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
+            return _failed(fetched, exc, handler, started, span)
 
 
 def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_void) -> Report:
@@ -229,6 +249,14 @@ def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_vo
             duration_s=ran.duration_s,
             output=ran.output.data,
         )
+    with spans.store_output(ran.reservation, ran.trace) as span:
+        report = _store(ran, store)
+        _note(span, report)
+    return report
+
+
+def _store(ran: Ran, store: ObjectStore) -> Report:
+    token, source = ran.reservation.token, ran.reservation.source
     for attempt in range(1, SAVE_TRIES + 1):
         try:
             failed = store_output(store, source.prefix, ran.reservation.chunk_index, ran.output)
@@ -263,22 +291,39 @@ def _close(
     fetched: Fetched,
     opened: _Opened,
     results: Sequence[object],
-    *,
     handler: Handler,
     started: float,
+    span: Span,
 ) -> Ran:
     # Measured before encoding: how long handlers take decides how far ahead is reserved.
     duration_s = time.monotonic() - started
     output = encode_output(results, opened.codec, collects=handler.collects)
-    return Ran(fetched.reservation, output, len(opened.operations), duration_s)
+    if output.operations_failed:
+        span.note({"opsqueue.chunk.operations_failed": output.operations_failed})
+    return Ran(fetched.reservation, output, len(opened.operations), duration_s, span.context)
 
 
-def _failed(fetched: Fetched, exc: BaseException, handler: Handler, started: float) -> Failed:
-    return Failed(
+def _failed(
+    fetched: Fetched, exc: BaseException, handler: Handler, started: float, span: Span
+) -> Failed:
+    failed = Failed(
         token=fetched.reservation.token,
         failure=_failure_of(exc, handler),
         duration_s=time.monotonic() - started,
     )
+    span.record(exc)
+    return failed
+
+
+def _note(span: Span, outcome: Fetched | Report) -> None:
+    """Say in a span of the store's why a chunk went no further."""
+    match outcome:
+        case Failed(failure=failure):
+            span.fail(failure.type, failure.message)
+        case GivenBack(reason=reason):
+            span.fail("StoreUnavailableError", reason)
+        case _:
+            pass
 
 
 def _chunk_of(reservation: Reservation, is_void: Callable[[], bool]) -> Chunk:

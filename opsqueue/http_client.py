@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from opsqueue import __version__
+from opsqueue import __version__, spans
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
@@ -32,6 +32,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.keys import check_queue_name
 from opsqueue.submission import SubmissionId
+from opsqueue.tracing import current_carrier
 from opsqueue.wire import ProblemBody, ProblemType
 
 MAX_WAIT_S: Final = 60.0
@@ -146,9 +147,10 @@ class HttpClient:
             ),
         )
         pauses_s = patience.pauses_s()
+        resends = 0
         while True:
             try:
-                response = self._client.send(request)
+                response = self._send_once(request, resends=resends)
             except httpx.TransportError as exc:
                 was_sent = not isinstance(exc, _NOT_SENT)
                 pause_s = None if was_sent and not is_repeatable else next(pauses_s, None)
@@ -161,6 +163,15 @@ class HttpClient:
                 if pause_s is None:
                     return response
             self._pause(pause_s)
+            resends += 1
+
+    def _send_once(self, request: httpx.Request, *, resends: int) -> httpx.Response:
+        url = request.url.copy_with(username=None, password=None)
+        with spans.call(request.method, str(url), url.host, url.port, resends=resends) as span:
+            request.headers.update(current_carrier())
+            response = self._client.send(request)
+            spans.answered(span, response.status_code, is_error=response.is_error)
+            return response
 
     def _no_answer(self, exc: httpx.TransportError) -> ApiUnavailableError:
         message = f"no answer from the API at {self.url} ({exc or type(exc).__name__}): {_HELP}"

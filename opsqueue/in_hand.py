@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from opsqueue import spans
 from opsqueue.chunk import Dropped, Lost, Reservation, Token
 from opsqueue.chunk_api import ChunkApi
 from opsqueue.exceptions import (
@@ -47,15 +48,26 @@ class InHand:
 
     Args:
         api: told what is held.
+        queue: of the chunks; named in spans, as the worker is.
+        worker: who holds them.
         info: JSON that lists of workers show.
         interval_s: between heartbeats.
         reservation_ms: how long a chunk may be held.
     """
 
     def __init__(
-        self, api: ChunkApi, *, info: bytes, interval_s: float, reservation_ms: int
+        self,
+        api: ChunkApi,
+        *,
+        queue: str,
+        worker: str,
+        info: bytes,
+        interval_s: float,
+        reservation_ms: int,
     ) -> None:
         self._api = api
+        self._queue = queue
+        self._worker = worker
         self._reservation_ms = reservation_ms
         self.is_stopping = threading.Event()
         """Set: take nothing more; reports still go out, for a minute."""
@@ -144,13 +156,16 @@ class InHand:
         asked_at = time.monotonic()
 
         def reserve() -> Sequence[Reservation]:
-            return self._api.reserve(
+            began_ns = time.time_ns()
+            found = self._api.reserve(
                 limit=limit,
                 reservation_ms=self._reservation_ms,
                 strategy=strategy,
                 wait_s=WAIT_S,
                 is_gone=self.is_stopping.is_set,
             )
+            spans.received(self._queue, self._worker, found, began_ns=began_ns)
+            return found
 
         try:
             reservations = self._until_answered(
@@ -169,6 +184,7 @@ class InHand:
     ) -> None:
         """Send a report until it is answered."""
         token = reservation.token
+        failure = report.failure if isinstance(report, Failed) else None
 
         def send() -> object:
             match report:
@@ -183,7 +199,8 @@ class InHand:
             limit_s = REPORT_WITHIN_S if self.is_stopping.is_set() else within_s
             return limit_s is not None and seconds > limit_s
 
-        outcome = self._until_answered(send, is_over=is_over)
+        with spans.settle(self._queue, self._worker, reservation, failure):
+            outcome = self._until_answered(send, is_over=is_over)
         self.let_go(reservation)
         _log(reservation, report, outcome)
 

@@ -41,7 +41,9 @@ class Invoker:
         if handler.is_async:
             if self._runner is None:
                 self._runner = asyncio.Runner()
-            return self._runner.run(self.call_async(handler, operations, chunk))
+            # Else a runner keeps the context of its first call: that chunk's log fields and trace.
+            running = self.call_async(handler, operations, chunk)
+            return self._runner.run(running, context=copy_context())
         extra = _extra(handler, chunk)
         if handler.kind == "chunk":
             return _checked(handler, handler.function(operations, **extra), operations, chunk)

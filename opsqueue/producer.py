@@ -20,6 +20,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
 
+from opsqueue import spans
 from opsqueue.asynchronous import Batched, fed_in_thread, in_thread
 from opsqueue.codec import PRODUCER_CODEC, RAW, Codec
 from opsqueue.common import SerializationFormat
@@ -251,7 +252,6 @@ class ProducerClient(ResultsClient):
             backoff=backoff,
             metadata=metadata,
             strategic_metadata=dict(strategic_metadata or {}),
-            trace_context=current_carrier(),
             retention_ms=None if retention is None else milliseconds(retention),
             delete_inputs_at_completion=delete_inputs_at_completion,
         )
@@ -266,24 +266,37 @@ class ProducerClient(ResultsClient):
                 f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
             )
             raise InvalidArgumentError(message)
-        self._reach_api()
-        stored = store_operations(
-            self._store,
-            ops,
-            prefix=empty.prefix,
-            chunk_size=empty.chunk_size,
-            codec=codec,
-            inline_bytes=self._inline_bytes,
-            at_once=self._at_once,
-        )
-        new = replace(
-            empty,
-            chunks_total=stored.chunks_total,
-            operations_total=stored.operations_total,
-            inline=stored.inline,
-        )
-        # With a key of our own where none is given, so that a repeated request is safe.
-        return self._hand_in(new, idempotency_key or uuid.uuid4().hex)
+        with spans.send(self.queue) as span:
+            self._reach_api()
+            with spans.store_inputs():
+                stored = store_operations(
+                    self._store,
+                    ops,
+                    prefix=empty.prefix,
+                    chunk_size=empty.chunk_size,
+                    codec=codec,
+                    inline_bytes=self._inline_bytes,
+                    at_once=self._at_once,
+                )
+            new = replace(
+                empty,
+                chunks_total=stored.chunks_total,
+                operations_total=stored.operations_total,
+                inline=stored.inline,
+                # A retry of somebody without a trace stays in that of the first.
+                trace_context=current_carrier() or empty.trace_context,
+            )
+            # With a key of our own where none is given, so that a repeated request is safe.
+            submission_id = self._hand_in(new, idempotency_key or uuid.uuid4().hex)
+            span.note(
+                spans.sent(
+                    submission_id,
+                    chunks_total=new.chunks_total,
+                    operations_total=new.operations_total,
+                    is_inline=new.inline is not None,
+                )
+            )
+        return submission_id
 
     def _hand_in(self, new: NewSubmission, idempotency_key: str) -> SubmissionId:
         try:

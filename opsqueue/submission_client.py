@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 
+from opsqueue import spans
 from opsqueue.asynchronous import Batched, Threads, each, in_thread
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.keys import check_queue_name
@@ -72,8 +73,9 @@ class SubmissionClient:
             SubmissionNotFoundError: also when it was cleaned up meanwhile.
         """
         waiting = self._waiting(submission_id, timeout)
-        while (submission := waiting.turn()) is None:
-            pass
+        with spans.wait(self.queue, submission_id):
+            while (submission := waiting.turn()) is None:
+                pass
         return submission
 
     async def async_wait_for_submission(
@@ -84,7 +86,8 @@ class SubmissionClient:
     ) -> Submission:
         """Do what `wait_for_submission` does; any number may wait at once."""
         waiting = self._waiting(submission_id, timeout)
-        return await self.threads.wait(waiting.turn, turn_s=LONG_POLL_S)
+        with spans.wait(self.queue, submission_id):
+            return await self.threads.wait(waiting.turn, turn_s=LONG_POLL_S)
 
     def _waiting(self, submission_id: SubmissionId, timeout: float | None) -> Waiting:
         return Waiting(self._api, self.queue, SubmissionId(submission_id), timeout=timeout)

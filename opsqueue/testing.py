@@ -98,7 +98,7 @@ class LocalOpsqueue:
                 return token in on.heartbeat(_WORKER, tokens=[token]).void  # type: ignore[list-item]
 
             ran += 1
-            match execute(chunk, handler, self.store, is_void=is_void):
+            match execute(chunk, handler, self.store, is_void=is_void, worker=_WORKER):
                 case Done(token=token, operations_failed=failed, output=output):
                     outputs = None if output is None else {token: output}
                     outcomes: list[object] = list(

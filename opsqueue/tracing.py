@@ -1,25 +1,40 @@
-"""The producer's trace, carried with a submission: W3C trace context and baggage.
+"""Traces: the producer's, carried with its submission, and spans of our own. See docs/tracing.md.
 
-Without opentelemetry installed, or without a span, there is nothing to carry, and it costs nothing.
+A submission carries W3C trace context and baggage. Spans are recorded where opentelemetry is
+installed and has an SDK; anywhere else `span` gives one object that does nothing. Which spans there
+are is known by spans.py, how they are sent by span_export.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 try:
-    from opentelemetry import propagate
+    from opentelemetry import context as contexts
+    from opentelemetry import propagate, trace
 except ImportError:  # an extra
-    propagate = None  # type: ignore[assignment]  # as when it is not there
+    contexts = propagate = trace = None  # type: ignore[assignment]  # as when it is not there
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Tracer, TracerProvider
 
-__all__ = ["current_carrier", "extract_context"]
+__all__ = [
+    "carrier_to_opentelemetry_tracecontext",
+    "current_carrier",
+    "current_opentelemetry_tracecontext_to_carrier",
+    "extract_context",
+    "otel_propagator",
+]
 
+HEADERS: Final = ("traceparent", "tracestate", "baggage")
+Attributes = Mapping[str, str | int | float | bool]
+Kind = Literal["internal", "server", "client", "producer", "consumer"]
 _MAX_VALUE: Final = 1_000
-"""What the API takes; longer baggage is left behind rather than a submission refused."""
+"""Characters that the API takes; longer baggage is left behind rather than a submission refused."""
 
 
 def current_carrier() -> dict[str, str]:
@@ -31,9 +46,235 @@ def current_carrier() -> dict[str, str]:
     return {name: value for name, value in carrier.items() if len(value) <= _MAX_VALUE}
 
 
+def sane_carrier(given: Mapping[str, str | None]) -> dict[str, str]:
+    """Keep of a request's headers what a submission may carry."""
+    found = {name: given.get(name) for name in HEADERS}
+    return {name: value for name, value in found.items() if value and len(value) <= _MAX_VALUE}
+
+
 def extract_context(carrier: Mapping[str, str]) -> Context | None:
     """Give the context that a carrier was made of, as parent of a span of one's own.
 
     None without opentelemetry.
     """
     return None if propagate is None else propagate.extract(carrier)
+
+
+# The reference's names of the same
+
+
+def current_opentelemetry_tracecontext_to_carrier() -> dict[str, str]:
+    """Do what `current_carrier` does."""
+    return current_carrier()
+
+
+def carrier_to_opentelemetry_tracecontext(carrier: Mapping[str, str]) -> Context | None:
+    """Do what `extract_context` does."""
+    return extract_context(carrier)
+
+
+def otel_propagator() -> Any:  # noqa: ANN401 a module
+    """Give `opentelemetry.propagate`, which OTEL_PROPAGATORS sets up; None without it."""
+    return propagate
+
+
+# Spans
+
+
+class Span:
+    """One that nobody records; those that are recorded derive from it. A context manager."""
+
+    __slots__ = ()
+
+    @property
+    def context(self) -> Context | None:
+        """The context inside, as parent for what is done elsewhere; None: nobody records."""
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def note(self, attributes: Attributes) -> None:
+        """Add attributes."""
+
+    def rename(self, name: str) -> None:
+        """Give it another name."""
+
+    def fail(self, type_: str, message: str) -> None:
+        """Say that what it stands for failed."""
+
+    def record(self, error: BaseException) -> None:
+        """Say that what it stands for failed, with the exception and its traceback."""
+
+
+NO_SPAN: Final = Span()
+
+
+class _Attached(Span):
+    """A context without a span of ours: what the producer gave reaches the handler all the same."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._token: Any = None
+
+    def __enter__(self) -> Self:
+        self._token = contexts.attach(self._context)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        contexts.detach(self._token)
+
+
+class _Recorded(Span):
+    """A span of the SDK's; the current one inside."""
+
+    __slots__ = ("_attached", "_context", "_span")
+
+    def __init__(self, span: trace.Span, parent: Context | None) -> None:
+        self._span = span
+        self._context = trace.set_span_in_context(span, parent)
+        self._attached = _Attached(self._context)
+
+    @property
+    def context(self) -> Context | None:
+        return self._context
+
+    def __enter__(self) -> Self:
+        self._attached.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._attached.__exit__(kind, error, trace)
+        if error is not None:
+            self.record(error)
+        self._span.end()
+
+    def note(self, attributes: Attributes) -> None:
+        self._span.set_attributes(attributes)
+
+    def rename(self, name: str) -> None:
+        self._span.update_name(name)
+
+    def fail(self, type_: str, message: str) -> None:
+        self._span.set_attribute("error.type", type_)
+        self._span.set_status(trace.StatusCode.ERROR, message[:_MAX_VALUE])
+
+    def record(self, error: BaseException) -> None:
+        self._span.record_exception(error)
+        self.fail(type(error).__qualname__, f"{type(error).__name__}: {error}")
+
+
+def is_recording() -> bool:
+    """Tell whether there is an SDK; without one nothing needs to be prepared for a span."""
+    return _tracer() is not None
+
+
+def has_current_span() -> bool:
+    """Tell whether a span is current that is recorded."""
+    return trace is not None and trace.get_current_span().is_recording()
+
+
+def span(
+    name: str,
+    kind: Kind = "internal",
+    *,
+    attributes: Attributes | None = None,
+    parent: Context | None = None,
+) -> Span:
+    """Begin a span, current from `with` on; `parent` None: a child of the current one."""
+    tracer = _tracer()
+    if tracer is None:
+        return within(parent)
+    begun = tracer.start_span(
+        name, parent, trace.SpanKind[kind.upper()], attributes=dict(attributes or {})
+    )
+    return _Recorded(begun, parent)
+
+
+def within(context: Context | None) -> Span:
+    """Make a context current without a span of ours."""
+    return NO_SPAN if context is None else _Attached(context)
+
+
+def carried(carrier: Mapping[str, str]) -> Context | None:
+    """Give the context that a submission carries, None where there is none to be carried."""
+    return extract_context(carrier) if carrier else None
+
+
+def context_of_caller(headers: Mapping[str, str]) -> Context | None:
+    """Give the context of who sent a request, and of nobody else."""
+    # Not on top of the current one: a thread of a server may have any.
+    return None if propagate is None else propagate.extract(headers, context=contexts.Context())
+
+
+def record_past(
+    name: str,
+    kind: Kind,
+    *,
+    attributes: Attributes,
+    carriers: Sequence[Mapping[str, str]],
+    began_ns: int,
+) -> None:
+    """Record what is over: as the child of the one span that it concerns, or linked to several.
+
+    Args:
+        name: of the span.
+        kind: of the span.
+        attributes: of the span.
+        carriers: what the submissions that it concerns carry, each once.
+        began_ns: `time.time_ns()` when it began; it ends now.
+    """
+    tracer = _tracer()
+    if tracer is None:
+        return
+    parent, links = contexts.Context(), []
+    if len(carriers) == 1:
+        parent = propagate.extract(carriers[0], context=parent)
+    else:
+        links = [link for carrier in carriers if (link := _link_to(carrier)) is not None]
+    tracer.start_span(
+        name,
+        parent,
+        trace.SpanKind[kind.upper()],
+        attributes=dict(attributes),
+        links=links,
+        start_time=began_ns,
+    ).end()
+
+
+def _link_to(carrier: Mapping[str, str]) -> Link | None:
+    context = propagate.extract(carrier, context=contexts.Context())
+    found = trace.get_current_span(context).get_span_context()
+    return trace.Link(found) if found.is_valid else None
+
+
+def _tracer() -> Tracer | None:
+    return None if trace is None else _tracer_of(trace.get_tracer_provider())
+
+
+@lru_cache(1)
+def _tracer_of(provider: TracerProvider) -> Tracer | None:
+    # What there is until an SDK sets its own.
+    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+        return None
+    return provider.get_tracer("opsqueue")

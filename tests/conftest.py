@@ -11,7 +11,11 @@ from pathlib import Path
 import fakeredis
 import pytest
 import redis
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from opsqueue import tracing
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 
@@ -50,6 +54,17 @@ def client(request: pytest.FixtureRequest) -> redis.Redis:
     name = {"server": "real_client", "fakeredis": "fake_client"}[request.param]
     client: redis.Redis = request.getfixturevalue(name)
     return client
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What is recorded in this process, as if an SDK were set up; the global one is set once."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("opsqueue")
+    monkeypatch.setattr(tracing, "_tracer", lambda: tracer)
+    return exporter
 
 
 @pytest.fixture

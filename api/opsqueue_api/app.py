@@ -47,6 +47,7 @@ from opsqueue_api.submissions import (
     Submissions,
 )
 from opsqueue_api.tokens import Token
+from opsqueue_api.tracing import Spans
 
 App = falcon.App[falcon.Request, falcon.Response]
 
@@ -84,6 +85,7 @@ def create_app(
     app: App = falcon.App(
         middleware=[
             HttpMetrics(registry),
+            Spans(),
             RequestIds(),
             Compression(),
             authentication,

@@ -16,6 +16,7 @@ from opsqueue.connection import connect
 from opsqueue.process import new_worker_name
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
+from opsqueue.span_export import export_spans
 from opsqueue.store import open_store
 from opsqueue.sweeper import Sweeper
 from opsqueue_api.access_log import AccessLog, set_up_access_log
@@ -69,6 +70,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
 
     def load(self) -> WSGIApplication:
         """Make the app, in each worker process: connections must not be shared by a fork."""
+        export_spans("opsqueue-api")
         return make_app(self._settings, is_stopping=self._is_stopping)
 
     def _begin(self, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types

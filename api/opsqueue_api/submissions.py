@@ -74,6 +74,7 @@ from opsqueue_api.parameters import (
 from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
+from opsqueue_api.tracing import traced
 
 MAX_LISTED: Final = 100
 """Each can have 64 KiB of metadata and as much of a traceback."""
@@ -112,7 +113,7 @@ class Submissions:
         on = self._queue_of(queue)
         key = idempotency_key(req)
         if is_ndjson(req):
-            body = body_of_query(req)
+            body = traced(body_of_query(req), req)
             operations = operations_of(req, chunk_size=body.chunk_size, limits=self._limits)
             inserted = self._store_and_insert(on, body, operations, key, at_once=CHUNKS_AT_ONCE)
             self._answer(resp, on, inserted)
@@ -123,7 +124,7 @@ class Submissions:
                 "JSON body it is a field of that"
             )
             raise invalid(message)
-        body = decode_insert(read_body(req, limit_bytes=self._limits.body_bytes))
+        body = traced(decode_insert(read_body(req, limit_bytes=self._limits.body_bytes)), req)
         match contents_of(body, self._limits):
             case Contents() as contents:
                 inserted = self._store_and_insert(on, body, contents.operations, key)

@@ -16,6 +16,7 @@ from opsqueue.cli.tables import print_json, say
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.contents import ErrorMode, check_completed
 from opsqueue.producer import ProducerClient
+from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.wire import SubmissionBody
@@ -167,6 +168,7 @@ def submit(  # noqa: PLR0913 its options
     if output == STANDARD and as_json:
         message = "--json and --output - both want standard output"
         raise click.UsageError(message)
+    export_spans("opsqueue")
     producer = ProducerClient.over(api, store, queue=queue, codec=codec)
     with opened(file) as stream, reading(stream, operations_of(stream, file)) as operations:
         submission_id = producer.insert_submission(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from opsqueue.exceptions import InvalidArgumentError
@@ -44,7 +45,8 @@ def _read_ahead(store: Readable, keys: Iterable[str], at_once: int) -> Iterator[
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-get") as pool:
         try:
             for key in keys:
-                ahead.append(pool.submit(store.get, key))
+                # In the caller's context: what traces the store's client joins the caller's trace.
+                ahead.append(pool.submit(copy_context().run, store.get, key))
                 if len(ahead) >= at_once:
                     yield ahead.popleft().result()
             while ahead:
@@ -84,7 +86,7 @@ def for_each(
     # Leaving the pool's block waits for the calls in flight, also when an error leaves it.
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-each") as pool:
         for item in items:
-            running.add(pool.submit(call, item))
+            running.add(pool.submit(copy_context().run, call, item))
             count += 1
             if len(running) >= at_once:
                 # The first to end, not the oldest: one slow upload must not hold up the others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,23 @@ def test_several_plain_operations_run_at_once(invoker: Invoker):
     results = invoker.call(handler_of(meet, concurrency=4), [1, 2, 3, 4], CHUNK)
 
     assert results == [1, 2, 3, 4]
+
+
+def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker):
+    """The loop is kept from chunk to chunk; the log's fields and the trace are not."""
+    of_chunk: ContextVar[int] = ContextVar("of_chunk")
+
+    async def handle(_: int) -> int:
+        return of_chunk.get()
+
+    handler = handler_of(handle)
+
+    seen = []
+    for chunk in (1, 2):
+        of_chunk.set(chunk)
+        seen += invoker.call(handler, [0], CHUNK)
+
+    assert [1, 2] == seen
 
 
 def test_no_more_async_operations_run_than_allowed(invoker: Invoker):

@@ -107,29 +107,33 @@ def test_asynchronous(work: Start, module_api_url: str, module_store_url: str):
 def test_traced(
     start: Start, work: Start, module_api_url: str, redis_url: str, module_store_url: str
 ):
-    """The spans of a handler, and those of a consumer, have the producer's trace and parent."""
-    worker = work("traced:app")
-    of_handler = run("traced.py", "produce", module_api_url, module_store_url)
+    """What a handler does, and a consumer's callback, is in the producer's trace, below `send`."""
+    worker = work("traced:app", OTEL_TRACES_EXPORTER="console")
+    by_handler = run("traced.py", "produce", module_api_url, module_store_url)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     consumer = start(
         *(str(EXAMPLES / "traced.py"), "consume", redis_url, module_store_url),
         program=sys.executable,
     )
-    of_consumer = run("traced.py", "produce", module_api_url, module_store_url)
+    by_consumer = run("traced.py", "produce", module_api_url, module_store_url)
     consumer.signal(signal.SIGTERM)
     assert consumer.wait() == 0
 
-    for produced, spans in [
-        (of_handler, re.findall(r"handler trace=(\w+) parent=(\w+)", worker.output)),
-        (of_consumer, re.findall(r"consumer trace=(\w+) parent=(\w+)", consumer.output)),
+    of_handler = r'"name": "{}",.*?"trace_id": "0x(\w+)".*?"parent_id": "0x(\w+)"'
+    of_consumer = r"{} trace=(\w+) span=\w+ parent=(\w+)"
+    for produced, form, output in [
+        (by_handler, of_handler, worker.output),
+        (by_consumer, of_consumer, consumer.output),
     ]:
-        results, own = produced
-        assert results == "[2, 4, 6]"
-        assert own.endswith("parent=none")
-        trace_id = own.split()[1].removeprefix("trace=")
-        assert [trace_id] * 2 == [trace for trace, _ in spans]
-        assert len({parent for _, parent in spans}) == 1
+        assert "['acme: 2', 'acme: 4', 'acme: 6']" in produced
+        (sent,) = (line for line in produced if line.startswith("send traced"))
+        trace_id, span_id = re.findall(r"(?:trace|span)=(\w+)", sent)
+        processed = re.findall(form.format("process traced"), output, re.DOTALL)
+        assert processed == [(trace_id, span_id)] * 2
+        assert [trace_id] * 3 == [
+            found for found, _ in re.findall(form.format("double"), output, re.DOTALL)
+        ]
 
 
 def test_llm(start: Start, work: Start, module_api_url: str, module_store_url: str):

@@ -22,6 +22,7 @@ from opsqueue import execution
 from opsqueue.app import Opsqueue, load_app
 from opsqueue.execution import Ran, Report
 from opsqueue.process import die_with_parent
+from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore, open_store
 from opsqueue_worker.defect import ends_process
 from opsqueue_worker.executor import (
@@ -84,6 +85,7 @@ class Child:
             app=app,
             store=store,
             status=status,
+            worker=hello.worker,
             is_stopping=self._is_stopping,
             report=self._report,
             save=self._save_beside,
@@ -101,6 +103,8 @@ class Child:
         """Serve until told to stop."""
         for hook in self._app.start_hooks:
             hook()
+        # After them: an app may set up an SDK of its own.
+        export_spans("opsqueue-worker")
         threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
         self._send(Ready())
         self._executor.run(self._inbox)

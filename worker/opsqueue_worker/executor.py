@@ -62,6 +62,8 @@ class Workbench:
     report: Callable[[Task, Report], None]
     save: Callable[[Task, Ran], None]
     """Store an output and report; may return before that is done."""
+    worker: str = ""
+    """Its name, for spans."""
 
 
 class Executor(Protocol):
@@ -182,6 +184,7 @@ class LoopExecutor:
                 handler,
                 is_void=task.void.is_set,
                 invoke=invoke,  # type: ignore[arg-type]
+                worker=bench.worker,
             )
         bench.status.end(slot)
         if not isinstance(ran, Ran):
@@ -222,6 +225,7 @@ def work_on(
             handler,
             is_void=task.void.is_set,
             invoke=invoke,  # type: ignore[arg-type]
+            worker=bench.worker,
         )
     bench.status.end(slot)
     if not isinstance(ran, Ran):

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from opsqueue import calls
+from opsqueue import calls, spans
 from opsqueue.answers import Reserved
 from opsqueue.app import Handler
-from opsqueue.chunk import Reservation, Token
+from opsqueue.chunk import ChunkFailure, Reservation, Token
 from opsqueue.connection import BLOCK_MS
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
-from opsqueue.execution import Report
+from opsqueue.execution import Failed, Report
 from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue_worker.pool import Pool
@@ -180,6 +180,7 @@ class Intake:
                 )
             )
         began = time.monotonic()
+        began_ns = time.time_ns()
         try:
             answers = self.queue.together(requests)
         except RedisUnavailableError as exc:
@@ -187,15 +188,20 @@ class Intake:
         if self._on_round_trip is not None:
             self._on_round_trip(time.monotonic() - began, places, len(reports))
         reserved = answers[-1] if places else None
+        settled: list[tuple[Reservation, ChunkFailure | None]] = []
         with self._changed:
             for batch, answer in zip(batches, answers, strict=False):
                 again = self._reporter.settle(batch, answer, self._held)
                 self._reports.extendleft(reversed(again))
                 if not again:
                     for report in batch.reports:
-                        self._held.pop(report.token, None)
+                        if chunk := self._held.pop(report.token, None):
+                            failure = report.failure if isinstance(report, Failed) else None
+                            settled.append((chunk, failure))
             self._changed.notify_all()
+        spans.settled(self.queue.name, self._worker, settled, began_ns=began_ns)
         if isinstance(reserved, Reserved):
+            spans.received(self.queue.name, self._worker, reserved.chunks, began_ns=began_ns)
             self._take(reserved, places)
         else:
             self._give_places_back(places)

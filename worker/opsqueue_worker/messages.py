@@ -23,6 +23,7 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
     pool: PoolKind
     slots: int
     """Chunks that run at a time."""
+    worker: str
     log_level: str
     log_format: LogFormat
 

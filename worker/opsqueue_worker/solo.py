@@ -21,7 +21,9 @@ from opsqueue_worker.status import Status
 class SoloPool:
     """One chunk at a time, in this process, where no hard time limit can be kept."""
 
-    def __init__(self, app: Opsqueue, store: ObjectStore, *, ahead: int, calls: PoolCalls) -> None:
+    def __init__(
+        self, app: Opsqueue, store: ObjectStore, *, ahead: int, calls: PoolCalls, worker: str = ""
+    ) -> None:
         self._app = app
         self._calls = calls
         self._places = 1 + ahead
@@ -34,6 +36,7 @@ class SoloPool:
             app=app,
             store=store,
             status=Status.new(1),
+            worker=worker,
             is_stopping=threading.Event(),
             report=self._report,
             save=lambda task, ran: self._report(task, save(task, ran, store)),

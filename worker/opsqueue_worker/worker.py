@@ -19,6 +19,7 @@ from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.execution import Report
 from opsqueue.process import worker_info
 from opsqueue.queue import Queue
+from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.sweeper import Sweeper
 from opsqueue_worker.child_pool import ChildPool
@@ -117,7 +118,8 @@ class Worker:
             on_child_end=self._metrics.saw_child_end if self._metrics else lambda _reason: None,
         )
         if settings.pool == "solo":
-            return SoloPool(app, store, ahead=settings.prefetch or 0, calls=calls)
+            ahead = settings.prefetch or 0
+            return SoloPool(app, store, ahead=ahead, calls=calls, worker=settings.name)
         if settings.store_url.startswith("memory:"):
             message = (
                 f"store {settings.store_url!r} lives in one process, this pool has several: use "
@@ -134,6 +136,7 @@ class Worker:
             store_url=settings.store_url,
             pool=settings.pool,
             slots=slots,
+            worker=settings.name,
             log_level=settings.log_level,
             log_format=settings.log_format,
         )
@@ -168,6 +171,8 @@ class Worker:
             self._pool.kill()
             self._say("Error: a child ended while it started; what it said stands above")
             return 1
+        # After the start hooks of an app whose chunks run in this process.
+        export_spans("opsqueue-worker")
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         # In front of our handler, in C: it tells where a main thread hangs that can't be asked.

@@ -1,0 +1,96 @@
+"""A span a request: a child of the caller's, named for the route, ended with the answer's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
+
+import falcon
+import msgspec
+
+from opsqueue import spans
+from opsqueue.tracing import HEADERS, NO_SPAN, Span, current_carrier, sane_carrier
+from opsqueue.wire import InsertBody
+
+_POLLED: Final = ("/healthz", "/readyz", "/metrics", "/chunks/reserve", "/heartbeat")
+"""Asked for every few seconds by everybody: of interest only as part of somebody's trace."""
+
+
+class Spans:
+    """Falcon middleware, the first one: what the others answer is in the span, too."""
+
+    def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
+        """Begin."""
+        req.context.span = NO_SPAN
+        headers = _headers(req)
+        if req.path.endswith(_POLLED) and "traceparent" not in headers:
+            return
+        span = spans.serve(req.method, req.path, req.scheme, headers)
+        req.context.span = span.__enter__()  # `process_response` leaves it
+
+    def process_resource(
+        self,
+        req: falcon.Request,
+        _resp: falcon.Response,
+        _resource: object,
+        params: dict[str, Any],
+    ) -> None:
+        """Name it."""
+        span: Span = req.context.span
+        span.rename(f"{req.method} {req.uri_template}")
+        span.note({"http.route": req.uri_template or ""})
+        for name, attribute in _PARAMETERS.items():
+            if name in params:
+                span.note({attribute: params[name]})
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: object
+    ) -> None:
+        """End it, or let the stream's end do so."""
+        span: Span = req.context.span
+        spans.answered(span, resp.status_code, is_error=resp.status_code >= 500)
+        if resp.stream is None:
+            span.__exit__(None, None, None)
+        else:
+            # What makes it runs when we have returned, on the same thread.
+            resp.stream = _Sent(cast(Iterable[bytes], resp.stream), span)
+
+
+_PARAMETERS: Final = {
+    "queue": "messaging.destination.name",
+    "submission_id": "opsqueue.submission.id",
+}
+
+
+class _Sent:
+    """A stream on its way, and its span."""
+
+    def __init__(self, parts: Iterable[bytes], span: Span) -> None:
+        self._parts = parts
+        self._span = span
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._parts
+
+    def close(self) -> None:
+        """Close the stream, then end the span: the server calls this in any case."""
+        try:
+            close = getattr(self._parts, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._span.__exit__(None, None, None)
+
+
+def traced(body: InsertBody, req: falcon.Request) -> InsertBody:
+    """Let a submission whose body names no trace carry that of its request."""
+    if body.trace_context:
+        return body
+    # Without opentelemetry that is what the request's headers say.
+    carrier = current_carrier() or sane_carrier(_headers(req))
+    return msgspec.structs.replace(body, trace_context=carrier)
+
+
+def _headers(req: falcon.Request) -> dict[str, str]:
+    found = {name: req.get_header(name) for name in HEADERS}
+    return {name: value for name, value in found.items() if value}
