@@ -25,7 +25,7 @@ from opsqueue.chunk import (
 )
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.strategy import TICKS_A_SECOND
-from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
+from opsqueue.submission import Backoff, Failure, Submission, SubmissionId, SubmissionState
 
 _ALL_DONE: Final = 0xFF
 """A byte of a bitmap whose eight chunks are all done."""
@@ -361,6 +361,7 @@ def read_submission(
     f = _by_name(fields)
     state = SubmissionState(f[b"state"].decode())
     ended_at, limit = f.get(b"ended_at"), f.get(b"max_failed_operations")
+    retention = f.get(b"retention_ms")
     return Submission(
         id=SubmissionId(id_),
         queue=queue,
@@ -377,6 +378,9 @@ def read_submission(
         operations_failed=int(f[b"operations_failed"]),
         max_failed_operations=None if limit is None else int(limit),
         max_attempts=int(f[b"max_attempts"]),
+        backoff=Backoff(first_ms=int(f[b"backoff_first_ms"]), max_ms=int(f[b"backoff_max_ms"])),
+        retention_ms=None if retention is None else int(retention),
+        delete_inputs_at_completion=b"delete_inputs" in f,
         metadata=f.get(b"metadata"),
         strategic_metadata=_integers(meta),
         trace_context=_trace_context(f),

@@ -415,8 +415,8 @@ class ProducerClient(ResultsClient):
         operations in them too, and its `max_failed_operations` holds no longer.
 
         With `only` a new submission is handed in, and its id given: of the operations that have an
-        error, in order. It has chunk size, codec, metadata and number of attempts of the old one,
-        which stays as it is. Operations that were dropped are not in it.
+        error, in order. It has all settings of the old one but `max_failed_operations`; the old
+        one stays as it is. Operations that were dropped are not in it.
 
         Args:
             submission_id: failed or cancelled; with `only` also completed.

@@ -410,6 +410,10 @@ class Submission:
     max_failed_operations: int | None
     """Past so many the submission fails; None: never, also after a retry."""
     max_attempts: int
+    backoff: Backoff
+    retention_ms: int | None
+    """How long it is kept after its end; None: as the queue has it, else a day."""
+    delete_inputs_at_completion: bool
     metadata: bytes | None
     strategic_metadata: Mapping[str, int]
     trace_context: Mapping[str, str]

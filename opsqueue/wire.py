@@ -109,6 +109,22 @@ class FailureBody(Struct, frozen=True, kw_only=True):
         )
 
 
+class BackoffBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a chunk waits after a failed attempt."""
+
+    first_ms: DelayMs = Backoff().first_ms
+    max_ms: DelayMs = Backoff().max_ms
+
+    @classmethod
+    def of(cls, backoff: Backoff) -> BackoffBody:
+        """Put it on the wire."""
+        return cls(first_ms=backoff.first_ms, max_ms=backoff.max_ms)
+
+    def to_backoff(self) -> Backoff:
+        """Take it off the wire."""
+        return Backoff(first_ms=self.first_ms, max_ms=self.max_ms)
+
+
 class SubmissionBody(Struct, frozen=True, kw_only=True):
     """A submission's status. `failure` is what ended it; null unless it failed."""
 
@@ -128,6 +144,9 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
     operations_dropped: int = 0
     max_failed_operations: int | None = None
     max_attempts: int
+    backoff: BackoffBody = BackoffBody()
+    retention_ms: int | None = None
+    delete_inputs_at_completion: bool = False
     prefix: str
     codec: str
     created_at: datetime
@@ -160,6 +179,9 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             operations_dropped=submission.operations_dropped,
             max_failed_operations=submission.max_failed_operations,
             max_attempts=submission.max_attempts,
+            backoff=BackoffBody.of(submission.backoff),
+            retention_ms=submission.retention_ms,
+            delete_inputs_at_completion=submission.delete_inputs_at_completion,
             prefix=submission.prefix,
             codec=submission.codec,
             created_at=submission.created_at,
@@ -190,6 +212,9 @@ class SubmissionBody(Struct, frozen=True, kw_only=True):
             operations_failed=self.operations_failed,
             max_failed_operations=self.max_failed_operations,
             max_attempts=self.max_attempts,
+            backoff=self.backoff.to_backoff(),
+            retention_ms=self.retention_ms,
+            delete_inputs_at_completion=self.delete_inputs_at_completion,
             metadata=self.metadata,
             strategic_metadata=self.strategic_metadata,
             trace_context=self.trace_context,
@@ -317,13 +342,6 @@ class SubmissionsBody(Struct, frozen=True, kw_only=True):
         )
 
 
-class BackoffBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long a chunk waits after a failed attempt."""
-
-    first_ms: DelayMs = Backoff().first_ms
-    max_ms: DelayMs = Backoff().max_ms
-
-
 class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A new submission: either its `operations`, or where they are stored already.
 
@@ -361,7 +379,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             codec=new.codec,
             max_attempts=new.max_attempts,
             max_failed_operations=new.failed_operations_limit,
-            backoff=BackoffBody(first_ms=new.backoff.first_ms, max_ms=new.backoff.max_ms),
+            backoff=BackoffBody.of(new.backoff),
             metadata=new.metadata,
             strategic_metadata=dict(new.strategic_metadata),
             trace_context=dict(new.trace_context),
@@ -391,7 +409,7 @@ class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             codec=codec,
             max_attempts=self.max_attempts,
             max_failed_operations=self.max_failed_operations,
-            backoff=Backoff(first_ms=self.backoff.first_ms, max_ms=self.backoff.max_ms),
+            backoff=self.backoff.to_backoff(),
             metadata=self.metadata,
             strategic_metadata=self.strategic_metadata,
             trace_context=self.trace_context,

@@ -97,6 +97,11 @@ def with_store(command: Command) -> Command:
     return run
 
 
+def with_optional_store(command: Command) -> Command:
+    """Pass `store_url`, for what needs the store only now and then."""
+    return _store_url(required=False)(command)
+
+
 _required_redis_url = click.option(
     "--redis-url",
     envvar="OPSQUEUE_REDIS_URL",

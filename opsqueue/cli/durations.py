@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import click
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+from opsqueue.duration import parse_duration
+from opsqueue.exceptions import InvalidArgumentError
 
 
-class Age(click.ParamType[timedelta]):
-    """`90s`, `15m`, `2h`, `1.5d`, `3w`."""
+class Duration(click.ParamType[timedelta]):
+    """`90s`, `15m`, `1h30m`, `1.5d`, `3w`."""
 
-    name = "age"
+    name = "duration"
 
     def convert(
         self,
@@ -26,13 +25,10 @@ class Age(click.ParamType[timedelta]):
         """Read it."""
         if isinstance(value, timedelta):
             return value
-        match = _AGE.fullmatch(str(value))
-        if match is None:
-            self.fail(f"{value!r} is no age: give one such as 90s, 15m, 2h, 1d or 3w", param, ctx)
         try:
-            return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-        except OverflowError:
-            self.fail(f"{value!r} is longer than time has been", param, ctx)
+            return parse_duration(str(value))
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 def short(seconds: float) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 import click
 from rich.text import Text
 
-from opsqueue.cli.connections import as_json, with_api
-from opsqueue.cli.durations import Age, short
+from opsqueue.cli.connections import as_json, with_api, with_optional_store
+from opsqueue.cli.durations import Duration, short
 from opsqueue.cli.names import (
     check_is_known,
     find_submission,
@@ -18,7 +19,7 @@ from opsqueue.cli.names import (
     submission_argument,
 )
 from opsqueue.cli.progress import follow
-from opsqueue.cli.submit import meta_option
+from opsqueue.cli.submit import CountOrShare, meta_option
 from opsqueue.cli.tables import (
     age,
     bar,
@@ -32,6 +33,8 @@ from opsqueue.cli.tables import (
     table,
 )
 from opsqueue.contents import check_completed
+from opsqueue.producer import ProducerClient
+from opsqueue.store import open_store
 from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import Order, SubmissionApi
 from opsqueue.wire import SubmissionBody, SubmissionsBody
@@ -54,14 +57,24 @@ Examples:
 Exit codes: 0 shown (with --wait: completed), with --wait 1 failed or cancelled, 2 usage,
 3 unreachable.
 """
+_RETRY_EPILOG: Final = """
+\b
+Examples:
+  opsqueue retry 1795000000000000000
+  new=$(opsqueue retry 1795000000000000000 --only failed) && opsqueue show "$new" --wait
+
+\b
+Exit codes: 0 it is in progress again, or the new one is; 1 it had not failed, or is in progress;
+2 there is none, or no operation of it failed; 3 unreachable.
+"""
 
 
 @click.command("list", epilog=_LIST_EPILOG)
 @queue_argument
 @click.option("-s", "--state", type=click.Choice(_STATES), help="  [default: any]")
 @meta_option
-@click.option("--since", type=Age(), metavar="AGE", help="Not older than: 90s, 15m, 2h, 1d, 3w.")
-@click.option("--until", type=Age(), metavar="AGE", help="Older than.")
+@click.option("--since", type=Duration(), metavar="AGE", help="Not older than: 90s, 2h, 3w.")
+@click.option("--until", type=Duration(), metavar="AGE", help="Older than.")
 @click.option(
     "--order", type=click.Choice(["newest", "oldest"]), default="newest", show_default=True
 )
@@ -239,20 +252,62 @@ def cancel(
     _tell(api.cancel(found.queue, found.id), as_json=as_json)
 
 
-@click.command()
+@click.command(epilog=_RETRY_EPILOG)
 @submission_argument
 @optional_queue
+@click.option(
+    "--only",
+    type=click.Choice(["failed"]),
+    help="Hand in a new submission of the operations that have an error; prints its id.",
+)
+@click.option(
+    "--max-failed-operations",
+    type=CountOrShare(),
+    metavar="N|N%",
+    help="Of the new one: past so many it fails.  [default: none]",
+)
 @as_json
+@with_optional_store
 @with_api
 def retry(
-    *, api: SubmissionApi, submission_id: SubmissionId, queue: str | None, as_json: bool
+    *,
+    api: SubmissionApi,
+    store_url: str | None,
+    submission_id: SubmissionId,
+    queue: str | None,
+    only: Literal["failed"] | None,
+    max_failed_operations: float | None,
+    as_json: bool,
 ) -> None:
     """Put failed or cancelled submission ID back to work; finished chunks stay finished.
 
-    Exit codes: 0 it is in progress again, 1 it had not failed, 2 there is none, 3 unreachable.
+    With --only failed the submission stays as it is, also a completed one, and its failed
+    operations are handed in anew.
     """
     found = find_submission(api, submission_id, queue)
-    _tell(api.retry(found.queue, found.id), as_json=as_json)
+    if only is None:
+        if max_failed_operations is not None:
+            message = "--max-failed-operations goes with --only failed"
+            raise click.UsageError(message)
+        _tell(api.retry(found.queue, found.id), as_json=as_json)
+        return
+    if store_url is None:
+        message = (
+            "--only failed reads the operations from the object store: give --store-url or set "
+            "OPSQUEUE_STORE_URL, as workers and producers have it"
+        )
+        raise click.UsageError(message)
+    with closing(open_store(store_url)) as store:
+        producer = ProducerClient.over(api, store, queue=found.queue)
+        new_id = producer.retry_submission(
+            found.id, only=only, max_failed_operations=max_failed_operations
+        )
+    new = api.get(found.queue, new_id)
+    if as_json:
+        print_json(SubmissionBody.of(new))
+        return
+    click.echo(str(new_id))
+    say(f"handed in {counted(new.operations_total, 'operation')} of {found.id} anew")
 
 
 def _tell(submission: Submission, *, as_json: bool) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from opsqueue.cli.connections import as_json, with_api, with_store
+from opsqueue.cli.durations import Duration
 from opsqueue.cli.lines import STANDARD, check_writable, opened, operations_of
 from opsqueue.cli.names import QueueName
 from opsqueue.cli.progress import ended_text, follow, reading, warn_if_nobody_works
@@ -15,7 +17,8 @@ from opsqueue.cli.results import errors_option, output_option, write_results
 from opsqueue.cli.tables import print_json, say
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.contents import ErrorMode, check_completed
-from opsqueue.producer import ProducerClient
+from opsqueue.duration import milliseconds
+from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore
 from opsqueue.submission_api import SubmissionApi
@@ -25,6 +28,7 @@ _EPILOG: Final = """
 \b
 Examples:
   opsqueue submit emails addresses.jsonl --chunk-size 100
+  opsqueue submit crawl urls.jsonl -c 50 --backoff 10s --max-backoff 10m --retention 7d
   zcat big.jsonl.gz | opsqueue submit emails - --chunk-size 1000 --meta customer=7
   opsqueue submit emails in.jsonl --chunk-size 100 --wait --output out.jsonl
   id=$(opsqueue submit emails in.jsonl --chunk-size 100) && opsqueue show "$id"
@@ -129,6 +133,33 @@ meta_option = click.option(
     help="Past so many the submission fails, where the handler collects errors.",
 )
 @click.option(
+    "--backoff",
+    type=Duration(),
+    default="1s",
+    show_default=True,
+    metavar="DURATION",
+    help="Before a chunk's second attempt; doubles with each, half of it jitter.",
+)
+@click.option(
+    "--max-backoff",
+    type=Duration(),
+    default="1m",
+    show_default=True,
+    metavar="DURATION",
+    help="It grows no further.",
+)
+@click.option(
+    "--retention",
+    type=Duration(),
+    metavar="DURATION",
+    help="Kept so long after its end, like 12h or 7d.  [default: the queue's, else a day]",
+)
+@click.option(
+    "--delete-inputs",
+    is_flag=True,
+    help="As soon as it has completed; it can't be retried with --only failed then.",
+)
+@click.option(
     "--idempotency-key", metavar="TEXT", help="The same key gives the same submission for a day."
 )
 @click.option(
@@ -154,6 +185,10 @@ def submit(  # noqa: PLR0913 its options
     metadata: str | None,
     max_attempts: int,
     max_failed_operations: float | None,
+    backoff: timedelta,
+    max_backoff: timedelta,
+    retention: timedelta | None,
+    delete_inputs: bool,
     idempotency_key: str | None,
     codec: str,
     as_json: bool,
@@ -178,6 +213,13 @@ def submit(  # noqa: PLR0913 its options
             metadata=None if metadata is None else metadata.encode(),
             max_attempts=max_attempts,
             max_failed_operations=max_failed_operations,
+            backoff=Backoff(
+                first_ms=milliseconds(backoff),
+                # Who sets the first one alone above a minute means that.
+                max_ms=milliseconds(max(backoff, max_backoff)),
+            ),
+            retention=retention,
+            delete_inputs_at_completion=delete_inputs,
             idempotency_key=idempotency_key,
         )
     # Before the wait: whoever reads the pipe has it, whatever happens then.

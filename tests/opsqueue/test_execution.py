@@ -76,6 +76,23 @@ def test_a_handler_may_ask_for_its_chunk(store: ObjectStore):
     assert [(c.submission_id, c.chunk_index, c.attempt) for c in seen] == [(41, 0, 2)]
 
 
+def test_an_error_that_has_no_text_fails_its_chunk_all_the_same(store: ObjectStore):
+    """However an exception behaves, the chunk is reported."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def handle(_operations: list[int]) -> list[int]:
+        raise MuteError
+
+    report = execute(reservation(), chunk_handler(handle), store)
+
+    assert isinstance(report, Failed)
+    assert report.failure.message == "its __str__ raised RuntimeError"
+    assert report.failure.type.endswith("MuteError")
+
+
 @pytest.mark.parametrize(
     ("returned", "says"),
     [

@@ -48,6 +48,9 @@ submissions = st.builds(
     state=st.sampled_from(SubmissionState),
     prefix=texts,
     codec=texts,
+    backoff=st.builds(Backoff, first_ms=st.integers(0, 1_000), max_ms=st.integers(1_000, 2_000)),
+    retention_ms=st.none() | numbers,
+    delete_inputs_at_completion=st.booleans(),
     **dict.fromkeys(
         (
             "chunks_total",
@@ -90,6 +93,9 @@ def a_submission(**changes: object) -> Submission:
         "operations_failed": 0,
         "max_failed_operations": None,
         "max_attempts": 10,
+        "backoff": Backoff(first_ms=5, max_ms=7),
+        "retention_ms": 3_600_000,
+        "delete_inputs_at_completion": True,
         "metadata": b"\x00\xff",
         "strategic_metadata": {"customer": 2**62},
         "trace_context": {},
@@ -218,6 +224,7 @@ def test_counts_survive_the_wire() -> None:
         chunks_per_second=0.5,
         operations_per_second=12.25,
         is_paused=True,
+        oldest_waiting_at=datetime(2026, 11, 23, tzinfo=UTC),
         stats={"chunks_inserted": 2**40},
     )
 

@@ -6,14 +6,18 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import ProducerClient
+from opsqueue.store import open_store
 from opsqueue.submission import Backoff
+from opsqueue.submission_api import QueueApi
 from tests.served_metrics import documented, served
 from tests.system.conftest import Process, Start
 
@@ -29,6 +33,13 @@ def until(is_so: Callable[[], bool], within_s: float = 30) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own: a scrape counts every queue, and other tests have thousands."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -78,13 +89,13 @@ def asking(
 
 
 def start_prometheus(start: Start, folder: Path, urls: list[str]) -> str:
-    """One that looks at them five times a second; its URL."""
+    """One that looks at them twice a second; its URL."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not installed (Debian: prometheus)")
     targets = [url.removeprefix("http://").removesuffix("/metrics") for url in urls]
     settings = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
         "scrape_configs": [{"job_name": "opsqueue", "static_configs": [{"targets": targets}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(settings))
@@ -167,11 +178,12 @@ def test_requests_are_counted_over_all_processes_of_an_api(api_url: str):
 
 
 def test_a_worker_measures_its_children_and_survives_their_deaths(
-    start_worker: Start, producer_of: Callable[..., ProducerClient]
+    start_worker: Start, redis_url: str, store_url: str, queue_name: str
 ):
     """A chunk that kills its process is counted, and what is documented is served."""
     worker = start_worker(*QUICK, "--metrics-port", "0")
-    producer = producer_of(inline_bytes=0)
+    api, store = QueueApi(connect(redis_url)), open_store(f"{store_url}?durable=false")
+    producer = ProducerClient.over(api, store, queue=queue_name, inline_bytes=0)
 
     id_ = producer.insert_submission([1, 2, ["kill"]], chunk_size=1, max_attempts=1)
     producer.wait_for_submission(id_, timeout=60)

@@ -20,7 +20,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.strategy import Oldest
-from opsqueue.submission import SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
 
 Document = Callable[[Result], Any]
@@ -163,6 +163,27 @@ def test_operations_that_failed_are_told_apart(
     second = json.loads(told_apart.stdout.splitlines()[1])["error"]
     assert (1, "ValueError", "no mail") == (second["index"], second["type"], second["message"])
     assert second == json.loads(errors.stdout)
+
+
+def test_failed_operations_alone_are_handed_in_anew(
+    run, queue: Queue, producer: ProducerClient, store: ObjectStore
+):
+    """The id is on standard output; what is asked for wrongly is named."""
+    submission_id = str(producer.insert_submission([1, 2, 3], chunk_size=3, retention=60))
+    early = run("retry", submission_id, "--only", "failed")
+    with_errors(queue, store)
+
+    retried = run("retry", submission_id, "--only", "failed", "--max-failed-operations", "0")
+    nowhere = run("retry", submission_id, "--only", "failed", OPSQUEUE_STORE_URL=None)
+    misplaced = run("retry", submission_id, "--max-failed-operations", "0")
+
+    new = queue.get_submission(SubmissionId(retried.stdout.strip()))
+    assert (1, 60_000, 0) == (new.operations_total, new.retention_ms, new.max_failed_operations)
+    assert f"handed in 1 operation of {submission_id} anew" in retried.stderr
+    assert (1, 2, 2) == (early.exit_code, nowhere.exit_code, misplaced.exit_code)
+    assert "is in progress: its failed operations can be retried when it has" in early.stderr
+    assert "--store-url" in nowhere.stderr
+    assert "goes with --only failed" in misplaced.stderr
 
 
 def test_what_failed_is_shown(run, producer: ProducerClient, fail):

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from opsqueue.cli import main, progress
 from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.submission import Backoff, SubmissionId, SubmissionState
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_every_option_reaches_the_submission(run, queue: Queue):
     result = run(
         *("submit", queue.name, "-", "--meta", "customer=7", "--meta", "priority=-1"),
         *("--metadata", "für später", "--codec", "json", "--max-failed-operations", "50%"),
+        *("--backoff", "2m", "--retention", "7d", "--delete-inputs"),
         stdin='{"a": 1}\n[2]\n',
         OPSQUEUE_SUBMIT_CHUNK_SIZE="1",
         OPSQUEUE_SUBMIT_MAX_ATTEMPTS="3",
@@ -58,6 +59,11 @@ def test_every_option_reaches_the_submission(run, queue: Queue):
         submission.chunks_total,
         submission.max_attempts,
         submission.max_failed_operations,
+    )
+    assert Backoff(first_ms=120_000, max_ms=120_000) == submission.backoff
+    assert (7 * 24 * 3_600_000, True) == (
+        submission.retention_ms,
+        submission.delete_inputs_at_completion,
     )
 
 
