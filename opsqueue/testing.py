@@ -137,6 +137,8 @@ class _WorkingApi(QueueApi):
 def local(app: Opsqueue) -> Iterator[LocalOpsqueue]:
     """Run an app's handlers in this process, on a fresh fakeredis and a fresh memory store.
 
+    What the app does at a worker's start and end is done at the beginning and at the end.
+
     Raises:
         IncorrectUsageError: fakeredis is not installed.
     """
@@ -149,7 +151,11 @@ def local(app: Opsqueue) -> Iterator[LocalOpsqueue]:
     client = fakeredis.FakeRedis(server=server, protocol=2)
     store = open_store(f"memory://local-{secrets.token_hex(8)}")
     try:
+        for hook in app.start_hooks:
+            hook()
         yield LocalOpsqueue(app, client, store)
+        for hook in app.stop_hooks:
+            hook()
     finally:
         store.close()
         client.close()

@@ -18,6 +18,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opsqueue import tracing
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from tests.documents import PAGES, Dev, file_of, running_dev
+
+README = PAGES[0]
 
 # What a shell runs in the background ignores SIGINT, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +35,16 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """`opsqueue dev` as the README starts it, with the files that its and other pages name."""
+    folder = tmp_path_factory.mktemp("dev")
+    for name in ("tasks.py", "prices.py", "consumer.mjs"):
+        (folder / name).write_text(file_of(README, name))
+    with running_dev(folder) as dev:
+        yield dev
 
 
 @pytest.fixture(scope="session")

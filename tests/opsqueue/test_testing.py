@@ -42,6 +42,19 @@ def test_results_come_in_order(opsqueue_app: Opsqueue):
     assert results == list(range(1, 11))
 
 
+def test_hooks_run_as_in_a_worker(opsqueue_app: Opsqueue):
+    """Before the first chunk and after the last."""
+    seen: list[str] = []
+    opsqueue_app.on_worker_start(lambda: seen.append("start"))
+    opsqueue_app.on_worker_stop(lambda: seen.append("stop"))
+
+    with local(opsqueue_app) as opsqueue:
+        list(opsqueue.run_submission("numbers", [1]))
+        seen.append("ran")
+
+    assert ["start", "ran", "stop"] == seen
+
+
 def test_the_fixture_runs_the_users_app(opsqueue_local: LocalOpsqueue):
     """The user defines `opsqueue_app` and asks for `opsqueue_local`."""
     results = list(opsqueue_local.run_submission("numbers", [1]))

