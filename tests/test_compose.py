@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 import click
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 
 from opsqueue.app import load_app
@@ -26,6 +27,9 @@ from tests.dockerfiles import DOCKERFILES, ROOT, health_code, last, tool
 
 DEVELOPMENT_SECRET = "development-only"  # noqa: S105  the fact tested is that nothing else is one
 ONE_SHOT = {"bucket"}
+OBSERVING = {"prometheus", "grafana", "traces"}
+UNASKED = {"traces"}
+"""Nothing in its image could ask."""
 COMPOSE_ONLY = {"OPSQUEUE_WORKERS"}
 """Read by docker-compose.yml, and by no program."""
 
@@ -37,6 +41,7 @@ def _compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[s
             tool("docker-compose"),
             *("--env-file", os.devnull),
             *("--file", str(ROOT / "docker-compose.yml")),
+            *("--profile", "observe"),
             *("config", *arguments),
         ],
         env={"PATH": os.defpath, "HOME": "/nonexistent", **variables},
@@ -138,7 +143,7 @@ def test_every_port_is_published_on_loopback_only(services: dict[str, dict[str, 
     """Docker publishes past the firewall, and without .env the API asks for no token."""
     ports = [port for service in services.values() for port in service.get("ports", [])]
 
-    assert {3999, 8333} == {port["target"] for port in ports}
+    assert {3999, 8333, 9090, 3000, 16686} == {port["target"] for port in ports}
     assert {"127.0.0.1"} == {port.get("host_ip") for port in ports}
     assert "host" not in {service.get("network_mode") for service in services.values()}
 
@@ -168,7 +173,7 @@ def test_the_stores_objects_are_in_a_volume(services: dict[str, dict[str, Any]])
 
 def test_no_secret_stands_in_the_file(template: dict[str, Any]) -> None:
     """Each comes from a variable, whose default says that it is for development, or is none."""
-    secret = re.compile("PASSWORD|SECRET|ACCESS_KEY|AUTH|TOKEN")
+    secret = re.compile("PASSWORD|SECRET|ACCESS_KEY|AUTH$|TOKEN")
     values = {
         (name, key): value
         for name, service in template["services"].items()
@@ -182,8 +187,15 @@ def test_no_secret_stands_in_the_file(template: dict[str, Any]) -> None:
 
 
 def test_every_development_secret_can_be_replaced() -> None:
-    """With the three variables set, no development value is left anywhere."""
-    text = _compose(REDIS_PASSWORD="a", S3_ACCESS_KEY="b", S3_SECRET_KEY="c").stdout  # noqa: S106
+    """With five variables set, no development value is left anywhere."""
+    given = (
+        "REDIS_PASSWORD",
+        "S3_ACCESS_KEY",
+        "S3_SECRET_KEY",
+        "METRICS_TOKEN",
+        "GRAFANA_PASSWORD",
+    )
+    text = _compose(**dict.fromkeys(given, "mine")).stdout
 
     assert DEVELOPMENT_SECRET not in text
 
@@ -197,6 +209,33 @@ def test_the_number_of_workers_can_be_set(services: dict[str, dict[str, Any]]) -
     assert changed["worker"]["environment"]["OPSQUEUE_WORKER_CONCURRENCY"] == "3"
 
 
+def test_observing_is_a_profile_of_its_own(services: dict[str, dict[str, Any]]) -> None:
+    """Without it nothing of it is started; images are pinned to a version."""
+    assert {n for n, service in services.items() if service.get("profiles")} == OBSERVING
+    for name in OBSERVING:
+        assert services[name]["profiles"] == ["observe"]
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", services[name]["image"])
+
+
+def test_prometheus_scrapes_where_the_stack_answers(
+    stack: dict[str, Any], services: dict[str, dict[str, Any]]
+) -> None:
+    """API and workers by their names and ports, with the token that is mounted."""
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    by_api, by_worker = config["scrape_configs"]
+    (mounted,) = services["prometheus"]["configs"]
+
+    assert by_api["static_configs"] == [{"targets": [f"api:{last('api', 'EXPOSE')}"]}]
+    (found,) = by_worker["dns_sd_configs"]
+    worker = services["worker"]["environment"]
+    assert (found["names"], str(found["port"])) == (
+        ["worker"],
+        worker["OPSQUEUE_WORKER_METRICS_PORT"],
+    )
+    assert by_api["authorization"]["credentials_file"] == mounted["target"]
+    assert stack["configs"][mounted["source"]]["content"] == DEVELOPMENT_SECRET
+
+
 def test_every_service_has_a_health_check_or_ends_by_itself(
     services: dict[str, dict[str, Any]],
 ) -> None:
@@ -207,7 +246,7 @@ def test_every_service_has_a_health_check_or_ends_by_itself(
     }
 
     assert set(DOCKERFILES) == built
-    assert set(services) == checked | built | ONE_SHOT
+    assert set(services) == checked | built | ONE_SHOT | UNASKED
     assert {"no"} == {services[name]["restart"] for name in ONE_SHOT}
     for name in built:
         ast.parse(health_code(name))
