@@ -192,6 +192,13 @@ local function note_sign_of_life(worker, timeout_ms)
   redis.call('ZADD', base .. 'dead_at', now + timeout_ms, worker)
 end
 
+-- What its last sign of life said of that; false: it is not heard of, or forgotten as dead.
+local function known_timeout(worker)
+  local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
+  local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
+  return seen_at and dead_at and tonumber(dead_at) - tonumber(seen_at)
+end
+
 -- Forget a worker that holds nothing any more.
 local function remove_worker(worker)
   redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)

@@ -50,16 +50,9 @@ local function free_due_chunks()
   end
 end
 
--- What the worker said at its last sign of life; nil: it is not heard of, or forgotten as dead.
-local function known_timeout()
-  local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
-  local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
-  return seen_at and dead_at and tonumber(dead_at) - tonumber(seen_at)
-end
-
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
 go_on_without_memory()
-note_sign_of_life(worker, known_timeout() or tonumber(ARGV[8]))
+note_sign_of_life(worker, known_timeout(worker) or tonumber(ARGV[8]))
 if redis.call('EXISTS', base .. 'paused') == 1 then
   return answer('paused', {}, {}, '')
 end
@@ -67,8 +60,7 @@ free_due_chunks()
 
 local subs, order, entries = {}, {}, {}
 while #entries < limit and inputs_bytes_left > 0 do
-  -- Chance for each pick anew, by a step of Lehmer's generator: a server's math.random begins alike
-  -- in each call.
+  -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
   local id, found = pick(strategy, chance, look_from)
   if not id then
