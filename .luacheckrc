@@ -18,7 +18,7 @@ local prelude = {
   "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
   "count_recent", "end_reservation", "use_attempt",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
-  "note_sign_of_life", "remove_worker",
+  "note_sign_of_life", "known_timeout", "remove_worker",
 }
 files["opsqueue/lua"].read_globals = prelude
 local order = {

@@ -93,6 +93,8 @@ class WorkerSeen:
     """Of this queue."""
     oldest_ms: int | None = None
     """How long it has had the one that it has had for longest; None: it has none."""
+    is_alive: bool = True
+    """Whether it has been silent for less long than its own heartbeat timeout."""
 
 
 @dataclass(frozen=True, slots=True)

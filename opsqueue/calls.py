@@ -35,6 +35,8 @@ Answer = TypeVar("Answer")
 
 MAX_BATCH: Final = 1_000
 """Chunks in one call, so that no script keeps the server busy for long."""
+DEFAULT_TIMEOUT_MS: Final = 30_000
+"""After so long a silence a worker is dead that does not say otherwise."""
 
 _TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")  # more digits may not fit 64 bits
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -58,6 +60,7 @@ def reserve_chunks(
     reservation_ms: int,
     strategy: AnyStrategy | None,
     look_from: str = "",
+    heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
 ) -> Call[Reserved]:
     """See `Queue.reserve_chunks`."""
     if not 1 <= limit <= MAX_BATCH:
@@ -76,6 +79,7 @@ def reserve_chunks(
             "strategy": (strategy or Random()).wire(),
             "chance": secrets.randbelow(2**30) + 1,
             "look_from": look_from,
+            "heartbeat_timeout_ms": heartbeat_timeout_ms,
         },
     )
 

@@ -28,9 +28,6 @@ from opsqueue.strategy import AnyStrategy
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
 
-DEFAULT_TIMEOUT_MS: Final = 30_000
-"""After so long a silence a worker is dead, unless it says otherwise."""
-
 
 class ChunkApi(Protocol):
     """The chunks of one queue in one worker's hands, in values.
@@ -98,7 +95,7 @@ class QueueChunkApi:
         worker: str,
         *,
         url: str = "redis://",
-        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
         check: Callable[[], object] = lambda: None,
     ) -> None:
         """Connect to nothing yet; the queue's client stays the caller's."""
@@ -128,6 +125,7 @@ class QueueChunkApi:
             limit=limit,
             reservation_ms=reservation_ms,
             strategy=strategy,
+            heartbeat_timeout_ms=self._timeout_ms,
             wait_s=wait_s,
             is_gone=is_gone,
         ).chunks
@@ -169,13 +167,14 @@ def retire_wholly(queue: Queue, worker: str) -> None:
         pass
 
 
-def reserve_when_free(
+def reserve_when_free(  # noqa: PLR0913 a reserve's own, and how to wait
     queue: Queue,
     worker: str,
     *,
     limit: int,
     reservation_ms: int,
     strategy: AnyStrategy,
+    heartbeat_timeout_ms: int,
     wait_s: float,
     slice_ms: int = 1_000,
     is_gone: Callable[[], bool],
@@ -188,6 +187,7 @@ def reserve_when_free(
         limit: at most.
         reservation_ms: from when they are taken.
         strategy: which.
+        heartbeat_timeout_ms: of the worker, until its first heartbeat says it.
         wait_s: seconds from now; 0 only looks.
         slice_ms: after each `is_gone` is asked; at most BLOCK_MS, for the connection's sake.
         is_gone: nobody waits any more, or the process shuts down: takes nothing after that.
@@ -195,7 +195,11 @@ def reserve_when_free(
     deadline = time.monotonic() + wait_s
     while True:
         reserved = queue.reserve_chunks(
-            worker, limit=limit, reservation_ms=reservation_ms, strategy=strategy
+            worker,
+            limit=limit,
+            reservation_ms=reservation_ms,
+            strategy=strategy,
+            heartbeat_timeout_ms=heartbeat_timeout_ms,
         )
         # Also without a wake-up: a look now and then finds what none announced.
         until = min(deadline, time.monotonic() + BLOCK_MS / 1000)

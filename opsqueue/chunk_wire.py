@@ -33,17 +33,22 @@ from opsqueue.store import input_key, output_key
 from opsqueue.submission import SubmissionId
 
 AnyOutcome = CompleteOutcome | FailOutcome | ReleaseOutcome
+TimeoutMs = Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)]
 DelayMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 
 
 class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a consumer wants. `strategy` is text as on command lines, or JSON."""
+    """What a consumer wants. `strategy` is text as on command lines, or JSON.
+
+    `heartbeat_timeout_ms`: `timeout_ms` of its heartbeats, which counts until the first of them.
+    """
 
     worker: str
     max: Annotated[int, Meta(ge=1, le=MAX_BATCH)] = 1
     strategy: Annotated[str, Meta(max_length=2_000)] | dict[str, Any] = "Random"
     wait: Annotated[float, Meta(ge=0, le=60)] = 0
     reservation_ms: int = 600_000
+    heartbeat_timeout_ms: TimeoutMs | None = None
     include_operations: bool = False
 
 
@@ -277,7 +282,7 @@ class HeartbeatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     tokens: Annotated[list[str], Meta(max_length=10_000)] = []
     info: dict[str, Any] = {}
-    timeout_ms: Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)] | None = None
+    timeout_ms: TimeoutMs | None = None
 
 
 class AliveBody(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from opsqueue import __version__, connection
+from opsqueue import __version__, calls, connection
 from opsqueue.callback import (
     Chunk,
     ChunkCallback,
@@ -29,7 +29,7 @@ from opsqueue.callback import (
 )
 from opsqueue.calls import MAX_BATCH
 from opsqueue.chunk import ChunkFailure, Reservation
-from opsqueue.chunk_api import DEFAULT_TIMEOUT_MS, ChunkApi, QueueChunkApi
+from opsqueue.chunk_api import ChunkApi, QueueChunkApi
 from opsqueue.codec import RAW, Codec, open_codec
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.exceptions import InvalidArgumentError
@@ -119,7 +119,7 @@ class ConsumerClient:
                     on,
                     worker,
                     url=connection.masked(opsqueue_url),
-                    timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
+                    timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
                     check=partial(connection.check, client, url=opsqueue_url),
                 )
                 sweeper = Sweeper(

@@ -97,6 +97,7 @@ class HttpChunkApi(HttpClient):
             reservation_ms=reservation_ms,
             strategy=str(strategy),
             wait=wait_s,
+            heartbeat_timeout_ms=self._timeout_ms,
         )
         # Not repeated here: after a lost answer chunks are held unnoticed until a heartbeat frees
         # them, and more of them must not pile up within a second.

@@ -226,6 +226,7 @@ class Queue(Upkeep):
         limit: int = 1,
         reservation_ms: int = 600_000,
         strategy: AnyStrategy | None = None,
+        heartbeat_timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
     ) -> Reserved:
         """Take up to `limit` chunks; also a sign of the worker's life.
 
@@ -234,6 +235,8 @@ class Queue(Upkeep):
             limit: 1 to MAX_BATCH.
             reservation_ms: from now, on Redis's clock, until the chunks are taken back.
             strategy: Random by default.
+            heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
+                of them: for a worker that is new, or that was forgotten as dead.
         """
         self._register()
         look_from = ""
@@ -246,6 +249,7 @@ class Queue(Upkeep):
                     reservation_ms=reservation_ms,
                     strategy=strategy,
                     look_from=look_from,
+                    heartbeat_timeout_ms=heartbeat_timeout_ms,
                 )
             )
             # A composed strategy looks at a bounded number of submissions in one script.
@@ -308,7 +312,7 @@ class Queue(Upkeep):
         tokens: Iterable[Token] = (),
         info: bytes = b"{}",
         unknown_ms: int = 30_000,
-        timeout_ms: int = 30_000,
+        timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
     ) -> Alive:
         """Say that a worker lives and what it holds; learn what of that is void.
 

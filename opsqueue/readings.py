@@ -318,8 +318,9 @@ class Readings:
                         info=msgspec.json.decode(info) if info else {},
                         chunks_in_hand=held,
                         oldest_ms=max(0, now - reserved_at) if reserved_at else None,
+                        is_alive=now < dead_at,
                     )
-                    for name, seen, info, held, reserved_at in rows
+                    for name, seen, info, held, reserved_at, dead_at in rows
                 ]
         raise unexpected(answer)
 

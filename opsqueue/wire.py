@@ -521,6 +521,7 @@ class WorkerBody(Struct, frozen=True, kw_only=True):
     """A worker that has not gone. `info` is what it tells of itself.
 
     `oldest_ms`: how long it has had the chunk that it has had for longest; null: it has none.
+    `is_alive`: it has been silent for less long than its own heartbeat timeout.
     """
 
     name: str
@@ -528,6 +529,7 @@ class WorkerBody(Struct, frozen=True, kw_only=True):
     info: dict[str, Any]
     chunks_in_hand: int = 0
     oldest_ms: int | None = None
+    is_alive: bool = True
 
     @classmethod
     def of(cls, worker: WorkerSeen) -> WorkerBody:
@@ -538,6 +540,7 @@ class WorkerBody(Struct, frozen=True, kw_only=True):
             info=dict(worker.info),
             chunks_in_hand=worker.chunks_in_hand,
             oldest_ms=worker.oldest_ms,
+            is_alive=worker.is_alive,
         )
 
     def to_worker(self) -> WorkerSeen:
@@ -548,6 +551,7 @@ class WorkerBody(Struct, frozen=True, kw_only=True):
             info=self.info,
             chunks_in_hand=self.chunks_in_hand,
             oldest_ms=self.oldest_ms,
+            is_alive=self.is_alive,
         )
 
 

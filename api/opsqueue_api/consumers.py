@@ -62,6 +62,8 @@ class ReserveChunks:
     queue_of: QueueOf
     store: ObjectStore
     long_polls: LongPolls
+    timeout_ms: int
+    """Of who does not say it."""
 
     @operation(body=(Content(ReserveBody),), answers=ReservedBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
@@ -77,6 +79,7 @@ class ReserveChunks:
                 limit=body.max,
                 reservation_ms=body.reservation_ms,
                 strategy=strategy,
+                heartbeat_timeout_ms=body.heartbeat_timeout_ms or self.timeout_ms,
                 wait_s=wait_s,
                 is_gone=lambda: self.long_polls.is_stopping() or is_gone(),
             )
@@ -233,7 +236,7 @@ def add_routes(
     worker = "/v1/queues/{queue}/workers/{worker}"
     contents = "/v1/queues/{queue}/submissions/{submission_id}/chunks/{index}"
     needs = Need.CONSUME
-    route(f"{chunks}/reserve", ReserveChunks(queue_of, store, long_polls), POST=needs)
+    route(f"{chunks}/reserve", ReserveChunks(queue_of, store, long_polls, timeout_ms), POST=needs)
     route(f"{chunks}/complete", CompleteChunks(queue_of, store, limits), POST=needs)
     route(f"{chunks}/fail", FailChunks(queue_of, limits), POST=needs)
     route(f"{chunks}/release", ReleaseChunks(queue_of), POST=needs)

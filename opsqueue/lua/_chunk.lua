@@ -186,16 +186,17 @@ local function take_sweep(name, worker, lock_ms)
   return true
 end
 
--- A worker lives. It says itself after how long a silence it is dead, which every sweeper goes by;
--- without `timeout_ms` that is as it was before.
+-- A worker lives. It says itself after how long a silence it is dead, which every sweeper goes by.
 local function note_sign_of_life(worker, timeout_ms)
-  if not timeout_ms then
-    local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
-    local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
-    timeout_ms = seen_at and dead_at and tonumber(dead_at) - tonumber(seen_at) or 30000
-  end
   redis.call('ZADD', base .. 'workers', now, worker)
   redis.call('ZADD', base .. 'dead_at', now + timeout_ms, worker)
+end
+
+-- What its last sign of life said of that; false: it is not heard of, or forgotten as dead.
+local function known_timeout(worker)
+  local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
+  local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
+  return seen_at and dead_at and tonumber(dead_at) - tonumber(seen_at)
 end
 
 -- Forget a worker that holds nothing any more.

@@ -29,7 +29,8 @@
 --                            in this order: s submission, i index, a attempt, t reserved at,
 --                            e expires at
 -- workers            zset    worker -> its last sign of life
--- dead_at            zset    worker -> instant from which it is dead without another one
+-- dead_at            zset    worker -> instant from which it is dead without another one, by its
+--                            own word: less the one in `workers`, its heartbeat timeout
 -- worker_info        hash    worker -> JSON that it tells of itself
 -- inhand:KEY         hash    value of strategic metadata -> chunks in hand
 -- inhand             hash    key of strategic metadata -> chunks in hand of whatever value

@@ -4,8 +4,9 @@
 -- ARGV[1] now    see _prelude
 -- ARGV[2] limit  workers at most, the ones seen last first
 --
--- Returns {"listed", now, workers}: {worker, last_seen, info, chunks_in_hand, reserved_at} each;
--- info is '' until its first heartbeat; reserved_at that of its oldest chunk in hand, 0 without.
+-- Returns {"listed", now, workers}: {worker, last_seen, info, chunks_in_hand, reserved_at, dead_at}
+-- each; info is '' until its first heartbeat; reserved_at that of its oldest chunk in hand, 0
+-- without.
 local limit = tonumber(ARGV[2])
 
 local function oldest_of(worker)
@@ -32,6 +33,7 @@ for i = 1, #seen, 2 do
     redis.call('HGET', base .. 'worker_info', worker) or '',
     held,
     held > 0 and oldest_of(worker) or 0,
+    tonumber(redis.call('ZSCORE', base .. 'dead_at', worker) or now),
   }
 end
 return {'listed', now, rows}

@@ -4,14 +4,15 @@
 -- index, then the one at the cursor. Each becomes an entry of the stream and is delivered to the
 -- worker here, so there is no moment at which it is neither free nor held.
 --
--- KEYS[1] base            prefix of the queue's keys
--- ARGV[1] now             see _prelude
--- ARGV[2] worker          who reserves
--- ARGV[3] limit           chunks at most
--- ARGV[4] reservation_ms  until it expires
--- ARGV[5] strategy        JSON, see _strategy.lua
--- ARGV[6] chance          an integer of 30 bits, drawn by the caller
--- ARGV[7] look_from       '', or where an answer with nothing said to go on looking
+-- KEYS[1] base                  prefix of the queue's keys
+-- ARGV[1] now                   see _prelude
+-- ARGV[2] worker                who reserves
+-- ARGV[3] limit                 chunks at most
+-- ARGV[4] reservation_ms        until it expires
+-- ARGV[5] strategy              JSON, see _strategy.lua
+-- ARGV[6] chance                an integer of 30 bits, drawn by the caller
+-- ARGV[7] look_from             '', or where an answer with nothing said to go on looking
+-- ARGV[8] heartbeat_timeout_ms  of a worker not heard of yet; else what its heartbeat said
 --
 -- With _order.
 -- With _limit.
@@ -51,7 +52,7 @@ end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
 go_on_without_memory()
-note_sign_of_life(worker)
+note_sign_of_life(worker, known_timeout(worker) or tonumber(ARGV[8]))
 if redis.call('EXISTS', base .. 'paused') == 1 then
   return answer('paused', {}, {}, '')
 end
@@ -59,8 +60,7 @@ free_due_chunks()
 
 local subs, order, entries = {}, {}, {}
 while #entries < limit and inputs_bytes_left > 0 do
-  -- Chance for each pick anew, by a step of Lehmer's generator: a server's math.random begins alike
-  -- in each call.
+  -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
   local id, found = pick(strategy, chance, look_from)
   if not id then

@@ -356,10 +356,13 @@ class Model:
         limit: int,
         reservation_ms: int,
         strategy: AnyStrategy,
+        timeout_ms: int,
         given: tuple[Reservation, ...],
     ) -> None:
         """Check what was given, chunk by chunk, against what the strategy allows."""
-        self._note_sign_of_life(now, worker)
+        is_known = worker in self.workers
+        own_ms = self.dead_at[worker] - self.workers[worker] if is_known else timeout_ms
+        self._note_sign_of_life(now, worker, own_ms)
         if self.is_paused:
             assert given == ()
             return
@@ -493,10 +496,7 @@ class Model:
         self._forget_worker(worker)
         return True
 
-    def _note_sign_of_life(self, now: int, worker: str, timeout_ms: int | None = None) -> None:
-        if timeout_ms is None:
-            known = worker in self.workers
-            timeout_ms = self.dead_at[worker] - self.workers[worker] if known else 30_000
+    def _note_sign_of_life(self, now: int, worker: str, timeout_ms: int) -> None:
         self.workers[worker] = now
         self.dead_at[worker] = now + timeout_ms
 

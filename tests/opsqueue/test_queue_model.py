@@ -95,11 +95,13 @@ NEW = st.fixed_dictionaries(
         "old_prefix": st.sampled_from([*[None] * 8, 0, 1, 2]),
     }
 )
+TIMEOUT_MS = st.sampled_from([0, 1_000, 30_000, 60_000])
 RESERVE: dict[str, st.SearchStrategy[Any]] = {
     "worker": WORKERS,
     "limit": st.sampled_from([1, 2, 3, 6, 1_000]),
     "reservation_ms": st.sampled_from([1, 1, 1_000, 50_000]),
     "strategy": STRATEGIES,
+    "timeout_ms": TIMEOUT_MS,
 }
 LIMIT = st.sampled_from([1, 2, 5, 1_000])
 
@@ -134,7 +136,7 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
             "worker": WORKERS,
             "picks": st.lists(PICK, max_size=8),
             "unknown_ms": st.sampled_from([0, 500, 30_000]),
-            "timeout_ms": st.sampled_from([0, 1_000, 30_000, 60_000]),
+            "timeout_ms": TIMEOUT_MS,
         },
     ),
     (1, "retire", {"worker": WORKERS, "limit": LIMIT}),
@@ -327,13 +329,24 @@ class QueueMachine(RuleBasedStateMachine):
                     self._release([token], 1_000 * (pick % 2))
 
     def reserve(
-        self, worker: str, limit: int, reservation_ms: int, strategy: AnyStrategy
+        self,
+        worker: str,
+        limit: int,
+        reservation_ms: int,
+        strategy: AnyStrategy,
+        timeout_ms: int,
     ) -> list[Token]:
         now = self.clock.now
         reserved = self.queue.reserve_chunks(
-            worker, limit=limit, reservation_ms=reservation_ms, strategy=strategy
+            worker,
+            limit=limit,
+            reservation_ms=reservation_ms,
+            strategy=strategy,
+            heartbeat_timeout_ms=timeout_ms,
         )
-        self.model.reserve(now, worker, limit, reservation_ms, strategy, reserved.chunks)
+        self.model.reserve(
+            now, worker, limit, reservation_ms, strategy, timeout_ms, reserved.chunks
+        )
         assert self.model.is_paused == reserved.is_paused
         if "RateLimit" not in str(strategy):
             assert self._expected_due() == reserved.next_due_in_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -118,6 +119,35 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
     assert pool.is_refused.wait(WITHIN_S)
     assert len(intake.held()) == 3
     intake.stop_taking()
+
+
+def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
+    real_client: redis.Redis, queue_name: str
+):
+    """Its next one may be minutes away, after a flush or a stall."""
+    pool, queue = OnePlace(), Queue(real_client, queue_name)
+    queue.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
+    app = Opsqueue()
+    app.operation_handler(queue_name)(abs)
+    handler = app.handler_of(queue_name)
+    intake = Intake(
+        queue,
+        handler,
+        strategy=handler.strategy,
+        worker="w",
+        pool=pool,
+        changed=threading.Condition(),
+        heartbeat_timeout_ms=300_000,
+    )
+
+    intake.start()
+
+    try:
+        assert pool.has_come.wait(WITHIN_S)
+        later = Queue(real_client, queue_name, clock=lambda: int(time.time() * 1000) + 200_000)
+        assert [worker.is_alive for worker in later.list_workers()] == [True]
+    finally:
+        intake.stop_taking()
 
 
 def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis, queue_name: str):

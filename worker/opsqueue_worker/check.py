@@ -13,7 +13,8 @@ from opsqueue_worker.settings import WorkerSettings
 def check_worker(settings: WorkerSettings, queues: tuple[str, ...]) -> str | None:
     """Look for a worker of this host among those that Redis knows; None when there is one.
 
-    A worker registers with its first heartbeat, which comes when its children are ready.
+    A worker registers with its first heartbeat, which comes when its children are ready, and says
+    itself after how long a silence it is dead.
 
     Returns:
         Otherwise what is missing, as a sentence.
@@ -23,8 +24,7 @@ def check_worker(settings: WorkerSettings, queues: tuple[str, ...]) -> str | Non
     try:
         for name in queues:
             for worker in Queue(client, name).list_workers():
-                is_fresh = worker.seen_ms_ago <= settings.heartbeat_timeout_s * 1000
-                if is_fresh and worker.info.get("host") == host:
+                if worker.is_alive and worker.info.get("host") == host:
                     return None
     except OpsqueueError as exc:
         return str(exc)

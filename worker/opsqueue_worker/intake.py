@@ -48,6 +48,7 @@ class Intake:
         worker: the name under which they are reserved.
         pool: works on them.
         changed: guards and announces every change: reports, free places, wake-ups, the end.
+        heartbeat_timeout_ms: of the worker, until its first heartbeat says it.
         on_round_trip: hears how many seconds Redis took, how many chunks it was asked for, and how
             many were reported.
     """
@@ -61,6 +62,7 @@ class Intake:
         worker: str,
         pool: Pool,
         changed: threading.Condition,
+        heartbeat_timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
         on_round_trip: Callable[[float, int, int], None] | None = None,
     ) -> None:
         self.queue = queue
@@ -69,6 +71,7 @@ class Intake:
         self._worker = worker
         self._pool = pool
         self._changed = changed
+        self._heartbeat_timeout_ms = heartbeat_timeout_ms
         self._on_round_trip = on_round_trip
         self._reporter = Reporter(queue.name, worker=worker)
         self._held: dict[Token, Reservation] = {}
@@ -177,6 +180,7 @@ class Intake:
                     reservation_ms=self._handler.reservation_ms,
                     strategy=self._strategy,
                     look_from=self._look_from,
+                    heartbeat_timeout_ms=self._heartbeat_timeout_ms,
                 )
             )
         began = time.monotonic()

@@ -83,6 +83,7 @@ class Worker:
                 worker=settings.name,
                 pool=self._pool,
                 changed=self._changed,
+                heartbeat_timeout_ms=int(settings.heartbeat_timeout_s * 1000),
                 on_round_trip=self._metrics.round_trips_of(name) if self._metrics else None,
             )
             for name, handler in self._handlers.items()

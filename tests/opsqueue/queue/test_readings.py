@@ -135,6 +135,20 @@ def test_workers_are_listed_with_what_they_tell_of_themselves(queue: Queue, cloc
     assert queue.list_workers(limit=1) == workers[:1]
 
 
+def test_a_dead_worker_is_listed_as_such_until_it_is_swept(queue: Queue, clock: Clock) -> None:
+    """By its own timeout, not by that of whoever reads."""
+    queue.heartbeat("quick", timeout_ms=1_000)
+    queue.heartbeat("patient", timeout_ms=300_000)
+    clock.advance(999)
+    before = {worker.name: worker.is_alive for worker in queue.list_workers()}
+    clock.advance(1)
+
+    after = {worker.name: worker.is_alive for worker in queue.list_workers()}
+
+    assert before == {"quick": True, "patient": True}
+    assert after == {"quick": False, "patient": True}
+
+
 def test_workers_are_listed_with_what_they_hold(queue: Queue, clock: Clock) -> None:
     """How many chunks, and for how long the oldest of them."""
     insert(queue, 5)

@@ -64,6 +64,49 @@ def test_each_worker_says_itself_after_how_long_a_silence_it_is_dead(
     assert (early, quick, patient_lives, reclaim_dead(queue)) == (0, 1, 0, 1)
 
 
+@pytest.mark.parametrize("timeout_ms", [5_000, 300_000])
+def test_a_worker_is_dead_by_its_own_word_from_its_first_reserve_on(
+    queue: Queue, clock: Clock, timeout_ms: int
+) -> None:
+    """No heartbeat has said it yet, and the next may be minutes away."""
+    insert(queue, 1)
+    queue.reserve_chunks("w1", heartbeat_timeout_ms=timeout_ms)
+
+    clock.advance(timeout_ms - 1)
+    early = reclaim_dead(queue)
+    clock.advance(1)
+
+    assert (early, reclaim_dead(queue)) == (0, 1)
+
+
+def test_a_worker_that_was_forgotten_says_its_timeout_anew_with_its_next_reserve(
+    queue: Queue, clock: Clock
+) -> None:
+    """It had only stalled: with the default, it would be robbed before its next heartbeat."""
+    insert(queue, 1)
+    queue.heartbeat("patient", timeout_ms=300_000)
+    clock.advance(300_000)
+    reclaim_dead(queue)
+    queue.reserve_chunks("patient", heartbeat_timeout_ms=300_000)
+
+    clock.advance(299_999)
+
+    assert reclaim_dead(queue) == 0
+
+
+def test_a_heartbeats_timeout_counts_more_than_that_of_a_later_reserve(
+    queue: Queue, clock: Clock
+) -> None:
+    """A consumer over HTTP need say it in its heartbeats alone."""
+    insert(queue, 1)
+    queue.heartbeat("w1", timeout_ms=300_000)
+    queue.reserve_chunks("w1", heartbeat_timeout_ms=5_000)
+
+    clock.advance(299_999)
+
+    assert reclaim_dead(queue) == 0
+
+
 def test_the_failure_names_the_dead_worker_and_its_silence(queue: Queue, clock: Clock) -> None:
     """Who reads the status learns which machine to look at."""
     id_ = insert(queue, 1)
