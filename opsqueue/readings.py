@@ -32,8 +32,8 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
+from opsqueue.grid import GridReadings
 from opsqueue.inline import Kind
-from opsqueue.script import Scripts
 from opsqueue.submission import (
     MAX_CHUNKS,
     Submission,
@@ -54,18 +54,8 @@ MAX_WINDOW: int = 65_536
 """Chunks that one reading of progress answers for: 8 KiB."""
 
 
-class Readings:
-    """What can be asked of a queue.
-
-    Args:
-        name: the queue's.
-        scripts: that read it.
-    """
-
-    def __init__(self, name: str, scripts: Scripts) -> None:
-        """Ask nothing yet."""
-        self.name = name
-        self._scripts = scripts
+class Readings(GridReadings):
+    """What can be asked of a queue."""
 
     def get_submission(self, submission_id: SubmissionId) -> Submission:
         """Give a submission as it is now.

@@ -180,6 +180,9 @@ READINGS: Final = (
     "get_retention",
     "unknown_prefixes",
     "count_queue",
+    "count_cells",
+    "list_reservations",
+    "list_delayed",
 )
 
 

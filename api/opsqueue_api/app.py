@@ -18,8 +18,10 @@ from opsqueue.wire import ProblemType
 from opsqueue_api import consumers, problem
 from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
+from opsqueue_api.dashboard import Page, PageFile
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
+from opsqueue_api.grid import Reservations, SubmissionChunks
 from opsqueue_api.health import Alive, Ready, Version
 from opsqueue_api.inline import InlineInputs, InlineOutputs
 from opsqueue_api.long_polls import LongPolls
@@ -114,6 +116,7 @@ def create_app(
     route(f"{queue}/pause", PauseQueue(queue_of), POST=Need.ADMIN)
     route(f"{queue}/resume", ResumeQueue(queue_of), POST=Need.ADMIN)
     route(f"{queue}/workers", Workers(queue_of), GET=Need.ADMIN)
+    route(f"{queue}/reservations", Reservations(queue_of), GET=Need.ADMIN)
     route(f"{queue}/submission-ids", SubmissionIds(queue_of), GET=Need.PRODUCE)
     route(f"{queue}/submissions", submissions, GET=Need.PRODUCE, POST=Need.PRODUCE)
     route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
@@ -125,11 +128,14 @@ def create_app(
     route(f"{submission}/results", Results(queue_of, store, waiting), GET=Need.PRODUCE)
     route(f"{submission}/inline-inputs", InlineInputs(queue_of), GET=Need.PRODUCE)
     route(f"{submission}/inline-outputs", InlineOutputs(queue_of), GET=Need.PRODUCE)
+    route(f"{submission}/chunks", SubmissionChunks(queue_of), GET=Need.PRODUCE)
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
     timeout_ms = int(heartbeat_timeout_s * 1000)
     consumers.add_routes(route, queue_of, store, limits, waiting, timeout_ms)
     route("/metrics", Metrics(QueueTotals(queue_of, names), registry), GET=Need.METRICS)
+    route("/", Page(), GET=Need.OPEN)
+    route("/dashboard/{file}", PageFile(), GET=Need.OPEN)
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
     route("/healthz", Alive(), GET=Need.OPEN)
     route("/readyz", Ready(client, store), GET=Need.OPEN)

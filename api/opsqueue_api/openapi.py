@@ -19,6 +19,7 @@ from opsqueue import __version__
 from opsqueue.wire import InsertBody, ProblemBody, ProblemType
 from opsqueue_api import problem
 from opsqueue_api.auth import Need
+from opsqueue_api.dashboard import page_files
 from opsqueue_api.openapi_schemas import EXAMPLES, refine
 from opsqueue_api.operation import ID_SCHEMA, Content, Operation, Parameter, operation, operation_of
 
@@ -30,6 +31,7 @@ _IN_PATH: Final[Mapping[str, dict[str, Any]]] = {
     "worker": {"type": "string", "pattern": "^[!-~]{1,200}$"},
     "index": {"type": "string", "pattern": "^[0-9]{1,10}$"},
     "submission_id": ID_SCHEMA,
+    "file": {"type": "string", "enum": sorted(page_files())},
 }
 _OF_BODY: Final = (
     ProblemType.MEDIA_TYPE,
@@ -107,7 +109,9 @@ def document_of(routes: list[Route], *, has_tokens: bool) -> dict[str, Any]:
             "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [{"name": name} for name in ("submissions", "queues", "chunks", "health")],
+        "tags": [
+            {"name": name} for name in ("submissions", "queues", "chunks", "dashboard", "health")
+        ],
         "paths": paths,
         "components": {
             "schemas": refine(schemas),
@@ -162,6 +166,8 @@ def _tag(path: str) -> str:
         return "submissions"
     if "/chunks" in path:
         return "chunks"
+    if path == "/" or path.startswith("/dashboard"):
+        return "dashboard"
     return "queues" if path.startswith("/v1") else "health"
 
 

@@ -20,7 +20,13 @@ from opsqueue_api.app import App, create_app
 from opsqueue_api.tokens import parse_tokens
 from tests.opsqueue_api.clients import client_of
 
-OPEN = {("GET", path) for path in ("/healthz", "/readyz", "/version", "/openapi.json")}
+OPEN = {
+    ("GET", path)
+    for path in (
+        *("/healthz", "/readyz", "/version", "/openapi.json"),
+        *("/", "/dashboard/{file}"),
+    )
+}
 SECRETS = {name: f"{name}-secret-0123456789" for name in ("producer", "consumer", "limited", "ops")}
 TOKENS = parse_tokens(f"""
 producer:{SECRETS["producer"]}:produce

@@ -1,0 +1,92 @@
+/** What can be done to queues and submissions; each is asked first. */
+
+import { queuePath, send, submissionPath } from "/dashboard/api.js";
+import { confirmed, editMetadata } from "/dashboard/dialogs.js";
+import { counted, number } from "/dashboard/format.js";
+
+/** @param {string} queue @param {boolean} isPaused */
+export function pauseOrResume(queue, isPaused) {
+  if (isPaused) {
+    return confirmed({
+      title: `Resume queue ${queue}?`,
+      what: "Workers take chunks of it again, at once.",
+      yes: "Resume it",
+      act: () => send("POST", `${queuePath(queue)}/resume`),
+      done: `Queue ${queue} is resumed.`,
+    });
+  }
+  return confirmed({
+    title: `Pause queue ${queue}?`,
+    what: "No worker takes a chunk of it until it is resumed. Chunks in hand are finished, and submissions can still be handed in.",
+    yes: "Pause it",
+    act: () => send("POST", `${queuePath(queue)}/pause`),
+    done: `Queue ${queue} is paused.`,
+  });
+}
+
+/**
+ * @typedef {{id: string, queue: string, state: string, chunks_total: number, chunks_done: number,
+ *   chunks_in_hand: number, chunks_failed: number, chunks_dropped: number, chunk_size: number,
+ *   operations_total: number, operations_done: number, operations_failed: number,
+ *   operations_succeeded: number, operations_dropped: number, max_failed_operations: number | null,
+ *   max_attempts: number, prefix: string, codec: string, created_at: string, ended_at: string | null,
+ *   metadata: string | null, strategic_metadata: Record<string, number | string>,
+ *   trace_context: Record<string, string>, is_inline: boolean, failure: Failure | null,
+ *   last_failure: Failure | null}} Submission
+ * @typedef {{chunk_index: number, attempt: number, at: string, type: string, message: string, traceback: string}} Failure
+ */
+
+/** @param {Submission} of */
+export function cancel(of) {
+  const left = of.chunks_total - of.chunks_done;
+  return confirmed({
+    title: `Cancel submission ${of.id}?`,
+    what: [
+      `It is in queue ${of.queue}. The ${counted(left, "chunk")} left of ${number(of.chunks_total)} will be dropped, those in hand included; what is done stays done.`,
+      "It can be put back to work afterwards, with Retry.",
+    ],
+    yes: "Cancel the submission",
+    isGrave: true,
+    act: () => send("POST", `${submissionPath(of.queue, of.id)}/cancel`),
+    done: `Submission ${of.id} is cancelled.`,
+  });
+}
+
+/** @param {Submission} of */
+export function retry(of) {
+  const left = of.chunks_total - of.chunks_done;
+  return confirmed({
+    title: `Retry submission ${of.id}?`,
+    what: [
+      `It goes back to work in queue ${of.queue}: the ${counted(left, "chunk")} left of ${number(of.chunks_total)}, each with ${counted(of.max_attempts, "attempt")} again. Finished chunks stay finished, errors of operations in them too.`,
+      of.max_failed_operations === null ? "" : "Its limit of failed operations holds no longer.",
+    ].filter(Boolean),
+    yes: "Retry it",
+    act: () => send("POST", `${submissionPath(of.queue, of.id)}/retry`),
+    done: `Submission ${of.id} is in progress again.`,
+  });
+}
+
+/** @param {Submission} of @returns {Promise<string>} the new submission's id, or "" */
+export async function retryOnlyFailed(of) {
+  let id = "";
+  await confirmed({
+    title: `Retry only what failed of submission ${of.id}?`,
+    what: [
+      `The ${counted(of.operations_failed, "operation")} with an error are handed in as a new submission in queue ${of.queue}, with the same chunk size and metadata.`,
+      "This submission stays as it is.",
+    ],
+    yes: "Hand them in",
+    act: async () => {
+      id = (await send("POST", `${submissionPath(of.queue, of.id)}/retry?only=failed`)).id;
+    },
+    done: "The failed operations are a new submission.",
+  });
+  return id;
+}
+
+/** @param {Submission} of */
+export function changeMetadata(of) {
+  return editMetadata(of.id, of.strategic_metadata, (json) =>
+    send("PATCH", submissionPath(of.queue, of.id), json));
+}

@@ -1,0 +1,137 @@
+/** What is asked of people: whether they mean it, a token, other metadata. Each is a `<dialog>`. */
+
+import { token } from "/dashboard/api.js";
+import { h, setText, show } from "/dashboard/dom.js";
+import { tell } from "/dashboard/parts.js";
+
+/**
+ * Open a dialog with a form; the promise tells whether it was done.
+ * @param {{title: string, body: import("/dashboard/dom.js").Child, yes: string, isGrave?: boolean,
+ *   act: () => Promise<void>}} of `act` throws what is then shown in the dialog
+ * @returns {Promise<boolean>}
+ */
+function ask({ title, body, yes, isGrave, act }) {
+  return new Promise((resolve) => {
+    let isDone = false;
+    const trouble = h("p", { class: "trouble", role: "alert", hidden: true });
+    const doIt = h("button", { type: "submit", class: isGrave ? "grave" : "main" }, yes);
+    const form = h("form", { novalidate: true },
+      h("h2", { id: "dialog-title" }, title), body, trouble,
+      h("div", { class: "buttons" },
+        h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Cancel"), doIt));
+    const dialog = h("dialog", { "aria-labelledby": "dialog-title", onclose: () => {
+      dialog.remove();
+      resolve(isDone);
+    } }, form);
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      doIt.disabled = true;
+      show(trouble, false);
+      try {
+        await act();
+        isDone = true;
+        dialog.close();
+      } catch (error) {
+        setText(trouble, error instanceof Error ? error.message : String(error));
+        show(trouble, true);
+      } finally {
+        doIt.disabled = false;
+      }
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/**
+ * Ask whether somebody means it, then do it, and say that it is done.
+ * @param {{title: string, what: import("/dashboard/dom.js").Child, yes: string, isGrave?: boolean,
+ *   act: () => Promise<unknown>, done: string}} of
+ */
+export async function confirmed({ title, what, yes, isGrave, act, done }) {
+  const body = h("div", {}, Array.isArray(what) ? what.map((text) => h("p", {}, text)) : h("p", {}, what));
+  const isDone = await ask({ title, body, yes, isGrave, act: async () => void (await act()) });
+  if (isDone) tell(done);
+  return isDone;
+}
+
+/** @type {Promise<boolean> | null} */
+let asking = null;
+
+/** Ask for a token, once for all who need one. @param {string} why the one before was refused */
+export function askForToken(why) {
+  asking ??= askOnce(why).finally(() => {
+    asking = null;
+  });
+  return asking;
+}
+
+/** @param {string} why */
+function askOnce(why) {
+  const field = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-about" });
+  const body = h("div", {},
+    why && h("p", { class: "trouble" }, `Refused: ${why}.`),
+    h("p", { id: "token-about" }, "This API takes tokens. Give the secret of one; it is kept in this tab until you close it, and sent to this API alone."),
+    h("label", { for: "token" }, "Token"), field);
+  return ask({
+    title: "Token",
+    body,
+    yes: "Use it",
+    act: async () => {
+      const secret = field.value.trim();
+      if (!/^[!-~]+$/.test(secret)) throw new Error("A token is of letters, digits and -._~+/ alone.");
+      token.set(secret);
+    },
+  });
+}
+
+const KEY = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
+const INTEGER = /^(0|-?[1-9]\d{0,18})$/;
+
+/**
+ * Ask for other strategic metadata and send what differs.
+ * @param {string} name of the submission
+ * @param {Record<string, number | string>} current
+ * @param {(json: string) => Promise<unknown>} sendChanges
+ */
+export async function editMetadata(name, current, sendChanges) {
+  const rows = h("div", { class: "pairs" });
+  const add = (key = "", value = /** @type {number | string} */ ("")) => {
+    const row = h("div", { class: "pair" },
+      h("input", { "aria-label": "Key", value: key, placeholder: "priority", spellcheck: "false", autocapitalize: "off" }),
+      h("input", { "aria-label": key ? `Value of ${key}` : "Value", value: String(value), placeholder: "0", inputmode: "numeric" }),
+      h("button", { type: "button", class: "quiet", "aria-label": key ? `Remove ${key}` : "Remove this pair", onclick: () => row.remove() }, "Remove"));
+    rows.append(row);
+    return row;
+  };
+  for (const [key, value] of Object.entries(current)) add(key, value);
+  if (!Object.keys(current).length) add();
+  const body = h("div", {},
+    h("p", {}, `Strategies choose the next chunk by these numbers, such as a priority. What you change holds for submission ${name} from the next chunk on; chunks in hand stay where they are.`),
+    rows,
+    h("button", { type: "button", class: "quiet", onclick: () => add().querySelector("input")?.focus() }, "Add a pair"));
+  const isDone = await ask({
+    title: "Change strategic metadata",
+    body,
+    yes: "Change it",
+    act: async () => {
+      const wanted = new Map();
+      for (const row of rows.children) {
+        const [key, value] = [...row.querySelectorAll("input")].map((input) => input.value.trim());
+        if (!key && !value) continue;
+        if (!KEY.test(key)) throw new Error(`“${key}” can't be a key: letters, digits and _.- alone.`);
+        if (!INTEGER.test(value)) throw new Error(`The value of ${key} is “${value}”: give an integer.`);
+        if (wanted.has(key)) throw new Error(`${key} is there twice.`);
+        wanted.set(key, value);
+      }
+      // As text: these integers have 64 bits, JavaScript's numbers 53.
+      const changes = [...wanted].filter(([key, value]) => String(current[key]) !== value).map(([key, value]) => `${JSON.stringify(key)}:${value}`);
+      for (const key of Object.keys(current)) if (!wanted.has(key)) changes.push(`${JSON.stringify(key)}:null`);
+      if (!changes.length) throw new Error("Nothing is changed yet.");
+      await sendChanges(`{"strategic_metadata":{${changes.join(",")}}}`);
+    },
+  });
+  if (isDone) tell(`Strategic metadata of submission ${name} changed.`);
+  return isDone;
+}
+

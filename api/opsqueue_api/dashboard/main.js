@@ -1,0 +1,114 @@
+/** The page: which view the address asks for, colours, the token. */
+
+import { onUnauthenticated, token } from "/dashboard/api.js";
+import { askForToken } from "/dashboard/dialogs.js";
+import { h, replace, setAttribute, setText, show } from "/dashboard/dom.js";
+import { quiet } from "/dashboard/live.js";
+import { tell, turnAges } from "/dashboard/parts.js";
+import { queueView } from "/dashboard/queue.js";
+import { queuesView } from "/dashboard/queues.js";
+import { submissionView } from "/dashboard/submission.js";
+import { workersView } from "/dashboard/workers.js";
+
+const main = /** @type {HTMLElement} */ (document.getElementById("main"));
+
+/**
+ * A view: its title, and its elements; it follows what it shows until the signal.
+ * @typedef {{title: string, node: Element}} View
+ */
+
+/** @type {[RegExp, string, (parts: string[], query: URLSearchParams, signal: AbortSignal) => View][]} */
+const ROUTES = [
+  [/^$/, "queues", (_parts, query, signal) => queuesView(query, signal)],
+  [/^workers$/, "workers", (_parts, _query, signal) => workersView(signal)],
+  [/^queues\/([^/]+)$/, "queues", ([queue], query, signal) => queueView(queue, query, signal)],
+  [/^queues\/([^/]+)\/submissions\/(\d+)$/, "queues", ([queue, id], _query, signal) => submissionView(queue, id, signal)],
+];
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+let current = new AbortController();
+
+function showView() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const focused = document.activeElement?.id;
+  const isFirst = !main.hasChildNodes();
+  current.abort();
+  current = new AbortController();
+  quiet();
+  /** @type {View} */
+  let view = { title: "Not found", node: h("div", {}, h("h1", { tabindex: -1 }, "Nothing here"), h("p", {}, "No view has this address. ", h("a", { href: "#/" }, "All queues"))) };
+  let place = "";
+  for (const [pattern, name, make] of ROUTES) {
+    const found = pattern.exec(path.replace(/\/$/, ""));
+    if (!found) continue;
+    place = name;
+    view = make(found.slice(1).map(decoded), new URLSearchParams(query), current.signal);
+  }
+  document.title = `${view.title} – opsqueue`;
+  for (const link of document.querySelectorAll("[data-nav]")) {
+    setAttribute(link, "aria-current", /** @type {HTMLElement} */ (link).dataset.nav === place ? "page" : null);
+  }
+  replace(main, view.node);
+  // A filter that was just used keeps the focus; a new view is read from its heading.
+  const again = focused ? document.getElementById(focused) : null;
+  if (again && main.contains(again)) again.focus();
+  else if (!isFirst) {
+    main.querySelector("h1")?.focus();
+    scrollTo(0, 0);
+  }
+}
+
+const THEMES = /** @type {const} */ (["system", "light", "dark"]);
+const theme = /** @type {HTMLElement} */ (document.getElementById("theme"));
+
+function showTheme() {
+  const chosen = document.documentElement.dataset.theme ?? "system";
+  setText(theme, { system: "◐", light: "☀", dark: "☾" }[chosen]);
+  const text = `Colours: ${chosen === "system" ? "as the system has them" : chosen}`;
+  setAttribute(theme, "aria-label", text);
+  setAttribute(theme, "title", text);
+}
+
+theme.addEventListener("click", () => {
+  const chosen = document.documentElement.dataset.theme ?? "system";
+  const next = THEMES[(THEMES.indexOf(/** @type {any} */ (chosen)) + 1) % THEMES.length];
+  if (next === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  try {
+    localStorage.setItem("opsqueue-theme", next);
+  } catch {
+    // It holds until the page is left.
+  }
+  showTheme();
+});
+
+const forget = /** @type {HTMLElement} */ (document.getElementById("forget"));
+forget.addEventListener("click", () => {
+  token.forget();
+  tell("The token is forgotten.");
+});
+document.addEventListener("token", () => {
+  show(forget, Boolean(token.get()));
+  showView();
+});
+
+document.querySelector("[data-skip]")?.addEventListener("click", (event) => {
+  // The address is the view's.
+  event.preventDefault();
+  main.focus();
+});
+
+addEventListener("hashchange", showView);
+setInterval(turnAges, 1_000);
+onUnauthenticated(askForToken);
+show(forget, Boolean(token.get()));
+showTheme();
+showView();

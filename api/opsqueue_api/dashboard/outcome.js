@@ -1,0 +1,95 @@
+/** What came of a submission: its failure, the errors of its operations, its results. */
+
+import { lines, request, submissionPath, token } from "/dashboard/api.js";
+import { h, replace, setText } from "/dashboard/dom.js";
+import { clock, counted, number } from "/dashboard/format.js";
+import { command, refusal, section, tell } from "/dashboard/parts.js";
+
+/** @typedef {import("/dashboard/actions.js").Submission} Submission */
+
+const FIRST_ERRORS = 20;
+const MOST_ERRORS = 1_000;
+
+/** Draw only when something is another: what is selected or open stays so. @param {Element} place @param {string} key @param {() => import("/dashboard/dom.js").Child} make */
+function drawn(place, key, make) {
+  if (/** @type {HTMLElement} */ (place).dataset.key === key) return;
+  /** @type {HTMLElement} */ (place).dataset.key = key;
+  replace(place, make());
+}
+
+/** @param {string} title @param {string} text */
+const trace = (title, text) => h("pre", { class: "trace", tabindex: 0, role: "region", "aria-label": title }, text);
+
+/** The failure that ended it, or of the last attempt that did not succeed. @param {Element} place @param {Submission} of */
+export function failureOf(place, of) {
+  const failure = of.failure ?? of.last_failure;
+  drawn(place, JSON.stringify([of.state, failure]), () => {
+    if (!failure) return null;
+    const isFinal = of.failure !== null;
+    const title = isFinal ? "Failure" : "Last failed attempt";
+    const where = of.chunks_failed || !isFinal
+      ? `Chunk ${number(failure.chunk_index)}, attempt ${number(failure.attempt)} of ${number(of.max_attempts)}, at ${clock(failure.at)}`
+      : `At ${clock(failure.at)}`;
+    const box = section(title,
+      h("p", { class: "strong" }, failure.type ? `${failure.type}: ${failure.message}` : failure.message),
+      h("p", { class: "note" }, where, isFinal ? "" : of.state === "in_progress" ? ". The chunk is tried again." : ""),
+      failure.traceback && trace("Traceback", failure.traceback.trimEnd()));
+    box.classList.add("failure", isFinal ? "final" : "passing");
+    return box;
+  });
+}
+
+/** Errors of single operations, the first ones. @param {Element} place @param {Submission} of @param {AbortSignal} signal */
+export function errorsOf(place, of, signal) {
+  drawn(place, String(of.operations_failed), () => {
+    if (!of.operations_failed) return null;
+    const list = h("ol", { class: "errors" });
+    const note = h("p", { class: "note" });
+    const more = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => read(MOST_ERRORS) }, "Show more");
+    const read = async (/** @type {number} */ limit) => {
+      try {
+        const { found, hasMore } = await lines(`${submissionPath(of.queue, of.id)}/errors`, limit, signal);
+        replace(list, found.map((error) => h("li", {}, h("details", {},
+          h("summary", {}, h("span", { class: "mono" }, `Operation ${number(error.index)}`), " ",
+            h("span", {}, error.type ? `${error.type}: ${error.message}` : error.message)),
+          h("p", { class: "note" }, `In chunk ${number(error.chunk_index)}`),
+          error.traceback ? trace(`Traceback of operation ${error.index}`, error.traceback.trimEnd()) : h("p", {}, "It has no traceback.")))));
+        more.hidden = !hasMore || limit === MOST_ERRORS;
+        setText(note, hasMore ? `The first ${number(found.length)} of ${number(of.operations_failed)}.` : "");
+      } catch (error) {
+        if (!signal.aborted) replace(list, h("li", {}, refusal(error, "Errors", () => read(limit))));
+      }
+    };
+    read(FIRST_ERRORS);
+    return section(`Errors of operations`,
+      h("p", {}, `${counted(of.operations_failed, "operation")} of finished chunks failed; the others have results.`),
+      list, note, more);
+  });
+}
+
+/** Where the results are. @param {Element} place @param {Submission} of */
+export function resultsOf(place, of) {
+  drawn(place, JSON.stringify([of.state, of.operations_failed, Boolean(token.get())]), () => {
+    if (of.state !== "completed") return null;
+    const path = `${submissionPath(of.queue, of.id)}/results${of.operations_failed ? "?errors=yield" : ""}`;
+    const name = `${of.queue}-${of.id}.ndjson`;
+    const link = h("a", { class: "button", href: path, download: name, onclick: async (/** @type {Event} */ event) => {
+      if (!token.get()) return;
+      // A link sends no token.
+      event.preventDefault();
+      try {
+        const address = URL.createObjectURL(await (await request(path)).blob());
+        h("a", { href: address, download: name }).click();
+        setTimeout(() => URL.revokeObjectURL(address), 60_000);
+      } catch (error) {
+        tell(`The results can't be had: ${error instanceof Error ? error.message : error}`);
+      }
+    } }, "Download results");
+    const header = token.get() ? `-H "authorization: Bearer $TOKEN" ` : "";
+    return section("Results",
+      h("p", {}, of.operations_failed
+        ? "A line of JSON an operation, in order, each an object with either its result or its error."
+        : "A line of JSON an operation, in order."),
+      h("p", {}, link), command(`curl ${header}"${location.origin}${path}"`));
+  });
+}

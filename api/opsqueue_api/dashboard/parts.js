@@ -1,0 +1,141 @@
+/** Small things that several views show: badges, bars, sparklines, tiles, refusals. */
+
+import { Problem } from "/dashboard/api.js";
+import { h, replace, setAttribute, setText, svg } from "/dashboard/dom.js";
+import { age, clock, number, percent, stateName } from "/dashboard/format.js";
+
+/** A submission's or a queue's state. @param {string} state @param {string} [text] */
+export function badge(state, text = stateName(state)) {
+  return h("span", { class: `badge ${state}` }, text);
+}
+
+/** @param {Element} element @param {string} state @param {string} [text] */
+export function setBadge(element, state, text = stateName(state)) {
+  setAttribute(element, "class", `badge ${state}`);
+  setText(element, text);
+}
+
+/** How much is done, as a bar with its number: `update(done, total, failed)`. @param {string} label */
+export function bar(label) {
+  const good = h("span", { class: "good" });
+  const bad = h("span", { class: "bad" });
+  const text = h("span", { class: "share" });
+  const track = h("span", { class: "track", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": label }, good, bad);
+  const node = h("span", { class: "bar" }, track, text);
+  return {
+    node,
+    /** @param {number} done @param {number} total @param {number} failed @param {string} state */
+    update(done, total, failed, state) {
+      const share = total === 0 ? 1 : done / total;
+      const wrong = total === 0 ? 0 : failed / total;
+      good.style.width = `${100 * (share - wrong)}%`;
+      bad.style.width = wrong > 0 ? `max(2px, ${100 * wrong}%)` : "0";
+      setAttribute(node, "data-state", state);
+      setAttribute(track, "aria-valuenow", Math.floor(100 * share));
+      setAttribute(track, "aria-valuetext", `${number(done)} of ${number(total)}`);
+      setText(text, percent(done, total));
+    },
+  };
+}
+
+const WIDE = 120;
+const HIGH = 28;
+
+/** What a number did lately, as a line: `update(values)`. @param {string} label @param {string} [kind] */
+export function sparkline(label, kind = "") {
+  const area = svg("path", { class: "area" });
+  const line = svg("path", { class: "line" });
+  const node = svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, area, line);
+  return {
+    node,
+    /** @param {number[]} values oldest first @param {number} room how many there could be */
+    update(values, room) {
+      const most = Math.max(...values, 0);
+      const step = WIDE / Math.max(1, room - 1);
+      const from = WIDE - step * (values.length - 1);
+      const points = values.map((value, i) =>
+        `${(from + i * step).toFixed(1)},${(HIGH - 2 - (most ? value / most : 0) * (HIGH - 5)).toFixed(1)}`);
+      setAttribute(line, "d", points.length > 1 ? `M${points.join("L")}` : `M0,${HIGH - 2}H${WIDE}`);
+      setAttribute(area, "d", points.length > 1 ? `M${from.toFixed(1)},${HIGH}L${points.join("L")}L${WIDE},${HIGH}Z` : "");
+      setAttribute(node, "class", `spark ${kind}${most ? "" : " flat"}`);
+    },
+  };
+}
+
+/** A number with what it is: `update(value, note)`. @param {string} title @param {string} [about] */
+export function tile(title, about) {
+  const value = h("dd", {}, "–");
+  const note = h("dd", { class: "note" });
+  return {
+    node: h("div", { class: "tile", title: about }, h("dt", {}, title), value, note),
+    value,
+    /** @param {import("/dashboard/dom.js").Child} text @param {import("/dashboard/dom.js").Child} [more] */
+    update(text, more = "") {
+      setText(value, text);
+      setText(note, more);
+    },
+  };
+}
+
+/** An instant with its age, which goes on by itself. @param {string} instant */
+export function ago(instant, suffix = " ago") {
+  return h("time", { datetime: instant, title: clock(instant), "data-age": suffix }, age(instant) + suffix);
+}
+
+/** Let the ages of all instants go on. */
+export function turnAges() {
+  for (const element of document.querySelectorAll("time[data-age]")) {
+    const of = /** @type {HTMLTimeElement} */ (element);
+    setText(of, age(of.dateTime) + (of.dataset.age ?? ""));
+  }
+}
+
+/** A command to copy. @param {string} text */
+export function command(text) {
+  const button = h("button", { type: "button", class: "quiet small" }, "Copy");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      setText(button, "Copied");
+    } catch {
+      setText(button, "Select it");
+    }
+    setTimeout(() => setText(button, "Copy"), 2_000);
+  });
+  return h("div", { class: "command" }, h("pre", { tabindex: 0 }, h("code", {}, text)), button);
+}
+
+/** What stands where nothing is yet. @param {string} title @param {...import("/dashboard/dom.js").Child} rest */
+export function empty(title, ...rest) {
+  return h("div", { class: "empty" }, h("p", { class: "strong" }, title), rest);
+}
+
+/** Why something is not shown. @param {unknown} error @param {string} what @param {() => void} [again] */
+export function refusal(error, what, again) {
+  const problem = error instanceof Problem ? error : null;
+  const needed = problem?.scopes.length ? `It takes the scope ${problem.scopes.join(" or ")}.` : "";
+  const title = {
+    401: `${what}: the API asks for a token`,
+    403: `${what}: this token may not see it`,
+    404: `${what}: not found`,
+  }[problem?.status ?? 0] ?? `${what}: no answer`;
+  return h("div", { class: "refusal", role: "group" },
+    h("p", { class: "strong" }, title),
+    h("p", {}, problem ? problem.message : "The API does not answer.", needed && ` ${needed}`),
+    again && h("p", {}, h("button", { type: "button", onclick: again }, problem?.status === 401 ? "Give a token" : "Try again")));
+}
+
+/** A section with its heading. @param {string} title @param {...import("/dashboard/dom.js").Child} children */
+export function section(title, ...children) {
+  const id = `s-${title.toLowerCase().replaceAll(/\W+/g, "-")}`;
+  return h("section", { "aria-labelledby": id }, h("h2", { id }, title), children);
+}
+
+/** Say something to everybody for a moment, readers of screens too. @param {string} text */
+export function tell(text) {
+  const place = /** @type {HTMLElement} */ (document.getElementById("told"));
+  replace(place, h("p", {}, text));
+  clearTimeout(tell.timer);
+  tell.timer = setTimeout(() => replace(place), 6_000);
+}
+tell.timer = 0;

@@ -1,0 +1,99 @@
+/** One queue: its numbers, its submissions, its workers. */
+
+import { pauseOrResume } from "/dashboard/actions.js";
+import { h, replace, setText, show } from "/dashboard/dom.js";
+import { counted, duration, number, rate } from "/dashboard/format.js";
+import { SAMPLES, counts, keepCounts, pastBacklog, pastRates } from "/dashboard/history.js";
+import { submissionList } from "/dashboard/list.js";
+import { followLive, throttled } from "/dashboard/live.js";
+import { refusal, section, setBadge, sparkline, tile } from "/dashboard/parts.js";
+import { backlogOf, stateOf } from "/dashboard/queues.js";
+import { noWorkers, readWorkers, workersTable } from "/dashboard/workers.js";
+
+/** @param {string} queue @param {URLSearchParams} query @param {AbortSignal} signal */
+export function queueView(queue, query, signal) {
+  const state = h("span", { class: "badge" });
+  const pause = h("button", { type: "button", id: "pause", disabled: true, onclick: () =>
+    pauseOrResume(queue, counts.get(queue)?.is_paused ?? false) }, "Pause");
+  const tiles = {
+    backlog: tile("Backlog", "Operations that are not done yet"),
+    rate: tile("Rate", "Operations done a second, over the last minute"),
+    left: tile("Time left", "The backlog at this rate"),
+    hand: tile("Chunks in hand", "Reserved by workers"),
+    delayed: tile("Delayed", "Chunks that wait for another attempt"),
+    ended: tile("Ended", "Submissions"),
+  };
+  const backlogLine = sparkline(`Backlog of ${queue} in the last 90 seconds`, "backlog");
+  const rateLine = sparkline(`Rate of ${queue} in the last 90 seconds`);
+  tiles.backlog.node.append(backlogLine.node);
+  tiles.rate.node.append(rateLine.node);
+
+  const refused = h("div", { hidden: true });
+  const submissions = submissionList(queue, query, signal);
+  const workers = workersTable(false);
+  const workersPlace = h("div", {});
+  const node = h("div", {},
+    h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "#/" }, "Queues"), " / ", queue),
+    h("div", { class: "heading" }, h("h1", { tabindex: -1 }, queue), state, h("div", { class: "buttons" }, pause)),
+    refused,
+    h("dl", { class: "tiles" }, Object.values(tiles).map((of) => of.node)),
+    section("Submissions", submissions.node),
+    section("Workers", workersPlace));
+
+  function draw() {
+    const body = counts.get(queue);
+    if (!body) return;
+    const backlog = backlogOf(body);
+    const [kind, text] = stateOf(body);
+    setBadge(state, kind, text);
+    pause.disabled = false;
+    setText(pause, body.is_paused ? "Resume" : "Pause");
+    tiles.backlog.update(number(backlog.operations), `${counted(backlog.chunks, "chunk")}, ${counted(body.submissions.in_progress ?? 0, "submission")}`);
+    tiles.rate.update(rate(body.operations_per_second), `${rate(body.chunks_per_second)} chunks`);
+    const isMoving = backlog.operations > 0 && body.operations_per_second > 0;
+    tiles.left.update(isMoving ? duration(backlog.operations / body.operations_per_second) : "–",
+      body.is_paused ? "paused" : backlog.operations && !isMoving ? "nothing moves" : "");
+    tiles.hand.update(number(body.chunks_in_hand), counted(body.workers, "worker"));
+    tiles.delayed.update(number(body.chunks_delayed), body.stats.chunks_retried ? `${number(body.stats.chunks_retried)} retried so far` : "");
+    tiles.ended.update(number(body.submissions.completed ?? 0),
+      `completed, ${number(body.submissions.failed ?? 0)} failed, ${number(body.submissions.cancelled ?? 0)} cancelled`);
+    backlogLine.update(pastBacklog(queue), SAMPLES);
+    rateLine.update(pastRates(queue), SAMPLES);
+  }
+
+  const readingWorkers = throttled(async () => {
+    try {
+      const found = await readWorkers(queue, signal);
+      workers.update(found);
+      const wanted = found.length ? workers.node : null;
+      if (!wanted) replace(workersPlace, noWorkers());
+      else if (workersPlace.firstChild !== wanted) replace(workersPlace, wanted);
+    } catch (error) {
+      if (!signal.aborted) replace(workersPlace, refusal(error, "Workers", readingWorkers.poke));
+    }
+  }, { everyMs: 1_500, atLeastMs: 5_000, signal });
+
+  let before = "";
+  const timer = setInterval(draw, 1_000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  draw();
+  readingWorkers.run();
+  followLive(`/v1/queues/${encodeURIComponent(queue)}/events`, {
+    signal,
+    refused,
+    what: `Queue ${queue}`,
+    onOpen: submissions.poke,
+    onEvent: (name, data) => {
+      if (name === "counts") {
+        keepCounts(data);
+        draw();
+        const now = [data.chunks_in_hand, data.workers].join();
+        if (now !== before) readingWorkers.poke();
+        before = now;
+      }
+      submissions.poke();
+    },
+  });
+  show(refused, false);
+  return { title: queue, node };
+}

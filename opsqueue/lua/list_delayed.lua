@@ -1,0 +1,32 @@
+-- list_delayed: reading.
+--
+-- The chunks of a submission that wait for the end of a back-off, the first due first; and those
+-- that have used attempts, whether they wait or not.
+--
+-- KEYS[1] base   prefix of the queue's keys
+-- ARGV[1] now    see _prelude
+-- ARGV[2] id
+-- ARGV[3] limit  delayed chunks of the queue looked at, at most, and about so many retried ones
+--
+-- Returns {"listed", delayed, is_partial, retried, retried_total}: delayed {index, due_at,
+-- attempts_used} each, retried {index, attempts_used} each; is_partial 1 when the queue has more
+-- delayed chunks than were looked at.
+local id, limit = ARGV[2], tonumber(ARGV[3])
+local attempts = sub_key(id) .. ':attempts'
+
+local delayed = {}
+local rows = redis.call('ZRANGE', base .. 'delayed', 0, limit - 1, 'WITHSCORES')
+for i = 1, #rows, 2 do
+  local of, index = string.match(rows[i], '^(%d+):(%d+)$')
+  if of == id then
+    delayed[#delayed + 1] = {tonumber(index), tonumber(rows[i + 1]),
+      tonumber(redis.call('HGET', attempts, index) or 0)}
+  end
+end
+local retried = {}
+local scanned = redis.call('HSCAN', attempts, '0', 'COUNT', limit)[2]
+for i = 1, #scanned, 2 do
+  retried[#retried + 1] = {tonumber(scanned[i]), tonumber(scanned[i + 1])}
+end
+return {'listed', delayed, redis.call('ZCARD', base .. 'delayed') > limit and 1 or 0, retried,
+  redis.call('HLEN', attempts)}
