@@ -222,7 +222,8 @@ def chunk_grid(on: GridReadings, submission: Submission, *, cells: int) -> Grid:
     done, errors = _counts(on, submission, per_cell)
     in_hand, is_cut = _chunks_in_hand(on, submission)
     delayed = on.list_delayed(submission.id, limit=MAX_PAGE * _PAGES)
-    failed = [submission.last_failure.chunk_index] if _has_failed_chunk(submission) else []
+    failure = submission.last_failure if submission.chunks_failed else None
+    failed = [] if failure is None else [failure.chunk_index]
     held_of = _tally((chunk.index for chunk in in_hand), per_cell, len(done))
     delayed_of = _tally((chunk.index for chunk in delayed.chunks), per_cell, len(done))
     failed_of = _tally(failed, per_cell, len(done))
@@ -237,10 +238,6 @@ def chunk_grid(on: GridReadings, submission: Submission, *, cells: int) -> Grid:
         retried_total=delayed.retried_total,
         is_partial=is_cut or delayed.is_partial,
     )
-
-
-def _has_failed_chunk(submission: Submission) -> bool:
-    return submission.chunks_failed > 0 and submission.last_failure is not None
 
 
 def _counts(on: GridReadings, submission: Submission, per_cell: int) -> tuple[list[int], list[int]]:

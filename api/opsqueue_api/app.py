@@ -15,10 +15,9 @@ from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
 from opsqueue.wire import ProblemType
-from opsqueue_api import consumers, problem
+from opsqueue_api import consumers, dashboard, problem
 from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
-from opsqueue_api.dashboard import Page, PageFile
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.grid import Reservations, SubmissionChunks
@@ -134,8 +133,7 @@ def create_app(
     timeout_ms = int(heartbeat_timeout_s * 1000)
     consumers.add_routes(route, queue_of, store, limits, waiting, timeout_ms)
     route("/metrics", Metrics(QueueTotals(queue_of, names), registry), GET=Need.METRICS)
-    route("/", Page(), GET=Need.OPEN)
-    route("/dashboard/{file}", PageFile(), GET=Need.OPEN)
+    dashboard.add_routes(route)
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
     route("/healthz", Alive(), GET=Need.OPEN)
     route("/readyz", Ready(client, store), GET=Need.OPEN)

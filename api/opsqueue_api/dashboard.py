@@ -7,7 +7,7 @@ the page asks the API for everything else as any other client does, with the tok
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import Final
 import falcon
 
 from opsqueue.wire import ProblemType
+from opsqueue_api.auth import Need
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.problem import Problem, ProblemError
 
@@ -93,6 +94,12 @@ class PageFile:
         _answer(file, req, resp)
 
 
+def add_routes(route: Callable[..., None]) -> None:
+    """Put the page where browsers look for one."""
+    route("/", Page(), GET=Need.OPEN)
+    route("/dashboard/{file}", PageFile(), GET=Need.OPEN)
+
+
 def _answer(name: str, req: falcon.Request, resp: falcon.Response) -> None:
     file = page_files().get(name)
     if file is None:
@@ -100,8 +107,9 @@ def _answer(name: str, req: falcon.Request, resp: falcon.Response) -> None:
         raise ProblemError(Problem(ProblemType.ROUTE_NOT_FOUND, detail))
     resp.set_headers(_HEADERS)
     # Weak, since compression changes the bytes and not what they say.
-    resp.etag = falcon.ETag(file.etag)
-    resp.etag.is_weak = True
+    tag = falcon.ETag(file.etag)
+    tag.is_weak = True
+    resp.etag = tag.dumps()
     known = req.if_none_match or []
     if any(tag in ("*", file.etag) for tag in known):
         resp.status = falcon.HTTP_304

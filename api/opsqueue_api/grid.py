@@ -90,7 +90,7 @@ class RetriedBody(Struct, frozen=True, kw_only=True):
 
 
 class ChunksBody(Struct, frozen=True, kw_only=True):
-    """A submission's chunks, `chunks_per_cell` a cell, and the first 100 of each that are under way.
+    """A submission's chunks, `chunks_per_cell` a cell, and the first 100 of those under way.
 
     `is_partial`: the queue has more chunks in hand or delayed than were looked through.
     """

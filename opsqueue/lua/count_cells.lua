@@ -10,9 +10,9 @@
 -- ARGV[4] first_cell  of the part
 -- ARGV[5] limit       cells at most
 --
--- Returns {"counted", state, chunks_total, done, errors}: done and errors have a number a cell; done
--- is empty once the submission has completed (all are done then), errors where there is none. Or
--- {"unknown"}.
+-- Returns {"counted", state, chunks_total, done, errors}, or {"unknown"}: done and errors have a
+-- number a cell; done is empty once the submission has completed (all are done then), errors where
+-- there is none.
 local key, size, first = sub_key(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local row = redis.call('HMGET', key, 'state', 'chunks_total', 'operations_failed')

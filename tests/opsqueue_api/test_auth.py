@@ -92,7 +92,7 @@ def test_every_route_is_open_without_tokens(client: redis.Redis, store: ObjectSt
     """As it is on the loopback address."""
     # Streams of events would go on until the process stops.
     app = create_app(client, store, is_stopping=lambda: True)
-    values = {"queue": "q", "submission_id": "1", "worker": "w", "index": "0"}
+    values = {"queue": "q", "submission_id": "1", "worker": "w", "index": "0", "file": "main.js"}
     with client_of(app) as http:
         codes = {
             http.request(method, path.format_map(values)).status_code
