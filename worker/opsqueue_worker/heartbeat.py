@@ -26,7 +26,7 @@ class Heartbeat:
         info: JSON that lists of workers show.
         interval_s: between beats.
         timeout_s: after so long a silence the worker is dead to the others.
-        on_void: called with tokens whose work nobody wants any more.
+        on_void: called with the tickets of chunks that nobody wants any more.
     """
 
     def __init__(
@@ -77,4 +77,4 @@ class Heartbeat:
         if alive.released:
             logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
         if alive.void:
-            self._on_void(alive.void)
+            self._on_void(intake.ticket(token) for token in alive.void)

@@ -92,12 +92,21 @@ class Intake:
 
     def report(self, report: Report) -> bool:
         """Take a report to be sent; False when the chunk is not of this queue."""
+        queue, _, token = report.token.rpartition("/")
+        if queue != self.queue.name:
+            return False
         with self._changed:
-            if report.token not in self._held:
-                return False
-            self._reports.append(report)
-            self._changed.notify_all()
-            return True
+            if token in self._held:
+                self._reports.append(replace(report, token=Token(token)))
+                self._changed.notify_all()
+        return True
+
+    def ticket(self, token: Token) -> Token:
+        """Give the name that the pool has for a chunk.
+
+        A token is unique in its queue alone: that of another queue may be the same.
+        """
+        return Token(f"{self.queue.name}/{token}")
 
     def held(self) -> list[Token]:
         """Everything in this worker's hands, also what is done and not yet reported."""
@@ -227,7 +236,7 @@ class Intake:
                 self._changed.notify_all()
         self._give_places_back(places - len(reserved.chunks))
         for chunk in reserved.chunks:
-            self._pool.submit(chunk)
+            self._pool.submit(replace(chunk, token=self.ticket(chunk.token)))
 
     def _give_places_back(self, number: int) -> None:
         if number:

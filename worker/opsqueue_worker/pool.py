@@ -42,7 +42,10 @@ class PoolCalls:
 
 
 class Pool(Protocol):
-    """Places for chunks, and what works on them."""
+    """Places for chunks, and what works on them.
+
+    In it a chunk's token is its ticket (`Intake.ticket`), which is unique over all queues.
+    """
 
     def start(self) -> bool:
         """Get ready; False when that failed, and why has been printed."""
