@@ -14,6 +14,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
+from opsqueue.submission_api import QueueApi
 from opsqueue.wire import ProblemType
 from opsqueue_api import consumers, dashboard, problem
 from opsqueue_api.auth import Authentication, Need
@@ -120,9 +121,9 @@ def create_app(
     route(f"{queue}/submissions", submissions, GET=Need.PRODUCE, POST=Need.PRODUCE)
     route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
     route(f"{submission}/cancel", CancelSubmission(queue_of), POST=Need.PRODUCE)
-    route(f"{submission}/retry", RetrySubmission(queue_of), POST=Need.PRODUCE)
-    progress = SubmissionProgress(queue_of, waiting)
-    route(f"{submission}/progress", progress, GET=Need.PRODUCE)
+    retry = RetrySubmission(queue_of, QueueApi(client), store, limits)
+    route(f"{submission}/retry", retry, POST=Need.PRODUCE)
+    route(f"{submission}/progress", SubmissionProgress(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/results", Results(queue_of, store, waiting), GET=Need.PRODUCE)
     route(f"{submission}/inline-inputs", InlineInputs(queue_of), GET=Need.PRODUCE)

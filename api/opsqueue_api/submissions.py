@@ -13,6 +13,7 @@ from opsqueue.answers import Inserted
 from opsqueue.codec import DEFAULT_CODEC, open_codec
 from opsqueue.contents import discard, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore, input_key
@@ -24,6 +25,7 @@ from opsqueue.submission import (
     SubmissionState,
     fits_inline,
 )
+from opsqueue.submission_api import SubmissionApi
 from opsqueue.wire import (
     IdsBody,
     InsertBody,
@@ -275,14 +277,38 @@ class RetrySubmission:
     """`.../submissions/{submission_id}/retry`."""
 
     queue_of: QueueOf
+    api: SubmissionApi
+    store: ObjectStore
+    limits: Limits
 
-    @operation(answers=SubmissionBody, problems=(ProblemType.SUBMISSION_NOT_RETRYABLE,))
+    @operation(
+        choice_parameter(
+            "only",
+            ["all", "failed"],
+            "failed: a new submission of the operations that have an error, also of a completed "
+            "one; the same one when it is asked again within a day.",
+        ),
+        answers={200: Content(SubmissionBody), 201: Content(SubmissionBody)},
+        problems=(
+            ProblemType.SUBMISSION_NOT_RETRYABLE,
+            ProblemType.SUBMISSION_NOT_COMPLETED,
+            ProblemType.RESULTS_GONE,
+        ),
+    )
     def on_post(
-        self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
         """Put a failed or cancelled one back to work and give its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
-        on.retry_submission(id_)
+        if choice(req, "only", ["all", "failed"]) == "failed":
+            inline_bytes = self.limits.inline_bytes
+            with ProducerClient.over(
+                self.api, self.store, queue=on.name, inline_bytes=inline_bytes
+            ) as producer:
+                id_ = producer.retry_submission(id_, only="failed")
+            resp.status = falcon.HTTP_201
+        else:
+            on.retry_submission(id_)
         write(resp, SubmissionBody.of(on.get_submission(id_)))
 
 

@@ -174,3 +174,25 @@ def test_a_producer_over_http_sees_them(
     assert outcomes[0] == 1
     assert isinstance(outcomes[2], OperationFailed)
     api.close()
+
+
+def test_failed_operations_alone_are_handed_in_anew(http: httpx.Client, work, queue: Queue):
+    """201 and the new submission; the same one when it is asked again; nothing failed: 422."""
+    id_ = http.post("/submissions", json={"operations": [1, -2, -3], "chunk_size": 2}).json()["id"]
+    early = http.post(f"/submissions/{id_}/retry?only=failed")
+    work()
+
+    first, again = (http.post(f"/submissions/{id_}/retry?only=failed") for _ in range(2))
+    whole = http.post("/submissions", json={"operations": [1], "chunk_size": 1}).json()["id"]
+    work()
+    nothing = http.post(f"/submissions/{whole}/retry?only=failed")
+
+    assert (409, 201, 201, 422) == (
+        early.status_code,
+        first.status_code,
+        again.status_code,
+        nothing.status_code,
+    )
+    assert first.json()["id"] == again.json()["id"] != id_
+    assert first.json()["operations_total"] == 2
+    assert "no operation that failed" in nothing.json()["detail"]
