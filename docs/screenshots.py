@@ -118,9 +118,11 @@ def draw(stack: LocalStack, wide: Page, phone: Page) -> None:
     picture(wide, "queue")
     at(wide, f"queues/emails/submissions/{running:019}")
     expect(wide.locator(".gridbox i.in_hand").first).to_be_visible()
+    expect(wide.locator("dl").first).to_contain_text("/s", timeout=15_000)
     picture(wide, "submission")
     at(phone, f"queues/emails/submissions/{running:019}")
     expect(phone.locator(".gridbox i.done").first).to_be_visible()
+    expect(phone.locator("dl").first).to_contain_text("/s", timeout=15_000)
     picture(phone, "phone-dark")
 
     for name in ("invoices", "crawl", "thumbnails", "translations", "prices", "exports", "reports"):

@@ -10,6 +10,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from opsqueue.chunk import ChunkFailure
+from opsqueue.connection import connect
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest
@@ -123,7 +124,7 @@ def test_the_oldest_waiting_is_found_among_all_metadata(
 
 def test_without_redis_a_scrape_says_so(store: ObjectStore):
     """And gives what the API knows itself."""
-    app = create_app(redis.Redis(port=1), store)
+    app = create_app(connect("redis://127.0.0.1:1/0"), store)
 
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as http:
         http.get("/healthz")

@@ -15,8 +15,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 COUNT = 200
 
 
-@pytest.mark.parametrize("pool", ["process", "thread"])
-@pytest.mark.parametrize("inline_bytes", [0, 256 * 1024])
+@pytest.mark.parametrize(("pool", "inline_bytes"), [("process", 256 * 1024), ("thread", 0)])
 def test_queues_whose_tokens_are_alike_are_not_taken_for_each_other(
     start: Start, real_client: redis.Redis, redis_url: str, store_url: str, queue_name: str,
     producer_of, pool: str, inline_bytes: int,
