@@ -40,7 +40,7 @@ SHELLS = {
     ("strategies.md", "opsqueue limits set"): "10",
 }
 # Run by tests of their own.
-ELSEWHERE = {("tracing.md", "python"), ("docker-compose.md", "sh")}
+ELSEWHERE = {("tracing.md", "python")}
 
 
 def matches(expected: list[str] | str, shown: list[str]) -> bool:
