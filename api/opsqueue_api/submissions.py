@@ -301,15 +301,23 @@ class RetrySubmission:
         """Put a failed or cancelled one back to work and give its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         if choice(req, "only", ["all", "failed"]) == "failed":
-            inline_bytes = self.limits.inline_bytes
-            with ProducerClient.over(
-                self.api, self.store, queue=on.name, inline_bytes=inline_bytes
-            ) as producer:
-                id_ = producer.retry_submission(id_, only="failed")
+            id_ = self._hand_in_failed(on, id_)
             resp.status = falcon.HTTP_201
         else:
             on.retry_submission(id_)
         write(resp, SubmissionBody.of(on.get_submission(id_)))
+
+    def _hand_in_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
+        if on.get_submission(submission_id).operations_failed == 0:
+            detail = (
+                f"submission {submission_id} has no operation that failed: there is none to retry"
+            )
+            raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_RETRYABLE, detail))
+        inline_bytes = self.limits.inline_bytes
+        with ProducerClient.over(
+            self.api, self.store, queue=on.name, inline_bytes=inline_bytes
+        ) as producer:
+            return producer.retry_submission(submission_id, only="failed")
 
 
 @dataclass(frozen=True, slots=True)
