@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 from opsqueue_api.cli import main as api
 from opsqueue_api.settings import Settings
 from opsqueue_worker.cli import main as worker
-from tests.documents import ROOT
+from tests.dockerfiles import ROOT, last
 from tests.served_metrics import documented
 
 DEPLOY = ROOT / "deploy"
@@ -37,6 +38,19 @@ def queries() -> list[str]:
 
 def manifests() -> list[dict[str, Any]]:
     return [one for path in MANIFESTS for one in yaml.safe_load_all(path.read_text())]
+
+
+def service(name: str) -> dict[str, Any]:
+    """Of docker-compose.yml, its ${VARIABLES} in place."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    found: dict[str, Any] = services[name]
+    return found
+
+
+def scrapes() -> list[dict[str, Any]]:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    found: list[dict[str, Any]] = config["scrape_configs"]
+    return found
 
 
 def container(name: str) -> dict[str, Any]:
@@ -92,6 +106,39 @@ def test_prometheus_reads_its_files_and_the_rules_do_what_their_tests_say():
             [promtool, *command], cwd=folder, check=False, capture_output=True, text=True
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_prometheus_scrapes_where_the_stack_answers():
+    """API and workers by their names and ports."""
+    by_api, by_worker = scrapes()
+
+    assert by_api["static_configs"] == [{"targets": [f"api:{last('api', 'EXPOSE')}"]}]
+    (found,) = by_worker["dns_sd_configs"]
+    port = service("worker")["environment"]["OPSQUEUE_WORKER_METRICS_PORT"]
+    assert (found["names"], str(found["port"])) == (["worker"], port)
+
+
+def test_prometheus_finds_the_token_of_the_env_file(tmp_path: Path):
+    """Its container's own command, run here with a program that shows what it was started with."""
+    by_api, _ = scrapes()
+    path = by_api["authorization"]["credentials_file"]
+    (tmp_path / "prometheus").write_text(f'#!/bin/sh\nenv\ncat "{tmp_path}{path}"\n')
+    (tmp_path / "prometheus").chmod(0o755)
+    (tmp_path / path[1:]).parent.mkdir()
+    (text,) = service("prometheus")["command"]
+    command = text.replace("$$", "$").replace(path, f"{tmp_path}{path}")
+
+    ran = subprocess.run(
+        [*service("prometheus")["entrypoint"], command],
+        env={"PATH": f"{tmp_path}:{os.defpath}", "METRICS_TOKEN": "a 100%s token"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.stdout.splitlines()[-1] == "a 100%s token"
+    assert "METRICS_TOKEN" not in ran.stdout
+    assert (tmp_path / path[1:]).stat().st_mode & 0o077 == 0
 
 
 def test_the_manifests_commands_are_ones_that_the_programs_take(monkeypatch: pytest.MonkeyPatch):
@@ -154,7 +201,7 @@ def test_what_the_kustomization_names_is_there():
 
 def test_grafana_finds_its_dashboard_and_its_data():
     """The folders that compose mounts, the names that the files give each other."""
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    compose = service("grafana")
     targets = dict(volume.split(":")[:2] for volume in compose["volumes"])
     provider = yaml.safe_load(
         (DEPLOY / "grafana/provisioning/dashboards/opsqueue.yml").read_text()
