@@ -62,21 +62,57 @@ def container(name: str) -> dict[str, Any]:
     return {"pod": found, **found["containers"][0]}
 
 
+def known() -> dict[str, frozenset[str]]:
+    """Each series in the tables of docs/metrics.md, which are held to what is served; its labels."""
+    found = {"up": frozenset[str]()}
+    for name, (kind, labels) in {**documented("Of the API"), **documented("Of a worker")}.items():
+        endings = ("_bucket", "_count", "_sum") if kind == "histogram" else ("",)
+        found.update({f"{name}{ending}": labels for ending in endings})
+    return found
+
+
 def test_alerts_and_dashboard_ask_for_metrics_that_exist():
-    """By the tables of docs/metrics.md, which are held to what is served."""
-    known = {**documented("Of the API"), **documented("Of a worker")}
-    names = set(known)
-    for name, (kind, _) in known.items():
-        if kind == "histogram":
-            names |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"}
-    asked = {
-        name
-        for text in [*queries(), *(rule["expr"] for rule in rules()), DASHBOARD.read_text()]
-        for name in re.findall(r"\bopsqueue_\w+", text)
-    }
+    """In queries and in the variable that lists the queues."""
+    texts = [*(rule["expr"] for rule in rules()), DASHBOARD.read_text()]
+    asked = {name for text in texts for name in re.findall(r"\bopsqueue_\w+", text)}
 
     assert len(asked) > 20
-    assert asked <= names
+    assert asked <= set(known())
+
+
+def test_alerts_and_dashboard_choose_by_labels_that_the_metrics_have():
+    """A label that is not there chooses nothing, and nobody is told."""
+    chosen = [
+        (name, label)
+        for query in [*queries(), *(rule["expr"] for rule in rules())]
+        for name, labels in re.findall(r"(\w+)\{([^}]*)\}", query)
+        for label in re.findall(r"(\w+)=", labels)
+    ]
+    grouped = [
+        (name, label.strip())
+        for query in [*queries(), *(rule["expr"] for rule in rules())]
+        for labels, inner in re.findall(r"by \(([^)]*)\) \(((?:[^()]|\([^()]*\))*)\)", query)
+        for name in re.findall(r"\bopsqueue_\w+", inner)
+        for label in labels.split(",")
+    ]
+
+    assert len(chosen) > 20
+    assert len(grouped) > 20
+    for name, label in (*chosen, *grouped):
+        assert label in known()[name] | {"instance", "job", "le"}, (name, label)
+
+
+def test_every_alert_is_tested_both_ways():
+    """Once where it fires, once where it is silent."""
+    cases = [
+        case
+        for test in yaml.safe_load((ALERTS.parent / "alerts.test.yml").read_text())["tests"]
+        for case in test["alert_rule_test"]
+    ]
+    alerts = {rule["alert"] for rule in rules()}
+
+    assert alerts == {case["alertname"] for case in cases if case["exp_alerts"]}
+    assert alerts == {case["alertname"] for case in cases if not case["exp_alerts"]}
 
 
 def test_every_alert_is_explained_in_the_runbook():
@@ -91,21 +127,43 @@ def test_every_alert_is_explained_in_the_runbook():
         assert rule["labels"]["severity"] in ("warning", "critical")
 
 
-def test_prometheus_reads_its_files_and_the_rules_do_what_their_tests_say():
-    """By Prometheus's own tool."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
+def promtool(*arguments: str) -> None:
+    """Prometheus's own reading."""
+    program = shutil.which("promtool")
+    if program is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
-    folder = DEPLOY / "prometheus"
+    ran = subprocess.run(
+        [program, *arguments], cwd=ALERTS.parent, check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
-    for command in (
-        ["check", "config", "--syntax-only", "prometheus.yml"],
-        ["test", "rules", "alerts.test.yml"],
-    ):
-        ran = subprocess.run(
-            [promtool, *command], cwd=folder, check=False, capture_output=True, text=True
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+def test_prometheus_reads_its_files():
+    """Configuration and rules."""
+    promtool("check", "config", "--syntax-only", "prometheus.yml")
+    promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS.name)
+
+
+def test_alerts_do_what_their_tests_say():
+    """By Prometheus's own evaluation."""
+    promtool("test", "rules", "alerts.test.yml")
+
+
+def test_the_dashboards_queries_are_ones_that_prometheus_reads(tmp_path: Path):
+    """With what Grafana puts in for its variables."""
+    rules = [
+        {
+            "record": f"q:{number}:q",
+            "expr": query.replace("$__rate_interval", "1m").replace("$queue", ".*"),
+        }
+        for number, query in enumerate(queries())
+    ]
+    (tmp_path / "rules.yml").write_text(
+        json.dumps({"groups": [{"name": "dashboard", "rules": rules}]})
+    )
+
+    assert not [rule for rule in rules if "$" in rule["expr"]]
+    promtool("check", "rules", str(tmp_path / "rules.yml"))
 
 
 def test_prometheus_scrapes_where_the_stack_answers():
