@@ -1,4 +1,4 @@
-"""deploy/: alerts, dashboard and manifests name only what there is."""
+"""Alerts and dashboard ask only for what there is, and Prometheus finds it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from opsqueue_api.cli import main as api
-from opsqueue_api.settings import Settings
-from opsqueue_worker.cli import main as worker
 from tests.dockerfiles import ROOT, last
 from tests.served_metrics import documented
 
 DEPLOY = ROOT / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "opsqueue.json"
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 
 
 def rules() -> list[dict[str, Any]]:
@@ -34,10 +30,6 @@ def rules() -> list[dict[str, Any]]:
 def queries() -> list[str]:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
-
-
-def manifests() -> list[dict[str, Any]]:
-    return [one for path in MANIFESTS for one in yaml.safe_load_all(path.read_text())]
 
 
 def service(name: str) -> dict[str, Any]:
@@ -53,17 +45,8 @@ def scrapes() -> list[dict[str, Any]]:
     return found
 
 
-def container(name: str) -> dict[str, Any]:
-    (found,) = (
-        one["spec"]["template"]["spec"]
-        for one in manifests()
-        if one["kind"] == "Deployment" and one["metadata"]["name"] == name
-    )
-    return {"pod": found, **found["containers"][0]}
-
-
 def known() -> dict[str, frozenset[str]]:
-    """Each series in the tables of docs/metrics.md, which are held to what is served; its labels."""
+    """Each series of docs/metrics.md, whose tables are held to what is served, with its labels."""
     found = {"up": frozenset[str]()}
     for name, (kind, labels) in {**documented("Of the API"), **documented("Of a worker")}.items():
         endings = ("_bucket", "_count", "_sum") if kind == "histogram" else ("",)
@@ -199,64 +182,6 @@ def test_prometheus_finds_the_token_of_the_env_file(tmp_path: Path):
     assert (tmp_path / path[1:]).stat().st_mode & 0o077 == 0
 
 
-def test_the_manifests_commands_are_ones_that_the_programs_take(monkeypatch: pytest.MonkeyPatch):
-    """Read by the programs' own parsers, with the variables of the example's secret."""
-    secret = next(one for one in manifests() if one["kind"] == "Secret")["stringData"]
-    for name, value in secret.items():
-        monkeypatch.setenv(name, value)
-
-    with api.make_context("opsqueue-api", list(container("opsqueue-api")["args"])) as context:
-        assert context.params["tokens"] == secret["OPSQUEUE_API_TOKENS"]
-    with worker.make_context("w", list(container("opsqueue-worker")["args"])) as context:
-        assert context.params["store_url"] == secret["OPSQUEUE_STORE_URL"]
-        shutdown_s, metrics_port = (
-            context.params[name] for name in ("shutdown_timeout", "metrics_port")
-        )
-    probe = container("opsqueue-worker")["livenessProbe"]["exec"]["command"]
-    with worker.make_context("w", probe[1:]) as context:
-        assert context.params["check"]
-
-    assert probe[0] == "opsqueue-worker"
-    assert container("opsqueue-worker")["pod"]["terminationGracePeriodSeconds"] > shutdown_s + 15
-    ports = [one["containerPort"] for one in container("opsqueue-worker")["ports"]]
-    assert ports == [metrics_port]
-    port = Settings(redis_url="", store_url="").port
-    assert [one["containerPort"] for one in container("opsqueue-api")["ports"]] == [port]
-
-
-def test_pods_have_no_rights_that_they_do_not_need():
-    """Not root, nothing to write but /tmp, no capability."""
-    for name in ("opsqueue-api", "opsqueue-worker"):
-        found = container(name)
-        assert found["pod"]["securityContext"]["runAsNonRoot"]
-        assert not found["pod"]["automountServiceAccountToken"]
-        assert found["securityContext"]["readOnlyRootFilesystem"]
-        assert found["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert not found["securityContext"]["allowPrivilegeEscalation"]
-
-
-def test_the_autoscaler_asks_where_the_api_answers():
-    """The route and the field, with a token of the secret."""
-    scaled = next(one for one in manifests() if one["kind"] == "ScaledObject")
-    (trigger,) = scaled["spec"]["triggers"]
-    service = next(one for one in manifests() if one["kind"] == "Service")
-    secret = next(one for one in manifests() if one["kind"] == "Secret")["stringData"]
-
-    host = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    assert re.fullmatch(rf"{host}/v1/queues/[\w-]+/scaling", trigger["metadata"]["url"])
-    assert trigger["metadata"]["valueLocation"] == "value"
-    assert f":{secret['METRICS_TOKEN']}:metrics" in secret["OPSQUEUE_API_TOKENS"]
-
-
-def test_what_the_kustomization_names_is_there():
-    """All but the example of a secret."""
-    (kustomization,) = (one for one in manifests() if one["kind"] == "Kustomization")
-    resources = {DEPLOY / "kubernetes" / name for name in kustomization["resources"]}
-
-    left: set[Path] = set(MANIFESTS) - resources
-    assert {"kustomization.yaml", "secret.example.yaml"} == {path.name for path in left}
-
-
 def test_grafana_finds_its_dashboard_and_its_data():
     """The folders that compose mounts, the names that the files give each other."""
     compose = service("grafana")
@@ -267,10 +192,14 @@ def test_grafana_finds_its_dashboard_and_its_data():
     (source,) = yaml.safe_load(
         (DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text()
     )["datasources"]
-    used = set(re.findall(r'"uid": "(\w+)"', DASHBOARD.read_text())) - {"opsqueue"}
+    dashboard = json.loads(DASHBOARD.read_text())
+    by_type, of_queues = dashboard["templating"]["list"]
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
     folder = targets["./deploy/grafana/dashboards"]
     assert provider["options"]["path"] == folder
     home = compose["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{folder}/{DASHBOARD.name}"
-    assert used == {source["uid"]}
+    assert by_type["query"] == source["type"]
+    for one in (of_queues, *panels):
+        assert one["datasource"] == {"type": source["type"], "uid": f"${{{by_type['name']}}}"}
