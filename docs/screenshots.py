@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Page, expect, sync_playwright
 
 from opsqueue.cli.local_stack import LocalStack
@@ -75,62 +77,110 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
             wide = browser.new_page(viewport={"width": 1280, "height": 800})
             phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
-            draw(stack, wide, phone)
+            Pictures(stack, wide, phone).draw()
             browser.close()
 
 
-def draw(stack: LocalStack, wide: Page, phone: Page) -> None:
-    """Make each state and take its picture."""
+@dataclass(frozen=True)
+class Pictures:
+    """The live system, and what looks at it: a desk's screen, and a phone that is dark."""
 
-    def producer(queue: str) -> ProducerClient:
-        return ProducerClient(stack.api_url, stack.store_url, queue=queue)
+    stack: LocalStack
+    wide: Page
+    phone: Page
 
-    def at(page: Page, view: str) -> None:
-        page.goto(f"{stack.api_url}/#/{view}")
+    def producer(self, queue: str) -> ProducerClient:
+        """Hand in to a queue."""
+        return ProducerClient(self.stack.api_url, self.stack.store_url, queue=queue)
+
+    def at(self, page: Page, view: str) -> Page:
+        """Open a view."""
+        page.goto(f"{self.stack.api_url}/#/{view}")
         expect(page.locator("h1")).to_be_visible()
+        return page
 
-    def picture(page: Page, name: str, *, is_whole: bool = False) -> None:
-        page.screenshot(path=FOLDER / f"{name}.png", full_page=is_whole)
+    def draw(self) -> None:
+        """Make each state and take its picture."""
+        wide = self.at(self.wide, "queues/emails")
+        expect(wide.locator(".badge").first).to_have_text("Idle")
+        take(wide, "empty")
+        self.draw_failed()
+        with self.producer("emails") as emails:
+            running = emails.insert_submission(
+                range(1, 12_000), chunk_size=20, strategic_metadata={"customer": 7, "priority": 3}
+            )
+            short = emails.insert_submission(
+                range(1, 400), chunk_size=20, strategic_metadata={"customer": 9}
+            )
+            self.at(wide, "")
+            self.at(self.phone, "")
+            until(lambda: emails.get_submission(running).chunks_done > 200)
+        take(wide, "running")
+        self.draw_running(f"queues/emails/submissions/{running:019}")
+        self.draw_errors(f"queues/emails/submissions/{short:019}")
+        self.draw_many()
 
-    at(wide, "queues/emails")
-    expect(wide.locator(".badge").first).to_have_text("Idle")
-    picture(wide, "empty")
+    def draw_failed(self) -> None:
+        """A submission that a chunk failed."""
+        with self.producer("images") as images:
+            names = [f"IMG_{number:04}.jpg" for number in range(40)]
+            failed = images.insert_submission(names, chunk_size=2, max_attempts=1)
+            images.insert_submission(names[20:], chunk_size=2)
+        wide = self.at(self.wide, f"queues/images/submissions/{failed:019}")
+        expect(wide.locator(".badge").first).to_have_text("Failed")
+        expect(wide.locator(".gridbox i.failed").first).to_be_visible()
+        take(wide, "failed", is_whole=True)
 
-    with producer("images") as images:
-        names = [f"IMG_{number:04}.jpg" for number in range(40)]
-        failed = images.insert_submission(names, chunk_size=2, max_attempts=1)
-        images.insert_submission(names[20:], chunk_size=2)
-    at(wide, f"queues/images/submissions/{failed:019}")
-    expect(wide.locator(".badge").first).to_have_text("Failed")
-    picture(wide, "failed", is_whole=True)
+    def draw_running(self, submission: str) -> None:
+        """A queue and a submission at work; a dialog; a phone."""
+        wide, phone = self.wide, self.phone
+        self.at(wide, "queues/emails")
+        rate = wide.get_by_role("row").filter(has_text="customer:7").get_by_text("/s")
+        expect(rate).to_be_visible(timeout=15_000)
+        expect(wide.locator(".holds li").first).to_be_visible()
+        take(wide, "queue")
+        wide.emulate_media(color_scheme="dark")
+        take(wide, "queue-dark")
+        wide.emulate_media(color_scheme="light")
+        self.at(wide, submission)
+        expect(wide.locator(".gridbox i.in_hand").first).to_be_visible()
+        expect(wide.locator("dl").first).to_contain_text("/s", timeout=15_000)
+        take(wide, "submission")
+        wide.get_by_role("button", name="Change", exact=True).click()
+        expect(wide.get_by_role("dialog")).to_be_visible()
+        take(wide, "dialog")
+        self.at(phone, submission)
+        expect(phone.locator(".gridbox i.done").first).to_be_visible()
+        expect(phone.locator("dl").first).to_contain_text("/s", timeout=15_000)
+        take(phone, "phone-dark")
 
-    with producer("emails") as emails:
-        running = emails.insert_submission(
-            range(1, 12_000), chunk_size=20, strategic_metadata={"customer": 7, "priority": 3}
-        )
-        emails.insert_submission(range(1, 400), chunk_size=20, strategic_metadata={"customer": 9})
-        at(wide, "")
-        at(phone, "")
-        until(lambda: emails.get_submission(running).chunks_done > 200)
-    picture(wide, "running")
-    at(wide, "queues/emails")
-    expect(wide.get_by_text("customer:7").first).to_be_visible()
-    picture(wide, "queue")
-    at(wide, f"queues/emails/submissions/{running:019}")
-    expect(wide.locator(".gridbox i.in_hand").first).to_be_visible()
-    expect(wide.locator("dl").first).to_contain_text("/s", timeout=15_000)
-    picture(wide, "submission")
-    at(phone, f"queues/emails/submissions/{running:019}")
-    expect(phone.locator(".gridbox i.done").first).to_be_visible()
-    expect(phone.locator("dl").first).to_contain_text("/s", timeout=15_000)
-    picture(phone, "phone-dark")
+    def draw_errors(self, submission: str) -> None:
+        """A submission that completed, with errors; the workers."""
+        wide = self.at(self.wide, submission)
+        wide.locator("ol.errors summary").first.click()
+        expect(wide.locator("ol.errors pre").first).to_be_visible()
+        take(wide, "errors", is_whole=True)
+        self.at(wide, "workers")
+        expect(wide.locator(".holds li").first).to_be_visible()
+        take(wide, "workers")
 
-    for name in ("invoices", "crawl", "thumbnails", "translations", "prices", "exports", "reports"):
-        with producer(f"{name}-eu") as one:
-            one.insert_submission(range(len(name) * 40), chunk_size=10)
-    at(wide, "")
-    expect(wide.get_by_role("link", name="translations-eu")).to_be_visible()
-    picture(wide, "many-queues")
+    def draw_many(self) -> None:
+        """Many queues, one of them paused."""
+        names = ("invoices", "crawl", "thumbnails", "translations", "prices", "exports", "reports")
+        for name in names:
+            with self.producer(f"{name}-eu") as one:
+                one.insert_submission(range(len(name) * 40), chunk_size=10)
+        httpx.post(f"{self.stack.api_url}/v1/queues/exports-eu/pause").raise_for_status()
+        for page, name in ((self.wide, "many-queues"), (self.phone, "phone-queues-dark")):
+            self.at(page, "")
+            expect(page.get_by_role("link", name="translations-eu")).to_be_visible()
+            expect(page.get_by_text("Paused")).to_be_visible()
+            take(page, name)
+
+
+def take(page: Page, name: str, *, is_whole: bool = False) -> None:
+    """Write a picture."""
+    page.screenshot(path=FOLDER / f"{name}.png", full_page=is_whole)
 
 
 def until(is_so: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import Backoff, ProducerClient
-from tests.system.conftest import APPS, Process, Start
+from tests.system.conftest import APPS, Process, Start, kill
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -267,3 +267,48 @@ def test_a_token_is_asked_for_and_its_scope_is_told(
 
     expect(page.locator("#live")).to_contain_text("Live")
     expect(page.get_by_role("heading", name="Queues")).to_be_visible()
+
+
+def test_errors_of_operations_are_told_and_retried_alone(
+    live: Live, worker: Process, queue_name: str
+) -> None:
+    """Each with its traceback; what failed becomes a submission of its own, asked first."""
+    live.producer.queue = f"{queue_name}-collecting"
+    id_ = live.producer.insert_submission([1, "x", 2, 3], chunk_size=2)
+    page = live.open_submission(id_)
+
+    expect(page.get_by_text("1 operation of finished chunks failed")).to_be_visible()
+    expect(page.locator(".gridbox i.errors")).to_have_count(1)
+    page.get_by_text("Operation 1").click()
+    expect(page.get_by_role("region", name="Traceback of operation 1")).to_contain_text(
+        "in add_one"
+    )
+    expect(page.get_by_role("link", name="Download results")).to_be_visible()
+    live.confirm("Retry only failed", "Hand them in")
+
+    expect(page.get_by_role("heading", level=1)).not_to_have_text(f"{id_:019}")
+    expect(page.locator("dl").first).to_contain_text("1 / 1")
+
+
+def test_a_lost_connection_is_told_and_made_again(
+    live: Live, start: Start, redis_url: str, module_store_url: str, queue_name: str
+) -> None:
+    """With what is seen being old, until the API is back; nothing is reloaded."""
+    serve = {"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": module_store_url}
+    api = start("opsqueue_api", "--port", "0", cwd=APPS, **serve)
+    live.url = api.wait_for_line("ready on ").rpartition(" ")[2]
+    page = live.open(f"queues/{queue_name}")
+    expect(page.get_by_role("button", name="Pause", exact=True)).to_be_enabled()
+    page.evaluate("window.isSame = true")
+
+    # The parent first, which would start another child.
+    for process in (api, *api.children()):
+        kill(process.pid)
+    api.wait()
+
+    expect(page.get_by_role("alert").filter(has_text="Connection lost")).to_be_visible()
+    expect(page.get_by_text("What you see is from")).to_be_visible()
+    start("opsqueue_api", "--port", live.url.rpartition(":")[2], cwd=APPS, **serve)
+    expect(page.locator("#live")).to_have_text("Live", timeout=20_000)
+    expect(page.get_by_text("Connection lost")).to_be_hidden()
+    assert page.evaluate("window.isSame")

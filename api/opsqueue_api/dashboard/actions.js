@@ -3,6 +3,7 @@
 import { queuePath, send, submissionPath } from "/dashboard/api.js";
 import { confirmed, editMetadata } from "/dashboard/dialogs.js";
 import { counted, number } from "/dashboard/format.js";
+import { keepCounts } from "/dashboard/history.js";
 
 /** @param {string} queue @param {boolean} isPaused */
 export function pauseOrResume(queue, isPaused) {
@@ -11,7 +12,7 @@ export function pauseOrResume(queue, isPaused) {
       title: `Resume queue ${queue}?`,
       what: "Workers take chunks of it again, at once.",
       yes: "Resume it",
-      act: () => send("POST", `${queuePath(queue)}/resume`),
+      act: async () => keepCounts(await send("POST", `${queuePath(queue)}/resume`)),
       done: `Queue ${queue} is resumed.`,
     });
   }
@@ -19,7 +20,7 @@ export function pauseOrResume(queue, isPaused) {
     title: `Pause queue ${queue}?`,
     what: "No worker takes a chunk of it until it is resumed. Chunks in hand are finished, and submissions can still be handed in.",
     yes: "Pause it",
-    act: () => send("POST", `${queuePath(queue)}/pause`),
+    act: async () => keepCounts(await send("POST", `${queuePath(queue)}/pause`)),
     done: `Queue ${queue} is paused.`,
   });
 }

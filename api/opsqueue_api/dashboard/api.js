@@ -16,6 +16,13 @@ export class Problem extends Error {
   }
 }
 
+/** No answer at all. The connection's banner tells of it; what is shown stays, though it is old. */
+export class Unreachable extends Error {
+  constructor() {
+    super("the API does not answer");
+  }
+}
+
 /** The token: kept for this tab alone, until it is closed or told to forget. */
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
@@ -49,7 +56,9 @@ export async function request(path, init = {}) {
     const given = token.get();
     const headers = new Headers(init.headers);
     if (given) headers.set("authorization", `Bearer ${given}`);
-    const response = await fetch(path, { ...init, headers, cache: "no-store", credentials: "omit" });
+    const response = await fetch(path, { ...init, headers, cache: "no-store", credentials: "omit" }).catch((error) => {
+      throw init.signal?.aborted ? error : new Unreachable();
+    });
     if (response.ok) return response;
     const problem = await problemOf(response);
     if (response.status !== 401 || init.signal?.aborted) throw problem;

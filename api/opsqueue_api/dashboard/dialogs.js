@@ -99,7 +99,7 @@ export async function editMetadata(name, current, sendChanges) {
   const add = (key = "", value = /** @type {number | string} */ ("")) => {
     const row = h("div", { class: "pair" },
       h("input", { "aria-label": "Key", value: key, placeholder: "priority", spellcheck: "false", autocapitalize: "off" }),
-      h("input", { "aria-label": key ? `Value of ${key}` : "Value", value: String(value), placeholder: "0", inputmode: "numeric" }),
+      h("input", { "aria-label": key ? `Value of ${key}` : "Value", value: String(value), placeholder: "0", inputmode: "numeric", autofocus: Boolean(key) && !rows.hasChildNodes() }),
       h("button", { type: "button", class: "quiet", "aria-label": key ? `Remove ${key}` : "Remove this pair", onclick: () => row.remove() }, "Remove"));
     rows.append(row);
     return row;

@@ -46,7 +46,7 @@ export function chunkGrid() {
     "The queue holds more chunks in hand or delayed than are looked through at once: some of this submission may be missing here.");
   const inHand = table("Chunks in hand", [{ title: "Chunk in hand", class: "name" }, { title: "Worker" }, { title: "Since", class: "n" }, { title: "Attempt", class: "n" }]);
   const delayed = table("Delayed chunks", [{ title: "Delayed chunk", class: "name" }, { title: "Tried again in", class: "n" }, { title: "Attempts used", class: "n" }]);
-  const retried = table("Chunks that used attempts", [{ title: "Retried chunk", class: "name" }, { title: "Attempts used", class: "n" }]);
+  const retried = table("Chunks with failed attempts", [{ title: "Chunk with failed attempts", class: "name" }, { title: "Attempts used", class: "n" }]);
   const rest = h("p", { class: "note", hidden: true });
   lists.append(inHand.node, delayed.node, h("div", {}, retried.node, rest));
   const node = h("div", {}, h("div", { class: "gridbox" }, cells), legend, scale, partial, lists);
@@ -75,7 +75,7 @@ export function chunkGrid() {
     const words = /** @type {[string, string, number][]} */ (KINDS.map(([kind, word]) =>
       [kind, kind === "waiting" ? restWord : word, /** @type {any} */ (shown)[kind]]));
     setAttribute(cells, "aria-label", `${counted(grid.chunks_total, "chunk")}: ${words.filter(([, , n]) => n).map(([, word, n]) => `${number(n)} ${word}`).join(", ")}`);
-    reconcile(legend, words, ([kind]) => kind, ([kind]) => {
+    reconcile(legend, words.filter(([, , n]) => n), ([kind]) => kind, ([kind]) => {
       const text = h("span", {});
       return { node: h("li", { class: "grid" }, h("i", { class: kind }), text), update: ([, word, n]) => setText(text, `${number(n)} ${word}`) };
     });

@@ -1,6 +1,6 @@
 /** The submissions of a queue: filters, a page of them, what each is doing. */
 
-import { get, queuePath } from "/dashboard/api.js";
+import { Unreachable, get, queuePath } from "/dashboard/api.js";
 import { h, reconcile, replace, setAttribute, setText, show, table } from "/dashboard/dom.js";
 import { duration, number, rate } from "/dashboard/format.js";
 import { pace } from "/dashboard/history.js";
@@ -118,7 +118,7 @@ export function submissionList(queue, query, signal) {
       show(older, Boolean(page.next));
       if (page.next) setAttribute(older, "href", address({ after: page.next }));
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || error instanceof Unreachable) return;
       replace(trouble, refusal(error, "Submissions", reading.poke));
       show(trouble, true);
     }

@@ -106,7 +106,11 @@ document.querySelector("[data-skip]")?.addEventListener("click", (event) => {
   main.focus();
 });
 
-addEventListener("hashchange", showView);
+addEventListener("hashchange", () => {
+  // What was asked was about the view that is left.
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
+  showView();
+});
 setInterval(turnAges, 1_000);
 onUnauthenticated(askForToken);
 show(forget, Boolean(token.get()));

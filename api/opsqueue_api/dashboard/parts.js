@@ -43,9 +43,10 @@ const HIGH = 28;
 
 /** What a number did lately, as a line: `update(values)`. @param {string} label @param {string} [kind] */
 export function sparkline(label, kind = "") {
+  const base = svg("path", { class: "base", d: `M0,${HIGH - 1}H${WIDE}` });
   const area = svg("path", { class: "area" });
   const line = svg("path", { class: "line" });
-  const node = svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, area, line);
+  const node = svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, base, area, line);
   return {
     node,
     /** @param {number[]} values oldest first @param {number} room how many there could be */
@@ -54,10 +55,9 @@ export function sparkline(label, kind = "") {
       const step = WIDE / Math.max(1, room - 1);
       const from = WIDE - step * (values.length - 1);
       const points = values.map((value, i) =>
-        `${(from + i * step).toFixed(1)},${(HIGH - 2 - (most ? value / most : 0) * (HIGH - 5)).toFixed(1)}`);
-      setAttribute(line, "d", points.length > 1 ? `M${points.join("L")}` : `M0,${HIGH - 2}H${WIDE}`);
-      setAttribute(area, "d", points.length > 1 ? `M${from.toFixed(1)},${HIGH}L${points.join("L")}L${WIDE},${HIGH}Z` : "");
-      setAttribute(node, "class", `spark ${kind}${most ? "" : " flat"}`);
+        `${(from + i * step).toFixed(1)},${(HIGH - 1 - (most ? value / most : 0) * (HIGH - 4)).toFixed(1)}`);
+      setAttribute(line, "d", points.length > 1 && most ? `M${points.join("L")}` : "");
+      setAttribute(area, "d", points.length > 1 && most ? `M${from.toFixed(1)},${HIGH}L${points.join("L")}L${WIDE},${HIGH}Z` : "");
     },
   };
 }

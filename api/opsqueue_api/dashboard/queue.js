@@ -5,6 +5,7 @@ import { h, replace, setText, show } from "/dashboard/dom.js";
 import { counted, duration, number, rate } from "/dashboard/format.js";
 import { SAMPLES, counts, keepCounts, pastBacklog, pastRates } from "/dashboard/history.js";
 import { submissionList } from "/dashboard/list.js";
+import { Unreachable } from "/dashboard/api.js";
 import { followLive, throttled } from "/dashboard/live.js";
 import { refusal, section, setBadge, sparkline, tile } from "/dashboard/parts.js";
 import { backlogOf, stateOf } from "/dashboard/queues.js";
@@ -13,15 +14,16 @@ import { noWorkers, readWorkers, workersTable } from "/dashboard/workers.js";
 /** @param {string} queue @param {URLSearchParams} query @param {AbortSignal} signal */
 export function queueView(queue, query, signal) {
   const state = h("span", { class: "badge" });
-  const pause = h("button", { type: "button", id: "pause", disabled: true, onclick: () =>
-    pauseOrResume(queue, counts.get(queue)?.is_paused ?? false) }, "Pause");
+  const pause = h("button", { type: "button", id: "pause", disabled: true, onclick: async () => {
+    if (await pauseOrResume(queue, counts.get(queue)?.is_paused ?? false)) draw();
+  } }, "Pause");
   const tiles = {
     backlog: tile("Backlog", "Operations that are not done yet"),
     rate: tile("Rate", "Operations done a second, over the last minute"),
     left: tile("Time left", "The backlog at this rate"),
     hand: tile("Chunks in hand", "Reserved by workers"),
     delayed: tile("Delayed", "Chunks that wait for another attempt"),
-    ended: tile("Ended", "Submissions"),
+    ended: tile("Completed", "Submissions that are kept"),
   };
   const backlogLine = sparkline(`Backlog of ${queue} in the last 90 seconds`, "backlog");
   const rateLine = sparkline(`Rate of ${queue} in the last 90 seconds`);
@@ -49,14 +51,14 @@ export function queueView(queue, query, signal) {
     pause.disabled = false;
     setText(pause, body.is_paused ? "Resume" : "Pause");
     tiles.backlog.update(number(backlog.operations), `${counted(backlog.chunks, "chunk")}, ${counted(body.submissions.in_progress ?? 0, "submission")}`);
-    tiles.rate.update(rate(body.operations_per_second), `${rate(body.chunks_per_second)} chunks`);
+    tiles.rate.update(rate(body.operations_per_second), rate(body.chunks_per_second).replace("/", " chunks/"));
     const isMoving = backlog.operations > 0 && body.operations_per_second > 0;
     tiles.left.update(isMoving ? duration(backlog.operations / body.operations_per_second) : "–",
       body.is_paused ? "paused" : backlog.operations && !isMoving ? "nothing moves" : "");
     tiles.hand.update(number(body.chunks_in_hand), counted(body.workers, "worker"));
     tiles.delayed.update(number(body.chunks_delayed), body.stats.chunks_retried ? `${number(body.stats.chunks_retried)} retried so far` : "");
     tiles.ended.update(number(body.submissions.completed ?? 0),
-      `completed, ${number(body.submissions.failed ?? 0)} failed, ${number(body.submissions.cancelled ?? 0)} cancelled`);
+      `${number(body.submissions.failed ?? 0)} failed, ${number(body.submissions.cancelled ?? 0)} cancelled`);
     backlogLine.update(pastBacklog(queue), SAMPLES);
     rateLine.update(pastRates(queue), SAMPLES);
   }
@@ -69,7 +71,8 @@ export function queueView(queue, query, signal) {
       if (!wanted) replace(workersPlace, noWorkers());
       else if (workersPlace.firstChild !== wanted) replace(workersPlace, wanted);
     } catch (error) {
-      if (!signal.aborted) replace(workersPlace, refusal(error, "Workers", readingWorkers.poke));
+      if (signal.aborted || error instanceof Unreachable) return;
+      replace(workersPlace, refusal(error, "Workers", readingWorkers.poke));
     }
   }, { everyMs: 1_500, atLeastMs: 5_000, signal });
 

@@ -1,7 +1,7 @@
 /** One submission: how far it is, its chunks, what went wrong, what can be done. */
 
 import { cancel, changeMetadata, retry, retryOnlyFailed } from "/dashboard/actions.js";
-import { Problem, get, queuePath, submissionPath } from "/dashboard/api.js";
+import { Problem, Unreachable, get, queuePath, submissionPath } from "/dashboard/api.js";
 import { h, reconcile, replace, setText, show } from "/dashboard/dom.js";
 import { errorsOf, failureOf, resultsOf } from "/dashboard/outcome.js";
 import { clock, counted, duration, number, rate } from "/dashboard/format.js";
@@ -90,7 +90,7 @@ export function submissionView(queue, id, signal) {
     const metadata = Object.entries(of.strategic_metadata);
     reconcile(pairs, metadata.length ? metadata : [["", ""]], ([key]) => key, () => {
       const item = h("li", {});
-      return { node: item, update: ([key, value]) => setText(item, key ? `${key}: ${value}` : "None: strategies see nothing of it") };
+      return { node: item, update: ([key, value]) => setText(item, key ? `${key}: ${value}` : "none") };
     });
     drawDetails(of);
     show(content, true);
@@ -100,7 +100,7 @@ export function submissionView(queue, id, signal) {
   function drawDetails(of) {
     const traceId = /^[0-9a-f]{2}-([0-9a-f]{32})-/.exec(of.trace_context.traceparent ?? "")?.[1];
     const rows = /** @type {[string, string][]} */ ([
-      ["Trace id", traceId ?? "none: the producer had no trace"],
+      ["Trace id", traceId ?? "none"],
       ["Chunk size", counted(of.chunk_size, "operation")],
       ["Attempts", `at most ${number(of.max_attempts)} a chunk`],
       ["Failed operations", of.max_failed_operations === null ? "any number" : `at most ${number(of.max_failed_operations)}, else it fails`],
@@ -125,7 +125,7 @@ export function submissionView(queue, id, signal) {
       if (current?.state === "in_progress" && !was) followIt();
       else if (current?.state !== "in_progress" && !was && !isListening) listen();
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || error instanceof Unreachable) return;
       const isGone = error instanceof Problem && error.status === 404;
       replace(trouble, isGone ? gone() : refusal(error, `Submission ${id}`, reading.poke));
       show(trouble, true);
@@ -136,7 +136,7 @@ export function submissionView(queue, id, signal) {
       grid.update(await get(`${path}/chunks?cells=1000`, signal));
       show(gridTrouble, false);
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || error instanceof Unreachable) return;
       replace(gridTrouble, refusal(error, "Chunks", reading.poke));
       show(gridTrouble, true);
     }

@@ -1,6 +1,6 @@
 /** Workers: what each holds, and since when; of one queue, or of all. */
 
-import { get, queuePath } from "/dashboard/api.js";
+import { Unreachable, get, queuePath } from "/dashboard/api.js";
 import { h, reconcile, replace, setText, show, table } from "/dashboard/dom.js";
 import { counted, duration, number } from "/dashboard/format.js";
 import { counts, keepCounts } from "/dashboard/history.js";
@@ -115,7 +115,7 @@ export function workersView(signal) {
       setText(summary, names ? `${counted(names, "worker")}, ${counted(held, "chunk")} in hand` : "");
       show(refused, false);
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || error instanceof Unreachable) return;
       replace(refused, refusal(error, "Workers"));
       show(refused, true);
     }

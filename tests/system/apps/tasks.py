@@ -45,6 +45,12 @@ def act(operation: Any, chunk: Chunk) -> Any:
     }[action](*arguments or [""])
 
 
+@app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-collecting", on_error="collect")
+def add_one(number: int) -> int:
+    """Fail, this operation alone, for what is no number."""
+    return number + 1
+
+
 def raise_error(text: str) -> None:
     message = f"no luck with {text}"
     raise ValueError(message)
