@@ -1,7 +1,7 @@
 /** What came of a submission: its failure, the errors of its operations, its results. */
 
-import { lines, request, submissionPath, token } from "/dashboard/api.js";
-import { h, replace, setText } from "/dashboard/dom.js";
+import { Unreachable, lines, request, submissionPath, token } from "/dashboard/api.js";
+import { h, reconcile, replace, setText, show } from "/dashboard/dom.js";
 import { clock, counted, number } from "/dashboard/format.js";
 import { command, refusal, section, tell } from "/dashboard/parts.js";
 
@@ -39,32 +39,62 @@ export function failureOf(place, of) {
   });
 }
 
-/** Errors of single operations, the first ones. @param {Element} place @param {Submission} of @param {AbortSignal} signal */
-export function errorsOf(place, of, signal) {
-  drawn(place, String(of.operations_failed), () => {
-    if (!of.operations_failed) return null;
-    const list = h("ol", { class: "errors" });
-    const note = h("p", { class: "note" });
-    const more = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => read(MOST_ERRORS) }, "Show more");
-    const read = async (/** @type {number} */ limit) => {
-      try {
-        const { found, hasMore } = await lines(`${submissionPath(of.queue, of.id)}/errors`, limit, signal);
-        replace(list, found.map((error) => h("li", {}, h("details", {},
+/**
+ * Errors of single operations, the first ones: `update(submission)`. While more come in, those that
+ * are shown stay as they are, opened or not.
+ * @param {AbortSignal} signal
+ */
+export function errorsList(signal) {
+  const summary = h("p", {});
+  const list = h("ol", { class: "errors" });
+  const note = h("p", { class: "note" });
+  const trouble = h("div", { hidden: true });
+  const more = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => {
+    limit = MOST_ERRORS;
+    read();
+  } }, "Show more");
+  const node = section("Errors of operations", summary, trouble, list, note, more);
+  let limit = FIRST_ERRORS;
+  let isFull = false;
+  let readAt = 0;
+  /** @type {Submission} */
+  let of;
+
+  async function read() {
+    readAt = of.operations_failed;
+    try {
+      const { found, hasMore } = await lines(`${submissionPath(of.queue, of.id)}/errors`, limit, signal);
+      isFull = hasMore;
+      reconcile(list, found, (error) => `${error.index}/${error.message}`, (error) => ({
+        node: h("li", {}, h("details", {},
           h("summary", {}, h("span", { class: "mono" }, `Operation ${number(error.index)}`), " ",
             h("span", {}, error.type ? `${error.type}: ${error.message}` : error.message)),
           h("p", { class: "note" }, `In chunk ${number(error.chunk_index)}`),
-          error.traceback ? trace(`Traceback of operation ${error.index}`, error.traceback.trimEnd()) : h("p", {}, "It has no traceback.")))));
-        more.hidden = !hasMore || limit === MOST_ERRORS;
-        setText(note, hasMore ? `The first ${number(found.length)} of ${number(of.operations_failed)}.` : "");
-      } catch (error) {
-        if (!signal.aborted) replace(list, h("li", {}, refusal(error, "Errors", () => read(limit))));
-      }
-    };
-    read(FIRST_ERRORS);
-    return section(`Errors of operations`,
-      h("p", {}, `${counted(of.operations_failed, "operation")} of finished chunks failed; the others have results.`),
-      list, note, more);
-  });
+          error.traceback ? trace(`Traceback of operation ${error.index}`, error.traceback.trimEnd()) : h("p", {}, "It has no traceback."))),
+        update: () => undefined,
+      }));
+      show(more, hasMore && limit < MOST_ERRORS);
+      setText(note, hasMore ? `The first ${number(found.length)}.` : "");
+      show(trouble, false);
+    } catch (error) {
+      if (signal.aborted || error instanceof Unreachable) return;
+      replace(trouble, refusal(error, "Errors", read));
+      show(trouble, true);
+    }
+  }
+
+  show(node, false);
+  return {
+    node,
+    /** @param {Submission} now */
+    update(now) {
+      of = now;
+      show(node, of.operations_failed > 0);
+      setText(summary, `${counted(of.operations_failed, "operation")} of finished chunks failed; the others have results.`);
+      // What comes later stands behind what is shown, once that is all there is room for.
+      if (of.operations_failed > 0 && of.operations_failed !== readAt && !isFull) read();
+    },
+  };
 }
 
 /** Where the results are. @param {Element} place @param {Submission} of */

@@ -3,7 +3,7 @@
 import { cancel, changeMetadata, retry, retryOnlyFailed } from "/dashboard/actions.js";
 import { Problem, Unreachable, get, queuePath, submissionPath } from "/dashboard/api.js";
 import { h, reconcile, replace, setText, show } from "/dashboard/dom.js";
-import { errorsOf, failureOf, resultsOf } from "/dashboard/outcome.js";
+import { errorsList, failureOf, resultsOf } from "/dashboard/outcome.js";
 import { clock, counted, duration, number, rate } from "/dashboard/format.js";
 import { chunkGrid } from "/dashboard/grid.js";
 import { pace } from "/dashboard/history.js";
@@ -36,7 +36,7 @@ export function submissionView(queue, id, signal) {
   };
   const trouble = h("div", { hidden: true });
   const failure = h("div", {});
-  const errors = h("div", {});
+  const errors = errorsList(signal);
   const results = h("div", {});
   const grid = chunkGrid();
   const gridTrouble = h("div", { hidden: true });
@@ -47,7 +47,7 @@ export function submissionView(queue, id, signal) {
     h("div", { class: "panel" }, progress.node, h("dl", { class: "tiles" }, Object.values(tiles).map((of) => of.node))),
     failure,
     section("Chunks", gridTrouble, grid.node),
-    errors, results,
+    errors.node, results,
     section("Strategic metadata", h("div", { class: "row" }, pairs, edit)),
     section("Details", details));
   const node = h("div", {},
@@ -85,7 +85,7 @@ export function submissionView(queue, id, signal) {
       tiles.ended.update(clock(of.ended_at), `after ${duration((Date.parse(of.ended_at) - Date.parse(of.created_at)) / 1000)}`);
     } else tiles.ended.update("–");
     failureOf(failure, of);
-    errorsOf(errors, of, signal);
+    errors.update(of);
     resultsOf(results, of);
     const metadata = Object.entries(of.strategic_metadata);
     reconcile(pairs, metadata.length ? metadata : [["", ""]], ([key]) => key, () => {
