@@ -19,6 +19,7 @@ from opsqueue.wire import ProblemType
 from opsqueue_api import consumers, dashboard, problem
 from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
+from opsqueue_api.cross_site import CrossSite
 from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.grid import Reservations, SubmissionChunks
@@ -90,6 +91,7 @@ def create_app(
             Spans(),
             RequestIds(),
             Compression(),
+            CrossSite(),
             authentication,
             KnownParameters(),
             *middleware,
