@@ -136,12 +136,16 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for _ in range(20):
+            # Asked once, it would refuse while it writes its first append-only file, and go on.
+            process.terminate()
+            try:
+                process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+        process.kill()
+        process.wait()
 
     def kill(self) -> None:
         """End it as a crash would."""
