@@ -106,8 +106,10 @@ def start_prometheus(start: Start, folder: Path, urls: list[str]) -> str:
         program=program,
     )
     line = server.wait_for_line('msg="Listening on"')
-    server.wait_for_line("Server is ready")
-    return f"http://{line.rpartition('address=')[2].split()[0]}"
+    url = f"http://{line.rpartition('address=')[2].split()[0]}"
+    # It logs that it is ready before or after that it listens.
+    until(lambda: httpx.get(f"{url}/-/ready").is_success)
+    return url
 
 
 def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
