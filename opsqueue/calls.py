@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
+import msgspec
+
 from opsqueue.answers import (
     Reserved,
     read_completed,
@@ -29,7 +31,7 @@ from opsqueue.chunk import (
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.script import Argument
 from opsqueue.strategy import AnyStrategy, Random
-from opsqueue.submission import INLINE_OUTPUT_BYTES
+from opsqueue.submission import INLINE_OUTPUT_BYTES, NewSubmission
 
 Answer = TypeVar("Answer")
 
@@ -50,6 +52,28 @@ class Call(Generic[Answer]):
     read: Callable[[list[Any]], Answer]
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     rest: Sequence[Argument] = ()
+
+
+def pairs_and_fields(new: NewSubmission) -> list[Argument]:
+    """Give a new submission's strategic metadata, then what else its hash is to have."""
+    fields: list[Argument] = [
+        "codec", new.codec,
+        "max_attempts", new.max_attempts,
+        "backoff_first_ms", new.backoff.first_ms,
+        "backoff_max_ms", new.backoff.max_ms,
+    ]  # fmt: skip
+    if (failed_limit := new.failed_operations_limit) is not None:
+        fields += ["max_failed_operations", failed_limit]
+    if new.retention_ms is not None:
+        fields += ["retention_ms", new.retention_ms]
+    if new.delete_inputs_at_completion:
+        fields += ["delete_inputs", 1]
+    if new.metadata is not None:
+        fields += ["metadata", new.metadata]
+    if new.trace_context:
+        fields += ["trace_context", msgspec.json.encode(dict(new.trace_context))]
+    pairs = [part for key, value in new.strategic_metadata.items() for part in (key, value)]
+    return [*pairs, *fields]
 
 
 def reserve_chunks(

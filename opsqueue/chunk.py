@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NewType, Self
 from opsqueue.submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opsqueue.submission import SubmissionId
 
@@ -182,3 +182,22 @@ class Lost:
 CompleteOutcome = Completed | Dropped | Lost
 FailOutcome = Retried | FinallyFailed | Dropped | Lost
 ReleaseOutcome = Released | Dropped | Lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Which chunks of a lost submission are done, as Redis will have it again."""
+
+    cursor: int
+    """No chunk from here on is done."""
+    redo: Sequence[int]
+    """The chunks below the cursor that are not done."""
+    chunks_done: int
+    done: bytes
+    """A bit a chunk, the highest of each byte first."""
+    operations_done: int
+    operations_failed: int
+    errors: bytes
+    """Likewise, of the chunks with operations that failed."""
+    last_error: int
+    """The last of these; -1: there is none."""

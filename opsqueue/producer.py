@@ -44,6 +44,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.formats import codec_of_format
 from opsqueue.http_api import HttpApi
+from opsqueue.manifest import store_manifest
 from opsqueue.output import OperationFailed
 from opsqueue.results_client import ChunkResults, ResultsClient
 from opsqueue.retry import check_only, empty_retry_of
@@ -286,6 +287,7 @@ class ProducerClient(ResultsClient):
                 # A retry of somebody without a trace stays in that of the first.
                 trace_context=current_carrier() or empty.trace_context,
             )
+            self._store_manifest(new)
             # With a key of our own where none is given, so that a repeated request is safe.
             submission_id = self._hand_in(new, idempotency_key or uuid.uuid4().hex)
             span.note(
@@ -297,6 +299,13 @@ class ProducerClient(ResultsClient):
                 )
             )
         return submission_id
+
+    def _store_manifest(self, new: NewSubmission) -> None:
+        try:
+            store_manifest(self._store, self.queue, new)
+        except BaseException:
+            self._discard(new)
+            raise
 
     def _hand_in(self, new: NewSubmission, idempotency_key: str) -> SubmissionId:
         try:

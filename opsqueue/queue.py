@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from opsqueue import calls
 from opsqueue.answers import (
     Alive,
@@ -21,7 +19,14 @@ from opsqueue.answers import (
     unexpected,
 )
 from opsqueue.calls import Answer
-from opsqueue.chunk import ChunkFailure, CompleteOutcome, FailOutcome, ReleaseOutcome, Token
+from opsqueue.chunk import (
+    ChunkFailure,
+    CompleteOutcome,
+    FailOutcome,
+    Finished,
+    ReleaseOutcome,
+    Token,
+)
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
@@ -31,7 +36,7 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
 )
 from opsqueue.keys import check_queue_name
-from opsqueue.script import Argument, Scripts, register_queue
+from opsqueue.script import Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import (
     MAX_STRATEGIC_PAIRS,
@@ -84,23 +89,6 @@ class Queue(Upkeep):
             message = f"idempotency_ms is {idempotency_ms}: a key is remembered for 1 ms or more"
             raise InvalidArgumentError(message)
         self._register()
-        fields: list[Argument] = [
-            "codec", new.codec,
-            "max_attempts", new.max_attempts,
-            "backoff_first_ms", new.backoff.first_ms,
-            "backoff_max_ms", new.backoff.max_ms,
-        ]  # fmt: skip
-        if (failed_limit := new.failed_operations_limit) is not None:
-            fields += ["max_failed_operations", failed_limit]
-        if new.retention_ms is not None:
-            fields += ["retention_ms", new.retention_ms]
-        if new.delete_inputs_at_completion:
-            fields += ["delete_inputs", 1]
-        if new.metadata is not None:
-            fields += ["metadata", new.metadata]
-        if new.trace_context:
-            fields += ["trace_context", msgspec.json.encode(dict(new.trace_context))]
-        pairs = [part for key, value in new.strategic_metadata.items() for part in (key, value)]
         answer = self._scripts.call(
             "insert_submission",
             partition="00",
@@ -112,21 +100,36 @@ class Queue(Upkeep):
             operations_total=new.operations,
             meta_count=len(new.strategic_metadata),
             inline_count=len(new.inline or ()),
-            rest=[*pairs, *fields, *(new.inline or ())],
+            rest=[*calls.pairs_and_fields(new), *(new.inline or ())],
         )
-        match answer:
-            case [b"inserted", id_]:
-                return Inserted(id=SubmissionId(id_.decode()), is_new=True)
-            case [b"known", id_]:
-                return Inserted(id=SubmissionId(id_.decode()), is_new=False)
-            case [b"prefix_taken", id_]:
-                owner = f"belongs to submission {id_.decode()}" if id_ else "is being deleted"
-                message = (
-                    f"prefix {new.prefix!r} {owner}: upload under a "
-                    "prefix of its own, or repeat an insert with its idempotency key"
-                )
-                raise InvalidArgumentError(message)
-        raise unexpected(answer)
+        return _inserted(answer, new.prefix)
+
+    def restore_submission(self, new: NewSubmission, finished: Finished) -> Inserted:
+        """Insert a submission that Redis has lost, whose chunks are stored, and some done.
+
+        Raises:
+            InvalidArgumentError: a submission has this prefix, so this one was not lost.
+        """
+        self._register()
+        answer = self._scripts.call(
+            "restore_submission",
+            partition="00",
+            prefix=new.prefix,
+            chunks_total=new.chunks_total,
+            chunk_size=new.chunk_size,
+            operations_total=new.operations,
+            cursor=finished.cursor,
+            chunks_done=finished.chunks_done,
+            done=finished.done,
+            operations_done=finished.operations_done,
+            operations_failed=finished.operations_failed,
+            errors=finished.errors,
+            last_error=finished.last_error,
+            meta_count=len(new.strategic_metadata),
+            redo_count=len(finished.redo),
+            rest=[*calls.pairs_and_fields(new), *finished.redo],
+        )
+        return _inserted(answer, new.prefix)
 
     def cancel_submission(self, submission_id: SubmissionId) -> None:
         """Drop what is left of a submission in progress; costs the same for any number of chunks.
@@ -408,3 +411,19 @@ class Queue(Upkeep):
         if not self._is_registered:
             register_queue(self._client, self.name)
             self._is_registered = True
+
+
+def _inserted(answer: list[Any], prefix: str) -> Inserted:
+    match answer:
+        case [b"inserted", id_]:
+            return Inserted(id=SubmissionId(id_.decode()), is_new=True)
+        case [b"known", id_]:
+            return Inserted(id=SubmissionId(id_.decode()), is_new=False)
+        case [b"prefix_taken", id_]:
+            owner = f"belongs to submission {id_.decode()}" if id_ else "is being deleted"
+            message = (
+                f"prefix {prefix!r} {owner}: upload under a "
+                "prefix of its own, or repeat an insert with its idempotency key"
+            )
+            raise InvalidArgumentError(message)
+    raise unexpected(answer)

@@ -53,6 +53,13 @@ TRANSITIONS: Final = (
         "same idempotency key: the first one's id, nothing changes; no chunks: completed at once",
     ),
     Transition(
+        "restore_submission",
+        (),
+        ("ready", "completed"),
+        "no submission has the prefix; the chunks named are done, all of them: completed at once; "
+        "past max_failed_operations the submission fails",
+    ),
+    Transition(
         "reserve_chunks",
         ("ready",),
         ("reserved",),

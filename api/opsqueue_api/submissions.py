@@ -13,6 +13,7 @@ from opsqueue.answers import Inserted
 from opsqueue.codec import DEFAULT_CODEC, open_codec
 from opsqueue.contents import discard, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.manifest import store_manifest
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
@@ -174,6 +175,7 @@ class Submissions:
             operations_total=stored.operations_total,
             inline=stored.inline,
         )
+        _store_manifest(self._store, on, new)
         # When Redis gives no answer, the objects stay: a submission may be using them.
         inserted = _insert(on, new, key)
         if not inserted.is_new and new.inline is None:
@@ -186,7 +188,9 @@ class Submissions:
             return _insert(on, new, key)
         items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
         create_many(self._store, items)
-        inserted = _insert(on, replace(new, inline=None), key)
+        stored = replace(new, inline=None)
+        store_manifest(self._store, on.name, stored)
+        inserted = _insert(on, stored, key)
         # Not new and yet of this prefix: the insert is repeated, and these are its objects.
         if not inserted.is_new and on.get_submission(inserted.id).prefix != new.prefix:
             discard(self._store, new.prefix)
@@ -364,6 +368,15 @@ class SubmissionIds:
             pairs, states=[SubmissionState(state) for state in states], limit=limit
         )
         write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
+
+
+def _store_manifest(store: ObjectStore, on: Queue, new: NewSubmission) -> None:
+    try:
+        store_manifest(store, on.name, new)
+    except BaseException:
+        if new.inline is None:
+            discard(store, new.prefix)
+        raise
 
 
 def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:

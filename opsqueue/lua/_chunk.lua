@@ -61,6 +61,19 @@ local function count_dropped(id, failed)
   count('backlog_operations', row[4] - row[3])
 end
 
+-- More operations failed than the submission allows: it fails. Chunk `index`, which passed the limit,
+-- is done like those before.
+local function fail_past_limit(id, index, failed, limit)
+  local key = sub_key(id)
+  local used = redis.call('HGET', key .. ':attempts', index) or 0
+  redis.call('HSET', key .. ':failure', 'chunk_index', index, 'attempt', used + 1, 'at', now,
+    'type', 'TooManyFailedOperations', 'message', failed .. ' operations failed, of '
+    .. redis.call('HGET', key, 'operations_total') .. ' in all; max_failed_operations is '
+    .. limit, 'traceback', '')
+  end_submission(id, 'failed')
+  count_dropped(id, 0)
+end
+
 -- Keep the rate: what was completed lately, in slots of 10 s.
 local function count_recent(operations)
   local recent = base .. 'recent'

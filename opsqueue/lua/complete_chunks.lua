@@ -13,18 +13,6 @@
 -- and the submission failed with it; {"lost"}: somebody else holds or held it by now; or
 -- {"dropped", id}: the submission had ended.
 
--- The submission fails, whose chunk `index` is done like those before.
-local function fail_submission(id, index, failed, limit)
-  local key = sub_key(id)
-  local used = redis.call('HGET', key .. ':attempts', index) or 0
-  redis.call('HSET', key .. ':failure', 'chunk_index', index, 'attempt', used + 1, 'at', now,
-    'type', 'TooManyFailedOperations', 'message', failed .. ' operations failed, of '
-    .. redis.call('HGET', key, 'operations_total') .. ' in all; max_failed_operations is '
-    .. limit, 'traceback', '')
-  end_submission(id, 'failed')
-  count_dropped(id, 0)
-end
-
 local function complete(token, operations_failed, has_output, output)
   local id, index, state = end_reservation(token)
   if not id then
@@ -60,7 +48,7 @@ local function complete(token, operations_failed, has_output, output)
     redis.call('SETBIT', key .. ':errors', index, 1)
     count('operations_failed', operations_failed)
     if row[5] and failed > tonumber(row[5]) then
-      fail_submission(id, index, string.format('%.0f', failed), row[5])
+      fail_past_limit(id, index, string.format('%.0f', failed), row[5])
       return {'limit_passed', id, total - done}
     end
   end

@@ -142,6 +142,11 @@ def output_key(prefix: str, index: int) -> str:
     return f"{prefix}/{index}-out"
 
 
+def manifest_key(prefix: str) -> str:
+    """Return the key of what a submission is, for the day that Redis has lost it."""
+    return f"{prefix}/manifest"
+
+
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
     """A store's URL, read: `scheme://place/path?options`. As text it has no options."""

@@ -1,0 +1,83 @@
+"""`opsqueue rebuild`: inserts submissions again that Redis has lost, from the object store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+
+import click
+import redis
+
+from opsqueue.cli.connections import with_redis
+from opsqueue.cli.tables import counted
+from opsqueue.queue import Queue
+from opsqueue.rebuild import Rebuilt, queues_in, rebuild
+from opsqueue.store import ObjectStore, open_store
+
+_EPILOG = """
+\b
+Examples:
+  opsqueue rebuild --store s3://bucket/prefix --dry-run    look; nothing is changed
+  opsqueue rebuild --store s3://bucket/prefix --queue emails
+"""
+
+
+@click.command("rebuild", epilog=_EPILOG)
+@click.option(
+    "--store",
+    "store_url",
+    envvar="OPSQUEUE_STORE_URL",
+    metavar="URL",
+    required=True,
+    help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and API have.",
+)
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Only this queue; may be repeated.  [default: all that the store has folders of]",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be inserted, and change nothing.")
+@with_redis
+def rebuild_(*, client: redis.Redis, store_url: str, queues: Sequence[str], dry_run: bool) -> None:
+    """Insert submissions again that were lost with Redis, from what the store has of them.
+
+    Chunks whose output is stored are done, the others run. Each submission gets a new id. One that
+    Redis has is left alone, so this may be repeated.
+
+    Not in the store, and so lost with Redis: small submissions, whose chunks lie in Redis (up to
+    256 KiB), ids and idempotency keys, attempts used, failures, limits, retentions and pauses of
+    queues. What had failed or was cancelled, or whose insert never came, runs again: cancel it.
+
+    Exit codes: 0 done, 1 some were skipped, 2 wrong usage, 3 no answer.
+    """
+    with closing(open_store(store_url)) as store:
+        click.echo(f"store   {store.url}")
+        skipped = sum(
+            _rebuild(store, Queue(client, name), is_dry_run=dry_run)
+            for name in queues or queues_in(store)
+        )
+    click.echo("small submissions, whose chunks were in Redis, are not in the store: they are lost")
+    sys.exit(1 if skipped else 0)
+
+
+def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> int:
+    """Print what became of each submission, then the totals; give how many were skipped."""
+    rebuilt = skipped = 0
+    for outcome in rebuild(store, queue, is_dry_run=is_dry_run):
+        if isinstance(outcome, Rebuilt):
+            rebuilt += 1
+            id_ = outcome.submission_id or "would be inserted"
+            failed = outcome.operations_failed
+            click.echo(
+                f"{outcome.prefix}  {id_}  "
+                f"{outcome.chunks_done:,} of {counted(outcome.chunks_total, 'chunk')} done"
+                + (f"  {counted(failed, 'operation')} failed" if failed else "")
+            )
+        else:
+            skipped += 1
+            click.echo(f"{outcome.prefix}  skipped: {outcome.reason}")
+    would = "would be " if is_dry_run else ""
+    click.echo(f"queue {queue.name}: {rebuilt:,} {would}inserted again, {skipped:,} skipped")
+    return skipped

@@ -1,0 +1,58 @@
+-- Insert: the loader puts this text in front of the scripts that say "With _insert.".
+--
+-- What inserting a submission and restoring one share.
+
+local function next_id(partition)
+  -- Ids ascend even when the clock steps back or an instant has more than 10,000 of them. They are
+  -- text, since a Lua number holds only 53 bits.
+  local ms, sequence = now, 0
+  local last = redis.call('GET', base .. 'last_id')
+  if last then
+    local last_ms = tonumber(string.sub(last, 1, 13))
+    if ms <= last_ms then
+      ms, sequence = last_ms, tonumber(string.sub(last, 14, 17)) + 1
+      if sequence > 9999 then
+        ms, sequence = ms + 1, 0
+      end
+    end
+  end
+  local stamp = string.format('%013.0f%04d', ms, sequence)
+  redis.call('SET', base .. 'last_id', stamp)
+  return stamp .. partition
+end
+
+-- Write down a submission that has no chunk done, as `new` describes it: prefix, chunks_total,
+-- chunk_size, operations_total and cursor, and where in ARGV its pairs of strategic metadata
+-- begin, its fields begin, and its fields end.
+local function add_submission(id, new)
+  local key = sub_key(id)
+  redis.call('HSET', key, 'state', 'in_progress', 'prefix', new.prefix,
+    'chunks_total', new.chunks_total, 'chunk_size', new.chunk_size,
+    'operations_total', new.operations_total, 'cursor', new.cursor, 'chunks_done', 0,
+    'operations_done', 0, 'operations_failed', 0, 'chunks_in_hand', 0, 'created_at', now)
+  for i = new.fields_from, new.fields_end - 1, 2 do
+    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+  end
+  if new.fields_from > new.pairs_from then
+    for i = new.pairs_from, new.fields_from - 1, 2 do
+      redis.call('HSET', key .. ':meta', ARGV[i], ARGV[i + 1])
+    end
+    sign(id)
+    change_pairs(id, 'ZADD')
+  end
+  redis.call('HSET', base .. 'prefixes', new.prefix, id)
+  redis.call('ZADD', base .. 'submissions:in_progress', 0, id)
+  count('submissions_inserted', 1)
+  count('chunks_inserted', new.chunks_total)
+  count('operations_inserted', new.operations_total)
+  event(id, 'created')
+end
+
+-- Let its chunks be handed out.
+local function offer(id)
+  if redis.call('EXISTS', base .. 'reservations') == 0 then
+    reset_reservations()
+  end
+  enter_ready(id)
+  wake()
+end

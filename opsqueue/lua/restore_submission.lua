@@ -1,0 +1,69 @@
+-- restore_submission: -> ready or completed.
+--
+-- Inserts a submission that was there before Redis lost its data, with the chunks whose outputs are
+-- in the store done. Costs by the bytes of the bitmaps and the number of free chunks below the
+-- cursor, which the caller bounds. All done: completed at once. More operations failed than it
+-- allows: failed, as the report would have that passed its limit.
+--
+-- KEYS[1]     base               prefix of the queue's keys
+-- ARGV[1]     now                see _prelude
+-- ARGV[2]     partition          two digits, the end of the id
+-- ARGV[3]     prefix             where the chunks' objects lie; of this submission alone
+-- ARGV[4]     chunks_total
+-- ARGV[5]     chunk_size         operations a chunk
+-- ARGV[6]     operations_total
+-- ARGV[7]     cursor             no chunk from here on is done
+-- ARGV[8]     chunks_done        bits of the next
+-- ARGV[9]     done               bitmap of finished chunks
+-- ARGV[10]    operations_done    of these
+-- ARGV[11]    operations_failed  of these
+-- ARGV[12]    errors             bitmap of those with operations that failed
+-- ARGV[13]    last_error         index of the last of them, or -1
+-- ARGV[14]    meta_count         pairs of strategic metadata
+-- ARGV[15]    redo_count         chunks below the cursor that are not done
+-- ARGV[16...] rest               first those pairs, then fields of sub:ID with their values, then
+--                                the indexes of those chunks
+--
+-- With _insert.
+--
+-- Returns {"inserted", id}, or {"prefix_taken", id}.
+local prefix, chunks_total, operations_total = ARGV[3], ARGV[4], ARGV[6]
+local chunks_done, operations_done, operations_failed = ARGV[8], ARGV[10], ARGV[11]
+local meta_count, redo_count = tonumber(ARGV[14]), tonumber(ARGV[15])
+
+local owner = redis.call('HGET', base .. 'prefixes', prefix)
+if owner then
+  return {'prefix_taken', owner}
+end
+
+local id, redo_from = next_id(ARGV[2]), #ARGV - redo_count + 1
+local key = sub_key(id)
+add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = ARGV[5],
+  operations_total = operations_total, cursor = ARGV[7], pairs_from = 16,
+  fields_from = 16 + 2 * meta_count, fields_end = redo_from})
+redis.call('HSET', key, 'chunks_done', chunks_done, 'operations_done', operations_done,
+  'operations_failed', operations_failed)
+if chunks_done ~= '0' then
+  redis.call('SET', key .. ':done', ARGV[9])
+end
+if operations_failed ~= '0' then
+  redis.call('SET', key .. ':errors', ARGV[12])
+end
+for i = redo_from, #ARGV do
+  redis.call('ZADD', key .. ':redo', ARGV[i], ARGV[i])
+end
+count('chunks_completed', chunks_done)
+count('operations_completed', operations_done)
+count('operations_failed', operations_failed)
+count('backlog_chunks', chunks_total - chunks_done)
+count('backlog_operations', operations_total - operations_done)
+
+local limit = redis.call('HGET', key, 'max_failed_operations')
+if limit and tonumber(operations_failed) > tonumber(limit) then
+  fail_past_limit(id, ARGV[13], operations_failed, limit)
+elseif chunks_done == chunks_total then
+  complete_submission(id)
+else
+  offer(id)
+end
+return {'inserted', id}

@@ -1,0 +1,250 @@
+"""After Redis was lost, work goes on from what the store has; nothing is inserted twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+from click.testing import CliRunner
+
+from opsqueue import rebuild as rebuilding
+from opsqueue.app import Opsqueue
+from opsqueue.cli import main
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.producer import ProducerClient
+from opsqueue.rebuild import Rebuilt, Skipped, rebuild
+from opsqueue.store import ObjectStore, input_key, manifest_key, open_store, output_key
+from opsqueue.submission import Backoff, Submission, SubmissionState
+from opsqueue.testing import LocalOpsqueue
+
+app = Opsqueue()
+
+
+@app.handler("numbers", on_error="collect")
+def halve(operation: int) -> int:
+    if operation % 2:
+        message = f"{operation} is odd"
+        raise ValueError(message)
+    return operation // 2
+
+
+@pytest.fixture(scope="module")
+def own_client(tmp_path_factory: pytest.TempPathFactory):
+    """A server of this module alone, to flush."""
+    with EmbeddedServer(tmp_path_factory.mktemp("own"), is_durable=False) as server:
+        client = connect(server.url)
+        yield client
+        client.close()
+
+
+@pytest.fixture(params=["own_client", "fake_client"])
+def client(request: pytest.FixtureRequest) -> redis.Redis:
+    client: redis.Redis = request.getfixturevalue(request.param)
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def local(client: redis.Redis, store: ObjectStore) -> LocalOpsqueue:
+    return LocalOpsqueue(app, client, store)
+
+
+@pytest.fixture
+def producer(local: LocalOpsqueue, store: ObjectStore) -> ProducerClient:
+    return ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0)
+
+
+def insert(producer: ProducerClient, *operations: int, **options) -> Submission:
+    id_ = producer.insert_submission(operations, chunk_size=2, **options)
+    return producer.get_submission(id_)
+
+
+def the_rebuilt(local: LocalOpsqueue) -> Submission:
+    (rebuilt,) = list(rebuild(local.store, local.queue("numbers")))
+    assert isinstance(rebuilt, Rebuilt)
+    assert rebuilt.submission_id is not None
+    return local.queue("numbers").get_submission(rebuilt.submission_id)
+
+
+def test_work_goes_on_after_redis_was_lost(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """With all settings; what was done is not done again, and results come in order."""
+    lost = insert(
+        producer,
+        *range(9),
+        metadata=b"\x00meta",
+        strategic_metadata={"customer": -7},
+        max_attempts=3,
+        max_failed_operations=0.5,
+        backoff=Backoff(first_ms=5, max_ms=50),
+        retention=60.5,
+        delete_inputs_at_completion=True,
+    )
+    local.work("numbers", limit=2)
+    client.flushall()
+
+    found = the_rebuilt(local)
+
+    assert (found.chunks_done, found.operations_done, found.operations_failed) == (2, 4, 2)
+    for name in (
+        "prefix codec chunks_total chunk_size operations_total max_failed_operations max_attempts "
+        "backoff retention_ms delete_inputs_at_completion metadata strategic_metadata trace_context"
+    ).split():
+        assert getattr(found, name) == getattr(lost, name), name
+    assert local.work("numbers") == 3
+    ended = producer.get_submission(found.id)
+    assert ended.state is SubmissionState.COMPLETED
+    assert (ended.chunks_done, ended.operations_done, ended.operations_failed) == (5, 9, 4)
+    results = producer.blocking_stream_completed_submission(found.id, errors="skip")
+    assert list(results) == [0, 1, 2, 3, 4]
+    assert [error.index for error in producer.iter_errors(found.id)] == [1, 3, 5, 7]
+    counts = local.queue("numbers").count_queue()
+    assert (counts.backlog_chunks, counts.backlog_operations) == (0, 0)
+
+
+def test_a_second_rebuild_changes_nothing(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """What Redis has is left alone, in progress or ended."""
+    insert(producer, *range(4))
+    client.flushall()
+    found = the_rebuilt(local)
+
+    again = list(rebuild(local.store, local.queue("numbers")))
+    local.work("numbers")
+    after = list(rebuild(local.store, local.queue("numbers")))
+
+    assert (again, after) == ([], [])
+    (only,) = local.queue("numbers").list_submissions().submissions
+    assert (only.id, only.state) == (found.id, SubmissionState.COMPLETED)
+
+
+@pytest.mark.parametrize("max_redo", [10, 2, 0])
+def test_chunks_are_done_in_whatever_order(
+    local: LocalOpsqueue,
+    producer: ProducerClient,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    max_redo: int,
+) -> None:
+    """Those between finished ones run; beyond the bound, finished ones run again, to no effect."""
+    lost = insert(producer, *range(0, 40, 2))
+    local.work("numbers")
+    gaps = [2, 3, 7]
+    local.store.delete_objects([output_key(lost.prefix, index) for index in gaps])
+    client.flushall()
+    monkeypatch.setattr(rebuilding, "MAX_REDO", max_redo)
+
+    found = the_rebuilt(local)
+
+    known = {10: 7, 2: 5, 0: 2}[max_redo]
+    assert (found.chunks_done, found.operations_done) == (known, 2 * known)
+    assert local.work("numbers") == 10 - known
+    assert list(producer.blocking_stream_completed_submission(found.id)) == list(range(20))
+
+
+def test_a_submission_that_had_completed_is_completed_again(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """Also without its inputs; with the operations of a last chunk that is not full."""
+    lost = insert(producer, 0, 2, 4)
+    local.work("numbers")
+    local.store.delete_objects([input_key(lost.prefix, index) for index in range(2)])
+    client.flushall()
+
+    found = the_rebuilt(local)
+
+    assert (found.state, found.operations_done) == (SubmissionState.COMPLETED, 3)
+    assert list(producer.blocking_stream_completed_submission(found.id)) == [0, 1, 2]
+
+
+def test_more_failed_operations_than_allowed_fail_it_again(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """As the report did that passed the limit; a retry lets it go on."""
+    insert(producer, 1, 3, 4, 6, max_failed_operations=1)
+    local.work("numbers")
+    client.flushall()
+
+    found = the_rebuilt(local)
+
+    assert (found.state, found.chunks_dropped) == (SubmissionState.FAILED, 1)
+    assert found.failure is not None
+    assert found.failure.is_of_operations
+    local.queue("numbers").retry_submission(found.id)
+    assert local.work("numbers") == 1
+
+
+def test_what_can_not_be_restored_is_said_and_skipped(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """And the others are restored."""
+    no_input, no_manifest, damaged, whole = (insert(producer, 0, 2, 4) for _ in range(4))
+    local.store.delete_objects([input_key(no_input.prefix, 1)])
+    local.store.delete_objects([manifest_key(no_manifest.prefix), manifest_key(damaged.prefix)])
+    local.store.create(manifest_key(damaged.prefix), b"{")
+    client.flushall()
+
+    outcomes = {outcome.prefix: outcome for outcome in rebuild(local.store, local.queue("numbers"))}
+
+    for lost, reason in (
+        (no_input, "inputs are missing, of 1 of 2 chunks (first: 1)"),
+        (no_manifest, "no manifest"),
+        (damaged, "can't be read"),
+    ):
+        skipped = outcomes.pop(lost.prefix)
+        assert isinstance(skipped, Skipped)
+        assert reason in skipped.reason
+    assert isinstance(outcomes.pop(whole.prefix), Rebuilt)
+    assert outcomes == {}
+
+
+def test_deleting_a_submission_deletes_its_manifest(
+    local: LocalOpsqueue, producer: ProducerClient
+) -> None:
+    """It lies below the prefix, as all does."""
+    prefix = insert(producer, 0, 2).prefix
+    was_there = local.store.exists(manifest_key(prefix))
+
+    local.store.delete_prefix(prefix)
+
+    assert was_there
+    assert not local.store.exists(manifest_key(prefix))
+
+
+def test_the_command_says_what_it_does(
+    own_client: redis.Redis, store_url: str, tmp_path: Path
+) -> None:
+    """A dry run changes nothing; a second run finds nothing to do."""
+    own_client.flushall()
+    store = open_store(store_url)
+    local = LocalOpsqueue(app, own_client, store)
+    producer = ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0)
+    insert(producer, *range(6))
+    local.work("numbers", limit=1)
+    own_client.flushall()
+    port = own_client.connection_pool.connection_kwargs["port"]
+
+    def run(*options: str) -> tuple[int, str]:
+        arguments = ["rebuild", "--store", store_url, *options]
+        environment = {"OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        result = CliRunner().invoke(main, arguments, env=environment)
+        return result.exit_code, result.output
+
+    code, output = run("--dry-run")
+    assert (code, own_client.dbsize()) == (0, 0)
+    assert "would be inserted  1 of 3 chunks done  1 operation failed" in output
+    assert "they are lost" in output
+    assert "queue numbers: 1 inserted again, 0 skipped" in run("--queue", "numbers")[1]
+    assert "queue numbers: 0 inserted again, 0 skipped" in run()[1]
+    store.delete_objects(key for key in list(store.list_prefix("")) if key.endswith("-in"))
+    own_client.flushall()
+    assert run()[0] == 1
