@@ -61,8 +61,8 @@ local function count_dropped(id, failed)
   count('backlog_operations', row[4] - row[3])
 end
 
--- More operations failed than the submission allows: it fails. Chunk `index`, which passed the limit,
--- is done like those before.
+-- More operations failed than the submission allows: it fails. Chunk `index`, which passed the
+-- limit, is done like those before.
 local function fail_past_limit(id, index, failed, limit)
   local key = sub_key(id)
   local used = redis.call('HGET', key .. ':attempts', index) or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,10 +20,26 @@ from opsqueue.store import ObjectStore, input_key, manifest_key, open_store, out
 from opsqueue.submission import Backoff, Submission, SubmissionState
 from opsqueue.testing import LocalOpsqueue
 
+KEPT = (
+    "prefix",
+    "codec",
+    "chunks_total",
+    "chunk_size",
+    "operations_total",
+    "max_failed_operations",
+    "max_attempts",
+    "backoff",
+    "retention_ms",
+    "delete_inputs_at_completion",
+    "metadata",
+    "strategic_metadata",
+    "trace_context",
+)
+
 app = Opsqueue()
 
 
-@app.handler("numbers", on_error="collect")
+@app.operation_handler("numbers", on_error="collect")
 def halve(operation: int) -> int:
     if operation % 2:
         message = f"{operation} is odd"
@@ -61,7 +78,7 @@ def producer(local: LocalOpsqueue, store: ObjectStore) -> ProducerClient:
     return ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0)
 
 
-def insert(producer: ProducerClient, *operations: int, **options) -> Submission:
+def insert(producer: ProducerClient, *operations: int, **options: Any) -> Submission:
     id_ = producer.insert_submission(operations, chunk_size=2, **options)
     return producer.get_submission(id_)
 
@@ -94,10 +111,7 @@ def test_work_goes_on_after_redis_was_lost(
     found = the_rebuilt(local)
 
     assert (found.chunks_done, found.operations_done, found.operations_failed) == (2, 4, 2)
-    for name in (
-        "prefix codec chunks_total chunk_size operations_total max_failed_operations max_attempts "
-        "backoff retention_ms delete_inputs_at_completion metadata strategic_metadata trace_context"
-    ).split():
+    for name in KEPT:
         assert getattr(found, name) == getattr(lost, name), name
     assert local.work("numbers") == 3
     ended = producer.get_submission(found.id)

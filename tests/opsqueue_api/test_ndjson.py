@@ -88,7 +88,7 @@ def test_the_same_key_is_the_same_submission(http: httpx.Client, store: ObjectSt
 
     assert [201, 200] == [first.status_code, second.status_code]
     assert first.json()["id"] == second.json()["id"]
-    assert len(list(store.list_prefix(first.json()["prefix"].split("/")[0]))) == 2
+    assert len(list(store.list_prefix(first.json()["prefix"].split("/")[0]))) == 3
 
 
 @pytest.mark.parametrize("bad", ["{", "nope", "1 2", '"\udcff"', "[" * 5_000])

@@ -129,7 +129,7 @@ def test_what_is_larger_than_the_limit_is_stored(
     work(queue, store)
 
     assert is_inline == queue.get_submission(id_).is_inline
-    assert len(list(store.list_prefix(""))) == (0 if is_inline else 100)
+    assert len(list(store.list_prefix(""))) == (0 if is_inline else 101)
     assert list(producer.try_stream_completed_submission(id_)) == [2 * n for n in range(100)]
 
 

@@ -166,7 +166,7 @@ def test_the_same_idempotency_key_gives_the_first_submission(
 
     prefix = queue.get_submission(first).prefix
     assert first == second
-    assert {f"{prefix}/0-in", f"{prefix}/1-in"} == set(store.list_prefix(""))
+    assert {f"{prefix}/0-in", f"{prefix}/1-in", f"{prefix}/manifest"} == set(store.list_prefix(""))
 
 
 def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
@@ -202,12 +202,12 @@ def test_an_insert_that_finds_itself_keeps_its_upload(
 
     producer.insert_submission([1], chunk_size=1)
 
-    assert len(list(store.list_prefix(""))) == 1
+    assert len(list(store.list_prefix(""))) == 2
 
 
 @pytest.mark.parametrize(
     ("error", "objects"),
-    [(ApiUnavailableError("no answer"), 1), (InvalidArgumentError("no"), 0)],
+    [(ApiUnavailableError("no answer"), 2), (InvalidArgumentError("no"), 0)],
 )
 def test_an_upload_is_deleted_after_a_refusal_alone(
     answers: Answers, store: MemoryStore, queue_name: str, error: Exception, objects: int
