@@ -120,8 +120,10 @@ def test_work_goes_on_after_redis_was_lost(
     results = producer.blocking_stream_completed_submission(found.id, errors="skip")
     assert list(results) == [0, 1, 2, 3, 4]
     assert [error.index for error in producer.iter_errors(found.id)] == [1, 3, 5, 7]
-    counts = local.queue("numbers").count_queue()
-    assert (counts.backlog_chunks, counts.backlog_operations) == (0, 0)
+    stats = local.queue("numbers").count_queue().stats
+    assert (stats["chunks_completed"], stats["operations_completed"]) == (5, 9)
+    assert (stats["operations_failed"], stats["chunks_inserted"]) == (4, 5)
+    assert (stats["backlog_chunks"], stats["backlog_operations"]) == (0, 0)
 
 
 def test_a_second_rebuild_changes_nothing(
