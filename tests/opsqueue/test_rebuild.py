@@ -14,8 +14,10 @@ from opsqueue.app import Opsqueue
 from opsqueue.cli import main
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.manifest import read_manifest
 from opsqueue.producer import ProducerClient
-from opsqueue.rebuild import Rebuilt, Skipped, rebuild
+from opsqueue.rebuild import Rebuilt, Skipped, find_finished, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key, open_store, output_key
 from opsqueue.submission import Backoff, Submission, SubmissionState
 from opsqueue.testing import LocalOpsqueue
@@ -141,6 +143,23 @@ def test_a_second_rebuild_changes_nothing(
     assert (again, after) == ([], [])
     (only,) = local.queue("numbers").list_submissions().submissions
     assert (only.id, only.state) == (found.id, SubmissionState.COMPLETED)
+
+
+def test_two_rebuilds_at_once_insert_one(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """Both may have found it unknown: the script looks once more."""
+    lost = insert(producer, *range(4))
+    client.flushall()
+    new = read_manifest(local.store, lost.prefix).to_new_submission()
+    finished = find_finished(local.store, new)
+    on = local.queue("numbers")
+    on.restore_submission(new, finished)
+
+    with pytest.raises(InvalidArgumentError, match="belongs to submission"):
+        on.restore_submission(new, finished)
+
+    assert on.count_queue().stats["submissions_inserted"] == 1
 
 
 @pytest.mark.parametrize("max_redo", [10, 2, 0])
