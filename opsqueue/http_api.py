@@ -61,7 +61,7 @@ class HttpApi(HttpClient):
         response = self._send(
             "GET",
             f"{queue_path(queue)}/submissions/{submission_id}",
-            patience=WAIT_PATIENCE if wait_s else CALL_PATIENCE,
+            patience=WAIT_PATIENCE if wait_s else None,
             wait_s=wait_s,
         )
         return self._read(response, SubmissionBody, queue, submission_id).to_submission()
@@ -80,7 +80,7 @@ class HttpApi(HttpClient):
         response = self._send(
             "GET",
             f"{queue_path(queue)}/submissions/{submission_id}/progress",
-            patience=WAIT_PATIENCE if wait_s else CALL_PATIENCE,
+            patience=WAIT_PATIENCE if wait_s else None,
             wait_s=wait_s,
             params={"from": str(start)}
             if seen is None
@@ -215,8 +215,9 @@ class HttpApi(HttpClient):
         self._read(self._send("POST", f"{queue_path(queue)}/resume"), CountsBody, queue)
 
     def version(self) -> str:
-        """Give the API's version."""
-        return self._read(self._send("GET", "/version"), VersionBody, "").version
+        """Give the API's version. Of little patience: who asks wants to know if it is there."""
+        response = self._send("GET", "/version", patience=CALL_PATIENCE)
+        return self._read(response, VersionBody, "").version
 
 
 def _pairs(pairs: Mapping[str, int]) -> list[str]:

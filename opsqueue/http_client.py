@@ -71,7 +71,7 @@ CALL_PATIENCE: Final = Patience(repeats=4)
 """About 3 s: somebody looks at the terminal."""
 
 WAIT_PATIENCE: Final = Patience(repeats=12)
-"""About a minute: waiting for hours must survive a restart of the API."""
+"""About a minute: a program must survive a restart of the API, and a failover of Redis."""
 
 
 class HttpClient:
@@ -80,6 +80,7 @@ class HttpClient:
     Args:
         api_url: http://host:3999, https://…, or host:port alone.
         token: sent as a bearer token.
+        patience: with requests that ask for no other.
         transport: for tests, such as `httpx.WSGITransport(app)`.
         pause: sleeps between repetitions; for tests.
 
@@ -92,6 +93,7 @@ class HttpClient:
         api_url: str,
         *,
         token: str | None = None,
+        patience: Patience = CALL_PATIENCE,
         transport: httpx.BaseTransport | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -108,6 +110,7 @@ class HttpClient:
             # A company's proxy can't reach this machine's own loopback address.
             trust_env=urlsplit(full_url).hostname not in _LOOPBACK,
         )
+        self._patience = patience
         self._pause = pause
 
     def __repr__(self) -> str:
@@ -123,7 +126,7 @@ class HttpClient:
         method: str,
         path: str,
         *,
-        patience: Patience = CALL_PATIENCE,
+        patience: Patience | None = None,
         is_repeatable: bool = True,
         wait_s: float = 0,
         body_wait_s: float = 0,
@@ -146,7 +149,7 @@ class HttpClient:
                 wait_s + body_wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S
             ),
         )
-        pauses_s = patience.pauses_s()
+        pauses_s = (patience or self._patience).pauses_s()
         resends = 0
         while True:
             try:

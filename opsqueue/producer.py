@@ -44,6 +44,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.formats import codec_of_format
 from opsqueue.http_api import HttpApi
+from opsqueue.http_client import WAIT_PATIENCE
 from opsqueue.manifest import store_manifest
 from opsqueue.output import OperationFailed
 from opsqueue.results_client import ChunkResults, ResultsClient
@@ -159,7 +160,7 @@ class ProducerClient(ResultsClient):
         allow_pickle: bool = False,
     ) -> None:
         with ExitStack() as resources:
-            api = HttpApi(opsqueue_url, token=token)
+            api = HttpApi(opsqueue_url, token=token, patience=WAIT_PATIENCE)
             resources.callback(api.close)
             store = open_store(with_options(object_store_url, object_store_options))
             resources.callback(store.close)

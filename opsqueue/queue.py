@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opsqueue import calls
 from opsqueue.answers import (
@@ -27,6 +27,7 @@ from opsqueue.chunk import (
     ReleaseOutcome,
     Token,
 )
+from opsqueue.cluster import Client
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
@@ -46,9 +47,6 @@ from opsqueue.submission import (
 )
 from opsqueue.upkeep import Upkeep
 
-if TYPE_CHECKING:
-    import redis
-
 
 class Queue(Upkeep):
     """One queue in Redis.
@@ -64,7 +62,7 @@ class Queue(Upkeep):
     """
 
     def __init__(
-        self, client: redis.Redis, name: str, *, clock: Callable[[], int] | None = None
+        self, client: Client, name: str, *, clock: Callable[[], int] | None = None
     ) -> None:
         """Connect to nothing yet."""
         super().__init__(check_queue_name(name), Scripts(client, name, clock=clock))

@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
+from redis.exceptions import NoScriptError, RedisClusterException
 
+from opsqueue.cluster import Client, run_on, run_on_all
 from opsqueue.exceptions import (
     OpsqueueError,
     OpsqueueInternalError,
@@ -27,6 +29,7 @@ from opsqueue.exceptions import (
 from opsqueue.keys import QUEUES_KEY, base_key
 
 Argument = str | bytes | int
+_Answer = TypeVar("_Answer")
 _ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 _IN_FRONT: Final = ("_prelude", "_index", "_chunk")
 _WITH: Final = re.compile(r"^-- With (_\w+)\.$", re.MULTILINE)
@@ -87,7 +90,7 @@ class Scripts:
     """
 
     def __init__(
-        self, client: redis.Redis, queue: str, *, clock: Callable[[], int] | None = None
+        self, client: Client, queue: str, *, clock: Callable[[], int] | None = None
     ) -> None:
         """Load nothing yet: a script is loaded when the server says that it does not know it."""
         self._client = client
@@ -105,10 +108,7 @@ class Scripts:
         arguments["now"] = self._clock() if self._clock else ""
         argv = script.argv(arguments, rest)
         with translated_errors(script):
-            try:
-                answer = self._client.evalsha(script.sha, 1, self.base, *argv)
-            except redis.exceptions.NoScriptError:
-                answer = self._client.eval(script.text, 1, self.base, *argv)
+            answer = self._run(partial(_evaluate, script, self.base, argv))
         if not isinstance(answer, list):
             message = f"{name}.lua answered {answer!r}, not a list"
             raise OpsqueueInternalError(message)
@@ -122,18 +122,22 @@ class Scripts:
         Each is atomic, all together are not: an error stands in the place of its answer, and one
         that the server had to be sent anew runs after the others.
         """
-        pipeline = self._client.pipeline(transaction=False)
         scripts = [load_script(name) for name, _, _ in calls]
         now = self._clock() if self._clock else ""
         argvs = [
             script.argv({**arguments, "now": now}, rest)
             for script, (_, arguments, rest) in zip(scripts, calls, strict=True)
         ]
-        for script, argv in zip(scripts, argvs, strict=True):
-            pipeline.evalsha(script.sha, 1, self.base, *argv)
+
+        def send(server: redis.Redis) -> list[Any]:
+            pipeline = server.pipeline(transaction=False)
+            for script, argv in zip(scripts, argvs, strict=True):
+                pipeline.evalsha(script.sha, 1, self.base, *argv)
+            return pipeline.execute(raise_on_error=False)
+
         try:
             with translated_errors(None):
-                answers = pipeline.execute(raise_on_error=False)
+                answers = self._run(send)
         except RedisUnavailableError as exc:
             return [exc] * len(calls)
         return [
@@ -147,13 +151,22 @@ class Scripts:
         argv: list[Argument],
         answer: Any,  # noqa: ANN401 what Redis says
     ) -> list[Any] | OpsqueueError:
-        """Repeat a call that met NOSCRIPT, which did nothing; translate an error."""
+        """Repeat a call that met NOSCRIPT or MOVED, which did nothing; translate an error."""
+        first: list[Any] = [answer]
+
+        def answered(server: redis.Redis) -> Any:  # noqa: ANN401 what Redis says
+            # The second time, after MOVED, it is run alone.
+            match first.pop() if first else NoScriptError():
+                case NoScriptError():
+                    return server.eval(script.text, 1, self.base, *argv)
+                case Exception() as exc:
+                    raise exc
+                case answer:
+                    return answer
+
         try:
             with translated_errors(script):
-                if isinstance(answer, redis.exceptions.NoScriptError):
-                    answer = self._client.eval(script.text, 1, self.base, *argv)
-                if isinstance(answer, Exception):
-                    raise answer
+                answer = self._run(answered)
         except OpsqueueError as exc:
             return exc
         return list(answer)
@@ -170,28 +183,50 @@ class Scripts:
             limit: entries at most.
         """
         with translated_errors(None):
-            answer: Any = self._client.xread(
-                {self.base + stream: last_id}, count=limit, block=max(1, block_ms)
+            answer: Any = self._run(
+                lambda server: server.xread(
+                    {self.base + stream: last_id}, count=limit, block=max(1, block_ms)
+                )
             )
         return answer[0][1] if answer else []
 
     def last_id(self, stream: str) -> str:
         """Give the id of a stream's last entry, to read after it; "0-0" when it has none."""
         with translated_errors(None):
-            entries: Any = self._client.xrevrange(self.base + stream, count=1)
+            entries: Any = self._run(lambda server: server.xrevrange(self.base + stream, count=1))
         return entries[0][0].decode() if entries else "0-0"
 
+    def _run(self, command: Callable[[redis.Redis], _Answer]) -> _Answer:
+        return run_on(self._client, self.base, command)
 
-def register_queue(client: redis.Redis, queue: str) -> None:
+
+def _evaluate(script: Script, base: str, argv: list[Argument], server: redis.Redis) -> object:
+    try:
+        return server.evalsha(script.sha, 1, base, *argv)
+    except NoScriptError:
+        return server.eval(script.text, 1, base, *argv)
+
+
+def ping(client: Client) -> None:
+    """Find out whether Redis answers; of a cluster, whether all its masters do.
+
+    Raises:
+        RedisUnavailableError.
+    """
+    with translated_errors(None):
+        run_on_all(client, lambda server: server.ping())
+
+
+def register_queue(client: Client, queue: str) -> None:
     """Remember the queue's name, for lists of all queues."""
     with translated_errors(None):
-        client.sadd(QUEUES_KEY, queue)
+        run_on(client, QUEUES_KEY, lambda server: server.sadd(QUEUES_KEY, queue))
 
 
-def queue_names(client: redis.Redis) -> list[str]:
+def queue_names(client: Client) -> list[str]:
     """Give the names of all queues, sorted."""
     with translated_errors(None):
-        names: Any = client.smembers(QUEUES_KEY)
+        names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
     return sorted(name.decode() for name in names)
 
 
@@ -206,7 +241,7 @@ def translated_errors(script: Script | None) -> Iterator[None]:
         if script is not None and "user_script" in str(exc) and not _REFUSAL.match(str(exc)):
             raise ScriptError(_located(script, str(exc))) from exc
         raise _refused(exc) from exc
-    except (redis.exceptions.RedisError, OSError) as exc:
+    except (redis.exceptions.RedisError, RedisClusterException, OSError) as exc:
         message = f"Redis does not answer: {exc or type(exc).__name__}"
         raise RedisUnavailableError(message) from exc
 

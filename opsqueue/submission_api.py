@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final, Literal, Protocol
 
-import redis
-
 from opsqueue import __version__
 from opsqueue.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
+from opsqueue.cluster import Client
 from opsqueue.connection import BLOCK_MS
 from opsqueue.inline import Kind
 from opsqueue.queue import Queue
@@ -180,9 +179,7 @@ class QueueApi:
         queue_of: makes a queue by its name, where it is not to be `Queue(client, name)`.
     """
 
-    def __init__(
-        self, client: redis.Redis, *, queue_of: Callable[[str], Queue] | None = None
-    ) -> None:
+    def __init__(self, client: Client, *, queue_of: Callable[[str], Queue] | None = None) -> None:
         """Connect to nothing yet."""
         self._queue_names = partial(queue_names, client)
         # Kept, since a queue registers itself with its first insert.

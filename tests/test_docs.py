@@ -44,8 +44,8 @@ SHELLS = {
 TESTED = ("handlers.md", "moving.md", "strategies.md")
 # Run by tests of their own.
 ELSEWHERE = {("tracing.md", "python")}
-# Options in the text that are other programs': the benchmarks', Docker's.
-OF_OTHERS = {"--init", "--stop-timeout", "--kill"}
+# Options in the text that are other programs': the benchmarks', Docker's, redis-cli's.
+OF_OTHERS = {"--init", "--stop-timeout", "--kill", "--cluster"}
 
 
 def matches(expected: list[str] | str, shown: list[str]) -> bool:

@@ -7,9 +7,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 import falcon
-import redis
 from prometheus_client import CollectorRegistry
 
+from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
@@ -56,7 +56,7 @@ App = falcon.App[falcon.Request, falcon.Response]
 
 
 def create_app(
-    client: redis.Redis,
+    client: Client,
     store: ObjectStore,
     *,
     limits: Limits | None = None,
@@ -144,7 +144,7 @@ def create_app(
     return app
 
 
-def _queues(client: redis.Redis) -> QueueOf:
+def _queues(client: Client) -> QueueOf:
     # Kept, since a queue registers itself with its first insert; bounded, since names are the
     # clients' to choose.
     @lru_cache(1_000)

@@ -70,7 +70,7 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     envvar="OPSQUEUE_REDIS_URL",
     show_envvar=True,
     default=DEFAULT_REDIS_URL,
-    help="redis://, rediss:// or unix://",
+    help="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
 )
 @click.option(
     "--store-url",

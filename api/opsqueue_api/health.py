@@ -9,11 +9,11 @@ from typing import Final
 
 import falcon
 import msgspec
-import redis
 
 from opsqueue import __version__
+from opsqueue.cluster import Client
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.script import translated_errors
+from opsqueue.script import ping
 from opsqueue.store import ObjectStore
 from opsqueue.wire import HealthBody, ProblemType, VersionBody
 from opsqueue_api.operation import operation
@@ -55,7 +55,7 @@ class Ready:
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: Client,
         store: ObjectStore,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -81,8 +81,7 @@ class Ready:
 
     def _ask_redis(self) -> str:
         try:
-            with translated_errors(None):
-                self._client.ping()
+            ping(self._client)
         except OpsqueueError as exc:
             return str(exc)
         return ""

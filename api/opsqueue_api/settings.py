@@ -48,7 +48,7 @@ class Settings:
     """How the program runs.
 
     Args:
-        redis_url: redis://, rediss:// or unix://.
+        redis_url: see `opsqueue.connection.connect`.
         store_url: the object store that producers and workers have.
         host: address to listen on.
         port: 0 takes a free one, which the line `ready on` names.

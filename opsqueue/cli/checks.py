@@ -15,6 +15,7 @@ from opsqueue.answers import Counts
 from opsqueue.cli.connections import DEFAULT_API_URL, DEFAULT_REDIS_URL
 from opsqueue.cli.queues import backlog_of
 from opsqueue.cli.tables import counted
+from opsqueue.cluster import Client, run_on_all
 from opsqueue.connection import (
     connect,
     eviction_trouble,
@@ -69,25 +70,26 @@ def check_redis(url: str | None) -> Iterator[Finding]:
         yield Finding("redis", Level.PROBLEM, str(exc))
         return
     try:
-        info = read_info(client, url=used_url)
+        infos = read_info(client, url=used_url)
         yield Finding("redis", Level.GOOD, f"Redis answers at {masked(used_url)}")
-        if info is None:
-            yield Finding(
-                "redis-info",
-                Level.WARNING,
-                "this user may not read INFO: version and settings are not checked",
-                "allow it +info, or ask as another user",
-            )
-        else:
-            yield from _server_findings(info)
-        yield _clock_finding(client)
+        # A cluster's masters say mostly the same; what they all say is said once.
+        findings = [finding for info in infos for finding in _server_findings(info)]
+        yield from dict.fromkeys([*findings, *_clock_findings(client)])
     except ConnectionTroubleError as exc:
         yield _unreachable("redis", str(exc), is_given=url is not None, variable="REDIS")
     finally:
         client.close()
 
 
-def _server_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
+def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
+    if info is None:
+        yield Finding(
+            "redis-info",
+            Level.WARNING,
+            "this user may not read INFO: version and settings are not checked",
+            "allow it +info, or ask as another user",
+        )
+        return
     version = info.get("redis_version", "?")
     # Valkey calls itself Redis 7.2 here, for old clients' sake.
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
@@ -156,10 +158,14 @@ def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("redis-replication", Level.GOOD, f"replicas up to date: {len(replicas)}")
 
 
-def _clock_finding(client: redis.Redis) -> Finding:
-    before = time.time()
+def _clock_findings(client: Client) -> list[Finding]:
     with translated_errors(None):
-        seconds, microseconds = client.time()
+        return run_on_all(client, _clock_finding)
+
+
+def _clock_finding(server: redis.Redis) -> Finding:
+    before = time.time()
+    seconds, microseconds = server.time()
     middle = (before + time.time()) / 2
     skew_s = middle - (seconds + microseconds / 1e6)
     if abs(skew_s) <= _MAX_SKEW_S:

@@ -12,7 +12,6 @@ from functools import wraps
 from typing import Any, Final
 
 import click
-import redis
 from click.core import ParameterSource
 
 from opsqueue.connection import connect
@@ -156,7 +155,7 @@ def open_api(
 ) -> Iterator[SubmissionApi]:
     """Give Redis's answers where its URL is given, else the API's; connects with the first call."""
     if redis_url is not None:
-        client: redis.Redis = connect(redis_url)
+        client = connect(redis_url)
         try:
             yield QueueApi(client)
         finally:

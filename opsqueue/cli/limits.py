@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import click
-import redis
 
 from opsqueue.cli.connections import as_json, with_redis
 from opsqueue.cli.tables import print_json
+from opsqueue.cluster import Client
 from opsqueue.queue import Queue
 
 _EPILOG = """
@@ -47,7 +47,7 @@ def limits() -> None:
 @with_redis
 def set_(
     *,
-    client: redis.Redis,
+    client: Client,
     queue: str,
     key: str,
     value: int | None,
@@ -66,7 +66,7 @@ def set_(
 @click.argument("key")
 @_value
 @with_redis
-def remove(*, client: redis.Redis, queue: str, key: str, value: int | None) -> None:
+def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
     """Let the strategies' own numbers hold again."""
     Queue(client, queue).remove_limit(key, value=value)
 
@@ -75,7 +75,7 @@ def remove(*, client: redis.Redis, queue: str, key: str, value: int | None) -> N
 @click.argument("queue")
 @as_json
 @with_redis
-def list_(*, client: redis.Redis, queue: str, as_json: bool) -> None:
+def list_(*, client: Client, queue: str, as_json: bool) -> None:
     """List the limits that are set."""
     found = Queue(client, queue).list_limits()
     if as_json:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import closing
 
 import click
-import redis
 
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.tables import counted
+from opsqueue.cluster import Client
 from opsqueue.queue import Queue
 from opsqueue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.store import ObjectStore, open_store
@@ -40,7 +40,7 @@ Examples:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be inserted, and change nothing.")
 @with_redis
-def rebuild_(*, client: redis.Redis, store_url: str, queues: Sequence[str], dry_run: bool) -> None:
+def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: bool) -> None:
     """Insert submissions again that were lost with Redis, from what the store has of them.
 
     Chunks whose output is stored are done, the others run. Each submission gets a new id. One that

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import click
-import redis
 
 from opsqueue.cli.connections import with_redis
+from opsqueue.cluster import Client
 from opsqueue.duration import as_text, milliseconds, parse_duration
 from opsqueue.queue import Queue
 from opsqueue.submission import DEFAULT_RETENTION_MS
@@ -33,7 +33,7 @@ def retention() -> None:
 @click.argument("queue")
 @click.argument("duration")
 @with_redis
-def set_(*, queue: str, duration: str, client: redis.Redis) -> None:
+def set_(*, queue: str, duration: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for DURATION, such as 24h or 7d."""
     Queue(client, queue).set_retention(milliseconds(parse_duration(duration)))
 
@@ -41,7 +41,7 @@ def set_(*, queue: str, duration: str, client: redis.Redis) -> None:
 @retention.command()
 @click.argument("queue")
 @with_redis
-def remove(*, queue: str, client: redis.Redis) -> None:
+def remove(*, queue: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for a day, as without a setting."""
     Queue(client, queue).set_retention(None)
 
@@ -49,7 +49,7 @@ def remove(*, queue: str, client: redis.Redis) -> None:
 @retention.command()
 @click.argument("queue")
 @with_redis
-def show(*, queue: str, client: redis.Redis) -> None:
+def show(*, queue: str, client: Client) -> None:
     """Print for how long ended submissions of QUEUE are kept."""
     ms = Queue(client, queue).get_retention()
     click.echo(f"{as_text(DEFAULT_RETENTION_MS)} (default)" if ms is None else as_text(ms))

@@ -52,13 +52,14 @@ Answer = httpx.Response | Exception
 class Wire:
     """Answers requests one after the other; the last answer for all that follow."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, patience: Patience = CALL_PATIENCE) -> None:
         self.answers = list(answers)
         self.requests: list[httpx.Request] = []
         self.pauses_s: list[float] = []
         self.api = HttpApi(
             "api:3999",
             token="t",  # noqa: S106 nobody's secret
+            patience=patience,
             transport=httpx.MockTransport(self),
             pause=self.pauses_s.append,
         )
@@ -134,6 +135,20 @@ def test_waiting_is_more_patient_than_calling() -> None:
 
     assert 1 + WAIT_PATIENCE.repeats == len(wire.requests)
     assert 20 < sum(wire.pauses_s) < 90
+
+
+def test_a_patient_client_asks_longer_for_all_but_whether_the_api_is_there() -> None:
+    """A program outlives a failover of Redis; that nobody started the API it learns at once."""
+    wire = Wire(problem(503, ProblemType.UNAVAILABLE), patience=WAIT_PATIENCE)
+
+    with pytest.raises(ApiUnavailableError):
+        wire.api.version()
+    asked_of_version = len(wire.requests)
+    with pytest.raises(ApiUnavailableError):
+        wire.api.insert("q", NEW, "key")
+
+    assert 1 + CALL_PATIENCE.repeats == asked_of_version
+    assert 1 + WAIT_PATIENCE.repeats == len(wire.requests) - asked_of_version
 
 
 def test_pauses_double_up_to_a_cap_with_half_jitter() -> None:

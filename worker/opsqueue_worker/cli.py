@@ -139,7 +139,7 @@ def _say(line: str) -> None:
     envvar="OPSQUEUE_REDIS_URL",
     show_envvar=True,
     default="redis://127.0.0.1:6379/0",
-    help="Where the queues are.",
+    help="Where the queues are: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://.",
 )
 @click.option(
     "--store-url",

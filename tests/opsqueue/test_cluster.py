@@ -1,0 +1,157 @@
+"""A queue on a cluster: found, followed when its slot moves, and never run where half of it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis.crc import key_slot
+
+from opsqueue import calls
+from opsqueue.answers import Reserved
+from opsqueue.chunk import Completed
+from opsqueue.connection import check, connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.keys import base_key
+from opsqueue.queue import Queue
+from opsqueue.script import ping, queue_names
+from opsqueue.strategy import Oldest
+from opsqueue.submission import NewSubmission
+from tests.redis_sets import MASTERS, ClusterSet, ask, cluster, until
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSet]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as formed:
+        yield formed
+
+
+@pytest.fixture
+def queue(servers: ClusterSet, queue_name: str) -> Iterator[Queue]:
+    client = connect(servers.url)
+    yield Queue(client, queue_name)
+    client.close()
+
+
+def new(chunks: int = 3) -> NewSubmission:
+    return NewSubmission(
+        prefix=f"p/{chunks}", chunks_total=chunks, chunk_size=1, operations_total=chunks,
+        codec="json",
+    )  # fmt: skip
+
+
+def reserve(queue: Queue, *, limit: int) -> calls.Call[Reserved]:
+    return calls.reserve_chunks(
+        queue.name, "w", limit=limit, reservation_ms=60_000, strategy=Oldest()
+    )
+
+
+def test_the_masters_are_all_looked_at(servers: ClusterSet) -> None:
+    """The embedded ones keep an append-only file and evict nothing: no warnings."""
+    client = connect(servers.url)
+
+    ping(client)
+
+    assert check(client, url=servers.url) == []
+
+
+def test_queues_of_all_masters_are_listed(servers: ClusterSet, queue_name: str) -> None:
+    client = connect(servers.url)
+    names = [f"{queue_name}-{number}" for number in range(12)]
+
+    for name in names:
+        Queue(client, name).insert_submission(new())
+
+    assert {servers.master_of(base_key(name)).port for name in names} == {
+        server.port for server in servers.servers[:MASTERS]
+    }
+    assert set(names) <= set(queue_names(client))
+
+
+def test_calls_go_together_on_a_cluster(queue: Queue) -> None:
+    """Also scripts that its node does not know yet: redis-py's own client can't."""
+    queue.insert_submission(new())
+
+    answers = queue.together([reserve(queue, limit=2), calls.release_chunks([])])
+
+    assert len(answers[0].chunks) == 2
+    assert answers[1] == []
+
+
+def test_a_queue_is_followed_when_its_slot_moves(servers: ClusterSet, queue: Queue) -> None:
+    """Moved at once with all that it has, as Valkey 9 does; nothing is done twice or lost."""
+    id_ = queue.insert_submission(new()).id
+    taken = queue.reserve_chunks("w").chunks[0]
+    old = servers.master_of(base_key(queue.name))
+
+    target = move_slot(servers, base_key(queue.name), away_from=old)
+
+    outcomes = queue.together([calls.complete_chunks([taken.token])])[0]
+    assert [Completed] == [type(outcome) for outcome in outcomes]
+    assert len(queue.reserve_chunks("w", limit=9).chunks) == 2
+    assert queue.get_submission(id_).chunks_done == 1
+    assert servers.master_of(base_key(queue.name)) is target
+
+
+def test_a_queue_stands_still_while_its_slot_is_moved_key_by_key(
+    servers: ClusterSet, queue: Queue
+) -> None:
+    """A script that ran on either node would find only some of the keys."""
+    id_ = queue.insert_submission(new()).id
+    slot = key_slot(base_key(queue.name).encode())
+    old = servers.master_of(base_key(queue.name))
+    target = next(s for s in servers.servers[:MASTERS] if s is not old)
+    ids = {server: ask(server.port, "CLUSTER", "MYID").decode() for server in (old, target)}
+    ask(target.port, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[old])
+    ask(old.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+    key = f"{base_key(queue.name)}sub:{id_}"
+    ask(old.port, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+
+    with pytest.raises(RedisUnavailableError, match="being moved to another node"):
+        queue.reserve_chunks("w")
+    assert isinstance(queue.together([reserve(queue, limit=1)])[0], RedisUnavailableError)
+
+    rest = ask(old.port, "CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    for key in rest:
+        ask(old.port, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+    for server in servers.servers[:MASTERS]:
+        ask(server.port, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+    assert len(queue.reserve_chunks("w", limit=9).chunks) == 3
+
+
+def test_a_cluster_that_is_not_there_is_named_without_a_password() -> None:
+    url = "redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2"
+    client = connect(url)
+
+    with pytest.raises(RedisUnavailableError, match="does not answer"):
+        Queue(client, "q").reserve_chunks("w")
+    with pytest.raises(RedisUnavailableError, match="is it running") as caught:
+        check(client, url=url)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_without_cluster_mode_says_so(redis_url: str) -> None:
+    url = redis_url.replace("redis://", "redis+cluster://")
+
+    with pytest.raises(RedisUnavailableError, match="Cluster mode is not enabled"):
+        check(connect(url), url=url)
+
+
+def move_slot(servers: ClusterSet, key: str, *, away_from: EmbeddedServer) -> EmbeddedServer:
+    """Move a key's slot, with all of its keys, to another master; give that one."""
+    slot = key_slot(key.encode())
+    target = next(s for s in servers.servers[:MASTERS] if s is not away_from)
+    id_ = ask(target.port, "CLUSTER", "MYID").decode()
+    ask(away_from.port, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", id_)
+    until(
+        lambda: all(id_ in _owner_of(server.port, slot) for server in servers.servers[:MASTERS]),
+        "all masters know the slot's new owner",
+    )
+    return target
+
+
+def _owner_of(port: int, slot: int) -> str:
+    rows = ask(port, "CLUSTER", "SLOTS")
+    return str(next(row[2][2] for row in rows if row[0] <= slot <= row[1]).decode())
