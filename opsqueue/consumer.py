@@ -37,8 +37,8 @@ from opsqueue.execution import Failed, GivenBack, Ran, save
 from opsqueue.formats import codec_of_format
 from opsqueue.http_chunk_api import HttpChunkApi
 from opsqueue.in_hand import REPORT_WITHIN_S, InHand
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.process import new_worker_name, worker_info
-from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
 from opsqueue.submission import ChunkIndex, SubmissionId
@@ -115,7 +115,7 @@ class ConsumerClient:
             if opsqueue_url.startswith(_REDIS):
                 client = connection.connect(opsqueue_url, max_connections=8)
                 resources.callback(client.close)
-                on = Queue(client, queue)
+                on = PartitionedQueue(client, queue)
                 api = QueueChunkApi(
                     on,
                     worker,
@@ -124,7 +124,7 @@ class ConsumerClient:
                     check=partial(connection.check, client, url=opsqueue_url),
                 )
                 sweeper = Sweeper(
-                    lambda: [on],
+                    on.parts,
                     sweeper=worker,
                     store=store,
                 )

@@ -23,6 +23,14 @@ def check_queue_name(name: str) -> str:
     return name
 
 
-def base_key(queue: str) -> str:
-    """Give what all keys of a queue begin with; the braces make a cluster keep them in one slot."""
-    return f"oq:{{{check_queue_name(queue)}}}:"
+def base_key(queue: str, partition: int = 0) -> str:
+    """Give what all keys of a queue's partition begin with.
+
+    The braces make a cluster keep them in one slot; a name can't have the slash in it.
+    """
+    return f"oq:{{{label(queue, partition)}}}:"
+
+
+def label(queue: str, partition: int) -> str:
+    """Name a partition: the first one as the queue, others like `emails/03`."""
+    return queue if partition == 0 else f"{queue}/{partition:02}"

@@ -36,7 +36,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
 )
-from opsqueue.keys import check_queue_name
+from opsqueue.keys import check_queue_name, label
 from opsqueue.script import Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import (
@@ -49,11 +49,12 @@ from opsqueue.upkeep import Upkeep
 
 
 class Queue(Upkeep):
-    """One queue in Redis.
+    """One queue in Redis, or one partition of a queue that is spread over several.
 
     Args:
         client: from `opsqueue.connection.connect`.
         name: letters, digits, `_.-`.
+        partition: 0 to 99; a queue that is not spread has the first only.
         clock: milliseconds since 1970; for tests alone.
 
     Every method raises RedisUnavailableError when there is no answer: whether the transition
@@ -62,12 +63,28 @@ class Queue(Upkeep):
     """
 
     def __init__(
-        self, client: Client, name: str, *, clock: Callable[[], int] | None = None
+        self,
+        client: Client,
+        name: str,
+        *,
+        partition: int = 0,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         """Connect to nothing yet."""
-        super().__init__(check_queue_name(name), Scripts(client, name, clock=clock))
+        scripts = Scripts(client, check_queue_name(name), partition=partition, clock=clock)
+        super().__init__(name, scripts)
+        self.partition = partition
+        self.label = label(name, partition)
         self._client = client
         self._is_registered = False
+
+    def parts(self) -> list[Queue]:
+        """Give the queue's partitions, this one alone."""
+        return [self]
+
+    def part_of(self, submission_id: SubmissionId) -> Queue:  # noqa: ARG002 see PartitionedQueue
+        """Give the partition that has a submission: this one."""
+        return self
 
     # Transitions of submissions
 
@@ -89,7 +106,7 @@ class Queue(Upkeep):
         self._register()
         answer = self._scripts.call(
             "insert_submission",
-            partition="00",
+            partition=f"{self.partition:02}",
             idempotency=idempotency_key,
             idempotency_ms=idempotency_ms,
             prefix=new.prefix,
@@ -111,7 +128,7 @@ class Queue(Upkeep):
         self._register()
         answer = self._scripts.call(
             "restore_submission",
-            partition="00",
+            partition=f"{self.partition:02}",
             prefix=new.prefix,
             chunks_total=new.chunks_total,
             chunk_size=new.chunk_size,
@@ -290,6 +307,19 @@ class Queue(Upkeep):
     def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
         """Give chunks back without using an attempt, free at once or after a delay."""
         return self._run(calls.release_chunks(tokens, delay_ms=delay_ms))
+
+    def fail_chunks(self, failures: Sequence[tuple[Token, ChunkFailure]]) -> list[FailOutcome]:
+        """Report attempts that failed, each as `fail_chunk` does; at most MAX_BATCH.
+
+        After an error all may be reported again: those that were counted are lost then.
+        """
+        tokens = calls.checked_tokens([token for token, _ in failures])
+        reports = zip(tokens, (why for _, why in failures), strict=True)
+        outcomes = self.together([calls.fail_chunk(token, why) for token, why in reports])
+        for outcome in outcomes:
+            if isinstance(outcome, OpsqueueError):
+                raise outcome
+        return outcomes
 
     def together(self, many: Sequence[calls.Call[Any]]) -> list[Any]:
         """Make calls (see `opsqueue.calls`) in one round trip; each is a transition of its own.

@@ -124,20 +124,11 @@ class Readings(GridReadings):
         wanted = wanted or SubmissionFilter()
         limit = min(calls.checked_limit(limit), calls.MAX_BATCH)
         states = [wanted.state] if wanted.state else list(SubmissionState)
-        pages = [self._list_page(state, wanted, after, order, limit) for state in states]
-        is_newest = order == "newest"
-        # Where one state's page ends, the others must not go further: the next page goes on there.
-        ends = [last for _, last in pages if last is not None]
-        end = (max if is_newest else min)(ends, default=None)
-        found = sorted(
-            (s for page, _ in pages for s in page), key=lambda s: s.id, reverse=is_newest
+        return merged_pages(
+            [self._list_page(state, wanted, after, order, limit) for state in states],
+            is_newest=order == "newest",
+            limit=limit,
         )
-        if end is not None:
-            found = [s for s in found if (s.id >= end if is_newest else s.id <= end)]
-        if len(found) > limit:
-            found = found[:limit]
-            end = found[-1].id
-        return SubmissionPage(submissions=tuple(found), next=end)
 
     def _list_page(
         self,
@@ -146,7 +137,7 @@ class Readings(GridReadings):
         after: SubmissionId | None,
         order: str,
         limit: int,
-    ) -> tuple[list[Submission], SubmissionId | None]:
+    ) -> SubmissionPage:
         least, below = wanted.id_range(after, is_newest=order == "newest")
         answer = self._scripts.call(
             "list_submissions",
@@ -159,11 +150,12 @@ class Readings(GridReadings):
         )
         match answer:
             case [b"listed", rows, last]:
-                page = [
+                page = tuple(
                     read_submission(self.name, id_.decode(), fields, meta, failure)
                     for fields, meta, failure, id_ in rows
-                ]
-                return page, SubmissionId(last.decode()) if last else None
+                )
+                after = SubmissionId(last.decode()) if last else None
+                return SubmissionPage(submissions=page, next=after)
         raise unexpected(answer)
 
     def lookup_submissions(
@@ -242,6 +234,24 @@ class Readings(GridReadings):
                 return SubmissionId(id_.decode())
             case [b"unknown"]:
                 return None
+            case answer:
+                raise unexpected(answer)
+
+    def lookup_key(self, idempotency_key: str) -> SubmissionId | None:
+        """Give the submission that was inserted with a key, as long as the key is remembered."""
+        match self._scripts.call("lookup_key", idempotency=idempotency_key):
+            case [b"found", id_]:
+                return SubmissionId(id_.decode())
+            case [b"unknown"]:
+                return None
+            case answer:
+                raise unexpected(answer)
+
+    def get_partitions(self) -> list[int]:
+        """Give the numbers of partitions that the queue has had; the last one holds."""
+        match self._scripts.call("get_partitions"):
+            case [b"partitions", numbers]:
+                return [int(number) for number in numbers]
             case answer:
                 raise unexpected(answer)
 
@@ -345,3 +355,20 @@ class Readings(GridReadings):
             for _, row in entries
         ]
         return (entries[-1][0].decode() if entries else last_id), events
+
+
+def merged_pages(pages: Iterable[SubmissionPage], *, is_newest: bool, limit: int) -> SubmissionPage:
+    """Make one page of several, each of other submissions."""
+    pages = list(pages)
+    # Where one page ends, the others must not go further: the next page goes on there.
+    ends = [page.next for page in pages if page.next is not None]
+    end = (max if is_newest else min)(ends, default=None)
+    found = sorted(
+        (s for page in pages for s in page.submissions), key=lambda s: s.id, reverse=is_newest
+    )
+    if end is not None:
+        found = [s for s in found if (s.id >= end if is_newest else s.id <= end)]
+    if len(found) > limit:
+        found = found[:limit]
+        end = found[-1].id
+    return SubmissionPage(submissions=tuple(found), next=end)

@@ -81,21 +81,27 @@ def load_script(name: str) -> Script:
 
 
 class Scripts:
-    """Runs the scripts of one queue.
+    """Runs the scripts of one queue, in one of its partitions.
 
     Args:
         client: a client made by `connection.connect`, or a fakeredis one with protocol=2.
         queue: its name.
+        partition: which of its slots.
         clock: milliseconds; only tests give one. None: the server's own clock, the only one.
     """
 
     def __init__(
-        self, client: Client, queue: str, *, clock: Callable[[], int] | None = None
+        self,
+        client: Client,
+        queue: str,
+        *,
+        partition: int = 0,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         """Load nothing yet: a script is loaded when the server says that it does not know it."""
         self._client = client
         self._clock = clock
-        self.base = base_key(queue)
+        self.base = base_key(queue, partition)
 
     def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
         """Run a script: wholly, or not at all.

@@ -148,6 +148,12 @@ TRANSITIONS: Final = (
         "none; holds for submissions that end from then on and have no retention of their own",
     ),
     Transition(
+        "set_partitions",
+        ("running",),
+        ("running",),
+        "as many as there are, or more",
+    ),
+    Transition(
         "delete_inputs",
         ("completed",),
         ("completed",),
@@ -181,6 +187,8 @@ READINGS: Final = (
     "lookup_submissions",
     "inline_contents",
     "lookup_prefix",
+    "lookup_key",
+    "get_partitions",
     "chunks_with_errors",
     "list_workers",
     "list_limits",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from opsqueue.status import SubmissionNotCancellable
 
+MAX_PARTITIONS: Final = 100
+"""Of a queue: what two digits can name."""
 MAX_CHUNKS: Final = 2**32 - 1
 """A chunk is a bit of a Redis string, which has at most 2**32 of them."""
 
@@ -60,6 +62,11 @@ class SubmissionId(int):
     def id(self) -> int:
         """The number alone, as the reference's class has it."""
         return int(self)
+
+    @property
+    def partition(self) -> int:
+        """Which of its queue's partitions it is in."""
+        return int(self) % MAX_PARTITIONS
 
     def __repr__(self) -> str:
         """Valid Python."""

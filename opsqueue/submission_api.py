@@ -17,6 +17,7 @@ from opsqueue.answers import Counts, ErrorChunks, Progress, SubmissionPage, Work
 from opsqueue.cluster import Client
 from opsqueue.connection import BLOCK_MS
 from opsqueue.inline import Kind
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.submission import (
@@ -176,14 +177,14 @@ class QueueApi:
 
     Args:
         client: from `opsqueue.connection.connect`, or a fakeredis one; stays the caller's.
-        queue_of: makes a queue by its name, where it is not to be `Queue(client, name)`.
+        queue_of: makes a queue by its name, where it is not to be a `PartitionedQueue`.
     """
 
     def __init__(self, client: Client, *, queue_of: Callable[[str], Queue] | None = None) -> None:
         """Connect to nothing yet."""
         self._queue_names = partial(queue_names, client)
         # Kept, since a queue registers itself with its first insert.
-        self._queue_of = lru_cache(_QUEUES_KEPT)(queue_of or partial(Queue, client))
+        self._queue_of = lru_cache(_QUEUES_KEPT)(queue_of or partial(PartitionedQueue, client))
 
     def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
         """Insert a submission; see `SubmissionApi.insert`."""
@@ -317,6 +318,7 @@ def wait_until_ended(
     """
     if wait_s <= 0:
         return queue.get_submission(submission_id)
+    queue = queue.part_of(submission_id)
     deadline = time.monotonic() + wait_s
     # Before the state is read: an end between the two is then among the events.
     last_id = queue.last_event_id()

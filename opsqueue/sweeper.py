@@ -83,7 +83,7 @@ class Sweeper:
                 self.forget(queue)
                 self.delete_inputs(queue)
         except OpsqueueError as exc:
-            logger.debug("sweep of queue %s: %s", queue.name, exc)
+            logger.debug("sweep of queue %s: %s", queue.label, exc)
 
     def reclaim_from_the_dead(self, queue: Queue) -> None:
         """Take chunks back from workers that have been silent for as long as they said."""

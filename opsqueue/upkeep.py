@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from opsqueue import calls
 from opsqueue.answers import Forgotten, SpentInputs, unexpected
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.readings import Readings
 from opsqueue.strategy import MaxSimultaneous, RateLimit, interval_ticks
-from opsqueue.submission import SubmissionId, check_retention_ms, check_strategic_metadata
+from opsqueue.submission import (
+    MAX_PARTITIONS,
+    SubmissionId,
+    check_retention_ms,
+    check_strategic_metadata,
+)
 
 
 class Upkeep(Readings):
@@ -85,6 +91,30 @@ class Upkeep(Readings):
         value = "" if retention_ms is None else check_retention_ms(retention_ms)
         self._scripts.call("set_retention", retention_ms=value)
 
+    def set_partitions(self, partitions: int) -> None:
+        """Spread the submissions that come from now on over so many partitions; never fewer.
+
+        Args:
+            partitions: 1 to MAX_PARTITIONS.
+
+        Raises:
+            InvalidArgumentError: there are more already, or it is out of range.
+        """
+        if not 1 <= partitions <= MAX_PARTITIONS:
+            message = f"partitions is {partitions}: give 1 to {MAX_PARTITIONS}"
+            raise InvalidArgumentError(message)
+        match self._scripts.call("set_partitions", partitions=partitions):
+            case [b"set", _]:
+                return
+            case [b"fewer", numbers]:
+                message = (
+                    f"queue {self.name} has {numbers[-1]} partitions: {partitions} would leave "
+                    "some of its submissions without workers; there can only be more"
+                )
+                raise InvalidArgumentError(message)
+            case answer:
+                raise unexpected(answer)
+
     # Clean-up
 
     def forget_submissions(
@@ -128,7 +158,9 @@ class Upkeep(Readings):
                 ]
         raise unexpected(answer)
 
-    def discard_prefixes(self, prefixes: Sequence[str]) -> list[str]:
+    def discard_prefixes(
+        self, prefixes: Sequence[str], *, step: Literal["discard", "hold", "let_go"] = "discard"
+    ) -> list[str]:
         """Make prefixes that no submission has garbage: an insert with one is refused from now on.
 
         Returns those whose objects may be deleted. `forget_submissions` answers them, too, until
@@ -136,8 +168,11 @@ class Upkeep(Readings):
 
         Args:
             prefixes: at most MAX_BATCH.
+            step: "hold" only lets inserts be refused, "let_go" takes that back: for queues of
+                several partitions, all of which must refuse before the objects are deleted.
         """
-        answer = self._scripts.call("discard_prefixes", rest=calls.checked_prefixes(prefixes))
+        rest = calls.checked_prefixes(prefixes)
+        answer = self._scripts.call("discard_prefixes", step=step, rest=rest)
         match answer:
             case [b"discarded", discarded]:
                 return [prefix.decode() for prefix in discarded]

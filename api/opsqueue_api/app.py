@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore
@@ -150,7 +151,7 @@ def _queues(client: Client) -> QueueOf:
     @lru_cache(1_000)
     def queue_of(name: str) -> Queue:
         try:
-            return Queue(client, name)
+            return PartitionedQueue(client, name)
         except InvalidArgumentError as exc:
             kind = ProblemType.QUEUE_NAME
             raise problem.ProblemError(problem.Problem(kind, str(exc))) from exc

@@ -11,7 +11,6 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue import calls
 from opsqueue.chunk import Reservation, Token
 from opsqueue.chunk_api import UNKNOWN_MS, reserve_when_free, retire_wholly
 from opsqueue.chunk_wire import (
@@ -156,15 +155,9 @@ class FailChunks:
         """Use an attempt of each."""
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _FAIL)
-        tokens = calls.checked_tokens([Token(failed.token) for failed in body.chunks])
+        tokens = [Token(failed.token) for failed in body.chunks]
         failures = [failed.to_failure() for failed in body.chunks]
-        outcomes = on.together(
-            [calls.fail_chunk(token, why) for token, why in zip(tokens, failures, strict=True)]
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, OpsqueueError):
-                # All may be told again: those that were counted are lost then.
-                raise outcome
+        outcomes = on.fail_chunks(list(zip(tokens, failures, strict=True)))
         write(resp, OutcomesBody.of(tokens, outcomes))
 
 

@@ -39,7 +39,7 @@ _PACE_WINDOW_S: Final = 60.0
 _RETRY: Final = f"retry: {RETRY_MS}\n\n".encode()
 _COMMENT: Final = b": still here\n\n"
 _NOTHING: Final = b""
-_STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+_STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(@[0-9]{2})?")
 
 
 def sse(event: str, body: msgspec.Struct, *, id_: str | None = None) -> bytes:
@@ -134,7 +134,9 @@ class QueueEvents:
         """
         on = self.queue_of(queue)
         last_id = req.get_header(_LAST_ID) or ""
-        since = last_id if _STREAM_ID.fullmatch(last_id) else on.last_event_id()
+        since = (
+            last_id if all(map(_STREAM_ID.fullmatch, last_id.split(","))) else on.last_event_id()
+        )
         with admitted(self.long_polls, req) as reader:
             _begin(resp, reader, _of_queue(on, since))
 

@@ -50,7 +50,9 @@ class PauseQueue:
     @operation(answers=CountsBody)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let no chunk be reserved; twice is once. Chunks in hand are finished."""
-        _write_counts_after(Queue.pause_queue, self.queue_of(queue), resp)
+        on = self.queue_of(queue)
+        on.pause_queue()
+        write(resp, _counts(on))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class ResumeQueue:
     @operation(answers=CountsBody)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let chunks be reserved again; twice is once."""
-        _write_counts_after(Queue.resume_queue, self.queue_of(queue), resp)
+        on = self.queue_of(queue)
+        on.resume_queue()
+        write(resp, _counts(on))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +80,6 @@ class Workers:
         """List the workers that have not gone, the ones seen last first."""
         workers = self.queue_of(queue).list_workers()
         write(resp, WorkersBody(workers=[WorkerBody.of(worker) for worker in workers]))
-
-
-def _write_counts_after(
-    transition: Callable[[Queue], object], on: Queue, resp: falcon.Response
-) -> None:
-    transition(on)
-    write(resp, _counts(on))
 
 
 def _counts(on: Queue) -> CountsBody:

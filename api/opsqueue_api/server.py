@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 from wsgiref.types import WSGIApplication
@@ -13,8 +14,8 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  #
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
 
 from opsqueue.connection import connect
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.process import new_worker_name
-from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.span_export import export_spans
 from opsqueue.store import open_store
@@ -100,8 +101,9 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
     store = open_store(settings.store_url)
     # Consumers over HTTP can't sweep, and no worker needs to be there: somebody must take back what
     # a dead one held.
+    queue_of = lru_cache(1_000)(partial(PartitionedQueue, client))
     Sweeper(
-        lambda: [Queue(client, name) for name in queue_names(client)],
+        lambda: [part for name in queue_names(client) for part in queue_of(name).parts()],
         sweeper=new_worker_name("api-"),
         store=store,
     ).start()

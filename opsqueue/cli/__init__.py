@@ -16,6 +16,7 @@ from opsqueue.cli.doctor import doctor
 from opsqueue.cli.group import Commands, name_variables
 from opsqueue.cli.limits import limits
 from opsqueue.cli.orphans import orphans
+from opsqueue.cli.partitions import partitions
 from opsqueue.cli.queues import pause, queues, resume, workers
 from opsqueue.cli.rebuild import rebuild_
 from opsqueue.cli.results import errors, results
@@ -46,7 +47,7 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
-    "Queues": (queues, workers, pause, resume, limits, retention, top),
+    "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
     "Set-up": (doctor, orphans, rebuild_, demo, dev, completion),
 }
 

@@ -7,7 +7,7 @@ import click
 from opsqueue.cli.connections import as_json, with_redis
 from opsqueue.cli.tables import print_json
 from opsqueue.cluster import Client
-from opsqueue.queue import Queue
+from opsqueue.partitioned import PartitionedQueue
 
 _EPILOG = """
 \b
@@ -56,7 +56,7 @@ def set_(
     burst: int | None,
 ) -> None:
     """Set limits of QUEUE by KEY of strategic metadata."""
-    Queue(client, queue).set_limit(
+    PartitionedQueue(client, queue).set_limit(
         key, value=value, max=maximum, per_second=per_second, burst=burst
     )
 
@@ -68,7 +68,7 @@ def set_(
 @with_redis
 def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
     """Let the strategies' own numbers hold again."""
-    Queue(client, queue).remove_limit(key, value=value)
+    PartitionedQueue(client, queue).remove_limit(key, value=value)
 
 
 @limits.command("list")
@@ -77,7 +77,7 @@ def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
 @with_redis
 def list_(*, client: Client, queue: str, as_json: bool) -> None:
     """List the limits that are set."""
-    found = Queue(client, queue).list_limits()
+    found = PartitionedQueue(client, queue).list_limits()
     if as_json:
         print_json({"queue": queue, "limits": found})
         return

@@ -14,6 +14,7 @@ from opsqueue.cli.tables import counted
 from opsqueue.connection import connect, masked
 from opsqueue.duration import parse_duration
 from opsqueue.orphans import Orphan, delete_orphans, find_orphans
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.store import ObjectStore, open_store
@@ -91,8 +92,10 @@ def check_orphans(
         is_left = False
         click.echo(f"redis   {masked(redis_url)}\nstore   {store.url}")
         for name in names:
-            found = _list(store, Queue(client, name), datetime.now(UTC) - age)
-            if found and not (delete and _delete(store, Queue(client, name), found, is_asked)):
+            found = _list(store, PartitionedQueue(client, name), datetime.now(UTC) - age)
+            if found and not (
+                delete and _delete(store, PartitionedQueue(client, name), found, is_asked)
+            ):
                 is_left = True
         if not queues:
             _name_unknown(store, names)

@@ -11,6 +11,7 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.tables import counted
 from opsqueue.cluster import Client
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.store import ObjectStore, open_store
@@ -55,7 +56,7 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     with closing(open_store(store_url)) as store:
         click.echo(f"store   {store.url}")
         skipped = sum(
-            _rebuild(store, Queue(client, name), is_dry_run=dry_run)
+            _rebuild(store, PartitionedQueue(client, name), is_dry_run=dry_run)
             for name in queues or queues_in(store)
         )
     click.echo("small submissions, whose chunks were in Redis, are not in the store: they are lost")

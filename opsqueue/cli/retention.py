@@ -7,7 +7,7 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cluster import Client
 from opsqueue.duration import as_text, milliseconds, parse_duration
-from opsqueue.queue import Queue
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.submission import DEFAULT_RETENTION_MS
 
 _EPILOG = """
@@ -35,7 +35,7 @@ def retention() -> None:
 @with_redis
 def set_(*, queue: str, duration: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for DURATION, such as 24h or 7d."""
-    Queue(client, queue).set_retention(milliseconds(parse_duration(duration)))
+    PartitionedQueue(client, queue).set_retention(milliseconds(parse_duration(duration)))
 
 
 @retention.command()
@@ -43,7 +43,7 @@ def set_(*, queue: str, duration: str, client: Client) -> None:
 @with_redis
 def remove(*, queue: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for a day, as without a setting."""
-    Queue(client, queue).set_retention(None)
+    PartitionedQueue(client, queue).set_retention(None)
 
 
 @retention.command()
@@ -51,5 +51,5 @@ def remove(*, queue: str, client: Client) -> None:
 @with_redis
 def show(*, queue: str, client: Client) -> None:
     """Print for how long ended submissions of QUEUE are kept."""
-    ms = Queue(client, queue).get_retention()
+    ms = PartitionedQueue(client, queue).get_retention()
     click.echo(f"{as_text(DEFAULT_RETENTION_MS)} (default)" if ms is None else as_text(ms))

@@ -38,6 +38,7 @@
 -- garbage            set     prefixes of forgotten submissions, and of uploads that were never
 --                            inserted, whose objects are to be deleted
 -- spent_inputs       zset    completed submissions whose inputs are to be deleted -> how many are
+-- partitions         list    numbers of partitions that were set, ascending; in partition 0 alone
 -- retention          string  milliseconds, for submissions that have none of their own
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
 -- events             stream  capped: what became of submissions

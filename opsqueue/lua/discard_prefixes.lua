@@ -1,21 +1,33 @@
 -- discard_prefixes: -> forgotten.
 --
 -- Makes prefixes that no submission has garbage, as forgetting does: from here on an insert that
--- comes late after all is refused, so that it can't lose objects that are being deleted.
+-- comes late after all is refused, so that it can't lose objects that are being deleted. Where a
+-- queue has several partitions, all must refuse before one may delete: they are first held.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
--- ARGV[2...] rest  prefixes
+-- ARGV[2]    step  discard; or hold: refuse inserts, and no more; or let_go: refuse no longer
+-- ARGV[3...] rest  prefixes
 --
 -- Returns {"discarded", prefixes}: without those that a submission has, and with those that were
 -- garbage before.
+local step = ARGV[2]
+local prefixes, garbage = base .. 'prefixes', base .. 'garbage'
 local discarded = {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   local prefix = ARGV[i]
-  if redis.call('HSETNX', base .. 'prefixes', prefix, '') == 1 then
-    redis.call('SADD', base .. 'garbage', prefix)
-  end
-  if redis.call('SISMEMBER', base .. 'garbage', prefix) == 1 then
+  if step == 'let_go' then
+    if redis.call('HGET', prefixes, prefix) == ''
+      and redis.call('SISMEMBER', garbage, prefix) == 0 then
+      redis.call('HDEL', prefixes, prefix)
+    end
+  elseif redis.call('HSETNX', prefixes, prefix, '') == 1
+    or redis.call('HGET', prefixes, prefix) == '' then
+    if step == 'discard' then
+      redis.call('SADD', garbage, prefix)
+    end
+    discarded[#discarded + 1] = prefix
+  elseif redis.call('SISMEMBER', garbage, prefix) == 1 then
     discarded[#discarded + 1] = prefix
   end
 end

@@ -5,9 +5,12 @@
 -- ARGV[2...] rest  prefixes of objects
 --
 -- Returns {"unknown", prefixes}: those that no submission has, and that are not being deleted.
+-- Among them what was held to be discarded, by somebody who died before it was.
 local unknown = {}
 for i = 2, #ARGV do
-  if redis.call('HEXISTS', base .. 'prefixes', ARGV[i]) == 0 then
+  local owner = redis.call('HGET', base .. 'prefixes', ARGV[i])
+  if not owner
+    or owner == '' and redis.call('SISMEMBER', base .. 'garbage', ARGV[i]) == 0 then
     unknown[#unknown + 1] = ARGV[i]
   end
 end

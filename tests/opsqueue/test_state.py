@@ -33,6 +33,9 @@ NO_SCRIPTS = {
     "wait_for_events",
     "last_event_id",
     "together",
+    "fail_chunks",  # many calls of one
+    "parts",
+    "part_of",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from opsqueue.chunk import Token
 from opsqueue.connection import SOCKET_TIMEOUT_S
@@ -31,7 +31,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        intakes: Sequence[Intake],
+        intakes: Iterable[Intake],
         *,
         worker: str,
         info: bytes,
@@ -61,7 +61,7 @@ class Heartbeat:
                 try:
                     self.beat(intake)
                 except OpsqueueError as exc:
-                    logger.warning("heartbeat of queue %s: %s", intake.queue.name, exc)
+                    logger.warning("heartbeat of queue %s: %s", intake.queue.label, exc)
             self._is_stopping.wait(self._interval_s)
 
     def beat(self, intake: Intake) -> None:

@@ -88,12 +88,12 @@ class Intake:
     def start(self) -> None:
         """Start its two threads."""
         for work, name in ((self._exchange_for_ever, "intake"), (self._watch_for_ever, "watch")):
-            threading.Thread(target=work, name=f"{name}-{self.queue.name}", daemon=True).start()
+            threading.Thread(target=work, name=f"{name}-{self.queue.label}", daemon=True).start()
 
     def report(self, report: Report) -> bool:
         """Take a report to be sent; False when the chunk is not of this queue."""
         queue, _, token = report.token.rpartition("/")
-        if queue != self.queue.name:
+        if queue != self.queue.label:
             return False
         with self._changed:
             if token in self._held:
@@ -106,7 +106,7 @@ class Intake:
 
         A token is unique in its queue alone: that of another queue may be the same.
         """
-        return Token(f"{self.queue.name}/{token}")
+        return Token(f"{self.queue.label}/{token}")
 
     def held(self) -> list[Token]:
         """Everything in this worker's hands, also what is done and not yet reported."""
@@ -149,13 +149,13 @@ class Intake:
             trouble = self._exchange(reports, places)
             if trouble is None:
                 if failures:
-                    logger.info("queue %s: works again", self.queue.name)
+                    logger.info("queue %s: works again", self.queue.label)
                 failures = 0
                 continue
             failures += 1
             if failures == 1:
                 logger.warning(
-                    "queue %s: %s; trying again until it works", self.queue.name, trouble
+                    "queue %s: %s; trying again until it works", self.queue.label, trouble
                 )
             time.sleep(pause_s(failures))
 

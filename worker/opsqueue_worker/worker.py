@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Final
 
@@ -17,14 +18,17 @@ from opsqueue import connection
 from opsqueue.app import Opsqueue
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.execution import Report
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.process import worker_info
 from opsqueue.queue import Queue
 from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore, open_store
+from opsqueue.submission import MAX_PARTITIONS
 from opsqueue.sweeper import Sweeper
 from opsqueue_worker.child_pool import ChildPool
 from opsqueue_worker.heartbeat import Heartbeat
 from opsqueue_worker.intake import Intake
+from opsqueue_worker.intakes import Intakes
 from opsqueue_worker.messages import Hello
 from opsqueue_worker.metrics import WorkerMetrics
 from opsqueue_worker.pool import Ahead, Pool, PoolCalls
@@ -69,25 +73,16 @@ class Worker:
         names = settings.queues or tuple(app.handlers)
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
-        # A connection for each queue's two threads, and for heartbeat, sweeper and start.
-        self._client = connection.connect(settings.redis_url, max_connections=2 * len(names) + 8)
+        # A connection for each partition's two threads, and for heartbeat, sweeper and start.
+        most = 2 * len(names) * MAX_PARTITIONS + 8
+        self._client = connection.connect(settings.redis_url, max_connections=most)
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
         self._pool = self._make_pool(app, self._store)
-        self._intakes = [
-            Intake(
-                Queue(self._client, name),
-                handler,
-                strategy=settings.strategy or handler.strategy,
-                worker=settings.name,
-                pool=self._pool,
-                changed=self._changed,
-                heartbeat_timeout_ms=int(settings.heartbeat_timeout_s * 1000),
-                on_round_trip=self._metrics.round_trips_of(name) if self._metrics else None,
-            )
-            for name, handler in self._handlers.items()
-        ]
+        self._intakes = Intakes(
+            [PartitionedQueue(self._client, name) for name in self._handlers], self._make_intake
+        )
         self._heartbeat = Heartbeat(
             self._intakes,
             worker=settings.name,
@@ -96,19 +91,31 @@ class Worker:
             timeout_s=settings.heartbeat_timeout_s,
             on_void=self._pool.void,
         )
-        queues = [intake.queue for intake in self._intakes]
         self._sweeper = Sweeper(
-            lambda: queues,
+            self._intakes.parts,
             sweeper=settings.name,
             store=self._store,
         )
         if self._metrics is not None:
             self._metrics.show_pool(settings.concurrency, lambda: self._pool.chunks_running)
-            for intake in self._intakes:
-                self._metrics.show_queue(intake.queue.name, intake.count_held)
+            for name in self._handlers:
+                self._metrics.show_queue(name, partial(self._intakes.held_of, name))
         self._sources = SourceWatch() if settings.is_reloading else None
         self._metrics_url = ""
         self._defect = False
+
+    def _make_intake(self, part: Queue) -> Intake:
+        settings, handler = self._settings, self._handlers[part.name]
+        return Intake(
+            part,
+            handler,
+            strategy=settings.strategy or handler.strategy,
+            worker=settings.name,
+            pool=self._pool,
+            changed=self._changed,
+            heartbeat_timeout_ms=int(settings.heartbeat_timeout_s * 1000),
+            on_round_trip=self._metrics.round_trips_of(part.name) if self._metrics else None,
+        )
 
     def _make_pool(self, app: Opsqueue, store: ObjectStore) -> Pool:
         settings = self._settings
@@ -180,8 +187,7 @@ class Worker:
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect
         self._heartbeat.start()
-        for intake in self._intakes:
-            intake.start()
+        self._intakes.start()
         self._sweeper.start()
         self._say("ready")
         while not (self._defect or self._is_told_to_stop() or self._is_drained()):
@@ -218,8 +224,7 @@ class Worker:
         logger.info("stopping: finishing the chunks that run; once more to give them back at once")
         deadline = time.monotonic() + self._settings.shutdown_timeout_s
         # Stop taking before stopping the heartbeat: a chunk in hand must stay ours until reported.
-        for intake in self._intakes:
-            intake.stop_taking()
+        self._intakes.stop_taking()
         self._sweeper.stop()
         self._pool.stop()
         while not self._pool.is_empty and time.monotonic() < deadline:
@@ -237,7 +242,7 @@ class Worker:
                 while not intake.queue.retire_worker(self._settings.name):
                     pass
             except OpsqueueError as exc:
-                logger.warning("could not sign off from queue %s: %s", intake.queue.name, exc)
+                logger.warning("could not sign off from queue %s: %s", intake.queue.label, exc)
         self._say(f"stopped after {sum(i.chunks_done for i in self._intakes):,} chunks")
         return 0
 

@@ -1,0 +1,227 @@
+"""A queue that may be spread over several partitions, as if it were one.
+
+Strategies and limits hold within each partition. A token names the partition that it is of, so that
+reports go to the right one; a worker's life is told to all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from opsqueue import calls
+from opsqueue.answers import Alive, Inserted, Reserved
+from opsqueue.chunk import (
+    ChunkFailure,
+    CompleteOutcome,
+    FailOutcome,
+    Finished,
+    ReleaseOutcome,
+    Reservation,
+    Token,
+)
+from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
+from opsqueue.partition import grouped, joined, raw_tokens, split, token_of
+from opsqueue.partitioned_readings import PartitionedReadings
+from opsqueue.partitions import each_part
+from opsqueue.queue import Queue
+from opsqueue.strategy import AnyStrategy
+from opsqueue.submission import NewSubmission
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+
+class PartitionedQueue(PartitionedReadings):
+    """One queue in Redis, in as many partitions as it has: what clients and the API use.
+
+    A program that does not know of a new partition yet (for KNOWN_FOR_S) reads and reports what is
+    in it all the same, since ids and tokens name it.
+    """
+
+    # Transitions of submissions
+
+    def insert_submission(
+        self,
+        new: NewSubmission,
+        *,
+        idempotency_key: str = "",
+        idempotency_ms: int = 24 * 3600 * 1000,
+    ) -> Inserted:
+        """Accept a submission in one of the partitions; see `Queue.insert_submission`.
+
+        Which one its idempotency key says, or else its prefix: that a prefix belongs to another
+        submission is noticed within one partition.
+        """
+        home = self._home_of(idempotency_key or new.prefix)
+        if idempotency_key:
+            # Where there were fewer partitions, the key had another home.
+            for partitions in self._history[:-1]:
+                earlier = self._home_of(idempotency_key, partitions)
+                if earlier is not home and (known := earlier.lookup_key(idempotency_key)):
+                    return Inserted(id=known, is_new=False)
+        return home.insert_submission(
+            new, idempotency_key=idempotency_key, idempotency_ms=idempotency_ms
+        )
+
+    def restore_submission(self, new: NewSubmission, finished: Finished) -> Inserted:
+        """Insert a submission that Redis has lost; see `Queue.restore_submission`."""
+        return self._home_of(new.prefix).restore_submission(new, finished)
+
+    # Transitions of chunks
+
+    def reserve_chunks(
+        self,
+        worker: str,
+        *,
+        limit: int = 1,
+        reservation_ms: int = 600_000,
+        strategy: AnyStrategy | None = None,
+        heartbeat_timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
+    ) -> Reserved:
+        """Take up to `limit` chunks, of one partition after the other, beginning with any."""
+        parts = self.parts()
+        first = random.randrange(len(parts))  # noqa: S311 chance needs no cryptography
+        found: dict[int, Reserved] = {}
+        troubles: list[OpsqueueError] = []
+        left = limit
+        for part in [*parts[first:], *parts[:first]]:
+            try:
+                reserved = part.reserve_chunks(
+                    worker,
+                    limit=left,
+                    reservation_ms=reservation_ms,
+                    strategy=strategy,
+                    heartbeat_timeout_ms=heartbeat_timeout_ms,
+                )
+            except RedisUnavailableError as exc:
+                troubles.append(exc)
+                continue
+            found[part.partition] = reserved
+            left -= len(reserved.chunks)
+            if left <= 0:
+                break
+        if troubles and left == limit:
+            raise troubles[0]
+        dues = [r.next_due_in_ms for r in found.values() if r.next_due_in_ms is not None]
+        return Reserved(
+            chunks=tuple(
+                replace(chunk, token=token_of(partition, chunk.token))
+                for partition, reserved in found.items()
+                for chunk in reserved.chunks
+            ),
+            is_paused=all(reserved.is_paused for reserved in found.values()),
+            wake_id=joined({n: reserved.wake_id for n, reserved in found.items()}),
+            next_due_in_ms=min(dues, default=None),
+            is_cut=any(reserved.is_cut for reserved in found.values()),
+        )
+
+    def complete_chunks(
+        self,
+        tokens: Sequence[Token],
+        *,
+        operations_failed: Mapping[Token, int] | None = None,
+        outputs: Mapping[Token, bytes] | None = None,
+    ) -> list[CompleteOutcome]:
+        """Report chunks as done; see `Queue.complete_chunks`."""
+        failed, outputs = operations_failed or {}, outputs or {}
+
+        def complete(part: Queue, named: Sequence[Token]) -> list[CompleteOutcome]:
+            of_part = {token: split(token)[1] for token in named}
+            return part.complete_chunks(
+                list(of_part.values()),
+                operations_failed={
+                    raw: failed[token] for token, raw in of_part.items() if token in failed
+                },
+                outputs={raw: outputs[token] for token, raw in of_part.items() if token in outputs},
+            )
+
+        return self._by_part(list(tokens), tokens, complete)
+
+    def fail_chunk(
+        self, token: Token, failure: ChunkFailure, *, jitter: int | None = None
+    ) -> FailOutcome:
+        """Report that an attempt failed; see `Queue.fail_chunk`."""
+        partition, raw = split(token)
+        return self._part(partition).fail_chunk(raw, failure, jitter=jitter)
+
+    def fail_chunks(self, failures: Sequence[tuple[Token, ChunkFailure]]) -> list[FailOutcome]:
+        """Report attempts that failed; see `Queue.fail_chunks`."""
+        return self._by_part(
+            list(failures),
+            [token for token, _ in failures],
+            lambda part, rows: part.fail_chunks([(split(token)[1], why) for token, why in rows]),
+        )
+
+    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
+        """Give chunks back without using an attempt; see `Queue.release_chunks`."""
+        return self._by_part(
+            list(tokens),
+            tokens,
+            lambda part, named: part.release_chunks(raw_tokens(named), delay_ms=delay_ms),
+        )
+
+    def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
+        """Give what the reservations of these tokens are for; see `Queue.get_reservations`."""
+        found: dict[Token, Reservation] = {}
+        for partition, named in grouped(tokens, tokens).items():
+            held = self._part(partition).get_reservations(raw_tokens(named))
+            for raw, chunk in held.items():
+                token = token_of(partition, raw)
+                found[token] = replace(chunk, token=token)
+        return found
+
+    def _by_part(
+        self,
+        items: Sequence[Item],
+        tokens: Sequence[Token],
+        report: Callable[[Queue, Sequence[Item]], list[Answer]],
+    ) -> list[Answer]:
+        """Report items to the partitions that their tokens name; give the answers in order."""
+        answers: dict[int, Answer] = {}
+        for partition, numbers in grouped(range(len(items)), tokens).items():
+            of_part = report(self._part(partition), [items[number] for number in numbers])
+            answers |= zip(numbers, of_part, strict=True)
+        return [answers[number] for number in range(len(items))]
+
+    # Transitions that workers make for themselves and for each other
+
+    def heartbeat(
+        self,
+        worker: str,
+        *,
+        tokens: Iterable[Token] = (),
+        info: bytes = b"{}",
+        unknown_ms: int = 30_000,
+        timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
+    ) -> Alive:
+        """Say in every partition that a worker lives; see `Queue.heartbeat`."""
+        tokens = list(tokens)
+        named = grouped(tokens, tokens)
+        parts = {part.partition: part for part in self.parts()}
+        parts |= {partition: self._part(partition) for partition in named}
+
+        def beat(part: Queue) -> Alive:
+            return part.heartbeat(
+                worker,
+                tokens=raw_tokens(named.get(part.partition, [])),
+                info=info,
+                unknown_ms=unknown_ms,
+                timeout_ms=timeout_ms,
+            )
+
+        alive = each_part(parts.values(), beat)
+        return Alive(
+            void=frozenset(
+                token_of(part.partition, raw)
+                for part, answer in zip(parts.values(), alive, strict=True)
+                for raw in answer.void
+            ),
+            released=sum(answer.released for answer in alive),
+        )
+
+    def retire_worker(self, worker: str, *, limit: int = calls.MAX_BATCH) -> bool:
+        """Release what a worker holds in any partition; True when nothing is left to do."""
+        return all(each_part(self.parts(), lambda part: part.retire_worker(worker, limit=limit)))

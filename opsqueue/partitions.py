@@ -1,0 +1,164 @@
+"""Which partitions a queue has, and which of them a submission is in.
+
+A queue may be spread over several slots of a cluster. Each partition is a `Queue` of its own, with
+its own scripts: what is about one submission goes to the one that the last two digits of its id
+name.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+from zlib import crc32
+
+from opsqueue.cluster import Client
+from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
+from opsqueue.queue import Queue
+from opsqueue.script import Argument, Scripts
+from opsqueue.submission import MAX_PARTITIONS, SubmissionId
+
+Answer = TypeVar("Answer")
+
+KNOWN_FOR_S: Final = 2.0
+"""After so long a program looks again how many partitions a queue has."""
+
+
+class _RoutedScripts(Scripts):
+    """Runs a script that is about one submission in its partition; others name no partition."""
+
+    def __init__(self, of: Callable[[int], Scripts], client: Client, queue: str) -> None:
+        super().__init__(client, queue)
+        self._of = of
+
+    def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
+        """Run a script; see `Scripts.call`."""
+        id_ = arguments.get("id")
+        if not id_:
+            raise _one_at_a_time(name)
+        return self._of(SubmissionId(str(id_)).partition).call(name, rest=rest, **arguments)
+
+    def call_many(
+        self, calls: Sequence[tuple[str, Mapping[str, Argument], Sequence[Argument]]]
+    ) -> list[list[Any] | OpsqueueError]:
+        """Not of several partitions: they have no round trip in common."""
+        raise _one_at_a_time(", ".join(sorted({name for name, *_ in calls})))
+
+    def read_after(
+        self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
+    ) -> list[Any]:
+        """Not of several partitions: each has streams of its own."""
+        del last_id, block_ms, limit
+        raise _one_at_a_time(stream)
+
+    def last_id(self, stream: str) -> str:
+        """Not of several partitions: each has streams of its own."""
+        raise _one_at_a_time(stream)
+
+
+class Partitions(Queue):
+    """A queue that is in as many partitions as it has.
+
+    Args:
+        client: from `opsqueue.connection.connect`.
+        name: letters, digits, `_.-`.
+        clock: for tests alone.
+    """
+
+    def __init__(
+        self, client: Client, name: str, *, clock: Callable[[], int] | None = None
+    ) -> None:
+        """Connect to nothing yet."""
+        super().__init__(client, name, clock=clock)
+        self._make = partial(Queue, client, name, clock=clock)
+        scripts_of = partial(Scripts, client, name, clock=clock)
+        self._scripts = _RoutedScripts(lambda n: scripts_of(partition=n), client, name)
+        self._parts = [self._make(partition=0)]
+        self._history = [1]
+        self._looked_at = float("-inf")
+        self._lock = threading.Lock()
+
+    @property
+    def part_zero(self) -> Queue:
+        """Give the partition that every queue has; asks nobody."""
+        return self._parts[0]
+
+    def parts(self) -> list[Queue]:
+        """Give all partitions, as many as there are now."""
+        if time.monotonic() - self._looked_at >= KNOWN_FOR_S:
+            self._look()
+        return self._parts[: self._history[-1]]
+
+    def part_of(self, submission_id: SubmissionId) -> Queue:
+        """Give the partition that has a submission."""
+        return self._part(submission_id.partition)
+
+    def _look(self) -> None:
+        try:
+            history = self._parts[0].get_partitions()
+        except RedisUnavailableError:
+            if self._looked_at == float("-inf"):
+                raise
+            # The first partition's master is gone; the others may answer.
+            return
+        self._part(history[-1] - 1)
+        self._history = history
+        self._looked_at = time.monotonic()
+
+    def _part(self, partition: int) -> Queue:
+        with self._lock:
+            for number in range(len(self._parts), partition + 1):
+                self._parts.append(self._make(partition=number))
+            return self._parts[partition]
+
+    def _home_of(self, key: str, partitions: int | None = None) -> Queue:
+        """Give the partition that a text is always sent to, of as many as there are."""
+        if partitions is None:
+            partitions = len(self.parts())
+        return self._part(crc32(key.encode()) % partitions)
+
+    def set_partitions(self, partitions: int) -> None:
+        """Spread submissions over more partitions; see `Queue.set_partitions`.
+
+        The new ones are paused, limited and kept as the first one is. Programs that run notice
+        them within some seconds.
+        """
+        here = self.parts()
+        if 1 <= partitions <= MAX_PARTITIONS:
+            for number in range(len(here), partitions):
+                self._equip(self._part(number))
+        here[0].set_partitions(partitions)
+        self._look()
+
+    def _equip(self, new: Queue) -> None:
+        first = self._parts[0]
+        for limit in first.list_limits():
+            new.set_limit(
+                limit.meta_key,
+                value=limit.value,
+                max=limit.max,
+                per_second=limit.per_second,
+                burst=limit.burst,
+            )
+        new.set_retention(first.get_retention())
+        if first.count_queue().is_paused:
+            new.pause_queue()
+
+
+def each_part(parts: Iterable[Queue], command: Callable[[Queue], Answer]) -> list[Answer]:
+    """Tell all partitions, also where one does not answer; then raise its error."""
+    answers, troubles = [], []
+    for part in parts:
+        try:
+            answers.append(command(part))
+        except RedisUnavailableError as exc:
+            troubles.append(exc)
+    if troubles:
+        raise troubles[0]
+    return answers
+
+
+def _one_at_a_time(name: str) -> OpsqueueInternalError:
+    return OpsqueueInternalError(f"{name} is of one partition: it goes to each of Queue.parts()")
