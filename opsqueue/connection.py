@@ -145,10 +145,13 @@ def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
         message = f"Redis at {masked(url)} refused the credentials ({exc}): put them into its URL"
         raise RedisUnavailableError(message) from exc
     except (redis.RedisError, RedisClusterException) as exc:
-        message = (
-            f"Redis at {masked(url)} does not answer ({exc}): is it running, and is the URL right? "
-            "Set OPSQUEUE_REDIS_URL, or start one with `opsqueue dev`"
+        help_ = (
+            "give the authority that signed it: rediss://…?ssl_ca_certs=/path/to/ca.pem"
+            if "certificate verify failed" in str(exc).lower()
+            else "is it running, and is the URL right? Set OPSQUEUE_REDIS_URL, or start one with "
+            "`opsqueue dev`"
         )
+        message = f"Redis at {masked(url)} does not answer ({exc}): {help_}"
         raise RedisUnavailableError(message) from exc
 
 

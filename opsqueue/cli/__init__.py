@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from opsqueue import __version__
+from opsqueue.cli.acl import acl
 from opsqueue.cli.completion import completion
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
@@ -48,7 +49,7 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
     "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
-    "Set-up": (doctor, orphans, rebuild_, demo, dev, completion),
+    "Set-up": (doctor, acl, orphans, rebuild_, demo, dev, completion),
 }
 
 
