@@ -22,6 +22,7 @@ from redis.sentinel import Sentinel
 from opsqueue.cluster import Client, ClusterClient, run_on_all
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.redis_url import BehindSentinels, Cluster, Server, UrlError, place_of
+from opsqueue.replication import lag_trouble, replica_trouble
 
 SOCKET_TIMEOUT_S: Final = 15.0
 """Longer than any BLOCK that we send, see BLOCK_MS."""
@@ -127,7 +128,7 @@ def check(client: Client, *, url: str) -> list[str]:
         if trouble := version_trouble(info):
             message = f"Redis at {masked(url)} is {trouble}"
             raise RedisUnavailableError(message)
-        for trouble_of in (eviction_trouble, loss_trouble):
+        for trouble_of in (eviction_trouble, loss_trouble, replica_trouble, lag_trouble):
             if trouble := trouble_of(info):
                 warnings[f"Redis {trouble}"] = None
     return list(warnings)
@@ -189,5 +190,7 @@ def eviction_trouble(info: Mapping[str, Any]) -> str | None:
 def loss_trouble(info: Mapping[str, Any]) -> str | None:
     """Say it of a server that forgets what it was told."""
     if info.get("aof_enabled", 0):
-        return None
+        if info.get("aof_last_write_status", "ok") == "ok":
+            return None
+        return "can't write its append-only file; look at the server's log and at its disk"
     return "keeps no append-only file: a crash of the server loses submissions; set appendonly yes"

@@ -26,6 +26,7 @@
     |   the outside's failures: trying again later can help
     +-- ConnectionTroubleError
     |   +-- RedisUnavailableError           no answer: the transition may or may not have happened
+    |   +-- SubmissionNotConfirmedError     inserted, but not yet as durable as was asked for
     |   +-- StoreUnavailableError           bucket missing, credentials refused, network down
     |   +-- ApiUnavailableError             no answer from the HTTP API, or not one of ours
     |
@@ -258,6 +259,20 @@ class ConnectionTroubleError(OpsqueueError):
 
 class RedisUnavailableError(ConnectionTroubleError):
     """Redis did not answer: whether the transition happened is not known."""
+
+
+class SubmissionNotConfirmedError(ConnectionTroubleError):
+    """A submission is inserted, but not known to be as durable as was asked for."""
+
+    def __init__(self, submission_id: int, why: str) -> None:
+        """Keep both."""
+        self.submission_id = submission_id
+        self.why = why
+        super().__init__(
+            f"submission {submission_id} is inserted, but not yet known to be durable: {why}. "
+            "Repeating the insert with the same idempotency key is safe and waits again; without a "
+            "key it would insert another submission"
+        )
 
 
 class StoreUnavailableError(ConnectionTroubleError):

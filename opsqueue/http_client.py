@@ -26,6 +26,7 @@ from opsqueue.exceptions import (
     OpsqueueError,
     OpsqueueInternalError,
     SubmissionNotCancellableError,
+    SubmissionNotConfirmedError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
     TooManyMatchingSubmissionsError,
@@ -259,6 +260,10 @@ def _too_many(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueE
     return TooManyMatchingSubmissionsError(problem.max_submissions)
 
 
+def _not_confirmed(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return SubmissionNotConfirmedError(SubmissionId(problem.submission_id), problem.why)
+
+
 _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueError]]] = {
     ProblemType.QUEUE_NAME: _invalid,
     ProblemType.MALFORMED_JSON: _invalid,
@@ -269,6 +274,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.SUBMISSION_ENDED: _ended,
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
     ProblemType.TOO_MANY_MATCHES: _too_many,
+    ProblemType.NOT_CONFIRMED: _not_confirmed,
 }
 
 

@@ -60,8 +60,9 @@ class PartitionedQueue(PartitionedReadings):
             # Where there were fewer partitions, the key had another home.
             for partitions in self._history[:-1]:
                 earlier = self._home_of(idempotency_key, partitions)
-                if earlier is not home and (known := earlier.lookup_key(idempotency_key)):
-                    return Inserted(id=known, is_new=False)
+                if earlier is not home and earlier.lookup_key(idempotency_key):
+                    home = earlier
+                    break
         return home.insert_submission(
             new, idempotency_key=idempotency_key, idempotency_ms=idempotency_ms
         )

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from opsqueue.cluster import Client
+from opsqueue.durability import Durability
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
 from opsqueue.queue import Queue
 from opsqueue.script import Argument, Scripts
@@ -65,14 +66,20 @@ class Partitions(Queue):
         client: from `opsqueue.connection.connect`.
         name: letters, digits, `_.-`.
         clock: for tests alone.
+        durability: that an insert waits for.
     """
 
     def __init__(
-        self, client: Client, name: str, *, clock: Callable[[], int] | None = None
+        self,
+        client: Client,
+        name: str,
+        *,
+        clock: Callable[[], int] | None = None,
+        durability: Durability = Durability.NONE,
     ) -> None:
         """Connect to nothing yet."""
         super().__init__(client, name, clock=clock)
-        self._make = partial(Queue, client, name, clock=clock)
+        self._make = partial(Queue, client, name, clock=clock, durability=durability)
         scripts_of = partial(Scripts, client, name, clock=clock)
         self._scripts = _RoutedScripts(lambda n: scripts_of(partition=n), client, name)
         self._parts = [self._make(partition=0)]

@@ -28,16 +28,18 @@ from opsqueue.chunk import (
     Token,
 )
 from opsqueue.cluster import Client
+from opsqueue.durability import Durability, confirming, unconfirmed
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
     RedisUnavailableError,
     SubmissionNotCancellableError,
+    SubmissionNotConfirmedError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
 )
 from opsqueue.keys import check_queue_name, label
-from opsqueue.script import Scripts, register_queue
+from opsqueue.script import Argument, Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import (
     MAX_STRATEGIC_PAIRS,
@@ -56,6 +58,8 @@ class Queue(Upkeep):
         name: letters, digits, `_.-`.
         partition: 0 to 99; a queue that is not spread has the first only.
         clock: milliseconds since 1970; for tests alone.
+        durability: that an insert waits for. Nothing else does: what is lost of the rest is done
+            again, never counted twice (ARCHITECTURE.md, Durability).
 
     Every method raises RedisUnavailableError when there is no answer: whether the transition
     happened is then not known. All may be repeated: an insert by its idempotency key, reports by
@@ -69,6 +73,7 @@ class Queue(Upkeep):
         *,
         partition: int = 0,
         clock: Callable[[], int] | None = None,
+        durability: Durability = Durability.NONE,
     ) -> None:
         """Connect to nothing yet."""
         scripts = Scripts(client, check_queue_name(name), partition=partition, clock=clock)
@@ -76,6 +81,7 @@ class Queue(Upkeep):
         self.partition = partition
         self.label = label(name, partition)
         self._client = client
+        self._durability = durability
         self._is_registered = False
 
     def parts(self) -> list[Queue]:
@@ -99,12 +105,14 @@ class Queue(Upkeep):
 
         Raises:
             InvalidArgumentError: another submission has this prefix.
+            SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
+                repetition with the idempotency key finds it and waits again.
         """
         if idempotency_ms < 1:
             message = f"idempotency_ms is {idempotency_ms}: a key is remembered for 1 ms or more"
             raise InvalidArgumentError(message)
         self._register()
-        answer = self._scripts.call(
+        answer, doubt = self._call_confirmed(
             "insert_submission",
             partition=f"{self.partition:02}",
             idempotency=idempotency_key,
@@ -117,7 +125,10 @@ class Queue(Upkeep):
             inline_count=len(new.inline or ()),
             rest=[*calls.pairs_and_fields(new), *(new.inline or ())],
         )
-        return _inserted(answer, new.prefix)
+        inserted = _inserted(answer, new.prefix)
+        if doubt is not None:
+            raise SubmissionNotConfirmedError(inserted.id, doubt)
+        return inserted
 
     def restore_submission(self, new: NewSubmission, finished: Finished) -> Inserted:
         """Insert a submission that Redis has lost, whose chunks are stored, and some done.
@@ -434,6 +445,16 @@ class Queue(Upkeep):
 
     def _run(self, call: calls.Call[Answer]) -> Answer:
         return call.read(self._scripts.call(call.script, rest=call.rest, **call.arguments))
+
+    def _call_confirmed(
+        self, name: str, *, rest: Sequence[Argument], **arguments: Argument
+    ) -> tuple[list[Any], str | None]:
+        """Run a script; also say why its effect is not as durable as was asked for, if so."""
+        if self._durability is Durability.NONE:
+            return self._scripts.call(name, rest=rest, **arguments), None
+        commands = confirming(self._durability, self._scripts.base)
+        answer, answers = self._scripts.call_followed(name, commands, rest=rest, **arguments)
+        return answer, unconfirmed(self._durability, answers)
 
     def _register(self) -> None:
         if not self._is_registered:

@@ -16,6 +16,7 @@ from opsqueue import __version__
 from opsqueue.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
 from opsqueue.cluster import Client
 from opsqueue.connection import BLOCK_MS
+from opsqueue.durability import Durability
 from opsqueue.inline import Kind
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
@@ -51,6 +52,8 @@ class SubmissionApi(Protocol):
 
         Raises:
             InvalidArgumentError: also when another submission has its prefix.
+            SubmissionNotConfirmedError: it is inserted, but not yet as durable as Redis, or the
+                API, was asked to make it.
         """
 
     def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
@@ -178,13 +181,21 @@ class QueueApi:
     Args:
         client: from `opsqueue.connection.connect`, or a fakeredis one; stays the caller's.
         queue_of: makes a queue by its name, where it is not to be a `PartitionedQueue`.
+        durability: that each insert waits for, see `opsqueue.durability.check_durability`.
     """
 
-    def __init__(self, client: Client, *, queue_of: Callable[[str], Queue] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        queue_of: Callable[[str], Queue] | None = None,
+        durability: Durability = Durability.NONE,
+    ) -> None:
         """Connect to nothing yet."""
         self._queue_names = partial(queue_names, client)
         # Kept, since a queue registers itself with its first insert.
-        self._queue_of = lru_cache(_QUEUES_KEPT)(queue_of or partial(PartitionedQueue, client))
+        make = queue_of or partial(PartitionedQueue, client, durability=durability)
+        self._queue_of = lru_cache(_QUEUES_KEPT)(make)
 
     def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
         """Insert a submission; see `SubmissionApi.insert`."""

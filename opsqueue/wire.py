@@ -71,6 +71,7 @@ class ProblemType(StrEnum):
     NOT_JSON = "urn:opsqueue:problem:not-json"
     INPUT_GONE = "urn:opsqueue:problem:input-gone"
     CHUNK_LOST = "urn:opsqueue:problem:chunk-lost"
+    NOT_CONFIRMED = "urn:opsqueue:problem:not-confirmed"
     UNAVAILABLE = "urn:opsqueue:problem:unavailable"
     INTERNAL = "urn:opsqueue:problem:internal"
 
@@ -595,7 +596,10 @@ class VersionBody(Struct, frozen=True, kw_only=True):
 
 
 class ProblemBody(Struct, frozen=True, kw_only=True):
-    """A problem detail as a client reads it; `submission` where the problem is about one."""
+    """A problem detail as a client reads it; `submission` where the problem is about one.
+
+    `submission_id` and `why` are of an insert that is not confirmed yet.
+    """
 
     type: str = "about:blank"
     title: str = ""
@@ -603,3 +607,5 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     detail: str = ""
     submission: SubmissionBody | None = None
     max_submissions: int = 0
+    submission_id: str = "0"
+    why: str = ""

@@ -10,6 +10,7 @@ import falcon
 from prometheus_client import CollectorRegistry
 
 from opsqueue.cluster import Client
+from opsqueue.durability import Durability
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
@@ -56,7 +57,7 @@ from opsqueue_api.tracing import Spans
 App = falcon.App[falcon.Request, falcon.Response]
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 what each part is told
     client: Client,
     store: ObjectStore,
     *,
@@ -64,6 +65,7 @@ def create_app(
     tokens: Sequence[Token] = (),
     long_polls: int = 24,
     heartbeat_timeout_s: float = 30.0,
+    durability: Durability = Durability.NONE,
     is_stopping: Callable[[], bool] = lambda: False,
     middleware: Sequence[Any] = (),
 ) -> App:
@@ -75,12 +77,13 @@ def create_app(
         limits: of a request.
         tokens: that are accepted; with none, everybody may do everything.
         heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
+        durability: what an answered insert survives; each one is asked for it.
         long_polls: requests that may wait at once; fewer than threads.
         is_stopping: asked by those that wait, about once a second.
         middleware: Falcon's, called after ours.
     """
     limits = limits or Limits()
-    queue_of, names = _queues(client), partial(queue_names, client)
+    queue_of, names = _queues(client, durability), partial(queue_names, client)
     waiting = LongPolls(long_polls, is_stopping)
     needs: dict[str, dict[str, Need]] = {}
     routes: list[Route] = []
@@ -124,7 +127,7 @@ def create_app(
     route(f"{queue}/submissions", submissions, GET=Need.PRODUCE, POST=Need.PRODUCE)
     route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
     route(f"{submission}/cancel", CancelSubmission(queue_of), POST=Need.PRODUCE)
-    retry = RetrySubmission(queue_of, QueueApi(client), store, limits)
+    retry = RetrySubmission(queue_of, QueueApi(client, durability=durability), store, limits)
     route(f"{submission}/retry", retry, POST=Need.PRODUCE)
     route(f"{submission}/progress", SubmissionProgress(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)
@@ -145,13 +148,13 @@ def create_app(
     return app
 
 
-def _queues(client: Client) -> QueueOf:
+def _queues(client: Client, durability: Durability) -> QueueOf:
     # Kept, since a queue registers itself with its first insert; bounded, since names are the
     # clients' to choose.
     @lru_cache(1_000)
     def queue_of(name: str) -> Queue:
         try:
-            return PartitionedQueue(client, name)
+            return PartitionedQueue(client, name, durability=durability)
         except InvalidArgumentError as exc:
             kind = ProblemType.QUEUE_NAME
             raise problem.ProblemError(problem.Problem(kind, str(exc))) from exc

@@ -17,6 +17,7 @@ import click
 
 from opsqueue import __version__
 from opsqueue.connection import check, connect, masked
+from opsqueue.durability import Durability, check_durability
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -174,6 +175,15 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise.",
 )
 @click.option(
+    "--durability",
+    type=click.Choice([one.value for one in Durability]),
+    default=Durability.NONE.value,
+    envvar="OPSQUEUE_DURABILITY",
+    show_envvar=True,
+    help="What an answered insert survives: fsync, power loss of Redis's machine; replica, loss of "
+    "that machine. Refused where the server can't promise it.",
+)
+@click.option(
     "-l",
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -238,6 +248,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         log_format=options["log_format"],
         has_access_log=options["access_log"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
+        durability=Durability(options["durability"]),
         limits=Limits(
             body_bytes=options["max_body_bytes"],
             operations=options["max_operations"],
@@ -286,6 +297,7 @@ def _check_outside(settings: Settings) -> list[str]:
         client = connect(settings.redis_url)
         store = open_store(settings.store_url)
         warnings = check(client, url=settings.redis_url)
+        warnings += check_durability(client, settings.durability, url=settings.redis_url)
         store.check()
     except IncorrectUsageError as exc:
         raise click.UsageError(str(exc)) from exc

@@ -24,6 +24,7 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCancellableError,
     SubmissionNotCompletedYetError,
+    SubmissionNotConfirmedError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
     TooManyMatchingSubmissionsError,
@@ -59,6 +60,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.NOT_JSON: (422, "No JSON form"),
     ProblemType.INPUT_GONE: (410, "Input is gone"),
     ProblemType.CHUNK_LOST: (409, "Chunk is lost"),
+    ProblemType.NOT_CONFIRMED: (503, "Inserted, but not confirmed yet"),
     ProblemType.UNAVAILABLE: (503, "Unavailable"),
     ProblemType.INTERNAL: (500, "Internal error"),
 }
@@ -75,6 +77,7 @@ _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (InvalidArgumentError, ProblemType.INVALID_ARGUMENT),
     (EncodingError, ProblemType.INVALID_ARGUMENT),
     (ObjectNotFoundError, ProblemType.RESULTS_GONE),
+    (SubmissionNotConfirmedError, ProblemType.NOT_CONFIRMED),
     (ConnectionTroubleError, ProblemType.UNAVAILABLE),
 )
 
@@ -111,7 +114,7 @@ class Problem:
         )
         for name, value in self.headers.items():
             resp.set_header(name, value)
-        if self.type is ProblemType.UNAVAILABLE:
+        if status == 503:
             resp.set_header("Retry-After", str(RETRY_AFTER_S))
 
 
@@ -141,6 +144,8 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
             fields = fields_of(submission or _submission_of(exc))
             if isinstance(exc, TooManyMatchingSubmissionsError):
                 fields["max_submissions"] = exc.max_submissions
+            if isinstance(exc, SubmissionNotConfirmedError):
+                fields |= {"submission_id": str(exc.submission_id), "why": exc.why}
             return Problem(problem_type, str(exc), fields)
     _LOG.error("internal error", exc_info=exc)
     return _internal()

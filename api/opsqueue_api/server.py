@@ -114,6 +114,7 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         tokens=settings.tokens,
         long_polls=settings.long_polls,
         heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        durability=settings.durability,
         **options,
     )
     if not settings.has_access_log:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from opsqueue.durability import Durability
 from opsqueue.logs import LogFormat
 from opsqueue.submission import INLINE_BYTES, MAX_METADATA_BYTES
 from opsqueue_api.tokens import Token
@@ -59,6 +60,7 @@ class Settings:
         log_format: of these and of the access log.
         has_access_log: a line a request on stdout.
         heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
+        durability: what an answered insert survives.
     """
 
     redis_url: str = DEFAULT_REDIS_URL
@@ -72,6 +74,7 @@ class Settings:
     log_format: LogFormat = "plain"
     has_access_log: bool = False
     heartbeat_timeout_s: float = 30.0
+    durability: Durability = Durability.NONE
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -109,7 +109,7 @@ class Submissions:
             201: Content(SubmissionBody, about="Inserted."),
             200: Content(SubmissionBody, about="The idempotency key was known: its submission."),
         },
-        problems=(ProblemType.PREFIX_TAKEN,),
+        problems=(ProblemType.PREFIX_TAKEN, ProblemType.NOT_CONFIRMED),
     )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Insert: 201 with the status, or 200 with the first one's when the key was known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -24,6 +24,13 @@ from opsqueue.connection import (
     read_info,
     version_trouble,
 )
+from opsqueue.durability import (
+    Durability,
+    absent_troubles,
+    fsync_troubles,
+    read_settings,
+    server_name,
+)
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -31,13 +38,13 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.http_api import HttpApi
+from opsqueue.replication import lag_trouble, replica_trouble, replicas_of
 from opsqueue.script import translated_errors
 from opsqueue.store import open_store
 from opsqueue.submission import SubmissionState
 from opsqueue.submission_api import QueueApi, SubmissionApi
 
 _MAX_SKEW_S: Final = 2.0
-_MAX_LAG_S: Final = 10
 _ANSWER_WITHIN_S: Final = 5.0
 _NAMED: Final = 10
 
@@ -61,8 +68,13 @@ class Finding:
     help: str = ""
 
 
-def check_redis(url: str | None) -> Iterator[Finding]:
-    """Look at the server: reachable, version, settings, clock, replicas."""
+def check_redis(url: str | None, durability: Durability = Durability.NONE) -> Iterator[Finding]:
+    """Look at the server: reachable, version, settings, clock, replicas.
+
+    Args:
+        url: where it is.
+        durability: that somebody has chosen; NONE: nobody has, so none can be missing.
+    """
     used_url = url or DEFAULT_REDIS_URL
     try:
         client = connect(used_url, timeout_s=_ANSWER_WITHIN_S)
@@ -74,6 +86,7 @@ def check_redis(url: str | None) -> Iterator[Finding]:
         yield Finding("redis", Level.GOOD, f"Redis answers at {masked(used_url)}")
         # A cluster's masters say mostly the same; what they all say is said once.
         findings = [finding for info in infos for finding in _server_findings(info)]
+        findings += _durability_findings(client, infos, durability)
         yield from dict.fromkeys([*findings, *_clock_findings(client)])
     except ConnectionTroubleError as exc:
         yield _unreachable("redis", str(exc), is_given=url is not None, variable="REDIS")
@@ -90,14 +103,11 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
             "allow it +info, or ask as another user",
         )
         return
-    version = info.get("redis_version", "?")
-    # Valkey calls itself Redis 7.2 here, for old clients' sake.
-    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
     trouble = version_trouble(info)
     yield (
         Finding("redis-version", Level.PROBLEM, trouble, "upgrade the server")
         if trouble
-        else Finding("redis-version", Level.GOOD, name)
+        else Finding("redis-version", Level.GOOD, server_name(info))
     )
     trouble = eviction_trouble(info)
     yield (
@@ -106,22 +116,16 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
         else Finding("redis-eviction", Level.GOOD, "keys are not evicted (noeviction)")
     )
     trouble = loss_trouble(info)
-    if trouble:
-        yield _split("redis-persistence", Level.WARNING, trouble)
-    elif info.get("aof_last_write_status", "ok") != "ok":
-        yield Finding(
-            "redis-persistence",
-            Level.PROBLEM,
-            "the append-only file can't be written",
-            "look at the server's log and at its disk",
-        )
-    else:
-        yield Finding(
+    yield (
+        _split("redis-persistence", Level.WARNING, trouble)
+        if trouble
+        else Finding(
             "redis-persistence",
             Level.GOOD,
             "an append-only file is kept (with appendfsync everysec, the default, a crash of the "
             "machine loses about a second)",
         )
+    )
     yield from _replication_findings(info)
 
 
@@ -131,31 +135,32 @@ def _split(check: str, level: Level, trouble: str) -> Finding:
 
 
 def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
-    if info.get("role") == "slave":
-        primary = f"{info.get('master_host')}:{info.get('master_port')}"
-        yield Finding(
-            "redis-replication",
-            Level.PROBLEM,
-            f"this server is a replica of {primary}: it refuses to write",
-            "give the primary's URL as OPSQUEUE_REDIS_URL",
-        )
-        return
-    replicas = [info.get(f"slave{number}") for number in range(info.get("connected_slaves", 0))]
-    late = [
-        f"{replica.get('ip')}:{replica.get('port')}"
-        for replica in replicas
-        if isinstance(replica, dict)
-        and (replica.get("state") != "online" or int(replica.get("lag", 0)) > _MAX_LAG_S)
-    ]
-    if late:
-        yield Finding(
-            "redis-replication",
-            Level.WARNING,
-            f"replicas are not up to date: {', '.join(late)}",
-            "look at their logs and at the network: a fail-over now would lose what they lack",
-        )
-    elif replicas:
+    if trouble := replica_trouble(info):
+        yield _split("redis-replication", Level.PROBLEM, trouble)
+    elif trouble := lag_trouble(info):
+        yield _split("redis-replication", Level.WARNING, trouble)
+    elif replicas := replicas_of(info):
         yield Finding("redis-replication", Level.GOOD, f"replicas up to date: {len(replicas)}")
+
+
+def _durability_findings(
+    client: Client, infos: Sequence[Mapping[str, Any] | None], chosen: Durability
+) -> Iterator[Finding]:
+    """Say of each promise whether the servers keep it; only one that is chosen can be missing."""
+    troubles = {
+        Durability.FSYNC: fsync_troubles(infos, read_settings(client)),
+        Durability.REPLICA: absent_troubles(infos),
+    }
+    for durability, found in troubles.items():
+        check, option = f"durability-{durability}", f"--durability {durability}"
+        if not found:
+            yield Finding(check, Level.GOOD, f"{option} is kept by this server")
+        for trouble in found:
+            yield (
+                _split(check, Level.PROBLEM, f"{option} is not kept: {trouble}")
+                if durability is chosen
+                else Finding(check, Level.GOOD, f"{option}, if you want it: {trouble}")
+            )
 
 
 def _clock_findings(client: Client) -> list[Finding]:
@@ -290,7 +295,12 @@ def _is_waiting(counts: Counts) -> bool:
 
 
 def check_everything(
-    *, api_url: str | None, token: str | None, redis_url: str | None, store_url: str | None
+    *,
+    api_url: str | None,
+    token: str | None,
+    redis_url: str | None,
+    store_url: str | None,
+    durability: Durability,
 ) -> Iterator[Finding]:
     """Run all checks; each finding comes as it is made."""
     seen: dict[str, Level] = {}
@@ -300,7 +310,7 @@ def check_everything(
             seen[finding.check] = finding.level
             yield finding
 
-    yield from noted(check_redis(redis_url))
+    yield from noted(check_redis(redis_url, durability))
     yield from noted(check_store(store_url))
     yield from noted(check_api(api_url, token))
     if seen["api"] is Level.GOOD and seen.get("api-token") is Level.GOOD:

@@ -14,7 +14,9 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from opsqueue.cli.tables import say
 from opsqueue.connection import connect
+from opsqueue.durability import Durability, check_durability
 from opsqueue.http_api import HttpApi
 from opsqueue.store import open_store
 from opsqueue.submission_api import QueueApi, SubmissionApi
@@ -60,8 +62,19 @@ as_json = click.option(
 )
 
 
+durability_option = click.option(
+    "--durability",
+    envvar="OPSQUEUE_DURABILITY",
+    type=click.Choice([one.value for one in Durability]),
+    default=Durability.NONE.value,
+    show_default=True,
+    help="What it waits for where Redis itself is asked: fsync, its disk; replica, a replica. "
+    "(An API decides by itself.)",
+)
+
+
 def with_api(command: Command) -> Command:
-    """Pass `api`, of the options for API and Redis."""
+    """Pass `api`, of the options for API and Redis; with `durability_option` it waits for that."""
 
     @_redis_url
     @_token
@@ -72,10 +85,18 @@ def with_api(command: Command) -> Command:
         api_url: str | None,
         token: str | None,
         redis_url: str | None,
+        durability: str = Durability.NONE.value,
         **options: Any,  # noqa: ANN401 the command types them
     ) -> None:
         context = click.get_current_context()
-        with open_api(api_url, token, preferred_redis_url(context, api_url, redis_url)) as api:
+        preferred = preferred_redis_url(context, api_url, redis_url)
+        source = context.get_parameter_source("durability")
+        if preferred is None and source is ParameterSource.COMMANDLINE:
+            message = (
+                "--durability is for --redis-url: an API waits for what it was started with itself"
+            )
+            raise click.UsageError(message)
+        with open_api(api_url, token, preferred, durability=Durability(durability)) as api:
             command(api=api, **options)
 
     return run
@@ -151,13 +172,22 @@ def preferred_redis_url(
 
 @contextmanager
 def open_api(
-    api_url: str | None, token: str | None, redis_url: str | None
+    api_url: str | None,
+    token: str | None,
+    redis_url: str | None,
+    *,
+    durability: Durability = Durability.NONE,
 ) -> Iterator[SubmissionApi]:
-    """Give Redis's answers where its URL is given, else the API's; connects with the first call."""
+    """Give Redis's answers where its URL is given, else the API's; connects with the first call.
+
+    With a durability, which is for Redis alone, it looks first whether that can be kept.
+    """
     if redis_url is not None:
         client = connect(redis_url)
         try:
-            yield QueueApi(client)
+            for warning in check_durability(client, durability, url=redis_url):
+                say(f"warning: {warning}")
+            yield QueueApi(client, durability=durability)
         finally:
             client.close()
         return

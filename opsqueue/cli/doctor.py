@@ -12,6 +12,7 @@ from opsqueue.cli.connections import DEFAULT_REDIS_URL, as_json, with_urls
 from opsqueue.cli.group import EXIT_FAILED, EXIT_UNREACHABLE
 from opsqueue.cli.orphans import orphans as list_orphans
 from opsqueue.cli.tables import console, print_json
+from opsqueue.durability import Durability
 
 _SIGNS: Final = {
     Level.GOOD: ("✓", "green"),
@@ -41,6 +42,14 @@ or used.
 )
 @click.option("--delete", is_flag=True, help="Of --orphans: delete them, after asking.")
 @click.option("-y", "--yes", is_flag=True, help="Of --delete: without asking.")
+@click.option(
+    "--durability",
+    envvar="OPSQUEUE_DURABILITY",
+    type=click.Choice([one.value for one in Durability]),
+    default=Durability.NONE.value,
+    show_default=True,
+    help="What the API is told to promise: a problem if the server can't keep it.",
+)
 @as_json
 @with_urls
 @click.pass_context
@@ -52,6 +61,7 @@ def doctor(  # noqa: PLR0913 its options
     redis_url: str | None,
     store_url: str | None,
     as_json: bool,
+    durability: str,
     orphans: bool,
     older_than: str,
     delete: bool,
@@ -81,7 +91,11 @@ def doctor(  # noqa: PLR0913 its options
     findings = []
     screen = console()
     for finding in check_everything(
-        api_url=api_url, token=token, redis_url=redis_url, store_url=store_url
+        api_url=api_url,
+        token=token,
+        redis_url=redis_url,
+        store_url=store_url,
+        durability=Durability(durability),
     ):
         findings.append(finding)
         if not as_json:

@@ -9,7 +9,12 @@ from typing import Final, Literal
 import click
 from rich.text import Text
 
-from opsqueue.cli.connections import as_json, with_api, with_optional_store
+from opsqueue.cli.connections import (
+    as_json,
+    durability_option,
+    with_api,
+    with_optional_store,
+)
 from opsqueue.cli.durations import Duration, short
 from opsqueue.cli.names import (
     check_is_known,
@@ -267,6 +272,7 @@ def cancel(
     help="Of the new one: past so many it fails.  [default: none]",
 )
 @as_json
+@durability_option
 @with_optional_store
 @with_api
 def retry(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from opsqueue.cli.connections import as_json, with_api, with_store
+from opsqueue.cli.connections import as_json, durability_option, with_api, with_store
 from opsqueue.cli.durations import Duration
 from opsqueue.cli.lines import STANDARD, check_writable, opened, operations_of
 from opsqueue.cli.names import QueueName
@@ -169,6 +169,7 @@ meta_option = click.option(
     help="How chunks are stored: msgpack, json or cbor, each also with +zstd.",
 )
 @as_json
+@durability_option
 @with_store
 @with_api
 def submit(  # noqa: PLR0913 its options

@@ -46,6 +46,7 @@
 -- recent             hash    "c:B" and "o:B" -> chunks and operations completed in the 10 s from
 --                            instant B on, of the last 60 to 70 s
 -- idem:KEY           string  idempotency key -> submission, expires
+-- confirmed          string  written behind each insert that waits for disk or replica
 -- last_id, paused, fence, sweeper:NAME (string), repair (hash)
 --
 -- KEYS[1] base  text          prefix of the queue's keys

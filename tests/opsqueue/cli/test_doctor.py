@@ -51,6 +51,7 @@ def test_all_is_well(run, document, durable: EmbeddedServer):
     assert {"good"} == {finding["level"] for finding in found.values()}
     assert {
         *("redis", "redis-version", "redis-eviction", "redis-persistence", "clock"),
+        *("durability-fsync", "durability-replica"),
         *("store", "api", "api-version", "api-token", "queue"),
     } == found.keys()
     assert "✓ store: " in shown.stdout
@@ -158,7 +159,10 @@ def test_replicas_are_looked_at():
         return finding
 
     assert Level.PROBLEM is found(replica).level
-    assert "replicas are not up to date: b:6379" == found({**primary, "slave0": late}).text
+    assert (
+        "has replicas that are not up to date (b:6379): a fail-over now would lose what they lack"
+        == found({**primary, "slave0": late}).text
+    )
     assert Level.GOOD is found({**primary, "slave0": {**late, "lag": 0}}).level
     assert [] == list(checks._replication_findings({**primary, "connected_slaves": 0}))
 

@@ -1,0 +1,48 @@
+"""What a server says of its replicas, or of its primary, and what of that is trouble. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+Info = Mapping[str, Any]
+
+_MAX_LAG_S: Final = 10
+
+
+def replicas_of(info: Info) -> list[Info]:
+    """Give what a primary says of each of its replicas."""
+    found = (info.get(f"slave{number}") for number in range(info.get("connected_slaves", 0)))
+    return [replica for replica in found if isinstance(replica, dict)]
+
+
+def is_online(replica: Info) -> bool:
+    """Tell whether it follows its primary, as opposed to being sent all data first."""
+    return bool(replica.get("state") == "online")
+
+
+def replica_trouble(info: Info) -> str | None:
+    """Say it of a server that is a replica, which refuses to write."""
+    if info.get("role") != "slave":
+        return None
+    primary = f"{info.get('master_host')}:{info.get('master_port')}"
+    link = "" if info.get("master_link_status") == "up" else ", which it does not reach"
+    return (
+        f"is a replica of {primary}{link}: it refuses to write; give the primary's URL as "
+        "OPSQUEUE_REDIS_URL"
+    )
+
+
+def lag_trouble(info: Info) -> str | None:
+    """Say it of a primary that has replicas which lack what it has."""
+    late = [
+        f"{replica.get('ip')}:{replica.get('port')}"
+        for replica in replicas_of(info)
+        if not is_online(replica) or int(replica.get("lag", 0)) > _MAX_LAG_S
+    ]
+    if not late:
+        return None
+    return (
+        f"has replicas that are not up to date ({', '.join(late)}): a fail-over now would lose "
+        "what they lack; look at their logs and at the network"
+    )

@@ -1,0 +1,294 @@
+"""What an answered insert survives, on servers that keep the promise and on those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from opsqueue import durability
+from opsqueue.connection import check, connect
+from opsqueue.durability import Durability, check_durability, waits_rightly
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
+from opsqueue.queue import Queue
+from opsqueue.submission import NewSubmission, SubmissionState
+from tests.opsqueue.steps import new_submission
+from tests.servers import (
+    ALWAYS,
+    redis_binary,
+    replica_of,
+    server_of,
+    stopped,
+    wait_for_replica,
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """Valkey, whose WAITAOF is true with `appendfsync always` alone."""
+    with EmbeddedServer(tmp_path_factory.mktemp("primary"), arguments=ALWAYS) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
+    client = connect(server.url)
+    yield client
+    client.config_set("appendfsync", "always")
+    client.config_set("no-appendfsync-on-rewrite", "no")
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def replica(
+    server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    with replica_of(server, tmp_path_factory.mktemp("replica")) as replica:
+        wait_for_replica(connect(server.url))
+        yield replica
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which nobody confirms."""
+    monkeypatch.setattr(durability, "CONFIRM_WITHIN_MS", 300)
+
+
+def insert(queue: Queue, new: NewSubmission | None = None) -> tuple[int, bool]:
+    inserted = queue.insert_submission(new or new_submission(), idempotency_key="key")
+    return inserted.id, inserted.is_new
+
+
+# fsync
+
+
+def test_fsync_is_refused_where_the_server_answers_before_it(
+    client: redis.Redis, server: EmbeddedServer
+) -> None:
+    """Valkey with everysec, whose WAITAOF says 1 at once; the message has what helps."""
+    client.config_set("appendfsync", "everysec")
+
+    with pytest.raises(InvalidArgumentError, match="set appendfsync always, or promise less"):
+        check_durability(client, Durability.FSYNC, url=server.url)
+
+
+def test_fsync_is_kept_with_appendfsync_always(
+    client: redis.Redis, server: EmbeddedServer, queue_name: str
+) -> None:
+    """The server answers after its fsync."""
+    queue = Queue(client, queue_name, durability=Durability.FSYNC)
+
+    assert check_durability(client, Durability.FSYNC, url=server.url) == []
+    assert insert(queue)[1]
+
+
+def test_fsync_is_refused_where_a_rewrite_puts_it_off(
+    client: redis.Redis, server: EmbeddedServer
+) -> None:
+    """`always` is not always then."""
+    client.config_set("no-appendfsync-on-rewrite", "yes")
+
+    with pytest.raises(InvalidArgumentError, match="set no-appendfsync-on-rewrite no"):
+        check_durability(client, Durability.FSYNC, url=server.url)
+
+
+def test_an_insert_is_not_confirmed_by_a_server_that_was_set_otherwise_meanwhile(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """Asked behind each insert; when it is set right, repeating the insert confirms the first."""
+    queue = Queue(client, queue_name, durability=Durability.FSYNC)
+    client.config_set("appendfsync", "everysec")
+
+    with pytest.raises(SubmissionNotConfirmedError, match="answers before the fsync") as caught:
+        insert(queue)
+    client.config_set("appendfsync", "always")
+
+    assert (caught.value.submission_id, False) == insert(queue)
+    assert 1 == queue.count_queue().submissions[SubmissionState.IN_PROGRESS]
+
+
+def test_fsync_is_refused_without_an_append_only_file(
+    tmp_path: Path, queue_name: str, impatient: None
+) -> None:
+    """At the start, and behind an insert."""
+    with EmbeddedServer(tmp_path, is_durable=False, arguments=ALWAYS) as server:
+        client = connect(server.url)
+
+        with pytest.raises(InvalidArgumentError, match="set appendonly yes"):
+            check_durability(client, Durability.FSYNC, url=server.url)
+        with pytest.raises(SubmissionNotConfirmedError, match="no append-only file"):
+            insert(Queue(client, queue_name, durability=Durability.FSYNC))
+
+
+def test_fsync_is_refused_where_settings_may_not_be_read(
+    client: redis.Redis, server: EmbeddedServer
+) -> None:
+    """What is not known is not promised; the message says what to allow."""
+    client.acl_setuser(
+        "api",
+        enabled=True,
+        passwords=["+secret"],
+        keys=["*"],
+        categories=["+@all"],
+        commands=["-config|get"],
+    )
+    url = server.url.replace("//", "//api:secret@")
+
+    with pytest.raises(InvalidArgumentError, match=r"ACL \+config\|get") as caught:
+        check_durability(connect(url), Durability.FSYNC, url=url)
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_right"),
+    [
+        ({"redis_version": "7.0.15"}, False),
+        ({"redis_version": "7.2.0", "gcc_version": "12.2.0"}, True),
+        ({"redis_version": "8.2.3"}, True),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.2"}, False),
+        ({"redis_version": "7.4.0", "dragonfly_version": "df-v1.30"}, False),
+        ({}, False),
+    ],
+)
+def test_only_the_waitaof_of_redis_is_taken_at_its_word(
+    version: dict[str, str], *, is_right: bool
+) -> None:
+    """Other servers call themselves Redis too, for old clients' sake."""
+    assert is_right is waits_rightly(version)
+
+
+def test_a_redis_before_waitaof_keeps_fsync_with_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue_name: str
+) -> None:
+    """7.0 has no WAITAOF: refused with everysec, kept with always."""
+    binary = redis_binary(at_least=(7, 0), below=(7, 2))
+
+    with server_of(binary, tmp_path, monkeypatch) as client:
+        with pytest.raises(InvalidArgumentError, match="set appendfsync always"):
+            check_durability(client, Durability.FSYNC, url="redis://host")
+        client.config_set("appendfsync", "always")
+        assert check_durability(client, Durability.FSYNC, url="redis://host") == []
+        assert insert(Queue(client, queue_name, durability=Durability.FSYNC))[1]
+
+
+def test_a_redis_whose_waitaof_is_right_keeps_fsync_with_everysec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue_name: str
+) -> None:
+    """8.2 waits for the next fsync; with appendfsync no there would be none."""
+    binary = redis_binary(at_least=(7, 2), below=(9, 0))
+
+    with server_of(binary, tmp_path, monkeypatch) as client:
+        assert check_durability(client, Durability.FSYNC, url="redis://host") == []
+        assert insert(Queue(client, queue_name, durability=Durability.FSYNC))[1]
+        client.config_set("appendfsync", "no")
+        with pytest.raises(InvalidArgumentError, match="leaves the fsync to chance"):
+            check_durability(client, Durability.FSYNC, url="redis://host")
+
+
+# replica
+
+
+def test_a_primary_without_replicas_gives_a_warning_and_confirms_nothing(
+    tmp_path: Path, queue_name: str, impatient: None
+) -> None:
+    """No refusal at the start: the replica may come back, and all but inserts goes on meanwhile."""
+    with EmbeddedServer(tmp_path) as server:
+        client = connect(server.url)
+
+        (warning,) = check_durability(client, Durability.REPLICA, url=server.url)
+        with pytest.raises(SubmissionNotConfirmedError, match="no replica has confirmed it"):
+            insert(Queue(client, queue_name, durability=Durability.REPLICA))
+
+    assert "no replica is connected" in warning
+
+
+def test_an_insert_is_confirmed_by_a_replica(
+    client: redis.Redis, server: EmbeddedServer, replica: EmbeddedServer, queue_name: str
+) -> None:
+    """The replica has it when the insert is answered."""
+    new = new_submission()
+    assert check_durability(client, Durability.REPLICA, url=server.url) == []
+
+    id_, _ = insert(Queue(client, queue_name, durability=Durability.REPLICA), new)
+
+    assert new.prefix == Queue(connect(replica.url), queue_name).get_submission(id_).prefix
+
+
+def test_a_repeated_insert_waits_too(
+    client: redis.Redis,
+    server: EmbeddedServer,
+    replica: EmbeddedServer,
+    queue_name: str,
+    impatient: None,
+) -> None:
+    """Over another connection, where a wait without a write before it would answer at once."""
+    other = Queue(connect(server.url), queue_name, durability=Durability.REPLICA)
+
+    with stopped(replica):
+        with pytest.raises(SubmissionNotConfirmedError) as first:
+            insert(Queue(client, queue_name, durability=Durability.REPLICA))
+        with pytest.raises(SubmissionNotConfirmedError) as second:
+            insert(other)
+
+    assert first.value.submission_id == second.value.submission_id
+    wait_for_replica(client)
+    assert (first.value.submission_id, False) == insert(other)
+
+
+def test_a_script_that_the_server_forgot_is_waited_for_too(
+    client: redis.Redis, replica: EmbeddedServer, queue_name: str, impatient: None
+) -> None:
+    """Its text is sent, and the wait again behind it."""
+    queue = Queue(client, queue_name, durability=Durability.REPLICA)
+    insert(queue)
+    client.script_flush()
+
+    with stopped(replica), pytest.raises(SubmissionNotConfirmedError):
+        queue.insert_submission(new_submission())
+    wait_for_replica(client)
+    client.script_flush()
+
+    assert queue.insert_submission(new_submission()).is_new
+
+
+def test_an_insert_that_a_replica_confirmed_survives_its_primary(
+    tmp_path: Path, queue_name: str
+) -> None:
+    """Killed right after the answer; the replica takes over."""
+    with (
+        EmbeddedServer(tmp_path / "primary", is_durable=False) as primary,
+        replica_of(primary, tmp_path / "replica") as replica,
+    ):
+        client = connect(primary.url)
+        wait_for_replica(client)
+        queue = Queue(client, queue_name, durability=Durability.REPLICA)
+
+        ids = [queue.insert_submission(new_submission()).id for _ in range(50)]
+        primary.kill()
+        heir = connect(replica.url)
+        heir.replicaof("NO", "ONE")
+
+        after = Queue(heir, queue_name)
+        assert ids == [after.get_submission(id_).id for id_ in ids]
+        assert 50 == len(after.reserve_chunks("w1", limit=50).chunks)
+
+
+def test_a_replica_gives_a_warning(replica: EmbeddedServer) -> None:
+    """It would refuse every insert; the message names its primary."""
+    (warning,) = check(connect(replica.url), url=replica.url)
+
+    assert "is a replica of 127.0.0.1:" in warning
+    assert "refuses to write" in warning
+
+
+def test_a_replica_that_lost_its_primary_says_so(tmp_path: Path) -> None:
+    """Nobody listens where its primary was."""
+    arguments = ("--replicaof", "127.0.0.1", "1")
+    with EmbeddedServer(tmp_path, arguments=arguments) as orphan:
+        (warning,) = check(connect(orphan.url), url=orphan.url)
+
+    assert "is a replica of 127.0.0.1:1, which it does not reach" in warning

