@@ -16,7 +16,7 @@ local prelude = {
   "NINES_COMPLEMENT", "complement", "sortable",
   "place_group", "change_groups", "enter_ready", "leave_ready", "count_in_hand", "change_pairs",
   "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
-  "fail_past_limit",  "count_recent", "end_reservation", "use_attempt",
+  "fail_past_limit",  "count_recent", "token_of", "entry_of", "end_reservation", "use_attempt",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
   "note_sign_of_life", "known_timeout", "remove_worker",
 }

@@ -40,7 +40,8 @@ MAX_BATCH: Final = 1_000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """After so long a silence a worker is dead that does not say otherwise."""
 
-_TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")  # more digits may not fit 64 bits
+# More digits may not fit 64 bits. Without the chunk: of a version that gave tokens without it.
+_TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(:[0-9]{19}:[0-9]{1,10})?")
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -171,7 +172,7 @@ def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
         raise InvalidArgumentError(message)
     for token in tokens:
         if not _TOKEN.fullmatch(token):
-            message = f"token {token!r}: give the token of a reservation, like 1732390000000-0"
+            message = f"token {token!r}: give the token of a reservation as it came with it"
             raise InvalidArgumentError(message)
     return list(tokens)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from opsqueue.submission import SubmissionId
 
 Token = NewType("Token", str)
-"""A reservation's fencing token: the id of its stream entry."""
+"""A reservation's fencing token: the id of its stream entry, and the chunk that it is for."""
 
 
 MAX_FAILURE_CHARACTERS: Final = 32_000

@@ -81,3 +81,16 @@ def _version(path: str) -> tuple[int, int]:
         return (0, 0)
     major, minor, *_ = text.removeprefix("Redis server v=").split()[0].split(".")
     return int(major), int(minor)
+
+
+def saved(server: EmbeddedServer, place: Path) -> Path:
+    """Copy the data that a server has on its disk now, while it goes on."""
+    return Path(shutil.copytree(server.folder / "appendonlydir", place))
+
+
+def lose_writes_since(server: EmbeddedServer, copy: Path) -> None:
+    """Kill a server and start it on data of an earlier moment, which stay for another time."""
+    server.kill()
+    shutil.rmtree(server.folder / "appendonlydir")
+    shutil.copytree(copy, server.folder / "appendonlydir")
+    server.start()

@@ -89,19 +89,35 @@ local function count_recent(operations)
   redis.call('HINCRBY', recent, 'o:' .. slot, operations)
 end
 
+-- A token is the entry's id and what it is for: "ENTRY:ID:INDEX". The entry's id alone would not
+-- do: a server that lost its last writes (a crash, a fail-over to a replica that lagged) and whose
+-- clock is behind gives the ids of lost entries a second time, for other chunks. What is left is a
+-- late report of the same chunk, whose output is as good as the new one's.
+local function token_of(entry)
+  return entry[1] .. ':' .. entry[2][2] .. ':' .. entry[2][4]
+end
+
+-- The entry that a token, or an entry's id, names; nothing when it is gone or for another chunk.
+local function entry_of(token)
+  local entry_id, chunk = string.match(token, '^(%d+%-%d+)(.*)$')
+  if not entry_id then
+    return nil
+  end
+  local entry = redis.call('XRANGE', base .. 'reservations', entry_id, entry_id)[1]
+  if entry and (chunk == '' or token == token_of(entry)) then
+    return entry
+  end
+end
+
 -- End a reservation: acknowledging its entry is the one act that does, so whoever acknowledges owns
 -- the outcome and everybody later is `lost`. Answers id, index, state of the submission (false when
 -- it is forgotten); nothing when the token is not pending any more.
 local function end_reservation(token)
-  local reservations = base .. 'reservations'
-  if redis.call('XACK', reservations, 'workers', token) == 0 then
+  local reservations, entry = base .. 'reservations', entry_of(token)
+  if not entry or redis.call('XACK', reservations, 'workers', entry[1]) == 0 then
     return nil
   end
-  local entry = redis.call('XRANGE', reservations, token, token)[1]
-  if not entry then
-    return nil
-  end
-  redis.call('XDEL', reservations, token)
+  redis.call('XDEL', reservations, entry[1])
   local id, index = entry[2][2], tonumber(entry[2][4])
   local state = redis.call('HGET', sub_key(id), 'state')
   if state then

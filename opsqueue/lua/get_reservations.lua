@@ -14,11 +14,10 @@ local reservations = base .. 'reservations'
 
 local chunks, submissions, is_listed = {}, {}, {}
 for i = 2, #ARGV do
-  local token = ARGV[i]
-  local pending = redis.pcall('XPENDING', reservations, 'workers', token, token, 1)
-  local entry = not pending.err and pending[1]
-    and redis.call('XRANGE', reservations, token, token)[1]
-  local f = entry and entry[2]
+  local token, entry = ARGV[i], entry_of(ARGV[i])
+  local pending = entry
+    and redis.pcall('XPENDING', reservations, 'workers', entry[1], entry[1], 1) or {}
+  local f = not pending.err and pending[1] and entry[2]
   local fields = f and redis.call('HGETALL', sub_key(f[2])) or {}
   if #fields > 0 then
     local input = redis.call('HGET', sub_key(f[2]) .. ':in', f[4])

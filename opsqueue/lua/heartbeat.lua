@@ -27,10 +27,13 @@ end
 
 local states, is_held, released = {}, {}, 0
 for _, pending in ipairs(pending_of(worker, 10000)) do
-  local token = pending[1]
-  local entry = redis.call('XRANGE', base .. 'reservations', token, token)[1]
+  local entry = entry_of(pending[1])
   if entry then
-    local id, reserved_at = entry[2][2], tonumber(entry[2][8])
+    local token, id, reserved_at = token_of(entry), entry[2][2], tonumber(entry[2][8])
+    if is_known[pending[1]] then
+      -- Given by a version whose tokens did not say what they are for.
+      token = pending[1]
+    end
     if is_known[token] then
       if states[id] == nil then
         states[id] = redis.call('HGET', sub_key(id), 'state')

@@ -139,7 +139,7 @@ for _, entry in ipairs(delivered[1][2]) do
   local f = entry[2]
   local inputs = subs[f[2]].inputs
   local input = inputs and {redis.call('HGET', inputs, f[4])} or {}
-  chunks[#chunks + 1] = {entry[1], f[2], tonumber(f[4]), tonumber(f[6]), expires_at, input}
+  chunks[#chunks + 1] = {token_of(entry), f[2], tonumber(f[4]), tonumber(f[6]), expires_at, input}
 end
 for _, id in ipairs(order) do
   if subs[id].taken > 0 then

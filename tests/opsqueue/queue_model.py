@@ -117,8 +117,13 @@ class Entry:
     is_pending: bool = True
 
 
+def entry_of(token: str) -> str:
+    """Give the id of the stream's entry, which a token begins with."""
+    return token.partition(":")[0]
+
+
 def order_of(token: str) -> tuple[int, int]:
-    ms, sequence = token.split("-")
+    ms, sequence = entry_of(token).split("-")
     return int(ms), int(sequence)
 
 

@@ -155,7 +155,7 @@ def test_tokens_that_are_alike_in_two_partitions_are_told_apart(
     chunks = take(queue, limit=10)
 
     assert len(chunks) == PARTITIONS
-    assert len({chunk.token.partition("@")[0] for chunk in chunks}) == 1
+    assert len({chunk.token.partition(":")[0] for chunk in chunks}) == 1
     held = queue.get_reservations(tokens_of(chunks))
     assert {token: chunk.source.submission_id for token, chunk in held.items()} == {
         chunk.token: chunk.source.submission_id for chunk in chunks

@@ -37,7 +37,7 @@ from opsqueue.exceptions import (
 from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue.submission import Backoff, NewSubmission, SubmissionId, SubmissionState
-from tests.opsqueue.queue_model import Chunk, Model, Place, order_of
+from tests.opsqueue.queue_model import Chunk, Model, Place, entry_of, order_of
 from tests.opsqueue.queue_snapshot import Snapshot, has_bit
 from tests.opsqueue.steps import Clock, Raw
 
@@ -440,7 +440,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert swept is not None
         after = (0, 0) if self.sweep_from == "-" else order_of(self.sweep_from.removeprefix("("))
         reclaimed, last = self.model.reclaim_expired(self.clock.now, after, limit)
-        assert (reclaimed, None if last is None else f"({last}") == (swept.chunks, swept.next_from)
+        next_from = None if last is None else f"({entry_of(last)}"
+        assert (reclaimed, next_from) == (swept.chunks, swept.next_from)
         self.sweep_from = swept.next_from or "-"
 
     # The queue, the world
@@ -533,7 +534,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert places == ([] if place is Place.LOST else [place])
 
     def reservations_are_the_pending_entries(self, now: Snapshot) -> None:
-        stream = self.model.stream
+        stream = {entry_of(token): entry for token, entry in self.model.stream.items()}
         assert {t: (str(e.id), e.index) for t, e in stream.items()} == now.entries
         pending = {t: e.worker for t, e in stream.items() if e.is_pending}
         assert now.pending == (pending if self.model.has_group else None)

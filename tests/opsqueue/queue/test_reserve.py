@@ -13,6 +13,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.strategy import Newest, Oldest, Random
 from opsqueue.submission import Backoff, SubmissionState
+from tests.opsqueue.queue_model import order_of
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,
@@ -263,7 +264,7 @@ def test_tokens_ascend(queue: Queue) -> None:
 
     tokens = [*tokens_of(take(queue, 2)), *tokens_of(take(queue, 2))]
 
-    assert sorted(tokens, key=lambda t: [int(part) for part in t.split("-")]) == tokens
+    assert sorted(tokens, key=order_of) == tokens
 
 
 def test_many_workers_at_once_complete_each_chunk_once(
