@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,17 @@ def replica_of(primary: EmbeddedServer, folder: Path) -> EmbeddedServer:
     return EmbeddedServer(folder, arguments=("--replicaof", "127.0.0.1", str(primary.port)))
 
 
-def wait_for_replica(client: redis.Redis, *, within_s: float = 30.0) -> None:
-    """Wait until one follows the primary."""
+def until(holds: Callable[[], object], *, within_s: float = 60.0) -> None:
+    """Look again and again; what happens in other processes leaves nothing else to wait for."""
     deadline = time.monotonic() + within_s
-    while client.info("replication").get("slave0", {}).get("state") != "online":
-        assert time.monotonic() < deadline, "no replica came"
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def wait_for_replica(client: redis.Redis) -> None:
+    """Wait until one follows the primary."""
+    until(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
 
 
 @contextmanager

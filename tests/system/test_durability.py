@@ -1,0 +1,177 @@
+"""Servers that are killed, or that lose their last writes, under real programs."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue.submission import SubmissionState
+from opsqueue.submission_api import QueueApi
+from tests.servers import lose_writes_since, replica_of, saved, until, wait_for_replica
+from tests.system.conftest import Process, Start
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
+BODY = {"operations": [1, 2, 3], "chunk_size": 2}
+
+
+@pytest.fixture
+def start_api(start: Start, store_url: str):
+    def start_one(server: EmbeddedServer, *arguments: str, **environment: str) -> Process:
+        return start(
+            *("opsqueue_api", "--port", "0", *arguments),
+            OPSQUEUE_REDIS_URL=server.url,
+            OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+            **environment,
+        )
+
+    return start_one
+
+
+def insert(url: str, queue: str) -> str:
+    response = httpx.post(f"{url}/v1/queues/{queue}/submissions", json=BODY, timeout=20)
+    assert 201 == response.status_code, response.text
+    return str(response.json()["id"])
+
+
+def url_of(api: Process) -> str:
+    return api.wait_for_line("ready on ").rpartition(" ")[2]
+
+
+@pytest.mark.parametrize(("durability", "policy"), [("none", "everysec"), ("fsync", "always")])
+def test_an_insert_that_was_answered_survives_a_killed_server(
+    start_api, tmp_path: Path, durability: str, policy: str
+):
+    """With an append-only file; killed right after the answer, twenty times.
+
+    With everysec only because this disk is quick, see ARCHITECTURE.md.
+    """
+    with EmbeddedServer(tmp_path / "redis", arguments=("--appendfsync", policy)) as server:
+        api = start_api(server, "--durability", durability)
+        url = url_of(api)
+
+        for _ in range(20):
+            id_ = insert(url, "q")
+            server.kill()
+            server.start()
+            found = httpx.get(f"{url}/v1/queues/q/submissions/{id_}", timeout=20)
+            assert 200 == found.status_code, found.text
+
+        assert (
+            20
+            == Queue(connect(server.url), "q")
+            .count_queue()
+            .submissions[SubmissionState.IN_PROGRESS]
+        )
+
+
+def test_an_insert_that_was_answered_under_replica_outlives_the_primary(start_api, tmp_path: Path):
+    """The primary keeps nothing on its disk and is killed right after the answer."""
+    with (
+        EmbeddedServer(tmp_path / "primary", is_durable=False) as primary,
+        replica_of(primary, tmp_path / "replica") as replica,
+    ):
+        wait_for_replica(connect(primary.url))
+        url = url_of(start_api(primary, OPSQUEUE_DURABILITY="replica"))
+
+        ids = [insert(url, "q") for _ in range(20)]
+        primary.kill()
+
+        heir = Queue(connect(replica.url), "q")
+        assert ids == [str(heir.get_submission(int(id_)).id) for id_ in ids]
+
+
+def test_an_api_that_can_not_keep_fsync_does_not_start(start_api, tmp_path: Path):
+    """Exit code 2, and what helps."""
+    with EmbeddedServer(tmp_path / "redis") as server:
+        api = start_api(server, "--durability", "fsync")
+
+        assert 2 == api.wait()
+
+    assert "set appendfsync always, or promise less with --durability replica" in api.output
+
+
+def test_an_api_without_replicas_warns_and_says_that_inserts_are_not_confirmed(
+    start_api, tmp_path: Path
+):
+    """Everything else works."""
+    with EmbeddedServer(tmp_path / "redis") as server:
+        api = start_api(server, "--durability", "replica")
+        api.wait_for_line("warning: durability 'replica' is not kept now: no replica is connected")
+        url = f"{url_of(api)}/v1/queues/q/submissions"
+
+        refused = httpx.post(url, json=BODY, timeout=20)
+
+        assert 503 == refused.status_code
+        assert "no replica has confirmed it within 5,000 ms" in refused.json()["detail"]
+        assert 200 == httpx.get(f"{url}/{refused.json()['submission_id']}").status_code
+        assert 200 == httpx.get(url).status_code
+
+
+def test_an_api_on_a_replica_warns(start_api, tmp_path: Path):
+    """Its inserts would all be refused; the warning says whose URL to give."""
+    with (
+        EmbeddedServer(tmp_path / "primary") as primary,
+        replica_of(primary, tmp_path / "replica") as replica,
+    ):
+        api = start_api(replica)
+
+        line = api.wait_for_line("warning: Redis is a replica of")
+
+    assert f"127.0.0.1:{primary.port}" in line
+    assert "give the primary's URL" in line
+
+
+CHUNKS = 200
+
+
+@pytest.mark.parametrize("who", ["the same worker", "another worker"])
+def test_completions_that_a_server_lost_are_made_again(
+    start: Start, tmp_path: Path, store_url: str, who: str
+):
+    """All results right, each chunk counted once, whatever was run and reported meanwhile."""
+    name, log = f"lost-{secrets.token_hex(4)}", tmp_path / "log"
+    environment = {"OPSQUEUE_STORE_URL": f"{store_url}?durable=false", "TEST_QUEUE": name}
+    quick = ("-c", "2", "--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5")
+    with EmbeddedServer(tmp_path / "redis") as server:
+        environment["OPSQUEUE_REDIS_URL"] = server.url
+        client = connect(server.url)
+        queue, store = Queue(client, name), open_store(store_url)
+        producer = ProducerClient.over(QueueApi(client), store, queue=name, inline_bytes=0)
+        worker = start("opsqueue_worker", "tasks:app", *quick, **environment)
+        id_ = producer.insert_submission([["log", str(log)]] * CHUNKS, chunk_size=1)
+
+        until(lambda: queue.get_submission(id_).chunks_done >= 40)
+        copy = saved(server, tmp_path / "copy")
+        until(lambda: queue.get_submission(id_).chunks_done >= 120)
+        if who == "another worker":
+            worker.end()
+        lose_writes_since(server, copy)
+        client.connection_pool.disconnect()
+        went_back_to = queue.get_submission(id_).chunks_done
+        if who == "another worker":
+            start("opsqueue_worker", "tasks:app", *quick, **environment)
+
+        done = producer.wait_for_submission(id_, timeout=120)
+        results = list(producer.try_stream_completed_submission(id_))
+        counts = queue.count_queue()
+        until(lambda: queue.count_queue().chunks_in_hand == 0)
+        producer.close()
+
+    runs = Counter(int(line.split()[0]) for line in log.read_text().splitlines())
+    assert went_back_to < 120
+    assert list(range(CHUNKS)) == results
+    assert (CHUNKS, CHUNKS) == (done.chunks_done, done.operations_done)
+    assert (CHUNKS, 0) == (counts.stats["chunks_completed"], counts.backlog_chunks)
+    assert 1 == counts.submissions[SubmissionState.COMPLETED]
+    assert set(range(CHUNKS)) == set(runs)
+    assert max(runs.values()) <= 2
