@@ -8,7 +8,7 @@ or that a failover has put in its place, is not taken for the one that was looke
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -69,10 +69,10 @@ def unconfirmed(durability: Durability, answers: Sequence[Any]) -> str | None:
         answers: to `confirming`'s commands; an error stands in the place of its answer.
     """
     match durability, answers:
-        case Durability.REPLICA, [True, int(replicas)]:
+        case Durability.REPLICA, [b"OK", int(replicas)]:
             within = f"within {CONFIRM_WITHIN_MS:,} ms"
             return None if replicas else f"no replica has confirmed it {within}"
-        case Durability.FSYNC, [True, waited, info, settings]:
+        case Durability.FSYNC, [b"OK", waited, info, settings]:
             return _unsynced(waited, _reading(info), _settings(settings))
     error = next((a for a in answers if isinstance(a, Exception)), None)
     return f"the server answered {error or answers!r} when it was asked to wait"
@@ -193,17 +193,22 @@ def _settings_of(server: redis.Redis) -> Reading:
 
 
 def _reading(answer: object) -> Reading:
-    return answer if isinstance(answer, dict) else {}
+    """Read INFO as the server sends it; an error is a reading of nothing."""
+    if not isinstance(answer, bytes):
+        return {}
+    pairs = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
 
 
 def _settings(answer: object) -> Reading:
     """Read CONFIG GET's names and values; an error is a reading of nothing."""
-    if isinstance(answer, dict):
-        pairs = list(answer.items())
-    elif isinstance(answer, list):
-        pairs = list(zip(answer[::2], answer[1::2], strict=True))
-    else:
-        pairs = []
+    match answer:
+        case dict():
+            pairs: Iterable[tuple[object, object]] = answer.items()
+        case list():
+            pairs = zip(answer[::2], answer[1::2], strict=True)
+        case _:
+            pairs = ()
     return {_text(name): _text(value) for name, value in pairs}
 
 

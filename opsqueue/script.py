@@ -130,7 +130,8 @@ class Scripts:
     ) -> tuple[list[Any], list[Any]]:
         """Run a script, and behind it commands on the same connection, in one round trip.
 
-        Returns its answer and theirs; an error of one of them stands in the place of its answer.
+        Returns its answer and theirs, as the server sent them; an error of one of them stands in
+        the place of its answer.
 
         Raises:
             as `call`; then what came behind it counts for nothing either.
@@ -142,6 +143,8 @@ class Scripts:
             for command in (("EVALSHA", script.sha), ("EVAL", script.text)):
                 # Not `call_many`, which sends a text that the server lacked behind the others.
                 pipeline: Any = server.pipeline(transaction=False)
+                # redis-py would take longer to read an INFO than the server for all of this.
+                pipeline.response_callbacks = {}
                 pipeline.execute_command(*command, 1, self.base, *argv)
                 for follower in followers:
                     pipeline.execute_command(*follower)

@@ -1,0 +1,148 @@
+"""What a durable insert costs: the same inserts under each durability, on the server at hand.
+
+    python benchmarks/durability.py [--rounds 7] [--producers 1 16] [--server /path/redis-server]
+
+Each row is a server of its own with its folder on the disk of --folder (give a real one: /tmp may
+be memory), with a replica where it needs one. Producers are threads that insert small submissions
+of two chunks one after another, straight into Redis; rows take turns, a second each, and the median
+rate of the rounds counts. The last column is the rate beside that of the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+from opsqueue import embedded
+from opsqueue.connection import connect
+from opsqueue.durability import Durability, check_durability
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue import Queue
+from opsqueue.submission import NewSubmission
+
+
+@dataclass(frozen=True)
+class Case:
+    durability: Durability
+    policy: str
+    has_replica: bool = False
+
+
+CASES = (
+    Case(Durability.NONE, "everysec"),
+    Case(Durability.NONE, "everysec", has_replica=True),
+    Case(Durability.NONE, "always"),
+    Case(Durability.FSYNC, "always"),
+    Case(Durability.FSYNC, "everysec"),
+    Case(Durability.REPLICA, "everysec", has_replica=True),
+)
+
+
+class Producer(threading.Thread):
+    """Inserts until it is told to stop; keeps how long each took."""
+
+    def __init__(self, queue: Queue, number: int, stop: threading.Event) -> None:
+        super().__init__()
+        self._queue = queue
+        self._number = number
+        self._stop_now = stop
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        while not self._stop_now.is_set():
+            new = NewSubmission(
+                prefix=f"{self._number}/{len(self.seconds)}",
+                chunks_total=2,
+                inline=(b"[1,2,3]", b"[4,5,6]"),
+            )
+            began = time.perf_counter()
+            self._queue.insert_submission(new, idempotency_key=f"{self._number}-{began}")
+            self.seconds.append(time.perf_counter() - began)
+
+
+def started(case: Case, folder: Path, servers: ExitStack) -> str:
+    """Give the URL of the case's server, which it may have a replica of."""
+    arguments: tuple[str, ...] = ("--appendfsync", case.policy)
+    primary = servers.enter_context(EmbeddedServer(folder / "primary", arguments=arguments))
+    client = connect(primary.url)
+    if case.has_replica:
+        arguments += ("--replicaof", "127.0.0.1", str(primary.port))
+        servers.enter_context(EmbeddedServer(folder / "replica", arguments=arguments))
+        while client.info("replication").get("slave0", {}).get("state") != "online":
+            time.sleep(0.05)
+    if warnings := check_durability(client, case.durability, url=primary.url):
+        raise InvalidArgumentError(warnings[0])
+    client.close()
+    return primary.url
+
+
+def measure(url: str, durability: Durability, producers: int, seconds: float) -> list[float]:
+    """Insert for so long; give how many seconds each insert took."""
+    client = connect(url, max_connections=producers + 1)
+    queue = Queue(client, f"q{time.time_ns()}", durability=durability)
+    queue.insert_submission(NewSubmission(prefix="first", chunks_total=1))  # loads the script
+    stop = threading.Event()
+    threads = [Producer(queue, number, stop) for number in range(producers)]
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    client.close()
+    return [second for thread in threads for second in thread.seconds]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1, help="of each round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--producers", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--server", help="in place of the embedded one")
+    parser.add_argument("--folder", type=Path, help="on the disk that is measured")
+    options = parser.parse_args()
+    if options.server:
+        embedded.binary = lambda: options.server
+    base = Path(tempfile.mkdtemp(dir=options.folder))
+    urls: dict[Case, str] = {}
+    rates: defaultdict[tuple[Case, int], list[float]] = defaultdict(list)
+    taken: defaultdict[tuple[Case, int], list[float]] = defaultdict(list)
+    try:
+        with ExitStack() as servers:
+            for number, case in enumerate(CASES):
+                with suppress(InvalidArgumentError):
+                    urls[case] = started(case, base / str(number), servers)
+            # In turns, so that a busy machine is busy for all of them.
+            for _, producers, case in product(range(options.rounds), options.producers, urls):
+                seconds = measure(urls[case], case.durability, producers, options.seconds)
+                rates[case, producers].append(len(seconds) / options.seconds)
+                taken[case, producers] += seconds
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print("durability  appendfsync  replica  producers  inserts/s  median ms   p99 ms   ratio")
+    for case, producers in product(CASES, options.producers):
+        replica = "yes" if case.has_replica else "no"
+        row = f"{case.durability:<10}  {case.policy:<11}  {replica:<7}  {producers:>9}"
+        if case not in urls:
+            print(f"{row}  refused: this server does not keep it")
+            continue
+        rate, ordered = median(rates[case, producers]), sorted(taken[case, producers])
+        p99 = ordered[len(ordered) * 99 // 100]
+        print(
+            f"{row}  {rate:>9,.0f}  {median(ordered) * 1000:>9.2f}  {p99 * 1000:>7.2f}  "
+            f"{rate / median(rates[CASES[0], producers]):>6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
