@@ -4,7 +4,7 @@ std = {
   read_globals = {
     "KEYS", "ARGV", "redis", "ipairs", "tonumber", "tostring", "type",
     cjson = { fields = { "decode" } },
-    math = { fields = { "ceil", "floor", "min", "max" } },
+    math = { fields = { "abs", "ceil", "floor", "min", "max" } },
     string = { fields = { "byte", "find", "format", "gsub", "match", "rep", "sub" } },
     table = { fields = { "concat", "sort" } },
   },
@@ -43,7 +43,7 @@ files["opsqueue/lua/_candidate.lua"].read_globals = joined(order, limit)
 files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
 files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
 files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
-  "pick", "take_tokens", "next_allowed", "is_blocked",
+  "pick", "take_tokens", "next_allowed", "is_blocked", "last_suspect", "fields_for_worker",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
 for _, name in ipairs { "list_submissions", "lookup_submissions" } do
@@ -59,6 +59,7 @@ end
 -- Each is used by some script, which these files alone can't show.
 for _, name in ipairs {
   "_prelude", "_index", "_chunk", "_insert", "_find", "_order", "_limit", "_candidate", "_strategy",
+  "_history",
 } do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

@@ -353,6 +353,7 @@ def read_source(row: list[Any], queue: str) -> Source:
         strategic_metadata=_integers(meta),
         trace_context=_trace_context(f),
         is_inline=b"inline" in f,
+        is_suspect=b"is_suspect" in f,
     )
 
 

@@ -41,6 +41,8 @@ class Source:
     trace_context: Mapping[str, str] = field(default_factory=dict)
     is_inline: bool = False
     """Inputs come with the reservation; small outputs go with the report."""
+    is_suspect: bool = False
+    """Redis may have lost what it was told of it: an output may be there of a first attempt."""
 
     @property
     def inline_output_bytes(self) -> int:

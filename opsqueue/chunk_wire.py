@@ -55,6 +55,7 @@ class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A chunk in a consumer's hands; the token is the right to report it.
 
+    `is_suspect`: Redis may have lost that it was done: look for its output before running it.
     `operations` only when asked for; null when they have no JSON form, `problem` then says why.
     """
 
@@ -76,6 +77,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: bytes | None = None
     strategic_metadata: dict[str, int] = {}
     trace_context: dict[str, str] = {}
+    is_suspect: bool = False
     operations: Any = UNSET
     problem: str | UnsetType = UNSET
 
@@ -111,6 +113,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             metadata=source.metadata,
             strategic_metadata=dict(source.strategic_metadata),
             trace_context=dict(source.trace_context),
+            is_suspect=source.is_suspect,
             operations=operations,
             problem=problem,
         )
@@ -131,6 +134,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
                 metadata=self.metadata,
                 strategic_metadata=self.strategic_metadata,
                 trace_context=self.trace_context,
+                is_suspect=self.is_suspect,
             ),
             chunk_index=self.chunk_index,
             attempt=self.attempt,

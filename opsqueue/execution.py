@@ -160,8 +160,10 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
 def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     source, index, token = reservation.source, reservation.chunk_index, reservation.token
     try:
-        # Only a second attempt can find an output; the first shall not pay a request for it.
-        if reservation.attempt > 1 and store.exists(output_key(source.prefix, index)):
+        # Only a second attempt can find an output, also one that Redis takes for the first; the
+        # others shall not pay a request for it.
+        may_be_there = reservation.attempt > 1 or source.is_suspect
+        if may_be_there and store.exists(output_key(source.prefix, index)):
             return Done(
                 token=token,
                 operations=source.operations_in(index),

@@ -47,6 +47,9 @@
 --                            instant B on, of the last 60 to 70 s
 -- idem:KEY           string  idempotency key -> submission, expires
 -- confirmed          string  written behind each insert that waits for disk or replica
+-- history            string  of the server that handed out chunks last: replication id, LASTSAVE,
+--                            and when it was looked at
+-- suspect            string  stamp of the last submission's id when that changed
 -- last_id, paused, fence, sweeper:NAME (string), repair (hash)
 --
 -- KEYS[1] base  text          prefix of the queue's keys

@@ -18,6 +18,7 @@
 -- With _limit.
 -- With _candidate.
 -- With _strategy.
+-- With _history.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from, is_cut}:
 -- read `wake` after wake_id to sleep until something may be free; next_due is the instant of the
@@ -58,7 +59,7 @@ if redis.call('EXISTS', base .. 'paused') == 1 then
 end
 free_due_chunks()
 
-local subs, order, entries = {}, {}, {}
+local subs, order, entries, suspect = {}, {}, {}, last_suspect()
 while #entries < limit and inputs_bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
@@ -93,10 +94,9 @@ while #entries < limit and inputs_bytes_left > 0 do
     entries[#entries + 1] = {id, index, attempt}
     inputs_bytes_left = inputs_bytes_left
       - (sub.inputs and redis.call('HSTRLEN', sub.inputs, index) or 0)
-    sub.taken = sub.taken + 1
+    sub.taken, taken = sub.taken + 1, taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     count_in_hand(id, 1)
-    taken = taken + 1
     local is_last = index == sub.total - 1
     take_tokens(strategy[found], id,
       is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
@@ -133,7 +133,7 @@ if is_nogroup(delivered) then
   delivered = deliver()
 end
 
--- The answer is made from what was delivered, not from what was added: this is what we hold.
+-- Made from what was delivered, not from what was added: this is what we hold.
 local chunks, submissions = {}, {}
 for _, entry in ipairs(delivered[1][2]) do
   local f = entry[2]
@@ -143,7 +143,7 @@ for _, entry in ipairs(delivered[1][2]) do
 end
 for _, id in ipairs(order) do
   if subs[id].taken > 0 then
-    submissions[#submissions + 1] = {id, redis.call('HGETALL', subs[id].key),
+    submissions[#submissions + 1] = {id, fields_for_worker(id, suspect),
       redis.call('HGETALL', subs[id].key .. ':meta')}
   end
 end

@@ -53,6 +53,7 @@ class Work(msgspec.Struct, array_like=True, tag=True):
     attempt: int
     expires_at_ms: int
     is_inline: bool
+    is_suspect: bool
     input: bytes | None
 
 
@@ -136,6 +137,7 @@ def work_of(reservation: Reservation, sequence: int) -> Work:
         attempt=reservation.attempt,
         expires_at_ms=reservation.expires_at_ms,
         is_inline=source.is_inline,
+        is_suspect=source.is_suspect,
         input=reservation.input,
     )
 
@@ -157,6 +159,7 @@ def reservation_of(work: Work) -> Reservation:
             strategic_metadata=work.strategic_metadata,
             trace_context=work.trace_context,
             is_inline=work.is_inline,
+            is_suspect=work.is_suspect,
         ),
         chunk_index=work.chunk_index,
         attempt=work.attempt,

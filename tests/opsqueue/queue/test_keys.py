@@ -77,6 +77,7 @@ def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
         QUEUES_KEY,
         "events",
         "fence",
+        "history",
         "last_id",
         "recent",
         "retention",

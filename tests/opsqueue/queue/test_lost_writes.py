@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
+from opsqueue.app import Opsqueue
 from opsqueue.chunk import ChunkFailure, Completed, Lost, Released, Token
+from opsqueue.chunk_wire import ChunkBody
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.execution import Done, execute
 from opsqueue.keys import base_key
+from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
+from opsqueue.store.local import LocalStore
 from opsqueue.strategy import Newest, Oldest
+from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.submission_api import QueueApi
+from opsqueue_worker.messages import reservation_of, work_of
 from tests.opsqueue.steps import insert, take
-from tests.servers import lose_writes_since, saved
+from tests.servers import lose_writes_since, replica_of, saved, until, wait_for_replica
 
 
 @pytest.fixture
@@ -37,6 +46,8 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 
 def again(server: EmbeddedServer, copy: Path, client: redis.Redis) -> None:
+    # Two starts within a second look alike (_history.lua).
+    until(lambda: client.time()[0] > client.lastsave().timestamp())
     lose_writes_since(server, copy)
     client.connection_pool.disconnect()
 
@@ -78,3 +89,111 @@ def test_a_token_without_its_chunk_is_taken_too(queue: Queue) -> None:
     assert frozenset() == queue.heartbeat("w1", tokens=[old, renewed, released], unknown_ms=0).void
     assert [Completed(chunks[0].source.submission_id, 2)] == queue.complete_chunks([old])
     assert [Released(chunks[0].source.submission_id)] == queue.release_chunks([released])
+
+
+class Work:
+    """A submission in the store, and a handler that counts."""
+
+    def __init__(self, client: redis.Redis, queue: Queue, folder: Path) -> None:
+        self.queue = queue
+        self.store = LocalStore(str(folder), durable=False)
+        self.runs: list[int] = []
+        self.producer = ProducerClient.over(
+            QueueApi(client), self.store, queue=queue.name, inline_bytes=0
+        )
+        app = Opsqueue()
+
+        @app.operation_handler(queue.name)
+        def double(number: int) -> int:
+            self.runs.append(number)
+            return 2 * number
+
+        self.handler = app.handler_of(queue.name)
+
+    def insert(self, chunks: int) -> SubmissionId:
+        return self.producer.insert_submission(range(chunks), chunk_size=1)
+
+    def do(self, limit: int, queue: Queue | None = None) -> None:
+        on = queue or self.queue
+        for chunk in take(on, limit, worker="w1"):
+            done = execute(chunk, self.handler, self.store)
+            assert isinstance(done, Done)
+            on.complete_chunks([done.token])
+
+
+@pytest.fixture
+def work(client: redis.Redis, queue: Queue, tmp_path: Path) -> Work:
+    return Work(client, queue, tmp_path / "store")
+
+
+def test_a_chunk_whose_completion_was_lost_does_not_run_again(
+    server: EmbeddedServer, client: redis.Redis, work: Work, tmp_path: Path
+) -> None:
+    """Its output is there, and counted once more; the others run."""
+    id_ = work.insert(10)
+    work.do(2)
+    copy = saved(server, tmp_path / "copy")
+    work.do(5)
+
+    again(server, copy, client)
+    done_before = work.queue.get_submission(id_).chunks_done
+    work.do(10)
+
+    assert 2 == done_before
+    assert list(range(10)) == work.runs
+    assert [2 * n for n in range(10)] == list(work.producer.try_stream_completed_submission(id_))
+    counts = work.queue.count_queue()
+    assert (10, 0) == (counts.stats["chunks_completed"], counts.backlog_chunks)
+
+
+def test_an_output_of_a_submission_that_was_there_alone_is_looked_for(
+    server: EmbeddedServer, client: redis.Redis, work: Work, tmp_path: Path
+) -> None:
+    """Others pay no request: nothing of them can be lost."""
+    work.insert(1)
+    (before,) = take(work.queue)
+
+    again(server, saved(server, tmp_path / "copy"), client)
+    assert [] == take(work.queue)
+    work.insert(2)
+    after = take(work.queue, 2, strategy=Newest())
+    work.queue.release_chunks([before.token])
+    (old,) = take(work.queue)
+
+    assert [False, False, False, True] == [c.source.is_suspect for c in (before, *after, old)]
+
+
+def test_a_suspicion_reaches_those_who_look_for_the_output(queue: Queue) -> None:
+    """A worker's child, and a consumer over HTTP."""
+    insert(queue, 1)
+    (chunk,) = take(queue)
+    suspected = replace(chunk, source=replace(chunk.source, is_suspect=True))
+
+    assert [chunk, suspected] == [reservation_of(work_of(c, 1)) for c in (chunk, suspected)]
+    assert [False, True] == [
+        ChunkBody.of(c).to_reservation(queue.name).source.is_suspect for c in (chunk, suspected)
+    ]
+
+
+def test_a_replica_that_takes_over_does_not_run_again_what_it_lacks(
+    server: EmbeddedServer, client: redis.Redis, work: Work, tmp_path: Path
+) -> None:
+    """It lagged: its primary's last words never came."""
+    with replica_of(server, tmp_path / "replica") as replica:
+        wait_for_replica(client)
+        heir = connect(replica.url)
+        after = Queue(heir, work.queue.name)
+        id_ = work.insert(10)
+        work.do(2)
+        client.wait(1, 20_000)
+        heir.replicaof("NO", "ONE")
+        work.do(5)
+        died_at = client.time()[0]
+        server.kill()
+
+        # As long as a fail-over takes at least (_history.lua).
+        until(lambda: heir.time()[0] > died_at + 1)
+        work.do(10, after)
+
+        assert list(range(10)) == work.runs
+        assert SubmissionState.COMPLETED is after.get_submission(id_).state
