@@ -6,8 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +14,9 @@ import pytest
 import redis
 
 from opsqueue import embedded
-from opsqueue.connection import connect
+from opsqueue.connection import server_client
 from opsqueue.embedded import EmbeddedServer
+from tests.redis_sets import until
 
 ALWAYS = ("--appendfsync", "always")
 
@@ -26,17 +26,12 @@ def replica_of(primary: EmbeddedServer, folder: Path) -> EmbeddedServer:
     return EmbeddedServer(folder, arguments=("--replicaof", "127.0.0.1", str(primary.port)))
 
 
-def until(holds: Callable[[], object], *, within_s: float = 60.0) -> None:
-    """Look again and again; what happens in other processes leaves nothing else to wait for."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def wait_for_replica(client: redis.Redis) -> None:
     """Wait until one follows the primary."""
-    until(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
+    until(
+        lambda: client.info("replication").get("slave0", {}).get("state") == "online",
+        "a replica follows",
+    )
 
 
 @contextmanager
@@ -56,7 +51,7 @@ def server_of(
     """Run another server than the embedded one."""
     monkeypatch.setattr(embedded, "binary", lambda: binary)
     with EmbeddedServer(folder, arguments=arguments) as server:
-        client = connect(server.url)
+        client = server_client(server.url)
         yield client
         client.close()
 

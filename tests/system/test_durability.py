@@ -10,13 +10,17 @@ import httpx
 import pytest
 
 from opsqueue.connection import connect
+from opsqueue.durability import Durability, check_durability
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import open_store, output_key
 from opsqueue.submission import SubmissionState
 from opsqueue.submission_api import QueueApi
-from tests.servers import lose_writes_since, replica_of, saved, until, wait_for_replica
+from tests.opsqueue.steps import new_submission
+from tests.redis_sets import behind_sentinels, cluster, until
+from tests.servers import lose_writes_since, replica_of, saved, wait_for_replica
 from tests.system.conftest import Process, Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -150,9 +154,9 @@ def test_completions_that_a_server_lost_are_made_again(
         worker = start("opsqueue_worker", "tasks:app", *quick, **environment)
         id_ = producer.insert_submission([["log", str(log)]] * CHUNKS, chunk_size=1)
 
-        until(lambda: queue.get_submission(id_).chunks_done >= 40)
+        until(lambda: queue.get_submission(id_).chunks_done >= 40, "some are done")
         copy = saved(server, tmp_path / "copy")
-        until(lambda: queue.get_submission(id_).chunks_done >= 120)
+        until(lambda: queue.get_submission(id_).chunks_done >= 120, "more are done")
         prefix = queue.get_submission(id_).prefix
         if who == "another worker":
             worker.end()
@@ -167,7 +171,7 @@ def test_completions_that_a_server_lost_are_made_again(
         done = producer.wait_for_submission(id_, timeout=120)
         results = list(producer.try_stream_completed_submission(id_))
         counts = queue.count_queue()
-        until(lambda: queue.count_queue().chunks_in_hand == 0)
+        until(lambda: queue.count_queue().chunks_in_hand == 0, "nothing is in hand")
         producer.close()
 
     runs = Counter(int(line.split()[0]) for line in log.read_text().splitlines())
@@ -179,3 +183,28 @@ def test_completions_that_a_server_lost_are_made_again(
     assert set(range(CHUNKS)) == set(runs)
     assert {1} == {runs[index] for index in stored}
     assert max(runs.values()) <= 2
+
+
+@pytest.mark.parametrize("place", [cluster, behind_sentinels])
+def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(place, tmp_path: Path):
+    """A master is killed right after the last answer; eight queues lie on it and on others."""
+    with place(tmp_path / "servers") as servers:
+        client = connect(servers.url)
+        assert [] == check_durability(client, Durability.REPLICA, url=servers.url)
+        api = QueueApi(client, durability=Durability.REPLICA)
+
+        ids = {
+            (queue, api.insert(queue, new_submission(), f"key {n}").id)
+            for n in range(10)
+            for queue in (f"q{number}" for number in range(8))
+        }
+        victim = servers.master_of("{q0}") if place is cluster else servers.master()
+        victim.kill()
+
+        def found() -> set[tuple[str, int]]:
+            try:
+                return {(queue, api.get(queue, id_).id) for queue, id_ in ids}
+            except RedisUnavailableError:
+                return set()
+
+        until(lambda: found() == ids, "the replica took over, and has all of them")

@@ -12,7 +12,7 @@ import redis
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import ChunkFailure, Completed, Lost, Released, Token
 from opsqueue.chunk_wire import ChunkBody
-from opsqueue.connection import connect
+from opsqueue.connection import server_client
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.execution import Done, execute
 from opsqueue.keys import base_key
@@ -24,7 +24,8 @@ from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
 from opsqueue_worker.messages import reservation_of, work_of
 from tests.opsqueue.steps import insert, take
-from tests.servers import lose_writes_since, replica_of, saved, until, wait_for_replica
+from tests.redis_sets import until
+from tests.servers import lose_writes_since, replica_of, saved, wait_for_replica
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
-    client = connect(server.url)
+    client = server_client(server.url)
     yield client
     client.close()
 
@@ -47,7 +48,7 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 def again(server: EmbeddedServer, copy: Path, client: redis.Redis) -> None:
     # Two starts within a second look alike (_history.lua).
-    until(lambda: client.time()[0] > client.lastsave().timestamp())
+    until(lambda: client.time()[0] > client.lastsave().timestamp(), "a second is over")
     lose_writes_since(server, copy)
     client.connection_pool.disconnect()
 
@@ -181,7 +182,7 @@ def test_a_replica_that_takes_over_does_not_run_again_what_it_lacks(
     """It lagged: its primary's last words never came."""
     with replica_of(server, tmp_path / "replica") as replica:
         wait_for_replica(client)
-        heir = connect(replica.url)
+        heir = server_client(replica.url)
         after = Queue(heir, work.queue.name)
         id_ = work.insert(10)
         work.do(2)
@@ -192,7 +193,7 @@ def test_a_replica_that_takes_over_does_not_run_again_what_it_lacks(
         server.kill()
 
         # As long as a fail-over takes at least (_history.lua).
-        until(lambda: heir.time()[0] > died_at + 1)
+        until(lambda: heir.time()[0] > died_at + 1, "a second is over")
         work.do(10, after)
 
         assert list(range(10)) == work.runs
