@@ -5,6 +5,7 @@ No I/O.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -15,46 +16,46 @@ from opsqueue.submission import SubmissionState
 
 Item = TypeVar("Item")
 
-SEPARATOR: Final = "@"
-"""Between a token and the partition that it is of; the first partition's have none."""
+_SEPARATOR: Final = "@"
+"""Between the id of an entry and the partition whose stream has it."""
+_IN_TOKEN: Final = re.compile(r"[0-9]+-[0-9]+:[0-9]{17}([0-9]{2}):")
 
 
-def token_of(partition: int, raw: Token) -> Token:
-    """Give the name that a token of a partition has outside."""
-    return raw if partition == 0 else Token(f"{raw}{SEPARATOR}{partition:02}")
-
-
-def split(token: Token) -> tuple[int, Token]:
-    """Give a token's partition, and what it is called there. What is no token is the first's."""
-    raw, _, partition = token.partition(SEPARATOR)
-    if len(partition) == 2 and partition.isdecimal() and partition.isascii():
-        return int(partition), Token(raw)
-    return 0, token
-
-
-def raw_tokens(tokens: Iterable[Token]) -> list[Token]:
-    """Give what tokens are called in their partitions."""
-    return [split(token)[1] for token in tokens]
+def partition_of(token: Token) -> int:
+    """Give the partition that a token is of: its submission's. What is no token is the first's."""
+    found = _IN_TOKEN.match(token)
+    return int(found[1]) if found else 0
 
 
 def grouped(items: Iterable[Item], tokens: Iterable[Token]) -> dict[int, list[Item]]:
     """Group items by the partitions of their tokens."""
     groups: dict[int, list[Item]] = {}
     for item, token in zip(items, tokens, strict=True):
-        groups.setdefault(split(token)[0], []).append(item)
+        groups.setdefault(partition_of(token), []).append(item)
     return groups
+
+
+def placed(entry_id: str, partition: int) -> str:
+    """Name an entry of a partition's stream."""
+    return f"{entry_id}{_SEPARATOR}{partition:02}"
+
+
+def place_of(text: str) -> tuple[int, str]:
+    """Give partition and entry of what `placed` named; without a partition it is the first's."""
+    entry_id, _, partition = text.partition(_SEPARATOR)
+    return int(partition or 0), entry_id
 
 
 def joined(ids: Mapping[int, str]) -> str:
     """Write streams' ids by partition as one text; the first partition's alone as it is."""
     if ids.keys() == {0}:
         return ids[0]
-    return ",".join(f"{id_}{SEPARATOR}{partition:02}" for partition, id_ in sorted(ids.items()))
+    return ",".join(placed(id_, partition) for partition, id_ in sorted(ids.items()))
 
 
 def taken_apart(text: str) -> dict[int, str]:
     """Give streams' ids by partition, of what `joined` wrote."""
-    return {partition: str(id_) for partition, id_ in map(split, map(Token, text.split(",")))}
+    return dict(map(place_of, text.split(",")))
 
 
 def merged_worker(a: WorkerSeen, b: WorkerSeen) -> WorkerSeen:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from opsqueue import calls
@@ -23,7 +22,7 @@ from opsqueue.chunk import (
     Token,
 )
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
-from opsqueue.partition import grouped, joined, raw_tokens, split, token_of
+from opsqueue.partition import grouped, joined, partition_of
 from opsqueue.partitioned_readings import PartitionedReadings
 from opsqueue.partitions import each_part
 from opsqueue.queue import Queue
@@ -108,11 +107,7 @@ class PartitionedQueue(PartitionedReadings):
             raise troubles[0]
         dues = [r.next_due_in_ms for r in found.values() if r.next_due_in_ms is not None]
         return Reserved(
-            chunks=tuple(
-                replace(chunk, token=token_of(partition, chunk.token))
-                for partition, reserved in found.items()
-                for chunk in reserved.chunks
-            ),
+            chunks=tuple(chunk for reserved in found.values() for chunk in reserved.chunks),
             is_paused=all(reserved.is_paused for reserved in found.values()),
             wake_id=joined({n: reserved.wake_id for n, reserved in found.items()}),
             next_due_in_ms=min(dues, default=None),
@@ -130,13 +125,10 @@ class PartitionedQueue(PartitionedReadings):
         failed, outputs = operations_failed or {}, outputs or {}
 
         def complete(part: Queue, named: Sequence[Token]) -> list[CompleteOutcome]:
-            of_part = {token: split(token)[1] for token in named}
             return part.complete_chunks(
-                list(of_part.values()),
-                operations_failed={
-                    raw: failed[token] for token, raw in of_part.items() if token in failed
-                },
-                outputs={raw: outputs[token] for token, raw in of_part.items() if token in outputs},
+                named,
+                operations_failed={token: failed[token] for token in named if token in failed},
+                outputs={token: outputs[token] for token in named if token in outputs},
             )
 
         return self._by_part(list(tokens), tokens, complete)
@@ -145,15 +137,14 @@ class PartitionedQueue(PartitionedReadings):
         self, token: Token, failure: ChunkFailure, *, jitter: int | None = None
     ) -> FailOutcome:
         """Report that an attempt failed; see `Queue.fail_chunk`."""
-        partition, raw = split(token)
-        return self._part(partition).fail_chunk(raw, failure, jitter=jitter)
+        return self._part(partition_of(token)).fail_chunk(token, failure, jitter=jitter)
 
     def fail_chunks(self, failures: Sequence[tuple[Token, ChunkFailure]]) -> list[FailOutcome]:
         """Report attempts that failed; see `Queue.fail_chunks`."""
         return self._by_part(
             list(failures),
             [token for token, _ in failures],
-            lambda part, rows: part.fail_chunks([(split(token)[1], why) for token, why in rows]),
+            lambda part, rows: part.fail_chunks(rows),
         )
 
     def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
@@ -161,17 +152,14 @@ class PartitionedQueue(PartitionedReadings):
         return self._by_part(
             list(tokens),
             tokens,
-            lambda part, named: part.release_chunks(raw_tokens(named), delay_ms=delay_ms),
+            lambda part, named: part.release_chunks(named, delay_ms=delay_ms),
         )
 
     def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
         """Give what the reservations of these tokens are for; see `Queue.get_reservations`."""
         found: dict[Token, Reservation] = {}
         for partition, named in grouped(tokens, tokens).items():
-            held = self._part(partition).get_reservations(raw_tokens(named))
-            for raw, chunk in held.items():
-                token = token_of(partition, raw)
-                found[token] = replace(chunk, token=token)
+            found |= self._part(partition).get_reservations(named)
         return found
 
     def _by_part(
@@ -207,7 +195,7 @@ class PartitionedQueue(PartitionedReadings):
         def beat(part: Queue) -> Alive:
             return part.heartbeat(
                 worker,
-                tokens=raw_tokens(named.get(part.partition, [])),
+                tokens=named.get(part.partition, []),
                 info=info,
                 unknown_ms=unknown_ms,
                 timeout_ms=timeout_ms,
@@ -215,11 +203,7 @@ class PartitionedQueue(PartitionedReadings):
 
         alive = each_part(parts.values(), beat)
         return Alive(
-            void=frozenset(
-                token_of(part.partition, raw)
-                for part, answer in zip(parts.values(), alive, strict=True)
-                for raw in answer.void
-            ),
+            void=frozenset(token for answer in alive for token in answer.void),
             released=sum(answer.released for answer in alive),
         )
 

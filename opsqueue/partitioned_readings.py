@@ -11,10 +11,9 @@ from typing import Final, Literal
 
 from opsqueue import calls
 from opsqueue.answers import Counts, Forgotten, Limit, SubmissionPage, WorkerSeen
-from opsqueue.chunk import Token
 from opsqueue.exceptions import TooManyMatchingSubmissionsError
 from opsqueue.grid import MAX_PAGE, HandPage
-from opsqueue.partition import SEPARATOR, joined, merged_worker, split, summed, taken_apart
+from opsqueue.partition import joined, merged_worker, place_of, placed, summed, taken_apart
 from opsqueue.partitions import Partitions, each_part
 from opsqueue.readings import MAX_LOOKED_UP, merged_pages
 from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
@@ -38,13 +37,13 @@ class PartitionedReadings(Partitions):
         if submission_id is not None:
             part = self.part_of(submission_id)
             return part.list_reservations(submission_id, from_=from_, limit=limit)
-        partition, raw = split(Token(from_)) if from_ else (0, None)
-        page = self._part(partition).list_reservations(None, from_=raw or None, limit=limit)
+        partition, from_ = place_of(from_) if from_ else (0, None)
+        page = self._part(partition).list_reservations(None, from_=from_ or None, limit=limit)
         next_from: str | None = None
         if page.next_from is not None:
-            next_from = f"{page.next_from}{SEPARATOR}{partition:02}"
+            next_from = placed(page.next_from, partition)
         elif partition + 1 < len(self.parts()):
-            next_from = f"{SEPARATOR}{partition + 1:02}"
+            next_from = placed("", partition + 1)
         return HandPage(page.chunks, next_from)
 
     def list_submissions(
