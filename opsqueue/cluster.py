@@ -24,6 +24,7 @@ from redis.exceptions import (
     SlotNotCoveredError,
     TryAgainError,
 )
+from redis.sentinel import MasterNotFoundError
 
 Answer = TypeVar("Answer")
 
@@ -142,6 +143,15 @@ class ClusterClient:
 
 Client = redis.Redis | ClusterClient
 """What `connection.connect` makes."""
+
+
+def reason_of(exc: Exception) -> str:
+    """Say in a few words why there is no answer."""
+    if isinstance(exc, MasterNotFoundError):
+        # redis-py goes on with each Sentinel's client, printed as an object.
+        service = str(exc).partition(" : ")[0].partition("for ")[2]
+        return f"no Sentinel answers that knows a master {service}"
+    return str(exc) or type(exc).__name__
 
 
 def run_on(client: Client, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from opsqueue.cluster import Client, ClusterClient, run_on_all
+from opsqueue.cluster import Client, ClusterClient, reason_of, run_on_all
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.redis_url import BehindSentinels, Cluster, Server, UrlError, place_of
 from opsqueue.replication import lag_trouble, replica_trouble
@@ -152,7 +152,7 @@ def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
             else "is it running, and is the URL right? Set OPSQUEUE_REDIS_URL, or start one with "
             "`opsqueue dev`"
         )
-        message = f"Redis at {masked(url)} does not answer ({exc}): {help_}"
+        message = f"Redis at {masked(url)} does not answer ({reason_of(exc)}): {help_}"
         raise RedisUnavailableError(message) from exc
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 import redis
 from redis.exceptions import NoScriptError, RedisClusterException
 
-from opsqueue.cluster import Client, run_on, run_on_all
+from opsqueue.cluster import Client, reason_of, run_on, run_on_all
 from opsqueue.exceptions import (
     OpsqueueError,
     OpsqueueInternalError,
@@ -289,7 +289,7 @@ def translated_errors(script: Script | None) -> Iterator[None]:
             raise ScriptError(_located(script, str(exc))) from exc
         raise _refused(exc) from exc
     except (redis.exceptions.RedisError, RedisClusterException, OSError) as exc:
-        message = f"Redis does not answer: {exc or type(exc).__name__}"
+        message = f"Redis does not answer: {reason_of(exc)}"
         raise RedisUnavailableError(message) from exc
 
 

@@ -132,6 +132,16 @@ def test_a_cluster_that_is_not_there_is_named_without_a_password() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_sentinels_that_are_not_there_are_named_in_a_few_words() -> None:
+    url = "redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/mymaster"
+
+    with pytest.raises(RedisUnavailableError, match="knows a master 'mymaster'") as caught:
+        check(connect(url), url=url)
+
+    assert "object at" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_server_without_cluster_mode_says_so(redis_url: str) -> None:
     url = redis_url.replace("redis://", "redis+cluster://")
 
