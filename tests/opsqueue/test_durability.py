@@ -13,6 +13,7 @@ from opsqueue.connection import check, connect
 from opsqueue.durability import Durability, check_durability, waits_rightly
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.submission import NewSubmission, SubmissionState
 from tests.opsqueue.steps import new_submission
@@ -24,6 +25,9 @@ from tests.servers import (
     stopped,
     wait_for_replica,
 )
+
+KEYS = [f"key {number}" for number in range(8)]
+"""Enough that some have another home among four partitions."""
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +296,24 @@ def test_a_replica_that_lost_its_primary_says_so(tmp_path: Path) -> None:
         (warning,) = check(connect(orphan.url), url=orphan.url)
 
     assert "is a replica of 127.0.0.1:1, which it does not reach" in warning
+
+
+def test_a_repeated_insert_waits_in_the_partition_that_knows_its_key(
+    client: redis.Redis, server: EmbeddedServer, queue_name: str, impatient: None
+) -> None:
+    """Its key had another home when the queue had fewer partitions."""
+    queue = PartitionedQueue(client, queue_name)
+    known = {key: queue.insert_submission(new_submission(), idempotency_key=key).id for key in KEYS}
+    queue.set_partitions(4)
+    client.config_set("appendfsync", "everysec")
+    durable = PartitionedQueue(client, queue_name, durability=Durability.FSYNC)
+
+    for key, id_ in known.items():
+        with pytest.raises(SubmissionNotConfirmedError) as caught:
+            durable.insert_submission(new_submission(), idempotency_key=key)
+        assert id_ == caught.value.submission_id
+    client.config_set("appendfsync", "always")
+    again = {key: durable.insert_submission(new_submission(), idempotency_key=key) for key in known}
+
+    assert known == {key: inserted.id for key, inserted in again.items()}
+    assert {False} == {inserted.is_new for inserted in again.values()}
