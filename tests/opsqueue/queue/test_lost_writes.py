@@ -198,3 +198,23 @@ def test_a_replica_that_takes_over_does_not_run_again_what_it_lacks(
 
         assert list(range(10)) == work.runs
         assert SubmissionState.COMPLETED is after.get_submission(id_).state
+
+
+def test_a_user_who_may_not_ask_suspects_nobody(
+    server: EmbeddedServer, client: redis.Redis, queue: Queue
+) -> None:
+    """Reserving works; INFO and LASTSAVE are @dangerous."""
+    insert(queue, 2)
+    take(queue)
+    client.acl_setuser(
+        "worker",
+        enabled=True,
+        passwords=["+secret"],
+        keys=["*"],
+        categories=["+@all", "-@dangerous"],
+    )
+    theirs = Queue(server_client(server.url.replace("//", "//worker:secret@")), queue.name)
+
+    (chunk,) = take(theirs)
+
+    assert chunk.source.is_suspect is False
