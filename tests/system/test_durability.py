@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import subprocess
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,11 +21,11 @@ from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import open_store, output_key
-from opsqueue.submission import SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
 from tests.opsqueue.steps import new_submission
 from tests.redis_sets import behind_sentinels, cluster, until
-from tests.servers import lose_writes_since, replica_of, saved, wait_for_replica
+from tests.servers import ALWAYS, lose_writes_since, replica_of, saved, wait_for_replica
 from tests.system.conftest import Process, Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -39,6 +44,30 @@ def start_api(start: Start, store_url: str):
         )
 
     return start_one
+
+
+@contextmanager
+def slow_disk(server: EmbeddedServer, *, delay_ms: int) -> Iterator[None]:
+    """Let each fsync of a server take so long, from now on; skips where that can't be done."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    delay = f"inject=fdatasync,fsync:delay_enter={delay_ms * 1000}"
+    with subprocess.Popen(
+        [
+            *(strace, "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"),
+            *("-e", delay, "-p", str(server.pid)),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as tracer:
+        assert tracer.stderr is not None
+        if "attached" not in (line := tracer.stderr.readline()):
+            pytest.skip(f"strace can't attach: {line}")
+        try:
+            yield
+        finally:
+            tracer.terminate()
 
 
 def insert(url: str, queue: str) -> str:
@@ -76,6 +105,33 @@ def test_an_insert_that_was_answered_survives_a_killed_server(
             .count_queue()
             .submissions[SubmissionState.IN_PROGRESS]
         )
+
+
+@pytest.mark.parametrize("disk", ["as it is", "slow"])
+def test_no_answered_insert_is_lost_by_a_server_killed_under_load(tmp_path: Path, disk: str):
+    """Killed while eight threads insert, whose answers wait for a disk that takes 0.2 s."""
+    with EmbeddedServer(tmp_path / "redis", arguments=ALWAYS) as server, ExitStack() as tools:
+        if disk == "slow":
+            tools.enter_context(slow_disk(server, delay_ms=200))
+        queue = Queue(connect(server.url), "q", durability=Durability.FSYNC)
+        answered: list[SubmissionId] = []
+
+        def insert_for_ever() -> None:
+            with suppress(RedisUnavailableError):
+                while True:
+                    answered.append(queue.insert_submission(new_submission()).id)
+
+        threads = [threading.Thread(target=insert_for_ever) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(answered) >= 24, "some are answered")
+        server.kill()
+        for thread in threads:
+            thread.join()
+        tools.close()
+        server.start()
+
+        assert answered == [queue.get_submission(id_).id for id_ in answered]
 
 
 def test_an_insert_that_was_answered_under_replica_outlives_the_primary(start_api, tmp_path: Path):
