@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import redis
 
 from opsqueue import durability
-from opsqueue.connection import check, connect
+from opsqueue.acl import user_line
+from opsqueue.connection import check, connect, server_client
 from opsqueue.durability import Durability, check_durability, waits_rightly
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
@@ -317,3 +319,22 @@ def test_a_repeated_insert_waits_in_the_partition_that_knows_its_key(
 
     assert known == {key: inserted.id for key, inserted in again.items()}
     assert {False} == {inserted.is_new for inserted in again.values()}
+
+
+@pytest.mark.parametrize("promise", [Durability.FSYNC, Durability.REPLICA])
+def test_the_apis_acl_user_may_wait(
+    client: redis.Redis,
+    server: EmbeddedServer,
+    replica: EmbeddedServer,
+    queue_name: str,
+    promise: Durability,
+) -> None:
+    """And may ask what the promise depends on."""
+    secret = secrets.token_hex(8)
+    _, name, *rules = user_line("api", name="durable-api", password=secret).split()
+    client.execute_command("ACL", "SETUSER", name, *rules)
+    url = server.url.replace("//", f"//{name}:{secret}@")
+    theirs = server_client(url)
+
+    assert check_durability(theirs, promise, url=url) == []
+    assert insert(Queue(theirs, queue_name, durability=promise))[1]
