@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help setup demo test test-all check fix lock clean
+.PHONY: help setup demo test test-all chaos check fix lock clean
 
 help:
 	@echo "make demo      run a real batch on an embedded server: API, workers, results"
 	@echo "make test      all tests"
 	@echo "make test-all  all tests on each of Python 3.11, 3.12, 3.13 that is installed"
+	@echo "make chaos     the fault suite: make chaos SEED=7, make chaos SEED=1..20"
 	@echo "make check     ruff, mypy, import-linter, luacheck (where installed)"
 	@echo "make fix       format, and fix what ruff can"
 	@echo "make lock      pin the newest dependencies in requirements.lock (needs uv)"
@@ -36,6 +37,10 @@ test-all:
 	    echo "== Python $$version"; $(MAKE) test PYTHON=python$$version VENV=.venv-$$version; \
 	  else echo "== Python $$version is not installed: skipped"; fi; \
 	done
+
+# Real processes, killed, stopped and cut off by a seed's schedule: about a minute a seed.
+chaos: setup
+	$(BIN)/python -m tests.chaos --seed "$(SEED)"
 
 check: setup
 	$(BIN)/ruff format --check

@@ -1,0 +1,153 @@
+"""A program of the fault suite: started, watched and ended by its pid; its lines go to a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+_READY_WITHIN_S: Final = 60.0
+_UNREACHABLE: Final = 3
+"""What our programs exit with when Redis, store or API can't be reached at their start."""
+
+_START_FAILED: Final = "a child ended while it started"
+
+
+class Program:
+    """A process that is started again when it ended, as a supervisor would.
+
+    Args:
+        name: as faults and logs name it.
+        command: what to run.
+        folder: where its log is written.
+        environment: added to ours.
+    """
+
+    def __init__(
+        self, name: str, command: list[str], *, folder: Path, environment: dict[str, str]
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._command = command
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts_at: float | None = None
+        self._killed: set[int] = set()
+        self._child_was_killed = False
+
+    def start(self) -> None:
+        """Start it; does not wait until it is ready."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._starts_at = None
+        self._child_was_killed = False
+
+    def kill_child(self, child: psutil.Process) -> None:
+        """End a child as a crash would: a worker that is just starting gives up then."""
+        self._child_was_killed = True
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+    def restart_with(self, option: str, value: str) -> None:
+        """Give an option another value from the next start on."""
+        at = self._command.index(option)
+        self._command[at + 1] = value
+
+    def wait_for_line(self, text: str) -> str:
+        """Give the first line of the log that has the text."""
+        deadline = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < deadline and self.is_alive:
+            for line in self.log.read_text(errors="replace").splitlines():
+                if text in line:
+                    return line
+            time.sleep(0.02)
+        message = f"{self.name} does not say {text!r}:\n{self.end_of_log()}"
+        raise RuntimeError(message)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that it started, oldest first; zombies left out."""
+        try:
+            children = psutil.Process(self.pid).children()
+            return [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
+        except psutil.NoSuchProcess:
+            return []
+
+    def family(self) -> list[psutil.Process]:
+        """It and all below it."""
+        try:
+            process = psutil.Process(self.pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self, *, start_after_s: float) -> frozenset[int]:
+        """End the process itself as a crash would; those below it see to themselves.
+
+        Gives the pids of all of them.
+        """
+        assert self._process is not None
+        if not self.is_alive:
+            return frozenset({-1})
+        family = self.family()
+        self._killed.add(self.pid)
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._starts_at = time.monotonic() + start_after_s
+        return frozenset(process.pid for process in family)
+
+    def supervise(self) -> str | None:
+        """Start it again where it ended and it is time; say so if nothing made it end."""
+        if self.is_alive or self._process is None:
+            return None
+        surprise = None
+        if self._starts_at is None:
+            code = self._process.returncode
+            self._starts_at = time.monotonic() + 0.5
+            if not (
+                self._process.pid in self._killed
+                or code == _UNREACHABLE
+                or (self._child_was_killed and _START_FAILED in self.end_of_log(1))
+            ):
+                surprise = f"{self.name} ended by itself with {code}:\n{self.end_of_log()}"
+        if time.monotonic() >= self._starts_at:
+            self.start()
+        return surprise
+
+    def end_of_log(self, lines: int = 8) -> str:
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return "no log"
+
+    def end(self) -> None:
+        """Leave nothing of it."""
+        if self._process is None:
+            return
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()

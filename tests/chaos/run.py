@@ -1,0 +1,332 @@
+"""One run: faults by their schedule while producers hand in; then the end is awaited, checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from opsqueue.exceptions import ConnectionTroubleError, OpsqueueError
+from opsqueue.producer import ProducerClient
+from opsqueue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue.submission import SubmissionId
+from opsqueue.submission_api import QueueApi
+from tests.chaos import checker, schedule
+from tests.chaos.injectors import INJECTORS, Injector
+from tests.chaos.producers import Producer, producers_of, shown
+from tests.chaos.stage import CREDENTIALS, Stage, staged
+from tests.chaos.values import (
+    QUEUES,
+    Cast,
+    Evidence,
+    Execution,
+    Expected,
+    Fault,
+    Key,
+    Outcome,
+    Plan,
+    QueueEnd,
+)
+
+SETTLE_WITHIN_S: Final = 120.0
+"""After the last fault. A reservation whose answer was lost comes back after 35 s, and boto3, which
+began to try again while the store was in trouble, takes some 20 s until it gives up."""
+_TICK_S: Final = 0.02
+_STALL_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    seed: int
+    cast: Cast
+    evidence: Evidence
+    wrong: tuple[str, ...]
+    settled_s: float
+    """From the last fault's end until nothing was left to do."""
+    total_s: float
+    folder: Path
+    ends_of_logs: str = ""
+
+    @property
+    def text(self) -> str:
+        """The report."""
+        evidence = self.evidence
+        kinds = ", ".join(f"{n} {k}" for k, n in sorted(checker.kinds_of(evidence.faults).items()))
+        ran, extra = len(evidence.executions), checker.extra_executions(evidence.executions)
+        operations = sum(len(one.operations) for one in evidence.expected)
+        how = "WRONG" if self.wrong else "CLEAN"
+        cast = self.cast
+        lines = [
+            (
+                f"seed {self.seed}: {how} in {self.total_s:.0f} s, the last "
+                f"{self.settled_s:.1f} s of them after the last fault"
+            ),
+            (
+                f"  appendfsync {cast.appendfsync}, pools {', '.join(cast.pools)}, consumer over "
+                f"{cast.consumer_via}"
+            ),
+            (
+                f"  {len(evidence.expected)} submissions, {operations:,} operations, {ran:,} "
+                f"executions, {extra} of them extra"
+            ),
+            f"  {len(evidence.faults)} faults: {kinds}",
+        ]
+        if self.wrong:
+            lines += [f"  - {text}" for text in self.wrong[:40]]
+            lines += [f"  … and {len(self.wrong) - 40} more"] if len(self.wrong) > 40 else []
+            lines += [f"  logs and faults.json: {self.folder}", self.ends_of_logs]
+        return "\n".join(lines)
+
+
+def run_seed(
+    seed: int,
+    *,
+    seconds: float,
+    without: frozenset[str] = frozenset(),
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Result:
+    """Do a run. Call it on the main thread: the server is to die with it."""
+    os.environ.update(CREDENTIALS)
+    folder = folder or Path(tempfile.mkdtemp(prefix=f"opsqueue-chaos-{seed}-"))
+    began = time.monotonic()
+    cast = schedule.cast_of(seed)
+    plans = schedule.schedule(seed, seconds=seconds, without=without)
+    say(f"seed {seed}: {len(plans)} faults in {schedule.length_s(plans):.0f} s; logs in {folder}")
+    (folder / "plans.json").write_text(json.dumps([asdict(plan) for plan in plans], indent=1))
+    with staged(folder, cast, seed=seed) as stage:
+        producers = producers_of(stage.api_url, stage.store_url, seed=seed)
+        try:
+            for producer in producers:
+                producer.start()
+            drama = _Drama(stage, plans)
+            drama.play()
+            evidence, settled_s = _settle(stage, producers, drama)
+        finally:
+            for producer in producers:
+                producer.close()
+        (folder / "faults.json").write_text(
+            json.dumps([asdict(fault) for fault in evidence.faults], default=list, indent=1)
+        )
+        wrong = tuple(checker.check(evidence))
+        return Result(
+            seed=seed,
+            cast=cast,
+            evidence=evidence,
+            wrong=wrong,
+            settled_s=settled_s,
+            total_s=time.monotonic() - began,
+            folder=folder,
+            ends_of_logs="\n".join(
+                f"--- {program.name}\n{program.end_of_log()}"
+                for program in (*stage.programs.values(), stage.store)
+            )
+            if wrong
+            else "",
+        )
+
+
+class _Drama:
+    """Plays the schedule on the main thread, and keeps the programs running."""
+
+    def __init__(self, stage: Stage, plans: Sequence[Plan]) -> None:
+        self._stage = stage
+        self._coming = list(plans)
+        self._on: list[tuple[float, Injector]] = []
+        self._began = time.monotonic()
+        self._witness = _Witness()
+        self._faults: list[Fault] = []
+        self.surprises: list[str] = []
+
+    def play(self) -> None:
+        """Do all that is planned."""
+        self._began = time.monotonic()
+        while self._coming or self._on:
+            now_s = time.monotonic() - self._began
+            while self._coming and self._coming[0].at_s <= now_s:
+                plan = self._coming.pop(0)
+                injector = INJECTORS[plan.kind](plan)
+                injector.begin(self._stage)
+                self._on.append((plan.at_s + plan.seconds, injector))
+            for ends_at, injector in list(self._on):
+                if ends_at <= now_s:
+                    self._on.remove((ends_at, injector))
+                    self._faults.append(injector.end(self._stage))
+            self.tick()
+        self._stage.heal()
+
+    def tick(self) -> None:
+        """Start again what ended."""
+        self.surprises += self._stage.supervise()
+        time.sleep(_TICK_S)
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Give all, by their beginning."""
+        every = [*self._faults, *self._witness.faults]
+        return tuple(sorted(every, key=lambda fault: fault.began))
+
+
+class _Witness:
+    """Notices when this machine had no time for us: then it had none for the programs either."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        threading.Thread(target=self._watch, name="witness", daemon=True).start()
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while True:
+            time.sleep(0.05)
+            now = time.monotonic()
+            if now - before > _STALL_S:
+                self.faults.append(
+                    Fault(kind="machine-stall", target="all", began=before, ended=now)
+                )
+            before = now
+
+
+def _settle(stage: Stage, producers: Sequence[Producer], drama: _Drama) -> tuple[Evidence, float]:
+    began = time.monotonic()
+    deadline = began + SETTLE_WITHIN_S
+    stopping = threading.Thread(
+        target=lambda: [one.stop(deadline - time.monotonic()) for one in producers]
+    )
+    stopping.start()
+    while stopping.is_alive():
+        drama.tick()
+    while time.monotonic() < deadline and not _is_quiet(stage):
+        for _ in range(10):
+            drama.tick()
+    settled_s = time.monotonic() - began
+    expected = [one for producer in producers for one in producer.accepted]
+    return (
+        Evidence(
+            expected=tuple(expected),
+            outcomes=_outcomes(stage, expected),
+            executions=tuple(read_executions(stage.log_folder)),
+            faults=(
+                *drama.faults(),
+                *(one for producer in producers for one in producer.cancellations),
+            ),
+            queues={queue: _end_of(stage, queue) for queue in QUEUES},
+            surprises=(
+                *drama.surprises,
+                *(text for producer in producers for text in producer.surprises),
+                *_defects(stage),
+            ),
+        ),
+        settled_s,
+    )
+
+
+def _is_quiet(stage: Stage) -> bool:
+    try:
+        ends = [_end_of(stage, queue) for queue in QUEUES]
+    except (OpsqueueError, redis.RedisError):
+        return False
+    return not any(
+        end.chunks_in_hand
+        or end.chunks_delayed
+        or end.submissions_ready
+        or end.submissions_in_progress
+        for end in ends
+    )
+
+
+def _end_of(stage: Stage, name: str) -> QueueEnd:
+    queue = Queue(stage.client, name)
+    counts = queue.count_queue()
+    base = f"oq:{{{name}}}:"
+    counted: dict[str, int] = {}
+    for key in stage.client.scan_iter(f"{base}inhand*"):
+        for value, number in stage.client.hgetall(key).items():
+            if int(number):
+                counted[f"{key.decode().removeprefix(base)} {value.decode()}"] = int(number)
+    submissions = counts.submissions
+    return QueueEnd(
+        stats=counts.stats,
+        submissions=frozenset(
+            int(one.id) for one in queue.list_submissions(limit=1_000).submissions
+        ),
+        chunks_in_hand=counts.chunks_in_hand,
+        chunks_delayed=counts.chunks_delayed,
+        submissions_ready=counts.submissions_ready,
+        submissions_in_progress=sum(
+            n for state, n in submissions.items() if state == "in_progress"
+        ),
+        counted_in_hand=counted,
+    )
+
+
+def _outcomes(stage: Stage, expected: Sequence[Expected]) -> dict[Key, Outcome]:
+    """Read all results, on Redis and the store itself: no fault is under way any more."""
+    outcomes: dict[Key, Outcome] = {}
+    store = open_store(stage.store_url)
+    for one in expected:
+        client = ProducerClient.over(QueueApi(stage.client), store, queue=one.queue)
+        try:
+            submission = client.get_submission(SubmissionId(one.id))
+            results = None
+            if submission.state == "completed":
+                results = shown(
+                    client.try_stream_completed_submission(submission.id, errors="yield")
+                )
+        except ConnectionTroubleError:
+            raise
+        except OpsqueueError:
+            continue
+        finally:
+            client.close()
+        outcomes[one.key] = Outcome(
+            state=str(submission.state),
+            chunks_total=submission.chunks_total,
+            chunks_done=submission.chunks_done,
+            chunks_in_hand=submission.chunks_in_hand,
+            operations_done=submission.operations_done,
+            operations_failed=submission.operations_failed,
+            results=results,
+        )
+    store.close()
+    return outcomes
+
+
+def read_executions(folder: Path) -> list[Execution]:
+    """Read the logs of all processes."""
+    executions: list[Execution] = []
+    for path in folder.glob("*.jsonl"):
+        begun: dict[int, dict[str, Any]] = {}
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            begun.setdefault(event.pop("run"), {}).update(event)
+        executions += [Execution(**fields) for fields in begun.values()]
+    return executions
+
+
+_DEFECT: Final = re.compile(r"Traceback|a defect in|CRITICAL")
+
+
+def _defects(stage: Stage) -> list[str]:
+    """Find what no program may say, whatever befalls it."""
+    found: Counter[str] = Counter()
+    for program in stage.programs.values():
+        lines = program.log.read_text(errors="replace").splitlines()
+        for at, line in enumerate(lines):
+            if _DEFECT.search(line):
+                text = "\n".join(lines[max(0, at - 2) : at + 25])
+                if not found[program.name]:
+                    found[f"{program.name} says in its log:\n{text}"] += 1
+                found[program.name] += 1
+    return [text for text in found if "\n" in text]

@@ -1,0 +1,153 @@
+"""The stage: Redis, object store, API, workers and a consumer as real processes, behind proxies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import redis
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from tests.chaos.program import Program
+from tests.chaos.proxy import Loop, Proxy, StoreProxy
+from tests.chaos.schedule import PROGRAMS
+from tests.chaos.values import (
+    API,
+    CONSUMER,
+    HEARTBEAT_INTERVAL_S,
+    HEARTBEAT_TIMEOUT_S,
+    WORKERS,
+    Cast,
+)
+
+_APPS: Final = Path(__file__).parent / "apps"
+_ROOT: Final = Path(__file__).parents[2]
+CREDENTIALS: Final = {
+    "AWS_ACCESS_KEY_ID": "chaos",
+    "AWS_SECRET_ACCESS_KEY": "chaos",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+@dataclass
+class Stage:
+    """All that faults can befall."""
+
+    folder: Path
+    cast: Cast
+    server: EmbeddedServer
+    client: redis.Redis
+    """Straight to the server, for the checker and for faults."""
+    redis_proxies: dict[str, Proxy]
+    """One a program, so that a connection can break for one machine alone."""
+    store_proxy: StoreProxy
+    store: Program
+    programs: dict[str, Program]
+    api_url: str
+    store_url: str
+    is_server_up: bool = True
+
+    @property
+    def log_folder(self) -> Path:
+        return self.folder / "executions"
+
+    def clock_file(self, program: str) -> Path:
+        """Where the seconds stand by which the clock of a program's machine is shifted."""
+        return self.folder / f"{program}.clock"
+
+    def supervise(self) -> list[str]:
+        """Start again what ended; give what ended for no reason."""
+        return [text for one in self.programs.values() if (text := one.supervise())]
+
+    def heal(self) -> None:
+        """Let everything through, whatever was done to it."""
+        for proxy in (*self.redis_proxies.values(), self.store_proxy):
+            proxy.set("well")
+
+
+@contextmanager
+def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
+    """Start everything, wait until it is ready; end all of it."""
+    (folder / "executions").mkdir()
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            EmbeddedServer(folder / "redis", arguments=("--appendfsync", cast.appendfsync))
+        )
+        client = connect(server.url)
+        stack.callback(client.close)
+        loop = stack.enter_context(Loop())
+        redis_proxies = {name: Proxy(loop, server.port).start() for name in PROGRAMS}
+        store = Program(
+            "store",
+            [sys.executable, str(_APPS / "s3_server.py")],
+            folder=folder,
+            environment=CREDENTIALS,
+        )
+        stack.callback(store.end)
+        store.start()
+        store_port = int(store.wait_for_line("ready on").rpartition(" ")[2])
+        store_proxy = StoreProxy(loop, store_port, seed=f"store {seed}").start()
+        stage = Stage(
+            folder=folder,
+            cast=cast,
+            server=server,
+            client=client,
+            redis_proxies=redis_proxies,
+            store_proxy=store_proxy,
+            store=store,
+            programs={},
+            api_url="",
+            store_url=f"s3://chaos/run?endpoint_url=http://127.0.0.1:{store_proxy.port}",
+        )
+        # Ended before the proxies are, so that none of them complains at the end.
+        for proxy in (*redis_proxies.values(), store_proxy):
+            stack.callback(proxy.stop)
+        _start_programs(stage, stack)
+        yield stage
+
+
+def _start_programs(stage: Stage, stack: ExitStack) -> None:
+    def add(name: str, *command: str) -> Program:
+        program = Program(
+            name,
+            [sys.executable, *command],
+            folder=stage.folder,
+            environment={
+                **CREDENTIALS,
+                "PYTHONPATH": f"{_APPS}:{_APPS / 'clock'}:{_ROOT}",
+                "OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{stage.redis_proxies[name].port}/0",
+                "OPSQUEUE_STORE_URL": stage.store_url,
+                "CHAOS_PROGRAM": name,
+                "CHAOS_LOG": str(stage.log_folder),
+                "CHAOS_CLOCK": str(stage.clock_file(name)),
+            },
+        )
+        stack.callback(program.end)
+        stage.programs[name] = program
+        return program
+
+    api = add(API, "-m", "opsqueue_api", "--port", "0")
+    api.start()
+    stage.api_url = api.wait_for_line("ready on ").rpartition(" ")[2]
+    # At the next start on the same port, as clients know it.
+    api.restart_with("--port", str(urlsplit(stage.api_url).port))
+    for name, pool in zip(WORKERS, stage.cast.pools, strict=True):
+        add(
+            *(name, "-m", "opsqueue_worker", "handlers:app", "-c", "2", "--pool", pool),
+            *("--heartbeat-interval", str(HEARTBEAT_INTERVAL_S)),
+            *("--heartbeat-timeout", str(HEARTBEAT_TIMEOUT_S)),
+        ).start()
+    url = stage.api_url
+    if stage.cast.consumer_via == "redis":
+        url = f"redis://127.0.0.1:{stage.redis_proxies[CONSUMER].port}/0"
+    add(CONSUMER, str(_APPS / "consume.py"), url, stage.store_url).start()
+    for name in (*WORKERS, CONSUMER):
+        stage.programs[name].wait_for_line("ready")

@@ -1,0 +1,311 @@
+"""The checker finds what it is there for: each test takes a clean run and spoils one thing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos import schedule
+from tests.chaos.checker import KINDS, check
+from tests.chaos.injectors import INJECTORS
+from tests.chaos.values import (
+    FAIR,
+    STORED,
+    Evidence,
+    Execution,
+    Expected,
+    Fault,
+    Outcome,
+    QueueEnd,
+    result_of,
+)
+
+ID = 1795636784480000000
+
+
+def run_of(chunk: int, began: float, **changes) -> Execution:
+    """A handler's call on a chunk of `clean()`, of 0.1 s, by a child of worker-0."""
+    one = Execution(
+        queue=FAIR,
+        submission=ID,
+        chunk=chunk,
+        attempt=1,
+        first=2 * chunk,
+        count=2 if chunk < 2 else 1,
+        program="worker-0",
+        pid=100,
+        began=began,
+        ended=began + 0.1,
+        how="returned",
+    )
+    return replace(one, **changes)
+
+
+def clean(*executions: Execution, faults: tuple[Fault, ...] = ()) -> Evidence:
+    """A submission of five operations in three chunks, of which the fourth has an error."""
+    expected = Expected(
+        id=ID,
+        queue=FAIR,
+        chunk_size=2,
+        operations=(0, 1, 2, 3, 4),
+        errors=frozenset({3}),
+        inserted=9.0,
+    )
+    outcome = Outcome(
+        state="completed",
+        chunks_total=3,
+        chunks_done=3,
+        chunks_in_hand=0,
+        operations_done=5,
+        operations_failed=1,
+        results=(result_of(0), result_of(1), result_of(2), "ValueError", result_of(4)),
+    )
+    end = QueueEnd(
+        stats={
+            "submissions_inserted": 1,
+            "submissions_completed": 1,
+            "chunks_inserted": 3,
+            "chunks_completed": 3,
+            "operations_inserted": 5,
+            "operations_completed": 5,
+            "operations_failed": 1,
+        },
+        submissions=frozenset({ID}),
+        chunks_in_hand=0,
+        chunks_delayed=0,
+        submissions_ready=0,
+        submissions_in_progress=0,
+    )
+    return Evidence(
+        expected=(expected,),
+        outcomes={expected.key: outcome},
+        executions=(run_of(0, 10.0), run_of(1, 10.2), run_of(2, 10.4), *executions),
+        faults=faults,
+        queues={FAIR: end},
+    )
+
+
+def with_outcome(**changes) -> Evidence:
+    evidence = clean()
+    outcome = replace(evidence.outcomes[FAIR, ID], **changes)
+    return replace(evidence, outcomes={(FAIR, ID): outcome})
+
+
+def with_end(**changes) -> Evidence:
+    evidence = clean()
+    return replace(evidence, queues={FAIR: replace(evidence.queues[FAIR], **changes)})
+
+
+def fault(kind: str, began: float, ended: float | None = None, **scope) -> Fault:
+    return Fault(kind=kind, target="", began=began, ended=ended or began, **scope)
+
+
+def the_one(evidence: Evidence) -> str:
+    (wrong,) = check(evidence)
+    return wrong
+
+
+def test_a_run_without_faults_and_without_extra_executions_is_clean():
+    assert check(clean()) == []
+
+
+# Results and totals
+
+
+def test_a_lost_result_is_found():
+    results = (result_of(0), result_of(1), "ValueError", result_of(4))
+
+    assert "wrong results from operation 2" in the_one(with_outcome(results=results))
+
+
+def test_results_in_another_order_are_found():
+    results = (result_of(1), result_of(0), result_of(2), "ValueError", result_of(4))
+
+    assert "wrong results from operation 0" in the_one(with_outcome(results=results))
+
+
+def test_a_lost_error_of_an_operation_is_found():
+    assert "counts 0 failed operations" in check(with_outcome(operations_failed=0))[0]
+
+
+def test_a_chunk_counted_twice_is_found():
+    wrong = check(with_outcome(chunks_done=4, operations_done=7))
+
+    assert "counts 4 of 3 chunks and 7 operations" in wrong[0]
+
+
+def test_a_total_counted_twice_is_found():
+    stats = {**clean().queues[FAIR].stats, "chunks_completed": 4}
+
+    assert "counts 4 chunks_completed, not 3" in the_one(with_end(stats=stats))
+
+
+def test_a_submission_that_is_stuck_is_found():
+    assert "is stuck or failed: in_progress" in check(with_outcome(state="in_progress"))[0]
+
+
+def test_an_accepted_submission_that_is_gone_is_found():
+    wrong = check(replace(clean(), outcomes={}))
+
+    assert any("was accepted and is gone" in text for text in wrong)
+
+
+def test_a_submission_that_was_inserted_twice_is_found():
+    wrong = check(with_end(submissions=frozenset({ID, ID + 1})))
+
+    assert any("which no producer handed in" in text for text in wrong)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"chunks_in_hand": 1},
+        {"chunks_delayed": 1},
+        {"submissions_ready": 1},
+        {"submissions_in_progress": 1},
+        {"counted_in_hand": {"inhand:customer 1": 1}},
+    ],
+    ids=lambda rest: next(iter(rest)),
+)
+def test_a_rest_is_found(rest):
+    assert "is left with 1" in the_one(with_end(**rest))
+
+
+def test_chunks_that_a_submission_counts_in_hand_for_ever_are_found():
+    assert "in hand for ever" in the_one(with_outcome(chunks_in_hand=1))
+
+
+def test_what_a_program_did_by_itself_is_told():
+    assert the_one(replace(clean(), surprises=("worker-0 ended",))) == "worker-0 ended"
+
+
+# Executions
+
+
+def test_a_chunk_done_without_an_execution_is_found():
+    evidence = clean()
+
+    wrong = check(replace(evidence, executions=evidence.executions[:2]))
+
+    assert "counts 3 chunks done, but 2 ever ran" in wrong[0]
+
+
+def test_a_chunk_with_operations_of_another_is_found():
+    assert "was given 2 operations from 1 on" in check(clean(run_of(0, 9.9, first=1)))[0]
+
+
+def test_an_execution_without_a_fault_is_found():
+    assert "ran again without a fault" in the_one(clean(run_of(0, 15.0)))
+
+
+def test_a_handler_that_raised_runs_again():
+    evidence = clean(run_of(0, 9.5, how="raised"))
+
+    assert check(evidence) == []
+
+
+def test_a_killed_child_explains_what_it_ran():
+    killed = run_of(0, 9.5, ended=None, how="", pid=7)
+    kill = fault("kill-child", 9.6, programs=frozenset({"worker-0"}), pids=frozenset({7}))
+
+    assert check(clean(killed, faults=(kill,))) == []
+
+
+def test_a_killed_child_explains_nothing_of_its_neighbour():
+    neighbour = run_of(0, 9.5, pid=8)
+    kill = fault("kill-child", 9.6, programs=frozenset({"worker-0"}), pids=frozenset({7}))
+
+    assert "ran again" in the_one(clean(neighbour, faults=(kill,)))
+
+
+def test_a_kill_long_after_the_report_explains_nothing():
+    kill = fault("kill-worker", 14.0, programs=frozenset({"worker-0"}))
+
+    assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(kill,)))
+
+
+def test_a_kill_while_the_report_could_not_be_sent_explains():
+    """The connection hung from the handler's end on; before it came back the worker was killed."""
+    here = frozenset({"worker-0"})
+    stall = fault("redis-stall", 10.05, 12.5, programs=here)
+    kill = fault("kill-worker", 12.4, programs=here)
+
+    assert check(clean(run_of(0, 15.0), faults=(stall, kill))) == []
+
+
+def test_a_fault_of_another_queue_explains_nothing():
+    lost = fault("delete-stream", 10.0, queues=frozenset({STORED}))
+
+    assert "ran again" in the_one(clean(run_of(0, 12.0), faults=(lost,)))
+
+
+def test_a_silence_explains_only_when_it_was_long():
+    here = frozenset({"worker-0"})
+    short = fault("stop-worker", 10.0, 11.0, programs=here)
+    long = fault("stop-worker", 10.0, 14.0, programs=here)
+
+    assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(short,)))
+    assert check(clean(run_of(0, 15.0), faults=(long,))) == []
+
+
+def test_short_silences_in_a_row_are_a_long_one():
+    here = frozenset({"worker-0"})
+    row = tuple(fault("stop-worker", 10.0 + i, 10.8 + i, programs=here) for i in range(4))
+
+    assert check(clean(run_of(0, 15.0), faults=row)) == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["flush-scripts", "step-clock", "redis-cut", "redis-delay", "store-pause"]
+)
+def test_what_must_not_be_noticed_explains_nothing(kind: str):
+    harmless = fault(kind, 9.0, 15.0)
+
+    assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(harmless,)))
+
+
+def test_a_handler_that_vanished_without_a_kill_is_found():
+    vanished = run_of(0, 9.5, ended=None, how="")
+    lost = fault("delete-stream", 9.6, queues=frozenset({FAIR}))
+
+    assert "never ended" in the_one(clean(vanished, faults=(lost,)))
+
+
+def test_an_attempt_that_nothing_used_is_found():
+    evidence = clean()
+    first, *others = evidence.executions
+
+    wrong = check(replace(evidence, executions=(replace(first, attempt=2), *others)))
+
+    assert "without a fault that used an attempt" in wrong[0]
+
+
+# Schedules
+
+
+def test_a_schedule_is_a_function_of_its_seed():
+    assert schedule.schedule(7, seconds=30) == schedule.schedule(7, seconds=30)
+    assert schedule.schedule(7, seconds=30) != schedule.schedule(8, seconds=30)
+
+
+def test_every_kind_of_fault_has_an_injector_and_a_rule():
+    assert schedule.KINDS == set(INJECTORS)
+    # What producers do, and what befalls the machine, is not planned.
+    assert KINDS - schedule.KINDS == {"cancel-and-retry", "machine-stall"}
+
+
+def test_a_minute_of_faults_has_every_kind():
+    planned = {plan.kind for plan in schedule.schedule(1, seconds=60)}
+
+    assert planned == schedule.KINDS
+
+
+def test_no_program_is_killed_while_it_is_stopped():
+    """Else one fault would take the other back."""
+    for seed in range(20):
+        busy: dict[str, float] = {}
+        for plan in schedule.schedule(seed, seconds=60):
+            if plan.kind.startswith(("kill-", "stop-")):
+                assert plan.at_s >= busy.get(plan.target, 0.0)
+                busy[plan.target] = plan.at_s + plan.seconds
