@@ -109,6 +109,11 @@ class Ran:
     trace: Context | None = field(default=None, repr=False, compare=False)
     """Of the span that it ran in."""
 
+    @property
+    def is_small(self) -> bool:
+        """Its output goes with the report, and not to the object store."""
+        return len(self.output.data) <= self.reservation.source.inline_output_bytes
+
 
 def never_void() -> bool:
     """Serve chunks that nobody can make void."""
@@ -240,10 +245,10 @@ def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_vo
 
     A small one of a small submission goes with the report instead, where the same holds.
     """
-    token, source = ran.reservation.token, ran.reservation.source
+    token = ran.reservation.token
     if is_void():
         return GivenBack(token=token, reason=_VOID)
-    if len(ran.output.data) <= source.inline_output_bytes:
+    if ran.is_small:
         return Done(
             token=token,
             operations=ran.operations,

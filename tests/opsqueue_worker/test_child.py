@@ -1,0 +1,76 @@
+"""What a child says to its parent, and when."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+
+import pytest
+
+from opsqueue.app import Opsqueue
+from opsqueue.chunk import Token
+from opsqueue.execution import Ran
+from opsqueue.output import Encoded
+from opsqueue.store.memory import MemoryStore
+from opsqueue_worker.child import Child
+from opsqueue_worker.messages import ChunkDone, Hello, read_from_child
+from opsqueue_worker.status import Status
+from tests.opsqueue_worker.test_executor import task_of
+from tests.opsqueue_worker.test_reporter import CHUNK
+
+HELLO = Hello(
+    app="",
+    store_url="",
+    pool="process",
+    slots=1,
+    worker="w",
+    log_level="info",
+    log_format="plain",
+)
+
+
+class HangingStore(MemoryStore):
+    """Keeps who stores something waiting."""
+
+    def __init__(self) -> None:
+        super().__init__("hanging")
+        self.goes_on = threading.Event()
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.goes_on.wait(60)
+        return super().create(key, data)
+
+
+@pytest.fixture
+def store() -> Iterator[HangingStore]:
+    store = HangingStore()
+    yield store
+    store.goes_on.set()
+
+
+def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingStore):
+    """Another chunk's output, which is to be stored, may hang there for as long as it likes."""
+    ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
+    child = Child(ours, HELLO, Status.new(1), Opsqueue(), store)
+    stored = CHUNK
+    small = replace(
+        CHUNK, token=Token("2-0"), source=replace(CHUNK.source, prefix="small", is_inline=True)
+    )
+
+    for reservation in (stored, small):
+        ran = Ran(reservation, Encoded(b"output", 0), operations=1, duration_s=0.0)
+        child._save_beside(task_of(reservation), ran)
+
+    assert small.token == token_of_report(theirs)
+    store.goes_on.set()
+    assert stored.token == token_of_report(theirs)
+
+
+def token_of_report(connection: Connection) -> str:
+    assert connection.poll(10), "no report came"
+    report = read_from_child(connection.recv_bytes())
+    assert isinstance(report, ChunkDone)
+    return report.token
