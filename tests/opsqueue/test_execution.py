@@ -261,3 +261,48 @@ def test_whoever_comes_second_reports_the_errors_of_the_first_output(
     assert isinstance(report, Done)
     assert report.operations_failed == 2
     assert store.get(output_key("p", 0)) == FIRST
+
+
+def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
+    store: ObjectStore, monkeypatch
+):
+    """The work is done already, so it is tried four times, more slowly each time."""
+    tries: list[str] = []
+    pauses: list[float] = []
+
+    def create(key: str, _: bytes) -> bool:
+        tries.append(key)
+        message = "the store is down"
+        raise StoreUnavailableError(message)
+
+    monkeypatch.setattr(store, "create", create)
+    monkeypatch.setattr("opsqueue.execution.time.sleep", pauses.append)
+
+    report = execute(reservation(), chunk_handler(list), store)
+
+    assert isinstance(report, GivenBack)
+    assert (report.reason, report.delay_ms > 0) == ("the store is down", True)
+    assert [output_key("p", 0)] * 4 == tries
+    assert [0.5, 1.0, 2.0] == pauses
+
+
+def test_a_store_that_works_again_while_an_output_is_stored_is_enough(
+    store: ObjectStore, monkeypatch
+):
+    """The chunk is done as if nothing had been."""
+    create, tries = store.create, []
+
+    def create_at_last(key: str, data: bytes) -> bool:
+        tries.append(key)
+        if len(tries) < 4:
+            message = "the store is down"
+            raise StoreUnavailableError(message)
+        return create(key, data)
+
+    monkeypatch.setattr(store, "create", create_at_last)
+    monkeypatch.setattr("opsqueue.execution.time.sleep", lambda _: None)
+
+    report = execute(reservation(), chunk_handler(list), store)
+
+    assert isinstance(report, Done)
+    assert store.exists(output_key("p", 0))

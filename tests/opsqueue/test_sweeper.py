@@ -6,11 +6,13 @@ import pytest
 import redis
 
 from opsqueue import sweeper
+from opsqueue.chunk import Lost
+from opsqueue.exceptions import StoreUnavailableError, SubmissionNotFoundError
 from opsqueue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
 from opsqueue.sweeper import Sweeper
-from tests.opsqueue.steps import insert, take, tokens_of
+from tests.opsqueue.steps import Clock, insert, take, tokens_of
 
 CHUNKS = 7
 
@@ -60,3 +62,50 @@ def test_a_round_of_deleting_inputs_is_bounded_and_goes_on_where_it_was(
 
     assert left == [4, 1, 0]
     assert queue.delete_inputs() == []
+
+
+def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
+    fake_client: redis.Redis, store: MemoryStore, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The submission is forgotten by then; only `garbage` knows of its objects."""
+    clock = Clock()
+    queue = Queue(fake_client, queue_name, clock=clock)
+    id_ = insert(queue, 1, prefix="a/b")
+    store.create(input_key("a/b", 0), b"x")
+    queue.complete_chunks(tokens_of(take(queue, 1)))
+    clock.advance(25 * 3600 * 1000)
+    sweeping = Sweeper(lambda: [queue], sweeper="w1", store=store)
+
+    def fail(_: str) -> None:
+        message = "the store is down"
+        raise StoreUnavailableError(message)
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(store, "delete_prefix", fail)
+        sweeping._sweep(queue, is_slow_round=True)
+    left = list(store.list_prefix("a"))
+    sweeping._sweep(queue, is_slow_round=True)
+
+    with pytest.raises(SubmissionNotFoundError):
+        queue.get_submission(id_)
+    assert [input_key("a/b", 0)] == left
+    assert [] == list(store.list_prefix("a"))
+
+
+def test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives(
+    fake_client: redis.Redis, store: MemoryStore, queue_name: str
+) -> None:
+    """An attempt is used; the worker's late report is lost."""
+    clock = Clock()
+    queue = Queue(fake_client, queue_name, clock=clock)
+    insert(queue, 1)
+    (held,) = queue.reserve_chunks("hanging", reservation_ms=60_000).chunks
+    clock.advance(60_000)
+    queue.heartbeat("hanging", tokens=[held.token], info=b"{}")
+    sweeping = Sweeper(lambda: [queue], sweeper="w1", store=store)
+
+    sweeping._sweep(queue, is_slow_round=True)
+
+    assert [Lost()] == queue.complete_chunks([held.token])
+    (again,) = queue.reserve_chunks("another").chunks
+    assert again.attempt == 2

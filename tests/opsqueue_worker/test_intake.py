@@ -179,3 +179,43 @@ def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis,
     finally:
         for intake in intakes:
             intake.stop_taking()
+
+
+class DeafQueue(Queue):
+    """No wake-up ever comes through; says when somebody sleeps, and sleeps until it is let."""
+
+    sleeps = threading.Event()
+    let = threading.Event()
+
+    def wait_for_wake(self, *_: object, **__: object) -> bool:
+        self.sleeps.set()
+        self.let.wait(WITHIN_S)
+        return False
+
+
+def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
+    real_client: redis.Redis, queue_name: str
+):
+    """After each blocking read, so every 5 s."""
+    pool, queue = OnePlace(), DeafQueue(real_client, queue_name)
+    app = Opsqueue()
+    app.operation_handler(queue_name)(abs)
+    handler = app.handler_of(queue_name)
+    intake = Intake(
+        queue,
+        handler,
+        strategy=handler.strategy,
+        worker="w",
+        pool=pool,
+        changed=threading.Condition(),
+    )
+    intake.start()
+    assert queue.sleeps.wait(WITHIN_S)
+
+    queue.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
+    has_come_by_itself = pool.has_come.is_set()
+    queue.let.set()
+
+    assert pool.has_come.wait(WITHIN_S)
+    assert not has_come_by_itself
+    intake.stop_taking()

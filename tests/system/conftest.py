@@ -120,11 +120,11 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def start_worker(start: Start, redis_url: str, store_url: str, queue_name: str) -> Start:
-    """Start a worker of `apps/tasks.py` on the test's own queue, and wait until it is ready."""
+    """Start a worker of the test's own queue, of `apps/tasks.py` or another, until it is ready."""
 
-    def start_ready(*arguments: str, **environment: str) -> Process:
+    def start_ready(*arguments: str, app: str = "tasks:app", **environment: str) -> Process:
         worker = start(
-            *("opsqueue_worker", "tasks:app", "--concurrency", "2", *arguments),
+            *("opsqueue_worker", app, "--concurrency", "2", *arguments),
             OPSQUEUE_REDIS_URL=environment.pop("OPSQUEUE_REDIS_URL", redis_url),
             OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
             TEST_QUEUE=queue_name,

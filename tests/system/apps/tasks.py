@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from opsqueue import Chunk, Opsqueue
+from opsqueue import Chunk, Opsqueue, execution
 from opsqueue.exceptions import SoftTimeLimitExceeded
 
 app = Opsqueue()
@@ -42,6 +42,7 @@ def act(operation: Any, chunk: Chunk) -> Any:
         "log": lambda path: log_run(Path(path), chunk),
         "terminate": start_and_terminate,
         "fork": lambda path: fork_and_die(Path(path)),
+        "break": lambda _: break_saving() if chunk.attempt == 1 else "whole",
     }[action](*arguments or [""])
 
 
@@ -54,6 +55,16 @@ def add_one(number: int) -> int:
 def raise_error(text: str) -> None:
     message = f"no luck with {text}"
     raise ValueError(message)
+
+
+def break_saving() -> None:
+    """Put a defect of our own into this process, where its threads store outputs."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        message = "a defect for a test"
+        raise AssertionError(message)
+
+    execution.save = broken
 
 
 def kill_myself(_: str) -> None:

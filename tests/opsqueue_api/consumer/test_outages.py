@@ -1,0 +1,45 @@
+"""A consumer asks again until it is answered, over Redis and over HTTP alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from opsqueue.chunk_api import ChunkApi
+from opsqueue.consumer import ConsumerClient
+from opsqueue.exceptions import ApiUnavailableError
+from opsqueue.producer import ProducerClient
+from opsqueue.submission import SubmissionState
+from tests.opsqueue_api.consumer.conftest import Insert
+
+
+@pytest.mark.parametrize("lost", ["call", "answer"])
+@pytest.mark.parametrize("call", ["reserve", "complete"])
+def test_a_call_that_was_not_answered_is_made_again(
+    consumer: ConsumerClient, api: ChunkApi, insert: Insert, producer: ProducerClient,
+    monkeypatch: pytest.MonkeyPatch, call: str, lost: str,
+) -> None:  # fmt: skip
+    """Whether it was heard is not known; a report that was is not counted twice."""
+    id_ = insert([1, 2, 3, 4])
+    real, calls = getattr(api, call), []
+
+    def cut_off_once(*arguments: Any, **more: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 1:
+            return real(*arguments, **more)
+        # Two chunks are there: one that was reserved unheard leaves the other.
+        if lost == "answer":
+            real(*arguments, **more)
+        message = "no answer"
+        raise ApiUnavailableError(message)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(api, call, cut_off_once)
+        (first,) = consumer.reserve_chunks()
+        consumer.complete_chunk(id_, None, first.chunk_index, b"\x80")
+
+    assert len(calls) == 2
+    status = producer.get_submission(id_)
+    assert status.chunks_done == 1
+    assert status.state is SubmissionState.IN_PROGRESS

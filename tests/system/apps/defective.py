@@ -1,0 +1,29 @@
+"""The handlers of tasks.py, in a worker that breaks, or whose children do, when a file is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tasks import app
+
+from opsqueue_worker import heartbeat
+
+__all__ = ["app"]
+
+folder = Path(os.environ["TEST_DEFECTS"])
+
+if (folder / "import").exists():
+    sys.exit("an app that broke meanwhile")
+
+
+def broken_beat(self: heartbeat.Heartbeat, intake: object) -> None:
+    if (folder / "heartbeat").exists():
+        message = "a defect for a test"
+        raise AssertionError(message)
+    whole_beat(self, intake)  # type: ignore[arg-type]
+
+
+whole_beat = heartbeat.Heartbeat.beat
+heartbeat.Heartbeat.beat = broken_beat  # type: ignore[method-assign]

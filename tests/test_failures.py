@@ -1,0 +1,176 @@
+"""ARCHITECTURE.md's "When something fails" has a test for every row, named here.
+
+The fault suite (tests/chaos) does many of them at once; a row's own test shows it alone.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+TESTS: Final = ROOT / "tests"
+
+SHOWN_BY: Final = {
+    "handler raises, wrong or unencodable result": (
+        "system/test_worker_process.py::test_a_handlers_exception_is_in_the_submissions_status",
+        "system/test_worker_process.py::test_a_result_that_cannot_be_encoded_fails_its_chunk",
+        "opsqueue/test_execution.py::test_a_wrong_result_fails_the_chunk_with_what_is_wrong",
+        "opsqueue/queue/test_fail.py::test_the_backoff_doubles_to_its_cap",
+        "opsqueue/queue/test_fail.py::test_drawn_jitter_stays_within_its_half",
+        "opsqueue/queue/test_fail.py::test_the_tenth_failure_fails_the_submission_with_that_failure",
+    ),
+    "child process dies": (
+        (
+            "system/test_recovery.py::"
+            "test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second"
+        ),
+        "system/test_worker_children.py::test_a_death_is_noticed_though_a_fork_lives_on",
+    ),
+    "a defect in one of a child's threads": (
+        "system/test_defects.py::test_a_defect_in_a_childs_thread_ends_the_child_as_if_it_had_died",
+    ),
+    "children die while they start": (
+        (
+            "system/test_defects.py::"
+            "test_children_that_die_while_they_start_are_started_again_more_slowly"
+        ),
+    ),
+    "handler runs past its soft time limit": (
+        "system/test_worker_options.py::test_a_soft_time_limit_is_raised_in_the_handler",
+    ),
+    "handler runs past its time limit": (
+        "system/test_worker_options.py::test_a_chunk_past_its_time_limit_is_killed",
+    ),
+    "worker stalls past the heartbeat timeout and wakes up": (
+        "system/test_recovery.py::test_a_stalled_worker_that_wakes_up_changes_nothing",
+    ),
+    "a connection to Redis hangs": (
+        "system/test_recovery.py::test_a_connection_that_hangs_is_given_up",
+    ),
+    "a defect in one of the worker's threads": (
+        (
+            "system/test_defects.py::"
+            "test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it"
+        ),
+    ),
+    "worker, consumer or machine dies": (
+        "system/test_worker_process.py::test_a_killed_workers_chunks_are_taken_over",
+        "system/test_consumers.py::test_a_killed_consumers_chunk_is_done_by_another",
+    ),
+    "reservation runs out though the worker lives": (
+        (
+            "opsqueue/test_sweeper.py::"
+            "test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives"
+        ),
+    ),
+    "an operation raises, and its handler collects errors": (
+        "opsqueue/test_execution.py::test_errors_are_stored_with_the_results_and_counted",
+    ),
+    "more operations fail than `max_failed_operations`": (
+        (
+            "opsqueue/queue/test_failed_operations.py::"
+            "test_past_its_limit_a_submission_fails_and_the_rest_is_dropped"
+        ),
+    ),
+    "input missing or damaged": (
+        "opsqueue/test_execution.py::test_a_missing_input_fails_the_chunk_at_once",
+        "opsqueue/test_execution.py::test_damaged_input_fails_the_chunk",
+    ),
+    "store out of order while fetching": (
+        "opsqueue/test_execution.py::test_a_store_out_of_order_uses_no_attempt",
+    ),
+    "store out of order while saving": (
+        (
+            "opsqueue/test_execution.py::"
+            "test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt"
+        ),
+    ),
+    "Redis does not answer a worker": (
+        "system/test_recovery.py::test_a_server_that_restarts_finds_its_worker_again",
+        "opsqueue_worker/test_intake.py::test_it_goes_on_trying_however_long_the_outage",
+    ),
+    "Redis has lost all its data": (
+        "opsqueue/test_rebuild.py::test_work_goes_on_after_redis_was_lost",
+    ),
+    "answer of a report lost": (
+        "opsqueue/queue/test_complete.py::test_a_report_that_is_repeated_does_not_count_twice",
+        "system/test_recovery.py::test_a_connection_that_hangs_is_given_up",
+    ),
+    "answer of a reserve lost": (
+        (
+            "opsqueue/queue/test_heartbeat.py::"
+            "test_an_old_reservation_that_the_worker_does_not_know_is_released"
+        ),
+    ),
+    "scripts flushed": (
+        "system/test_recovery.py::test_flushed_scripts_are_loaded_again",
+        "opsqueue/test_script.py::test_a_script_is_loaded_again_when_the_server_forgot_it",
+    ),
+    "stream or group deleted": (
+        "system/test_recovery.py::test_a_deleted_group_or_stream_is_made_again_and_repaired",
+    ),
+    "wake-up not seen": (
+        "opsqueue_worker/test_intake.py::test_an_intake_that_no_wake_up_reached_looks_again_anyway",
+    ),
+    "API does not answer a producer": (
+        "opsqueue/test_http_api.py::test_repeated_inserts_have_the_same_idempotency_key",
+        "opsqueue/test_http_api.py::test_waiting_is_more_patient_than_calling",
+    ),
+    "no token of the API's, or one without the scope": (
+        "opsqueue_api/test_auth.py::test_a_wrong_token_is_401",
+        "opsqueue_api/test_auth.py::test_a_token_without_the_scope_is_told_scope_and_queue",
+        "opsqueue_api/test_auth.py::test_the_client_says_what_is_missing",
+    ),
+    "API or Redis does not answer a consumer": (
+        "opsqueue_api/consumer/test_outages.py::test_a_call_that_was_not_answered_is_made_again",
+    ),
+    "API killed": ("system/test_defects.py::test_an_api_that_was_killed_has_kept_nothing",),
+    "producer dies while uploading": (
+        (
+            "system/test_uploads.py::"
+            "test_a_producer_killed_half_way_has_inserted_nothing_and_its_key_goes_on"
+        ),
+        "opsqueue/test_orphans.py::test_deleted_orphans_are_gone",
+    ),
+    "submission cancelled or failed while chunks are in hand": (
+        "system/test_worker_process.py::test_a_cancelled_submissions_chunk_in_hand_becomes_void",
+        "opsqueue/test_execution.py::test_a_void_chunk_is_neither_run_nor_stored",
+    ),
+    "deleting a forgotten submission's objects fails": (
+        "opsqueue/test_sweeper.py::test_what_could_not_be_deleted_is_deleted_by_the_next_sweep",
+    ),
+}
+
+
+def rows() -> list[str]:
+    """Give the failures of the table."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    section = page.partition("\n## When something fails\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [line.split("|")[1].strip() for line in lines[1:]]
+
+
+@cache
+def names_in(path: str) -> frozenset[str]:
+    """Give the names of a file's test functions."""
+    tree = ast.parse((TESTS / path).read_text())
+    return frozenset(
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def test_every_row_of_the_failure_table_has_a_test():
+    assert set(rows()) == set(SHOWN_BY)
+
+
+@pytest.mark.parametrize("row", SHOWN_BY)
+def test_the_tests_of_a_row_exist(row: str):
+    assert SHOWN_BY[row]
+    for test in SHOWN_BY[row]:
+        path, _, name = test.partition("::")
+        assert name in names_in(path)
