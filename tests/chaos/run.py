@@ -156,15 +156,16 @@ class _Drama:
         self._began = time.monotonic()
         while self._coming or self._on:
             now_s = time.monotonic() - self._began
+            # Ends first: the next fault of the same target counts on it.
+            for ends_at, injector in list(self._on):
+                if ends_at <= now_s:
+                    self._on.remove((ends_at, injector))
+                    self._faults.append(injector.end(self._stage))
             while self._coming and self._coming[0].at_s <= now_s:
                 plan = self._coming.pop(0)
                 injector = INJECTORS[plan.kind](plan)
                 injector.begin(self._stage)
                 self._on.append((plan.at_s + plan.seconds, injector))
-            for ends_at, injector in list(self._on):
-                if ends_at <= now_s:
-                    self._on.remove((ends_at, injector))
-                    self._faults.append(injector.end(self._stage))
             self.tick()
         self._stage.heal()
 

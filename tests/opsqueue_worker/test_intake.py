@@ -66,6 +66,22 @@ class OnePlace:
         return True
 
 
+def intake_of(queue: Queue, pool: OnePlace, **options: int) -> Intake:
+    """An intake of the queue that fills the pool."""
+    app = Opsqueue()
+    app.operation_handler(queue.name)(abs)
+    handler = app.handler_of(queue.name)
+    return Intake(
+        queue,
+        handler,
+        strategy=handler.strategy,
+        worker="w",
+        pool=pool,
+        changed=threading.Condition(),
+        **options,
+    )
+
+
 class SlowQueue(Queue):
     """Answers when it is let."""
 
@@ -102,17 +118,7 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
     monkeypatch.setattr("opsqueue_worker.intake.MAX_HELD", 3)
     pool, queue = EndlessPool(), Queue(real_client, queue_name)
     queue.insert_submission(NewSubmission(prefix="p", chunks_total=10, chunk_size=1))
-    app = Opsqueue()
-    app.operation_handler(queue_name)(abs)
-    handler = app.handler_of(queue_name)
-    intake = Intake(
-        queue,
-        handler,
-        strategy=handler.strategy,
-        worker="w",
-        pool=pool,
-        changed=threading.Condition(),
-    )
+    intake = intake_of(queue, pool)
 
     intake.start()
 
@@ -127,18 +133,7 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
     """Its next one may be minutes away, after a flush or a stall."""
     pool, queue = OnePlace(), Queue(real_client, queue_name)
     queue.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
-    app = Opsqueue()
-    app.operation_handler(queue_name)(abs)
-    handler = app.handler_of(queue_name)
-    intake = Intake(
-        queue,
-        handler,
-        strategy=handler.strategy,
-        worker="w",
-        pool=pool,
-        changed=threading.Condition(),
-        heartbeat_timeout_ms=300_000,
-    )
+    intake = intake_of(queue, pool, heartbeat_timeout_ms=300_000)
 
     intake.start()
 
@@ -198,17 +193,7 @@ def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
 ):
     """After each blocking read, so every 5 s."""
     pool, queue = OnePlace(), DeafQueue(real_client, queue_name)
-    app = Opsqueue()
-    app.operation_handler(queue_name)(abs)
-    handler = app.handler_of(queue_name)
-    intake = Intake(
-        queue,
-        handler,
-        strategy=handler.strategy,
-        worker="w",
-        pool=pool,
-        changed=threading.Condition(),
-    )
+    intake = intake_of(queue, pool)
     intake.start()
     assert queue.sleeps.wait(WITHIN_S)
 
