@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 
 from tests.chaos.run import run_seed
@@ -17,9 +18,11 @@ def main() -> int:
     """Run the seeds that are asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", default="", help="a number, or FIRST..LAST; one by chance")
-    parser.add_argument("--seconds", type=float, default=35.0, help="of faults, in each run")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of faults, in each run")
     parser.add_argument("--without", default="", help="kinds of fault to leave out, by commas")
     options = parser.parse_args()
+    # Told to end, we end all that we started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before the run was over"))
     first, _, last = (options.seed or str(random.randrange(10**6))).partition("..")
     wrong = []
     for seed in range(int(first), int(last or first) + 1):

@@ -8,9 +8,10 @@ reserved ahead) to REPORT_S after it ended. A delay in that time (a stalled conn
 store) makes it longer by as much.
 
 What can keep a result from being counted stands in `_RULES`; what is not there can't. So a flush of
-the scripts, a step of a machine's clock, a cut connection, a slow connection or a slow store never
-excuses an execution, and a silence (a stopped process, an unreachable or killed server) only when
-it was long enough for others to think its worker dead.
+the scripts, a step of a machine's clock, a cut connection, a slow connection, a slow store, a
+paused queue or a worker that was asked to end never excuses an execution, and a silence (a stopped
+process, an unreachable or killed server) only when it was long enough for others to think its
+worker dead.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ _RULES: Final[Mapping[str, Rule]] = {
     "kill-child": Rule(Effect.ENDS),
     "kill-worker": Rule(Effect.ENDS),
     "kill-consumer": Rule(Effect.ENDS),
+    # Told to give back at once, it ends what its children run.
+    "quit-worker": Rule(Effect.ENDS, after_s=2.0),
+    # Asked to end, it finishes what runs, and gives back what has not begun.
+    "term-worker": Rule(Effect.DELAYS),
+    "hup-worker": Rule(Effect.NOTHING),
     "stop-child": Rule(Effect.FREEZES),
     "stop-worker": Rule(Effect.SILENCES, after_s=0.5),
     "stop-consumer": Rule(Effect.SILENCES, after_s=0.5),
@@ -82,6 +88,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     # Of a consumer over HTTP, which beats through it; it asks again at most 5 s later.
     "kill-api": Rule(Effect.SILENCES, after_s=5.0),
     "stop-api": Rule(Effect.SILENCES, after_s=5.0),
+    "term-api": Rule(Effect.SILENCES, after_s=5.0),
     "machine-stall": Rule(Effect.SILENCES, after_s=0.5),
     "delete-stream": Rule(Effect.LOSES),
     "delete-group": Rule(Effect.LOSES),
@@ -91,6 +98,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "store-cut": Rule(Effect.REFUSES, after_s=5.0),
     "store-lost-answers": Rule(Effect.REFUSES, after_s=5.0),
     "store-pause": Rule(Effect.DELAYS, after_s=5.0),
+    "pause-queue": Rule(Effect.DELAYS),
     "redis-delay": Rule(Effect.DELAYS),
     "redis-cut": Rule(Effect.DELAYS, after_s=1.5),
     "flush-scripts": Rule(Effect.NOTHING),

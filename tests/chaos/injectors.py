@@ -6,6 +6,7 @@ theirs to say, but the checker's.
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import ClassVar, Final
 import psutil
 import redis
 
+from opsqueue.queue import Queue
 from tests.chaos.stage import Stage
 from tests.chaos.values import API, CONSUMER, IN_STORE, Fault, Plan
 
@@ -126,6 +128,33 @@ class StopWorker(_Stop):
         self.stop(family if self.plan.detail < 0.5 else family[:1])
 
 
+class _Ask(Injector):
+    number: ClassVar[signal.Signals]
+
+    def do(self, stage: Stage) -> None:
+        program = stage.programs[self.plan.target]
+        self.programs = frozenset({self.plan.target})
+        self.pids = program.ask(self.number)
+
+
+class TermWorker(_Ask):
+    """SIGTERM to a worker, as at each deployment; it is started again when it has ended."""
+
+    name, number = "term-worker", signal.SIGTERM
+
+
+class QuitWorker(_Ask):
+    """SIGQUIT to a worker, which gives back at once."""
+
+    name, number = "quit-worker", signal.SIGQUIT
+
+
+class HupWorker(_Ask):
+    """SIGHUP to a worker, which replaces its children."""
+
+    name, number = "hup-worker", signal.SIGHUP
+
+
 class KillConsumer(KillWorker):
     name = "kill-consumer"
 
@@ -158,6 +187,16 @@ class StopApi(_Stop):
     def do(self, stage: Stage) -> None:
         self.programs = _consumers_behind_api(stage)
         self.stop(stage.programs[API].family())
+
+
+class TermApi(Injector):
+    """SIGTERM to the API; it is started again when it has ended."""
+
+    name = "term-api"
+
+    def do(self, stage: Stage) -> None:
+        self.programs = _consumers_behind_api(stage)
+        stage.programs[API].ask(signal.SIGTERM)
 
 
 class KillServer(Injector):
@@ -197,6 +236,22 @@ class FlushScripts(Injector):
         # A command to a stopped server would take effect when it goes on, at another instant.
         if stage.is_server_up:
             stage.client.script_flush()
+
+
+class PauseQueue(Injector):
+    """A queue is paused, and resumed."""
+
+    name = "pause-queue"
+
+    def do(self, stage: Stage) -> None:
+        self.queues = frozenset({self.plan.target})
+        if stage.is_server_up:
+            Queue(stage.client, self.plan.target).pause_queue()
+
+    def undo(self, stage: Stage) -> None:
+        # Resumed at the end by the stage, where the server is away now.
+        if stage.is_server_up:
+            Queue(stage.client, self.plan.target).resume_queue()
 
 
 class DeleteStream(Injector):

@@ -40,6 +40,7 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
         self._starts_at: float | None = None
         self._killed: set[int] = set()
+        self._asked: dict[int, signal.Signals] = {}
         self._child_was_killed = False
 
     def start(self) -> None:
@@ -119,6 +120,16 @@ class Program:
         self._starts_at = time.monotonic() + start_after_s
         return frozenset(process.pid for process in family)
 
+    def ask(self, number: signal.Signals) -> frozenset[int]:
+        """Send a signal that it has an answer to. Gives its pid and its children's."""
+        assert self._process is not None
+        if not self.is_alive:
+            return frozenset({-1})
+        family = self.family()
+        self._asked[self.pid] = number
+        os.kill(self.pid, number)
+        return frozenset(process.pid for process in family)
+
     def supervise(self) -> str | None:
         """Start it again where it ended and it is time; say so if nothing made it end."""
         if self.is_alive or self._process is None:
@@ -129,6 +140,7 @@ class Program:
             self._starts_at = time.monotonic() + 0.5
             if not (
                 self._process.pid in self._killed
+                or self._was_asked_for(code)
                 or code == _UNREACHABLE
                 or (self._child_was_killed and _START_FAILED in self.end_of_log(1))
             ):
@@ -136,6 +148,17 @@ class Program:
         if time.monotonic() >= self._starts_at:
             self.start()
         return surprise
+
+    def _was_asked_for(self, code: int) -> bool:
+        assert self._process is not None
+        match self._asked.get(self._process.pid):
+            case None:
+                return False
+            case signal.SIGHUP as number:
+                return code == -number
+            case number:
+                # A worker that is not ready yet has no answer, and just ends.
+                return code in (0, -number)
 
     def end_of_log(self, lines: int = 8) -> str:
         try:

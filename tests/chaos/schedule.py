@@ -20,7 +20,7 @@ from tests.chaos.values import (
 
 PROGRAMS: Final = (*WORKERS, CONSUMER, API)
 """Each has a connection to Redis of its own, and a clock."""
-_GAP_S: Final = 1.3
+_GAP_S: Final = 1.1
 """Between two faults, on average."""
 
 
@@ -50,13 +50,19 @@ _ALL: Final = (
     # The seconds of a kill are those until the next start.
     Kind("kill-worker", WORKERS, 0.0, 2.0),
     Kind("stop-worker", WORKERS, 0.5, 8.0),
+    # The seconds of a request to end are those that nothing else befalls the process.
+    Kind("term-worker", WORKERS, 2.0, 4.0),
+    Kind("quit-worker", WORKERS, 2.0, 4.0),
+    Kind("hup-worker", WORKERS),
     Kind("kill-consumer", (CONSUMER,), 0.0, 2.0),
     Kind("stop-consumer", (CONSUMER,), 0.5, 7.0),
     Kind("kill-api", (API,), 0.0, 2.0),
     Kind("stop-api", (API,), 0.5, 6.0),
+    Kind("term-api", (API,), 2.0, 4.0),
     Kind("kill-server", (SERVER,), 0.0, 3.0),
     Kind("stop-server", (SERVER,), 0.5, 6.0),
     Kind("flush-scripts", (SERVER,)),
+    Kind("pause-queue", QUEUES, 0.5, 4.0),
     Kind("delete-stream", QUEUES),
     Kind("delete-group", QUEUES),
     Kind("store-errors", (STORE,), 1.0, 6.0),
@@ -118,4 +124,4 @@ def length_s(plans: Sequence[Plan]) -> float:
 def _sort_of(kind: str) -> str:
     """Give what a fault has to itself: a process, a connection, a clock."""
     first = kind.partition("-")[0]
-    return "process" if first in ("kill", "stop") else first
+    return "process" if first in ("kill", "stop", "term", "quit", "hup") else first

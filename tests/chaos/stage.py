@@ -14,6 +14,7 @@ import redis
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue import Queue
 from tests.chaos.program import Program
 from tests.chaos.proxy import Loop, Proxy, StoreProxy
 from tests.chaos.schedule import PROGRAMS
@@ -22,6 +23,7 @@ from tests.chaos.values import (
     CONSUMER,
     HEARTBEAT_INTERVAL_S,
     HEARTBEAT_TIMEOUT_S,
+    QUEUES,
     WORKERS,
     Cast,
 )
@@ -69,6 +71,8 @@ class Stage:
 
     def heal(self) -> None:
         """Let everything through, whatever was done to it."""
+        for queue in QUEUES:
+            Queue(self.client, queue).resume_queue()
         for proxy in (*self.redis_proxies.values(), self.store_proxy):
             proxy.set("well")
 
