@@ -49,6 +49,13 @@ SHOWN_BY: Final = {
     "worker stalls past the heartbeat timeout and wakes up": (
         "system/test_recovery.py::test_a_stalled_worker_that_wakes_up_changes_nothing",
     ),
+    "a master of a cluster dies, or the one that Sentinels watch": (
+        "system/test_failover.py::test_all_chunks_complete_though_a_master_is_killed_in_the_middle",
+    ),
+    "a cluster's slot moves": (
+        "opsqueue/test_cluster.py::test_a_queue_is_followed_when_its_slot_moves",
+        "opsqueue/test_cluster.py::test_a_queue_stands_still_while_its_slot_is_moved_key_by_key",
+    ),
     "a connection to Redis hangs": (
         "system/test_recovery.py::test_a_connection_that_hangs_is_given_up",
     ),
@@ -117,7 +124,7 @@ SHOWN_BY: Final = {
     "wake-up not seen": (
         "opsqueue_worker/test_intake.py::test_an_intake_that_no_wake_up_reached_looks_again_anyway",
     ),
-    "API does not answer a producer": (
+    "API does not answer a producer, or Redis the API": (
         "opsqueue/test_http_api.py::test_repeated_inserts_have_the_same_idempotency_key",
         "opsqueue/test_http_api.py::test_waiting_is_more_patient_than_calling",
     ),

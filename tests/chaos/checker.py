@@ -102,6 +102,7 @@ _RULES: Final[Mapping[str, Rule]] = {
     "redis-delay": Rule(Effect.DELAYS),
     "redis-cut": Rule(Effect.DELAYS, after_s=1.5),
     "flush-scripts": Rule(Effect.NOTHING),
+    "spread-queue": Rule(Effect.NOTHING),
     "step-clock": Rule(Effect.NOTHING),
 }
 KINDS: Final = frozenset(_RULES)
@@ -338,6 +339,7 @@ def _concerns(fault: Fault, one: Execution) -> bool:
         (not fault.programs or one.program in fault.programs)
         and (not fault.pids or one.pid in fault.pids)
         and (not fault.queues or one.queue in fault.queues)
+        and (not fault.partitions or one.partition in fault.partitions)
         and (not fault.submissions or one.submission in fault.submissions)
     )
 

@@ -15,13 +15,15 @@ from typing import ClassVar, Final
 import psutil
 import redis
 
-from opsqueue.queue import Queue
+from opsqueue.keys import base_key
+from opsqueue.partitioned import PartitionedQueue
 from tests.chaos.stage import Stage
 from tests.chaos.values import API, CONSUMER, IN_STORE, Fault, Plan
 
 _NOBODY: Final = "nobody"
 """In place of programs, of which none at all would mean each."""
 _NO_PID: Final = -1
+_MOST_PARTITIONS: Final = 4
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Injector:
     programs: frozenset[str] = frozenset()
     pids: frozenset[int] = frozenset()
     queues: frozenset[str] = frozenset()
+    partitions: frozenset[int] = frozenset()
     name: ClassVar[str] = ""
 
     def begin(self, stage: Stage) -> None:
@@ -55,6 +58,7 @@ class Injector:
             programs=self.programs,
             pids=self.pids,
             queues=self.queues,
+            partitions=self.partitions,
         )
 
     def do(self, stage: Stage) -> None:
@@ -246,26 +250,47 @@ class PauseQueue(Injector):
     def do(self, stage: Stage) -> None:
         self.queues = frozenset({self.plan.target})
         if stage.is_server_up:
-            Queue(stage.client, self.plan.target).pause_queue()
+            PartitionedQueue(stage.client, self.plan.target).pause_queue()
 
     def undo(self, stage: Stage) -> None:
         # Resumed at the end by the stage, where the server is away now.
         if stage.is_server_up:
-            Queue(stage.client, self.plan.target).resume_queue()
+            PartitionedQueue(stage.client, self.plan.target).resume_queue()
 
 
-class DeleteStream(Injector):
+class SpreadQueue(Injector):
+    """A queue gets another partition, as far as four."""
+
+    name = "spread-queue"
+
+    def do(self, stage: Stage) -> None:
+        if stage.is_server_up:
+            queue = PartitionedQueue(stage.client, self.plan.target)
+            queue.set_partitions(min(_MOST_PARTITIONS, len(queue.parts()) + 1))
+
+
+class _Delete(Injector):
+    def reservations(self, stage: Stage) -> str:
+        """Give the key of the stream in one of the queue's partitions."""
+        parts = PartitionedQueue(stage.client, self.plan.target).parts()
+        partition = int(self.plan.detail * len(parts))
+        self.partitions = frozenset({partition})
+        return f"{base_key(self.plan.target, partition)}reservations"
+
+
+class DeleteStream(_Delete):
     """DEL of a queue's stream of reservations."""
 
     name = "delete-stream"
 
     def do(self, stage: Stage) -> None:
         self.queues = frozenset({self.plan.target})
+        # A command to a stopped server would take effect when it goes on, at another instant.
         if stage.is_server_up:
-            stage.client.delete(_reservations(self.plan.target))
+            stage.client.delete(self.reservations(stage))
 
 
-class DeleteGroup(Injector):
+class DeleteGroup(_Delete):
     """XGROUP DESTROY of a queue's consumer group."""
 
     name = "delete-group"
@@ -275,7 +300,7 @@ class DeleteGroup(Injector):
         if stage.is_server_up:
             # Of a queue that was not used yet there is no stream.
             with suppress(redis.ResponseError):
-                stage.client.xgroup_destroy(_reservations(self.plan.target), "workers")
+                stage.client.xgroup_destroy(self.reservations(stage), "workers")
 
 
 class _StoreTrouble(Injector):
@@ -396,7 +421,3 @@ def _behind(stage: Stage, program: str) -> frozenset[str]:
     if program == CONSUMER and stage.cast.consumer_via == "http":
         return frozenset({_NOBODY})
     return frozenset({program})
-
-
-def _reservations(queue: str) -> str:
-    return f"oq:{{{queue}}}:reservations"

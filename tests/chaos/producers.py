@@ -19,7 +19,7 @@ from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.submission import SubmissionId
 from tests.chaos.values import FAIR, IN_STORE, QUEUES, QUICK, Expected, Fault
 
-_OUTSTANDING: Final = 3
+_OUTSTANDING: Final = 6
 _MAX_ATTEMPTS: Final = 1_000
 """Bad luck is not what a run is about."""
 _NO_WAIT: Final = Backoff(first_ms=100, max_ms=500)

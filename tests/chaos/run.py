@@ -17,8 +17,9 @@ from typing import Any, Final
 import redis
 
 from opsqueue.exceptions import ConnectionTroubleError, OpsqueueError
+from opsqueue.keys import base_key
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.submission import SubmissionId
 from opsqueue.submission_api import QueueApi
@@ -76,7 +77,7 @@ class Result:
             ),
             (
                 f"  appendfsync {cast.appendfsync}, pools {', '.join(cast.pools)}, consumer over "
-                f"{cast.consumer_via}"
+                f"{cast.consumer_via}, API processes {cast.api_processes}"
             ),
             (
                 f"  {len(evidence.expected)} submissions, {operations:,} operations, {ran:,} "
@@ -248,14 +249,14 @@ def _is_quiet(stage: Stage) -> bool:
 
 
 def _end_of(stage: Stage, name: str) -> QueueEnd:
-    queue = Queue(stage.client, name)
+    queue = PartitionedQueue(stage.client, name)
     counts = queue.count_queue()
-    base = f"oq:{{{name}}}:"
     counted: dict[str, int] = {}
-    for key in stage.client.scan_iter(f"{base}inhand*"):
-        for value, number in stage.client.hgetall(key).items():
-            if int(number):
-                counted[f"{key.decode().removeprefix(base)} {value.decode()}"] = int(number)
+    for part in queue.parts():
+        for key in stage.client.scan_iter(f"{base_key(name, part.partition)}inhand*"):
+            for value, number in stage.client.hgetall(key).items():
+                if int(number):
+                    counted[f"{key.decode()} {value.decode()}"] = int(number)
     submissions = counts.submissions
     return QueueEnd(
         stats=counts.stats,

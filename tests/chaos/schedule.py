@@ -20,7 +20,7 @@ from tests.chaos.values import (
 
 PROGRAMS: Final = (*WORKERS, CONSUMER, API)
 """Each has a connection to Redis of its own, and a clock."""
-_GAP_S: Final = 1.1
+_GAP_S: Final = 1.4
 """Between two faults, on average."""
 
 
@@ -63,6 +63,7 @@ _ALL: Final = (
     Kind("stop-server", (SERVER,), 0.5, 6.0),
     Kind("flush-scripts", (SERVER,)),
     Kind("pause-queue", QUEUES, 0.5, 4.0),
+    Kind("spread-queue", QUEUES),
     Kind("delete-stream", QUEUES),
     Kind("delete-group", QUEUES),
     Kind("store-errors", (STORE,), 1.0, 6.0),
@@ -86,6 +87,7 @@ def cast_of(seed: int) -> Cast:
         appendfsync=chance.choice(("always", "everysec")),
         pools=("process", chance.choice(("process", "thread", "async"))),
         consumer_via=chance.choice(("http", "redis")),
+        api_processes=chance.choice((1, 2)),
     )
 
 

@@ -14,7 +14,7 @@ import redis
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
-from opsqueue.queue import Queue
+from opsqueue.partitioned import PartitionedQueue
 from tests.chaos.program import Program
 from tests.chaos.proxy import Loop, Proxy, StoreProxy
 from tests.chaos.schedule import PROGRAMS
@@ -72,7 +72,7 @@ class Stage:
     def heal(self) -> None:
         """Let everything through, whatever was done to it."""
         for queue in QUEUES:
-            Queue(self.client, queue).resume_queue()
+            PartitionedQueue(self.client, queue).resume_queue()
         for proxy in (*self.redis_proxies.values(), self.store_proxy):
             proxy.set("well")
 
@@ -138,7 +138,7 @@ def _start_programs(stage: Stage, stack: ExitStack) -> None:
         stage.programs[name] = program
         return program
 
-    api = add(API, "-m", "opsqueue_api", "--port", "0")
+    api = add(API, "-m", "opsqueue_api", "--port", "0", "--workers", str(stage.cast.api_processes))
     api.start()
     stage.api_url = api.wait_for_line("ready on ").rpartition(" ")[2]
     # At the next start on the same port, as clients know it.

@@ -46,6 +46,7 @@ class Cast:
     """Of each worker."""
     consumer_via: str
     """`http` or `redis`."""
+    api_processes: int = 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,6 +76,7 @@ class Fault:
     """Executions in these; of every program, if empty."""
     pids: frozenset[int] = frozenset()
     queues: frozenset[str] = frozenset()
+    partitions: frozenset[int] = frozenset()
     submissions: frozenset[int] = frozenset()
 
 
@@ -96,6 +98,10 @@ class Execution:
     """None: the process died, or hangs still."""
     how: str = ""
     """`returned` or `raised`."""
+
+    @property
+    def partition(self) -> int:
+        return self.submission % 100
 
     @property
     def key(self) -> Key:
