@@ -54,6 +54,10 @@ class PartitionedQueue(PartitionedReadings):
         Which one its idempotency key says, or else its prefix: that a prefix belongs to another
         submission is noticed within one partition.
         """
+        if idempotency_key:
+            # Another process may have put it into a partition that we don't know of yet, and its
+            # answer may have been lost.
+            self._look()
         home = self._home_of(idempotency_key or new.prefix)
         if idempotency_key:
             # Where there were fewer partitions, the key had another home.

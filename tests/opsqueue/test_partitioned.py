@@ -109,6 +109,21 @@ def test_an_insert_with_a_key_is_done_once_also_after_there_are_more_partitions(
     assert len(listed(queue, SubmissionState.IN_PROGRESS)) == 2
 
 
+def test_an_insert_with_a_key_is_done_once_also_by_who_has_not_heard_of_more_partitions(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """One API process answered and the answer was lost; another one is asked again."""
+    behind, ahead = PartitionedQueue(client, queue_name), PartitionedQueue(client, queue_name)
+    assert len(behind.parts()) == 1
+    ahead.set_partitions(PARTITIONS)
+    key = key_for(3, of=PARTITIONS)
+
+    first = ahead.insert_submission(new_submission(), idempotency_key=key)
+    again = behind.insert_submission(new_submission(), idempotency_key=key)
+
+    assert (again.id, again.is_new) == (first.id, False)
+
+
 def test_chunks_of_all_partitions_are_reserved_and_reported(queue: PartitionedQueue) -> None:
     """Each report goes where its chunk is, in the order of the call."""
     ids = spread(queue)
