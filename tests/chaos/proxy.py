@@ -32,16 +32,30 @@ class Loop:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.run(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do it there, and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
 
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    # What was closed lets go of its socket in the next round.
+    await asyncio.sleep(0)
+
+
 class Proxy:
-    """Passes bytes on to a port of this machine, and back, in the way that it is told to."""
+    """Passes bytes on to a port of this machine, and back, in the way that it is told to.
+
+    `with` makes it listen on a free port.
+    """
 
     def __init__(self, loop: Loop, target: int, *, seed: str = "") -> None:
         self._loop = loop
@@ -53,10 +67,12 @@ class Proxy:
         self._changed = asyncio.Condition()
         self.port = 0
 
-    def start(self) -> Self:
-        """Listen on a free port."""
+    def __enter__(self) -> Self:
         self._loop.run(self._start())
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run(self._stop())
 
     def set(self, way: str, detail: float = 0.0) -> None:
         """Change how bytes are passed on; `well` heals."""
@@ -65,10 +81,6 @@ class Proxy:
     def cut(self) -> None:
         """Close all connections there are."""
         self._loop.run(self._cut())
-
-    def stop(self) -> None:
-        """Listen no more, and close all."""
-        self._loop.run(self._stop())
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)

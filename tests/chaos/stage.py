@@ -88,7 +88,7 @@ def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
         client = connect(server.url)
         stack.callback(client.close)
         loop = stack.enter_context(Loop())
-        redis_proxies = {name: Proxy(loop, server.port).start() for name in PROGRAMS}
+        redis_proxies = {name: stack.enter_context(Proxy(loop, server.port)) for name in PROGRAMS}
         store = Program(
             "store",
             [sys.executable, str(_APPS / "s3_server.py")],
@@ -98,7 +98,7 @@ def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
         stack.callback(store.end)
         store.start()
         store_port = int(store.wait_for_line("ready on").rpartition(" ")[2])
-        store_proxy = StoreProxy(loop, store_port, seed=f"store {seed}").start()
+        store_proxy = stack.enter_context(StoreProxy(loop, store_port, seed=f"store {seed}"))
         stage = Stage(
             folder=folder,
             cast=cast,
@@ -111,9 +111,6 @@ def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
             api_url="",
             store_url=f"s3://chaos/run?endpoint_url=http://127.0.0.1:{store_proxy.port}",
         )
-        # Ended before the proxies are, so that none of them complains at the end.
-        for proxy in (*redis_proxies.values(), store_proxy):
-            stack.callback(proxy.stop)
         _start_programs(stage, stack)
         yield stage
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import psutil
 import pytest
@@ -27,6 +26,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.submission import Submission, SubmissionId
 from opsqueue.submission_api import QueueApi
+from tests.chaos.proxy import Loop, Proxy
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -226,15 +226,14 @@ def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick, run: Run):
 
 def test_a_connection_that_hangs_is_given_up(start_quick, run: Run):
     """A proxy swallows everything for a while; reports are repeated until they are stored."""
-    port = run.server.port
-    with SwallowingProxy(port) as proxy:
+    with Loop() as loop, Proxy(loop, run.server.port) as proxy:
         worker = start_quick(OPSQUEUE_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
         submission_id = run.submit(60)
         run.wait_until_some_ran(10)
 
-        proxy.swallow()
+        proxy.set("swallow")
         worker.wait_for_line("trying again")
-        proxy.pass_on()
+        proxy.set("well")  # for new connections; the old ones stay silent
 
         run.check(submission_id, 60)
 
@@ -271,56 +270,3 @@ def test_random_kills_of_children_and_parents_lose_nothing(start, start_quick, r
         assert worker.wait() == 0
     counted = Counter(line.split()[0] for line in run.runs())
     assert set(counted) == {str(index) for index in range(2_000)}
-
-
-class SwallowingProxy:
-    """A TCP proxy in front of a server, which can stop passing bytes on without closing."""
-
-    def __init__(self, target: int) -> None:
-        import socket  # noqa: PLC0415 only here
-
-        self._target = target
-        self._passing = threading.Event()
-        self._passing.set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._connect = socket.create_connection
-        self._open: list[socket.socket] = []
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        for sock in self._open:
-            with contextlib.suppress(OSError):
-                sock.close()
-
-    def swallow(self) -> None:
-        """Bytes that come from now on are lost."""
-        self._passing.clear()
-
-    def pass_on(self) -> None:
-        """New connections work; the old ones stay silent, as after a failover."""
-        self._passing.set()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = self._connect(("127.0.0.1", self._target))
-                self._open += [near, far]
-                state = {"dead": False}
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(
-                        target=self._pump, args=(source, sink, state), daemon=True
-                    ).start()
-
-    def _pump(self, source, sink, state) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                if not self._passing.is_set():
-                    state["dead"] = True
-                if not state["dead"]:
-                    sink.sendall(data)
