@@ -24,6 +24,7 @@ _NOBODY: Final = "nobody"
 """In place of programs, of which none at all would mean each."""
 _NO_PID: Final = -1
 _MOST_PARTITIONS: Final = 4
+_WRITTEN_WITHIN_S: Final = 3.0
 
 
 @dataclass
@@ -204,11 +205,18 @@ class TermApi(Injector):
 
 
 class KillServer(Injector):
-    """SIGKILL to Redis, which is started again on its data and its port."""
+    """SIGKILL to Redis, which is started again on its data and its port.
+
+    With `appendfsync everysec` it puts writes off while an fsync takes long, and answers all the
+    same: what it does not promise is not asked for, so we wait until it has written.
+    """
 
     name = "kill-server"
 
     def do(self, stage: Stage) -> None:
+        deadline = time.monotonic() + _WRITTEN_WITHIN_S
+        while _is_behind(stage) and time.monotonic() < deadline:
+            time.sleep(0.001)
         stage.is_server_up = False
         stage.server.kill()
 
@@ -403,6 +411,11 @@ def _subclasses(base: type[Injector]) -> list[type[Injector]]:
 
 
 INJECTORS: Final = {one.name: one for one in _subclasses(Injector) if one.name}
+
+
+def _is_behind(stage: Stage) -> bool:
+    info = stage.client.info("persistence")
+    return bool(info["aof_pending_bio_fsync"] or info["aof_buffer_length"])
 
 
 def _child_of(stage: Stage, plan: Plan) -> psutil.Process | None:
