@@ -1,7 +1,8 @@
-"""What a child says to its parent, and when."""
+"""What a child and its parent say to each other, and when."""
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from opsqueue.execution import Ran
 from opsqueue.output import Encoded
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.child import Child
-from opsqueue_worker.messages import ChunkDone, Hello, read_from_child
+from opsqueue_worker.child_process import ChildProcess
+from opsqueue_worker.messages import ChunkDone, Hello, Void, read_from_child, send
 from opsqueue_worker.status import Status
 from tests.opsqueue_worker.test_executor import task_of
 from tests.opsqueue_worker.test_reporter import CHUNK
@@ -74,3 +76,38 @@ def token_of_report(connection: Connection) -> str:
     report = read_from_child(connection.recv_bytes())
     assert isinstance(report, ChunkDone)
     return report.token
+
+
+def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Closed earlier, its number is the next child's, which would hear what was not for it."""
+    is_speaking, goes_on = threading.Event(), threading.Event()
+
+    def speak_slowly(connection: Connection, message: object) -> None:
+        if isinstance(message, Void):
+            is_speaking.set()
+            goes_on.wait(20)
+        send(connection, message)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("opsqueue_worker.child_process.send", speak_slowly)
+    child = ChildProcess(HELLO)
+    speaking = threading.Thread(target=child.speak)
+    speaking.start()
+    child.assign(CHUNK)
+    child.void([CHUNK.token])
+    assert is_speaking.wait(20)
+    child.kill()
+    child.listen(lambda: None, lambda _: None)
+    descriptor = child._connection.fileno()
+
+    closing = threading.Thread(target=child.close)
+    closing.start()
+    closing.join(0.2)
+    os.fstat(descriptor)  # raises where it is closed
+    goes_on.set()
+
+    closing.join(20)
+    speaking.join(20)
+    assert [closing.is_alive(), speaking.is_alive()] == [False, False]
+    assert child._connection.closed

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Final
 
 from opsqueue.chunk import Reservation, Token
 from opsqueue.execution import Report
@@ -30,6 +32,8 @@ from opsqueue_worker.messages import (
 from opsqueue_worker.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
+_SILENT_WITHIN_S: Final = 5.0
+"""A descriptor is rather lost than closed too early."""
 
 
 class ChildProcess:
@@ -51,11 +55,13 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
             )
         self._connection = Connection(ours.detach())
-        self._outbox: queue.SimpleQueue[ToChild] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
         self._sequence = 0
         self.assigned: dict[Token, tuple[int, Reservation]] = {}
         self.is_ready = threading.Event()
         self.is_gone = threading.Event()
+        self._is_silent = threading.Event()
+        """Nobody speaks to it any more."""
         self.is_retiring = False
         """It gets no more chunks, and stops when it has none."""
         self.is_stopping = False
@@ -125,11 +131,13 @@ class ChildProcess:
         full: whoever has something to say must not wait for that.
         """
         try:
-            while not self.is_gone.is_set():
-                send(self._connection, self._outbox.get())
+            while (message := self._outbox.get()) is not None:
+                send(self._connection, message)
         except OSError:
             # It is dead: the listening thread notices the same, and the pool cares for its chunks.
             logger.debug("child %d is gone", self.pid)
+        finally:
+            self._is_silent.set()
 
     def listen(self, on_ready: Callable[[], None], on_report: Callable[[Report], None]) -> None:
         """Pass on its reports until it is gone, then wait for its exit code."""
@@ -145,13 +153,16 @@ class ChildProcess:
             self._process.wait()
         finally:
             self.is_gone.set()
-            self._outbox.put(Stop())  # wakes the speaking thread, which ends
+            self._outbox.put(None)  # ends the speaking thread
 
     def notice_end(self) -> None:
         """End `listen` when the process has ended, though a fork of it holds the socket open."""
         if self._process.poll() is not None and not self.is_gone.is_set():
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
-                ours.shutdown(socket.SHUT_RD)  # what it said before is still read
+            self._shut(socket.SHUT_RD)  # what it said before is still read
+
+    def _shut(self, how: int) -> None:
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
+            ours.shutdown(how)
 
     def running(self) -> dict[Token, float]:
         """Give the chunks that run, in the order they came, and for how many seconds."""
@@ -174,5 +185,10 @@ class ChildProcess:
 
     def close(self) -> None:
         """Let go of its descriptors, after its end."""
-        self._connection.close()
+        # The number of a closed one goes to the next child's at once. Who is still speaking, or
+        # about to, would speak to that one: of a chunk that is not its own, or Stop before Hello.
+        with suppress(OSError):
+            self._shut(socket.SHUT_RDWR)
+        if self._is_silent.wait(_SILENT_WITHIN_S):
+            self._connection.close()
         self._status.close()
