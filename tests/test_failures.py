@@ -104,6 +104,13 @@ SHOWN_BY: Final = {
     "Redis has lost all its data": (
         "opsqueue/test_rebuild.py::test_work_goes_on_after_redis_was_lost",
     ),
+    "disk or replica does not confirm an insert": (
+        "opsqueue_api/test_durability.py::test_an_insert_that_is_not_confirmed_is_answered_503",
+        "opsqueue_api/test_durability.py::test_an_insert_is_confirmed_by_repeating_it",
+    ),
+    "Redis comes back without its last writes": (
+        "system/test_durability.py::test_completions_that_a_server_lost_are_made_again",
+    ),
     "answer of a report lost": (
         "opsqueue/queue/test_complete.py::test_a_report_that_is_repeated_does_not_count_twice",
         "system/test_recovery.py::test_a_connection_that_hangs_is_given_up",
