@@ -15,9 +15,6 @@ count of microseconds for the script). The ratios are medians against those of t
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import tempfile
@@ -33,6 +30,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.queue import Queue
 from opsqueue.strategy import parse_strategy
 from opsqueue.submission import NewSubmission
+from report import Report
 
 SINGLE = (
     "Oldest",
@@ -57,6 +55,15 @@ COMPOSED = (
     "RateLimit(priority, 10000, 10, PreferDistinct(customer, Oldest))",
 )
 BATCH = 10
+COLUMNS = {
+    "submissions": "{submissions:,}",
+    "p50": "{p50_ms:.2f} ms",
+    "p90": "{p90_ms:.2f} ms",
+    "p99": "{p99_ms:.2f} ms",
+    "server p50": "{server_p50_ms:.3f} ms",
+    "ratio": "{ratio:.2f}",
+    "in server": "{server_ratio:.2f}",
+}
 
 
 @dataclass
@@ -73,38 +80,27 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[30, 3_000, 300_000])
     parser.add_argument("--reserves", type=int, default=300)
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
     chosen = parser.parse_args()
 
-    rows: list[dict[str, Any]] = []
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores")
+    report = Report("strategies", options=vars(chosen))
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
         EmbeddedServer(Path(folder), is_durable=False) as server,
     ):
         client = connect(server.url)
-        print(f"server {client.info('server')['redis_version']} (compatible version)")
+        report.say_where(client)
         fill(client, 1)  # what the server needs once is not the submissions'
         queues = {}
         for size in sorted(chosen.sizes):
             queues[size], memory = fill(client, size)
-            print(f"{size:,} submissions: {memory / size:,.0f} bytes each", flush=True)
+            report.say(f"{size:,} submissions: {memory / size:,.0f} bytes each")
         for title, strategies in (("strategy", SINGLE), ("composition", COMPOSED)):
-            print(f"\n| {title} | submissions | p50 | p90 | p99 | server p50 | ratio | in server |")
-            print("|---|---|---|---|---|---|---|---|")
+            table = report.table({title: "`{strategy}`", **COLUMNS})
             for text in strategies:
                 for row in measure(client, queues, text, chosen.reserves):
-                    rows.append(row)
-                    print(
-                        f"| `{text}` | {row['submissions']:,} | {row['p50_ms']:.2f} ms "
-                        f"| {row['p90_ms']:.2f} ms | {row['p99_ms']:.2f} ms "
-                        f"| {row['server_p50_ms']:.3f} ms "
-                        f"| {row['ratio']:.2f} | {row['server_ratio']:.2f} |",
-                        flush=True,
-                    )
+                    table.add(row)
         client.close()
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1))
+    report.save()
 
 
 def fill(client: redis.Redis, size: int) -> tuple[Queue, int]:
