@@ -1,0 +1,363 @@
+"""The state machine alone: reserve and complete per second, against the server's bare limit.
+
+    python benchmarks/state_machine.py
+    python benchmarks/state_machine.py --strategies Oldest --batches 1 100
+    python benchmarks/state_machine.py --commands     # which commands, and how many a chunk
+
+Our scripts and bare ones are called in the same way, by EVALSHA in pipelines of --at-once chunks,
+so that round trips are hidden and the server is what limits; they take turns, --rounds of each, and
+a row has the medians. Nothing reads the answers into values, which is the client's part (`Queue`).
+
+The bare limit: scripts that do nothing but the commands which a reservation and its end can't do
+without in this data model, each as seldom as can be. There is no clock, no branch, no check, no
+list of what is delayed, no pause, no repair, and what a strategy answers is given to them.
+
+reserve   a call: ZADD of the worker's sign of life, XREADGROUP of all chunks, XREVRANGE of the last
+          wake-up for the answer; a submission: HGETALL, HSET of cursor and chunks in hand;
+          a chunk: XADD of the entry
+complete  a call: XRANGE over all tokens (a report names tokens, the entries say whose chunks they
+          are), one XACK and one XDEL of all, HINCRBY of the queue's 4 totals and 2 of its rate;
+          a submission: HMGET of what must be known, HSET of its 3 counters; a chunk: SETBIT
+
+and, by strategy, the look into its index, once a pick where picks differ and else once a call;
+where submissions have strategic metadata, HINCRBY and ZADD for the count in hand of each value
+touched, in both. The bare answer to complete is one number, ours an outcome a chunk.
+
+`ratio` is ours by the bare limit; `in server` the same of the microseconds that the server counts
+for EVALSHA, which leaves out how it reads and answers calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.client import Pipeline
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue import Queue
+from opsqueue.script import load_script
+from opsqueue.strategy import parse_strategy
+from opsqueue.submission import NewSubmission
+from report import Report
+
+SUBMISSIONS = 100  # each with a customer of its own, of ten priorities
+WORKER = "bench"
+CHUNKS = 10**9  # of each submission: more than a run takes
+
+BARE_RESERVE = """
+local base, worker, n = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local reservations, subs = base .. 'reservations', {{}}
+redis.call('ZADD', base .. 'workers', ARGV[3], worker)
+{once}
+for i = 5, #ARGV, 3 do
+  local id, first, count = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  for index = first, first + count - 1 do
+    {each}
+    redis.call('XADD', reservations, '*', 's', id, 'i', index, 'a', 1, 't', ARGV[3], 'e', ARGV[4])
+  end
+  {counts}
+  redis.call('HSET', base .. 'sub:' .. id, 'cursor', first + count, 'chunks_in_hand', count)
+  subs[#subs + 1] = redis.call('HGETALL', base .. 'sub:' .. id)
+end
+local delivered = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', n, 'STREAMS',
+  reservations, '>')
+return {{delivered, subs, redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)}}
+"""
+BARE_COMPLETE = """
+local base, n = KEYS[1], tonumber(ARGV[1])
+local reservations, stats, recent = base .. 'reservations', base .. 'stats', base .. 'recent'
+redis.call('XRANGE', reservations, ARGV[3], ARGV[2 + n], 'COUNT', n)
+redis.call('XACK', reservations, 'workers', unpack(ARGV, 3, 2 + n))
+redis.call('XDEL', reservations, unpack(ARGV, 3, 2 + n))
+for i = 3 + n, #ARGV, 3 do
+  local id, first, count = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local key = base .. 'sub:' .. id
+  redis.call('HMGET', key, 'state', 'chunks_total', 'chunk_size', 'operations_total',
+    'chunks_done', 'operations_done', 'chunks_in_hand', 'max_failed_operations', 'watched_until')
+  for index = first, first + count - 1 do
+    redis.call('SETBIT', key .. ':done', index, 1)
+  end
+  {counts}
+  redis.call('HSET', key, 'chunks_done', first + count, 'operations_done', first + count,
+    'chunks_in_hand', 0)
+end
+redis.call('HINCRBY', stats, 'chunks_completed', n)
+redis.call('HINCRBY', stats, 'operations_completed', n)
+redis.call('HINCRBY', stats, 'backlog_chunks', -n)
+redis.call('HINCRBY', stats, 'backlog_operations', -n)
+redis.call('HINCRBY', recent, 'c:' .. ARGV[2], n)
+redis.call('HINCRBY', recent, 'o:' .. ARGV[2], n)
+return n
+"""
+COUNT_IN_HAND = """
+  redis.call('HINCRBY', base .. 'inhand:{key}', id, {sign}count)
+  redis.call('ZADD', base .. 'oldest:{key}', {sign}count, id .. ':' .. id)
+"""
+FIRST_OF = "redis.call('ZRANGE', base .. '{index}', 0, 0)"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy, and what the bare limit has of it."""
+
+    strategy: str
+    key: str = ""
+    """Of the strategic metadata that submissions have."""
+    once: str = ""
+    """The look into an index, where one serves all picks of a call."""
+    each: str = ""
+    """Where each pick needs its own."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the chunks of a call come from as many submissions as can be."""
+        return bool(self.each)
+
+
+CASES = (
+    Case("Oldest", once=FIRST_OF.format(index="ready")),
+    Case("Newest", once=FIRST_OF.format(index="ready")),
+    Case("Random", each="redis.call('ZRANDMEMBER', base .. 'ready', 1)"),
+    Case("Highest(priority, Oldest)", key="priority", once=FIRST_OF.format(index="value:priority")),
+    Case(
+        "SelectOnly(priority, 3, Oldest)",
+        key="priority",
+        once=FIRST_OF.format(index="meta:priority:3"),
+    ),
+    Case(
+        "PreferDistinct(customer, Oldest)",
+        key="customer",
+        each=FIRST_OF.format(index="oldest:customer"),
+    ),
+    Case(
+        "MaxSimultaneous(customer, 1000, Oldest)",
+        key="customer",
+        once=FIRST_OF.format(index="oldest:customer"),
+    ),
+    Case(
+        "RateLimit(customer, 1000000, 1000000, Oldest)",
+        key="customer",
+        once=FIRST_OF.format(index="paced:customer"),
+    ),
+)
+
+
+class Ours:
+    """The transitions, as `Queue` calls them, without reading the answers."""
+
+    def __init__(self, client: redis.Redis, case: Case) -> None:
+        name = f"ours-{CASES.index(case)}"
+        self._queue = Queue(client, name)
+        for number in range(SUBMISSIONS):
+            value = {"customer": number, "priority": number % 10}.get(case.key)
+            self._queue.insert_submission(
+                NewSubmission(
+                    prefix=f"p{number}",
+                    chunks_total=CHUNKS,
+                    strategic_metadata={} if value is None else {case.key: value},
+                )
+            )
+        self._base = f"oq:{{{name}}}:"
+        self._wire = parse_strategy(case.strategy).wire()
+        self._reserve = load_script("reserve_chunks")
+        self._complete = load_script("complete_chunks")
+        client.script_load(self._reserve.text)
+        client.script_load(self._complete.text)
+
+    def reserve(self, pipeline: Pipeline, batch: int) -> None:
+        argv = ["", WORKER, batch, 600_000, self._wire, random.getrandbits(30) or 1, "", 30_000]
+        pipeline.evalsha(self._reserve.sha, 1, self._base, *argv)
+
+    def complete(self, pipeline: Pipeline, reserved: list[Any]) -> None:
+        argv: list[Any] = [""]
+        for token, *_ in reserved[4]:
+            argv += [token, 0, 0, b""]
+        pipeline.evalsha(self._complete.sha, 1, self._base, *argv)
+
+
+class Bare:
+    """The same commands without a logic."""
+
+    def __init__(self, client: redis.Redis, case: Case) -> None:
+        self._base = f"oq:{{bare-{CASES.index(case)}}}:"
+        counts = COUNT_IN_HAND if case.key else ""
+        self._reserve = client.script_load(
+            BARE_RESERVE.format(
+                once=case.once, each=case.each, counts=counts.format(key=case.key, sign="")
+            )
+        )
+        self._complete = client.script_load(
+            BARE_COMPLETE.format(counts=counts.format(key=case.key, sign="-"))
+        )
+        self._is_spread = case.is_spread
+        self._cursors = [0] * SUBMISSIONS
+        self._next = 0
+        self._in_hand: deque[list[Any]] = deque()
+        self._fill(client, case)
+
+    def _fill(self, client: redis.Redis, case: Case) -> None:
+        client.xgroup_create(self._base + "reservations", "workers", "0", mkstream=True)
+        client.xadd(self._base + "wake", {"at": 1})
+        ours = Queue(client, f"ours-{CASES.index(case)}")
+        page = ours.list_submissions(order="oldest", limit=SUBMISSIONS)
+        self._ids = [str(submission.id) for submission in page.submissions]
+        for id_ in self._ids:
+            fields = client.hgetall(f"oq:{{ours-{CASES.index(case)}}}:sub:{id_}")
+            client.hset(self._base + "sub:" + id_, mapping=fields)
+            for index in ("ready", "value:priority", "meta:priority:3", "paced:customer"):
+                client.zadd(self._base + index, {id_: 0})
+
+    def reserve(self, pipeline: Pipeline, batch: int) -> None:
+        # Spread as far as it goes: no submission twice while there are others.
+        parts: dict[int, int] = {}
+        for _ in range(min(batch, SUBMISSIONS) if self._is_spread else 1):
+            parts[self._next % SUBMISSIONS] = 0
+            self._next += self._is_spread
+        at = list(parts)
+        for number in range(len(at)):
+            parts[at[number]] = batch // len(at) + (number < batch % len(at))
+        ranges: list[Any] = []
+        for number, count in parts.items():
+            ranges += [self._ids[number], self._cursors[number], count]
+            self._cursors[number] += count
+        self._in_hand.append(ranges)
+        now = time.time_ns() // 10**6
+        pipeline.evalsha(self._reserve, 1, self._base, WORKER, batch, now, now + 600_000, *ranges)
+
+    def complete(self, pipeline: Pipeline, reserved: list[Any]) -> None:
+        tokens = [entry[0] for entry in reserved[0][0][1]]
+        slot = time.time_ns() // 10**10
+        ranges = self._in_hand.popleft()
+        pipeline.evalsha(self._complete, 1, self._base, len(tokens), slot, *tokens, *ranges)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a chunk took, reserve and complete together."""
+
+    wall_us: float
+    server_us: float
+    commands: dict[str, float]
+
+
+COLUMNS = {
+    "strategy": "`{strategy}`",
+    "batch": "{batch:,}",
+    "chunks a second": "{rate:,.0f}",
+    "bare limit": "{bare_rate:,.0f}",
+    "ratio": "{ratio:.0%}",
+    "in server": "{server_ratio:.0%}",
+    "us a chunk in server": "{server_us:.1f}",
+    "commands a chunk": "{commands:.1f}",
+    "bare": "{bare_commands:.1f}",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--strategies", nargs="+", default=[case.strategy for case in CASES])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 10, 100, 1_000])
+    parser.add_argument("--chunks", type=int, default=4_000, help="of a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--at-once", type=int, default=200, help="chunks in a pipeline, or a batch")
+    parser.add_argument("--commands", action="store_true", help="list each command's number, too")
+    chosen = parser.parse_args()
+
+    report = Report("state_machine", options=vars(chosen))
+    with (
+        tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
+        EmbeddedServer(Path(folder), is_durable=False) as server,
+    ):
+        client = connect(server.url)
+        report.say_where(client)
+        table = report.table(COLUMNS)
+        listed = []
+        for case in CASES:
+            if not case.strategy.startswith(tuple(chosen.strategies)):
+                continue
+            for batch in chosen.batches:
+                row, ours, bare = measure(client, case, batch, chosen)
+                table.add(row)
+                listed.append((row, ours, bare))
+                client.flushall()
+        if chosen.commands:
+            for row, ours, bare in listed:
+                report.say(f"\n{row['strategy']}, batch {row['batch']}, commands a chunk:")
+                for name in sorted({*ours, *bare}, key=lambda name: -ours.get(name, 0)):
+                    report.say(f"{name:>18} {ours.get(name, 0):6.2f} {bare.get(name, 0):6.2f}")
+        client.close()
+    report.save()
+
+
+def measure(
+    client: redis.Redis, case: Case, batch: int, chosen: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+    """Let ours and the bare ones take turns; answers the row, and the commands of both."""
+    sides = (Ours(client, case), Bare(client, case))
+    for side in sides:
+        run_round(client, side, batch, 2 * batch, chosen.at_once)
+    rounds: tuple[list[Round], list[Round]] = ([], [])
+    for number in range(chosen.rounds):
+        for at in (0, 1) if number % 2 else (1, 0):
+            rounds[at].append(run_round(client, sides[at], batch, chosen.chunks, chosen.at_once))
+    wall, bare_wall = (statistics.median(r.wall_us for r in side) for side in rounds)
+    server, bare_server = (statistics.median(r.server_us for r in side) for side in rounds)
+    commands, bare_commands = rounds[0][-1].commands, rounds[1][-1].commands
+    row = {
+        "strategy": case.strategy,
+        "batch": batch,
+        "rate": 1e6 / wall,
+        "bare_rate": 1e6 / bare_wall,
+        "ratio": bare_wall / wall,
+        "server_ratio": bare_server / server,
+        "server_us": server,
+        "bare_server_us": bare_server,
+        "commands": sum(commands.values()),
+        "bare_commands": sum(bare_commands.values()),
+    }
+    return row, commands, bare_commands
+
+
+def run_round(
+    client: redis.Redis, side: Ours | Bare, batch: int, chunks: int, at_once: int
+) -> Round:
+    calls = max(1, at_once // batch)
+    pipelines = max(1, chunks // (calls * batch))
+    client.config_resetstat()
+    began = time.perf_counter()
+    for _ in range(pipelines):
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(calls):
+            side.reserve(pipeline, batch)
+        answers = pipeline.execute()
+        for answer in answers:
+            side.complete(pipeline, answer)
+        pipeline.execute()
+    wall_s = time.perf_counter() - began
+    done = pipelines * calls * batch
+    stats: dict[str, dict[str, int]] = client.info("commandstats")
+    scripts = stats.pop("cmdstat_evalsha")
+    if scripts["calls"] != 2 * pipelines * calls or scripts["failed_calls"]:
+        raise SystemExit(f"{scripts} for {2 * pipelines * calls} calls: not what was to be timed")
+    commands = {
+        name.removeprefix("cmdstat_"): of["calls"] / done
+        for name, of in stats.items()
+        if name not in ("cmdstat_info", "cmdstat_config|resetstat")
+    }
+    return Round(wall_s * 1e6 / done, scripts["usec"] / done, commands)
+
+
+if __name__ == "__main__":
+    main()
