@@ -2,7 +2,7 @@
 -- of them, and _strategy behind these where a script says so.
 std = {
   read_globals = {
-    "KEYS", "ARGV", "redis", "ipairs", "tonumber", "tostring", "type",
+    "KEYS", "ARGV", "redis", "ipairs", "next", "pairs", "tonumber", "tostring", "type", "unpack",
     cjson = { fields = { "decode" } },
     math = { fields = { "abs", "ceil", "floor", "min", "max" } },
     string = { fields = { "byte", "find", "format", "gsub", "match", "rep", "sub" } },
@@ -14,7 +14,9 @@ max_line_length = 100
 local prelude = {
   "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
   "NINES_COMPLEMENT", "complement", "sortable",
-  "place_group", "change_groups", "enter_ready", "leave_ready", "count_in_hand", "change_pairs",
+  "table_in", "first_of", "last_of", "size_of", "change_set", "in_hand", "in_hand_changes",
+  "in_hand_of", "place_group", "change_groups", "enter_ready", "leave_ready", "note_in_hand",
+  "score_groups", "write_in_hand", "count_in_hand", "change_pairs",
   "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
   "fail_past_limit",  "count_recent", "token_of", "entry_of", "end_reservation", "use_attempt",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
@@ -22,10 +24,12 @@ local prelude = {
 }
 files["opsqueue/lua"].read_globals = prelude
 local order = {
-  "first_of", "last_of", "ready_sets", "best_of", "in_hand_of", "in_hand_lacking", "split_label",
+  "ready_sets", "best_of", "in_hand_lacking", "split_label",
   "least_busy", "better", "pick_distinct", "pick_by_value",
 }
-local limit = { "limit_of", "bucket_of", "passes", "value_of", "take_tokens" }
+local limit = {
+  "limit_of", "bucket_of", "soonest_of", "passes", "value_of", "take_tokens", "write_all_paces",
+}
 files["opsqueue/lua/_limit.lua"].read_globals = order
 local candidate = {
   "LOOK", "remembering", "passes_all", "gather", "best_ranks_of", "best_candidate",
@@ -43,9 +47,11 @@ files["opsqueue/lua/_candidate.lua"].read_globals = joined(order, limit)
 files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
 files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
 files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
-  "pick", "take_tokens", "next_allowed", "is_blocked", "last_suspect", "fields_for_worker",
+  "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked", "last_suspect",
+  "fields_for_worker",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
+files["opsqueue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }
 for _, name in ipairs { "list_submissions", "lookup_submissions" } do
   files["opsqueue/lua/" .. name .. ".lua"].read_globals = {
     "sets_of_pairs", "smallest_of", "is_in_all",
@@ -58,7 +64,7 @@ for _, name in ipairs { "insert_submission", "restore_submission" } do
 end
 -- Each is used by some script, which these files alone can't show.
 for _, name in ipairs {
-  "_prelude", "_index", "_chunk", "_insert", "_find", "_order", "_limit", "_candidate", "_strategy",
+  "_prelude", "_index", "_chunk", "_insert", "_find", "_reported", "_order", "_limit", "_candidate", "_strategy",
   "_history",
 } do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }

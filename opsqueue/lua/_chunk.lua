@@ -75,10 +75,10 @@ local function fail_past_limit(id, index, failed, limit)
 end
 
 -- Keep the rate: what was completed lately, in slots of 10 s.
-local function count_recent(operations)
+local function count_recent(chunks, operations)
   local recent = base .. 'recent'
   local slot = string.format('%.0f', now - now % 10000)
-  if redis.call('HINCRBY', recent, 'c:' .. slot, 1) == 1 then
+  if redis.call('HINCRBY', recent, 'c:' .. slot, chunks) == chunks then
     -- The first of its slot; whoever comes first after a pause finds older ones, few as they are.
     for _, field in ipairs(redis.call('HKEYS', recent)) do
       if tonumber(string.sub(field, 3)) < now - 70000 then

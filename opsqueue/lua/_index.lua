@@ -21,12 +21,54 @@ local function sortable(value)
   return '0' .. complement(padded)
 end
 
+local function table_in(parent, name)
+  local child = parent[name]
+  if not child then
+    child = {}
+    parent[name] = child
+  end
+  return child
+end
+
+-- First and last members and sizes of sets, looked up once: who changes a set says so.
+local firsts, lasts, sizes = {}, {}, {}
+local function first_of(set)
+  if firsts[set] == nil then
+    firsts[set] = redis.call('ZRANGE', set, 0, 0)[1] or false
+  end
+  return firsts[set] or nil
+end
+local function last_of(set)
+  if lasts[set] == nil then
+    lasts[set] = redis.call('ZRANGE', set, -1, -1)[1] or false
+  end
+  return lasts[set] or nil
+end
+local function size_of(set)
+  sizes[set] = sizes[set] or redis.call('ZCARD', set)
+  return sizes[set]
+end
+local function change_set(command, set, ...)
+  firsts[set], lasts[set], sizes[set] = nil, nil, nil
+  return redis.call(command, set, ...)
+end
+
+-- Chunks in hand by key and value, as they will be written down: see note_in_hand.
+local in_hand, in_hand_changes = {}, {}
+local unwritten, unscored = {}, {oldest = {}, newest = {}}
+local function in_hand_of(key, value)
+  local known = table_in(in_hand, key)
+  if not known[value] then
+    known[value] = tonumber(redis.call('HGET', base .. 'inhand:' .. key, value) or 0)
+  end
+  return known[value]
+end
+
 -- Put a group (the ready submissions with one value of a key) into its places in the indexes of its
 -- key, given its first and last submission of before; see _strategy.lua for what they hold.
 local function place_group(key, value, first_before, last_before)
   local members = base .. 'meta:' .. key .. ':' .. value
-  local first = redis.call('ZRANGE', members, 0, 0)[1]
-  local last = redis.call('ZRANGE', members, -1, -1)[1]
+  local first, last = first_of(members), last_of(members)
   if first_before and first_before ~= first then
     redis.call('ZREM', base .. 'oldest:' .. key, first_before .. ':' .. value)
   end
@@ -34,16 +76,16 @@ local function place_group(key, value, first_before, last_before)
     redis.call('ZREM', base .. 'newest:' .. key, last_before .. ':' .. value)
   end
   if first then
-    local in_hand = redis.call('HGET', base .. 'inhand:' .. key, value) or 0
-    redis.call('ZADD', base .. 'oldest:' .. key, in_hand, first .. ':' .. value)
-    redis.call('ZADD', base .. 'newest:' .. key, in_hand, last .. ':' .. value)
+    local count_now = in_hand_of(key, value)
+    redis.call('ZADD', base .. 'oldest:' .. key, count_now, first .. ':' .. value)
+    redis.call('ZADD', base .. 'newest:' .. key, count_now, last .. ':' .. value)
     if not first_before then
       local full_at = redis.call('HGET', base .. 'full_at:' .. key, value) or 0
-      redis.call('ZADD', base .. 'value:' .. key, 0, sortable(value) .. value)
+      change_set('ZADD', base .. 'value:' .. key, 0, sortable(value) .. value)
       redis.call('ZADD', base .. 'paced:' .. key, full_at, value)
     end
   elseif first_before then
-    redis.call('ZREM', base .. 'value:' .. key, sortable(value) .. value)
+    change_set('ZREM', base .. 'value:' .. key, sortable(value) .. value)
     redis.call('ZREM', base .. 'paced:' .. key, value)
   end
 end
@@ -53,12 +95,11 @@ local function change_groups(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
   for i = 1, #pairs_flat, 2 do
     local members = base .. 'meta:' .. pairs_flat[i] .. ':' .. pairs_flat[i + 1]
-    local first = redis.call('ZRANGE', members, 0, 0)[1]
-    local last = redis.call('ZRANGE', members, -1, -1)[1]
+    local first, last = first_of(members), last_of(members)
     if command == 'ZADD' then
-      redis.call('ZADD', members, 0, id)
+      change_set('ZADD', members, 0, id)
     else
-      redis.call('ZREM', members, id)
+      change_set('ZREM', members, id)
     end
     place_group(pairs_flat[i], pairs_flat[i + 1], first, last)
   end
@@ -68,8 +109,8 @@ end
 local function enter_ready(id)
   local signature = redis.call('HGET', sub_key(id), 'signature')
   if not signature then
-    redis.call('ZADD', base .. 'ready', 0, id)
-  elseif redis.call('ZADD', base .. 'ready:' .. signature, 0, id) == 1 then
+    change_set('ZADD', base .. 'ready', 0, id)
+  elseif change_set('ZADD', base .. 'ready:' .. signature, 0, id) == 1 then
     redis.call('SADD', base .. 'signatures', signature)
     change_groups(id, 'ZADD')
   end
@@ -79,10 +120,10 @@ end
 local function leave_ready(id)
   local signature = redis.call('HGET', sub_key(id), 'signature')
   if not signature then
-    return redis.call('ZREM', base .. 'ready', id) == 1
+    return change_set('ZREM', base .. 'ready', id) == 1
   end
   local set = base .. 'ready:' .. signature
-  if redis.call('ZREM', set, id) == 0 then
+  if change_set('ZREM', set, id) == 0 then
     return false
   end
   if redis.call('EXISTS', set) == 0 then
@@ -92,35 +133,81 @@ local function leave_ready(id)
   return true
 end
 
--- Every entry into `reserved` counts +1 here, every exit -1, in the script of the transition.
+-- Note that chunks of a submission, whose pairs of strategic metadata are given, came into hand or
+-- left it. Written by write_in_hand, once for all that a script takes or ends.
+local function note_in_hand(pairs_flat, change)
+  for i = 1, #pairs_flat, 2 do
+    local key, value = pairs_flat[i], pairs_flat[i + 1]
+    local count_now = in_hand_of(key, value) + change
+    in_hand[key][value] = math.max(0, count_now)
+    in_hand_changes[key] = (in_hand_changes[key] or 0) + change
+    table_in(unwritten, key)[value] = true
+    table_in(unscored.oldest, key)[value] = true
+    table_in(unscored.newest, key)[value] = true
+  end
+end
+
+-- Bring an index of groups ("oldest" or "newest") up to date with what is noted.
+local function score_groups(index, key)
+  local values, scored = unscored[index][key], {}
+  if not values then
+    return
+  end
+  unscored[index][key] = nil
+  local head_of = index == 'oldest' and first_of or last_of
+  for value in pairs(values) do
+    local head = head_of(base .. 'meta:' .. key .. ':' .. value)
+    if head then
+      scored[#scored + 1] = in_hand[key][value]
+      scored[#scored + 1] = head .. ':' .. value
+    end
+  end
+  if #scored > 0 then
+    redis.call('ZADD', base .. index .. ':' .. key, unpack(scored))
+  end
+end
+
+local function write_in_hand()
+  local has_room = false
+  for key, values in pairs(unwritten) do
+    local counts, empty = {}, {}
+    for value in pairs(values) do
+      local count_now = in_hand[key][value]
+      if count_now > 0 then
+        counts[#counts + 1] = value
+        counts[#counts + 1] = count_now
+      else
+        empty[#empty + 1] = value
+      end
+    end
+    if #counts > 0 then
+      redis.call('HSET', base .. 'inhand:' .. key, unpack(counts))
+    end
+    if #empty > 0 then
+      redis.call('HDEL', base .. 'inhand:' .. key, unpack(empty))
+    end
+    local change = in_hand_changes[key]
+    has_room = has_room or change < 0
+    if redis.call('HINCRBY', base .. 'inhand', key, change) == 0 then
+      redis.call('HDEL', base .. 'inhand', key)
+    end
+    score_groups('oldest', key)
+    score_groups('newest', key)
+  end
+  unwritten, in_hand_changes = {}, {}
+  -- A reserve has found work that a limit held back.
+  if has_room and redis.call('DEL', base .. 'blocked') == 1 then
+    wake()
+  end
+end
+
+-- Every entry into `reserved` counts +1, every exit -1, in the script of the transition.
 local function count_in_hand(id, change)
   local key = sub_key(id)
   redis.call('HINCRBY', key, 'chunks_in_hand', change)
-  if redis.call('HEXISTS', key, 'signature') == 0 or change == 0 then
-    return
-  end
-  local pairs_flat = redis.call('HGETALL', key .. ':meta')
-  for i = 1, #pairs_flat, 2 do
-    local name, value = pairs_flat[i], pairs_flat[i + 1]
-    local counts = base .. 'inhand:' .. name
-    local in_hand = redis.call('HINCRBY', counts, value, change)
-    if in_hand <= 0 then
-      redis.call('HDEL', counts, value)
-    end
-    if redis.call('HINCRBY', base .. 'inhand', name, change) == 0 then
-      redis.call('HDEL', base .. 'inhand', name)
-    end
-    local members = base .. 'meta:' .. name .. ':' .. value
-    local first = redis.call('ZRANGE', members, 0, 0)[1]
-    if first then
-      local last = redis.call('ZRANGE', members, -1, -1)[1]
-      redis.call('ZADD', base .. 'oldest:' .. name, in_hand, first .. ':' .. value)
-      redis.call('ZADD', base .. 'newest:' .. name, in_hand, last .. ':' .. value)
-    end
-  end
-  -- A reserve has found work that a limit held back.
-  if change < 0 and redis.call('DEL', base .. 'blocked') == 1 then
-    wake()
+  if change ~= 0 and redis.call('HEXISTS', key, 'signature') == 1 then
+    note_in_hand(redis.call('HGETALL', key .. ':meta'), change)
+    write_in_hand()
   end
 end
 

@@ -9,59 +9,124 @@
 -- ARGV[1]    now   see _prelude
 -- ARGV[2...] rest  token, operations_failed, has_output (0 or 1) and output of each chunk
 --
+-- With _reported.
+--
 -- Returns for each {"completed", id, chunks_left}, or {"limit_passed", id, chunks_left}: completed,
 -- and the submission failed with it; {"lost"}: somebody else holds or held it by now; or
 -- {"dropped", id}: the submission had ended.
 
+local tokens = {}
+for i = 2, #ARGV, 4 do
+  tokens[#tokens + 1] = ARGV[i]
+end
+local entries = end_reservations(tokens)
+
+-- What is known of a submission, and what this call does to it: written down once.
+local subs, order = {}, {}
+local function known(id)
+  local sub = subs[id]
+  if not sub then
+    local row = redis.call('HMGET', sub_key(id), 'state', 'chunks_total', 'chunk_size',
+      'operations_total', 'chunks_done', 'operations_done', 'operations_failed',
+      'chunks_in_hand', 'max_failed_operations', 'watched_until', 'signature')
+    sub = {key = sub_key(id), state = row[1], total = tonumber(row[2]), size = tonumber(row[3]),
+      operations_total = tonumber(row[4]), done = tonumber(row[5]),
+      operations_done = tonumber(row[6]), operations_failed = tonumber(row[7]),
+      in_hand = tonumber(row[8]), limit = row[9], watched_until = row[10],
+      signature = row[11], ended = 0, changed = false, outputs = {}}
+    subs[id] = sub
+    order[#order + 1] = id
+  end
+  return sub
+end
+
+local function write_down(sub)
+  if #sub.outputs > 0 then
+    redis.call('HSET', sub.key .. ':out', unpack(sub.outputs))
+    sub.outputs = {}
+  end
+  redis.call('HSET', sub.key, 'chunks_done', sub.done, 'chunks_in_hand', sub.in_hand,
+    'operations_done', string.format('%.0f', sub.operations_done),
+    'operations_failed', string.format('%.0f', sub.operations_failed))
+end
+
+local totals = {chunks = 0, operations = 0, failed = 0}
 local function complete(token, operations_failed, has_output, output)
-  local id, index, state = end_reservation(token)
-  if not id then
+  local entry = entries[token]
+  if not entry then
     return {'lost'}
   end
-  if state ~= 'in_progress' then
-    put_back(id, index, state)
+  entries[token] = nil  -- the same token once more is lost
+  local id, index = entry[2], tonumber(entry[4])
+  local sub = known(id)
+  if sub.state then
+    sub.ended = sub.ended + 1
+    sub.in_hand = sub.in_hand - 1
+  end
+  if sub.state ~= 'in_progress' then
+    put_back(id, index, sub.state)
     return {'dropped', id}
   end
-  local key = sub_key(id)
-  local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total',
-    'chunks_done', 'max_failed_operations', 'watched_until')
-  local total, size = tonumber(row[1]), tonumber(row[2])
-  if redis.call('SETBIT', key .. ':done', index, 1) == 1 then
-    return {'completed', id, total - tonumber(row[4])}
+  if redis.call('SETBIT', sub.key .. ':done', index, 1) == 1 then
+    return {'completed', id, sub.total - sub.done}
   end
   if has_output == '1' then
-    redis.call('HSET', key .. ':out', index, output)
+    sub.outputs[#sub.outputs + 1] = index
+    sub.outputs[#sub.outputs + 1] = output
   end
-  local operations = size
-  if index == total - 1 then
-    operations = tonumber(row[3]) - (total - 1) * size
+  local operations = sub.size
+  if index == sub.total - 1 then
+    operations = sub.operations_total - (sub.total - 1) * sub.size
   end
-  local done = redis.call('HINCRBY', key, 'chunks_done', 1)
-  redis.call('HINCRBY', key, 'operations_done', operations)
-  count('chunks_completed', 1)
-  count('operations_completed', operations)
-  count_recent(operations)
-  count('backlog_chunks', -1)
-  count('backlog_operations', -operations)
+  sub.changed = true
+  sub.done = sub.done + 1
+  sub.operations_done = sub.operations_done + operations
+  totals.chunks = totals.chunks + 1
+  totals.operations = totals.operations + operations
   if operations_failed ~= '0' then
-    local failed = redis.call('HINCRBY', key, 'operations_failed', operations_failed)
-    redis.call('SETBIT', key .. ':errors', index, 1)
-    count('operations_failed', operations_failed)
-    if row[5] and failed > tonumber(row[5]) then
-      fail_past_limit(id, index, string.format('%.0f', failed), row[5])
-      return {'limit_passed', id, total - done}
+    redis.call('SETBIT', sub.key .. ':errors', index, 1)
+    sub.operations_failed = sub.operations_failed + tonumber(operations_failed)
+    totals.failed = totals.failed + tonumber(operations_failed)
+    if sub.limit and sub.operations_failed > tonumber(sub.limit) then
+      write_down(sub)
+      fail_past_limit(id, index, string.format('%.0f', sub.operations_failed), sub.limit)
+      sub.state = 'failed'
+      return {'limit_passed', id, sub.total - sub.done}
     end
   end
-  if done == total then
+  if sub.done == sub.total then
+    write_down(sub)
     complete_submission(id)
-  else
-    tell_watchers(id, row[6], 'done')
+    sub.state = 'completed'
   end
-  return {'completed', id, total - done}
+  return {'completed', id, sub.total - sub.done}
 end
 
 local answers = {}
 for i = 2, #ARGV, 4 do
   answers[#answers + 1] = complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+end
+for _, id in ipairs(order) do
+  local sub = subs[id]
+  if sub.state then
+    write_down(sub)
+    if sub.signature then
+      note_in_hand(redis.call('HGETALL', sub.key .. ':meta'), -sub.ended)
+    end
+  end
+  if sub.changed and sub.state == 'in_progress' then
+    tell_watchers(id, sub.watched_until, 'done')
+  end
+end
+write_in_hand()
+if totals.chunks > 0 then
+  count('chunks_completed', totals.chunks)
+  count('backlog_chunks', -totals.chunks)
+  count('operations_completed', totals.operations)
+  count('backlog_operations', -totals.operations)
+  count_recent(totals.chunks, totals.operations)
+end
+if totals.failed > 0 then
+  count('operations_failed', totals.failed)
 end
 return answers
