@@ -58,9 +58,11 @@ local function gather(filters, orders, basic)
       values[i] = string.sub(group, 21)
     end
   elseif leading[1] == 'rate' then
-    values = redis.call('ZRANGE', base .. 'paced:' .. key, 0, LOOK / 2 - 1)
+    values = soonest_of(key, LOOK / 2)
   else
-    local index = base .. (basic == 'newest' and 'newest:' or 'oldest:') .. key
+    local order = basic == 'newest' and 'newest' or 'oldest'
+    score_groups(order, key)
+    local index = base .. order .. ':' .. key
     for i, label in ipairs(redis.call('ZRANGE', index, 0, LOOK / 2 - 1)) do
       local head, value = split_label(label)
       values[i] = value

@@ -29,9 +29,8 @@ local function last_suspect()
   return last
 end
 
--- A submission's fields; is_suspect is one of them where outputs may be there.
-local function fields_for_worker(id, suspect)
-  local fields = redis.call('HGETALL', sub_key(id))
+-- A submission's fields, is_suspect among them where outputs may be there.
+local function fields_for_worker(id, fields, suspect)
   if suspect and string.sub(id, 1, 17) <= suspect then
     fields[#fields + 1] = 'is_suspect'
     fields[#fields + 1] = '1'

@@ -7,10 +7,21 @@ local now_ticks = (now - EPOCH_MS) * TICKS_A_MS
 
 -- Filters. Each answers whether a submission with this value of its key may be worked on.
 
+local known_limits
 local function limit_of(kind, key, value)
-  local own = redis.call('HMGET', base .. 'limits', kind .. ':' .. key .. ':' .. value,
-    kind .. ':' .. key)
-  return own[1] or own[2]
+  if known_limits == nil then
+    -- Mostly there are none, which is asked once a script.
+    known_limits = redis.call('EXISTS', base .. 'limits') == 1 and {}
+  end
+  if not known_limits then
+    return false
+  end
+  local own, all = kind .. ':' .. key .. ':' .. value, kind .. ':' .. key
+  if known_limits[own] == nil then
+    local set = redis.call('HMGET', base .. 'limits', own, all)
+    known_limits[own] = set[1] or set[2]
+  end
+  return known_limits[own]
 end
 
 local function bucket_of(layer, value)
@@ -20,6 +31,37 @@ local function bucket_of(layer, value)
     interval, burst = string.match(own, '^(%d+),(%d+)$')
   end
   return tonumber(interval), tonumber(burst)
+end
+
+-- When buckets are full again, as they will be written down: what this script takes is written
+-- before the index of them is read, and at the end.
+local full_ats, unpaced = {}, {}
+local function full_at_of(key, value)
+  local known = table_in(full_ats, key)
+  known[value] = known[value]
+    or tonumber(redis.call('HGET', base .. 'full_at:' .. key, value) or 0)
+  return known[value]
+end
+
+local function write_paces(key)
+  for value in pairs(unpaced[key] or {}) do
+    local text = string.format('%.0f', full_ats[key][value])
+    redis.call('HSET', base .. 'full_at:' .. key, value, text)
+    redis.call('ZADD', base .. 'paced:' .. key, 'XX', text, value)
+  end
+  unpaced[key] = nil
+end
+
+local function write_all_paces()
+  for key in pairs(unpaced) do
+    write_paces(key)
+  end
+end
+
+-- The values whose buckets are fullest.
+local function soonest_of(key, limit)
+  write_paces(key)
+  return redis.call('ZRANGE', base .. 'paced:' .. key, 0, limit - 1)
 end
 
 local function passes(layer, value)
@@ -38,8 +80,7 @@ local function passes(layer, value)
   -- A bucket is kept as the tick at which it is full again. It has a token when taking one leaves
   -- it full no later than `burst` tokens from now.
   local interval, burst = bucket_of(layer, value)
-  local full_at = tonumber(redis.call('HGET', base .. 'full_at:' .. layer[2], value) or 0)
-  local wait_ticks = full_at + interval - now_ticks - burst * interval
+  local wait_ticks = full_at_of(layer[2], value) + interval - now_ticks - burst * interval
   if wait_ticks <= 0 then
     return true
   end
@@ -67,15 +108,14 @@ end
 -- Take tokens for a chunk that is handed out; one with more operations than are left borrows.
 local function take_tokens(layers, id, operations)
   for _, layer in ipairs(layers) do
-    local value = layer[1] == 'rate' and value_of(id, layer[2])
+    local key = layer[2]
+    local value = layer[1] == 'rate' and value_of(id, key)
     if value then
       local interval = bucket_of(layer, value)
-      local full_at = tonumber(redis.call('HGET', base .. 'full_at:' .. layer[2], value) or 0)
       local tokens = layer[5] == 'operations' and operations or 1
-      local text = string.format('%.0f', math.max(full_at, now_ticks) + tokens * interval)
-      redis.call('HSET', base .. 'full_at:' .. layer[2], value, text)
-      redis.call('ZADD', base .. 'paced:' .. layer[2], 'XX', text, value)
+      local full_at = math.max(full_at_of(key, value), now_ticks) + tokens * interval
+      full_ats[key][value] = full_at
+      table_in(unpaced, key)[value] = true
     end
   end
 end
-

@@ -11,19 +11,17 @@
 -- paced:KEY       zset  VALUE of each group -> tick at which its bucket is full again
 local taken = 0
 
-local function first_of(set)
-  return redis.call('ZRANGE', set, 0, 0)[1]
-end
-
-local function last_of(set)
-  return redis.call('ZRANGE', set, -1, -1)[1]
-end
-
 local signatures
+local sets_lacking = {}
 -- Sets of ready submissions that lack the key; all of them without one.
 local function ready_sets(lacking)
+  local sets = sets_lacking[lacking or '']
+  if sets then
+    return sets
+  end
   signatures = signatures or redis.call('SMEMBERS', base .. 'signatures')
-  local sets = {base .. 'ready'}
+  sets = {base .. 'ready'}
+  sets_lacking[lacking or ''] = sets
   for _, signature in ipairs(signatures) do
     local has = lacking and string.find(',' .. signature .. ',', ',' .. lacking .. ',', 1, true)
     if not has then
@@ -37,17 +35,16 @@ end
 local function best_of(sets, basic, chance)
   local best
   if basic == 'random' then
-    local sizes, total = {}, 0
-    for i, set in ipairs(sets) do
-      sizes[i] = redis.call('ZCARD', set)
-      total = total + sizes[i]
+    local total = 0
+    for _, set in ipairs(sets) do
+      total = total + size_of(set)
     end
     local at = total > 0 and chance % total or 0
-    for i, set in ipairs(sets) do
-      if at < sizes[i] then
+    for _, set in ipairs(sets) do
+      if at < size_of(set) then
         return redis.call('ZRANDMEMBER', set, 1)[1]
       end
-      at = at - sizes[i]
+      at = at - size_of(set)
     end
     return nil
   end
@@ -61,15 +58,15 @@ local function best_of(sets, basic, chance)
   return best
 end
 
-local function in_hand_of(key, value)
-  return tonumber(redis.call('HGET', base .. 'inhand:' .. key, value) or 0)
-end
-
 -- Chunks in hand of submissions that lack the key: all that are, less those that have it. What this
 -- call has taken is not in the stream yet.
+local reserved_before
+local having_before = {}
 local function in_hand_lacking(key)
-  return redis.call('XLEN', base .. 'reservations') + taken
-    - tonumber(redis.call('HGET', base .. 'inhand', key) or 0)
+  reserved_before = reserved_before or redis.call('XLEN', base .. 'reservations')
+  having_before[key] = having_before[key]
+    or tonumber(redis.call('HGET', base .. 'inhand', key) or 0)
+  return reserved_before + taken - having_before[key] - (in_hand_changes[key] or 0)
 end
 
 local function split_label(label)
@@ -79,7 +76,9 @@ end
 -- The group with the fewest chunks in hand (at least `from`, fewer than `below`), ties by the basic
 -- order; answers the submission and its count.
 local function least_busy(key, basic, chance, from, below)
-  local index = base .. (basic == 'newest' and 'newest:' or 'oldest:') .. key
+  local order = basic == 'newest' and 'newest' or 'oldest'
+  score_groups(order, key)
+  local index = base .. order .. ':' .. key
   local low = redis.call('ZRANGEBYSCORE', index, from, '(' .. below, 'WITHSCORES', 'LIMIT', 0, 1)
   if not low[1] then
     return nil
@@ -93,6 +92,8 @@ local function least_busy(key, basic, chance, from, below)
     label = redis.call('ZRANGE', index, at, at)[1]
   end
   local id, value = split_label(label)
+  local known = table_in(in_hand, key)
+  known[value] = known[value] or score
   if basic == 'random' then
     id = redis.call('ZRANDMEMBER', base .. 'meta:' .. key .. ':' .. value, 1)[1]
   end

@@ -32,8 +32,7 @@ local function lets_nothing_through(layer)
     is_blocked = true
     return true
   end
-  local soonest = redis.call('ZRANGE', base .. 'paced:' .. key, 0, LOOK - 1)
-  for _, value in ipairs(soonest) do
+  for _, value in ipairs(soonest_of(key, LOOK)) do
     if passes(layer, value) then
       return false
     end
@@ -70,7 +69,7 @@ local function pick_paced(layer, basic, chance)
     return best
   end
   local lacking = best_of(ready_sets(layer[2]), basic, chance)
-  for _, value in ipairs(redis.call('ZRANGE', base .. 'paced:' .. layer[2], 0, 15)) do
+  for _, value in ipairs(soonest_of(layer[2], 16)) do
     if passes(layer, value) then
       local head = best_of({base .. 'meta:' .. layer[2] .. ':' .. value}, basic, chance)
       return better(lacking, head, basic, chance)
@@ -79,8 +78,13 @@ local function pick_paced(layer, basic, chance)
   return lacking
 end
 
--- A number of chunks alone: the best head of all groups that the index shows below the limit.
+-- A number of chunks alone: the best of all, if its value has fewer; else the best head of all
+-- groups that the index shows below the limit.
 local function pick_limited(layer, basic, chance)
+  local best_of_all = basic ~= 'random' and best_of(ready_sets(), basic, chance)
+  if best_of_all and passes(layer, value_of(best_of_all, layer[2])) then
+    return best_of_all
+  end
   local best = best_of(ready_sets(layer[2]), basic, chance)
   local from, looked = '-inf', 0
   while looked < LOOK do
@@ -108,15 +112,24 @@ local function pick_by_first(orders, basic, chance)
   return pick_by_value(layer[2], layer[1] == 'highest', basic, chance)
 end
 
-local function pick_one(layers, chance, from)
-  local basic = layers[#layers][1]
-  local filters, orders = {}, {}
-  for i = 1, #layers - 1 do
-    local kind = layers[i][1]
-    local is_filter = kind == 'select_only' or kind == 'max' or kind == 'rate'
-    local list = is_filter and filters or orders
-    list[#list + 1] = layers[i]
+-- The parts of an alternative: filters, orders, and the basic order; taken apart once a script.
+local parts = {}
+local function parts_of(layers)
+  if not parts[layers] then
+    local filters, orders = {}, {}
+    for i = 1, #layers - 1 do
+      local kind = layers[i][1]
+      local is_filter = kind == 'select_only' or kind == 'max' or kind == 'rate'
+      local list = is_filter and filters or orders
+      list[#list + 1] = layers[i]
+    end
+    parts[layers] = {filters, orders, layers[#layers][1]}
   end
+  return unpack(parts[layers])
+end
+
+local function pick_one(layers, chance, from)
+  local filters, orders, basic = parts_of(layers)
   if #filters == 0 and #orders <= 1 then
     return pick_by_first(orders, basic, chance)
   elseif #orders == 0 and #filters == 1 and filters[1][1] == 'select_only' then

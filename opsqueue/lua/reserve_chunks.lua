@@ -30,10 +30,10 @@ local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), AR
 local reservations, delayed = base .. 'reservations', base .. 'delayed'
 local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 
+local next_due
 local function answer(tag, chunks, submissions, rest)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
-  local next_due = tag ~= 'paused' and redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  local next_at = next_due and tonumber(next_due) or -1
+  local next_at = next_due or -1
   if next_allowed and (next_at < 0 or next_allowed < next_at) then
     next_at = next_allowed
   end
@@ -42,13 +42,21 @@ local function answer(tag, chunks, submissions, rest)
 end
 
 -- Move chunks whose back-off is over into redo. Bounded; what is left is due at the next call.
+local function read_next_due()
+  next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+end
 local function free_due_chunks()
+  read_next_due()
+  if not next_due or next_due > now then
+    return
+  end
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)
   for _, member in ipairs(due) do
     local id, index = string.match(member, '^(%d+):(%d+)$')
     redis.call('ZREM', delayed, member)
     put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
   end
+  read_next_due()
 end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
@@ -58,6 +66,27 @@ if redis.call('EXISTS', base .. 'paused') == 1 then
   return answer('paused', {}, {}, '')
 end
 free_due_chunks()
+
+-- What the answer has of a submission; what is asked about it here alone comes behind.
+local FIELDS = {'chunks_total', 'chunk_size', 'operations_total', 'inline', 'prefix', 'codec',
+  'max_attempts', 'metadata', 'trace_context'}
+local function read_submission(id)
+  local key = sub_key(id)
+  local row = redis.call('HMGET', key, 'cursor', 'chunks_in_hand', 'signature', unpack(FIELDS))
+  local fields = {}
+  for i, name in ipairs(FIELDS) do
+    if row[i + 3] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = row[i + 3]
+    end
+  end
+  return {
+    key = key, fields = fields, cursor = tonumber(row[1]), in_hand = tonumber(row[2]),
+    pairs = row[3] and redis.call('HGETALL', key .. ':meta') or {}, total = tonumber(row[4]),
+    size = tonumber(row[5]), operations = tonumber(row[6]), inputs = row[7] and {},
+    redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
+  }
+end
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect()
 while #entries < limit and inputs_bytes_left > 0 do
@@ -71,13 +100,7 @@ while #entries < limit and inputs_bytes_left > 0 do
   look_from = ''
   local sub = subs[id]
   if not sub then
-    local key = sub_key(id)
-    local row = redis.call('HMGET', key, 'cursor', 'chunks_total', 'chunk_size',
-      'operations_total', 'inline')
-    sub = {key = key, cursor = tonumber(row[1]), total = tonumber(row[2]), taken = 0,
-      size = tonumber(row[3]), operations = tonumber(row[4]),
-      redo = redis.call('ZCARD', key .. ':redo'), inputs = row[5] and key .. ':in'}
-    sub.first_cursor = sub.cursor
+    sub = read_submission(id)
     subs[id] = sub
     order[#order + 1] = id
   end
@@ -92,11 +115,13 @@ while #entries < limit and inputs_bytes_left > 0 do
   end
   if index then
     entries[#entries + 1] = {id, index, attempt}
-    inputs_bytes_left = inputs_bytes_left
-      - (sub.inputs and redis.call('HSTRLEN', sub.inputs, index) or 0)
+    if sub.inputs then
+      sub.inputs[index] = redis.call('HGET', sub.key .. ':in', index)
+      inputs_bytes_left = inputs_bytes_left - #(sub.inputs[index] or '')
+    end
     sub.taken, taken = sub.taken + 1, taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
-    count_in_hand(id, 1)
+    note_in_hand(sub.pairs, 1)
     local is_last = index == sub.total - 1
     take_tokens(strategy[found], id,
       is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
@@ -114,10 +139,12 @@ if #entries == 0 then
 end
 for _, id in ipairs(order) do
   local sub = subs[id]
-  if sub.cursor ~= sub.first_cursor then
-    redis.call('HSET', sub.key, 'cursor', sub.cursor)
+  if sub.taken > 0 then
+    redis.call('HSET', sub.key, 'cursor', sub.cursor, 'chunks_in_hand', sub.in_hand + sub.taken)
   end
 end
+write_in_hand()
+write_all_paces()
 
 local function deliver()
   for _, e in ipairs(entries) do
@@ -137,14 +164,14 @@ end
 local chunks, submissions = {}, {}
 for _, entry in ipairs(delivered[1][2]) do
   local f = entry[2]
-  local inputs = subs[f[2]].inputs
-  local input = inputs and {redis.call('HGET', inputs, f[4])} or {}
-  chunks[#chunks + 1] = {token_of(entry), f[2], tonumber(f[4]), tonumber(f[6]), expires_at, input}
+  local inputs, index = subs[f[2]].inputs, tonumber(f[4])
+  chunks[#chunks + 1] = {token_of(entry), f[2], index, tonumber(f[6]), expires_at,
+    {inputs and inputs[index] or nil}}
 end
 for _, id in ipairs(order) do
   if subs[id].taken > 0 then
-    submissions[#submissions + 1] = {id, fields_for_worker(id, suspect),
-      redis.call('HGETALL', subs[id].key .. ':meta')}
+    submissions[#submissions + 1] = {id, fields_for_worker(id, subs[id].fields, suspect),
+      subs[id].pairs}
   end
 end
 return answer('reserved', chunks, submissions, '')
