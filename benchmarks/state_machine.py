@@ -13,8 +13,8 @@ without in this data model, each as seldom as can be. There is no clock, no bran
 list of what is delayed, no pause, no repair, and what a strategy answers is given to them.
 
 reserve   a call: ZADD of the worker's sign of life, XREADGROUP of all chunks, XREVRANGE of the last
-          wake-up for the answer; a submission: HGETALL, HSET of cursor and chunks in hand;
-          a chunk: XADD of the entry
+          wake-up for the answer; a submission: HMGET of what the answer says of it, HSET of cursor
+          and chunks in hand; a chunk: XADD of the entry
 complete  a call: XRANGE over all tokens (a report names tokens, the entries say whose chunks they
           are), one XACK and one XDEL of all, HINCRBY of the queue's 4 totals and 2 of its rate;
           a submission: HMGET of what must be known, HSET of its 3 counters; a chunk: SETBIT
@@ -35,7 +35,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ for i = 5, #ARGV, 3 do
   end
   {counts}
   redis.call('HSET', base .. 'sub:' .. id, 'cursor', first + count, 'chunks_in_hand', count)
-  subs[#subs + 1] = redis.call('HGETALL', base .. 'sub:' .. id)
+  subs[#subs + 1] = redis.call('HMGET', base .. 'sub:' .. id, 'chunks_total', 'chunk_size',
+    'operations_total', 'inline', 'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context')
 end
 local delivered = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', n, 'STREAMS',
   reservations, '>')
@@ -200,7 +201,7 @@ class Bare:
         self._complete = client.script_load(
             BARE_COMPLETE.format(counts=counts.format(key=case.key, sign="-"))
         )
-        self._is_spread = case.is_spread
+        self._is_spread, self._is_random = case.is_spread, case.strategy == "Random"
         self._cursors = [0] * SUBMISSIONS
         self._next = 0
         self._in_hand: deque[list[Any]] = deque()
@@ -219,14 +220,14 @@ class Bare:
                 client.zadd(self._base + index, {id_: 0})
 
     def reserve(self, pipeline: Pipeline, batch: int) -> None:
-        # Spread as far as it goes: no submission twice while there are others.
-        parts: dict[int, int] = {}
-        for _ in range(min(batch, SUBMISSIONS) if self._is_spread else 1):
-            parts[self._next % SUBMISSIONS] = 0
-            self._next += self._is_spread
-        at = list(parts)
-        for number in range(len(at)):
-            parts[at[number]] = batch // len(at) + (number < batch % len(at))
+        if self._is_random:
+            picks = random.choices(range(SUBMISSIONS), k=batch)
+        elif self._is_spread:
+            picks = [(self._next + number) % SUBMISSIONS for number in range(batch)]
+            self._next += batch
+        else:
+            picks = [0] * batch
+        parts = Counter(picks)
         ranges: list[Any] = []
         for number, count in parts.items():
             ranges += [self._ids[number], self._cursors[number], count]
