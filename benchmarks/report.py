@@ -128,6 +128,12 @@ def server_of(client: redis.Redis) -> str:
     return f"Redis {info['redis_version']}"
 
 
+def main_thread_cpu_s(client: redis.Redis) -> float:
+    """Give what the server's main thread has used: all that limits its commands."""
+    used: dict[str, float] = client.info("cpu")
+    return used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"]
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Give the versions of those packages that are installed."""
     found = {}

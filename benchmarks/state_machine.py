@@ -49,9 +49,10 @@ from opsqueue.queue import Queue
 from opsqueue.script import load_script
 from opsqueue.strategy import parse_strategy
 from opsqueue.submission import NewSubmission
-from report import Report
+from report import Report, main_thread_cpu_s
 
 SUBMISSIONS = 100  # each with a customer of its own, of ten priorities
+DRAWN = random.Random(1)  # noqa: S311 picks, no secrets
 WORKER = "bench"
 CHUNKS = 10**9  # of each submission: more than a run takes
 
@@ -177,7 +178,7 @@ class Ours:
         client.script_load(self._complete.text)
 
     def reserve(self, pipeline: Pipeline, batch: int) -> None:
-        argv = ["", WORKER, batch, 600_000, self._wire, random.getrandbits(30) or 1, "", 30_000]
+        argv = ["", WORKER, batch, 600_000, self._wire, DRAWN.getrandbits(30) or 1, "", 30_000]
         pipeline.evalsha(self._reserve.sha, 1, self._base, *argv)
 
     def complete(self, pipeline: Pipeline, reserved: list[Any]) -> None:
@@ -221,7 +222,7 @@ class Bare:
 
     def reserve(self, pipeline: Pipeline, batch: int) -> None:
         if self._is_random:
-            picks = random.choices(range(SUBMISSIONS), k=batch)
+            picks = [DRAWN.randrange(SUBMISSIONS) for _ in range(batch)]
         elif self._is_spread:
             picks = [(self._next + number) % SUBMISSIONS for number in range(batch)]
             self._next += batch
@@ -338,7 +339,7 @@ def run_round(
     calls = max(1, at_once // batch)
     pipelines = max(1, chunks // (calls * batch))
     client.config_resetstat()
-    cpu_before_s = cpu_s(client)
+    cpu_before_s = main_thread_cpu_s(client)
     began = time.perf_counter()
     for _ in range(pipelines):
         pipeline = client.pipeline(transaction=False)
@@ -349,7 +350,7 @@ def run_round(
             side.complete(pipeline, answer)
         pipeline.execute()
     wall_s = time.perf_counter() - began
-    cpu_took_s = cpu_s(client) - cpu_before_s
+    cpu_took_s = main_thread_cpu_s(client) - cpu_before_s
     done = pipelines * calls * batch
     stats: dict[str, dict[str, int]] = client.info("commandstats")
     scripts = stats.pop("cmdstat_evalsha")
@@ -361,12 +362,6 @@ def run_round(
         if name not in ("cmdstat_info", "cmdstat_config|resetstat")
     }
     return Round(wall_s * 1e6 / done, cpu_took_s * 1e6 / done, commands)
-
-
-def cpu_s(client: redis.Redis) -> float:
-    """Give what the server's main thread has used."""
-    used: dict[str, float] = client.info("cpu")
-    return used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"]
 
 
 if __name__ == "__main__":
