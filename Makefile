@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help setup demo test test-all chaos check fix lock clean
+.PHONY: help setup demo test test-all chaos bench check fix lock clean
 
 help:
 	@echo "make demo      run a real batch on an embedded server: API, workers, results"
 	@echo "make test      all tests"
 	@echo "make test-all  all tests on each of Python 3.11, 3.12, 3.13 that is installed"
 	@echo "make chaos     the fault suite: make chaos SEED=7, make chaos SEED=1..20"
+	@echo "make bench     all benchmarks, some hours; QUICK=1: smaller numbers, some minutes"
 	@echo "make check     ruff, mypy, import-linter, luacheck (where installed)"
 	@echo "make fix       format, and fix what ruff can"
 	@echo "make lock      pin the newest dependencies in requirements.lock (needs uv)"
@@ -41,6 +42,10 @@ test-all:
 # Real processes, killed, stopped and cut off by a seed's schedule: about a minute a seed.
 chaos: setup
 	$(BIN)/python -m tests.chaos --seed "$(SEED)"
+
+# Tables on the terminal, benchmarks/results/NAME.json beside them; ONLY="small limits" runs these.
+bench: setup
+	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 check: setup
 	$(BIN)/ruff format --check

@@ -1,7 +1,7 @@
 """One large customer and nine small ones: who gets the workers, under Oldest and PreferDistinct.
 
     python benchmarks/fairness.py
-    python benchmarks/fairness.py --figure docs/fairness.svg --json fairness.json
+    python benchmarks/fairness.py --figure docs/fairness.svg
 
 A customer's 10,000 chunks are submitted first, then those of nine customers with 100 each; then the
 queue, paused until now, is resumed. Two workers with four slots each run chunks that take 10 ms
@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +30,7 @@ from opsqueue.keys import base_key
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionState
+from report import Report
 
 STRATEGIES = ("Oldest", "PreferDistinct(customer, Oldest)")
 QUEUE = "fairness"
@@ -53,30 +52,28 @@ def main() -> None:
     )
     parser.add_argument("--large", type=int, default=10_000, help="chunks of the first customer")
     parser.add_argument("--small", type=int, default=100, help="chunks of each of the nine")
-    parser.add_argument("--json", type=Path, help="write numbers and samples there, too")
     parser.add_argument("--figure", type=Path, help="draw the samples there: .svg or .png")
     chosen = parser.parse_args()
     figure = chosen.figure and chosen.figure.resolve()
-    to_json = chosen.json and chosen.json.resolve()
 
     os.chdir(Path(__file__).parent)  # workers find this file as a module
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores")
-    print(f"{chosen.large:,} chunks of one customer, then {chosen.small} of each of nine")
-    print("| strategy | the nine done | fair share | the large one done | rate |")
-    print("|---|---|---|---|---|")
-    runs = []
+    report = Report("fairness", options=vars(chosen))
+    report.say_where()
+    report.say(f"{chosen.large:,} chunks of one customer, then {chosen.small} of each of nine")
+    table = report.table(
+        {
+            "strategy": "`{strategy}`",
+            "the nine done": "{nine_done_s:.1f} s",
+            "fair share": "{fair_share_s:.1f} s",
+            "the large one done": "{large_done_s:.1f} s",
+            "rate": "{chunks_a_second:.0f} chunks a second",
+        }
+    )
     for strategy in STRATEGIES:
-        run = measure(strategy, [chosen.large, *[chosen.small] * 9])
-        runs.append(run)
-        print(
-            f"| `{strategy}` | {run['nine_done_s']:.1f} s | {run['fair_share_s']:.1f} s "
-            f"| {run['done_s'][0]:.1f} s | {run['chunks_a_second']:.0f} chunks a second |",
-            flush=True,
-        )
-    if to_json:
-        to_json.write_text(json.dumps(runs))
+        table.add(measure(strategy, [chosen.large, *[chosen.small] * 9]))
+    report.save()
     if figure:
-        draw(runs, figure)
+        draw(table.rows, figure)
 
 
 def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
@@ -129,6 +126,7 @@ def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
         "strategy": strategy,
         "chunks": chunks,
         "done_s": [done_s[customer] for customer in range(len(ids))],
+        "large_done_s": done_s[0],
         "nine_done_s": max(done_s[customer] for customer in range(1, len(ids))),
         "fair_share_s": len(chunks) * max(chunks[1:]) / rate,
         "chunks_a_second": rate,

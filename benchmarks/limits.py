@@ -19,7 +19,6 @@ through is further than 5 % from 100 a second.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 import time
@@ -33,6 +32,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy
 from opsqueue.submission import NewSubmission
+from report import Report
 
 MAX, PER_SECOND = 5, 100
 IN_HAND_KEY, COMPLETED_KEY = "bench:in-hand", "bench:completed"
@@ -48,36 +48,40 @@ def main() -> int:
     parser.add_argument("--chunks", type=int, default=5_000)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--burst", type=int, default=10, help="of the rate limit")
-    parser.add_argument("--json", type=Path, help="write the numbers there, too")
     chosen = parser.parse_args()
+
+    report = Report("limits", options=vars(chosen))
 
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
         EmbeddedServer(Path(folder), is_durable=False) as server,
     ):
+        client = connect(server.url)
+        report.say_where(client)
+        client.close()
         result = {
             **in_hand_at_once(server.url, chosen.processes, chosen.chunks),
             **let_through(server.url, max(2, chosen.processes // 4), chosen.seconds, chosen.burst),
         }
-    print(
+    report.say(
         f"MaxSimultaneous(api, {MAX}): {result['completed']:,} of {chosen.chunks:,} chunks "
         f"completed by {chosen.processes} processes in {result['max_seconds']:.1f} s, "
         f"never more than {result['highest_in_hand']} in hand"
     )
     expected = PER_SECOND * chosen.seconds
-    print(
+    report.say(
         f"RateLimit(api, {PER_SECOND}, {chosen.burst}): {result['let_through']:,} chunks "
         f"let through in {chosen.seconds:g} s, "
         f"{result['let_through'] / expected:.1%} of {expected:,.0f}"
     )
-    if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=1))
     is_kept = (
         result["highest_in_hand"] <= MAX
         and result["completed"] == chosen.chunks
         and abs(result["let_through"] - expected) <= 0.05 * expected
     )
-    print("kept" if is_kept else "NOT KEPT")
+    report.facts = {**result, "is_kept": is_kept}
+    report.say("kept" if is_kept else "NOT KEPT")
+    report.save()
     return 0 if is_kept else 1
 
 

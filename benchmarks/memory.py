@@ -12,8 +12,8 @@ stacks of upload threads included, used or not). The peak is of what it really u
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from typing import Any
 
 from opsqueue.cli.local_stack import LocalStack
 from opsqueue.producer import ProducerClient
+from report import Report, peak_mib
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MIB = 2**20
@@ -43,11 +44,21 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.into:
         for count in chosen.operations:
-            insert(count, chosen)
+            print(json.dumps(insert(count, chosen)))
         return
 
+    report = Report("memory", options=vars(chosen))
+    report.say_where()
+    report.say(f"cap {chosen.cap_mib} MiB")
+    table = report.table(
+        {
+            "operations": "{operations:,}",
+            "peak": "{peak_mib:.0f} MiB",
+            "before the first one": "{before_mib:.0f} MiB",
+            "time": "{took_s:.1f} s",
+        }
+    )
     os.chdir(EXAMPLES)
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, cap {chosen.cap_mib} MiB")
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
         LocalStack(
@@ -67,12 +78,15 @@ def main() -> None:
                 *("--text-bytes", str(chosen.text_bytes), "--cap-mib", str(chosen.cap_mib)),
                 *(["--as-list"] if chosen.as_list else []),
             ]
-            if code := subprocess.run(command, check=False).returncode:
-                raise SystemExit(code)
+            done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+            if done.returncode:
+                raise SystemExit(done.returncode)
+            table.add(json.loads(done.stdout))
+    report.save()
 
 
-def insert(count: int, chosen: argparse.Namespace) -> None:
-    """Insert under the cap."""
+def insert(count: int, chosen: argparse.Namespace) -> dict[str, float]:
+    """Insert under the cap; answers the row."""
     cap = chosen.cap_mib * MIB
     resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
     before_mib = peak_mib()
@@ -86,24 +100,17 @@ def insert(count: int, chosen: argparse.Namespace) -> None:
         accepted = producer.get_submission(submission_id).operations_total
     if accepted != count:
         raise SystemExit(f"{accepted:,} operations are there, not {count:,}")
-    print(
-        f"{count:>9,} operations: peak {peak_mib():.0f} MiB, {before_mib:.0f} MiB before the first "
-        f"one; {took_s:.1f} s",
-        flush=True,
-    )
+    return {
+        "operations": count,
+        "peak_mib": peak_mib(),
+        "before_mib": before_mib,
+        "took_s": took_s,
+    }
 
 
 def generated(count: int, text: str) -> Iterator[dict[str, object]]:
     for number in range(count):
         yield {"number": number, "text": f"{text}{number}"}
-
-
-def peak_mib() -> float:
-    """Of this program alone: that of getrusage begins with what its parent had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("no VmHWM in /proc/self/status: this takes Linux")
 
 
 if __name__ == "__main__":

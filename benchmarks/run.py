@@ -1,0 +1,119 @@
+"""All benchmarks one after the other: what `make bench` runs.
+
+    python benchmarks/run.py                      # some hours; nothing else should run meanwhile
+    python benchmarks/run.py --only small limits
+    python benchmarks/run.py --quick              # smaller numbers: whether all of it works
+    python benchmarks/run.py --tables             # runs nothing, prints what was found last
+
+Each is a process of its own, may also be run alone, prints its tables, and leaves its results in
+`benchmarks/results/NAME.json`. Where one fails the others go on, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from report import RESULTS
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    name: str
+    path: str
+    options: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+    """In place of `options`, or of the defaults, with --quick."""
+
+
+BENCHMARKS = (
+    Benchmark("end_to_end", "end_to_end.py", quick=("--operations", "100000")),
+    Benchmark(
+        "hundred_million",
+        "end_to_end.py",
+        ("--name", "hundred_million", "--operations", "100000000", "--not-durable"),
+        ("--name", "hundred_million", "--operations", "1000000", "--not-durable"),
+    ),
+    Benchmark(
+        "state_machine",
+        "state_machine.py",
+        quick=("--rounds", "3", "--chunks", "1000", "--batches", "1", "100"),
+    ),
+    Benchmark("submissions", "submissions.py", quick=("--rounds", "30", "--finished", "10000")),
+    Benchmark("transfer", "transfer.py", quick=("--chunks", "500", "--single", "50")),
+    Benchmark("recovery", "recovery.py", quick=("--rounds", "2")),
+    Benchmark("memory", "memory.py", quick=("--operations", "100000")),
+    Benchmark("small", "small.py", quick=("--submissions", "20")),
+    Benchmark(
+        "worker",
+        "worker.py",
+        ("--chunks", "1500"),
+        ("--chunks", "200", "--rounds", "1", "--slots", "2", "--prefetch", "auto"),
+    ),
+    Benchmark("fairness", "fairness.py", quick=("--large", "1000", "--small", "20")),
+    Benchmark(
+        "limits", "limits.py", quick=("--processes", "8", "--chunks", "500", "--seconds", "5")
+    ),
+    Benchmark("strategies", "strategies.py", quick=("--sizes", "30", "300", "--reserves", "30")),
+    Benchmark("others", "others/run.py", quick=("--quick",)),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    there = [bench for bench in BENCHMARKS if (HERE / bench.path).exists()]
+    names = [bench.name for bench in there]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--skip", nargs="+", choices=names, default=[], metavar="NAME")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tables", action="store_true")
+    chosen = parser.parse_args()
+    wanted = [bench for bench in there if bench.name in chosen.only]
+    wanted = [bench for bench in wanted if bench.name not in chosen.skip]
+    if chosen.tables:
+        for bench in wanted:
+            print_last(bench.name)
+        return 0
+
+    failed = []
+    for bench in wanted:
+        options = bench.quick if chosen.quick else bench.options
+        print(f"\n## {' '.join([bench.path, *options])}\n", flush=True)
+        began = time.monotonic()
+        code = subprocess.run([sys.executable, HERE / bench.path, *options], check=False).returncode
+        ended = "done" if code == 0 else f"FAILED with exit code {code}"
+        print(f"\n{bench.name}: {ended} after {time.monotonic() - began:.0f} s", flush=True)
+        if code:
+            failed.append(bench.name)
+    print(f"\n{len(wanted) - len(failed)} of {len(wanted)} done; results in {RESULTS.name}/")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def print_last(name: str) -> None:
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return
+    whole = json.loads(path.read_text())
+    print(f"\n## {name}, {whole['where']['date']}")
+    for line in whole["lines"]:
+        print(line)
+    for table in whole["tables"]:
+        columns = table["columns"]
+        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for row in table["rows"]:
+            print(f"| {' | '.join(cell.format(**row) for cell in columns.values())} |")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
