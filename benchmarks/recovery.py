@@ -3,8 +3,9 @@
     python benchmarks/recovery.py
     python benchmarks/recovery.py --rounds 3 --heartbeat-timeout 30
 
-Handlers of 20 ms each write down when they start; SIGKILL comes while one runs. The clock is the
-machine's monotonic one, which all processes share. Medians, and the longest, of --rounds each:
+Handlers write down when they start. They take 20 ms, every tenth a second: a child is killed while
+such a one runs. The clock is the machine's monotonic one, which all processes share. Medians, and the
+longest, of --rounds each:
 
 child     a worker with one child: until another child runs a chunk; until the chunk that the dead
           one ran is run again (its attempt is used, so it waits for its back-off, 0.5 to 1 s)
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,12 @@ app = Opsqueue()
 def work(number: int) -> int:
     with Path(os.environ[LOG]).open("a") as log:
         log.write(f"{time.monotonic()} {os.getpid()} {number}\n")
-    time.sleep(0.02)
+    time.sleep(1 if is_long(number) else 0.02)
     return number
+
+
+def is_long(number: int) -> bool:
+    return number % 10 == 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Bench:
         self._next = 0
 
     def add_work(self) -> None:
-        """Insert 20 s of it, numbers that were never used: small, so that no store is needed."""
+        """Insert two minutes of it, new numbers: small, so that no store is needed."""
         client = connect(self.server.url)
         api, store = QueueApi(client), open_store(self._store_url)
         ProducerClient.over(api, store, queue=QUEUE).insert_submission(
@@ -127,10 +132,6 @@ class Bench:
             time.sleep(0.002)
         raise SystemExit(f"nothing of the kind ran within {GIVE_UP_AFTER_S} s")
 
-    def last_of(self, wanted: Callable[[Run], bool]) -> Run:
-        self.first(wanted)
-        return [run for run in self.runs() if wanted(run)][-1]
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -169,13 +170,10 @@ def children_killed(bench: Bench, rounds: int, table: Table) -> None:
     with bench.worker():
         for _ in range(rounds):
             bench.add_work()
-            began = time.monotonic()
-            killed = bench.last_of(lambda run, began=began: run.at > began)  # type: ignore[misc]
+            killed = long_run_after(bench, time.monotonic())
             os.kill(killed.pid, signal.SIGKILL)
             at = time.monotonic()
-            other.append(
-                bench.first(lambda run, k=killed: run.at > k.at and run.pid != k.pid).at - at
-            )  # type: ignore[misc]
+            other.append(first_of_others(bench, killed).at - at)
             again.append(rerun_of(bench, killed).at - at)
     add(table, "a child", "another one runs a chunk", other)
     add(table, "a child", "its chunk is run again", again)
@@ -186,13 +184,25 @@ def workers_killed(bench: Bench, rounds: int, timeout_s: float, table: Table) ->
     with bench.worker():
         for _ in range(rounds):
             bench.add_work()
-            before = {run.pid for run in bench.runs()}
+            known = {run.pid for run in bench.runs()}
             with bench.worker() as doomed:
-                killed = bench.last_of(lambda run, known=before: run.pid not in known)  # type: ignore[misc]
+                killed = long_run_after(bench, time.monotonic(), known)
                 doomed.kill()
                 at = time.monotonic()
                 again.append(rerun_of(bench, killed).at - at)
     add(table, f"a worker, dead after {timeout_s:g} s", "its chunk is run again", again)
+
+
+def long_run_after(bench: Bench, at: float, others: Collection[int] = ()) -> Run:
+    return bench.first(lambda run: run.at > at and is_long(run.number) and run.pid not in others)
+
+
+def run_after(bench: Bench, at: float) -> Run:
+    return bench.first(lambda run: run.at > at and not is_long(run.number))
+
+
+def first_of_others(bench: Bench, killed: Run) -> Run:
+    return bench.first(lambda run: run.at > killed.at and run.pid != killed.pid)
 
 
 def rerun_of(bench: Bench, killed: Run) -> Run:
@@ -204,8 +214,7 @@ def servers_killed(bench: Bench, rounds: int, table: Table) -> None:
     with bench.worker():
         for _ in range(rounds):
             bench.add_work()
-            began = time.monotonic()
-            bench.first(lambda run, began=began: run.at > began)  # type: ignore[misc]
+            run_after(bench, time.monotonic())
             bench.server.kill()
             at = time.monotonic()
             bench.server.start()
