@@ -1,5 +1,5 @@
 -- The scripts of the state machine. The loader puts _prelude, _index and _chunk in front of each
--- of them, and _strategy behind these where a script says so.
+-- of them, and others behind these where a script says so.
 std = {
   read_globals = {
     "KEYS", "ARGV", "redis", "ipairs", "next", "pairs", "tonumber", "tostring", "type", "unpack",
@@ -13,8 +13,9 @@ max_line_length = 100
 
 local prelude = {
   "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
-  "NINES_COMPLEMENT", "complement", "sortable",
-  "table_in", "first_of", "last_of", "size_of", "change_set", "in_hand", "in_hand_changes",
+  "complement", "sortable",
+  "table_in", "firsts", "lasts", "sizes", "first_of", "last_of", "size_of", "change_set",
+  "in_hand", "in_hand_changes", "unwritten", "unscored",
   "in_hand_of", "place_group", "change_groups", "enter_ready", "leave_ready", "note_in_hand",
   "score_groups", "write_in_hand", "count_in_hand", "change_pairs",
   "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
@@ -25,8 +26,9 @@ local prelude = {
 files["opsqueue/lua"].read_globals = prelude
 local order = {
   "ready_sets", "best_of", "in_hand_lacking", "split_label",
-  "least_busy", "better", "pick_distinct", "pick_by_value",
+  "least_busy", "better", "pick_distinct", "pick_by_value", "pick_by_first",
 }
+files["opsqueue/lua/_plain.lua"].read_globals = order
 local limit = {
   "limit_of", "bucket_of", "soonest_of", "passes", "value_of", "take_tokens", "write_all_paces",
 }
@@ -47,8 +49,8 @@ files["opsqueue/lua/_candidate.lua"].read_globals = joined(order, limit)
 files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
 files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
 files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
-  "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked", "last_suspect",
-  "fields_for_worker",
+  "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked", "next_due",
+  "free_due_chunks", "read_submission", "last_suspect", "fields_for_worker",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
 files["opsqueue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }
@@ -64,8 +66,8 @@ for _, name in ipairs { "insert_submission", "restore_submission" } do
 end
 -- Each is used by some script, which these files alone can't show.
 for _, name in ipairs {
-  "_prelude", "_index", "_chunk", "_insert", "_find", "_reported", "_order", "_limit", "_candidate", "_strategy",
-  "_history",
+  "_prelude", "_index", "_chunk", "_insert", "_find", "_handout", "_reported", "_order", "_plain",
+  "_limit", "_candidate", "_strategy", "_history",
 } do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

@@ -4,7 +4,7 @@
     python benchmarks/recovery.py --rounds 3 --heartbeat-timeout 30
 
 Handlers write down when they start. They take 20 ms, every tenth a second: a child is killed while
-such a one runs. The clock is the machine's monotonic one, which all processes share. Medians, and the
+such a one runs. The clock is the machine's monotonic one, which all share. Medians, and the
 longest, of --rounds each:
 
 child     a worker with one child: until another child runs a chunk; until the chunk that the dead

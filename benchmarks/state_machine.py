@@ -171,8 +171,11 @@ class Ours:
                 )
             )
         self._base = f"oq:{{{name}}}:"
-        self._wire = parse_strategy(case.strategy).wire()
-        self._reserve = load_script("reserve_chunks")
+        strategy = parse_strategy(case.strategy)
+        self._wire = strategy.wire()
+        self._reserve = load_script(
+            "reserve_chunks plain" if strategy.is_plain else "reserve_chunks"
+        )
         self._complete = load_script("complete_chunks")
         client.script_load(self._reserve.text)
         client.script_load(self._complete.text)

@@ -94,14 +94,15 @@ def reserve_chunks(
     if not 1 <= reservation_ms <= 30 * 24 * 3600 * 1000:
         message = f"reservation_ms is {reservation_ms}: give 1 ms to 30 days"
         raise InvalidArgumentError(message)
+    strategy = strategy or Random()
     return Call(
-        script="reserve_chunks",
+        script="reserve_chunks plain" if strategy.is_plain else "reserve_chunks",
         read=lambda answer: read_reserved(answer, queue),
         arguments={
             "worker": checked_worker(worker),
             "limit": limit,
             "reservation_ms": reservation_ms,
-            "strategy": (strategy or Random()).wire(),
+            "strategy": strategy.wire(),
             "chance": secrets.randbelow(2**30) + 1,
             "look_from": look_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,

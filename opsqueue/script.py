@@ -32,7 +32,9 @@ Argument = str | bytes | int
 _Answer = TypeVar("_Answer")
 _ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 _IN_FRONT: Final = ("_prelude", "_index", "_chunk")
-_WITH: Final = re.compile(r"^-- With (_\w+)\.$", re.MULTILINE)
+_WITH: Final = re.compile(r"^-- With (_\w+)(?: (if|unless) (\w+))?\.$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"--.*")
+_FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
 _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
 """The server's state or its operator refuses a command, in a script as anywhere: no defect."""
@@ -63,12 +65,23 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """Read a script and its header from the package."""
+    """Read a script and its header from the package.
+
+    Args:
+        name: of its file; behind a space the case that it is for: "reserve_chunks plain" is with
+            what its header has `if plain`, and without what it has `unless plain`.
+    """
     folder = files("opsqueue") / "lua"
-    body = (folder / f"{name}.lua").read_text(encoding="utf-8")
-    names_of_parts = [*_IN_FRONT, *_WITH.findall(body), name]
+    stem, _, case = name.partition(" ")
+    body = (folder / f"{stem}.lua").read_text(encoding="utf-8")
+    asked_for = [
+        part
+        for part, condition, of in _WITH.findall(body)
+        if not condition or (condition == "if") == (of == case)
+    ]
+    names_of_parts = [*_IN_FRONT, *asked_for, stem]
     parts = {part: (folder / f"{part}.lua").read_text(encoding="utf-8") for part in names_of_parts}
-    text = "".join(parts.values())
+    text = _needed("".join(parts.values()))
     names = _ARGV.findall(body)
     return Script(
         name=name,
@@ -78,6 +91,25 @@ def load_script(name: str) -> Script:
         has_rest=any(dots for _, dots, _ in names),
         parts=tuple((part, source.count("\n")) for part, source in parts.items()),
     )
+
+
+def _needed(text: str) -> str:
+    """Leave out comments, and functions that nothing calls: a server makes each at every call.
+
+    The lines stay, so that an error is where the file has it.
+    """
+    text = _COMMENT.sub("", text)
+    while True:
+        unused = [
+            function
+            for function in _FUNCTION.finditer(text)
+            if len(re.findall(rf"\b{function[1]}\b", text)) == 1
+        ]
+        if not unused:
+            return text
+        for function in reversed(unused):
+            lines = "\n" * function[0].count("\n")
+            text = text[: function.start()] + lines + text[function.end() :]
 
 
 class Scripts:

@@ -33,6 +33,7 @@ TICKS_A_SECOND: Final = 100_000_000
 """Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_LAYERS: Final = 16
+_ORDERS: Final = ("prefer_distinct", "highest", "lowest")
 
 
 class AnyStrategy:
@@ -47,6 +48,14 @@ class AnyStrategy:
     def wire(self) -> str:
         """Give the JSON that `_strategy.lua` documents."""
         return json.dumps(self.alternatives(), separators=(",", ":"))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no alternative has a filter, or more than one order: `_plain.lua` decides."""
+        return all(
+            len(layers) == 1 or (len(layers) == 2 and layers[0][0] in _ORDERS)
+            for layers in self.alternatives()
+        )
 
     def __str__(self) -> str:
         """As `parse_strategy` reads it."""

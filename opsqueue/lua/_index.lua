@@ -2,12 +2,10 @@
 --
 -- What a submission that is ready, or has chunks in hand, or has strategic metadata, is found by.
 
-local NINES_COMPLEMENT = {
-  ['0'] = '9', ['1'] = '8', ['2'] = '7', ['3'] = '6', ['4'] = '5',
-  ['5'] = '4', ['6'] = '3', ['7'] = '2', ['8'] = '1', ['9'] = '0',
-}
 local function complement(digits)
-  return (string.gsub(digits, '%d', NINES_COMPLEMENT))
+  return (string.gsub(digits, '%d', function(digit)
+    return 9 - digit
+  end))
 end
 
 -- A 64-bit integer as 20 characters in the order of the numbers: a sign, then its digits, nines'

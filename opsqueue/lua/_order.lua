@@ -135,3 +135,14 @@ local function pick_by_value(key, is_highest, basic, chance)
   return best_of({base .. 'meta:' .. key .. ':' .. value}, basic, chance)
 end
 
+-- The exact choice of the first order, or of the basic one where there is no other.
+local function pick_by_first(orders, basic, chance)
+  local layer = orders[1]
+  if not layer then
+    return best_of(ready_sets(), basic, chance)
+  elseif layer[1] == 'prefer_distinct' then
+    return pick_distinct(layer[2], basic, chance)
+  end
+  return pick_by_value(layer[2], layer[1] == 'highest', basic, chance)
+end
+

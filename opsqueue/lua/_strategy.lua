@@ -101,17 +101,6 @@ local function pick_limited(layer, basic, chance)
   return best
 end
 
--- The exact choice of the first order, or of the basic one where there is no other.
-local function pick_by_first(orders, basic, chance)
-  local layer = orders[1]
-  if not layer then
-    return best_of(ready_sets(), basic, chance)
-  elseif layer[1] == 'prefer_distinct' then
-    return pick_distinct(layer[2], basic, chance)
-  end
-  return pick_by_value(layer[2], layer[1] == 'highest', basic, chance)
-end
-
 -- The parts of an alternative: filters, orders, and the basic order; taken apart once a script.
 local parts = {}
 local function parts_of(layers)

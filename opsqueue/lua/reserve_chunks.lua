@@ -9,15 +9,17 @@
 -- ARGV[2] worker                who reserves
 -- ARGV[3] limit                 chunks at most
 -- ARGV[4] reservation_ms        until it expires
--- ARGV[5] strategy              JSON, see _strategy.lua
+-- ARGV[5] strategy              JSON, see _strategy.lua; plain: no filter, one order at most
 -- ARGV[6] chance                an integer of 30 bits, drawn by the caller
 -- ARGV[7] look_from             '', or where an answer with nothing said to go on looking
 -- ARGV[8] heartbeat_timeout_ms  of a worker not heard of yet; else what its heartbeat said
 --
+-- With _handout.
 -- With _order.
--- With _limit.
--- With _candidate.
--- With _strategy.
+-- With _plain if plain.
+-- With _limit unless plain.
+-- With _candidate unless plain.
+-- With _strategy unless plain.
 -- With _history.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from, is_cut}:
@@ -27,10 +29,9 @@
 -- submission; submissions {id, fields, metadata} each; is_cut 1 when inputs filled the answer.
 local worker, limit, reservation_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local reservations, delayed = base .. 'reservations', base .. 'delayed'
+local reservations = base .. 'reservations'
 local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 
-local next_due
 local function answer(tag, chunks, submissions, rest)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
   local next_at = next_due or -1
@@ -41,24 +42,6 @@ local function answer(tag, chunks, submissions, rest)
     inputs_bytes_left <= 0 and 1 or 0}
 end
 
--- Move chunks whose back-off is over into redo. Bounded; what is left is due at the next call.
-local function read_next_due()
-  next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
-end
-local function free_due_chunks()
-  read_next_due()
-  if not next_due or next_due > now then
-    return
-  end
-  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)
-  for _, member in ipairs(due) do
-    local id, index = string.match(member, '^(%d+):(%d+)$')
-    redis.call('ZREM', delayed, member)
-    put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
-  end
-  read_next_due()
-end
-
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead.
 go_on_without_memory()
 note_sign_of_life(worker, known_timeout(worker) or tonumber(ARGV[8]))
@@ -66,27 +49,6 @@ if redis.call('EXISTS', base .. 'paused') == 1 then
   return answer('paused', {}, {}, '')
 end
 free_due_chunks()
-
--- What the answer has of a submission; what is asked about it here alone comes behind.
-local FIELDS = {'chunks_total', 'chunk_size', 'operations_total', 'inline', 'prefix', 'codec',
-  'max_attempts', 'metadata', 'trace_context'}
-local function read_submission(id)
-  local key = sub_key(id)
-  local row = redis.call('HMGET', key, 'cursor', 'chunks_in_hand', 'signature', unpack(FIELDS))
-  local fields = {}
-  for i, name in ipairs(FIELDS) do
-    if row[i + 3] then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = row[i + 3]
-    end
-  end
-  return {
-    key = key, fields = fields, cursor = tonumber(row[1]), in_hand = tonumber(row[2]),
-    pairs = row[3] and redis.call('HGETALL', key .. ':meta') or {}, total = tonumber(row[4]),
-    size = tonumber(row[5]), operations = tonumber(row[6]), inputs = row[7] and {},
-    redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
-  }
-end
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect()
 while #entries < limit and inputs_bytes_left > 0 do

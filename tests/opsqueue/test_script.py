@@ -18,6 +18,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
 from opsqueue.queue import Queue
 from opsqueue.script import Scripts, load_script
+from opsqueue.strategy import parse_strategy
 from opsqueue.submission import SubmissionId
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
 
@@ -113,12 +114,59 @@ def test_wrong_arguments_name_what_the_script_takes(
         script.argv(arguments, rest)
 
 
+def test_a_script_has_only_the_functions_that_it_calls() -> None:
+    """A server makes each anew at every call; what another of them calls is there, too."""
+    failing, pausing = load_script("fail_chunk").text, load_script("pause_queue").text
+
+    assert "function use_attempt(" in failing
+    assert "function put_back(" in failing
+    assert "function use_attempt(" not in pausing
+    assert "function put_back(" not in pausing
+
+
+def test_a_script_has_the_parts_of_its_case() -> None:
+    """A strategy of one order does without the functions of all others."""
+    plain, composed = load_script("reserve_chunks plain"), load_script("reserve_chunks")
+
+    assert {"_plain"} == {name for name, _ in plain.parts} - {name for name, _ in composed.parts}
+    assert {"_limit", "_candidate", "_strategy"} == (
+        {name for name, _ in composed.parts} - {name for name, _ in plain.parts}
+    )
+    assert composed.arguments == plain.arguments
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Random",
+        "PreferDistinct(customer, Newest)",
+        "OrElse(Highest(priority, Oldest), Random)",
+    ],
+)
+def test_a_strategy_is_plain_without_filters_and_with_one_order(text: str) -> None:
+    """In every alternative."""
+    assert parse_strategy(text).is_plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Highest(priority, PreferDistinct(customer, Oldest))",
+        "SelectOnly(priority, 3, Oldest)",
+        "OrElse(Oldest, MaxSimultaneous(customer, 2, Oldest))",
+    ],
+)
+def test_a_strategy_of_filters_or_several_orders_is_not_plain(text: str) -> None:
+    """In any alternative."""
+    assert not parse_strategy(text).is_plain
+
+
 def test_a_failure_in_a_script_is_reported_as_its_file_and_line(
     real_client: redis.Redis, queue_name: str
 ) -> None:
     """Not as a line of prelude and script together."""
-    real_client.set(Raw(real_client, queue_name).key("delayed"), "not a zset")
-    line = line_of("reserve_chunks", "'ZRANGEBYSCORE', delayed")
+    real_client.set(Raw(real_client, queue_name).key("wake"), "not a stream")
+    line = line_of("reserve_chunks", "'XREVRANGE', base .. 'wake'")
 
     with pytest.raises(ScriptError, match=rf"lua/reserve_chunks\.lua:{line}\b") as caught:
         Queue(real_client, queue_name).reserve_chunks("w1")
@@ -126,7 +174,7 @@ def test_a_failure_in_a_script_is_reported_as_its_file_and_line(
     assert "WRONGTYPE" in str(caught.value)
     assert "user_script" not in str(caught.value)
     # Other tests count all queues of this server.
-    real_client.delete(Raw(real_client, queue_name).key("delayed"))
+    real_client.delete(Raw(real_client, queue_name).key("wake"))
 
 
 def test_a_failure_in_the_prelude_is_reported_as_its_line_there(

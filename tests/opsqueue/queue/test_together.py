@@ -81,7 +81,7 @@ def test_a_failure_of_one_call_stands_in_the_place_of_its_answer(
     failed, completed = queue.together([reserve(queue), calls.complete_chunks(tokens)])
 
     assert isinstance(failed, ScriptError)
-    assert "lua/reserve_chunks.lua" in str(failed)
+    assert "lua/_handout.lua" in str(failed)
     assert [Completed(id_, 1)] == completed
     # Other tests count all queues of this server.
     real_client.delete(Raw(real_client, queue_name).key("delayed"))

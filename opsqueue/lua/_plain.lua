@@ -1,0 +1,24 @@
+-- Plain: strategies whose alternatives have no filter, and one order at most.
+--
+-- In place of _limit, _candidate and _strategy, whose functions a server would make anew at every
+-- call: that takes as long as twenty commands.
+local next_allowed, is_blocked = nil, false
+
+local function take_tokens()
+end
+
+local function write_all_paces()
+end
+
+-- Answers a submission and the number of its alternative, or nothing and ''.
+local function pick(strategy, chance)
+  for number, layers in ipairs(strategy) do
+    local order = #layers > 1 and layers[1] or nil
+    local id = pick_by_first({order}, layers[#layers][1], chance)
+    if id then
+      return id, number
+    end
+  end
+  return nil, ''
+end
+
