@@ -46,7 +46,11 @@ BENCHMARKS = (
         "state_machine.py",
         quick=("--rounds", "3", "--chunks", "1000", "--batches", "1", "100"),
     ),
-    Benchmark("submissions", "submissions.py", quick=("--rounds", "30", "--finished", "10000")),
+    Benchmark(
+        "submissions",
+        "submissions.py",
+        quick=("--rounds", "30", "--submissions", "2000", "--finished", "10000"),
+    ),
     Benchmark("transfer", "transfer.py", quick=("--chunks", "500", "--single", "50")),
     Benchmark("recovery", "recovery.py", quick=("--rounds", "2")),
     Benchmark("memory", "memory.py", quick=("--operations", "100000")),

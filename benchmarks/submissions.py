@@ -32,8 +32,6 @@ from opsqueue.submission import NewSubmission
 from report import Report, main_thread_cpu_s
 
 MILLION = 10**6
-KINDS = ((100_000, 1), (100_000, 1_000), (100_000, MILLION))
-"""Submissions, and the chunks of each."""
 
 
 def main() -> None:
@@ -42,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 1_000, MILLION])
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--submissions", type=int, default=100_000, help="to measure memory of")
     parser.add_argument("--finished", type=int, default=100_000, help="chunks to finish")
     chosen = parser.parse_args()
 
@@ -69,9 +68,9 @@ def main() -> None:
             "bytes a million chunks waiting": "{of_million:,.0f}",
         }
     )
-    for submissions, chunks in KINDS:
+    for size in chosen.sizes:
         with fresh_server() as client:
-            table.add(memory_of(client, submissions, chunks))
+            table.add(memory_of(client, chosen.submissions, size))
     with fresh_server() as client:
         of_finished = memory_of_finished(client, chosen.finished)
     report.facts["bytes_a_finished_chunk"] = of_finished

@@ -173,3 +173,45 @@ def test_reports_of_several_submissions_go_in_one_call(queue: Queue) -> None:
 def test_no_tokens_are_no_reports(queue: Queue) -> None:
     """An empty batch is not an error."""
     assert queue.complete_chunks([]) == []
+
+
+def test_reports_may_come_in_any_order_with_lost_ones_among_them(queue: Queue) -> None:
+    """Tokens are read as one range, and their order as text is not that of their numbers."""
+    first, second = insert(queue, 25), insert(queue, 25)
+    held = take(queue, 50)
+    late = held[7].token
+    queue.release_chunks([late])
+    tokens = [chunk.token for chunk in held[::-1]]
+
+    outcomes = dict(zip(tokens, queue.complete_chunks(tokens), strict=True))
+
+    assert Lost() == outcomes.pop(late)
+    assert all(isinstance(outcome, Completed) for outcome in outcomes.values())
+    assert queue.get_submission(first).chunks_done == 24
+    assert queue.get_submission(second).state is SubmissionState.COMPLETED
+
+
+def test_reports_between_those_of_others_are_found(queue: Queue) -> None:
+    """Another worker's entries, many more than ours, lie between the first token and the last."""
+    id_ = insert(queue, 60)
+    ours = take(queue, 2)
+    take(queue, 50, worker="w2")
+    ours.append(take_one(queue))
+
+    outcomes = queue.complete_chunks([chunk.token for chunk in ours])
+
+    assert [Completed(id_, 59), Completed(id_, 58), Completed(id_, 57)] == outcomes
+    assert queue.get_submission(id_).chunks_in_hand == 50
+
+
+def test_what_is_reported_to_a_group_made_anew_is_lost(queue: Queue, raw: Raw) -> None:
+    """The entries are there, but nobody holds them: acknowledging is what counts."""
+    id_ = insert(queue, 3)
+    tokens = tokens_of(take(queue, 2))
+    raw.client.xgroup_destroy(raw.key("reservations"), "workers")
+    raw.client.xgroup_create(raw.key("reservations"), "workers", "$")
+
+    outcomes = queue.complete_chunks(tokens)
+
+    assert [Lost(), Lost()] == outcomes
+    assert queue.get_submission(id_).chunks_done == 0

@@ -128,3 +128,54 @@ def test_a_composition_stops_looking_where_nothing_can_be_better(
     commands = commands_in(own_client, lambda: take(own_queue, 1, strategy=strategy))
 
     assert commands < 80
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Oldest",
+        "Highest(priority, Oldest)",
+        "SelectOnly(priority, 1, Oldest)",
+        "MaxSimultaneous(priority, 1000, Oldest)",
+        "RateLimit(priority, 1000000, 1000000, Oldest)",
+    ],
+)
+def test_a_chunk_more_in_a_batch_costs_a_command_to_reserve_and_one_to_complete(
+    own_client: redis.Redis, own_queue: Queue, text: str
+) -> None:
+    """Its entry is added and its bit is set; all else is once a call."""
+    insert(own_queue, 10_000, strategic_metadata={"priority": 1})
+    strategy = parse_strategy(text)
+    own_queue.complete_chunks(tokens_of(take(own_queue, 1, strategy=strategy)))
+
+    def cost_of(chunks: int) -> tuple[int, int]:
+        held: list[Any] = []
+        to_reserve = commands_in(
+            own_client, lambda: held.extend(take(own_queue, chunks, strategy=strategy))
+        )
+        return to_reserve, commands_in(
+            own_client, lambda: own_queue.complete_chunks(tokens_of(held))
+        )
+
+    few, many = cost_of(100), cost_of(200)
+
+    assert (100, 100) == (many[0] - few[0], many[1] - few[1])
+
+
+def test_a_chunk_more_of_another_value_costs_a_few_commands(
+    own_client: redis.Redis, own_queue: Queue
+) -> None:
+    """Each is of another submission and another group, whose place in the indexes changes."""
+    for customer in range(200):
+        insert(own_queue, 10, strategic_metadata={"customer": customer})
+    strategy = parse_strategy("PreferDistinct(customer, Oldest)")
+
+    def cost_of(chunks: int) -> int:
+        def act() -> None:
+            own_queue.complete_chunks(tokens_of(take(own_queue, chunks, strategy=strategy)))
+
+        return commands_in(own_client, act)
+
+    few, many = cost_of(50), cost_of(100)
+
+    assert many - few <= 17 * 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import Completed
+from opsqueue.chunk import Completed, Dropped
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.queue import Queue
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionId, SubmissionState
@@ -181,3 +181,24 @@ def test_a_submission_that_never_was_has_no_chunks(queue: Queue) -> None:
     """It is not found, rather than without errors."""
     with pytest.raises(SubmissionNotFoundError):
         queue.chunks_with_errors(SubmissionId(1))
+
+
+def test_the_chunks_behind_the_one_that_passes_the_limit_are_dropped_in_the_same_call(
+    queue: Queue,
+) -> None:
+    """Those in front of it are done, and so is itself."""
+    id_ = insert(queue, 5, max_failed_operations=1)
+    tokens = tokens_of(take(queue, 4))
+
+    outcomes = queue.complete_chunks(tokens, operations_failed={tokens[0]: 1, tokens[2]: 1})
+
+    assert [
+        Completed(id_, 4),
+        Completed(id_, 3),
+        Completed(id_, 2, is_limit_passed=True),
+        Dropped(id_),
+    ] == outcomes
+    submission = queue.get_submission(id_)
+    assert submission.state is SubmissionState.FAILED
+    assert (3, 0) == (submission.chunks_done, submission.chunks_in_hand)
+    assert 2 == submission.operations_failed
