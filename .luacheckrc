@@ -6,7 +6,7 @@ std = {
     cjson = { fields = { "decode" } },
     math = { fields = { "abs", "ceil", "floor", "min", "max" } },
     string = { fields = { "byte", "find", "format", "gsub", "match", "rep", "sub" } },
-    table = { fields = { "concat", "sort" } },
+    table = { fields = { "concat", "insert", "sort" } },
   },
 }
 max_line_length = 100
@@ -16,7 +16,7 @@ local prelude = {
   "complement", "sortable",
   "table_in", "firsts", "lasts", "sizes", "first_of", "last_of", "size_of", "change_set",
   "in_hand", "in_hand_changes", "unwritten", "unscored",
-  "in_hand_of", "place_group", "change_groups", "enter_ready", "leave_ready", "note_in_hand",
+  "in_hand_of", "learn_in_hand", "place_group", "change_groups", "enter_ready", "leave_ready", "note_in_hand",
   "score_groups", "write_in_hand", "count_in_hand", "change_pairs",
   "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
   "fail_past_limit",  "count_recent", "token_of", "entry_of", "end_reservation", "use_attempt",
@@ -28,6 +28,7 @@ local order = {
   "ready_sets", "best_of", "in_hand_lacking", "split_label",
   "least_busy", "better", "pick_distinct", "pick_by_value", "pick_by_first",
 }
+files["opsqueue/lua/_order.lua"].globals = { "firsts", "lasts" }
 files["opsqueue/lua/_plain.lua"].read_globals = order
 local limit = {
   "limit_of", "bucket_of", "soonest_of", "passes", "value_of", "take_tokens", "write_all_paces",

@@ -20,8 +20,9 @@ complete  a call: XRANGE over all tokens (a report names tokens, the entries say
           a submission: HMGET of what must be known, HSET of its 3 counters; a chunk: SETBIT
 
 and, by strategy, the look into its index, once a pick where picks differ and else once a call;
-where submissions have strategic metadata, HINCRBY and ZADD for the count in hand of each value
-touched, in both. The bare answer to complete is one number, ours an outcome a chunk.
+where submissions have strategic metadata, HGETALL of it (the answer has it, and the count is by its
+value), HINCRBY and ZADD for the count in hand of each value touched, in both. The bare answer to
+complete is one number, ours an outcome a chunk.
 
 `ratio` is ours by the bare limit, of chunks a second as the client sees them; `in CPU` the same of
 the CPU time of the server's main thread, which a busy machine disturbs less. It has all that a
@@ -103,6 +104,7 @@ redis.call('HINCRBY', recent, 'o:' .. ARGV[2], n)
 return n
 """
 COUNT_IN_HAND = """
+  redis.call('HGETALL', base .. 'sub:' .. id .. ':meta')
   redis.call('HINCRBY', base .. 'inhand:{key}', id, {sign}count)
   redis.call('ZADD', base .. 'oldest:{key}', {sign}count, id .. ':' .. id)
 """
@@ -220,6 +222,7 @@ class Bare:
         for id_ in self._ids:
             fields = client.hgetall(f"oq:{{ours-{CASES.index(case)}}}:sub:{id_}")
             client.hset(self._base + "sub:" + id_, mapping=fields)
+            client.hset(self._base + "sub:" + id_ + ":meta", case.key or "none", 1)
             for index in ("ready", "value:priority", "meta:priority:3", "paced:customer"):
                 client.zadd(self._base + index, {id_: 0})
 

@@ -62,6 +62,17 @@ local function in_hand_of(key, value)
   return known[value]
 end
 
+-- Ask for many at once that will be wanted: values by key.
+local function learn_in_hand(wanted)
+  for key, values in pairs(wanted) do
+    local counts = redis.call('HMGET', base .. 'inhand:' .. key, unpack(values))
+    for i, value in ipairs(values) do
+      local known = table_in(in_hand, key)
+      known[value] = known[value] or tonumber(counts[i] or 0)
+    end
+  end
+end
+
 -- Put a group (the ready submissions with one value of a key) into its places in the indexes of its
 -- key, given its first and last submission of before; see _strategy.lua for what they hold.
 local function place_group(key, value, first_before, last_before)

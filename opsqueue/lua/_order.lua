@@ -92,10 +92,16 @@ local function least_busy(key, basic, chance, from, below)
     label = redis.call('ZRANGE', index, at, at)[1]
   end
   local id, value = split_label(label)
-  local known = table_in(in_hand, key)
+  -- A look into the index says what would have to be asked of the group otherwise.
+  local known, members = table_in(in_hand, key), base .. 'meta:' .. key .. ':' .. value
   known[value] = known[value] or score
+  if order == 'oldest' then
+    firsts[members] = id
+  else
+    lasts[members] = id
+  end
   if basic == 'random' then
-    id = redis.call('ZRANDMEMBER', base .. 'meta:' .. key .. ':' .. value, 1)[1]
+    id = redis.call('ZRANDMEMBER', members, 1)[1]
   end
   return id, score
 end

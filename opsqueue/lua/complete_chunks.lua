@@ -106,17 +106,23 @@ local answers = {}
 for i = 2, #ARGV, 4 do
   answers[#answers + 1] = complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
+local wanted = {}
 for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.state then
     write_down(sub)
-    if sub.signature then
-      note_in_hand(redis.call('HGETALL', sub.key .. ':meta'), -sub.ended)
+    sub.pairs = sub.signature and redis.call('HGETALL', sub.key .. ':meta') or {}
+    for i = 1, #sub.pairs, 2 do
+      table.insert(table_in(wanted, sub.pairs[i]), sub.pairs[i + 1])
     end
   end
   if sub.changed and sub.state == 'in_progress' then
     tell_watchers(id, sub.watched_until, 'done')
   end
+end
+learn_in_hand(wanted)
+for _, id in ipairs(order) do
+  note_in_hand(subs[id].pairs or {}, -subs[id].ended)
 end
 write_in_hand()
 if totals.chunks > 0 then

@@ -178,4 +178,4 @@ def test_a_chunk_more_of_another_value_costs_a_few_commands(
 
     few, many = cost_of(50), cost_of(100)
 
-    assert many - few <= 17 * 50
+    assert many - few <= 15 * 50
