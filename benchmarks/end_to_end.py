@@ -118,6 +118,8 @@ def memory_of(stack: LocalStack, client: redis.Redis, workers: int) -> list[tupl
     rows = [("the producer and reader", peak_mib())]
     for name in names:
         pid = stack.pid_of(name)
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            continue  # killed by --kill
         rows.append((name, peak_mib(pid)))
         children = psutil.Process(pid).children(recursive=True)
         rows += [(f"{name}'s child", peak_mib(child.pid)) for child in children]
