@@ -29,6 +29,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.submission import NewSubmission
+from report import Report
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--server", help="in place of the embedded one")
     parser.add_argument("--folder", type=Path, help="on the disk that is measured")
     options = parser.parse_args()
+    report = Report("durability", options=vars(options))
     if options.server:
         embedded.binary = lambda: options.server
     base = Path(tempfile.mkdtemp(dir=options.folder))
@@ -122,6 +124,9 @@ def main() -> None:
             for number, case in enumerate(CASES):
                 with suppress(InvalidArgumentError):
                     urls[case] = started(case, base / str(number), servers)
+            client = connect(urls[CASES[0]])
+            report.say_where(client)
+            client.close()
             # In turns, so that a busy machine is busy for all of them.
             for _, producers, case in product(range(options.rounds), options.producers, urls):
                 seconds = measure(urls[case], case.durability, producers, options.seconds)
@@ -129,19 +134,39 @@ def main() -> None:
                 taken[case, producers] += seconds
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    print("durability  appendfsync  replica  producers  inserts/s  median ms   p99 ms   ratio")
-    for case, producers in product(CASES, options.producers):
-        replica = "yes" if case.has_replica else "no"
-        row = f"{case.durability:<10}  {case.policy:<11}  {replica:<7}  {producers:>9}"
-        if case not in urls:
-            print(f"{row}  refused: this server does not keep it")
-            continue
-        rate, ordered = median(rates[case, producers]), sorted(taken[case, producers])
-        p99 = ordered[len(ordered) * 99 // 100]
-        print(
-            f"{row}  {rate:>9,.0f}  {median(ordered) * 1000:>9.2f}  {p99 * 1000:>7.2f}  "
-            f"{rate / median(rates[CASES[0], producers]):>6.2f}"
+    table = report.table(
+        {
+            "durability": "`{durability}`",
+            "appendfsync": "{policy}",
+            "replica": "{replica}",
+            "producers": "{producers}",
+            "inserts a second": "{rate:,.0f}",
+            "median": "{median_ms:.2f} ms",
+            "p99": "{p99_ms:.2f} ms",
+            "rate beside the first": "{ratio:.2f}",
+        }
+    )
+    for producers, case in product(options.producers, urls):
+        ordered = sorted(taken[case, producers])
+        rate = median(rates[case, producers])
+        table.add(
+            {
+                "durability": case.durability.value,
+                "policy": case.policy,
+                "replica": "yes" if case.has_replica else "no",
+                "producers": producers,
+                "rate": rate,
+                "median_ms": median(ordered) * 1000,
+                "p99_ms": ordered[len(ordered) * 99 // 100] * 1000,
+                "ratio": rate / median(rates[CASES[0], producers]),
+            }
         )
+    for case in CASES:
+        if case not in urls:
+            report.say(
+                f"`{case.durability}` with {case.policy} is refused: this server does not keep it"
+            )
+    report.save()
 
 
 if __name__ == "__main__":

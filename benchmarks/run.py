@@ -66,6 +66,11 @@ BENCHMARKS = (
         "limits", "limits.py", quick=("--processes", "8", "--chunks", "500", "--seconds", "5")
     ),
     Benchmark("strategies", "strategies.py", quick=("--sizes", "30", "300", "--reserves", "30")),
+    Benchmark(
+        "durability",
+        "durability.py",
+        quick=("--rounds", "2", "--seconds", "0.3", "--producers", "1"),
+    ),
     Benchmark("others", "others/run.py", quick=("--quick",)),
 )
 
