@@ -184,6 +184,7 @@ def workers_killed(bench: Bench, rounds: int, timeout_s: float, table: Table) ->
     with bench.worker():
         for _ in range(rounds):
             bench.add_work()
+            run_after(bench, time.monotonic())  # the one that stays is at work
             known = {run.pid for run in bench.runs()}
             with bench.worker() as doomed:
                 killed = long_run_after(bench, time.monotonic(), known)
