@@ -20,10 +20,12 @@ from opsqueue.answers import (
     read_released,
     read_reserved,
 )
+from opsqueue.bounds import MAX_LIMIT, MAX_MS, checked_whole, is_text, shown
 from opsqueue.chunk import (
     ChunkFailure,
     CompleteOutcome,
     FailOutcome,
+    Finished,
     ReleaseOutcome,
     Token,
     encodable,
@@ -31,17 +33,25 @@ from opsqueue.chunk import (
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.script import Argument
 from opsqueue.strategy import AnyStrategy, Random
-from opsqueue.submission import INLINE_OUTPUT_BYTES, NewSubmission
+from opsqueue.submission import (
+    INLINE_OUTPUT_BYTES,
+    MAX_CHUNKS,
+    MAX_OPERATIONS,
+    NewSubmission,
+)
 
 Answer = TypeVar("Answer")
 
 MAX_BATCH: Final = 1_000
 """Chunks in one call, so that no script keeps the server busy for long."""
+MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """After so long a silence a worker is dead that does not say otherwise."""
 
+_INFO: Final = msgspec.json.Decoder(dict[str, Any])
 # More digits may not fit 64 bits. Without the chunk: of a version that gave tokens without it.
 _TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(:[0-9]{19}:[0-9]{1,10})?")
+_PAGE: Final = re.compile(r"-|\([0-9]{1,19}-[0-9]{1,19}")
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -88,12 +98,9 @@ def reserve_chunks(
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
 ) -> Call[Reserved]:
     """See `Queue.reserve_chunks`."""
-    if not 1 <= limit <= MAX_BATCH:
-        message = f"limit is {limit}: 1 to {MAX_BATCH:,} chunks can be reserved at a time"
-        raise InvalidArgumentError(message)
-    if not 1 <= reservation_ms <= 30 * 24 * 3600 * 1000:
-        message = f"reservation_ms is {reservation_ms}: give 1 ms to 30 days"
-        raise InvalidArgumentError(message)
+    checked_whole("limit", limit, least=1, most=MAX_BATCH)
+    checked_whole("reservation_ms", reservation_ms, least=1, most=MAX_RESERVATION_MS)
+    checked_whole("heartbeat_timeout_ms", heartbeat_timeout_ms, most=MAX_MS)
     strategy = strategy or Random()
     return Call(
         script="reserve_chunks plain" if strategy.is_plain else "reserve_chunks",
@@ -117,13 +124,20 @@ def complete_chunks(
 ) -> Call[list[CompleteOutcome]]:
     """See `Queue.complete_chunks`."""
     failed, outputs = operations_failed or {}, outputs or {}
-    if (largest := max(map(len, outputs.values()), default=0)) > INLINE_OUTPUT_BYTES:
-        message = f"an output of {largest:,} bytes: above {INLINE_OUTPUT_BYTES:,} they are stored"
-        raise InvalidArgumentError(message)
+    for output in outputs.values():
+        if not isinstance(output, bytes):
+            message = f"output {shown(output)}: give what the codec gave, bytes"
+            raise InvalidArgumentError(message)
+        if len(output) > INLINE_OUTPUT_BYTES:
+            message = (
+                f"an output of {len(output):,} bytes: above {INLINE_OUTPUT_BYTES:,} they are stored"
+            )
+            raise InvalidArgumentError(message)
     rest: list[Argument] = []
     for token in checked_tokens(tokens):
-        output = outputs.get(token)
-        rest += [token, failed.get(token, 0), int(output is not None), output or b""]
+        data = outputs.get(token)
+        count = checked_whole("operations_failed", failed.get(token, 0), most=MAX_OPERATIONS)
+        rest += [token, count, int(data is not None), data or b""]
     return Call(
         script="complete_chunks",
         read=lambda answer: [read_completed(row) for row in answer],
@@ -135,15 +149,16 @@ def fail_chunk(
     token: Token, failure: ChunkFailure, *, jitter: int | None = None
 ) -> Call[FailOutcome]:
     """See `Queue.fail_chunk`."""
+    jitter = secrets.randbelow(1001) if jitter is None else jitter
     return Call(
         script="fail_chunk",
         read=read_failed,
         arguments={
             "token": checked_tokens([token])[0],
-            "type": failure.type,
+            "type": encodable(failure.type),
             "message": encodable(failure.message),
             "traceback": encodable(failure.traceback),
-            "jitter": secrets.randbelow(1001) if jitter is None else jitter,
+            "jitter": checked_whole("jitter", jitter, most=1_000),
         },
     )
 
@@ -153,15 +168,17 @@ def release_chunks(tokens: Sequence[Token], *, delay_ms: int = 0) -> Call[list[R
     return Call(
         script="release_chunks",
         read=lambda answer: [read_released(row) for row in answer],
-        arguments={"delay_ms": delay_ms},
+        arguments={"delay_ms": checked_whole("delay_ms", delay_ms, most=MAX_MS)},
         rest=checked_tokens(tokens),
     )
 
 
 def checked_worker(worker: str) -> str:
     """Return the name, or raise InvalidArgumentError saying what a name may be."""
-    if not _WORKER.fullmatch(worker):
-        message = f"worker name {worker!r}: at most 200 printable ASCII characters without spaces"
+    if not isinstance(worker, str) or not _WORKER.fullmatch(worker):
+        message = (
+            f"worker name {shown(worker)}: at most 200 printable ASCII characters without spaces"
+        )
         raise InvalidArgumentError(message)
     return worker
 
@@ -172,31 +189,78 @@ def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
         message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
         raise InvalidArgumentError(message)
     for token in tokens:
-        if not _TOKEN.fullmatch(token):
-            message = f"token {token!r}: give the token of a reservation as it came with it"
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            message = f"token {shown(token)}: give the token of a reservation as it came with it"
             raise InvalidArgumentError(message)
     return list(tokens)
 
 
 def checked_prefixes(prefixes: Sequence[str]) -> list[str]:
-    """Return the prefixes, or raise InvalidArgumentError for too many."""
+    """Return the prefixes, or raise InvalidArgumentError for too many, and for what is none."""
     if len(prefixes) > MAX_BATCH:
         message = f"{len(prefixes):,} prefixes in one call: at most {MAX_BATCH:,}"
         raise InvalidArgumentError(message)
+    for prefix in prefixes:
+        if not is_text(prefix):
+            message = (
+                f"prefix {shown(prefix)}: give the text that a submission's objects begin with"
+            )
+            raise InvalidArgumentError(message)
     return list(prefixes)
 
 
-def checked_limit(limit: int) -> int:
-    """Return the limit, or raise InvalidArgumentError when it is below 1."""
-    if limit < 1:
-        message = f"limit is {limit}: give 1 or more"
+def checked_info(info: bytes) -> bytes:
+    """Return what a worker tells of itself, or raise InvalidArgumentError: no JSON object."""
+    try:
+        _INFO.decode(info)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as exc:
+        message = f"info {shown(info)}: give a JSON object ({exc})"
+        raise InvalidArgumentError(message) from exc
+    return info
+
+
+def checked_finished(new: NewSubmission, finished: Finished) -> Finished:
+    """Return what is done of a lost submission, or raise InvalidArgumentError: it can't be so."""
+    cursor, done = finished.cursor, finished.chunks_done
+    checked_whole("cursor", cursor, most=new.chunks_total)
+    checked_whole("chunks_done", done, most=cursor)
+    checked_whole("operations_done", finished.operations_done, most=new.operations)
+    checked_whole("operations_failed", finished.operations_failed, most=finished.operations_done)
+    checked_whole("last_error", finished.last_error, least=-1, most=max(0, cursor - 1))
+    for index in finished.redo:
+        checked_whole("a free chunk", index, most=max(0, cursor - 1))
+    for name, bits in (("done", finished.done), ("errors", finished.errors)):
+        if not isinstance(bits, bytes) or len(bits) > (cursor + 7) // 8:
+            message = f"{name} {shown(bits)}: give a bit for each of {cursor:,} chunks"
+            raise InvalidArgumentError(message)
+    is_done = [
+        bool(finished.done[i // 8] >> (7 - i % 8) & 1)
+        for i in finished.redo
+        if i // 8 < len(finished.done)
+    ]
+    if (
+        int.from_bytes(finished.done).bit_count() != done
+        or len(set(finished.redo)) != cursor - done
+        or any(is_done)
+    ):
+        message = f"{done:,} chunks done below {cursor:,}: the others are free, each named once"
         raise InvalidArgumentError(message)
-    return limit
+    return finished
+
+
+def checked_limit(limit: int) -> int:
+    """Return the limit, or raise InvalidArgumentError when it is below 1, or beyond counting."""
+    return checked_whole("limit", limit, least=1, most=MAX_LIMIT)
 
 
 def checked_chunk(index: int) -> int:
-    """Return the chunk's index, or raise InvalidArgumentError when it is negative."""
-    if index < 0:
-        message = f"chunk index is {index}: chunks are counted from 0"
+    """Return the chunk's index, or raise InvalidArgumentError when none can be so."""
+    return checked_whole("chunk index", index, most=MAX_CHUNKS)
+
+
+def checked_page(from_: str) -> str:
+    """Return where a page of the stream begins, or raise InvalidArgumentError for what is none."""
+    if not isinstance(from_, str) or not _PAGE.fullmatch(from_):
+        message = f"a page from {shown(from_)}: give '-', or what the page before answered"
         raise InvalidArgumentError(message)
-    return index
+    return from_

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from opsqueue.answers import unexpected
-from opsqueue.calls import checked_limit
-from opsqueue.exceptions import SubmissionNotFoundError
+from opsqueue.bounds import checked_whole
+from opsqueue.calls import checked_limit, checked_page
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
 from opsqueue.script import Scripts
-from opsqueue.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionId, SubmissionState
 
 MAX_CELLS: Final = 2_000
 MAX_LISTED: Final = 100
@@ -132,15 +133,17 @@ class GridReadings:
     ) -> Cells:
         """Count what is done in at most `limit` cells of as many chunks each: 1, or 8 times some.
 
+        At most MAX_CELLS are counted.
+
         Raises:
             SubmissionNotFoundError.
         """
         answer = self._scripts.call(
             "count_cells",
             id=str(submission_id),
-            chunks=chunks_per_cell,
-            first_cell=first_cell,
-            limit=checked_limit(limit),
+            chunks=_checked_cell(chunks_per_cell),
+            first_cell=checked_whole("first_cell", first_cell, most=MAX_CHUNKS),
+            limit=min(checked_limit(limit), MAX_CELLS),
         )
         match answer:
             case [b"counted", state, int(total), done, errors]:
@@ -172,7 +175,7 @@ class GridReadings:
             "list_reservations",
             id="" if submission_id is None else str(submission_id),
             limit=min(checked_limit(limit), MAX_PAGE),
-            **{"from": from_ or "-"},
+            **{"from": checked_page(from_ or "-")},
         )
         match answer:
             case [b"listed", rows, next_from]:
@@ -271,6 +274,14 @@ def _chunks_in_hand(
         if next_from is None or len(found) >= submission.chunks_in_hand:
             return tuple(found), False
     return tuple(found), True
+
+
+def _checked_cell(chunks: int) -> int:
+    checked_whole("chunks_per_cell", chunks, least=1, most=MAX_CHUNKS)
+    if chunks > 1 and chunks % 8:
+        message = f"chunks_per_cell is {chunks}: give 1, or a multiple of 8"
+        raise InvalidArgumentError(message)
+    return chunks
 
 
 def _tally(indexes: Iterable[int], per_cell: int, cells: int) -> list[int]:

@@ -18,6 +18,7 @@ from opsqueue.answers import (
     Swept,
     unexpected,
 )
+from opsqueue.bounds import MAX_MS, checked_whole
 from opsqueue.calls import Answer
 from opsqueue.chunk import (
     ChunkFailure,
@@ -108,9 +109,7 @@ class Queue(Upkeep):
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
-        if idempotency_ms < 1:
-            message = f"idempotency_ms is {idempotency_ms}: a key is remembered for 1 ms or more"
-            raise InvalidArgumentError(message)
+        checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
         self._register()
         answer, doubt = self._call_confirmed(
             "insert_submission",
@@ -134,8 +133,10 @@ class Queue(Upkeep):
         """Insert a submission that Redis has lost, whose chunks are stored, and some done.
 
         Raises:
-            InvalidArgumentError: a submission has this prefix, so this one was not lost.
+            InvalidArgumentError: a submission has this prefix, so this one was not lost; or what
+                is done is more than there is.
         """
+        calls.checked_finished(new, finished)
         self._register()
         answer = self._scripts.call(
             "restore_submission",
@@ -235,7 +236,9 @@ class Queue(Upkeep):
             SubmissionNotFoundError.
         """
         answer = self._scripts.call(
-            "watch_submission", id=str(submission_id), watch_ms=calls.checked_limit(watch_ms)
+            "watch_submission",
+            id=str(submission_id),
+            watch_ms=checked_whole("watch_ms", watch_ms, least=1, most=MAX_MS),
         )
         match answer:
             case [b"watched", news_id]:
@@ -367,6 +370,10 @@ class Queue(Upkeep):
             timeout_ms: after so long a silence from now on it is dead, and its chunks are taken
                 back by whoever sweeps.
         """
+        # Before anything is sent: one that can't be read would spoil every list of workers.
+        calls.checked_info(info)
+        checked_whole("unknown_ms", unknown_ms, most=MAX_MS)
+        checked_whole("timeout_ms", timeout_ms, most=MAX_MS)
         # Not only once: a flushed server has forgotten the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
             register_queue(self._client, self.name)
@@ -399,7 +406,7 @@ class Queue(Upkeep):
             "reclaim_dead",
             sweeper=sweeper,
             limit=calls.checked_limit(limit),
-            lock_ms=lock_ms,
+            lock_ms=checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
         )
         match answer:
             case [b"reclaimed", int(chunks), int(has_more)]:
@@ -416,8 +423,8 @@ class Queue(Upkeep):
             "reclaim_expired",
             sweeper=sweeper,
             limit=calls.checked_limit(limit),
-            lock_ms=lock_ms,
-            **{"from": page_from},
+            lock_ms=checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
+            **{"from": calls.checked_page(page_from)},
         )
         match answer:
             case [b"reclaimed", int(chunks), next_from]:

@@ -26,9 +26,9 @@ from opsqueue.answers import (
     read_submission,
     unexpected,
 )
+from opsqueue.bounds import checked_whole
 from opsqueue.chunk import Reservation, Token
 from opsqueue.exceptions import (
-    InvalidArgumentError,
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
@@ -84,7 +84,7 @@ class Readings(GridReadings):
         Raises:
             SubmissionNotFoundError: also after its retention.
         """
-        first = min(calls.checked_chunk(start), MAX_CHUNKS)
+        first = min(checked_whole("start", start, most=2**63 - 1), MAX_CHUNKS)
         limit = min(calls.checked_limit(limit), MAX_WINDOW)
         answer = self._scripts.call(
             "done_chunks",
@@ -176,6 +176,7 @@ class Readings(GridReadings):
             TooManyMatchingSubmissionsError: there are more than `limit`.
         """
         check_strategic_metadata(pairs)
+        calls.checked_limit(limit)
         wanted = ",".join(state.value for state in states)
         found: list[SubmissionId] = []
         # Without pairs each state has an index of its own; with them one index has all states.
@@ -265,9 +266,7 @@ class Readings(GridReadings):
         Raises:
             SubmissionNotFoundError.
         """
-        if not 0 <= first_index <= MAX_CHUNKS:
-            message = f"first_index is {first_index}: it is the index of a chunk, 0 or more"
-            raise InvalidArgumentError(message)
+        checked_whole("first_index", first_index, most=MAX_CHUNKS)
         answer = self._scripts.call(
             "chunks_with_errors",
             id=str(submission_id),

@@ -19,8 +19,10 @@ from typing import Any, Final, TypeVar
 import redis
 from redis.exceptions import NoScriptError, RedisClusterException
 
+from opsqueue.bounds import is_text, is_whole, shown
 from opsqueue.cluster import Client, reason_of, run_on, run_on_all
 from opsqueue.exceptions import (
+    InvalidArgumentError,
     OpsqueueError,
     OpsqueueInternalError,
     RedisUnavailableError,
@@ -36,6 +38,7 @@ _WITH: Final = re.compile(r"^-- With (_\w+)(?: (if|unless) (\w+))?\.$", re.MULTI
 _COMMENT: Final = re.compile(r"--.*")
 _FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
+_ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
 """The server's state or its operator refuses a command, in a script as anywhere: no defect."""
 
@@ -60,7 +63,20 @@ class Script:
                 f"{self.name}.lua takes {sorted(wanted)}, got {sorted(given)} and {len(rest)} more"
             )
             raise OpsqueueInternalError(message)
-        return [*(arguments[name] for name in self.arguments), *rest]
+        argv = [*(arguments[name] for name in self.arguments), *rest]
+        for value in argv:
+            if not _can_be_sent(value):
+                message = f"{self.name}: {shown(value)} is no text, bytes or integer of 64 bits"
+                raise InvalidArgumentError(message)
+        return argv
+
+
+def _can_be_sent(value: object) -> bool:
+    # redis-py would send floats and larger numbers, too; a command in the middle of a script would
+    # refuse them.
+    if isinstance(value, bytes) or is_text(value):
+        return True
+    return is_whole(value) and -(2**63) <= value < 2**63
 
 
 @cache
@@ -257,10 +273,13 @@ class Scripts:
 
         Args:
             stream: "wake" or "events".
-            last_id: of the last entry seen.
+            last_id: of the last entry seen, or "0-0".
             block_ms: at least 1; below the connection's timeout.
             limit: entries at most.
         """
+        if not _ENTRY_ID.fullmatch(last_id):
+            message = f"{shown(last_id)} is no id of a stream's entry, such as 1732390000000-0"
+            raise InvalidArgumentError(message)
         with translated_errors(None):
             answer: Any = self._run(
                 lambda server: server.xread(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, Self
 
+from opsqueue.bounds import is_text, is_whole, shown
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import InvalidArgumentError, TryFromIntError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from opsqueue.status import SubmissionNotCancellable
 
@@ -31,6 +33,8 @@ MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
 DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
 """Where neither submission nor queue has one; `_chunk.lua` has it, too."""
 
+MAX_CODEC_CHARACTERS: Final = 100
+MAX_TRACE_HEADERS: Final = 10
 MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_STRATEGIC_PAIRS: Final = 32
 INLINE_BYTES: Final = 256 * 1024
@@ -149,9 +153,13 @@ class Backoff:
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant."""
-        if not 0 <= self.first_ms <= self.max_ms <= MAX_BACKOFF_MS:
+        if not (
+            is_whole(self.first_ms)
+            and is_whole(self.max_ms)
+            and 0 <= self.first_ms <= self.max_ms <= MAX_BACKOFF_MS
+        ):
             message = (
-                f"back-off first_ms={self.first_ms} max_ms={self.max_ms}: "
+                f"back-off first_ms={shown(self.first_ms)} max_ms={shown(self.max_ms)}: "
                 "both are 0 to 30 days, and max_ms is at least first_ms"
             )
             raise InvalidArgumentError(message)
@@ -198,22 +206,25 @@ class NewSubmission:
     def __post_init__(self) -> None:
         """Refuse bad values before anything is stored: each message says what would be right."""
         _require(
-            _PREFIX.fullmatch(self.prefix) is not None and len(self.prefix) <= 200,
-            f"prefix {self.prefix[:80]!r}: at most 200 letters, digits and ._=- in parts "
+            isinstance(self.prefix, str)
+            and _PREFIX.fullmatch(self.prefix) is not None
+            and len(self.prefix) <= 200,
+            f"prefix {shown(self.prefix)}: at most 200 letters, digits and ._=- in parts "
             "joined by single slashes, each part beginning with a letter, a digit or _",
         )
         _require(
-            0 <= self.chunks_total <= MAX_CHUNKS,
-            f"chunks_total is {self.chunks_total}: it is 0 to {MAX_CHUNKS:,}",
+            is_whole(self.chunks_total) and 0 <= self.chunks_total <= MAX_CHUNKS,
+            f"chunks_total is {shown(self.chunks_total)}: it is 0 to {MAX_CHUNKS:,}",
         )
         _require(
-            1 <= self.chunk_size <= MAX_CHUNKS,
-            f"chunk_size is {self.chunk_size}: it counts operations, 1 to {MAX_CHUNKS:,}",
+            is_whole(self.chunk_size) and 1 <= self.chunk_size <= MAX_CHUNKS,
+            f"chunk_size is {shown(self.chunk_size)}: it counts operations, 1 to {MAX_CHUNKS:,}",
         )
         fewest = max(0, (self.chunks_total - 1) * self.chunk_size + 1) if self.chunks_total else 0
         _require(
-            fewest <= self.operations <= self.chunks_total * self.chunk_size,
-            f"operations_total is {self.operations_total}: {self.chunks_total:,} chunks of "
+            is_whole(self.operations)
+            and fewest <= self.operations <= self.chunks_total * self.chunk_size,
+            f"operations_total is {shown(self.operations_total)}: {self.chunks_total:,} chunks of "
             f"{self.chunk_size:,} hold {fewest:,} to {self.chunks_total * self.chunk_size:,}, "
             "all but the last being full",
         )
@@ -222,22 +233,31 @@ class NewSubmission:
             f"operations_total is {self.operations:,}: at most {MAX_OPERATIONS:,} can be counted",
         )
         _require(
-            1 <= self.max_attempts <= 1_000_000,
-            f"max_attempts is {self.max_attempts}: it is 1 to 1,000,000",
+            is_whole(self.max_attempts) and 1 <= self.max_attempts <= 1_000_000,
+            f"max_attempts is {shown(self.max_attempts)}: it is 1 to 1,000,000",
         )
         limit = self.max_failed_operations
         _require(
             limit is None
-            or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0)
+            or (is_whole(limit) and limit >= 0)
             or (isinstance(limit, float) and 0 <= limit <= 1),
-            f"max_failed_operations is {limit!r}: give a count from 0 as an int, a share from 0.0 "
-            "to 1.0 as a float, or None",
+            f"max_failed_operations is {shown(limit)}: give a count from 0 as an int, a share "
+            "from 0.0 to 1.0 as a float, or None",
+        )
+        _require(
+            self.metadata is None or isinstance(self.metadata, bytes),
+            f"metadata is {shown(self.metadata)}: give bytes",
         )
         _require(
             self.metadata is None or len(self.metadata) <= MAX_METADATA_BYTES,
             f"metadata has {len(self.metadata or b''):,} bytes, at most {MAX_METADATA_BYTES:,}: "
             "put larger things into the operations or the object store",
         )
+        _require(
+            is_text(self.codec) and 1 <= len(self.codec) <= MAX_CODEC_CHARACTERS,
+            f"codec {shown(self.codec)}: give the name of a codec, such as {DEFAULT_CODEC}",
+        )
+        check_trace_context(self.trace_context)
         if self.retention_ms is not None:
             check_retention_ms(self.retention_ms)
         check_strategic_metadata(self.strategic_metadata)
@@ -245,6 +265,7 @@ class NewSubmission:
             self._check_inline(self.inline)
 
     def _check_inline(self, inline: Sequence[bytes]) -> None:
+        _require(all(isinstance(data, bytes) for data in inline), "inline chunks are bytes")
         _require(
             len(inline) == self.chunks_total,
             f"{len(inline):,} chunks are inline, chunks_total is {self.chunks_total:,}: give all "
@@ -294,8 +315,8 @@ class SubmissionFilter:
         check_strategic_metadata(self.strategic_metadata)
         for at in (self.created_from, self.created_until):
             _require(
-                at is None or at.tzinfo is not None,
-                f"{at} has no time zone: give an aware datetime, such as datetime.now(UTC)",
+                at is None or (isinstance(at, datetime) and at.tzinfo is not None),
+                f"{shown(at)} has no time zone: give an aware datetime, such as datetime.now(UTC)",
             )
 
     def id_range(
@@ -320,19 +341,34 @@ def _first_id(at: datetime) -> SubmissionId:
 def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
     """Raise InvalidArgumentError unless all keys are short names and all values 64-bit ints."""
     _require(
+        isinstance(pairs, Mapping),
+        f"strategic metadata {shown(pairs)}: give a mapping of names to integers",
+    )
+    _require(
         len(pairs) <= MAX_STRATEGIC_PAIRS,
         f"strategic metadata has {len(pairs)} pairs, at most {MAX_STRATEGIC_PAIRS}",
     )
     for key, value in pairs.items():
         _require(
             isinstance(key, str) and _META_KEY.fullmatch(key) is not None,
-            f"strategic metadata key {key!r}: at most 64 letters, digits, and _.- after the first",
+            f"strategic metadata key {shown(key)}: at most 64 letters, digits and _, and .- after "
+            "the first",
         )
         _require(
-            isinstance(value, int) and not isinstance(value, bool) and value in _INT64,
-            f"strategic metadata {key}={value!r}: values are 64-bit integers; "
+            is_whole(value) and value in _INT64,
+            f"strategic metadata {key}={shown(value)}: values are 64-bit integers; "
             "give texts a number of your own or hash them",
         )
+
+
+def check_trace_context(carrier: Mapping[str, str]) -> None:
+    """Raise InvalidArgumentError unless it is a few headers of a trace."""
+    _require(
+        isinstance(carrier, Mapping)
+        and len(carrier) <= MAX_TRACE_HEADERS
+        and all(is_text(part) for pair in carrier.items() for part in pair),
+        f"trace context {shown(carrier)}: give at most {MAX_TRACE_HEADERS} W3C headers as texts",
+    )
 
 
 def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> bool:
@@ -343,8 +379,8 @@ def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> boo
 def check_retention_ms(retention_ms: int) -> int:
     """Return the retention, or raise InvalidArgumentError saying what it may be."""
     _require(
-        0 <= retention_ms <= MAX_RETENTION_MS,
-        f"retention_ms is {retention_ms}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
+        is_whole(retention_ms) and 0 <= retention_ms <= MAX_RETENTION_MS,
+        f"retention_ms is {shown(retention_ms)}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
     )
     return retention_ms
 

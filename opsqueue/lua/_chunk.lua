@@ -200,6 +200,9 @@ local function pending_of(worker, limit)
   if is_nogroup(pending) then
     reset_reservations()
     return {}
+  elseif pending.err then
+    -- Not "none": a worker that seems to hold nothing is forgotten with what it holds.
+    return redis.call('XPENDING', base .. 'reservations', 'workers', '-', '+', limit, worker)
   end
   return pending
 end

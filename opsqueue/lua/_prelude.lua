@@ -71,8 +71,12 @@ local function sub_key(id)
   return base .. 'sub:' .. id
 end
 
+-- A total ends where its 64 bits do: one that is full must not stop every later transition halfway.
 local function count(field, change)
-  redis.call('HINCRBY', base .. 'stats', field, change)
+  local answer = redis.pcall('HINCRBY', base .. 'stats', field, change)
+  if type(answer) == 'table' and not string.find(tostring(answer.err), 'overflow', 1, true) then
+    redis.call('HINCRBY', base .. 'stats', field, change)
+  end
 end
 
 -- Tell idle workers that a chunk became free. A stream, not a list or pub/sub: a worker reads from

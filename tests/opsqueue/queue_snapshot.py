@@ -159,3 +159,13 @@ def _pending(answer: Any) -> dict[str, str] | None:
     if isinstance(answer, Exception):
         raise answer
     return {row["message_id"].decode(): row["consumer"].decode() for row in answer}
+
+
+def raw_keys(client: redis.Redis, queue: str) -> dict[bytes, bytes]:
+    """Give every key of a queue with its value as the server would write it down."""
+    found: Any = client.scan_iter(match=f"{base_key(queue)}*", count=10_000)
+    keys = sorted(found)
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.dump(key)
+    return dict(zip(keys, pipe.execute(), strict=True))

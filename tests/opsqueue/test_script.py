@@ -183,7 +183,7 @@ def test_a_failure_in_the_prelude_is_reported_as_its_line_there(
     """The script that called it is named too."""
     queue = Queue(real_client, queue_name)
     real_client.set(Raw(real_client, queue_name).key("stats"), "not a hash")
-    line = line_of("_prelude", "'stats', field, change")
+    line = line_of("_prelude", "redis.call('HINCRBY', base .. 'stats', field")
 
     with pytest.raises(ScriptError, match=rf"insert_submission: .*lua/_prelude\.lua:{line}\b"):
         insert(queue, 1)

@@ -179,8 +179,8 @@ def message_of(report: Report) -> ToParent:
             )  # fmt: skip
         case Failed(token=token, failure=failure, duration_s=duration_s):
             return ChunkFailed(
-                token, failure.type, encodable(failure.message), encodable(failure.traceback),
-                duration_s, times,
+                token, encodable(failure.type), encodable(failure.message),
+                encodable(failure.traceback), duration_s, times,
             )  # fmt: skip
         case GivenBack(token=token, reason=reason, delay_ms=delay_ms):
             return ChunkGivenBack(token, encodable(reason), delay_ms, times)

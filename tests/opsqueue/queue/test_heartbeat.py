@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 
 from opsqueue.chunk import Lost, Token
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
@@ -146,3 +148,14 @@ def test_a_released_chunk_leaves_the_in_hand_counts(queue: Queue, raw: Raw, cloc
     queue.heartbeat("w1", tokens=[known.token])
 
     assert raw.in_hand("customer") == {7: 1}
+
+
+@pytest.mark.parametrize("info", [b"\xff", b"[1]", b"{", b"null"])
+def test_what_a_worker_tells_of_itself_is_a_json_object(queue: Queue, info: bytes) -> None:
+    """One that is none would make every list of workers fail, the others in it too."""
+    queue.heartbeat("w1", info=b'{"host": "a"}')
+
+    with pytest.raises(InvalidArgumentError, match="JSON object"):
+        queue.heartbeat("w2", info=info)
+
+    assert ["w1"] == [worker.name for worker in queue.list_workers()]

@@ -9,7 +9,16 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
 from opsqueue.submission import SubmissionId, SubmissionState
-from tests.opsqueue.steps import Clock, Raw, indexes_of, insert, listed, new_submission, take
+from tests.opsqueue.steps import (
+    Clock,
+    Raw,
+    indexes_of,
+    insert,
+    listed,
+    new_submission,
+    take,
+    tokens_of,
+)
 
 
 def test_a_submission_is_read_back_as_it_was_inserted(queue: Queue, clock: Clock) -> None:
@@ -144,3 +153,29 @@ def test_an_inserted_submission_can_be_reserved_from_its_first_chunk(queue: Queu
 
     assert indexes_of(chunks) == [0, 1, 2]
     assert [chunk.attempt for chunk in chunks] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("idempotency_ms", [2**63 - 1, 2**64])
+def test_an_idempotency_key_that_is_kept_for_too_long_is_refused_before_anything_is_stored(
+    queue: Queue, idempotency_ms: int
+) -> None:
+    """Redis refuses such an expiry when the submission stands there already."""
+    with pytest.raises(InvalidArgumentError, match="idempotency_ms is"):
+        queue.insert_submission(
+            new_submission(), idempotency_key="k", idempotency_ms=idempotency_ms
+        )
+
+    assert listed(queue, SubmissionState.IN_PROGRESS) == []
+
+
+def test_totals_that_are_full_stop_no_insert(queue: Queue, raw: Raw) -> None:
+    """Some 1,000 submissions of 2**53 operations make one overflow; it can only grow."""
+    insert(queue, 1)
+    for total in ("operations_inserted", "backlog_operations", "operations_completed"):
+        raw.client.hset(raw.key("stats"), total, 2**63 - 1)
+
+    id_ = insert(queue, 1)
+    queue.complete_chunks(tokens_of(take(queue, 2)))
+
+    assert queue.get_submission(id_).state is SubmissionState.COMPLETED
+    assert queue.count_queue().stats["operations_completed"] >= 2**63 - 1

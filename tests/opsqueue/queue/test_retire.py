@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from opsqueue.chunk import Lost
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from tests.opsqueue.steps import Raw, indexes_of, insert, take, tokens_of
 
@@ -58,3 +61,15 @@ def test_a_worker_that_nobody_knows_may_retire(queue: Queue) -> None:
     """Also twice: the call may be repeated after a lost answer."""
     assert queue.retire_worker("nobody")
     assert queue.retire_worker("nobody")
+
+
+def test_a_limit_that_the_server_can_not_count_up_to_loses_no_chunk(queue: Queue) -> None:
+    """It refuses to list what is pending, which must not be read as nothing: the worker would be
+    forgotten together with its chunks."""
+    insert(queue, 1)
+    (token,) = tokens_of(take(queue, 1, worker="leaving"))
+
+    with pytest.raises(InvalidArgumentError, match="limit is"):
+        queue.retire_worker("leaving", limit=10**18)
+
+    assert queue.complete_chunks([token]) != [Lost()]
