@@ -84,9 +84,11 @@ local function complete(token, operations_failed, has_output, output)
   totals.chunks = totals.chunks + 1
   totals.operations = totals.operations + operations
   if operations_failed ~= '0' then
+    -- Never more than there are, whatever a consumer reports.
+    local failed = math.min(tonumber(operations_failed), operations)
     redis.call('SETBIT', sub.key .. ':errors', index, 1)
-    sub.operations_failed = sub.operations_failed + tonumber(operations_failed)
-    totals.failed = totals.failed + tonumber(operations_failed)
+    sub.operations_failed = sub.operations_failed + failed
+    totals.failed = totals.failed + failed
     if sub.limit and sub.operations_failed > tonumber(sub.limit) then
       write_down(sub)
       fail_past_limit(id, index, string.format('%.0f', sub.operations_failed), sub.limit)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import redis
 
 from opsqueue.chunk import Completed, Dropped, Lost, Token
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionState
 from tests.opsqueue.steps import Clock, Raw, insert, take, take_one, tokens_of
@@ -215,3 +217,33 @@ def test_what_is_reported_to_a_group_made_anew_is_lost(queue: Queue, raw: Raw) -
 
     assert [Lost(), Lost()] == outcomes
     assert queue.get_submission(id_).chunks_done == 0
+
+
+@pytest.mark.parametrize("failed", [-1, 2**63, 1.5, True])
+def test_a_count_of_failed_operations_that_can_not_be_is_refused_and_the_chunk_kept(
+    queue: Queue, failed: int
+) -> None:
+    """The script would fail at it after the reservation's end: the chunk would be lost."""
+    id_ = insert(queue, 1)
+    token = take_one(queue).token
+
+    with pytest.raises(InvalidArgumentError, match="operations_failed is"):
+        queue.complete_chunks([token], operations_failed={token: failed})
+
+    assert [Completed(id_, 0)] == queue.complete_chunks([token])
+
+
+def test_no_more_operations_have_failed_than_the_chunk_has(queue: Queue) -> None:
+    """Whatever a consumer reports: those that succeeded are the others, and never below 0."""
+    id_ = insert(queue, 2, chunk_size=3, operations_total=4)
+    tokens = tokens_of(take(queue, 2))
+
+    queue.complete_chunks(tokens, operations_failed=dict.fromkeys(tokens, 2**53))
+
+    submission = queue.get_submission(id_)
+    assert (4, 4, 0) == (
+        submission.operations_done,
+        submission.operations_failed,
+        submission.operations_succeeded,
+    )
+    assert queue.count_queue().stats["operations_failed"] == 4
