@@ -55,15 +55,18 @@ class Upkeep(Readings):
         Raises:
             InvalidArgumentError: by the rules of MaxSimultaneous and RateLimit.
         """
-        if max is not None:
-            MaxSimultaneous(meta_key, max)
-            self._set_limit("max", meta_key, value, str(max))
-        if per_second is not None:
-            RateLimit(meta_key, per_second, burst or 0)
-            self._set_limit("rate", meta_key, value, f"{interval_ticks(per_second)},{burst}")
         if max is None and per_second is None:
             message = "no limit given: max, or per_second and burst"
             raise InvalidArgumentError(message)
+        # Both are checked before the first is set.
+        limits = {}
+        if max is not None:
+            limits["max"] = str(MaxSimultaneous(meta_key, max).max)
+        if per_second is not None:
+            rate = RateLimit(meta_key, per_second, 0 if burst is None else burst)
+            limits["rate"] = f"{interval_ticks(rate.per_second)},{rate.burst}"
+        for kind, limit in limits.items():
+            self._set_limit(kind, meta_key, value, limit)
 
     def remove_limit(self, meta_key: str, *, value: int | None = None) -> None:
         """Let the strategies' own numbers hold again."""
@@ -143,7 +146,11 @@ class Upkeep(Readings):
             limit: submissions in the answer.
             deleted: of submissions of earlier answers, the index below which inputs are deleted.
         """
-        rest = [part for id_, index in (deleted or {}).items() for part in (str(id_), index)]
+        rest = [
+            part
+            for id_, index in (deleted or {}).items()
+            for part in (str(id_), calls.checked_chunk(index))
+        ]
         answer = self._scripts.call("delete_inputs", limit=calls.checked_limit(limit), rest=rest)
         match answer:
             case [b"inputs", rows]:

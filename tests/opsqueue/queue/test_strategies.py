@@ -201,3 +201,11 @@ def test_forgotten_submissions_leave_the_index_of_look_ups(
     queue.forget_submissions()
 
     assert client.keys(f"oq:{{{queue.name}}}:pairs:*") == []
+
+
+def test_limits_of_which_one_is_wrong_are_not_set_at_all(queue: Queue) -> None:
+    """Neither half of them."""
+    with pytest.raises(InvalidArgumentError, match="per_second"):
+        queue.set_limit("api", max=2, per_second=-1, burst=3)
+
+    assert queue.list_limits() == []
