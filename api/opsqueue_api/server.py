@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from functools import lru_cache, partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from wsgiref.types import WSGIApplication
 
+import msgspec
+from gunicorn import util  # type: ignore[import-untyped]  # it ships none
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it ships none
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
+from gunicorn.http import errors  # type: ignore[import-untyped]  # as above
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 
 from opsqueue.connection import connect
 from opsqueue.partitioned import PartitionedQueue
@@ -22,6 +28,7 @@ from opsqueue.store import open_store
 from opsqueue.sweeper import Sweeper
 from opsqueue_api.access_log import AccessLog, set_up_access_log
 from opsqueue_api.app import create_app
+from opsqueue_api.problem import MEDIA_TYPE
 from opsqueue_api.request_ids import forget_request
 from opsqueue_api.settings import METRICS_FOLDER, MULTIPROCESS_DIR, Settings
 
@@ -48,7 +55,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         values = {
             "bind": f"{host}:{settings.port}",
-            "worker_class": "gthread",
+            "worker_class": _Worker,
             "workers": settings.workers,
             "threads": settings.threads,
             "keepalive": KEEPALIVE_S,
@@ -83,6 +90,41 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
 
     def _is_stopping(self) -> bool:
         return self._worker is not None and not self._worker.alive
+
+
+class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
+    """gunicorn's, whose errors about what is no request are problem details, too."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401 as above
+        """Answer before there is anything that the app could be called with."""
+        if not isinstance(exc, errors.ParseException) or isinstance(exc, _OWN_ERRORS):
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
+        status = next((code for kind, code in _STATUSES if isinstance(exc, kind)), 400)
+        reason = HTTPStatus(status).phrase
+        detail = f"this is no HTTP request that we read: {exc}"
+        body = msgspec.json.encode({"title": reason, "detail": detail, "status": status})
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with suppress(OSError):  # it has hung up
+            util.write_nonblock(client, head.encode() + body)
+
+
+_STATUSES: Final = (
+    (errors.LimitRequestLine, 414),
+    (errors.LimitRequestHeaders, 431),
+    (errors.ExpectationFailed, 417),
+    (errors.UnsupportedTransferCoding, 501),
+)
+# Of our settings and our answers, not of the request; older versions lack the latter.
+_OWN_ERRORS: Final = tuple(
+    getattr(errors, name)
+    for name in ("ConfigurationProblem", "InvalidResponseHeader", "InvalidResponseHeaderName")
+    if hasattr(errors, name)
+)
 
 
 class _Log(Logger):  # type: ignore[misc]  # no types, as above
