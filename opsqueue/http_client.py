@@ -266,6 +266,7 @@ def _not_confirmed(problem: ProblemBody, _queue: str, _id: SubmissionId) -> Opsq
 
 _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueError]]] = {
     ProblemType.QUEUE_NAME: _invalid,
+    ProblemType.BROKEN_OFF: _invalid,
     ProblemType.MALFORMED_JSON: _invalid,
     ProblemType.INVALID_ARGUMENT: _invalid,
     ProblemType.TOO_LARGE: _invalid,

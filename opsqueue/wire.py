@@ -54,6 +54,7 @@ class ProblemType(StrEnum):
     FORBIDDEN = "urn:opsqueue:problem:forbidden"
     MEDIA_TYPE = "urn:opsqueue:problem:media-type"
     CONTENT_ENCODING = "urn:opsqueue:problem:content-encoding"
+    BROKEN_OFF = "urn:opsqueue:problem:broken-off"
     MALFORMED_GZIP = "urn:opsqueue:problem:malformed-gzip"
     MALFORMED_JSON = "urn:opsqueue:problem:malformed-json"
     QUEUE_NAME = "urn:opsqueue:problem:queue-name"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -72,10 +73,11 @@ def read_body(
     length = req.content_length
     if length is not None and length > limit_bytes:
         raise _body_too_large(limit_bytes)
-    data = stream_of(req).read(limit_bytes + 1)
+    data = read_part(_stream_of(req), limit_bytes + 1, seen_bytes=0)
     if len(data) > limit_bytes:
         raise _body_too_large(limit_bytes)
-    return _unpacked(data, limit_bytes) if packed else bytes(data)
+    check_end(req, seen_bytes=len(data))
+    return _unpacked(data, limit_bytes) if packed else data
 
 
 def is_gzip(req: falcon.Request) -> bool:
@@ -92,8 +94,40 @@ def is_gzip(req: falcon.Request) -> bool:
     return encoding != "identity"
 
 
-def stream_of(req: falcon.Request) -> ReadableIO:
-    """Give what the body is read from."""
+def sent_parts(req: falcon.Request, *, part_bytes: int) -> Iterator[bytes]:
+    """Yield a body as it was sent.
+
+    Raises:
+        ProblemError: it breaks off.
+    """
+    stream, seen_bytes = _stream_of(req), 0
+    while part := read_part(stream, part_bytes, seen_bytes=seen_bytes):
+        seen_bytes += len(part)
+        yield part
+    check_end(req, seen_bytes=seen_bytes)
+
+
+def read_part(stream: ReadableIO, size_bytes: int, *, seen_bytes: int) -> bytes:
+    """Read the next bytes of a body.
+
+    Raises:
+        ProblemError: its framing is broken, or the connection is.
+    """
+    try:
+        return bytes(stream.read(size_bytes))
+    # Every server has errors of its own for that; gunicorn's for a chunk's size is no OSError.
+    except Exception as exc:
+        raise _broken_off(seen_bytes, f" ({type(exc).__name__})") from exc
+
+
+def check_end(req: falcon.Request, *, seen_bytes: int) -> None:
+    """Refuse a body that is shorter than announced, which may look whole and not be."""
+    length = req.content_length
+    if length is not None and seen_bytes < length:
+        raise _broken_off(seen_bytes, f" of {length:,}")
+
+
+def _stream_of(req: falcon.Request) -> ReadableIO:
     # Falcon's bounded_stream takes a chunked body, which announces no length, for an empty one.
     is_chunked = req.content_length is None and req.get_header("Transfer-Encoding") is not None
     return req.stream if is_chunked else req.bounded_stream
@@ -199,6 +233,13 @@ def _uploaded(body: InsertBody, limits: Limits) -> Uploaded:
         codec=DEFAULT_CODEC if isinstance(codec, msgspec.UnsetType) else codec,
         inline=inline,
     )
+
+
+def _broken_off(seen_bytes: int, how: str) -> ProblemError:
+    detail = (
+        f"the body breaks off after {seen_bytes:,} bytes{how}: nothing is changed, send it again"
+    )
+    return ProblemError(Problem(ProblemType.BROKEN_OFF, detail))
 
 
 def _body_too_large(limit_bytes: int) -> ProblemError:

@@ -16,7 +16,7 @@ import msgspec
 from opsqueue.exceptions import ChunkSizeIsZeroError
 from opsqueue.submission import MAX_CHUNKS, MAX_RETENTION_MS
 from opsqueue.wire import MAX_WAIT_MS, BackoffBody, InsertBody, ProblemType
-from opsqueue_api.body import is_gzip, stream_of
+from opsqueue_api.body import is_gzip, sent_parts
 from opsqueue_api.compression import decompressed_parts
 from opsqueue_api.operation import META, NDJSON, Parameter, integer_parameter
 from opsqueue_api.parameters import integer, optional_integer, pairs_of
@@ -155,7 +155,7 @@ def _check_line(line: bytes, number: int, limit_bytes: int) -> None:
 
 
 def _parts(req: falcon.Request) -> Iterator[bytes]:
-    parts = _sent_parts(req)
+    parts = sent_parts(req, part_bytes=_READ_BYTES)
     if not is_gzip(req):
         yield from parts
         return
@@ -164,20 +164,3 @@ def _parts(req: falcon.Request) -> Iterator[bytes]:
     except ValueError as exc:
         problem = Problem(ProblemType.MALFORMED_GZIP, f"the body is no gzip: {exc}")
         raise ProblemError(problem) from exc
-
-
-def _sent_parts(req: falcon.Request) -> Iterator[bytes]:
-    length, stream, seen = req.content_length, stream_of(req), 0
-    try:
-        while part := stream.read(_READ_BYTES):
-            seen += len(part)
-            yield bytes(part)
-    except OSError as exc:
-        raise _broken_off(seen) from exc
-    if length is not None and seen < length:
-        raise _broken_off(seen)
-
-
-def _broken_off(seen: int) -> ProblemError:
-    detail = f"the body breaks off after {seen:,} bytes: nothing is inserted, send it again"
-    return ProblemError(Problem(ProblemType.MALFORMED_JSON, detail))

@@ -36,6 +36,7 @@ _IN_PATH: Final[Mapping[str, dict[str, Any]]] = {
 _OF_BODY: Final = (
     ProblemType.MEDIA_TYPE,
     ProblemType.CONTENT_ENCODING,
+    ProblemType.BROKEN_OFF,
     ProblemType.MALFORMED_GZIP,
     ProblemType.MALFORMED_JSON,
     ProblemType.TOO_LARGE,

@@ -43,6 +43,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.FORBIDDEN: (403, "Forbidden"),
     ProblemType.MEDIA_TYPE: (415, "Not JSON"),
     ProblemType.CONTENT_ENCODING: (415, "Unknown content encoding"),
+    ProblemType.BROKEN_OFF: (400, "Body breaks off"),
     ProblemType.MALFORMED_GZIP: (400, "Malformed gzip"),
     ProblemType.MALFORMED_JSON: (400, "Malformed JSON"),
     ProblemType.QUEUE_NAME: (400, "Not a queue's name"),
