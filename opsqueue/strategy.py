@@ -33,6 +33,9 @@ TICKS_A_SECOND: Final = 100_000_000
 """Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_LAYERS: Final = 16
+_MOST_ALTERNATIVES: Final = 32
+"""Each is tried in one script, so that their number is what a reserve can cost."""
+_DEEPEST: Final = _MOST_LAYERS + _MOST_ALTERNATIVES
 _ORDERS: Final = ("prefer_distinct", "highest", "lowest")
 
 
@@ -219,6 +222,7 @@ class OrElse(AnyStrategy):
         for part in (self.first, self.fallback):
             if not isinstance(part, AnyStrategy):
                 raise _wrong(self, f"{part!r} is no strategy")
+        _check_number(self)
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""
@@ -269,17 +273,19 @@ def parse_strategy(text: str) -> AnyStrategy:
         InvalidArgumentError: shows where it stops making sense, and the right form.
     """
     tokens = re.findall(r"[A-Za-z0-9_.\-]+|[(),]|\S", text)
-    strategy, rest = _parse(tokens, text)
+    strategy, rest = _parse(tokens, text[:200])
     if rest:
-        message = f"strategy {text!r}: nothing can follow after {rest[0]!r}"
+        message = f"strategy {text[:200]!r}: nothing can follow after {rest[0]!r}"
         raise InvalidArgumentError(message)
     return strategy
 
 
-def _parse(tokens: list[str], text: str) -> tuple[AnyStrategy, list[str]]:
+def _parse(tokens: list[str], text: str, *, depth: int = 0) -> tuple[AnyStrategy, list[str]]:
     name = tokens[0] if tokens else ""
-    if name not in _FORMS:
-        message = f"strategy {text!r}: {name!r} is none of {', '.join(_FORMS)}"
+    if name not in _FORMS or depth > _DEEPEST:
+        is_deep = f"more than {_MOST_LAYERS} strategies are nested"
+        wrong = is_deep if depth > _DEEPEST else f"{name[:40]!r} is none of {', '.join(_FORMS)}"
+        message = f"strategy {text!r}: {wrong}"
         raise InvalidArgumentError(message)
     make, form = _FORMS[name]
     arguments: list[Any] = []
@@ -288,7 +294,7 @@ def _parse(tokens: list[str], text: str) -> tuple[AnyStrategy, list[str]]:
         rest = rest[1:]
         while rest and rest[0] != ")":
             if rest[0] in _FORMS:
-                inner, rest = _parse(rest, text)
+                inner, rest = _parse(rest, text, depth=depth + 1)
                 arguments.append(inner)
             else:
                 arguments.append(_number(rest[0]))
@@ -372,6 +378,11 @@ def _check(strategy: AnyStrategy, meta_key: object, underlying: object) -> None:
         raise _wrong(strategy, f"underlying {underlying!r} is no strategy")
     if max(len(layers) for layers in underlying.alternatives()) >= _MOST_LAYERS:
         raise _wrong(strategy, f"more than {_MOST_LAYERS} strategies are nested")
+
+
+def _check_number(strategy: AnyStrategy) -> None:
+    if len(strategy.alternatives()) > _MOST_ALTERNATIVES:
+        raise _wrong(strategy, f"more than {_MOST_ALTERNATIVES} alternatives")
 
 
 def _wrong(strategy: AnyStrategy, what: str) -> InvalidArgumentError:

@@ -89,3 +89,22 @@ def test_nesting_has_a_limit():
 
     with pytest.raises(InvalidArgumentError, match="nested"):
         Strategy.PreferDistinct("k", strategy)
+
+
+@pytest.mark.parametrize("text", ["OrElse(", "PreferDistinct(a, ", "OrElse(Oldest, "])
+def test_a_text_nested_without_end_is_refused(text: str):
+    """Rather than filling the stack of whoever reads it."""
+    with pytest.raises(InvalidArgumentError, match="nested") as caught:
+        parse_strategy(text * 100_000)
+
+    assert len(str(caught.value)) < 500
+
+
+def test_alternatives_have_a_limit():
+    """They double with each level, and all are tried in one script while Redis serves nobody."""
+    strategy: AnyStrategy = Oldest()
+    for _ in range(5):
+        strategy = Strategy.OrElse(strategy, strategy)
+
+    with pytest.raises(InvalidArgumentError, match="more than 32 alternatives"):
+        Strategy.OrElse(strategy, strategy)
