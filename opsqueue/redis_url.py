@@ -13,13 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import redis.connection
 
 _PARSE: Final[Callable[[str], dict[str, Any]]] = redis.connection.parse_url
 _SENTINEL_PORT: Final = 26379
 _SERVER_PORT: Final = 6379
+_KNOWN_OPTIONS: Final = (
+    "client_name",
+    "db",
+    "health_check_interval",
+    "password",
+    "sentinel_password",
+    "sentinel_username",
+    "socket_keepalive",
+    "username",
+)
 _OF_SENTINELS: Final = ("sentinel_username", "sentinel_password")
 
 Address = tuple[str, int]
@@ -67,6 +77,12 @@ def place_of(url: str) -> Place:
         ValueError: urllib can't take it apart; its message may have a piece of the password.
     """
     parts = urlsplit(url)
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _KNOWN_OPTIONS and not name.startswith("ssl_"):
+            # redis-py would take `decode_responses=1`, and no answer could be read any more; what
+            # it does not know it would pass on, to fail with the first command.
+            message = f"{name[:40]!r} is none of its options: {', '.join(_KNOWN_OPTIONS)}, ssl_…"
+            raise UrlError(message)
     match parts.scheme.split("+"):
         case ["redis" | "rediss" as scheme, "sentinel"]:
             return _behind_sentinels(scheme, parts)

@@ -64,6 +64,10 @@ def test_a_masked_url_shows_all_but_the_password(url: str, shown: str) -> None:
         "redis://:secret@host:99999",
         "redis://:secret@[host",
         "redis://:sec/secret@host",
+        "redis://host?protocol=3",
+        "redis://host?decode_responses=1",
+        "redis://host?no_such_option=1",
+        "redis+cluster://host?socket_timeout=1",
     ],
 )
 def test_a_url_that_can_not_be_read_is_refused_without_its_password(url: str) -> None:

@@ -35,11 +35,11 @@ def test_tls_is_for_the_sentinels_too() -> None:
 
 
 def test_a_cluster_is_found_by_any_of_its_nodes() -> None:
-    place = place_of("rediss+cluster://:secret@one:7000,two/0?socket_timeout=3")
+    place = place_of("rediss+cluster://:secret@one:7000,two/0?health_check_interval=3")
 
     assert isinstance(place, Cluster)
     assert (("one", 7000), ("two", 6379)) == place.addresses
-    assert {"password": "secret", "ssl": True, "socket_timeout": 3.0} == place.options
+    assert {"password": "secret", "ssl": True, "health_check_interval": 3} == place.options
 
 
 @pytest.mark.parametrize(
