@@ -75,6 +75,6 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
     data = store.get(manifest_key(prefix))
     try:
         return _DECODER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         message = f"the manifest can't be read ({exc}): damaged, or of a later version"
         raise EncodingError(message) from exc

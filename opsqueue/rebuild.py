@@ -7,6 +7,7 @@ The I/O is that of the store and of the queue.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ from opsqueue.store import ObjectStore, output_key
 from opsqueue.store.parallel import get_many
 from opsqueue.submission import NewSubmission, SubmissionId
 
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_REDO: Final = 10_000
 """Chunks below the cursor that are not done; beyond, done ones are handed out once more, and the
 output that is there stays."""
@@ -154,25 +156,25 @@ def _described(store: ObjectStore, queue: Queue, prefix: str) -> NewSubmission:
 
 def _list_chunks(store: ObjectStore, new: NewSubmission) -> bytearray:
     """Give the bitmap of outputs, having made sure that each other chunk has its input."""
-    size = (new.chunks_total + 7) // 8
-    inputs, outputs = bytearray(size), bytearray(size)
+    # As long as the last chunk that is there: a damaged manifest may say billions.
+    inputs, outputs = bytearray(), bytearray()
     bits = {"in": inputs, "out": outputs}
     for key in store.list_prefix(new.prefix):
         number, _, suffix = key.removeprefix(f"{new.prefix}/").partition("-")
-        if suffix in bits and number.isdecimal() and int(number) < new.chunks_total:
+        # Not `01-in`, nor digits of other scripts, which int() reads, too.
+        if suffix in bits and _INDEX.fullmatch(number) and int(number) < new.chunks_total:
             _set(bits[suffix], int(number))
-    missing = 0
-    first = None
-    for index in range(new.chunks_total):
-        if not _has(inputs, index) and not _has(outputs, index):
-            missing += 1
-            first = index if first is None else first
-    if missing:
+    there = int.from_bytes(inputs, "little") | int.from_bytes(outputs, "little")
+    if missing := new.chunks_total - there.bit_count():
+        size = there.bit_length() // 8 + 1
+        found = there.to_bytes(size, "little")
+        first = next(index for index in range(size * 8 + 1) if not _has(found, index))
         message = (
             f"inputs are missing, of {missing:,} of {new.chunks_total:,} chunks (first: {first}): "
             "they were deleted, and have no output either"
         )
         raise EncodingError(message)
+    outputs.extend(bytes((new.chunks_total + 7) // 8 - len(outputs)))
     return outputs
 
 
@@ -204,11 +206,13 @@ def _indexes(bits: bytearray) -> Iterator[int]:
 # As Redis counts bits: the highest of a byte comes first.
 
 
-def _has(bits: bytearray, index: int) -> bool:
+def _has(bits: bytes | bytearray, index: int) -> bool:
     return index // 8 < len(bits) and bool(bits[index // 8] >> (7 - index % 8) & 1)
 
 
 def _set(bits: bytearray, index: int) -> None:
+    if index // 8 >= len(bits):
+        bits.extend(bytes(index // 8 + 1 - len(bits)))
     bits[index // 8] |= 1 << (7 - index % 8)
 
 

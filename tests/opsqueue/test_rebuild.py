@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import fakeredis
 import pytest
 import redis
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opsqueue import rebuild as rebuilding
 from opsqueue.app import Opsqueue
@@ -283,3 +287,85 @@ def test_the_command_says_what_it_does(
     store.delete_objects(key for key in list(store.list_prefix("")) if key.endswith("-in"))
     own_client.flushall()
     assert run()[0] == 1
+
+
+def test_what_only_looks_like_a_chunk_is_none(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """Whoever can write to the store may have left anything there."""
+    lost = insert(producer, 0, 2, 4)
+    local.store.delete_objects([input_key(lost.prefix, 1)])
+    for name in ("01-in", "\u0661-in", "1-in/x", "1_-in", "+1-in", "1", "-in", "99-out", "1-IN"):
+        local.store.create(f"{lost.prefix}/{name}", b"")
+    client.flushall()
+
+    (outcome,) = rebuild(local.store, local.queue("numbers"))
+
+    assert isinstance(outcome, Skipped)
+    assert "inputs are missing, of 1 of 2 chunks (first: 1)" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        ({"chunks_total": 2**32 - 1, "operations_total": 2**33 - 2}, "(first: 2)"),
+        ({"chunks_total": 10**400}, "chunks_total is"),
+        ({"operations": "DEEP"}, "can't be read"),
+        ({"prefix": "../numbers"}, "prefix"),
+        ({"codec": "\ud800"}, "can't be read"),
+    ],
+)
+def test_a_damaged_manifest_costs_no_more_than_what_is_there(
+    local: LocalOpsqueue,
+    producer: ProducerClient,
+    client: redis.Redis,
+    damaged: dict[str, Any],
+    reason: str,
+) -> None:
+    """Neither memory for billions of chunks nor the rebuild of the others."""
+    lost, whole = insert(producer, 0, 2, 4), insert(producer, 6)
+    key = manifest_key(lost.prefix)
+    manifest = json.loads(local.store.get(key))
+    manifest["submission"] |= damaged
+    local.store.delete_objects([key])
+    deep = "[" * 100_000 + "]" * 100_000
+    local.store.create(key, json.dumps(manifest).replace('"DEEP"', deep).encode())
+    client.flushall()
+
+    outcomes = {outcome.prefix: outcome for outcome in rebuild(local.store, local.queue("numbers"))}
+
+    skipped = outcomes[lost.prefix]
+    assert isinstance(skipped, Skipped)
+    assert reason in skipped.reason
+    assert isinstance(outcomes[whole.prefix], Rebuilt)
+
+
+def test_whatever_became_of_its_objects_a_rebuild_goes_on(queue_name: str) -> None:
+    """Each prefix is restored or skipped with a reason, and never stops the ones behind it."""
+    store = open_store(f"memory://{queue_name}")
+    client = fakeredis.FakeRedis(server=fakeredis.FakeServer(server_type="valkey"), protocol=2)
+    local = LocalOpsqueue(app, client, store)
+    producer = ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0)
+
+    @settings(max_examples=30, deadline=None, database=None, derandomize=True)
+    @given(st.integers(0, 3), st.integers(0, 700), st.binary(max_size=9), st.booleans())
+    def damage(which: int, at: int, put: bytes, is_cut: bool) -> None:  # noqa: FBT001 drawn
+        client.flushall()
+        store.delete_prefix("numbers")
+        lost = insert(producer, 0, 1, 2)
+        local.work("numbers", limit=1)
+        keys = sorted(store.list_prefix("numbers"))
+        key = keys[which % len(keys)]
+        data = store.get(key)
+        store.delete_objects([key])
+        store.create(key, data[:at] + put + (b"" if is_cut else data[at + len(put) :]))
+        client.flushall()
+
+        (outcome,) = rebuild(store, local.queue("numbers"))
+
+        assert lost.prefix == outcome.prefix
+        assert isinstance(outcome, Rebuilt) or outcome.reason
+        for submission in local.queue("numbers").list_submissions().submissions:
+            assert submission.operations_failed <= submission.operations_done
+
+    damage()
