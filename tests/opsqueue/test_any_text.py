@@ -1,0 +1,144 @@
+"""Texts that people and programs give: read, or refused by an error of ours, whatever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from opsqueue.connection import connect, masked
+from opsqueue.duration import parse_duration
+from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError
+from opsqueue.http_client import HttpClient
+from opsqueue.keys import check_queue_name
+from opsqueue.store import open_store
+from opsqueue.strategy import parse_strategy
+from opsqueue.submission import SubmissionId
+from opsqueue_api.tokens import parse_tokens
+
+PIECES = {
+    "url": [
+        *("redis://", "rediss://", "unix://", "redis+sentinel://", "redis+cluster://", "file:///"),
+        *(
+            "memory://",
+            "s3://",
+            "gs://",
+            "http://",
+            ":",
+            "/",
+            "//",
+            "..",
+            "%2e%2e",
+            "%00",
+            "%",
+            "%zz",
+        ),
+        *("\0", "\n", "[", "]", "[::1]", "@", "user", ",", "?", "&", "=", "#", "db=1", "db=x", "0"),
+        *(
+            "6379",
+            "99999999",
+            "-1",
+            "é",
+            "\ud800",
+            " ",
+            "localhost",
+            "bucket",
+            "durable=",
+            "region=",
+        ),
+        *("durable=x", "endpoint_url=http://[", "endpoint_url=", "ssl_cert_reqs=x", "protocol=3"),
+        *("ssl_ca_certs=/none", "health_check_interval=x", "password=", "x" * 300, "+", "*", "~"),
+    ],
+    "strategy": [
+        *("Oldest", "Newest", "Random", "PreferDistinct", "SelectOnly", "RateLimit", "OrElse", "("),
+        *(
+            "MaxSimultaneous",
+            "Highest",
+            ")",
+            ",",
+            ", ",
+            " ",
+            "a",
+            "customer",
+            "1",
+            "-1",
+            "1e5",
+            "nan",
+        ),
+        *("inf", "9" * 5_000, "é", "\ud800", "=", "operations", "0.5"),
+    ],
+    "duration": [
+        "1",
+        "9" * 9,
+        "9" * 20,
+        ".5",
+        "s",
+        "m",
+        "h",
+        "d",
+        "w",
+        "ms",
+        " ",
+        "-",
+        "inf",
+        "\ud800",
+    ],
+    "token": [
+        "a",
+        ":",
+        "x" * 32,
+        "admin",
+        "produce",
+        "consume",
+        "@",
+        "*",
+        ",",
+        "\n",
+        "é",
+        "\ud800",
+        "",
+    ],
+}
+
+
+def of(kind: str) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(PIECES[kind]), max_size=9).map("".join) | st.text(max_size=9)
+
+
+READERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "open_store": (open_store, "url"),
+    "connect": (lambda url: connect(url).close(), "url"),
+    "masked": (masked, "url"),
+    "api url": (lambda url: HttpClient(url, transport=httpx.BaseTransport()).close(), "url"),
+    "parse_strategy": (parse_strategy, "strategy"),
+    "parse_duration": (parse_duration, "duration"),
+    "parse_tokens": (parse_tokens, "token"),
+    "check_queue_name": (check_queue_name, "url"),
+    "submission id": (SubmissionId, "duration"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_any_text_is_read_or_refused(name: str) -> None:
+    """With a message; never by what a library makes of it."""
+    reader, kind = READERS[name]
+
+    @settings(
+        max_examples=80,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(of(kind))
+    def read(text: str) -> None:
+        try:
+            reader(text)
+        except OpsqueueError as exc:
+            assert not isinstance(exc, OpsqueueInternalError)  # noqa: PT017 both are right
+            assert str(exc)  # noqa: PT017 as above
+
+    read()
