@@ -36,6 +36,15 @@ def is_text(value: object) -> TypeGuard[str]:
     return True
 
 
+def is_host(name: str) -> bool:
+    """Tell what a name server can be asked for; sockets raise a ValueError for another."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def shown(value: object) -> str:
     """Give any value as messages have it, however long it is."""
     try:

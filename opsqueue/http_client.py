@@ -18,6 +18,7 @@ import httpx
 import msgspec
 
 from opsqueue import __version__, spans
+from opsqueue.bounds import is_host
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
@@ -289,7 +290,8 @@ def _checked_url(api_url: str) -> tuple[str, str]:
     full_url = api_url if "://" in api_url else f"http://{api_url}"
     try:
         parts = urlsplit(full_url)
-        is_right = parts.scheme in ("http", "https") and bool(parts.hostname)
+        name = parts.hostname or ""
+        is_right = parts.scheme in ("http", "https") and bool(name) and is_host(name)
         host = parts.netloc.rpartition("@")[2]
         _ = parts.port  # raises ValueError when it is no number
         httpx.URL(full_url)

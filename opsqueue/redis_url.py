@@ -17,6 +17,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import redis.connection
 
+from opsqueue.bounds import is_host
+
 _PARSE: Final[Callable[[str], dict[str, Any]]] = redis.connection.parse_url
 _SENTINEL_PORT: Final = 26379
 _SERVER_PORT: Final = 6379
@@ -91,6 +93,9 @@ def place_of(url: str) -> Place:
                 message = "a cluster has the database 0 only"
                 raise UrlError(message)
             return Cluster(_addresses(parts, _SERVER_PORT), _options(scheme, parts, path=""))
+    if not is_host(parts.hostname or ""):
+        message = "no server can have the name of its host"
+        raise UrlError(message)
     return Server(url)
 
 
@@ -139,7 +144,7 @@ def _address(text: str, default_port: int) -> Address:
         host, port = one.hostname, one.port
     except ValueError:
         host, port = None, None
-    if not host:
+    if not host or not is_host(host):
         message = "one of its hosts or ports can't be read"
         raise UrlError(message)
     return host, default_port if port is None else port

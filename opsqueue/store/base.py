@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from opsqueue.bounds import is_host
 from opsqueue.exceptions import (
     InvalidArgumentError,
     NewObjectStoreClientError,
@@ -223,7 +224,8 @@ def _options_of(url: str, scheme: str, query: str) -> dict[str, str]:
             parts = urlsplit(endpoint)
         except ValueError as exc:
             raise _malformed(url, f"its endpoint_url can't be read: {exc}") from exc
-        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+        is_right = parts.scheme in ("http", "https") and is_host(parts.hostname or "")
+        if not is_right or not parts.netloc or "@" in parts.netloc:
             raise _malformed(url, "its endpoint_url must be http://host:port without credentials")
     return options
 
