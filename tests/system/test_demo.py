@@ -66,7 +66,7 @@ def test_dev_says_what_is_wrong_with_the_app(start, tmp_path: Path):
     dev = start("opsqueue.cli", "dev", "tsks:app", "--folder", str(tmp_path / "data"))
 
     assert dev.wait() == 2
-    assert "no module 'tsks'" in dev.output.replace("\n", " ")
+    assert "no module 'tsks'" in " ".join(dev.output.split())
     assert not (tmp_path / "data").exists()
 
 
@@ -96,7 +96,7 @@ def test_a_second_dev_in_the_same_folder_is_refused(start, tmp_path: Path):
     second = start("opsqueue.cli", "dev", "tasks:app", *options)
 
     assert second.wait() == 2
-    assert "is `opsqueue dev` running already?" in second.output.replace("\n", " ")
+    assert "is `opsqueue dev` running already?" in " ".join(second.output.split())
 
 
 def test_a_second_ctrl_c_ends_dev_without_waiting_for_chunks(start, tmp_path: Path):
