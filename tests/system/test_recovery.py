@@ -227,7 +227,8 @@ def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick, run: Run):
 def test_a_connection_that_hangs_is_given_up(start_quick, run: Run):
     """A proxy swallows everything for a while; reports are repeated until they are stored."""
     with Loop() as loop, Proxy(loop, run.server.port) as proxy:
-        worker = start_quick(OPSQUEUE_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
+        url = f"redis://127.0.0.1:{proxy.port}/0"
+        worker = start_quick("--redis-timeout", "6", OPSQUEUE_REDIS_URL=url)
         submission_id = run.submit(60)
         run.wait_until_some_ran(10)
 

@@ -13,6 +13,7 @@ import click
 
 from opsqueue import __version__
 from opsqueue.app import Opsqueue, load_app
+from opsqueue.connection import SOCKET_TIMEOUT_S
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -175,6 +176,13 @@ def _say(line: str) -> None:
     help="Seconds without one after which this worker counts as dead to the others.",
 )
 @click.option(
+    "--redis-timeout",
+    # Reads wait for 5 s, and their answers take some time.
+    type=click.FloatRange(6, 600),
+    default=SOCKET_TIMEOUT_S,
+    help="Seconds without an answer after which a connection to Redis is given up.",
+)
+@click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0, 86_400),
     default=60.0,
@@ -257,6 +265,7 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
         max_memory_per_child_bytes=options["max_memory_per_child"],
         heartbeat_interval_s=options["heartbeat_interval"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
+        redis_timeout_s=options["redis_timeout"],
         shutdown_timeout_s=options["shutdown_timeout"],
         metrics_port=options["metrics_port"],
         metrics_host=options["metrics_host"],

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable
 
 from opsqueue.chunk import Token
-from opsqueue.connection import SOCKET_TIMEOUT_S
 from opsqueue.exceptions import OpsqueueError
 from opsqueue_worker.intake import Intake
 
@@ -26,6 +25,7 @@ class Heartbeat:
         info: JSON that lists of workers show.
         interval_s: between beats.
         timeout_s: after so long a silence the worker is dead to the others.
+        redis_timeout_s: what Redis has not answered within it, it never will.
         on_void: called with the tickets of chunks that nobody wants any more.
     """
 
@@ -37,6 +37,7 @@ class Heartbeat:
         info: bytes,
         interval_s: float,
         timeout_s: float,
+        redis_timeout_s: float,
         on_void: Callable[[Iterable[Token]], None],
     ) -> None:
         self._intakes = intakes
@@ -44,6 +45,8 @@ class Heartbeat:
         self._info = info
         self._interval_s = interval_s
         self._timeout_ms = int(timeout_s * 1000)
+        # A reserve that was not answered within the socket's timeout never will be.
+        self._unknown_ms = int(2_000 * redis_timeout_s)
         self._on_void = on_void
         self._is_stopping = threading.Event()
 
@@ -70,8 +73,7 @@ class Heartbeat:
             self._worker,
             tokens=intake.held(),
             info=self._info,
-            # A reserve that was not answered within the socket's timeout never will be.
-            unknown_ms=int(2_000 * SOCKET_TIMEOUT_S),
+            unknown_ms=self._unknown_ms,
             timeout_ms=self._timeout_ms,
         )
         if alive.released:

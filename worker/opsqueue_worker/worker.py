@@ -74,8 +74,11 @@ class Worker:
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
         # A connection for each partition's two threads, and for heartbeat, sweeper and start.
-        most = 2 * len(names) * MAX_PARTITIONS + 8
-        self._client = connection.connect(settings.redis_url, max_connections=most)
+        self._client = connection.connect(
+            settings.redis_url,
+            max_connections=2 * len(names) * MAX_PARTITIONS + 8,
+            timeout_s=settings.redis_timeout_s,
+        )
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
@@ -89,6 +92,7 @@ class Worker:
             info=self._info(),
             interval_s=settings.heartbeat_interval_s,
             timeout_s=settings.heartbeat_timeout_s,
+            redis_timeout_s=settings.redis_timeout_s,
             on_void=self._pool.void,
         )
         self._sweeper = Sweeper(
