@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -111,3 +113,17 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     speaking.join(20)
     assert [closing.is_alive(), speaking.is_alive()] == [False, False]
     assert child._connection.closed
+
+
+def test_a_child_knows_no_redis_and_no_http() -> None:
+    """Its parent speaks to Redis: to read these would more than double the start of each child."""
+    program = (
+        "import sys, opsqueue_worker.child\n"
+        "print(*{'redis', 'httpx', 'falcon', 'click'} & set(sys.modules))"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert found.stdout.split() == []

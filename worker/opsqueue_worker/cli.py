@@ -13,7 +13,6 @@ import click
 
 from opsqueue import __version__
 from opsqueue.app import Opsqueue, load_app
-from opsqueue.connection import SOCKET_TIMEOUT_S
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -179,7 +178,7 @@ def _say(line: str) -> None:
     "--redis-timeout",
     # Reads wait for 5 s, and their answers take some time.
     type=click.FloatRange(6, 600),
-    default=SOCKET_TIMEOUT_S,
+    default=15.0,
     help="Seconds without an answer after which a connection to Redis is given up.",
 )
 @click.option(

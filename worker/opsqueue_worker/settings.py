@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from opsqueue.connection import SOCKET_TIMEOUT_S
 from opsqueue.logs import LogFormat
 from opsqueue.process import new_worker_name
 from opsqueue.strategy import AnyStrategy
@@ -33,7 +32,7 @@ class WorkerSettings:
     max_memory_per_child_bytes: int | None = None
     heartbeat_interval_s: float = 5.0
     heartbeat_timeout_s: float = 30.0
-    redis_timeout_s: float = SOCKET_TIMEOUT_S
+    redis_timeout_s: float = 15.0
     shutdown_timeout_s: float = 60.0
     is_burst: bool = False
     """End when the queues are empty."""
