@@ -16,7 +16,7 @@ from opsqueue.submission import NewSubmission, SubmissionState
 pytestmark = pytest.mark.system
 CHUNKS = 1_000
 MOST = 5
-PROCESSES = 8
+PROCESSES = 5
 
 
 def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[int, int]]) -> None:
