@@ -50,7 +50,7 @@ def connect(url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TI
     try:
         match place_of(url):
             case Server():
-                return redis.Redis.from_url(url, **options, retry=_never())
+                return server_client(url, max_connections=max_connections, timeout_s=timeout_s)
             case BehindSentinels() as behind:
                 return _master(behind, options)
             case Cluster() as cluster:
@@ -72,7 +72,20 @@ def server_client(
 ) -> redis.Redis:
     """Make a client of one server, as `connect` does, where it must be that one."""
     options = _options(max_connections, timeout_s)
+    if url.startswith("rediss:"):
+        options["redis_connect_func"] = _begin
     return redis.Redis.from_url(url, **options, retry=_never())
+
+
+def _begin(connection: Any) -> None:  # noqa: ANN401 redis-py has no type for a pool's connections
+    """Do what redis-py does with a new connection, and read all that TLS sends of its own accord.
+
+    A server's session tickets come right after the handshake. Unless something is read then, as the
+    answer to a password is, redis-py takes them for an unread answer and gives the connection up.
+    """
+    connection.on_connect()
+    connection.send_command("PING", check_health=False)
+    connection.read_response()
 
 
 def _options(max_connections: int, timeout_s: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import redis
 import trustme
 
 from opsqueue.acl import user_line
-from opsqueue.connection import check, connect
+from opsqueue.connection import check, connect, server_client
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
@@ -171,3 +171,16 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_and_named(tls_port: in
 
     assert "ssl_ca_certs" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_new_connection_is_taken_for_what_it_is(
+    tls_port: int, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """What TLS itself sends after the handshake, session tickets, is no unread answer."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    url = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={tmp_path}/ca.pem"
+
+    for _ in range(25):
+        client = server_client(url)
+        assert client.ping()
+        client.close()
