@@ -277,7 +277,7 @@ class Scripts:
             block_ms: at least 1; below the connection's timeout.
             limit: entries at most.
         """
-        if not _ENTRY_ID.fullmatch(last_id):
+        if not is_text(last_id) or not _ENTRY_ID.fullmatch(last_id):
             message = f"{shown(last_id)} is no id of a stream's entry, such as 1732390000000-0"
             raise InvalidArgumentError(message)
         with translated_errors(None):

@@ -10,6 +10,7 @@ from typing import Literal
 
 from opsqueue import calls
 from opsqueue.answers import Forgotten, SpentInputs, unexpected
+from opsqueue.bounds import checked_whole
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.readings import Readings
 from opsqueue.strategy import MaxSimultaneous, RateLimit, interval_ticks
@@ -103,9 +104,7 @@ class Upkeep(Readings):
         Raises:
             InvalidArgumentError: there are more already, or it is out of range.
         """
-        if not 1 <= partitions <= MAX_PARTITIONS:
-            message = f"partitions is {partitions}: give 1 to {MAX_PARTITIONS}"
-            raise InvalidArgumentError(message)
+        checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
         match self._scripts.call("set_partitions", partitions=partitions):
             case [b"set", _]:
                 return
