@@ -40,7 +40,7 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
         self._starts_at: float | None = None
         self._killed: set[int] = set()
-        self._asked: dict[int, signal.Signals] = {}
+        self._asked: set[tuple[int, signal.Signals]] = set()
         self._child_was_killed = False
 
     def start(self) -> None:
@@ -126,7 +126,7 @@ class Program:
         if not self.is_alive:
             return frozenset({-1})
         family = self.family()
-        self._asked[self.pid] = number
+        self._asked.add((self.pid, number))
         os.kill(self.pid, number)
         return frozenset(process.pid for process in family)
 
@@ -151,14 +151,9 @@ class Program:
 
     def _was_asked_for(self, code: int) -> bool:
         assert self._process is not None
-        match self._asked.get(self._process.pid):
-            case None:
-                return False
-            case signal.SIGHUP as number:
-                return code == -number
-            case number:
-                # A worker that is not ready yet has no answer, and just ends.
-                return code in (0, -number)
+        asked = {number for pid, number in self._asked if pid == self._process.pid}
+        # A worker that is not ready yet has no answer, and just ends.
+        return -code in asked or (code == 0 and bool(asked - {signal.SIGHUP}))
 
     def end_of_log(self, lines: int = 8) -> str:
         try:

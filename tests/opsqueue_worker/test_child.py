@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,33 @@ def test_a_child_knows_no_redis_and_no_http() -> None:
     )
 
     assert found.stdout.split() == []
+
+
+def test_a_child_whose_parent_is_gone_ends_without_a_word():
+    """On whatever thread it notices: others take over, and nobody needs a traceback."""
+    program = """
+import socket
+from multiprocessing.connection import Connection
+from opsqueue.app import Opsqueue
+from opsqueue.store.memory import MemoryStore
+from opsqueue_worker.child import Child
+from opsqueue_worker.messages import Ready
+from opsqueue_worker.status import Status
+from tests.opsqueue_worker.test_child import HELLO
+ours, theirs = socket.socketpair()
+child = Child(Connection(ours.detach()), HELLO, Status.new(1), Opsqueue(), MemoryStore("none"))
+theirs.close()
+child._send(Ready())
+print("it went on")
+"""
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (1, "", "") == (ended.returncode, ended.stdout, ended.stderr)

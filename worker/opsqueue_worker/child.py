@@ -126,8 +126,12 @@ class Child:
         self._report(task, save(task, ran, self._store))
 
     def _send(self, message: ToParent) -> None:
-        with self._sending:
-            send(self._connection, message)
+        try:
+            with self._sending:
+                send(self._connection, message)
+        except OSError:
+            # The parent is gone, as in `_listen`; which thread notices first is chance.
+            os._exit(1)
 
     def _listen(self) -> None:
         """Read what the parent says. When it is gone, so are we: others take over its chunks."""
