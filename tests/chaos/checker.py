@@ -101,6 +101,8 @@ _RULES: Final[Mapping[str, Rule]] = {
     "pause-queue": Rule(Effect.DELAYS),
     "redis-delay": Rule(Effect.DELAYS),
     "redis-cut": Rule(Effect.DELAYS, after_s=1.5),
+    # Not ours: measured, where the machine has too much to do.
+    "store-slow": Rule(Effect.DELAYS),
     "flush-scripts": Rule(Effect.NOTHING),
     "spread-queue": Rule(Effect.NOTHING),
     "step-clock": Rule(Effect.NOTHING),

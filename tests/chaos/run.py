@@ -8,8 +8,10 @@ import re
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +47,7 @@ SETTLE_WITHIN_S: Final = 120.0
 began to try again while the store was in trouble, takes some 20 s until it gives up."""
 _TICK_S: Final = 0.02
 _STALL_S: Final = 1.0
+_SLOW_S: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class _Drama:
         self._coming = list(plans)
         self._on: list[tuple[float, Injector]] = []
         self._began = time.monotonic()
-        self._witness = _Witness()
+        self._witness = _Witness(stage.store_port)
         self._faults: list[Fault] = []
         self.surprises: list[str] = []
 
@@ -182,22 +185,43 @@ class _Drama:
 
 
 class _Witness:
-    """Notices when this machine had no time for us: then it had none for the programs either."""
+    """Notices when this machine had no time for us: then it had none for the programs either.
 
-    def __init__(self) -> None:
+    And when the object store itself, without its proxy, took long for a small request: outputs were
+    stored, and reports sent, as late.
+    """
+
+    def __init__(self, store_port: int) -> None:
+        self._store = f"http://127.0.0.1:{store_port}/"
         self.faults: list[Fault] = []
-        threading.Thread(target=self._watch, name="witness", daemon=True).start()
+        for look in (self._watch_clock, self._watch_store):
+            threading.Thread(target=look, name="witness", daemon=True).start()
 
-    def _watch(self) -> None:
+    def _watch_clock(self) -> None:
         before = time.monotonic()
         while True:
             time.sleep(0.05)
             now = time.monotonic()
             if now - before > _STALL_S:
-                self.faults.append(
-                    Fault(kind="machine-stall", target="all", began=before, ended=now)
-                )
+                self._note("machine-stall", before, now)
             before = now
+
+    def _watch_store(self) -> None:
+        slow_since: float | None = None
+        while True:
+            before = time.monotonic()
+            with suppress(OSError):
+                urllib.request.urlopen(self._store, timeout=10).close()  # noqa: S310 our own
+            now = time.monotonic()
+            if now - before > _SLOW_S:
+                slow_since = slow_since or before
+            elif slow_since is not None:
+                self._note("store-slow", slow_since, before)
+                slow_since = None
+            time.sleep(0.1)
+
+    def _note(self, kind: str, began: float, ended: float) -> None:
+        self.faults.append(Fault(kind=kind, target="all", began=began, ended=ended))
 
 
 def _settle(stage: Stage, producers: Sequence[Producer], drama: _Drama) -> tuple[Evidence, float]:

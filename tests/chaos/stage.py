@@ -52,6 +52,8 @@ class Stage:
     """One a program, so that a connection can break for one machine alone."""
     store_proxy: StoreProxy
     store: Program
+    store_port: int
+    """Its own, behind the proxy."""
     programs: dict[str, Program]
     api_url: str
     store_url: str
@@ -107,6 +109,7 @@ def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
             redis_proxies=redis_proxies,
             store_proxy=store_proxy,
             store=store,
+            store_port=store_port,
             programs={},
             api_url="",
             store_url=f"s3://chaos/run?endpoint_url=http://127.0.0.1:{store_proxy.port}",

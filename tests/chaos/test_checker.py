@@ -297,7 +297,7 @@ def test_a_schedule_is_a_function_of_its_seed():
 def test_every_kind_of_fault_has_an_injector_and_a_rule():
     assert schedule.KINDS == set(INJECTORS)
     # What producers do, and what befalls the machine, is not planned.
-    assert KINDS - schedule.KINDS == {"cancel-and-retry", "machine-stall"}
+    assert KINDS - schedule.KINDS == {"cancel-and-retry", "machine-stall", "store-slow"}
 
 
 def test_twenty_seeds_have_every_kind_many_times():
