@@ -1,242 +1,23 @@
-"""The fault injectors: a small class each, named like the kind of fault that it does.
+"""Faults of what is around the processes: Redis's data, connections, the store, the clock.
 
-`begin` does it and says whom it can concern, `end` takes it back. What a fault can excuse is not
-theirs to say, but the checker's.
+A small class each, named like its kind; INJECTORS has these and those of processes.
 """
 
 from __future__ import annotations
 
-import signal
-import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-import psutil
 import redis
 
 from opsqueue.keys import base_key
 from opsqueue.partitioned import PartitionedQueue
+from tests.chaos import process_faults
+from tests.chaos.injector import Injector, behind
 from tests.chaos.stage import Stage
-from tests.chaos.values import API, CONSUMER, IN_STORE, Fault, Plan
+from tests.chaos.values import IN_STORE
 
-_NOBODY: Final = "nobody"
-"""In place of programs, of which none at all would mean each."""
-_NO_PID: Final = -1
 _MOST_PARTITIONS: Final = 4
-_WRITTEN_WITHIN_S: Final = 3.0
-
-
-@dataclass
-class Injector:
-    """One fault on its way: planned, begun, ended."""
-
-    plan: Plan
-    began: float = 0.0
-    programs: frozenset[str] = frozenset()
-    pids: frozenset[int] = frozenset()
-    queues: frozenset[str] = frozenset()
-    partitions: frozenset[int] = frozenset()
-    name: ClassVar[str] = ""
-
-    def begin(self, stage: Stage) -> None:
-        """Do it."""
-        self.began = time.monotonic()
-        self.do(stage)
-
-    def end(self, stage: Stage) -> Fault:
-        """Take it back; give what it was."""
-        self.undo(stage)
-        return self.fault(time.monotonic())
-
-    def fault(self, ended: float) -> Fault:
-        """Give what it was, had it ended then."""
-        return Fault(
-            kind=self.plan.kind,
-            target=self.plan.target,
-            began=self.began,
-            ended=ended,
-            programs=self.programs,
-            pids=self.pids,
-            queues=self.queues,
-            partitions=self.partitions,
-        )
-
-    def do(self, stage: Stage) -> None:
-        raise NotImplementedError
-
-    def undo(self, _stage: Stage) -> None:
-        """Most are over by themselves."""
-
-
-class KillChild(Injector):
-    """SIGKILL to a child of a worker, as the kernel's out-of-memory killer sends it."""
-
-    name = "kill-child"
-
-    def do(self, stage: Stage) -> None:
-        self.programs = frozenset({self.plan.target})
-        child = _child_of(stage, self.plan)
-        # None: the worker itself has just been killed.
-        self.pids = frozenset({_NO_PID if child is None else child.pid})
-        if child is not None:
-            stage.programs[self.plan.target].kill_child(child)
-
-
-@dataclass
-class _Stop(Injector):
-    _stopped: list[psutil.Process] = field(default_factory=list)
-
-    def stop(self, processes: list[psutil.Process]) -> None:
-        self._stopped = processes
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
-
-    def undo(self, _stage: Stage) -> None:
-        for process in self._stopped:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
-
-
-class StopChild(_Stop):
-    """SIGSTOP to a child of a worker: its handlers hang."""
-
-    name = "stop-child"
-
-    def do(self, stage: Stage) -> None:
-        self.programs = frozenset({self.plan.target})
-        child = _child_of(stage, self.plan)
-        self.pids = frozenset({_NO_PID if child is None else child.pid})
-        self.stop([] if child is None else [child])
-
-
-class KillWorker(Injector):
-    """SIGKILL to a worker; its children are the kernel's or its socket's to end."""
-
-    name = "kill-worker"
-
-    def do(self, stage: Stage) -> None:
-        self.programs = frozenset({self.plan.target})
-        program = stage.programs[self.plan.target]
-        self.pids = program.kill(start_after_s=self.plan.seconds)
-
-
-class StopWorker(_Stop):
-    """SIGSTOP to a worker: now all of it, as of a machine that sleeps, now the parent alone."""
-
-    name = "stop-worker"
-
-    def do(self, stage: Stage) -> None:
-        family = stage.programs[self.plan.target].family()
-        self.programs = frozenset({self.plan.target if family else _NOBODY})
-        self.stop(family if self.plan.detail < 0.5 else family[:1])
-
-
-class _Ask(Injector):
-    number: ClassVar[signal.Signals]
-
-    def do(self, stage: Stage) -> None:
-        program = stage.programs[self.plan.target]
-        self.programs = frozenset({self.plan.target})
-        self.pids = program.ask(self.number)
-
-
-class TermWorker(_Ask):
-    """SIGTERM to a worker, as at each deployment; it is started again when it has ended."""
-
-    name, number = "term-worker", signal.SIGTERM
-
-
-class QuitWorker(_Ask):
-    """SIGQUIT to a worker, which gives back at once."""
-
-    name, number = "quit-worker", signal.SIGQUIT
-
-
-class HupWorker(_Ask):
-    """SIGHUP to a worker, which replaces its children."""
-
-    name, number = "hup-worker", signal.SIGHUP
-
-
-class KillConsumer(KillWorker):
-    name = "kill-consumer"
-
-
-class StopConsumer(StopWorker):
-    name = "stop-consumer"
-
-
-class KillApi(Injector):
-    """SIGKILL to the API: now its supervising process, now the one that serves."""
-
-    name = "kill-api"
-
-    def do(self, stage: Stage) -> None:
-        self.programs = _consumers_behind_api(stage)
-        program = stage.programs[API]
-        children = program.children()
-        if self.plan.detail < 0.5 or not children:
-            program.kill(start_after_s=self.plan.seconds)
-        else:
-            with suppress(psutil.NoSuchProcess):
-                children[0].kill()
-
-
-class StopApi(_Stop):
-    """SIGSTOP to all of the API."""
-
-    name = "stop-api"
-
-    def do(self, stage: Stage) -> None:
-        self.programs = _consumers_behind_api(stage)
-        self.stop(stage.programs[API].family())
-
-
-class TermApi(Injector):
-    """SIGTERM to the API; it is started again when it has ended."""
-
-    name = "term-api"
-
-    def do(self, stage: Stage) -> None:
-        self.programs = _consumers_behind_api(stage)
-        stage.programs[API].ask(signal.SIGTERM)
-
-
-class KillServer(Injector):
-    """SIGKILL to Redis, which is started again on its data and its port.
-
-    With `appendfsync everysec` it puts writes off while an fsync takes long, and answers all the
-    same: what it does not promise is not asked for, so we wait until it has written.
-    """
-
-    name = "kill-server"
-
-    def do(self, stage: Stage) -> None:
-        deadline = time.monotonic() + _WRITTEN_WITHIN_S
-        while _is_behind(stage) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        stage.is_server_up = False
-        stage.server.kill()
-
-    def undo(self, stage: Stage) -> None:
-        stage.server.start()
-        stage.is_server_up = True
-
-
-class StopServer(_Stop):
-    """SIGSTOP to Redis: as when its machine swaps, or writes a snapshot of much data."""
-
-    name = "stop-server"
-
-    def do(self, stage: Stage) -> None:
-        stage.is_server_up = False
-        self.stop([psutil.Process(stage.server.pid)])
-
-    def undo(self, stage: Stage) -> None:
-        super().undo(stage)
-        stage.is_server_up = True
 
 
 class FlushScripts(Injector):
@@ -352,7 +133,7 @@ class RedisCut(Injector):
     name = "redis-cut"
 
     def do(self, stage: Stage) -> None:
-        self.programs = _behind(stage, self.plan.target)
+        self.programs = behind(stage, self.plan.target)
         stage.redis_proxies[self.plan.target].cut()
 
 
@@ -360,7 +141,7 @@ class _RedisTrouble(Injector):
     way: ClassVar[str] = ""
 
     def do(self, stage: Stage) -> None:
-        self.programs = _behind(stage, self.plan.target)
+        self.programs = behind(stage, self.plan.target)
         # Of use for a delay alone: up to 0.3 s a piece and direction.
         stage.redis_proxies[self.plan.target].set(self.way, 0.3 * self.plan.detail)
 
@@ -406,31 +187,9 @@ class StepClock(Injector):
         stage.clock_file(self.plan.target).write_text("0")
 
 
-def _subclasses(base: type[Injector]) -> list[type[Injector]]:
-    return [one for child in base.__subclasses__() for one in (child, *_subclasses(child))]
+def _kinds_in(module: dict[str, object]) -> dict[str, type[Injector]]:
+    classes = [one for one in module.values() if isinstance(one, type)]
+    return {one.name: one for one in classes if issubclass(one, Injector) and one.name}
 
 
-INJECTORS: Final = {one.name: one for one in _subclasses(Injector) if one.name}
-
-
-def _is_behind(stage: Stage) -> bool:
-    info = stage.client.info("persistence")
-    return bool(info["aof_pending_bio_fsync"] or info["aof_buffer_length"])
-
-
-def _child_of(stage: Stage, plan: Plan) -> psutil.Process | None:
-    children = stage.programs[plan.target].children()
-    return children[int(plan.detail * len(children))] if children else None
-
-
-def _consumers_behind_api(stage: Stage) -> frozenset[str]:
-    return frozenset({CONSUMER if stage.cast.consumer_via == "http" else _NOBODY})
-
-
-def _behind(stage: Stage, program: str) -> frozenset[str]:
-    """Give whose chunks a program's connection to Redis carries."""
-    if program == API:
-        return _consumers_behind_api(stage)
-    if program == CONSUMER and stage.cast.consumer_via == "http":
-        return frozenset({_NOBODY})
-    return frozenset({program})
+INJECTORS: Final = _kinds_in(vars(process_faults)) | _kinds_in(globals())

@@ -26,7 +26,8 @@ from opsqueue.store import open_store
 from opsqueue.submission import SubmissionId
 from opsqueue.submission_api import QueueApi
 from tests.chaos import checker, schedule
-from tests.chaos.injectors import INJECTORS, Injector
+from tests.chaos.injector import Injector
+from tests.chaos.injectors import INJECTORS
 from tests.chaos.producers import Producer, producers_of, shown
 from tests.chaos.stage import CREDENTIALS, Stage, staged
 from tests.chaos.values import (
