@@ -24,6 +24,14 @@ SHOWN_BY: Final = {
         "opsqueue/queue/test_fail.py::test_drawn_jitter_stays_within_its_half",
         "opsqueue/queue/test_fail.py::test_the_tenth_failure_fails_the_submission_with_that_failure",
     ),
+    "a request's body breaks off": (
+        "system/test_malformed_requests.py::test_half_an_output_is_not_stored",
+        (
+            "system/test_malformed_requests.py::"
+            "test_what_is_broken_is_answered_as_a_problem_and_changes_nothing"
+        ),
+        "opsqueue_api/test_ndjson.py::test_a_body_that_breaks_off_inserts_nothing",
+    ),
     "child process dies": (
         (
             "system/test_recovery.py::"
