@@ -1,0 +1,287 @@
+"""N operations `x -> x + 1` through opsqueue and other queues, results read back and checked.
+
+    python benchmarks/others/run.py                       # all, some minutes
+    python benchmarks/others/run.py --only opsqueue huey --operations 20000
+    python benchmarks/others/run.py --json results.json
+
+All use the same server (embedded, with an append-only file) in the same run, one after the other,
+each in a virtual environment of its own with the pinned versions of requirements/, made once in
+~/.cache/opsqueue-benchmarks. Two processes run operations and are up before the clock starts. It
+stops when the producer has every result, in order, and each is right. with_NAME.py has a queue's
+settings and says why they are these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opsqueue-benchmarks"
+NAMES = (
+    "opsqueue",
+    "opsqueue_stored",
+    "celery",
+    "rq",
+    "dramatiq",
+    "arq",
+    "taskiq",
+    "streaq",
+    "huey",
+)
+BATCHING = {
+    "opsqueue": (10, 100, 1000),
+    "opsqueue_stored": (10, 100, 1000),
+    "celery": (10, 100, 1000),
+}
+"""Queues that have a form of chunks of their own."""
+OPERATIONS = {1: 10_000, 10: 50_000, 100: 500_000, 1000: 1_000_000}
+SLOW = {
+    ("rq", 1): 2_000,
+    ("opsqueue_stored", 1): 5_000,
+    ("opsqueue_stored", 10): 20_000,
+    ("celery", 10): 10_000,
+    ("celery", 100): 50_000,
+    ("celery", 1000): 100_000,
+}
+"""Fewer operations where all of them would take minutes; a rate needs no more."""
+WITHIN_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    queue: str
+    version: str
+    chunk_size: int
+    operations: int
+    seconds: float
+
+    @property
+    def operations_per_s(self) -> float:
+        return self.operations / self.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--operations", type=int, help="at every chunk size, of every queue")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[1, 10, 100, 1000])
+    parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts")
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    chosen = parser.parse_args()
+
+    rows: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as name,
+        EmbeddedServer(Path(name) / "redis") as server,
+    ):
+        client = connect(server.url)
+        server_version = client.info("server").get("valkey_version", "?")
+        for queue in chosen.only:
+            client.flushall()
+            rows += measure(queue, server.url, Path(name) / queue, chosen)
+        client.close()
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, Valkey {server_version}, "
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}"
+    )
+    print_table(rows, machine)
+    if chosen.json:
+        rows_of_json = [{**asdict(row), "operations_per_s": row.operations_per_s} for row in rows]
+        text = json.dumps({"machine": machine, "rows": rows_of_json}, indent=1)
+        chosen.json.write_text(text + "\n")
+
+
+def measure(queue: str, redis_url: str, folder: Path, chosen: argparse.Namespace) -> list[Row]:
+    python, version = environment_of(queue)
+    folder.mkdir()
+    environment = {
+        **os.environ,
+        "BENCH_REDIS_URL": redis_url,
+        "BENCH_FOLDER": str(folder),
+        "BENCH_PORT": str(free_port()),
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(HERE),
+    }
+    rows = []
+    with (
+        workers_of(queue, python, environment, folder),
+        producer_of(queue, python, environment) as ask,
+    ):
+        ask(100, 1)  # everything is up and loaded, on both sides
+        for size in (1, *BATCHING.get(queue, ())):
+            if size not in chosen.sizes:
+                continue
+            operations = chosen.operations or SLOW.get((queue, size), OPERATIONS[size])
+            best = min(ask(operations, size) for _ in range(chosen.rounds))
+            row = Row(
+                queue=queue, version=version, chunk_size=size, operations=operations, seconds=best
+            )
+            print(
+                f"{queue} {version}, {size}: {row.operations_per_s:,.0f} a second", file=sys.stderr
+            )
+            rows.append(row)
+    return rows
+
+
+def environment_of(queue: str) -> tuple[Path, str]:
+    """Give a Python that has the queue, and its version; made at the first time."""
+    if queue.startswith("opsqueue"):
+        return Path(sys.executable), importlib.metadata.version("opsqueue-redis")
+    requirements = HERE / "requirements" / f"{queue}.txt"
+    pins = requirements.read_text()
+    version = next(
+        line.partition("==")[2] for line in pins.splitlines() if line.startswith(f"{queue}==")
+    )
+    stamp = hashlib.sha256((pins + platform.python_version()).encode()).hexdigest()[:12]
+    folder = CACHE / f"{queue}-{stamp}"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"making the environment of {queue} in {folder}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", requirements], check=True)
+        (folder / "ready").touch()
+    return python, version
+
+
+@contextmanager
+def workers_of(
+    queue: str, python: Path, environment: dict[str, str], folder: Path
+) -> Iterator[None]:
+    """Run the adapter's WORKERS, all in sessions of their own, and end them."""
+    script = (
+        f"import json, with_{queue} as it; "
+        "print(json.dumps([it.WORKERS, vars(it).get('ENVIRONMENT', {})]))"
+    )
+    told = subprocess.run(
+        [python, "-c", script], env=environment, cwd=HERE, check=True, capture_output=True
+    )
+    commands, more = json.loads(told.stdout)
+    log = folder / "workers.log"
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("wb"))
+        for command in commands:
+            process = subprocess.Popen(
+                [python.parent / command[0], *command[1:]],
+                env=environment | more,
+                cwd=HERE,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            stack.callback(end, process)
+        try:
+            yield
+        except BaseException:
+            print(log.read_text()[-3000:], file=sys.stderr)
+            raise
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it and what it started to end, and see that it does."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=20)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            pass
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Producer:
+    """The other side of produce.py."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def __call__(self, operations: int, size: int) -> float:
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            raise TypeError(process)
+        process.stdin.write(f"{operations} {size}\n")
+        process.stdin.flush()
+        alarm = threading.Timer(WITHIN_S, process.kill)
+        alarm.start()
+        line = process.stdout.readline()
+        alarm.cancel()
+        if not line:
+            raise SystemExit(f"the producer ended, or took more than {WITHIN_S:g} s")
+        return float(line)
+
+
+@contextmanager
+def producer_of(queue: str, python: Path, environment: dict[str, str]) -> Iterator[Producer]:
+    process = subprocess.Popen(
+        [python, HERE / "produce.py", f"with_{queue}"],
+        env=environment,
+        cwd=HERE,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield Producer(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def print_table(rows: Sequence[Row], machine: str) -> None:
+    """Print what benchmarks/README.md has."""
+    ours = {row.chunk_size: row.operations_per_s for row in rows if row.queue == "opsqueue"}
+    print(machine, end="\n\n")
+    print(
+        "| queue | chunk size | operations a second | us an operation | of opsqueue at that size |"
+    )
+    print("|---|---|---|---|---|")
+    for row in rows:
+        share = row.operations_per_s / ours[row.chunk_size] if row.chunk_size in ours else None
+        print(
+            f"| {row.queue} {row.version} | {row.chunk_size:,} | {row.operations_per_s:,.0f} "
+            f"| {1e6 / row.operations_per_s:,.1f} | {'' if share is None else f'{share:.2f}'} |"
+        )
+    others = [row for row in rows if not row.queue.startswith("opsqueue") and row.chunk_size == 1]
+    if ours and others:
+        best = max(others, key=lambda row: row.operations_per_s)
+        times = ", ".join(
+            f"{rate / best.operations_per_s:,.1f} times at {size:,}" for size, rate in ours.items()
+        )
+        print(
+            f"\nThe fastest other, an operation a task, is {best.queue}; "
+            f"opsqueue against it: {times}."
+        )
+
+
+if __name__ == "__main__":
+    main()
