@@ -218,6 +218,18 @@ def test_a_decompression_bomb_is_not_unpacked() -> None:
         open_codec("msgpack+zstd").decode(bytes(frame))
 
 
+@pytest.mark.parametrize("size", [0, 1, 254, 255, 256, 5_000])
+def test_any_zstd_reads_a_compressed_chunk(size: int) -> None:
+    """Also a small one, which stands in its frame as it is, and a large one of any zstd's."""
+    codec, data = open_codec("raw+zstd"), bytes(range(256)) * 20
+
+    frame = codec.encode([data[:size]])
+
+    assert data[:size] == zstandard.ZstdDecompressor().decompress(frame)
+    assert [data[:size]] == codec.decode(frame)
+    assert [data[:size]] == codec.decode(zstandard.ZstdCompressor().compress(data[:size]))
+
+
 def test_a_frame_without_its_size_is_refused() -> None:
     """It could grow to any size."""
     frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"\x90")
