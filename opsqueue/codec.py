@@ -156,7 +156,7 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
             "can write to the store, pass allow_pickle=True to the producer and to the handler"
         )
         raise InvalidArgumentError(message)
-    return _compressed(plain) if name.endswith(_ZSTD) else plain
+    return _COMPRESSED[plain.name] if name.endswith(_ZSTD) else plain
 
 
 def _compressed(plain: Codec) -> Codec:
@@ -273,6 +273,8 @@ _PLAIN: dict[str, Codec] = {
         _PICKLE,
     )
 }
+
+_COMPRESSED: Final = {name: _compressed(plain) for name, plain in _PLAIN.items()}
 
 _PLAIN_DATA = "give plain data (None, bool, int, float, str, list, dict)"
 

@@ -154,6 +154,11 @@ def execute(
     return save(ran, store, is_void=is_void)
 
 
+def is_fetched_from_store(reservation: Reservation) -> bool:
+    """Tell whether `fetch` asks the store: else it takes no time, and needs no thread."""
+    return reservation.input is None or _may_have_output(reservation)
+
+
 def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     """Get a chunk's input; or find that an earlier attempt stored its output already."""
     with spans.fetch_input(reservation) as span:
@@ -162,13 +167,16 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     return fetched
 
 
+def _may_have_output(reservation: Reservation) -> bool:
+    # Only a second attempt can find an output, also one that Redis takes for the first; the others
+    # shall not pay a request for it.
+    return reservation.attempt > 1 or reservation.source.is_suspect
+
+
 def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     source, index, token = reservation.source, reservation.chunk_index, reservation.token
     try:
-        # Only a second attempt can find an output, also one that Redis takes for the first; the
-        # others shall not pay a request for it.
-        may_be_there = reservation.attempt > 1 or source.is_suspect
-        if may_be_there and store.exists(output_key(source.prefix, index)):
+        if _may_have_output(reservation) and store.exists(output_key(source.prefix, index)):
             return Done(
                 token=token,
                 operations=source.operations_in(index),

@@ -21,7 +21,7 @@ from opsqueue.output import Encoded
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.child import Child
 from opsqueue_worker.child_process import ChildProcess
-from opsqueue_worker.messages import ChunkDone, Hello, Void, read_from_child, send
+from opsqueue_worker.messages import ChunkDone, Hello, Reports, Void, read_from_child, send
 from opsqueue_worker.status import Status
 from tests.opsqueue_worker.test_executor import task_of
 from tests.opsqueue_worker.test_reporter import CHUNK
@@ -60,6 +60,7 @@ def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingSt
     """Another chunk's output, which is to be stored, may hang there for as long as it likes."""
     ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
     child = Child(ours, HELLO, Status.new(1), Opsqueue(), store)
+    threading.Thread(target=child._speak, daemon=True).start()
     stored = CHUNK
     small = replace(
         CHUNK, token=Token("2-0"), source=replace(CHUNK.source, prefix="small", is_inline=True)
@@ -76,7 +77,9 @@ def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingSt
 
 def token_of_report(connection: Connection) -> str:
     assert connection.poll(10), "no report came"
-    report = read_from_child(connection.recv_bytes())
+    message = read_from_child(connection.recv_bytes())
+    assert isinstance(message, Reports)
+    (report,) = message.reports
     assert isinstance(report, ChunkDone)
     return report.token
 
@@ -98,6 +101,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     speaking = threading.Thread(target=child.speak)
     speaking.start()
     child.assign(CHUNK)
+    child.hand_over()
     child.void([CHUNK.token])
     assert is_speaking.wait(20)
     child.kill()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 import redis
 
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
+from opsqueue.execution import GivenBack
 from opsqueue.queue import Queue
 from opsqueue.submission import NewSubmission
 from opsqueue_worker.intake import Intake, pause_s
@@ -47,8 +48,8 @@ class OnePlace:
             self.wait_for_looks(4, 0.3)
             self._is_promised = False
 
-    def submit(self, reservation: Reservation) -> None:
-        self.came.append(reservation)
+    def submit(self, reservations: Sequence[Reservation]) -> None:
+        self.came += reservations
         self.has_come.set()
 
     def start(self) -> bool:
@@ -143,6 +144,30 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
         assert [worker.is_alive for worker in later.list_workers()] == [True]
     finally:
         intake.stop_taking()
+
+
+def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
+    real_client: redis.Redis, queue_name: str
+):
+    """The first partition is named like the queue, so its name begins those of the others."""
+    app = Opsqueue()
+    app.operation_handler(queue_name)(abs)
+    handler = app.handler_of(queue_name)
+    first, fourth = (
+        Intake(
+            Queue(real_client, queue_name, partition=partition),
+            handler,
+            strategy=handler.strategy,
+            worker="w",
+            pool=OnePlace(),
+            changed=threading.Condition(),
+        )
+        for partition in (0, 3)
+    )
+    report = GivenBack(token=fourth.ticket(Token("1-0")), reason="for the test")
+
+    assert first.report([report]) == []
+    assert fourth.report([report]) == [report]
 
 
 def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis, queue_name: str):

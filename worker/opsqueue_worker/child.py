@@ -1,6 +1,7 @@
 """A child process: works on the chunks that its parent sends, and dies with it.
 
-A thread reads messages, others fetch inputs and save outputs, the executor runs the handler. Only
+A thread reads messages and one sends them, others ask the store for inputs and save outputs there,
+the executor runs the handler. Only
 the handler's stage decodes and encodes: what a chunk's contents can do to a process, they do while
 that chunk is marked as the one that runs.
 """
@@ -39,21 +40,25 @@ from opsqueue_worker.executor import (
 )
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.messages import (
+    ChunkReport,
     Hello,
     Ready,
+    Reports,
     Stop,
     ToParent,
     Void,
     Work,
+    chunks_of,
     message_of,
     read_from_parent,
-    reservation_of,
     send,
 )
 from opsqueue_worker.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
 THREADS_AT_MOST = 8
+REPORTS_AT_MOST = 500
+"""In one message."""
 
 
 class Child:
@@ -70,7 +75,8 @@ class Child:
         self._connection = connection
         self._app = app
         self._store = store
-        self._sending = threading.Lock()
+        self._status = status
+        self._outbox: queue.SimpleQueue[ChunkReport | None] = queue.SimpleQueue()
         # Stages overlap with each other; where one chunk runs at a time, so does one input.
         self._fetchers = ThreadPoolExecutor(
             min(hello.slots, THREADS_AT_MOST), thread_name_prefix="fetch"
@@ -107,13 +113,17 @@ class Child:
         export_spans("opsqueue-worker")
         threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
         self._send(Ready())
+        speaking = threading.Thread(target=ends_process(self._speak), name="speak", daemon=True)
+        speaking.start()
         self._executor.run(self._inbox)
         self._savers.shutdown()
+        self._outbox.put(None)
+        speaking.join()
         run_stop_hooks(self._app)
 
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
-        self._send(message_of(timed(task, report)))
+        self._outbox.put(message_of(timed(task, report)))
 
     def _save_beside(self, task: Task, ran: Ran) -> None:
         if ran.is_small:
@@ -127,11 +137,30 @@ class Child:
 
     def _send(self, message: ToParent) -> None:
         try:
-            with self._sending:
-                send(self._connection, message)
+            send(self._connection, message)
         except OSError:
             # The parent is gone, as in `_listen`; which thread notices first is chance.
             os._exit(1)
+
+    def _speak(self) -> None:
+        """Send reports, all that are there in one message.
+
+        In a thread of its own, since nobody knows how long the next chunk runs: a report may not
+        wait for others. Where chunks are tiny it gets its turn seldom, and then sends many.
+        """
+        is_over = False
+        while not is_over:
+            drained = self._drained()
+            is_over = drained[-1] is None
+            self._status.note_memory()
+            self._send(Reports([r for r in drained if r is not None]))
+
+    def _drained(self) -> list[ChunkReport | None]:
+        """Wait for a report, give all that are there; the last one None: there come no more."""
+        reports = [self._outbox.get()]
+        while len(reports) < REPORTS_AT_MOST and not self._outbox.empty():
+            reports.append(self._outbox.get())
+        return reports
 
     def _listen(self) -> None:
         """Read what the parent says. When it is gone, so are we: others take over its chunks."""
@@ -143,7 +172,7 @@ class Child:
                     case Void(tokens):
                         for token in tokens:
                             if task := self._tasks.get(token):
-                                task.void.set()
+                                task.make_void()
                     case Stop():
                         self._is_stopping.set()
                         self._inbox.put(None)
@@ -154,11 +183,14 @@ class Child:
             os._exit(1)
 
     def _accept(self, work: Work) -> None:
-        reservation = reservation_of(work)
-        fetching = self._fetchers.submit(execution.fetch, reservation, self._store)
-        task = Task(work.sequence, reservation, fetching)
-        self._tasks[reservation.token] = task
-        self._inbox.put(task)
+        for sequence, reservation in chunks_of(work):
+            if execution.is_fetched_from_store(reservation):
+                fetching = self._fetchers.submit(execution.fetch, reservation, self._store)
+                task = Task(sequence, reservation, fetching)
+            else:
+                task = Task(sequence, reservation, execution.fetch(reservation, self._store))
+            self._tasks[reservation.token] = task
+            self._inbox.put(task)
 
 
 def _leave_signals_to_parent() -> None:

@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -80,16 +80,16 @@ class ChildPool:
             threading.Thread(target=work, name=f"{name}-{child.pid}", daemon=True).start()
 
     def _listen(self, child: ChildProcess) -> None:
-        child.listen(self._calls.on_change, lambda report: self._finish(child, report))
+        child.listen(self._calls.on_change, lambda reports: self._finish(child, reports))
         self._calls.on_change()
 
-    def _finish(self, child: ChildProcess, report: Report) -> None:
+    def _finish(self, child: ChildProcess, reports: Sequence[Report]) -> None:
         with self._lock:
-            if child.assigned.pop(report.token, None) is None:
-                return
-            if isinstance(report, Done) and report.ran:
-                self._ahead.saw(report.duration_s)
-        self._calls.on_report(report)
+            ours = [r for r in reports if child.assigned.pop(r.token, None) is not None]
+            for report in ours:
+                if isinstance(report, Done) and report.ran:
+                    self._ahead.saw(report.duration_s)
+        self._calls.on_reports(ours)
 
     # Places
 
@@ -109,22 +109,26 @@ class ChildPool:
         with self._lock:
             self._promised -= number
 
-    def submit(self, reservation: Reservation) -> None:
-        """Give a chunk to the child that has the fewest."""
+    def submit(self, reservations: Sequence[Reservation]) -> None:
+        """Give each chunk to the child that has the fewest."""
+        refused = []
         with self._lock:
-            self._promised -= 1
-            able = [child for child in self._children if child.takes_chunks]
-            if able and not self._is_stopping:
-                child = min(able, key=lambda child: len(child.assigned))
-                child.assign(reservation)
-                is_used_up = child.is_retiring
-            else:
-                child = None
-        if child is not None:
-            if is_used_up:
-                self._calls.on_change()  # wakes the main thread, which starts its successor
-            return
-        self._calls.on_report(GivenBack(token=reservation.token, reason="no process takes it"))
+            self._promised -= len(reservations)
+            for reservation in reservations:
+                able = [child for child in self._children if child.takes_chunks]
+                if able and not self._is_stopping:
+                    min(able, key=lambda child: len(child.assigned)).assign(reservation)
+                else:
+                    refused.append(reservation)
+            for child in self._children:
+                child.hand_over()
+            is_one_used_up = any(child.is_retiring for child in self._children)
+        if is_one_used_up:
+            self._calls.on_change()  # wakes the main thread, which starts its successor
+        if refused:
+            self._calls.on_reports(
+                [GivenBack(token=chunk.token, reason="no process takes it") for chunk in refused]
+            )
 
     def void(self, tokens: Iterable[Token]) -> None:
         """See `Pool`."""
@@ -187,7 +191,7 @@ class ChildPool:
             type="TimeLimitExceeded",
             message=f"it ran for {seconds:.1f} s, its time limit is {limit:g} s",
         )
-        self._calls.on_report(Failed(token=token, failure=failure, duration_s=seconds))
+        self._calls.on_reports([Failed(token=token, failure=failure, duration_s=seconds)])
 
     def _bury(self, child: ChildProcess) -> None:
         """Report what a dead child held: an attempt for what ran, the rest goes back."""
@@ -206,15 +210,16 @@ class ChildPool:
                 # chunk that kills at that point comes back for ever.
                 suspects = {left[0]: 0.0}
         child.close()
+        reports: list[Report] = []
         for token in left:
             if token in suspects:
                 failure = ChunkFailure(
                     type="WorkerChildDied", message=f"process {child.pid} {child.end()}"
                 )
-                report: Report = Failed(token=token, failure=failure, duration_s=suspects[token])
+                reports.append(Failed(token=token, failure=failure, duration_s=suspects[token]))
             else:
-                report = GivenBack(token=token, reason="its process ended")
-            self._calls.on_report(report)
+                reports.append(GivenBack(token=token, reason="its process ended"))
+        self._calls.on_reports(reports)
         self._calls.on_change()
 
     def _note_death(self, child: ChildProcess) -> None:

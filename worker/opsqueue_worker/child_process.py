@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -21,13 +21,14 @@ from opsqueue.execution import Report
 from opsqueue_worker.messages import (
     Hello,
     Ready,
+    Reports,
     Stop,
     ToChild,
     Void,
     read_from_child,
     report_of,
     send,
-    work_of,
+    works_of,
 )
 from opsqueue_worker.status import Status
 
@@ -58,6 +59,7 @@ class ChildProcess:
         self._outbox: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
         self._sequence = 0
         self.assigned: dict[Token, tuple[int, Reservation]] = {}
+        self._fresh: list[tuple[int, Reservation]] = []
         self.is_ready = threading.Event()
         self.is_gone = threading.Event()
         self._is_silent = threading.Event()
@@ -96,13 +98,19 @@ class ChildProcess:
         return self._status.peak_memory_bytes()
 
     def assign(self, reservation: Reservation) -> None:
-        """Give it a chunk; if it has died meanwhile, that is noticed with the chunk assigned."""
+        """Give it a chunk, with the next `hand_over`; if it has died, that is noticed then."""
         self._sequence += 1
         # Without its input: the child has it, and nobody here needs it.
         self.assigned[reservation.token] = (self._sequence, replace(reservation, input=None))
         if self._sequence == self._max_chunks:
             self.is_retiring = True
-        self._outbox.put(work_of(reservation, self._sequence))
+        self._fresh.append((self._sequence, reservation))
+
+    def hand_over(self) -> None:
+        """Send what was assigned since the last time, together."""
+        for work in works_of(self._fresh):
+            self._outbox.put(work)
+        self._fresh.clear()
 
     def void(self, tokens: Iterable[Token]) -> None:
         """Tell it which of its chunks nobody wants any more."""
@@ -139,16 +147,18 @@ class ChildProcess:
         finally:
             self._is_silent.set()
 
-    def listen(self, on_ready: Callable[[], None], on_report: Callable[[Report], None]) -> None:
+    def listen(
+        self, on_ready: Callable[[], None], on_reports: Callable[[Sequence[Report]], None]
+    ) -> None:
         """Pass on its reports until it is gone, then wait for its exit code."""
         try:
             while True:
-                message = read_from_child(self._connection.recv_bytes())
-                if isinstance(message, Ready):
-                    self.is_ready.set()
-                    on_ready()
-                else:
-                    on_report(report_of(message))
+                match read_from_child(self._connection.recv_bytes()):
+                    case Ready():
+                        self.is_ready.set()
+                        on_ready()
+                    case Reports(reports):
+                        on_reports([report_of(report) for report in reports])
         except (EOFError, OSError):
             self._process.wait()
         finally:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from opsqueue import execution
@@ -37,14 +37,22 @@ UNSERVED_DELAY_MS: Final = 2_000
 
 @dataclass(slots=True)
 class Task:
-    """A chunk that came, its input under way."""
+    """A chunk that came, its input under way or there."""
 
     sequence: int
     reservation: Reservation
-    input: Future[Fetched | Report]
-    void: threading.Event = field(default_factory=threading.Event)
+    input: Future[Fetched | Report] | Fetched | Report
     input_wait_s: float | None = None
     store_s: float | None = None
+    _is_void: bool = False
+
+    def make_void(self) -> None:
+        """Hear that nobody wants it any more; from any thread."""
+        self._is_void = True
+
+    def is_void(self) -> bool:
+        """Whether nobody wants it any more."""
+        return self._is_void
 
 
 Inbox = queue.SimpleQueue[Task | None]
@@ -156,9 +164,11 @@ class LoopExecutor:
         if bench.is_stopping.is_set():
             bench.report(task, _not_begun(task))
             return
-        began = time.monotonic()
-        fetched = await asyncio.wrap_future(task.input)
-        task.input_wait_s = time.monotonic() - began
+        fetched = task.input
+        if isinstance(fetched, Future):
+            began = time.monotonic()
+            fetched = await asyncio.wrap_future(fetched)
+            task.input_wait_s = time.monotonic() - began
         if not isinstance(fetched, Fetched):
             bench.report(task, fetched)
             return
@@ -182,7 +192,7 @@ class LoopExecutor:
             ran = await execution.run_async(
                 fetched,
                 handler,
-                is_void=task.void.is_set,
+                is_void=task.is_void,
                 invoke=invoke,  # type: ignore[arg-type]
                 worker=bench.worker,
             )
@@ -204,9 +214,11 @@ def work_on(
     if bench.is_stopping.is_set():
         bench.report(task, _not_begun(task))
         return
-    began = time.monotonic()
-    fetched = task.input.result()
-    task.input_wait_s = time.monotonic() - began
+    fetched = task.input
+    if isinstance(fetched, Future):
+        began = time.monotonic()
+        fetched = fetched.result()
+        task.input_wait_s = time.monotonic() - began
     if not isinstance(fetched, Fetched):
         bench.report(task, fetched)
         return
@@ -223,7 +235,7 @@ def work_on(
         ran = execution.run(
             fetched,
             handler,
-            is_void=task.void.is_set,
+            is_void=task.is_void,
             invoke=invoke,  # type: ignore[arg-type]
             worker=bench.worker,
         )
@@ -236,9 +248,11 @@ def work_on(
 
 def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
     """Store a chunk's output, and note how long that took."""
+    if ran.is_small:
+        return execution.save(ran, store, is_void=task.is_void)
     began = time.monotonic()
-    report = execution.save(ran, store, is_void=task.void.is_set)
-    if isinstance(report, Done) and report.output is None:
+    report = execution.save(ran, store, is_void=task.is_void)
+    if isinstance(report, Done):
         task.store_s = time.monotonic() - began
     return report
 

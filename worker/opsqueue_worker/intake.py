@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -90,16 +90,19 @@ class Intake:
         for work, name in ((self._exchange_for_ever, "intake"), (self._watch_for_ever, "watch")):
             threading.Thread(target=work, name=f"{name}-{self.queue.label}", daemon=True).start()
 
-    def report(self, report: Report) -> bool:
-        """Take a report to be sent; False when the chunk is not of this queue."""
-        queue, _, token = report.token.rpartition("/")
-        if queue != self.queue.label:
-            return False
+    def report(self, reports: Sequence[Report]) -> list[Report]:
+        """Take reports to be sent; give those that are of this queue."""
+        mine = []
         with self._changed:
-            if token in self._held:
-                self._reports.append(replace(report, token=Token(token)))
+            for report in reports:
+                label, _, token = report.token.rpartition("/")
+                if label == self.queue.label:
+                    mine.append(report)
+                    if token in self._held:
+                        self._reports.append(replace(report, token=Token(token)))
+            if mine:
                 self._changed.notify_all()
-        return True
+        return mine
 
     def ticket(self, token: Token) -> Token:
         """Give the name that the pool has for a chunk.
@@ -235,8 +238,10 @@ class Intake:
                     self._due_at = time.monotonic() + reserved.next_due_in_ms / 1000
                 self._changed.notify_all()
         self._give_places_back(places - len(reserved.chunks))
-        for chunk in reserved.chunks:
-            self._pool.submit(replace(chunk, token=self.ticket(chunk.token)))
+        if reserved.chunks:
+            self._pool.submit(
+                [replace(chunk, token=self.ticket(chunk.token)) for chunk in reserved.chunks]
+            )
 
     def _give_places_back(self, number: int) -> None:
         if number:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -32,12 +32,21 @@ class Ready(msgspec.Struct, array_like=True, tag=True):
     """Child: the app is imported, the store is open."""
 
 
-class Work(msgspec.Struct, array_like=True, tag=True):
-    """Parent: a chunk. The child works on them in the order they come."""
+class WorkChunk(msgspec.Struct, array_like=True):
+    """One chunk of `Work`."""
 
     sequence: int
     """Of this child, from 1: what `Status.running` names."""
     token: str
+    index: int
+    attempt: int
+    expires_at_ms: int
+    input: bytes | None
+
+
+class Work(msgspec.Struct, array_like=True, tag=True):
+    """Parent: chunks of one submission. The child works on them in the order they come."""
+
     submission_id: int
     queue: str
     prefix: str
@@ -49,12 +58,9 @@ class Work(msgspec.Struct, array_like=True, tag=True):
     metadata: bytes | None
     strategic_metadata: dict[str, int]
     trace_context: dict[str, str]
-    chunk_index: int
-    attempt: int
-    expires_at_ms: int
     is_inline: bool
     is_suspect: bool
-    input: bytes | None
+    chunks: list[WorkChunk]
 
 
 class Void(msgspec.Struct, array_like=True, tag=True):
@@ -99,8 +105,17 @@ class ChunkGivenBack(msgspec.Struct, array_like=True, tag=True):
     times: tuple[float | None, float | None]
 
 
+ChunkReport = ChunkDone | ChunkFailed | ChunkGivenBack
+
+
+class Reports(msgspec.Struct, array_like=True, tag=True):
+    """Child: what became of chunks, in the order in which they ended."""
+
+    reports: list[ChunkReport]
+
+
 ToChild = Hello | Work | Void | Stop
-ToParent = Ready | ChunkDone | ChunkFailed | ChunkGivenBack
+ToParent = Ready | Reports
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 read_from_parent: Callable[[bytes], ToChild] = msgspec.msgpack.Decoder(ToChild).decode
@@ -116,12 +131,29 @@ def send(connection: Connection, message: ToChild | ToParent) -> None:
     connection.send_bytes(_ENCODER.encode(message))
 
 
-def work_of(reservation: Reservation, sequence: int) -> Work:
-    """Make the message for a chunk."""
-    source = reservation.source
+def works_of(chunks: Iterable[tuple[int, Reservation]]) -> list[Work]:
+    """Make the messages for chunks with their sequence numbers, in their order."""
+    works: list[Work] = []
+    source: Source | None = None
+    for sequence, chunk in chunks:
+        if chunk.source is not source:
+            source = chunk.source
+            works.append(_work_of(source))
+        works[-1].chunks.append(
+            WorkChunk(
+                sequence,
+                chunk.token,
+                chunk.chunk_index,
+                chunk.attempt,
+                chunk.expires_at_ms,
+                chunk.input,
+            )
+        )
+    return works
+
+
+def _work_of(source: Source) -> Work:
     return Work(
-        sequence=sequence,
-        token=reservation.token,
         submission_id=int(source.submission_id),
         queue=source.queue,
         prefix=source.prefix,
@@ -133,42 +165,42 @@ def work_of(reservation: Reservation, sequence: int) -> Work:
         metadata=source.metadata,
         strategic_metadata=dict(source.strategic_metadata),
         trace_context=dict(source.trace_context),
-        chunk_index=reservation.chunk_index,
-        attempt=reservation.attempt,
-        expires_at_ms=reservation.expires_at_ms,
         is_inline=source.is_inline,
         is_suspect=source.is_suspect,
-        input=reservation.input,
+        chunks=[],
     )
 
 
-def reservation_of(work: Work) -> Reservation:
-    """Read the message for a chunk."""
-    return Reservation(
-        token=Token(work.token),
-        source=Source(
-            submission_id=SubmissionId(work.submission_id),
-            queue=work.queue,
-            prefix=work.prefix,
-            codec=work.codec,
-            chunks_total=work.chunks_total,
-            chunk_size=work.chunk_size,
-            operations_total=work.operations_total,
-            max_attempts=work.max_attempts,
-            metadata=work.metadata,
-            strategic_metadata=work.strategic_metadata,
-            trace_context=work.trace_context,
-            is_inline=work.is_inline,
-            is_suspect=work.is_suspect,
-        ),
-        chunk_index=work.chunk_index,
-        attempt=work.attempt,
-        expires_at_ms=work.expires_at_ms,
-        input=work.input,
+def chunks_of(work: Work) -> Iterator[tuple[int, Reservation]]:
+    """Read the chunks of a message, with their sequence numbers."""
+    source = Source(
+        submission_id=SubmissionId(work.submission_id),
+        queue=work.queue,
+        prefix=work.prefix,
+        codec=work.codec,
+        chunks_total=work.chunks_total,
+        chunk_size=work.chunk_size,
+        operations_total=work.operations_total,
+        max_attempts=work.max_attempts,
+        metadata=work.metadata,
+        strategic_metadata=work.strategic_metadata,
+        trace_context=work.trace_context,
+        is_inline=work.is_inline,
+        is_suspect=work.is_suspect,
     )
+    for chunk in work.chunks:
+        reservation = Reservation(
+            token=Token(chunk.token),
+            source=source,
+            chunk_index=chunk.index,
+            attempt=chunk.attempt,
+            expires_at_ms=chunk.expires_at_ms,
+            input=chunk.input,
+        )
+        yield chunk.sequence, reservation
 
 
-def message_of(report: Report) -> ToParent:
+def message_of(report: Report) -> ChunkReport:
     """Make the message for what became of a chunk."""
     times = (report.times.input_wait_s, report.times.store_s)
     match report:
@@ -186,7 +218,7 @@ def message_of(report: Report) -> ToParent:
             return ChunkGivenBack(token, encodable(reason), delay_ms, times)
 
 
-def report_of(message: ChunkDone | ChunkFailed | ChunkGivenBack) -> Report:
+def report_of(message: ChunkReport) -> Report:
     """Read what became of a chunk."""
     token, times = Token(message.token), Times(*message.times)
     match message:

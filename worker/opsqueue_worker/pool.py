@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -31,8 +31,8 @@ class ChildEnd(StrEnum):
 class PoolCalls:
     """Whom a pool tells what."""
 
-    on_report: Callable[[Report], None]
-    """What became of a chunk; from any thread."""
+    on_reports: Callable[[Sequence[Report]], None]
+    """What became of chunks, maybe of none; from any thread."""
     on_change: Callable[[], None]
     """Places became free, or a child ended: look again."""
     time_limit_of: Callable[[str], float]
@@ -56,8 +56,8 @@ class Pool(Protocol):
     def give_places_back(self, number: int) -> None:
         """Take a promise back."""
 
-    def submit(self, reservation: Reservation) -> None:
-        """Take a chunk on a promised place."""
+    def submit(self, reservations: Sequence[Reservation]) -> None:
+        """Take chunks, each on a promised place."""
 
     def void(self, tokens: Iterable[Token]) -> None:
         """Hear which chunks nobody wants any more."""

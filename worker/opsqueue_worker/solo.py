@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
-from opsqueue.execution import Fetched, GivenBack, Report, fetch
+from opsqueue.execution import GivenBack, Report, fetch
 from opsqueue.invocation import Invoker
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
@@ -61,27 +60,25 @@ class SoloPool:
         with self._lock:
             self._taken -= number
 
-    def submit(self, reservation: Reservation) -> None:
+    def submit(self, reservations: Sequence[Reservation]) -> None:
         """See `Pool`."""
-        fetched: Future[Fetched | Report] = Future()
-        fetched.set_result(fetch(reservation, self._bench.store))
-        task = Task(1, reservation, fetched)
-        with self._lock:
-            is_open = not self._bench.is_stopping.is_set()
-            if is_open:
-                self._tasks[reservation.token] = task
-                self._inbox.put(task)
-        if is_open:
-            self._calls.on_change()
-        else:
-            # Reserved just before: nobody looks into the inbox any more.
-            self._report(task, GivenBack(token=reservation.token, reason="worker stops"))
+        for reservation in reservations:
+            task = Task(1, reservation, fetch(reservation, self._bench.store))
+            with self._lock:
+                is_open = not self._bench.is_stopping.is_set()
+                if is_open:
+                    self._tasks[reservation.token] = task
+                    self._inbox.put(task)
+            if not is_open:
+                # Reserved just before: nobody looks into the inbox any more.
+                self._report(task, GivenBack(token=reservation.token, reason="worker stops"))
+        self._calls.on_change()
 
     def void(self, tokens: Iterable[Token]) -> None:
         """See `Pool`."""
         for token in tokens:
             if task := self._tasks.get(token):
-                task.void.set()
+                task.make_void()
 
     def tick(self) -> None:
         """Run one chunk, if there is one."""
@@ -94,7 +91,7 @@ class SoloPool:
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
         self.give_places_back(1)
-        self._calls.on_report(timed(task, report))
+        self._calls.on_reports([timed(task, report)])
 
     def retire_children(self) -> None:
         """There are none."""

@@ -45,8 +45,11 @@ class Status:
         _SLOT.pack_into(self._memory, at, sequence, time.monotonic())
 
     def end(self, slot: int) -> None:
-        """Say that none runs in the slot, and how much memory the process has had at most."""
+        """Say that none runs in the slot."""
         _SLOT.pack_into(self._memory, _HEAD.size + slot * _SLOT.size, 0, 0.0)
+
+    def note_memory(self) -> None:
+        """Say how much memory the process has had at most; dear, so once for many chunks."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
         _HEAD.pack_into(self._memory, 0, peak)
 
@@ -60,7 +63,7 @@ class Status:
         return {sequence: now - started for sequence, started in rows if sequence}
 
     def peak_memory_bytes(self) -> int:
-        """Give the most memory that the process has had, as of its last chunk's end."""
+        """Give the most memory that the process has had, as of its last reports."""
         (peak,) = _HEAD.unpack_from(self._memory, 0)
         return int(peak)
 

@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Final
@@ -124,7 +124,7 @@ class Worker:
     def _make_pool(self, app: Opsqueue, store: ObjectStore) -> Pool:
         settings = self._settings
         calls = PoolCalls(
-            on_report=self._report,
+            on_reports=self._report,
             on_change=self._announce,
             time_limit_of=lambda name: self._handlers[name].time_limit,
             on_child_end=self._metrics.saw_child_end if self._metrics else lambda _reason: None,
@@ -291,12 +291,12 @@ class Worker:
         self._defect = True
         self._events.put(_LOOK)
 
-    def _report(self, report: Report) -> None:
+    def _report(self, reports: Sequence[Report]) -> None:
         for intake in self._intakes:
-            if intake.report(report):
-                if self._metrics is not None:
+            mine = intake.report(reports)
+            if self._metrics is not None:
+                for report in mine:
                     self._metrics.saw_chunk(intake.queue.name, report)
-                return
 
     def _announce(self) -> None:
         with self._changed:
