@@ -40,8 +40,8 @@ MAX_STRATEGIC_PAIRS: Final = 32
 INLINE_BYTES: Final = 256 * 1024
 """Inputs of a submission that travel through Redis, encoded, all together."""
 
-INLINE_CHUNKS: Final = 1_000
-"""Their number, so that no script keeps the server busy for long."""
+INLINE_CHUNKS: Final = 10_000
+"""Their number, so that no script keeps the server busy for longer than a report of 200 chunks."""
 
 INLINE_OUTPUT_BYTES: Final = 64 * 1024
 """Of one output that does."""
