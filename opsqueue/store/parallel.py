@@ -6,8 +6,9 @@ they wait. The I/O is the store's.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
@@ -82,25 +83,34 @@ def for_each(
     """
     _check_at_once(at_once)
     count = 0
-    running: set[Future[object]] = set()
+    # Not `wait` on the futures that run: it would look at each of them for each item.
+    free = threading.Semaphore(at_once)
+    failures: list[BaseException] = []
+
+    def run(item: Item) -> None:
+        try:
+            call(item)
+        except BaseException as exc:  # noqa: BLE001 raised below
+            failures.append(exc)
+        finally:
+            free.release()
+
+    following = iter(items)
     # Leaving the pool's block waits for the calls in flight, also when an error leaves it.
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-each") as pool:
-        for item in items:
-            running.add(pool.submit(copy_context().run, call, item))
+        while True:
+            free.acquire()
+            if failures:
+                break
+            try:
+                item = next(following)
+            except StopIteration:
+                break
+            pool.submit(copy_context().run, run, item)
             count += 1
-            if len(running) >= at_once:
-                # The first to end, not the oldest: one slow upload must not hold up the others.
-                running = _collect(running)
-        while running:
-            running = _collect(running)
+    if failures:
+        raise failures[0]
     return count
-
-
-def _collect(running: set[Future[object]]) -> set[Future[object]]:
-    ended, still_running = wait(running, return_when=FIRST_COMPLETED)
-    for future in ended:
-        future.result()
-    return still_running
 
 
 def _check_at_once(at_once: int) -> None:

@@ -56,7 +56,8 @@ from opsqueue_worker.messages import (
 from opsqueue_worker.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
-THREADS_AT_MOST = 8
+STORE_THREADS = 8
+"""That ask the store for inputs, and as many that save outputs."""
 REPORTS_AT_MOST = 500
 """In one message."""
 
@@ -77,13 +78,10 @@ class Child:
         self._store = store
         self._status = status
         self._outbox: queue.SimpleQueue[ChunkReport | None] = queue.SimpleQueue()
-        # Stages overlap with each other; where one chunk runs at a time, so does one input.
-        self._fetchers = ThreadPoolExecutor(
-            min(hello.slots, THREADS_AT_MOST), thread_name_prefix="fetch"
-        )
-        self._savers = ThreadPoolExecutor(
-            min(hello.slots, THREADS_AT_MOST), thread_name_prefix="save"
-        )
+        # Also where one chunk runs at a time: a tiny one is over long before a bucket, or a disk
+        # that syncs, has answered. A thread comes into being when all others are waiting.
+        self._fetchers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="fetch")
+        self._savers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="save")
         self._inbox: Inbox = queue.SimpleQueue()
         self._tasks: dict[str, Task] = {}
         self._is_stopping = threading.Event()
