@@ -25,6 +25,7 @@ from collections.abc import (
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import update_wrapper
+from itertools import chain
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
 
 Owner = TypeVar("Owner", bound="HasThreads")
@@ -101,7 +102,20 @@ class Batched(Generic[T]):
         self._error: Exception | None = None
 
     def __iter__(self) -> Iterator[T]:
-        return self
+        """Give an iterator that shares its place with this one, and is many times as fast."""
+        return chain.from_iterable(self._iterators())
+
+    def _iterators(self) -> Iterator[Iterator[T]]:
+        given = None
+        while True:
+            # Not the one that was given: another iterator of ours has gone on meanwhile.
+            if given is self._current:
+                batch = next(self._batches, None)
+                if batch is None:
+                    return
+                self._current = iter(batch)
+            given = self._current
+            yield given
 
     def __next__(self) -> T:
         while True:

@@ -28,7 +28,7 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
 )
-from opsqueue.output import Encoded, OperationFailed, decode_output, errors_of
+from opsqueue.output import MAGIC, Encoded, OperationFailed, decode_output, errors_of
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 from opsqueue.submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, Submission, SubmissionState
@@ -236,7 +236,9 @@ def results_by_chunk(
 
     for data in get_many(store, keys(), at_once=at_once):
         index = asked.popleft()
-        yield _seen(decode_output(data, codec), submission, index, errors)
+        outcomes = decode_output(data, codec)
+        has_errors = data.startswith(MAGIC)
+        yield _seen(outcomes, submission, index, errors) if has_errors else iter(outcomes)
 
 
 def _seen(

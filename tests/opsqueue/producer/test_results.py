@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from opsqueue.asynchronous import Batched
 from opsqueue.chunk import ChunkFailure
 from opsqueue.codec import CustomCodec
 from opsqueue.exceptions import (
@@ -257,3 +258,18 @@ def test_waiting_without_a_worker_is_told(
 
     assert f"submission {id_} waits: no worker serves queue {queue.name!r}" in told
     assert caplog.messages == [told]
+
+
+def test_iterators_over_the_same_results_share_their_place():
+    """What one has taken no other gives, and nothing is left out in between."""
+    results = Batched(batch for batch in ([1, 2, 3], [], [4, 5, 6], [7]))
+
+    first = [next(results)]
+    for result in results:
+        first.append(result)
+        if result == 2:
+            break
+    pairs = list(zip(results, results, strict=False))
+
+    assert [1, 2] == first
+    assert [(3, 4), (5, 6)] == pairs
