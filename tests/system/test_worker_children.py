@@ -42,6 +42,22 @@ def test_a_death_is_noticed_though_a_fork_lives_on(start_worker, producer_of, tm
     assert "killed by signal SIGKILL" in submission.failure.message
 
 
+@pytest.mark.parametrize("inline_bytes", [0, 1_000])
+def test_a_chunk_is_reported_while_the_next_one_runs(
+    start_worker, producer_of, tmp_path: Path, inline_bytes: int
+):
+    """However long that one takes: reports share messages, but none waits for another."""
+    start_worker("--concurrency", "1")
+    producer = producer_of(inline_bytes=inline_bytes)
+    operations = [1, ["wait", str(tmp_path)]]
+
+    results = producer.iter_results(producer.insert_submission(operations, chunk_size=1))
+    first = next(results)
+    (tmp_path / "go").touch()
+
+    assert [first, *results] == [2, "went"]
+
+
 def test_a_second_stop_delivers_its_reports(start_worker, producer_of, tmp_path: Path):
     """What is given back is reported; nobody has to take over."""
     worker = start_worker("--concurrency", "2", "--heartbeat-interval", "0.5")

@@ -1,0 +1,32 @@
+"""What parent and child say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from multiprocessing import Pipe
+
+from opsqueue.chunk import Token
+from opsqueue.submission import SubmissionId
+from opsqueue_worker.messages import Work, chunks_of, read_from_parent, send, works_of
+from tests.opsqueue_worker.test_reporter import CHUNK
+
+
+def test_chunks_of_one_submission_share_a_message():
+    """It is named once; chunks of others between them make further messages, in order."""
+    other = replace(CHUNK, source=replace(CHUNK.source, submission_id=SubmissionId(42)))
+    chunks = [
+        replace(chunk, token=Token(f"{number}-0"), chunk_index=number, attempt=2, input=b"in")
+        for number, chunk in enumerate([CHUNK, CHUNK, other, CHUNK])
+    ]
+    ours, theirs = Pipe()
+
+    works = works_of(enumerate(chunks, start=7))
+    came = []
+    for work in works:
+        send(ours, work)
+        message = read_from_parent(theirs.recv_bytes())
+        assert isinstance(message, Work)
+        came += chunks_of(message)
+
+    assert [len(work.chunks) for work in works] == [2, 1, 1]
+    assert came == list(enumerate(chunks, start=7))
