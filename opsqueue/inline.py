@@ -51,18 +51,32 @@ class InlineFirst:
 
     def get(self, key: str) -> bytes:
         """Give an object's content; see `ObjectStore.get`."""
-        index, _, suffix = key.rpartition("/")[2].partition("-")
-        data = self._look_up(_KINDS[suffix], int(index))
+        kind, index = _parsed(key)
+        if self._is_growing(kind):
+            data = self._inline_of(self._submission.id, kind, index).get(index)
+        else:
+            data = self._look_up(kind, index)
         return self._store.get(key) if data is None else data
+
+    def at_hand(self, key: str) -> bytes | None:
+        """Give an object's content; see `HasAtHand.at_hand`. The first one asks Redis for all."""
+        kind, index = _parsed(key)
+        return None if self._is_growing(kind) else self._look_up(kind, index)
+
+    def _is_growing(self, kind: Kind) -> bool:
+        return kind == "outputs" and self._submission.state is not SubmissionState.COMPLETED
 
     def _look_up(self, kind: Kind, index: int) -> bytes | None:
         id_ = self._submission.id
-        if kind == "outputs" and self._submission.state is not SubmissionState.COMPLETED:
-            return self._inline_of(id_, kind, index).get(index)
         with self._lock:
             if kind not in self._found:
                 self._found[kind] = self._inline_of(id_, kind)
             return self._found[kind].get(index)
+
+
+def _parsed(key: str) -> tuple[Kind, int]:
+    index, _, suffix = key.rpartition("/")[2].partition("-")
+    return _KINDS[suffix], int(index)
 
 
 def reader_of(submission: Submission, store: Readable, inline_of: InlineOf) -> Readable:

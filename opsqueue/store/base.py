@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from opsqueue.bounds import is_host
@@ -53,6 +53,14 @@ class Readable(Protocol):
 
     def get(self, key: str) -> bytes:
         """Return an object's whole content; see `ObjectStore.get`."""
+
+
+@runtime_checkable
+class HasAtHand(Readable, Protocol):
+    """What has some of the objects already."""
+
+    def at_hand(self, key: str) -> bytes | None:
+        """Return an object's content if it is here; None: `get` has to ask for it."""
 
 
 class ObjectStore(Protocol):
