@@ -93,6 +93,7 @@ def main() -> None:
     chosen = parser.parse_args()
 
     rows: list[Row] = []
+    failed: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as name,
         EmbeddedServer(Path(name) / "redis") as server,
@@ -101,7 +102,11 @@ def main() -> None:
         server_version = client.info("server").get("valkey_version", "?")
         for queue in chosen.only:
             client.flushall()
-            rows += measure(queue, server.url, Path(name) / queue, chosen)
+            try:
+                rows += measure(queue, server.url, Path(name) / queue, chosen)
+            except (OSError, RuntimeError, subprocess.CalledProcessError) as exc:
+                failed.append(queue)
+                print(f"{queue}: {exc}", file=sys.stderr)
         client.close()
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
@@ -113,6 +118,8 @@ def main() -> None:
         rows_of_json = [{**asdict(row), "operations_per_s": row.operations_per_s} for row in rows]
         text = json.dumps({"machine": machine, "rows": rows_of_json}, indent=1)
         chosen.json.write_text(text + "\n")
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}; why stands above")
 
 
 def measure(queue: str, redis_url: str, folder: Path, chosen: argparse.Namespace) -> list[Row]:
@@ -237,7 +244,7 @@ class Producer:
         line = process.stdout.readline()
         alarm.cancel()
         if not line:
-            raise SystemExit(f"the producer ended, or took more than {WITHIN_S:g} s")
+            raise RuntimeError(f"the producer ended, or took more than {WITHIN_S:g} s")
         return float(line)
 
 
