@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -35,6 +34,10 @@ from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from report import Report  # noqa: E402 beside the other benchmarks
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opsqueue-benchmarks"
 NAMES = (
     "opsqueue",
@@ -65,6 +68,13 @@ SLOW = {
     "opsqueue_stored": {1: 3_000, 10: 30_000},
 }
 """Fewer operations where all of them would take minutes; a rate needs no more."""
+COLUMNS = {
+    "queue": "{queue} {version}",
+    "chunk size": "{chunk_size:,}",
+    "operations a second": "{operations_per_s:,.0f}",
+    "us an operation": "{us_per_operation:,.1f}",
+    "of opsqueue at that size": "{of_opsqueue}",
+}
 WITHIN_S = 300.0
 
 
@@ -89,9 +99,13 @@ def main() -> None:
     parser.add_argument("--operations", type=int, help="at every chunk size, of every queue")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 10, 100, 1000])
     parser.add_argument("--rounds", type=int, default=2, help="the best of so many counts")
+    parser.add_argument("--quick", action="store_true", help="whether all of it works")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     chosen = parser.parse_args()
 
+    if chosen.quick:
+        chosen.operations, chosen.sizes, chosen.rounds = 1_000, [1, 100], 1
+    report = Report("others", options=vars(chosen))
     # Told to end, it ends what it has started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows: list[Row] = []
@@ -101,7 +115,7 @@ def main() -> None:
         EmbeddedServer(Path(name) / "redis") as server,
     ):
         client = connect(server.url)
-        server_version = client.info("server").get("valkey_version", "?")
+        report.say_where(client)
         for number in range(chosen.rounds):
             # Once in the order of the names, once against it: what else the machine does changes.
             for queue in chosen.only if number % 2 == 0 else reversed(chosen.only):
@@ -112,17 +126,10 @@ def main() -> None:
                     failed.add(queue)
                     print(f"{queue}: {exc}", file=sys.stderr)
         client.close()
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}, Valkey {server_version}, "
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}"
-    )
-    rows = best_of(rows)
-    print_table(rows, machine)
+    put_down(best_of(rows), report)
+    path = report.save()
     if chosen.json:
-        rows_of_json = [{**asdict(row), "operations_per_s": row.operations_per_s} for row in rows]
-        text = json.dumps({"machine": machine, "rows": rows_of_json}, indent=1)
-        chosen.json.write_text(text + "\n")
+        chosen.json.write_text(path.read_text())
     if failed:
         raise SystemExit(f"not measured: {', '.join(sorted(failed))}; why stands above")
 
@@ -283,19 +290,19 @@ def producer_of(queue: str, python: Path, environment: dict[str, str]) -> Iterat
         process.wait()
 
 
-def print_table(rows: Sequence[Row], machine: str) -> None:
+def put_down(rows: Sequence[Row], report: Report) -> None:
     """Print what benchmarks/README.md has."""
     ours = {row.chunk_size: row.operations_per_s for row in rows if row.queue == "opsqueue"}
-    print(machine, end="\n\n")
-    print(
-        "| queue | chunk size | operations a second | us an operation | of opsqueue at that size |"
-    )
-    print("|---|---|---|---|---|")
+    table = report.table(COLUMNS)
     for row in rows:
         share = row.operations_per_s / ours[row.chunk_size] if row.chunk_size in ours else None
-        print(
-            f"| {row.queue} {row.version} | {row.chunk_size:,} | {row.operations_per_s:,.0f} "
-            f"| {1e6 / row.operations_per_s:,.1f} | {'' if share is None else f'{share:.2f}'} |"
+        table.add(
+            {
+                **asdict(row),
+                "operations_per_s": row.operations_per_s,
+                "us_per_operation": 1e6 / row.operations_per_s,
+                "of_opsqueue": "" if share is None else f"{share:.2f}",
+            }
         )
     others = [row for row in rows if not row.queue.startswith("opsqueue") and row.chunk_size == 1]
     if ours and others:
@@ -303,7 +310,7 @@ def print_table(rows: Sequence[Row], machine: str) -> None:
         times = ", ".join(
             f"{rate / best.operations_per_s:,.1f} times at {size:,}" for size, rate in ours.items()
         )
-        print(
+        report.say(
             f"\nThe fastest other, an operation a task, is {best.queue}; "
             f"opsqueue against it: {times}."
         )
