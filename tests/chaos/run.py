@@ -118,8 +118,11 @@ def run_seed(
             for producer in producers:
                 producer.start()
             drama = _Drama(stage, plans)
-            drama.play()
-            evidence, settled_s = _settle(stage, producers, drama)
+            try:
+                drama.play()
+                evidence, settled_s = _settle(stage, producers, drama)
+            finally:
+                drama.close()
         finally:
             for producer in producers:
                 producer.close()
@@ -174,6 +177,10 @@ class _Drama:
             self.tick()
         self._stage.heal()
 
+    def close(self) -> None:
+        """Look at nothing any more: other tests follow in this process."""
+        self._witness.close()
+
     def tick(self) -> None:
         """Start again what ended."""
         self.surprises += self._stage.supervise()
@@ -195,13 +202,23 @@ class _Witness:
     def __init__(self, store_port: int) -> None:
         self._store = f"http://127.0.0.1:{store_port}/"
         self.faults: list[Fault] = []
-        for look in (self._watch_clock, self._watch_store):
-            threading.Thread(target=look, name="witness", daemon=True).start()
+        self._is_over = threading.Event()
+        self._threads = [
+            threading.Thread(target=look, name="witness", daemon=True)
+            for look in (self._watch_clock, self._watch_store)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End both threads."""
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
 
     def _watch_clock(self) -> None:
         before = time.monotonic()
-        while True:
-            time.sleep(0.05)
+        while not self._is_over.wait(0.05):
             now = time.monotonic()
             if now - before > _STALL_S:
                 self._note("machine-stall", before, now)
@@ -209,7 +226,7 @@ class _Witness:
 
     def _watch_store(self) -> None:
         slow_since: float | None = None
-        while True:
+        while not self._is_over.wait(0.1):
             before = time.monotonic()
             with suppress(OSError):
                 urllib.request.urlopen(self._store, timeout=10).close()  # noqa: S310 our own
@@ -219,7 +236,6 @@ class _Witness:
             elif slow_since is not None:
                 self._note("store-slow", slow_since, before)
                 slow_since = None
-            time.sleep(0.1)
 
     def _note(self, kind: str, began: float, ended: float) -> None:
         self.faults.append(Fault(kind=kind, target="all", began=began, ended=ended))

@@ -15,6 +15,7 @@ from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError, Redis
 from opsqueue.http_client import Patience
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.queue import Queue
+from tests.redis_sets import until
 from tests.system.conftest import Process, Start
 
 pytestmark = pytest.mark.system
@@ -80,7 +81,7 @@ def test_ctrl_c_ends_a_consumer_that_waits(
 ) -> None:
     """With KeyboardInterrupt and at once, where the reference returns as if all were well."""
     consumer = start("consume", url, store, queue_name)
-    _wait_until_seen(Queue(real_client, queue_name), consumer)
+    _wait_until_it_waits(real_client, consumer)
 
     started = time.monotonic()
     consumer.signal(signal.SIGINT)
@@ -154,10 +155,10 @@ def test_an_url_that_can_not_be_one_is_refused_at_once(store: str, url: str) -> 
         ConsumerClient(url, store)
 
 
-def _wait_until_seen(queue: Queue, consumer: Process) -> None:
-    """Until it has asked for a chunk, and so waits."""
+def _wait_until_it_waits(client: redis.Redis, consumer: Process) -> None:
+    """Until it, or the API for it, has found no chunk and sleeps in Redis."""
     consumer.wait_for_line("waiting")
-    deadline = time.monotonic() + 60
-    while not queue.list_workers():
-        assert time.monotonic() < deadline, consumer.output
-        time.sleep(0.02)
+    until(
+        lambda: any(c["cmd"] == "xread" and "b" in c["flags"] for c in client.client_list()),
+        "somebody sleeps in a blocking read",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -59,7 +60,7 @@ def test_memory_does_not_grow_with_the_operations_of_a_generator(
     )
 
     assert streamed.returncode == 0, streamed.stderr
-    few, many = (int(mib) for mib in re.findall(r"peak (\d+) MiB", streamed.stdout))
+    few, many = (json.loads(row)["peak_mib"] for row in streamed.stdout.splitlines())
     assert many < few + 20
     assert "MemoryError" in listed.stderr
-    assert "200,000 operations" not in listed.stdout
+    assert [20_000] == [json.loads(row)["operations"] for row in listed.stdout.splitlines()]

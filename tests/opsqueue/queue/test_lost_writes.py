@@ -22,7 +22,7 @@ from opsqueue.store.local import LocalStore
 from opsqueue.strategy import Newest, Oldest
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
-from opsqueue_worker.messages import reservation_of, work_of
+from opsqueue_worker.messages import chunks_of, works_of
 from tests.opsqueue.steps import insert, take
 from tests.redis_sets import until
 from tests.servers import lose_writes_since, replica_of, saved, wait_for_replica
@@ -170,7 +170,8 @@ def test_a_suspicion_reaches_those_who_look_for_the_output(queue: Queue) -> None
     (chunk,) = take(queue)
     suspected = replace(chunk, source=replace(chunk.source, is_suspect=True))
 
-    assert [chunk, suspected] == [reservation_of(work_of(c, 1)) for c in (chunk, suspected)]
+    given = list(enumerate((chunk, suspected)))
+    assert given == [row for work in works_of(given) for row in chunks_of(work)]
     assert [False, True] == [
         ChunkBody.of(c).to_reservation(queue.name).source.is_suspect for c in (chunk, suspected)
     ]
