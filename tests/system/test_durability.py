@@ -201,7 +201,9 @@ def test_completions_that_a_server_lost_are_made_again(
     """All results right, each chunk counted once; none runs again whose output was stored."""
     name, log = f"lost-{secrets.token_hex(4)}", tmp_path / "log"
     environment = {"OPSQUEUE_STORE_URL": f"{store_url}?durable=false", "TEST_QUEUE": name}
-    quick = ("-c", "2", "--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5")
+    # What the lost server had given out unnoticed is released after two times --redis-timeout.
+    quick = ("-c", "2", "--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5",
+             "--redis-timeout", "6")  # fmt: skip
     with EmbeddedServer(tmp_path / "redis") as server:
         environment["OPSQUEUE_REDIS_URL"] = server.url
         client = connect(server.url)

@@ -197,6 +197,26 @@ def test_a_term_while_it_starts_ends_it_at_once(start, redis_url, store_url, que
     assert "Traceback" not in worker.output
 
 
+def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
+    start, tmp_path: Path, redis_url: str, store_url: str
+):
+    """Importing can take long; that it was cut short is no mistake of the app."""
+    (tmp_path / "slow.py").write_text(
+        "import threading\nprint('importing', flush=True)\nthreading.Event().wait(60)\n"
+    )
+    worker = start(
+        *("opsqueue_worker", "slow:app"),
+        cwd=tmp_path,
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store_url,
+    )
+    worker.wait_for_line("importing")
+
+    worker.signal(signal.SIGTERM)
+
+    assert (0, ["importing"]) == (worker.wait(), worker.lines)
+
+
 def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
     """As two TERMs do."""
     worker = start_worker("--concurrency", "1")

@@ -212,17 +212,20 @@ def _say(line: str) -> None:
 @click.version_option(__version__, message="opsqueue-worker %(version)s")
 def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
     """Run the handlers of an app: MODULE:APP names it, like tasks:app for `app = …` in tasks.py."""
-    # First of all: the kernel drops signals that process 1 of a container has no handler for.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    set_up_logging(options["log_level"], options["log_format"])
     try:
+        # First of all: the kernel drops signals that process 1 of a container has no handler for.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        set_up_logging(options["log_level"], options["log_format"])
         app = load_app(options["app"])
         settings = _settings_of(options)
         if options["check"]:
             _check(settings, app)
         worker = Worker(settings, app, say=_say)
         worker.check()
+        code = worker.run()
+    except _ToldToStopError:
+        sys.exit(0)
     except IncorrectUsageError as exc:
         logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
         _say(f"Error: {exc}")
@@ -230,7 +233,18 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
     except ConnectionTroubleError as exc:
         _say(f"Error: {exc}")
         sys.exit(3)
-    sys.exit(worker.run())
+    sys.exit(code)
+
+
+class _ToldToStopError(BaseException):
+    """A signal came before the worker has handlers of its own: there is nothing in hand.
+
+    No SystemExit: an app that raises this while it is imported is told that it did.
+    """
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise _ToldToStopError
 
 
 def _settings_of(options: dict[str, Any]) -> WorkerSettings:
