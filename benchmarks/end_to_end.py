@@ -118,7 +118,7 @@ def memory_of(stack: LocalStack, client: redis.Redis, workers: int) -> list[tupl
     rows = [("the producer and reader", peak_mib())]
     for name in names:
         pid = stack.pid_of(name)
-        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             continue  # killed by --kill
         rows.append((name, peak_mib(pid)))
         children = psutil.Process(pid).children(recursive=True)
