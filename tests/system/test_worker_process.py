@@ -139,17 +139,35 @@ def test_a_chunk_that_kills_its_process_ends_and_stops_no_worker(start_worker, p
     assert worker.popen.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def in_hand(producer: ProducerClient, submission_id: str) -> int:
+    status = producer.get_submission(submission_id)
+    assert status is not None
+    return status.chunks_in_hand
+
+
+@pytest.mark.parametrize(
+    ("pool", "number"),
+    [
+        ("process", signal.SIGTERM),
+        ("process", signal.SIGINT),
+        ("thread", signal.SIGTERM),
+        ("async", signal.SIGTERM),
+    ],
+)
 def test_a_stop_finishes_the_chunks_in_hand_and_gives_the_rest_back(
-    start_worker, producer, tmp_path: Path, number: int
+    start_worker, producer, tmp_path: Path, pool: str, number: int
 ):
-    """Exit code 0; what ran is completed, what waited is ready again with its attempts unused."""
-    worker = start_worker("--concurrency", "1", "--prefetch", "3")
+    """Exit code 0; what ran is completed, what waited is ready again with its attempts unused.
+
+    It is ready at once: a chunk that runs for long does not keep it from other workers.
+    """
+    worker = start_worker("--pool", pool, "--concurrency", "1", "--prefetch", "3")
     submission_id = producer.insert_submission([["wait", str(tmp_path)]] * 4, chunk_size=1)
+    until(lambda: in_hand(producer, submission_id) == 4)
     until(lambda: list(tmp_path.glob("started-*")))
 
     worker.signal(number)
-    worker.wait_for_line("stopping")
+    until(lambda: in_hand(producer, submission_id) == 1)
     (tmp_path / "go").touch()
     code = worker.wait()
 

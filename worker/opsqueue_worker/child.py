@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -34,6 +35,7 @@ from opsqueue_worker.executor import (
     Task,
     ThreadsExecutor,
     Workbench,
+    not_begun,
     run_stop_hooks,
     save,
     timed,
@@ -173,12 +175,19 @@ class Child:
                                 task.make_void()
                     case Stop():
                         self._is_stopping.set()
+                        self._give_back_waiting()
                         self._inbox.put(None)
                     case Hello():
                         message = "a second Hello"
                         raise AssertionError(message)
         except (EOFError, OSError):
             os._exit(1)
+
+    def _give_back_waiting(self) -> None:
+        """Now, not when the chunk that runs has ended: another worker may have them meanwhile."""
+        with suppress(queue.Empty):
+            while (task := self._inbox.get_nowait()) is not None:
+                self._report(task, not_begun(task))
 
     def _accept(self, work: Work) -> None:
         for sequence, reservation in chunks_of(work):

@@ -141,7 +141,13 @@ class LoopExecutor:
         def pass_on() -> None:
             while (task := inbox.get()) is not None:
                 loop.call_soon_threadsafe(arrived.put_nowait, task)
-            loop.call_soon_threadsafe(arrived.put_nowait, None)
+            loop.call_soon_threadsafe(end)
+
+        def end() -> None:
+            while not arrived.empty():
+                if (task := arrived.get_nowait()) is not None:
+                    self._bench.report(task, not_begun(task))
+            arrived.put_nowait(None)
 
         # Plain handlers run in threads beside the loop: as many as there are slots, since a chunk's
         # time limit runs while it waits for one.
@@ -162,7 +168,7 @@ class LoopExecutor:
         """`work_on` below, waiting on the loop."""
         bench = self._bench
         if bench.is_stopping.is_set():
-            bench.report(task, _not_begun(task))
+            bench.report(task, not_begun(task))
             return
         fetched = task.input
         if isinstance(fetched, Future):
@@ -212,7 +218,7 @@ def work_on(
 ) -> None:
     """Take a chunk from its input to its report: the whole path, but for fetching."""
     if bench.is_stopping.is_set():
-        bench.report(task, _not_begun(task))
+        bench.report(task, not_begun(task))
         return
     fetched = task.input
     if isinstance(fetched, Future):
@@ -281,5 +287,6 @@ def _handler_of(bench: Workbench, task: Task) -> Handler | None:
         return None
 
 
-def _not_begun(task: Task) -> GivenBack:
+def not_begun(task: Task) -> GivenBack:
+    """Give it back, its attempt unused."""
     return GivenBack(token=task.reservation.token, reason="worker stops")
