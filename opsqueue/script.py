@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _IN_FRONT: Final = ("_prelude", "_index", "_chunk")
 _WITH: Final = re.compile(r"^-- With (_\w+)(?: (if|unless) (\w+))?\.$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"--.*")
 _FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
+_WORD: Final = re.compile(r"\w+")
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
@@ -116,11 +118,8 @@ def _needed(text: str) -> str:
     """
     text = _COMMENT.sub("", text)
     while True:
-        unused = [
-            function
-            for function in _FUNCTION.finditer(text)
-            if len(re.findall(rf"\b{function[1]}\b", text)) == 1
-        ]
+        uses = Counter(_WORD.findall(text))
+        unused = [f for f in _FUNCTION.finditer(text) if uses[f[1]] == 1]
         if not unused:
             return text
         for function in reversed(unused):
