@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def main() -> int:
 
 
 def in_hand_at_once(url: str, processes: int, chunks: int) -> dict[str, Any]:
-    """Complete chunks with everybody against the same limit."""
+    """Complete chunks with everybody against the same limit; timed from when all are up."""
     client = connect(url)
     # Several submissions of one value: the limit is the value's.
     for number in range(10):
@@ -94,22 +95,22 @@ def in_hand_at_once(url: str, processes: int, chunks: int) -> dict[str, Any]:
         Queue(client, "max").insert_submission(
             NewSubmission(prefix=f"m{number}", chunks_total=share, strategic_metadata={"api": 1})
         )
-    began = time.monotonic()
-    run_together(partial(work_on_max, url, chunks), processes)
+    seconds = run_together(partial(work_on_max, url, chunks), processes)
     answer = {
         "completed": Queue(client, "max").count_queue().stats.get("chunks_completed", 0),
         "highest_in_hand": max(map(int, client.lrange(HIGHEST_KEY, 0, -1))),
-        "max_seconds": time.monotonic() - began,
+        "max_seconds": seconds,
     }
     client.close()
     return answer
 
 
-def work_on_max(url: str, chunks: int, name: str) -> None:
+def work_on_max(url: str, chunks: int, name: str, all_up: Barrier) -> None:
     client = connect(url)
     queue = Queue(client, "max")
     highest = 0
     strategy = Strategy.MaxSimultaneous("api", MAX)
+    all_up.wait()
     until = time.monotonic() + GIVE_UP_AFTER_S
     while time.monotonic() < until and int(client.get(COMPLETED_KEY) or 0) < chunks:
         reserved = queue.reserve_chunks(name, limit=3, strategy=strategy)
@@ -132,18 +133,18 @@ def let_through(url: str, processes: int, seconds: float, burst: int) -> dict[st
     queue.insert_submission(
         NewSubmission(prefix="r", chunks_total=1_000_000, strategic_metadata={"api": 1})
     )
-    begin_at = time.monotonic() + 3  # processes take a while to start
-    run_together(partial(work_on_rate, url, begin_at, begin_at + seconds, burst), processes)
+    run_together(partial(work_on_rate, url, seconds, burst), processes)
     answer = {"let_through": queue.count_queue().stats.get("chunks_completed", 0)}
     client.close()
     return answer
 
 
-def work_on_rate(url: str, begin_at: float, until: float, burst: int, name: str) -> None:
+def work_on_rate(url: str, seconds: float, burst: int, name: str, all_up: Barrier) -> None:
     client = connect(url)
     queue = Queue(client, "rate")
     strategy = Strategy.RateLimit("api", PER_SECOND, burst)
-    time.sleep(max(0, begin_at - time.monotonic()))
+    all_up.wait()
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         reserved = queue.reserve_chunks(name, limit=10, strategy=strategy)
         if reserved.chunks:
@@ -153,18 +154,23 @@ def work_on_rate(url: str, begin_at: float, until: float, burst: int, name: str)
     client.close()
 
 
-def run_together(work: Callable[[str], None], processes: int) -> None:
-    """Run it in that many processes, a name each, until all have ended."""
+def run_together(work: Callable[[str, Barrier], None], processes: int) -> float:
+    """Run it in that many processes, a name each; give the seconds from when all were up."""
     context = multiprocessing.get_context("forkserver")
+    all_up = context.Barrier(processes + 1, timeout=GIVE_UP_AFTER_S)
     workers = [
-        context.Process(target=work, args=(f"worker-{number}",)) for number in range(processes)
+        context.Process(target=work, args=(f"worker-{number}", all_up))
+        for number in range(processes)
     ]
     for worker in workers:
         worker.start()
+    all_up.wait()
+    began = time.monotonic()
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit("a process failed: its message is above")
+    return time.monotonic() - began
 
 
 if __name__ == "__main__":
