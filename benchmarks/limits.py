@@ -52,6 +52,7 @@ def main() -> int:
     chosen = parser.parse_args()
 
     report = Report("limits", options=vars(chosen))
+    rated = max(2, chosen.processes // 4)
 
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
@@ -62,18 +63,35 @@ def main() -> int:
         client.close()
         result = {
             **in_hand_at_once(server.url, chosen.processes, chosen.chunks),
-            **let_through(server.url, max(2, chosen.processes // 4), chosen.seconds, chosen.burst),
+            **let_through(server.url, rated, chosen.seconds, chosen.burst),
         }
-    report.say(
-        f"MaxSimultaneous(api, {MAX}): {result['completed']:,} of {chosen.chunks:,} chunks "
-        f"completed by {chosen.processes} processes in {result['max_seconds']:.1f} s, "
-        f"never more than {result['highest_in_hand']} in hand"
-    )
     expected = PER_SECOND * chosen.seconds
-    report.say(
-        f"RateLimit(api, {PER_SECOND}, {chosen.burst}): {result['let_through']:,} chunks "
-        f"let through in {chosen.seconds:g} s, "
-        f"{result['let_through'] / expected:.1%} of {expected:,.0f}"
+    table = report.table(
+        {
+            "limit": "`{limit}`",
+            "processes": "{processes}",
+            "chunks completed": "{completed:,}",
+            "time": "{seconds:.1f} s",
+            "what was kept": "{kept}",
+        }
+    )
+    table.add(
+        {
+            "limit": f"MaxSimultaneous(api, {MAX})",
+            "processes": chosen.processes,
+            "completed": result["completed"],
+            "seconds": result["max_seconds"],
+            "kept": f"never more than {result['highest_in_hand']} in hand",
+        }
+    )
+    table.add(
+        {
+            "limit": f"RateLimit(api, {PER_SECOND}, {chosen.burst})",
+            "processes": rated,
+            "completed": result["let_through"],
+            "seconds": chosen.seconds,
+            "kept": f"{result['let_through'] / expected:.1%} of {expected:,.0f}",
+        }
     )
     is_kept = (
         result["highest_in_hand"] <= MAX

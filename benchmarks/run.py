@@ -4,6 +4,7 @@
     python benchmarks/run.py --only small limits
     python benchmarks/run.py --quick              # smaller numbers: whether all of it works
     python benchmarks/run.py --tables             # runs nothing, prints what was found last
+    python benchmarks/run.py --write              # likewise, into README.md beside this file
 
 Each is a process of its own, may also be run alone, prints its tables, and leaves its results in
 `benchmarks/results/NAME.json`. Where one fails the others go on, and the exit code is 1.
@@ -13,15 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from report import RESULTS
 
 HERE = Path(__file__).parent
+PAGE = HERE / "README.md"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Benchmark:
     options: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
     """In place of `options`, or of the defaults, with --quick."""
+    section: str = ""
+    """Of README.md, where it is not named by the path alone."""
 
 
 BENCHMARKS = (
@@ -40,6 +46,7 @@ BENCHMARKS = (
         "end_to_end.py",
         ("--name", "hundred_million", "--operations", "100000000", "--not-durable"),
         ("--name", "hundred_million", "--operations", "1000000", "--not-durable"),
+        section="end_to_end.py --operations 100000000",
     ),
     Benchmark(
         "state_machine",
@@ -85,6 +92,7 @@ def main() -> int:
     parser.add_argument("--skip", nargs="+", choices=names, default=[], metavar="NAME")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--write", action="store_true")
     chosen = parser.parse_args()
     wanted = [bench for bench in there if bench.name in chosen.only]
     wanted = [bench for bench in wanted if bench.name not in chosen.skip]
@@ -92,6 +100,9 @@ def main() -> int:
         for bench in wanted:
             print_last(bench.name)
         return 0
+
+    if chosen.write:
+        return write_page(wanted)
 
     failed = []
     for bench in wanted:
@@ -109,19 +120,47 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def print_last(name: str) -> None:
+def last_of(name: str) -> dict[str, Any] | None:
     path = RESULTS / f"{name}.json"
-    if not path.exists():
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def lines_of(table: dict[str, Any]) -> list[str]:
+    columns = table["columns"]
+    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    rows = [[cell.format(**row) for cell in columns.values()] for row in table["rows"]]
+    return [*head, *(f"| {' | '.join(cells)} |" for cells in rows)]
+
+
+def print_last(name: str) -> None:
+    if (whole := last_of(name)) is None:
         return
-    whole = json.loads(path.read_text())
     print(f"\n## {name}, {whole['where']['date']}")
     for line in whole["lines"]:
         print(line)
     for table in whole["tables"]:
-        columns = table["columns"]
-        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-        for row in table["rows"]:
-            print(f"| {' | '.join(cell.format(**row) for cell in columns.values())} |")
+        print("", *lines_of(table), sep="\n")
+
+
+def write_page(wanted: list[Benchmark]) -> int:
+    """Put the tables found last in the place of those with the same head, in the same section."""
+    text, missed = PAGE.read_text(), 0
+    for bench in wanted:
+        for table in (last_of(bench.name) or {"tables": []})["tables"]:
+            lines = lines_of(table)
+            found = re.compile(
+                rf"(?s:(^## `{re.escape(bench.section or bench.path)}`\n(?:(?!^## ).)*?))"
+                rf"^{re.escape(lines[0])}\n(?:\|.*\n)*",
+                re.MULTILINE,
+            ).search(text)
+            if found is None:
+                print(f"{bench.name}: no table in its section begins {lines[0]}")
+                missed += 1
+                continue
+            new = "".join(f"{line}\n" for line in lines)
+            text = text[: found.end(1)] + new + text[found.end() :]
+    PAGE.write_text(text)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
