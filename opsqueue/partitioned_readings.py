@@ -14,7 +14,7 @@ from opsqueue.answers import Counts, Forgotten, Limit, SubmissionPage, WorkerSee
 from opsqueue.exceptions import TooManyMatchingSubmissionsError
 from opsqueue.grid import MAX_PAGE, HandPage
 from opsqueue.partition import joined, merged_worker, place_of, placed, summed, taken_apart
-from opsqueue.partitions import Partitions, each_part
+from opsqueue.partitions import Partitions
 from opsqueue.readings import MAX_LOOKED_UP, merged_pages
 from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 
@@ -106,7 +106,7 @@ class PartitionedReadings(Partitions):
     def unknown_prefixes(self, prefixes: Sequence[str]) -> list[str]:
         """Give those prefixes that no submission of any partition has."""
         unknown = list(prefixes)
-        for part in self.parts():
+        for part in self.parts_now():
             unknown = part.unknown_prefixes(unknown)
         return unknown
 
@@ -161,11 +161,11 @@ class PartitionedReadings(Partitions):
 
     def pause_queue(self) -> None:
         """Let no chunk be reserved in any partition."""
-        each_part(self.parts(), lambda part: part.pause_queue())
+        self.tell_all(lambda part: part.pause_queue())
 
     def resume_queue(self) -> None:
         """Let chunks be reserved again in all partitions."""
-        each_part(self.parts(), lambda part: part.resume_queue())
+        self.tell_all(lambda part: part.resume_queue())
 
     def set_limit(
         self,
@@ -177,18 +177,19 @@ class PartitionedReadings(Partitions):
         burst: int | None = None,
     ) -> None:
         """Set limits in each partition; see `Queue.set_limit`."""
-        for part in self.parts():
-            part.set_limit(meta_key, value=value, max=max, per_second=per_second, burst=burst)
+        self.tell_all(
+            lambda part: part.set_limit(
+                meta_key, value=value, max=max, per_second=per_second, burst=burst
+            )
+        )
 
     def remove_limit(self, meta_key: str, *, value: int | None = None) -> None:
         """Let the strategies' own numbers hold again, in all partitions."""
-        for part in self.parts():
-            part.remove_limit(meta_key, value=value)
+        self.tell_all(lambda part: part.remove_limit(meta_key, value=value))
 
     def set_retention(self, retention_ms: int | None) -> None:
         """Set in all partitions for how long ended submissions are kept."""
-        for part in self.parts():
-            part.set_retention(retention_ms)
+        self.tell_all(lambda part: part.set_retention(retention_ms))
 
     def forget_submissions(
         self, *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
@@ -209,7 +210,7 @@ class PartitionedReadings(Partitions):
         An insert that comes now is refused, or keeps its objects, whichever partition it goes to:
         first all are told to refuse, and only what all refuse is discarded.
         """
-        parts = self.parts()
+        parts = self.parts_now()
         if len(parts) == 1 or step != "discard":
             return parts[0].discard_prefixes(prefixes, step=step)
         refused = set(prefixes)

@@ -93,23 +93,44 @@ class Partitions(Queue):
         return self._parts[0]
 
     def parts(self) -> list[Queue]:
-        """Give all partitions, as many as there are now."""
+        """Give all partitions, as many as there were KNOWN_FOR_S ago or later."""
         if time.monotonic() - self._looked_at >= KNOWN_FOR_S:
-            self._look()
+            try:
+                self._look()
+            except RedisUnavailableError:
+                if self._looked_at == float("-inf"):
+                    raise
+                # The first partition's master is gone; the others may answer, and shall not wait
+                # for it each time.
+                self._looked_at = time.monotonic()
         return self._parts[: self._history[-1]]
+
+    def parts_now(self) -> list[Queue]:
+        """Give all partitions that there are at this moment: for what none of them may miss.
+
+        Raises:
+            RedisUnavailableError: the first partition does not answer how many there are.
+        """
+        self._look()
+        return self._parts[: self._history[-1]]
+
+    def tell_all(self, command: Callable[[Queue], object]) -> None:
+        """Tell all partitions that there are at this moment, also where one does not answer.
+
+        Raises:
+            RedisUnavailableError: one of them did not, or which there are is not known.
+        """
+        try:
+            self._look()
+        finally:
+            each_part(self._parts[: self._history[-1]], command)
 
     def part_of(self, submission_id: SubmissionId) -> Queue:
         """Give the partition that has a submission."""
         return self._part(submission_id.partition)
 
     def _look(self) -> None:
-        try:
-            history = self._parts[0].get_partitions()
-        except RedisUnavailableError:
-            if self._looked_at == float("-inf"):
-                raise
-            # The first partition's master is gone; the others may answer.
-            return
+        history = self._parts[0].get_partitions()
         self._part(history[-1] - 1)
         self._history = history
         self._looked_at = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from unittest.mock import Mock
 from zlib import crc32
 
 import pytest
@@ -12,11 +13,13 @@ from opsqueue.chunk import Completed, FinallyFailed, Lost, Released, Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueInternalError,
+    RedisUnavailableError,
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.partition import taken_apart
 from opsqueue.partitioned import PartitionedQueue
+from opsqueue.partitions import KNOWN_FOR_S
 from opsqueue.queue import Queue
 from opsqueue.strategy import MaxSimultaneous, Oldest
 from opsqueue.submission import SubmissionId, SubmissionState
@@ -346,3 +349,90 @@ def test_pauses_of_all_partitions_are_the_queues(queue: PartitionedQueue) -> Non
 
     assert queue.reserve_chunks("w", strategy=Oldest()).is_paused
     assert queue.count_queue().is_paused
+
+
+def test_what_is_set_holds_in_partitions_that_a_program_has_not_heard_of(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """Nothing would set it there later: what is set is copied once, when a partition comes."""
+    behind, ahead = behind_and_ahead(client, queue_name)
+
+    behind.set_limit("api", max=1)
+    ahead.set_partitions(PARTITIONS + 1)
+    behind.set_retention(5_000)
+    ahead.set_partitions(PARTITIONS + 2)
+    behind.pause_queue()
+
+    for part in ahead.parts():
+        assert [1] == [limit.max for limit in part.list_limits()]
+        assert part.get_retention() == 5_000
+        assert part.count_queue().is_paused
+    ahead.set_partitions(PARTITIONS + 3)
+    behind.resume_queue()
+    ahead.set_partitions(PARTITIONS + 4)
+    behind.remove_limit("api")
+    for part in ahead.parts():
+        assert not part.count_queue().is_paused
+        assert part.list_limits() == []
+
+
+def test_a_prefix_is_not_discarded_that_a_partition_has_which_is_not_heard_of(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """The objects of a submission in progress would be deleted."""
+    behind, ahead = behind_and_ahead(client, queue_name)
+    new = new_submission()
+    ahead.parts()[3].insert_submission(new)
+
+    assert behind.discard_prefixes([new.prefix]) == []
+
+
+def test_an_insert_with_a_key_is_not_sent_anywhere_by_who_can_not_ask_how_many_there_are(
+    client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was lost in between must not make it two submissions."""
+    behind, ahead = behind_and_ahead(client, queue_name)
+    key = key_for(3, of=PARTITIONS)
+    first = ahead.insert_submission(new_submission(), idempotency_key=key)
+
+    with monkeypatch.context() as patch:
+        no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
+        patch.setattr(behind.part_zero, "get_partitions", no_answer)
+        with pytest.raises(RedisUnavailableError):
+            behind.insert_submission(new_submission(), idempotency_key=key)
+
+    again = behind.insert_submission(new_submission(), idempotency_key=key)
+    assert (first.id, False) == (again.id, again.is_new)
+
+
+def test_the_others_are_used_while_the_first_partition_does_not_answer(
+    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once in a while, not with each call: it may take long to fail."""
+    get_partitions = Mock(side_effect=RedisUnavailableError("no answer"))
+    monkeypatch.setattr(queue.part_zero, "get_partitions", get_partitions)
+    queue._looked_at -= KNOWN_FOR_S
+
+    assert [PARTITIONS] * 3 == [len(queue.parts()) for _ in range(3)]
+    assert get_partitions.call_count == 1
+
+
+def behind_and_ahead(client: redis.Redis, name: str) -> tuple[PartitionedQueue, PartitionedQueue]:
+    """A program that knows of the first partition alone, and one that has added others."""
+    behind, ahead = PartitionedQueue(client, name), PartitionedQueue(client, name)
+    assert len(behind.parts()) == 1
+    ahead.set_partitions(PARTITIONS)
+    return behind, ahead
+
+
+def test_the_others_are_paused_though_the_first_partition_does_not_answer(
+    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("get_partitions", "pause_queue"):
+        no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
+        monkeypatch.setattr(queue.part_zero, name, no_answer)
+
+    with pytest.raises(RedisUnavailableError):
+        queue.pause_queue()
+
+    assert all(part.count_queue().is_paused for part in queue.parts()[1:])
