@@ -12,7 +12,7 @@ from typing import Final, Literal
 from opsqueue import calls
 from opsqueue.answers import Counts, Forgotten, Limit, SubmissionPage, WorkerSeen
 from opsqueue.exceptions import TooManyMatchingSubmissionsError
-from opsqueue.grid import MAX_PAGE, HandPage
+from opsqueue.grid import MAX_PAGE, ChunkInHand, HandPage
 from opsqueue.partition import joined, merged_worker, place_of, placed, summed, taken_apart
 from opsqueue.partitions import Partitions
 from opsqueue.readings import MAX_LOOKED_UP, merged_pages
@@ -33,18 +33,28 @@ class PartitionedReadings(Partitions):
         from_: str | None = None,
         limit: int = MAX_PAGE,
     ) -> HandPage:
-        """List the chunks in hand, partition by partition; see `Queue.list_reservations`."""
+        """List the chunks in hand; see `Queue.list_reservations`.
+
+        A page is filled partition by partition: the oldest come first in it, not in all pages.
+        """
         if submission_id is not None:
             part = self.part_of(submission_id)
             return part.list_reservations(submission_id, from_=from_, limit=limit)
+        limit = min(calls.checked_limit(limit), MAX_PAGE)
         partition, from_ = place_of(from_) if from_ else (0, None)
-        page = self._part(partition).list_reservations(None, from_=from_ or None, limit=limit)
+        chunks: list[ChunkInHand] = []
         next_from: str | None = None
-        if page.next_from is not None:
-            next_from = placed(page.next_from, partition)
-        elif partition + 1 < len(self.parts()):
-            next_from = placed("", partition + 1)
-        return HandPage(page.chunks, next_from)
+        for part in self.parts()[partition:]:
+            if len(chunks) >= limit:
+                next_from = placed("", part.partition)
+                break
+            page = part.list_reservations(None, from_=from_ or None, limit=limit - len(chunks))
+            chunks += page.chunks
+            if page.next_from is not None:
+                next_from = placed(page.next_from, part.partition)
+                break
+            from_ = None
+        return HandPage(tuple(sorted(chunks, key=lambda chunk: chunk.reserved_at)), next_from)
 
     def list_submissions(
         self,

@@ -305,6 +305,7 @@ def test_a_submission_tells_its_news_in_its_partition(queue: PartitionedQueue) -
 
 
 def test_chunks_in_hand_are_listed_partition_by_partition(queue: PartitionedQueue) -> None:
+    """A page that has room for all has those of all."""
     spread(queue)
     chunks = take(queue, limit=100)
 
@@ -317,6 +318,11 @@ def test_chunks_in_hand_are_listed_partition_by_partition(queue: PartitionedQueu
             break
 
     assert sorted(chunk.source.submission_id for chunk in chunks) == sorted(listed_)
+    whole = queue.list_reservations(limit=len(chunks)).chunks
+    assert sorted(listed_) == sorted(chunk.submission_id for chunk in whole)
+    assert list(whole) == sorted(whole, key=lambda chunk: chunk.reserved_at)
+    with pytest.raises(InvalidArgumentError, match="limit"):
+        queue.list_reservations(limit=0)
     (one,) = queue.list_reservations(chunks[0].source.submission_id).chunks
     assert one.submission_id == chunks[0].source.submission_id
 
