@@ -22,17 +22,29 @@ from opsqueue.bounds import is_host
 _PARSE: Final[Callable[[str], dict[str, Any]]] = redis.connection.parse_url
 _SENTINEL_PORT: Final = 26379
 _SERVER_PORT: Final = 6379
-_KNOWN_OPTIONS: Final = (
-    "client_name",
-    "db",
-    "health_check_interval",
-    "password",
-    "sentinel_password",
-    "sentinel_username",
-    "socket_keepalive",
-    "username",
-)
+_OF_ALL: Final = ("client_name", "health_check_interval", "password", "username")
+_OF_TCP: Final = ("socket_keepalive",)
+_OF_DATABASES: Final = ("db",)
 _OF_SENTINELS: Final = ("sentinel_username", "sentinel_password")
+_KNOWN_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sentinel": (*_OF_ALL, *_OF_TCP, *_OF_DATABASES, *_OF_SENTINELS),
+    "cluster": (*_OF_ALL, *_OF_TCP),
+    "unix": (*_OF_ALL, *_OF_DATABASES),
+}
+"""By what follows the `+`, or by the scheme; of any other URL they are a server's."""
+_OF_SERVERS: Final = (*_OF_ALL, *_OF_TCP, *_OF_DATABASES)
+_OF_TLS: Final = (
+    "ssl_ca_certs",
+    "ssl_ca_data",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_min_version",
+    "ssl_password",
+)
 
 Address = tuple[str, int]
 
@@ -79,12 +91,7 @@ def place_of(url: str) -> Place:
         ValueError: urllib can't take it apart; its message may have a piece of the password.
     """
     parts = urlsplit(url)
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in _KNOWN_OPTIONS and not name.startswith("ssl_"):
-            # redis-py would take `decode_responses=1`, and no answer could be read any more; what
-            # it does not know it would pass on, to fail with the first command.
-            message = f"{name[:40]!r} is none of its options: {', '.join(_KNOWN_OPTIONS)}, ssl_…"
-            raise UrlError(message)
+    _check_options(parts)
     match parts.scheme.split("+"):
         case ["redis" | "rediss" as scheme, "sentinel"]:
             return _behind_sentinels(scheme, parts)
@@ -97,6 +104,22 @@ def place_of(url: str) -> Place:
         message = "no server can have the name of its host"
         raise UrlError(message)
     return Server(url)
+
+
+def _check_options(parts: SplitResult) -> None:
+    """Refuse what redis-py would take, so that no answer can be read, or pass on, to fail later.
+
+    The first is `decode_responses=1`; the others fail with the first command, with a TypeError.
+    """
+    scheme, _, kind = parts.scheme.partition("+")
+    known = _KNOWN_OPTIONS.get(kind or scheme, _OF_SERVERS)
+    if scheme == "rediss":
+        known += _OF_TLS
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            hint = " without TLS (rediss)" if name in _OF_TLS else ""
+            message = f"{name[:40]!r} is none of its options{hint}: {', '.join(sorted(known))}"
+            raise UrlError(message)
 
 
 def _behind_sentinels(scheme: str, parts: SplitResult) -> BehindSentinels:

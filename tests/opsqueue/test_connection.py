@@ -11,6 +11,13 @@ import redis
 from opsqueue.connection import BLOCK_MS, SOCKET_TIMEOUT_S, check, connect, masked
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
+from opsqueue.script import ping
+
+OPTIONS = "username=u&password=p&client_name=c&health_check_interval=3"
+TLS = (
+    "ssl_ca_certs=/ca&ssl_ca_data=x&ssl_ca_path=/cas&ssl_cert_reqs=none&ssl_certfile=/c&"
+    "ssl_check_hostname=no&ssl_ciphers=ALL&ssl_keyfile=/k&ssl_min_version=771&ssl_password=p"
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +78,12 @@ def test_a_masked_url_shows_all_but_the_password(url: str, shown: str) -> None:
         "redis://host?decode_responses=1",
         "redis://host?no_such_option=1",
         "redis+cluster://host?socket_timeout=1",
+        "redis://:secret@host?sentinel_password=secret",
+        "redis://:secret@host?ssl_ca_certs=/etc/ca.pem",
+        "redis+sentinel://:secret@host/main?ssl_ca_certs=/etc/ca.pem",
+        "rediss://:secret@host?ssl_no_such=1",
+        "redis+cluster://:secret@host?db=0",
+        "unix:///tmp/redis.sock?socket_keepalive=1",
     ],
 )
 def test_a_url_that_can_not_be_read_is_refused_without_its_password(url: str) -> None:
@@ -79,6 +92,22 @@ def test_a_url_that_can_not_be_read_is_refused_without_its_password(url: str) ->
         connect(url)
 
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://127.0.0.1:1?{OPTIONS}&db=1&socket_keepalive=1",
+        f"rediss://127.0.0.1:1?{OPTIONS}&db=1&socket_keepalive=1&{TLS}",
+        f"unix:///no/such/socket?{OPTIONS}&db=1",
+        f"rediss+sentinel://127.0.0.1:1/m?{OPTIONS}&db=1&sentinel_username=u&sentinel_password=p&{TLS}",
+        f"rediss+cluster://127.0.0.1:1?{OPTIONS}&socket_keepalive=1&{TLS}",
+    ],
+)
+def test_options_that_are_taken_are_known_to_who_connects(url: str) -> None:
+    """Else the first command fails with a TypeError."""
+    with pytest.raises(RedisUnavailableError, match="does not answer"):
+        ping(connect(url))
 
 
 def test_nothing_is_sent_before_the_first_command() -> None:
