@@ -84,6 +84,10 @@ def _begin(connection: Any) -> None:  # noqa: ANN401 redis-py has no type for a 
     answer to a password is, redis-py takes them for an unread answer and gives the connection up.
     """
     connection.on_connect()
+    _read_what_came(connection)
+
+
+def _read_what_came(connection: Any) -> None:  # noqa: ANN401 as above
     connection.send_command("PING", check_health=False)
     connection.read_response()
 
@@ -104,6 +108,8 @@ def _never() -> Retry:
 
 def _master(behind: BehindSentinels, options: dict[str, Any]) -> redis.Redis:
     """Make a client whose every new connection asks the Sentinels who is master now."""
+    if "ssl" in behind.options:
+        options = {**options, "redis_connect_func": _begin}
     sentinel_options = {**options, "socket_timeout": 2.0, "socket_connect_timeout": 2.0}
     # redis-py leaves these without types.
     sentinels = cast("Any", Sentinel)(
@@ -118,6 +124,9 @@ def _master(behind: BehindSentinels, options: dict[str, Any]) -> redis.Redis:
 
 def _discovery(cluster: Cluster, options: dict[str, Any]) -> Callable[[], RedisCluster]:
     nodes = [cast("Any", ClusterNode)(host, port) for host, port in cluster.addresses]
+    if "ssl" in cluster.options:
+        # RedisCluster has a function of its own for new connections, which calls this one at last.
+        options = {**options, "redis_connect_func": _read_what_came}
     # Its nodes' clients never repeat; the one here is for RedisCluster's own commands.
     return partial(RedisCluster, startup_nodes=nodes, retry=_never(), **options, **cluster.options)
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import redis
 import trustme
+from redis.sentinel import Sentinel
 
 from opsqueue.acl import user_line
 from opsqueue.connection import check, connect, server_client
@@ -19,8 +20,9 @@ from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
+from opsqueue.script import ping
 from opsqueue.submission import NewSubmission
-from tests.redis_sets import ask
+from tests.redis_sets import SLOTS, ask, free_ports, until
 from tests.system.conftest import Start
 from tests.tls_proxy import TlsProxy
 
@@ -143,10 +145,15 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def tls_port(server: EmbeddedServer, authority: trustme.CA) -> Iterator[int]:
+def tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    with TlsProxy(server.port, context) as proxy:
+    return context
+
+
+@pytest.fixture
+def tls_port(server: EmbeddedServer, tls: ssl.SSLContext) -> Iterator[int]:
+    with TlsProxy(server.port, tls) as proxy:
         yield proxy.port
 
 
@@ -184,3 +191,38 @@ def test_a_new_connection_is_taken_for_what_it_is(
         client = server_client(url)
         assert client.ping()
         client.close()
+
+
+def test_a_new_connection_to_a_master_behind_sentinels_is_taken_for_what_it_is(
+    tls_port: int, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of a client that asks who is master first."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setattr(Sentinel, "discover_master", lambda *_: ("127.0.0.1", tls_port))
+
+    for _ in range(25):
+        client = connect(f"rediss+sentinel://127.0.0.1:1/main?ssl_ca_certs={tmp_path}/ca.pem")
+        ping(client)
+        client.close()
+
+
+def test_a_new_connection_to_a_node_of_a_cluster_is_taken_for_what_it_is(
+    tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The same of a client that asks which node has what first."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    port, bus = free_ports(2)
+    arguments = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+
+    with (
+        EmbeddedServer(tmp_path / "node", port=port, arguments=arguments),
+        TlsProxy(port, tls) as proxy,
+    ):
+        ask(port, "CONFIG", "SET", "cluster-announce-port", proxy.port)
+        ask(port, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        until(lambda: b"cluster_state:ok" in ask(port, "CLUSTER", "INFO"), "the cluster is formed")
+        url = f"rediss+cluster://127.0.0.1:{proxy.port}?ssl_ca_certs={tmp_path}/ca.pem"
+        for _ in range(25):
+            client = connect(url)
+            ping(client)
+            client.close()
