@@ -39,7 +39,7 @@ def commands_of(role: Role) -> list[str]:
     of_scripts = {
         command
         for name in scripts
-        for command in _CALL.findall(re.sub(r"--.*", "", load_script(name).text))
+        for command in _CALL.findall(load_script(name).text)
     }
     return sorted({*of_scripts, *_CHOSEN, *_BESIDE})
 

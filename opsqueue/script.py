@@ -271,7 +271,7 @@ class Scripts:
         """Wait until a stream of the queue has entries after `last_id`; [] when it stays silent.
 
         Args:
-            stream: "wake" or "events".
+            stream: "wake", "events" or a submission's "sub:ID:news".
             last_id: of the last entry seen, or "0-0".
             block_ms: at least 1; below the connection's timeout.
             limit: entries at most.
