@@ -270,7 +270,7 @@ class Queue(Upkeep):
             heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
                 of them: for a worker that is new, or that was forgotten as dead.
         """
-        self._register()
+        self._register_if_taken()
         look_from = ""
         while True:
             reserved = self._run(
@@ -341,7 +341,7 @@ class Queue(Upkeep):
         Returns their answers in order, and in place of an answer the error that it met, a
         RedisUnavailableError or a ScriptError: the others may have happened all the same.
         """
-        self._register()
+        self._register_if_taken()
         answers = self._scripts.call_many([(c.script, c.arguments, c.rest) for c in many])
         return [
             answer if isinstance(answer, OpsqueueError) else call.read(answer)
@@ -467,6 +467,12 @@ class Queue(Upkeep):
         if not self._is_registered:
             register_queue(self._client, self.name)
             self._is_registered = True
+
+    def _register_if_taken(self) -> None:
+        # A full server refuses the name, and of a cluster another master has it: neither keeps
+        # workers from their chunks. Heartbeats say it again.
+        with suppress(RedisUnavailableError):
+            self._register()
 
 
 def _inserted(answer: list[Any], prefix: str) -> Inserted:

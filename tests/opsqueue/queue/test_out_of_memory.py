@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from opsqueue import calls
 from opsqueue.chunk import Completed
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.queue import Queue
@@ -52,6 +53,16 @@ def test_a_full_server_lets_workers_go_on(full: Queue) -> None:
 
     assert isinstance(outcomes[0], Completed)
     assert full.count_queue().stats["chunks_completed"] == 1
+
+
+def test_a_full_server_lets_a_worker_begin(full: Queue, own_client: redis.Redis) -> None:
+    """One that was started again, by whoever hoped that it would help."""
+    started = Queue(own_client, full.name)
+
+    (first,) = tokens_of(take(started, 1))
+    answers = started.together([calls.complete_chunks([first])])
+
+    assert isinstance(answers[0][0], Completed)
 
 
 def test_a_full_server_lets_chunks_be_reclaimed(full: Queue, clock: Clock) -> None:
