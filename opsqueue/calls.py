@@ -13,13 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from opsqueue.answers import (
-    Reserved,
-    read_completed,
-    read_failed,
-    read_released,
-    read_reserved,
-)
+from opsqueue.answers import Reserved
 from opsqueue.bounds import MAX_LIMIT, MAX_MS, checked_whole, is_text, shown
 from opsqueue.chunk import (
     ChunkFailure,
@@ -31,6 +25,7 @@ from opsqueue.chunk import (
     encodable,
 )
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.replies import read_completed, read_failed, read_released, read_reserved
 from opsqueue.script import Argument
 from opsqueue.strategy import AnyStrategy, Random
 from opsqueue.submission import (

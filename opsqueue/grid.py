@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from opsqueue.answers import unexpected
 from opsqueue.bounds import checked_whole
 from opsqueue.calls import checked_limit, checked_page
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
+from opsqueue.replies import unexpected
 from opsqueue.script import Scripts
 from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionId, SubmissionState
 

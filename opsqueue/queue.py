@@ -11,13 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from opsqueue import calls
-from opsqueue.answers import (
-    Alive,
-    Inserted,
-    Reserved,
-    Swept,
-    unexpected,
-)
+from opsqueue.answers import Alive, Inserted, Reserved, Swept
 from opsqueue.bounds import MAX_MS, checked_whole
 from opsqueue.calls import Answer
 from opsqueue.chunk import (
@@ -40,6 +34,7 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
 )
 from opsqueue.keys import check_queue_name, label
+from opsqueue.replies import unexpected
 from opsqueue.script import Argument, Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import (

@@ -11,21 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from opsqueue import calls
-from opsqueue.answers import (
-    Counts,
-    ErrorChunks,
-    Limit,
-    Progress,
-    SubmissionPage,
-    WorkerSeen,
-    read_counts,
-    read_inline,
-    read_limits,
-    read_progress,
-    read_reservations,
-    read_submission,
-    unexpected,
-)
+from opsqueue.answers import Counts, ErrorChunks, Limit, Progress, SubmissionPage, WorkerSeen
 from opsqueue.bounds import checked_whole
 from opsqueue.chunk import Reservation, Token
 from opsqueue.exceptions import (
@@ -34,6 +20,15 @@ from opsqueue.exceptions import (
 )
 from opsqueue.grid import GridReadings
 from opsqueue.inline import Kind
+from opsqueue.replies import (
+    read_counts,
+    read_inline,
+    read_limits,
+    read_progress,
+    read_reservations,
+    read_submission,
+    unexpected,
+)
 from opsqueue.submission import (
     MAX_CHUNKS,
     Submission,

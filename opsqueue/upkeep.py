@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from opsqueue import calls
-from opsqueue.answers import Forgotten, SpentInputs, unexpected
+from opsqueue.answers import Forgotten, SpentInputs
 from opsqueue.bounds import checked_whole
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.readings import Readings
+from opsqueue.replies import unexpected
 from opsqueue.strategy import MaxSimultaneous, RateLimit, interval_ticks
 from opsqueue.submission import (
     MAX_PARTITIONS,
