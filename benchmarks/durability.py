@@ -27,8 +27,8 @@ from opsqueue.connection import connect
 from opsqueue.durability import Durability, check_durability
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
-from opsqueue.submission import NewSubmission
 from report import Report
 
 

@@ -30,9 +30,9 @@ from typing import Any
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy
-from opsqueue.submission import NewSubmission
 from report import Report
 
 MAX, PER_SECOND = 5, 100

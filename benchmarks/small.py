@@ -18,10 +18,10 @@ from opsqueue.app import Opsqueue
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.execution import Done, execute
+from opsqueue.new_submission import INLINE_BYTES
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store.local import LocalStore
-from opsqueue.submission import INLINE_BYTES
 from opsqueue.submission_api import QueueApi
 from report import Report
 

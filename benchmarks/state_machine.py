@@ -46,10 +46,10 @@ from redis.client import Pipeline
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.script import load_script
 from opsqueue.strategy import parse_strategy
-from opsqueue.submission import NewSubmission
 from report import Report, main_thread_cpu_s
 
 SUBMISSIONS = 100  # each with a customer of its own, of ten priorities

@@ -27,9 +27,9 @@ import redis
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import parse_strategy
-from opsqueue.submission import NewSubmission
 from report import Report
 
 SINGLE = (

@@ -27,8 +27,8 @@ import redis
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
-from opsqueue.submission import NewSubmission
 from report import Report, main_thread_cpu_s
 
 MILLION = 10**6

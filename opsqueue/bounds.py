@@ -11,6 +11,9 @@ MAX_MS: Final = 3650 * 24 * 3600 * 1000
 
 MAX_LIMIT: Final = 2**31 - 1
 
+INT64: Final = range(-(2**63), 2**63)
+"""What Redis counts with."""
+
 
 def checked_whole(name: str, value: int, *, least: int = 0, most: int) -> int:
     """Return the number, or raise InvalidArgumentError: no int, or out of bounds."""

@@ -25,15 +25,10 @@ from opsqueue.chunk import (
     encodable,
 )
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.new_submission import INLINE_OUTPUT_BYTES, MAX_CHUNKS, MAX_OPERATIONS, NewSubmission
 from opsqueue.replies import read_completed, read_failed, read_released, read_reserved
 from opsqueue.script import Argument
 from opsqueue.strategy import AnyStrategy, Random
-from opsqueue.submission import (
-    INLINE_OUTPUT_BYTES,
-    MAX_CHUNKS,
-    MAX_OPERATIONS,
-    NewSubmission,
-)
 
 Answer = TypeVar("Answer")
 

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NewType, Self
 
-from opsqueue.submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
+from opsqueue.new_submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -28,10 +28,11 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
 )
+from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS
 from opsqueue.output import MAGIC, Encoded, OperationFailed, decode_output, errors_of
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
-from opsqueue.submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, Submission, SubmissionState
+from opsqueue.submission import Submission, SubmissionState
 
 ErrorMode = Literal["raise", "yield", "skip"]
 """How operations that failed are seen among results."""

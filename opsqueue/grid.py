@@ -14,9 +14,10 @@ from typing import Any, Final
 from opsqueue.bounds import checked_whole
 from opsqueue.calls import checked_limit, checked_page
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
+from opsqueue.new_submission import MAX_CHUNKS
 from opsqueue.replies import unexpected
 from opsqueue.script import Scripts
-from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionId, SubmissionState
+from opsqueue.submission import Submission, SubmissionId, SubmissionState
 
 MAX_CELLS: Final = 2_000
 MAX_LISTED: Final = 100

@@ -17,14 +17,8 @@ from opsqueue.http_client import (
     queue_path,
 )
 from opsqueue.inline import Kind
-from opsqueue.submission import (
-    NewSubmission,
-    Submission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-    check_strategic_metadata,
-)
+from opsqueue.new_submission import NewSubmission, check_strategic_metadata
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import Ids, Order
 from opsqueue.wire import (
     CountsBody,

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from opsqueue.exceptions import EncodingError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.store import ObjectStore, manifest_key
-from opsqueue.submission import NewSubmission
 from opsqueue.wire import InsertBody
 
 

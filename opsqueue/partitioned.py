@@ -22,12 +22,12 @@ from opsqueue.chunk import (
     Token,
 )
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.partition import grouped, joined, partition_of
 from opsqueue.partitioned_readings import PartitionedReadings
 from opsqueue.partitions import each_part
 from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy
-from opsqueue.submission import NewSubmission
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")

@@ -46,6 +46,7 @@ from opsqueue.formats import codec_of_format
 from opsqueue.http_api import HttpApi
 from opsqueue.http_client import WAIT_PATIENCE
 from opsqueue.manifest import store_manifest
+from opsqueue.new_submission import INLINE_BYTES, Backoff, NewSubmission
 from opsqueue.output import OperationFailed
 from opsqueue.results_client import ChunkResults, ResultsClient
 from opsqueue.retry import check_only, empty_retry_of
@@ -58,15 +59,7 @@ from opsqueue.status import (
 )
 from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
-from opsqueue.submission import (
-    INLINE_BYTES,
-    Backoff,
-    ChunkFailed,
-    NewSubmission,
-    Submission,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.tracing import current_carrier
 

@@ -34,15 +34,11 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
 )
 from opsqueue.keys import check_queue_name, label
+from opsqueue.new_submission import MAX_STRATEGIC_PAIRS, NewSubmission, check_strategic_metadata
 from opsqueue.replies import unexpected
 from opsqueue.script import Argument, Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
-from opsqueue.submission import (
-    MAX_STRATEGIC_PAIRS,
-    NewSubmission,
-    SubmissionId,
-    check_strategic_metadata,
-)
+from opsqueue.submission import SubmissionId
 from opsqueue.upkeep import Upkeep
 
 

@@ -20,6 +20,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.grid import GridReadings
 from opsqueue.inline import Kind
+from opsqueue.new_submission import MAX_CHUNKS, check_strategic_metadata
 from opsqueue.replies import (
     read_counts,
     read_inline,
@@ -29,14 +30,7 @@ from opsqueue.replies import (
     read_submission,
     unexpected,
 )
-from opsqueue.submission import (
-    MAX_CHUNKS,
-    Submission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-    check_strategic_metadata,
-)
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 
 MAX_LOOKED_UP: int = 100_000
 """Submissions that a look-up answers, unless it is told otherwise."""

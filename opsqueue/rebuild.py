@@ -16,11 +16,12 @@ from opsqueue.chunk import Finished
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
 from opsqueue.keys import check_queue_name
 from opsqueue.manifest import read_manifest
+from opsqueue.new_submission import NewSubmission
 from opsqueue.output import errors_of
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.store.parallel import get_many
-from opsqueue.submission import NewSubmission, SubmissionId
+from opsqueue.submission import SubmissionId
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_REDO: Final = 10_000

@@ -27,8 +27,9 @@ from opsqueue.chunk import (
     Token,
 )
 from opsqueue.exceptions import OpsqueueInternalError
+from opsqueue.new_submission import Backoff
 from opsqueue.strategy import TICKS_A_SECOND
-from opsqueue.submission import Backoff, Failure, Submission, SubmissionId, SubmissionState
+from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
 
 
 def read_reserved(answer: list[Any], queue: str) -> Reserved:

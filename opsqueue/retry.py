@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotCompletedYetError
-from opsqueue.submission import NewSubmission, Submission, SubmissionState
+from opsqueue.new_submission import NewSubmission
+from opsqueue.submission import Submission, SubmissionState
 
 
 def check_only(only: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import redis
 from redis.exceptions import NoScriptError, RedisClusterException
 
-from opsqueue.bounds import is_text, is_whole, shown
+from opsqueue.bounds import INT64, is_text, is_whole, shown
 from opsqueue.cluster import Client, reason_of, run_on, run_on_all
 from opsqueue.exceptions import (
     InvalidArgumentError,
@@ -78,7 +78,7 @@ def _can_be_sent(value: object) -> bool:
     # refuse them.
     if isinstance(value, bytes) or is_text(value):
         return True
-    return is_whole(value) and -(2**63) <= value < 2**63
+    return is_whole(value) and value in INT64
 
 
 @cache

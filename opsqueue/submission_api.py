@@ -18,16 +18,11 @@ from opsqueue.cluster import Client
 from opsqueue.connection import BLOCK_MS
 from opsqueue.durability import Durability
 from opsqueue.inline import Kind
+from opsqueue.new_submission import NewSubmission
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.script import queue_names
-from opsqueue.submission import (
-    NewSubmission,
-    Submission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 
 Order = Literal["newest", "oldest"]
 Ids = list[SubmissionId]

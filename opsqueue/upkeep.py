@@ -12,15 +12,11 @@ from opsqueue import calls
 from opsqueue.answers import Forgotten, SpentInputs
 from opsqueue.bounds import checked_whole
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.new_submission import check_retention_ms, check_strategic_metadata
 from opsqueue.readings import Readings
 from opsqueue.replies import unexpected
 from opsqueue.strategy import MaxSimultaneous, RateLimit, interval_ticks
-from opsqueue.submission import (
-    MAX_PARTITIONS,
-    SubmissionId,
-    check_retention_ms,
-    check_strategic_metadata,
-)
+from opsqueue.submission import MAX_PARTITIONS, SubmissionId
 
 
 class Upkeep(Readings):

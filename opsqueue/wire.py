@@ -22,16 +22,9 @@ from opsqueue.answers import (
     SubmissionPage,
     WorkerSeen,
 )
+from opsqueue.new_submission import MAX_RETENTION_MS, Backoff, NewSubmission
 from opsqueue.output import OperationFailed
-from opsqueue.submission import (
-    MAX_RETENTION_MS,
-    Backoff,
-    Failure,
-    NewSubmission,
-    Submission,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
 
 MAX_WAIT_MS: Final = 7 * 24 * 3600 * 1000
 

@@ -24,8 +24,8 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
 )
 from opsqueue.logs import set_up_logging
+from opsqueue.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
 from opsqueue.store import open_store
-from opsqueue.submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
 from opsqueue_api.request_ids import add_request_id
 from opsqueue_api.settings import (
     DEFAULT_REDIS_URL,

@@ -11,8 +11,8 @@ import msgspec
 
 from opsqueue.contents import all_pages, errors_by_chunk
 from opsqueue.inline import reader_of
+from opsqueue.new_submission import MAX_CHUNKS
 from opsqueue.store import ObjectStore
-from opsqueue.submission import MAX_CHUNKS
 from opsqueue.wire import ErrorChunksBody, OperationFailedBody, ProblemType
 from opsqueue_api.operation import NDJSON, Content, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write

@@ -8,7 +8,7 @@ from typing import Final
 import falcon
 
 from opsqueue.inline import Kind
-from opsqueue.submission import INLINE_CHUNKS
+from opsqueue.new_submission import INLINE_CHUNKS
 from opsqueue.wire import InlineBody
 from opsqueue_api.operation import integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write

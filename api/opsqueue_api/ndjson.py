@@ -14,7 +14,7 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.submission import MAX_CHUNKS, MAX_RETENTION_MS
+from opsqueue.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
 from opsqueue.wire import MAX_WAIT_MS, BackoffBody, InsertBody, ProblemType
 from opsqueue_api.body import is_gzip, sent_parts
 from opsqueue_api.compression import decompressed_parts

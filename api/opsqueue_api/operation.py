@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import falcon
 import msgspec
 
-from opsqueue.submission import MAX_STRATEGIC_PAIRS
+from opsqueue.new_submission import MAX_STRATEGIC_PAIRS
 from opsqueue.wire import ProblemType
 from opsqueue_api.long_polls import MAX_WAIT_S
 from opsqueue_api.problem import invalid

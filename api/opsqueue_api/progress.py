@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.submission import MAX_CHUNKS
+from opsqueue.new_submission import MAX_CHUNKS
 from opsqueue.submission_api import wait_for_progress
 from opsqueue.wire import ProgressBody
 from opsqueue_api.long_polls import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls

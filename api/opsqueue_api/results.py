@@ -25,10 +25,11 @@ from opsqueue.exceptions import (
     OpsqueueError,
 )
 from opsqueue.inline import reader_of
+from opsqueue.new_submission import MAX_CHUNKS
 from opsqueue.queue import Queue
 from opsqueue.result_lines import result_line
 from opsqueue.store import ObjectStore, Readable
-from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionState
+from opsqueue.submission import Submission, SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
 from opsqueue_api.long_polls import LongPolls

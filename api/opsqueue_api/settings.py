@@ -7,7 +7,7 @@ from typing import Final
 
 from opsqueue.durability import Durability
 from opsqueue.logs import LogFormat
-from opsqueue.submission import INLINE_BYTES, MAX_METADATA_BYTES
+from opsqueue.new_submission import INLINE_BYTES, MAX_METADATA_BYTES
 from opsqueue_api.tokens import Token
 
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"

@@ -14,17 +14,12 @@ from opsqueue.codec import DEFAULT_CODEC, open_codec
 from opsqueue.contents import discard, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.manifest import store_manifest
+from opsqueue.new_submission import NewSubmission, fits_inline
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
-from opsqueue.submission import (
-    NewSubmission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-    fits_inline,
-)
+from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.wire import (
     IdsBody,

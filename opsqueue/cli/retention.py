@@ -7,8 +7,8 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cluster import Client
 from opsqueue.duration import as_text, milliseconds, parse_duration
+from opsqueue.new_submission import DEFAULT_RETENTION_MS
 from opsqueue.partitioned import PartitionedQueue
-from opsqueue.submission import DEFAULT_RETENTION_MS
 
 _EPILOG = """
 \b

@@ -27,8 +27,9 @@ from opsqueue.chunk import (
     Retried,
     Token,
 )
+from opsqueue.new_submission import NewSubmission
 from opsqueue.strategy import AnyStrategy, Layer
-from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.strategy_model import Buckets, allowed
 
 DAY_MS = 24 * 3600 * 1000

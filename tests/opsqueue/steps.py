@@ -10,16 +10,10 @@ import redis
 
 from opsqueue.chunk import ChunkFailure, Reservation, Token
 from opsqueue.keys import base_key
+from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy, Oldest
-from opsqueue.submission import (
-    Backoff,
-    NewSubmission,
-    Submission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 
 FAILURE = ChunkFailure(type="ValueError", message="not a number", traceback="line 1")
 NO_WAIT = Backoff(first_ms=0, max_ms=0)

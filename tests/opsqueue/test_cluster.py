@@ -14,10 +14,10 @@ from opsqueue.connection import check, connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.keys import base_key
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.script import ping, queue_names
 from opsqueue.strategy import Oldest
-from opsqueue.submission import NewSubmission
 from tests.redis_sets import MASTERS, ClusterSet, ask, cluster, until
 
 

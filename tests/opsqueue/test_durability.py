@@ -15,9 +15,10 @@ from opsqueue.connection import check, connect, server_client
 from opsqueue.durability import Durability, check_durability, waits_rightly
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
-from opsqueue.submission import NewSubmission, SubmissionState
+from opsqueue.submission import SubmissionState
 from tests.opsqueue.steps import new_submission
 from tests.servers import (
     ALWAYS,

@@ -22,7 +22,8 @@ from opsqueue.exceptions import (
 )
 from opsqueue.http_api import HttpApi
 from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience
-from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+from opsqueue.new_submission import NewSubmission
+from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.wire import ProblemType, SubmissionBody
 
 ID = SubmissionId(41)

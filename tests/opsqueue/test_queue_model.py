@@ -34,9 +34,10 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
 )
+from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import AnyStrategy, parse_strategy
-from opsqueue.submission import Backoff, NewSubmission, SubmissionId, SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.queue_model import Chunk, Model, Place, entry_of, order_of
 from tests.opsqueue.queue_snapshot import Snapshot, has_bit
 from tests.opsqueue.steps import Clock, Raw

@@ -20,10 +20,11 @@ from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.manifest import read_manifest
+from opsqueue.new_submission import Backoff
 from opsqueue.producer import ProducerClient
 from opsqueue.rebuild import Rebuilt, Skipped, find_finished, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key, open_store, output_key
-from opsqueue.submission import Backoff, Submission, SubmissionState
+from opsqueue.submission import Submission, SubmissionState
 from opsqueue.testing import LocalOpsqueue
 
 KEPT = (

@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.submission import (
+from opsqueue.new_submission import (
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
     MAX_STRATEGIC_PAIRS,
     Backoff,
-    Failure,
     NewSubmission,
-    Submission,
-    SubmissionId,
-    SubmissionState,
     check_strategic_metadata,
 )
+from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
 
 AT = datetime(2026, 11, 23, tzinfo=UTC)
 FAILURE = Failure(chunk_index=1, attempt=3, at=AT, type="E", message="bad", traceback="")

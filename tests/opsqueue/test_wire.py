@@ -12,14 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsqueue.answers import Counts
-from opsqueue.submission import (
-    Backoff,
-    Failure,
-    NewSubmission,
-    Submission,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.new_submission import Backoff, NewSubmission
+from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
 from opsqueue.wire import CountsBody, InsertBody, SubmissionBody
 
 numbers = st.integers(min_value=0, max_value=2**53)

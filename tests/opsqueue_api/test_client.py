@@ -19,16 +19,11 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.http_api import HttpApi
+from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.submission import (
-    Backoff,
-    NewSubmission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
 from opsqueue_api.app import App
 

@@ -14,10 +14,10 @@ from falcon import testing
 
 from opsqueue.chunk import OperationError
 from opsqueue.codec import open_codec
+from opsqueue.new_submission import NewSubmission
 from opsqueue.output import encode_output
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
-from opsqueue.submission import NewSubmission
 from opsqueue_api.app import App, create_app
 from opsqueue_api.long_polls import LongPolls, Room
 from opsqueue_api.settings import Limits

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from opsqueue.exceptions import EncodingError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
-from opsqueue.submission import NewSubmission
 
 Work = Callable[[Callable[[Any], Any]], int]
 

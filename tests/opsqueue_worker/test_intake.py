@@ -12,8 +12,8 @@ import redis
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
 from opsqueue.execution import GivenBack
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
-from opsqueue.submission import NewSubmission
 from opsqueue_worker.intake import Intake, pause_s
 
 WITHIN_S = 3.0

@@ -9,9 +9,10 @@ import pytest
 import redis
 
 from opsqueue.connection import connect
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy
-from opsqueue.submission import NewSubmission, SubmissionState
+from opsqueue.submission import SubmissionState
 
 pytestmark = pytest.mark.system
 CHUNKS = 1_000

@@ -14,9 +14,9 @@ import pytest
 
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
+from opsqueue.new_submission import Backoff
 from opsqueue.producer import ProducerClient
 from opsqueue.store import open_store
-from opsqueue.submission import Backoff
 from opsqueue.submission_api import QueueApi
 from tests.served_metrics import documented, served
 from tests.system.conftest import Process, Start

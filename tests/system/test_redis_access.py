@@ -17,11 +17,11 @@ from opsqueue.connection import check, connect, server_client
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.script import ping
-from opsqueue.submission import NewSubmission
 from tests.redis_sets import SLOTS, ask, free_ports, until
 from tests.system.conftest import Start
 from tests.tls_proxy import TlsProxy

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from opsqueue.exceptions import SubmissionFailedError
+from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
-from opsqueue.submission import Backoff
 
 pytestmark = pytest.mark.system
 ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}

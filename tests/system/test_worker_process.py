@@ -15,10 +15,11 @@ import pytest
 import redis
 
 from opsqueue.exceptions import SubmissionFailedError
+from opsqueue.new_submission import Backoff
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import open_store
-from opsqueue.submission import Backoff, SubmissionState
+from opsqueue.submission import SubmissionState
 from opsqueue.submission_api import QueueApi
 
 pytestmark = pytest.mark.system

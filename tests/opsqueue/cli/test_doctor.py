@@ -18,9 +18,9 @@ from opsqueue.cli.checks import Finding, Level
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import NewSubmission
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Oldest
-from opsqueue.submission import NewSubmission
 
 INFO = json.dumps(
     {"host": "box", "pid": 7, "pool": "process", "concurrency": 4, "version": "0.1.0"}

@@ -10,8 +10,9 @@ import pytest
 from click.testing import Result
 
 from opsqueue.cli import main, progress
+from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
-from opsqueue.submission import Backoff, SubmissionId, SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 
 
 @pytest.fixture

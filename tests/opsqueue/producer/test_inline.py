@@ -13,10 +13,10 @@ from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation
 from opsqueue.exceptions import EncodingError, InvalidArgumentError
 from opsqueue.execution import Done, execute
+from opsqueue.new_submission import INLINE_CHUNKS
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import INLINE_CHUNKS
 from opsqueue.submission_api import QueueApi
 from tests.opsqueue.steps import take
 

@@ -17,10 +17,11 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     StoreUnavailableError,
 )
+from opsqueue.new_submission import NewSubmission
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import NewSubmission, Submission, SubmissionState
+from opsqueue.submission import Submission, SubmissionState
 from opsqueue.submission_api import QueueApi
 from tests.opsqueue.steps import Clock, listed, take_one
 

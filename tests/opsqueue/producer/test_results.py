@@ -22,12 +22,13 @@ from opsqueue.exceptions import (
     SubmissionNotCompletedYetError,
     SubmissionNotFoundError,
 )
+from opsqueue.new_submission import NewSubmission
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
 from opsqueue.strategy import Oldest
-from opsqueue.submission import NewSubmission, Submission, SubmissionId, SubmissionState
+from opsqueue.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
 
 UNKNOWN = SubmissionId(1)

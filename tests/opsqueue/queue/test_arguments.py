@@ -20,15 +20,10 @@ from hypothesis import strategies as st
 
 from opsqueue.chunk import ChunkFailure, Finished
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
+from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import MaxSimultaneous, Oldest, Random
-from opsqueue.submission import (
-    Backoff,
-    NewSubmission,
-    SubmissionFilter,
-    SubmissionId,
-    SubmissionState,
-)
+from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 from tests.opsqueue.queue_snapshot import raw_keys
 from tests.opsqueue.steps import FAILURE, NO_WAIT, insert, new_submission, take, tokens_of
 

@@ -6,8 +6,9 @@ import pytest
 import redis
 
 from opsqueue.chunk import ChunkFailure, Dropped, FinallyFailed, Lost, Retried
+from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
-from opsqueue.submission import Backoff, SubmissionState
+from opsqueue.submission import SubmissionState
 from tests.opsqueue.steps import (
     FAILURE,
     NO_WAIT,

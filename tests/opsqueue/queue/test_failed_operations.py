@@ -7,8 +7,9 @@ import redis
 
 from opsqueue.chunk import Completed, Dropped
 from opsqueue.exceptions import SubmissionNotFoundError
+from opsqueue.new_submission import MAX_CHUNKS
 from opsqueue.queue import Queue
-from opsqueue.submission import MAX_CHUNKS, Submission, SubmissionId, SubmissionState
+from opsqueue.submission import Submission, SubmissionId, SubmissionState
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.grid import Cell, chunk_grid
+from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
 from opsqueue.strategy import Newest
-from opsqueue.submission import Backoff, SubmissionId, SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, take, take_one, tokens_of
 
 EMPTY = Cell(done=0, in_hand=0, delayed=0, failed=0, errors=0)

@@ -7,8 +7,9 @@ import redis
 
 from opsqueue.chunk import Token
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
+from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, INLINE_OUTPUTS_BYTES
 from opsqueue.queue import Queue
-from opsqueue.submission import INLINE_BYTES, INLINE_CHUNKS, INLINE_OUTPUTS_BYTES, SubmissionId
+from opsqueue.submission import SubmissionId
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, Raw, insert, take, take_one
 
 

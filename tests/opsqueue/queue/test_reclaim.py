@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from opsqueue.chunk import Lost
+from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
-from opsqueue.submission import Backoff, SubmissionState
+from opsqueue.submission import SubmissionState
 from tests.opsqueue.steps import Clock, Raw, insert, take, take_one, tokens_of
 
 TIMEOUT_MS = 30_000

@@ -10,9 +10,10 @@ import redis
 from opsqueue.calls import MAX_BATCH
 from opsqueue.chunk import Lost, Token
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
 from opsqueue.strategy import Newest, Oldest, Random
-from opsqueue.submission import Backoff, SubmissionState
+from opsqueue.submission import SubmissionState
 from tests.opsqueue.queue_model import order_of
 from tests.opsqueue.steps import (
     FAILURE,

@@ -6,9 +6,10 @@ import pytest
 import redis
 
 from opsqueue.exceptions import InvalidArgumentError, TooManyMatchingSubmissionsError
+from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy, parse_strategy
-from opsqueue.submission import NewSubmission, SubmissionId, SubmissionState
+from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.steps import Clock
 
 

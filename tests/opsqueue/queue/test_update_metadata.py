@@ -9,8 +9,9 @@ from opsqueue.exceptions import (
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
 )
+from opsqueue.new_submission import MAX_STRATEGIC_PAIRS
 from opsqueue.queue import Queue
-from opsqueue.submission import MAX_STRATEGIC_PAIRS, SubmissionId
+from opsqueue.submission import SubmissionId
 from tests.opsqueue.steps import Raw, insert, take, take_one, tokens_of
 
 
