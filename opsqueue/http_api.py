@@ -18,22 +18,18 @@ from opsqueue.http_client import (
 )
 from opsqueue.inline import Kind
 from opsqueue.new_submission import NewSubmission, check_strategic_metadata
+from opsqueue.progress_wire import ErrorChunksBody, ProgressBody
 from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import Ids, Order
-from opsqueue.wire import (
-    CountsBody,
-    ErrorChunksBody,
+from opsqueue.submission_wire import (
     IdsBody,
     InlineBody,
     InsertBody,
     PatchBody,
-    ProgressBody,
-    QueuesBody,
     SubmissionBody,
     SubmissionsBody,
-    VersionBody,
-    WorkersBody,
 )
+from opsqueue.wire import CountsBody, QueuesBody, VersionBody, WorkersBody
 
 
 class HttpApi(HttpClient):

@@ -14,7 +14,7 @@ from msgspec import Struct
 from opsqueue.exceptions import EncodingError
 from opsqueue.new_submission import NewSubmission
 from opsqueue.store import ObjectStore, manifest_key
-from opsqueue.wire import InsertBody
+from opsqueue.submission_wire import InsertBody
 
 
 class Manifest(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 
 from opsqueue.exceptions import EncodingError
 from opsqueue.output import OperationFailed
-from opsqueue.wire import OperationFailedBody
+from opsqueue.progress_wire import OperationFailedBody
 
 _ENCODER: Final = msgspec.json.Encoder()
 

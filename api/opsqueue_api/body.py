@@ -13,7 +13,8 @@ from falcon.typing import ReadableIO
 
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.wire import InsertBody, ProblemType
+from opsqueue.submission_wire import InsertBody
+from opsqueue.wire import ProblemType
 from opsqueue_api.compression import decompressed
 from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.settings import Limits

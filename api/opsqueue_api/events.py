@@ -17,10 +17,12 @@ import msgspec
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.pace import Pace
+from opsqueue.progress_wire import ProgressEvent, SubmissionEvent
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import wait_for_progress
-from opsqueue.wire import CountsBody, ProgressEvent, SubmissionBody, SubmissionEvent
+from opsqueue.submission_wire import SubmissionBody
+from opsqueue.wire import CountsBody
 from opsqueue_api.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.operation import EVENT_STREAM as MEDIA_TYPE
 from opsqueue_api.operation import LAST_EVENT_ID, Content, operation

@@ -9,7 +9,7 @@ import falcon
 
 from opsqueue.inline import Kind
 from opsqueue.new_submission import INLINE_CHUNKS
-from opsqueue.wire import InlineBody
+from opsqueue.submission_wire import InlineBody
 from opsqueue_api.operation import integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf

@@ -15,7 +15,8 @@ import msgspec
 
 from opsqueue.exceptions import ChunkSizeIsZeroError
 from opsqueue.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
-from opsqueue.wire import MAX_WAIT_MS, BackoffBody, InsertBody, ProblemType
+from opsqueue.submission_wire import MAX_WAIT_MS, BackoffBody, InsertBody
+from opsqueue.wire import ProblemType
 from opsqueue_api.body import is_gzip, sent_parts
 from opsqueue_api.compression import decompressed_parts
 from opsqueue_api.operation import META, NDJSON, Parameter, integer_parameter

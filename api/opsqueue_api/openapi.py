@@ -16,7 +16,8 @@ import falcon
 import msgspec
 
 from opsqueue import __version__
-from opsqueue.wire import InsertBody, ProblemBody, ProblemType
+from opsqueue.submission_wire import InsertBody
+from opsqueue.wire import ProblemBody, ProblemType
 from opsqueue_api import problem
 from opsqueue_api.auth import Need
 from opsqueue_api.dashboard import page_files

@@ -30,7 +30,8 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.submission import Submission
-from opsqueue.wire import ProblemType, SubmissionBody
+from opsqueue.submission_wire import SubmissionBody
+from opsqueue.wire import ProblemType
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2

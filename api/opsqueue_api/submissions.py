@@ -21,14 +21,8 @@ from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
 from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
-from opsqueue.wire import (
-    IdsBody,
-    InsertBody,
-    PatchBody,
-    ProblemType,
-    SubmissionBody,
-    SubmissionsBody,
-)
+from opsqueue.submission_wire import IdsBody, InsertBody, PatchBody, SubmissionBody, SubmissionsBody
+from opsqueue.wire import ProblemType
 from opsqueue_api.body import (
     Contents,
     Uploaded,

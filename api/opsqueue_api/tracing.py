@@ -9,8 +9,8 @@ import falcon
 import msgspec
 
 from opsqueue import spans
+from opsqueue.submission_wire import InsertBody
 from opsqueue.tracing import HEADERS, NO_SPAN, Span, current_carrier, sane_carrier
-from opsqueue.wire import InsertBody
 
 _POLLED: Final = ("/healthz", "/readyz", "/metrics", "/chunks/reserve", "/heartbeat")
 """Asked for every few seconds by everybody: of interest only as part of somebody's trace."""

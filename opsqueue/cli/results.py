@@ -15,11 +15,11 @@ from opsqueue.cli.progress import follow
 from opsqueue.contents import ErrorMode, check_completed
 from opsqueue.exceptions import EncodingError, OpsqueueError
 from opsqueue.producer import ProducerClient
+from opsqueue.progress_wire import OperationFailedBody
 from opsqueue.result_lines import result_line
 from opsqueue.store import ObjectStore
 from opsqueue.submission import Submission, SubmissionId
 from opsqueue.submission_api import SubmissionApi
-from opsqueue.wire import OperationFailedBody
 
 _RESULTS_EPILOG: Final = """
 \b

@@ -42,7 +42,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.store import open_store
 from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import Order, SubmissionApi
-from opsqueue.wire import SubmissionBody, SubmissionsBody
+from opsqueue.submission_wire import SubmissionBody, SubmissionsBody
 
 _PAGE: Final = 100
 _STATES: Final = [state.value for state in SubmissionState]

@@ -22,7 +22,7 @@ from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore
 from opsqueue.submission_api import SubmissionApi
-from opsqueue.wire import SubmissionBody
+from opsqueue.submission_wire import SubmissionBody
 
 _EPILOG: Final = """
 \b

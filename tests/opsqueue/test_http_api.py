@@ -24,7 +24,8 @@ from opsqueue.http_api import HttpApi
 from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience
 from opsqueue.new_submission import NewSubmission
 from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.wire import ProblemType, SubmissionBody
+from opsqueue.submission_wire import SubmissionBody
+from opsqueue.wire import ProblemType
 
 ID = SubmissionId(41)
 NEW = NewSubmission(prefix="q/1", chunks_total=1)

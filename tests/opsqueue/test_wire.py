@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from opsqueue.answers import Counts
 from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
-from opsqueue.wire import CountsBody, InsertBody, SubmissionBody
+from opsqueue.submission_wire import InsertBody, SubmissionBody
+from opsqueue.wire import CountsBody
 
 numbers = st.integers(min_value=0, max_value=2**53)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
