@@ -1,17 +1,18 @@
 """The state machine's methods, one a transition.
 
 Each is one Lua script. Everything goes through here: clients, API and workers, in values. What is
-about no single submission or chunk is in upkeep.py, the readings are in readings.py.
+about a worker and not a chunk is in worker_life.py, what is about the whole queue in upkeep.py, the
+readings are in readings.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from opsqueue import calls
-from opsqueue.answers import Alive, Inserted, Reserved, Swept
+from opsqueue.answers import Inserted, Reserved
 from opsqueue.bounds import MAX_MS, checked_whole
 from opsqueue.calls import Answer
 from opsqueue.chunk import (
@@ -39,10 +40,10 @@ from opsqueue.replies import unexpected
 from opsqueue.script import Argument, Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import SubmissionId
-from opsqueue.upkeep import Upkeep
+from opsqueue.worker_life import WorkerLife
 
 
-class Queue(Upkeep):
+class Queue(WorkerLife):
     """One queue in Redis, or one partition of a queue that is spread over several.
 
     Args:
@@ -69,10 +70,9 @@ class Queue(Upkeep):
     ) -> None:
         """Connect to nothing yet."""
         scripts = Scripts(client, check_queue_name(name), partition=partition, clock=clock)
-        super().__init__(name, scripts)
+        super().__init__(client, name, scripts)
         self.partition = partition
         self.label = label(name, partition)
-        self._client = client
         self._durability = durability
         self._is_registered = False
 
@@ -338,108 +338,6 @@ class Queue(Upkeep):
             answer if isinstance(answer, OpsqueueError) else call.read(answer)
             for call, answer in zip(many, answers, strict=True)
         ]
-
-    # Transitions that workers make for themselves and for each other
-
-    def heartbeat(
-        self,
-        worker: str,
-        *,
-        tokens: Iterable[Token] = (),
-        info: bytes = b"{}",
-        unknown_ms: int = 30_000,
-        timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
-    ) -> Alive:
-        """Say that a worker lives and what it holds; learn what of that is void.
-
-        Args:
-            worker: its name.
-            tokens: all that it holds.
-            info: JSON that lists of workers show.
-            unknown_ms: chunks pending for it for longer that it does not name are released; longer
-                than an answer of reserve can be under way.
-            timeout_ms: after so long a silence from now on it is dead, and its chunks are taken
-                back by whoever sweeps.
-        """
-        # Before anything is sent: one that can't be read would spoil every list of workers.
-        calls.checked_info(info)
-        checked_whole("unknown_ms", unknown_ms, most=MAX_MS)
-        checked_whole("timeout_ms", timeout_ms, most=MAX_MS)
-        # Not only once: a flushed server has forgotten the queue's name. (A full one refuses it.)
-        with suppress(RedisUnavailableError):
-            register_queue(self._client, self.name)
-        answer = self._scripts.call(
-            "heartbeat",
-            worker=calls.checked_worker(worker),
-            info=info,
-            unknown_ms=unknown_ms,
-            timeout_ms=timeout_ms,
-            rest=list(tokens),
-        )
-        match answer:
-            case [b"alive", void, int(released)]:
-                return Alive(frozenset(Token(t.decode()) for t in void), released)
-        raise unexpected(answer)
-
-    def retire_worker(self, worker: str, *, limit: int = calls.MAX_BATCH) -> bool:
-        """Release what a worker still holds and forget it; True when nothing is left to do."""
-        answer = self._scripts.call(
-            "retire_worker", worker=calls.checked_worker(worker), limit=calls.checked_limit(limit)
-        )
-        match answer:
-            case [b"retired", int(), int(has_more)]:
-                return not has_more
-        raise unexpected(answer)
-
-    def reclaim_dead(self, sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Swept | None:
-        """Take chunks back from workers silent for too long; None when another sweeps now."""
-        answer = self._scripts.call(
-            "reclaim_dead",
-            sweeper=sweeper,
-            limit=calls.checked_limit(limit),
-            lock_ms=checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
-        )
-        match answer:
-            case [b"reclaimed", int(chunks), int(has_more)]:
-                return Swept(chunks, "-" if has_more else None)
-            case [b"busy"]:
-                return None
-        raise unexpected(answer)
-
-    def reclaim_expired(
-        self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
-    ) -> Swept | None:
-        """Take chunks back whose reservation is over, a page; None when another sweeps now."""
-        answer = self._scripts.call(
-            "reclaim_expired",
-            sweeper=sweeper,
-            limit=calls.checked_limit(limit),
-            lock_ms=checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
-            **{"from": calls.checked_page(page_from)},
-        )
-        match answer:
-            case [b"reclaimed", int(chunks), next_from]:
-                return Swept(chunks, next_from.decode() or None)
-            case [b"busy"]:
-                return None
-        raise unexpected(answer)
-
-    def repair(self, *, begin: bool = False, limit: int = 1_000) -> Swept | None:
-        """Free chunks that a lost stream left nowhere, a step; None when there is nothing to do.
-
-        Args:
-            begin: from the start; otherwise only goes on with a repair that has begun.
-            limit: chunks and submissions looked at.
-        """
-        answer = self._scripts.call(
-            "repair", action="begin" if begin else "step", limit=calls.checked_limit(limit)
-        )
-        match answer:
-            case [b"repaired", int(chunks), int(has_more)]:
-                return Swept(chunks, "-" if has_more else None)
-            case [b"idle"]:
-                return None
-        raise unexpected(answer)
 
     def _run(self, call: calls.Call[Answer]) -> Answer:
         return call.read(self._scripts.call(call.script, rest=call.rest, **call.arguments))
