@@ -1,13 +1,11 @@
 """The producer's client: hands in submissions, waits for them, streams their results.
 
-Contents go to the object store directly; the API hears only of where they are. Decisions are here,
-I/O is the store's and that of a `SubmissionApi`, which is also the seam for tests.
+What can be asked for is here; how a submission gets in is in handing_in.py. I/O is the store's and
+that of a `SubmissionApi`, which is also the seam for tests.
 """
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -15,27 +13,21 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
 
-from opsqueue import spans
 from opsqueue.asynchronous import Batched, fed_in_thread, in_thread
 from opsqueue.codec import PRODUCER_CODEC, RAW, Codec
 from opsqueue.common import SerializationFormat
 from opsqueue.contents import (
     ErrorMode,
-    check_inline_bytes,
-    discard,
     failed_operations,
     fresh_prefix,
-    store_operations,
 )
 from opsqueue.duration import milliseconds
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
-    IncorrectUsageError,
     InvalidArgumentError,
     SubmissionFailedError,
     SubmissionNotCancellableError,
@@ -43,9 +35,9 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.formats import codec_of_format
+from opsqueue.handing_in import HandingIn
 from opsqueue.http_api import HttpApi
 from opsqueue.http_client import WAIT_PATIENCE
-from opsqueue.manifest import store_manifest
 from opsqueue.new_submission import INLINE_BYTES, Backoff, NewSubmission
 from opsqueue.output import OperationFailed
 from opsqueue.results_client import ChunkResults, ResultsClient
@@ -61,7 +53,6 @@ from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
-from opsqueue.tracing import current_carrier
 
 __all__ = [
     "Backoff",
@@ -84,7 +75,6 @@ __all__ = [
     "TooManyMatchingSubmissionsError",
 ]
 
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DEFAULT_BACKOFF: Final = Backoff()
 
 
@@ -161,8 +151,7 @@ class ProducerClient(ResultsClient):
                 api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
             )
             self._name = f"ProducerClient({api.url!r}, {store.url!r}, queue={queue!r})"
-            self._inline_bytes = check_inline_bytes(inline_bytes)
-            self._has_reached_api = False
+            self._handing_in = HandingIn(api, store, at_once=at_once, inline_bytes=inline_bytes)
             self._resources = resources.pop_all()
 
     @classmethod
@@ -183,8 +172,7 @@ class ProducerClient(ResultsClient):
             self, api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
         )
         self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
-        self._inline_bytes = check_inline_bytes(inline_bytes)
-        self._has_reached_api = False
+        self._handing_in = HandingIn(api, store, at_once=at_once, inline_bytes=inline_bytes)
         self._resources = ExitStack()
         return self
 
@@ -250,77 +238,7 @@ class ProducerClient(ResultsClient):
             retention_ms=None if retention is None else milliseconds(retention),
             delete_inputs_at_completion=delete_inputs_at_completion,
         )
-        return self._store_and_hand_in(empty, ops, codec, idempotency_key)
-
-    def _store_and_hand_in(
-        self, empty: NewSubmission, ops: Iterable[Any], codec: Codec, idempotency_key: str | None
-    ) -> SubmissionId:
-        """Store operations under the prefix of a submission that has none yet, and hand it in."""
-        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-            message = (
-                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
-            )
-            raise InvalidArgumentError(message)
-        with spans.send(self.queue) as span:
-            self._reach_api()
-            with spans.store_inputs():
-                stored = store_operations(
-                    self._store,
-                    ops,
-                    prefix=empty.prefix,
-                    chunk_size=empty.chunk_size,
-                    codec=codec,
-                    inline_bytes=self._inline_bytes,
-                    at_once=self._at_once,
-                )
-            new = replace(
-                empty,
-                chunks_total=stored.chunks_total,
-                operations_total=stored.operations_total,
-                inline=stored.inline,
-                # A retry of somebody without a trace stays in that of the first.
-                trace_context=current_carrier() or empty.trace_context,
-            )
-            self._store_manifest(new)
-            # With a key of our own where none is given, so that a repeated request is safe.
-            submission_id = self._hand_in(new, idempotency_key or uuid.uuid4().hex)
-            span.note(
-                spans.sent(
-                    submission_id,
-                    chunks_total=new.chunks_total,
-                    operations_total=new.operations_total,
-                    is_inline=new.inline is not None,
-                )
-            )
-        return submission_id
-
-    def _store_manifest(self, new: NewSubmission) -> None:
-        try:
-            store_manifest(self._store, self.queue, new)
-        except BaseException:
-            self._discard(new)
-            raise
-
-    def _hand_in(self, new: NewSubmission, idempotency_key: str) -> SubmissionId:
-        try:
-            submission = self._api.insert(self.queue, new, idempotency_key)
-        except IncorrectUsageError:
-            # Only a refusal: after a lost answer a submission may be using these objects.
-            self._discard(new)
-            raise
-        if submission.prefix != new.prefix:
-            self._discard(new)
-        return submission.id
-
-    def _discard(self, new: NewSubmission) -> None:
-        if new.inline is None:
-            discard(self._store, new.prefix)
-
-    def _reach_api(self) -> None:
-        """Find out that nobody listens before an hour of uploads, not after; once a client."""
-        if not self._has_reached_api:
-            self._api.version()
-            self._has_reached_api = True
+        return self._handing_in.hand_in(self.queue, empty, ops, codec, idempotency_key)
 
     def run_submission(
         self,
@@ -454,7 +372,7 @@ class ProducerClient(ResultsClient):
         )
         # With the number: after a retry of the old one in place, more of it may have failed.
         key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
-        return self._store_and_hand_in(empty, ops, codec, key)
+        return self._handing_in.hand_in(self.queue, empty, ops, codec, key)
 
     def close(self) -> None:
         """Give connections back; may be repeated."""

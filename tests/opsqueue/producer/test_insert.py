@@ -303,3 +303,15 @@ def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
     """Before anything is consumed."""
     with pytest.raises(InvalidArgumentError, match="seconds, 0 or more"):
         producer.insert_submission([1], chunk_size=1, retention=-1)
+
+
+def test_a_client_that_is_given_another_queue_hands_in_there(
+    producer: ProducerClient, queue: Queue, client: redis.Redis
+) -> None:
+    """As it reads and waits there."""
+    producer.queue = f"{queue.name}-other"
+
+    id_ = producer.insert_submission([1], chunk_size=1)
+
+    assert producer.get_submission(id_).queue == producer.queue
+    assert Queue(client, producer.queue).get_submission(id_).prefix.startswith(producer.queue)

@@ -1,0 +1,131 @@
+"""How a submission gets in: its operations stored as chunks, then told to the API.
+
+Contents go to the object store directly; the API hears only of where they are. What was stored for
+nothing is deleted again. I/O is the store's and that of a `SubmissionApi`.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from opsqueue import spans
+from opsqueue.codec import Codec
+from opsqueue.contents import check_inline_bytes, discard, store_operations
+from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
+from opsqueue.manifest import store_manifest
+from opsqueue.new_submission import NewSubmission
+from opsqueue.store import ObjectStore
+from opsqueue.submission import SubmissionId
+from opsqueue.submission_api import SubmissionApi
+from opsqueue.tracing import current_carrier
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+class HandingIn:
+    """Hands submissions in; may be used from several threads.
+
+    Args:
+        api: told of each; stays the caller's.
+        store: where chunks go; stays the caller's.
+        at_once: objects uploaded in parallel.
+        inline_bytes: chunks that are at most this large together, encoded, go through the API.
+    """
+
+    def __init__(
+        self,
+        api: SubmissionApi,
+        store: ObjectStore,
+        *,
+        at_once: int,
+        inline_bytes: int,
+    ) -> None:
+        """Ask nothing yet."""
+        self._api = api
+        self._store = store
+        self._at_once = at_once
+        self._inline_bytes = check_inline_bytes(inline_bytes)
+        self._has_reached_api = False
+
+    def hand_in(
+        self,
+        queue: str,
+        empty: NewSubmission,
+        ops: Iterable[Any],
+        codec: Codec,
+        idempotency_key: str | None,
+    ) -> SubmissionId:
+        """Store operations under the prefix of a submission that has none yet, and hand it in.
+
+        Raises:
+            as `ProducerClient.insert_submission`.
+        """
+        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            message = (
+                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
+            )
+            raise InvalidArgumentError(message)
+        with spans.send(queue) as span:
+            self._reach_api()
+            with spans.store_inputs():
+                stored = store_operations(
+                    self._store,
+                    ops,
+                    prefix=empty.prefix,
+                    chunk_size=empty.chunk_size,
+                    codec=codec,
+                    inline_bytes=self._inline_bytes,
+                    at_once=self._at_once,
+                )
+            new = replace(
+                empty,
+                chunks_total=stored.chunks_total,
+                operations_total=stored.operations_total,
+                inline=stored.inline,
+                # A retry of somebody without a trace stays in that of the first.
+                trace_context=current_carrier() or empty.trace_context,
+            )
+            self._store_manifest(queue, new)
+            # With a key of our own where none is given, so that a repeated request is safe.
+            submission_id = self._insert(queue, new, idempotency_key or uuid.uuid4().hex)
+            span.note(
+                spans.sent(
+                    submission_id,
+                    chunks_total=new.chunks_total,
+                    operations_total=new.operations_total,
+                    is_inline=new.inline is not None,
+                )
+            )
+        return submission_id
+
+    def _reach_api(self) -> None:
+        """Find out that nobody listens before an hour of uploads, not after; only once."""
+        if not self._has_reached_api:
+            self._api.version()
+            self._has_reached_api = True
+
+    def _store_manifest(self, queue: str, new: NewSubmission) -> None:
+        try:
+            store_manifest(self._store, queue, new)
+        except BaseException:
+            self._discard(new)
+            raise
+
+    def _insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> SubmissionId:
+        try:
+            submission = self._api.insert(queue, new, idempotency_key)
+        except IncorrectUsageError:
+            # Only a refusal: after a lost answer a submission may be using these objects.
+            self._discard(new)
+            raise
+        if submission.prefix != new.prefix:
+            self._discard(new)
+        return submission.id
+
+    def _discard(self, new: NewSubmission) -> None:
+        if new.inline is None:
+            discard(self._store, new.prefix)
