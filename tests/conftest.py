@@ -22,6 +22,9 @@ from tests.documents import PAGES, Dev, file_of, running_dev
 
 README = PAGES[0]
 
+# Else its assertions would not say what was unequal.
+pytest.register_assert_rewrite("tests.opsqueue.queue_invariants")
+
 # What a shell runs in the background ignores SIGINT, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

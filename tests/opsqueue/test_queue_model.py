@@ -36,130 +36,23 @@ from opsqueue.exceptions import (
 )
 from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.queue import Queue
-from opsqueue.strategy import AnyStrategy, parse_strategy
+from opsqueue.strategy import AnyStrategy
 from opsqueue.submission import SubmissionId, SubmissionState
-from tests.opsqueue.queue_model import Chunk, Model, Place, entry_of, order_of
-from tests.opsqueue.queue_snapshot import Snapshot, has_bit
+from tests.opsqueue.queue_actions import ACTION, META_KEYS, NEW
+from tests.opsqueue.queue_invariants import (
+    a_lost_chunk_is_found_by_a_repair,
+    every_chunk_is_in_exactly_one_place,
+    in_hand_counts_are_right,
+    indexes_and_totals_are_right,
+    reservations_are_the_pending_entries,
+    submissions_are_as_they_should_be,
+)
+from tests.opsqueue.queue_model import Model
+from tests.opsqueue.queue_snapshot import Snapshot
 from tests.opsqueue.steps import Clock, Raw
+from tests.opsqueue.submission_model import Chunk, Place, entry_of, order_of
 
 EXAMPLES = int(os.environ.get("OPSQUEUE_HYPOTHESIS_EXAMPLES", "0"))
-
-WORKERS = st.sampled_from(["w1", "w2", "w3"])
-META_KEYS = ("customer", "region")
-PAIRS = st.dictionaries(st.sampled_from(META_KEYS), st.integers(-1, 2), max_size=2)
-CHANGES = st.dictionaries(
-    st.sampled_from(META_KEYS), st.none() | st.integers(-1, 2), min_size=1, max_size=2
-)
-STRATEGIES = st.sampled_from(
-    [
-        parse_strategy(text)
-        for text in (
-            "Oldest",
-            "Newest",
-            "Random",
-            "PreferDistinct(customer, Oldest)",
-            "PreferDistinct(customer, Newest)",
-            "PreferDistinct(region, Random)",
-            "PreferDistinct(customer, PreferDistinct(region, Oldest))",
-            "SelectOnly(customer, 1, Newest)",
-            "Highest(region, Oldest)",
-            "Lowest(region, Newest)",
-            "Highest(customer, Random)",
-            "Highest(region, PreferDistinct(customer, Oldest))",
-            "MaxSimultaneous(customer, 2, Oldest)",
-            "MaxSimultaneous(region, 1, PreferDistinct(customer, Newest))",
-            "MaxSimultaneous(customer, 1, MaxSimultaneous(region, 2, Oldest))",
-            "RateLimit(customer, 0.5, 2, Oldest)",
-            "RateLimit(region, 2, 3, PreferDistinct(customer, Oldest), operations)",
-            "OrElse(SelectOnly(customer, 2, Oldest), MaxSimultaneous(region, 2, Newest))",
-            "PreferDistinct(customer, SelectOnly(region, 1, Oldest))",
-        )
-    ]
-)
-PICK = st.integers(0, 59)
-"""An index into whatever there is to choose from, taken modulo its length."""
-TOKENS = st.lists(PICK, min_size=1, max_size=5)
-JITTER = st.sampled_from([0, 1, 333, 500, 999, 1_000])
-NEW = st.fixed_dictionaries(
-    {
-        "chunks": st.sampled_from([0, 1, 2, 3, 5, 8, 9, 17, 25]),
-        "chunk_size": st.integers(1, 3),
-        "is_short": st.booleans(),
-        "max_attempts": st.sampled_from([1, 2, 3, 3]),
-        "backoff": st.sampled_from([(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3)]),
-        "pairs": PAIRS,
-        "max_failed": st.sampled_from([None, None, 0, 1, 2, 0.1, 1.0]),
-        "retention_ms": st.sampled_from([0, 5_000, 10**9, None]),
-        "deletes_inputs": st.booleans(),
-        "is_inline": st.booleans(),
-        "key": st.sampled_from([*[""] * 6, "k1", "k2"]),
-        "old_prefix": st.sampled_from([*[None] * 8, 0, 1, 2]),
-    }
-)
-TIMEOUT_MS = st.sampled_from([0, 1_000, 30_000, 60_000])
-RESERVE: dict[str, st.SearchStrategy[Any]] = {
-    "worker": WORKERS,
-    "limit": st.sampled_from([1, 2, 3, 6, 1_000]),
-    "reservation_ms": st.sampled_from([1, 1, 1_000, 50_000]),
-    "strategy": STRATEGIES,
-    "timeout_ms": TIMEOUT_MS,
-}
-LIMIT = st.sampled_from([1, 2, 5, 1_000])
-
-# One rule that draws among these, not a rule for each: Hypothesis would leave out half of the rules
-# in each example, and without reserves there is little to see. (weight, method, arguments)
-ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
-    (2, "insert", {"new": NEW}),
-    (2, "cancel", {"pick": PICK}),
-    (2, "retry", {"pick": PICK}),
-    (1, "update_metadata", {"pick": PICK, "changes": CHANGES}),
-    (1, "forget", {"limit": st.integers(1, 3), "picks": st.lists(PICK, max_size=2)}),
-    (1, "set_retention", {"retention_ms": st.sampled_from([None, 0, 2_000])}),
-    (
-        1,
-        "delete_inputs",
-        {"limit": st.integers(1, 3), "picks": TOKENS, "index": st.integers(0, 30)},
-    ),
-    (1, "discard_prefixes", {"picks": TOKENS}),
-    (4, "reserve", RESERVE),
-    (
-        3,
-        "reserve_and_report",
-        {**RESERVE, "reports": st.lists(PICK, max_size=12), "jitter": JITTER},
-    ),
-    (3, "complete", {"picks": TOKENS, "failed": st.integers(0, 2)}),
-    (3, "fail", {"pick": PICK, "jitter": JITTER}),
-    (2, "release", {"picks": TOKENS, "delay_ms": st.sampled_from([0, 0, 1, 2_000])}),
-    (
-        2,
-        "heartbeat",
-        {
-            "worker": WORKERS,
-            "picks": st.lists(PICK, max_size=8),
-            "unknown_ms": st.sampled_from([0, 500, 30_000]),
-            "timeout_ms": TIMEOUT_MS,
-        },
-    ),
-    (1, "retire", {"worker": WORKERS, "limit": LIMIT}),
-    (1, "reclaim_dead", {"limit": LIMIT}),
-    (2, "reclaim_expired", {"limit": LIMIT}),
-    (1, "pause_or_resume", {"is_paused": st.sampled_from([False, False, False, True])}),
-    (3, "pass_time", {"ms": st.sampled_from([1, 10, 999, 1_000, 5_000, 60_000, -1, -3_000])}),
-    (1, "lose", {"stream_too": st.booleans()}),
-    (
-        2,
-        "repair",
-        {"limit": st.sampled_from([1, 1, 2, 1_000]), "steps": st.sampled_from([1, 3, 500])},
-    ),
-    (1, "begin_repair", {"limit": st.sampled_from([1, 1_000])}),
-]
-ACTION = st.one_of(
-    *(
-        st.tuples(st.just(name), st.fixed_dictionaries(arguments))
-        for weight, name, arguments in ACTIONS
-        for _ in range(weight)
-    )
-)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -508,82 +401,13 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def redis_holds_what_the_model_holds(self) -> None:
         now = self._snapshot()
-        self.every_chunk_is_in_exactly_one_place(now)
-        self.reservations_are_the_pending_entries(now)
-        self.a_lost_chunk_is_found_by_a_repair(now)
-        self.in_hand_counts_are_right(now)
-        self.indexes_and_totals_are_right(now)
-        self.submissions_are_as_they_should_be(now)
+        every_chunk_is_in_exactly_one_place(self.model, now)
+        reservations_are_the_pending_entries(self.model, now)
+        a_lost_chunk_is_found_by_a_repair(self.model, now)
+        in_hand_counts_are_right(self.model, now)
+        indexes_and_totals_are_right(self.model, now)
+        submissions_are_as_they_should_be(self.model, now)
         self.nobody_sleeps_while_there_is_work(now)
-
-    def every_chunk_is_in_exactly_one_place(self, now: Snapshot) -> None:
-        assert self.model.subs.keys() == now.submissions.keys()
-        for id_, sub in self.model.subs.items():
-            keys = now.submissions[id_]
-            is_completed = sub.state is SubmissionState.COMPLETED
-            assert not (is_completed and (keys.done or keys.redo))
-            cursor = keys.number("cursor")
-            reserved = {index for owner, index in now.entries.values() if owner == str(id_)}
-            for index, place in enumerate(sub.places):
-                places = [
-                    *([Place.DONE] if keys.is_done(index) or is_completed else []),
-                    *([Place.REDO] if index in keys.redo else []),
-                    *([Place.CURSOR] if index >= cursor else []),
-                    *([Place.DELAYED] if f"{id_}:{index}" in now.delayed else []),
-                    *([Place.RESERVED] if index in reserved and now.pending is not None else []),
-                ]
-                assert places == ([] if place is Place.LOST else [place])
-
-    def reservations_are_the_pending_entries(self, now: Snapshot) -> None:
-        stream = {entry_of(token): entry for token, entry in self.model.stream.items()}
-        assert {t: (str(e.id), e.index) for t, e in stream.items()} == now.entries
-        pending = {t: e.worker for t, e in stream.items() if e.is_pending}
-        assert now.pending == (pending if self.model.has_group else None)
-
-    def a_lost_chunk_is_found_by_a_repair(self, now: Snapshot) -> None:
-        is_lost = any(Place.LOST in sub.places for sub in self.model.subs.values())
-        assert self.model.is_repairing == now.is_repairing
-        assert not is_lost or now.is_repairing or now.pending is None
-
-    def in_hand_counts_are_right(self, now: Snapshot) -> None:
-        assert {key: self.model.in_hand_by(key) for key in META_KEYS} == now.in_hand
-        for id_, sub in self.model.subs.items():
-            assert now.submissions[id_].number("chunks_in_hand") == sub.in_hand
-            if self.model.has_group and not self.model.is_repairing:
-                assert self.model.entries_of(id_) == sub.in_hand
-
-    def indexes_and_totals_are_right(self, now: Snapshot) -> None:
-        assert [str(id_) for id_ in self.model.ready()] == now.ready
-        assert {f"{id_}:{n}": at for (id_, n), at in self.model.delayed.items()} == now.delayed
-        assert self.model.workers == now.workers
-        assert self.model.dead_at == now.dead_at
-        assert self.model.is_paused == now.is_paused
-        assert {name: number for name, number in self.model.stats.items() if number} == now.stats
-        for state in SubmissionState:
-            ids = sorted(id_ for id_, sub in self.model.subs.items() if sub.state is state)
-            assert [str(id_) for id_ in ids] == now.by_state[state.value]
-        running = [sub for sub in self.model.subs.values() if sub.is_running]
-        assert sum(len(s.places) - s.done for s in running) == now.stats.get("backlog_chunks", 0)
-
-    def submissions_are_as_they_should_be(self, now: Snapshot) -> None:
-        for id_, sub in self.model.subs.items():
-            keys = now.submissions[id_]
-            assert sub.state.value == keys.fields["state"]
-            assert (sub.done, sub.operations_done, sub.operations_failed) == tuple(
-                keys.number(name)
-                for name in ("chunks_done", "operations_done", "operations_failed")
-            )
-            for index in range(len(sub.places)):
-                assert (index in sub.failed_in) == has_bit(keys.errors, index)
-            assert sub.meta == keys.meta
-            assert (sub.inputs, sub.outputs) == (keys.inputs, keys.outputs)
-            assert (None if sub.ended_at is None else str(sub.ended_at)) == keys.fields.get(
-                "ended_at"
-            )
-            index, attempt, kind = sub.last_failure or (None, None, None)
-            assert [str(part) for part in (index, attempt, kind)] == [
-                str(keys.failure.get(name)) for name in ("chunk_index", "attempt", "type")
-            ]
 
     def nobody_sleeps_while_there_is_work(self, now: Snapshot) -> None:
         due = None if self.model.is_paused else self.model.next_due()

@@ -14,7 +14,6 @@ from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
 from opsqueue.strategy import Newest, Oldest, Random
 from opsqueue.submission import SubmissionState
-from tests.opsqueue.queue_model import order_of
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,
@@ -25,6 +24,7 @@ from tests.opsqueue.steps import (
     take_one,
     tokens_of,
 )
+from tests.opsqueue.submission_model import order_of
 
 
 def test_oldest_takes_the_submission_that_was_inserted_first(queue: Queue) -> None:
