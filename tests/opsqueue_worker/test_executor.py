@@ -35,12 +35,18 @@ def task_of(reservation: Reservation) -> Task:
 def test_a_chunk_without_a_handler_goes_back(kind: str):
     """A child that was reloaded without it stays alive, and another worker may take the chunk."""
     reports: list[Report] = []
+    inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+
+    def report_and_stop(_: Task, report: Report) -> None:
+        reports.append(report)
+        inbox.put(None)  # not before: what waits then goes back for that reason
+
     bench = Workbench(
         app=Opsqueue(),
         store=MemoryStore("none"),
         status=Status.new(2),
         is_stopping=threading.Event(),
-        report=lambda _, report: reports.append(report),
+        report=report_and_stop,
         save=lambda *_: pytest.fail("nothing to save"),
     )
     executor: Executor = {
@@ -48,9 +54,7 @@ def test_a_chunk_without_a_handler_goes_back(kind: str):
         "thread": lambda: ThreadsExecutor(bench, 2),
         "async": lambda: LoopExecutor(bench, 2),
     }[kind]()
-    inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     inbox.put(task_of(CHUNK))
-    inbox.put(None)
 
     executor.run(inbox)
 
