@@ -124,7 +124,7 @@ class ConsumerClient:
                     check=partial(connection.check, client, url=opsqueue_url),
                 )
                 sweeper = Sweeper(
-                    on.parts,
+                    lambda: [on],
                     sweeper=worker,
                     store=store,
                 )

@@ -31,7 +31,7 @@ _INPUTS_AT_ONCE: Final = 1_000
 
 
 class Sweeper:
-    """Sweeps queues, a bounded number of them each second.
+    """Sweeps queues with all their partitions, a bounded number of queues each second.
 
     Args:
         queues: gives those to be swept, asked each time.
@@ -63,16 +63,27 @@ class Sweeper:
         rounds = 0
         # Out of step with others: the lock lets only one in.
         while not self._is_stopping.wait(_INTERVAL_S * random.uniform(0.7, 1.3)):  # noqa: S311 jitter
-            try:
-                queues = self._queues()
-            except OpsqueueError as exc:
-                logger.debug("sweep: %s", exc)
-                continue
-            # A thousand queues of an API take turns: sweeping must not become Redis's main work.
-            turns = max(1, -(-len(queues) // _QUEUES_A_ROUND))
-            for queue in queues[rounds % turns :: turns]:
-                self._sweep(queue, is_slow_round=rounds // turns % _SLOW_EVERY == _SLOW_EVERY - 1)
+            self._sweep_round(rounds)
             rounds += 1
+
+    def _sweep_round(self, rounds: int) -> None:
+        try:
+            queues = self._queues()
+        except OpsqueueError as exc:
+            logger.debug("sweep: %s", exc)
+            return
+        # A thousand queues of an API take turns: sweeping must not become Redis's main work.
+        turns = max(1, -(-len(queues) // _QUEUES_A_ROUND))
+        is_slow_round = rounds // turns % _SLOW_EVERY == _SLOW_EVERY - 1
+        for queue in queues[rounds % turns :: turns]:
+            try:
+                parts = queue.parts()
+            except OpsqueueError as exc:
+                # Its master is gone; those of others may be there.
+                logger.debug("sweep of queue %s: %s", queue.name, exc)
+                continue
+            for part in parts:
+                self._sweep(part, is_slow_round=is_slow_round)
 
     def _sweep(self, queue: Queue, *, is_slow_round: bool) -> None:
         try:

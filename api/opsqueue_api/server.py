@@ -145,7 +145,7 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
     # a dead one held.
     queue_of = lru_cache(1_000)(partial(PartitionedQueue, client))
     Sweeper(
-        lambda: [part for name in queue_names(client) for part in queue_of(name).parts()],
+        lambda: [queue_of(name) for name in queue_names(client)],
         sweeper=new_worker_name("api-"),
         store=store,
     ).start()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import redis
 
 from opsqueue import sweeper
 from opsqueue.chunk import Lost
-from opsqueue.exceptions import StoreUnavailableError, SubmissionNotFoundError
+from opsqueue.exceptions import (
+    RedisUnavailableError,
+    StoreUnavailableError,
+    SubmissionNotFoundError,
+)
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
@@ -109,3 +116,37 @@ def test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_live
     assert [Lost()] == queue.complete_chunks([held.token])
     (again,) = queue.reserve_chunks("another").chunks
     assert again.attempt == 2
+
+
+def test_a_queue_whose_master_is_gone_does_not_keep_others_from_being_swept(
+    fake_client: redis.Redis, store: MemoryStore, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster some queues may not be there while the rest is."""
+    clock = Clock()
+    gone, there = PartitionedQueue(fake_client, "gone"), Queue(fake_client, queue_name, clock=clock)
+    no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
+    monkeypatch.setattr(gone.part_zero, "get_partitions", no_answer)
+    insert(there, 1)
+    there.reserve_chunks("dead", heartbeat_timeout_ms=1_000)
+    clock.advance(1_000)
+
+    Sweeper(lambda: [gone, there], sweeper="w1", store=store)._sweep_round(0)
+
+    assert (there.count_queue().chunks_in_hand, len(take(there))) == (0, 1)
+
+
+def test_only_queues_whose_turn_it_is_are_asked_for_their_partitions(
+    fake_client: redis.Redis, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a thousand queues would be asked each time that fifty are swept."""
+    queues = [PartitionedQueue(fake_client, f"q{number}") for number in range(3)]
+    asked = []
+    for queue in queues:
+        monkeypatch.setattr(queue, "parts", lambda name=queue.name: asked.append(name) or [])
+    monkeypatch.setattr(sweeper, "_QUEUES_A_ROUND", 1)
+    sweeping = Sweeper(lambda: queues, sweeper="w1", store=store)
+
+    for rounds in range(4):
+        sweeping._sweep_round(rounds)
+
+    assert asked == ["q0", "q1", "q2", "q0"]
