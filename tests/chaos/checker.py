@@ -17,7 +17,7 @@ worker dead.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
@@ -109,6 +109,8 @@ _RULES: Final[Mapping[str, Rule]] = {
 }
 KINDS: Final = frozenset(_RULES)
 _USE_ATTEMPTS: Final = frozenset({Effect.ENDS, Effect.SILENCES, Effect.FREEZES})
+_HELD_UP: Final = frozenset({"stop-child", "stop-worker", "machine-stall"})
+"""Of these a handler comes past its time limit, and its process is killed for it."""
 
 
 def check(evidence: Evidence) -> list[str]:
@@ -140,15 +142,34 @@ def _wrong_submissions(evidence: Evidence) -> Iterator[str]:
         elif outcome.state != "completed":
             if not (expected.is_cancelled and outcome.state == "cancelled"):
                 yield f"{_named(expected)} is stuck or failed: {outcome.state}"
+            yield from _wrong_part(expected, outcome)
         else:
             yield from _wrong_results(expected, outcome)
         if outcome is not None and outcome.chunks_in_hand != 0:
             yield f"{_named(expected)} counts {outcome.chunks_in_hand} chunks in hand for ever"
 
 
+def _wrong_part(expected: Expected, outcome: Outcome) -> Iterator[str]:
+    """Check the counts of a submission that did not come to its end."""
+    chunks, done = _chunks_of(expected), outcome.chunks_done
+    every = done * expected.chunk_size
+    # The last chunk may have fewer, and may be among them.
+    short = chunks * expected.chunk_size - len(expected.operations)
+    if outcome.chunks_total != chunks or done > chunks:
+        yield f"{_named(expected)} counts {done} of {outcome.chunks_total} chunks, not of {chunks}"
+    elif outcome.operations_done not in (every if done < chunks else -1, every - short):
+        yield (
+            f"{_named(expected)} counts {outcome.operations_done} operations in {done} chunks of "
+            f"{expected.chunk_size}"
+        )
+
+
+def _chunks_of(expected: Expected) -> int:
+    return -(-len(expected.operations) // expected.chunk_size)
+
+
 def _wrong_results(expected: Expected, outcome: Outcome) -> Iterator[str]:
-    total = len(expected.operations)
-    chunks = -(-total // expected.chunk_size)
+    total, chunks = len(expected.operations), _chunks_of(expected)
     counted = (outcome.chunks_total, outcome.chunks_done, outcome.operations_done)
     if counted != (chunks, chunks, total):
         yield (
@@ -258,7 +279,11 @@ def _unexplained_executions(evidence: Evidence) -> Iterator[str]:
     deadly = _Deadly(evidence.faults)
     for runs in _by_chunk(evidence.executions).values():
         for before, after in pairwise(runs):
-            if before.how != "raised" and not deadly.explains(before, after):
+            is_tried_again = before.how == "raised" and (
+                after.attempt > before.attempt
+                or _are_attempts_given_again(evidence.faults, before, after)
+            )
+            if not is_tried_again and not deadly.explains(before, after):
                 how = before.how or "never ended"
                 yield (
                     f"{_of(after)} ran again without a fault that explains it: {_of(before)} "
@@ -266,32 +291,41 @@ def _unexplained_executions(evidence: Evidence) -> Iterator[str]:
                 )
 
 
+def _are_attempts_given_again(faults: Sequence[Fault], before: Execution, after: Execution) -> bool:
+    """Whether the submission was retried between two executions, at whatever time."""
+    return any(
+        fault.kind == "cancel-and-retry"
+        and _concerns(fault, before)
+        and fault.began <= after.began
+        and fault.ended >= before.began
+        for fault in faults
+    )
+
+
 def _unexplained_attempts(evidence: Evidence) -> Iterator[str]:
     """Find attempts that were used and left no execution, as when a child dies at its start."""
     inserted = {expected.key: expected.inserted for expected in evidence.expected}
+    programs: dict[str, set[str]] = defaultdict(set)
+    for one in evidence.executions:
+        programs[one.queue].add(one.program)
+    deadly = _Deadly(evidence.faults)
     for runs in _by_chunk(evidence.executions).values():
         first = runs[0]
         since = inserted.get(first.key, first.began)
-        used = any(
-            _RULES[fault.kind].effect in _USE_ATTEMPTS
-            and fault.began <= first.began
-            and fault.ended + _RULES[fault.kind].after_s >= since
-            for fault in evidence.faults
-        )
-        if first.attempt > 1 and not used:
+        if first.attempt > 1 and not deadly.uses_attempt(first, programs[first.queue], since):
             yield f"{_of(first)} is the first to run, without a fault that used an attempt before"
 
 
 def _vanished(evidence: Evidence) -> Iterator[str]:
     """Find handlers that never ended though nothing killed their process."""
-    ends = {Effect.ENDS, Effect.FREEZES, Effect.SILENCES}
     for one in evidence.executions:
-        # Of a worker that was stopped past the time limit, the child is killed when it wakes up.
         is_killed = any(
-            (effect := _RULES[fault.kind].effect) in ends
-            and _concerns(fault, one)
+            _concerns(fault, one)
             and fault.ended >= one.began
-            and (effect is Effect.ENDS or _length(fault) >= TIME_LIMIT_S - 1)
+            and (
+                _RULES[fault.kind].effect is Effect.ENDS
+                or (fault.kind in _HELD_UP and _length(fault) >= TIME_LIMIT_S - 1)
+            )
             for fault in evidence.faults
         )
         if one.ended is None and not is_killed:
@@ -316,10 +350,37 @@ class _Deadly:
         began, ended = self._in_hand(before, after)
         causes = [
             *(f for f in self._others if _concerns(f, before)),
-            *(f for f in _joined(self._silences, before) if _length(f) >= DEADLY_SILENCE_S),
-            *(f for f in _joined(self._freezes, before) if _length(f) >= TIME_LIMIT_S - 1),
+            *self._long(f for f in (*self._silences, *self._freezes) if _concerns(f, before)),
         ]
         return any(f.began <= min(ended, after.began) and f.ended >= began for f in causes)
+
+    def uses_attempt(self, first: Execution, programs: Collection[str], since: float) -> bool:
+        """Whether one of these programs can have used an attempt without running the chunk.
+
+        Which one had it, and in which of its processes, nobody knows.
+        """
+        for program in programs:
+            mine = [
+                f
+                for f in (*self._others, *self._silences, *self._freezes)
+                if _RULES[f.kind].effect in _USE_ATTEMPTS
+                and _concerns(replace(f, pids=frozenset()), replace(first, program=program))
+            ]
+            ends = [f for f in mine if _RULES[f.kind].effect is Effect.ENDS]
+            if any(f.began <= first.began and f.ended >= since for f in (*ends, *self._long(mine))):
+                return True
+        return False
+
+    @staticmethod
+    def _long(faults: Iterable[Fault]) -> list[Fault]:
+        """Give the silences and freezes that are long enough, those in a row as one."""
+        every = list(faults)
+        silences = [f for f in every if _RULES[f.kind].effect is Effect.SILENCES]
+        freezes = [f for f in every if _RULES[f.kind].effect is Effect.FREEZES]
+        return [
+            *(f for f in _joined(silences) if _length(f) >= DEADLY_SILENCE_S),
+            *(f for f in _joined(freezes) if _length(f) >= TIME_LIMIT_S - 1),
+        ]
 
     def _in_hand(self, before: Execution, after: Execution) -> tuple[float, float]:
         """Give when it was in its worker's hands, at most."""
@@ -346,10 +407,10 @@ def _concerns(fault: Fault, one: Execution) -> bool:
     )
 
 
-def _joined(faults: Sequence[Fault], one: Execution) -> list[Fault]:
-    """Join those that concern an execution where hardly anything is between them."""
+def _joined(faults: Iterable[Fault]) -> list[Fault]:
+    """Join those where hardly anything is between them."""
     joined: list[Fault] = []
-    for fault in sorted((f for f in faults if _concerns(f, one)), key=lambda f: f.began):
+    for fault in sorted(faults, key=lambda f: f.began):
         if joined and fault.began <= joined[-1].ended + STEP_S:
             joined[-1] = replace(joined[-1], ended=max(joined[-1].ended, fault.ended))
         else:

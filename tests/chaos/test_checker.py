@@ -120,6 +120,24 @@ def test_a_lost_result_is_found():
     assert "wrong results from operation 2" in the_one(with_outcome(results=results))
 
 
+def test_a_doubled_result_is_found():
+    results = (result_of(0), result_of(1), result_of(1), result_of(2), "ValueError", result_of(4))
+
+    assert "wrong results from operation 2" in the_one(with_outcome(results=results))
+
+
+def test_a_result_too_many_at_the_end_is_found():
+    results = (result_of(0), result_of(1), result_of(2), "ValueError", result_of(4), result_of(4))
+
+    assert "wrong results from operation 5" in the_one(with_outcome(results=results))
+
+
+def test_a_missing_last_result_is_found():
+    results = (result_of(0), result_of(1), result_of(2), "ValueError")
+
+    assert "wrong results from operation 4" in the_one(with_outcome(results=results))
+
+
 def test_results_in_another_order_are_found():
     results = (result_of(1), result_of(0), result_of(2), "ValueError", result_of(4))
 
@@ -144,6 +162,28 @@ def test_a_total_counted_twice_is_found():
 
 def test_a_submission_that_is_stuck_is_found():
     assert "is stuck or failed: in_progress" in check(with_outcome(state="in_progress"))[0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"chunks_done": 2, "operations_done": 4}, ""),
+        ({"chunks_done": 2, "operations_done": 3}, ""),
+        ({"chunks_done": 2, "operations_done": 5}, "counts 5 operations in 2 chunks of 2"),
+        ({"chunks_done": 3, "operations_done": 6}, "counts 6 operations in 3 chunks of 2"),
+        ({"chunks_done": 4, "operations_done": 5}, "counts 4 of 3 chunks, not of 3"),
+        ({"chunks_total": 4, "operations_done": 5}, "counts 3 of 4 chunks, not of 3"),
+    ],
+)
+def test_wrong_counts_of_a_cancelled_submission_are_found(counts: dict[str, int], said: str):
+    """Its totals are no help: they are compared with these counts."""
+    evidence = with_outcome(state="cancelled", **counts)
+    expected = replace(evidence.expected[0], is_cancelled=True)
+
+    wrong = check(replace(evidence, expected=(expected,)))
+
+    of_it = [text for text in wrong if text.startswith(f"submission {ID}")]
+    assert [said] == [said for text in of_it if said in text] if said else not of_it
 
 
 def test_an_accepted_submission_that_is_gone_is_found():
@@ -201,7 +241,22 @@ def test_an_execution_without_a_fault_is_found():
 
 
 def test_a_handler_that_raised_runs_again():
+    first, *others = clean().executions
+    runs = (run_of(0, 9.5, how="raised"), replace(first, attempt=2), *others)
+
+    assert check(replace(clean(), executions=runs)) == []
+
+
+def test_a_handler_that_raised_and_used_no_attempt_is_found():
     evidence = clean(run_of(0, 9.5, how="raised"))
+
+    assert "ran again without a fault" in the_one(evidence)
+
+
+def test_a_retried_submission_has_its_attempts_again():
+    """Also of a chunk that raised long before, and waited for its next attempt."""
+    retried = fault("cancel-and-retry", 8.0, 8.5, submissions=frozenset({ID}))
+    evidence = clean(run_of(0, 5.0, how="raised"), faults=(retried,))
 
     assert check(evidence) == []
 
@@ -277,13 +332,56 @@ def test_a_handler_that_vanished_without_a_kill_is_found():
     assert "never ended" in the_one(clean(vanished, faults=(lost,)))
 
 
-def test_an_attempt_that_nothing_used_is_found():
-    evidence = clean()
-    first, *others = evidence.executions
+@pytest.mark.parametrize(
+    "kind", ["redis-partition", "redis-stall", "stop-server", "stop-api", "stop-consumer"]
+)
+def test_a_long_silence_kills_no_handler(kind: str):
+    """Others may take its chunk over; the process that had it is there still, and ends it."""
+    vanished = run_of(0, 9.5, ended=None, how="")
+    silence = fault(kind, 9.4, 16.0)
 
-    wrong = check(replace(evidence, executions=(replace(first, attempt=2), *others)))
+    assert "never ended" in the_one(clean(vanished, faults=(silence,)))
 
-    assert "without a fault that used an attempt" in wrong[0]
+
+def with_attempt_used(*faults: Fault) -> Evidence:
+    """The first to run is a second attempt."""
+    first, *others = clean().executions
+    return replace(clean(), executions=(replace(first, attempt=2), *others), faults=faults)
+
+
+HERE = frozenset({"worker-0"})
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        [fault("kill-worker", 9.5, programs=frozenset({"consumer"}))],
+        [fault("kill-worker", 8.0, programs=HERE)],
+        [fault("stop-worker", 9.2, 9.9, programs=HERE)],
+        [fault("stop-child", 9.2, 9.9, programs=HERE)],
+        [fault("term-worker", 9.5, programs=HERE)],
+        [fault("delete-stream", 9.5, queues=frozenset({FAIR}))],
+    ],
+    ids=lambda faults: " ".join(one.kind for one in faults) or "none",
+)
+def test_an_attempt_that_nothing_used_is_found(faults: list[Fault]):
+    """A fault of who never has chunks of this queue, one before the insert, short ones."""
+    assert "without a fault that used an attempt" in the_one(with_attempt_used(*faults))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        fault("kill-child", 9.5, programs=HERE, pids=frozenset({7})),
+        fault("kill-worker", 9.5, programs=HERE),
+        fault("stop-worker", 5.0, 9.2, programs=HERE),
+        fault("stop-server", 5.0, 9.2),
+    ],
+    ids=lambda used: used.kind,
+)
+def test_an_attempt_that_a_fault_used_before_the_handler_ran_is_explained(used: Fault):
+    assert check(with_attempt_used(used)) == []
 
 
 # Schedules

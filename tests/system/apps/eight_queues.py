@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from opsqueue import Opsqueue
 
@@ -11,6 +12,7 @@ app = Opsqueue()
 
 
 def add_one(number: int) -> int:
+    time.sleep(0.01)  # a queue is not through before a test has noticed that it began
     return number + 1
 
 
