@@ -277,13 +277,20 @@ def _wrong_executions(evidence: Evidence) -> Iterator[str]:
 
 def _unexplained_executions(evidence: Evidence) -> Iterator[str]:
     deadly = _Deadly(evidence.faults)
+
+    def is_explained(before: Execution, after: Execution) -> bool:
+        is_tried_again = before.how == "raised" and (
+            after.attempt > before.attempt
+            or _are_attempts_given_again(evidence.faults, before, after)
+        )
+        return is_tried_again or deadly.explains(before, after)
+
     for runs in _by_chunk(evidence.executions).values():
         for before, after in pairwise(runs):
-            is_tried_again = before.how == "raised" and (
-                after.attempt > before.attempt
-                or _are_attempts_given_again(evidence.faults, before, after)
-            )
-            if not is_tried_again and not deadly.explains(before, after):
+            # Who was stopped before it began a chunk begins it when it wakes up: long after another
+            # attempt has, which its silence was the reason of.
+            is_late = after.attempt < before.attempt
+            if not is_explained(before, after) and not (is_late and is_explained(after, before)):
                 how = before.how or "never ended"
                 yield (
                     f"{_of(after)} ran again without a fault that explains it: {_of(before)} "

@@ -253,6 +253,16 @@ def test_a_handler_that_raised_and_used_no_attempt_is_found():
     assert "ran again without a fault" in the_one(evidence)
 
 
+def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained():
+    """Another attempt has begun before; the silence was that of the worker which is late."""
+    first = clean().executions[0]
+    taken_over = replace(run_of(0, 9.5, attempt=2), program="worker-1", pid=9)
+    silence = fault("stop-worker", 3.0, first.began, programs=HERE)
+
+    assert check(replace(clean(taken_over), faults=(silence,))) == []
+    assert [True] == ["ran again without" in text for text in check(clean(taken_over))][:1]
+
+
 def test_a_retried_submission_has_its_attempts_again():
     """Also of a chunk that raised long before, and waited for its next attempt."""
     retried = fault("cancel-and-retry", 8.0, 8.5, submissions=frozenset({ID}))
