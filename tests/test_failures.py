@@ -67,6 +67,12 @@ SHOWN_BY: Final = {
     "a connection to Redis hangs": (
         "system/test_recovery.py::test_a_connection_that_hangs_is_given_up",
     ),
+    "a node of a cluster hangs": (
+        (
+            "opsqueue_worker/test_heartbeat.py::"
+            "test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats"
+        ),
+    ),
     "a defect in one of the worker's threads": (
         (
             "system/test_defects.py::"

@@ -1,6 +1,8 @@
 """The heartbeat: tells Redis that this worker lives and what it holds, hears what of that is void.
 
-A thread of the parent process, in which no handler ever runs, so that none can block it.
+In threads of the parent process, in which no handler ever runs, so that none can block them. Each
+queue, and each of its partitions, has one of its own: of a cluster one node may hang, whose answer
+is waited for until the connection is given up, while the others must hear of this worker.
 """
 
 from __future__ import annotations
@@ -51,20 +53,35 @@ class Heartbeat:
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
-        """Beat in a thread of its own."""
-        threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
+        """Beat in threads of their own."""
+        threading.Thread(target=self._look_for_ever, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         """Beat no more."""
         self._is_stopping.set()
 
-    def _beat_for_ever(self) -> None:
+    def _look_for_ever(self) -> None:
+        """Begin with those that there are, and with new partitions as they come."""
+        beating = set[str]()
         while not self._is_stopping.is_set():
             for intake in self._intakes:
-                try:
-                    self.beat(intake)
-                except OpsqueueError as exc:
-                    logger.warning("heartbeat of queue %s: %s", intake.queue.label, exc)
+                label = intake.queue.label
+                if label not in beating:
+                    beating.add(label)
+                    threading.Thread(
+                        target=self._beat_for_ever,
+                        args=(intake,),
+                        name=f"heartbeat-{label}",
+                        daemon=True,
+                    ).start()
+            self._is_stopping.wait(self._interval_s)
+
+    def _beat_for_ever(self, intake: Intake) -> None:
+        while not self._is_stopping.is_set():
+            try:
+                self.beat(intake)
+            except OpsqueueError as exc:
+                logger.warning("heartbeat of queue %s: %s", intake.queue.label, exc)
             self._is_stopping.wait(self._interval_s)
 
     def beat(self, intake: Intake) -> None:

@@ -73,10 +73,10 @@ class Worker:
         names = settings.queues or tuple(app.handlers)
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
-        # A connection for each partition's two threads, and for heartbeat, sweeper and start.
+        # A connection for each partition's three threads, and for sweeper and start.
         self._client = connection.connect(
             settings.redis_url,
-            max_connections=2 * len(names) * MAX_PARTITIONS + 8,
+            max_connections=3 * len(names) * MAX_PARTITIONS + 8,
             timeout_s=settings.redis_timeout_s,
         )
         self._changed = threading.Condition()

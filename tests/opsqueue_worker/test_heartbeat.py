@@ -1,0 +1,104 @@
+"""Beats of one worker on several queues."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from opsqueue.exceptions import RedisUnavailableError
+from opsqueue_worker.heartbeat import Heartbeat
+
+WITHIN_S = 20.0
+
+
+class Beaten:
+    """What the heartbeat has of an intake; says when it is beaten, and may hang then."""
+
+    def __init__(self, label: str, *, fails: bool = False) -> None:
+        self.queue = SimpleNamespace(label=label, heartbeat=self._heartbeat)
+        self.beats = SimpleQueue[str]()
+        self.may_answer = threading.Event()
+        self._fails = fails
+
+    def _heartbeat(self, worker: str, **_: object) -> SimpleNamespace:
+        self.beats.put(worker)
+        assert self.may_answer.wait(WITHIN_S)
+        if self._fails:
+            message = "no answer"
+            raise RedisUnavailableError(message)
+        return SimpleNamespace(released=0, void=("1-1",))
+
+    def held(self) -> list[str]:
+        return []
+
+    def ticket(self, token: str) -> str:
+        return f"{self.queue.label}/{token}"
+
+
+@pytest.fixture
+def heartbeats() -> Iterator[list[Heartbeat]]:
+    started: list[Heartbeat] = []
+    yield started
+    for heartbeat in started:
+        heartbeat.stop()
+
+
+def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
+    heartbeat = Heartbeat(
+        intakes,
+        worker="w1",
+        info=b"{}",
+        interval_s=0.01,
+        timeout_s=4,
+        redis_timeout_s=3,
+        on_void=lambda tickets: void.put(list(tickets)),
+    )
+    heartbeat.start()
+    return heartbeat
+
+
+def test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats(
+    heartbeats: list[Heartbeat],
+) -> None:
+    """Of a cluster one node may; on the others the worker would count as dead."""
+    hanging, healthy = Beaten("hangs"), Beaten("healthy")
+    healthy.may_answer.set()
+
+    heartbeats.append(beating([hanging, healthy], SimpleQueue()))
+
+    assert hanging.beats.get(timeout=WITHIN_S) == "w1"
+    assert ["w1"] * 5 == [healthy.beats.get(timeout=WITHIN_S) for _ in range(5)]
+    assert hanging.beats.empty()
+    hanging.may_answer.set()
+    assert hanging.beats.get(timeout=WITHIN_S) == "w1"
+
+
+def test_a_partition_that_comes_later_is_beaten_too(heartbeats: list[Heartbeat]) -> None:
+    first, later = Beaten("q"), Beaten("q@1")
+    for intake in (first, later):
+        intake.may_answer.set()
+    intakes = [first]
+    void = SimpleQueue[list[str]]()
+
+    heartbeats.append(beating(intakes, void))
+    first.beats.get(timeout=WITHIN_S)
+    intakes.append(later)
+
+    assert later.beats.get(timeout=WITHIN_S) == "w1"
+    told = set[str]()
+    while told != {"q/1-1", "q@1/1-1"}:
+        told.update(void.get(timeout=WITHIN_S))
+
+
+def test_a_beat_that_fails_is_repeated(heartbeats: list[Heartbeat]) -> None:
+    failing = Beaten("q", fails=True)
+    failing.may_answer.set()
+
+    heartbeats.append(beating([failing], SimpleQueue()))
+
+    assert ["w1"] * 3 == [failing.beats.get(timeout=WITHIN_S) for _ in range(3)]
