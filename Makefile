@@ -12,7 +12,7 @@ help:
 	@echo "make test      all tests"
 	@echo "make test-all  all tests on each of Python 3.11, 3.12, 3.13 that is installed"
 	@echo "make chaos     the fault suite: make chaos SEED=7, make chaos SEED=1..20"
-	@echo "make bench     all benchmarks, some hours; QUICK=1: smaller numbers, some minutes"
+	@echo "make bench     all benchmarks, half an hour or more; QUICK=1: smaller numbers, some minutes"
 	@echo "make check     ruff, mypy, import-linter, luacheck (where installed)"
 	@echo "make fix       format, and fix what ruff can"
 	@echo "make lock      pin the newest dependencies in requirements.lock (needs uv)"

@@ -1,6 +1,6 @@
 """All benchmarks one after the other: what `make bench` runs.
 
-    python benchmarks/run.py                      # some hours; nothing else should run meanwhile
+    python benchmarks/run.py                      # half an hour; let nothing else run
     python benchmarks/run.py --only small limits
     python benchmarks/run.py --quick              # smaller numbers: whether all of it works
     python benchmarks/run.py --tables             # runs nothing, prints what was found last
