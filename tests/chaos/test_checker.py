@@ -23,6 +23,7 @@ from tests.chaos.values import (
 )
 
 ID = 1795636784480000000
+HERE = frozenset({"worker-0"})
 
 
 def run_of(chunk: int, began: float, **changes) -> Execution:
@@ -164,6 +165,44 @@ def test_a_submission_that_is_stuck_is_found():
     assert "is stuck or failed: in_progress" in check(with_outcome(state="in_progress"))[0]
 
 
+def test_a_submission_that_completed_after_its_cancellation_is_found():
+    expected = replace(clean().expected[0], is_cancelled=True)
+
+    wrong = check(replace(clean(), expected=(expected,)))
+
+    assert "was cancelled and is completed" in wrong[0]
+
+
+def test_a_cancellation_that_is_not_counted_once_is_found():
+    """Also one that was taken back: the total only ever grows."""
+    cancelled = fault(
+        "cancel-and-retry", 9.1, queues=frozenset({FAIR}), submissions=frozenset({ID})
+    )
+    of_another = fault(
+        "cancel-and-retry", 9.1, queues=frozenset({STORED}), submissions=frozenset({ID})
+    )
+    stats = {**clean().queues[FAIR].stats, "submissions_cancelled": 1}
+
+    assert check(replace(with_end(stats=stats), faults=(cancelled,))) == []
+    assert "counts 0 submissions_cancelled, not 1" in the_one(clean(faults=(cancelled,)))
+    assert "counts 1 submissions_cancelled, not 0" in the_one(
+        replace(with_end(stats=stats), faults=(of_another,))
+    )
+
+
+def test_too_few_dropped_chunks_of_a_cancelled_submission_are_found():
+    """A retry gives others back, so there may be more of them."""
+    evidence = with_outcome(state="cancelled", chunks_done=1, operations_done=2)
+    expected = replace(evidence.expected[0], is_cancelled=True)
+    cancelled = fault("cancel-and-retry", 9.1, queues=frozenset({FAIR}))
+
+    wrong = check(replace(evidence, expected=(expected,), faults=(cancelled,)))
+
+    assert [f"queue {FAIR} counts 0 chunks_dropped, not 2 or more"] == [
+        text for text in wrong if "dropped" in text
+    ]
+
+
 @pytest.mark.parametrize(
     ("counts", "said"),
     [
@@ -263,6 +302,18 @@ def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained():
     assert [True] == ["ran again without" in text for text in check(clean(taken_over))][:1]
 
 
+def test_a_late_execution_that_raised_is_no_reason_for_itself():
+    """It is not what the attempt before it was made for: that one began earlier."""
+    taken_over = run_of(0, 9.5, attempt=2, program="worker-1")
+    late, *others = clean().executions
+    runs = (taken_over, replace(late, how="raised"), *others)
+    of_another = fault("kill-child", 9.3, programs=HERE, pids=frozenset({7}))
+
+    assert "ran again without a fault" in the_one(
+        replace(clean(faults=(of_another,)), executions=runs)
+    )
+
+
 def test_a_retried_submission_has_its_attempts_again():
     """Also of a chunk that raised long before, and waited for its next attempt."""
     retried = fault("cancel-and-retry", 8.0, 8.5, submissions=frozenset({ID}))
@@ -273,29 +324,28 @@ def test_a_retried_submission_has_its_attempts_again():
 
 def test_a_killed_child_explains_what_it_ran():
     killed = run_of(0, 9.5, ended=None, how="", pid=7)
-    kill = fault("kill-child", 9.6, programs=frozenset({"worker-0"}), pids=frozenset({7}))
+    kill = fault("kill-child", 9.6, programs=HERE, pids=frozenset({7}))
 
     assert check(clean(killed, faults=(kill,))) == []
 
 
 def test_a_killed_child_explains_nothing_of_its_neighbour():
     neighbour = run_of(0, 9.5, pid=8)
-    kill = fault("kill-child", 9.6, programs=frozenset({"worker-0"}), pids=frozenset({7}))
+    kill = fault("kill-child", 9.6, programs=HERE, pids=frozenset({7}))
 
     assert "ran again" in the_one(clean(neighbour, faults=(kill,)))
 
 
 def test_a_kill_long_after_the_report_explains_nothing():
-    kill = fault("kill-worker", 14.0, programs=frozenset({"worker-0"}))
+    kill = fault("kill-worker", 14.0, programs=HERE)
 
     assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(kill,)))
 
 
 def test_a_kill_while_the_report_could_not_be_sent_explains():
     """The connection hung from the handler's end on; before it came back the worker was killed."""
-    here = frozenset({"worker-0"})
-    stall = fault("redis-stall", 10.05, 12.5, programs=here)
-    kill = fault("kill-worker", 12.4, programs=here)
+    stall = fault("redis-stall", 10.05, 12.5, programs=HERE)
+    kill = fault("kill-worker", 12.4, programs=HERE)
 
     assert check(clean(run_of(0, 15.0), faults=(stall, kill))) == []
 
@@ -307,17 +357,15 @@ def test_a_fault_of_another_queue_explains_nothing():
 
 
 def test_a_silence_explains_only_when_it_was_long():
-    here = frozenset({"worker-0"})
-    short = fault("stop-worker", 10.0, 11.0, programs=here)
-    long = fault("stop-worker", 10.0, 14.0, programs=here)
+    short = fault("stop-worker", 10.0, 11.0, programs=HERE)
+    long = fault("stop-worker", 10.0, 14.0, programs=HERE)
 
     assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(short,)))
     assert check(clean(run_of(0, 15.0), faults=(long,))) == []
 
 
 def test_short_silences_in_a_row_are_a_long_one():
-    here = frozenset({"worker-0"})
-    row = tuple(fault("stop-worker", 10.0 + i, 10.8 + i, programs=here) for i in range(4))
+    row = tuple(fault("stop-worker", 10.0 + i, 10.8 + i, programs=HERE) for i in range(4))
 
     assert check(clean(run_of(0, 15.0), faults=row)) == []
 
@@ -357,9 +405,6 @@ def with_attempt_used(*faults: Fault) -> Evidence:
     """The first to run is a second attempt."""
     first, *others = clean().executions
     return replace(clean(), executions=(replace(first, attempt=2), *others), faults=faults)
-
-
-HERE = frozenset({"worker-0"})
 
 
 @pytest.mark.parametrize(
