@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
 from tests.chaos.stage import Stage
 from tests.chaos.values import API, CONSUMER, Fault, Plan
@@ -26,7 +26,11 @@ class Injector:
     pids: frozenset[int] = frozenset()
     queues: frozenset[str] = frozenset()
     partitions: frozenset[int] = frozenset()
-    name: ClassVar[str] = ""
+
+    @property
+    def what(self) -> str:
+        """What the kind does: `cut` of `redis-cut`."""
+        return self.plan.kind.partition("-")[2]
 
     def begin(self, stage: Stage) -> None:
         """Do it."""

@@ -1,4 +1,4 @@
-"""Faults of processes: killed, stopped, asked to end. A small class each, named like its kind."""
+"""Faults of processes: killed, stopped, asked to end."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Final
 
 import psutil
 
 from tests.chaos.injector import NOBODY, Injector, consumers_behind_api
 from tests.chaos.stage import Stage
-from tests.chaos.values import API, Plan
+from tests.chaos.values import API
 
 _NO_PID: Final = -1
 _WRITTEN_WITHIN_S: Final = 3.0
+_SIGNALS: Final = {
+    "term-worker": signal.SIGTERM,
+    "quit-worker": signal.SIGQUIT,
+    "hup-worker": signal.SIGHUP,
+}
 
 
 class KillChild(Injector):
     """SIGKILL to a child of a worker, as the kernel's out-of-memory killer sends it."""
 
-    name = "kill-child"
-
     def do(self, stage: Stage) -> None:
-        self.programs = frozenset({self.plan.target})
-        child = _child_of(stage, self.plan)
-        # None: the worker itself has just been killed.
-        self.pids = frozenset({_NO_PID if child is None else child.pid})
-        if child is not None:
+        if child := _child_of(stage, self):
             stage.programs[self.plan.target].kill_child(child)
 
 
@@ -51,19 +50,13 @@ class _Stop(Injector):
 class StopChild(_Stop):
     """SIGSTOP to a child of a worker: its handlers hang."""
 
-    name = "stop-child"
-
     def do(self, stage: Stage) -> None:
-        self.programs = frozenset({self.plan.target})
-        child = _child_of(stage, self.plan)
-        self.pids = frozenset({_NO_PID if child is None else child.pid})
+        child = _child_of(stage, self)
         self.stop([] if child is None else [child])
 
 
-class KillWorker(Injector):
-    """SIGKILL to a worker; its children are the kernel's or its socket's to end."""
-
-    name = "kill-worker"
+class KillProgram(Injector):
+    """SIGKILL to a program; its children are the kernel's or its socket's to end."""
 
     def do(self, stage: Stage) -> None:
         self.programs = frozenset({self.plan.target})
@@ -71,10 +64,8 @@ class KillWorker(Injector):
         self.pids = program.kill(start_after_s=self.plan.seconds)
 
 
-class StopWorker(_Stop):
-    """SIGSTOP to a worker: now all of it, as of a machine that sleeps, now the parent alone."""
-
-    name = "stop-worker"
+class StopProgram(_Stop):
+    """SIGSTOP to a program: now all of it, as of a machine that sleeps, now the parent alone."""
 
     def do(self, stage: Stage) -> None:
         family = stage.programs[self.plan.target].family()
@@ -82,45 +73,17 @@ class StopWorker(_Stop):
         self.stop(family if self.plan.detail < 0.5 else family[:1])
 
 
-class _Ask(Injector):
-    number: ClassVar[signal.Signals]
+class AskWorker(Injector):
+    """SIGTERM, SIGQUIT or SIGHUP to a worker; where it ends for it, it is started again."""
 
     def do(self, stage: Stage) -> None:
-        program = stage.programs[self.plan.target]
         self.programs = frozenset({self.plan.target})
-        self.pids = program.ask(self.number)
-
-
-class TermWorker(_Ask):
-    """SIGTERM to a worker, as at each deployment; it is started again when it has ended."""
-
-    name, number = "term-worker", signal.SIGTERM
-
-
-class QuitWorker(_Ask):
-    """SIGQUIT to a worker, which gives back at once."""
-
-    name, number = "quit-worker", signal.SIGQUIT
-
-
-class HupWorker(_Ask):
-    """SIGHUP to a worker, which replaces its children."""
-
-    name, number = "hup-worker", signal.SIGHUP
-
-
-class KillConsumer(KillWorker):
-    name = "kill-consumer"
-
-
-class StopConsumer(StopWorker):
-    name = "stop-consumer"
+        number = _SIGNALS[self.plan.kind]
+        self.pids = stage.programs[self.plan.target].ask(number)
 
 
 class KillApi(Injector):
     """SIGKILL to the API: now its supervising process, now the one that serves."""
-
-    name = "kill-api"
 
     def do(self, stage: Stage) -> None:
         self.programs = consumers_behind_api(stage)
@@ -136,17 +99,13 @@ class KillApi(Injector):
 class StopApi(_Stop):
     """SIGSTOP to all of the API."""
 
-    name = "stop-api"
-
     def do(self, stage: Stage) -> None:
         self.programs = consumers_behind_api(stage)
         self.stop(stage.programs[API].family())
 
 
-class TermApi(Injector):
+class AskApi(Injector):
     """SIGTERM to the API; it is started again when it has ended."""
-
-    name = "term-api"
 
     def do(self, stage: Stage) -> None:
         self.programs = consumers_behind_api(stage)
@@ -159,8 +118,6 @@ class KillServer(Injector):
     With `appendfsync everysec` it puts writes off while an fsync takes long, and answers all the
     same: what it does not promise is not asked for, so we wait until it has written.
     """
-
-    name = "kill-server"
 
     def do(self, stage: Stage) -> None:
         deadline = time.monotonic() + _WRITTEN_WITHIN_S
@@ -177,8 +134,6 @@ class KillServer(Injector):
 class StopServer(_Stop):
     """SIGSTOP to Redis: as when its machine swaps, or writes a snapshot of much data."""
 
-    name = "stop-server"
-
     def do(self, stage: Stage) -> None:
         stage.is_server_up = False
         self.stop([psutil.Process(stage.server.pid)])
@@ -193,6 +148,12 @@ def _is_behind(stage: Stage) -> bool:
     return bool(info["aof_pending_bio_fsync"] or info["aof_buffer_length"])
 
 
-def _child_of(stage: Stage, plan: Plan) -> psutil.Process | None:
+def _child_of(stage: Stage, injector: Injector) -> psutil.Process | None:
+    """Choose a child of the target, whom alone it concerns."""
+    plan = injector.plan
     children = stage.programs[plan.target].children()
-    return children[int(plan.detail * len(children))] if children else None
+    # None: the worker itself has just been killed.
+    child = children[int(plan.detail * len(children))] if children else None
+    injector.programs = frozenset({plan.target})
+    injector.pids = frozenset({_NO_PID if child is None else child.pid})
+    return child

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self
 
-_WELL: Final = "well"
+WELL: Final = "well"
 _READ_WITHIN_S: Final = 0.2
 _REFUSAL: Final = (
     "HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n"
@@ -61,7 +61,7 @@ class Proxy:
         self._loop = loop
         self._target = target
         self._chance = random.Random(seed)
-        self._way, self._detail = _WELL, 0.0
+        self._way, self._detail = WELL, 0.0
         self._open: set[_Line] = set()
         self._server: asyncio.Server | None = None
         self._changed = asyncio.Condition()
@@ -166,7 +166,7 @@ class StoreProxy(Proxy):
             return False
         begins, line.is_asking = not line.is_asking, True
         # Not each: an object store in trouble answers some.
-        if not begins or self._way == _WELL or self._chance.random() < 0.3:
+        if not begins or self._way == WELL or self._chance.random() < 0.3:
             return True
         match self._way:
             case "errors":

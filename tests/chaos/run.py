@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -362,14 +361,12 @@ _DEFECT: Final = re.compile(r"Traceback|a defect in|CRITICAL")
 
 
 def _defects(stage: Stage) -> list[str]:
-    """Find what no program may say, whatever befalls it."""
-    found: Counter[str] = Counter()
+    """Find what no program may say, whatever befalls it; of each program the first time."""
+    found: list[str] = []
     for program in stage.programs.values():
         lines = program.log.read_text(errors="replace").splitlines()
-        for at, line in enumerate(lines):
-            if _DEFECT.search(line):
-                text = "\n".join(lines[max(0, at - 2) : at + 25])
-                if not found[program.name]:
-                    found[f"{program.name} says in its log:\n{text}"] += 1
-                found[program.name] += 1
-    return [text for text in found if "\n" in text]
+        at = next((at for at, line in enumerate(lines) if _DEFECT.search(line)), None)
+        if at is not None:
+            text = "\n".join(lines[max(0, at - 2) : at + 25])
+            found.append(f"{program.name} says in its log:\n{text}")
+    return found

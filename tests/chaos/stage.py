@@ -16,7 +16,7 @@ from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.partitioned import PartitionedQueue
 from tests.chaos.program import Program
-from tests.chaos.proxy import Loop, Proxy, StoreProxy
+from tests.chaos.proxy import WELL, Loop, Proxy, StoreProxy
 from tests.chaos.schedule import PROGRAMS
 from tests.chaos.values import (
     API,
@@ -76,7 +76,7 @@ class Stage:
         for queue in QUEUES:
             PartitionedQueue(self.client, queue).resume_queue()
         for proxy in (*self.redis_proxies.values(), self.store_proxy):
-            proxy.set("well")
+            proxy.set(WELL)
 
 
 @contextmanager
