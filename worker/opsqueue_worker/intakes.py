@@ -38,6 +38,7 @@ class Intakes:
         self._look_every_s = look_every_s
         # Before Redis is asked for the first time: every queue has this one.
         self._intakes = [make(queue.part_zero) for queue in queues]
+        self._not_looked_at = {queue.name for queue in queues}
         self._is_stopping = threading.Event()
 
     def __iter__(self) -> Iterator[Intake]:
@@ -51,6 +52,11 @@ class Intakes:
     def held_of(self, queue: str) -> int:
         """Count the chunks of a queue that are in hand."""
         return sum(intake.count_held() for intake in self if intake.queue.name == queue)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every partition is, and none can be unknown because Redis did not answer."""
+        return not self._not_looked_at and all(intake.is_drained for intake in self)
 
     def start(self) -> None:
         """Start those of all partitions that there are, and look for new ones from now on."""
@@ -85,3 +91,5 @@ class Intakes:
                     intake.start()
                     if self._is_stopping.is_set():
                         intake.stop_taking()
+            # Only now: the new ones are among those that are asked whether they are drained.
+            self._not_looked_at.discard(queue.name)

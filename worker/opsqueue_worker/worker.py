@@ -214,7 +214,7 @@ class Worker:
         return False
 
     def _is_drained(self) -> bool:
-        return self._settings.is_burst and all(intake.is_drained for intake in self._intakes)
+        return self._settings.is_burst and self._intakes.is_drained
 
     def _reload_if_changed(self) -> None:
         if self._sources is not None and (changed := self._sources.changed()):
