@@ -1,9 +1,8 @@
 """A child process: works on the chunks that its parent sends, and dies with it.
 
 A thread reads messages and one sends them, others ask the store for inputs and save outputs there,
-the executor runs the handler. Only
-the handler's stage decodes and encodes: what a chunk's contents can do to a process, they do while
-that chunk is marked as the one that runs.
+the executor runs the handler. Only the handler's stage decodes and encodes: what a chunk's contents
+can do to a process, they do while that chunk is marked as the one that runs.
 """
 
 from __future__ import annotations
