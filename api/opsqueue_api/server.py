@@ -97,11 +97,12 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401 as above
         """Answer before there is anything that the app could be called with."""
-        if not isinstance(exc, errors.ParseException) or isinstance(exc, _OWN_ERRORS):
+        kinds = [kind.__name__ for kind in type(exc).__mro__]
+        if not isinstance(exc, errors.ParseException) or not _OWN_ERRORS.isdisjoint(kinds):
             super().handle_error(req, client, addr, exc)
             return
         self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
-        status = next((code for kind, code in _STATUSES if isinstance(exc, kind)), 400)
+        status = next((_STATUSES[kind] for kind in kinds if kind in _STATUSES), 400)
         reason = HTTPStatus(status).phrase
         detail = f"this is no HTTP request that we read: {exc}"
         body = msgspec.json.encode({"title": reason, "detail": detail, "status": status})
@@ -113,18 +114,17 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
             util.write_nonblock(client, head.encode() + body)
 
 
-_STATUSES: Final = (
-    (errors.LimitRequestLine, 414),
-    (errors.LimitRequestHeaders, 431),
-    (errors.ExpectationFailed, 417),
-    (errors.UnsupportedTransferCoding, 501),
+# By their names: older versions lack some.
+_STATUSES: Final = {
+    "LimitRequestLine": 414,
+    "LimitRequestHeaders": 431,
+    "ExpectationFailed": 417,
+    "UnsupportedTransferCoding": 501,
+}
+_OWN_ERRORS: Final = frozenset(
+    {"ConfigurationProblem", "InvalidResponseHeader", "InvalidResponseHeaderName"}
 )
-# Of our settings and our answers, not of the request; older versions lack the latter.
-_OWN_ERRORS: Final = tuple(
-    getattr(errors, name)
-    for name in ("ConfigurationProblem", "InvalidResponseHeader", "InvalidResponseHeaderName")
-    if hasattr(errors, name)
-)
+"""Of our settings and our answers, not of the request."""
 
 
 class _Log(Logger):  # type: ignore[misc]  # no types, as above
