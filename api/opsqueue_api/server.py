@@ -93,7 +93,17 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
-    """gunicorn's, whose errors about what is no request are problem details, too."""
+    """gunicorn's, whose errors about what is no request are problem details, too.
+
+    When its parent was killed it ends as at SIGTERM: else clients that wait, or ask again on the
+    connection they have, would keep it and the port for GRACEFUL_S, and no other could start.
+    """
+
+    def is_parent_alive(self) -> bool:
+        """Asked about once a second."""
+        if not super().is_parent_alive():
+            self.alive = False
+        return bool(self.alive)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401 as above
         """Answer before there is anything that the app could be called with."""

@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import redis
 
@@ -227,6 +229,35 @@ def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
         answer = waiting.recv(65_536)
     assert code == 0
     assert b"in_progress" in answer
+
+
+def ask_for(seconds: float, client: httpx.Client) -> None:
+    """Ask on the connection that it has."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        client.get("/healthz")
+        time.sleep(0.05)
+
+
+def test_what_serves_ends_soon_when_its_supervising_process_was_killed(
+    process: subprocess.Popen[str],
+) -> None:
+    """Whoever still asks: the port is free for the next one, which could not start else."""
+    url = url_of(process)
+    children = psutil.Process(process.pid).children()
+
+    with httpx.Client(base_url=url) as client:
+        client.get("/healthz")
+        process.kill()
+        with pytest.raises(httpx.TransportError):
+            ask_for(10, client)
+    _, alive = psutil.wait_procs(children, timeout=5)
+
+    lives = [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+    for child in lives:
+        child.kill()
+    assert children
+    assert [] == lives
 
 
 def test_ctrl_c_ends_it_with_exit_code_0(process: subprocess.Popen[str]) -> None:
