@@ -15,7 +15,7 @@ import psutil
 _READY_WITHIN_S: Final = 60.0
 _UNREACHABLE: Final = 3
 """What our programs exit with when Redis, store or API can't be reached at their start."""
-
+_GONE_WITHIN_S: Final = 5.0
 _START_FAILED: Final = "a child ended while it started"
 
 
@@ -42,6 +42,8 @@ class Program:
         self._killed: set[int] = set()
         self._asked: set[tuple[int, signal.Signals]] = set()
         self._child_was_killed = False
+        self._former: set[psutil.Process] = set()
+        """Whom a kill or a signal has met: they, too, are to end."""
 
     def start(self) -> None:
         """Start it; does not wait until it is ready."""
@@ -114,6 +116,7 @@ class Program:
         if not self.is_alive:
             return frozenset({-1})
         family = self.family()
+        self._former.update(family)
         self._killed.add(self.pid)
         os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -126,9 +129,17 @@ class Program:
         if not self.is_alive:
             return frozenset({-1})
         family = self.family()
+        self._former.update(family)
         self._asked.add((self.pid, number))
         os.kill(self.pid, number)
         return frozenset(process.pid for process in family)
+
+    def left_behind(self) -> str | None:
+        """Say which processes outlived the one that they were of, or that was to replace them."""
+        former = self._former - set(self.family())
+        psutil.wait_procs(former, timeout=_GONE_WITHIN_S)
+        pids = sorted(one.pid for one in former if _lives(one))
+        return f"{self.name} left processes behind: {pids}" if pids else None
 
     def supervise(self) -> str | None:
         """Start it again where it ended and it is time; say so if nothing made it end."""
@@ -165,7 +176,14 @@ class Program:
         """Leave nothing of it."""
         if self._process is None:
             return
-        for process in self.family():
+        for process in self._former | set(self.family()):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -268,6 +268,7 @@ def _settle(stage: Stage, producers: Sequence[Producer], drama: _Drama) -> tuple
                 *drama.surprises,
                 *(text for producer in producers for text in producer.surprises),
                 *_defects(stage),
+                *(text for one in stage.programs.values() if (text := one.left_behind())),
             ),
         ),
         settled_s,
