@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos import schedule
-from tests.chaos.checker import KINDS, check
+from tests.chaos.checker import check
+from tests.chaos.explanations import KINDS
 from tests.chaos.injectors import INJECTORS
 from tests.chaos.values import (
     FAIR,

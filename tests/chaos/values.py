@@ -99,6 +99,12 @@ class Execution:
     how: str = ""
     """`returned` or `raised`."""
 
+    def __str__(self) -> str:
+        return (
+            f"chunk {self.queue} {self.submission}/{self.chunk} attempt {self.attempt} "
+            f"at {self.began:.2f}"
+        )
+
     @property
     def partition(self) -> int:
         return self.submission % 100
@@ -120,6 +126,9 @@ class Expected:
     """Operations that the handler gives an error for."""
     inserted: float
     is_cancelled: bool = False
+
+    def __str__(self) -> str:
+        return f"submission {self.id} of queue {self.queue}"
 
     @property
     def key(self) -> Key:
