@@ -16,27 +16,28 @@ local prelude = {
   "complement", "sortable",
   "table_in", "firsts", "lasts", "sizes", "first_of", "last_of", "size_of", "change_set",
   "in_hand", "in_hand_changes", "unwritten", "unscored",
-  "in_hand_of", "learn_in_hand", "place_group", "change_groups", "enter_ready", "leave_ready", "note_in_hand",
+  "in_hand_of", "learn_in_hand", "change_groups", "enter_ready", "leave_ready", "note_in_hand",
   "score_groups", "write_in_hand", "count_in_hand", "change_pairs",
-  "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission", "complete_submission", "count_dropped",
+  "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission",
   "fail_past_limit",  "count_recent", "token_of", "entry_of", "end_reservation", "use_attempt",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
-  "note_sign_of_life", "known_timeout", "remove_worker",
+  "note_sign_of_life", "remove_worker",
 }
 files["opsqueue/lua"].read_globals = prelude
+local ready = { "ready_sets", "best_of" }
 local order = {
   "ready_sets", "best_of", "in_hand_lacking", "split_label",
   "least_busy", "better", "pick_distinct", "pick_by_value", "pick_by_first",
 }
-files["opsqueue/lua/_order.lua"].globals = { "firsts", "lasts" }
-files["opsqueue/lua/_plain.lua"].read_globals = order
+files["opsqueue/lua/_order.lua"].read_globals = ready
+files["opsqueue/lua/_order.lua"].globals = { "firsts", "lasts", "taken" }
+files["opsqueue/lua/_basic.lua"].read_globals = ready
+files["opsqueue/lua/_ordered.lua"].read_globals = order
 local limit = {
   "limit_of", "bucket_of", "soonest_of", "passes", "value_of", "take_tokens", "write_all_paces",
 }
 files["opsqueue/lua/_limit.lua"].read_globals = order
-local candidate = {
-  "LOOK", "remembering", "passes_all", "gather", "best_ranks_of", "best_candidate",
-}
+local candidate = { "LOOK", "make_comparison" }
 local function joined(...)
   local names = {}
   for _, list in ipairs { ... } do
@@ -50,8 +51,8 @@ files["opsqueue/lua/_candidate.lua"].read_globals = joined(order, limit)
 files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
 files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
 files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
-  "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked", "next_due",
-  "free_due_chunks", "read_submission", "last_suspect", "fields_for_worker",
+  "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked",
+  "free_due_chunks", "read_submission", "last_suspect",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
 files["opsqueue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }
@@ -67,8 +68,8 @@ for _, name in ipairs { "insert_submission", "restore_submission" } do
 end
 -- Each is used by some script, which these files alone can't show.
 for _, name in ipairs {
-  "_prelude", "_index", "_chunk", "_insert", "_find", "_handout", "_reported", "_order", "_plain",
-  "_limit", "_candidate", "_strategy", "_history",
+  "_prelude", "_index", "_chunk", "_insert", "_find", "_handout", "_reported", "_ready", "_basic",
+  "_order", "_ordered",  "_limit", "_candidate", "_strategy", "_history",
 } do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

@@ -93,7 +93,7 @@ def reserve_chunks(
     checked_whole("heartbeat_timeout_ms", heartbeat_timeout_ms, most=MAX_MS)
     strategy = strategy or Random()
     return Call(
-        script="reserve_chunks plain" if strategy.is_plain else "reserve_chunks",
+        script=f"reserve_chunks {strategy.case}",
         read=lambda answer: read_reserved(answer, queue),
         arguments={
             "worker": checked_worker(worker),

@@ -6,8 +6,9 @@ scripts and client that differ in version.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -38,8 +39,9 @@ def read_reserved(answer: list[Any], queue: str) -> Reserved:
         case [
             (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows, rest, cut,
         ]:  # fmt: skip
+            sources = {row[0]: _reserved_source(row, queue) for row in rows}
             return Reserved(
-                chunks=_reservations(chunks, rows, queue),
+                chunks=tuple(_reservation(chunk, sources) for chunk in chunks),
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
@@ -53,22 +55,32 @@ def read_reservations(answer: list[Any], queue: str) -> tuple[Reservation, ...]:
     """Of get_reservations."""
     match answer:
         case [b"found", chunks, rows]:
-            return _reservations(chunks, rows, queue)
+            sources = {id_: _source(id_, _by_name(flat), meta, queue) for id_, flat, meta in rows}
+            return tuple(
+                Reservation(
+                    token=Token(token.decode()),
+                    source=sources[id_],
+                    chunk_index=index,
+                    attempt=attempt,
+                    expires_at_ms=expires_at,
+                    input=content[0] if content else None,
+                )
+                for token, id_, index, attempt, expires_at, content in chunks
+            )
     raise unexpected(answer)
 
 
-def _reservations(chunks: list[Any], rows: list[Any], queue: str) -> tuple[Reservation, ...]:
-    sources = {row[0]: read_source(row, queue) for row in rows}
-    return tuple(
-        Reservation(
-            token=Token(token.decode()),
-            source=sources[id_],
-            chunk_index=index,
-            attempt=attempt,
-            expires_at_ms=expires_at,
-            input=content[0] if content else None,
-        )
-        for token, id_, index, attempt, expires_at, content in chunks
+def _reservation(chunk: list[Any], sources: dict[bytes, Source]) -> Reservation:
+    """Of a chunk in reserve_chunks' answer, whose token says what it is for."""
+    token, attempt, expires_at, *content = chunk
+    _, id_, index = token.split(b":")
+    return Reservation(
+        token=Token(token.decode()),
+        source=sources[id_],
+        chunk_index=int(index),
+        attempt=attempt,
+        expires_at_ms=expires_at,
+        input=content[0] if content else None,
     )
 
 
@@ -147,10 +159,24 @@ def read_inline(flat: list[Any]) -> dict[int, bytes]:
     return {int(index): data for index, data in _by_name(flat).items()}
 
 
-def read_source(row: list[Any], queue: str) -> Source:
+_RESERVED_FIELDS: Final = (
+    b"chunks_total", b"chunk_size", b"operations_total", b"inline", b"prefix", b"codec",
+    b"max_attempts", b"metadata", b"trace_context",
+)  # fmt: skip
+"""Whose values reserve_chunks answers."""
+
+
+def _reserved_source(row: list[Any], queue: str) -> Source:
     """Of a submission in reserve_chunks' answer."""
-    id_, fields, meta = row
-    f = _by_name(fields)
+    id_, values, meta, is_suspect = row
+    named = zip(_RESERVED_FIELDS, values, strict=True)
+    fields = {name: value for name, value in named if value is not None}
+    return _source(id_, fields, meta, queue, is_suspect=bool(is_suspect))
+
+
+def _source(
+    id_: bytes, f: Mapping[bytes, bytes], meta: list[Any], queue: str, *, is_suspect: bool = False
+) -> Source:
     return Source(
         submission_id=SubmissionId(id_.decode()),
         queue=queue,
@@ -164,7 +190,7 @@ def read_source(row: list[Any], queue: str) -> Source:
         strategic_metadata=_integers(meta),
         trace_context=_trace_context(f),
         is_inline=b"inline" in f,
-        is_suspect=b"is_suspect" in f,
+        is_suspect=is_suspect,
     )
 
 
@@ -228,7 +254,7 @@ def _integers(flat: list[Any]) -> dict[str, int]:
     return {key.decode(): int(value) for key, value in _by_name(flat).items()}
 
 
-def _trace_context(fields: dict[bytes, Any]) -> dict[str, str]:
+def _trace_context(fields: Mapping[bytes, Any]) -> dict[str, str]:
     text = fields.get(b"trace_context")
     return msgspec.json.decode(text, type=dict[str, str]) if text else {}
 

@@ -35,7 +35,7 @@ Argument = str | bytes | int
 _Answer = TypeVar("_Answer")
 _ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 _IN_FRONT: Final = ("_prelude", "_index", "_chunk")
-_WITH: Final = re.compile(r"^-- With (_\w+)(?: (if|unless) (\w+))?\.$", re.MULTILINE)
+_WITH: Final = re.compile(r"^-- With (_\w+)(?: if (\w+(?: or \w+)*))?\.$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"--.*")
 _FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
 _WORD: Final = re.compile(r"\w+")
@@ -86,16 +86,14 @@ def load_script(name: str) -> Script:
     """Read a script and its header from the package.
 
     Args:
-        name: of its file; behind a space the case that it is for: "reserve_chunks plain" is with
-            what its header has `if plain`, and without what it has `unless plain`.
+        name: of its file; behind a space the case that it is for: "reserve_chunks basic" is with
+            what its header has for every case, and `if basic`.
     """
     folder = files("opsqueue") / "lua"
     stem, _, case = name.partition(" ")
     body = (folder / f"{stem}.lua").read_text(encoding="utf-8")
     asked_for = [
-        part
-        for part, condition, of in _WITH.findall(body)
-        if not condition or (condition == "if") == (of == case)
+        part for part, cases in _WITH.findall(body) if not cases or case in cases.split(" or ")
     ]
     names_of_parts = [*_IN_FRONT, *asked_for, stem]
     parts = {part: (folder / f"{part}.lua").read_text(encoding="utf-8") for part in names_of_parts}
@@ -119,7 +117,11 @@ def _needed(text: str) -> str:
     text = _COMMENT.sub("", text)
     while True:
         uses = Counter(_WORD.findall(text))
-        unused = [f for f in _FUNCTION.finditer(text) if uses[f[1]] == 1]
+        unused = [
+            f
+            for f in _FUNCTION.finditer(text)
+            if uses[f[1]] == len(re.findall(rf"\b{f[1]}\b", f[0]))  # by none but itself
+        ]
         if not unused:
             return text
         for function in reversed(unused):

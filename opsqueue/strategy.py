@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 from opsqueue.exceptions import InvalidArgumentError
 
 Layer = Sequence[str | int]
+Case = Literal["basic", "ordered", "composed"]
 TICKS_A_SECOND: Final = 100_000_000
 """Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -53,12 +54,18 @@ class AnyStrategy:
         return json.dumps(self.alternatives(), separators=(",", ":"))
 
     @property
-    def is_plain(self) -> bool:
-        """Whether no alternative has a filter, or more than one order: `_plain.lua` decides."""
-        return all(
-            len(layers) == 1 or (len(layers) == 2 and layers[0][0] in _ORDERS)
-            for layers in self.alternatives()
-        )
+    def case(self) -> Case:
+        """The case of `reserve_chunks.lua` that has all it needs, and the least besides.
+
+        basic: no alternative has an order, or a filter but one SelectOnly; ordered: none has a
+        filter, or more than one order.
+        """
+        above = [[layer[0] for layer in layers[:-1]] for layers in self.alternatives()]
+        if all(kinds in ([], ["select_only"]) for kinds in above):
+            return "basic"
+        if all(kinds == [] or (len(kinds) == 1 and kinds[0] in _ORDERS) for kinds in above):
+            return "ordered"
+        return "composed"
 
     def __str__(self) -> str:
         """As `parse_strategy` reads it."""

@@ -24,41 +24,34 @@ local function tell_watchers(id, watched_until, what)
 end
 local DEFAULT_RETENTION_MS = 24 * 3600 * 1000
 
--- Move a submission from in_progress to `state`, and out of every index of work.
-local function end_submission(id, state)
+-- Move a submission from in_progress to `state`, and out of every index of work. Of its chunks
+-- `failed` are neither done nor dropped.
+local function end_submission(id, state, failed)
   local key = sub_key(id)
   redis.call('HSET', key, 'state', state, 'ended_at', now)
   redis.call('ZREM', base .. 'submissions:in_progress', id)
   redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
-  local row = redis.call('HMGET', key, 'retention_ms', 'watched_until')
+  local row = redis.call('HMGET', key, 'retention_ms', 'watched_until', 'chunks_total',
+    'chunks_done', 'operations_total', 'operations_done', 'delete_inputs', 'inline')
   local retention_ms = row[1] or redis.call('GET', base .. 'retention') or DEFAULT_RETENTION_MS
   redis.call('ZADD', base .. 'expiring', now + tonumber(retention_ms), id)
   leave_ready(id)
   count('submissions_' .. state, 1)
   event(id, state)
   tell_watchers(id, row[2], state)
-end
-
-local function complete_submission(id)
-  local key = sub_key(id)
-  end_submission(id, 'completed')
+  if state ~= 'completed' then
+    count('chunks_dropped', row[3] - row[4] - failed)
+    count('backlog_chunks', row[4] - row[3])
+    count('backlog_operations', row[6] - row[5])
+    return
+  end
   -- All bits are set: the state says as much.
   redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
-  local row = redis.call('HMGET', key, 'delete_inputs', 'inline')
-  if row[1] and row[2] then
+  if row[7] and row[8] then
     redis.call('UNLINK', key .. ':in')
-  elseif row[1] then
+  elseif row[7] and row[3] ~= '0' then
     redis.call('ZADD', base .. 'spent_inputs', 0, id)
   end
-end
-
--- What ending without completion does to the totals; `failed` chunks are not dropped ones.
-local function count_dropped(id, failed)
-  local row = redis.call('HMGET', sub_key(id), 'chunks_total', 'chunks_done', 'operations_total',
-    'operations_done')
-  count('chunks_dropped', row[1] - row[2] - failed)
-  count('backlog_chunks', row[2] - row[1])
-  count('backlog_operations', row[4] - row[3])
 end
 
 -- More operations failed than the submission allows: it fails. Chunk `index`, which passed the
@@ -70,8 +63,7 @@ local function fail_past_limit(id, index, failed, limit)
     'type', 'TooManyFailedOperations', 'message', failed .. ' operations failed, of '
     .. redis.call('HGET', key, 'operations_total') .. ' in all; max_failed_operations is '
     .. limit, 'traceback', '')
-  end_submission(id, 'failed')
-  count_dropped(id, 0)
+  end_submission(id, 'failed', 0)
 end
 
 -- Keep the rate: what was completed lately, in slots of 10 s.
@@ -145,8 +137,7 @@ local function use_attempt(id, index, state, failure, jitter)
     put_back(id, index, 'failed')
     redis.call('HSET', key, 'chunks_failed', 1)
     count('chunks_failed', 1)
-    end_submission(id, 'failed')
-    count_dropped(id, 1)
+    end_submission(id, 'failed', 1)
     return 'failed', attempt, now
   end
   count('chunks_retried', 1)
@@ -222,13 +213,6 @@ end
 local function note_sign_of_life(worker, timeout_ms)
   redis.call('ZADD', base .. 'workers', now, worker)
   redis.call('ZADD', base .. 'dead_at', now + timeout_ms, worker)
-end
-
--- What its last sign of life said of that; false: it is not heard of, or forgotten as dead.
-local function known_timeout(worker)
-  local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
-  local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
-  return seen_at and dead_at and tonumber(dead_at) - tonumber(seen_at)
 end
 
 -- Forget a worker that holds nothing any more.

@@ -1,45 +1,37 @@
 -- Handout: the loader puts this text in front of scripts that say "With _handout.".
 --
 -- What is read before chunks are handed out.
+local taken = 0  -- chunks, by this call so far
 
-local next_due  -- the instant of the next delayed chunk
-local function read_next_due()
-  next_due = tonumber(redis.call('ZRANGE', base .. 'delayed', 0, 0, 'WITHSCORES')[2])
-end
-
--- Move chunks whose back-off is over into redo. Bounded; what is left is due at the next call.
+-- Move chunks whose back-off is over into redo, and answer the instant of the next one, nil for
+-- none. Bounded; what is left is due at the next call.
 local function free_due_chunks()
-  read_next_due()
+  local delayed = base .. 'delayed'
+  local next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
   if not next_due or next_due > now then
-    return
+    return next_due
   end
-  local due = redis.call('ZRANGEBYSCORE', base .. 'delayed', '-inf', now, 'LIMIT', 0, 100)
-  for _, member in ipairs(due) do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
     local id, index = string.match(member, '^(%d+):(%d+)$')
-    redis.call('ZREM', base .. 'delayed', member)
+    redis.call('ZREM', delayed, member)
     put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
   end
-  read_next_due()
+  return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
 end
 
--- What the answer has of a submission; what is asked about it here alone comes behind.
-local FIELDS = {'chunks_total', 'chunk_size', 'operations_total', 'inline', 'prefix', 'codec',
-  'max_attempts', 'metadata', 'trace_context'}
+-- The first nine fields are the answer's; the others are what is asked here alone.
 local function read_submission(id)
-  local key = sub_key(id)
-  local row = redis.call('HMGET', key, 'cursor', 'chunks_in_hand', 'signature', unpack(FIELDS))
-  local fields = {}
-  for i, name in ipairs(FIELDS) do
-    if row[i + 3] then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = row[i + 3]
-    end
-  end
-  return {
-    key = key, fields = fields, cursor = tonumber(row[1]), in_hand = tonumber(row[2]),
-    pairs = row[3] and redis.call('HGETALL', key .. ':meta') or {}, total = tonumber(row[4]),
-    size = tonumber(row[5]), operations = tonumber(row[6]), inputs = row[7] and {},
+  local key = base .. 'sub:' .. id
+  local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
+    'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
+    'signature')
+  local sub = {
+    key = key, fields = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
+    pairs = row[12] and redis.call('HGETALL', key .. ':meta') or {}, total = tonumber(row[1]),
+    size = tonumber(row[2]), operations = tonumber(row[3]), inputs = row[4] and {},
     redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
   }
+  row[10], row[11], row[12] = nil, nil, nil
+  return sub
 end
 

@@ -4,36 +4,27 @@
 -- were completed, whose outputs lie in the store, are handed out as if nobody had had them. Its
 -- replication id tells: each history of writes has one of its own.
 
--- Answers the stamp (see _insert) up to which submissions may have such outputs; nothing for none.
-local function last_suspect()
-  local row = redis.call('MGET', base .. 'history', base .. 'suspect')
-  local known, known_save, looked_at = string.match(row[1] or '', '^(%x+) (%d+) (%d+)$')
+-- Answers the stamp (see _insert) up to which submissions may have such outputs; false for none.
+-- Given `history` and `suspect`, as they are now.
+local function last_suspect(history, suspect)
+  local known, known_save, looked_at = string.match(history or '', '^(%x+) (%d+) (%d+)$')
   -- INFO costs more than all of a small reserve's rest. LASTSAVE is the start of a server until it
   -- saves, so it tells one that was started again; a fail-over takes longer than a second.
   local save = redis.pcall('LASTSAVE')
   if known and tonumber(known_save) == save and math.abs(now - looked_at) < 1000 then
-    return row[2]
+    return suspect
   end
   -- An ACL user may lack it, and fakeredis does: then nobody is suspected.
   local info = redis.pcall('INFO', 'replication')
   local id = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
   if not id or type(save) ~= 'number' then
-    return row[2]
+    return suspect
   end
   redis.call('SET', base .. 'history', string.format('%s %.0f %.0f', id, save, now))
   local last = known and known ~= id and redis.call('GET', base .. 'last_id')
   if not last then
-    return row[2]
+    return suspect
   end
   redis.call('SET', base .. 'suspect', last)
   return last
-end
-
--- A submission's fields, is_suspect among them where outputs may be there.
-local function fields_for_worker(id, fields, suspect)
-  if suspect and string.sub(id, 1, 17) <= suspect then
-    fields[#fields + 1] = 'is_suspect'
-    fields[#fields + 1] = '1'
-  end
-  return fields
 end

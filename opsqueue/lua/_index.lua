@@ -73,44 +73,39 @@ local function learn_in_hand(wanted)
   end
 end
 
--- Put a group (the ready submissions with one value of a key) into its places in the indexes of its
--- key, given its first and last submission of before; see _strategy.lua for what they hold.
-local function place_group(key, value, first_before, last_before)
-  local members = base .. 'meta:' .. key .. ':' .. value
-  local first, last = first_of(members), last_of(members)
-  if first_before and first_before ~= first then
-    redis.call('ZREM', base .. 'oldest:' .. key, first_before .. ':' .. value)
-  end
-  if last_before and last_before ~= last then
-    redis.call('ZREM', base .. 'newest:' .. key, last_before .. ':' .. value)
-  end
-  if first then
-    local count_now = in_hand_of(key, value)
-    redis.call('ZADD', base .. 'oldest:' .. key, count_now, first .. ':' .. value)
-    redis.call('ZADD', base .. 'newest:' .. key, count_now, last .. ':' .. value)
-    if not first_before then
-      local full_at = redis.call('HGET', base .. 'full_at:' .. key, value) or 0
-      change_set('ZADD', base .. 'value:' .. key, 0, sortable(value) .. value)
-      redis.call('ZADD', base .. 'paced:' .. key, full_at, value)
-    end
-  elseif first_before then
-    change_set('ZREM', base .. 'value:' .. key, sortable(value) .. value)
-    redis.call('ZREM', base .. 'paced:' .. key, value)
-  end
-end
-
--- Put a submission into its groups, or take it out of them: `command` is ZADD or ZREM.
+-- Put a submission into its groups (the ready submissions with one value of a key), or take it out
+-- of them: `command` is ZADD or ZREM. See _strategy.lua for what the indexes of a key hold.
 local function change_groups(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
   for i = 1, #pairs_flat, 2 do
-    local members = base .. 'meta:' .. pairs_flat[i] .. ':' .. pairs_flat[i + 1]
-    local first, last = first_of(members), last_of(members)
+    local key, value = pairs_flat[i], pairs_flat[i + 1]
+    local members = base .. 'meta:' .. key .. ':' .. value
+    local first_before, last_before = first_of(members), last_of(members)
     if command == 'ZADD' then
       change_set('ZADD', members, 0, id)
     else
       change_set('ZREM', members, id)
     end
-    place_group(pairs_flat[i], pairs_flat[i + 1], first, last)
+    local first, last = first_of(members), last_of(members)
+    if first_before and first_before ~= first then
+      redis.call('ZREM', base .. 'oldest:' .. key, first_before .. ':' .. value)
+    end
+    if last_before and last_before ~= last then
+      redis.call('ZREM', base .. 'newest:' .. key, last_before .. ':' .. value)
+    end
+    if first then
+      local count_now = in_hand_of(key, value)
+      redis.call('ZADD', base .. 'oldest:' .. key, count_now, first .. ':' .. value)
+      redis.call('ZADD', base .. 'newest:' .. key, count_now, last .. ':' .. value)
+      if not first_before then
+        local full_at = redis.call('HGET', base .. 'full_at:' .. key, value) or 0
+        change_set('ZADD', base .. 'value:' .. key, 0, sortable(value) .. value)
+        redis.call('ZADD', base .. 'paced:' .. key, full_at, value)
+      end
+    elseif first_before then
+      change_set('ZREM', base .. 'value:' .. key, sortable(value) .. value)
+      redis.call('ZREM', base .. 'paced:' .. key, value)
+    end
   end
 end
 

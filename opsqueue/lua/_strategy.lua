@@ -14,53 +14,6 @@
 -- LOOK candidates are compared (see _candidate.lua); where none of these passes, the rest is walked
 -- in pages.
 
--- Where one filter alone lets nothing through, walking would find nothing, too.
-local function lets_nothing_through(layer)
-  local key = layer[2]
-  if layer[1] == 'select_only' then
-    return redis.call('EXISTS', base .. 'meta:' .. key .. ':' .. layer[3]) == 0
-  end
-  if best_of(ready_sets(key), 'oldest', 0) then
-    return false
-  end
-  if layer[1] == 'max' then
-    local most = tonumber(redis.call('HGET', base .. 'limits', 'most:' .. key) or 0)
-    local default = tonumber(redis.call('HGET', base .. 'limits', 'max:' .. key) or layer[3])
-    if least_busy(key, 'oldest', 0, '-inf', math.max(most, default)) then
-      return false
-    end
-    is_blocked = true
-    return true
-  end
-  for _, value in ipairs(soonest_of(key, LOOK)) do
-    if passes(layer, value) then
-      return false
-    end
-  end
-  -- Values with a rate of their own may be allowed although their buckets are emptier.
-  return redis.call('HEXISTS', base .. 'limits', 'own_rates:' .. key) == 0
-    or redis.call('ZCARD', base .. 'paced:' .. key) <= LOOK
-end
-
--- The page of ready submissions after `from`, in the order of ids over all sets.
-local function walk(filters, from)
-  local page = {}
-  for _, set in ipairs(ready_sets()) do
-    local start = from == '' and '-' or '(' .. from
-    for _, id in ipairs(redis.call('ZRANGEBYLEX', set, start, '+', 'LIMIT', 0, LOOK)) do
-      page[#page + 1] = id
-    end
-  end
-  table.sort(page)
-  local is_let_through = remembering(passes)
-  for i = 1, math.min(#page, LOOK) do
-    if passes_all(filters, page[i], is_let_through) then
-      return page[i]
-    end
-  end
-  return nil, page[LOOK] or ''
-end
-
 -- A rate limit alone: the best of all, if its value has a token; else of the value that has had one
 -- for longest.
 local function pick_paced(layer, basic, chance)
@@ -117,6 +70,35 @@ local function parts_of(layers)
   return unpack(parts[layers])
 end
 
+-- Where one filter alone lets nothing through, walking would find nothing, too.
+local function lets_nothing_through(layer)
+  local key = layer[2]
+  if layer[1] == 'select_only' then
+    return redis.call('EXISTS', base .. 'meta:' .. key .. ':' .. layer[3]) == 0
+  end
+  if best_of(ready_sets(key), 'oldest', 0) then
+    return false
+  end
+  if layer[1] == 'max' then
+    local most = tonumber(redis.call('HGET', base .. 'limits', 'most:' .. key) or 0)
+    local default = tonumber(redis.call('HGET', base .. 'limits', 'max:' .. key) or layer[3])
+    if least_busy(key, 'oldest', 0, '-inf', math.max(most, default)) then
+      return false
+    end
+    is_blocked = true
+    return true
+  end
+  for _, value in ipairs(soonest_of(key, LOOK)) do
+    if passes(layer, value) then
+      return false
+    end
+  end
+  -- Values with a rate of their own may be allowed although their buckets are emptier.
+  return redis.call('HEXISTS', base .. 'limits', 'own_rates:' .. key) == 0
+    or redis.call('ZCARD', base .. 'paced:' .. key) <= LOOK
+end
+
+local comparison
 local function pick_one(layers, chance, from)
   local filters, orders, basic = parts_of(layers)
   if #filters == 0 and #orders <= 1 then
@@ -124,17 +106,21 @@ local function pick_one(layers, chance, from)
   elseif #orders == 0 and #filters == 1 and filters[1][1] == 'select_only' then
     return best_of({base .. 'meta:' .. filters[1][2] .. ':' .. filters[1][3]}, basic, chance)
   end
-  if from ~= '' then
-    return walk(filters, from)
-  end
-  local top = best_ranks_of(orders)
-  if #orders == 0 and #filters == 1 then
+  local is_alone = #orders == 0 and #filters == 1
+  if is_alone and from == '' then
     local alone = filters[1][1] == 'max' and pick_limited or pick_paced
     local id = alone(filters[1], basic, chance)
     if id then
       return id
     end
-  else
+  end
+  comparison = comparison or make_comparison()
+  if from ~= '' then
+    return comparison.walk(filters, from)
+  end
+  local top = comparison.best_ranks_of(orders)
+  local best_candidate = comparison.best_candidate
+  if not is_alone then
     -- What the first order prefers is the best of all where it is as good as can be in the others.
     local preferred = {pick_by_first(orders, basic, chance)}
     local id, is_top = best_candidate(preferred, top, filters, orders, basic, chance)
@@ -147,12 +133,12 @@ local function pick_one(layers, chance, from)
       return nil, ''
     end
   end
-  local candidates = gather(filters, orders, basic)
+  local candidates = comparison.gather(filters, orders, basic)
   local best = best_candidate(candidates, top, filters, orders, basic, chance)
   if best or #filters == 0 then
     return best
   end
-  return walk(filters, '')
+  return comparison.walk(filters, '')
 end
 
 -- Answers a submission, or nothing and where to go on looking ('' when there is nothing).

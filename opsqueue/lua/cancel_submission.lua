@@ -17,6 +17,5 @@ elseif state ~= 'in_progress' then
   return {'ended', state}
 end
 go_on_without_memory()
-end_submission(id, 'cancelled')
-count_dropped(id, 0)
+end_submission(id, 'cancelled', 0)
 return {'cancelled'}

@@ -98,7 +98,7 @@ local function complete(token, operations_failed, has_output, output)
   end
   if sub.done == sub.total then
     write_down(sub)
-    complete_submission(id)
+    end_submission(id, 'completed')
     sub.state = 'completed'
   end
   return {'completed', id, sub.total - sub.done}
@@ -113,9 +113,11 @@ for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.state then
     write_down(sub)
-    sub.pairs = sub.signature and redis.call('HGETALL', sub.key .. ':meta') or {}
-    for i = 1, #sub.pairs, 2 do
-      table.insert(table_in(wanted, sub.pairs[i]), sub.pairs[i + 1])
+    if sub.signature then
+      sub.pairs = redis.call('HGETALL', sub.key .. ':meta')
+      for i = 1, #sub.pairs, 2 do
+        table.insert(table_in(wanted, sub.pairs[i]), sub.pairs[i + 1])
+      end
     end
   end
   if sub.changed and sub.state == 'in_progress' then

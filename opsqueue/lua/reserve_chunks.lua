@@ -9,28 +9,31 @@
 -- ARGV[2] worker                who reserves
 -- ARGV[3] limit                 chunks at most
 -- ARGV[4] reservation_ms        until it expires
--- ARGV[5] strategy              JSON, see _strategy.lua; plain: no filter, one order at most
+-- ARGV[5] strategy              JSON, see _strategy.lua; the case is what strategy.py says
 -- ARGV[6] chance                an integer of 30 bits, drawn by the caller
 -- ARGV[7] look_from             '', or where an answer with nothing said to go on looking
 -- ARGV[8] heartbeat_timeout_ms  of a worker not heard of yet; else what its heartbeat said
 --
 -- With _handout.
--- With _order.
--- With _plain if plain.
--- With _limit unless plain.
--- With _candidate unless plain.
--- With _strategy unless plain.
+-- With _ready.
+-- With _basic if basic.
+-- With _order if ordered or composed.
+-- With _ordered if ordered.
+-- With _limit if composed.
+-- With _candidate if composed.
+-- With _strategy if composed.
 -- With _history.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from, is_cut}:
 -- read `wake` after wake_id to sleep until something may be free; next_due is the instant of the
 -- next delayed chunk, or when a rate limit lets one through, or -1 when none can be had before a
--- resume; chunks {token, id, index, attempt, expires_at, {input} or {}} each, the input of a small
--- submission; submissions {id, fields, metadata} each; is_cut 1 when inputs filled the answer.
+-- resume; chunks {token, attempt, expires_at, input} each, the input of a small submission or
+-- nil; submissions {id, values, metadata, is_suspect} each, the values of the fields that
+-- _handout.lua names; is_cut 1 when inputs filled the answer.
 local worker, limit, reservation_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local reservations = base .. 'reservations'
-local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
+local reservations, expires_at = base .. 'reservations', now + tonumber(reservation_ms)
+local inputs_bytes_left, next_due = 1024 * 1024, nil
 
 local function answer(tag, chunks, submissions, rest)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
@@ -42,15 +45,22 @@ local function answer(tag, chunks, submissions, rest)
     inputs_bytes_left <= 0 and 1 or 0}
 end
 
--- Also a sign of life: a worker that holds something is always known to reclaim_dead.
+-- Also a sign of life: a worker that holds something is always known to reclaim_dead. One that was
+-- given a thirtieth of its own timeout ago is as good.
 go_on_without_memory()
-note_sign_of_life(worker, known_timeout(worker) or tonumber(ARGV[8]))
-if redis.call('EXISTS', base .. 'paused') == 1 then
+local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
+local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
+local own_ms = seen_at and dead_at and dead_at - seen_at
+if not own_ms or math.abs(now - seen_at) * 30 >= own_ms then
+  note_sign_of_life(worker, own_ms or tonumber(ARGV[8]))
+end
+local row = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect')
+if row[1] then
   return answer('paused', {}, {}, '')
 end
-free_due_chunks()
+next_due = free_due_chunks()
 
-local subs, order, entries, suspect = {}, {}, {}, last_suspect()
+local subs, order, entries, suspect = {}, {}, {}, last_suspect(row[2], row[3])
 while #entries < limit and inputs_bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
@@ -84,9 +94,11 @@ while #entries < limit and inputs_bytes_left > 0 do
     sub.taken, taken = sub.taken + 1, taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     note_in_hand(sub.pairs, 1)
-    local is_last = index == sub.total - 1
-    take_tokens(strategy[found], id,
-      is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
+    if take_tokens then
+      local is_last = index == sub.total - 1
+      take_tokens(strategy[found], id,
+        is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
+    end
   end
   if sub.redo == 0 and sub.cursor == sub.total then
     leave_ready(id)
@@ -99,14 +111,19 @@ end
 if #entries == 0 then
   return answer('reserved', {}, {}, look_from)
 end
+local submissions = {}
 for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.taken > 0 then
     redis.call('HSET', sub.key, 'cursor', sub.cursor, 'chunks_in_hand', sub.in_hand + sub.taken)
+    submissions[#submissions + 1] = {id, sub.fields, sub.pairs,
+      suspect and string.sub(id, 1, 17) <= suspect and 1 or 0}
   end
 end
 write_in_hand()
-write_all_paces()
+if write_all_paces then
+  write_all_paces()
+end
 
 local function deliver()
   for _, e in ipairs(entries) do
@@ -123,17 +140,11 @@ if is_nogroup(delivered) then
 end
 
 -- Made from what was delivered, not from what was added: this is what we hold.
-local chunks, submissions = {}, {}
+local chunks = {}
 for _, entry in ipairs(delivered[1][2]) do
   local f = entry[2]
-  local inputs, index = subs[f[2]].inputs, tonumber(f[4])
-  chunks[#chunks + 1] = {token_of(entry), f[2], index, tonumber(f[6]), expires_at,
-    {inputs and inputs[index] or nil}}
-end
-for _, id in ipairs(order) do
-  if subs[id].taken > 0 then
-    submissions[#submissions + 1] = {id, fields_for_worker(id, subs[id].fields, suspect),
-      subs[id].pairs}
-  end
+  local inputs = subs[f[2]].inputs
+  chunks[#chunks + 1] = {token_of(entry), tonumber(f[6]), expires_at,
+    inputs and inputs[tonumber(f[4])]}
 end
 return answer('reserved', chunks, submissions, '')

@@ -62,7 +62,7 @@ local limit = redis.call('HGET', key, 'max_failed_operations')
 if limit and tonumber(operations_failed) > tonumber(limit) then
   fail_past_limit(id, ARGV[13], operations_failed, limit)
 elseif chunks_done == chunks_total then
-  complete_submission(id)
+  end_submission(id, 'completed')
 else
   offer(id)
 end

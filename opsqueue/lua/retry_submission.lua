@@ -36,7 +36,7 @@ if redis.call('EXISTS', base .. 'repair') == 1 then
   begin_repair()
 end
 if row[3] == row[4] then
-  complete_submission(id)
+  end_submission(id, 'completed')
   return {'retried'}
 end
 if tonumber(row[2]) < tonumber(row[3]) or redis.call('ZCARD', key .. ':redo') > 0 then

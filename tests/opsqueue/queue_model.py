@@ -278,9 +278,7 @@ class Model:
         given: tuple[Reservation, ...],
     ) -> None:
         """Check what was given, chunk by chunk, against what the strategy allows."""
-        is_known = worker in self.workers
-        own_ms = self.dead_at[worker] - self.workers[worker] if is_known else timeout_ms
-        self._note_sign_of_life(now, worker, own_ms)
+        self._note_reserve(now, worker, timeout_ms)
         if self.is_paused:
             assert given == ()
             return
@@ -413,6 +411,14 @@ class Model:
             return False
         self._forget_worker(worker)
         return True
+
+    def _note_reserve(self, now: int, worker: str, timeout_ms: int) -> None:
+        if worker not in self.workers:
+            self._note_sign_of_life(now, worker, timeout_ms)
+        seen_at = self.workers[worker]
+        own_ms = self.dead_at[worker] - seen_at
+        if abs(now - seen_at) >= own_ms / 30:  # before, the last one is as good
+            self._note_sign_of_life(now, worker, own_ms)
 
     def _note_sign_of_life(self, now: int, worker: str, timeout_ms: int) -> None:
         self.workers[worker] = now

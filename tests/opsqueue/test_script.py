@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import redis
@@ -18,7 +18,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
 from opsqueue.queue import Queue
 from opsqueue.script import Scripts, load_script
-from opsqueue.strategy import parse_strategy
+from opsqueue.strategy import Case, parse_strategy
 from opsqueue.submission import SubmissionId
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
 
@@ -125,40 +125,34 @@ def test_a_script_has_only_the_functions_that_it_calls() -> None:
 
 
 def test_a_script_has_the_parts_of_its_case() -> None:
-    """A strategy of one order does without the functions of all others."""
-    plain, composed = load_script("reserve_chunks plain"), load_script("reserve_chunks")
+    """A strategy without limits and orders does without what chooses by them."""
+    cases = {case: load_script(f"reserve_chunks {case}") for case in get_args(Case)}
+    parts = {case: {name for name, _ in script.parts} for case, script in cases.items()}
 
-    assert {"_plain"} == {name for name, _ in plain.parts} - {name for name, _ in composed.parts}
-    assert {"_limit", "_candidate", "_strategy"} == (
-        {name for name, _ in composed.parts} - {name for name, _ in plain.parts}
-    )
-    assert composed.arguments == plain.arguments
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Random",
-        "PreferDistinct(customer, Newest)",
-        "OrElse(Highest(priority, Oldest), Random)",
-    ],
-)
-def test_a_strategy_is_plain_without_filters_and_with_one_order(text: str) -> None:
-    """In every alternative."""
-    assert parse_strategy(text).is_plain
+    assert {"_basic"} == parts["basic"] - parts["ordered"]
+    assert {"_order", "_ordered"} == parts["ordered"] - parts["basic"]
+    assert {"_ordered"} == parts["ordered"] - parts["composed"]
+    assert {"_limit", "_candidate", "_strategy"} == parts["composed"] - parts["ordered"]
+    assert len({script.arguments for script in cases.values()}) == 1
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "case"),
     [
-        "Highest(priority, PreferDistinct(customer, Oldest))",
-        "SelectOnly(priority, 3, Oldest)",
-        "OrElse(Oldest, MaxSimultaneous(customer, 2, Oldest))",
+        ("Random", "basic"),
+        ("OrElse(Oldest, Random)", "basic"),
+        ("PreferDistinct(customer, Newest)", "ordered"),
+        ("OrElse(Highest(priority, Oldest), Random)", "ordered"),
+        ("Highest(priority, PreferDistinct(customer, Oldest))", "composed"),
+        ("OrElse(SelectOnly(priority, 3, Oldest), Newest)", "basic"),
+        ("SelectOnly(priority, 3, SelectOnly(customer, 3, Oldest))", "composed"),
+        ("OrElse(SelectOnly(priority, 3, Oldest), PreferDistinct(customer))", "composed"),
+        ("OrElse(Oldest, MaxSimultaneous(customer, 2, Oldest))", "composed"),
     ],
 )
-def test_a_strategy_of_filters_or_several_orders_is_not_plain(text: str) -> None:
-    """In any alternative."""
-    assert not parse_strategy(text).is_plain
+def test_the_case_is_that_of_the_alternative_that_needs_most(text: str, case: Case) -> None:
+    """Limits or several orders in one of them need all."""
+    assert parse_strategy(text).case == case
 
 
 def test_a_failure_in_a_script_is_reported_as_its_file_and_line(

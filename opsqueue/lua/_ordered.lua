@@ -1,14 +1,7 @@
--- Plain: strategies whose alternatives have no filter, and one order at most.
+-- Ordered: strategies whose alternatives have no filter, and one order at most.
 --
--- In place of _limit, _candidate and _strategy, whose functions a server would make anew at every
--- call: that takes as long as twenty commands.
-local next_allowed, is_blocked = nil, false
-
-local function take_tokens()
-end
-
-local function write_all_paces()
-end
+-- In place of _limit, _candidate and _strategy: see _basic.
+local next_allowed, is_blocked, take_tokens, write_all_paces
 
 -- Answers a submission and the number of its alternative, or nothing and ''.
 local function pick(strategy, chance)
@@ -21,4 +14,3 @@ local function pick(strategy, chance)
   end
   return nil, ''
 end
-

@@ -1,0 +1,50 @@
+-- Ready: submissions that have a chunk to hand out, and the best of them by a basic order.
+--
+-- Submissions without strategic metadata are in `ready`, those with it in `ready:SIGNATURE`, the
+-- signature being their keys: so those that lack a key are found without looking at each.
+local signatures
+local sets_lacking = {}
+-- Sets of ready submissions that lack the key; all of them without one.
+local function ready_sets(lacking)
+  local sets = sets_lacking[lacking or '']
+  if sets then
+    return sets
+  end
+  signatures = signatures or redis.call('SMEMBERS', base .. 'signatures')
+  sets = {base .. 'ready'}
+  sets_lacking[lacking or ''] = sets
+  for _, signature in ipairs(signatures) do
+    local has = lacking and string.find(',' .. signature .. ',', ',' .. lacking .. ',', 1, true)
+    if not has then
+      sets[#sets + 1] = base .. 'ready:' .. signature
+    end
+  end
+  return sets
+end
+
+-- The best of some sets by a basic order; exact. Random: each submission as likely as the others.
+local function best_of(sets, basic, chance)
+  local best
+  if basic == 'random' then
+    local total = 0
+    for _, set in ipairs(sets) do
+      total = total + size_of(set)
+    end
+    local at = total > 0 and chance % total or 0
+    for _, set in ipairs(sets) do
+      if at < size_of(set) then
+        return redis.call('ZRANDMEMBER', set, 1)[1]
+      end
+      at = at - size_of(set)
+    end
+    return nil
+  end
+  for _, set in ipairs(sets) do
+    local id = basic == 'oldest' and first_of(set) or basic == 'newest' and last_of(set)
+    if id and (not best or (basic == 'oldest' and id < best) or (basic == 'newest' and id > best))
+    then
+      best = id
+    end
+  end
+  return best
+end
