@@ -52,7 +52,7 @@ files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidat
 files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
 files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
   "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked",
-  "free_due_chunks", "read_submission", "last_suspect",
+  "free_due_chunks", "read_submission", "deliver", "last_suspect",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
 files["opsqueue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }

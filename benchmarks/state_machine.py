@@ -21,8 +21,10 @@ complete  a call: XRANGE over all tokens (a report names tokens, the entries say
 
 and, by strategy, the look into its index, once a pick where picks differ and else once a call;
 where submissions have strategic metadata, HGETALL of it (the answer has it, and the count is by its
-value), HINCRBY and ZADD for the count in hand of each value touched, in both. The bare answer to
-complete is one number, ours an outcome a chunk.
+value), and in both, for each value touched, HINCRBY of its count in hand and of its key's, ZADD of
+its group in the two indexes by that count. MaxSimultaneous reads the count that it limits, HGET;
+RateLimit reads and writes its bucket, HGET, HSET, ZADD. The bare answer to complete is one number,
+ours an outcome a chunk.
 
 `ratio` is ours by the bare limit, of chunks a second as the client sees them; `in CPU` the same of
 the CPU time of the server's main thread, which a busy machine disturbs less. It has all that a
@@ -106,7 +108,15 @@ return n
 COUNT_IN_HAND = """
   redis.call('HGETALL', base .. 'sub:' .. id .. ':meta')
   redis.call('HINCRBY', base .. 'inhand:{key}', id, {sign}count)
+  redis.call('HINCRBY', base .. 'inhand', '{key}', {sign}count)
   redis.call('ZADD', base .. 'oldest:{key}', {sign}count, id .. ':' .. id)
+  redis.call('ZADD', base .. 'newest:{key}', {sign}count, id .. ':' .. id)
+"""
+READ_COUNT = "redis.call('HGET', base .. 'inhand:customer', id)"
+USE_BUCKET = """
+  redis.call('HGET', base .. 'full_at:customer', id)
+  redis.call('HSET', base .. 'full_at:customer', id, ARGV[3])
+  redis.call('ZADD', base .. 'paced:customer', 'XX', ARGV[3], id)
 """
 FIRST_OF = "redis.call('ZRANGE', base .. '{index}', 0, 0)"
 
@@ -122,6 +132,8 @@ class Case:
     """The look into an index, where one serves all picks of a call."""
     each: str = ""
     """Where each pick needs its own."""
+    limit: str = ""
+    """What a limit needs of a value that it is for."""
 
     @property
     def is_spread(self) -> bool:
@@ -148,11 +160,13 @@ CASES = (
         "MaxSimultaneous(customer, 1000, Oldest)",
         key="customer",
         once=FIRST_OF.format(index="oldest:customer"),
+        limit=READ_COUNT,
     ),
     Case(
         "RateLimit(customer, 1000000, 1000000, Oldest)",
         key="customer",
         once=FIRST_OF.format(index="paced:customer"),
+        limit=USE_BUCKET,
     ),
 )
 
@@ -186,7 +200,7 @@ class Ours:
 
     def complete(self, pipeline: Pipeline, reserved: list[Any]) -> None:
         argv: list[Any] = [""]
-        for token, *_ in reserved[4]:
+        for token in reserved[5][::3]:
             argv += [token, 0, 0, b""]
         pipeline.evalsha(self._complete.sha, 1, self._base, *argv)
 
@@ -199,7 +213,9 @@ class Bare:
         counts = COUNT_IN_HAND if case.key else ""
         self._reserve = client.script_load(
             BARE_RESERVE.format(
-                once=case.once, each=case.each, counts=counts.format(key=case.key, sign="")
+                once=case.once,
+                each=case.each,
+                counts=case.limit + counts.format(key=case.key, sign=""),
             )
         )
         self._complete = client.script_load(

@@ -130,7 +130,7 @@ def complete_chunks(
         rest += [token, count, int(data is not None), data or b""]
     return Call(
         script="complete_chunks",
-        read=lambda answer: [read_completed(row) for row in answer],
+        read=read_completed,
         rest=rest,
     )
 

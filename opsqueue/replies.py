@@ -37,11 +37,11 @@ def read_reserved(answer: list[Any], queue: str) -> Reserved:
     """Of reserve_chunks."""
     match answer:
         case [
-            (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), chunks, rows, rest, cut,
+            (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), int(expires_at),
+            chunks, rows, rest, cut,
         ]:  # fmt: skip
-            sources = {row[0]: _reserved_source(row, queue) for row in rows}
             return Reserved(
-                chunks=tuple(_reservation(chunk, sources) for chunk in chunks),
+                chunks=_reserved_chunks(chunks, rows, queue, expires_at),
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
@@ -70,30 +70,43 @@ def read_reservations(answer: list[Any], queue: str) -> tuple[Reservation, ...]:
     raise unexpected(answer)
 
 
-def _reservation(chunk: list[Any], sources: dict[bytes, Source]) -> Reservation:
-    """Of a chunk in reserve_chunks' answer, whose token says what it is for."""
-    token, attempt, expires_at, *content = chunk
-    _, id_, index = token.split(b":")
-    return Reservation(
-        token=Token(token.decode()),
-        source=sources[id_],
-        chunk_index=int(index),
-        attempt=attempt,
-        expires_at_ms=expires_at,
-        input=content[0] if content else None,
-    )
+def _reserved_chunks(
+    chunks: list[Any], rows: list[Any], queue: str, expires_at: int
+) -> tuple[Reservation, ...]:
+    """Of reserve_chunks, whose tokens say what they are for."""
+    sources = {row[_RESERVED_VALUES]: _reserved_source(row, queue) for row in rows}
+    reservations = []
+    for token, attempt, content in zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True):
+        name = token.decode()
+        _, id_, index = token.split(b":")
+        reservations.append(
+            Reservation(
+                token=Token(name),
+                source=sources[id_],
+                chunk_index=int(index),
+                attempt=int(attempt),
+                expires_at_ms=expires_at,
+                input=content,
+            )
+        )
+    return tuple(reservations)
 
 
-def read_completed(row: list[Any]) -> CompleteOutcome:
-    """Of one chunk in complete_chunks."""
-    match row:
-        case [(b"completed" | b"limit_passed") as tag, id_, int(left)]:
+def read_completed(answer: list[Any]) -> list[CompleteOutcome]:
+    """Of complete_chunks."""
+    rows = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+    return [_completed(tag, id_, left) for tag, id_, left in rows]
+
+
+def _completed(tag: bytes, id_: bytes, left: int) -> CompleteOutcome:
+    match tag:
+        case b"completed" | b"limit_passed":
             return Completed(SubmissionId(id_.decode()), left, tag == b"limit_passed")
-        case [b"dropped", id_]:
+        case b"dropped":
             return Dropped(SubmissionId(id_.decode()))
-        case [b"lost"]:
+        case b"lost":
             return Lost()
-    raise unexpected(row)
+    raise unexpected([tag, id_, left])
 
 
 def read_failed(row: list[Any]) -> FailOutcome:
@@ -164,11 +177,12 @@ _RESERVED_FIELDS: Final = (
     b"max_attempts", b"metadata", b"trace_context",
 )  # fmt: skip
 """Whose values reserve_chunks answers."""
+_RESERVED_VALUES: Final = len(_RESERVED_FIELDS)
 
 
 def _reserved_source(row: list[Any], queue: str) -> Source:
     """Of a submission in reserve_chunks' answer."""
-    id_, values, meta, is_suspect = row
+    values, (id_, is_suspect, *meta) = row[:_RESERVED_VALUES], row[_RESERVED_VALUES:]
     named = zip(_RESERVED_FIELDS, values, strict=True)
     fields = {name: value for name, value in named if value is not None}
     return _source(id_, fields, meta, queue, is_suspect=bool(is_suspect))

@@ -25,13 +25,30 @@ local function read_submission(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
     'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
     'signature')
-  local sub = {
-    key = key, fields = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
+  return {
+    key = key, row = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
     pairs = row[12] and redis.call('HGETALL', key .. ':meta') or {}, total = tonumber(row[1]),
     size = tonumber(row[2]), operations = tonumber(row[3]), inputs = row[4] and {},
     redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
   }
-  row[10], row[11], row[12] = nil, nil, nil
-  return sub
 end
 
+
+-- Deliver chunks, {id, index, attempt} each, to a worker; answers their entries.
+local function deliver(worker, chunks, expires_at)
+  local reservations = base .. 'reservations'
+  local function add_and_read()
+    for _, c in ipairs(chunks) do
+      redis.call('XADD', reservations, '*', 's', c[1], 'i', c[2], 'a', c[3],
+        't', now, 'e', expires_at)
+    end
+    return redis.pcall('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', #chunks,
+      'STREAMS', reservations, '>')
+  end
+  local delivered = add_and_read()
+  if is_nogroup(delivered) then
+    reset_reservations()
+    delivered = add_and_read()
+  end
+  return delivered[1][2]
+end

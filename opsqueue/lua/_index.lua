@@ -57,20 +57,10 @@ local unwritten, unscored = {}, {oldest = {}, newest = {}}
 local function in_hand_of(key, value)
   local known = table_in(in_hand, key)
   if not known[value] then
-    known[value] = tonumber(redis.call('HGET', base .. 'inhand:' .. key, value) or 0)
+    local written = redis.call('HGET', base .. 'inhand:' .. key, value) or 0
+    known[value] = math.max(0, written + (unwritten[key] and unwritten[key][value] or 0))
   end
   return known[value]
-end
-
--- Ask for many at once that will be wanted: values by key.
-local function learn_in_hand(wanted)
-  for key, values in pairs(wanted) do
-    local counts = redis.call('HMGET', base .. 'inhand:' .. key, unpack(values))
-    for i, value in ipairs(values) do
-      local known = table_in(in_hand, key)
-      known[value] = known[value] or tonumber(counts[i] or 0)
-    end
-  end
 end
 
 -- Put a submission into its groups (the ready submissions with one value of a key), or take it out
@@ -142,10 +132,12 @@ end
 local function note_in_hand(pairs_flat, change)
   for i = 1, #pairs_flat, 2 do
     local key, value = pairs_flat[i], pairs_flat[i + 1]
-    local count_now = in_hand_of(key, value) + change
-    in_hand[key][value] = math.max(0, count_now)
+    local known, changes = in_hand[key], table_in(unwritten, key)
+    if known and known[value] then
+      known[value] = math.max(0, known[value] + change)
+    end
+    changes[value] = (changes[value] or 0) + change
     in_hand_changes[key] = (in_hand_changes[key] or 0) + change
-    table_in(unwritten, key)[value] = true
     table_in(unscored.oldest, key)[value] = true
     table_in(unscored.newest, key)[value] = true
   end
@@ -162,7 +154,7 @@ local function score_groups(index, key)
   for value in pairs(values) do
     local head = head_of(base .. 'meta:' .. key .. ':' .. value)
     if head then
-      scored[#scored + 1] = in_hand[key][value]
+      scored[#scored + 1] = in_hand_of(key, value)
       scored[#scored + 1] = head .. ':' .. value
     end
   end
@@ -171,17 +163,40 @@ local function score_groups(index, key)
   end
 end
 
+-- Make counts known that changes were noted of and that nobody has asked for; one alone is written
+-- down with the same command. Answers that one.
+local function learn_in_hand(key, changes)
+  local known, unknown = table_in(in_hand, key), {}
+  for value in pairs(changes) do
+    if not known[value] then
+      unknown[#unknown + 1] = value
+    end
+  end
+  if #unknown == 1 then
+    local alone = unknown[1]
+    local count_now = redis.call('HINCRBY', base .. 'inhand:' .. key, alone, changes[alone])
+    known[alone] = math.max(0, count_now)
+    return alone
+  elseif #unknown > 1 then
+    local counts = redis.call('HMGET', base .. 'inhand:' .. key, unpack(unknown))
+    for i, value in ipairs(unknown) do
+      known[value] = math.max(0, (counts[i] or 0) + changes[value])
+    end
+  end
+end
+
 local function write_in_hand()
   local has_room = false
-  for key, values in pairs(unwritten) do
+  for key, changes in pairs(unwritten) do
+    local written = learn_in_hand(key, changes)
     local counts, empty = {}, {}
-    for value in pairs(values) do
+    for value in pairs(changes) do
       local count_now = in_hand[key][value]
-      if count_now > 0 then
+      if count_now == 0 then
+        empty[#empty + 1] = value
+      elseif value ~= written then
         counts[#counts + 1] = value
         counts[#counts + 1] = count_now
-      else
-        empty[#empty + 1] = value
       end
     end
     if #counts > 0 then

@@ -11,9 +11,9 @@
 --
 -- With _reported.
 --
--- Returns for each {"completed", id, chunks_left}, or {"limit_passed", id, chunks_left}: completed,
--- and the submission failed with it; {"lost"}: somebody else holds or held it by now; or
--- {"dropped", id}: the submission had ended.
+-- Returns a flat list, for each "completed", id, chunks_left, or "limit_passed", id, chunks_left:
+-- completed, and the submission failed with it; "lost", "", 0: somebody else holds or held it by
+-- now; or "dropped", id, 0: the submission had ended.
 
 local tokens = {}
 for i = 2, #ARGV, 4 do
@@ -54,7 +54,7 @@ local totals = {chunks = 0, operations = 0, failed = 0}
 local function complete(token, operations_failed, has_output, output)
   local entry = entries[token]
   if not entry then
-    return {'lost'}
+    return 'lost', '', 0
   end
   entries[token] = nil  -- the same token once more is lost
   local id, index = entry[2], tonumber(entry[4])
@@ -65,10 +65,10 @@ local function complete(token, operations_failed, has_output, output)
   end
   if sub.state ~= 'in_progress' then
     put_back(id, index, sub.state)
-    return {'dropped', id}
+    return 'dropped', id, 0
   end
   if redis.call('SETBIT', sub.key .. ':done', index, 1) == 1 then
-    return {'completed', id, sub.total - sub.done}
+    return 'completed', id, sub.total - sub.done
   end
   if has_output == '1' then
     sub.outputs[#sub.outputs + 1] = index
@@ -93,7 +93,7 @@ local function complete(token, operations_failed, has_output, output)
       write_down(sub)
       fail_past_limit(id, index, string.format('%.0f', sub.operations_failed), sub.limit)
       sub.state = 'failed'
-      return {'limit_passed', id, sub.total - sub.done}
+      return 'limit_passed', id, sub.total - sub.done
     end
   end
   if sub.done == sub.total then
@@ -101,32 +101,26 @@ local function complete(token, operations_failed, has_output, output)
     end_submission(id, 'completed')
     sub.state = 'completed'
   end
-  return {'completed', id, sub.total - sub.done}
+  return 'completed', id, sub.total - sub.done
 end
 
 local answers = {}
 for i = 2, #ARGV, 4 do
-  answers[#answers + 1] = complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  local n = #answers
+  answers[n + 1], answers[n + 2], answers[n + 3] =
+    complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
-local wanted = {}
 for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.state then
     write_down(sub)
     if sub.signature then
-      sub.pairs = redis.call('HGETALL', sub.key .. ':meta')
-      for i = 1, #sub.pairs, 2 do
-        table.insert(table_in(wanted, sub.pairs[i]), sub.pairs[i + 1])
-      end
+      note_in_hand(redis.call('HGETALL', sub.key .. ':meta'), -sub.ended)
     end
   end
   if sub.changed and sub.state == 'in_progress' then
     tell_watchers(id, sub.watched_until, 'done')
   end
-end
-learn_in_hand(wanted)
-for _, id in ipairs(order) do
-  note_in_hand(subs[id].pairs or {}, -subs[id].ended)
 end
 write_in_hand()
 if totals.chunks > 0 then

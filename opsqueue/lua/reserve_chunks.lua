@@ -24,16 +24,16 @@
 -- With _strategy if composed.
 -- With _history.
 --
--- Returns {"reserved" | "paused", wake_id, now, next_due, chunks, submissions, look_from, is_cut}:
--- read `wake` after wake_id to sleep until something may be free; next_due is the instant of the
--- next delayed chunk, or when a rate limit lets one through, or -1 when none can be had before a
--- resume; chunks {token, attempt, expires_at, input} each, the input of a small submission or
--- nil; submissions {id, values, metadata, is_suspect} each, the values of the fields that
--- _handout.lua names; is_cut 1 when inputs filled the answer.
+-- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
+-- look_from, is_cut}: read `wake` after wake_id to sleep until something may be free; next_due is
+-- the instant of the next delayed chunk, or when a rate limit lets one through, or -1 when none can
+-- be had before a resume; chunks a flat list of token, attempt, and input of a small submission or
+-- nil; submissions {values, id, is_suspect, metadata} each, flat too, the nine values being of the
+-- fields that _handout.lua reads; is_cut 1 when inputs filled the answer.
 local worker, limit, reservation_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local reservations, expires_at = base .. 'reservations', now + tonumber(reservation_ms)
-local inputs_bytes_left, next_due = 1024 * 1024, nil
+local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
+local next_due
 
 local function answer(tag, chunks, submissions, rest)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
@@ -41,8 +41,8 @@ local function answer(tag, chunks, submissions, rest)
   if next_allowed and (next_at < 0 or next_allowed < next_at) then
     next_at = next_allowed
   end
-  return {tag, last_wake and last_wake[1] or '0-0', now, next_at, chunks, submissions, rest,
-    inputs_bytes_left <= 0 and 1 or 0}
+  return {tag, last_wake and last_wake[1] or '0-0', now, next_at, expires_at, chunks, submissions,
+    rest, inputs_bytes_left <= 0 and 1 or 0}
 end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead. One that was
@@ -54,13 +54,13 @@ local own_ms = seen_at and dead_at and dead_at - seen_at
 if not own_ms or math.abs(now - seen_at) * 30 >= own_ms then
   note_sign_of_life(worker, own_ms or tonumber(ARGV[8]))
 end
-local row = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect')
-if row[1] then
+local known = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect')
+if known[1] then
   return answer('paused', {}, {}, '')
 end
 next_due = free_due_chunks()
 
-local subs, order, entries, suspect = {}, {}, {}, last_suspect(row[2], row[3])
+local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
 while #entries < limit and inputs_bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
@@ -116,8 +116,12 @@ for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.taken > 0 then
     redis.call('HSET', sub.key, 'cursor', sub.cursor, 'chunks_in_hand', sub.in_hand + sub.taken)
-    submissions[#submissions + 1] = {id, sub.fields, sub.pairs,
-      suspect and string.sub(id, 1, 17) <= suspect and 1 or 0}
+    local row = sub.row
+    row[10], row[11], row[12] = id, suspect and string.sub(id, 1, 17) <= suspect and 1 or 0, nil
+    for i, part in ipairs(sub.pairs) do
+      row[11 + i] = part
+    end
+    submissions[#submissions + 1] = row
   end
 end
 write_in_hand()
@@ -125,26 +129,12 @@ if write_all_paces then
   write_all_paces()
 end
 
-local function deliver()
-  for _, e in ipairs(entries) do
-    redis.call('XADD', reservations, '*', 's', e[1], 'i', e[2], 'a', e[3],
-      't', now, 'e', expires_at)
-  end
-  return redis.pcall('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', #entries,
-    'STREAMS', reservations, '>')
-end
-local delivered = deliver()
-if is_nogroup(delivered) then
-  reset_reservations()
-  delivered = deliver()
-end
-
 -- Made from what was delivered, not from what was added: this is what we hold.
 local chunks = {}
-for _, entry in ipairs(delivered[1][2]) do
+for _, entry in ipairs(deliver(worker, entries, expires_at)) do
   local f = entry[2]
-  local inputs = subs[f[2]].inputs
-  chunks[#chunks + 1] = {token_of(entry), tonumber(f[6]), expires_at,
-    inputs and inputs[tonumber(f[4])]}
+  local inputs, n = subs[f[2]].inputs, #chunks
+  chunks[n + 1], chunks[n + 2] = token_of(entry), f[6]
+  chunks[n + 3] = inputs and inputs[tonumber(f[4])] or false
 end
 return answer('reserved', chunks, submissions, '')
