@@ -21,10 +21,10 @@ complete  a call: XRANGE over all tokens (a report names tokens, the entries say
 
 and, by strategy, the look into its index, once a pick where picks differ and else once a call;
 where submissions have strategic metadata, HGETALL of it (the answer has it, and the count is by its
-value), and in both, for each value touched, HINCRBY of its count in hand and of its key's, ZADD of
-its group in the two indexes by that count. MaxSimultaneous reads the count that it limits, HGET;
-RateLimit reads and writes its bucket, HGET, HSET, ZADD. The bare answer to complete is one number,
-ours an outcome a chunk.
+value), and in both, for all values touched together, HSET of their counts in hand, HINCRBY of their
+key's, ZADD of their groups in the two indexes by that count. MaxSimultaneous reads the count that
+it limits, HGET; RateLimit reads and writes its bucket, HGET, HSET, ZADD. The bare answer to
+complete is one number, ours an outcome a chunk.
 
 `ratio` is ours by the bare limit, of chunks a second as the client sees them; `in CPU` the same of
 the CPU time of the server's main thread, which a busy machine disturbs less. It has all that a
@@ -61,7 +61,7 @@ CHUNKS = 10**9  # of each submission: more than a run takes
 
 BARE_RESERVE = """
 local base, worker, n = KEYS[1], ARGV[1], tonumber(ARGV[2])
-local reservations, subs = base .. 'reservations', {{}}
+local reservations, subs, counts, scores = base .. 'reservations', {{}}, {{}}, {{}}
 redis.call('ZADD', base .. 'workers', ARGV[3], worker)
 {once}
 for i = 5, #ARGV, 3 do
@@ -70,11 +70,12 @@ for i = 5, #ARGV, 3 do
     {each}
     redis.call('XADD', reservations, '*', 's', id, 'i', index, 'a', 1, 't', ARGV[3], 'e', ARGV[4])
   end
-  {counts}
+  {touch}
   redis.call('HSET', base .. 'sub:' .. id, 'cursor', first + count, 'chunks_in_hand', count)
   subs[#subs + 1] = redis.call('HMGET', base .. 'sub:' .. id, 'chunks_total', 'chunk_size',
     'operations_total', 'inline', 'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context')
 end
+{write}
 local delivered = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', n, 'STREAMS',
   reservations, '>')
 return {{delivered, subs, redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)}}
@@ -82,6 +83,7 @@ return {{delivered, subs, redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COU
 BARE_COMPLETE = """
 local base, n = KEYS[1], tonumber(ARGV[1])
 local reservations, stats, recent = base .. 'reservations', base .. 'stats', base .. 'recent'
+local counts, scores = {{}}, {{}}
 redis.call('XRANGE', reservations, ARGV[3], ARGV[2 + n], 'COUNT', n)
 redis.call('XACK', reservations, 'workers', unpack(ARGV, 3, 2 + n))
 redis.call('XDEL', reservations, unpack(ARGV, 3, 2 + n))
@@ -93,10 +95,11 @@ for i = 3 + n, #ARGV, 3 do
   for index = first, first + count - 1 do
     redis.call('SETBIT', key .. ':done', index, 1)
   end
-  {counts}
+  {touch}
   redis.call('HSET', key, 'chunks_done', first + count, 'operations_done', first + count,
     'chunks_in_hand', 0)
 end
+{write}
 redis.call('HINCRBY', stats, 'chunks_completed', n)
 redis.call('HINCRBY', stats, 'operations_completed', n)
 redis.call('HINCRBY', stats, 'backlog_chunks', -n)
@@ -105,12 +108,18 @@ redis.call('HINCRBY', recent, 'c:' .. ARGV[2], n)
 redis.call('HINCRBY', recent, 'o:' .. ARGV[2], n)
 return n
 """
-COUNT_IN_HAND = """
+TOUCH_VALUE = """
   redis.call('HGETALL', base .. 'sub:' .. id .. ':meta')
-  redis.call('HINCRBY', base .. 'inhand:{key}', id, {sign}count)
-  redis.call('HINCRBY', base .. 'inhand', '{key}', {sign}count)
-  redis.call('ZADD', base .. 'oldest:{key}', {sign}count, id .. ':' .. id)
-  redis.call('ZADD', base .. 'newest:{key}', {sign}count, id .. ':' .. id)
+  counts[#counts + 1] = id
+  counts[#counts + 1] = count
+  scores[#scores + 1] = count
+  scores[#scores + 1] = id .. ':' .. id
+"""
+WRITE_VALUES = """
+redis.call('HSET', base .. 'inhand:{key}', unpack(counts))
+redis.call('HINCRBY', base .. 'inhand', '{key}', {sign}n)
+redis.call('ZADD', base .. 'oldest:{key}', unpack(scores))
+redis.call('ZADD', base .. 'newest:{key}', unpack(scores))
 """
 READ_COUNT = "redis.call('HGET', base .. 'inhand:customer', id)"
 USE_BUCKET = """
@@ -210,16 +219,17 @@ class Bare:
 
     def __init__(self, client: redis.Redis, case: Case) -> None:
         self._base = f"oq:{{bare-{CASES.index(case)}}}:"
-        counts = COUNT_IN_HAND if case.key else ""
+        touch, write = (TOUCH_VALUE, WRITE_VALUES) if case.key else ("", "")
         self._reserve = client.script_load(
             BARE_RESERVE.format(
                 once=case.once,
                 each=case.each,
-                counts=case.limit + counts.format(key=case.key, sign=""),
+                touch=case.limit + touch,
+                write=write.format(key=case.key, sign=""),
             )
         )
         self._complete = client.script_load(
-            BARE_COMPLETE.format(counts=counts.format(key=case.key, sign="-"))
+            BARE_COMPLETE.format(touch=touch, write=write.format(key=case.key, sign="-"))
         )
         self._is_spread, self._is_random = case.is_spread, case.strategy == "Random"
         self._cursors = [0] * SUBMISSIONS

@@ -23,10 +23,66 @@ local function split_label(label)
   return string.match(label, '^(%d+):(.*)$')
 end
 
+-- A look into an index says what would have to be asked of the group otherwise.
+local function learn_group(order, key, label, score)
+  local id, value = split_label(label)
+  local known, members = table_in(in_hand, key), base .. 'meta:' .. key .. ':' .. value
+  known[value] = known[value] or score
+  if order == 'oldest' then
+    firsts[members] = id
+  else
+    lasts[members] = id
+  end
+  return {id = id, value = value, members = members}
+end
+
+-- The groups with the fewest chunks in hand, all the same number, as far as this call may want
+-- them: whoever is taken has more than the others from then on, so they come one after the other,
+-- and neither their index nor its scores are needed in between.
+local equals = {}
+local function first_of_equals(order, key)
+  local index, heads = base .. order .. ':' .. key, order == 'oldest' and firsts or lasts
+  local level = equals[index]
+  while level and level[level.at] do
+    local group = level[level.at]
+    if heads[group.members] ~= group.id then
+      break  -- its first submission has left it
+    elseif in_hand[key][group.value] == level.score then
+      return group.id, level.score
+    end
+    level.at = level.at + 1
+  end
+  score_groups(order, key)
+  local wanted = math.min(100, math.max(1, tonumber(ARGV[3]) - taken))
+  local found = redis.call('ZRANGE', index, 0, order == 'oldest' and wanted - 1 or 0, 'WITHSCORES')
+  if not found[1] then
+    return nil
+  end
+  level = {score = tonumber(found[2]), at = 1}
+  equals[index] = level
+  if order == 'newest' then
+    local labels = redis.call('ZREVRANGEBYSCORE', index, found[2], found[2], 'LIMIT', 0, wanted)
+    for i, label in ipairs(labels) do
+      level[i] = learn_group(order, key, label, level.score)
+    end
+  else
+    for i = 1, #found, 2 do
+      if found[i + 1] ~= found[2] then
+        break
+      end
+      level[#level + 1] = learn_group(order, key, found[i], level.score)
+    end
+  end
+  return level[1].id, level.score
+end
+
 -- The group with the fewest chunks in hand (at least `from`, fewer than `below`), ties by the basic
 -- order; answers the submission and its count.
 local function least_busy(key, basic, chance, from, below)
   local order = basic == 'newest' and 'newest' or 'oldest'
+  if basic ~= 'random' and from == '-inf' and below == 'inf' then
+    return first_of_equals(order, key)
+  end
   score_groups(order, key)
   local index = base .. order .. ':' .. key
   local low = redis.call('ZRANGEBYSCORE', index, from, '(' .. below, 'WITHSCORES', 'LIMIT', 0, 1)
@@ -41,19 +97,11 @@ local function least_busy(key, basic, chance, from, below)
     local at = before + chance % redis.call('ZCOUNT', index, score, score)
     label = redis.call('ZRANGE', index, at, at)[1]
   end
-  local id, value = split_label(label)
-  -- A look into the index says what would have to be asked of the group otherwise.
-  local known, members = table_in(in_hand, key), base .. 'meta:' .. key .. ':' .. value
-  known[value] = known[value] or score
-  if order == 'oldest' then
-    firsts[members] = id
-  else
-    lasts[members] = id
-  end
+  local group = learn_group(order, key, label, score)
   if basic == 'random' then
-    id = redis.call('ZRANDMEMBER', members, 1)[1]
+    return redis.call('ZRANDMEMBER', group.members, 1)[1], score
   end
-  return id, score
+  return group.id, score
 end
 
 local function better(a, b, basic, chance)

@@ -10,7 +10,7 @@ from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy, parse_strategy
 from opsqueue.submission import SubmissionId, SubmissionState
-from tests.opsqueue.steps import Clock
+from tests.opsqueue.steps import Clock, Raw
 
 
 def fill(queue: Queue, *metas: dict[str, int], chunks: int = 2) -> list[SubmissionId]:
@@ -55,6 +55,40 @@ def test_the_order(queue: Queue, text: str, expected: list[int]):
     )
 
     assert order(queue, ids, text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PreferDistinct(customer, Oldest)",
+        "PreferDistinct(customer, Newest)",
+        "PreferDistinct(customer, Highest(priority, Newest))",
+        "OrElse(MaxSimultaneous(customer, 1, Newest), PreferDistinct(customer, Oldest))",
+    ],
+)
+def test_a_batch_is_what_as_many_reserves_of_one_chunk_give(
+    real_client: redis.Redis, queue_name: str, text: str
+):
+    """Customers that are equally busy are asked for a hundred at a time: here 130, some twice."""
+    queue = Queue(real_client, queue_name)
+    customers = [*range(130), *range(0, 130, 7)]
+    metas = [{"customer": customer, "priority": customer % 3} for customer in customers]
+    ids = fill(queue, *metas, {"priority": 1}, {}, chunks=2)
+    reserved = queue.reserve_chunks("w", limit=280, strategy=parse_strategy(text))
+    queue.release_chunks([chunk.token for chunk in reserved.chunks])
+
+    one_by_one = [order(queue, ids, text, limit=1)[0] for _ in range(280)]
+
+    assert [ids.index(chunk.source.submission_id) for chunk in reserved.chunks] == one_by_one
+
+
+@pytest.mark.parametrize("text", ["PreferDistinct(customer)", "PreferDistinct(customer, Newest)"])
+def test_a_submission_with_nothing_left_is_passed_over(queue: Queue, raw: Raw, text: str):
+    """No transition leaves one among those that are ready; if it is there, a reserve must end."""
+    ids = fill(queue, {"customer": 1}, {"customer": 2}, {"customer": 3})
+    raw.client.hset(raw.key(f"sub:{ids[1]}"), "cursor", 2)
+
+    assert sorted(order(queue, ids, text)) == [0, 0, 2, 2]
 
 
 def test_values_beyond_53_bits_keep_their_order(queue: Queue):
