@@ -129,16 +129,21 @@ class ClusterClient:
             if self._cluster is None:
                 self._cluster = self._discover()
                 self._refreshed_at = time.monotonic()
+            cluster = self._cluster
             # Not more often: a cluster that is failing over gives the old answer for a while.
-            elif self._is_stale and time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S:
+            is_due = self._is_stale and time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S
+            if is_due:
                 self._is_stale = False
                 self._refreshed_at = time.monotonic()
-                try:
-                    self._cluster.nodes_manager.initialize()
-                except RedisClusterException:
-                    self._is_stale = True
-                    raise
-            return self._cluster
+        if is_due:
+            # By one thread, without the lock: a node that hangs when it is asked must not stop the
+            # others, whose nodes may be well.
+            try:
+                cluster.nodes_manager.initialize()
+            except RedisClusterException:
+                self._is_stale = True
+                raise
+        return cluster
 
 
 Client = redis.Redis | ClusterClient

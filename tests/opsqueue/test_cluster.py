@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+from redis.cluster import NodesManager
 from redis.crc import key_slot
 
 from opsqueue import calls
 from opsqueue.answers import Reserved
 from opsqueue.chunk import Completed
+from opsqueue.cluster import ClusterClient
 from opsqueue.connection import check, connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
@@ -118,6 +121,38 @@ def test_a_queue_stands_still_while_its_slot_is_moved_key_by_key(
     for server in servers.servers[:MASTERS]:
         ask(server.port, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
     assert len(queue.reserve_chunks("w", limit=9).chunks) == 3
+
+
+def test_a_node_that_hangs_when_it_is_asked_for_the_others_stops_one_thread_only(
+    servers: ClusterSet, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats of other queues, whose nodes are well, must not wait for it."""
+    client = connect(servers.url)
+    assert isinstance(client, ClusterClient)
+    other, asked, answered = Queue(client, queue.name), threading.Event(), threading.Event()
+    ask_nodes = NodesManager.initialize
+    other.count_queue()
+
+    def hang(self: NodesManager) -> None:
+        asked.set()
+        assert answered.wait(60)
+        ask_nodes(self)
+
+    def lose_a_node() -> None:
+        client.forget_nodes()
+        until(lambda: bool(other.count_queue()) and asked.is_set(), "the nodes are asked for")
+
+    monkeypatch.setattr(NodesManager, "initialize", hang)
+    stopped = threading.Thread(target=lose_a_node)
+    stopped.start()
+    assert asked.wait(60)
+
+    other.insert_submission(new())
+
+    assert stopped.is_alive()
+    answered.set()
+    stopped.join()
+    assert len(other.reserve_chunks("w", limit=9).chunks) == 3
 
 
 def test_a_cluster_that_is_not_there_is_named_without_a_password() -> None:
