@@ -37,6 +37,7 @@ local limit = {
   "limit_of", "bucket_of", "soonest_of", "passes", "value_of", "take_tokens", "write_all_paces",
 }
 files["opsqueue/lua/_limit.lua"].read_globals = order
+files["opsqueue/lua/_limit.lua"].globals = { "known_pairs" }
 local candidate = { "LOOK", "make_comparison" }
 local function joined(...)
   local names = {}

@@ -2,6 +2,7 @@
 --
 -- What is read before chunks are handed out.
 local taken = 0  -- chunks, by this call so far
+local known_pairs = {}  -- strategic metadata by submission, flat, where a limit has asked for it
 
 -- Move chunks whose back-off is over into redo, and answer the instant of the next one, nil for
 -- none. Bounded; what is left is due at the next call.
@@ -27,12 +28,11 @@ local function read_submission(id)
     'signature')
   return {
     key = key, row = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
-    pairs = row[12] and redis.call('HGETALL', key .. ':meta') or {}, total = tonumber(row[1]),
-    size = tonumber(row[2]), operations = tonumber(row[3]), inputs = row[4] and {},
-    redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
+    pairs = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {},
+    total = tonumber(row[1]), size = tonumber(row[2]), operations = tonumber(row[3]),
+    inputs = row[4] and {}, redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
   }
 end
-
 
 -- Deliver chunks, {id, index, attempt} each, to a worker; answers their entries.
 local function deliver(worker, chunks, expires_at)

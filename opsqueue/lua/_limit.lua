@@ -91,18 +91,18 @@ local function passes(layer, value)
   return false
 end
 
--- Strategic metadata does not change while chunks are reserved, so each is read once a script.
-local known_values = {}
 local function value_of(id, key)
-  local of_key = known_values[key]
-  if not of_key then
-    of_key = {}
-    known_values[key] = of_key
+  local of_id = known_pairs[id]
+  if not of_id then
+    of_id = redis.call('HGETALL', sub_key(id) .. ':meta')
+    known_pairs[id] = of_id
   end
-  if of_key[id] == nil then
-    of_key[id] = redis.call('HGET', sub_key(id) .. ':meta', key)
+  for i = 1, #of_id, 2 do
+    if of_id[i] == key then
+      return of_id[i + 1]
+    end
   end
-  return of_key[id]
+  return false
 end
 
 -- Take tokens for a chunk that is handed out; one with more operations than are left borrows.
