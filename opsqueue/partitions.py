@@ -10,10 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
+from opsqueue.answers import Limit
+from opsqueue.bounds import checked_whole
 from opsqueue.cluster import Client
 from opsqueue.durability import Durability
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
@@ -115,15 +118,20 @@ class Partitions(Queue):
         return self._parts[: self._history[-1]]
 
     def tell_all(self, command: Callable[[Queue], object]) -> None:
-        """Tell all partitions that there are at this moment, also where one does not answer.
+        """Tell all partitions, also where one does not answer.
 
         Raises:
             RedisUnavailableError: one of them did not, or which there are is not known.
         """
+        told = 0
         try:
             self._look()
         finally:
-            each_part(self._parts[: self._history[-1]], command)
+            told = self._history[-1]
+            each_part(self._parts[:told], command)
+        # One that came meanwhile was given what the first one had before.
+        self._look()
+        each_part(self._parts[told : self._history[-1]], command)
 
     def part_of(self, submission_id: SubmissionId) -> Queue:
         """Give the partition that has a submission."""
@@ -153,26 +161,49 @@ class Partitions(Queue):
         The new ones are paused, limited and kept as the first one is. Programs that run notice
         them within some seconds.
         """
-        here = self.parts()
-        if 1 <= partitions <= MAX_PARTITIONS:
-            for number in range(len(here), partitions):
-                self._equip(self._part(number))
-        here[0].set_partitions(partitions)
+        checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
+        new = [self._part(number) for number in range(len(self.parts_now()), partitions)]
+        given = None
+        # Once more where something was changed meanwhile: by who could not know of the new ones.
+        while given != (settings := _Settings.of(self.part_zero)):
+            for part in new:
+                settings.give_to(part)
+            self.part_zero.set_partitions(partitions)
+            given = settings
         self._look()
 
-    def _equip(self, new: Queue) -> None:
-        first = self._parts[0]
-        for limit in first.list_limits():
-            new.set_limit(
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What is set of a queue while it runs, the same in all of its partitions."""
+
+    limits: tuple[Limit, ...]
+    retention_ms: int | None
+    is_paused: bool
+
+    @classmethod
+    def of(cls, part: Queue) -> _Settings:
+        """Ask a partition."""
+        return cls(tuple(part.list_limits()), part.get_retention(), part.count_queue().is_paused)
+
+    def give_to(self, part: Queue) -> None:
+        """Make a partition have the same, whatever it had."""
+        for limit in part.list_limits():
+            if limit not in self.limits:
+                part.remove_limit(limit.meta_key, value=limit.value)
+        for limit in self.limits:
+            part.set_limit(
                 limit.meta_key,
                 value=limit.value,
                 max=limit.max,
                 per_second=limit.per_second,
                 burst=limit.burst,
             )
-        new.set_retention(first.get_retention())
-        if first.count_queue().is_paused:
-            new.pause_queue()
+        part.set_retention(self.retention_ms)
+        if self.is_paused:
+            part.pause_queue()
+        else:
+            part.resume_queue()
 
 
 def each_part(parts: Iterable[Queue], command: Callable[[Queue], Answer]) -> list[Answer]:

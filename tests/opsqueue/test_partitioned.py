@@ -382,6 +382,56 @@ def test_what_is_set_holds_in_partitions_that_a_program_has_not_heard_of(
         assert part.list_limits() == []
 
 
+def test_what_is_set_while_partitions_are_added_holds_in_them_too(
+    client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who looked before they were there, behind the copy of what was set then."""
+    behind, ahead = behind_and_ahead(client, queue_name)
+    behind.set_limit("api", max=1)
+    behind.pause_queue()
+    add = ahead.part_zero.set_partitions
+
+    def set_others(partitions: int) -> None:
+        monkeypatch.undo()
+        behind.resume_queue()
+        behind.remove_limit("api")
+        behind.set_limit("api", value=3, per_second=7, burst=9)
+        behind.set_retention(5_000)
+        add(partitions)
+
+    monkeypatch.setattr(ahead.part_zero, "set_partitions", set_others)
+    ahead.set_partitions(PARTITIONS + 2)
+
+    assert len(ahead.parts()) == PARTITIONS + 2
+    assert_all_have_what_the_first_has(ahead)
+    assert [3] == [limit.value for limit in ahead.list_limits()]
+
+
+def test_partitions_that_come_while_all_are_told_are_told_too(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """What was copied to them is what the first one had before."""
+    behind, ahead = behind_and_ahead(client, queue_name)
+
+    def add_and_pause(part: Queue) -> None:
+        if part is behind.part_zero:
+            ahead.set_partitions(PARTITIONS + 2)
+        part.pause_queue()
+
+    behind.tell_all(add_and_pause)
+
+    assert len(ahead.parts()) == PARTITIONS + 2
+    assert ahead.part_zero.count_queue().is_paused
+    assert_all_have_what_the_first_has(ahead)
+
+
+def assert_all_have_what_the_first_has(queue: PartitionedQueue) -> None:
+    for part in queue.parts():
+        assert part.list_limits() == queue.part_zero.list_limits()
+        assert part.get_retention() == queue.part_zero.get_retention()
+        assert part.count_queue().is_paused == queue.part_zero.count_queue().is_paused
+
+
 def test_a_prefix_is_not_discarded_that_a_partition_has_which_is_not_heard_of(
     client: redis.Redis, queue_name: str
 ) -> None:
