@@ -2,7 +2,7 @@
 --
 -- What is read before chunks are handed out.
 local taken = 0  -- chunks, by this call so far
-local known_pairs = {}  -- strategic metadata by submission, flat, where a limit has asked for it
+local known_pairs = {}  -- strategic metadata by submission, flat, where a strategy has asked for it
 
 -- Move chunks whose back-off is over into redo, and answer the instant of the next one, nil for
 -- none. Bounded; what is left is due at the next call.

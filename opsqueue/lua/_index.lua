@@ -64,7 +64,7 @@ local function in_hand_of(key, value)
 end
 
 -- Put a submission into its groups (the ready submissions with one value of a key), or take it out
--- of them: `command` is ZADD or ZREM. See _strategy.lua for what the indexes of a key hold.
+-- of them: `command` is ZADD or ZREM. See _order.lua for what the indexes of a key hold.
 local function change_groups(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
   for i = 1, #pairs_flat, 2 do

@@ -46,7 +46,7 @@ local function first_of_equals(order, key)
   while level and level[level.at] do
     local group = level[level.at]
     if heads[group.members] ~= group.id then
-      break  -- its first submission has left it
+      break  -- its head has left it
     elseif in_hand[key][group.value] == level.score then
       return group.id, level.score
     end

@@ -16,7 +16,7 @@
 --                            submission ends, while `watched_until` of sub:ID is ahead
 -- ready              zset    submissions in progress that have a chunk to hand out; score 0, by id;
 --                            those with strategic metadata: in ready:SIGNATURE and in the indexes
---                            that _strategy.lua describes
+--                            that _order.lua describes
 -- signatures         set     of those that have a ready submission
 -- pairs:KEY:VALUE    zset    submissions with that pair, in any state: the index of look-ups
 -- limits             hash    limits set while running: max:KEY, max:KEY:VALUE, rate:KEY, ...

@@ -40,7 +40,8 @@ local function end_reservations(tokens)
     if entry == nil then
       entry = redis.call('XRANGE', reservations, id, id)[1]
     end
-    if entry and (token == token_of(entry) or token == id) then
+    -- Leading zeros would be a second name.
+    if entry and id == entry[1] and (token == token_of(entry) or token == id) then
       held[#held + 1] = id
       fields[token] = entry[2]
       entries[id] = false  -- an entry ends once, by whichever name

@@ -110,6 +110,21 @@ def test_a_token_that_never_was_is_lost(queue: Queue) -> None:
     assert [Lost()] == queue.complete_chunks([Token("1-1")])
 
 
+def test_a_reservation_ends_once_by_whichever_names(queue: Queue, raw: Raw) -> None:
+    """Redis reads an entry's id with leading zeros as the same one."""
+    id_ = insert(queue, 3, strategic_metadata={"customer": 7})
+    token, _ = tokens_of(take(queue, 2))
+    entry_id = token.split(":")[0]
+    first, _, sequence = entry_id.partition("-")
+    others = [entry_id, f"0{token}", f"0{entry_id}", f"{first}-0{sequence}"]
+
+    outcomes = queue.complete_chunks([token, *map(Token, others)])
+
+    assert [Completed(id_, 2), *[Lost()] * 4] == outcomes
+    assert queue.get_submission(id_).chunks_in_hand == 1
+    assert raw.in_hand("customer") == {7: 1}
+
+
 def test_a_report_after_a_cancel_is_dropped_and_its_index_waits_for_a_retry(queue: Queue) -> None:
     """Nothing is counted; nothing is forgotten either."""
     id_ = insert(queue, 1)
