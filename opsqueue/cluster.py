@@ -20,7 +20,6 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     ReadOnlyError,
-    RedisClusterException,
     SlotNotCoveredError,
     TryAgainError,
 )
@@ -31,6 +30,8 @@ Answer = TypeVar("Answer")
 _MOST_MOVES: Final = 5
 """A key that has moved so often while we followed it is on its way still."""
 _REFRESH_EVERY_S: Final = 0.1
+_UNATTENDED_S: Final = 1.0
+"""After so long any thread asks for the nodes, not only one that missed them."""
 _NEWS_TAKES_S: Final = 0.1
 _IS_ELSEWHERE: Final = (
     redis.exceptions.ConnectionError,
@@ -58,8 +59,10 @@ class ClusterClient:
         self._discover = discover
         self._cluster: Any = None  # a RedisCluster, most of whose methods have no types
         self._lock = threading.Lock()
-        self._is_stale = False
+        self._stale_since: float | None = None
+        self._is_refreshing = False
         self._refreshed_at = float("-inf")
+        self._own = threading.local()
 
     def run(self, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
         """Run commands for a key on the node that has it.
@@ -109,8 +112,11 @@ class ClusterClient:
             raise
 
     def forget_nodes(self) -> None:
-        """Ask the cluster anew who has what, with the next command."""
-        self._is_stale = True
+        """Ask the cluster anew who has what, with this thread's next command."""
+        self._own.failed_at = now = time.monotonic()
+        with self._lock:
+            if self._stale_since is None:
+                self._stale_since = now
 
     def close(self) -> None:
         """Close all connections."""
@@ -130,20 +136,31 @@ class ClusterClient:
                 self._cluster = self._discover()
                 self._refreshed_at = time.monotonic()
             cluster = self._cluster
-            # Not more often: a cluster that is failing over gives the old answer for a while.
-            is_due = self._is_stale and time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S
+            is_due = self._is_due()
             if is_due:
-                self._is_stale = False
-                self._refreshed_at = time.monotonic()
+                self._is_refreshing, self._stale_since = True, None
         if is_due:
-            # By one thread, without the lock: a node that hangs when it is asked must not stop the
-            # others, whose nodes may be well.
             try:
                 cluster.nodes_manager.initialize()
-            except RedisClusterException:
-                self._is_stale = True
+            except Exception:
+                self.forget_nodes()
                 raise
+            finally:
+                with self._lock:
+                    self._is_refreshing, self._refreshed_at = False, time.monotonic()
         return cluster
+
+    def _is_due(self) -> bool:
+        # By one thread and without the lock: a node that hangs when it is asked must not stop the
+        # others, whose nodes may be well. So by one that has seen it fail, while these come.
+        now, since = time.monotonic(), self._stale_since
+        if since is None or self._is_refreshing:
+            return False
+        has_seen = getattr(self._own, "failed_at", float("-inf")) >= since
+        if not has_seen and now - since < _UNATTENDED_S:
+            return False
+        # Not more often: a cluster that is failing over gives the old answer for a while.
+        return now - self._refreshed_at >= _REFRESH_EVERY_S
 
 
 Client = redis.Redis | ClusterClient

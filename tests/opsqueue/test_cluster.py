@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 from redis.cluster import NodesManager
 from redis.crc import key_slot
+from redis.exceptions import RedisClusterException
 
 from opsqueue import calls
+from opsqueue import cluster as cluster_module
 from opsqueue.answers import Reserved
 from opsqueue.chunk import Completed
 from opsqueue.cluster import ClusterClient
@@ -126,33 +129,69 @@ def test_a_queue_stands_still_while_its_slot_is_moved_key_by_key(
 def test_a_node_that_hangs_when_it_is_asked_for_the_others_stops_one_thread_only(
     servers: ClusterSet, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heartbeats of other queues, whose nodes are well, must not wait for it."""
+    """Heartbeats of other queues, whose nodes are well, must not wait for it; nor a second one."""
     client = connect(servers.url)
     assert isinstance(client, ClusterClient)
-    other, asked, answered = Queue(client, queue.name), threading.Event(), threading.Event()
+    other, asked, answered = Queue(client, queue.name), threading.Semaphore(0), threading.Event()
     ask_nodes = NodesManager.initialize
     other.count_queue()
 
     def hang(self: NodesManager) -> None:
-        asked.set()
+        asked.release()
         assert answered.wait(60)
         ask_nodes(self)
 
     def lose_a_node() -> None:
         client.forget_nodes()
-        until(lambda: bool(other.count_queue()) and asked.is_set(), "the nodes are asked for")
+        other.count_queue()
 
+    monkeypatch.setattr(cluster_module, "_REFRESH_EVERY_S", 0.0)
     monkeypatch.setattr(NodesManager, "initialize", hang)
     stopped = threading.Thread(target=lose_a_node)
     stopped.start()
-    assert asked.wait(60)
+    assert asked.acquire(timeout=60)
 
+    lose_a_node()
     other.insert_submission(new())
 
     assert stopped.is_alive()
+    assert not asked.acquire(blocking=False)
     answered.set()
     stopped.join()
     assert len(other.reserve_chunks("w", limit=9).chunks) == 3
+
+
+def test_who_has_missed_a_node_asks_for_all_and_anybody_where_that_one_does_not_come_back(
+    servers: ClusterSet, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, asked = connect(servers.url), Mock()
+    assert isinstance(client, ClusterClient)
+    other = Queue(client, queue.name)
+    other.count_queue()
+    monkeypatch.setattr(cluster_module, "_REFRESH_EVERY_S", 0.0)
+    monkeypatch.setattr(cluster_module, "_UNATTENDED_S", float("inf"))
+    monkeypatch.setattr(NodesManager, "initialize", lambda _: asked())
+
+    missed = threading.Thread(target=client.forget_nodes)
+    missed.start()
+    missed.join()
+    other.count_queue()
+    assert asked.call_count == 0
+
+    monkeypatch.setattr(cluster_module, "_UNATTENDED_S", 0.0)
+    other.count_queue()
+    other.count_queue()
+    assert asked.call_count == 1
+
+    monkeypatch.setattr(cluster_module, "_UNATTENDED_S", float("inf"))
+    asked.side_effect = RedisClusterException("no node answers")
+    client.forget_nodes()
+    with pytest.raises(RedisUnavailableError):
+        other.count_queue()
+    asked.side_effect = None
+    other.count_queue()
+    other.count_queue()
+    assert asked.call_count == 3
 
 
 def test_a_cluster_that_is_not_there_is_named_without_a_password() -> None:
