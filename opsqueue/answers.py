@@ -69,7 +69,7 @@ class WorkerSeen:
 
     name: str
     seen_ms_ago: int
-    """Since its last sign of life, on Redis's clock."""
+    """Since its last sign of life, on Redis's clock; a reserve need not be one, see ARCHITECTURE."""
     info: Mapping[str, Any]
     """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
     chunks_in_hand: int = 0

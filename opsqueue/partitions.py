@@ -123,15 +123,23 @@ class Partitions(Queue):
         Raises:
             RedisUnavailableError: one of them did not, or which there are is not known.
         """
-        told = 0
-        try:
-            self._look()
-        finally:
-            told = self._history[-1]
-            each_part(self._parts[:told], command)
-        # One that came meanwhile was given what the first one had before.
-        self._look()
-        each_part(self._parts[told : self._history[-1]], command)
+        told, troubles = 0, []
+        while True:
+            try:
+                self._look()
+            except RedisUnavailableError as exc:
+                troubles.append(exc)
+            known = self._parts[: self._history[-1]]
+            # One that came meanwhile was given what the first one had before.
+            if told == len(known):
+                break
+            try:
+                each_part(known[told:], command)
+            except RedisUnavailableError as exc:
+                troubles.append(exc)
+            told = len(known)
+        if troubles:
+            raise troubles[0]
 
     def part_of(self, submission_id: SubmissionId) -> Queue:
         """Give the partition that has a submission."""
@@ -140,7 +148,9 @@ class Partitions(Queue):
     def _look(self) -> None:
         history = self._parts[0].get_partitions()
         self._part(history[-1] - 1)
-        self._history = history
+        with self._lock:
+            # There are never fewer: another thread's answer may be the newer one.
+            self._history = max(self._history, history, key=len)
         self._looked_at = time.monotonic()
 
     def _part(self, partition: int) -> Queue:
@@ -162,11 +172,11 @@ class Partitions(Queue):
         them within some seconds.
         """
         checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
-        new = [self._part(number) for number in range(len(self.parts_now()), partitions)]
+        others = [self._part(number) for number in range(1, partitions)]
         given = None
         # Once more where something was changed meanwhile: by who could not know of the new ones.
         while given != (settings := _Settings.of(self.part_zero)):
-            for part in new:
+            for part in others:
                 settings.give_to(part)
             self.part_zero.set_partitions(partitions)
             given = settings
@@ -187,11 +197,15 @@ class _Settings:
         return cls(tuple(part.list_limits()), part.get_retention(), part.count_queue().is_paused)
 
     def give_to(self, part: Queue) -> None:
-        """Make a partition have the same, whatever it had."""
+        """Make a partition have the same, whatever it had; it may be in use."""
+        wanted = {(limit.meta_key, limit.value): limit for limit in self.limits}
         for limit in part.list_limits():
-            if limit not in self.limits:
+            key = limit.meta_key, limit.value
+            if not _has_kinds_of(wanted.get(key), limit):
                 part.remove_limit(limit.meta_key, value=limit.value)
-        for limit in self.limits:
+            elif wanted[key] == limit:
+                del wanted[key]
+        for limit in wanted.values():
             part.set_limit(
                 limit.meta_key,
                 value=limit.value,
@@ -204,6 +218,15 @@ class _Settings:
             part.pause_queue()
         else:
             part.resume_queue()
+
+
+def _has_kinds_of(wanted: Limit | None, limit: Limit) -> bool:
+    """Tell whether setting one limit replaces all of another, which would not be away meanwhile."""
+    return (
+        wanted is not None
+        and (limit.max is None or wanted.max is not None)
+        and (limit.per_second is None or wanted.per_second is not None)
+    )
 
 
 def each_part(parts: Iterable[Queue], command: Callable[[Queue], Answer]) -> list[Answer]:

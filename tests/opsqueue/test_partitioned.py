@@ -425,6 +425,72 @@ def test_partitions_that_come_while_all_are_told_are_told_too(
     assert_all_have_what_the_first_has(ahead)
 
 
+def test_partitions_that_come_are_told_though_one_does_not_answer(
+    client: redis.Redis, queue_name: str
+) -> None:
+    behind, ahead = behind_and_ahead(client, queue_name)
+    ahead.set_partitions(PARTITIONS + 1)
+
+    def add_and_pause(part: Queue) -> None:
+        if part is behind.part_zero:
+            ahead.set_partitions(PARTITIONS + 2)
+            message = "no answer"
+            raise RedisUnavailableError(message)
+        part.pause_queue()
+
+    with pytest.raises(RedisUnavailableError, match="no answer"):
+        behind.tell_all(add_and_pause)
+
+    assert [False] + [True] * (PARTITIONS + 1) == [
+        part.count_queue().is_paused for part in ahead.parts()
+    ]
+
+
+def test_partitions_set_again_have_what_the_first_has(queue: PartitionedQueue) -> None:
+    """Whatever kept them from it."""
+    queue.part_zero.set_limit("api", max=1)
+    queue.part_zero.set_limit("api", value=3, per_second=7, burst=9)
+    queue.parts()[1].set_limit("api", max=2, per_second=7, burst=9)
+    queue.parts()[2].pause_queue()
+
+    queue.set_partitions(PARTITIONS)
+
+    assert len(queue.list_limits()) == 2
+    assert_all_have_what_the_first_has(queue)
+
+
+def test_a_limit_that_is_changed_is_never_away(
+    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partition is in use: more than the old and the new number would be handed out."""
+    queue.set_limit("api", max=1)
+    queue.set_limit("other", max=1)
+    queue.part_zero.set_limit("api", max=2)
+    queue.part_zero.remove_limit("other")
+    removed: list[str] = []
+    part = queue.parts()[1]
+    remove = part.remove_limit
+
+    def remember(meta_key: str, *, value: int | None = None) -> None:
+        removed.append(meta_key)
+        remove(meta_key, value=value)
+
+    monkeypatch.setattr(part, "remove_limit", remember)
+    queue.set_partitions(PARTITIONS)
+
+    assert removed == ["other"]
+    assert_all_have_what_the_first_has(queue)
+
+
+def test_an_answer_that_is_late_takes_no_partition_away(
+    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads that ask, the second one's answer may come first."""
+    monkeypatch.setattr(queue.part_zero, "get_partitions", Mock(return_value=[1]))
+
+    assert len(queue.parts_now()) == PARTITIONS
+
+
 def assert_all_have_what_the_first_has(queue: PartitionedQueue) -> None:
     for part in queue.parts():
         assert part.list_limits() == queue.part_zero.list_limits()
