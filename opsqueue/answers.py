@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from opsqueue.chunk import Reservation, Token
 from opsqueue.submission import Submission, SubmissionId, SubmissionState
@@ -48,9 +48,12 @@ class Alive:
     """Chunks that were pending for the worker without its knowledge."""
 
 
+LimitKind = Literal["max", "rate"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A limit set while running, in place of the strategies' own numbers."""
+    """A limit set while running, in place of the strategies' own numbers; of one kind."""
 
     meta_key: str
     value: int | None
@@ -62,6 +65,16 @@ class Limit:
     burst: int | None = None
     """Tokens that a bucket holds."""
 
+    @property
+    def kind(self) -> LimitKind:
+        """Tell for which strategy it is."""
+        return "rate" if self.max is None else "max"
+
+    @property
+    def name(self) -> tuple[str, int | None, LimitKind]:
+        """Give what there is one limit of."""
+        return self.meta_key, self.value, self.kind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSeen:
@@ -69,7 +82,7 @@ class WorkerSeen:
 
     name: str
     seen_ms_ago: int
-    """Since its last sign of life, on Redis's clock; a reserve need not be one, see ARCHITECTURE."""
+    """Since its last sign of life, on Redis's clock; a reserve need not be one."""
     info: Mapping[str, Any]
     """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
     chunks_in_hand: int = 0

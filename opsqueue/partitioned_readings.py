@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from opsqueue import calls
-from opsqueue.answers import Counts, Forgotten, Limit, SubmissionPage, WorkerSeen
+from opsqueue.answers import Counts, Forgotten, Limit, LimitKind, SubmissionPage, WorkerSeen
 from opsqueue.exceptions import TooManyMatchingSubmissionsError
 from opsqueue.grid import MAX_PAGE, ChunkInHand, HandPage
 from opsqueue.partition import joined, merged_worker, place_of, placed, summed, taken_apart
@@ -93,7 +93,7 @@ class PartitionedReadings(Partitions):
 
     def lookup_prefix(self, prefix: str) -> SubmissionId | None:
         """Give the submission whose contents lie below a prefix, of whatever partition."""
-        found = (part.lookup_prefix(prefix) for part in self.parts())
+        found = (part.lookup_prefix(prefix) for part in self.parts_now())
         return next((id_ for id_ in found if id_ is not None), None)
 
     def lookup_key(self, idempotency_key: str) -> SubmissionId | None:
@@ -193,9 +193,11 @@ class PartitionedReadings(Partitions):
             )
         )
 
-    def remove_limit(self, meta_key: str, *, value: int | None = None) -> None:
+    def remove_limit(
+        self, meta_key: str, *, value: int | None = None, kind: LimitKind | None = None
+    ) -> None:
         """Let the strategies' own numbers hold again, in all partitions."""
-        self.tell_all(lambda part: part.remove_limit(meta_key, value=value))
+        self.tell_all(lambda part: part.remove_limit(meta_key, value=value, kind=kind))
 
     def set_retention(self, retention_ms: int | None) -> None:
         """Set in all partitions for how long ended submissions are kept."""

@@ -198,14 +198,12 @@ class _Settings:
 
     def give_to(self, part: Queue) -> None:
         """Make a partition have the same, whatever it had; it may be in use."""
-        wanted = {(limit.meta_key, limit.value): limit for limit in self.limits}
-        for limit in part.list_limits():
-            key = limit.meta_key, limit.value
-            if not _has_kinds_of(wanted.get(key), limit):
-                part.remove_limit(limit.meta_key, value=limit.value)
-            elif wanted[key] == limit:
-                del wanted[key]
-        for limit in wanted.values():
+        wanted, there = set(self.limits), set(part.list_limits())
+        names = {limit.name for limit in wanted}
+        for limit in there - wanted:
+            if limit.name not in names:
+                part.remove_limit(limit.meta_key, value=limit.value, kind=limit.kind)
+        for limit in wanted - there:
             part.set_limit(
                 limit.meta_key,
                 value=limit.value,
@@ -218,15 +216,6 @@ class _Settings:
             part.pause_queue()
         else:
             part.resume_queue()
-
-
-def _has_kinds_of(wanted: Limit | None, limit: Limit) -> bool:
-    """Tell whether setting one limit replaces all of another, which would not be away meanwhile."""
-    return (
-        wanted is not None
-        and (limit.max is None or wanted.max is not None)
-        and (limit.per_second is None or wanted.per_second is not None)
-    )
 
 
 def each_part(parts: Iterable[Queue], command: Callable[[Queue], Answer]) -> list[Answer]:

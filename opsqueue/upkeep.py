@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from opsqueue import calls
-from opsqueue.answers import Forgotten, SpentInputs
+from opsqueue.answers import Forgotten, LimitKind, SpentInputs
 from opsqueue.bounds import checked_whole
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.new_submission import check_retention_ms, check_strategic_metadata
@@ -66,10 +66,13 @@ class Upkeep(Readings):
         for kind, limit in limits.items():
             self._set_limit(kind, meta_key, value, limit)
 
-    def remove_limit(self, meta_key: str, *, value: int | None = None) -> None:
-        """Let the strategies' own numbers hold again."""
-        for kind in ("max", "rate"):
-            self._set_limit(kind, meta_key, value, "")
+    def remove_limit(
+        self, meta_key: str, *, value: int | None = None, kind: LimitKind | None = None
+    ) -> None:
+        """Let the strategies' own numbers hold again; of one kind, or of both."""
+        kinds = get_args(LimitKind) if kind is None else (kind,)
+        for one in kinds:
+            self._set_limit(one, meta_key, value, "")
 
     def _set_limit(self, kind: str, meta_key: str, value: int | None, limit: str) -> None:
         check_strategic_metadata({meta_key: 0 if value is None else value})

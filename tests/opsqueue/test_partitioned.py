@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 from unittest.mock import Mock
 from zlib import crc32
 
@@ -449,13 +450,13 @@ def test_partitions_that_come_are_told_though_one_does_not_answer(
 def test_partitions_set_again_have_what_the_first_has(queue: PartitionedQueue) -> None:
     """Whatever kept them from it."""
     queue.part_zero.set_limit("api", max=1)
-    queue.part_zero.set_limit("api", value=3, per_second=7, burst=9)
+    queue.part_zero.set_limit("api", max=1, per_second=4, burst=4, value=3)
     queue.parts()[1].set_limit("api", max=2, per_second=7, burst=9)
     queue.parts()[2].pause_queue()
 
     queue.set_partitions(PARTITIONS)
 
-    assert len(queue.list_limits()) == 2
+    assert len(queue.list_limits()) == 3
     assert_all_have_what_the_first_has(queue)
 
 
@@ -471,9 +472,9 @@ def test_a_limit_that_is_changed_is_never_away(
     part = queue.parts()[1]
     remove = part.remove_limit
 
-    def remember(meta_key: str, *, value: int | None = None) -> None:
+    def remember(meta_key: str, **of: Any) -> None:
         removed.append(meta_key)
-        remove(meta_key, value=value)
+        remove(meta_key, **of)
 
     monkeypatch.setattr(part, "remove_limit", remember)
     queue.set_partitions(PARTITIONS)
