@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from opsqueue.answers import Limit
 from opsqueue.cli.connections import as_json, with_redis
-from opsqueue.cli.tables import print_json
+from opsqueue.cli.names import note_new
+from opsqueue.cli.tables import print_json, say
 from opsqueue.cluster import Client
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.partitioned import PartitionedQueue
 
 _EPILOG = """
@@ -56,9 +59,15 @@ def set_(
     burst: int | None,
 ) -> None:
     """Set limits of QUEUE by KEY of strategic metadata."""
-    PartitionedQueue(client, queue).set_limit(
-        key, value=value, max=maximum, per_second=per_second, burst=burst
-    )
+    if (per_second is None) != (burst is None):
+        message = "--per-second and --burst go together: tokens that come, and as many at once"
+        raise InvalidArgumentError(message)
+    note_new(client, queue)
+    on = PartitionedQueue(client, queue)
+    on.set_limit(key, value=value, max=maximum, per_second=per_second, burst=burst)
+    for limit in on.list_limits():
+        if (limit.meta_key, limit.value) == (key, value):
+            say(f"queue {queue}: {_text_of(limit)}")
 
 
 @limits.command()
@@ -68,7 +77,11 @@ def set_(
 @with_redis
 def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
     """Let the strategies' own numbers hold again."""
-    PartitionedQueue(client, queue).remove_limit(key, value=value)
+    on = PartitionedQueue(client, queue)
+    is_there = any((limit.meta_key, limit.value) == (key, value) for limit in on.list_limits())
+    on.remove_limit(key, value=value)
+    whose = key if value is None else f"{key}={value}"
+    say(f"queue {queue}: {whose}  {'no limit set any more' if is_there else 'had no limit set'}")
 
 
 @limits.command("list")
@@ -82,8 +95,11 @@ def list_(*, client: Client, queue: str, as_json: bool) -> None:
         print_json({"queue": queue, "limits": found})
         return
     for limit in found:
-        whose = limit.meta_key if limit.value is None else f"{limit.meta_key}={limit.value}"
-        if limit.max is not None:
-            click.echo(f"{whose}  at most {limit.max:,} chunks in hand")
-        else:
-            click.echo(f"{whose}  {limit.per_second:g} a second, burst {limit.burst:,}")
+        click.echo(_text_of(limit))
+
+
+def _text_of(limit: Limit) -> str:
+    whose = limit.meta_key if limit.value is None else f"{limit.meta_key}={limit.value}"
+    if limit.max is not None:
+        return f"{whose}  at most {limit.max:,} chunks in hand"
+    return f"{whose}  {limit.per_second:g} a second, burst {limit.burst:,}"

@@ -10,6 +10,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from opsqueue.cli.connections import open_api, preferred_redis_url
+from opsqueue.cli.tables import say
+from opsqueue.cluster import Client
 from opsqueue.exceptions import (
     IncorrectUsageError,
     InvalidArgumentError,
@@ -17,6 +19,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
 )
 from opsqueue.keys import check_queue_name
+from opsqueue.script import queue_names
 from opsqueue.submission import Submission, SubmissionId
 from opsqueue.submission_api import SubmissionApi
 
@@ -163,6 +166,13 @@ def check_is_known(api: SubmissionApi, queue: str) -> None:
     names = known_names(api)
     if names is not None and queue not in names:
         raise UnknownQueueError(queue, names)
+
+
+def note_new(client: Client, queue: str) -> None:
+    """Tell who sets something of a queue that nobody has used yet: it may be a typo."""
+    names = queue_names(client)
+    if queue not in names:
+        say(f"note: there is no queue {queue} yet{_hint(queue, names)}")
 
 
 def near_names(api: SubmissionApi, queue: str) -> list[str]:

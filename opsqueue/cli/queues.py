@@ -140,11 +140,13 @@ def _up(started_at_ms: object) -> str:
 
 @click.command()
 @queue_argument
+@click.option("--new", is_flag=True, help="Also where QUEUE has had no submission or worker yet.")
 @as_json
 @with_api
-def pause(*, api: SubmissionApi, queue: str, as_json: bool) -> None:
+def pause(*, api: SubmissionApi, queue: str, new: bool, as_json: bool) -> None:
     """Let no chunk of QUEUE be taken until `resume`; chunks in hand are finished."""
-    check_is_known(api, queue)
+    if not new:
+        check_is_known(api, queue)
     api.pause(queue)
     _tell(api, queue, as_json=as_json)
 

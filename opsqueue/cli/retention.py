@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from opsqueue.cli.connections import with_redis
+from opsqueue.cli.names import note_new
+from opsqueue.cli.tables import say
 from opsqueue.cluster import Client
 from opsqueue.duration import as_text, milliseconds, parse_duration
 from opsqueue.new_submission import DEFAULT_RETENTION_MS
@@ -35,7 +37,10 @@ def retention() -> None:
 @with_redis
 def set_(*, queue: str, duration: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for DURATION, such as 24h or 7d."""
-    PartitionedQueue(client, queue).set_retention(milliseconds(parse_duration(duration)))
+    kept_ms = milliseconds(parse_duration(duration))
+    note_new(client, queue)
+    PartitionedQueue(client, queue).set_retention(kept_ms)
+    say(f"queue {queue} keeps submissions that end from now on for {as_text(kept_ms)}")
 
 
 @retention.command()

@@ -71,6 +71,15 @@ def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(run, document, busy: 
     assert 1 == len(busy.reserve_chunks("w2", strategy=Oldest()).chunks)
 
 
+def test_a_queue_can_be_paused_before_its_first_submission(run, queue: Queue):
+    """As before a rebuild; without the option it is taken for a typo."""
+    refused, paused = run("pause", queue.name), run("pause", queue.name, "--new")
+
+    assert (2, 0) == (refused.exit_code, paused.exit_code)
+    assert f"queue {queue.name} is paused" in paused.stderr
+    assert queue.count_queue().is_paused
+
+
 def test_limits_are_listed_as_json(run, document, queue_name: str, redis_url: str):
     """Set through Redis, which alone answers for them."""
     redis = ("--redis-url", redis_url)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from opsqueue.cli import main
 from opsqueue.queue import Queue
 from opsqueue.store import open_store
-from tests.opsqueue.steps import insert
+from tests.opsqueue.steps import insert, new_submission
 
 
 @pytest.fixture
@@ -44,6 +44,47 @@ def test_a_queues_retention_is_set_shown_and_removed(run, queue_name: str) -> No
         shown.append(run("retention", "show", queue_name).output)
 
     assert shown == ["1d (default)\n", "7d\n", "7d\n", "1d (default)\n"]
+
+
+def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
+    run, real_client: redis.Redis, queue_name: str
+) -> None:
+    """Setting it before the first submission is right; it may be a typo, too."""
+    Queue(real_client, queue_name).insert_submission(new_submission())
+    typo = queue_name + "_"
+
+    known, unknown = run("retention", "set", queue_name, "7d"), run("retention", "set", typo, "7d")
+    limit = run("limits", "set", typo, "api", "--per-second", "3", "--burst", "2")
+    gone, never = (run("limits", "remove", typo, "api") for _ in range(2))
+
+    assert known.stderr == f"queue {queue_name} keeps submissions that end from now on for 7d\n"
+    assert f"there is no queue {typo} yet: did you mean" in unknown.stderr
+    assert queue_name in unknown.stderr.splitlines()[0]
+    assert f"queue {typo}: api  3 a second, burst 2" in limit.stderr
+    assert gone.stderr == f"queue {typo}: api  no limit set any more\n"
+    assert never.stderr == f"queue {typo}: api  had no limit set\n"
+
+
+def test_half_a_rate_limit_is_refused_by_its_options(run, queue_name: str) -> None:
+    result = run("limits", "set", queue_name, "api", "--per-second", "3")
+
+    assert result.exit_code == 2
+    assert "--per-second and --burst go together" in result.stderr
+
+
+def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
+    run, queue_name: str
+) -> None:
+    """There can't be fewer later."""
+    refused = run("partitions", "set", queue_name, "4")
+    before = run("partitions", "show", queue_name)
+    meant = run("partitions", "set", queue_name, "4", "--new")
+
+    assert (refused.exit_code, before.output) == (2, "1\n")
+    assert f"there is no queue '{queue_name}'" in refused.stderr
+    assert "--new" in refused.stderr
+    assert (meant.exit_code, meant.stderr) == (0, f"queue {queue_name} has 4 partitions\n")
+    assert run("partitions", "show", queue_name).output == "4\n"
 
 
 def test_a_wrong_duration_is_refused(run, queue_name: str) -> None:
