@@ -34,6 +34,8 @@ Answer = TypeVar("Answer")
 
 MAX_BATCH: Final = 1_000
 """Chunks in one call, so that no script keeps the server busy for long."""
+KEY_KEPT_MS: Final = 24 * 3600 * 1000
+"""For how long an idempotency key is known."""
 MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """After so long a silence a worker is dead that does not say otherwise."""

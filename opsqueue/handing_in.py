@@ -6,24 +6,21 @@ nothing is deleted again. I/O is the store's and that of a `SubmissionApi`.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from opsqueue import spans
 from opsqueue.codec import Codec
 from opsqueue.contents import check_inline_bytes, discard, store_operations
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.manifest import store_manifest
-from opsqueue.new_submission import NewSubmission
+from opsqueue.new_submission import NewSubmission, is_idempotency_key
 from opsqueue.store import ObjectStore
 from opsqueue.submission import SubmissionId
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.tracing import current_carrier
-
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 class HandingIn:
@@ -64,7 +61,7 @@ class HandingIn:
         Raises:
             as `ProducerClient.insert_submission`.
         """
-        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+        if idempotency_key is not None and not is_idempotency_key(idempotency_key):
             message = (
                 f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
             )
@@ -89,9 +86,10 @@ class HandingIn:
                 # A retry of somebody without a trace stays in that of the first.
                 trace_context=current_carrier() or empty.trace_context,
             )
-            self._store_manifest(queue, new)
             # With a key of our own where none is given, so that a repeated request is safe.
-            submission_id = self._insert(queue, new, idempotency_key or uuid.uuid4().hex)
+            key = idempotency_key or uuid.uuid4().hex
+            self._store_manifest(queue, new, key)
+            submission_id = self._insert(queue, new, key)
             span.note(
                 spans.sent(
                     submission_id,
@@ -108,9 +106,9 @@ class HandingIn:
             self._api.version()
             self._has_reached_api = True
 
-    def _store_manifest(self, queue: str, new: NewSubmission) -> None:
+    def _store_manifest(self, queue: str, new: NewSubmission, idempotency_key: str) -> None:
         try:
-            store_manifest(self._store, queue, new)
+            store_manifest(self._store, queue, new, idempotency_key)
         except BaseException:
             self._discard(new)
             raise
@@ -120,11 +118,30 @@ class HandingIn:
             submission = self._api.insert(queue, new, idempotency_key)
         except IncorrectUsageError:
             # Only a refusal: after a lost answer a submission may be using these objects.
+            owner = self._owner_of(queue, new)
+            if owner is None:
+                self._discard(new)
+                raise
+            return owner
+        if submission.prefix == new.prefix:
+            return submission.id
+        owner = self._owner_of(queue, new)
+        if owner is None:
             self._discard(new)
-            raise
-        if submission.prefix != new.prefix:
-            self._discard(new)
-        return submission.id
+            return submission.id
+        return owner
+
+    def _owner_of(self, queue: str, new: NewSubmission) -> SubmissionId | None:
+        """Give the submission that these objects are of after all.
+
+        Redis may have been lost since the manifest was stored, and a rebuild may have found it.
+        """
+        if new.inline is not None:
+            return None
+        try:
+            return self._api.lookup_prefix(queue, new.prefix)
+        except IncorrectUsageError:  # as the insert
+            return None
 
     def _discard(self, new: NewSubmission) -> None:
         if new.inline is None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from opsqueue.exceptions import EncodingError
-from opsqueue.new_submission import NewSubmission
+from opsqueue.new_submission import NewSubmission, is_idempotency_key
 from opsqueue.store import ObjectStore, manifest_key
 from opsqueue.submission_wire import InsertBody
 
@@ -24,15 +24,20 @@ class Manifest(Struct, frozen=True, kw_only=True):
     created: datetime
     """When the upload ended, on the clock of who uploaded."""
     submission: InsertBody
+    idempotency_key: str = ""
+    """With which it was to be inserted: a repeated insert finds what was restored."""
 
     def to_new_submission(self) -> NewSubmission:
         """Give what was to be inserted.
 
         Raises:
             InvalidArgumentError: a value is out of range.
-            EncodingError: it does not say where its chunks are.
+            EncodingError: it does not say where its chunks are, or its key can't be one.
         """
         body = self.submission
+        if self.idempotency_key and not is_idempotency_key(self.idempotency_key):
+            message = "the manifest's idempotency key is not 1 to 255 printable ASCII characters"
+            raise EncodingError(message)
         if not (
             isinstance(body.prefix, str)
             and isinstance(body.chunks_total, int)
@@ -52,7 +57,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
 _DECODER = msgspec.json.Decoder(Manifest)
 
 
-def store_manifest(store: ObjectStore, queue: str, new: NewSubmission) -> None:
+def store_manifest(
+    store: ObjectStore, queue: str, new: NewSubmission, idempotency_key: str = ""
+) -> None:
     """Store what a submission is, whose chunks are stored; nothing of a small or empty one.
 
     Raises:
@@ -60,7 +67,12 @@ def store_manifest(store: ObjectStore, queue: str, new: NewSubmission) -> None:
     """
     if new.inline is not None or not new.chunks_total:
         return
-    manifest = Manifest(queue=queue, created=datetime.now(UTC), submission=InsertBody.of(new))
+    manifest = Manifest(
+        queue=queue,
+        created=datetime.now(UTC),
+        submission=InsertBody.of(new),
+        idempotency_key=idempotency_key,
+    )
     store.create(manifest_key(new.prefix), msgspec.json.encode(manifest))
 
 

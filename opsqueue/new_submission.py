@@ -41,6 +41,7 @@ INLINE_OUTPUTS_BYTES: Final = 1024 * 1024
 """Of all outputs of a submission that do."""
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*")
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -233,6 +234,11 @@ def check_trace_context(carrier: Mapping[str, str]) -> None:
 def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> bool:
     """Whether encoded chunks are few and small enough to travel through Redis."""
     return len(chunks) <= INLINE_CHUNKS and sum(map(len, chunks)) <= limit_bytes
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Tell whether a text can be one: 1 to 255 printable ASCII characters."""
+    return _IDEMPOTENCY_KEY.fullmatch(text) is not None
 
 
 def check_retention_ms(retention_ms: int) -> int:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from opsqueue import calls
 from opsqueue.answers import Alive, Inserted, Reserved
+from opsqueue.calls import KEY_KEPT_MS
 from opsqueue.chunk import (
     ChunkFailure,
     CompleteOutcome,
@@ -47,7 +48,7 @@ class PartitionedQueue(PartitionedReadings):
         new: NewSubmission,
         *,
         idempotency_key: str = "",
-        idempotency_ms: int = 24 * 3600 * 1000,
+        idempotency_ms: int = KEY_KEPT_MS,
     ) -> Inserted:
         """Accept a submission in one of the partitions; see `Queue.insert_submission`.
 
@@ -70,9 +71,17 @@ class PartitionedQueue(PartitionedReadings):
             new, idempotency_key=idempotency_key, idempotency_ms=idempotency_ms
         )
 
-    def restore_submission(self, new: NewSubmission, finished: Finished) -> Inserted:
-        """Insert a submission that Redis has lost; see `Queue.restore_submission`."""
-        return self._home_of(new.prefix).restore_submission(new, finished)
+    def restore_submission(
+        self, new: NewSubmission, finished: Finished, *, idempotency_key: str = ""
+    ) -> Inserted:
+        """Insert a submission that Redis has lost; see `Queue.restore_submission`.
+
+        Where its insert would go, so that a repetition of that finds it.
+        """
+        if idempotency_key:
+            self._look()
+        home = self._home_of(idempotency_key or new.prefix)
+        return home.restore_submission(new, finished, idempotency_key=idempotency_key)
 
     # Transitions of chunks
 

@@ -14,7 +14,7 @@ from typing import Any
 from opsqueue import calls
 from opsqueue.answers import Inserted, Reserved
 from opsqueue.bounds import MAX_MS, checked_whole
-from opsqueue.calls import Answer
+from opsqueue.calls import KEY_KEPT_MS, Answer
 from opsqueue.chunk import (
     ChunkFailure,
     CompleteOutcome,
@@ -91,7 +91,7 @@ class Queue(WorkerLife):
         new: NewSubmission,
         *,
         idempotency_key: str = "",
-        idempotency_ms: int = 24 * 3600 * 1000,
+        idempotency_ms: int = KEY_KEPT_MS,
     ) -> Inserted:
         """Accept a submission whose chunks are stored already; costs the same for any number.
 
@@ -120,8 +120,15 @@ class Queue(WorkerLife):
             raise SubmissionNotConfirmedError(inserted.id, doubt)
         return inserted
 
-    def restore_submission(self, new: NewSubmission, finished: Finished) -> Inserted:
+    def restore_submission(
+        self, new: NewSubmission, finished: Finished, *, idempotency_key: str = ""
+    ) -> Inserted:
         """Insert a submission that Redis has lost, whose chunks are stored, and some done.
+
+        Args:
+            new: as it was inserted.
+            finished: which of its chunks are done.
+            idempotency_key: of that insert; from now on for a day, unless it is another one's.
 
         Raises:
             InvalidArgumentError: a submission has this prefix, so this one was not lost; or what
@@ -145,6 +152,8 @@ class Queue(WorkerLife):
             last_error=finished.last_error,
             meta_count=len(new.strategic_metadata),
             redo_count=len(finished.redo),
+            idempotency=idempotency_key,
+            idempotency_ms=KEY_KEPT_MS,
             rest=[*calls.pairs_and_fields(new), *finished.redo],
         )
         return _inserted(answer, new.prefix)

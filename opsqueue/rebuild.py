@@ -50,8 +50,12 @@ class Skipped:
 
 
 def queues_in(store: ObjectStore) -> list[str]:
-    """Give the names of the queues that a store has folders of."""
-    return sorted(name for name in store.list_folders("") if _is_queue_name(name))
+    """Give the names of the queues that a store has folders of, with folders in them."""
+    return sorted(
+        name
+        for name in store.list_folders("")
+        if _is_queue_name(name) and any(True for _ in store.list_folders(name))
+    )
 
 
 def rebuild(
@@ -71,9 +75,11 @@ def rebuild(
         if not _is_unknown(queue, prefix):
             continue
         try:
-            new = _described(store, queue, prefix)
+            new, key = _described(store, queue, prefix)
             finished = find_finished(store, new)
-            id_ = None if is_dry_run else queue.restore_submission(new, finished).id
+            id_ = None
+            if not is_dry_run:
+                id_ = queue.restore_submission(new, finished, idempotency_key=key).id
         except (ObjectNotFoundError, EncodingError, InvalidArgumentError) as exc:
             if _is_unknown(queue, prefix):  # else somebody inserted it meanwhile
                 yield Skipped(prefix=prefix, reason=str(exc))
@@ -142,7 +148,8 @@ def _is_unknown(queue: Queue, prefix: str) -> bool:
         return False  # no submission can have it, so the folder is not ours
 
 
-def _described(store: ObjectStore, queue: Queue, prefix: str) -> NewSubmission:
+def _described(store: ObjectStore, queue: Queue, prefix: str) -> tuple[NewSubmission, str]:
+    # And its idempotency key.
     try:
         manifest = read_manifest(store, prefix)
     except ObjectNotFoundError as exc:
@@ -152,7 +159,7 @@ def _described(store: ObjectStore, queue: Queue, prefix: str) -> NewSubmission:
     if (manifest.queue, new.prefix) != (queue.name, prefix):
         message = f"its manifest is that of {new.prefix}, queue {manifest.queue}: it was moved"
         raise EncodingError(message)
-    return new
+    return new, manifest.idempotency_key
 
 
 def _list_chunks(store: ObjectStore, new: NewSubmission) -> bytearray:

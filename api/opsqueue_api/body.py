@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -13,6 +12,7 @@ from falcon.typing import ReadableIO
 
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import ChunkSizeIsZeroError
+from opsqueue.new_submission import is_idempotency_key
 from opsqueue.submission_wire import InsertBody
 from opsqueue.wire import ProblemType
 from opsqueue_api.compression import decompressed
@@ -20,7 +20,6 @@ from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.settings import Limits
 
 Body = TypeVar("Body")
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _DECODER: Final = msgspec.json.Decoder(InsertBody)
 
 
@@ -49,7 +48,7 @@ def idempotency_key(req: falcon.Request) -> str:
     key = req.get_header("Idempotency-Key")
     if key is None:
         return ""
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
+    if not is_idempotency_key(key):
         message = "the Idempotency-Key header takes 1 to 255 printable ASCII characters"
         raise invalid(message)
     return key

@@ -163,12 +163,10 @@ class Submissions:
             operations_total=stored.operations_total,
             inline=stored.inline,
         )
-        _store_manifest(self._store, on, new)
+        _store_manifest(self._store, on, new, key)
         # When Redis gives no answer, the objects stay: a submission may be using them.
         inserted = _insert(on, new, key)
-        if not inserted.is_new and new.inline is None:
-            discard(self._store, new.prefix)
-        return inserted
+        return inserted if inserted.is_new else self._without_unused(on, new, inserted)
 
     def _insert_inline(self, on: Queue, new: NewSubmission, key: str) -> Inserted:
         """Insert; what the client took for small, and we do not, is stored by us."""
@@ -177,12 +175,20 @@ class Submissions:
         items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
         create_many(self._store, items)
         stored = replace(new, inline=None)
-        store_manifest(self._store, on.name, stored)
+        store_manifest(self._store, on.name, stored, key)
         inserted = _insert(on, stored, key)
-        # Not new and yet of this prefix: the insert is repeated, and these are its objects.
-        if not inserted.is_new and on.get_submission(inserted.id).prefix != new.prefix:
+        return inserted if inserted.is_new else self._without_unused(on, stored, inserted)
+
+    def _without_unused(self, on: Queue, new: NewSubmission, known: Inserted) -> Inserted:
+        """Delete what was stored for nothing, the idempotency key having been known."""
+        if new.inline is not None:
+            return known
+        # Of this prefix: the insert is repeated, or Redis was lost and a rebuild found the objects.
+        owner = on.lookup_prefix(new.prefix)
+        if owner is None:
             discard(self._store, new.prefix)
-        return inserted
+            return known
+        return Inserted(id=owner, is_new=False)
 
     @operation(
         choice_parameter("state", _STATES, "Only those in this state."),
@@ -361,9 +367,9 @@ class SubmissionIds:
         write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
 
 
-def _store_manifest(store: ObjectStore, on: Queue, new: NewSubmission) -> None:
+def _store_manifest(store: ObjectStore, on: Queue, new: NewSubmission, key: str) -> None:
     try:
-        store_manifest(store, on.name, new)
+        store_manifest(store, on.name, new, key)
     except BaseException:
         if new.inline is None:
             discard(store, new.prefix)

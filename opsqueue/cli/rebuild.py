@@ -11,9 +11,11 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.tables import counted
 from opsqueue.cluster import Client
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.rebuild import Rebuilt, queues_in, rebuild
+from opsqueue.script import ping
 from opsqueue.store import ObjectStore, open_store
 
 _EPILOG = """
@@ -27,6 +29,7 @@ Examples:
 @click.command("rebuild", epilog=_EPILOG)
 @click.option(
     "--store",
+    "--store-url",
     "store_url",
     envvar="OPSQUEUE_STORE_URL",
     metavar="URL",
@@ -48,23 +51,42 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     Redis has is left alone, so this may be repeated.
 
     Not in the store, and so lost with Redis: small submissions, whose chunks lie in Redis (up to
-    256 KiB), ids and idempotency keys, attempts used, failures, limits, retentions and pauses of
-    queues. What had failed or was cancelled, or whose insert never came, runs again: cancel it.
+    256 KiB), ids, attempts used, failures, and of queues their limits, retentions, pauses and
+    numbers of partitions: set these first. What had failed or was cancelled, or whose insert never
+    came, runs again: cancel it.
 
     Exit codes: 0 done, 1 some were skipped, 2 wrong usage, 3 no answer.
     """
+    ping(client)
     with closing(open_store(store_url)) as store:
         click.echo(f"store   {store.url}")
-        skipped = sum(
-            _rebuild(store, PartitionedQueue(client, name), is_dry_run=dry_run)
-            for name in queues or queues_in(store)
+        names = _checked(store, queues)
+        outcomes = [
+            _rebuild(store, PartitionedQueue(client, name), is_dry_run=dry_run) for name in names
+        ]
+    if any(rebuilt for rebuilt, _ in outcomes):
+        click.echo("small submissions, whose chunks were in Redis, are lost: the store has none")
+    sys.exit(1 if any(skipped for _, skipped in outcomes) else 0)
+
+
+def _checked(store: ObjectStore, queues: Sequence[str]) -> Sequence[str]:
+    """Give the queues to look at: those named, all of which the store must have, or all."""
+    there = queues_in(store)
+    if not there:
+        message = (
+            f"{store.url} has no submissions: is this the store URL that workers and API have? "
+            "Small submissions (up to 256 KiB) are in no store"
         )
-    click.echo("small submissions, whose chunks were in Redis, are not in the store: they are lost")
-    sys.exit(1 if skipped else 0)
+        raise InvalidArgumentError(message)
+    for name in queues:
+        if name not in there:
+            message = f"{store.url} has no queue {name}: it has {', '.join(there)}"
+            raise InvalidArgumentError(message)
+    return queues or there
 
 
-def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> int:
-    """Print what became of each submission, then the totals; give how many were skipped."""
+def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> tuple[int, int]:
+    """Print what became of each submission, then the totals: rebuilt ones and skipped ones."""
     rebuilt = skipped = 0
     for outcome in rebuild(store, queue, is_dry_run=is_dry_run):
         if isinstance(outcome, Rebuilt):
@@ -81,4 +103,4 @@ def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> int:
             click.echo(f"{outcome.prefix}  skipped: {outcome.reason}")
     would = "would be " if is_dry_run else ""
     click.echo(f"queue {queue.name}: {rebuilt:,} {would}inserted again, {skipped:,} skipped")
-    return skipped
+    return rebuilt, skipped

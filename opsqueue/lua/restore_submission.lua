@@ -19,9 +19,11 @@
 -- ARGV[11]    operations_failed  of these
 -- ARGV[12]    errors             bitmap of those with operations that failed
 -- ARGV[13]    last_error         index of the last of them, or -1
--- ARGV[14]    meta_count         pairs of strategic metadata
--- ARGV[15]    redo_count         chunks below the cursor that are not done
--- ARGV[16...] rest               first those pairs, then fields of sub:ID with their values, then
+-- ARGV[14]    idempotency        key of the insert, '' for none; unless another one has it by now
+-- ARGV[15]    idempotency_ms     how long the key is remembered
+-- ARGV[16]    meta_count         pairs of strategic metadata
+-- ARGV[17]    redo_count         chunks below the cursor that are not done
+-- ARGV[18...] rest               first those pairs, then fields of sub:ID with their values, then
 --                                the indexes of those chunks
 --
 -- With _insert.
@@ -29,7 +31,7 @@
 -- Returns {"inserted", id}, or {"prefix_taken", id}.
 local prefix, chunks_total, operations_total = ARGV[3], ARGV[4], ARGV[6]
 local chunks_done, operations_done, operations_failed = ARGV[8], ARGV[10], ARGV[11]
-local meta_count, redo_count = tonumber(ARGV[14]), tonumber(ARGV[15])
+local meta_count, redo_count = tonumber(ARGV[16]), tonumber(ARGV[17])
 
 local owner = redis.call('HGET', base .. 'prefixes', prefix)
 if owner then
@@ -39,8 +41,8 @@ end
 local id, redo_from = next_id(ARGV[2]), #ARGV - redo_count + 1
 local key = sub_key(id)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = ARGV[5],
-  operations_total = operations_total, cursor = ARGV[7], pairs_from = 16,
-  fields_from = 16 + 2 * meta_count, fields_end = redo_from})
+  operations_total = operations_total, cursor = ARGV[7], pairs_from = 18,
+  fields_from = 18 + 2 * meta_count, fields_end = redo_from})
 redis.call('HSET', key, 'chunks_done', chunks_done, 'operations_done', operations_done,
   'operations_failed', operations_failed)
 if chunks_done ~= '0' then
@@ -51,6 +53,9 @@ if operations_failed ~= '0' then
 end
 for i = redo_from, #ARGV do
   redis.call('ZADD', key .. ':redo', ARGV[i], ARGV[i])
+end
+if ARGV[14] ~= '' then
+  redis.call('SET', base .. 'idem:' .. ARGV[14], id, 'PX', ARGV[15], 'NX')
 end
 count('chunks_completed', chunks_done)
 count('operations_completed', operations_done)

@@ -20,11 +20,13 @@ from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.manifest import read_manifest
-from opsqueue.new_submission import Backoff
+from opsqueue.new_submission import Backoff, NewSubmission
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.producer import ProducerClient
 from opsqueue.rebuild import Rebuilt, Skipped, find_finished, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key, open_store, output_key
 from opsqueue.submission import Submission, SubmissionState
+from opsqueue.submission_api import QueueApi
 from opsqueue.testing import LocalOpsqueue
 
 KEPT = (
@@ -167,6 +169,117 @@ def test_two_rebuilds_at_once_insert_one(
     assert on.count_queue().stats["submissions_inserted"] == 1
 
 
+class RebuiltMeanwhile(QueueApi):
+    """Whose Redis is lost, and rebuilt, while a producer's insert is on its way."""
+
+    def __init__(self, client: redis.Redis, store: ObjectStore, *, partitions: int = 1) -> None:
+        super().__init__(client)
+        self.client, self.store, self.partitions = client, store, partitions
+        self.keeps_keys = True
+
+    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+        self.client.flushall()
+        on = PartitionedQueue(self.client, queue)
+        on.set_partitions(self.partitions)
+        if not self.keeps_keys:  # as of an older version
+            key = manifest_key(new.prefix)
+            manifest = json.loads(self.store.get(key))
+            del manifest["idempotency_key"]
+            self.store.delete_objects([key])
+            self.store.create(key, json.dumps(manifest).encode())
+        assert all(isinstance(outcome, Rebuilt) for outcome in rebuild(self.store, on))
+        return super().insert(queue, new, idempotency_key)
+
+
+@pytest.mark.parametrize("partitions", [1, 7])
+@pytest.mark.parametrize("options", [{}, {"idempotency_key": "the same"}])
+def test_an_insert_that_is_repeated_behind_a_rebuild_finds_what_that_restored(
+    client: redis.Redis, store: ObjectStore, options: dict[str, Any], partitions: int
+) -> None:
+    """And its chunks stay; of the same key, too, under which another one was restored before."""
+    api = RebuiltMeanwhile(client, store, partitions=partitions)
+    producer = ProducerClient.over(api, store, queue="numbers", inline_bytes=0)
+
+    for _ in range(2):
+        id_ = producer.insert_submission([2, 4, 6], chunk_size=2, **options)
+
+    found = PartitionedQueue(client, "numbers").list_submissions().submissions
+    assert len(found) == 2
+    assert id_ in [submission.id for submission in found]
+    for submission in found:
+        assert [store.exists(input_key(submission.prefix, index)) for index in (0, 1)] == [True] * 2
+
+
+def test_an_insert_whose_key_was_not_restored_finds_its_submission_by_the_prefix(
+    local: LocalOpsqueue, client: redis.Redis, store: ObjectStore
+) -> None:
+    api = RebuiltMeanwhile(client, store)
+    api.keeps_keys = False
+    producer = ProducerClient.over(api, store, queue="numbers", inline_bytes=0)
+
+    id_ = producer.insert_submission([2, 4], chunk_size=2)
+
+    assert [id_] == [s.id for s in local.queue("numbers").list_submissions().submissions]
+    assert local.work("numbers") == 1
+    assert list(producer.blocking_stream_completed_submission(id_)) == [1, 2]
+
+
+def test_a_key_that_somebody_has_by_now_stays_theirs(
+    local: LocalOpsqueue, producer: ProducerClient
+) -> None:
+    insert(producer, 1, idempotency_key="k")
+    local.client.flushall()
+    again = insert(producer, 1, idempotency_key="k")
+
+    assert the_rebuilt(local).id != again.id
+
+    assert insert(producer, 1, idempotency_key="k").id == again.id
+    assert local.work("numbers") == 2
+
+
+@pytest.mark.parametrize("key", ["\u00e4", "x" * 256, "\n"])
+def test_a_key_that_can_be_none_is_said(
+    local: LocalOpsqueue, producer: ProducerClient, key: str
+) -> None:
+    lost = insert(producer, 1)
+    name = manifest_key(lost.prefix)
+    manifest = json.loads(local.store.get(name)) | {"idempotency_key": key}
+    local.store.delete_objects([name])
+    local.store.create(name, json.dumps(manifest).encode())
+    local.client.flushall()
+
+    (outcome,) = rebuild(local.store, local.queue("numbers"))
+
+    assert isinstance(outcome, Skipped)
+    assert "idempotency key" in outcome.reason
+
+
+def test_the_command_says_what_it_did_not_find(
+    own_client: redis.Redis, store_url: str, tmp_path: Path
+) -> None:
+    """A wrong URL or name must not look as if there were nothing to restore."""
+    store = open_store(store_url)
+    local = LocalOpsqueue(app, own_client, store)
+    insert(ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0), 1)
+    port = own_client.connection_pool.connection_kwargs["port"]
+
+    def run(url: str, *options: str, port: int = port) -> tuple[int, str]:
+        environment = {"OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        result = CliRunner().invoke(main, ["rebuild", "--store", url, *options], env=environment)
+        return result.exit_code, result.output
+
+    for wrong in (f"file://{tmp_path}/typo", f"{store_url}/numbers"):
+        code, output = run(wrong)
+        assert code == 2
+        assert "has no submissions: is this the store URL" in output
+    code, output = run(store_url, "--queue", "numbrs")
+    assert code == 2
+    assert "has no queue numbrs: it has numbers" in output
+    code, output = run(f"file://{tmp_path}/typo", port=1)
+    assert code == 3
+    assert "does not answer" in output
+
+
 @pytest.mark.parametrize("max_redo", [10, 2, 0])
 def test_chunks_are_done_in_whatever_order(
     local: LocalOpsqueue,
@@ -282,7 +395,7 @@ def test_the_command_says_what_it_does(
     code, output = run("--dry-run")
     assert (code, own_client.dbsize()) == (0, 0)
     assert "would be inserted  1 of 3 chunks done  1 operation failed" in output
-    assert "they are lost" in output
+    assert "small submissions, whose chunks were in Redis, are lost" in output
     assert "queue numbers: 1 inserted again, 0 skipped" in run("--queue", "numbers")[1]
     assert "queue numbers: 0 inserted again, 0 skipped" in run()[1]
     store.delete_objects(key for key in list(store.list_prefix("")) if key.endswith("-in"))

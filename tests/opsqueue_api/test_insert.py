@@ -8,7 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from opsqueue.answers import Inserted
 from opsqueue.codec import DEFAULT_CODEC, open_codec
+from opsqueue.new_submission import NewSubmission
+from opsqueue.partitioned import PartitionedQueue
+from opsqueue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
 
 
@@ -126,6 +130,43 @@ def test_a_known_idempotency_key_leaves_no_second_upload(
     http.post("/submissions", json=body, headers={"idempotency-key": "k"})
 
     assert {first["prefix"]} == stored_prefixes(store)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"operations": [1, 2]},
+        {"chunks_total": 1, "codec": "json", "inline": ["WzEsMl0="]},
+    ],
+)
+def test_what_a_rebuild_found_before_its_insert_is_kept_and_answered(
+    http: httpx.Client,
+    store: ObjectStore,
+    queue_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    contents: dict[str, Any],
+) -> None:
+    """Redis may be lost, and rebuilt, while the API repeats an insert."""
+    insert = PartitionedQueue.insert_submission
+    rebuilt = []
+
+    def after_a_rebuild(
+        self: PartitionedQueue, new: NewSubmission, *, idempotency_key: str = ""
+    ) -> Inserted:
+        rebuilt.extend(rebuild(store, self))
+        return insert(self, new, idempotency_key=idempotency_key)
+
+    monkeypatch.setattr(PartitionedQueue, "insert_submission", after_a_rebuild)
+
+    body = {**contents, "chunk_size": 2}
+    if "inline" in contents:
+        body["prefix"] = f"{queue_name}/1"
+    response = http.post("/submissions", json=body, headers={"idempotency-key": "k"})
+
+    (outcome,) = rebuilt
+    assert isinstance(outcome, Rebuilt)
+    assert (response.status_code, response.json()["id"]) == (200, str(outcome.submission_id))
+    assert store.exists(input_key(outcome.prefix, 0))
 
 
 def test_a_prefix_belongs_to_one_submission(http: httpx.Client) -> None:

@@ -14,6 +14,7 @@ from opsqueue.exceptions import (
     ApiUnavailableError,
     ChunkSizeIsZeroError,
     EncodingError,
+    IncorrectUsageError,
     InvalidArgumentError,
     StoreUnavailableError,
 )
@@ -178,11 +179,13 @@ def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
 
 
 class Answers(QueueApi):
-    """Inserts, and then answers what a test wants."""
+    """Refuses, or inserts and then answers what a test wants."""
 
     error: Exception | None = None
 
     def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+        if isinstance(self.error, IncorrectUsageError):
+            raise self.error
         super().insert(queue, new, idempotency_key)
         if self.error:
             raise self.error
