@@ -23,8 +23,11 @@ _CHOSEN: Final = ("ZRANGE", "ZREVRANGE", "ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZCARD
 # What clients send beside scripts. COMMAND is redis-py's, for a cluster.
 _BESIDE: Final = (
     "PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "XREVRANGE", "SADD", "SMEMBERS",
-    "WAIT", "WAITAOF", "INFO", "CONFIG|GET", "COMMAND", "CLUSTER|SLOTS",
+    "INFO", "CONFIG|GET", "COMMAND", "CLUSTER|SLOTS",
 )  # fmt: skip
+# WAIT, and WAITAOF, which no line may name: a server before 7.2, without it, would not start. The
+# others of the category block for keys, and our keys are all that a user has.
+_BLOCKING: Final = "+@blocking"
 _OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
@@ -45,4 +48,4 @@ def commands_of(role: Role) -> list[str]:
 def user_line(role: Role, *, name: str, password: str) -> str:
     """Give the line of an ACL file that makes the user; without `user` it is ACL SETUSER's."""
     allowed = " ".join(f"+{command.lower()}" for command in commands_of(role))
-    return f"user {name} reset on >{password} ~{PATTERN} {allowed}"
+    return f"user {name} reset on >{password} ~{PATTERN} {_BLOCKING} {allowed}"

@@ -36,6 +36,9 @@ AnyOutcome = CompleteOutcome | FailOutcome | ReleaseOutcome
 TimeoutMs = Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)]
 DelayMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 
+WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/]+$")]
+"""Heartbeats have it in their path."""
+
 
 class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a consumer wants. `strategy` is text as on command lines, or JSON.
@@ -43,7 +46,7 @@ class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `heartbeat_timeout_ms`: `timeout_ms` of its heartbeats, which counts until the first of them.
     """
 
-    worker: str
+    worker: WorkerName
     max: Annotated[int, Meta(ge=1, le=MAX_BATCH)] = 1
     strategy: Annotated[str, Meta(max_length=2_000)] | dict[str, Any] = "Random"
     wait: Annotated[float, Meta(ge=0, le=60)] = 0

@@ -58,8 +58,12 @@ class Codec:
     dumps: Callable[[list[object]], bytes]
     loads: Callable[[bytes], object]
 
-    def encode(self, operations: Sequence[object]) -> bytes:
-        """Turn the operations of a chunk into bytes.
+    def encode(self, operations: Sequence[object], *, noun: str = "operation") -> bytes:
+        """Turn the operations of a chunk into bytes, or their results.
+
+        Args:
+            operations: in the order of the chunk.
+            noun: what errors call one of them, in front of its number.
 
         Raises:
             EncodingError: names the first operation that can't be carried, its type, what helps.
@@ -71,7 +75,7 @@ class Codec:
             raise
         # Everything: a custom or pickled object's own code may raise what it likes.
         except Exception as exc:
-            raise self._not_encodable(operations, exc) from exc
+            raise self._not_encodable(operations, noun, exc) from exc
         if not isinstance(data, bytes):
             message = f"codec {self.name!r} gave {_type_of(data)} instead of bytes"
             raise EncodingError(message)
@@ -101,25 +105,29 @@ class Codec:
             raise EncodingError(message)
         return operations
 
-    def refusal_of(self, operation: object, *, position: int) -> EncodingError | None:
+    def refusal_of(
+        self, operation: object, *, position: int, noun: str = "operation"
+    ) -> EncodingError | None:
         """Say why an operation, or its result, can't be carried; None: alone it can."""
         try:
             self.dumps([operation])
         except Exception as exc:  # noqa: BLE001  as in encode
             return EncodingError(
-                f"codec {self.name!r} can't carry operation {position} of the chunk, "
+                f"codec {self.name!r} can't carry {noun} {position} of the chunk, "
                 f"{_type_of(operation)} ({_text_of(exc)}): {_helps(self.name)}"
             )
         return None
 
-    def _not_encodable(self, operations: Sequence[object], failure: Exception) -> EncodingError:
+    def _not_encodable(
+        self, operations: Sequence[object], noun: str, failure: Exception
+    ) -> EncodingError:
         for position, operation in enumerate(operations):
-            if refusal := self.refusal_of(operation, position=position):
+            if refusal := self.refusal_of(operation, position=position, noun=noun):
                 return refusal
         # One by one they all pass: the failure is of the whole, such as memory.
         return EncodingError(
             f"codec {self.name!r} can't carry the chunk ({_text_of(failure)}): "
-            "each of its operations alone it can; try smaller chunks"
+            "each of its parts alone it can; try smaller chunks"
         )
 
 

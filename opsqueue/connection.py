@@ -168,14 +168,26 @@ def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
         message = f"Redis at {masked(url)} refused the credentials ({exc}): put them into its URL"
         raise RedisUnavailableError(message) from exc
     except (redis.RedisError, RedisClusterException) as exc:
-        help_ = (
-            "give the authority that signed it: rediss://…?ssl_ca_certs=/path/to/ca.pem"
-            if "certificate verify failed" in str(exc).lower()
-            else "is it running, and is the URL right? Set OPSQUEUE_REDIS_URL, or start one with "
-            "`opsqueue dev`"
-        )
-        message = f"Redis at {masked(url)} does not answer ({reason_of(exc)}): {help_}"
+        message = f"Redis at {masked(url)} {_trouble_with(exc)}"
         raise RedisUnavailableError(message) from exc
+
+
+def _trouble_with(exc: Exception) -> str:
+    reason = reason_of(exc)
+    told = f"{reason} {exc.__cause__ or ''}".lower()
+    if "cluster mode is not enabled" in told or "cluster support disabled" in told:
+        return "is no cluster: its URL begins with redis://, not redis+cluster://"
+    if "unknown command 'sentinel'" in told:
+        return "is no Sentinel: its own URL begins with redis://, not redis+sentinel://"
+    if isinstance(exc, redis.ResponseError):
+        return f"answers, but refuses ({reason}): is its URL right?"
+    help_ = (
+        "give the authority that signed it: rediss://…?ssl_ca_certs=/path/to/ca.pem"
+        if "certificate verify failed" in told
+        else "is it running, and is the URL right? Set OPSQUEUE_REDIS_URL, or start one with "
+        "`opsqueue dev`"
+    )
+    return f"does not answer ({reason}): {help_}"
 
 
 def _info(server: redis.Redis) -> Mapping[str, Any] | None:

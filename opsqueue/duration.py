@@ -29,7 +29,8 @@ def milliseconds(duration: timedelta | float) -> int:
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
     # Also refuses what is not a number, which compares with nothing.
     if isinstance(seconds, bool) or not 0 <= seconds < 10**12:
-        message = f"duration {duration!r}: give a timedelta or seconds, 0 or more"
+        shown = str(duration) if isinstance(duration, timedelta) else repr(duration)
+        message = f"duration {shown}: give a timedelta or seconds, from 0 to below {10**12:,} s"
         raise InvalidArgumentError(message)
     return max(round(seconds * 1000), int(seconds > 0))
 

@@ -308,8 +308,8 @@ def _log(reservation: Reservation, report: Report, outcome: object) -> None:
     match outcome, report:
         case Lost(), _:
             logger.warning(
-                "lost chunk %s: its reservation had ended, or its report was sent twice; if that "
-                "goes on, raise reservation_ms or make chunks smaller",
+                "lost chunk %s: its reservation had ended, its report was sent twice, or Redis "
+                "lost its data; if that goes on, raise reservation_ms or make chunks smaller",
                 reservation,
             )
         case Dropped(), _:

@@ -53,6 +53,9 @@ class OperationFailed:
         return f"{self.traceback.rstrip()}\n{last}" if self.traceback else last
 
 
+_RESULT: Final = "the result of operation"
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """An output, ready to be stored."""
@@ -75,7 +78,7 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
             can't, though each alone could.
     """
     if not collects:
-        return Encoded(_enveloped(codec.encode(results), len(results), _NO_ERRORS), 0)
+        return Encoded(_enveloped(codec.encode(results, noun=_RESULT), len(results), _NO_ERRORS), 0)
     errors = {i: result for i, result in enumerate(results) if isinstance(result, OperationError)}
     try:
         data = codec.encode([result for i, result in enumerate(results) if i not in errors])
@@ -83,7 +86,7 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
         refused = {
             i: OperationError(type="EncodingError", message=str(refusal))
             for i, result in enumerate(results)
-            if i not in errors and (refusal := codec.refusal_of(result, position=i))
+            if i not in errors and (refusal := codec.refusal_of(result, position=i, noun=_RESULT))
         }
         if not refused:
             raise

@@ -40,6 +40,8 @@ _COMMENT: Final = re.compile(r"--.*")
 _FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
 _WORD: Final = re.compile(r"\w+")
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
+_IN_SCRIPT: Final = re.compile(r"[.,]? script: ([0-9a-f]{40}, )?on @?user_script:\d+\.?$")
+"""What a server says of where in a script, which helps nobody when it refuses all of them."""
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
 """The server's state or its operator refuses a command, in a script as anywhere: no defect."""
@@ -336,6 +338,9 @@ def translated_errors(script: Script | None) -> Iterator[None]:
         yield
     except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as exc:
         raise _refused(exc) from exc
+    except redis.exceptions.AuthenticationError as exc:
+        message = f"Redis refused the credentials ({exc}): put the right ones into its URL"
+        raise RedisUnavailableError(message) from exc
     except redis.exceptions.ResponseError as exc:
         if script is not None and "user_script" in str(exc) and not _REFUSAL.match(str(exc)):
             raise ScriptError(_located(script, str(exc))) from exc
@@ -346,7 +351,10 @@ def translated_errors(script: Script | None) -> Iterator[None]:
 
 
 def _refused(exc: redis.exceptions.ResponseError) -> RedisUnavailableError:
-    return RedisUnavailableError(f"Redis refused: {exc}")
+    text = _IN_SCRIPT.sub("", str(exc))
+    if isinstance(exc, redis.exceptions.ReadOnlyError):
+        text = f"{text.rstrip('.')}: give the URL of its primary, or of its Sentinels"
+    return RedisUnavailableError(f"Redis refused: {text}")
 
 
 def _located(script: Script, text: str) -> str:

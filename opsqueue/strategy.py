@@ -174,7 +174,9 @@ class MaxSimultaneous(AnyStrategy):
     def __post_init__(self) -> None:
         _check(self, self.meta_key, self.underlying)
         if not _is_int(self.max) or not 1 <= self.max <= 10**9:
-            raise _wrong(self, f"max is {self.max!r}: give a whole number of chunks, 1 or more")
+            raise _wrong(
+                self, f"max is {self.max!r}: give a whole number of chunks, 1 to {10**9:,}"
+            )
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""

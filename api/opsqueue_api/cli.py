@@ -181,7 +181,8 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     envvar="OPSQUEUE_DURABILITY",
     show_envvar=True,
     help="What an answered insert survives: fsync, power loss of Redis's machine; replica, loss of "
-    "that machine. Refused where the server can't promise it.",
+    "that machine. Refused where the server never keeps it; while no replica is in reach, inserts "
+    "are answered 503.",
 )
 @click.option(
     "-l",

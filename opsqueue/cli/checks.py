@@ -122,8 +122,8 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
         else Finding(
             "redis-persistence",
             Level.GOOD,
-            "an append-only file is kept (with appendfsync everysec, the default, a crash of the "
-            "machine loses about a second)",
+            "an append-only file is kept (a crash of the machine loses about a second with "
+            "appendfsync everysec, nothing with always, and half a minute with no)",
         )
     )
     yield from _replication_findings(info)
@@ -159,7 +159,7 @@ def _durability_findings(
             yield (
                 _split(check, Level.PROBLEM, f"{option} is not kept: {trouble}")
                 if durability is chosen
-                else Finding(check, Level.GOOD, f"{option}, if you want it: {trouble}")
+                else Finding(check, Level.GOOD, f"{option} is not asked for, nor kept: {trouble}")
             )
 
 

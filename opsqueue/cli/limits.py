@@ -41,7 +41,7 @@ def limits() -> None:
 @click.option(
     "--max",
     "maximum",
-    type=int,
+    type=click.IntRange(1, 10**9),
     envvar="OPSQUEUE_LIMITS_SET_MAX",
     help="Chunks in hand at most, for MaxSimultaneous.",
 )

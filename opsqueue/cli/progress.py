@@ -152,6 +152,8 @@ def follow(api: SubmissionApi, submission: Submission) -> Submission:
 def warn_if_nobody_works(api: SubmissionApi, submission: Submission) -> None:
     """Say why nothing happens, if it is for want of workers or for a pause."""
     queue = submission.queue
+    if submission.state is not SubmissionState.IN_PROGRESS:
+        return
     counts = api.count(queue)
     if counts.is_paused:
         say(f"queue {queue} is paused: `opsqueue resume {queue}` lets it go on")

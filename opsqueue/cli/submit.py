@@ -18,6 +18,7 @@ from opsqueue.cli.tables import print_json, say
 from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.contents import ErrorMode, check_completed
 from opsqueue.duration import milliseconds
+from opsqueue.exceptions import SubmissionNotConfirmedError
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.span_export import export_spans
 from opsqueue.store import ObjectStore
@@ -207,22 +208,28 @@ def submit(  # noqa: PLR0913 its options
     export_spans("opsqueue")
     producer = ProducerClient.over(api, store, queue=queue, codec=codec)
     with opened(file) as stream, reading(stream, operations_of(stream, file)) as operations:
-        submission_id = producer.insert_submission(
-            operations,
-            chunk_size=chunk_size,
-            strategic_metadata=meta,
-            metadata=None if metadata is None else metadata.encode(),
-            max_attempts=max_attempts,
-            max_failed_operations=max_failed_operations,
-            backoff=Backoff(
-                first_ms=milliseconds(backoff),
-                # Who sets the first one alone above a minute means that.
-                max_ms=milliseconds(max(backoff, max_backoff)),
-            ),
-            retention=retention,
-            delete_inputs_at_completion=delete_inputs,
-            idempotency_key=idempotency_key,
-        )
+        try:
+            submission_id = producer.insert_submission(
+                operations,
+                chunk_size=chunk_size,
+                strategic_metadata=meta,
+                metadata=None if metadata is None else metadata.encode(),
+                max_attempts=max_attempts,
+                max_failed_operations=max_failed_operations,
+                backoff=Backoff(
+                    first_ms=milliseconds(backoff),
+                    # Who sets the first one alone above a minute means that.
+                    max_ms=milliseconds(max(backoff, max_backoff)),
+                ),
+                retention=retention,
+                delete_inputs_at_completion=delete_inputs,
+                idempotency_key=idempotency_key,
+            )
+        except SubmissionNotConfirmedError as exc:
+            # It is inserted, and its id is what a script goes on with.
+            if not as_json:
+                click.echo(str(exc.submission_id), err=output == STANDARD)
+            raise
     # Before the wait: whoever reads the pipe has it, whatever happens then.
     if not as_json:
         click.echo(str(submission_id), err=output == STANDARD)

@@ -165,6 +165,27 @@ def test_a_server_without_an_append_only_file_gives_a_warning(
     assert "appendonly yes" in warning
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://127.0.0.1:{port}/99", "answers, but refuses .*: is its URL right"),
+        ("redis+sentinel://127.0.0.1:{port}/mymaster", "is no Sentinel: its own URL begins"),
+        ("redis+cluster://127.0.0.1:{port}", "is no cluster: its URL begins with redis://"),
+        ("redis://:wrong@127.0.0.1:{port}", "refused the credentials"),
+    ],
+)
+def test_a_server_that_answers_is_not_said_to_be_silent(
+    own_server: EmbeddedServer, url: str, says: str
+) -> None:
+    url = url.format(port=own_server.port)
+    client = connect(url)
+
+    with pytest.raises(RedisUnavailableError, match=says):
+        check(client, url=url)
+
+    client.close()
+
+
 def test_a_user_without_info_gives_a_warning(
     own_client: redis.Redis, own_server: EmbeddedServer
 ) -> None:

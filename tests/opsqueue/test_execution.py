@@ -99,7 +99,7 @@ def test_an_error_that_has_no_text_fails_its_chunk_all_the_same(store: ObjectSto
         ([1, 2], "returned 2 results for 3 operations"),
         (None, "returned NoneType"),
         ("abc", "returned str"),
-        ([object()] * 3, "can't carry operation 0"),
+        ([object()] * 3, "can't carry the result of operation 0"),
     ],
 )
 def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(

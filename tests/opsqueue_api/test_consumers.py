@@ -45,6 +45,15 @@ def complete(http: httpx.Client, *chunks: dict[str, Any]) -> httpx.Response:
     return http.post("/chunks/complete", json={"chunks": chunks})
 
 
+@pytest.mark.parametrize("worker", ["", "a/b", "..", "."])
+def test_a_worker_whose_name_no_path_can_have_is_refused(http: httpx.Client, worker: str) -> None:
+    """It could never give a sign of life."""
+    answer = http.post("/chunks/reserve", json={**WANTED, "worker": worker})
+
+    assert answer.status_code == 422
+    assert "worker" in answer.json()["detail"]
+
+
 def test_json_alone_does_a_whole_submission(http: httpx.Client) -> None:
     """Reserve with operations, complete with results: no store, no codec, no Redis."""
     id_ = insert(http, [1, "zwei", None])
@@ -242,7 +251,7 @@ def test_bytes_can_come_along_with_the_report(http: httpx.Client, store: ObjectS
     [
         ({"results": [1]}, "1 results for 2 operations"),
         ({"results": [1, 2], "output": "AA=="}, "not both"),
-        ({"results": [1, 2**64]}, "can't carry operation 1"),
+        ({"results": [1, 2**64]}, "can't carry the result of operation 1"),
     ],
 )
 def test_a_wrong_output_is_refused_and_nothing_is_counted(

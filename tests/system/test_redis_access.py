@@ -12,7 +12,7 @@ import redis
 import trustme
 from redis.sentinel import Sentinel
 
-from opsqueue.acl import user_line
+from opsqueue.acl import Role, user_line
 from opsqueue.connection import check, connect, server_client
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.embedded import EmbeddedServer
@@ -90,6 +90,12 @@ def test_the_users_that_are_printed_can_do_all_that_the_programs_do(
     worker.end()
 
     assert ask(server.port, "ACL", "LOG") == []
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+def test_the_lines_name_no_command_that_redis_7_0_lacks(role: Role) -> None:
+    """It refuses to start with an ACL file that does."""
+    assert "waitaof" not in user_line(role, name="a", password=PASSWORD)
 
 
 def look_at_everything(url: str, ids: list[int]) -> None:

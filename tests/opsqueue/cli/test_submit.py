@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import Result
 
 from opsqueue.cli import main, progress
+from opsqueue.exceptions import SubmissionNotConfirmedError
 from opsqueue.new_submission import Backoff
+from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 
@@ -73,6 +76,30 @@ def test_an_idempotency_key_gives_the_first_one(run, queue: Queue, numbers: str)
     first = id_of(run(*command))
 
     assert first == id_of(run(*command))
+
+
+def test_an_insert_that_is_not_confirmed_gives_its_id_all_the_same(
+    run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It is inserted: a script that has no id would hand it in again."""
+    insert = ProducerClient.insert_submission
+
+    def insert_in_doubt(self: ProducerClient, *arguments: Any, **options: Any) -> None:
+        raise SubmissionNotConfirmedError(insert(self, *arguments, **options), "no replica")
+
+    monkeypatch.setattr(ProducerClient, "insert_submission", insert_in_doubt)
+    result = run("submit", queue.name, numbers, "-c", "5")
+
+    assert result.exit_code == 3
+    assert queue.get_submission(SubmissionId(result.stdout.strip())).chunks_total == 2
+    assert "no replica" in result.stderr
+
+
+def test_an_empty_file_is_completed_without_a_worker(run, queue: Queue):
+    result = run("submit", queue.name, "-", "-c", "5", stdin="")
+
+    assert queue.get_submission(id_of(result)).state is SubmissionState.COMPLETED
+    assert "no worker" not in result.stderr
 
 
 def test_waiting_writes_the_results_in_order(run, queue, worker, numbers: str, tmp_path: Path):

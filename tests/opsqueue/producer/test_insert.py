@@ -304,7 +304,7 @@ def test_a_retention_is_given_as_timedelta_or_seconds(
 
 def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
     """Before anything is consumed."""
-    with pytest.raises(InvalidArgumentError, match="seconds, 0 or more"):
+    with pytest.raises(InvalidArgumentError, match="seconds, from 0"):
         producer.insert_submission([1], chunk_size=1, retention=-1)
 
 
