@@ -237,6 +237,30 @@ def test_a_key_that_somebody_has_by_now_stays_theirs(
     assert local.work("numbers") == 2
 
 
+def test_a_damaged_output_is_said_and_runs_again_once_it_is_deleted(
+    local: LocalOpsqueue, producer: ProducerClient
+) -> None:
+    """Or the results could not be read when all is done."""
+    lost = insert(producer, *range(0, 12, 2))
+    local.work("numbers", limit=2)
+    name = output_key(lost.prefix, 1)
+    whole = local.store.get(name)
+    local.store.delete_objects([name])
+    local.store.create(name, whole[:-1])
+    local.client.flushall()
+
+    (outcome,) = rebuild(local.store, local.queue("numbers"))
+
+    assert isinstance(outcome, Skipped)
+    assert f"{name} is damaged" in outcome.reason
+    assert "delete it" in outcome.reason
+    local.store.delete_objects([name])
+    found = the_rebuilt(local)
+    assert found.chunks_done == 1
+    assert local.work("numbers") == 2
+    assert list(producer.blocking_stream_completed_submission(found.id)) == list(range(6))
+
+
 @pytest.mark.parametrize("key", ["\u00e4", "x" * 256, "\n"])
 def test_a_key_that_can_be_none_is_said(
     local: LocalOpsqueue, producer: ProducerClient, key: str
