@@ -268,15 +268,17 @@ def test_a_term_to_the_whole_group_lets_children_finish(start_worker, producer_o
 
 
 def test_hup_replaces_the_children_after_their_chunks(start_worker, producer_of, tmp_path: Path):
-    """The chunk that runs is completed by the old one, the next is run by a new one."""
-    worker = start_worker("--concurrency", "1")
+    """The chunk that runs is completed by the old one; what waits behind it is run by a new one."""
+    worker = start_worker("--concurrency", "1", "--prefetch", "1")
     (old,) = worker.children()
     producer = producer_of()
     submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until(lambda: list(tmp_path.glob("started-*")))
+    next_id = producer.insert_submission([["pid"]], chunk_size=1)
+    until(lambda: producer.get_submission(next_id).chunks_in_hand == 1)
 
     worker.signal(signal.SIGHUP)
-    (new,) = producer.run_submission([["pid"]], chunk_size=1)
+    (new,) = producer.blocking_stream_completed_submission(next_id)
     (tmp_path / "go").touch()
 
     assert list(producer.blocking_stream_completed_submission(submission_id)) == ["went"]

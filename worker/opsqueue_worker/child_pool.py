@@ -168,6 +168,8 @@ class ChildPool:
         with self._lock:
             for child in self._children:
                 child.is_retiring = True
+                # Not only when it has none left: what waits behind its running chunk goes back.
+                child.stop()
         self._not_before = 0.0
 
     def _end_overdue(self, child: ChildProcess) -> None:

@@ -66,7 +66,7 @@ class Pool(Protocol):
         """Do what is to be done now and then; on the main thread."""
 
     def retire_children(self) -> None:
-        """Replace children, each after the chunks that it has."""
+        """Replace children, each after the chunks that it runs; those that wait go back."""
 
     def dump_stacks(self) -> None:
         """Let children print the stacks of their threads to stderr."""

@@ -203,7 +203,7 @@ class Worker:
     def _is_told_to_stop(self) -> bool:
         match self._next_event():
             case signal.SIGHUP:
-                logger.info("replacing the children, each after the chunks that it has")
+                logger.info("replacing the children, each after what it runs")
                 self._pool.retire_children()
             case signal.SIGUSR1:
                 self._pool.dump_stacks()
