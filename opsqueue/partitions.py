@@ -88,6 +88,7 @@ class Partitions(Queue):
         self._parts = [self._make(partition=0)]
         self._history = [1]
         self._looked_at = float("-inf")
+        self._looks = self._look_answered = 0
         self._lock = threading.Lock()
 
     @property
@@ -131,7 +132,7 @@ class Partitions(Queue):
                 troubles.append(exc)
             known = self._parts[: self._history[-1]]
             # One that came meanwhile was given what the first one had before.
-            if told == len(known):
+            if told >= len(known):
                 break
             try:
                 each_part(known[told:], command)
@@ -146,11 +147,15 @@ class Partitions(Queue):
         return self._part(submission_id.partition)
 
     def _look(self) -> None:
+        with self._lock:
+            self._looks += 1
+            look = self._looks
         history = self._parts[0].get_partitions()
         self._part(history[-1] - 1)
         with self._lock:
-            # There are never fewer: another thread's answer may be the newer one.
-            self._history = max(self._history, history, key=len)
+            # Of several threads that ask, who asked last has the newest answer, whenever it comes.
+            if look > self._look_answered:
+                self._history, self._look_answered = history, look
         self._looked_at = time.monotonic()
 
     def _part(self, partition: int) -> Queue:

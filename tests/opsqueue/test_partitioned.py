@@ -484,12 +484,29 @@ def test_a_limit_that_is_changed_is_never_away(
 
 
 def test_an_answer_that_is_late_takes_no_partition_away(
-    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two threads that ask, the second one's answer may come first."""
+    behind, _ = behind_and_ahead(client, queue_name)
+
+    def answer_late() -> list[int]:
+        monkeypatch.undo()
+        assert len(behind.parts_now()) == PARTITIONS
+        return [1]
+
+    monkeypatch.setattr(behind.part_zero, "get_partitions", answer_late)
+
+    assert len(behind.parts_now()) == PARTITIONS
+
+
+def test_a_queue_whose_redis_was_lost_has_one_partition_again(
+    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what goes to the others would wait for workers that have not heard of them."""
+    assert len(queue.parts()) == PARTITIONS
     monkeypatch.setattr(queue.part_zero, "get_partitions", Mock(return_value=[1]))
 
-    assert len(queue.parts_now()) == PARTITIONS
+    assert len(queue.parts_now()) == 1
 
 
 def assert_all_have_what_the_first_has(queue: PartitionedQueue) -> None:
