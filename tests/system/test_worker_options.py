@@ -286,6 +286,28 @@ def test_hup_replaces_the_children_after_their_chunks(start_worker, producer_of,
     old.wait(20)
 
 
+def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(
+    start_worker, producer_of, tmp_path: Path
+):
+    """Or one that always does would come back for as long as somebody sends HUP."""
+    worker = start_worker("--concurrency", "1")
+    (old,) = worker.children()
+    producer = producer_of()
+    submission_id = producer.insert_submission(
+        [["wait", str(tmp_path)]], chunk_size=1, max_attempts=1
+    )
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGHUP)
+    worker.wait_for_line("replacing the children")
+    until(lambda: len(worker.children()) == 2)
+    old.kill()
+
+    failure = producer.wait_for_submission(submission_id).failure
+    assert failure is not None
+    assert failure.type == "WorkerChildDied"
+
+
 def test_usr1_prints_the_stacks_of_all_threads(start_worker, producer_of, tmp_path: Path):
     """Of the parent and of the child, whose handler stands in there."""
     worker = start_worker("--concurrency", "1")

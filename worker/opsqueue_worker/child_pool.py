@@ -202,8 +202,14 @@ class ChildPool:
             suspects = child.running()
             left = list(child.assigned)
             child.assigned.clear()
-        self._calls.on_child_end(_reason_of(child))
-        if child.is_stopping:
+        if child.is_overdue:
+            end = ChildEnd.TIME_LIMIT
+        elif self._is_stopping or (child.is_stopping and not left):
+            end = ChildEnd.STOPPED
+        else:
+            end = ChildEnd.CRASHED  # also one that is replaced, and has not finished what it ran
+        self._calls.on_child_end(end)
+        if end is not ChildEnd.CRASHED:
             suspects = {}
         else:
             self._note_death(child)
@@ -267,9 +273,3 @@ class ChildPool:
     def is_empty(self) -> bool:
         """See `Pool`."""
         return not self._children
-
-
-def _reason_of(child: ChildProcess) -> ChildEnd:
-    if child.is_overdue:
-        return ChildEnd.TIME_LIMIT
-    return ChildEnd.STOPPED if child.is_stopping else ChildEnd.CRASHED
