@@ -28,11 +28,11 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
 )
-from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS
+from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, NewSubmission
 from opsqueue.output import MAGIC, Encoded, OperationFailed, decode_output, errors_of
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
-from opsqueue.submission import Submission, SubmissionState
+from opsqueue.submission import Submission, SubmissionId, SubmissionState
 
 ErrorMode = Literal["raise", "yield", "skip"]
 """How operations that failed are seen among results."""
@@ -163,6 +163,30 @@ def failed_in_output(store: Readable, prefix: str, chunk_index: int) -> int:
         ObjectNotFoundError, StoreUnavailableError.
     """
     return len(errors_of(store.get(output_key(prefix, chunk_index))))
+
+
+def discard_unless_owned(
+    store: ObjectStore,
+    new: NewSubmission,
+    owner_of: Callable[[str], SubmissionId | None],
+) -> SubmissionId | None:
+    """Delete what was stored for an insert that came to nothing, unless a submission has it.
+
+    Redis may have been lost since the manifest was stored, and a rebuild may have found it.
+
+    Args:
+        store: has the objects.
+        new: what was to be inserted.
+        owner_of: looks a prefix up.
+
+    Returns that submission.
+    """
+    if new.inline is not None:
+        return None
+    owner = owner_of(new.prefix)
+    if owner is None:
+        discard(store, new.prefix)
+    return owner
 
 
 def discard(store: ObjectStore, prefix: str) -> None:

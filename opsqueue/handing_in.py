@@ -13,7 +13,12 @@ from typing import Any
 
 from opsqueue import spans
 from opsqueue.codec import Codec
-from opsqueue.contents import check_inline_bytes, discard, store_operations
+from opsqueue.contents import (
+    check_inline_bytes,
+    discard,
+    discard_unless_owned,
+    store_operations,
+)
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.manifest import store_manifest
 from opsqueue.new_submission import NewSubmission, is_idempotency_key
@@ -118,30 +123,22 @@ class HandingIn:
             submission = self._api.insert(queue, new, idempotency_key)
         except IncorrectUsageError:
             # Only a refusal: after a lost answer a submission may be using these objects.
-            owner = self._owner_of(queue, new)
+            owner = self._discard_unless_owned(queue, new)
             if owner is None:
-                self._discard(new)
                 raise
             return owner
         if submission.prefix == new.prefix:
             return submission.id
-        owner = self._owner_of(queue, new)
-        if owner is None:
-            self._discard(new)
-            return submission.id
-        return owner
+        return self._discard_unless_owned(queue, new) or submission.id
 
-    def _owner_of(self, queue: str, new: NewSubmission) -> SubmissionId | None:
-        """Give the submission that these objects are of after all.
+    def _discard_unless_owned(self, queue: str, new: NewSubmission) -> SubmissionId | None:
+        def owner_of(prefix: str) -> SubmissionId | None:
+            try:
+                return self._api.lookup_prefix(queue, prefix)
+            except IncorrectUsageError:  # refused, as the insert
+                return None
 
-        Redis may have been lost since the manifest was stored, and a rebuild may have found it.
-        """
-        if new.inline is not None:
-            return None
-        try:
-            return self._api.lookup_prefix(queue, new.prefix)
-        except IncorrectUsageError:  # as the insert
-            return None
+        return discard_unless_owned(self._store, new, owner_of)
 
     def _discard(self, new: NewSubmission) -> None:
         if new.inline is None:

@@ -11,7 +11,7 @@ import msgspec
 
 from opsqueue.answers import Inserted
 from opsqueue.codec import DEFAULT_CODEC, open_codec
-from opsqueue.contents import discard, fresh_prefix, store_operations
+from opsqueue.contents import discard, discard_unless_owned, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.manifest import store_manifest
 from opsqueue.new_submission import NewSubmission, fits_inline
@@ -181,14 +181,8 @@ class Submissions:
 
     def _without_unused(self, on: Queue, new: NewSubmission, known: Inserted) -> Inserted:
         """Delete what was stored for nothing, the idempotency key having been known."""
-        if new.inline is not None:
-            return known
-        # Of this prefix: the insert is repeated, or Redis was lost and a rebuild found the objects.
-        owner = on.lookup_prefix(new.prefix)
-        if owner is None:
-            discard(self._store, new.prefix)
-            return known
-        return Inserted(id=owner, is_new=False)
+        owner = discard_unless_owned(self._store, new, on.lookup_prefix)
+        return known if owner is None else Inserted(id=owner, is_new=False)
 
     @operation(
         choice_parameter("state", _STATES, "Only those in this state."),
