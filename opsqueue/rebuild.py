@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from opsqueue.chunk import Finished
+from opsqueue.chunk import Finished, OperationError
 from opsqueue.codec import Codec, open_codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
 from opsqueue.keys import check_queue_name
@@ -119,9 +119,7 @@ def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:
     for index, data in zip(_indexes(done), get_many(store, keys), strict=True):
         chunks_done += 1
         try:
-            failed = len(errors_of(data))
-            if codec is not None:
-                decode_output(data, codec)
+            failed = _failed_in(data, codec)
         except EncodingError as exc:
             name = output_key(new.prefix, index)
             message = f"{name} is damaged ({exc}): delete it, and its chunk runs again"
@@ -143,6 +141,12 @@ def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:
         errors=bytes(errors),
         last_error=last_error,
     )
+
+
+def _failed_in(data: bytes, codec: Codec | None) -> int:
+    if codec is None:
+        return len(errors_of(data))
+    return sum(isinstance(result, OperationError) for result in decode_output(data, codec))
 
 
 def _codec_of(new: NewSubmission) -> Codec | None:
@@ -168,7 +172,7 @@ def _is_unknown(queue: Queue, prefix: str) -> bool:
 
 
 def _described(store: ObjectStore, queue: Queue, prefix: str) -> tuple[NewSubmission, str]:
-    # And its idempotency key.
+    """Give what was to be inserted, and its idempotency key."""
     try:
         manifest = read_manifest(store, prefix)
     except ObjectNotFoundError as exc:
