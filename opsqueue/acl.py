@@ -20,14 +20,13 @@ PATTERN: Final = "oq:*"
 _CALL: Final = re.compile(r"redis\.p?call\(\s*'([A-Z]+)'")
 # Commands that scripts hold in a variable.
 _CHOSEN: Final = ("ZRANGE", "ZREVRANGE", "ZRANGEBYLEX", "ZREVRANGEBYLEX", "ZCARD", "XLEN", "SCARD")
-# What clients send beside scripts. COMMAND is redis-py's, for a cluster.
+# What clients send beside scripts. COMMAND is redis-py's, for a cluster. The category is for WAIT
+# and WAITAOF: a server before 7.2 would not start with a line that names the latter. Its others
+# wait for keys, and our keys are all that a user has.
 _BESIDE: Final = (
     "PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "XREVRANGE", "SADD", "SMEMBERS",
-    "INFO", "CONFIG|GET", "COMMAND", "CLUSTER|SLOTS",
+    "@BLOCKING", "INFO", "CONFIG|GET", "COMMAND", "CLUSTER|SLOTS",
 )  # fmt: skip
-# WAIT, and WAITAOF, which no line may name: a server before 7.2, without it, would not start. The
-# others of the category block for keys, and our keys are all that a user has.
-_BLOCKING: Final = "+@blocking"
 _OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
@@ -36,7 +35,7 @@ _OF_WORKERS: Final = (
 
 
 def commands_of(role: Role) -> list[str]:
-    """Give the commands that a program sends, and those that its scripts run, sorted."""
+    """Give the commands, and a category of them, that a program and its scripts send, sorted."""
     everything = (*(transition.name for transition in TRANSITIONS), *READINGS)
     scripts = _OF_WORKERS if role == "worker" else everything
     # The case that has all that any has.
@@ -48,4 +47,4 @@ def commands_of(role: Role) -> list[str]:
 def user_line(role: Role, *, name: str, password: str) -> str:
     """Give the line of an ACL file that makes the user; without `user` it is ACL SETUSER's."""
     allowed = " ".join(f"+{command.lower()}" for command in commands_of(role))
-    return f"user {name} reset on >{password} ~{PATTERN} {_BLOCKING} {allowed}"
+    return f"user {name} reset on >{password} ~{PATTERN} {allowed}"
