@@ -29,6 +29,7 @@ MAGIC: Final = b"\xc1OQERR\x01\n"
 MAX_TRACEBACK_CHARACTERS: Final = 1_000_000
 """Of all different tracebacks of a chunk; errors beyond come without, but for one seen before."""
 
+_RESULT: Final = "the result of operation"
 _LENGTH_BYTES: Final = 8
 _Records = tuple[int, list[str], list[tuple[int, str, str, int]]]
 _DECODER: Final = msgspec.msgpack.Decoder(_Records)
@@ -51,9 +52,6 @@ class OperationFailed:
         """Traceback, if there is one, then type and message: as Python prints it."""
         last = f"{self.type}: {self.message}"
         return f"{self.traceback.rstrip()}\n{last}" if self.traceback else last
-
-
-_RESULT: Final = "the result of operation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ Layer = Sequence[str | int]
 Case = Literal["basic", "ordered", "composed"]
 TICKS_A_SECOND: Final = 100_000_000
 """Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
+MOST_IN_HAND: Final = 10**9
+"""What MaxSimultaneous can be given."""
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_LAYERS: Final = 16
 _MOST_ALTERNATIVES: Final = 32
@@ -173,10 +175,9 @@ class MaxSimultaneous(AnyStrategy):
 
     def __post_init__(self) -> None:
         _check(self, self.meta_key, self.underlying)
-        if not _is_int(self.max) or not 1 <= self.max <= 10**9:
-            raise _wrong(
-                self, f"max is {self.max!r}: give a whole number of chunks, 1 to {10**9:,}"
-            )
+        if not _is_int(self.max) or not 1 <= self.max <= MOST_IN_HAND:
+            wanted = f"give a whole number of chunks, 1 to {MOST_IN_HAND:,}"
+            raise _wrong(self, f"max is {self.max!r}: {wanted}")
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""

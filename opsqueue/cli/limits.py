@@ -11,6 +11,7 @@ from opsqueue.cli.tables import print_json, say
 from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.partitioned import PartitionedQueue
+from opsqueue.strategy import MOST_IN_HAND
 
 _EPILOG = """
 \b
@@ -41,7 +42,7 @@ def limits() -> None:
 @click.option(
     "--max",
     "maximum",
-    type=click.IntRange(1, 10**9),
+    type=click.IntRange(1, MOST_IN_HAND),
     envvar="OPSQUEUE_LIMITS_SET_MAX",
     help="Chunks in hand at most, for MaxSimultaneous.",
 )

@@ -111,6 +111,12 @@ optional_queue = click.option(
     envvar="OPSQUEUE_QUEUE",
     help="Of the submission.  [default: looked for in all queues]",
 )
+new_option = click.option(
+    "--new",
+    "is_new",
+    is_flag=True,
+    help="Also where QUEUE has had no submission or worker yet.",
+)
 submission_argument = click.argument("submission_id", metavar="ID", type=SubmissionNumber())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from opsqueue.cli.connections import with_redis
-from opsqueue.cli.names import UnknownQueueError
+from opsqueue.cli.names import UnknownQueueError, new_option
 from opsqueue.cli.tables import counted, say
 from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
@@ -33,12 +33,12 @@ def partitions() -> None:
 @partitions.command("set")
 @click.argument("queue")
 @click.argument("number", type=int)
-@click.option("--new", is_flag=True, help="Also where QUEUE has had no submission or worker yet.")
+@new_option
 @with_redis
-def set_(*, queue: str, number: int, new: bool, client: Client) -> None:
+def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
     """Spread the submissions of QUEUE over NUMBER partitions, 1 to 100; never fewer than now."""
     names = queue_names(client)
-    if queue not in names and not new:
+    if queue not in names and not is_new:
         hint = "--new if it is meant: this can't be taken back"
         message = f"{UnknownQueueError(queue, names)}; {hint}"
         raise InvalidArgumentError(message)

@@ -13,7 +13,7 @@ from rich.text import Text
 from opsqueue.answers import Counts, WorkerSeen
 from opsqueue.cli.connections import as_json, with_api
 from opsqueue.cli.durations import short
-from opsqueue.cli.names import QueueName, check_is_known, queue_argument
+from opsqueue.cli.names import QueueName, check_is_known, new_option, queue_argument
 from opsqueue.cli.tables import age, console, counted, print_json, say, table
 from opsqueue.submission import SubmissionState
 from opsqueue.submission_api import SubmissionApi
@@ -140,12 +140,12 @@ def _up(started_at_ms: object) -> str:
 
 @click.command()
 @queue_argument
-@click.option("--new", is_flag=True, help="Also where QUEUE has had no submission or worker yet.")
+@new_option
 @as_json
 @with_api
-def pause(*, api: SubmissionApi, queue: str, new: bool, as_json: bool) -> None:
+def pause(*, api: SubmissionApi, queue: str, is_new: bool, as_json: bool) -> None:
     """Let no chunk of QUEUE be taken until `resume`; chunks in hand are finished."""
-    if not new:
+    if not is_new:
         check_is_known(api, queue)
     api.pause(queue)
     _tell(api, queue, as_json=as_json)

@@ -205,6 +205,11 @@ def submit(  # noqa: PLR0913 its options
     if output == STANDARD and as_json:
         message = "--json and --output - both want standard output"
         raise click.UsageError(message)
+
+    def say_id(submission_id: int) -> None:
+        if not as_json:
+            click.echo(str(submission_id), err=output == STANDARD)
+
     export_spans("opsqueue")
     producer = ProducerClient.over(api, store, queue=queue, codec=codec)
     with opened(file) as stream, reading(stream, operations_of(stream, file)) as operations:
@@ -227,12 +232,10 @@ def submit(  # noqa: PLR0913 its options
             )
         except SubmissionNotConfirmedError as exc:
             # It is inserted, and its id is what a script goes on with.
-            if not as_json:
-                click.echo(str(exc.submission_id), err=output == STANDARD)
+            say_id(exc.submission_id)
             raise
     # Before the wait: whoever reads the pipe has it, whatever happens then.
-    if not as_json:
-        click.echo(str(submission_id), err=output == STANDARD)
+    say_id(submission_id)
     submission = api.get(queue, submission_id)
     if wait or output is not None:
         submission = follow(api, submission)
