@@ -2,7 +2,9 @@
 --
 -- What is read before chunks are handed out.
 local taken = 0  -- chunks, by this call so far
-local known_pairs = {}  -- strategic metadata by submission, flat, where a strategy has asked for it
+-- Strategic metadata by submission, flat, where a strategy has asked for it; it does not change
+-- while chunks are handed out.
+local known_pairs = {}
 
 -- Move chunks whose back-off is over into redo, and answer the instant of the next one, nil for
 -- none. Bounded; what is left is due at the next call.
