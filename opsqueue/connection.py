@@ -175,7 +175,7 @@ def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
 def _trouble_with(exc: Exception) -> str:
     reason = reason_of(exc)
     told = f"{reason} {exc.__cause__ or ''}".lower()
-    if "cluster mode is not enabled" in told or "cluster support disabled" in told:
+    if "cluster mode is not enabled" in told:
         return "is no cluster: its URL begins with redis://, not redis+cluster://"
     if "unknown command 'sentinel'" in told:
         return "is no Sentinel: its own URL begins with redis://, not redis+sentinel://"
