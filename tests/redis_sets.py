@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from redis.crc import key_slot
 from opsqueue.connection import server_client
 from opsqueue.embedded import EmbeddedServer, binary
 from opsqueue.process import die_with_parent
+from tests import waiting
 
 MASTERS = 3
 SLOTS = 16_384
@@ -33,11 +33,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def until(is_so: Callable[[], bool], what: str) -> None:
-    """Ask until it is so; for what a server tells nobody by itself."""
-    deadline = time.monotonic() + WITHIN_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {WITHIN_S} s: {what}"
-        time.sleep(0.02)
+    """Ask until it is so; servers that find each other take longer than others."""
+    waiting.until(is_so, what, within_s=WITHIN_S)
 
 
 @dataclass(frozen=True)

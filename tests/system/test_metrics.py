@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,19 +19,12 @@ from opsqueue.store import open_store
 from opsqueue.submission_api import QueueApi
 from tests.served_metrics import documented, served
 from tests.system.conftest import Process, Start
+from tests.waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 CHUNKS = 100
 QUICK = ("--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5")
-
-
-def until(is_so: Callable[[], bool], within_s: float = 30) -> None:
-    """Ask every 50 ms: what is waited for is another program's to tell."""
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

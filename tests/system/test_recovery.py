@@ -27,6 +27,7 @@ from opsqueue.store import open_store
 from opsqueue.submission import Submission, SubmissionId
 from opsqueue.submission_api import QueueApi
 from tests.chaos.proxy import Loop, Proxy
+from tests.waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -114,14 +115,6 @@ def start_quick(start, run: Run):
         return worker
 
     return start_ready
-
-
-def until(holds, *, within_s: float = 30.0) -> None:
-    """Look again and again; what happens in other processes leaves nothing else to wait for."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second(start_quick, run: Run):

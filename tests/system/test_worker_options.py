@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import redis
 from opsqueue.exceptions import SubmissionFailedError
 from opsqueue.new_submission import Backoff
 from opsqueue.queue import Queue
+from tests.waiting import until
 
 pytestmark = pytest.mark.system
 ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
@@ -25,14 +25,6 @@ def meeting(tmp_path: Path) -> Path:
     folder = tmp_path / "meeting"
     folder.mkdir()
     return folder
-
-
-def until(holds, *, within_s: float = 30.0) -> None:
-    """Look again and again; what happens in other processes leaves nothing else to wait for."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +20,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.submission import SubmissionState
 from opsqueue.submission_api import QueueApi
+from tests.waiting import until
 
 pytestmark = pytest.mark.system
 NO_WAIT = Backoff(first_ms=0, max_ms=0)
@@ -32,14 +32,6 @@ def producer(real_client: redis.Redis, store_url: str, queue_name: str) -> Itera
     store = open_store(f"{store_url}?durable=false")
     with ProducerClient.over(api, store, queue=queue_name) as client:
         yield client
-
-
-def until(holds: Callable[[], object], *, within_s: float = 30.0) -> None:
-    """Look again and again; an event of another process that leaves nothing else to wait for."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_results_come_back_in_order(start_worker, producer):

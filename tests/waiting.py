@@ -1,0 +1,14 @@
+"""Waiting for what another process does, or a server tells nobody by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def until(is_so: Callable[[], object], what: str = "it", *, within_s: float = 30.0) -> None:
+    """Look again and again: nothing else is left to wait for."""
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.02)
