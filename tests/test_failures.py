@@ -116,7 +116,7 @@ SHOWN_BY: Final = {
         "opsqueue_worker/test_intake.py::test_it_goes_on_trying_however_long_the_outage",
     ),
     "Redis has lost all its data": (
-        "opsqueue/test_rebuild.py::test_work_goes_on_after_redis_was_lost",
+        "opsqueue/rebuild/test_restored.py::test_work_goes_on_after_redis_was_lost",
     ),
     "disk or replica does not confirm an insert": (
         "opsqueue_api/test_durability.py::test_an_insert_that_is_not_confirmed_is_answered_503",

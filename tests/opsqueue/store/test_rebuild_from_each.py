@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opsqueue.app import Opsqueue
 from opsqueue.producer import ProducerClient
 from opsqueue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.testing import LocalOpsqueue
+from tests.opsqueue.rebuild.steps import app
 
 if TYPE_CHECKING:
     import redis
 
     from opsqueue.store import ObjectStore
-
-app = Opsqueue()
-
-
-@app.operation_handler("numbers", on_error="collect")
-def halve(operation: int) -> int:
-    if operation % 2:
-        message = f"{operation} is odd"
-        raise ValueError(message)
-    return operation // 2
 
 
 def test_work_goes_on_from_what_the_store_has(store: ObjectStore, fake_client: redis.Redis) -> None:

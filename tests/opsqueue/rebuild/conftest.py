@@ -1,0 +1,44 @@
+"""A server of these tests alone, to lose; and what works on it."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from opsqueue.connection import connect
+from opsqueue.embedded import EmbeddedServer
+from opsqueue.producer import ProducerClient
+from opsqueue.store import ObjectStore, open_store
+from opsqueue.testing import LocalOpsqueue
+from tests.opsqueue.rebuild.steps import app
+
+
+@pytest.fixture(scope="module")
+def own_client(tmp_path_factory: pytest.TempPathFactory):
+    """A server of this module alone, to flush."""
+    with EmbeddedServer(tmp_path_factory.mktemp("own"), is_durable=False) as server:
+        client = connect(server.url)
+        yield client
+        client.close()
+
+
+@pytest.fixture(params=["own_client", "fake_client"])
+def client(request: pytest.FixtureRequest) -> redis.Redis:
+    client: redis.Redis = request.getfixturevalue(request.param)
+    client.flushall()
+    return client
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def local(client: redis.Redis, store: ObjectStore) -> LocalOpsqueue:
+    return LocalOpsqueue(app, client, store)
+
+
+@pytest.fixture
+def producer(local: LocalOpsqueue, store: ObjectStore) -> ProducerClient:
+    return ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0)

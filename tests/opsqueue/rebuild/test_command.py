@@ -1,0 +1,70 @@
+"""`opsqueue rebuild`: what it says, and its exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import redis
+from click.testing import CliRunner
+
+from opsqueue.cli import main
+from opsqueue.producer import ProducerClient
+from opsqueue.store import open_store
+from opsqueue.testing import LocalOpsqueue
+from tests.opsqueue.rebuild.steps import app, insert
+
+
+def test_the_command_says_what_it_does(
+    own_client: redis.Redis, store_url: str, tmp_path: Path
+) -> None:
+    """A dry run changes nothing; a second run finds nothing to do."""
+    own_client.flushall()
+    store = open_store(store_url)
+    local = LocalOpsqueue(app, own_client, store)
+    producer = ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0)
+    insert(producer, *range(6))
+    local.work("numbers", limit=1)
+    own_client.flushall()
+    port = own_client.connection_pool.connection_kwargs["port"]
+
+    def run(*options: str) -> tuple[int, str]:
+        arguments = ["rebuild", "--store", store_url, *options]
+        environment = {"OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        result = CliRunner().invoke(main, arguments, env=environment)
+        return result.exit_code, result.output
+
+    code, output = run("--dry-run")
+    assert (code, own_client.dbsize()) == (0, 0)
+    assert "would be inserted  1 of 3 chunks done  1 operation failed" in output
+    assert "small submissions, whose chunks were in Redis, are lost" in output
+    assert "queue numbers: 1 inserted again, 0 skipped" in run("--queue", "numbers")[1]
+    assert "queue numbers: 0 inserted again, 0 skipped" in run()[1]
+    store.delete_objects(key for key in list(store.list_prefix("")) if key.endswith("-in"))
+    own_client.flushall()
+    assert run()[0] == 1
+
+
+def test_the_command_says_what_it_did_not_find(
+    own_client: redis.Redis, store_url: str, tmp_path: Path
+) -> None:
+    """A wrong URL or name must not look as if there were nothing to restore."""
+    store = open_store(store_url)
+    local = LocalOpsqueue(app, own_client, store)
+    insert(ProducerClient.over(local.api, store, queue="numbers", inline_bytes=0), 1)
+    port = own_client.connection_pool.connection_kwargs["port"]
+
+    def run(url: str, *options: str, port: int = port) -> tuple[int, str]:
+        environment = {"OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        result = CliRunner().invoke(main, ["rebuild", "--store", url, *options], env=environment)
+        return result.exit_code, result.output
+
+    for wrong in (f"file://{tmp_path}/typo", f"{store_url}/numbers"):
+        code, output = run(wrong)
+        assert code == 2
+        assert "has no submissions: is this the store URL" in output
+    code, output = run(store_url, "--queue", "numbrs")
+    assert code == 2
+    assert "has no queue numbrs: it has numbers" in output
+    code, output = run(f"file://{tmp_path}/typo", port=1)
+    assert code == 3
+    assert "does not answer" in output
