@@ -1,0 +1,247 @@
+"""A queue in several partitions is one queue: for lists, chunks, reports, waits."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import redis
+
+from opsqueue.chunk import Completed, FinallyFailed, Lost, Released, Token
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    OpsqueueInternalError,
+    SubmissionNotFoundError,
+    TooManyMatchingSubmissionsError,
+)
+from opsqueue.partition import taken_apart
+from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue import Queue
+from opsqueue.submission import SubmissionId, SubmissionState
+from tests.opsqueue.partitions.steps import PARTITIONS
+from tests.opsqueue.steps import FAILURE, insert, new_submission, take, tokens_of
+
+# About one partition at a time, or about a single submission: these need no method of their own.
+INHERITED = {
+    "reclaim_dead", "reclaim_expired", "repair", "delete_inputs", "together",
+    "get_submission", "done_chunks", "inline_contents", "chunks_with_errors", "count_cells",
+    "list_delayed", "cancel_submission", "retry_submission", "update_metadata",
+    "watch_submission",
+}  # fmt: skip
+
+
+def spread(queue: Queue, submissions: int = 40, **fields: object) -> list[SubmissionId]:
+    """Insert until each partition has at least one."""
+    ids = [insert(queue, 1, **fields) for _ in range(submissions)]
+    assert {id_.partition for id_ in ids} == set(range(PARTITIONS))
+    return ids
+
+
+def test_each_method_of_a_queue_is_one_of_all_partitions_or_fails_loudly() -> None:
+    """A method that is forgotten here would speak of the first partition alone."""
+    for name, method in inspect.getmembers(Queue, inspect.isfunction):
+        if not name.startswith("_"):
+            is_own = getattr(PartitionedQueue, name) is not method
+            assert is_own != (name in INHERITED), name
+
+
+def test_submissions_go_to_all_partitions_and_are_found_by_their_ids(
+    queue: PartitionedQueue,
+) -> None:
+    ids = spread(queue)
+
+    assert len(set(ids)) == len(ids)
+    assert [queue.get_submission(id_).id for id_ in ids] == ids
+    queue.cancel_submission(ids[0])
+    assert queue.get_submission(ids[0]).state is SubmissionState.CANCELLED
+    with pytest.raises(SubmissionNotFoundError):
+        queue.get_submission(SubmissionId(int(ids[0]) // 100 * 100 + 99))
+
+
+def test_lists_look_ups_and_counts_are_of_all_partitions(queue: PartitionedQueue) -> None:
+    ids = spread(queue, strategic_metadata={"customer": 7})
+
+    pages, after = [], None
+    while True:
+        page = queue.list_submissions(after=after, order="oldest", limit=7)
+        pages += [submission.id for submission in page.submissions]
+        after = page.next
+        if after is None:
+            break
+    assert pages == sorted(ids)
+    assert sorted(ids) == queue.lookup_submissions({"customer": 7})
+    with pytest.raises(TooManyMatchingSubmissionsError):
+        queue.lookup_submissions({"customer": 7}, limit=len(ids) - 1)
+    counts = queue.count_queue()
+    assert counts.submissions[SubmissionState.IN_PROGRESS] == len(ids)
+    assert (len(ids), len(ids)) == (counts.backlog_chunks, counts.stats["submissions_inserted"])
+
+
+def test_chunks_of_all_partitions_are_reserved_and_reported(queue: PartitionedQueue) -> None:
+    """Each report goes where its chunk is, in the order of the call."""
+    ids = spread(queue)
+
+    chunks = take(queue, limit=100)
+    outcomes = queue.complete_chunks(tokens_of(chunks))
+
+    assert len(chunks) == len(set(tokens_of(chunks))) == len(ids)
+    assert {chunk.source.submission_id for chunk in chunks} == set(ids)
+    assert [Completed] * len(ids) == [type(outcome) for outcome in outcomes]
+    assert [chunk.source.submission_id for chunk in chunks] == [o.submission_id for o in outcomes]
+    assert {Lost} == {type(o) for o in queue.complete_chunks(tokens_of(chunks))}
+    counts = queue.count_queue()
+    assert (0, 0, len(ids)) == (
+        counts.backlog_chunks, counts.chunks_in_hand, counts.stats["chunks_completed"],
+    )  # fmt: skip
+
+
+def test_failures_and_releases_go_to_their_partitions(queue: PartitionedQueue) -> None:
+    spread(queue, max_attempts=1)
+    chunks = take(queue, limit=100)
+    half = len(chunks) // 2
+
+    failed = queue.fail_chunks([(token, FAILURE) for token in tokens_of(chunks[:half])])
+    one = queue.fail_chunk(chunks[half].token, FAILURE)
+    released = queue.release_chunks(tokens_of(chunks[half + 1 :]))
+
+    assert {FinallyFailed} == {type(outcome) for outcome in [*failed, one]}
+    assert {Released} == {type(outcome) for outcome in released}
+    assert half + 1 == queue.count_queue().submissions[SubmissionState.FAILED]
+    assert len(take(queue, limit=100)) == len(chunks) - half - 1
+
+
+def test_tokens_that_are_alike_in_two_partitions_are_told_apart(
+    queue: PartitionedQueue, client: redis.Redis
+) -> None:
+    """Each partition has a stream of its own, whose ids may be another's."""
+    for part in queue.parts():
+        insert(part, 1)
+        key = f"{part.label}"
+        client.xadd(f"oq:{{{key}}}:reservations", {"s": "none"}, id="9000000000000-0")
+        client.xdel(f"oq:{{{key}}}:reservations", "9000000000000-0")
+
+    chunks = take(queue, limit=10)
+
+    assert len(chunks) == PARTITIONS
+    assert len({chunk.token.partition(":")[0] for chunk in chunks}) == 1
+    held = queue.get_reservations(tokens_of(chunks))
+    assert {token: chunk.source.submission_id for token, chunk in held.items()} == {
+        chunk.token: chunk.source.submission_id for chunk in chunks
+    }
+    assert {Completed} == {type(o) for o in queue.complete_chunks(tokens_of(chunks))}
+
+
+@pytest.mark.parametrize("token", ["1-1@01", "1-1:1:0", f"1:{1:019}:0", f"1-1:{1:020}:0", ":", ""])
+def test_what_is_no_token_is_refused(queue: PartitionedQueue, token: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="token"):
+        queue.complete_chunks([Token(token)])
+
+
+def test_a_token_of_a_partition_that_is_not_there_is_lost(queue: PartitionedQueue) -> None:
+    assert queue.complete_chunks([Token("1-1:0000000000000000098:0")]) == [Lost()]
+
+
+def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: PartitionedQueue) -> None:
+    spread(queue)
+    chunks = take(queue, limit=100)
+    gone = {chunk.token for chunk in chunks[::3]}
+    for chunk in chunks[::3]:
+        queue.cancel_submission(chunk.source.submission_id)
+
+    alive = queue.heartbeat(
+        "w1", tokens=[*tokens_of(chunks), Token(f"1-1:{77:019}:0"), Token("nonsense")]
+    )
+
+    assert {*gone, f"1-1:{77:019}:0", "nonsense"} == alive.void
+    (worker,) = queue.list_workers()
+    assert ("w1", len(chunks)) == (worker.name, worker.chunks_in_hand)
+    while not queue.retire_worker("w1"):
+        pass
+    assert (queue.list_workers(), queue.count_queue().chunks_in_hand) == ([], 0)
+
+
+def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQueue) -> None:
+    """And then no partition takes an insert with it any more."""
+    taken = [new_submission(prefix=f"taken/{part.partition}") for part in queue.parts()]
+    for part, new in zip(queue.parts(), taken, strict=True):
+        part.insert_submission(new)
+    orphans = ["orphan/0", "orphan/1"]
+
+    unknown = queue.unknown_prefixes([*(new.prefix for new in taken), *orphans])
+    discarded = queue.discard_prefixes([*(new.prefix for new in taken), *orphans])
+
+    assert unknown == discarded == orphans
+    for part in queue.parts():
+        for prefix in orphans:
+            with pytest.raises(InvalidArgumentError, match="is being deleted"):
+                part.insert_submission(new_submission(prefix=prefix))
+    assert set(orphans) == set(queue.forget_submissions().prefixes)
+    assert queue.forget_submissions(deleted_prefixes=orphans).prefixes == ()
+    for part, new in zip(queue.parts(), taken, strict=True):
+        assert queue.lookup_prefix(new.prefix) == part.lookup_prefix(new.prefix) is not None
+        # Let go again where it was not theirs.
+        other = queue.parts()[part.partition - 1]
+        assert other.unknown_prefixes([new.prefix]) == [new.prefix]
+
+
+def test_who_died_between_holding_and_discarding_leaves_an_orphan_that_is_found_again(
+    queue: PartitionedQueue,
+) -> None:
+    part = queue.parts()[1]
+    part.discard_prefixes(["orphan"], step="hold")
+
+    assert queue.unknown_prefixes(["orphan"]) == ["orphan"]
+    assert queue.forget_submissions().prefixes == ()
+    assert queue.discard_prefixes(["orphan"]) == ["orphan"]
+
+
+@pytest.mark.parametrize("partition", range(PARTITIONS))
+def test_who_waits_is_woken_by_any_partition(queue: PartitionedQueue, partition: int) -> None:
+    reserved = queue.reserve_chunks("w", limit=1)
+    events = queue.last_event_id()
+    id_ = insert(queue.parts()[partition], 1)
+
+    assert reserved.chunks == ()
+    assert queue.wait_for_wake(reserved.wake_id, block_ms=40)
+    later, seen = queue.wait_for_events(events, block_ms=40)
+    assert [(id_, "created")] == seen
+    assert queue.wait_for_events(later, block_ms=40) == (later, [])
+    assert taken_apart(later).keys() == set(range(PARTITIONS))
+
+
+def test_a_submission_tells_its_news_in_its_partition(queue: PartitionedQueue) -> None:
+    id_ = insert(queue.parts()[3], 1)
+    news = queue.watch_submission(id_)
+    queue.complete_chunks(tokens_of(take(queue, limit=1)))
+
+    assert news is not None
+    assert queue.wait_for_news(id_, news, block_ms=40)
+
+
+def test_chunks_in_hand_are_listed_partition_by_partition(queue: PartitionedQueue) -> None:
+    """A page that has room for all has those of all."""
+    spread(queue)
+    chunks = take(queue, limit=100)
+
+    listed_, from_ = [], None
+    while True:
+        page = queue.list_reservations(from_=from_, limit=5)
+        listed_ += [chunk.submission_id for chunk in page.chunks]
+        from_ = page.next_from
+        if from_ is None:
+            break
+
+    assert sorted(chunk.source.submission_id for chunk in chunks) == sorted(listed_)
+    whole = queue.list_reservations(limit=len(chunks)).chunks
+    assert sorted(listed_) == sorted(chunk.submission_id for chunk in whole)
+    assert list(whole) == sorted(whole, key=lambda chunk: chunk.reserved_at)
+    with pytest.raises(InvalidArgumentError, match="limit"):
+        queue.list_reservations(limit=0)
+    (one,) = queue.list_reservations(chunks[0].source.submission_id).chunks
+    assert one.submission_id == chunks[0].source.submission_id
+
+
+@pytest.mark.parametrize("name", ["reclaim_dead", "reclaim_expired"])
+def test_what_is_of_one_partition_is_not_asked_of_all(queue: PartitionedQueue, name: str) -> None:
+    with pytest.raises(OpsqueueInternalError, match=r"goes to each of Queue\.parts"):
+        getattr(queue, name)("sweeper")
