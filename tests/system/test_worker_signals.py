@@ -1,0 +1,170 @@
+"""What a worker does at each signal: stop, give back, replace its children, print its stacks."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.waiting import until
+
+pytestmark = pytest.mark.system
+
+
+def test_a_second_stop_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
+    """The chunk that runs goes back with its attempt unused; exit code 0."""
+    worker = start_worker("--concurrency", "1")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    worker.signal(signal.SIGTERM)
+    code = worker.wait()
+
+    status = producer.get_submission(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
+def test_a_term_while_it_starts_ends_it_at_once(start, redis_url, store_url, queue_name):
+    """Nothing is in hand yet; exit code 0."""
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "-c", "4"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store_url,
+        TEST_QUEUE=queue_name,
+    )
+    worker.wait_for_line("opsqueue-worker")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert "Traceback" not in worker.output
+
+
+def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
+    start, tmp_path: Path, redis_url: str, store_url: str
+):
+    """Importing can take long; that it was cut short is no mistake of the app."""
+    (tmp_path / "slow.py").write_text(
+        "import threading\nprint('importing', flush=True)\nthreading.Event().wait(60)\n"
+    )
+    worker = start(
+        *("opsqueue_worker", "slow:app"),
+        cwd=tmp_path,
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=store_url,
+    )
+    worker.wait_for_line("importing")
+
+    worker.signal(signal.SIGTERM)
+
+    assert (0, ["importing"]) == (worker.wait(), worker.lines)
+
+
+def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
+    """As two TERMs do."""
+    worker = start_worker("--concurrency", "1")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGQUIT)
+    code = worker.wait()
+
+    status = producer.get_submission(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
+def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(
+    start_worker, producer_of, tmp_path: Path
+):
+    """The orchestrator's patience is not endless."""
+    worker = start_worker("--concurrency", "1", "--shutdown-timeout", "0.5")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGTERM)
+    code = worker.wait()
+
+    status = producer.get_submission(submission_id)
+    assert code == 0
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
+def test_a_term_to_the_whole_group_lets_children_finish(start_worker, producer_of, tmp_path: Path):
+    """As a terminal or an init system sends it."""
+    worker = start_worker("--concurrency", "1")
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    for process in [*worker.children(), psutil.Process(worker.pid)]:
+        process.send_signal(signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    (tmp_path / "go").touch()
+
+    assert worker.wait() == 0
+    assert list(producer.try_stream_completed_submission(submission_id)) == ["went"]
+
+
+def test_hup_replaces_the_children_after_their_chunks(start_worker, producer_of, tmp_path: Path):
+    """The chunk that runs is completed by the old one; what waits behind it is run by a new one."""
+    worker = start_worker("--concurrency", "1", "--prefetch", "1")
+    (old,) = worker.children()
+    producer = producer_of()
+    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+    next_id = producer.insert_submission([["pid"]], chunk_size=1)
+    until(lambda: producer.get_submission(next_id).chunks_in_hand == 1)
+
+    worker.signal(signal.SIGHUP)
+    (new,) = producer.blocking_stream_completed_submission(next_id)
+    (tmp_path / "go").touch()
+
+    assert list(producer.blocking_stream_completed_submission(submission_id)) == ["went"]
+    assert new != old.pid
+    old.wait(20)
+
+
+def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(
+    start_worker, producer_of, tmp_path: Path
+):
+    """Or one that always does would come back for as long as somebody sends HUP."""
+    worker = start_worker("--concurrency", "1")
+    (old,) = worker.children()
+    producer = producer_of()
+    submission_id = producer.insert_submission(
+        [["wait", str(tmp_path)]], chunk_size=1, max_attempts=1
+    )
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGHUP)
+    worker.wait_for_line("replacing the children")
+    until(lambda: len(worker.children()) == 2)
+    old.kill()
+
+    failure = producer.wait_for_submission(submission_id).failure
+    assert failure is not None
+    assert failure.type == "WorkerChildDied"
+
+
+def test_usr1_prints_the_stacks_of_all_threads(start_worker, producer_of, tmp_path: Path):
+    """Of the parent and of the child, whose handler stands in there."""
+    worker = start_worker("--concurrency", "1")
+    producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
+    until(lambda: list(tmp_path.glob("started-*")))
+
+    worker.signal(signal.SIGUSR1)
+
+    worker.wait_for_line("in wait_for")
+    (tmp_path / "go").touch()
