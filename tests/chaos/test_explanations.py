@@ -1,0 +1,180 @@
+"""The checker finds each execution and each attempt that no fault explains, and no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.checker import check
+from tests.chaos.evidence import HERE, ID, clean, fault, run_of, the_one
+from tests.chaos.values import (
+    FAIR,
+    STORED,
+    Evidence,
+    Fault,
+)
+
+
+def test_an_execution_without_a_fault_is_found():
+    assert "ran again without a fault" in the_one(clean(run_of(0, 15.0)))
+
+
+def test_a_handler_that_raised_runs_again():
+    first, *others = clean().executions
+    runs = (run_of(0, 9.5, how="raised"), replace(first, attempt=2), *others)
+
+    assert check(replace(clean(), executions=runs)) == []
+
+
+def test_a_handler_that_raised_and_used_no_attempt_is_found():
+    evidence = clean(run_of(0, 9.5, how="raised"))
+
+    assert "ran again without a fault" in the_one(evidence)
+
+
+def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained():
+    """Another attempt has begun before; the silence was that of the worker which is late."""
+    first = clean().executions[0]
+    taken_over = replace(run_of(0, 9.5, attempt=2), program="worker-1", pid=9)
+    silence = fault("stop-worker", 3.0, first.began, programs=HERE)
+
+    assert check(replace(clean(taken_over), faults=(silence,))) == []
+    assert [True] == ["ran again without" in text for text in check(clean(taken_over))][:1]
+
+
+def test_a_late_execution_that_raised_is_no_reason_for_itself():
+    """It is not what the attempt before it was made for: that one began earlier."""
+    taken_over = run_of(0, 9.5, attempt=2, program="worker-1")
+    late, *others = clean().executions
+    runs = (taken_over, replace(late, how="raised"), *others)
+    of_another = fault("kill-child", 9.3, programs=HERE, pids=frozenset({7}))
+
+    assert "ran again without a fault" in the_one(
+        replace(clean(faults=(of_another,)), executions=runs)
+    )
+
+
+def test_a_retried_submission_has_its_attempts_again():
+    """Also of a chunk that raised long before, and waited for its next attempt."""
+    retried = fault("cancel-and-retry", 8.0, 8.5, submissions=frozenset({ID}))
+    evidence = clean(run_of(0, 5.0, how="raised"), faults=(retried,))
+
+    assert check(evidence) == []
+
+
+def test_a_killed_child_explains_what_it_ran():
+    killed = run_of(0, 9.5, ended=None, how="", pid=7)
+    kill = fault("kill-child", 9.6, programs=HERE, pids=frozenset({7}))
+
+    assert check(clean(killed, faults=(kill,))) == []
+
+
+def test_a_killed_child_explains_nothing_of_its_neighbour():
+    neighbour = run_of(0, 9.5, pid=8)
+    kill = fault("kill-child", 9.6, programs=HERE, pids=frozenset({7}))
+
+    assert "ran again" in the_one(clean(neighbour, faults=(kill,)))
+
+
+def test_a_kill_long_after_the_report_explains_nothing():
+    kill = fault("kill-worker", 14.0, programs=HERE)
+
+    assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(kill,)))
+
+
+def test_a_kill_while_the_report_could_not_be_sent_explains():
+    """The connection hung from the handler's end on; before it came back the worker was killed."""
+    stall = fault("redis-stall", 10.05, 12.5, programs=HERE)
+    kill = fault("kill-worker", 12.4, programs=HERE)
+
+    assert check(clean(run_of(0, 15.0), faults=(stall, kill))) == []
+
+
+def test_a_fault_of_another_queue_explains_nothing():
+    lost = fault("delete-stream", 10.0, queues=frozenset({STORED}))
+
+    assert "ran again" in the_one(clean(run_of(0, 12.0), faults=(lost,)))
+
+
+def test_a_silence_explains_only_when_it_was_long():
+    short = fault("stop-worker", 10.0, 11.0, programs=HERE)
+    long = fault("stop-worker", 10.0, 14.0, programs=HERE)
+
+    assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(short,)))
+    assert check(clean(run_of(0, 15.0), faults=(long,))) == []
+
+
+def test_short_silences_in_a_row_are_a_long_one():
+    row = tuple(fault("stop-worker", 10.0 + i, 10.8 + i, programs=HERE) for i in range(4))
+
+    assert check(clean(run_of(0, 15.0), faults=row)) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("flush-scripts", "step-clock", "redis-cut", "redis-delay", "store-pause"),
+        *("pause-queue", "term-worker", "hup-worker"),
+    ],
+)
+def test_what_must_not_be_noticed_explains_nothing(kind: str):
+    harmless = fault(kind, 9.0, 15.0)
+
+    assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(harmless,)))
+
+
+def test_a_handler_that_vanished_without_a_kill_is_found():
+    vanished = run_of(0, 9.5, ended=None, how="")
+    lost = fault("delete-stream", 9.6, queues=frozenset({FAIR}))
+
+    assert "never ended" in the_one(clean(vanished, faults=(lost,)))
+
+
+@pytest.mark.parametrize(
+    "kind", ["redis-partition", "redis-stall", "stop-server", "stop-api", "stop-consumer"]
+)
+def test_a_long_silence_kills_no_handler(kind: str):
+    """Others may take its chunk over; the process that had it is there still, and ends it."""
+    vanished = run_of(0, 9.5, ended=None, how="")
+    silence = fault(kind, 9.4, 16.0)
+
+    assert "never ended" in the_one(clean(vanished, faults=(silence,)))
+
+
+def with_attempt_used(*faults: Fault) -> Evidence:
+    """The first to run is a second attempt."""
+    first, *others = clean().executions
+    return replace(clean(), executions=(replace(first, attempt=2), *others), faults=faults)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        [fault("kill-worker", 9.5, programs=frozenset({"consumer"}))],
+        [fault("kill-worker", 8.0, programs=HERE)],
+        [fault("stop-worker", 9.2, 9.9, programs=HERE)],
+        [fault("stop-child", 9.2, 9.9, programs=HERE)],
+        [fault("term-worker", 9.5, programs=HERE)],
+        [fault("delete-stream", 9.5, queues=frozenset({FAIR}))],
+    ],
+    ids=lambda faults: " ".join(one.kind for one in faults) or "none",
+)
+def test_an_attempt_that_nothing_used_is_found(faults: list[Fault]):
+    """A fault of who never has chunks of this queue, one before the insert, short ones."""
+    assert "without a fault that used an attempt" in the_one(with_attempt_used(*faults))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        fault("kill-child", 9.5, programs=HERE, pids=frozenset({7})),
+        fault("kill-worker", 9.5, programs=HERE),
+        fault("stop-worker", 5.0, 9.2, programs=HERE),
+        fault("stop-server", 5.0, 9.2),
+    ],
+    ids=lambda used: used.kind,
+)
+def test_an_attempt_that_a_fault_used_before_the_handler_ran_is_explained(used: Fault):
+    assert check(with_attempt_used(used)) == []
