@@ -41,6 +41,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import redis
@@ -54,60 +55,12 @@ from opsqueue.script import load_script
 from opsqueue.strategy import parse_strategy
 from report import Report, main_thread_cpu_s
 
+HERE = Path(__file__).parent
 SUBMISSIONS = 100  # each with a customer of its own, of ten priorities
 DRAWN = random.Random(1)  # noqa: S311 picks, no secrets
 WORKER = "bench"
 CHUNKS = 10**9  # of each submission: more than a run takes
 
-BARE_RESERVE = """
-local base, worker, n = KEYS[1], ARGV[1], tonumber(ARGV[2])
-local reservations, subs, counts, scores = base .. 'reservations', {{}}, {{}}, {{}}
-redis.call('ZADD', base .. 'workers', ARGV[3], worker)
-{once}
-for i = 5, #ARGV, 3 do
-  local id, first, count = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  for index = first, first + count - 1 do
-    {each}
-    redis.call('XADD', reservations, '*', 's', id, 'i', index, 'a', 1, 't', ARGV[3], 'e', ARGV[4])
-  end
-  {touch}
-  redis.call('HSET', base .. 'sub:' .. id, 'cursor', first + count, 'chunks_in_hand', count)
-  subs[#subs + 1] = redis.call('HMGET', base .. 'sub:' .. id, 'chunks_total', 'chunk_size',
-    'operations_total', 'inline', 'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context')
-end
-{write}
-local delivered = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', n, 'STREAMS',
-  reservations, '>')
-return {{delivered, subs, redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)}}
-"""
-BARE_COMPLETE = """
-local base, n = KEYS[1], tonumber(ARGV[1])
-local reservations, stats, recent = base .. 'reservations', base .. 'stats', base .. 'recent'
-local counts, scores = {{}}, {{}}
-redis.call('XRANGE', reservations, ARGV[3], ARGV[2 + n], 'COUNT', n)
-redis.call('XACK', reservations, 'workers', unpack(ARGV, 3, 2 + n))
-redis.call('XDEL', reservations, unpack(ARGV, 3, 2 + n))
-for i = 3 + n, #ARGV, 3 do
-  local id, first, count = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local key = base .. 'sub:' .. id
-  redis.call('HMGET', key, 'state', 'chunks_total', 'chunk_size', 'operations_total',
-    'chunks_done', 'operations_done', 'chunks_in_hand', 'max_failed_operations', 'watched_until')
-  for index = first, first + count - 1 do
-    redis.call('SETBIT', key .. ':done', index, 1)
-  end
-  {touch}
-  redis.call('HSET', key, 'chunks_done', first + count, 'operations_done', first + count,
-    'chunks_in_hand', 0)
-end
-{write}
-redis.call('HINCRBY', stats, 'chunks_completed', n)
-redis.call('HINCRBY', stats, 'operations_completed', n)
-redis.call('HINCRBY', stats, 'backlog_chunks', -n)
-redis.call('HINCRBY', stats, 'backlog_operations', -n)
-redis.call('HINCRBY', recent, 'c:' .. ARGV[2], n)
-redis.call('HINCRBY', recent, 'o:' .. ARGV[2], n)
-return n
-"""
 TOUCH_VALUE = """
   redis.call('HGETALL', base .. 'sub:' .. id .. ':meta')
   counts[#counts + 1] = id
@@ -214,6 +167,10 @@ class Ours:
         pipeline.evalsha(self._complete.sha, 1, self._base, *argv)
 
 
+def bare(name: str, **parts: str) -> str:
+    return Template((HERE / "bare" / f"{name}.lua").read_text()).substitute(parts)
+
+
 class Bare:
     """The same commands without a logic."""
 
@@ -221,7 +178,8 @@ class Bare:
         self._base = f"oq:{{bare-{CASES.index(case)}}}:"
         touch, write = (TOUCH_VALUE, WRITE_VALUES) if case.key else ("", "")
         self._reserve = client.script_load(
-            BARE_RESERVE.format(
+            bare(
+                "reserve_chunks",
                 once=case.once,
                 each=case.each,
                 touch=case.limit + touch,
@@ -229,7 +187,7 @@ class Bare:
             )
         )
         self._complete = client.script_load(
-            BARE_COMPLETE.format(touch=touch, write=write.format(key=case.key, sign="-"))
+            bare("complete_chunks", touch=touch, write=write.format(key=case.key, sign="-"))
         )
         self._is_spread, self._is_random = case.is_spread, case.strategy == "Random"
         self._cursors = [0] * SUBMISSIONS
