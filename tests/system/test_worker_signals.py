@@ -13,12 +13,27 @@ from tests.waiting import until
 pytestmark = pytest.mark.system
 
 
-def test_a_second_stop_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
+@pytest.fixture
+def begin(start_worker, producer_of, tmp_path: Path):
+    """Start a worker of one child, and a submission whose chunk runs in it until `go` is there.
+
+    Gives the worker, a producer, and the submission's id.
+    """
+
+    def start_and_wait(*options: str, **settings: int):
+        worker, producer = start_worker("--concurrency", "1", *options), producer_of()
+        submission_id = producer.insert_submission(
+            [["wait", str(tmp_path)]], chunk_size=1, **settings
+        )
+        until(lambda: list(tmp_path.glob("started-*")))
+        return worker, producer, submission_id
+
+    return start_and_wait
+
+
+def test_a_second_stop_gives_back_at_once(begin):
     """The chunk that runs goes back with its attempt unused; exit code 0."""
-    worker = start_worker("--concurrency", "1")
-    producer = producer_of()
-    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
-    until(lambda: list(tmp_path.glob("started-*")))
+    worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGTERM)
     worker.wait_for_line("stopping")
@@ -67,12 +82,9 @@ def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
     assert (0, ["importing"]) == (worker.wait(), worker.lines)
 
 
-def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
+def test_quit_gives_back_at_once(begin):
     """As two TERMs do."""
-    worker = start_worker("--concurrency", "1")
-    producer = producer_of()
-    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
-    until(lambda: list(tmp_path.glob("started-*")))
+    worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGQUIT)
     code = worker.wait()
@@ -83,14 +95,9 @@ def test_quit_gives_back_at_once(start_worker, producer_of, tmp_path: Path):
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
 
 
-def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(
-    start_worker, producer_of, tmp_path: Path
-):
+def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin):
     """The orchestrator's patience is not endless."""
-    worker = start_worker("--concurrency", "1", "--shutdown-timeout", "0.5")
-    producer = producer_of()
-    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
-    until(lambda: list(tmp_path.glob("started-*")))
+    worker, producer, submission_id = begin("--shutdown-timeout", "0.5")
 
     worker.signal(signal.SIGTERM)
     code = worker.wait()
@@ -101,12 +108,9 @@ def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
 
 
-def test_a_term_to_the_whole_group_lets_children_finish(start_worker, producer_of, tmp_path: Path):
+def test_a_term_to_the_whole_group_lets_children_finish(begin, tmp_path: Path):
     """As a terminal or an init system sends it."""
-    worker = start_worker("--concurrency", "1")
-    producer = producer_of()
-    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
-    until(lambda: list(tmp_path.glob("started-*")))
+    worker, producer, submission_id = begin()
 
     for process in [*worker.children(), psutil.Process(worker.pid)]:
         process.send_signal(signal.SIGTERM)
@@ -117,13 +121,10 @@ def test_a_term_to_the_whole_group_lets_children_finish(start_worker, producer_o
     assert list(producer.try_stream_completed_submission(submission_id)) == ["went"]
 
 
-def test_hup_replaces_the_children_after_their_chunks(start_worker, producer_of, tmp_path: Path):
+def test_hup_replaces_the_children_after_their_chunks(begin, tmp_path: Path):
     """The chunk that runs is completed by the old one; what waits behind it is run by a new one."""
-    worker = start_worker("--concurrency", "1", "--prefetch", "1")
+    worker, producer, submission_id = begin("--prefetch", "1")
     (old,) = worker.children()
-    producer = producer_of()
-    submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
-    until(lambda: list(tmp_path.glob("started-*")))
     next_id = producer.insert_submission([["pid"]], chunk_size=1)
     until(lambda: producer.get_submission(next_id).chunks_in_hand == 1)
 
@@ -136,17 +137,10 @@ def test_hup_replaces_the_children_after_their_chunks(start_worker, producer_of,
     old.wait(20)
 
 
-def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(
-    start_worker, producer_of, tmp_path: Path
-):
+def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin):
     """Or one that always does would come back for as long as somebody sends HUP."""
-    worker = start_worker("--concurrency", "1")
+    worker, producer, submission_id = begin(max_attempts=1)
     (old,) = worker.children()
-    producer = producer_of()
-    submission_id = producer.insert_submission(
-        [["wait", str(tmp_path)]], chunk_size=1, max_attempts=1
-    )
-    until(lambda: list(tmp_path.glob("started-*")))
 
     worker.signal(signal.SIGHUP)
     worker.wait_for_line("replacing the children")

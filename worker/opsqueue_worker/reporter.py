@@ -114,8 +114,9 @@ class Reporter:
                 )
             case Lost():
                 logger.warning(
-                    "worker %s lost chunk %s: its reservation had ended, or its report was sent "
-                    "twice; if that goes on, raise time_limit or make chunks smaller",
+                    "worker %s lost chunk %s: its reservation had ended, its report was sent "
+                    "twice, or Redis lost its data; if that goes on, raise time_limit or make "
+                    "chunks smaller",
                     self._worker,
                     chunk,
                     extra=about,
