@@ -185,4 +185,4 @@ def test_the_architecture_page_shows_the_table_and_the_diagram() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text()
 
     assert as_markdown() in page
-    assert as_diagram() in page
+    assert f"```mermaid\n{as_diagram().strip()}\n```\n" in page
