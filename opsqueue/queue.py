@@ -177,20 +177,28 @@ class Queue(WorkerLife):
     def retry_submission(self, submission_id: SubmissionId) -> None:
         """Put a failed or cancelled submission back to work; finished chunks stay finished.
 
-        Its `max_failed_operations` holds no longer. Errors of operations in finished chunks stay.
+        Every other one has all its attempts again, at once: back-offs of before end. Its
+        `max_failed_operations` holds no longer. Errors of operations in finished chunks stay.
 
         Raises:
             SubmissionNotFoundError, SubmissionNotRetryableError.
         """
-        answer = self._scripts.call("retry_submission", id=str(submission_id))
-        match answer:
-            case [b"retried"]:
-                return
-            case [b"not_retryable", _]:
-                raise SubmissionNotRetryableError(self.get_submission(submission_id))
-            case [b"unknown"]:
-                raise SubmissionNotFoundError(submission_id, self.name)
-        raise unexpected(answer)
+        look_from = ""
+        while True:
+            answer = self._scripts.call(
+                "retry_submission", id=str(submission_id), look_from=look_from
+            )
+            match answer:
+                case [b"retried", b""]:
+                    return
+                case [b"retried", bytes() as more]:
+                    look_from = more.decode()
+                case [b"not_retryable", _]:
+                    raise SubmissionNotRetryableError(self.get_submission(submission_id))
+                case [b"unknown"]:
+                    raise SubmissionNotFoundError(submission_id, self.name)
+                case _:
+                    raise unexpected(answer)
 
     def update_metadata(
         self, submission_id: SubmissionId, changes: Mapping[str, int | None]

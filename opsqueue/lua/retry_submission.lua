@@ -5,18 +5,38 @@
 -- that was passed would fail it again at once. If its last chunk passed it, there is nothing left
 -- to do, and it completes.
 --
--- KEYS[1] base  prefix of the queue's keys
--- ARGV[1] now   see _prelude
--- ARGV[2] id
+-- Back-offs of before end, since the cause is mended: the queue's delayed chunks are gone through,
+-- up to a thousand or so a call. A caller that dies in between leaves some to wait for their time.
 --
--- Returns {"retried"}, {"not_retryable", state}, or {"unknown"}.
-local id = ARGV[2]
+-- KEYS[1] base       prefix of the queue's keys
+-- ARGV[1] now        see _prelude
+-- ARGV[2] id
+-- ARGV[3] look_from  '' to retry it; then where the last answer said to go on
+--
+-- Returns {"retried", look_from}, '' when that was all; {"not_retryable", state}; or {"unknown"}.
+local id, look_from = ARGV[2], ARGV[3]
 local key = sub_key(id)
+
+local function free_delayed()
+  local is_free, delayed = false, base .. 'delayed'
+  local found = redis.call('ZSCAN', delayed, look_from == '' and '0' or look_from,
+    'MATCH', id .. ':*', 'COUNT', 1000)
+  for i = 1, #found[2], 2 do
+    redis.call('ZREM', delayed, found[2][i])
+    is_free = put_back(id, string.match(found[2][i], '(%d+)$'), 'in_progress') or is_free
+  end
+  if is_free then
+    wake()
+  end
+  return {'retried', found[1] ~= '0' and found[1] or ''}
+end
 
 local row = redis.call('HMGET', key, 'state', 'cursor', 'chunks_total', 'chunks_done',
   'operations_total', 'operations_done')
 local state = row[1]
-if not state then
+if look_from ~= '' then
+  return state == 'in_progress' and free_delayed() or {'retried', ''}
+elseif not state then
   return {'unknown'}
 elseif state ~= 'failed' and state ~= 'cancelled' then
   return {'not_retryable', state}
@@ -37,10 +57,10 @@ if redis.call('EXISTS', base .. 'repair') == 1 then
 end
 if row[3] == row[4] then
   end_submission(id, 'completed')
-  return {'retried'}
+  return {'retried', ''}
 end
 if tonumber(row[2]) < tonumber(row[3]) or redis.call('ZCARD', key .. ':redo') > 0 then
   enter_ready(id)
   wake()
 end
-return {'retried'}
+return free_delayed()

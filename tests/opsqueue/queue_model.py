@@ -201,6 +201,9 @@ class Model:
             return False
         sub.state, sub.ended_at, sub.last_failure = SubmissionState.IN_PROGRESS, None, None
         sub.attempts.clear()
+        for chunk in [chunk for chunk in self.delayed if chunk[0] == id_]:
+            del self.delayed[chunk]
+            sub.places[chunk[1]] = Place.REDO
         sub.limit, sub.chunks_failed = None, 0
         del self.expiring[id_]
         self.stats["submissions_retried"] += 1

@@ -80,7 +80,7 @@ def test_a_reservation_from_before_the_retry_is_valid_again(queue: Queue) -> Non
 def test_a_chunk_that_was_delayed_before_its_submission_ended_is_not_forgotten(
     queue: Queue, clock: Clock
 ) -> None:
-    """Whether its instant comes before the retry or after it."""
+    """If its instant comes before the retry it waits for that, else the retry ends its back-off."""
     early, late = insert(queue, 1), insert(queue, 1)
     first, second = take(queue, 2)
     queue.release_chunks([first.token], delay_ms=10)
@@ -94,9 +94,34 @@ def test_a_chunk_that_was_delayed_before_its_submission_ended_is_not_forgotten(
     queue.retry_submission(late)
 
     assert while_cancelled == []
-    assert [early] == [chunk.source.submission_id for chunk in take(queue, 5)]
-    clock.advance(10)
-    assert [late] == [chunk.source.submission_id for chunk in take(queue, 5)]
+    assert [early, late] == [chunk.source.submission_id for chunk in take(queue, 5)]
+
+
+def test_a_retry_ends_the_back_offs_of_its_submission_and_of_no_other(queue: Queue) -> None:
+    """However many: the cause is mended, and nobody would know why nothing runs."""
+    mended, other = insert(queue, 1_500), insert(queue, 1_500)
+    while chunks := take(queue, 1_000):
+        queue.release_chunks(tokens_of(chunks), delay_ms=60_000)
+    queue.cancel_submission(mended)
+
+    queue.retry_submission(mended)
+
+    assert queue.count_queue().chunks_delayed == 1_500
+    chunks = [*take(queue, 1_000), *take(queue, 1_000)]
+    assert indexes_of(chunks) == list(range(1_500))
+    assert {mended} == {chunk.source.submission_id for chunk in chunks}
+    assert queue.get_submission(other).chunks_in_hand == 0
+
+
+def test_a_retry_wakes_who_sleeps_for_a_chunk_whose_back_off_ended(queue: Queue) -> None:
+    id_ = insert(queue, 1)
+    queue.release_chunks([take_one(queue).token], delay_ms=60_000)
+    queue.cancel_submission(id_)
+    asleep = queue.reserve_chunks("w1", limit=1)
+
+    queue.retry_submission(id_)
+
+    assert queue.wait_for_wake(asleep.wake_id, block_ms=1)
 
 
 def test_a_retried_submission_with_everything_in_hand_is_not_in_the_index_of_work(
