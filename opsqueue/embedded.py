@@ -71,12 +71,17 @@ class EmbeddedServer:
         """Start it and wait until it answers. Call it on the main thread (see `die_with_parent`).
 
         Raises:
-            IncorrectUsageError: another server uses the folder, or the extra is not installed.
+            IncorrectUsageError: another server uses the folder, it can't be written to, or the
+                extra is not installed.
             RedisUnavailableError: it ended at once; the message has the end of its log.
         """
         program = binary()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder / "lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.folder / "lock")
+        except OSError as exc:
+            message = f"the embedded server can't use the folder {self.folder}: {exc.strerror}"
+            raise IncorrectUsageError(message) from exc
         # A port that was free a moment ago can be taken by the time the server binds it.
         for attempt in range(5):
             port = self.port or _free_port()

@@ -119,7 +119,8 @@ TRANSITIONS: Final = (
         ("failed", "cancelled"),
         ("in_progress",),
         "failed or cancelled, else the state is answered; finished chunks stay finished; "
-        "back-offs end; max_failed_operations holds no longer; nothing left to do: completed at once",
+        "back-offs end; max_failed_operations holds no longer; nothing left to do: completed at "
+        "once",
     ),
     Transition(
         "update_metadata",

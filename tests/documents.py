@@ -170,7 +170,7 @@ def running_dev(folder: Path) -> Iterator[Dev]:
             if "Ctrl-C ends it" in line:
                 break
         address = re.search(r"ready on (http\S+)", "".join(lines))
-        server = re.search(r"redis (redis://\S+)", "".join(lines))
+        server = re.search(r"OPSQUEUE_REDIS_URL=(redis://\S+)", "".join(lines))
         assert address is not None, "".join(lines)
         assert server is not None, "".join(lines)
         family = psutil.Process(process.pid).children(recursive=True)

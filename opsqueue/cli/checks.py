@@ -244,6 +244,10 @@ def _token_finding(api: HttpApi, token: str | None) -> Finding:
     except IncorrectUsageError as exc:
         help_ = "give OPSQUEUE_API_TOKEN" if token is None else "is it this API's, and for this?"
         return Finding("api-token", Level.PROBLEM, str(exc), help_)
+    except ConnectionTroubleError as exc:
+        # It has just told its version: what is away is what lies behind it.
+        help_ = "start the Redis that the API was given, or give the API another one"
+        return Finding("api-redis", Level.UNREACHABLE, str(exc), help_)
     text = "no token is needed" if token is None else "the token is accepted"
     return Finding("api-token", Level.GOOD, text)
 

@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from opsqueue.cli.tables import say
 from opsqueue.connection import connect
 from opsqueue.durability import Durability, check_durability
+from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.http_api import HttpApi
 from opsqueue.store import open_store
 from opsqueue.submission_api import QueueApi, SubmissionApi
@@ -132,10 +133,30 @@ _required_redis_url = click.option(
 )
 
 
+def _with_redis_url(command: Command) -> Command:
+    """Pass `redis_url`; who gave none and finds none there is told how to."""
+
+    @_required_redis_url
+    @wraps(command)
+    def run(*, redis_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
+        try:
+            command(redis_url=redis_url, **options)
+        except RedisUnavailableError as exc:
+            source = click.get_current_context().get_parameter_source("redis_url")
+            if source is not ParameterSource.DEFAULT:
+                raise
+            message = (
+                f"{exc} This command asks Redis itself: give --redis-url or set OPSQUEUE_REDIS_URL"
+            )
+            raise RedisUnavailableError(message) from exc
+
+    return run
+
+
 def with_redis(command: Command) -> Command:
     """Pass `client`, for what only Redis answers."""
 
-    @_required_redis_url
+    @_with_redis_url
     @wraps(command)
     def run(*, redis_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
         client = connect(redis_url)
@@ -149,7 +170,7 @@ def with_redis(command: Command) -> Command:
 
 def with_redis_and_store_urls(command: Command) -> Command:
     """Pass `redis_url` and `store_url`, for what needs both and no API."""
-    return _required_redis_url(_store_url(required=True)(command))
+    return _with_redis_url(_store_url(required=True)(command))
 
 
 def with_urls(command: Command) -> Command:

@@ -73,7 +73,9 @@ def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
             signal.signal(number, stop)
         with stack:
             say("dev", f"data in {folder.resolve()}")
-            say("dev", f"redis {stack.redis_url}  store {stack.store_url}")
+            say("dev", "for other terminals:")
+            say("dev", f"  export OPSQUEUE_REDIS_URL={stack.redis_url}")
+            say("dev", f"  export OPSQUEUE_STORE_URL={stack.store_url}")
             say("dev", "try it:")
             say(
                 "dev",

@@ -173,7 +173,13 @@ class LocalStack:
         return next(part.process.pid for part in self._parts if part.name == name)
 
     def check(self) -> None:
-        """Raise PartEndedError when a part has ended by itself."""
+        """Raise PartEndedError when a part, or the server, has ended by itself."""
+        if not self._server.is_running:
+            message = (
+                "the embedded Redis ended by itself. What it had written is kept, and the next "
+                f"start goes on with it; its log is in {self._server.folder}"
+            )
+            raise PartEndedError(message)
         try:
             part = self._ended.get_nowait()
         except queue.Empty:

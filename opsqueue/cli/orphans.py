@@ -97,10 +97,9 @@ def check_orphans(
                 delete and _delete(store, PartitionedQueue(client, name), found, is_asked)
             ):
                 is_left = True
-        if not queues:
-            _name_unknown(store, names)
+        is_whole = bool(queues) or not _name_unknown(store, names)
     if not is_left:
-        click.echo("no orphans")
+        click.echo("no orphans" if is_whole else "no orphans in the queues that Redis knows")
     return is_left
 
 
@@ -133,11 +132,12 @@ def _delete(store: ObjectStore, queue: Queue, found: Sequence[Orphan], is_asked:
     return True
 
 
-def _name_unknown(store: ObjectStore, names: Sequence[str]) -> None:
+def _name_unknown(store: ObjectStore, names: Sequence[str]) -> bool:
     unknown = sorted(set(store.list_folders("")) - set(names))
     if unknown:
         shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         click.echo(f"not looked at, since Redis knows no such queue: {shown} (--queue)")
+    return bool(unknown)
 
 
 def _size(size_bytes: int) -> str:

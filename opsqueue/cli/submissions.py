@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
@@ -37,7 +38,7 @@ from opsqueue.cli.tables import (
     state_text,
     table,
 )
-from opsqueue.contents import check_completed
+from opsqueue.contents import began_at, check_completed
 from opsqueue.producer import ProducerClient
 from opsqueue.store import open_store
 from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
@@ -287,8 +288,9 @@ def retry(
 ) -> None:
     """Put failed or cancelled submission ID back to work; finished chunks stay finished.
 
-    With --only failed the submission stays as it is, also a completed one, and its failed
-    operations are handed in anew.
+    Every other chunk has all its attempts again, at once. With --only failed the submission stays
+    as it is, also a completed one, and its failed operations are handed in as a new one; they are
+    so once: what fails in that one is retried by its own ID.
     """
     found = find_submission(api, submission_id, queue)
     if only is None:
@@ -303,6 +305,7 @@ def retry(
             "OPSQUEUE_STORE_URL, as workers and producers have it"
         )
         raise click.UsageError(message)
+    started_ms = time.time_ns() // 1_000_000
     with closing(open_store(store_url)) as store:
         producer = ProducerClient.over(api, store, queue=found.queue)
         new_id = producer.retry_submission(
@@ -313,7 +316,15 @@ def retry(
         print_json(SubmissionBody.of(new))
         return
     click.echo(str(new_id))
-    say(f"handed in {counted(new.operations_total, 'operation')} of {found.id} anew")
+    operations, began = counted(new.operations_total, "operation"), began_at(new.prefix)
+    if began is not None and began.timestamp() * 1000 < started_ms:
+        state = new.state.value.replace("_", " ")
+        say(
+            f"these {operations} of {found.id} were handed in before, as {new_id}, which is "
+            f"{state}; for what fails in that one: opsqueue retry {new_id} --only failed"
+        )
+    else:
+        say(f"handed in {operations} of {found.id} anew")
 
 
 def _tell(submission: Submission, *, as_json: bool) -> None:

@@ -199,6 +199,13 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
         assert os.getsid(server.pid) != os.getsid(0)
 
 
+def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(IncorrectUsageError, match=r"can't use the folder .*file/redis: Not a dir"):
+        EmbeddedServer(tmp_path / "file" / "redis").start()
+
+
 def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
     """Two would write the same append-only file; the second `opsqueue dev` is refused."""
     with EmbeddedServer(tmp_path) as first:

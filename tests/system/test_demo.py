@@ -70,7 +70,14 @@ def test_dev_says_what_is_wrong_with_the_app(start, tmp_path: Path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("opsqueue_worker", "worker ended with exit code -9"),
+        ("valkey-server", "the embedded Redis ended by itself"),
+    ],
+)
+def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path, part: str, named: str):
     """With its last lines; the other parts are ended too."""
     dev = start(
         *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),
@@ -78,12 +85,12 @@ def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path):
     )
     dev.wait_for_line("Ctrl-C ends it")
     family = psutil.Process(dev.pid).children()
-    worker = next(p for p in family if "opsqueue_worker" in p.cmdline())
+    doomed = next(p for p in family if part in " ".join(p.cmdline()))
 
-    worker.kill()
+    doomed.kill()
 
     assert dev.wait() == 1
-    assert "worker ended with exit code -9" in dev.output
+    assert named in " ".join(dev.output.split())
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
 

@@ -17,7 +17,7 @@ from opsqueue.cli import checks, main
 from opsqueue.cli.checks import Finding, Level
 from opsqueue.connection import connect
 from opsqueue.embedded import EmbeddedServer
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
@@ -133,6 +133,21 @@ def test_a_refused_token_is_a_problem(run, durable, monkeypatch):
 
     assert 1 == shown.exit_code
     assert "✗ api-token: the API refused (401)\n  → give OPSQUEUE_API_TOKEN" in shown.stdout
+
+
+def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(run, durable, monkeypatch):
+    def can_not_serve(_: object) -> None:
+        message = "the API can't serve: Redis does not answer"
+        raise ApiUnavailableError(message)
+
+    monkeypatch.setattr(http_api.HttpApi, "queues", can_not_serve)
+
+    shown = run("doctor", OPSQUEUE_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert 3 == shown.exit_code
+    assert "✓ api: the API answers at" in shown.stdout
+    assert "✗ api-redis: the API can't serve: Redis does not answer\n  → start" in shown.stdout
+    assert "neither Redis nor the API" not in shown.stdout
 
 
 def test_another_version_and_another_time_are_warnings(run, durable, monkeypatch):

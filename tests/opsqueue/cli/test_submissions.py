@@ -174,12 +174,16 @@ def test_failed_operations_alone_are_handed_in_anew(
     with_errors(queue, store)
 
     retried = run("retry", submission_id, "--only", "failed", "--max-failed-operations", "0")
+    again = run("retry", submission_id, "--only", "failed")
     nowhere = run("retry", submission_id, "--only", "failed", OPSQUEUE_STORE_URL=None)
     misplaced = run("retry", submission_id, "--max-failed-operations", "0")
 
     new = queue.get_submission(SubmissionId(retried.stdout.strip()))
     assert (1, 60_000, 0) == (new.operations_total, new.retention_ms, new.max_failed_operations)
     assert f"handed in 1 operation of {submission_id} anew" in retried.stderr
+    assert retried.stdout == again.stdout
+    assert f"handed in before, as {new.id}, which is in progress" in again.stderr
+    assert f"opsqueue retry {new.id} --only failed" in again.stderr
     assert (1, 2, 2) == (early.exit_code, nowhere.exit_code, misplaced.exit_code)
     assert "is in progress: its failed operations can be retried when it has" in early.stderr
     assert "--store-url" in nowhere.stderr

@@ -11,6 +11,7 @@ import redis
 from click.testing import CliRunner, Result
 
 from opsqueue.cli import main
+from opsqueue.cli.retention import show
 from opsqueue.queue import Queue
 from opsqueue.store import open_store
 from tests.opsqueue.steps import insert, new_submission
@@ -18,9 +19,9 @@ from tests.opsqueue.steps import insert, new_submission
 
 @pytest.fixture
 def run(redis_url: str, store_url: str):
-    def call(*arguments: str, **options: str) -> Result:
+    def call(*arguments: str, given: str = "", **variables: str | None) -> Result:
         environment = {"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": store_url}
-        return CliRunner().invoke(main, arguments, env=environment, **options)
+        return CliRunner().invoke(main, arguments, input=given, env={**environment, **variables})
 
     return call
 
@@ -63,6 +64,20 @@ def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     assert f"queue {typo}: api  3 a second, burst 2" in limit.stderr
     assert gone.stderr == f"queue {typo}: api  no limit set any more\n"
     assert never.stderr == f"queue {typo}: api  had no limit set\n"
+
+
+def test_who_gives_no_redis_and_finds_none_there_is_told_how_to_give_one(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (option,) = (option for option in show.params if option.name == "redis_url")
+    monkeypatch.setattr(option, "default", "redis://127.0.0.1:1/0")
+
+    asked = run("retention", "show", "q", OPSQUEUE_REDIS_URL=None)
+    named = run("retention", "show", "q", OPSQUEUE_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert (3, 3) == (asked.exit_code, named.exit_code)
+    assert "give --redis-url or set OPSQUEUE_REDIS_URL" in asked.stderr
+    assert "--redis-url" not in named.stderr
 
 
 def test_half_a_rate_limit_is_refused_by_its_options(run, queue_name: str) -> None:
@@ -108,9 +123,9 @@ def test_orphans_are_deleted_when_the_answer_is_yes(
     run, orphan: str, queue_name: str, store_url: str
 ) -> None:
     """And only then."""
-    refused = run("orphans", "--queue", queue_name, "--delete", input="n\n")
+    refused = run("orphans", "--queue", queue_name, "--delete", given="n\n")
     kept = open_store(store_url).exists(f"{orphan}/0-in")
-    agreed = run("orphans", "--queue", queue_name, "--delete", input="y\n")
+    agreed = run("orphans", "--queue", queue_name, "--delete", given="y\n")
 
     assert (refused.exit_code, kept) == (1, True)
     assert agreed.exit_code == 0
@@ -128,6 +143,7 @@ def test_orphans_of_queues_that_redis_knows_are_found_without_naming_them(
 
     assert result.exit_code == 0
     assert "elsewhere" in result.output
+    assert result.output.endswith("no orphans in the queues that Redis knows\n")
     assert list(open_store(store_url).list_prefix("")) == [f"elsewhere/{'0' * 32}/0-in"]
 
 
