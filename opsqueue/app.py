@@ -15,7 +15,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -258,6 +258,7 @@ def _takes_chunk(function: Callable[..., Any]) -> bool:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # some built-in functions tell no signature: they take the operation alone
         return False
+    _check_takes_operations(function, parameters)
     if "chunk" in {p.name for p in parameters}:
         return True
     required = [
@@ -272,6 +273,20 @@ def _takes_chunk(function: Callable[..., Any]) -> bool:
         )
         raise HandlerError(message)
     return False
+
+
+def _check_takes_operations(
+    function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+) -> None:
+    of_operations = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    if not any(p.kind in of_operations and p.name != "chunk" for p in parameters):
+        name = function.__qualname__
+        message = f"handler {name} takes no operations: give it an argument for them"
+        raise HandlerError(message)
 
 
 def load_app(path: str) -> Opsqueue:

@@ -27,8 +27,9 @@ def milliseconds(duration: timedelta | float) -> int:
         InvalidArgumentError: it is negative, or no number.
     """
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    # Also refuses what is not a number, which compares with nothing.
-    if isinstance(seconds, bool) or not 0 <= seconds < 10**12:
+    # Also refuses NaN, which compares with nothing.
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds < 10**12:
         shown = str(duration) if isinstance(duration, timedelta) else repr(duration)
         message = f"duration {shown}: give a timedelta or seconds, from 0 to below {10**12:,} s"
         raise InvalidArgumentError(message)

@@ -65,9 +65,9 @@ class InvalidArgumentError(IncorrectUsageError):
 class ChunkSizeIsZeroError(InvalidArgumentError):
     """`chunk_size` counts operations and is at least 1."""
 
-    def __init__(self, chunk_size: int) -> None:
+    def __init__(self, chunk_size: object) -> None:
         """Say what was given."""
-        super().__init__(f"chunk_size is {chunk_size}: it counts operations, give 1 or more")
+        super().__init__(f"chunk_size is {chunk_size!r}: it counts operations, give 1 or more")
 
 
 class EncodingError(IncorrectUsageError):
@@ -250,7 +250,10 @@ class ObjectNotFoundError(OpsqueueError):
         """`store` is the store's URL, without credentials."""
         self.key = key
         self.store = store
-        super().__init__(f"{store} has no object {key!r}")
+        super().__init__(
+            f"{store} has no object {key!r}: was it deleted, or stored by a program with another "
+            "store URL?"
+        )
 
 
 class ConnectionTroubleError(OpsqueueError):

@@ -190,8 +190,7 @@ def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     except StoreUnavailableError as exc:
         return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
     except ObjectNotFoundError as exc:
-        message = f"{exc}: was it deleted, or has the producer another store URL than the workers?"
-        return Failed(token=token, failure=ChunkFailure(type="InputMissing", message=message))
+        return Failed(token=token, failure=ChunkFailure(type="InputMissing", message=str(exc)))
     except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
         return Failed(token=token, failure=ChunkFailure.of(exc))
 

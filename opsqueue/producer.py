@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
 
 from opsqueue.asynchronous import Batched, fed_in_thread, in_thread
+from opsqueue.bounds import is_whole, shown
 from opsqueue.codec import PRODUCER_CODEC, RAW, Codec
 from opsqueue.common import SerializationFormat
 from opsqueue.contents import (
@@ -216,13 +217,17 @@ class ProducerClient(ResultsClient):
                 there already (24 hours) is given instead, and this upload deleted.
 
         Raises:
-            ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed.
+            ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed; the latter also
+                for a text, which is an iterable of its characters.
             EncodingError: names chunk and operation.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
         """
-        if chunk_size < 1:
+        if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
+        if isinstance(ops, str | bytes):
+            message = f"{shown(ops)} would be an operation a character: give a list of operations"
+            raise InvalidArgumentError(message)
         codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),

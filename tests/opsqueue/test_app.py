@@ -50,6 +50,12 @@ def test_a_handler_that_wants_more_than_it_gets_is_refused():
             return number * factor
 
 
+@pytest.mark.parametrize("handler", [lambda: 1, lambda *, number: number, lambda chunk: chunk])
+def test_a_handler_that_takes_no_operations_is_refused(handler):
+    with pytest.raises(HandlerError, match="takes no operations"):
+        Opsqueue().operation_handler("numbers")(handler)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, 10**9])
 def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float):
     """Zero, negative and years."""

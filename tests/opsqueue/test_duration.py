@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,8 +45,8 @@ def test_seconds_and_timedelta_are_taken_alike() -> None:
     assert [milliseconds(one) for one in given_] == [3_600_000, 3_600_000, 500, 1, 0]
 
 
-@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, timedelta(seconds=-1)])
-def test_what_is_no_length_of_time_is_refused(wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "7d", timedelta(seconds=-1)])
+def test_what_is_no_length_of_time_is_refused(wrong: Any) -> None:
     """Names what was given."""
     with pytest.raises(InvalidArgumentError, match="give a timedelta or seconds"):
         milliseconds(wrong)

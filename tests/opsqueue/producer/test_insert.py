@@ -76,8 +76,8 @@ def test_an_endless_iterable_is_consumed_a_few_chunks_ahead_only(
     assert next(operations) <= 10 * (4 + 1)
 
 
-@pytest.mark.parametrize("chunk_size", [0, -1])
-def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size: int) -> None:
+@pytest.mark.parametrize("chunk_size", [0, -1, "3", 2.5, None])
+def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size: Any) -> None:
     """Refused before anything is consumed."""
     operations = iter([1])
 
@@ -95,6 +95,7 @@ def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size
         {"strategic_metadata": {"a b": 1}},
         {"idempotency_key": ""},
         {"idempotency_key": "ü"},
+        {"retention": "7d"},
     ],
 )
 def test_wrong_values_are_refused_before_anything_is_consumed(
@@ -107,6 +108,12 @@ def test_wrong_values_are_refused_before_anything_is_consumed(
         producer.insert_submission(operations, chunk_size=1, **wrong)
 
     assert list(operations) == [1]
+
+
+@pytest.mark.parametrize("text", ["one operation", b"bytes"])
+def test_a_text_is_not_taken_for_its_characters(producer: ProducerClient, text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="would be an operation a character"):
+        producer.insert_submission(text, chunk_size=1)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
