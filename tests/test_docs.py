@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import fakeredis
 import httpx
 import pytest
 
+from opsqueue import Chunk
 from opsqueue.store import open_store
 from opsqueue_api.app import create_app
 from tests.command_lines import all_options, calls_in, problem_of
@@ -175,6 +177,20 @@ def anchors_of(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     words = [re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in headings]
     return {word.replace(" ", "-") for word in words}
+
+
+def test_all_that_a_handler_may_know_of_its_chunk_is_in_the_table():
+    page = (ROOT / "docs" / "handlers.md").read_text()
+    rows = re.search(r"^\| attribute of `chunk` .*\n\|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert rows is not None
+
+    named = {
+        name
+        for row in rows[1].splitlines()
+        for name in re.findall(r"`(\w+)(?:\(\))?`", row.split("|")[1])
+    }
+
+    assert {field.name for field in fields(Chunk)} == named
 
 
 def test_links_lead_somewhere():

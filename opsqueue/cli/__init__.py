@@ -36,7 +36,7 @@ Examples:
   opsqueue list emails --state failed --since 2h
 
 \b
-Every option can be given as a variable, which its help names; those that many share are
+Each option of these commands has a variable, which its help names; many share
 OPSQUEUE_API_URL, OPSQUEUE_API_TOKEN, OPSQUEUE_REDIS_URL and OPSQUEUE_STORE_URL.
 
 \b

@@ -72,7 +72,10 @@ def results(
     output: Path | None,
     errors: ErrorMode,
 ) -> None:
-    """Write the results of submission ID as lines of JSON, in the order of the operations."""
+    """Write the results of submission ID as lines of JSON, in the order of the operations.
+
+    What JSON does not have is changed: bytes become base64, NaN and infinities null.
+    """
     output = output or STANDARD
     check_writable(output)
     submission = find_submission(api, submission_id, queue)
