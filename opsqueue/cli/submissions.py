@@ -10,6 +10,7 @@ from typing import Final, Literal
 import click
 from rich.text import Text
 
+from opsqueue.answers import Counts
 from opsqueue.cli.connections import (
     as_json,
     durability_option,
@@ -179,19 +180,20 @@ def show(
     if as_json:
         print_json(SubmissionBody.of(submission))
     else:
-        _print(submission)
+        is_running = submission.state is SubmissionState.IN_PROGRESS
+        _print(submission, api.count(submission.queue) if is_running else None)
     if wait:
         check_completed(submission)
 
 
-def _print(one: Submission) -> None:
+def _print(one: Submission, counts: Counts | None) -> None:
     now = datetime.now(UTC)
     running_s = ((one.ended_at or now) - one.created_at).total_seconds()
     rate = one.operations_done / running_s if running_s > 0 else 0.0
     rows = table("", "")
     rows.show_header = False
     rows.add_row("submission", str(one.id))
-    rows.add_row("queue", one.queue)
+    rows.add_row("queue", one.queue if counts is None else _queue(one.queue, counts))
     rows.add_row("state", state_text(one.state))
     rows.add_row("progress", bar(one, width=40))
     rows.add_row("chunks", _chunks(one))
@@ -218,6 +220,16 @@ def _print(one: Submission) -> None:
         )
         screen.print(Text(f"\n{where}", style="red" if one.failure else "yellow"))
         screen.print(Text(failure.text), soft_wrap=True)
+
+
+def _queue(name: str, counts: Counts) -> str:
+    """Say with its name why chunks that nobody has in hand may wait."""
+    parts = ["paused"] if counts.is_paused else []
+    if not counts.workers:
+        parts.append("no worker")
+    if counts.chunks_delayed:
+        parts.append(f"{counted(counts.chunks_delayed, 'chunk')} in back-off")
+    return f"{name}: {', '.join(parts)}" if parts else name
 
 
 def _chunks(one: Submission) -> str:

@@ -202,6 +202,20 @@ def test_what_failed_is_shown(run, producer: ProducerClient, fail):
     assert "  line 3\nValueError: bad row 7" in shown.stdout
 
 
+def test_why_nothing_runs_is_shown(run, producer: ProducerClient, queue: Queue, fail):
+    """A back-off, a pause, nobody there."""
+    submission_id = producer.insert_submission([1], chunk_size=1)
+    fail()
+
+    delayed = run("show", str(submission_id))
+    queue.retire_worker("w1")
+    queue.pause_queue()
+    paused = run("show", str(submission_id))
+
+    assert f"{queue.name}: 1 chunk in back-off" in delayed.stdout
+    assert f"{queue.name}: paused, no worker, 1 chunk in back-off" in paused.stdout
+
+
 def test_redis_can_be_asked_in_place_of_the_api(
     run, document: Document, producer: ProducerClient, redis_url: str
 ):
