@@ -160,19 +160,28 @@ def _unexplained_attempts(evidence: Evidence) -> Iterator[str]:
 
 
 def _vanished(evidence: Evidence) -> Iterator[str]:
-    """Find handlers that never ended though nothing killed their process."""
-    for one in evidence.executions:
-        is_killed = any(
-            _concerns(fault, one)
-            and fault.ended >= one.began
-            and (
-                _RULES[fault.kind].effect is Effect.ENDS
-                or (fault.kind in _HELD_UP and _length(fault) >= TIME_LIMIT_S - 1)
-            )
-            for fault in evidence.faults
-        )
-        if one.ended is None and not is_killed:
+    """Find handlers that never ended though nothing killed their process.
+
+    One that has several at once may have begun one more between its waking up and its end, which
+    came for another that was held up: so what killed one of them killed all.
+    """
+    vanished = [one for one in evidence.executions if one.ended is None]
+    killed = {(one.program, one.pid) for one in vanished if _is_killed(one, evidence.faults)}
+    for one in vanished:
+        if (one.program, one.pid) not in killed:
             yield f"{one} never ended in {one.program}, whose process nothing killed"
+
+
+def _is_killed(one: Execution, faults: Sequence[Fault]) -> bool:
+    return any(
+        _concerns(fault, one)
+        and fault.ended >= one.began
+        and (
+            _RULES[fault.kind].effect is Effect.ENDS
+            or (fault.kind in _HELD_UP and _length(fault) >= TIME_LIMIT_S - 1)
+        )
+        for fault in faults
+    )
 
 
 class _Deadly:

@@ -142,6 +142,18 @@ def test_a_long_silence_kills_no_handler(kind: str):
     assert "never ended" in the_one(clean(vanished, faults=(silence,)))
 
 
+def test_what_ran_beside_a_handler_that_was_held_up_is_killed_with_it():
+    """It began when its process woke up, just before that was killed for the other one."""
+    held_up, stop = (
+        run_of(0, 3.0, ended=None, how=""),
+        fault("stop-worker", 3.5, 9.6, programs=HERE),
+    )
+    beside = run_of(1, 9.61, ended=None, how="")
+
+    assert check(clean(held_up, beside, faults=(stop,))) == []
+    assert "never ended" in the_one(clean(held_up, replace(beside, pid=8), faults=(stop,)))
+
+
 def with_attempt_used(*faults: Fault) -> Evidence:
     """The first to run is a second attempt."""
     first, *others = clean().executions
