@@ -8,10 +8,11 @@ one table (`_ERRORS`).
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -49,6 +50,9 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 JSON_TYPE: Final = {"content-type": "application/json"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+_DECODERS: Final[dict[type, Any]] = {}
 
 Body = TypeVar("Body")
 Params = str | Sequence[str]
@@ -192,7 +196,7 @@ class HttpClient:
         if not response.is_success:
             raise self._error(response, queue, submission_id)
         try:
-            return msgspec.json.decode(response.content, type=body)
+            return decoder_of(body).decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise self._not_ours(response) from exc
 
@@ -228,11 +232,24 @@ class HttpClient:
         return ApiUnavailableError(message)
 
 
+def decoder_of(body: type[Body]) -> msgspec.json.Decoder[Body]:
+    """Give a type's decoder, made in one thread at a time.
+
+    msgspec keeps with a Struct what it has found out about it, from before it is complete: a thread
+    that decodes one for the first time while another does so crashes the interpreter.
+    """
+    with _ONE_AT_A_TIME:
+        if body not in _DECODERS:
+            _DECODERS[body] = msgspec.json.Decoder(body)
+        decoder: msgspec.json.Decoder[Body] = _DECODERS[body]
+        return decoder
+
+
 def _problem_of(response: httpx.Response) -> ProblemBody | None:
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
         return None
     try:
-        return msgspec.json.decode(response.content, type=ProblemBody)
+        return decoder_of(ProblemBody).decode(response.content)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +23,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
 )
 from opsqueue.http_api import HttpApi
-from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience
+from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience, decoder_of
 from opsqueue.new_submission import NewSubmission
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_wire import SubmissionBody
@@ -263,3 +265,31 @@ def test_a_url_may_have_a_path_or_no_scheme(url: str, requested: str) -> None:
     version = HttpApi(url, transport=httpx.MockTransport(answer)).version()
 
     assert ("1", [requested]) == (version, seen)
+
+
+def test_decoders_are_made_in_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once can crash the interpreter: msgspec keeps what is not complete yet."""
+    bodies = [type(f"Body{n}", (msgspec.Struct,), {}) for n in range(8)]
+    all_there, lock, at_once, most = threading.Barrier(len(bodies)), threading.Lock(), 0, 0
+    make = msgspec.json.Decoder
+
+    def make_slowly(body: type) -> Any:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        threading.Event().wait(0.005)  # as if another thread had its turn
+        with lock:
+            at_once -= 1
+        return make(body)
+
+    def ask(body: type) -> bytes:
+        all_there.wait(60)
+        return msgspec.json.encode(decoder_of(body).decode(b"{}"))
+
+    monkeypatch.setattr(msgspec.json, "Decoder", make_slowly)
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        answers = list(threads.map(ask, bodies))
+
+    assert answers == [b"{}"] * len(bodies)
+    assert most == 1
