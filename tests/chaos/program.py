@@ -12,6 +12,8 @@ from typing import Final
 
 import psutil
 
+from opsqueue.process import die_with_parent
+
 _READY_WITHIN_S: Final = 60.0
 _UNREACHABLE: Final = 3
 """What our programs exit with when Redis, store or API can't be reached at their start."""
@@ -46,7 +48,8 @@ class Program:
         """Whom a kill or a signal has met: they, too, are to end."""
 
     def start(self) -> None:
-        """Start it; does not wait until it is ready."""
+        """Start it; does not wait until it is ready. On the main thread (see `die_with_parent`)."""
+        pid = os.getpid()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -56,6 +59,7 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=lambda: die_with_parent(pid),  # noqa: PLW1509 touches no locks
             )
         self._starts_at = None
         self._child_was_killed = False
