@@ -61,25 +61,12 @@ DRAWN = random.Random(1)  # noqa: S311 picks, no secrets
 WORKER = "bench"
 CHUNKS = 10**9  # of each submission: more than a run takes
 
-TOUCH_VALUE = """
-  redis.call('HGETALL', base .. 'sub:' .. id .. ':meta')
-  counts[#counts + 1] = id
-  counts[#counts + 1] = count
-  scores[#scores + 1] = count
-  scores[#scores + 1] = id .. ':' .. id
-"""
-WRITE_VALUES = """
-redis.call('HSET', base .. 'inhand:{key}', unpack(counts))
-redis.call('HINCRBY', base .. 'inhand', '{key}', {sign}n)
-redis.call('ZADD', base .. 'oldest:{key}', unpack(scores))
-redis.call('ZADD', base .. 'newest:{key}', unpack(scores))
-"""
+
+def bare(name: str, **parts: str) -> str:
+    return Template((HERE / "bare" / f"{name}.lua").read_text()).substitute(parts)
+
+
 READ_COUNT = "redis.call('HGET', base .. 'inhand:customer', id)"
-USE_BUCKET = """
-  redis.call('HGET', base .. 'full_at:customer', id)
-  redis.call('HSET', base .. 'full_at:customer', id, ARGV[3])
-  redis.call('ZADD', base .. 'paced:customer', 'XX', ARGV[3], id)
-"""
 FIRST_OF = "redis.call('ZRANGE', base .. '{index}', 0, 0)"
 
 
@@ -128,7 +115,7 @@ CASES = (
         "RateLimit(customer, 1000000, 1000000, Oldest)",
         key="customer",
         once=FIRST_OF.format(index="paced:customer"),
-        limit=USE_BUCKET,
+        limit=bare("use_bucket"),
     ),
 )
 
@@ -167,28 +154,25 @@ class Ours:
         pipeline.evalsha(self._complete.sha, 1, self._base, *argv)
 
 
-def bare(name: str, **parts: str) -> str:
-    return Template((HERE / "bare" / f"{name}.lua").read_text()).substitute(parts)
-
-
 class Bare:
     """The same commands without a logic."""
 
     def __init__(self, client: redis.Redis, case: Case) -> None:
         self._base = f"oq:{{bare-{CASES.index(case)}}}:"
-        touch, write = (TOUCH_VALUE, WRITE_VALUES) if case.key else ("", "")
+        touch = bare("touch_value") if case.key else ""
+        taken, ended = (
+            bare("write_values", key=case.key, sign=sign) if case.key else "" for sign in ("", "-")
+        )
         self._reserve = client.script_load(
             bare(
                 "reserve_chunks",
                 once=case.once,
                 each=case.each,
-                touch=case.limit + touch,
-                write=write.format(key=case.key, sign=""),
+                touch=f"{case.limit}\n{touch}",
+                write=taken,
             )
         )
-        self._complete = client.script_load(
-            bare("complete_chunks", touch=touch, write=write.format(key=case.key, sign="-"))
-        )
+        self._complete = client.script_load(bare("complete_chunks", touch=touch, write=ended))
         self._is_spread, self._is_random = case.is_spread, case.strategy == "Random"
         self._cursors = [0] * SUBMISSIONS
         self._next = 0

@@ -1,0 +1,5 @@
+-- Of a call: the counts of all values touched, of their key, and their places in its indexes.
+redis.call('HSET', base .. 'inhand:$key', unpack(counts))
+redis.call('HINCRBY', base .. 'inhand', '$key', ${sign}n)
+redis.call('ZADD', base .. 'oldest:$key', unpack(scores))
+redis.call('ZADD', base .. 'newest:$key', unpack(scores))
