@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opsqueue.producer import ProducerClient
+from opsqueue.submission import SubmissionId
 from tests.waiting import until
 
 pytestmark = pytest.mark.system
@@ -31,6 +33,13 @@ def begin(start_worker, producer_of, tmp_path: Path):
     return start_and_wait
 
 
+def check_given_back(producer: ProducerClient, submission_id: SubmissionId) -> None:
+    """Nobody has its chunk in hand, and no attempt of it was used."""
+    status = producer.get_submission(submission_id)
+    assert status is not None
+    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+
+
 def test_a_second_stop_gives_back_at_once(begin):
     """The chunk that runs goes back with its attempt unused; exit code 0."""
     worker, producer, submission_id = begin()
@@ -38,12 +47,9 @@ def test_a_second_stop_gives_back_at_once(begin):
     worker.signal(signal.SIGTERM)
     worker.wait_for_line("stopping")
     worker.signal(signal.SIGTERM)
-    code = worker.wait()
 
-    status = producer.get_submission(submission_id)
-    assert code == 0
-    assert status is not None
-    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+    assert worker.wait() == 0
+    check_given_back(producer, submission_id)
 
 
 def test_a_term_while_it_starts_ends_it_at_once(start, redis_url, store_url, queue_name):
@@ -87,12 +93,9 @@ def test_quit_gives_back_at_once(begin):
     worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGQUIT)
-    code = worker.wait()
 
-    status = producer.get_submission(submission_id)
-    assert code == 0
-    assert status is not None
-    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+    assert worker.wait() == 0
+    check_given_back(producer, submission_id)
 
 
 def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin):
@@ -100,12 +103,9 @@ def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin):
     worker, producer, submission_id = begin("--shutdown-timeout", "0.5")
 
     worker.signal(signal.SIGTERM)
-    code = worker.wait()
 
-    status = producer.get_submission(submission_id)
-    assert code == 0
-    assert status is not None
-    assert (status.chunks_in_hand, status.last_failure) == (0, None)
+    assert worker.wait() == 0
+    check_given_back(producer, submission_id)
 
 
 def test_a_term_to_the_whole_group_lets_children_finish(begin, tmp_path: Path):
