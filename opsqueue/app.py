@@ -151,7 +151,9 @@ class Opsqueue:
             on_error: "fail": one that raises fails its chunk, which is tried again as a whole.
                 "collect": it becomes an error record with type, message and traceback, is not tried
                 again, and the rest of the chunk goes on; likewise one whose result can't be
-                encoded. A time limit, MemoryError, and what is no Exception fail the chunk still.
+                encoded. A time limit, MemoryError, and what is no Exception (SystemExit,
+                GeneratorExit) fail the chunk still. A CancelledError is the operation's own error,
+                unless a time limit cancels the chunk.
         """
         return self._register(
             *(queue, "operation", strategy, time_limit, soft_time_limit, allow_pickle),
@@ -164,7 +166,11 @@ class Opsqueue:
 
         For what is expensive to make and can be kept: clients, models. One that raises ends the
         worker's start.
+
+        Raises:
+            HandlerError: calling it would run nothing, as with an `async def` function.
         """
+        _check_is_plain(function, "start")
         self.start_hooks.append(function)
         return function
 
@@ -172,7 +178,11 @@ class Opsqueue:
         """Register a function that each worker process runs after its last chunk.
 
         Not when the process is killed: nothing may depend on it.
+
+        Raises:
+            HandlerError: as `on_worker_start`.
         """
+        _check_is_plain(function, "stop")
         self.stop_hooks.append(function)
         return function
 
@@ -215,6 +225,12 @@ class Opsqueue:
                     f'write the decorator with its queue: @app.{kind}_handler("{queue}")'
                 )
                 raise HandlerError(message)
+            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                message = (
+                    f"the handler {_name_of(function)} of queue {queue!r} has a `yield`: calling "
+                    "it returns a generator and runs nothing; return the result instead"
+                )
+                raise HandlerError(message)
             other = self.handlers.get(queue)
             if other is not None:
                 message = (
@@ -251,6 +267,22 @@ class Opsqueue:
             known = ", ".join(sorted(self.handlers)) or "none"
             message = f"no handler for queue {queue!r}; this app has: {known}"
             raise HandlerError(message) from None
+
+
+def _check_is_plain(function: Callable[..., Any], at: str) -> None:
+    """Refuse a hook whose call only makes a coroutine or a generator, which nobody would run."""
+    if inspect.iscoroutinefunction(function):
+        kind, remedy = "is an `async def`", "call asyncio.run in a plain function"
+    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        kind, remedy = "has a `yield`", "register a function for the start and one for the stop"
+    else:
+        return
+    message = f"the {at} hook {_name_of(function)} {kind}: calling it would run nothing; {remedy}"
+    raise HandlerError(message)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _takes_chunk(function: Callable[..., Any]) -> bool:

@@ -6,6 +6,7 @@ The worker's handlers have `invocation.py`; fetching and saving are the same for
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,8 @@ def _run(fetched: Fetched, work: Work, is_void: IsVoid, worker: str) -> Ran | Fa
         except BaseException as exc:  # noqa: BLE001 reported, and raised again by who reports it
             report = Failed(token=reservation.token, failure=failure_of(exc))
             span.record(exc)
-            if isinstance(exc, Exception):
+            # A CancelledError out of plain code is that of a loop which the callback has run.
+            if isinstance(exc, Exception | asyncio.CancelledError):
                 return report
             raise ProgramEndsError(report, exc) from None
         operations = reservation.source.operations_in(reservation.chunk_index)

@@ -245,9 +245,9 @@ class ConsumerClient:
     ) -> None:
         """Call with the operations of each chunk and the chunk; it returns a result for each.
 
-        An exception of the callback fails the attempt, and the loop goes on. Ctrl-C gives the chunk
-        back without using an attempt and is raised, wherever it strikes; other exceptions that end
-        a program, such as SystemExit, fail the attempt and are raised.
+        An exception of the callback, or a CancelledError, fails the attempt, and the loop goes on.
+        Ctrl-C gives the chunk back without using an attempt and is raised, wherever it strikes;
+        other exceptions that end a program, such as SystemExit, fail the attempt and are raised.
 
         Args:
             chunk_callback: gets (operations, chunk).

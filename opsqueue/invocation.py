@@ -8,8 +8,9 @@ OperationError stands in the place of a result, and the others go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
@@ -18,11 +19,20 @@ from typing import Any, Final, TypeVar
 from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import MAX_ERROR_CHARACTERS, OperationError
 from opsqueue.exceptions import EncodingError, SoftTimeLimitExceeded
+from opsqueue.output import NO_RESULT
 
 Result = TypeVar("Result")
 
 _OF_THE_CHUNK: Final = (SoftTimeLimitExceeded, MemoryError, KeyboardInterrupt, SystemExit)
-"""Not an operation's own errors. (A cancellation is: of a part of it, such as by a timeout.)"""
+"""Not an operation's own errors, also where they are only the cause of one.
+
+A cancellation is: of a part of the operation, such as by a timeout. Where a time limit cancels the
+chunk itself, nothing is collected any more.
+"""
+
+_OF_AN_OPERATION: Final = (Exception, asyncio.CancelledError)
+_MAY_BE_COLLECTED: Final = (*_OF_AN_OPERATION, BaseExceptionGroup)
+"""`_collected` looks at what is caught, and raises most groups again."""
 
 
 class Invoker:
@@ -58,35 +68,10 @@ class Invoker:
         """Call from a loop; plain handlers run in a thread beside it."""
         if not handler.is_async:
             return await in_thread(self.call, handler, operations, chunk)
-        extra = _extra(handler, chunk)
+        call = partial(handler.function, **_extra(handler, chunk))
         if handler.kind == "chunk":
-            given = await handler.function(operations, **extra)
-            return _checked(handler, given, operations, chunk)
-        results: list[object] = [None] * len(operations)
-        waiting = iter(enumerate(operations))
-
-        async def work() -> None:
-            for index, operation in waiting:
-                try:
-                    results[index] = await handler.function(operation, **extra)
-                except (SystemExit, KeyboardInterrupt) as exc:
-                    # A task that raises these ends its loop, and so every other chunk on it.
-                    message = f"the handler raised {type(exc).__name__}: {exc}"
-                    raise RuntimeError(message) from exc
-                except Exception as exc:
-                    # A handler that turns its cancellation into an error of its own is cancelled.
-                    task = asyncio.current_task()
-                    if task is not None and task.cancelling():
-                        raise
-                    results[index] = _collected(exc, handler, chunk)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(handler.concurrency, len(operations))):
-                    group.create_task(work())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return results
+            return _checked(handler, await _in_own_task(call(operations)), operations, chunk)
+        return await _OperationTasks(handler, call, operations, chunk).run()
 
     def close(self) -> None:
         """Let go of loop and threads."""
@@ -112,6 +97,128 @@ class Invoker:
         finally:
             for future in futures:
                 future.cancel()
+
+
+async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
+    """Await a handler's call in a task of its own.
+
+    A handler can cancel the task that it runs in. The next chunk runs in ours.
+    """
+    raised: list[BaseException] = []
+
+    async def run() -> object:
+        try:
+            return await call
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # A task that raises these ends its loop, and so every other chunk on it.
+            raised.append(exc)
+            return None
+
+    result = await asyncio.create_task(run())
+    if raised:
+        raise raised[0]
+    return result
+
+
+class _OperationTasks:
+    """Calls an `async def` handler with each operation of a chunk, in tasks of a group."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        call: Callable[[object], Coroutine[Any, Any, object]],
+        operations: list[object],
+        chunk: Chunk,
+    ) -> None:
+        self._handler = handler
+        self._call = call
+        self._chunk = chunk
+        self._results: list[object] = [NO_RESULT] * len(operations)
+        self._waiting = iter(enumerate(operations))
+        self._parent = _current_task()
+        # Not 0 where an earlier group failed in the same task (CPython, until 3.13).
+        self._cancelled_before = self._parent.cancelling()
+
+    async def run(self) -> list[object]:
+        """Return what each operation gave, or raise the first error that ends the chunk."""
+        first: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._handler.concurrency, len(self._results))):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as errors:
+            first = errors.exceptions[0]
+        if first is not None:
+            # Not in the `except`, and without `from`: it keeps a cause and context of its own.
+            raise first.error if isinstance(first, _OwnCancellationError) else first
+        return self._results
+
+    async def _work(self) -> None:
+        task = _current_task()
+        for index, operation in self._waiting:
+            try:
+                result = await self._call(operation)
+                if task.cancelling():
+                    await self._survive(task)
+            except (SystemExit, KeyboardInterrupt) as exc:
+                # A task that raises these ends its loop, and so every other chunk on it.
+                message = f"the handler raised {type(exc).__name__}: {exc}"
+                raise RuntimeError(message) from exc
+            except _MAY_BE_COLLECTED as exc:
+                result = await self._error(exc, task)
+            self._results[index] = result
+
+    async def _survive(self, task: asyncio.Task[Any]) -> None:
+        """Go on after an operation that returned although its task was cancelled."""
+        if self._chunk_ends():
+            raise asyncio.CancelledError
+        # Where it cancelled its own task, that strikes at the next await: here, and not in the next
+        # operation. A task that cancels itself and returns is cancelled; so in asyncio.
+        await asyncio.sleep(0)
+        _uncancel(task)
+
+    async def _error(self, error: BaseException, task: asyncio.Task[Any]) -> OperationError:
+        """Return the record of an operation's error, or raise it where it ends the chunk."""
+        if task.cancelling() and not self._chunk_ends():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            _uncancel(task)
+        if self._chunk_ends():
+            raise error
+        try:
+            return _collected(error, self._handler, self._chunk)
+        except asyncio.CancelledError as own:
+            # A task group takes a cancelled task for one that it has cancelled itself.
+            raise _OwnCancellationError(own) from None
+
+    def _chunk_ends(self) -> bool:
+        """Return whether a time limit or another operation's error cancels the whole group.
+
+        Both cancel the parent, too. The count of the operation's task can't tell them from a
+        handler that cancels the task that it runs in.
+        """
+        return self._parent.cancelling() > self._cancelled_before
+
+
+class _OwnCancellationError(Exception):
+    """Carries a CancelledError that nobody but the operation caused out of a task group."""
+
+    def __init__(self, error: asyncio.CancelledError) -> None:
+        self.error = error
+        super().__init__()
+
+
+def _uncancel(task: asyncio.Task[Any]) -> None:
+    while task.uncancel():
+        pass
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        message = "an async handler is called outside of a task"
+        raise AssertionError(message)
+    return task
 
 
 async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
@@ -160,7 +267,7 @@ def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object
     def collect(operation: object) -> object:
         try:
             return call(operation)
-        except Exception as exc:  # noqa: BLE001 what must not be collected is raised again
+        except _MAY_BE_COLLECTED as exc:
             return _collected(exc, handler, chunk)
 
     return collect
@@ -177,9 +284,10 @@ def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> Operatio
 def _is_collectable(error: BaseException) -> bool:
     """Tell an operation's own error from what would befall the others as well.
 
-    A time limit, say, may also have been turned into another error on its way.
+    A time limit, say, may also have been turned into another error on its way. A CancelledError is
+    the operation's own: nobody asks here who was cancelled because the whole chunk was.
     """
-    if not isinstance(error, Exception):
+    if not _is_of_operation(error):
         return False
     seen: set[int] = set()
     following: list[BaseException | None] = [error]
@@ -191,7 +299,16 @@ def _is_collectable(error: BaseException) -> bool:
             return False
         seen.add(id(exc))
         following += [exc.__cause__, exc.__context__]
+        if isinstance(exc, BaseExceptionGroup):
+            following += exc.exceptions
     return True
+
+
+def _is_of_operation(error: BaseException) -> bool:
+    """Tell errors from what ends a program, such as GeneratorExit or a class of the user's own."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_operation, error.exceptions))
+    return isinstance(error, _OF_AN_OPERATION)
 
 
 def _extra(handler: Handler, chunk: Chunk) -> dict[str, Any]:

@@ -15,15 +15,18 @@ errors an envelope about it. Pure, no I/O.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Final
 
 import msgspec
 
 from opsqueue.chunk import OperationError, encodable
 from opsqueue.codec import RAW, Codec
-from opsqueue.exceptions import EncodingError
+from opsqueue.exceptions import EncodingError, OpsqueueInternalError
 
 MAGIC: Final = b"\xc1OQERR\x01\n"
 MAX_TRACEBACK_CHARACTERS: Final = 1_000_000
@@ -34,6 +37,30 @@ _LENGTH_BYTES: Final = 8
 _Records = tuple[int, list[str], list[tuple[int, str, str, int]]]
 _DECODER: Final = msgspec.msgpack.Decoder(_Records)
 _NO_ERRORS: Final[Mapping[int, OperationError]] = {}
+
+
+class _NoResult:
+    """The type of NO_RESULT."""
+
+    def __repr__(self) -> str:
+        return "NO_RESULT"
+
+
+NO_RESULT: Final = _NoResult()
+"""Stands for an operation that has neither a result nor an error yet; None is a result."""
+
+_NO_VALUES: Final = frozenset(
+    {
+        _NoResult,
+        AsyncGeneratorType,
+        CoroutineType,
+        GeneratorType,
+        asyncio.Future,
+        asyncio.Task,
+        concurrent.futures.Future,
+    }
+)
+"""Calls that have not run, or not to their end: a lenient codec would write their `repr`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +99,12 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
             the codec can't carry becomes one.
 
     Raises:
-        EncodingError: a result can't be carried; with `collects`, only if all of them together
-            can't, though each alone could.
+        EncodingError: a result is none, such as a coroutine that nobody awaited, or can't be
+            carried; with `collects`, only if all of them together can't, though each alone could.
+        OpsqueueInternalError: an operation has neither a result nor an error.
     """
+    if not _NO_VALUES.isdisjoint(map(type, results)):
+        results = [_value(result, i, collects=collects) for i, result in enumerate(results)]
     if not collects:
         return Encoded(_enveloped(codec.encode(results, noun=_RESULT), len(results), _NO_ERRORS), 0)
     errors = {i: result for i, result in enumerate(results) if isinstance(result, OperationError)}
@@ -91,6 +121,23 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
         errors = dict(sorted({**errors, **refused}.items()))
         data = codec.encode([result for i, result in enumerate(results) if i not in errors])
     return Encoded(_enveloped(data, len(results), errors), len(errors))
+
+
+def _value(result: object, index: int, *, collects: bool) -> object:
+    """Return a result, or the error of an operation that returned a call instead of its value."""
+    if type(result) not in _NO_VALUES:
+        return result
+    if result is NO_RESULT:
+        message = f"operation {index:,} of the chunk has neither a result nor an error"
+        raise OpsqueueInternalError(message)
+    message = (
+        f"the result of operation {index:,} of the chunk is a {type(result).__name__}, which has "
+        "not run to its end: return its value (`await` a coroutine or future in a handler that is "
+        "`async def` itself, make a list of a generator)"
+    )
+    if not collects:
+        raise EncodingError(message)
+    return OperationError(type="EncodingError", message=message)
 
 
 def decode_output(data: bytes, codec: Codec) -> list[object]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +126,36 @@ def test_an_app_without_handlers_is_refused(folder: Path):
 
     with pytest.raises(HandlerError, match="has no handlers"):
         load_app("empty_tasks:app")
+
+
+async def asynchronous(*_: object) -> None: ...
+
+
+def generator(*_: object) -> Iterator[None]:
+    yield
+
+
+async def asynchronous_generator(*_: object) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("kind", ["chunk_handler", "operation_handler"])
+@pytest.mark.parametrize("function", [generator, asynchronous_generator, partial(generator, 1)])
+def test_a_handler_that_is_a_generator_is_refused(kind: str, function: Callable[..., Any]):
+    """Calling it runs nothing of it."""
+    app = Opsqueue()
+
+    with pytest.raises(HandlerError, match=r"generator.* has a `yield`.* return the result"):
+        getattr(app, kind)("numbers")(function)
+    assert app.handlers == {}
+
+
+@pytest.mark.parametrize("kind", ["on_worker_start", "on_worker_stop"])
+@pytest.mark.parametrize("function", [asynchronous, generator, asynchronous_generator])
+def test_a_hook_whose_call_runs_nothing_is_refused(kind: str, function: Callable[..., Any]):
+    """It would count as done at each worker's start."""
+    app = Opsqueue()
+
+    with pytest.raises(HandlerError, match=f"hook {function.__name__} .*would run nothing"):
+        getattr(app, kind)(function)
+    assert app.start_hooks == app.stop_hooks == []

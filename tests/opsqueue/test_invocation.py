@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -349,3 +351,372 @@ def test_an_on_error_that_is_none_is_refused():
     """A typo would fail whole chunks."""
     with pytest.raises(HandlerError, match="give 'fail' or 'collect'"):
         handler_of(odd, on_error="ignore")
+
+
+async def await_cancelled_task() -> None:
+    """Raise CancelledError though nobody cancelled who waits."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def await_cancelled_future() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def raise_cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+async def cancel_own_task() -> None:
+    current_task().cancel()
+    await asyncio.sleep(0)
+
+
+async def cancel_own_task_and_return() -> None:
+    current_task().cancel()
+
+
+async def await_in_own_group() -> None:
+    async with asyncio.TaskGroup():
+        await await_cancelled_future()
+
+
+def current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+CANCELLATIONS = [
+    await_cancelled_task,
+    await_cancelled_future,
+    raise_cancelled,
+    cancel_own_task,
+    cancel_own_task_and_return,
+    await_in_own_group,
+]
+
+
+def run_in_own_loop() -> None:
+    """As plain handlers do that call `async def` libraries."""
+    asyncio.run(await_cancelled_task())
+
+
+def wait_for_cancelled_future() -> None:
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    future.cancel()
+    future.result()
+
+
+def call_through(
+    invoker: Invoker, handler: Handler, operations: list[object], *, is_on_loop: bool
+) -> list[object]:
+    """Call as the pools `process`, `thread` and `solo` do, or as `async` does."""
+    if is_on_loop:
+        return list(asyncio.run(invoker.call_async(handler, operations, CHUNK)))
+    return list(invoker.call(handler, operations, CHUNK))
+
+
+@pytest.mark.parametrize("is_on_loop", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("fail", CANCELLATIONS)
+def test_a_cancellation_that_nobody_of_ours_asked_for_fails_the_chunk(
+    invoker: Invoker, fail: Callable[[], Any], concurrency: int, *, is_on_loop: bool
+):
+    """A task group takes it for the end of a task that it cancelled itself, and goes on."""
+    called = []
+
+    async def handle(operation: int) -> int:
+        called.append(operation)
+        if operation == 2:
+            await fail()
+        await asyncio.sleep(0)
+        return operation
+
+    handler = handler_of(handle, concurrency=concurrency)
+    operations: list[object] = list(range(100))
+
+    with pytest.raises(asyncio.CancelledError):
+        call_through(invoker, handler, operations, is_on_loop=is_on_loop)
+    assert len(called) < 100
+
+
+@pytest.mark.parametrize("is_on_loop", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("fail", CANCELLATIONS)
+def test_a_cancellation_that_nobody_of_ours_asked_for_is_collected(
+    invoker: Invoker, fail: Callable[[], Any], concurrency: int, *, is_on_loop: bool
+):
+    """As the error of that operation and of no other; those behind it are called."""
+
+    async def handle(operation: int) -> int:
+        if operation % 2 == 0:
+            await fail()
+        async with asyncio.timeout(20):
+            await asyncio.sleep(0)
+        return operation
+
+    handler = handler_of(handle, concurrency=concurrency, on_error="collect")
+
+    results = call_through(invoker, handler, [1, 2, 3, 4, 5], is_on_loop=is_on_loop)
+
+    first, second = (result for result in results if isinstance(result, OperationError))
+    assert [1, first, 3, second, 5] == results
+    assert first.type == second.type == "asyncio.exceptions.CancelledError"
+
+
+@pytest.mark.parametrize("is_on_loop", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("fail", [run_in_own_loop, wait_for_cancelled_future])
+def test_a_cancellation_in_a_plain_handler_is_its_operations_error(
+    invoker: Invoker, fail: Callable[[], None], concurrency: int, *, is_on_loop: bool
+):
+    """Of a loop or of a future of its own: nobody can cancel plain code."""
+
+    def handle(operation: int) -> int:
+        if operation == 2:
+            fail()
+        return operation
+
+    failing = handler_of(handle, concurrency=concurrency)
+    collecting = handler_of(handle, concurrency=concurrency, on_error="collect")
+
+    results = call_through(invoker, collecting, [1, 2, 3], is_on_loop=is_on_loop)
+
+    assert isinstance(results[1], OperationError)
+    assert results[1].type.endswith("CancelledError")
+    assert results == [1, results[1], 3]
+    with pytest.raises((asyncio.CancelledError, concurrent.futures.CancelledError)):
+        call_through(invoker, failing, [1, 2, 3], is_on_loop=is_on_loop)
+
+
+def test_a_cancellation_is_collected_in_a_task_whose_earlier_group_failed(invoker: Invoker):
+    """Until Python 3.13 the task counts as cancelled from then on."""
+
+    async def fail(_: int) -> None:
+        await asyncio.sleep(0)
+        raise KeyError
+
+    async def call() -> list[object]:
+        with suppress(KeyError):
+            await invoker.call_async(handler_of(fail), [1], CHUNK)
+        handler = handler_of(handler_function_of(await_cancelled_task), on_error="collect")
+        return list(await invoker.call_async(handler, [1, 2], CHUNK))
+
+    results = asyncio.run(call())
+
+    assert [OperationError, OperationError] == [type(result) for result in results]
+
+
+def handler_function_of(fail: Callable[[], Any]) -> Callable[..., Any]:
+    async def handle(_: int) -> None:
+        await fail()
+
+    return handle
+
+
+def test_an_operation_that_survives_its_own_cancellation_has_its_result(invoker: Invoker):
+    """It caught it, so it has ended well; the next one is not cancelled."""
+
+    async def survive(operation: int) -> int:
+        with suppress(asyncio.CancelledError):
+            await cancel_own_task()
+        return operation
+
+    results = invoker.call(handler_of(survive), [1, 2, 3], CHUNK)
+
+    assert results == [1, 2, 3]
+
+
+def test_an_operation_that_cancels_its_task_and_raises_has_its_own_error(invoker: Invoker):
+    """The next one is not cancelled."""
+
+    async def fail(operation: int) -> int:
+        if operation == 1:
+            current_task().cancel()
+            raise KeyError
+        await asyncio.sleep(0)
+        return operation
+
+    error, second = invoker.call(handler_of(fail, on_error="collect"), [1, 2], CHUNK)
+
+    assert isinstance(error, OperationError)
+    assert error.type == "KeyError"
+    assert second == 2
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("on_error", ["fail", "collect"])
+def test_operations_do_not_begin_in_a_chunk_that_is_cancelled(
+    invoker: Invoker, concurrency: int, on_error: str
+):
+    """A time limit is meant for all of them, also where one swallows it."""
+    started = []
+
+    async def stubborn(operation: int) -> int:
+        started.append(operation)
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return operation
+
+    handler = handler_of(stubborn, concurrency=concurrency, on_error=on_error)
+
+    async def call() -> None:
+        async with asyncio.timeout(0.05):
+            await invoker.call_async(handler, list(range(9)), CHUNK)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(call())
+    assert list(range(concurrency)) == started
+
+
+@pytest.mark.parametrize("fail", CANCELLATIONS)
+def test_a_chunk_handler_that_is_cancelled_fails_its_chunk(
+    invoker: Invoker, fail: Callable[[], Any]
+):
+    """And cancels nothing of what runs the next one."""
+    app = Opsqueue()
+
+    @app.chunk_handler("q", on_error="collect")
+    async def handle(operations: list[int]) -> list[int]:
+        if operations == [2]:
+            await fail()
+        await asyncio.sleep(0)
+        return operations
+
+    async def call_two() -> object:
+        with pytest.raises(asyncio.CancelledError):
+            await invoker.call_async(app.handler_of("q"), [2], CHUNK)
+        return await invoker.call_async(app.handler_of("q"), [3], CHUNK)
+
+    assert asyncio.run(call_two()) == [3]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_a_chunk_handler_raises_ends_no_loop(invoker: Invoker, error: BaseException):
+    """The other chunks of an async worker run on it."""
+    app = Opsqueue()
+
+    @app.chunk_handler("q")
+    async def handle(_: list[int]) -> list[int]:
+        raise error
+
+    async def call() -> BaseException | None:
+        try:
+            await invoker.call_async(app.handler_of("q"), [1], CHUNK)
+        except BaseException as exc:  # noqa: BLE001 whichever it is
+            await asyncio.sleep(0)
+            return exc
+        return None
+
+    assert asyncio.run(call()) is error
+
+
+class OwnError(BaseException):
+    """Neither an Exception nor one of Python's own."""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize(
+    "error",
+    [
+        GeneratorExit(),
+        OwnError(),
+        ExceptionGroup("", [ValueError(), MemoryError()]),
+        ExceptionGroup("", [ExceptionGroup("", [SoftTimeLimitExceeded()])]),
+        BaseExceptionGroup("", [ValueError(), SystemExit()]),
+        BaseExceptionGroup("", [asyncio.CancelledError(), OwnError()]),
+    ],
+)
+def test_what_ends_a_program_or_a_chunk_is_not_collected(
+    invoker: Invoker, error: BaseException, concurrency: int, *, is_async: bool
+):
+    """Neither alone nor in a group with what would be."""
+
+    def plain(_: int) -> None:
+        raise error
+
+    async def later(_: int) -> None:
+        raise error
+
+    handler = handler_of(later if is_async else plain, concurrency=concurrency, on_error="collect")
+
+    with pytest.raises(type(error)):
+        invoker.call(handler, [1, 2], CHUNK)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize(
+    "error",
+    [
+        StopIteration(),
+        StopAsyncIteration(),
+        ExceptionGroup("", [ValueError()]),
+        BaseExceptionGroup("", [ValueError(), asyncio.CancelledError()]),
+    ],
+)
+def test_what_is_an_operations_own_error_is_collected(
+    invoker: Invoker, error: BaseException, concurrency: int, *, is_async: bool
+):
+    """Also where it means something to those who iterate, or is a group of such errors."""
+
+    def plain(operation: int) -> int:
+        if operation == 1:
+            raise error
+        return operation
+
+    async def later(operation: int) -> int:
+        return plain(operation)
+
+    handler = handler_of(later if is_async else plain, concurrency=concurrency, on_error="collect")
+
+    first, second = invoker.call(handler, [1, 2], CHUNK)
+
+    assert isinstance(first, OperationError)
+    assert second == 2
+
+
+def test_a_cancellation_among_the_results_of_a_chunk_handler_is_its_operations_error(
+    invoker: Invoker,
+):
+    """As asyncio.gather gives it."""
+    app = Opsqueue()
+
+    @app.chunk_handler("q", on_error="collect")
+    async def all_at_once(operations: list[int]) -> list[Any]:
+        return await asyncio.gather(
+            asyncio.sleep(0, operations[0]), await_cancelled_task(), return_exceptions=True
+        )
+
+    first, second = invoker.call(app.handler_of("q"), [1, 2], CHUNK)
+
+    assert first == 1
+    assert isinstance(second, OperationError)
+    assert second.type == "asyncio.exceptions.CancelledError"
+
+
+def test_an_exit_among_the_results_of_a_chunk_handler_fails_the_chunk(invoker: Invoker):
+    """It is no error of one operation."""
+    app = Opsqueue()
+    app.chunk_handler("q", on_error="collect")(lambda _: [SystemExit(3)])
+
+    with pytest.raises(SystemExit):
+        invoker.call(app.handler_of("q"), [1], CHUNK)
+
+
+def test_an_error_of_an_async_operation_keeps_its_cause(invoker: Invoker):
+    """It is often the one that says what is wrong."""
+
+    async def fail(_: int) -> None:
+        message = "the effect"
+        raise ValueError(message) from KeyError("the cause")
+
+    with pytest.raises(ValueError, match="the effect") as caught:
+        invoker.call(handler_of(fail), [1], CHUNK)
+
+    assert isinstance(caught.value.__cause__, KeyError)

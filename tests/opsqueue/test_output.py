@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+
 import pytest
 
 from opsqueue.chunk import OperationError
-from opsqueue.codec import CustomCodec, open_codec
-from opsqueue.exceptions import EncodingError
+from opsqueue.codec import Codec, CustomCodec, open_codec
+from opsqueue.exceptions import EncodingError, OpsqueueInternalError
 from opsqueue.output import (
     MAGIC,
     MAX_TRACEBACK_CHARACTERS,
+    NO_RESULT,
     decode_output,
     encode_output,
     errors_of,
 )
 
 MSGPACK = open_codec("msgpack")
+LENIENT = CustomCodec("lenient", lambda x: json.dumps(x, default=str).encode(), json.loads)
 BAD = OperationError(type="ValueError", message="no luck", traceback="line 1\n")
 CODECS = [name + zstd for name in ("msgpack", "json", "cbor", "pickle") for zstd in ("", "+zstd")]
 
@@ -113,6 +120,56 @@ def test_text_that_is_no_unicode_is_stored_all_the_same() -> None:
     (read,) = errors_of(encode_output([odd], MSGPACK, collects=True).data).values()
 
     assert (read.message, read.traceback) == ("\\udc80", "\\udc81")
+
+
+async def coroutine() -> int:
+    return 1
+
+
+async def asynchronous_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+LOOP = asyncio.new_event_loop()
+LOOP.close()
+NOT_RUN: list[Callable[[], object]] = [
+    coroutine,
+    asynchronous_generator,
+    generator,
+    Future,
+    lambda: asyncio.Future(loop=LOOP),
+]
+
+
+@pytest.mark.parametrize("call", NOT_RUN)
+@pytest.mark.parametrize("codec", [MSGPACK, LENIENT])
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_call_that_has_not_run_is_no_result(call: Callable[[], object], codec: Codec) -> None:
+    """Also where the codec would write its `repr`."""
+    with pytest.raises(EncodingError, match=r"operation 1 of the chunk is a .*not run to its end"):
+        encode_output([None, call()], codec)
+
+
+@pytest.mark.parametrize("call", NOT_RUN)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_call_that_has_not_run_is_collected(call: Callable[[], object]) -> None:
+    """As the error of its operation."""
+    encoded = encode_output([1, call(), None], LENIENT, collects=True)
+
+    assert list(errors_of(encoded.data)) == [1]
+    assert errors_of(encoded.data)[1].type == "EncodingError"
+    assert decode_output(encoded.data, LENIENT)[::2] == [1, None]
+
+
+@pytest.mark.parametrize("collects", [False, True])
+def test_an_operation_without_a_result_is_a_defect(*, collects: bool) -> None:
+    """None is a result; what was never set is none."""
+    with pytest.raises(OpsqueueInternalError, match="operation 1 of the chunk has neither"):
+        encode_output([None, NO_RESULT], LENIENT, collects=collects)
 
 
 WHOLE = encode_output([1, BAD, 3, BAD], MSGPACK, collects=True).data

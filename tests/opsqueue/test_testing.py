@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from typing import Any
+
 import pytest
 
 from opsqueue import Chunk, Opsqueue
 from opsqueue.exceptions import HandlerError, SubmissionFailedError
+from opsqueue.output import OperationFailed
 from opsqueue.submission import SubmissionState
 from opsqueue.testing import LocalOpsqueue, local, opsqueue_local
 
@@ -121,3 +126,59 @@ def test_ctrl_c_in_a_handler_ends_the_test():
 
     with local(app) as opsqueue, pytest.raises(KeyboardInterrupt):
         opsqueue.run_submission("slow", [1])
+
+
+@pytest.mark.parametrize("kind", ["operation_handler", "chunk_handler"])
+def test_ctrl_c_in_an_async_handler_ends_the_test(kind: str):
+    """It cancels the handler, which is not taken for a cancellation of the handler's own."""
+    app = Opsqueue()
+
+    @getattr(app, kind)("slow", on_error="collect")
+    async def interrupt(_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    with local(app) as opsqueue, pytest.raises(KeyboardInterrupt):
+        opsqueue.run_submission("slow", [1])
+
+
+def test_an_operation_that_is_cancelled_is_seen_as_in_a_worker():
+    """Collected, or the end of the submission; never None."""
+    app = Opsqueue()
+
+    @app.operation_handler("failing")
+    @app.operation_handler("collecting", on_error="collect")
+    async def cancelled(number: int) -> int:
+        if number == 2:
+            task = asyncio.create_task(asyncio.Event().wait())
+            task.cancel()
+            await task
+        return number
+
+    with local(app) as opsqueue:
+        options = {"chunk_size": 3, "max_attempts": 1}
+        collected = list(
+            opsqueue.run_submission("collecting", [1, 2, 3], errors="yield", **options)
+        )
+        with pytest.raises(SubmissionFailedError, match="CancelledError"):
+            opsqueue.run_submission("failing", [1, 2, 3], **options)
+
+    assert [1, "asyncio.exceptions.CancelledError", 3] == [
+        result.type if isinstance(result, OperationFailed) else result for result in collected
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_coroutine_behind_a_plain_function_is_no_result():
+    """Such as that of a decorator which does not know of `async def`."""
+    app = Opsqueue()
+
+    async def later(number: int) -> int:
+        return number
+
+    @app.operation_handler("hidden")
+    def wrapped(number: int) -> Any:
+        return later(number)
+
+    with local(app) as opsqueue, pytest.raises(SubmissionFailedError, match="is a coroutine"):
+        opsqueue.run_submission("hidden", [1], max_attempts=1)

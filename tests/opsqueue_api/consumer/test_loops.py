@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import sys
@@ -18,6 +19,16 @@ from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.submission import SubmissionId, SubmissionState
 
 Insert = Callable[..., SubmissionId]
+
+
+class LenientJson:
+    """Writes the text of what it can't carry."""
+
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        return json.dumps(value, default=str).encode()
+
+    loads = staticmethod(json.loads)
 
 
 def test_each_operation_has_its_result(
@@ -160,3 +171,39 @@ def test_the_end_of_the_program_in_a_callback_is_raised_and_fails_the_attempt(
         consumer.run_each_op(lambda _op: sys.exit(3))
 
     assert queue.reserve_chunks("another").chunks[0].attempt == 2
+
+
+def test_a_cancellation_in_a_callback_fails_the_attempt_and_no_more(
+    consumer: ConsumerClient, queue: Queue, insert: Insert, run
+) -> None:
+    """It is that of a loop which the callback runs: nobody cancelled the consumer."""
+    id_ = insert([1, 2], max_attempts=1)
+
+    async def await_cancelled() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    run(consumer.run_each_op, lambda _op: asyncio.run(await_cancelled()), id_)
+
+    submission = queue.get_submission(id_)
+    assert submission.failure is not None
+    assert submission.failure.type == "asyncio.exceptions.CancelledError"
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("form", [None, pickle, LenientJson])
+def test_a_callback_that_is_async_fails_the_attempt(
+    consumer: ConsumerClient, queue: Queue, insert: Insert, run, form: Any
+) -> None:
+    """Nobody awaits what it returns, and no format writes that in place of a result."""
+    id_ = insert([1, 2], max_attempts=1, serialization_format=form)
+
+    async def callback(op: Any) -> Any:
+        return op
+
+    run(consumer.run_each_op, callback, id_, serialization_format=form)
+
+    submission = queue.get_submission(id_)
+    assert submission.failure is not None
+    assert "operation 0 of the chunk is a coroutine" in submission.failure.message
