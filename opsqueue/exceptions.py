@@ -46,7 +46,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opsqueue.output import OperationFailed
-    from opsqueue.status import SubmissionNotCancellable
+    from opsqueue.status import (
+        SubmissionCancelled,
+        SubmissionFailed,
+        SubmissionNotCancellable,
+    )
     from opsqueue.submission import ChunkFailed, Submission
 
 
@@ -137,14 +141,20 @@ class AccessDeniedError(IncorrectUsageError):
 
 
 class SubmissionFailedError(OpsqueueError):
-    """A chunk failed its last attempt, or too many operations, and the submission with it."""
+    """A chunk failed its last attempt, or too many operations, and the submission with it.
+
+    `submission` is a SubmissionFailed with `failed_at` and `failed_chunk_id`, `chunk` the chunk
+    that failed, `failure` the text with its traceback.
+    """
+
+    submission: SubmissionFailed
 
     def __init__(self, submission: Submission) -> None:
-        """Take everything from the failed submission."""
-        self.submission = submission
+        """Keep everything of the failed submission."""
+        self.submission = submission.as_failed
         self.chunk = submission.failed_chunk
         self.failure = self.chunk.failure
-        super().__init__(submission)
+        super().__init__(self.submission)
 
     def __str__(self) -> str:
         """Name the submission, the chunk and the failure with its traceback."""
@@ -180,12 +190,17 @@ class OperationFailedError(OpsqueueError):
 
 
 class SubmissionCancelledError(OpsqueueError):
-    """The submission was cancelled, so that its results will never be complete."""
+    """The submission was cancelled, so that its results will never be complete.
+
+    `submission` is a SubmissionCancelled with `cancelled_at`.
+    """
+
+    submission: SubmissionCancelled
 
     def __init__(self, submission: Submission) -> None:
         """Keep the submission."""
-        self.submission = submission
-        super().__init__(submission)
+        self.submission = submission.as_cancelled
+        super().__init__(self.submission)
 
     def __str__(self) -> str:
         """Say how far it came."""
@@ -202,8 +217,8 @@ class _SubmissionHasEndedError(OpsqueueError):
     wants: str
 
     def __init__(self, submission: Submission) -> None:
-        self.ended = submission
-        super().__init__(submission)
+        self.ended = submission.as_ended
+        super().__init__(self.ended)
 
     def __str__(self) -> str:
         state = self.ended.state.value.replace("_", " ")
@@ -232,7 +247,10 @@ class SubmissionNotCancellableError(_SubmissionHasEndedError):
 
 
 class SubmissionNotRetryableError(_SubmissionHasEndedError):
-    """Only a failed or cancelled submission can be retried."""
+    """Only a failed or cancelled submission can be retried.
+
+    `submission` is what it is: a SubmissionCompleted with `completed_at`, or one in progress.
+    """
 
     action = "retried"
     wants = "a failed or cancelled submission"

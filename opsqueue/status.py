@@ -137,9 +137,9 @@ def status_of(submission: Submission) -> SubmissionStatus:
         case SubmissionState.COMPLETED:
             return _Completed(_as(SubmissionCompleted, submission))
         case SubmissionState.FAILED:
-            return _Failed(_as(SubmissionFailed, submission), submission.failed_chunk)
+            return _Failed(as_failed(submission), submission.failed_chunk)
         case SubmissionState.CANCELLED:
-            return _Cancelled(_as(SubmissionCancelled, submission))
+            return _Cancelled(as_cancelled(submission))
 
 
 def not_cancellable(submission: Submission) -> SubmissionNotCancellable:
@@ -148,12 +148,37 @@ def not_cancellable(submission: Submission) -> SubmissionNotCancellable:
         case SubmissionState.COMPLETED:
             return _NotCancellableCompleted(_as(SubmissionCompleted, submission))
         case SubmissionState.FAILED:
-            return _NotCancellableFailed(_as(SubmissionFailed, submission), submission.failed_chunk)
+            return _NotCancellableFailed(as_failed(submission), submission.failed_chunk)
         case _:
-            return _NotCancellableCancelled(_as(SubmissionCancelled, submission))
+            return _NotCancellableCancelled(as_cancelled(submission))
+
+
+def as_failed(submission: Submission) -> SubmissionFailed:
+    """Return a failed submission as its class."""
+    return _as(SubmissionFailed, submission)
+
+
+def as_cancelled(submission: Submission) -> SubmissionCancelled:
+    """Return a cancelled submission as its class."""
+    return _as(SubmissionCancelled, submission)
+
+
+def as_ended(submission: Submission) -> Submission:
+    """Return a submission as the class of its state; one in progress stays as it is."""
+    match submission.state:
+        case SubmissionState.IN_PROGRESS:
+            return submission
+        case SubmissionState.COMPLETED:
+            return _as(SubmissionCompleted, submission)
+        case SubmissionState.FAILED:
+            return as_failed(submission)
+        case SubmissionState.CANCELLED:
+            return as_cancelled(submission)
 
 
 def _as(kind: type[Kind], submission: Submission) -> Kind:
+    if isinstance(submission, kind):
+        return submission
     values: dict[str, Any] = {f.name: getattr(submission, f.name) for f in fields(Submission)}
     return kind(**values)
 

@@ -13,7 +13,11 @@ from opsqueue.exceptions import InvalidArgumentError, TryFromIntError
 from opsqueue.new_submission import Backoff, check_strategic_metadata
 
 if TYPE_CHECKING:
-    from opsqueue.status import SubmissionNotCancellable
+    from opsqueue.status import (
+        SubmissionCancelled,
+        SubmissionFailed,
+        SubmissionNotCancellable,
+    )
 
 MAX_PARTITIONS: Final = 100
 """Of a queue: what two digits can name."""
@@ -251,6 +255,27 @@ class Submission:
         from opsqueue.status import not_cancellable  # noqa: PLC0415 each needs the other
 
         return not_cancellable(self)
+
+    @property
+    def as_failed(self) -> SubmissionFailed:
+        """A failed submission as the class of its state."""
+        from opsqueue.status import as_failed  # noqa: PLC0415 each needs the other
+
+        return as_failed(self)
+
+    @property
+    def as_cancelled(self) -> SubmissionCancelled:
+        """A cancelled submission as the class of its state."""
+        from opsqueue.status import as_cancelled  # noqa: PLC0415 each needs the other
+
+        return as_cancelled(self)
+
+    @property
+    def as_ended(self) -> Submission:
+        """The submission as the class of its state, which one in progress does not have."""
+        from opsqueue.status import as_ended  # noqa: PLC0415 each needs the other
+
+        return as_ended(self)
 
     @property
     def chunks_dropped(self) -> int:

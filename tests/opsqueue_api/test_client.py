@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from opsqueue.exceptions import (
     InvalidArgumentError,
@@ -22,8 +26,14 @@ from opsqueue.http_api import HttpApi
 from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
+from opsqueue.status import (
+    SubmissionCancelled,
+    SubmissionCompleted,
+    SubmissionFailed,
+    SubmissionStatus,
+)
 from opsqueue.store import ObjectStore
-from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import QueueApi
 from opsqueue_api.app import App
 
@@ -101,6 +111,113 @@ def test_a_cancel_is_raised_over_http(producer: ProducerClient) -> None:
         producer.cancel_submission(id_)
 
     assert SubmissionState.CANCELLED is raised.value.ended.state
+
+
+def read_blocking(producer: ProducerClient, id_: SubmissionId) -> None:
+    producer.blocking_stream_completed_submission(id_)
+
+
+def read_if_there(producer: ProducerClient, id_: SubmissionId) -> None:
+    producer.try_stream_completed_submission(id_)
+
+
+def read_as_they_come(producer: ProducerClient, id_: SubmissionId) -> None:
+    list(producer.iter_results(id_))
+
+
+def read_async(producer: ProducerClient, id_: SubmissionId) -> None:
+    async def read() -> None:
+        await producer.async_stream_completed_submission(id_)
+
+    asyncio.run(read())
+
+
+READERS = [read_blocking, read_if_there, read_as_they_come, read_async]
+
+
+@pytest.fixture(params=["redis", "http"])
+def either_producer(
+    request: pytest.FixtureRequest,
+    api: HttpApi,
+    client: redis.Redis,
+    store: ObjectStore,
+    queue_name: str,
+) -> ProducerClient:
+    over = api if request.param == "http" else QueueApi(client)
+    return ProducerClient.over(over, store, queue=queue_name)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_failure_has_the_failed_submission(
+    either_producer: ProducerClient,
+    fail_a_chunk: Callable[[], None],
+    read: Callable[[ProducerClient, SubmissionId], None],
+) -> None:
+    """As the class of its state, with that class's attributes; also after pickling."""
+    id_ = either_producer.insert_submission([1], chunk_size=1, max_attempts=1)
+    fail_a_chunk()
+    status = either_producer.get_submission_status(id_)
+
+    with pytest.raises(SubmissionFailedError) as raised:
+        read(either_producer, id_)
+
+    assert isinstance(status, SubmissionStatus.Failed)
+    pickled = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 our own bytes
+    for error in (raised.value, pickled, copy(raised.value)):
+        assert type(error.submission) is SubmissionFailed
+        assert error.submission == status.submission
+        assert error.submission.failed_at == error.chunk.failed_at
+        assert error.submission.failed_chunk_id == 0
+        assert error.failure == "ValueError: bad row 7"
+
+
+def test_a_failure_of_too_many_operations_has_the_failed_submission(
+    either_producer: ProducerClient, queue: Queue
+) -> None:
+    """It is a failed one like the others, though no chunk failed."""
+    id_ = either_producer.insert_submission([1, 2], chunk_size=2, max_failed_operations=0)
+    chunk = queue.reserve_chunks("w").chunks[0]
+    queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
+
+    with pytest.raises(SubmissionFailedError) as raised:
+        either_producer.blocking_stream_completed_submission(id_)
+
+    assert isinstance(raised.value.submission, SubmissionFailed)
+    assert raised.value.submission.failed_at >= raised.value.submission.created_at
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_cancellation_has_the_cancelled_submission(
+    either_producer: ProducerClient, read: Callable[[ProducerClient, SubmissionId], None]
+) -> None:
+    """With when that was; also in the refusal to cancel it once more."""
+    id_ = either_producer.insert_submission([1], chunk_size=1)
+    either_producer.cancel_submission(id_)
+
+    with pytest.raises(SubmissionCancelledError) as raised:
+        read(either_producer, id_)
+    with pytest.raises(SubmissionNotCancellableError) as refused:
+        either_producer.cancel_submission(id_)
+
+    error = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 our own bytes
+    assert isinstance(error.submission, SubmissionCancelled)
+    assert error.submission.cancelled_at == raised.value.submission.cancelled_at
+    assert refused.value.ended == raised.value.submission
+
+
+def test_a_refused_retry_has_the_submission_as_it_is(either_producer: ProducerClient) -> None:
+    """One in progress has no class of its own."""
+    completed = either_producer.insert_submission([], chunk_size=1)
+    running = either_producer.insert_submission([1], chunk_size=1)
+
+    with pytest.raises(SubmissionNotRetryableError) as of_completed:
+        either_producer.retry_submission(completed)
+    with pytest.raises(SubmissionNotRetryableError) as of_running:
+        either_producer.retry_submission(running)
+
+    assert isinstance(of_completed.value.submission, SubmissionCompleted)
+    assert of_completed.value.submission.completed_at is not None
+    assert type(of_running.value.submission) is Submission
 
 
 def test_an_unknown_submission_is_raised_over_http(producer: ProducerClient) -> None:

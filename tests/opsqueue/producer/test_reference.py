@@ -112,6 +112,7 @@ def test_a_failed_submission_tells_chunk_and_failure(
     assert (status.chunk.chunk_index.id, status.chunk.failure) == (0, "ValueError: bad row")
     assert (raised.value.failure, raised.value.chunk) == ("ValueError: bad row", status.chunk)
     assert raised.value.submission.id == id_
+    assert raised.value.submission == status.submission
 
 
 def test_a_submission_that_ended_is_not_cancellable(producer: ProducerClient) -> None:
