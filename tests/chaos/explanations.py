@@ -11,6 +11,10 @@ the scripts, a step of a machine's clock, a cut connection, a slow connection, a
 paused queue or a worker that was asked to end never excuses an execution, and a silence (a stopped
 process, an unreachable or killed server) only when it was long enough for others to think its
 worker dead.
+
+Two faults together do what neither does alone: a process that is silent while its reservation is
+lost does not hear of that, however short the silence is, and begins the chunk after another has run
+it (`kept_unheard`).
 """
 
 from __future__ import annotations
@@ -126,7 +130,13 @@ def _unexplained_executions(evidence: Evidence) -> Iterator[str]:
             # Who was stopped before it began a chunk begins it when it wakes up: long after another
             # attempt has, which its silence was the reason of.
             is_late = after.attempt < before.attempt and deadly.explains(after, before)
-            if not (is_tried_again or is_late or deadly.explains(before, after)):
+            is_explained = (
+                is_tried_again
+                or is_late
+                or deadly.explains(before, after)
+                or deadly.kept_unheard(after, since=before)
+            )
+            if not is_explained:
                 how = before.how or "never ended"
                 yield (
                     f"{after} ran again without a fault that explains it: {before} "
@@ -205,6 +215,28 @@ class _Deadly:
             *self._long(f for f in (*self._silences, *self._freezes) if _concerns(f, before)),
         ]
         return any(f.began <= min(ended, after.began) and f.ended >= began for f in causes)
+
+    def kept_unheard(self, late: Execution, *, since: Execution) -> bool:
+        """Whether a process began what it did not know it had lost, after another had run it.
+
+        It takes two faults: one that lost the reservation, after which `since` began, and a silence
+        or freeze of the late process, which could not hear of the loss before it began. Losing a
+        reservation uses no attempt: both have the same, unless a retry gives them again.
+        """
+        unheard = _joined(f for f in (*self._silences, *self._freezes) if _concerns(f, late))
+        return any(
+            _RULES[lost.kind].effect is Effect.LOSES
+            and _concerns(lost, late)
+            and lost.began <= since.began
+            and (late.attempt == since.attempt or lost.kind == "cancel-and-retry")
+            and any(
+                silence.began <= lost.began + STEP_S
+                and since.began <= silence.ended
+                and late.began <= silence.ended + STEP_S
+                for silence in unheard
+            )
+            for lost in self._others
+        )
 
     def uses_attempt(self, first: Execution, programs: Collection[str], since: float) -> bool:
         """Whether one of these programs can have used an attempt without running the chunk.

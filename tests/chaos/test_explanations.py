@@ -12,6 +12,7 @@ from tests.chaos.values import (
     FAIR,
     STORED,
     Evidence,
+    Execution,
     Fault,
 )
 
@@ -41,6 +42,95 @@ def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained():
 
     assert check(replace(clean(taken_over), faults=(silence,))) == []
     assert [True] == ["ran again without" in text for text in check(clean(taken_over))][:1]
+
+
+LOST = fault("delete-group", 5.0, queues=frozenset({FAIR}))
+SILENT = fault("stop-worker", 4.0, 9.9, programs=HERE)
+OF_OTHER = {"program": "worker-1", "pid": 9}
+
+
+def after_another(*faults: Fault, late: Execution | None = None, **changes) -> Evidence:
+    """Worker-0 begins a chunk at 10.0 that worker-1 ran at 8.0, the reservation lost at 5.0."""
+    first, *others = clean().executions
+    taken_over = run_of(0, 8.0, **{**OF_OTHER, **changes})
+    executions = (taken_over, late or first, *others)
+    return replace(clean(), executions=executions, faults=faults)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        LOST,
+        replace(LOST, kind="delete-stream"),
+        replace(LOST, kind="cancel-and-retry", submissions=frozenset({ID})),
+        replace(LOST, partitions=frozenset({ID % 100})),
+        # Heard of at the next heartbeat, which did not come any more.
+        replace(LOST, began=3.0, ended=3.0),
+    ],
+)
+@pytest.mark.parametrize(
+    "silent",
+    [
+        [SILENT],
+        [replace(SILENT, kind="redis-stall")],
+        [replace(SILENT, kind="redis-partition")],
+        [replace(SILENT, kind="machine-stall", programs=frozenset())],
+        [replace(SILENT, kind="stop-server", programs=frozenset())],
+        [replace(SILENT, kind="stop-child", pids=frozenset({100}))],
+        # Too short for others to think it dead, but long enough to miss the loss.
+        [replace(SILENT, ended=8.2), replace(SILENT, began=9.0, kind="redis-stall")],
+    ],
+    ids=lambda silent: " ".join(one.kind for one in silent),
+)
+def test_what_is_run_by_a_process_that_did_not_hear_of_its_loss_is_explained(
+    lost: Fault, silent: list[Fault]
+):
+    """Others have run it meanwhile, with the same attempt: nobody was thought dead."""
+    assert check_executions(after_another(lost, *silent)) == []
+
+
+def test_a_retry_while_a_process_is_silent_gives_attempts_again():
+    """It holds the third attempt of before the cancellation, the others have the first again."""
+    retried = replace(LOST, kind="cancel-and-retry")
+    third = replace(clean().executions[0], attempt=3)
+
+    assert check_executions(after_another(retried, SILENT, late=third)) == []
+    assert check_executions(after_another(LOST, SILENT, late=third)) != []
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        [LOST],
+        [SILENT],
+        [LOST, replace(SILENT, programs=frozenset({"consumer"}))],
+        [LOST, replace(SILENT, kind="stop-child", pids=frozenset({101}))],
+        [LOST, replace(SILENT, kind="redis-delay")],
+        [LOST, replace(SILENT, kind="store-pause")],
+        [LOST, replace(SILENT, kind="step-clock")],
+        [replace(LOST, kind="spread-queue"), SILENT],
+        [replace(LOST, kind="pause-queue"), SILENT],
+        [replace(LOST, queues=frozenset({STORED})), SILENT],
+        [replace(LOST, partitions=frozenset({ID % 100 + 1})), SILENT],
+        [replace(LOST, kind="cancel-and-retry", submissions=frozenset({ID + 1})), SILENT],
+        # The loss came after the other execution, which it is no reason of.
+        [replace(LOST, began=9.5, ended=9.5), SILENT],
+        # It had heartbeats between the loss and its silence.
+        [replace(LOST, began=1.0, ended=1.0), SILENT],
+        # It had heartbeats between its silence and what it began.
+        [LOST, replace(SILENT, ended=7.5)],
+    ],
+)
+def test_what_is_run_after_another_without_both_faults_is_found(faults: list[Fault]):
+    """The right process, queue, partition and submission, and the right order."""
+    (wrong,) = check_executions(after_another(*faults))
+
+    assert wrong.startswith(f"{clean().executions[0]} ran again without a fault")
+
+
+def check_executions(evidence: Evidence) -> list[str]:
+    return [text for text in check(evidence) if "ran again" in text]
 
 
 def test_a_late_execution_that_raised_is_no_reason_for_itself():
