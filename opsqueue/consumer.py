@@ -346,13 +346,15 @@ class ConsumerClient:
 
         Raises:
             ChunkNotFoundError: this consumer never held it.
+            EncodingError: the output is not in the submission's codec, or has not a result for each
+                operation; nothing is stored, and the chunk is still in hand.
             StoreUnavailableError: the output could not be stored; the chunk was released.
             ConnectionTroubleError: no answer for a minute.
         """
-        output = checked_output(output_content)
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is None:
             return
+        output = checked_output(output_content, reservation)
         operations = reservation.source.operations_in(reservation.chunk_index)
         report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)

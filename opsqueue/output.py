@@ -123,6 +123,22 @@ def errors_of(data: bytes) -> Mapping[int, OperationError]:
     return _opened(data)[1] if data.startswith(MAGIC) else _NO_ERRORS
 
 
+def envelope_end(head: bytes) -> int:
+    """Return where the errors end and the codec's list begins, given how an envelope begins."""
+    begin = len(MAGIC) + _LENGTH_BYTES
+    return begin + int.from_bytes(head[len(MAGIC) : begin], "big")
+
+
+def count_envelope(data: bytes) -> tuple[int, int]:
+    """Return how many operations an envelope is of, and how many of them failed.
+
+    Raises:
+        EncodingError: the bytes are damaged.
+    """
+    operations, errors, _ = _opened(data)
+    return operations, len(errors)
+
+
 def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError]) -> bytes:
     # A custom codec's list may begin with anything, so also with the magic.
     if not errors and not data.startswith(MAGIC):
@@ -144,10 +160,9 @@ def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError
 
 def _opened(data: bytes) -> tuple[int, Mapping[int, OperationError], bytes]:
     """Take an envelope apart: operations, errors, the codec's list."""
-    begin = len(MAGIC) + _LENGTH_BYTES
-    end = begin + int.from_bytes(data[len(MAGIC) : begin], "big")
+    end = envelope_end(data)
     try:
-        operations, tracebacks, rows = _DECODER.decode(data[begin:end])
+        operations, tracebacks, rows = _DECODER.decode(data[len(MAGIC) + _LENGTH_BYTES : end])
         errors = {
             index: OperationError(type=type_, message=message, traceback=tracebacks[number])
             for index, type_, message, number in rows

@@ -60,9 +60,16 @@ def test_objects_come_back_byte_for_byte(store: ObjectStore) -> None:
 
 @pytest.mark.parametrize(
     ("start", "size_bytes", "expected"),
-    [(0, 4, b"0123"), (3, 4, b"3456"), (8, 4, b"89"), (0, 10, b"0123456789"), (0, 99, b"0123456789"),
-     (10, 4, b""), (99, 4, b"")],
-)  # fmt: skip
+    [
+        (0, 4, b"0123"),
+        (3, 4, b"3456"),
+        (8, 4, b"89"),
+        (0, 10, b"0123456789"),
+        (0, 99, b"0123456789"),
+        (10, 4, b""),
+        (99, 4, b""),
+    ],
+)
 def test_a_range_ends_with_the_object(
     store: ObjectStore, start: int, size_bytes: int, expected: bytes
 ) -> None:
