@@ -23,17 +23,17 @@ import io
 import json
 import pickle
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import cbor2
 import msgspec
 import zstandard
 
-from opsqueue.exceptions import EncodingError, InvalidArgumentError
+from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 DEFAULT_CODEC = "msgpack+zstd"
 """Of operations that come as JSON, and of a submission that does not say."""
@@ -42,12 +42,24 @@ PRODUCER_CODEC = "cbor+zstd"
 """Of a ProducerClient that is not told another: Python's types survive, for 1 to 2 us an operation
 more than msgpack takes."""
 
-# What a compressed chunk may grow to: a few bytes from outside must not fill the memory.
-MAX_DECOMPRESSED_BYTES = 1 << 30
+MAX_CHUNK_BYTES: Final = 1 << 30
+"""Default limit of a chunk before compression, in both directions: what is larger is not written,
+and a few bytes from outside must not fill the memory."""
+
+_SMALL_BYTES: Final = 1 << 20
+"""May be allocated because a frame claims it."""
+
+_PIECE_BYTES: Final = 1 << 10
+"""Of compressed data at a time. Four bytes can stand for a block of 128 KiB, so this much holds
+32 MiB at most."""
 
 _ZSTD = "+zstd"
 _ZSTD_LEVEL = 3
 _PICKLE_PROTOCOL = 5
+
+
+def _declares_nothing(_data: bytes) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,14 @@ class Codec:
     name: str
     dumps: Callable[[list[object]], bytes]
     loads: Callable[[bytes], object]
+    declared: Callable[[bytes], int | None] = _declares_nothing
+    """Return the length that the list's head declares; None: it declares none."""
+    is_compressed: bool = False
+
+    @property
+    def plain_name(self) -> str:
+        """The name without compression."""
+        return self.name.removesuffix(_ZSTD)
 
     def encode(self, operations: Sequence[object], *, noun: str = "operation") -> bytes:
         """Turn the operations of a chunk into bytes, or their results.
@@ -71,6 +91,8 @@ class Codec:
         """
         try:
             data = self.dumps(list(operations))
+            if self.is_compressed:
+                data = _compress(data)
         except EncodingError:
             raise
         # Everything: a custom or pickled object's own code may raise what it likes.
@@ -81,15 +103,30 @@ class Codec:
             raise EncodingError(message)
         return data
 
-    def decode(self, data: bytes) -> list[object]:
+    def decode(
+        self,
+        data: bytes,
+        *,
+        operations: int | None = None,
+        limit_bytes: int = MAX_CHUNK_BYTES,
+    ) -> list[object]:
         """Turn bytes into the list that they were made from.
 
+        Args:
+            data: what `encode` gave.
+            operations: the length that the list must have. Where the list declares its length in
+                front (MessagePack, CBOR) it is checked before anything is built, else afterwards.
+            limit_bytes: of the list before compression. Compressed data is decompressed up to the
+                limit only, whatever size it claims.
+
         Raises:
-            EncodingError: the bytes are cut short, damaged, of another codec, or no list.
+            ChunkTooLargeError: the list has more bytes than `limit_bytes`.
+            EncodingError: the bytes are cut short, damaged, of another codec, no list, or a list
+                of another length.
 
         """
         try:
-            operations = self.loads(data)
+            found = self._read(data, operations, limit_bytes)
         except EncodingError:
             raise
         except Exception as exc:  # as above, and damaged pickles raise anything at all
@@ -98,12 +135,29 @@ class Codec:
                 f"({_text_of(exc)}): they are damaged, or were written by another codec"
             )
             raise EncodingError(message) from exc
-        if isinstance(operations, tuple):
-            return list(operations)  # as the reference's client pickles them
-        if not isinstance(operations, list):
-            message = f"codec {self.name!r} read {_type_of(operations)}: a chunk is a list"
+        if isinstance(found, tuple):
+            found = list(found)  # as the reference's client pickles them
+        if not isinstance(found, list):
+            message = f"codec {self.name!r} read {_type_of(found)}: a chunk is a list"
             raise EncodingError(message)
-        return operations
+        self._check_length(len(found), operations)
+        return found
+
+    def _read(self, data: bytes, operations: int | None, limit_bytes: int) -> object:
+        plain = _decompress(data, limit_bytes) if self.is_compressed else data
+        if len(plain) > limit_bytes:
+            raise ChunkTooLargeError(limit_bytes)
+        if operations is not None:
+            self._check_length(self.declared(plain), operations)
+        return self.loads(plain)
+
+    def _check_length(self, found: int | None, expected: int | None) -> None:
+        if found != expected and found is not None and expected is not None:
+            message = (
+                f"codec {self.name!r} read a list of {found:,}, the chunk has {expected:,} "
+                "operations: it is damaged, or the bytes are of another chunk"
+            )
+            raise EncodingError(message)
 
     def refusal_of(
         self, operation: object, *, position: int, noun: str = "operation"
@@ -167,20 +221,16 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
     return _COMPRESSED[plain.name] if name.endswith(_ZSTD) else plain
 
 
-def _compressed(plain: Codec) -> Codec:
-    def dumps(operations: list[object]) -> bytes:
-        data = plain.dumps(operations)
-        if len(data) > MAX_DECOMPRESSED_BYTES:
-            message = (
-                f"the chunk has {len(data):,} bytes before compression, "
-                f"{MAX_DECOMPRESSED_BYTES:,} are allowed: make chunks smaller"
-            )
-            raise EncodingError(message)
-        if len(data) < len(_STORED):
-            return _STORED[len(data)] + data
-        return _OF_THREAD.compressor.compress(data)
-
-    return Codec(plain.name + _ZSTD, dumps, lambda data: plain.loads(_decompress(data)))
+def _compress(data: bytes) -> bytes:
+    if len(data) > MAX_CHUNK_BYTES:
+        message = (
+            f"the chunk has {len(data):,} bytes before compression, "
+            f"{MAX_CHUNK_BYTES:,} are allowed: make chunks smaller"
+        )
+        raise EncodingError(message)
+    if len(data) < len(_STORED):
+        return _STORED[len(data)] + data
+    return _OF_THREAD.compressor.compress(data)
 
 
 def _stored(size_bytes: int) -> bytes:
@@ -209,22 +259,68 @@ class _Zstd(threading.local):
 _OF_THREAD: Final = _Zstd()
 
 
-def _decompress(data: bytes) -> bytes:
+def _decompress(data: bytes, limit_bytes: int) -> bytes:
+    """Decompress one frame, up to the limit."""
     size_bytes = len(data) - len(_STORED[0])
     if 0 <= size_bytes < len(_STORED) and data.startswith(_STORED[size_bytes]):
         return data[len(_STORED[0]) :]
-    # zstandard's max_output_size bounds nothing for a frame that carries its size: look first.
-    size_bytes = zstandard.get_frame_parameters(data).content_size
-    if size_bytes in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR):
-        message = "the compressed chunk does not say its size: it was not written by opsqueue"
-        raise EncodingError(message)
-    if size_bytes > MAX_DECOMPRESSED_BYTES:
-        message = (
-            f"the compressed chunk says it has {size_bytes:,} bytes, "
-            f"{MAX_DECOMPRESSED_BYTES:,} are allowed"
-        )
-        raise EncodingError(message)
-    return _OF_THREAD.decompressor.decompress(data, allow_extra_data=False)
+    # zstandard allocates what a frame claims to hold, so only small claims are tried at once. What
+    # is larger, or claims nothing, is decompressed with a running limit.
+    claimed_bytes = zstandard.get_frame_parameters(data).content_size
+    has_claim = claimed_bytes not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR)
+    if has_claim and claimed_bytes > limit_bytes:
+        raise ChunkTooLargeError(limit_bytes)
+    if has_claim and claimed_bytes <= _SMALL_BYTES:
+        return _OF_THREAD.decompressor.decompress(data, allow_extra_data=False)
+    return b"".join(_decompressed_parts(data, limit_bytes))
+
+
+def _decompressed_parts(data: bytes, limit_bytes: int) -> Iterator[bytes]:
+    """Decompress one frame in parts of bounded size.
+
+    Raises:
+        ChunkTooLargeError: there is more than the limit.
+        EncodingError: the frame has no end, or something follows it.
+    """
+    # Not a stream_reader, which takes a frame that is cut short for a whole one.
+    decompressor = _OF_THREAD.decompressor.decompressobj()
+    left = limit_bytes
+    for at in range(0, len(data), _PIECE_BYTES):
+        part = decompressor.decompress(data[at : at + _PIECE_BYTES])
+        left -= len(part)
+        if left < 0:
+            raise ChunkTooLargeError(limit_bytes)
+        if part:
+            yield part
+        if decompressor.eof:
+            following = len(decompressor.unused_data) + max(0, len(data) - at - _PIECE_BYTES)
+            if following:
+                message = f"{following:,} bytes follow the end of the compressed chunk"
+                raise EncodingError(message)
+            return
+    message = f"the compressed chunk of {len(data):,} bytes has no end: it is cut short"
+    raise EncodingError(message)
+
+
+def _msgpack_length(data: bytes) -> int | None:
+    match data[:1]:
+        case b"\xdc":
+            return int.from_bytes(data[1:3], "big")
+        case b"\xdd":
+            return int.from_bytes(data[1:5], "big")
+        case head if b"\x90" <= head <= b"\x9f":
+            return head[0] & 0x0F
+        case _:
+            return None
+
+
+def _cbor_length(data: bytes) -> int | None:
+    head = data[0] if data else 0
+    if not 0x80 <= head <= 0x9B:
+        return None
+    # 24 to 27: the length stands in the 1, 2, 4 or 8 bytes that follow.
+    short = head & 0x1F
+    return short if short < 24 else int.from_bytes(data[1 : 1 + (1 << short - 24)], "big")
 
 
 def _dump_json(operations: list[object]) -> bytes:
@@ -274,15 +370,23 @@ _PLAIN: dict[str, Codec] = {
     codec.name: codec
     for codec in (
         # msgspec's objects keep no state between calls and may be shared by threads.
-        Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode),
+        Codec(
+            "msgpack",
+            msgspec.msgpack.Encoder().encode,
+            msgspec.msgpack.Decoder().decode,
+            _msgpack_length,
+        ),
         Codec("json", _dump_json, _load_json),
-        Codec("cbor", cbor2.dumps, _load_cbor),
+        Codec("cbor", cbor2.dumps, _load_cbor, _cbor_length),
         RAW,
         _PICKLE,
     )
 }
 
-_COMPRESSED: Final = {name: _compressed(plain) for name, plain in _PLAIN.items()}
+_COMPRESSED: Final = {
+    name: replace(plain, name=plain.name + _ZSTD, is_compressed=True)
+    for name, plain in _PLAIN.items()
+}
 
 _PLAIN_DATA = "give plain data (None, bool, int, float, str, list, dict)"
 
