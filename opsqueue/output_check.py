@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import zstandard
 
-from opsqueue.codec import RAW, open_codec
-from opsqueue.exceptions import EncodingError, InvalidArgumentError
+from opsqueue.codec import MAX_CHUNK_BYTES, RAW, open_codec
+from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 from opsqueue.output import MAGIC, count_envelope, decode_output, envelope_end
 
 HEAD_BYTES: Final = 160 * 1024
@@ -37,7 +38,8 @@ _DECODED_BYTES: Final = 256 * 1024
 _PLAIN_HEAD_BYTES: Final = 64
 _ZSTD: Final = "+zstd"
 _OURS: Final = ("msgpack", "json", "cbor", "pickle", "raw")
-_NO_LIST: Final = -1
+_MSGPACK_LISTS: Final = {*(bytes([head]) for head in range(0x90, 0xA0)), b"\xdc", b"\xdd"}
+_CBOR_LISTS: Final = {*(bytes([head]) for head in range(0x80, 0x9C)), b"\x9f"}
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _CBOR_TAGS: Final = (b"\xd9\xd9\xf7", b"\xd8\x1c")
 """In front of a value that they leave as it is: self-described, and shareable."""
@@ -46,7 +48,9 @@ Read = Callable[[int, int], bytes]
 """Returns so many bytes from an offset on; fewer where the output ends."""
 
 
-def count_errors(data: bytes, *, codec: str, operations: int) -> int:
+def count_errors(
+    data: bytes, *, codec: str, operations: int, limit_bytes: int = MAX_CHUNK_BYTES
+) -> int:
     """Return how many operations failed in an output, all of which is decoded.
 
     Args:
@@ -54,15 +58,17 @@ def count_errors(data: bytes, *, codec: str, operations: int) -> int:
         codec: its name. What a codec has written that can't be opened here, pickle or a user's own,
             is judged as a stored output is.
         operations: of the chunk.
+        limit_bytes: of the results before compression.
 
     Raises:
+        ChunkTooLargeError: there are more bytes of results than `limit_bytes`.
         EncodingError: it can't be read, or lacks results; says which.
     """
     # The length that it declares first: a list that is too long must not be built.
     errors, _ = _look_at(
         lambda start, size_bytes: data[start : start + size_bytes], codec, operations
     )
-    _decode(data, codec, operations)
+    _decode(data, codec, operations, limit_bytes)
     return errors
 
 
@@ -79,7 +85,9 @@ def count_stored_errors(read: Read, *, codec: str, operations: int) -> int:
     """
     errors, small = _look_at(read, codec, operations)
     if small is not None:
-        _decode(small, codec, operations)
+        # What is far larger than it looks has been judged by its head.
+        with suppress(ChunkTooLargeError):
+            _decode(small, codec, operations, _DECODED_BYTES)
     return errors
 
 
@@ -93,8 +101,8 @@ def _look_at(read: Read, codec: str, operations: int) -> tuple[int, bytes | None
     if head.startswith(MAGIC):
         errors, begin = _open_envelope(head, read, operations)
     part = head[begin:] if is_whole or not begin else read(begin, HEAD_BYTES)
-    plain_bytes = _check_list(part, codec, operations - errors)
-    return errors, head if is_whole and plain_bytes <= _DECODED_BYTES else None
+    _check_list(part, codec, operations - errors)
+    return errors, head if is_whole else None
 
 
 def _open_envelope(head: bytes, read: Read, operations: int) -> tuple[int, int]:
@@ -112,43 +120,44 @@ def _open_envelope(head: bytes, read: Read, operations: int) -> tuple[int, int]:
     return errors, end
 
 
-def _check_list(head: bytes, codec: str, expected: int) -> int:
-    """Check how a list begins; return its size before compression, as far as is known."""
+def _check_list(head: bytes, codec: str, expected: int) -> None:
+    """Check how the codec's list of results begins."""
     if not head:
         message = "it is empty"
         raise EncodingError(message)
     name = codec.removesuffix(_ZSTD)
-    plain_bytes = len(head)
     if name not in _OURS:
-        return plain_bytes
-    if name != codec:
-        head, plain_bytes = _decompress_head(head)
-    declared: int | None
+        return
+    plain = _decompress_head(head) if name != codec else head
+    declared: int | None = None
     match name:
         case "msgpack":
-            declared = _msgpack_length(head)
+            is_list, declared = plain[:1] in _MSGPACK_LISTS, _declared("msgpack", plain)
         case "cbor":
-            declared = _cbor_length(head)
+            while plain.startswith(_CBOR_TAGS):
+                plain = plain[3:] if plain.startswith(_CBOR_TAGS[0]) else plain[2:]
+            is_list, declared = plain[:1] in _CBOR_LISTS, _declared("cbor", plain)
         case "json":
-            declared = None if head.lstrip(b" \t\r\n").startswith(b"[") else _NO_LIST
+            is_list = plain.lstrip(b" \t\r\n").startswith(b"[")
         case "pickle":
-            declared = None if _begins_pickle(head) else _NO_LIST
+            is_list = _begins_pickle(plain)
         case _:
-            declared = None
-    if declared == _NO_LIST:
+            is_list = True  # raw
+    if not is_list:
         message = f"it is no list in codec {codec!r}: it was written by another codec, or damaged"
         raise EncodingError(message)
     if declared is not None and declared != expected:
         raise _miscounted(declared, expected)
-    return plain_bytes
 
 
-def _decompress_head(head: bytes) -> tuple[bytes, int]:
-    """Return how a frame's content begins, and the size that it says to have."""
+def _declared(name: str, head: bytes) -> int | None:
+    return open_codec(name).declared(head)
+
+
+def _decompress_head(head: bytes) -> bytes:
     try:
-        plain_bytes = zstandard.get_frame_parameters(head).content_size
         with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(head)) as stream:
-            return stream.read(_PLAIN_HEAD_BYTES), plain_bytes
+            return stream.read(_PLAIN_HEAD_BYTES)
     except zstandard.ZstdError as exc:
         message = f"it can't be decompressed ({exc}): it was written by another codec, or damaged"
         raise EncodingError(message) from exc
@@ -161,40 +170,13 @@ def _begins_pickle(head: bytes) -> bool:
     return head.startswith((b"(", b"]", b")")) and not head.startswith(_ZSTD_MAGIC)
 
 
-def _msgpack_length(head: bytes) -> int:
-    """Return the length that a list declares; _NO_LIST: it is none."""
-    match head[:1]:
-        case b"":
-            return _NO_LIST
-        case b"\xdc":
-            return int.from_bytes(head[1:3], "big")
-        case b"\xdd":
-            return int.from_bytes(head[1:5], "big")
-        case first:
-            return first[0] & 0x0F if first[0] & 0xF0 == 0x90 else _NO_LIST
-
-
-def _cbor_length(head: bytes) -> int | None:
-    """Return the length that a list declares; None: it ends where it ends; _NO_LIST: it is none."""
-    while head.startswith(_CBOR_TAGS):
-        head = head[3:] if head.startswith(_CBOR_TAGS[0]) else head[2:]
-    if not head or head[0] >> 5 != 4:
-        return _NO_LIST
-    short = head[0] & 0x1F
-    if short < 24:
-        return short
-    if short < 28:
-        return int.from_bytes(head[1 : 1 + (1 << short - 24)], "big")
-    return None if short == 31 else _NO_LIST
-
-
-def _decode(data: bytes, codec: str, operations: int) -> None:
+def _decode(data: bytes, codec: str, operations: int, limit_bytes: int) -> None:
     try:
         opened = open_codec(codec)
     except InvalidArgumentError:
         return  # pickle, which would run anybody's code, or a user's own
-    found = len(decode_output(data, opened))
-    if found != operations and codec.removesuffix(_ZSTD) != RAW.name:
+    found = len(decode_output(data, opened, limit_bytes=limit_bytes))
+    if found != operations and opened.plain_name != RAW.name:
         raise _miscounted(found, operations)
 
 

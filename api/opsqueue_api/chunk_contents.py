@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import falcon
 import msgspec
@@ -27,6 +28,9 @@ from opsqueue_api.settings import Limits
 
 _INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"
+
+MAX_DECODED_BYTES: Final = 32 * 1024 * 1024
+"""Of an output that is sent, before compression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,10 @@ def sent_bytes(data: bytes, chunk: Reservation) -> Encoded:
     source = chunk.source
     operations = source.operations_in(chunk.chunk_index)
     try:
-        return Encoded(data, count_errors(data, codec=source.codec, operations=operations))
+        failed = count_errors(
+            data, codec=source.codec, operations=operations, limit_bytes=MAX_DECODED_BYTES
+        )
+        return Encoded(data, failed)
     except EncodingError as exc:
         raise _refused(chunk, f"its output can't be used: {exc}") from exc
 
