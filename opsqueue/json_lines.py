@@ -24,6 +24,8 @@ from typing import Any, Final
 
 import msgspec
 
+from opsqueue.codec import MAX_DEPTH
+
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """As much as a whole body of the API by default: a line that is longer is mostly no line at all."""
 
@@ -109,7 +111,7 @@ def _explained(line: bytes, number: int, exc: Exception) -> JsonLineError:
 
 def _diagnosed(text: str, exc: Exception) -> tuple[int, str]:
     if isinstance(exc, RecursionError):
-        return _deepest(text)
+        return _too_deep(text)
     try:
         json.loads(text)
     except json.JSONDecodeError as found:
@@ -134,13 +136,13 @@ def _reason(character: str, message: str) -> str:
     return message.removesuffix(" at")
 
 
-def _deepest(text: str) -> tuple[int, str]:
-    depth, deepest, position = 0, 0, 0
+def _too_deep(text: str) -> tuple[int, str]:
+    depth = 0
     for token in _TOKEN.finditer(text):
         depth += (token[0] in "[{") - (token[0] in "]}")
-        if depth > deepest:
-            deepest, position = depth, token.start()
-    return position, f"it is nested too deeply ({deepest:,} levels)"
+        if depth > MAX_DEPTH:
+            return token.start(), f"it is nested deeper than the limit of {MAX_DEPTH} levels"
+    return 0, "it is nested too deeply"
 
 
 def _refusal_of(token: str) -> str:

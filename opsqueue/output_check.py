@@ -41,8 +41,8 @@ _OURS: Final = ("msgpack", "json", "cbor", "pickle", "raw")
 _MSGPACK_LISTS: Final = {*(bytes([head]) for head in range(0x90, 0xA0)), b"\xdc", b"\xdd"}
 _CBOR_LISTS: Final = {*(bytes([head]) for head in range(0x80, 0x9C)), b"\x9f"}
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_CBOR_TAGS: Final = (b"\xd9\xd9\xf7", b"\xd8\x1c")
-"""In front of a value that they leave as it is: self-described, and shareable."""
+_CBOR_TAG: Final = b"\xd9\xd9\xf7"
+"""In front of a value that it leaves as it is: self-described CBOR."""
 
 Read = Callable[[int, int], bytes]
 """Returns so many bytes from an offset on; fewer where the output ends."""
@@ -134,8 +134,7 @@ def _check_list(head: bytes, codec: str, expected: int) -> None:
         case "msgpack":
             is_list, declared = plain[:1] in _MSGPACK_LISTS, _declared("msgpack", plain)
         case "cbor":
-            while plain.startswith(_CBOR_TAGS):
-                plain = plain[3:] if plain.startswith(_CBOR_TAGS[0]) else plain[2:]
+            plain = plain.removeprefix(_CBOR_TAG)
             is_list, declared = plain[:1] in _CBOR_LISTS, _declared("cbor", plain)
         case "json":
             is_list = plain.lstrip(b" \t\r\n").startswith(b"[")

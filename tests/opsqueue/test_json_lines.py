@@ -98,8 +98,8 @@ def test_a_line_is_a_value(text: bytes, expected: list[Any]) -> None:
         (b'"\x00"', 2, "NUL"),
         (b"1\x00", 2, "NUL"),
         (b'"\t"', 2, "control character"),
-        (b"[[" * 3_000, 6_000, "6,000 levels"),
-        (b'{"[": ' * 3_000, 17_995, "3,000 levels"),
+        (b"[[" * 3_000, 129, "the limit of 128 levels"),
+        (b'{"[": ' * 3_000, 769, "the limit of 128 levels"),
         (BOM + b"1", 1, "byte order mark"),
     ],
 )

@@ -139,6 +139,7 @@ def test_an_output_that_is_cut_off_or_continued_is_refused(count: Any, codec: st
         ("json", "[1]"),
         ("cbor", {"a": 1}),
         ("cbor", {1}),
+        ("cbor", cbor2.CBORTag(28, [1])),
         ("pickle", None),
     ],
 )
@@ -168,7 +169,6 @@ def test_cbor_may_have_no_length_or_say_that_it_is_cbor(count: Any) -> None:
     """Other languages' encoders stream lists, or put a tag in front."""
     assert count(b"\x9f\x01\x02\xff", "cbor", 2) == 0
     assert count(b"\xd9\xd9\xf7\x82\x01\x02", "cbor", 2) == 0
-    assert count(cbor2.dumps([1, 2], value_sharing=True), "cbor", 2) == 0
     with pytest.raises(EncodingError, match="2 results for 3 operations"):
         count(b"\x9f\x01\x02\xff", "cbor", 3)
 

@@ -300,6 +300,17 @@ def test_a_report_without_a_whole_output_is_refused_and_nothing_is_counted(
     assert http.get(f"/submissions/{id_}/results").text == "3\n4\n"
 
 
+def test_an_output_that_holds_too_much_is_refused_by_the_limits_name(http: httpx.Client) -> None:
+    """A few kilobytes that would be 64 MiB."""
+    insert(http, [1, 2])
+    (chunk,) = reserve(http)
+
+    answer = complete(http, {"token": chunk["token"], "output": encoded("x" * 2**26, 2)})
+
+    assert (422, f"{PROBLEM}output-refused") == (answer.status_code, answer.json()["type"])
+    assert "max-chunk-bytes" in answer.json()["detail"]
+
+
 def test_a_refusal_names_the_chunk_and_its_token(http: httpx.Client) -> None:
     """As a problem of its own, which programs can tell apart."""
     id_ = insert(http, [1, 2])

@@ -97,7 +97,7 @@ BAD_LINES = {
     "word": (b"nope", 1),
     "two-values": (b"1 2", 3),
     "no-utf-8": (b'"\xff"', 2),
-    "deep": (b"[" * 5_000, 5_000),
+    "deep": (b"[" * 5_000, 129),
     "infinite": (b'{"price": 1e400}', 11),
     "constant": (b"[1, NaN]", 5),
     "lone-surrogate": (b'"\\ud800"', 1),

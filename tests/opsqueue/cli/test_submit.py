@@ -135,7 +135,7 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(run, queue, w
         (b"1\n\x0c\n", "line 2, column 1", "Expecting value"),
         (b"1\n[1,\n2]\n", "line 2, column 4", "Expecting value"),
         ("1\n".encode("utf-16"), "line 1, column 1", "UTF-16"),
-        (b"1\n" + b"[" * 100_000 + b"\n", "line 2, column 100,000", "nested too deeply"),
+        (b"1\n" + b"[" * 100_000 + b"\n", "line 2, column 129", "nested deeper"),
         (b"1\n" + b"1" * (MAX_LINE_BYTES + 1), "line 2, column 16,777,217", "16,777,216 bytes"),
     ],
 )
