@@ -143,6 +143,9 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
         raise invalid(message) from exc
     except msgspec.DecodeError as exc:
         where = "" if "(byte" in str(exc) else f" (at its end, byte {len(data)})"
+        # msgspec takes a lone surrogate in a string for the end of the data.
+        if b"\\ud" in data.lower():
+            where += ", or has a lone surrogate, which is no character"
         message = f"{exc}{where}"
         raise _malformed(message) from exc
     except UnicodeDecodeError as exc:

@@ -122,6 +122,19 @@ def test_a_bad_line_is_named_and_nothing_is_inserted(
     assert_nothing_is_there(queue, store)
 
 
+def test_a_line_that_no_codec_carries_is_refused_and_nothing_is_inserted(
+    http: httpx.Client, queue: Queue, store: ObjectStore
+) -> None:
+    """By the limit of depth that all codecs have, or of integers; the chunk is named."""
+    for line, says in ((b"[" * 200 + b"]" * 200, "128 levels"), (b"9" * 30, "64 bits")):
+        response = post(http, b"1\n2\n3\n" + line)
+
+        assert response.status_code == 422
+        assert "chunk 1" in response.json()["detail"]
+        assert says in response.json()["detail"]
+        assert_nothing_is_there(queue, store)
+
+
 def test_a_mark_blank_lines_and_other_ends_of_lines_are_no_operations(
     http: httpx.Client, store: ObjectStore
 ) -> None:

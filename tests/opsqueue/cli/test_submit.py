@@ -156,6 +156,21 @@ def test_a_bad_line_is_named_and_nothing_handed_in(
     assert [] == list(store.list_prefix(""))
 
 
+@pytest.mark.parametrize(
+    ("line", "why"), [("[" * 200 + "]" * 200, "128 levels"), ("9" * 30, "64 bits")]
+)
+def test_a_line_that_no_codec_carries_is_refused_and_nothing_handed_in(
+    run, queue: Queue, store, line: str, why: str
+):
+    """As over HTTP."""
+    result = run("submit", queue.name, "-", "-c", "2", stdin=f"1\n2\n3\n{line}\n")
+
+    assert 2 == result.exit_code
+    assert "chunk 1" in result.stderr
+    assert why in " ".join(result.stderr.split())
+    assert [] == list(store.list_prefix(""))
+
+
 @pytest.mark.parametrize("source", ["file", "standard input"])
 def test_a_mark_blank_lines_and_other_ends_of_lines_are_no_operations(
     run, queue: Queue, worker, tmp_path: Path, source: str
