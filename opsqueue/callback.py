@@ -17,7 +17,8 @@ from opsqueue.chunk import ChunkFailure, Reservation
 from opsqueue.codec import Codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavailableError
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
-from opsqueue.output import Encoded, encode_output, errors_of
+from opsqueue.output import Encoded, encode_output
+from opsqueue.output_check import count_stored_errors
 from opsqueue.store import ObjectStore
 from opsqueue.submission import ChunkIndex, SubmissionId
 
@@ -118,23 +119,41 @@ def decoded(callback: ChunkCallback, codec_of: Callable[[Reservation], Codec]) -
     def work(chunk: Chunk, reservation: Reservation) -> Encoded:
         codec = codec_of(reservation)
         ops = codec.decode(chunk.input_content)
-        return encode_output(_checked(callback(ops, chunk), len(ops)), codec)
+        output = encode_output(_checked(callback(ops, chunk), len(ops)), codec)
+        # With a format of the caller's own it may be one that nobody could read.
+        is_own = codec.name != reservation.source.codec
+        return checked_output(output.data, reservation) if is_own else output
 
     return work
 
 
 def raw(callback: RawCallback) -> Work:
     """Make work of a callback that takes and gives bytes."""
-    return lambda chunk, _reservation: checked_output(callback(chunk))
+    return lambda chunk, reservation: checked_output(callback(chunk), reservation)
 
 
-def checked_output(output: object) -> Encoded:
-    """Take a chunk's output of somebody else's making, or raise EncodingError: it is not bytes."""
+def checked_output(output: object, reservation: Reservation) -> Encoded:
+    """Check a chunk's output of somebody else's making, as far as its head and its length tell.
+
+    Raises:
+        EncodingError: it is not bytes, or not in the submission's codec, or lacks results. Stored
+            it would stay, and nobody could read it.
+    """
     if not isinstance(output, bytes | bytearray | memoryview):
         message = f"the output of a chunk is {type(output).__name__}: give bytes, encoded"
         raise EncodingError(message)
     data = bytes(output)
-    return Encoded(data, len(errors_of(data)))
+    source, index = reservation.source, reservation.chunk_index
+    try:
+        failed = count_stored_errors(
+            lambda start, size_bytes: data[start : start + size_bytes],
+            codec=source.codec,
+            operations=source.operations_in(index),
+        )
+    except EncodingError as exc:
+        message = f"the output of chunk {reservation} can't be used: {exc}"
+        raise EncodingError(message) from exc
+    return Encoded(data, failed)
 
 
 def _checked(results: object, expected: int) -> Sequence[object]:

@@ -155,7 +155,11 @@ class ReservedBody(Struct, frozen=True, kw_only=True):
 
 
 class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A chunk that is done, with its output unless that is stored: results or encoded bytes."""
+    """A chunk that is done, with its output unless that is stored: results or encoded bytes.
+
+    `operations_failed` is counted in the output, which says it itself: the field is kept for
+    clients that send it.
+    """
 
     token: str
     results: list[Any] | UnsetType = UNSET

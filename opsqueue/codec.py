@@ -4,36 +4,54 @@ A chunk is one encoded list. The codec's name is recorded with the submission, s
 to agree on it by word of mouth. Whatever goes wrong in either direction is an EncodingError that
 says which operation can't be carried, and by what it could be.
 
-| name      | carries                                   | comes back changed                     |
-|-----------|-------------------------------------------|----------------------------------------|
-| `msgpack` | plain data, bytes; integers of 64 bits    | tuple, set: list; dataclass: dict;     |
-|           |                                           | Decimal, UUID, naive datetime: str     |
-| `json`    | plain data; integers of any size, NaN     | tuple: list; keys of a dict: str       |
-| `cbor`    | plain data, bytes, any integer, datetime, | tuple: list                            |
-|           | Decimal, UUID, set                        |                                        |
-| `raw`     | one bytes object a chunk, as it is        | nothing                                |
-| `pickle`  | any object that can be imported there     | nothing; only with allow_pickle        |
+| name      | carries                                  | comes back changed                      |
+|-----------|------------------------------------------|-----------------------------------------|
+| `msgpack` | plain data, bytes; integers of 64 bits   | tuple, set, frozenset: list; dataclass, |
+|           |                                          | Struct: dict; Enum: its value; Decimal, |
+|           |                                          | UUID, date, time, timedelta, naive      |
+|           |                                          | datetime: str; other datetimes: in UTC  |
+| `json`    | plain data; integers of 4,300 digits,    | tuple: list; keys of a dict that are no |
+|           | NaN and infinities                       | text: their JSON text                   |
+| `cbor`    | plain data, bytes, any integer, datetime | tuple and other sequences: list;        |
+|           | with a zone, date, Decimal, Fraction,    | frozenset: set; a datetime's zone: its  |
+|           | complex, UUID, IP addresses, set,        | offset from UTC; infinite Decimal: float |
+|           | compiled patterns without flags          |                                         |
+| `raw`     | one bytes object a chunk, as it is       | nothing                                 |
+| `pickle`  | any object that can be imported there    | nothing; only with allow_pickle         |
 
 `+zstd` after any of these compresses it.
+
+In all but pickle an instance of a subclass of a plain type (an IntEnum, an OrderedDict, a
+namedtuple) comes back as that type, and bytearray as bytes.
+
+`encode` refuses what could not be read back: values nested deeper than MAX_DEPTH, a dict two of
+whose keys would become one, and what a library writes but can't read, or reads as something else.
+Exceptions: what the bytes in msgspec's Raw and Ext mean, and whether pickled classes can be
+imported elsewhere, is the user's affair.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import pickle
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, is_dataclass, replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from itertools import chain
+from typing import Final, TypeVar
+from uuid import UUID
 
 import cbor2
 import msgspec
 import zstandard
 
-from opsqueue.exceptions import EncodingError, InvalidArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 DEFAULT_CODEC = "msgpack+zstd"
 """Of operations that come as JSON, and of a submission that does not say."""
@@ -42,12 +60,46 @@ PRODUCER_CODEC = "cbor+zstd"
 """Of a ProducerClient that is not told another: Python's types survive, for 1 to 2 us an operation
 more than msgpack takes."""
 
-# What a compressed chunk may grow to: a few bytes from outside must not fill the memory.
-MAX_DECOMPRESSED_BYTES = 1 << 30
+MAX_CHUNK_BYTES: Final = 1 << 30
+"""Default limit of a chunk before compression, in both directions: what is larger is not written,
+and a few bytes from outside must not fill the memory."""
+
+MAX_DEPTH: Final = 128
+"""How deep lists, dicts and other containers may be nested within an operation or a result, in all
+codecs, and so in JSON over HTTP. The decoders read more: cbor2 400 levels, of which a set takes
+two, the others what Python's recursion limit of 1,000 leaves on a fresh stack."""
+
+_SMALL_BYTES: Final = 1 << 20
+"""May be allocated because a frame claims it."""
+
+_PIECE_BYTES: Final = 1 << 10
+"""Of compressed data at a time. Four bytes can stand for a block of 128 KiB, so this much holds
+32 MiB at most."""
 
 _ZSTD = "+zstd"
 _ZSTD_LEVEL = 3
 _PICKLE_PROTOCOL = 5
+_STACK_GLOBAL: Final = b"\x93"
+"""The opcode by which that protocol names a class or a function."""
+
+_MINUTE: Final = timedelta(minutes=1)
+_CBOR_SCALARS: Final = frozenset({date, UUID})
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def _declares_nothing(_data: bytes) -> None:
+    return None
+
+
+def _on_enough_stack(function: Callable[[_T], _R], value: _T) -> _R:
+    """Call a function that may recurse MAX_DEPTH times, also from deep in a call stack."""
+    try:
+        return function(value)
+    except RecursionError:
+        # A thread begins with an empty stack. It costs 0.1 ms, so only where it is needed.
+        with ThreadPoolExecutor(1) as fresh:
+            return fresh.submit(function, value).result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +109,14 @@ class Codec:
     name: str
     dumps: Callable[[list[object]], bytes]
     loads: Callable[[bytes], object]
+    declared: Callable[[bytes], int | None] = _declares_nothing
+    """Return the length that the list's head declares; None: it declares none."""
+    is_compressed: bool = False
+
+    @property
+    def plain_name(self) -> str:
+        """The name without compression."""
+        return self.name.removesuffix(_ZSTD)
 
     def encode(self, operations: Sequence[object], *, noun: str = "operation") -> bytes:
         """Turn the operations of a chunk into bytes, or their results.
@@ -70,7 +130,9 @@ class Codec:
 
         """
         try:
-            data = self.dumps(list(operations))
+            data = _on_enough_stack(self.dumps, list(operations))
+            if self.is_compressed:
+                data = _compress(data)
         except EncodingError:
             raise
         # Everything: a custom or pickled object's own code may raise what it likes.
@@ -81,15 +143,30 @@ class Codec:
             raise EncodingError(message)
         return data
 
-    def decode(self, data: bytes) -> list[object]:
+    def decode(
+        self,
+        data: bytes,
+        *,
+        operations: int | None = None,
+        limit_bytes: int = MAX_CHUNK_BYTES,
+    ) -> list[object]:
         """Turn bytes into the list that they were made from.
 
+        Args:
+            data: what `encode` gave.
+            operations: the length that the list must have. Where the list declares its length in
+                front (MessagePack, CBOR) it is checked before anything is built, else afterwards.
+            limit_bytes: of the list before compression. Compressed data is decompressed up to the
+                limit only, whatever size it claims.
+
         Raises:
-            EncodingError: the bytes are cut short, damaged, of another codec, or no list.
+            ChunkTooLargeError: the list has more bytes than `limit_bytes`.
+            EncodingError: the bytes are cut short, damaged, of another codec, no list, or a list
+                of another length.
 
         """
         try:
-            operations = self.loads(data)
+            found = self._read(data, operations, limit_bytes)
         except EncodingError:
             raise
         except Exception as exc:  # as above, and damaged pickles raise anything at all
@@ -98,19 +175,36 @@ class Codec:
                 f"({_text_of(exc)}): they are damaged, or were written by another codec"
             )
             raise EncodingError(message) from exc
-        if isinstance(operations, tuple):
-            return list(operations)  # as the reference's client pickles them
-        if not isinstance(operations, list):
-            message = f"codec {self.name!r} read {_type_of(operations)}: a chunk is a list"
+        if isinstance(found, tuple):
+            found = list(found)  # as the reference's client pickles them
+        if not isinstance(found, list):
+            message = f"codec {self.name!r} read {_type_of(found)}: a chunk is a list"
             raise EncodingError(message)
-        return operations
+        self._check_length(len(found), operations)
+        return found
+
+    def _read(self, data: bytes, operations: int | None, limit_bytes: int) -> object:
+        plain = _decompress(data, limit_bytes) if self.is_compressed else data
+        if len(plain) > limit_bytes:
+            raise ChunkTooLargeError(limit_bytes)
+        if operations is not None:
+            self._check_length(self.declared(plain), operations)
+        return _on_enough_stack(self.loads, plain)
+
+    def _check_length(self, found: int | None, expected: int | None) -> None:
+        if found != expected and found is not None and expected is not None:
+            message = (
+                f"codec {self.name!r} read a list of {found:,}, the chunk has {expected:,} "
+                "operations: it is damaged, or the bytes are of another chunk"
+            )
+            raise EncodingError(message)
 
     def refusal_of(
         self, operation: object, *, position: int, noun: str = "operation"
     ) -> EncodingError | None:
         """Say why an operation, or its result, can't be carried; None: alone it can."""
         try:
-            self.dumps([operation])
+            _on_enough_stack(self.dumps, [operation])
         except Exception as exc:  # noqa: BLE001  as in encode
             return EncodingError(
                 f"codec {self.name!r} can't carry {noun} {position} of the chunk, "
@@ -167,20 +261,16 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
     return _COMPRESSED[plain.name] if name.endswith(_ZSTD) else plain
 
 
-def _compressed(plain: Codec) -> Codec:
-    def dumps(operations: list[object]) -> bytes:
-        data = plain.dumps(operations)
-        if len(data) > MAX_DECOMPRESSED_BYTES:
-            message = (
-                f"the chunk has {len(data):,} bytes before compression, "
-                f"{MAX_DECOMPRESSED_BYTES:,} are allowed: make chunks smaller"
-            )
-            raise EncodingError(message)
-        if len(data) < len(_STORED):
-            return _STORED[len(data)] + data
-        return _OF_THREAD.compressor.compress(data)
-
-    return Codec(plain.name + _ZSTD, dumps, lambda data: plain.loads(_decompress(data)))
+def _compress(data: bytes) -> bytes:
+    if len(data) > MAX_CHUNK_BYTES:
+        message = (
+            f"the chunk has {len(data):,} bytes before compression, "
+            f"{MAX_CHUNK_BYTES:,} are allowed: make chunks smaller"
+        )
+        raise EncodingError(message)
+    if len(data) < len(_STORED):
+        return _STORED[len(data)] + data
+    return _OF_THREAD.compressor.compress(data)
 
 
 def _stored(size_bytes: int) -> bytes:
@@ -209,25 +299,205 @@ class _Zstd(threading.local):
 _OF_THREAD: Final = _Zstd()
 
 
-def _decompress(data: bytes) -> bytes:
+def _decompress(data: bytes, limit_bytes: int) -> bytes:
+    """Decompress one frame, up to the limit."""
     size_bytes = len(data) - len(_STORED[0])
     if 0 <= size_bytes < len(_STORED) and data.startswith(_STORED[size_bytes]):
         return data[len(_STORED[0]) :]
-    # zstandard's max_output_size bounds nothing for a frame that carries its size: look first.
-    size_bytes = zstandard.get_frame_parameters(data).content_size
-    if size_bytes in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR):
-        message = "the compressed chunk does not say its size: it was not written by opsqueue"
-        raise EncodingError(message)
-    if size_bytes > MAX_DECOMPRESSED_BYTES:
-        message = (
-            f"the compressed chunk says it has {size_bytes:,} bytes, "
-            f"{MAX_DECOMPRESSED_BYTES:,} are allowed"
-        )
-        raise EncodingError(message)
-    return _OF_THREAD.decompressor.decompress(data, allow_extra_data=False)
+    # zstandard allocates what a frame claims to hold, so only small claims are tried at once. What
+    # is larger, or claims nothing, is decompressed with a running limit.
+    claimed_bytes = zstandard.get_frame_parameters(data).content_size
+    has_claim = claimed_bytes not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR)
+    if has_claim and claimed_bytes > limit_bytes:
+        raise ChunkTooLargeError(limit_bytes)
+    if has_claim and claimed_bytes <= _SMALL_BYTES:
+        return _OF_THREAD.decompressor.decompress(data, allow_extra_data=False)
+    return b"".join(_decompressed_parts(data, limit_bytes))
+
+
+def _decompressed_parts(data: bytes, limit_bytes: int) -> Iterator[bytes]:
+    """Decompress one frame in parts of bounded size.
+
+    Raises:
+        ChunkTooLargeError: there is more than the limit.
+        EncodingError: the frame has no end, or something follows it.
+    """
+    # Not a stream_reader, which takes a frame that is cut short for a whole one.
+    decompressor = _OF_THREAD.decompressor.decompressobj()
+    left = limit_bytes
+    for at in range(0, len(data), _PIECE_BYTES):
+        part = decompressor.decompress(data[at : at + _PIECE_BYTES])
+        left -= len(part)
+        if left < 0:
+            raise ChunkTooLargeError(limit_bytes)
+        if part:
+            yield part
+        if decompressor.eof:
+            following = len(decompressor.unused_data) + max(0, len(data) - at - _PIECE_BYTES)
+            if following:
+                message = f"{following:,} bytes follow the end of the compressed chunk"
+                raise EncodingError(message)
+            return
+    message = f"the compressed chunk of {len(data):,} bytes has no end: it is cut short"
+    raise EncodingError(message)
+
+
+def _msgpack_length(data: bytes) -> int | None:
+    match data[:1]:
+        case b"\xdc":
+            return int.from_bytes(data[1:3], "big")
+        case b"\xdd":
+            return int.from_bytes(data[1:5], "big")
+        case head if b"\x90" <= head <= b"\x9f":
+            return head[0] & 0x0F
+        case _:
+            return None
+
+
+def _cbor_length(data: bytes) -> int | None:
+    head = data[0] if data else 0
+    if not 0x80 <= head <= 0x9B:
+        return None
+    # 24 to 27: the length stands in the 1, 2, 4 or 8 bytes that follow.
+    short = head & 0x1F
+    return short if short < 24 else int.from_bytes(data[1 : 1 + (1 << short - 24)], "big")
+
+
+class _UnreadableError(ValueError):
+    """A value could be written but not read back."""
+
+
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, bytearray})
+_TEXT: Final = frozenset({str})
+_SHARED_BELOW_DEPTH: Final = 3
+"""From here on an object that occurs more than once in a level is looked at once."""
+
+
+def _nothing_in(_value: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Check:
+    """What a codec would write but not read back; 50 to 100 ns a value, keys included.
+
+    Args:
+        by_tracking: look at values that the garbage collector tracks, instead of all but scalars.
+        inner: returns what a value of no plain type contains, None where it is no container; raises
+            _UnreadableError.
+        plain_keys: types of keys that come back as they are.
+        is_lossy: whether a dict with other keys would come back with fewer of them.
+        may_be_cyclic: the codec carries lists of themselves; an object counts where it is first.
+    """
+
+    by_tracking: bool = False
+    inner: Callable[[object], Iterable[object] | None] = _nothing_in
+    plain_keys: frozenset[type] = _SCALARS
+    is_lossy: Callable[[Mapping[object, object]], bool] | None = None
+    may_be_cyclic: bool = False
+
+    def __call__(self, operations: Iterable[object]) -> None:
+        """Raise _UnreadableError with the reason why operations could not be read back.
+
+        Level by level rather than recursively, since what nests too deep would exhaust the stack:
+        cbor2 ends the process then.
+        """
+        level = operations
+        seen: dict[int, object] = {}
+        for depth in range(MAX_DEPTH + 1):
+            # The innermost dict may hold scalars alone, so in the last level all are looked at.
+            if self.by_tracking and depth < MAX_DEPTH:
+                found = list(filter(gc.is_tracked, level))
+            else:
+                found = [value for value in level if type(value) not in _SCALARS]
+            if depth > _SHARED_BELOW_DEPTH or self.may_be_cyclic:
+                # Else a list of the same list twice, of the same list twice, … would never end.
+                distinct = {id(value): value for value in found}
+                found = [value for id_, value in distinct.items() if id_ not in seen]
+                if self.may_be_cyclic:
+                    seen |= distinct
+            parts = self._parts(found)
+            if not parts:
+                return
+            if depth == MAX_DEPTH:
+                message = f"it is nested deeper than the limit of {MAX_DEPTH} levels"
+                raise _UnreadableError(message)
+            level = chain.from_iterable(parts)
+
+    def _parts(self, found: list[object]) -> list[Iterable[object]]:
+        """Return what values contain."""
+        dicts = [value for value in found if type(value) is dict]
+        parts: list[Iterable[object]] = list(map(dict.values, dicts))
+        if len(dicts) < len(found):
+            for value in found:
+                if type(value) is list or isinstance(value, _SEQUENCES):
+                    parts.append(value)
+                elif type(value) is dict:
+                    continue
+                elif isinstance(value, dict):
+                    dicts.append(value)
+                    parts.append(value.values())
+                elif (contained := self.inner(value)) is not None:
+                    parts.append(contained)
+        if not self.plain_keys.issuperset(map(type, chain.from_iterable(dicts))):
+            if self.is_lossy is not None and any(map(self.is_lossy, dicts)):
+                message = "two keys of a dict become the same key"
+                raise _UnreadableError(message)
+            parts.extend(dicts)
+        return parts
+
+
+_SEQUENCES: Final = (list, tuple, set, frozenset)
+
+
+_MSGPACK: Final = msgspec.msgpack.Encoder()
+"""msgspec's objects keep no state between calls and may be shared by threads."""
+
+_SMALL_MSGPACK_BYTES: Final = 1 << 10
+
+
+def _dump_msgpack(operations: list[object]) -> bytes:
+    data = _MSGPACK.encode(operations)
+    # msgspec takes 0.08 ms for 1,000 small dicts, a look at each of their keys and values 5 times
+    # that. So in larger chunks only what the garbage collector tracks is looked at: not scalars,
+    # nor dicts of scalars. That overlooks keys such as a date's beside the same date's text, and
+    # how deep tuples and Structs of scalars are; but the decoder reads far more than MAX_DEPTH.
+    check = _CHECK_SMALL_MSGPACK if len(data) <= _SMALL_MSGPACK_BYTES else _CHECK_MSGPACK
+    check(operations)
+    return data
+
+
+def _in_msgpack(value: object) -> Iterable[object] | None:
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.astuple(value)
+    if isinstance(value, Enum):
+        return (value.value,)
+    if is_dataclass(value) or hasattr(value, "__attrs_attrs__"):
+        fields = getattr(value, "__dataclass_fields__", ()) or [
+            attribute.name for attribute in getattr(value, "__attrs_attrs__", ())
+        ]
+        return [getattr(value, name, None) for name in fields]
+    return None
+
+
+def _is_lossy_in_msgpack(value: Mapping[object, object]) -> bool:
+    data = _MSGPACK.encode(dict.fromkeys(value))
+    return len(msgspec.msgpack.decode(data, type=dict)) != len(value)
+
+
+_CHECK_SMALL_MSGPACK: Final = _Check(inner=_in_msgpack, is_lossy=_is_lossy_in_msgpack)
+_CHECK_MSGPACK: Final = _Check(by_tracking=True, inner=_in_msgpack, is_lossy=_is_lossy_in_msgpack)
+
+
+def _is_lossy_in_json(value: Mapping[object, object]) -> bool:
+    return len(json.loads(json.dumps(dict.fromkeys(value)))) != len(value)
+
+
+_CHECK_JSON: Final = _Check(plain_keys=_TEXT, is_lossy=_is_lossy_in_json)
 
 
 def _dump_json(operations: list[object]) -> bytes:
+    _CHECK_JSON(operations)
     return json.dumps(operations, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -236,13 +506,76 @@ def _load_json(data: bytes) -> object:
     return json.loads(data.decode())
 
 
+def _in_cbor(value: object) -> Iterable[object] | None:
+    """Return what a value contains; raise _UnreadableError for what would come back as another."""
+    if type(value) is Decimal:
+        is_readable = not value.is_nan()  # cbor2 makes a float of it
+    elif type(value) is datetime:
+        offset = value.utcoffset()
+        if offset is None:
+            message = "it has no time zone: give it one, such as datetime.UTC"
+            raise _UnreadableError(message)
+        # cbor2 writes some offsets with seconds in a way that it can't read.
+        is_readable = not offset % _MINUTE or _comes_back_from_cbor(value)
+    elif type(value) in _CBOR_SCALARS or isinstance(value, int | float | str | bytes | bytearray):
+        is_readable = True
+    elif isinstance(value, Mapping):
+        return chain(value, value.values())
+    elif isinstance(value, Sequence) and not isinstance(value, memoryview):
+        return value
+    elif isinstance(value, cbor2.CBORTag):
+        is_readable = type(value.value) in _SCALARS and _comes_back_from_cbor(value)
+    else:
+        is_readable = _comes_back_from_cbor(value)
+    if not is_readable:
+        message = f"{_type_of(value)} would not come back as it is: {value!r:.100}"
+        raise _UnreadableError(message)
+    return None
+
+
+_CHECK_CBOR: Final = _Check(inner=_in_cbor)
+
+
+def _dump_cbor(operations: list[object]) -> bytes:
+    _CHECK_CBOR(operations)  # before: cbor2 exhausts the stack with what nests too deep
+    return cbor2.dumps(operations)
+
+
+def _comes_back_from_cbor(value: object) -> bool:
+    # Kinds that are rare, and hold nothing else.
+    try:
+        found = cbor2.loads(cbor2.dumps(value))
+    except cbor2.CBORDecodeError:
+        return False
+    return type(found) is type(value) and (found == value or repr(found) == repr(value))
+
+
+def _no_reference(_value: object, _is_immutable: object = False) -> object:  # noqa: FBT002 called by cbor2
+    message = "it refers to another part of itself, which opsqueue does not write"
+    raise EncodingError(message)
+
+
+_NOT_READ: Final = dict.fromkeys((25, 28, 29, 256), _no_reference)
+"""Shared values and strings: a few bytes could refer to each other so often that no memory holds
+what they stand for, once that is written as JSON."""
+
+
 def _load_cbor(data: bytes) -> object:
     stream = io.BytesIO(data)
-    return _at_end(stream, cbor2.CBORDecoder(stream).decode())
+    return _at_end(stream, cbor2.CBORDecoder(stream, semantic_decoders=_NOT_READ).decode())
+
+
+_CHECK_PICKLE: Final = _Check(may_be_cyclic=True)
 
 
 def _dump_pickle(operations: list[object]) -> bytes:
-    return pickle.dumps(operations, protocol=_PICKLE_PROTOCOL)
+    _CHECK_PICKLE(operations)
+    data = pickle.dumps(operations, protocol=_PICKLE_PROTOCOL)
+    # Many classes are pickled in a way that can't be undone, such as exceptions with arguments of
+    # their own. Objects of classes are read back, which about doubles the time; plain data is not.
+    if _STACK_GLOBAL in data:
+        pickle.loads(data)  # noqa: S301  our own
+    return data
 
 
 def _load_pickle(data: bytes) -> object:
@@ -273,16 +606,23 @@ _PICKLE = Codec("pickle", _dump_pickle, _load_pickle)
 _PLAIN: dict[str, Codec] = {
     codec.name: codec
     for codec in (
-        # msgspec's objects keep no state between calls and may be shared by threads.
-        Codec("msgpack", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode),
+        Codec(
+            "msgpack",
+            _dump_msgpack,
+            msgspec.msgpack.Decoder().decode,
+            _msgpack_length,
+        ),
         Codec("json", _dump_json, _load_json),
-        Codec("cbor", cbor2.dumps, _load_cbor),
+        Codec("cbor", _dump_cbor, _load_cbor, _cbor_length),
         RAW,
         _PICKLE,
     )
 }
 
-_COMPRESSED: Final = {name: _compressed(plain) for name, plain in _PLAIN.items()}
+_COMPRESSED: Final = {
+    name: replace(plain, name=plain.name + _ZSTD, is_compressed=True)
+    for name, plain in _PLAIN.items()
+}
 
 _PLAIN_DATA = "give plain data (None, bool, int, float, str, list, dict)"
 
@@ -302,6 +642,10 @@ def _helps(name: str) -> str:
 
 
 def _text_of(exc: Exception) -> str:
+    if isinstance(exc, _UnreadableError):
+        return str(exc)
+    if isinstance(exc, RecursionError):
+        return f"it is nested deeper than the limit of {MAX_DEPTH} levels"
     return f"{type(exc).__name__}: {exc}"[:300]
 
 

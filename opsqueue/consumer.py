@@ -253,7 +253,8 @@ class ConsumerClient:
             chunk_callback: gets (operations, chunk).
             strategy: which chunk next.
             serialization_format: an object with dumps and loads, such as the module cbor2; None:
-                the codec that is recorded with the submission, CBOR for raw chunks.
+                the codec that is recorded with the submission, CBOR for raw chunks. It must write
+                what that codec reads, else the attempt fails: nobody could read the results.
 
         Raises:
             ConnectionTroubleError: no answer at the first call of this client.
@@ -273,6 +274,9 @@ class ConsumerClient:
         self, chunk_callback: RawCallback, *, strategy: AnyStrategy = _RANDOM
     ) -> None:
         """Call with each chunk, its content encoded; it returns the output's bytes.
+
+        These are a list in the submission's codec, with a result for each operation, else the
+        attempt fails; any bytes, where the codec is `raw`.
 
         Raises what `run_each_chunk` does.
         """
@@ -346,13 +350,15 @@ class ConsumerClient:
 
         Raises:
             ChunkNotFoundError: this consumer never held it.
+            EncodingError: the output is not in the submission's codec, or has not a result for each
+                operation; nothing is stored, and the chunk is still in hand.
             StoreUnavailableError: the output could not be stored; the chunk was released.
             ConnectionTroubleError: no answer for a minute.
         """
-        output = checked_output(output_content)
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is None:
             return
+        output = checked_output(output_content, reservation)
         operations = reservation.source.operations_in(reservation.chunk_index)
         report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from typing import Final, Literal, get_args
 
 from opsqueue.answers import ErrorChunks
-from opsqueue.chunk import OperationError
+from opsqueue.chunk import OperationError, Source
 from opsqueue.codec import Codec
 from opsqueue.exceptions import (
     EncodingError,
@@ -30,6 +30,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, NewSubmission
 from opsqueue.output import MAGIC, Encoded, OperationFailed, decode_output, errors_of
+from opsqueue.output_check import count_stored_errors
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 from opsqueue.submission import Submission, SubmissionId, SubmissionState
@@ -141,28 +142,40 @@ def store_operations(
     return Stored(chunks_total=chunks_total, operations_total=operations_total)
 
 
-def store_output(store: ObjectStore, prefix: str, chunk_index: int, output: Encoded) -> int:
-    """Store a chunk's output unless there is one; give how many operations failed in what stays.
+def store_output(store: ObjectStore, source: Source, chunk_index: int, output: Encoded) -> int:
+    """Store a chunk's output unless there is one; return how many operations failed in what stays.
 
     Another attempt may have failed at other operations, and the first output stored is the one.
 
     Raises:
-        EncodingError: the one that was there is damaged.
+        EncodingError: the one that was there can't be read, or lacks results.
         StoreUnavailableError: nothing is known; may be repeated.
     """
-    if store.create(output_key(prefix, chunk_index), output.data):
+    if store.create(output_key(source.prefix, chunk_index), output.data):
         return output.operations_failed
-    return failed_in_output(store, prefix, chunk_index)
+    return failed_in_output(store, source, chunk_index)
 
 
-def failed_in_output(store: Readable, prefix: str, chunk_index: int) -> int:
-    """Give how many operations failed in a chunk's stored output.
+def failed_in_output(store: ObjectStore, source: Source, chunk_index: int) -> int:
+    """Return how many operations failed in a chunk's stored output, of which only a part is read.
 
     Raises:
-        EncodingError: it is damaged.
+        EncodingError: it can't be read, or lacks results.
         ObjectNotFoundError, StoreUnavailableError.
     """
-    return len(errors_of(store.get(output_key(prefix, chunk_index))))
+    key = output_key(source.prefix, chunk_index)
+    try:
+        return count_stored_errors(
+            lambda start, size_bytes: store.get_range(key, start, size_bytes),
+            codec=source.codec,
+            operations=source.operations_in(chunk_index),
+        )
+    except EncodingError as exc:
+        message = (
+            f"output {key}, which is stored already and stays, can't be used: {exc}; once it is "
+            "deleted the chunk can be run again"
+        )
+        raise EncodingError(message) from exc
 
 
 def discard_unless_owned(

@@ -7,6 +7,7 @@
     |   +-- InvalidArgumentError            a value out of range, of the wrong form, too large
     |   |   +-- ChunkSizeIsZeroError        chunk_size below 1
     |   +-- EncodingError                   operations or results that the codec can't carry
+    |   |   +-- ChunkTooLargeError          a chunk holds more than may be decoded at once
     |   +-- HandlerError                    an app or handler that can't be served
     |   +-- TooManyMatchingSubmissionsError a look-up finds more than its limit
     |   +-- ChunkNotFoundError              no chunk of this index
@@ -76,6 +77,18 @@ class ChunkSizeIsZeroError(InvalidArgumentError):
 
 class EncodingError(IncorrectUsageError):
     """Operations or results can't be carried by the codec, or bytes are not of it."""
+
+
+class ChunkTooLargeError(EncodingError):
+    """A chunk, or its output, holds more than the reader's limit allows to be decoded."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Keep the limit."""
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"the chunk holds more than the limit of {limit_bytes:,} bytes (max-chunk-bytes) that "
+            "are decoded at once: make chunks smaller, or raise the limit of this program"
+        )
 
 
 class HandlerError(IncorrectUsageError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.invocation import Invoker, frames_from_handler
 from opsqueue.output import Encoded, encode_output
-from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.store import ObjectStore, input_key
 from opsqueue.tracing import Span
 
 if TYPE_CHECKING:
@@ -176,14 +177,15 @@ def _may_have_output(reservation: Reservation) -> bool:
 def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     source, index, token = reservation.source, reservation.chunk_index, reservation.token
     try:
-        if _may_have_output(reservation) and store.exists(output_key(source.prefix, index)):
-            return Done(
-                token=token,
-                operations=source.operations_in(index),
-                operations_failed=failed_in_output(store, source.prefix, index),
-                duration_s=0.0,
-                ran=False,
-            )
+        if _may_have_output(reservation):
+            with suppress(ObjectNotFoundError):
+                return Done(
+                    token=token,
+                    operations=source.operations_in(index),
+                    operations_failed=failed_in_output(store, source, index),
+                    duration_s=0.0,
+                    ran=False,
+                )
         if reservation.input is not None:
             return Fetched(reservation, reservation.input)
         return Fetched(reservation, store.get(input_key(source.prefix, index)))
@@ -273,7 +275,7 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
     token, source = ran.reservation.token, ran.reservation.source
     for attempt in range(1, SAVE_TRIES + 1):
         try:
-            failed = store_output(store, source.prefix, ran.reservation.chunk_index, ran.output)
+            failed = store_output(store, source, ran.reservation.chunk_index, ran.output)
         except StoreUnavailableError as exc:
             if attempt == SAVE_TRIES:
                 return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)

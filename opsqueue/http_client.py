@@ -23,6 +23,7 @@ from opsqueue.bounds import is_host
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
+    EncodingError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -258,6 +259,10 @@ def _invalid(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueEr
     return InvalidArgumentError(problem.detail)
 
 
+def _unreadable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return EncodingError(problem.detail)
+
+
 def _not_found(_problem: ProblemBody, queue: str, submission_id: SubmissionId) -> OpsqueueError:
     return SubmissionNotFoundError(submission_id, queue)
 
@@ -289,6 +294,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.INVALID_ARGUMENT: _invalid,
     ProblemType.TOO_LARGE: _invalid,
     ProblemType.PREFIX_TAKEN: _invalid,
+    ProblemType.OUTPUT_REFUSED: _unreadable,
     ProblemType.SUBMISSION_NOT_FOUND: _not_found,
     ProblemType.SUBMISSION_ENDED: _ended,
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,

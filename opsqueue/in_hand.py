@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from opsqueue import spans
-from opsqueue.chunk import Dropped, Lost, Reservation, Token
+from opsqueue.chunk import ChunkFailure, Dropped, Lost, Reservation, Token
 from opsqueue.chunk_api import ChunkApi
 from opsqueue.exceptions import (
     ChunkNotFoundError,
     ConnectionTroubleError,
+    EncodingError,
     InvalidArgumentError,
     OpsqueueError,
 )
@@ -182,7 +183,7 @@ class InHand:
     def settle(
         self, reservation: Reservation, report: Report, *, within_s: float | None = None
     ) -> None:
-        """Send a report until it is answered."""
+        """Send a report until it is answered; an output that is refused fails the attempt."""
         token = reservation.token
         failure = report.failure if isinstance(report, Failed) else None
 
@@ -200,7 +201,14 @@ class InHand:
             return limit_s is not None and seconds > limit_s
 
         with spans.settle(self._queue, self._worker, reservation, failure):
-            outcome = self._until_answered(send, is_over=is_over)
+            try:
+                outcome = self._until_answered(send, is_over=is_over)
+            except EncodingError as exc:
+                if not isinstance(report, Done):
+                    raise
+                # The API can't use what is stored: nor could it after another attempt to report.
+                report = Failed(token=token, failure=ChunkFailure.of(exc))
+                outcome = self._until_answered(send, is_over=is_over)
         self.let_go(reservation)
         _log(reservation, report, outcome)
 

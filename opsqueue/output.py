@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from opsqueue.chunk import OperationError, encodable
-from opsqueue.codec import RAW, Codec
+from opsqueue.codec import MAX_CHUNK_BYTES, RAW, Codec
 from opsqueue.exceptions import EncodingError, OpsqueueInternalError
 
 MAGIC: Final = b"\xc1OQERR\x01\n"
@@ -140,25 +140,42 @@ def _value(result: object, index: int, *, collects: bool) -> object:
     return OperationError(type="EncodingError", message=message)
 
 
-def decode_output(data: bytes, codec: Codec) -> list[object]:
-    """Give the results of a chunk's operations, an OperationError for each that failed.
+def decode_output(
+    data: bytes,
+    codec: Codec,
+    *,
+    operations: int | None = None,
+    limit_bytes: int = MAX_CHUNK_BYTES,
+) -> list[object]:
+    """Return the results of a chunk's operations, an OperationError for each that failed.
+
+    Args:
+        data: the output.
+        codec: of the submission.
+        operations: how many the chunk has; checked before the results are built where the codec
+            declares their number. None: unknown. Ignored for raw outputs.
+        limit_bytes: of the results before compression.
 
     Raises:
-        EncodingError: the bytes are damaged, or were written by another codec.
+        ChunkTooLargeError: there are more bytes of results than `limit_bytes`.
+        EncodingError: the bytes are damaged, were written by another codec, or are the output of a
+            chunk of another length.
     """
     # A raw output may begin with anything.
-    if codec.name == RAW.name or not data.startswith(MAGIC):
-        return codec.decode(data)
-    operations, errors, encoded = _opened(data)
-    results = codec.decode(encoded)
-    if len(results) + len(errors) != operations:
+    if codec.plain_name == RAW.name:
+        return codec.decode(data, limit_bytes=limit_bytes)
+    if not data.startswith(MAGIC):
+        return codec.decode(data, operations=operations, limit_bytes=limit_bytes)
+    recorded, errors, encoded = _opened(data)
+    if operations is not None and recorded != operations:
         message = (
-            f"an output of {operations:,} operations has {len(results):,} results and "
-            f"{len(errors):,} errors: it is damaged"
+            f"the output is of {recorded:,} operations, the chunk has {operations:,}: it is of "
+            "another chunk"
         )
         raise EncodingError(message)
+    results = codec.decode(encoded, operations=recorded - len(errors), limit_bytes=limit_bytes)
     following = iter(results)
-    return [errors[i] if i in errors else next(following) for i in range(operations)]
+    return [errors[i] if i in errors else next(following) for i in range(recorded)]
 
 
 def errors_of(data: bytes) -> Mapping[int, OperationError]:
@@ -168,6 +185,22 @@ def errors_of(data: bytes) -> Mapping[int, OperationError]:
         EncodingError: the bytes are damaged.
     """
     return _opened(data)[1] if data.startswith(MAGIC) else _NO_ERRORS
+
+
+def envelope_end(head: bytes) -> int:
+    """Return where the errors end and the codec's list begins, given how an envelope begins."""
+    begin = len(MAGIC) + _LENGTH_BYTES
+    return begin + int.from_bytes(head[len(MAGIC) : begin], "big")
+
+
+def count_envelope(data: bytes) -> tuple[int, int]:
+    """Return how many operations an envelope is of, and how many of them failed.
+
+    Raises:
+        EncodingError: the bytes are damaged.
+    """
+    operations, errors, _ = _opened(data)
+    return operations, len(errors)
 
 
 def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError]) -> bytes:
@@ -191,10 +224,9 @@ def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError
 
 def _opened(data: bytes) -> tuple[int, Mapping[int, OperationError], bytes]:
     """Take an envelope apart: operations, errors, the codec's list."""
-    begin = len(MAGIC) + _LENGTH_BYTES
-    end = begin + int.from_bytes(data[len(MAGIC) : begin], "big")
+    end = envelope_end(data)
     try:
-        operations, tracebacks, rows = _DECODER.decode(data[begin:end])
+        operations, tracebacks, rows = _DECODER.decode(data[len(MAGIC) + _LENGTH_BYTES : end])
         errors = {
             index: OperationError(type=type_, message=message, traceback=tracebacks[number])
             for index, type_, message, number in rows

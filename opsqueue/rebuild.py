@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from opsqueue.chunk import Finished, OperationError
-from opsqueue.codec import Codec, open_codec
+from opsqueue.chunk import Finished
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
 from opsqueue.keys import check_queue_name
 from opsqueue.manifest import read_manifest
 from opsqueue.new_submission import NewSubmission
-from opsqueue.output import decode_output, errors_of
+from opsqueue.output_check import count_errors
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.store.parallel import get_many
@@ -97,7 +96,8 @@ def rebuild(
 def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:
     """Find out which chunks of a submission are done; reads each of their outputs.
 
-    Whether an output is whole is seen where its codec is one of ours, but for pickle.
+    Whether an output is whole, with a result or an error for each operation, is seen where its
+    codec is one of ours, but for pickle.
 
     Takes memory for three bits a chunk, and for MAX_REDO chunks.
 
@@ -114,12 +114,11 @@ def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:
         _clear(done, index)
     chunks_done = operations_failed = 0
     last_error = -1
-    codec = _codec_of(new)
     keys = (output_key(new.prefix, index) for index in _indexes(done))
     for index, data in zip(_indexes(done), get_many(store, keys), strict=True):
         chunks_done += 1
         try:
-            failed = _failed_in(data, codec)
+            failed = count_errors(data, codec=new.codec, operations=_operations_in(new, index))
         except EncodingError as exc:
             name = output_key(new.prefix, index)
             message = f"{name} is damaged ({exc}): delete it, and its chunk runs again"
@@ -143,17 +142,10 @@ def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:
     )
 
 
-def _failed_in(data: bytes, codec: Codec | None) -> int:
-    if codec is None:
-        return len(errors_of(data))
-    return sum(isinstance(result, OperationError) for result in decode_output(data, codec))
-
-
-def _codec_of(new: NewSubmission) -> Codec | None:
-    try:
-        return open_codec(new.codec)
-    except InvalidArgumentError:  # pickle, which may run anything, or one of the user's
-        return None
+def _operations_in(new: NewSubmission, index: int) -> int:
+    if index < new.chunks_total - 1:
+        return new.chunk_size
+    return new.operations - (new.chunks_total - 1) * new.chunk_size
 
 
 def _is_queue_name(name: str) -> bool:

@@ -51,6 +51,7 @@ class ProblemType(StrEnum):
     NOT_JSON = "urn:opsqueue:problem:not-json"
     INPUT_GONE = "urn:opsqueue:problem:input-gone"
     CHUNK_LOST = "urn:opsqueue:problem:chunk-lost"
+    OUTPUT_REFUSED = "urn:opsqueue:problem:output-refused"
     NOT_CONFIRMED = "urn:opsqueue:problem:not-confirmed"
     UNAVAILABLE = "urn:opsqueue:problem:unavailable"
     INTERNAL = "urn:opsqueue:problem:internal"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -21,6 +20,10 @@ from opsqueue_api.settings import Limits
 
 Body = TypeVar("Body")
 _DECODER: Final = msgspec.json.Decoder(InsertBody)
+_MORE: Final = (
+    "make several submissions, or use the ProducerClient or `opsqueue submit`, which upload any "
+    "number of operations"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +72,18 @@ def read_body(
             f"content-type: {media_type}{', as `curl --json` does' if 'json' in media_type else ''}"
         )
         raise ProblemError(Problem(ProblemType.MEDIA_TYPE, detail))
-    packed = is_gzip(req)
+    packed = _is_gzip(req)
     length = req.content_length
     if length is not None and length > limit_bytes:
         raise _body_too_large(limit_bytes)
-    data = read_part(_stream_of(req), limit_bytes + 1, seen_bytes=0)
+    data = _read_part(_stream_of(req), limit_bytes + 1)
     if len(data) > limit_bytes:
         raise _body_too_large(limit_bytes)
-    check_end(req, seen_bytes=len(data))
+    _check_end(req, len(data))
     return _unpacked(data, limit_bytes) if packed else data
 
 
-def is_gzip(req: falcon.Request) -> bool:
+def _is_gzip(req: falcon.Request) -> bool:
     """Tell how the body is encoded.
 
     Raises:
@@ -94,33 +97,15 @@ def is_gzip(req: falcon.Request) -> bool:
     return encoding != "identity"
 
 
-def sent_parts(req: falcon.Request, *, part_bytes: int) -> Iterator[bytes]:
-    """Yield a body as it was sent.
-
-    Raises:
-        ProblemError: it breaks off.
-    """
-    stream, seen_bytes = _stream_of(req), 0
-    while part := read_part(stream, part_bytes, seen_bytes=seen_bytes):
-        seen_bytes += len(part)
-        yield part
-    check_end(req, seen_bytes=seen_bytes)
-
-
-def read_part(stream: ReadableIO, size_bytes: int, *, seen_bytes: int) -> bytes:
-    """Read the next bytes of a body.
-
-    Raises:
-        ProblemError: its framing is broken, or the connection is.
-    """
+def _read_part(stream: ReadableIO, size_bytes: int) -> bytes:
     try:
         return bytes(stream.read(size_bytes))
     # Every server has errors of its own for that; gunicorn's for a chunk's size is no OSError.
     except Exception as exc:
-        raise _broken_off(seen_bytes, f" ({type(exc).__name__})") from exc
+        raise _broken_off(0, f" ({type(exc).__name__})") from exc
 
 
-def check_end(req: falcon.Request, *, seen_bytes: int) -> None:
+def _check_end(req: falcon.Request, seen_bytes: int) -> None:
     """Refuse a body that is shorter than announced, which may look whole and not be."""
     length = req.content_length
     if length is not None and seen_bytes < length:
@@ -158,6 +143,9 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
         raise invalid(message) from exc
     except msgspec.DecodeError as exc:
         where = "" if "(byte" in str(exc) else f" (at its end, byte {len(data)})"
+        # msgspec takes a lone surrogate in a string for the end of the data.
+        if b"\\ud" in data.lower():
+            where += ", or has a lone surrogate, which is no character"
         message = f"{exc}{where}"
         raise _malformed(message) from exc
     except UnicodeDecodeError as exc:
@@ -198,20 +186,30 @@ def _contents(body: InsertBody, limits: Limits) -> Contents:
     operations: list[Any] = (
         [] if isinstance(body.operations, msgspec.UnsetType) else body.operations
     )
-    if len(operations) > limits.operations:
+    chunks_total = check_number(len(operations), chunk_size=body.chunk_size, limits=limits)
+    return Contents(operations, chunks_total)
+
+
+def check_number(operations: int, *, chunk_size: int, limits: Limits) -> int:
+    """Return how many chunks operations of one body are cut into.
+
+    Raises:
+        ProblemError: these or those are too many.
+    """
+    if operations > limits.operations:
         message = (
-            f"{len(operations):,} operations, the limit is {limits.operations:,} in one body: "
-            "use the ProducerClient, which uploads any number, or upload chunks yourself"
+            f"{operations:,} operations, the limit (max-operations) is {limits.operations:,} in "
+            f"one body: {_MORE}"
         )
         raise too_large(message)
-    chunks_total = -(-len(operations) // body.chunk_size)
+    chunks_total = -(-operations // chunk_size)
     if chunks_total > limits.body_chunks:
         message = (
-            f"{chunks_total:,} chunks, the limit is {limits.body_chunks:,} cut from one body: "
-            "raise chunk_size, or use the ProducerClient, which uploads any number"
+            f"{chunks_total:,} chunks, the limit (max-body-chunks) is {limits.body_chunks:,} cut "
+            f"from one body: raise chunk_size, {_MORE}"
         )
         raise too_large(message)
-    return Contents(operations, chunks_total)
+    return chunks_total
 
 
 def _uploaded(body: InsertBody, limits: Limits) -> Uploaded:
@@ -244,8 +242,9 @@ def _broken_off(seen_bytes: int, how: str) -> ProblemError:
 
 def _body_too_large(limit_bytes: int) -> ProblemError:
     return too_large(
-        f"the body is larger than the limit of {limit_bytes:,} bytes: use the ProducerClient, "
-        "which uploads any number of operations, or upload chunks yourself and give their prefix"
+        f"the body is larger than the limit (max-body-bytes) of {limit_bytes:,} bytes, which also "
+        "holds for what comes out of gzip: report fewer chunks at a time; for more operations "
+        f"{_MORE}"
     )
 
 

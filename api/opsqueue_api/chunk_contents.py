@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import falcon
 import msgspec
@@ -11,10 +12,12 @@ import msgspec
 from opsqueue.chunk import Reservation, Token
 from opsqueue.chunk_wire import DoneBody
 from opsqueue.codec import Codec, open_codec
+from opsqueue.contents import failed_in_output, store_output
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
 from opsqueue.inline import reader_of
-from opsqueue.output import Encoded, encode_output, errors_of
-from opsqueue.store import ObjectStore, Readable, input_key, output_key
+from opsqueue.output import Encoded, encode_output
+from opsqueue.output_check import count_errors
+from opsqueue.store import ObjectStore, Readable, input_key
 from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
@@ -25,6 +28,9 @@ from opsqueue_api.settings import Limits
 
 _INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"
+
+MAX_DECODED_BYTES: Final = 32 * 1024 * 1024
+"""Of an output that is sent, before compression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class ChunkOutput:
         Parameter("token", {"type": "string"}, "Of the reservation.", is_required=True),
         body=(Content(None, _BYTES, "Encoded results."),),
         answers={204: None},
-        problems=(ProblemType.CHUNK_LOST,),
+        problems=(ProblemType.CHUNK_LOST, ProblemType.OUTPUT_REFUSED),
     )
     def on_put(
         self,
@@ -87,7 +93,7 @@ class ChunkOutput:
         submission_id: str,
         index: str,
     ) -> None:
-        """Store encoded bytes, unless there is an output; `?token=` is the right to do so."""
+        """Store an output in the submission's codec, unless there is one; `?token=` allows it."""
         token = Token(req.get_param("token") or "")
         data = read_body(req, limit_bytes=self.limits.body_bytes, media_type=_BYTES)
         chunk = self.queue_of(queue).get_reservations([token]).get(token)
@@ -98,7 +104,7 @@ class ChunkOutput:
                 "ended, and others have the chunk or had it done"
             )
             raise ProblemError(Problem(ProblemType.CHUNK_LOST, detail))
-        self.store.create(output_key(chunk.source.prefix, chunk.chunk_index), data)
+        stored_output(self.store, chunk, sent_bytes(data, chunk))
         resp.status = falcon.HTTP_204
 
 
@@ -125,34 +131,87 @@ def operations_of(codec: str, data: bytes) -> msgspec.Raw:
         raise _not_json(message) from exc
 
 
-def output_of(done: DoneBody, chunk: Reservation) -> Encoded:
-    """Give what is to be stored of what a consumer reports, encoded.
+def sent_output(done: DoneBody, chunk: Reservation) -> Encoded:
+    """Return what is to be stored of what a consumer reports: encoded, readable and complete.
 
     Raises:
-        ProblemError: results that are not one for each operation, or that can't be encoded.
+        ProblemError: there is not a result or an error for each operation, or not in the
+            submission's codec.
     """
     match done.results, done.output:
         case msgspec.UNSET, bytes() as output:
-            return Encoded(output, len(errors_of(output)))
+            return sent_bytes(output, chunk)
         case list() as results, msgspec.UNSET:
             return _encoded(results, chunk)
     message = f"chunk {chunk}: give results or output, not both"
-    raise invalid(message)
+    raise ProblemError(Problem(ProblemType.INVALID_ARGUMENT, message, {"token": chunk.token}))
+
+
+def sent_bytes(data: bytes, chunk: Reservation) -> Encoded:
+    """Return an output that a consumer has encoded, having decoded and counted it.
+
+    Raises:
+        ProblemError: it can't be read, or lacks results.
+    """
+    source = chunk.source
+    operations = source.operations_in(chunk.chunk_index)
+    try:
+        failed = count_errors(
+            data, codec=source.codec, operations=operations, limit_bytes=MAX_DECODED_BYTES
+        )
+        return Encoded(data, failed)
+    except EncodingError as exc:
+        raise _refused(chunk, f"its output can't be used: {exc}") from exc
+
+
+def stored_failures(store: ObjectStore, chunk: Reservation) -> int:
+    """Return how many operations failed in an output that a consumer has stored before.
+
+    Raises:
+        ProblemError: there is none, or it can't be read, or it lacks results.
+    """
+    try:
+        return failed_in_output(store, chunk.source, chunk.chunk_index)
+    except ObjectNotFoundError as exc:
+        message = (
+            "it has no output: give results, a value for each operation, or output, or store it "
+            "before the report"
+        )
+        raise _refused(chunk, message) from exc
+    except EncodingError as exc:
+        raise _refused(chunk, str(exc)) from exc
+
+
+def stored_output(store: ObjectStore, chunk: Reservation, output: Encoded) -> int:
+    """Store an output unless there is one; return how many operations failed in what stays.
+
+    Raises:
+        ProblemError: there is one, and it can't be used.
+    """
+    try:
+        return store_output(store, chunk.source, chunk.chunk_index, output)
+    except EncodingError as exc:
+        raise _refused(chunk, str(exc)) from exc
 
 
 def _encoded(results: list[object], chunk: Reservation) -> Encoded:
     expected = chunk.source.operations_in(chunk.chunk_index)
     if len(results) != expected:
         message = (
-            f"chunk {chunk}: {len(results):,} results for {expected:,} operations: give one "
-            "for each, in their order"
+            f"{len(results):,} results for {expected:,} operations: give one for each, in their "
+            "order"
         )
-        raise invalid(message)
+        raise _refused(chunk, message)
     try:
         return encode_output(results, _codec_of(chunk.source.codec))
     except EncodingError as exc:
         message = f"chunk {chunk}: {exc}"
-        raise _not_json(message) from exc
+        raise ProblemError(Problem(ProblemType.NOT_JSON, message, {"token": chunk.token})) from exc
+
+
+def _refused(chunk: Reservation, why: str) -> ProblemError:
+    detail = f"chunk {chunk}: {why}; nothing is reported, and the chunk is still reserved"
+    return ProblemError(Problem(ProblemType.OUTPUT_REFUSED, detail, {"token": chunk.token}))
 
 
 def _codec_of(name: str) -> Codec:

@@ -86,37 +86,9 @@ def decompressed(data: bytes, *, limit_bytes: int) -> bytes:
             message = "it has no end"
             raise ValueError(message)
         if decompressor.unused_data:
-            message = "something stands behind its end"
+            message = "a second member or something else stands behind its end"
             raise ValueError(message)
     return found
-
-
-def decompressed_parts(parts: Iterable[bytes], *, part_bytes: int) -> Iterator[bytes]:
-    """Decompress as it comes, in parts of at most so many bytes.
-
-    Raises:
-        ValueError: as `decompressed`.
-    """
-    decompressor = zlib.decompressobj(wbits=_GZIP)
-    for part in parts:
-        rest = part
-        while rest:
-            if decompressor.eof:
-                message = "something stands behind its end"
-                raise ValueError(message)
-            try:
-                data = decompressor.decompress(rest, part_bytes)
-            except zlib.error as exc:
-                raise ValueError(str(exc)) from exc
-            if data:
-                yield data
-            rest = decompressor.unconsumed_tail or decompressor.unused_data
-    # What fitted exactly may have left something inside.
-    while data := decompressor.decompress(decompressor.unconsumed_tail, part_bytes):
-        yield data
-    if not decompressor.eof:
-        message = "it has no end"
-        raise ValueError(message)
 
 
 def accepts_gzip(header: str) -> bool:

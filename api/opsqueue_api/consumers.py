@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -17,6 +18,7 @@ from opsqueue.chunk_wire import (
     AliveBody,
     ChunkBody,
     CompleteBody,
+    DoneBody,
     FailBody,
     HeartbeatBody,
     OutcomesBody,
@@ -24,17 +26,24 @@ from opsqueue.chunk_wire import (
     ReserveBody,
     ReservedBody,
 )
-from opsqueue.contents import store_output
-from opsqueue.exceptions import OpsqueueError
+from opsqueue.exceptions import OpsqueueError, SubmissionNotFoundError
 from opsqueue.output import Encoded
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.strategy import read_strategy
+from opsqueue.submission import SubmissionState
 from opsqueue.wire import ProblemType
 from opsqueue_api.auth import Need
 from opsqueue_api.body import decode, read_body
-from opsqueue_api.chunk_contents import ChunkInput, ChunkOutput, operations_of, output_of
+from opsqueue_api.chunk_contents import (
+    ChunkInput,
+    ChunkOutput,
+    operations_of,
+    sent_output,
+    stored_failures,
+    stored_output,
+)
 from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.parameters import write
@@ -114,33 +123,67 @@ class CompleteChunks:
     @operation(
         body=(Content(CompleteBody),),
         answers=OutcomesBody,
-        problems=(ProblemType.RESULTS_NOT_JSON,),
+        problems=(ProblemType.OUTPUT_REFUSED, ProblemType.NOT_JSON, ProblemType.INVALID_ARGUMENT),
     )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Store the outputs that come along, unless there are some, then count the chunks."""
+        """Store the outputs that come along, unless there are some, then count the chunks.
+
+        Each chunk needs an output that can be read, with a result or an error for each operation:
+        `results` or `output` here, or an object that is stored already. Where one has none the
+        whole request is refused, and all of its chunks stay reserved.
+        """
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _COMPLETE)
         tokens = [Token(done.token) for done in body.chunks]
-        failed = {Token(done.token): done.operations_failed for done in body.chunks}
-        failed |= self._store_outputs(on, body)
+        failed = self._store_outputs(on, body)
         outcomes = on.complete_chunks(tokens, operations_failed=failed)
         write(resp, OutcomesBody.of(tokens, outcomes))
 
     def _store_outputs(self, on: Queue, body: CompleteBody) -> dict[Token, int]:
-        """Store what comes along; give how many operations failed, as it is stored."""
-        carrying = {Token(done.token): done for done in body.chunks if done.has_contents}
-        if not carrying:
-            return {}
+        """Store what comes along; return how many operations failed, as it is stored."""
         # By what the token holds, not by what the consumer says of it. A chunk that is lost is not
-        # stored either: it is somebody else's.
-        held = on.get_reservations(list(carrying))
-        outputs = [(chunk, output_of(carrying[token], chunk)) for token, chunk in held.items()]
-        with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, max(1, len(outputs)))) as pool:
-            counts = pool.map(lambda one: self._store_output(*one), outputs)
-            return {chunk.token: count for (chunk, _), count in zip(outputs, counts, strict=True)}
+        # looked at: it is somebody else's. Of two reports of one chunk the first counts.
+        held = on.get_reservations([Token(done.token) for done in body.chunks])
+        reports: dict[str, tuple[Reservation, DoneBody]] = {}
+        for done in body.chunks:
+            chunk = held.get(Token(done.token))
+            if chunk is not None:
+                reports.setdefault(str(chunk), (chunk, done))
+        if not reports:
+            return {}
+        chunks = [chunk for chunk, _ in reports.values()]
+        with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, len(reports))) as pool:
+            # All are checked before one is stored, and all are stored before one is reported.
+            outputs = list(pool.map(lambda one: self._checked(on, *one), reports.values()))
+            counts = pool.map(partial(self._stored, on), chunks, outputs)
+            return {chunk.token: count for chunk, count in zip(chunks, counts, strict=True)}
 
-    def _store_output(self, chunk: Reservation, output: Encoded) -> int:
-        return store_output(self.store, chunk.source.prefix, chunk.chunk_index, output)
+    def _checked(self, on: Queue, chunk: Reservation, done: DoneBody) -> Encoded | int:
+        """Return the output that comes along, or how many operations failed in the stored one."""
+        with _unless_ended(on, chunk):
+            if done.has_contents:
+                return sent_output(done, chunk)
+            return stored_failures(self.store, chunk)
+        return 0
+
+    def _stored(self, on: Queue, chunk: Reservation, output: Encoded | int) -> int:
+        if isinstance(output, int):
+            return output
+        with _unless_ended(on, chunk):
+            return stored_output(self.store, chunk, output)
+        return 0
+
+
+@contextmanager
+def _unless_ended(on: Queue, chunk: Reservation) -> Iterator[None]:
+    """Refuse nothing of a submission that has ended: its chunks are dropped, whatever is sent."""
+    try:
+        yield
+    except ProblemError:
+        with suppress(SubmissionNotFoundError):
+            submission = on.get_submission(chunk.source.submission_id)
+            if submission.state is SubmissionState.IN_PROGRESS:
+                raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
-"""A submission as NDJSON: a line an operation, of any number, read, cut and stored as they come.
+"""A submission as NDJSON: a line an operation, within the limits that a JSON body has.
 
-What a JSON body says beside its operations stands in the query. Memory is that for a few chunks,
-whatever the body's size; so a line and a chunk are bounded, the body is not.
+What a JSON body says beside its operations stands in the query. The body is read whole, and its
+operations are counted, before one is stored; they are decoded as they are stored, a chunk at a
+time, and so take less memory than those of a JSON body.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -14,21 +16,16 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import ChunkSizeIsZeroError
+from opsqueue.json_lines import JsonLineError, is_blank, values_of
 from opsqueue.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
 from opsqueue.submission_wire import MAX_WAIT_MS, BackoffBody, InsertBody
 from opsqueue.wire import ProblemType
-from opsqueue_api.body import is_gzip, sent_parts
-from opsqueue_api.compression import decompressed_parts
+from opsqueue_api.body import check_number, read_body
 from opsqueue_api.operation import META, NDJSON, Parameter, integer_parameter
 from opsqueue_api.parameters import integer, optional_integer, pairs_of
-from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
+from opsqueue_api.problem import Problem, ProblemError, invalid
 from opsqueue_api.settings import Limits
 
-CHUNKS_AT_ONCE: Final = 4
-"""In memory, each of at most `Limits.body_bytes` as text."""
-
-_READ_BYTES: Final = 64 * 1024
-_DECODER: Final = msgspec.json.Decoder()
 _NUMBER: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
 _INT64_MAX: Final = 2**63 - 1
 _SHARE: Final = {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14}|0\\.[0-9]{1,15})$"}
@@ -97,71 +94,25 @@ def body_of_query(req: falcon.Request) -> InsertBody:
         raise invalid(str(exc)) from exc
 
 
-def operations_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterator[Any]:
-    """Yield the operations, a line each; empty lines are none.
+def lines_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterator[Any]:
+    """Read a body, and return its operations, a line each, which are decoded one by one.
 
     Raises:
-        ProblemError: a line is no JSON, a line, a chunk or their number is too large, or the body
-            breaks off.
+        ProblemError: the body breaks off, or passes a limit that a JSON body has, too. While it is
+            iterated: a line is no JSON.
     """
-    chunk_bytes = in_chunk = 0
-    chunks_total = 1
-    for number, line in enumerate(_lines(req, limits.line_bytes), 1):
-        if not line.strip():
-            continue
-        if in_chunk == chunk_size:
-            chunk_bytes = in_chunk = 0
-            chunks_total += 1
-        if chunks_total > limits.chunks:
-            message = (
-                f"line {number:,}: more than {limits.chunks:,} chunks, which is the limit: raise "
-                "chunk_size, or make several submissions"
-            )
-            raise too_large(message)
-        in_chunk += 1
-        chunk_bytes += len(line)
-        if chunk_bytes > limits.body_bytes:
-            message = (
-                f"line {number:,}: a chunk of {in_chunk:,} operations has {chunk_bytes:,} bytes, "
-                f"the limit is {limits.body_bytes:,}: lower chunk_size"
-            )
-            raise too_large(message)
-        try:
-            yield _DECODER.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            why = f"line {number:,} is no JSON ({exc}); nothing is inserted"
-            raise ProblemError(Problem(ProblemType.MALFORMED_JSON, why, {"line": number})) from exc
+    data = read_body(req, limit_bytes=limits.body_bytes, media_type=NDJSON)
+    # Counted before one is stored. No list of lines: 16 MiB can have as many millions of them.
+    lines = enumerate(io.BytesIO(data), 1)
+    operations = sum(not is_blank(line, number) for number, line in lines)
+    check_number(operations, chunk_size=chunk_size, limits=limits)
+    return _values_of(data)
 
 
-def _lines(req: falcon.Request, limit_bytes: int) -> Iterator[bytes]:
-    rest = b""
-    number = 1
-    for part in _parts(req):
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            _check_line(line, number, limit_bytes)
-            yield line
-            number += 1
-        _check_line(rest, number, limit_bytes)
-    yield rest
-
-
-def _check_line(line: bytes, number: int, limit_bytes: int) -> None:
-    if len(line) > limit_bytes:
-        message = (
-            f"line {number:,} is longer than the limit of {limit_bytes:,} bytes: put large things "
-            "into the object store, and where they are into the operation"
-        )
-        raise too_large(message)
-
-
-def _parts(req: falcon.Request) -> Iterator[bytes]:
-    parts = sent_parts(req, part_bytes=_READ_BYTES)
-    if not is_gzip(req):
-        yield from parts
-        return
+def _values_of(data: bytes) -> Iterator[Any]:
     try:
-        yield from decompressed_parts(parts, part_bytes=_READ_BYTES)
-    except ValueError as exc:
-        problem = Problem(ProblemType.MALFORMED_GZIP, f"the body is no gzip: {exc}")
-        raise ProblemError(problem) from exc
+        yield from values_of(io.BytesIO(data))
+    except JsonLineError as exc:
+        fields = {"line": exc.line, "column": exc.column}
+        why = f"the body is no NDJSON: {exc}; nothing is inserted"
+        raise ProblemError(Problem(ProblemType.MALFORMED_JSON, why, fields)) from exc

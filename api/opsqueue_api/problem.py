@@ -62,6 +62,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.NOT_JSON: (422, "No JSON form"),
     ProblemType.INPUT_GONE: (410, "Input is gone"),
     ProblemType.CHUNK_LOST: (409, "Chunk is lost"),
+    ProblemType.OUTPUT_REFUSED: (422, "Output is refused"),
     ProblemType.NOT_CONFIRMED: (503, "Inserted, but not confirmed yet"),
     ProblemType.UNAVAILABLE: (503, "Unavailable"),
     ProblemType.INTERNAL: (500, "Internal error"),

@@ -128,7 +128,10 @@ def _lines_by_chunk(
             contents, submission, codec=codec, errors=errors, chunk_indexes=indexes
         )
         for results in chunks:
-            yield b"".join(result_line(result, tells_apart=tells_apart) for result in results)
+            yield b"".join(
+                result_line(result, tells_apart=tells_apart, has_null_for_nan=True)
+                for result in results
+            )
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.
             yield b""

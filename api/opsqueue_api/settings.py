@@ -25,18 +25,16 @@ class Limits:
     """What one request may ask for; more is refused with the limit's name.
 
     Args:
-        body_bytes: of a request, and of a chunk of NDJSON. Decoded it can take twenty times as
-            much memory.
-        line_bytes: of NDJSON, whose body may have any size.
+        body_bytes: of a request, also of what comes out of gzip. Decoded it can take twenty times
+            as much memory.
         operations: in a body.
         body_chunks: cut from a body, each being an upload while the client waits.
-        chunks: of a submission that is uploaded already or NDJSON; a bit of Redis's memory each.
+        chunks: of a submission that is uploaded already; a bit of Redis's memory each.
         metadata_bytes: of the opaque metadata, decoded.
         inline_bytes: of a submission's encoded chunks that go into Redis, not into the store.
     """
 
     body_bytes: int = 16 * 1024 * 1024
-    line_bytes: int = 4 * 1024 * 1024
     operations: int = 1_000_000
     body_chunks: int = 10_000
     chunks: int = 100_000_000

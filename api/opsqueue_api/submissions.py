@@ -18,7 +18,7 @@ from opsqueue.new_submission import NewSubmission, fits_inline
 from opsqueue.queue import Queue
 from opsqueue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore, input_key
-from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
+from opsqueue.store.parallel import create_many
 from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
 from opsqueue.submission_wire import IdsBody, InsertBody, PatchBody, SubmissionBody, SubmissionsBody
@@ -34,11 +34,10 @@ from opsqueue_api.body import (
 )
 from opsqueue_api.long_polls import MAX_WAIT_S, LongPolls
 from opsqueue_api.ndjson import (
-    CHUNKS_AT_ONCE,
     NDJSON_PARAMETERS,
     body_of_query,
     is_ndjson,
-    operations_of,
+    lines_of,
 )
 from opsqueue_api.operation import (
     ID_SCHEMA,
@@ -91,7 +90,12 @@ class Submissions:
         *NDJSON_PARAMETERS,
         body=(
             Content(InsertBody),
-            Content(None, NDJSON, "Operations, a line each; the other fields stand in the query."),
+            Content(
+                None,
+                NDJSON,
+                "Operations, a line each, as many as a JSON body may have; the other fields "
+                "stand in the query.",
+            ),
         ),
         answers={
             201: Content(SubmissionBody, about="Inserted."),
@@ -105,8 +109,8 @@ class Submissions:
         key = idempotency_key(req)
         if is_ndjson(req):
             body = traced(body_of_query(req), req)
-            operations = operations_of(req, chunk_size=body.chunk_size, limits=self._limits)
-            inserted = self._store_and_insert(on, body, operations, key, at_once=CHUNKS_AT_ONCE)
+            operations = lines_of(req, chunk_size=body.chunk_size, limits=self._limits)
+            inserted = self._store_and_insert(on, body, operations, key)
             self._answer(resp, on, inserted)
             return
         if req.params:
@@ -141,8 +145,6 @@ class Submissions:
         body: InsertBody,
         operations: Iterable[Any],
         key: str,
-        *,
-        at_once: int = DEFAULT_AT_ONCE,
     ) -> Inserted:
         # Made before anything is stored: it checks every value of the body but their number.
         unsized = body.to_new_submission(
@@ -155,7 +157,6 @@ class Submissions:
             chunk_size=unsized.chunk_size,
             codec=self._codec,
             inline_bytes=self._limits.inline_bytes,
-            at_once=at_once,
         )
         new = replace(
             unsized,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, NoReturn
+from typing import IO, Any, BinaryIO, Final
 
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.json_lines import MAX_LINE_BYTES, JsonLineError, values_of
 
 STANDARD: Final = Path("-")
-_BOM: Final = b"\xef\xbb\xbf"
-_SHOWN_CHARACTERS: Final = 60
 
 
 @contextmanager
@@ -37,50 +35,27 @@ def opened(file: Path) -> Iterator[BinaryIO]:
 
 
 def operations_of(stream: BinaryIO, file: Path) -> Iterator[Any]:
-    """Yield the value of each line, with memory for one.
+    """Yield the value of each line, with memory for one; see `json_lines`.
 
     Raises:
-        InvalidArgumentError: a line is no JSON, or empty; names file, line and column.
+        InvalidArgumentError: a line is no JSON; names file, line and column.
     """
     name = "standard input" if file == STANDARD else str(file)
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    for number, raw in enumerate(_lines_of(stream, name), start=1):
-        line = raw.removeprefix(_BOM) if number == 1 else raw
-        try:
-            text = line.decode().strip(" \t\r\n")
-            if not text:
-                _refuse(name, number, 1, "the line is empty; each is one JSON value", text)
-            yield decoder.decode(text)
-        except UnicodeDecodeError as exc:
-            _refuse(name, number, exc.start + 1, "this byte is no UTF-8", "")
-        except json.JSONDecodeError as exc:
-            _refuse(name, number, _column(line, exc.pos), exc.msg, text)
-        except (ValueError, RecursionError) as exc:
-            _refuse(name, number, 1, str(exc), text)
-
-
-def _column(line: bytes, position: int) -> int:
-    """Count the white space in front, which was stripped before parsing."""
-    return len(line) - len(line.lstrip(b" \t\r\n")) + position + 1
+    try:
+        yield from values_of(_lines_of(stream, name))
+    except JsonLineError as exc:
+        message = f"{name}, {exc}; nothing was handed in"
+        raise InvalidArgumentError(f"{message}\n  {exc.text}" if exc.text else message) from None
 
 
 def _lines_of(stream: BinaryIO, name: str) -> Iterator[bytes]:
     try:
-        yield from stream
+        # One byte more than a line may have, and its end: a longer one is not read to its end.
+        while line := stream.readline(MAX_LINE_BYTES + 2):
+            yield line
     except OSError as exc:
         message = f"can't read {name}: {exc.strerror or exc}; nothing was handed in"
         raise InvalidArgumentError(message) from exc
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    message = f"{name} is no JSON"
-    raise ValueError(message)
-
-
-def _refuse(name: str, line: int, column: int, why: str, text: str) -> NoReturn:
-    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-    message = f"{name}, line {line:,}, column {column:,}: {why}; nothing was handed in"
-    raise InvalidArgumentError(f"{message}\n  {shown}" if shown else message) from None
 
 
 def check_writable(file: Path) -> None:

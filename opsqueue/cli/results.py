@@ -74,7 +74,7 @@ def results(
 ) -> None:
     """Write the results of submission ID as lines of JSON, in the order of the operations.
 
-    What JSON does not have is changed: bytes become base64, NaN and infinities null.
+    What JSON does not have is changed: bytes become base64. NaN and infinities are refused.
     """
     output = output or STANDARD
     check_writable(output)
@@ -140,7 +140,7 @@ def write_results(
 
 def _line(result: object, submission: Submission, *, tells_apart: bool) -> bytes:
     try:
-        return result_line(result, tells_apart=tells_apart)
+        return result_line(result, tells_apart=tells_apart, has_null_for_nan=False)
     except EncodingError as exc:
         message = (
             f"the results of submission {submission.id} can't be given as JSON: {exc}; "

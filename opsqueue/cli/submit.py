@@ -197,6 +197,9 @@ def submit(  # noqa: PLR0913 its options
 ) -> None:
     """Hand in the operations of FILE, a JSON value a line; - is standard input.
 
+    UTF-8; a byte order mark at the beginning and blank lines are left out. A line that is not one
+    JSON value, such as NaN or 1e400, is an error, and nothing is handed in.
+
     Prints the submission's id on standard output, and everything else on standard error. --output
     waits, too, and writes the results as lines of JSON, in order.
     """

@@ -85,6 +85,17 @@ class ObjectStore(Protocol):
 
         """
 
+    def get_range(self, key: str, start: int, size_bytes: int) -> bytes:
+        """Return up to `size_bytes` of an object's content from byte `start` on.
+
+        Fewer bytes mean that the object ends there; b"" that it has no byte `start`. Nothing else
+        of the object is transferred.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+
+        """
+
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken: the first one stays, whole, for ever.
 

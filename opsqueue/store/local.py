@@ -91,13 +91,14 @@ class LocalStore:
 
     def get(self, key: str) -> bytes:
         """Return an object's content; see `ObjectStore.get`."""
-        path = self._path(key)
-        with self._border():
-            try:
-                with open(path, "rb") as file:
-                    return file.read()
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                raise ObjectNotFoundError(key, self.url) from None
+        with self._opened(key) as file:
+            return file.read()
+
+    def get_range(self, key: str, start: int, size_bytes: int) -> bytes:
+        """Return a part of an object's content; see `ObjectStore.get_range`."""
+        with self._opened(key) as file:
+            file.seek(start)
+            return file.read(size_bytes)
 
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
@@ -169,6 +170,16 @@ class LocalStore:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[BinaryIO]:
+        path = self._path(key)
+        with self._border():
+            try:
+                with open(path, "rb") as file:
+                    yield file
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise ObjectNotFoundError(key, self.url) from None
 
     def _create_in(self, folder: str, path: str, data: bytes) -> bool:
         created = self._write_unnamed(folder, path, data)

@@ -44,6 +44,10 @@ class MemoryStore:
         except KeyError:
             raise ObjectNotFoundError(key, self.url) from None
 
+    def get_range(self, key: str, start: int, size_bytes: int) -> bytes:
+        """Return a part of an object's content; see `ObjectStore.get_range`."""
+        return self.get(key)[start : start + size_bytes]
+
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
         check_key(key)

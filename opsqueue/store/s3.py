@@ -149,14 +149,11 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         """Return an object's content; see `ObjectStore.get`."""
-        name = self._root + check_key(key)
-        with self._border(missing_key=key):
-            for _ in range(_DOWNLOAD_ATTEMPTS - 1):
-                try:
-                    return self._download(name)
-                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                    continue
-            return self._download(name)
+        return self._get(key)
+
+    def get_range(self, key: str, start: int, size_bytes: int) -> bytes:
+        """Return a part of an object's content; see `ObjectStore.get_range`."""
+        return self._get(key, f"bytes={start}-{start + size_bytes - 1}")
 
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
@@ -246,8 +243,27 @@ class S3Store:
         """Close the connections."""
         self._client.close()
 
-    def _download(self, name: str) -> bytes:
-        return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+    def _get(self, key: str, bytes_range: str = "") -> bytes:
+        name = self._root + check_key(key)
+        with self._border(missing_key=key):
+            for _ in range(_DOWNLOAD_ATTEMPTS - 1):
+                try:
+                    return self._download(name, bytes_range)
+                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                    continue
+            return self._download(name, bytes_range)
+
+    def _download(self, name: str, bytes_range: str) -> bytes:
+        if not bytes_range:
+            return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=name, Range=bytes_range)
+        except ClientError as exc:
+            # An empty object has no range at all, not even an empty one.
+            if _code_of(exc) in ("InvalidRange", "416"):
+                return b""
+            raise
+        return answer["Body"].read()
 
     def _delete(self, names: list[str]) -> None:
         answer = self._client.delete_objects(

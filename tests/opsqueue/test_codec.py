@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from opsqueue import codec as codec_module
 from opsqueue.codec import DEFAULT_CODEC, CustomCodec, open_codec
-from opsqueue.exceptions import EncodingError, InvalidArgumentError
+from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from opsqueue.codec import Codec
@@ -208,14 +209,89 @@ def test_another_codecs_bytes_are_refused() -> None:
         open_codec("msgpack+zstd").decode(data)
 
 
-def test_a_decompression_bomb_is_not_unpacked() -> None:
-    """A frame that says it is larger than allowed is refused by its header alone."""
+def test_a_frame_that_claims_more_than_the_limit_is_refused_by_its_head() -> None:
+    """Nothing of it is decompressed."""
     frame = bytearray(zstandard.ZstdCompressor().compress(bytes(70_000)))
     at = frame.index((70_000).to_bytes(4, "little"))
     frame[at : at + 4] = (2**31).to_bytes(4, "little")
 
-    with pytest.raises(EncodingError, match=r"says it has 2,147,483,648 bytes"):
+    with pytest.raises(ChunkTooLargeError, match=r"limit of 1,073,741,824 bytes"):
         open_codec("msgpack+zstd").decode(bytes(frame))
+
+
+@pytest.mark.parametrize("has_size", [True, False])
+def test_a_decompression_bomb_ends_at_the_limit(*, has_size: bool) -> None:
+    """A gigabyte in 32 KB takes no more memory than the limit and a piece; its claim is unused."""
+    size = 1 << 30
+    compressor = zstandard.ZstdCompressor(write_content_size=has_size).compressobj(
+        size=size if has_size else -1
+    )
+    parts = [compressor.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+    frame = b"".join([*parts, compressor.flush()])
+    assert len(frame) < 40_000
+    if has_size:
+        at = frame.index(size.to_bytes(4, "little"))
+        frame = frame[:at] + (8 << 20).to_bytes(4, "little") + frame[at + 4 :]
+    tracemalloc.start()
+
+    with pytest.raises(EncodingError):
+        open_codec("raw+zstd").decode(frame, limit_bytes=8 << 20)
+
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000, 5_000_000])
+def test_a_frame_needs_no_size_but_an_end(size: int) -> None:
+    """A frame without its size is read; cut short, or with a second one behind it, it is not."""
+    data = bytes(size)
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(data)
+    codec = open_codec("raw+zstd")
+
+    assert codec.decode(frame) == [data]
+    for bad in (frame[:-1], frame + b"x", frame + frame):
+        with pytest.raises(EncodingError):
+            codec.decode(bad)
+    with pytest.raises(ChunkTooLargeError):
+        codec.decode(frame, limit_bytes=size - 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_list_of_another_length_is_refused(name: str) -> None:
+    """A chunk is of as many operations as its submission says."""
+    codec = open_codec(name, allow_pickle=True)
+    data = codec.encode(range(300))
+
+    assert codec.decode(data, operations=300) == list(range(300))
+    for operations in (0, 1, 299, 301):
+        with pytest.raises(EncodingError, match=f"list of 300, the chunk has {operations} opera"):
+            codec.decode(data, operations=operations)
+
+
+@pytest.mark.parametrize("name", ["msgpack", "cbor"])
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 23, 24, 255, 256, 65_535, 65_536])
+def test_a_declared_length_is_read_from_the_head(name: str, length: int) -> None:
+    """Of each form that the encoders write."""
+    codec = open_codec(name)
+
+    assert codec.declared(codec.encode([None] * length)) == length
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("msgpack", b"\xdd\x10\x00\x00\x00"), ("cbor", b"\x9a\x10\x00\x00\x00")]
+)
+def test_a_declared_length_is_checked_before_anything_is_built(name: str, head: bytes) -> None:
+    """The list alone of so many would take 2 GiB."""
+    with pytest.raises(EncodingError, match="list of 268,435,456, the chunk has 2 operations"):
+        open_codec(name).decode(head, operations=2)
+
+
+def test_a_custom_codec_that_reads_another_number_is_caught() -> None:
+    """Its loads is the user's, but a chunk has as many operations as it has."""
+    codec = CustomCodec("half", lambda it: json.dumps(it[::2]).encode(), json.loads)
+
+    with pytest.raises(EncodingError, match="list of 2, the chunk has 4 operations"):
+        codec.decode(codec.encode([1, 2, 3, 4]), operations=4)
 
 
 @pytest.mark.parametrize("size", [0, 1, 254, 255, 256, 5_000])
@@ -230,17 +306,9 @@ def test_any_zstd_reads_a_compressed_chunk(size: int) -> None:
     assert [data[:size]] == codec.decode(zstandard.ZstdCompressor().compress(data[:size]))
 
 
-def test_a_frame_without_its_size_is_refused() -> None:
-    """It could grow to any size."""
-    frame = zstandard.ZstdCompressor(write_content_size=False).compress(b"\x90")
-
-    with pytest.raises(EncodingError, match="does not say its size"):
-        open_codec("msgpack+zstd").decode(frame)
-
-
 def test_what_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit holds in both directions."""
-    monkeypatch.setattr(codec_module, "MAX_DECOMPRESSED_BYTES", 100)
+    monkeypatch.setattr(codec_module, "MAX_CHUNK_BYTES", 100)
 
     with pytest.raises(EncodingError, match="make chunks smaller"):
         open_codec("json+zstd").encode(["x" * 100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import pickle
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -12,7 +13,9 @@ import httpx
 import pytest
 import redis
 
+from opsqueue.chunk import OperationError
 from opsqueue.codec import open_codec
+from opsqueue.output import encode_output
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
@@ -223,14 +226,15 @@ def test_bytes_can_be_stored_before_the_chunk_is_completed(
         headers=headers,
     )
     untyped = http.put(path, params={"token": chunk["token"]}, content=b"mine")
-    for content in (b"first", b"second"):
+    first, second = (open_codec(chunk["codec"]).encode([value]) for value in ("first", "second"))
+    for content in (first, second):
         stored = http.put(path, params={"token": chunk["token"]}, content=content, headers=headers)
         assert stored.status_code == 204
     outcome = complete(http, {"token": chunk["token"]}).json()["outcomes"][0]["outcome"]
 
     assert (409, f"{PROBLEM}chunk-lost") == (refused.status_code, refused.json()["type"])
     assert (409, 415) == (elsewhere.status_code, untyped.status_code)
-    assert store.get(output_key(chunk["prefix"], 0)) == b"first"
+    assert store.get(output_key(chunk["prefix"], 0)) == first
     assert outcome == "completed"
 
 
@@ -246,19 +250,44 @@ def test_bytes_can_come_along_with_the_report(http: httpx.Client, store: ObjectS
     assert http.get(f"/submissions/{id_}/results").text == "11\n"
 
 
-@pytest.mark.parametrize(
-    ("done", "says"),
-    [
-        ({"results": [1]}, "1 results for 2 operations"),
-        ({"results": [1, 2], "output": "AA=="}, "not both"),
-        ({"results": [1, 2**64]}, "can't carry the result of operation 1"),
-    ],
-)
-def test_a_wrong_output_is_refused_and_nothing_is_counted(
+def encoded(*results: Any, codec: str = "msgpack+zstd") -> str:
+    return base64.b64encode(open_codec(codec).encode(list(results))).decode()
+
+
+def with_errors(*results: Any) -> str:
+    """As a handler's output that collects errors, a None being one."""
+    failed = OperationError(type="ValueError", message="no")
+    output = [failed if result is None else result for result in results]
+    data = encode_output(output, open_codec("msgpack+zstd"), collects=True).data
+    return base64.b64encode(data).decode()
+
+
+REFUSED = {
+    "neither": ({}, "has no output"),
+    "empty": ({"output": ""}, "empty"),
+    "no-bytes-of-any-codec": ({"output": "AAAA"}, "can't be decompressed"),
+    "without-compression": ({"output": encoded(1, 2, codec="msgpack")}, "can't be decompressed"),
+    "another-codec": ({"output": encoded(1, 2, codec="cbor+zstd")}, "another codec"),
+    "cut-off": ({"output": encoded("x" * 999, 2)[:-8]}, "can't be"),
+    "too-few": ({"output": encoded(1)}, "1 results for 2 operations"),
+    "too-many": ({"output": encoded(1, 2, 3)}, "3 results for 2 operations"),
+    "none": ({"output": encoded()}, "0 results for 2 operations"),
+    "errors-of-other-operations": ({"output": with_errors(1, None, 3)}, "3 results for 2"),
+    "too-few-as-json": ({"results": [1]}, "1 results for 2 operations"),
+    "too-many-as-json": ({"results": [1, 2, 3]}, "3 results for 2 operations"),
+    "none-as-json": ({"results": []}, "0 results for 2 operations"),
+    "null-as-json": ({"results": None}, "results"),
+    "both": ({"results": [1, 2], "output": "AA=="}, "not both"),
+    "not-encodable": ({"results": [1, 2**64]}, "can't carry the result of operation 1"),
+}
+
+
+@pytest.mark.parametrize(("done", "says"), REFUSED.values(), ids=REFUSED)
+def test_a_report_without_a_whole_output_is_refused_and_nothing_is_counted(
     http: httpx.Client, queue: Queue, store: ObjectStore, done: dict[str, Any], says: str
 ) -> None:
-    """The chunk stays in hand, so that it can be failed."""
-    insert(http, [1, 2])
+    """The chunk stays in hand, so that it can be reported rightly, or failed."""
+    id_ = insert(http, [1, 2])
     (chunk,) = reserve(http)
 
     answer = complete(http, {"token": chunk["token"], **done})
@@ -267,6 +296,208 @@ def test_a_wrong_output_is_refused_and_nothing_is_counted(
     assert says in answer.json()["detail"]
     assert not store.exists(output_key(chunk["prefix"], 0))
     assert queue.count_queue().chunks_in_hand == 1
+    assert complete(http, {"token": chunk["token"], "results": [3, 4]}).status_code == 200
+    assert http.get(f"/submissions/{id_}/results").text == "3\n4\n"
+
+
+def test_an_output_that_holds_too_much_is_refused_by_the_limits_name(http: httpx.Client) -> None:
+    """A few kilobytes that would be 64 MiB."""
+    insert(http, [1, 2])
+    (chunk,) = reserve(http)
+
+    answer = complete(http, {"token": chunk["token"], "output": encoded("x" * 2**26, 2)})
+
+    assert (422, f"{PROBLEM}output-refused") == (answer.status_code, answer.json()["type"])
+    assert "max-chunk-bytes" in answer.json()["detail"]
+
+
+def test_a_refusal_names_the_chunk_and_its_token(http: httpx.Client) -> None:
+    """As a problem of its own, which programs can tell apart."""
+    id_ = insert(http, [1, 2])
+    (chunk,) = reserve(http)
+
+    problem = complete(http, {"token": chunk["token"]}).json()
+
+    assert (f"{PROBLEM}output-refused", chunk["token"]) == (problem["type"], problem["token"])
+    assert f"chunk {id_}/0" in problem["detail"]
+    assert "still reserved" in problem["detail"]
+
+
+@pytest.mark.parametrize("bad", [{}, {"output": "AAAA"}, {"results": [1, 2]}])
+def test_one_report_that_is_refused_leaves_the_others_unchanged(
+    http: httpx.Client, queue: Queue, store: ObjectStore, bad: dict[str, Any]
+) -> None:
+    """Nothing is stored and nothing counted: all of it can be sent again."""
+    id_ = insert(http, [1, 2, 3], chunk_size=1)
+    chunks = reserve(http, max=3)
+    good = [{"token": chunk["token"], "results": [7]} for chunk in chunks]
+
+    answer = complete(http, good[0], {"token": chunks[1]["token"], **bad}, good[2])
+
+    assert (422, chunks[1]["token"]) == (answer.status_code, answer.json()["token"])
+    assert not [key for key in store.list_prefix("") if key.endswith("-out")]
+    assert queue.count_queue().chunks_in_hand == 3
+    complete(http, *good)
+    assert http.get(f"/submissions/{id_}/results").text == "7\n" * 3
+
+
+def test_the_last_chunk_has_fewer_operations(http: httpx.Client) -> None:
+    """So many results as it has, not as many as the others."""
+    id_ = insert(http, [1, 2, 3])
+    first, last = reserve(http, max=2)
+
+    refused = complete(http, {"token": last["token"], "output": encoded(1, 2)})
+    complete(http, {"token": last["token"], "output": encoded(5)})
+    complete(http, {"token": first["token"], "output": encoded(3, 4)})
+
+    assert "2 results for 1 operations" in refused.json()["detail"]
+    assert http.get(f"/submissions/{id_}/results").text == "3\n4\n5\n"
+
+
+@pytest.mark.parametrize("told", [0, 1, 2, 10**9])
+@pytest.mark.parametrize("way", ["stored", "sent"])
+def test_failed_operations_are_those_of_the_output(http: httpx.Client, told: int, way: str) -> None:
+    """Whatever the consumer says of them."""
+    id_ = insert(http, [1, 2])
+    (chunk,) = reserve(http)
+    done = {"token": chunk["token"], "operations_failed": told}
+    output = with_errors(1, None)
+    if way == "stored":
+        put(http, chunk, base64.b64decode(output))
+    else:
+        done["output"] = output
+
+    complete(http, done)
+
+    assert http.get(f"/submissions/{id_}").json()["operations_failed"] == 1
+    assert http.get(f"/submissions/{id_}/results?errors=skip").text == "1\n"
+
+
+def test_an_output_that_has_no_errors_has_no_failed_operations(http: httpx.Client) -> None:
+    """As /errors would show."""
+    id_ = insert(http, [1, 2])
+    (chunk,) = reserve(http)
+
+    complete(http, {"token": chunk["token"], "results": [1, 2], "operations_failed": 2})
+
+    assert http.get(f"/submissions/{id_}").json()["operations_failed"] == 0
+
+
+def put(http: httpx.Client, chunk: dict[str, Any], data: bytes) -> httpx.Response:
+    path = f"/submissions/{chunk['submission_id']}/chunks/{chunk['chunk_index']}/output"
+    headers = {"content-type": "application/octet-stream"}
+    return http.put(path, params={"token": chunk["token"]}, content=data, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in REFUSED if "output" in REFUSED[name][0] and name != "both"]
+)
+def test_bytes_that_are_no_whole_output_are_not_stored(
+    http: httpx.Client, store: ObjectStore, name: str
+) -> None:
+    """They would stay, and no attempt could complete the chunk."""
+    insert(http, [1, 2])
+    (chunk,) = reserve(http)
+    done, says = REFUSED[name]
+
+    answer = put(http, chunk, base64.b64decode(str(done["output"])))
+
+    assert (422, f"{PROBLEM}output-refused") == (answer.status_code, answer.json()["type"])
+    assert says in answer.json()["detail"]
+    assert not store.exists(output_key(chunk["prefix"], 0))
+
+
+def test_an_output_that_an_earlier_reservation_stored_is_enough(http: httpx.Client) -> None:
+    """The first one stays, and is counted as it is."""
+    id_ = insert(http, [1, 2])
+    (chunk,) = reserve(http)
+    put(http, chunk, base64.b64decode(with_errors(1, None)))
+    http.post("/chunks/release", json={"tokens": [chunk["token"]]})
+    (again,) = reserve(http)
+
+    complete(http, {"token": again["token"], "results": [5, 6]})
+
+    assert http.get(f"/submissions/{id_}").json()["operations_failed"] == 1
+    assert http.get(f"/submissions/{id_}/results?errors=skip").text == "1\n"
+
+
+@pytest.mark.parametrize("report", [{}, {"results": [1, 2]}])
+@pytest.mark.parametrize("data", [b"", b"text", open_codec("msgpack+zstd").encode([1])])
+def test_a_stored_output_that_can_not_be_used_is_refused(
+    http: httpx.Client, store: ObjectStore, queue: Queue, report: dict[str, Any], data: bytes
+) -> None:
+    """Whoever stored it: it stays, and what is reported would not be what is read."""
+    insert(http, [1, 2])
+    (chunk,) = reserve(http)
+    key = output_key(chunk["prefix"], 0)
+    store.create(key, data)
+
+    answer = complete(http, {"token": chunk["token"], **report})
+
+    assert (422, f"{PROBLEM}output-refused") == (answer.status_code, answer.json()["type"])
+    assert key in answer.json()["detail"]
+    assert queue.count_queue().chunks_in_hand == 1
+
+
+def test_a_chunk_that_is_named_twice_is_done_once(http: httpx.Client) -> None:
+    """By the first of the two, whatever the second has."""
+    id_ = insert(http, [1])
+    (chunk,) = reserve(http)
+    first, second = ({"token": chunk["token"], "results": [value]} for value in (1, 2))
+    short = {"token": chunk["token"].partition(":")[0]}
+
+    outcomes = complete(http, first, second, short).json()["outcomes"]
+
+    assert ["completed", "lost", "lost"] == [outcome["outcome"] for outcome in outcomes]
+    assert http.get(f"/submissions/{id_}/results").text == "1\n"
+
+
+@pytest.mark.parametrize("report", [{}, {"output": "AAAA"}, {"results": [1, 2, 3]}])
+def test_a_report_of_a_submission_that_has_ended_is_dropped(
+    http: httpx.Client, store: ObjectStore, report: dict[str, Any]
+) -> None:
+    """Nobody wants it: there is nothing to refuse."""
+    id_ = insert(http, [1])
+    (chunk,) = reserve(http)
+    http.post(f"/submissions/{id_}/cancel")
+
+    outcomes = complete(http, {"token": chunk["token"], **report}).json()["outcomes"]
+
+    assert ["dropped"] == [outcome["outcome"] for outcome in outcomes]
+    assert not store.exists(output_key(chunk["prefix"], 0))
+
+
+@pytest.mark.parametrize("report", [{}, {"output": "AAAA"}, {"results": [1, 2, 3]}])
+def test_a_report_of_a_chunk_that_is_lost_is_not_looked_at(
+    http: httpx.Client, report: dict[str, Any]
+) -> None:
+    """It is answered as it always was, and says nothing of what others have done."""
+    insert(http, [1])
+    (chunk,) = reserve(http)
+    http.post("/chunks/release", json={"tokens": [chunk["token"]]})
+
+    outcomes = complete(http, {"token": chunk["token"], **report}).json()["outcomes"]
+
+    assert [{"token": chunk["token"], "outcome": "lost"}] == outcomes
+
+
+@pytest.mark.parametrize("codec", ["raw", "custom:mine", "pickle"])
+def test_what_the_api_can_not_read_must_be_there(
+    http: httpx.Client, store: ObjectStore, codec: str
+) -> None:
+    """It is not counted: raw bytes are the submitter's affair, others it can't decode."""
+    prefix = f"{http.base_url.path.rstrip('/').rpartition('/')[2]}/{'0' * 32}"
+    store.create(input_key(prefix, 0), b"x")
+    body = {"prefix": prefix, "chunks_total": 1, "chunk_size": 2, "codec": codec}
+    id_ = http.post("/submissions", json=body).json()["id"]
+    (chunk,) = reserve(http, include_operations=False)
+
+    missing = complete(http, {"token": chunk["token"]})
+    output = base64.b64encode(pickle.dumps([1, 2])).decode()
+    complete(http, {"token": chunk["token"], "output": output})
+
+    assert (422, f"{PROBLEM}output-refused") == (missing.status_code, missing.json()["type"])
+    assert http.get(f"/submissions/{id_}").json()["state"] == "completed"
 
 
 def test_a_lost_chunks_output_is_not_stored(

@@ -149,3 +149,20 @@ def test_consumers_over_http_get_small_contents_and_store_their_outputs(
     assert as_json["operations"] == [as_json["chunk_index"] + 1]
     assert http.get(f"/submissions/{status['id']}/results").text == '"done"\n"done"\n'
     assert len(list(store.list_prefix(""))) == 2
+
+
+@pytest.mark.parametrize("report", [{}, {"output": "AAAA"}, {"results": [1, 2]}])
+def test_a_small_chunk_is_not_completed_without_an_output_either(
+    http: httpx.Client, report: dict[str, Any]
+) -> None:
+    """A consumer over HTTP stores it, or sends it along."""
+    id_ = http.post("/submissions", json={"operations": [1], "chunk_size": 1}).json()["id"]
+    asked = {"worker": "w1", "max": 1}
+    (chunk,) = http.post("/chunks/reserve", json=asked).json()["chunks"]
+
+    refused = http.post("/chunks/complete", json={"chunks": [{"token": chunk["token"], **report}]})
+    done = {"chunks": [{"token": chunk["token"], "results": [2]}]}
+    completed = http.post("/chunks/complete", json=done)
+
+    assert (422, 200) == (refused.status_code, completed.status_code)
+    assert http.get(f"/submissions/{id_}/results").text == "2\n"

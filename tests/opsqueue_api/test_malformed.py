@@ -155,6 +155,17 @@ def test_a_body_that_is_no_json_or_of_no_use_is_refused_everywhere(
     refused(f"/submissions/{id_}", method="PATCH", content=body, headers=JSON)
 
 
+@pytest.mark.parametrize("escape", [b"\\ud800", b"\\uDBFF"])
+def test_a_lone_surrogate_in_a_body_is_called_so(http: httpx.Client, escape: bytes) -> None:
+    """To the decoder it looks like the end of the data."""
+    body = b'{"chunk_size": 1, "operations": ["' + escape + b'"]}'
+
+    answer = http.post("/submissions", content=body, headers=JSON)
+
+    assert answer.status_code == 400
+    assert "lone surrogate" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("body", INSERTS.values(), ids=INSERTS)
 def test_a_submission_that_can_not_be_meant_is_refused(refused: Refused, body: str) -> None:
     """Numbers beyond all bounds, above all."""

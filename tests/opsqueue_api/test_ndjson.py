@@ -1,4 +1,4 @@
-"""POST .../submissions with NDJSON: operations of any number, as they come."""
+"""POST .../submissions with NDJSON: a line an operation, within the limits of a JSON body."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import redis
 from opsqueue.codec import open_codec
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store
+from opsqueue.store.memory import MemoryStore
 from opsqueue.submission import SubmissionFilter
 from opsqueue_api.app import App, create_app
 from opsqueue_api.settings import Limits
@@ -91,18 +92,56 @@ def test_the_same_key_is_the_same_submission(http: httpx.Client, store: ObjectSt
     assert len(list(store.list_prefix(first.json()["prefix"].split("/")[0]))) == 3
 
 
-@pytest.mark.parametrize("bad", ["{", "nope", "1 2", '"\udcff"', "[" * 5_000])
+BAD_LINES = {
+    "object-without-end": (b"{", 2),
+    "word": (b"nope", 1),
+    "two-values": (b"1 2", 3),
+    "no-utf-8": (b'"\xff"', 2),
+    "deep": (b"[" * 5_000, 129),
+    "infinite": (b'{"price": 1e400}', 11),
+    "constant": (b"[1, NaN]", 5),
+    "lone-surrogate": (b'"\\ud800"', 1),
+    "later-mark": (b"\xef\xbb\xbf1", 1),
+    "nul": (b"1\x00", 2),
+    "form-feed": (b"\x0c", 1),
+}
+
+
+@pytest.mark.parametrize(("bad", "column"), BAD_LINES.values(), ids=BAD_LINES)
 def test_a_bad_line_is_named_and_nothing_is_inserted(
-    http: httpx.Client, queue: Queue, store: ObjectStore, bad: str
+    http: httpx.Client, queue: Queue, store: ObjectStore, bad: bytes, column: int
 ) -> None:
     """Also what came before it."""
-    text = "\n".join([*map(str, range(41)), bad, "5"]).encode(errors="surrogateescape")
+    text = b"\n".join([*(b"%d" % number for number in range(41)), bad, b"5"])
 
     response = post(http, text)
 
-    assert (response.status_code, response.json()["line"]) == (400, 42)
-    assert "line 42" in response.json()["detail"]
+    problem = response.json()
+    assert (400, 42, column) == (response.status_code, problem["line"], problem["column"])
+    assert f"line 42, column {column:,}" in problem["detail"]
     assert_nothing_is_there(queue, store)
+
+
+def test_a_line_that_no_codec_carries_is_refused_and_nothing_is_inserted(
+    http: httpx.Client, queue: Queue, store: ObjectStore
+) -> None:
+    """By the limit of depth that all codecs have, or of integers; the chunk is named."""
+    for line, says in ((b"[" * 200 + b"]" * 200, "128 levels"), (b"9" * 30, "64 bits")):
+        response = post(http, b"1\n2\n3\n" + line)
+
+        assert response.status_code == 422
+        assert "chunk 1" in response.json()["detail"]
+        assert says in response.json()["detail"]
+        assert_nothing_is_there(queue, store)
+
+
+def test_a_mark_blank_lines_and_other_ends_of_lines_are_no_operations(
+    http: httpx.Client, store: ObjectStore
+) -> None:
+    """As on the command line."""
+    body = post(http, b'\xef\xbb\xbf\r\n1\r\n\n \t\r\n"\xe2\x80\xa8"\n3').json()
+
+    assert [[1, "\u2028"], [3]] == contents_of(store, body)
 
 
 @pytest.mark.parametrize(
@@ -155,47 +194,85 @@ def test_a_body_that_breaks_off_inserts_nothing(app: App, queue: Queue, store: O
     assert_nothing_is_there(queue, store)
 
 
-def test_lines_and_chunks_are_limited_and_the_body_is_not(
-    client: redis.Redis, store: ObjectStore, queue: Queue
+class CountingStore(MemoryStore):
+    """Counts what is created."""
+
+    created = 0
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.created += 1
+        return super().create(key, data)
+
+
+LIMITS = Limits(body_bytes=300, operations=40, body_chunks=20, inline_bytes=0)
+TOO_LARGE = {
+    "a-line": ('"' + "x" * 300 + '"', "max-body-bytes"),
+    "the-body": (('"' + "x" * 90 + '"\n') * 4, "max-body-bytes"),
+    "operations": ("1\n" * 41, "max-operations"),
+    "chunks": ("1\n" * 21, "max-body-chunks"),
+}
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+@pytest.mark.parametrize(("text", "limit"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_body_of_lines_has_the_limits_of_a_json_body(
+    client: redis.Redis, queue: Queue, text: str, limit: str, encoding: str
 ) -> None:
-    """Each with an error that says what helps."""
-    app = create_app(client, store, limits=Limits(body_bytes=300, line_bytes=100, chunks=20))
+    """Nothing is stored before they are known to hold; the error says how more gets in."""
+    store = CountingStore(queue.name)
+    app = create_app(client, store, limits=LIMITS)
+    size = 3 if limit == "max-operations" else 1
+    data = gzip.compress(text.encode()) if encoding == "gzip" else text.encode()
+
     with client_of(app, f"/v1/queues/{queue.name}") as http:
-        line = post(http, "1\n" + '"' + "x" * 100 + '"')
-        chunk = post(http, ('"' + "x" * 90 + '"\n') * 4, "chunk_size=4")
-        body = post(http, ('"' + "x" * 90 + '"\n') * 60, "chunk_size=3")
-        chunks = post(http, "1\n" * 41)
+        answer = post(http, data, f"chunk_size={size}", **{"content-encoding": encoding})
 
-    assert [413, 413, 201, 413] == [one.status_code for one in (line, chunk, body, chunks)]
-    assert "line 2" in line.json()["detail"]
-    assert "lower chunk_size" in chunk.json()["detail"]
-    assert "more than 20 chunks" in chunks.json()["detail"]
-
-
-class Lines(io.RawIOBase):
-    """So many lines of 10,000 bytes, made as they are read."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count * 10_000
-
-    def read(self, size: int = -1) -> bytes:
-        size = min(size, self.left)
-        start = -self.left % 10_000
-        self.left -= size
-        line = b'"' + b"x" * 9_997 + b'"\n'
-        return (line * (size // 10_000 + 2))[start : start + size]
+    problem = answer.json()
+    assert (413, "urn:opsqueue:problem:too-large") == (answer.status_code, problem["type"])
+    assert limit in problem["detail"]
+    assert "several submissions" in problem["detail"]
+    assert "ProducerClient" in problem["detail"]
+    assert store.created == 0
+    assert_nothing_is_there(queue, store)
 
 
-def test_memory_does_not_grow_with_the_body(
-    fake_client: redis.Redis, store_url: str, queue_name: str
-) -> None:
-    """40 MB go through some MB."""
-    app = create_app(fake_client, open_store(store_url))
+def test_as_many_lines_as_the_limits_allow_are_taken(client: redis.Redis, queue: Queue) -> None:
+    """Blank ones and a byte order mark do not count."""
+    app = create_app(client, open_store(f"memory://{queue.name}"), limits=LIMITS)
+
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
+        answer = post(http, b"\xef\xbb\xbf\n" + b"1\n\n" * 40, "chunk_size=2")
+
+    assert (201, 40, 20) == (
+        answer.status_code,
+        answer.json()["operations_total"],
+        answer.json()["chunks_total"],
+    )
+
+
+def test_a_bomb_of_lines_stores_nothing(client: redis.Redis, queue: Queue) -> None:
+    """A kilobyte of gzip that would be 600,000 objects."""
+    bomb = gzip.compress(b"1\n" * 600_000)
+    store = CountingStore(queue.name)
+
+    with client_of(create_app(client, store), f"/v1/queues/{queue.name}") as http:
+        answer = post(http, bomb, "chunk_size=1", **{"content-encoding": "gzip"})
+
+    assert len(bomb) < 2_000
+    assert answer.status_code == 413
+    assert "max-body-chunks" in answer.json()["detail"]
+    assert store.created == 0
+
+
+def test_lines_are_decoded_a_chunk_at_a_time(fake_client: redis.Redis, queue: Queue) -> None:
+    """What becomes of them takes far more memory than the body, whose size is limited."""
+    app = create_app(fake_client, open_store(f"memory://{queue.name}"))
+    body = b"[[],[],[],[],[],[],[],[]]\n" * 100_000
     tracemalloc.start()
 
-    status, body = post_stream(app, queue_name, Lines(4_000), 40_000_000)
+    status, answer = post_stream(app, queue.name, io.BytesIO(body), len(body))
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (status, body["operations_total"]) == ("201 Created", 4_000)
-    assert peak < 25_000_000
+    assert (status, answer["operations_total"]) == ("201 Created", 100_000)
+    assert peak < 15_000_000

@@ -66,7 +66,9 @@ def run(api_url: str, store_url: str, queue_name: str) -> Run:
         "OPSQUEUE_QUEUE": queue_name,
     }
 
-    def run_command(*arguments: str, stdin: str | None = None, **more: str | None) -> Result:
+    def run_command(
+        *arguments: str, stdin: str | bytes | None = None, **more: str | None
+    ) -> Result:
         runner = CliRunner(env={**environment, **more})
         result = runner.invoke(main, list(arguments), input=stdin, prog_name="opsqueue")
         if result.exception is not None and not isinstance(result.exception, SystemExit):

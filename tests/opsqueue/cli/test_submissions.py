@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,39 @@ def test_results_are_lines_in_order(run, producer: ProducerClient, work, tmp_pat
     assert (1, 0) == (early.exit_code, late.exit_code)
     assert "is in progress, 0 of 2 chunks are done" in early.stderr
     assert "2\n3\n4\n" == output.read_text() == printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")],
+)
+@pytest.mark.parametrize("errors", ["raise", "yield"])
+def test_a_result_that_is_no_number_of_json_is_refused(
+    run, producer: ProducerClient, work, tmp_path: Path, operation: float, name: str, errors: str
+):
+    """Rather than written as null, which is another result; no file appears."""
+    submission_id = producer.insert_submission([1, operation], chunk_size=2)
+    output = tmp_path / "out.jsonl"
+    work()
+
+    result = run("results", str(submission_id), "-o", str(output), "--errors", errors)
+
+    assert result.exit_code != 0
+    assert f"one of them has {name}" in " ".join(result.stderr.split())
+    assert "ProducerClient" in result.stderr
+    assert not output.exists()
+
+
+def test_a_null_of_a_result_stays_one(run, queue: Queue, producer: ProducerClient, store):
+    """Wherever it is, beside numbers that are some."""
+    submission_id = producer.insert_submission([1], chunk_size=1)
+    (chunk,) = queue.reserve_chunks("w1").chunks
+    result = {"a": [None, 1.5, "null"], "b": {"c": None}}
+    output = open_codec(chunk.source.codec).encode([result])
+    store.create(output_key(chunk.source.prefix, 0), output)
+    queue.complete_chunks([chunk.token])
+
+    assert result == json.loads(run("results", str(submission_id)).stdout)
 
 
 def test_operations_that_failed_are_told_apart(

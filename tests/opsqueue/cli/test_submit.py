@@ -12,6 +12,7 @@ from click.testing import Result
 
 from opsqueue.cli import main, progress
 from opsqueue.exceptions import SubmissionNotConfirmedError
+from opsqueue.json_lines import MAX_LINE_BYTES
 from opsqueue.new_submission import Backoff
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
@@ -126,11 +127,16 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(run, queue, w
     ("text", "where", "why"),
     [
         (b'1\n{"a": }\n', "line 2, column 7", "Expecting value"),
-        (b"1\n\n2\n", "line 2, column 1", "the line is empty"),
         (b'1\n  "\xff"\n', "line 2, column 4", "this byte is no UTF-8"),
-        (b"1\n  [NaN]\n", "line 2, column 1", "NaN is no JSON"),
+        (b"1\n  [NaN]\n", "line 2, column 4", "NaN is no JSON"),
+        (b'1\n{"price": -1e999}', "line 2, column 11", "-1e999 is beyond"),
         (b"1\n2 3\n", "line 2, column 3", "Extra data"),
-        (b"1\n" + b"[" * 100_000 + b"\n", "line 2, column 1", "recursion"),
+        (b'1\n"\\ud800"\n', "line 2, column 1", "lone surrogate"),
+        (b"1\n\x0c\n", "line 2, column 1", "Expecting value"),
+        (b"1\n[1,\n2]\n", "line 2, column 4", "Expecting value"),
+        ("1\n".encode("utf-16"), "line 1, column 1", "UTF-16"),
+        (b"1\n" + b"[" * 100_000 + b"\n", "line 2, column 129", "nested deeper"),
+        (b"1\n" + b"1" * (MAX_LINE_BYTES + 1), "line 2, column 16,777,217", "16,777,216 bytes"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_handed_in(
@@ -148,6 +154,36 @@ def test_a_bad_line_is_named_and_nothing_handed_in(
     assert "" == result.stdout
     assert 0 == queue.count_queue().submissions[SubmissionState.IN_PROGRESS]
     assert [] == list(store.list_prefix(""))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [("[" * 200 + "]" * 200, "128 levels"), ("9" * 30, "64 bits")]
+)
+def test_a_line_that_no_codec_carries_is_refused_and_nothing_handed_in(
+    run, queue: Queue, store, line: str, why: str
+):
+    """As over HTTP."""
+    result = run("submit", queue.name, "-", "-c", "2", stdin=f"1\n2\n3\n{line}\n")
+
+    assert 2 == result.exit_code
+    assert "chunk 1" in result.stderr
+    assert why in " ".join(result.stderr.split())
+    assert [] == list(store.list_prefix(""))
+
+
+@pytest.mark.parametrize("source", ["file", "standard input"])
+def test_a_mark_blank_lines_and_other_ends_of_lines_are_no_operations(
+    run, queue: Queue, worker, tmp_path: Path, source: str
+):
+    """As over HTTP."""
+    text = b"\xef\xbb\xbf\r\n1\r\n\n \t\r\n18446744073709551615\n-0\n3"
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(text)
+    name, stdin = (str(file), None) if source == "file" else ("-", text)
+
+    result = run("submit", queue.name, name, "-c", "2", "-o", "-", "--codec", "json", stdin=stdin)
+
+    assert (0, "2\n18446744073709551616\n1\n4\n") == (result.exit_code, result.stdout)
 
 
 def test_a_failed_submission_shows_its_failure(run, queue: Queue, fail, numbers: str):

@@ -11,6 +11,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opsqueue.codec import open_codec
 from opsqueue.producer import ProducerClient
 from opsqueue.rebuild import Rebuilt, Skipped, rebuild
 from opsqueue.store import input_key, manifest_key, open_store, output_key
@@ -18,8 +19,9 @@ from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import app, insert, the_rebuilt
 
 
+@pytest.mark.parametrize("damage", ["cut-off", "too-few", "too-many", "empty"])
 def test_a_damaged_output_is_said_and_runs_again_once_it_is_deleted(
-    local: LocalOpsqueue, producer: ProducerClient
+    local: LocalOpsqueue, producer: ProducerClient, damage: str
 ) -> None:
     """Or the results could not be read when all is done."""
     lost = insert(producer, *range(0, 12, 2))
@@ -27,7 +29,16 @@ def test_a_damaged_output_is_said_and_runs_again_once_it_is_deleted(
     name = output_key(lost.prefix, 1)
     whole = local.store.get(name)
     local.store.delete_objects([name])
-    local.store.create(name, whole[:-1])
+    codec = open_codec(lost.codec)
+    local.store.create(
+        name,
+        {
+            "cut-off": whole[:-1],
+            "too-few": codec.encode([1]),
+            "too-many": codec.encode([1, 2, 3]),
+            "empty": b"",
+        }[damage],
+    )
     local.client.flushall()
 
     (outcome,) = rebuild(local.store, local.queue("numbers"))

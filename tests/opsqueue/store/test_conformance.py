@@ -58,6 +58,45 @@ def test_objects_come_back_byte_for_byte(store: ObjectStore) -> None:
     assert contents == found
 
 
+@pytest.mark.parametrize(
+    ("start", "size_bytes", "expected"),
+    [
+        (0, 4, b"0123"),
+        (3, 4, b"3456"),
+        (8, 4, b"89"),
+        (0, 10, b"0123456789"),
+        (0, 99, b"0123456789"),
+        (10, 4, b""),
+        (99, 4, b""),
+    ],
+)
+def test_a_range_ends_with_the_object(
+    store: ObjectStore, start: int, size_bytes: int, expected: bytes
+) -> None:
+    """Fewer bytes than were asked for mean that it ends there."""
+    store.create("41/7-out", b"0123456789")
+
+    assert expected == store.get_range("41/7-out", start, size_bytes)
+
+
+def test_an_empty_object_has_an_empty_range(store: ObjectStore) -> None:
+    """S3 and GCS answer such a request with an error of their own."""
+    store.create("41/7-out", b"")
+
+    assert store.get_range("41/7-out", 0, 4) == b""
+
+
+@pytest.mark.parametrize("key", ["41/7-in", "41"])
+def test_a_range_of_a_missing_object_names_it(store: ObjectStore, key: str) -> None:
+    """A folder is no object here either."""
+    store.create("41/7-out", b"x")
+
+    with pytest.raises(ObjectNotFoundError) as caught:
+        store.get_range(key, 0, 4)
+
+    assert (caught.value.key, caught.value.store) == (key, store.url)
+
+
 def test_a_missing_object_is_named(store: ObjectStore) -> None:
     """Getting what is not there says key and store."""
     with pytest.raises(ObjectNotFoundError) as caught:

@@ -12,6 +12,7 @@ from typing import Any
 import cbor2
 import pytest
 
+from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.consumer import Chunk, ChunkIndex, ConsumerClient, Strategy
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
@@ -76,11 +77,35 @@ def test_a_raw_callback_has_bytes_on_both_sides(
 ) -> None:
     """As they lie in the store."""
     id_ = insert([1])
+    output = open_codec(PRODUCER_CODEC).encode(["one"])
+    given = []
 
-    ended = run(consumer.run_each_chunk_raw, lambda chunk: b"<" + chunk.input_content, id_)
+    def callback(chunk: Chunk) -> bytes:
+        given.append(chunk.input_content)
+        return output
 
-    given = store.get(input_key(ended.prefix, 0))
-    assert b"<" + given == store.get(output_key(ended.prefix, 0))
+    ended = run(consumer.run_each_chunk_raw, callback, id_)
+
+    assert given == [store.get(input_key(ended.prefix, 0))]
+    assert output == store.get(output_key(ended.prefix, 0))
+
+
+@pytest.mark.parametrize(
+    "output",
+    [b"", b"text", cbor2.dumps([1]), open_codec(PRODUCER_CODEC).encode([1, 2])],
+    ids=["empty", "text", "another-codec", "too-many"],
+)
+def test_a_raw_output_that_nobody_could_read_fails_the_attempt(
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, output: bytes
+) -> None:
+    """It is not stored: the first output stays, and with it no attempt could succeed."""
+    id_ = insert([1], max_attempts=1)
+
+    ended = run(consumer.run_each_chunk_raw, lambda _chunk: output, id_)
+
+    assert ended.failure is not None
+    assert "can't be used" in ended.failure.message
+    assert not store.exists(output_key(ended.prefix, 0))
 
 
 @pytest.mark.parametrize("form", [cbor2, pickle, json])
@@ -88,7 +113,7 @@ def test_a_serialization_format_takes_the_codecs_place(
     consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, form: Any
 ) -> None:
     """Any object with dumps and loads; a tuple is a chunk, too."""
-    id_ = insert([1, 2])
+    id_ = insert([1, 2], serialization_format=form)
     prefix = consumer.reserve_chunks()[0].submission_prefix
     consumer.release_chunk(id_, 0)
     written = form.dumps((1, 2))
@@ -98,6 +123,25 @@ def test_a_serialization_format_takes_the_codecs_place(
     run(consumer.run_each_op, lambda number: -number, id_, serialization_format=form)
 
     assert [-1, -2] == form.loads(store.get(output_key(prefix, 0)))
+
+
+@pytest.mark.parametrize("form", [cbor2, pickle, json])
+def test_a_serialization_format_that_is_not_the_submissions_fails_the_attempt(
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, form: Any
+) -> None:
+    """Whoever reads the results goes by the codec that is recorded, and would find none."""
+    id_ = insert([1], max_attempts=1)
+    prefix = consumer.reserve_chunks()[0].submission_prefix
+    consumer.release_chunk(id_, 0)
+    written = form.dumps([1])
+    store.delete_prefix(prefix)
+    store.create(input_key(prefix, 0), written if isinstance(written, bytes) else written.encode())
+
+    ended = run(consumer.run_each_op, lambda number: number, id_, serialization_format=form)
+
+    assert ended.failure is not None
+    assert "another codec" in ended.failure.message
+    assert not store.exists(output_key(prefix, 0))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_call_that_was_not_answered_is_made_again(
     with monkeypatch.context() as outage:
         outage.setattr(api, call, cut_off_once)
         (first,) = consumer.reserve_chunks()
-        consumer.complete_chunk(id_, None, first.chunk_index, b"\x80")
+        consumer.complete_chunk(id_, None, first.chunk_index, first.input_content)
 
     assert len(calls) == 2
     status = producer.get_submission(id_)

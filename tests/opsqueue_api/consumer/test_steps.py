@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from opsqueue.chunk import Completed
+from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.consumer import ChunkIndex, ConsumerClient, Strategy
 from opsqueue.exceptions import (
     ChunkNotFoundError,
@@ -113,13 +114,14 @@ def test_a_lost_chunk_is_left_to_whoever_has_it(
     (chunk,) = consumer.reserve_chunks()
     queue.release_chunks(consumer._hand.tokens())
     (other,) = queue.reserve_chunks("another").chunks
-    store.create(output_key(chunk.submission_prefix, 0), b"first")
+    first, second = (open_codec(PRODUCER_CODEC).encode([text]) for text in ("first", "second"))
+    store.create(output_key(chunk.submission_prefix, 0), first)
     outcome = queue.complete_chunks([other.token])
 
-    consumer.complete_chunk(id_, chunk.submission_prefix, 0, b"second")
+    consumer.complete_chunk(id_, chunk.submission_prefix, 0, second)
 
     assert isinstance(outcome[0], Completed)
-    assert store.get(output_key(chunk.submission_prefix, 0)) == b"first"
+    assert store.get(output_key(chunk.submission_prefix, 0)) == first
     assert queue.get_submission(id_).chunks_done == 1
     assert "lost chunk" in caplog.text
 
@@ -192,6 +194,40 @@ def test_what_is_no_strategy_and_what_is_no_format_is_refused(consumer: Consumer
         consumer.reserve_chunks(1, Strategy.Newest)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="no dumps and loads"):
         consumer.run_each_op(print, serialization_format=math_like)
+
+
+@pytest.mark.parametrize("results", [[], [1], [1, 2, 3]])
+def test_an_output_that_lacks_results_is_refused(
+    consumer: ConsumerClient, store: ObjectStore, queue: Queue, insert: Insert, results: list[int]
+) -> None:
+    """At the call, before it is stored; the chunk is still in hand."""
+    id_ = insert([1, 2])
+    (chunk,) = consumer.reserve_chunks()
+
+    with pytest.raises(EncodingError, match=f"{len(results)} results for 2 operations"):
+        consumer.complete_chunk(id_, None, 0, open_codec(PRODUCER_CODEC).encode(results))
+
+    assert not store.exists(output_key(chunk.submission_prefix, 0))
+    consumer.complete_chunk(id_, None, 0, chunk.input_content)
+    assert queue.get_submission(id_).state is SubmissionState.COMPLETED
+
+
+def test_an_unreadable_output_of_an_earlier_attempt_fails_the_next_one(
+    consumer: ConsumerClient, store: ObjectStore, queue: Queue, insert: Insert
+) -> None:
+    """It stays, as every first output does: to report it as done would lose the results."""
+    id_ = insert([1], max_attempts=2)
+    (chunk,) = consumer.reserve_chunks()
+    store.create(output_key(chunk.submission_prefix, 0), b"garbage")
+    consumer.fail_chunk(id_, None, 0, "died")
+    insert([2])
+
+    consumer.reserve_chunks(1, OLDEST)
+
+    failure = queue.get_submission(id_).failure
+    assert failure is not None
+    assert f"{chunk.submission_prefix}/0-out" in failure.message
+    assert "deleted" in failure.message
 
 
 def test_an_output_that_is_no_bytes_is_refused(consumer: ConsumerClient, insert: Insert) -> None:
