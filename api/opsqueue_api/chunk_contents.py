@@ -10,8 +10,13 @@ import msgspec
 
 from opsqueue.chunk import Reservation, Token
 from opsqueue.chunk_wire import DoneBody
-from opsqueue.codec import Codec, open_codec
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
+from opsqueue.codec import RAW, VALUE_BYTES, Codec, open_codec
+from opsqueue.exceptions import (
+    ChunkTooLargeError,
+    EncodingError,
+    InvalidArgumentError,
+    ObjectNotFoundError,
+)
 from opsqueue.inline import reader_of
 from opsqueue.output import Encoded, encode_output, errors_of
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
@@ -19,7 +24,7 @@ from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
 from opsqueue_api.parameters import checked_id
-from opsqueue_api.problem import Problem, ProblemError, invalid
+from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 
@@ -33,11 +38,12 @@ class ChunkInput:
 
     queue_of: QueueOf
     store: ObjectStore
+    limits: Limits
 
     @operation(
         Parameter("as", {"type": "string", "enum": ["json"]}, "A JSON list, not the bytes."),
         answers={200: Content(None, _BYTES, "The bytes, or a JSON list.", (falcon.MEDIA_JSON,))},
-        problems=(ProblemType.INPUT_GONE, ProblemType.RESULTS_NOT_JSON),
+        problems=(ProblemType.INPUT_GONE, ProblemType.RESULTS_NOT_JSON, ProblemType.TOO_LARGE),
     )
     def on_get(
         self,
@@ -62,7 +68,12 @@ class ChunkInput:
         data = _get(reader, input_key(submission.prefix, number))
         resp.set_header("Opsqueue-Codec", submission.codec)
         resp.content_type = falcon.MEDIA_JSON if form else _BYTES
-        resp.data = bytes(operations_of(submission.codec, data)) if form else data
+        if form:
+            before = number * submission.chunk_size
+            operations = min(submission.chunk_size, submission.operations_total - before)
+            limit_bytes = self.limits.chunk_bytes
+            data = bytes(operations_of(submission.codec, data, operations, limit_bytes))
+        resp.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +120,29 @@ def _get(reader: Readable, key: str) -> bytes:
         raise ProblemError(Problem(ProblemType.INPUT_GONE, str(exc))) from exc
 
 
-def operations_of(codec: str, data: bytes) -> msgspec.Raw:
-    """Give a chunk's operations as a JSON list.
+def operations_of(codec: str, data: bytes, operations: int, limit_bytes: int) -> msgspec.Raw:
+    """Return a chunk's operations as a JSON list.
+
+    Args:
+        codec: by name, of the submission.
+        data: the chunk's input.
+        operations: how many it has.
+        limit_bytes: of the chunk before compression.
 
     Raises:
-        ProblemError: they have no JSON form.
+        ProblemError: there is more than the limit, another number, or no JSON form.
     """
+    opened = _codec_of(codec)
     try:
-        return msgspec.Raw(msgspec.json.encode(_codec_of(codec).decode(data)))
-    except ProblemError:
-        raise
+        found = opened.decode(
+            data,
+            operations=None if opened.plain_name == RAW.name else operations,
+            limit_bytes=limit_bytes,
+            limit_values=limit_bytes // VALUE_BYTES,
+        )
+        return msgspec.Raw(msgspec.json.encode(found))
+    except ChunkTooLargeError as exc:
+        raise too_large(str(exc)) from exc
     # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
     except Exception as exc:
         message = f"the operations can't be given as JSON ({type(exc).__name__}: {exc})"

@@ -27,6 +27,8 @@ class Limits:
     Args:
         body_bytes: of a request, and of a chunk of NDJSON. Decoded it can take twenty times as
             much memory.
+        chunk_bytes: of a chunk that is decoded whole, before compression; it may hold an eighth of
+            it as many values. Results are streamed one by one where a chunk has more.
         line_bytes: of NDJSON, whose body may have any size.
         operations: in a body.
         body_chunks: cut from a body, each being an upload while the client waits.
@@ -36,6 +38,7 @@ class Limits:
     """
 
     body_bytes: int = 16 * 1024 * 1024
+    chunk_bytes: int = 32 * 1024 * 1024
     line_bytes: int = 4 * 1024 * 1024
     operations: int = 1_000_000
     body_chunks: int = 10_000
