@@ -14,7 +14,7 @@ from typing import Any
 
 from opsqueue import spans
 from opsqueue.chunk import ChunkFailure, Reservation
-from opsqueue.codec import Codec
+from opsqueue.codec import RAW, Codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavailableError
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
 from opsqueue.output import Encoded, encode_output
@@ -118,10 +118,14 @@ def decoded(callback: ChunkCallback, codec_of: Callable[[Reservation], Codec]) -
 
     def work(chunk: Chunk, reservation: Reservation) -> Encoded:
         codec = codec_of(reservation)
-        ops = codec.decode(chunk.input_content)
+        source = reservation.source
+        # What is in a raw chunk, and how many operations that is, is its producer's affair.
+        is_raw = source.codec.startswith(RAW.name)
+        operations = None if is_raw else source.operations_in(reservation.chunk_index)
+        ops = codec.decode(chunk.input_content, operations=operations)
         output = encode_output(_checked(callback(ops, chunk), len(ops)), codec)
         # With a format of the caller's own it may be one that nobody could read.
-        is_own = codec.name != reservation.source.codec
+        is_own = codec.name != source.codec
         return checked_output(output.data, reservation) if is_own else output
 
     return work

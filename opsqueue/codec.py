@@ -36,6 +36,7 @@ import gc
 import io
 import json
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ import cbor2
 import msgspec
 import zstandard
 
+from opsqueue import pieces
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 DEFAULT_CODEC = "msgpack+zstd"
@@ -71,6 +73,10 @@ two, the others what Python's recursion limit of 1,000 leaves on a fresh stack."
 
 _SMALL_BYTES: Final = 1 << 20
 """May be allocated because a frame claims it."""
+
+VALUE_BYTES: Final = 8
+"""Where memory is bounded, a chunk of so many bytes may hold one value for each of these: a value
+takes up to 80 bytes of memory, such as an empty dict of one byte."""
 
 _PIECE_BYTES: Final = 1 << 10
 """Of compressed data at a time. Four bytes can stand for a block of 128 KiB, so this much holds
@@ -111,6 +117,8 @@ class Codec:
     loads: Callable[[bytes], object]
     declared: Callable[[bytes], int | None] = _declares_nothing
     """Return the length that the list's head declares; None: it declares none."""
+    heads: pieces.Heads | None = None
+    """How values begin, where the codec declares their lengths."""
     is_compressed: bool = False
 
     @property
@@ -149,6 +157,7 @@ class Codec:
         *,
         operations: int | None = None,
         limit_bytes: int = MAX_CHUNK_BYTES,
+        limit_values: int | None = None,
     ) -> list[object]:
         """Turn bytes into the list that they were made from.
 
@@ -158,15 +167,18 @@ class Codec:
                 front (MessagePack, CBOR) it is checked before anything is built, else afterwards.
             limit_bytes: of the list before compression. Compressed data is decompressed up to the
                 limit only, whatever size it claims.
+            limit_values: of the list with all that it contains, where it is large. A value takes up
+                to 80 times the memory of its bytes; None: that is fine here. Of MessagePack, CBOR
+                and JSON.
 
         Raises:
-            ChunkTooLargeError: the list has more bytes than `limit_bytes`.
+            ChunkTooLargeError: the list has more bytes than `limit_bytes`, or more values.
             EncodingError: the bytes are cut short, damaged, of another codec, no list, or a list
                 of another length.
 
         """
         try:
-            found = self._read(data, operations, limit_bytes)
+            found = self._read(data, operations, limit_bytes, limit_values)
         except EncodingError:
             raise
         except Exception as exc:  # as above, and damaged pickles raise anything at all
@@ -183,12 +195,74 @@ class Codec:
         self._check_length(len(found), operations)
         return found
 
-    def _read(self, data: bytes, operations: int | None, limit_bytes: int) -> object:
+    def decode_each(
+        self, data: bytes, *, limit_bytes: int, operations: int, piece_bytes: int
+    ) -> Iterator[object]:
+        """Yield what a list of MessagePack, CBOR or JSON holds, one by one, as it is decompressed.
+
+        For lists that are too large to be decoded at once: it takes memory for a piece.
+
+        Args:
+            data: what `encode` gave.
+            limit_bytes: of the list.
+            operations: the length that it must have.
+            piece_bytes: limit of each value that it holds, which has at most an eighth of it as
+                many values.
+
+        Raises:
+            ChunkTooLargeError, EncodingError: as `decode`; also after values were yielded.
+        """
+        parts = _decompressed_parts(data, limit_bytes) if self.is_compressed else iter((data,))
+        window = _Window(parts, piece_bytes)
+        try:
+            if self.plain_name == "json":
+                found = _each_in_json(window)
+            elif self.heads is not None:
+                window.grow()
+                self._check_length(self.declared(window.data), operations)
+                found = _each_of(window, self.heads, self.loads, operations)
+            else:
+                raise ChunkTooLargeError(piece_bytes)  # noqa: TRY301 as what the others raise
+            count = 0
+            for value in found:
+                count += 1
+                if count > operations:
+                    break
+                yield value
+        except (EncodingError, GeneratorExit):
+            raise
+        except pieces.ManyValuesError as exc:
+            raise ChunkTooLargeError(piece_bytes) from exc
+        except Exception as exc:
+            message = (
+                f"{len(data):,} bytes can't be read by codec {self.name!r} ({_text_of(exc)}): "
+                "they are damaged, or were written by another codec"
+            )
+            raise EncodingError(message) from exc
+        self._check_length(count, operations)
+
+    def _check_values(self, plain: bytes, limit_values: int) -> None:
+        try:
+            if self.heads is not None:
+                pieces.end_of_value(plain, 0, self.heads, limit_values=limit_values)
+            elif self.plain_name == "json":
+                pieces.check_json(plain, limit_values=limit_values)
+        except pieces.ManyValuesError as exc:
+            raise ChunkTooLargeError(limit_values, "values") from exc
+        except pieces.IncompleteError as exc:
+            message = f"the chunk of {len(plain):,} bytes is cut short"
+            raise EncodingError(message) from exc
+
+    def _read(
+        self, data: bytes, operations: int | None, limit_bytes: int, limit_values: int | None
+    ) -> object:
         plain = _decompress(data, limit_bytes) if self.is_compressed else data
         if len(plain) > limit_bytes:
             raise ChunkTooLargeError(limit_bytes)
         if operations is not None:
             self._check_length(self.declared(plain), operations)
+        if limit_values is not None and len(plain) > max(limit_values, _SMALL_BYTES):
+            self._check_values(plain, limit_values)
         return _on_enough_stack(self.loads, plain)
 
     def _check_length(self, found: int | None, expected: int | None) -> None:
@@ -339,6 +413,128 @@ def _decompressed_parts(data: bytes, limit_bytes: int) -> Iterator[bytes]:
                 raise EncodingError(message)
             return
     message = f"the compressed chunk of {len(data):,} bytes has no end: it is cut short"
+    raise EncodingError(message)
+
+
+class _Window:
+    """The part of a list that is there, decompressed; what was read is dropped from its front."""
+
+    def __init__(self, parts: Iterator[bytes], limit_bytes: int) -> None:
+        self._parts = parts
+        self._limit_bytes = limit_bytes
+        self.data = b""
+        self.at = 0
+
+    def grow(self) -> bool:
+        """Make what is left about twice as long; False: there is no more.
+
+        Raises:
+            ChunkTooLargeError: one value is larger than the limit.
+        """
+        rest = self.data[self.at :]
+        if len(rest) > self._limit_bytes:
+            raise ChunkTooLargeError(self._limit_bytes)
+        found, wanted_bytes = [rest], max(len(rest), _SMALL_BYTES)
+        while wanted_bytes > 0 and (part := next(self._parts, None)) is not None:
+            found.append(part)
+            wanted_bytes -= len(part)
+        self.data, self.at = b"".join(found), 0
+        return len(found) > 1
+
+    @property
+    def limit_values(self) -> int:
+        """How many values each may contain."""
+        return self._limit_bytes // VALUE_BYTES
+
+
+def _each_of(
+    window: _Window, heads: pieces.Heads, loads: Callable[[bytes], object], operations: int
+) -> Iterator[object]:
+    head = heads[window.data[0]] if window.data else None
+    window.at = 0 if head is None else head.size
+    for _ in range(operations):
+        while True:
+            try:
+                end = pieces.end_of_value(
+                    window.data, window.at, heads, limit_values=window.limit_values
+                )
+                break
+            except pieces.IncompleteError:
+                if not window.grow():
+                    raise
+        piece = window.data[window.at : end]
+        window.at = end
+        yield _on_enough_stack(loads, piece)
+    if window.at < len(window.data) or window.grow():
+        message = "bytes follow the end of the chunk: it is damaged"
+        raise EncodingError(message)
+
+
+_JSON_SPACE: Final = re.compile(rb"[ \t\r\n]*+")
+
+
+def _each_in_json(window: _Window) -> Iterator[object]:
+    _json_mark(window, b"[")
+    if _json_mark(window, b"]", is_asked=True):
+        _json_end(window)
+        return
+    while True:
+        while (end := _json_value_end(window)) is None:
+            if not window.grow():
+                raise pieces.IncompleteError
+        piece = window.data[window.at : end]
+        pieces.check_json(piece, limit_values=window.limit_values)
+        window.at = end
+        yield _on_enough_stack(_load_json, piece)
+        if not _json_mark(window, b",", is_asked=True):
+            _json_mark(window, b"]")
+            _json_end(window)
+            return
+
+
+_JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},"]', re.DOTALL)
+
+
+def _json_value_end(window: _Window) -> int | None:
+    """Return where the value of a list ends; None: not in what is there."""
+    depth = 0
+    begin = window.at
+    for found in _JSON_TOKEN.finditer(window.data, begin):
+        match window.data[found.start()]:
+            case 0x5B | 0x7B:
+                depth += 1
+            case 0x5D | 0x7D:
+                if depth == 0:
+                    return found.start()
+                depth -= 1
+            case 0x2C if depth == 0:
+                return found.start()
+            case 0x22 if found.end() == found.start() + 1:
+                return None  # a text that does not end here
+            case _:
+                pass
+    return None
+
+
+def _json_mark(window: _Window, mark: bytes, *, is_asked: bool = False) -> bool:
+    """Skip white space and the mark; where `is_asked`, return whether it is there."""
+    while True:
+        window.at = _JSON_SPACE.match(window.data, window.at).end()  # type: ignore[union-attr]
+        if window.at < len(window.data) or not window.grow():
+            break
+    is_there = window.data[window.at : window.at + 1] == mark
+    if is_there:
+        window.at += 1
+    elif not is_asked:
+        message = f"{mark.decode()} is missing"
+        raise EncodingError(message)
+    return is_there
+
+
+def _json_end(window: _Window) -> None:
+    if _json_mark(window, b" ", is_asked=True) or window.at == len(window.data):
+        return  # there is no space after spaces
+    message = "bytes follow the end of the chunk: it is damaged"
     raise EncodingError(message)
 
 
@@ -611,9 +807,10 @@ _PLAIN: dict[str, Codec] = {
             _dump_msgpack,
             msgspec.msgpack.Decoder().decode,
             _msgpack_length,
+            pieces.MSGPACK,
         ),
         Codec("json", _dump_json, _load_json),
-        Codec("cbor", _dump_cbor, _load_cbor, _cbor_length),
+        Codec("cbor", _dump_cbor, _load_cbor, _cbor_length, pieces.CBOR),
         RAW,
         _PICKLE,
     )

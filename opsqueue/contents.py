@@ -18,8 +18,9 @@ from typing import Final, Literal, get_args
 
 from opsqueue.answers import ErrorChunks
 from opsqueue.chunk import OperationError, Source
-from opsqueue.codec import Codec
+from opsqueue.codec import MAX_CHUNK_BYTES, RAW, VALUE_BYTES, Codec
 from opsqueue.exceptions import (
+    ChunkTooLargeError,
     EncodingError,
     InvalidArgumentError,
     OperationFailedError,
@@ -29,7 +30,14 @@ from opsqueue.exceptions import (
     SubmissionNotCompletedYetError,
 )
 from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, NewSubmission
-from opsqueue.output import MAGIC, Encoded, OperationFailed, decode_output, errors_of
+from opsqueue.output import (
+    MAGIC,
+    Encoded,
+    OperationFailed,
+    decode_each_outcome,
+    decode_output,
+    errors_of,
+)
 from opsqueue.output_check import count_stored_errors
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
@@ -246,6 +254,7 @@ def results_by_chunk(
     errors: ErrorMode = "raise",
     chunk_indexes: Iterable[int] | None = None,
     at_once: int = DEFAULT_AT_ONCE,
+    whole_bytes: int | None = None,
 ) -> Iterator[Iterator[object]]:
     """Yield the results of a submission, chunk by chunk, in order, reading ahead.
 
@@ -259,9 +268,12 @@ def results_by_chunk(
             failed, "yield" gives an OperationFailed in the place of each, "skip" leaves them out.
         chunk_indexes: of chunks that are done; None: all.
         at_once: objects read ahead.
+        whole_bytes: a chunk's results that take more bytes, or have more than an eighth of it as
+            many values, are decoded one by one as they are asked for; None: all are decoded whole.
 
     Raises:
         OperationFailedError: see `errors`.
+        ChunkTooLargeError: a chunk has more than MAX_CHUNK_BYTES, or one result too much.
         ObjectNotFoundError: they were deleted, after the retention or by somebody.
         StoreUnavailableError, EncodingError.
     """
@@ -274,13 +286,48 @@ def results_by_chunk(
 
     for data in get_many(store, keys(), at_once=at_once):
         index = asked.popleft()
-        outcomes = decode_output(data, codec)
+        outcomes = _outcomes(data, codec, _operations_in(submission, index), whole_bytes)
         has_errors = data.startswith(MAGIC)
         yield _seen(outcomes, submission, index, errors) if has_errors else iter(outcomes)
 
 
+def _operations_in(submission: Submission, chunk_index: int) -> int | None:
+    """Return how many operations a chunk has; None: that is the producer's own affair."""
+    if submission.codec.startswith(RAW.name):
+        return None
+    before = chunk_index * submission.chunk_size
+    return min(submission.chunk_size, submission.operations_total - before)
+
+
+def _outcomes(
+    data: bytes, codec: Codec, operations: int | None, whole_bytes: int | None
+) -> Iterable[object]:
+    if whole_bytes is None or operations is None:
+        # The raw bytes of any chunk can be asked for, too.
+        is_raw = codec.plain_name == RAW.name
+        return decode_output(data, codec, operations=None if is_raw else operations)
+    try:
+        return decode_output(
+            data,
+            codec,
+            operations=operations,
+            limit_bytes=whole_bytes,
+            limit_values=whole_bytes // VALUE_BYTES,
+        )
+    except ChunkTooLargeError:
+        # One result may be as large as a chunk that is decoded whole, and larger where it is
+        # stored with many bytes, too: it is no bomb then.
+        return decode_each_outcome(
+            data,
+            codec,
+            operations=operations,
+            limit_bytes=MAX_CHUNK_BYTES,
+            piece_bytes=max(whole_bytes, min(16 * len(data), MAX_CHUNK_BYTES)),
+        )
+
+
 def _seen(
-    outcomes: list[object], submission: Submission, chunk_index: int, errors: ErrorMode
+    outcomes: Iterable[object], submission: Submission, chunk_index: int, errors: ErrorMode
 ) -> Iterator[object]:
     for index, outcome in enumerate(outcomes):
         if not isinstance(outcome, OperationError):

@@ -82,12 +82,12 @@ class EncodingError(IncorrectUsageError):
 class ChunkTooLargeError(EncodingError):
     """A chunk, or its output, holds more than the reader's limit allows to be decoded."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit: int, unit: str = "bytes") -> None:
         """Keep the limit."""
-        self.limit_bytes = limit_bytes
+        self.limit = limit
         super().__init__(
-            f"the chunk holds more than the limit of {limit_bytes:,} bytes (max-chunk-bytes) that "
-            "are decoded at once: make chunks smaller, or raise the limit of this program"
+            f"the chunk holds more than the limit of {limit:,} {unit} (max-chunk-bytes) that are "
+            "decoded at once: make chunks smaller, or raise the limit of this program"
         )
 
 

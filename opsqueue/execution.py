@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opsqueue import spans
 from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import ChunkFailure, Reservation, Token
-from opsqueue.codec import Codec, open_codec
+from opsqueue.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec
 from opsqueue.contents import failed_in_output, store_output
 from opsqueue.exceptions import (
     EncodingError,
@@ -204,6 +204,7 @@ def run(
     is_void: Callable[[], bool] = never_void,
     invoke: Invoke,
     worker: str = "",
+    limit_bytes: int = MAX_CHUNK_BYTES,
 ) -> Ran | Report:
     """Decode, call the handler, check and encode what it returned.
 
@@ -213,13 +214,14 @@ def run(
         is_void: asked before the handler is called, and by the handler.
         invoke: calls it, such as `Invoker.call`.
         worker: named in the chunk's span.
+        limit_bytes: of the input before compression.
     """
     if is_void():
         return GivenBack(token=fetched.reservation.token, reason=_VOID)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         try:
-            opened = _open(fetched, handler)
+            opened = _open(fetched, handler, limit_bytes)
             chunk = _chunk_of(fetched.reservation, is_void)
             results = invoke(handler, opened.operations, chunk)
             return _close(fetched, opened, results, handler, started, span)
@@ -234,6 +236,7 @@ async def run_async(
     is_void: Callable[[], bool] = never_void,
     invoke: InvokeAsync,
     worker: str = "",
+    limit_bytes: int = MAX_CHUNK_BYTES,
 ) -> Ran | Report:
     """Do what `run` does, on an event loop."""
     if is_void():
@@ -241,7 +244,7 @@ async def run_async(
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         try:
-            opened = _open(fetched, handler)
+            opened = _open(fetched, handler, limit_bytes)
             chunk = _chunk_of(fetched.reservation, is_void)
             results = await invoke(handler, opened.operations, chunk)
             return _close(fetched, opened, results, handler, started, span)
@@ -298,9 +301,14 @@ class _Opened:
     operations: list[object]
 
 
-def _open(fetched: Fetched, handler: Handler) -> _Opened:
-    codec = open_codec(fetched.reservation.source.codec, allow_pickle=handler.allow_pickle)
-    return _Opened(codec, codec.decode(fetched.data))
+def _open(fetched: Fetched, handler: Handler, limit_bytes: int) -> _Opened:
+    reservation = fetched.reservation
+    codec = open_codec(reservation.source.codec, allow_pickle=handler.allow_pickle)
+    # What is in a raw chunk, and how many operations that is, is its producer's affair.
+    is_raw = codec.plain_name == RAW.name
+    operations = None if is_raw else reservation.source.operations_in(reservation.chunk_index)
+    found = codec.decode(fetched.data, operations=operations, limit_bytes=limit_bytes)
+    return _Opened(codec, found)
 
 
 def _close(

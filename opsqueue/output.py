@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Final
@@ -146,6 +146,7 @@ def decode_output(
     *,
     operations: int | None = None,
     limit_bytes: int = MAX_CHUNK_BYTES,
+    limit_values: int | None = None,
 ) -> list[object]:
     """Return the results of a chunk's operations, an OperationError for each that failed.
 
@@ -155,6 +156,7 @@ def decode_output(
         operations: how many the chunk has; checked before the results are built where the codec
             declares their number. None: unknown. Ignored for raw outputs.
         limit_bytes: of the results before compression.
+        limit_values: of all that the results contain; see `Codec.decode`.
 
     Raises:
         ChunkTooLargeError: there are more bytes of results than `limit_bytes`.
@@ -165,7 +167,9 @@ def decode_output(
     if codec.plain_name == RAW.name:
         return codec.decode(data, limit_bytes=limit_bytes)
     if not data.startswith(MAGIC):
-        return codec.decode(data, operations=operations, limit_bytes=limit_bytes)
+        return codec.decode(
+            data, operations=operations, limit_bytes=limit_bytes, limit_values=limit_values
+        )
     recorded, errors, encoded = _opened(data)
     if operations is not None and recorded != operations:
         message = (
@@ -173,9 +177,43 @@ def decode_output(
             "another chunk"
         )
         raise EncodingError(message)
-    results = codec.decode(encoded, operations=recorded - len(errors), limit_bytes=limit_bytes)
+    results = codec.decode(
+        encoded,
+        operations=recorded - len(errors),
+        limit_bytes=limit_bytes,
+        limit_values=limit_values,
+    )
     following = iter(results)
     return [errors[i] if i in errors else next(following) for i in range(recorded)]
+
+
+def decode_each_outcome(
+    data: bytes, codec: Codec, *, operations: int, limit_bytes: int, piece_bytes: int
+) -> Iterator[object]:
+    """Yield what `decode_output` returns, one by one, with memory for a piece.
+
+    Raises:
+        ChunkTooLargeError, EncodingError: also after outcomes were yielded.
+    """
+    errors: Mapping[int, OperationError] = _NO_ERRORS
+    if data.startswith(MAGIC):
+        recorded, errors, data = _opened(data)
+        if recorded != operations:
+            message = f"the output is of {recorded:,} operations, the chunk has {operations:,}"
+            raise EncodingError(message)
+    results = codec.decode_each(
+        data,
+        operations=operations - len(errors),
+        limit_bytes=limit_bytes,
+        piece_bytes=piece_bytes,
+    )
+    for index in range(operations):
+        if index in errors:
+            yield errors[index]
+        else:
+            yield next(results)
+    # To its end, where what follows is found.
+    yield from results
 
 
 def errors_of(data: bytes) -> Mapping[int, OperationError]:

@@ -49,7 +49,12 @@ Read = Callable[[int, int], bytes]
 
 
 def count_errors(
-    data: bytes, *, codec: str, operations: int, limit_bytes: int = MAX_CHUNK_BYTES
+    data: bytes,
+    *,
+    codec: str,
+    operations: int,
+    limit_bytes: int = MAX_CHUNK_BYTES,
+    limit_values: int | None = None,
 ) -> int:
     """Return how many operations failed in an output, all of which is decoded.
 
@@ -59,16 +64,17 @@ def count_errors(
             is judged as a stored output is.
         operations: of the chunk.
         limit_bytes: of the results before compression.
+        limit_values: of all that the results contain; see `Codec.decode`.
 
     Raises:
-        ChunkTooLargeError: there are more bytes of results than `limit_bytes`.
+        ChunkTooLargeError: there is more in the results than the limits allow.
         EncodingError: it can't be read, or lacks results; says which.
     """
     # The length that it declares first: a list that is too long must not be built.
     errors, _ = _look_at(
         lambda start, size_bytes: data[start : start + size_bytes], codec, operations
     )
-    _decode(data, codec, operations, limit_bytes)
+    _decode(data, codec, operations, limit_bytes, limit_values)
     return errors
 
 
@@ -87,7 +93,7 @@ def count_stored_errors(read: Read, *, codec: str, operations: int) -> int:
     if small is not None:
         # What is far larger than it looks has been judged by its head.
         with suppress(ChunkTooLargeError):
-            _decode(small, codec, operations, _DECODED_BYTES)
+            _decode(small, codec, operations, _DECODED_BYTES, None)
     return errors
 
 
@@ -169,12 +175,16 @@ def _begins_pickle(head: bytes) -> bool:
     return head.startswith((b"(", b"]", b")")) and not head.startswith(_ZSTD_MAGIC)
 
 
-def _decode(data: bytes, codec: str, operations: int, limit_bytes: int) -> None:
+def _decode(
+    data: bytes, codec: str, operations: int, limit_bytes: int, limit_values: int | None
+) -> None:
     try:
         opened = open_codec(codec)
     except InvalidArgumentError:
         return  # pickle, which would run anybody's code, or a user's own
-    found = len(decode_output(data, opened, limit_bytes=limit_bytes))
+    found = len(
+        decode_output(data, opened, limit_bytes=limit_bytes, limit_values=limit_values)
+    )
     if found != operations and opened.plain_name != RAW.name:
         raise _miscounted(found, operations)
 

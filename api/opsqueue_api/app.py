@@ -131,7 +131,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     route(f"{submission}/retry", retry, POST=Need.PRODUCE)
     route(f"{submission}/progress", SubmissionProgress(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)
-    route(f"{submission}/results", Results(queue_of, store, waiting), GET=Need.PRODUCE)
+    route(f"{submission}/results", Results(queue_of, store, waiting, limits), GET=Need.PRODUCE)
     route(f"{submission}/inline-inputs", InlineInputs(queue_of), GET=Need.PRODUCE)
     route(f"{submission}/inline-outputs", InlineOutputs(queue_of), GET=Need.PRODUCE)
     route(f"{submission}/chunks", SubmissionChunks(queue_of), GET=Need.PRODUCE)

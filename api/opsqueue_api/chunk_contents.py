@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
 
 import falcon
 import msgspec
 
 from opsqueue.chunk import Reservation, Token
 from opsqueue.chunk_wire import DoneBody
-from opsqueue.codec import Codec, open_codec
+from opsqueue.codec import RAW, VALUE_BYTES, Codec, open_codec
 from opsqueue.contents import failed_in_output, store_output
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
+from opsqueue.exceptions import (
+    ChunkTooLargeError,
+    EncodingError,
+    InvalidArgumentError,
+    ObjectNotFoundError,
+)
 from opsqueue.inline import reader_of
 from opsqueue.output import Encoded, encode_output
 from opsqueue.output_check import count_errors
@@ -22,16 +26,12 @@ from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
 from opsqueue_api.parameters import checked_id
-from opsqueue_api.problem import Problem, ProblemError, invalid
+from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 
 _INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"
-
-MAX_DECODED_BYTES: Final = 32 * 1024 * 1024
-"""Of an output that is sent, before compression."""
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkInput:
@@ -39,11 +39,12 @@ class ChunkInput:
 
     queue_of: QueueOf
     store: ObjectStore
+    limits: Limits
 
     @operation(
         Parameter("as", {"type": "string", "enum": ["json"]}, "A JSON list, not the bytes."),
         answers={200: Content(None, _BYTES, "The bytes, or a JSON list.", (falcon.MEDIA_JSON,))},
-        problems=(ProblemType.INPUT_GONE, ProblemType.RESULTS_NOT_JSON),
+        problems=(ProblemType.INPUT_GONE, ProblemType.RESULTS_NOT_JSON, ProblemType.TOO_LARGE),
     )
     def on_get(
         self,
@@ -68,7 +69,12 @@ class ChunkInput:
         data = _get(reader, input_key(submission.prefix, number))
         resp.set_header("Opsqueue-Codec", submission.codec)
         resp.content_type = falcon.MEDIA_JSON if form else _BYTES
-        resp.data = bytes(operations_of(submission.codec, data)) if form else data
+        if form:
+            before = number * submission.chunk_size
+            operations = min(submission.chunk_size, submission.operations_total - before)
+            limit_bytes = self.limits.chunk_bytes
+            data = bytes(operations_of(submission.codec, data, operations, limit_bytes))
+        resp.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ class ChunkOutput:
                 "ended, and others have the chunk or had it done"
             )
             raise ProblemError(Problem(ProblemType.CHUNK_LOST, detail))
-        stored_output(self.store, chunk, sent_bytes(data, chunk))
+        stored_output(self.store, chunk, sent_bytes(data, chunk, self.limits.chunk_bytes))
         resp.status = falcon.HTTP_204
 
 
@@ -115,24 +121,42 @@ def _get(reader: Readable, key: str) -> bytes:
         raise ProblemError(Problem(ProblemType.INPUT_GONE, str(exc))) from exc
 
 
-def operations_of(codec: str, data: bytes) -> msgspec.Raw:
-    """Give a chunk's operations as a JSON list.
+def operations_of(codec: str, data: bytes, operations: int, limit_bytes: int) -> msgspec.Raw:
+    """Return a chunk's operations as a JSON list.
+
+    Args:
+        codec: by name, of the submission.
+        data: the chunk's input.
+        operations: how many it has.
+        limit_bytes: of the chunk before compression.
 
     Raises:
-        ProblemError: they have no JSON form.
+        ProblemError: there is more than the limit, another number, or no JSON form.
     """
+    opened = _codec_of(codec)
     try:
-        return msgspec.Raw(msgspec.json.encode(_codec_of(codec).decode(data)))
-    except ProblemError:
-        raise
+        found = opened.decode(
+            data,
+            operations=None if opened.plain_name == RAW.name else operations,
+            limit_bytes=limit_bytes,
+            limit_values=limit_bytes // VALUE_BYTES,
+        )
+        return msgspec.Raw(msgspec.json.encode(found))
+    except ChunkTooLargeError as exc:
+        raise too_large(str(exc)) from exc
     # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
     except Exception as exc:
         message = f"the operations can't be given as JSON ({type(exc).__name__}: {exc})"
         raise _not_json(message) from exc
 
 
-def sent_output(done: DoneBody, chunk: Reservation) -> Encoded:
+def sent_output(done: DoneBody, chunk: Reservation, limit_bytes: int) -> Encoded:
     """Return what is to be stored of what a consumer reports: encoded, readable and complete.
+
+    Args:
+        done: the report.
+        chunk: that it is about.
+        limit_bytes: of an output before compression.
 
     Raises:
         ProblemError: there is not a result or an error for each operation, or not in the
@@ -140,14 +164,14 @@ def sent_output(done: DoneBody, chunk: Reservation) -> Encoded:
     """
     match done.results, done.output:
         case msgspec.UNSET, bytes() as output:
-            return sent_bytes(output, chunk)
+            return sent_bytes(output, chunk, limit_bytes)
         case list() as results, msgspec.UNSET:
             return _encoded(results, chunk)
     message = f"chunk {chunk}: give results or output, not both"
     raise ProblemError(Problem(ProblemType.INVALID_ARGUMENT, message, {"token": chunk.token}))
 
 
-def sent_bytes(data: bytes, chunk: Reservation) -> Encoded:
+def sent_bytes(data: bytes, chunk: Reservation, limit_bytes: int) -> Encoded:
     """Return an output that a consumer has encoded, having decoded and counted it.
 
     Raises:
@@ -157,7 +181,11 @@ def sent_bytes(data: bytes, chunk: Reservation) -> Encoded:
     operations = source.operations_in(chunk.chunk_index)
     try:
         failed = count_errors(
-            data, codec=source.codec, operations=operations, limit_bytes=MAX_DECODED_BYTES
+            data,
+            codec=source.codec,
+            operations=operations,
+            limit_bytes=limit_bytes,
+            limit_values=limit_bytes // VALUE_BYTES,
         )
         return Encoded(data, failed)
     except EncodingError as exc:

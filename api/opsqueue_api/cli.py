@@ -133,6 +133,14 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     help="Of a request.",
 )
 @click.option(
+    "--max-chunk-bytes",
+    type=click.IntRange(1_024, 1 << 30),
+    default=_LIMITS.chunk_bytes,
+    show_envvar=True,
+    help="Bytes, before compression, of a chunk that is decoded whole: operations as JSON, results "
+    "that are reported encoded. Result streams decode larger ones piece by piece.",
+)
+@click.option(
     "--max-operations",
     type=click.IntRange(1),
     default=_LIMITS.operations,
@@ -252,6 +260,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         durability=Durability(options["durability"]),
         limits=Limits(
             body_bytes=options["max_body_bytes"],
+            chunk_bytes=options["max_chunk_bytes"],
             operations=options["max_operations"],
             body_chunks=options["max_body_chunks"],
             chunks=options["max_chunks"],

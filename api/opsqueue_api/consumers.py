@@ -72,6 +72,7 @@ class ReserveChunks:
     long_polls: LongPolls
     timeout_ms: int
     """Of who does not say it."""
+    limits: Limits
 
     @operation(body=(Content(ReserveBody),), answers=ReservedBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
@@ -107,7 +108,9 @@ class ReserveChunks:
             data = chunk.input
             if data is None:
                 data = self.store.get(input_key(chunk.source.prefix, chunk.chunk_index))
-            return ChunkBody.of(chunk, operations=operations_of(chunk.source.codec, data))
+            count = chunk.source.operations_in(chunk.chunk_index)
+            found = operations_of(chunk.source.codec, data, count, self.limits.chunk_bytes)
+            return ChunkBody.of(chunk, operations=found)
         except (ProblemError, OpsqueueError) as exc:
             return ChunkBody.of(chunk, operations=None, problem=str(exc))
 
@@ -162,7 +165,7 @@ class CompleteChunks:
         """Return the output that comes along, or how many operations failed in the stored one."""
         with _unless_ended(on, chunk):
             if done.has_contents:
-                return sent_output(done, chunk)
+                return sent_output(done, chunk, self.limits.chunk_bytes)
             return stored_failures(self.store, chunk)
         return 0
 
@@ -272,11 +275,12 @@ def add_routes(
     worker = "/v1/queues/{queue}/workers/{worker}"
     contents = "/v1/queues/{queue}/submissions/{submission_id}/chunks/{index}"
     needs = Need.CONSUME
-    route(f"{chunks}/reserve", ReserveChunks(queue_of, store, long_polls, timeout_ms), POST=needs)
+    reserve = ReserveChunks(queue_of, store, long_polls, timeout_ms, limits)
+    route(f"{chunks}/reserve", reserve, POST=needs)
     route(f"{chunks}/complete", CompleteChunks(queue_of, store, limits), POST=needs)
     route(f"{chunks}/fail", FailChunks(queue_of, limits), POST=needs)
     route(f"{chunks}/release", ReleaseChunks(queue_of), POST=needs)
     route(worker, OneWorker(queue_of), DELETE=needs)
     route(f"{worker}/heartbeat", WorkerHeartbeat(queue_of, timeout_ms), POST=needs)
-    route(f"{contents}/input", ChunkInput(queue_of, store), GET=needs)
+    route(f"{contents}/input", ChunkInput(queue_of, store, limits), GET=needs)
     route(f"{contents}/output", ChunkOutput(queue_of, store, limits), PUT=needs)

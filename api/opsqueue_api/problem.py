@@ -15,6 +15,7 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import (
+    ChunkTooLargeError,
     ConnectionTroubleError,
     EncodingError,
     InvalidArgumentError,
@@ -78,6 +79,7 @@ _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (SubmissionFailedError, ProblemType.SUBMISSION_NOT_COMPLETED),
     (SubmissionCancelledError, ProblemType.SUBMISSION_NOT_COMPLETED),
     (InvalidArgumentError, ProblemType.INVALID_ARGUMENT),
+    (ChunkTooLargeError, ProblemType.TOO_LARGE),
     (EncodingError, ProblemType.INVALID_ARGUMENT),
     (ObjectNotFoundError, ProblemType.RESULTS_GONE),
     (SubmissionNotConfirmedError, ProblemType.NOT_CONFIRMED),

@@ -10,15 +10,16 @@ the answer is cut off, since no line could say so; `?from_chunk=` goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Final, cast, get_args
 
 import falcon
 
 from opsqueue.codec import open_codec
 from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
 from opsqueue.exceptions import (
+    ChunkTooLargeError,
     EncodingError,
     InvalidArgumentError,
     OperationFailedError,
@@ -35,9 +36,13 @@ from opsqueue_api.follow import followed_chunks
 from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import NDJSON, Content, choice_parameter, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, choice, integer
-from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of
+from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of, too_large
 from opsqueue_api.queues import QueueOf
+from opsqueue_api.settings import Limits
 from opsqueue_api.streams import Stream, admitted, begun
+
+_PART_BYTES: Final = 1024 * 1024
+"""Of lines that are sent together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Results:
     queue_of: QueueOf
     store: ObjectStore
     long_polls: LongPolls
+    limits: Limits
 
     @operation(
         choice_parameter("errors", list(get_args(ErrorMode)), "How operations that failed come."),
@@ -60,6 +66,7 @@ class Results:
             ProblemType.OPERATIONS_FAILED,
             ProblemType.RESULTS_NOT_JSON,
             ProblemType.RESULTS_GONE,
+            ProblemType.TOO_LARGE,
         ),
     )
     def on_get(
@@ -105,7 +112,11 @@ class Results:
     ) -> Stream:
         contents = reader_of(submission, self.store, on.inline_contents)
         try:
-            return begun(_lines_by_chunk(contents, submission, errors, batches), *at_end)
+            lines = _lines(contents, submission, errors, batches, self.limits.chunk_bytes)
+            return begun(lines, *at_end)
+        except ChunkTooLargeError as exc:
+            message = f"the results of submission {submission.id}: {exc}"
+            raise too_large(message) from exc
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
         except OperationFailedError as exc:
@@ -113,8 +124,12 @@ class Results:
             raise _operations_failed(on.get_submission(submission.id)) from exc
 
 
-def _lines_by_chunk(
-    contents: Readable, submission: Submission, errors: ErrorMode, batches: Iterable[range]
+def _lines(
+    contents: Readable,
+    submission: Submission,
+    errors: ErrorMode,
+    batches: Iterable[range],
+    whole_bytes: int,
 ) -> Generator[bytes]:
     try:
         codec = open_codec(submission.codec)
@@ -125,16 +140,34 @@ def _lines_by_chunk(
     tells_apart = errors == "yield"
     for indexes in batches:
         chunks = results_by_chunk(
-            contents, submission, codec=codec, errors=errors, chunk_indexes=indexes
+            contents,
+            submission,
+            codec=codec,
+            errors=errors,
+            chunk_indexes=indexes,
+            whole_bytes=whole_bytes,
         )
         for results in chunks:
-            yield b"".join(
-                result_line(result, tells_apart=tells_apart, has_null_for_nan=True)
-                for result in results
+            yield from _joined(
+                result_line(one, tells_apart=tells_apart, has_null_for_nan=True)
+                for one in results
             )
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.
             yield b""
+
+
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the lines of a chunk, of a large one some at a time."""
+    part: list[bytes] = []
+    part_bytes = 0
+    for line in lines:
+        part.append(line)
+        part_bytes += len(line)
+        if part_bytes > _PART_BYTES:
+            yield b"".join(part)
+            part, part_bytes = [], 0
+    yield b"".join(part)
 
 
 def _operations_failed(submission: Submission) -> ProblemError:

@@ -27,6 +27,8 @@ class Limits:
     Args:
         body_bytes: of a request, also of what comes out of gzip. Decoded it can take twenty times
             as much memory.
+        chunk_bytes: of a chunk that is decoded whole, before compression; it may hold an eighth of
+            it as many values. Results are streamed one by one where a chunk has more.
         operations: in a body.
         body_chunks: cut from a body, each being an upload while the client waits.
         chunks: of a submission that is uploaded already; a bit of Redis's memory each.
@@ -35,6 +37,7 @@ class Limits:
     """
 
     body_bytes: int = 16 * 1024 * 1024
+    chunk_bytes: int = 32 * 1024 * 1024
     operations: int = 1_000_000
     body_chunks: int = 10_000
     chunks: int = 100_000_000

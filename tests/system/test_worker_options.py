@@ -278,3 +278,16 @@ def test_a_worker_without_a_store_says_what_to_give(start):
 
     assert worker.wait() == 2
     assert "set OPSQUEUE_STORE_URL" in worker.output
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
+def test_a_chunk_larger_than_the_workers_limit_fails_by_its_name(
+    start_worker, producer_of, pool: str
+):
+    """Before the handler is called; smaller ones are served."""
+    start_worker("--pool", pool, OPSQUEUE_WORKER_MAX_CHUNK_BYTES="10000")
+    producer = producer_of()
+
+    assert list(producer.run_submission(range(10), chunk_size=5)) == list(range(1, 11))
+    with pytest.raises(SubmissionFailedError, match=r"limit of 10,000 bytes .max-chunk-bytes"):
+        list(producer.run_submission(["x" * 20_000], chunk_size=1, **ONCE))

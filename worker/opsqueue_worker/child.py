@@ -91,6 +91,7 @@ class Child:
             store=store,
             status=status,
             worker=hello.worker,
+            limit_bytes=hello.max_chunk_bytes,
             is_stopping=self._is_stopping,
             report=self._report,
             save=self._save_beside,

@@ -13,6 +13,7 @@ import click
 
 from opsqueue import __version__
 from opsqueue.app import Opsqueue, load_app
+from opsqueue.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -163,6 +164,12 @@ def _say(line: str) -> None:
     help="Replace a child that has had so much, like 512MB.  [default: never]",
 )
 @click.option(
+    "--max-chunk-bytes",
+    type=click.IntRange(1_024, MAX_CHUNK_BYTES),
+    default=MAX_CHUNK_BYTES,
+    help="Bytes, before compression, of a chunk's operations; with more its attempt fails.",
+)
+@click.option(
     "--heartbeat-interval",
     type=click.FloatRange(0.1, 600),
     default=5.0,
@@ -276,6 +283,7 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
         prefetch=options["prefetch"],
         max_chunks_per_child=options["max_chunks_per_child"],
         max_memory_per_child_bytes=options["max_memory_per_child"],
+        max_chunk_bytes=options["max_chunk_bytes"],
         heartbeat_interval_s=options["heartbeat_interval"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
         redis_timeout_s=options["redis_timeout"],

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from opsqueue import execution
 from opsqueue.app import Handler, Opsqueue
 from opsqueue.chunk import Reservation
+from opsqueue.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import HandlerError
 from opsqueue.execution import Done, Fetched, GivenBack, Ran, Report, Times
 from opsqueue.invocation import Invoker, in_thread
@@ -72,6 +73,8 @@ class Workbench:
     """Store an output and report; may return before that is done."""
     worker: str = ""
     """Its name, for spans."""
+    limit_bytes: int = MAX_CHUNK_BYTES
+    """Of an input before compression."""
 
 
 class Executor(Protocol):
@@ -201,6 +204,7 @@ class LoopExecutor:
                 is_void=task.is_void,
                 invoke=invoke,  # type: ignore[arg-type]
                 worker=bench.worker,
+                limit_bytes=bench.limit_bytes,
             )
         bench.status.end(slot)
         if not isinstance(ran, Ran):
@@ -244,6 +248,7 @@ def work_on(
             is_void=task.is_void,
             invoke=invoke,  # type: ignore[arg-type]
             worker=bench.worker,
+            limit_bytes=bench.limit_bytes,
         )
     bench.status.end(slot)
     if not isinstance(ran, Ran):

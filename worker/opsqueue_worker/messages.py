@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from opsqueue.chunk import ChunkFailure, Reservation, Source, Token, encodable
+from opsqueue.codec import MAX_CHUNK_BYTES
 from opsqueue.execution import Done, Failed, GivenBack, Report, Times
 from opsqueue.logs import LogFormat
 from opsqueue.submission import SubmissionId
@@ -26,6 +27,8 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
     worker: str
     log_level: str
     log_format: LogFormat
+    max_chunk_bytes: int = MAX_CHUNK_BYTES
+    """Of an input before compression."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):

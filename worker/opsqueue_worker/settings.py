@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from opsqueue.codec import MAX_CHUNK_BYTES
 from opsqueue.logs import LogFormat
 from opsqueue.process import new_worker_name
 from opsqueue.strategy import AnyStrategy
@@ -30,6 +31,8 @@ class WorkerSettings:
     """Chunks that wait beside each that runs; None: as many as some 100 ms of work."""
     max_chunks_per_child: int | None = None
     max_memory_per_child_bytes: int | None = None
+    max_chunk_bytes: int = MAX_CHUNK_BYTES
+    """Of an input before compression; what has more fails its attempt."""
     heartbeat_interval_s: float = 5.0
     heartbeat_timeout_s: float = 30.0
     redis_timeout_s: float = 15.0

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
+from opsqueue.codec import MAX_CHUNK_BYTES
 from opsqueue.execution import GivenBack, Report, fetch
 from opsqueue.invocation import Invoker
 from opsqueue.store import ObjectStore
@@ -21,7 +22,14 @@ class SoloPool:
     """One chunk at a time, in this process, where no hard time limit can be kept."""
 
     def __init__(
-        self, app: Opsqueue, store: ObjectStore, *, ahead: int, calls: PoolCalls, worker: str = ""
+        self,
+        app: Opsqueue,
+        store: ObjectStore,
+        *,
+        ahead: int,
+        calls: PoolCalls,
+        worker: str = "",
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
         self._app = app
         self._calls = calls
@@ -36,6 +44,7 @@ class SoloPool:
             store=store,
             status=Status.new(1),
             worker=worker,
+            limit_bytes=max_chunk_bytes,
             is_stopping=threading.Event(),
             report=self._report,
             save=lambda task, ran: self._report(task, save(task, ran, store)),

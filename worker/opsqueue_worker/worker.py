@@ -131,7 +131,14 @@ class Worker:
         )
         if settings.pool == "solo":
             ahead = settings.prefetch or 0
-            return SoloPool(app, store, ahead=ahead, calls=calls, worker=settings.name)
+            return SoloPool(
+                app,
+                store,
+                ahead=ahead,
+                calls=calls,
+                worker=settings.name,
+                max_chunk_bytes=settings.max_chunk_bytes,
+            )
         if settings.store_url.startswith("memory:"):
             message = (
                 f"store {settings.store_url!r} lives in one process, this pool has several: use "
@@ -151,6 +158,7 @@ class Worker:
             worker=settings.name,
             log_level=settings.log_level,
             log_format=settings.log_format,
+            max_chunk_bytes=settings.max_chunk_bytes,
         )
         return ChildPool(
             hello,
