@@ -245,8 +245,11 @@ def check_durability(client: Client, durability: Durability, *, url: str) -> lis
         )
         raise InvalidArgumentError(message)
     if durability is Durability.REPLICA:
-        found = absent_troubles(infos) + unseen_replicas(infos)
-        return [f"durability 'replica': {trouble}" for trouble in found]
+        about = "durability 'replica'"
+        return [
+            *(f"{about} is not kept now: {trouble}" for trouble in absent_troubles(infos)),
+            *(f"{about} may not be kept: {trouble}" for trouble in unseen_replicas(infos)),
+        ]
     return []
 
 
