@@ -138,7 +138,7 @@ def masked(url: str) -> str:
 
 
 def check(client: Client, *, url: str) -> list[str]:
-    """Ask the servers whether they can hold a queue; give warnings about how they are set up.
+    """Ask the servers whether they can hold a queue; return warnings about how they are set up.
 
     Raises:
         RedisUnavailableError: no answer, or one that is not of a server of 7.0 or newer.
@@ -146,18 +146,40 @@ def check(client: Client, *, url: str) -> list[str]:
     warnings: dict[str, None] = {}
     for info in read_info(client, url=url):
         if info is None:
-            return [f"Redis at {masked(url)} does not let us read INFO: settings are not checked"]
+            warnings[f"Redis at {masked(url)} {NO_INFO}; make sure that {ALL_FACTS}"] = None
+            continue
         if trouble := version_trouble(info):
             message = f"Redis at {masked(url)} is {trouble}"
             raise RedisUnavailableError(message)
         for trouble_of in (eviction_trouble, loss_trouble, replica_trouble, lag_trouble):
             if trouble := trouble_of(info):
                 warnings[f"Redis {trouble}"] = None
+        for trouble in unseen_facts(info):
+            warnings[f"Redis {trouble}"] = None
     return list(warnings)
 
 
+NO_INFO: Final = "does not let this user read INFO, so its version and settings are not checked"
+_FACTS: Final = {
+    "redis_version": "it is version 7.0 or newer",
+    "maxmemory_policy": "maxmemory-policy is noeviction",
+    "aof_enabled": "appendonly is yes",
+    "role": "it is a primary",
+}
+ALL_FACTS: Final = ", ".join(_FACTS.values())
+
+
+def unseen_facts(info: Mapping[str, Any]) -> list[str]:
+    """Say what a server's INFO leaves out, as those of some providers do."""
+    return [
+        f"does not tell {name} (INFO); make sure that {fact}"
+        for name, fact in _FACTS.items()
+        if name not in info
+    ]
+
+
 def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
-    """Give what each server (of a cluster, each master) says of itself; None: we may not read it.
+    """Return what each server (of a cluster, each master) says of itself; None: INFO is refused.
 
     Raises:
         RedisUnavailableError: no answer, or the credentials are refused.
@@ -196,16 +218,21 @@ def _info(server: redis.Redis) -> Mapping[str, Any] | None:
     try:
         for section in ("server", "memory", "persistence", "replication"):
             info |= server.info(section)
-    except redis.exceptions.NoPermissionError:
-        # An ACL user without INFO: the queue works, only these checks can't be made.
+    except redis.ResponseError as exc:
+        # An ACL user without INFO, or a server that has it under another name: the queue works,
+        # only these checks can't be made.
+        is_known = isinstance(exc, redis.exceptions.NoPermissionError)
+        if not is_known and "unknown command" not in str(exc).lower():
+            raise
         return None
     return info
 
 
 def version_trouble(info: Mapping[str, Any]) -> str | None:
     """Say it of a server that is too old."""
-    version = str(info.get("redis_version", "0"))
-    if int(version.split(".", maxsplit=1)[0]) < 7:
+    version = str(info.get("redis_version", ""))
+    major = re.match(r"\d+", version)
+    if major is not None and int(major[0]) < 7:
         return f"version {version}: 7.0 or newer is needed"
     return None
 
@@ -223,7 +250,9 @@ def eviction_trouble(info: Mapping[str, Any]) -> str | None:
 
 def loss_trouble(info: Mapping[str, Any]) -> str | None:
     """Say it of a server that forgets what it was told."""
-    if info.get("aof_enabled", 0):
+    if "aof_enabled" not in info:
+        return None
+    if info["aof_enabled"]:
         if info.get("aof_last_write_status", "ok") == "ok":
             return None
         return "can't write its append-only file; look at the server's log and at its disk"

@@ -8,9 +8,9 @@ or that a failover has put in its place, is not taken for the one that was looke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 
@@ -22,6 +22,8 @@ from opsqueue.script import translated_errors
 
 Command = Sequence[str | bytes | int]
 Reading = Mapping[str, Any]
+Settings = Reading | redis.ResponseError
+"""Of CONFIG GET; the error if the server refused it."""
 
 CONFIRM_WITHIN_MS: Final = 5_000
 """Longer than an fsync a second, on a disk that is busy; shorter than a connection's timeout."""
@@ -39,6 +41,16 @@ class Durability(StrEnum):
     """It is on the server's disk: the machine may lose its power."""
     REPLICA = "replica"
     """A replica has it, too: the server's machine may be lost, if that replica takes over."""
+
+
+ACL_COMMAND: Final = "opsqueue acl api --durability fsync"
+"""Prints the user who may ask for FSYNC."""
+
+# Answered at once, since nobody is waited for.
+_WAITS: Final[Mapping[Durability, tuple[tuple[str | int, ...], str]]] = {
+    Durability.FSYNC: (("WAITAOF", 0, 0, 1), ACL_COMMAND),
+    Durability.REPLICA: (("WAIT", 0, 1), "opsqueue acl api"),
+}
 
 
 def confirming(durability: Durability, base: str) -> list[Command]:
@@ -78,7 +90,7 @@ def unconfirmed(durability: Durability, answers: Sequence[Any]) -> str | None:
     return f"the server answered {error or answers!r} when it was asked to wait"
 
 
-def _unsynced(waited: object, info: Reading, settings: Reading) -> str | None:
+def _unsynced(waited: object, info: Reading, settings: Settings) -> str | None:
     if trouble := fsync_trouble(info, settings):
         return trouble
     match waited:
@@ -91,32 +103,59 @@ def _unsynced(waited: object, info: Reading, settings: Reading) -> str | None:
     return f"the server answered {waited!r} when it was asked to wait for its disk"
 
 
-def fsync_trouble(info: Reading, settings: Reading) -> str | None:
+def fsync_trouble(info: Reading, settings: Settings) -> str | None:
     """Say why this server can't promise that an answered write is on its disk; None: it can.
 
     Args:
         info: INFO server; empty: it may not be read.
-        settings: of CONFIG GET; empty likewise.
+        settings: what decides it; what can't be seen is not promised.
     """
-    name = server_name(info)
-    if settings.get("appendonly") == "no":
+    unseen = unseen_settings(info, settings)
+    if unseen or isinstance(settings, redis.ResponseError):
+        return unseen
+    name, policy = server_name(info), settings["appendfsync"]
+    if settings["appendonly"] == "no":
         return f"{name} keeps no append-only file; set appendonly yes"
-    policy = settings.get("appendfsync")
-    if policy == "always" and settings.get("no-appendfsync-on-rewrite") == "no":
+    if policy == "always" and settings["no-appendfsync-on-rewrite"] == "no":
         return None
     if not waits_rightly(info):
-        if policy is None:
-            return (
-                f"{name} does not let us read its settings, and only with appendfsync always its "
-                "answer comes after the fsync; let this user read them (ACL +config|get)"
-            )
-        put_off = policy == "always"
-        setting = "no-appendfsync-on-rewrite yes" if put_off else f"appendfsync {policy}"
-        helps = "no-appendfsync-on-rewrite no" if put_off else "appendfsync always"
-        return f"{name} with {setting} answers before the fsync, WAITAOF too; set {helps}"
+        return _early_answer(info, policy)
     if policy == "no":
         return f"{name} with appendfsync no leaves the fsync to chance; set appendfsync everysec"
     return None
+
+
+def _early_answer(info: Reading, policy: str) -> str:
+    name, is_put_off = server_name(info), policy == "always"
+    setting = "no-appendfsync-on-rewrite yes" if is_put_off else f"appendfsync {policy}"
+    helps = "no-appendfsync-on-rewrite no" if is_put_off else "appendfsync always"
+    if not info:
+        return (
+            f"{name} does not let this user read its version (INFO), and with {setting} only some "
+            f"answer after the fsync; allow it (ACL +info) or set {helps}"
+        )
+    return f"{name} with {setting} answers before the fsync, WAITAOF too; set {helps}"
+
+
+def unseen_settings(info: Reading, settings: Settings) -> str | None:
+    """Say which settings of the disk this user could not see, and what helps; None: it saw all."""
+    name = server_name(info)
+    if isinstance(settings, redis.exceptions.NoPermissionError):
+        return (
+            f"{name} does not let this user read its appendfsync (CONFIG GET), so when it writes "
+            "to its disk is not known; allow it (ACL +config|get), as the line does that "
+            f"`{ACL_COMMAND}` prints"
+        )
+    is_refused = isinstance(settings, redis.ResponseError)
+    why = f" (CONFIG GET: {settings})" if is_refused else ""
+    told = frozenset[str]() if isinstance(settings, redis.ResponseError) else settings.keys()
+    missing = [one for one in _SETTINGS if one not in told]
+    if not missing:
+        return None
+    return (
+        f"{name} does not tell its {', '.join(missing)}{why}, so when it writes to its disk is "
+        "not known; use a server that tells it"
+    )
 
 
 def waits_rightly(info: Reading) -> bool:
@@ -138,58 +177,115 @@ def server_name(info: Reading) -> str:
     return f"Redis {info['redis_version']}" if "redis_version" in info else "the server"
 
 
-def fsync_troubles(infos: Sequence[Reading | None], settings: Sequence[Reading]) -> list[str]:
+def fsync_troubles(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
     """Say what keeps servers, of a cluster each master, from promising what is on their disks."""
+    return _of_each(fsync_trouble, infos, settings)
+
+
+def all_unseen_settings(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
+    """Say which settings could not be seen of servers, of a cluster each master."""
+    return _of_each(unseen_settings, infos, settings)
+
+
+def _of_each(
+    trouble_of: Callable[[Reading, Settings], str | None],
+    infos: Sequence[Reading | None],
+    settings: Sequence[Settings],
+) -> list[str]:
     pairs = zip(infos, settings, strict=False)
-    found = (fsync_trouble(info or {}, of_server) for info, of_server in pairs)
+    found = (trouble_of(info or {}, of_server) for info, of_server in pairs)
     return list(dict.fromkeys(trouble for trouble in found if trouble))
 
 
 def absent_troubles(infos: Sequence[Reading | None]) -> list[str]:
-    """Say it of servers none of whose replicas can confirm a write; not where INFO is refused."""
+    """Report primaries that have no online replica."""
     for info in infos:
-        if info is not None and not any(is_online(replica) for replica in replicas_of(info)):
+        if _tells_replicas(info) and not any(is_online(one) for one in replicas_of(info or {})):
             return ["no replica is connected, so each insert waits in vain; start one (replicaof)"]
     return []
 
 
-def check_durability(client: Client, durability: Durability, *, url: str) -> list[str]:
-    """Find out at the start what would keep each insert from being confirmed; give warnings.
+def unseen_replicas(infos: Sequence[Reading | None]) -> list[str]:
+    """Report servers that do not let this user see whether a replica is connected."""
+    if all(_tells_replicas(info) for info in infos):
+        return []
+    trouble = (
+        "whether a replica is connected is not known, since the server does not let this user "
+        "read it (INFO replication); make sure of one (replicaof)"
+    )
+    return [trouble]
 
-    A server that can't keep the promise as it is set is refused. A replica that is not there only
-    makes a warning, since it may come back: until then inserts are answered that they are not
-    confirmed, and all else goes on.
+
+def _tells_replicas(info: Reading | None) -> bool:
+    return info is not None and "connected_slaves" in info
+
+
+def check_durability(client: Client, durability: Durability, *, url: str) -> list[str]:
+    """Find out at the start what would keep each insert from being confirmed; return warnings.
+
+    A server that can't keep the promise as it is set is refused, and so is a user who may not ask
+    for it. A replica that is not there only makes a warning, since it may come back: until then
+    inserts are answered that they are not confirmed, and all else goes on.
 
     Raises:
-        InvalidArgumentError: says which setting helps.
+        InvalidArgumentError: says which setting or which right helps.
         RedisUnavailableError: no answer.
     """
     if durability is Durability.NONE:
         return []
     infos = read_info(client, url=url)
-    if durability is Durability.REPLICA:
-        absent = absent_troubles(infos)
-        return [f"durability 'replica' is not kept now: {trouble}" for trouble in absent]
-    if troubles := fsync_troubles(infos, read_settings(client)):
+    troubles: list[str] = []
+    if durability is Durability.FSYNC:
+        troubles = fsync_troubles(infos, read_settings(client))
+    if troubles := troubles or wait_troubles(client, durability):
+        less = "replica or none" if durability is Durability.FSYNC else "none"
         message = (
-            f"durability 'fsync' is not kept by {masked(url)}: {'; '.join(troubles)}, or promise "
-            "less with --durability replica or none (OPSQUEUE_DURABILITY)"
+            f"durability {durability.value!r} is not kept by {masked(url)}: "
+            f"{'; '.join(troubles)}, or promise less with --durability {less} (OPSQUEUE_DURABILITY)"
         )
         raise InvalidArgumentError(message)
+    if durability is Durability.REPLICA:
+        about = "durability 'replica'"
+        return [
+            *(f"{about} is not kept now: {trouble}" for trouble in absent_troubles(infos)),
+            *(f"{about} may not be kept: {trouble}" for trouble in unseen_replicas(infos)),
+        ]
     return []
 
 
-def read_settings(client: Client) -> list[Reading]:
-    """Give what a server's answer to WAITAOF depends on; {}: this user may not read it."""
+def wait_troubles(client: Client, durability: Durability) -> list[str]:
+    """Say it of servers that don't let this user wait, which each insert would have to."""
+    (name, *arguments), prints = _WAITS[durability]
+
+    def refusal(server: redis.Redis) -> str:
+        try:
+            cast("Any", server).execute_command(name, *arguments)
+        except redis.exceptions.NoPermissionError:
+            return (
+                f"the server does not let this user wait ({name}); allow it, as the line does "
+                f"that `{prints}` prints"
+            )
+        except redis.ResponseError:
+            # WAITAOF is unknown before 7.2; `_unsynced` knows when that is no harm.
+            return ""
+        return ""
+
+    with translated_errors(None):
+        refusals = run_on_all(client, refusal)
+    return list(dict.fromkeys(text for text in refusals if text))
+
+
+def read_settings(client: Client) -> list[Settings]:
+    """Return what a server's answer to WAITAOF depends on, or why it can't be read."""
     with translated_errors(None):
         return run_on_all(client, _settings_of)
 
 
-def _settings_of(server: redis.Redis) -> Reading:
+def _settings_of(server: redis.Redis) -> Settings:
     try:
         return _settings(server.config_get(*_SETTINGS))
-    except redis.ResponseError:
-        return {}
+    except redis.ResponseError as exc:
+        return exc
 
 
 def _reading(answer: object) -> Reading:
@@ -200,9 +296,11 @@ def _reading(answer: object) -> Reading:
     return {name: value for name, colon, value in pairs if colon}
 
 
-def _settings(answer: object) -> Reading:
-    """Read CONFIG GET's names and values; an error is a reading of nothing."""
+def _settings(answer: object) -> Settings:
+    """Read CONFIG GET's names and values."""
     match answer:
+        case redis.ResponseError():
+            return answer
         case dict():
             pairs: Iterable[tuple[object, object]] = answer.items()
         case list():

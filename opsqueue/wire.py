@@ -31,6 +31,7 @@ class ProblemType(StrEnum):
     METHOD_NOT_ALLOWED = "urn:opsqueue:problem:method-not-allowed"
     UNAUTHENTICATED = "urn:opsqueue:problem:unauthenticated"
     FORBIDDEN = "urn:opsqueue:problem:forbidden"
+    MISDIRECTED = "urn:opsqueue:problem:misdirected"
     MEDIA_TYPE = "urn:opsqueue:problem:media-type"
     CONTENT_ENCODING = "urn:opsqueue:problem:content-encoding"
     BROKEN_OFF = "urn:opsqueue:problem:broken-off"

@@ -17,10 +17,12 @@ from typing import Any
 import boto3
 import click
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 
 from opsqueue.app import load_app
 from opsqueue.store.base import parse_store_url
+from opsqueue_api.hosts import AllowedHosts
 from opsqueue_api.server import GRACEFUL_S
 from tests.dockerfiles import DOCKERFILES, ROOT, health_code, last, tool
 
@@ -334,6 +336,19 @@ def test_the_stacks_api_takes_tokens_and_starts_without(
     given = [_settings("api", service, monkeypatch) for service in (services["api"], api)]
 
     assert [("", True), (tokens, True)] == [(one["tokens"], one["insecure"]) for one in given]
+
+
+def test_the_stacks_api_answers_to_the_name_that_its_other_containers_use(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus's target; also where other names are added."""
+    given = _settings("api", services["api"], monkeypatch)["allowed_hosts"]
+    scrapes = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    (job,) = [one for one in scrapes["scrape_configs"] if one["job_name"] == "opsqueue-api"]
+    targets = job["static_configs"][0]["targets"]
+
+    assert targets == [one for one in targets if AllowedHosts(given).allow(one)]
+    assert not AllowedHosts(given).allow("evil.example")
 
 
 def test_programs_read_every_variable_that_they_are_given(

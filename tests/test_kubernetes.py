@@ -17,6 +17,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import create_app
 from opsqueue_api.cli import main as api
+from opsqueue_api.hosts import AllowedHosts
 from opsqueue_api.server import GRACEFUL_S
 from opsqueue_api.settings import Settings
 from opsqueue_api.tokens import Scope, parse_tokens
@@ -244,3 +245,21 @@ def test_scaler_and_monitor_have_a_token_that_reads_metrics_only():
     value = manifest("Secret", secret)["stringData"][key]
     tokens = variables("opsqueue-api")["OPSQUEUE_API_TOKENS"].split(";")
     assert f"metrics:{value}:{Scope.METRICS}" in tokens
+
+
+def test_the_api_answers_to_every_name_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has no tokens; with the namespace of the kustomization."""
+    service = manifest("Service", "opsqueue-api")["metadata"]["name"]
+    namespace = manifest_of_kustomization()["namespace"]
+    given = options("opsqueue-api", monkeypatch)["allowed_hosts"]
+
+    allowed = AllowedHosts(name for text in given for name in text.split(","))
+
+    ends = ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local")
+    assert [] == [end for end in ends if not allowed.allow(f"{service}{end}:3999")]
+    assert not allowed.allow("evil.example")
+
+
+def manifest_of_kustomization() -> Manifest:
+    found: Manifest = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    return found

@@ -26,6 +26,7 @@ from opsqueue_api.errors import Errors, ErrorsChunks
 from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
 from opsqueue_api.grid import Reservations, SubmissionChunks
 from opsqueue_api.health import Alive, Ready, Version
+from opsqueue_api.hosts import KnownHosts
 from opsqueue_api.inline import InlineInputs, InlineOutputs
 from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.metrics import HttpMetrics, Metrics, QueueTotals
@@ -63,6 +64,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     *,
     limits: Limits | None = None,
     tokens: Sequence[Token] = (),
+    allowed_hosts: Sequence[str] | None = None,
     long_polls: int = 24,
     heartbeat_timeout_s: float = 30.0,
     durability: Durability = Durability.NONE,
@@ -76,6 +78,9 @@ def create_app(  # noqa: PLR0913 what each part is told
         store: the object store that producers and workers have.
         limits: of a request.
         tokens: that are accepted; with none, everybody may do everything.
+        allowed_hosts: names that requests may be sent to beside localhost and IP addresses, as
+            `hosts.AllowedHosts` reads them; not looked at where there are tokens. None: all, for
+            an app that no browser reaches, as in tests.
         heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
         durability: what an answered insert survives; each one is asked for it.
         long_polls: requests that may wait at once; fewer than threads.
@@ -95,6 +100,8 @@ def create_app(  # noqa: PLR0913 what each part is told
             Spans(),
             RequestIds(),
             Compression(),
+            # No page of another site has a token, whatever name it is sent to.
+            *([] if tokens or allowed_hosts is None else [KnownHosts(allowed_hosts)]),
             CrossSite(),
             authentication,
             KnownParameters(),

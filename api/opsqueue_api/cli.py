@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -26,6 +28,7 @@ from opsqueue.exceptions import (
 from opsqueue.logs import set_up_logging
 from opsqueue.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
 from opsqueue.store import open_store
+from opsqueue_api.hosts import AllowedHosts, is_name
 from opsqueue_api.request_ids import add_request_id
 from opsqueue_api.settings import (
     DEFAULT_REDIS_URL,
@@ -114,6 +117,16 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     is_flag=True,
     show_envvar=True,
     help="Listen on any address without tokens.",
+)
+@click.option(
+    "--allowed-hosts",
+    multiple=True,
+    show_default=False,
+    show_envvar=True,
+    metavar="NAMES",
+    help="Without tokens: names that requests may be sent to, beside localhost, IP addresses and "
+    "--host; separated by commas, or given several times. *.example.com is all names below it, * "
+    "all names.",
 )
 @click.option(
     "--threads",
@@ -212,7 +225,7 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     set_up_logging(settings.log_level, settings.log_format, add_request_id)
     warnings = _check_outside(settings)
     if not settings.tokens and not is_loopback(settings.host):
-        warnings.append(f"no tokens: whoever reaches {settings.host} can use every queue")
+        warnings.append(_no_tokens(settings))
     _say(f"opsqueue-api {__version__}")
     _say(f"redis  {masked(settings.redis_url)}")
     _say(f"store  {_masked_store(settings.store_url)}")
@@ -245,6 +258,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             "--insecure (OPSQUEUE_API_INSECURE=true) if something else decides who reaches it"
         )
         raise click.UsageError(message)
+    allowed_hosts = _allowed_hosts_of(options["allowed_hosts"], options["host"])
     return Settings(
         redis_url=options["redis_url"],
         store_url=options["store_url"],
@@ -253,6 +267,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         threads=options["threads"],
         workers=options["workers"],
         tokens=tokens,
+        allowed_hosts=allowed_hosts,
         log_level=options["log_level"],
         log_format=options["log_format"],
         has_access_log=options["access_log"],
@@ -268,6 +283,24 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             inline_bytes=options["inline_bytes"],
         ),
     )
+
+
+def _no_tokens(settings: Settings) -> str:
+    names = ", ".join(dict.fromkeys(("localhost", *settings.allowed_hosts)))
+    return (
+        f"no tokens: whoever reaches {settings.host} can use every queue; requests may be sent to "
+        f"its IP addresses and to {names}, to other names with --allowed-hosts"
+    )
+
+
+def _allowed_hosts_of(given: Sequence[str], host: str) -> tuple[str, ...]:
+    names = tuple(name for text in given for name in re.split(r"[,\s]+", text) if name)
+    try:
+        AllowedHosts(names)
+    except InvalidArgumentError as exc:
+        message = f"--allowed-hosts (OPSQUEUE_API_ALLOWED_HOSTS): {exc}"
+        raise click.UsageError(message) from exc
+    return (host, *names) if is_name(host) else names
 
 
 def _tokens_of(text: str, file: Path | None) -> tuple[Token, ...]:

@@ -21,6 +21,7 @@ from opsqueue.wire import ProblemBody, ProblemType
 from opsqueue_api import problem
 from opsqueue_api.auth import Need
 from opsqueue_api.dashboard import page_files
+from opsqueue_api.hosts import ALWAYS_ANSWERED
 from opsqueue_api.openapi_schemas import EXAMPLES, refine
 from opsqueue_api.operation import ID_SCHEMA, Content, Operation, Parameter, operation, operation_of
 
@@ -147,7 +148,7 @@ def _entry(
         ],
         "responses": {
             **{str(status): _answer(content) for status, content in declared.answers.items()},
-            **_problems(_problem_types(declared, names, need, has_tokens=has_tokens)),
+            **_problems(_problem_types(route.path, declared, need, has_tokens=has_tokens)),
         },
     }
     if rest.strip():
@@ -212,8 +213,9 @@ def _media(content: Content) -> dict[str, Any]:
 
 
 def _problem_types(
-    declared: Operation, names: list[str], need: Need, *, has_tokens: bool
+    path: str, declared: Operation, need: Need, *, has_tokens: bool
 ) -> list[ProblemType]:
+    names = re.findall(r"{(\w+)", path)
     types = [*declared.problems, ProblemType.INVALID_ARGUMENT, ProblemType.INTERNAL]
     types.append(ProblemType.UNAVAILABLE)
     if "queue" in names:
@@ -227,6 +229,8 @@ def _problem_types(
         types += _OF_BODY
     if need.value and has_tokens:
         types += [ProblemType.UNAUTHENTICATED, ProblemType.FORBIDDEN]
+    if not has_tokens and path not in ALWAYS_ANSWERED:
+        types.append(ProblemType.MISDIRECTED)
     return types
 
 

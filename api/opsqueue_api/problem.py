@@ -43,6 +43,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
     ProblemType.UNAUTHENTICATED: (401, "Not authenticated"),
     ProblemType.FORBIDDEN: (403, "Forbidden"),
+    ProblemType.MISDIRECTED: (421, "Sent to a name that is not allowed"),
     ProblemType.MEDIA_TYPE: (415, "Not JSON"),
     ProblemType.CONTENT_ENCODING: (415, "Unknown content encoding"),
     ProblemType.BROKEN_OFF: (400, "Body breaks off"),

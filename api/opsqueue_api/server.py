@@ -164,6 +164,7 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         store,
         limits=settings.limits,
         tokens=settings.tokens,
+        allowed_hosts=settings.allowed_hosts,
         long_polls=settings.long_polls,
         heartbeat_timeout_s=settings.heartbeat_timeout_s,
         durability=settings.durability,

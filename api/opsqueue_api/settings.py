@@ -57,6 +57,7 @@ class Settings:
         threads: requests at a time in each process.
         workers: processes.
         tokens: that are accepted; with none, everybody may do everything.
+        allowed_hosts: names that requests without tokens may be sent to.
         log_level: of our own and gunicorn's log.
         log_format: of these and of the access log.
         has_access_log: a line a request on stdout.
@@ -71,6 +72,7 @@ class Settings:
     threads: int = 32
     workers: int = 1
     tokens: tuple[Token, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: LogFormat = "plain"
     has_access_log: bool = False

@@ -1,4 +1,4 @@
-"""`opsqueue acl`: a ready line for Redis that makes a user with no more rights than are needed."""
+"""`opsqueue acl`: print the line that makes a Redis user with no more rights than are needed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import get_args
 
 import click
 
-from opsqueue.acl import Role, user_line
+from opsqueue.acl import FSYNC_EXPOSES, Role, user_line
+from opsqueue.durability import Durability
+from opsqueue.exceptions import InvalidArgumentError
 
 _EPILOG = """
 \b
 Examples:
   opsqueue acl api >> users.acl       for opsqueue-api, producers and commands on Redis itself
   opsqueue acl worker --user crawler  for opsqueue-worker and consumers on Redis itself
+  opsqueue acl api --durability fsync for an API with --durability fsync: may read all settings
 
 The line is one of an ACL file (redis.conf: aclfile). To try it: ACL SETUSER in place of `user`.
 """
@@ -21,6 +24,23 @@ The line is one of an ACL file (redis.conf: aclfile). To try it: ACL SETUSER in 
 @click.command(epilog=_EPILOG)
 @click.argument("role", type=click.Choice(get_args(Role)))
 @click.option("--user", help="Its name.  [default: opsqueue-ROLE]")
-def acl(*, role: Role, user: str | None) -> None:
+@click.option(
+    "--durability",
+    type=click.Choice([one.value for one in Durability]),
+    default=Durability.NONE.value,
+    show_default=True,
+    help="What the API is told to promise. Only fsync takes more rights: the user may read all "
+    "settings of the server, its passwords too.",
+)
+def acl(*, role: Role, user: str | None, durability: str) -> None:
     """Print the line that makes a Redis user for ROLE; put a password in the place of CHANGE-ME."""
-    click.echo(user_line(role, name=user or f"opsqueue-{role}", password="CHANGE-ME"))  # noqa: S106 to be replaced
+    chosen = Durability(durability)
+    name = f"opsqueue-{role}" if user is None else user
+    try:
+        line = user_line(role, name=name, password="CHANGE-ME", durability=chosen)  # noqa: S106 to be replaced
+    except InvalidArgumentError as exc:
+        raise click.UsageError(str(exc)) from exc
+    if chosen is Durability.FSYNC:
+        # Not into the file: an ACL file can have no comments.
+        click.echo(f"# {FSYNC_EXPOSES}", err=True)
+    click.echo(line)

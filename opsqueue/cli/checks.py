@@ -17,19 +17,25 @@ from opsqueue.cli.queues import backlog_of
 from opsqueue.cli.tables import counted
 from opsqueue.cluster import Client, run_on_all
 from opsqueue.connection import (
+    ALL_FACTS,
+    NO_INFO,
     connect,
     eviction_trouble,
     loss_trouble,
     masked,
     read_info,
+    unseen_facts,
     version_trouble,
 )
 from opsqueue.durability import (
     Durability,
     absent_troubles,
+    all_unseen_settings,
     fsync_troubles,
     read_settings,
     server_name,
+    unseen_replicas,
+    wait_troubles,
 )
 from opsqueue.exceptions import (
     ConnectionTroubleError,
@@ -47,6 +53,10 @@ from opsqueue.submission_api import QueueApi, SubmissionApi
 _MAX_SKEW_S: Final = 2.0
 _ANSWER_WITHIN_S: Final = 5.0
 _NAMED: Final = 10
+_UNSEEN_HELP: Final = {
+    Durability.FSYNC: "make sure that appendfsync is everysec or always",
+    Durability.REPLICA: "nothing, unless inserts are to wait for a replica",
+}
 
 
 class Level(StrEnum):
@@ -99,33 +109,29 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding(
             "redis-info",
             Level.WARNING,
-            "this user may not read INFO: version and settings are not checked",
-            "allow it +info, or ask as another user",
+            f"the server {NO_INFO}",
+            f"allow it (ACL +info), ask as another user, or make sure that {ALL_FACTS}",
         )
         return
-    trouble = version_trouble(info)
-    yield (
-        Finding("redis-version", Level.PROBLEM, trouble, "upgrade the server")
-        if trouble
-        else Finding("redis-version", Level.GOOD, server_name(info))
-    )
-    trouble = eviction_trouble(info)
-    yield (
-        _split("redis-eviction", Level.PROBLEM, trouble)
-        if trouble
-        else Finding("redis-eviction", Level.GOOD, "keys are not evicted (noeviction)")
-    )
-    trouble = loss_trouble(info)
-    yield (
-        _split("redis-persistence", Level.WARNING, trouble)
-        if trouble
-        else Finding(
+    for unseen in unseen_facts(info):
+        yield _split("redis-info", Level.WARNING, unseen)
+    if trouble := version_trouble(info):
+        yield Finding("redis-version", Level.PROBLEM, trouble, "upgrade the server")
+    elif "redis_version" in info:
+        yield Finding("redis-version", Level.GOOD, server_name(info))
+    if trouble := eviction_trouble(info):
+        yield _split("redis-eviction", Level.PROBLEM, trouble)
+    elif "maxmemory_policy" in info:
+        yield Finding("redis-eviction", Level.GOOD, "keys are not evicted (noeviction)")
+    if trouble := loss_trouble(info):
+        yield _split("redis-persistence", Level.WARNING, trouble)
+    elif "aof_enabled" in info:
+        yield Finding(
             "redis-persistence",
             Level.GOOD,
             "an append-only file is kept (a crash of the machine loses about a second with "
             "appendfsync everysec, nothing with always, and half a minute with no)",
         )
-    )
     yield from _replication_findings(info)
 
 
@@ -146,21 +152,32 @@ def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
 def _durability_findings(
     client: Client, infos: Sequence[Mapping[str, Any] | None], chosen: Durability
 ) -> Iterator[Finding]:
-    """Say of each promise whether the servers keep it; only one that is chosen can be missing."""
+    """Report of each promise whether the servers keep it; only a chosen one can be missing."""
+    settings = read_settings(client)
     troubles = {
-        Durability.FSYNC: fsync_troubles(infos, read_settings(client)),
-        Durability.REPLICA: absent_troubles(infos),
+        Durability.FSYNC: fsync_troubles(infos, settings),
+        Durability.REPLICA: absent_troubles(infos) + unseen_replicas(infos),
     }
-    for durability, found in troubles.items():
+    unseen = {
+        Durability.FSYNC: all_unseen_settings(infos, settings),
+        Durability.REPLICA: unseen_replicas(infos),
+    }
+    for durability, of_servers in troubles.items():
         check, option = f"durability-{durability}", f"--durability {durability}"
+        found = of_servers or wait_troubles(client, durability)
         if not found:
             yield Finding(check, Level.GOOD, f"{option} is kept by this server")
-        for trouble in found:
-            yield (
-                _split(check, Level.PROBLEM, f"{option} is not kept: {trouble}")
-                if durability is chosen
-                else Finding(check, Level.GOOD, f"{option} is not asked for, nor kept: {trouble}")
-            )
+        elif durability is chosen:
+            for trouble in found:
+                yield _split(check, Level.PROBLEM, f"{option} is not kept: {trouble}")
+        elif unseen[durability]:
+            for trouble in unseen[durability]:
+                text = f"{option} is not asked for; whether it would be kept is not seen: {trouble}"
+                yield Finding(check, Level.WARNING, text, _UNSEEN_HELP[durability])
+        else:
+            for trouble in found:
+                text = f"{option} is not asked for, nor kept: {trouble}"
+                yield Finding(check, Level.GOOD, text)
 
 
 def _clock_findings(client: Client) -> list[Finding]:

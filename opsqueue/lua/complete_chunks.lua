@@ -115,7 +115,7 @@ for _, id in ipairs(order) do
   if sub.state then
     write_down(sub)
     if sub.signature then
-      note_in_hand(redis.call('HGETALL', sub.key .. ':meta'), -sub.ended)
+      note_in_hand(redis.call('HGETALL', sub.key .. ':meta'), 0 - sub.ended)
     end
   end
   if sub.changed and sub.state == 'in_progress' then
@@ -125,9 +125,9 @@ end
 write_in_hand()
 if totals.chunks > 0 then
   count('chunks_completed', totals.chunks)
-  count('backlog_chunks', -totals.chunks)
+  count('backlog_chunks', 0 - totals.chunks)
   count('operations_completed', totals.operations)
-  count('backlog_operations', -totals.operations)
+  count('backlog_operations', 0 - totals.operations)
   count_recent(totals.chunks, totals.operations)
 end
 if totals.failed > 0 then

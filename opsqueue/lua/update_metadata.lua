@@ -38,7 +38,7 @@ end
 -- case.
 local in_hand = tonumber(row[2])
 local was_ready = leave_ready(id)
-count_in_hand(id, -in_hand)
+count_in_hand(id, 0 - in_hand)
 change_pairs(id, 'ZREM')
 for i = 4, #ARGV, 2 do
   if ARGV[i + 1] == '' then

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from opsqueue.cli.checks import Level, _server_findings
 from opsqueue.connection import BLOCK_MS, SOCKET_TIMEOUT_S, check, connect, masked
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.script import ping
 
+GOOD = {"maxmemory_policy": "noeviction", "aof_enabled": 1, "role": "master"}
 OPTIONS = "username=u&password=p&client_name=c&health_check_interval=3"
 TLS = (
     "ssl_ca_certs=/ca&ssl_ca_data=x&ssl_ca_path=/cas&ssl_cert_reqs=none&ssl_certfile=/c&"
@@ -251,3 +253,39 @@ def test_a_server_that_is_too_old_is_an_error(
 
     with pytest.raises(RedisUnavailableError, match=f"version {version}: 7.0 or newer"):
         check(own_client, url="redis://host")
+
+
+@pytest.mark.parametrize("version", ["7.managed", "8", "255.255.255"])
+def test_a_version_of_another_form_is_no_error(
+    own_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Some providers have their own."""
+    info = {"redis_version": version, **GOOD}
+    monkeypatch.setattr(own_client, "info", lambda _section: info)
+
+    assert check(own_client, url="redis://host") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        ("redis_version", "it is version 7.0 or newer"),
+        ("maxmemory_policy", "maxmemory-policy is noeviction"),
+        ("aof_enabled", "appendonly is yes"),
+        ("role", "it is a primary"),
+    ],
+)
+def test_what_info_leaves_out_is_said_and_not_guessed(
+    own_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, name: str, fact: str
+) -> None:
+    """Neither taken for good nor for bad."""
+    info = {key: value for key, value in {"redis_version": "7.2.4", **GOOD}.items() if key != name}
+    monkeypatch.setattr(own_client, "info", lambda _section: info)
+
+    (warning,) = check(own_client, url="redis://host")
+    findings = {one.check: one for one in _server_findings(info)}
+
+    assert f"Redis does not tell {name} (INFO); make sure that {fact}" == warning
+    assert Level.WARNING is findings["redis-info"].level
+    assert f"make sure that {fact}" == findings["redis-info"].help
+    assert len(findings) == (3 if name != "role" else 4)

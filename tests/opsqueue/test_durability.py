@@ -12,7 +12,13 @@ import redis
 from opsqueue import durability
 from opsqueue.acl import user_line
 from opsqueue.connection import check, connect, server_client
-from opsqueue.durability import Durability, check_durability, waits_rightly
+from opsqueue.durability import (
+    ACL_COMMAND,
+    Durability,
+    check_durability,
+    fsync_trouble,
+    waits_rightly,
+)
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
 from opsqueue.new_submission import NewSubmission
@@ -134,20 +140,86 @@ def test_fsync_is_refused_where_settings_may_not_be_read(
     client: redis.Redis, server: EmbeddedServer
 ) -> None:
     """What is not known is not promised; the message says what to allow."""
-    client.acl_setuser(
-        "api",
-        enabled=True,
-        passwords=["+secret"],
-        keys=["*"],
-        categories=["+@all"],
-        commands=["-config|get"],
-    )
-    url = server.url.replace("//", "//api:secret@")
+    url = limited_url(client, server, "config|get")
 
     with pytest.raises(InvalidArgumentError, match=r"ACL \+config\|get") as caught:
         check_durability(connect(url), Durability.FSYNC, url=url)
 
     assert "secret" not in str(caught.value)
+
+
+def limited_url(client: redis.Redis, server: EmbeddedServer, *refused: str) -> str:
+    """Of a user who may do all but these."""
+    client.execute_command(
+        *("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all"),
+        *(f"-{command}" for command in refused),
+    )
+    return server.url.replace("//", "//limited:secret@")
+
+
+def test_fsync_is_refused_where_settings_may_not_be_read_of_a_server_that_waits_rightly() -> None:
+    """With appendfsync no there would be no fsync to wait for."""
+    refused = redis.exceptions.NoPermissionError("NOPERM")
+
+    trouble = fsync_trouble({"redis_version": "8.2.3"}, refused)
+
+    assert "Redis 8.2.3 does not let this user read its appendfsync" in str(trouble)
+    assert ACL_COMMAND in str(trouble)
+
+
+def test_fsync_is_refused_where_a_server_tells_only_some_settings() -> None:
+    """Those of some providers answer CONFIG GET with less."""
+    told = {"appendonly": "yes", "appendfsync": "always"}
+
+    trouble = fsync_trouble({"redis_version": "8.2.3"}, told)
+
+    assert "does not tell its no-appendfsync-on-rewrite" in str(trouble)
+
+
+@pytest.mark.parametrize(
+    ("durability", "command", "prints"),
+    [
+        (Durability.FSYNC, "waitaof", "`opsqueue acl api --durability fsync`"),
+        (Durability.REPLICA, "wait", "`opsqueue acl api`"),
+    ],
+)
+def test_a_user_who_may_not_wait_is_refused_at_the_start(
+    client: redis.Redis,
+    server: EmbeddedServer,
+    durability: Durability,
+    command: str,
+    prints: str,
+) -> None:
+    """Not with each insert."""
+    url = limited_url(client, server, command)
+
+    with pytest.raises(InvalidArgumentError, match="does not let this user wait") as caught:
+        check_durability(connect(url), durability, url=url)
+
+    assert prints in str(caught.value)
+
+
+def test_replicas_that_can_not_be_seen_are_not_said_to_be_absent(
+    client: redis.Redis, server: EmbeddedServer
+) -> None:
+    """Each insert will tell."""
+    url = limited_url(client, server, "info")
+
+    (warning,) = check_durability(connect(url), Durability.REPLICA, url=url)
+
+    assert "whether a replica is connected is not known" in warning
+
+
+def test_fsync_is_kept_with_always_by_a_server_whose_version_can_not_be_seen(
+    client: redis.Redis, server: EmbeddedServer
+) -> None:
+    """Any server's answer comes after the fsync then; with everysec it depends on the server."""
+    url = limited_url(client, server, "info")
+
+    assert check_durability(connect(url), Durability.FSYNC, url=url) == []
+    client.config_set("appendfsync", "everysec")
+    with pytest.raises(InvalidArgumentError, match=r"read its version \(INFO\)"):
+        check_durability(connect(url), Durability.FSYNC, url=url)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +404,8 @@ def test_the_apis_acl_user_may_wait(
 ) -> None:
     """And may ask what the promise depends on."""
     secret = secrets.token_hex(8)
-    _, name, *rules = user_line("api", name="durable-api", password=secret).split()
+    line = user_line("api", name="durable-api", password=secret, durability=promise)
+    _, name, *rules = line.split()
     client.execute_command("ACL", "SETUSER", name, *rules)
     url = server.url.replace("//", f"//{name}:{secret}@")
     theirs = server_client(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import threading
@@ -18,6 +19,7 @@ from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
 from opsqueue.queue import Queue
 from opsqueue.script import Scripts, load_script
+from opsqueue.state import READINGS, TRANSITIONS
 from opsqueue.strategy import Case, parse_strategy
 from opsqueue.submission import SubmissionId
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
@@ -112,6 +114,16 @@ def test_wrong_arguments_name_what_the_script_takes(
 
     with pytest.raises(OpsqueueInternalError, match=r"cancel_submission.lua takes \['id', 'now'\]"):
         script.argv(arguments, rest)
+
+
+@pytest.mark.parametrize("name", [*(one.name for one in TRANSITIONS), *READINGS])
+def test_no_script_negates_a_number_that_may_be_0(name: str) -> None:
+    """Redis 7.0 writes -0 as "-0", which HINCRBY takes for no integer; `0 - n` is never it."""
+    negated = re.findall(
+        r"[,(=]\s*-[a-z]\w*.*|return -[a-z].*", load_script(f"{name} composed").text
+    )
+
+    assert [] == negated
 
 
 def test_a_script_has_only_the_functions_that_it_calls() -> None:
