@@ -19,7 +19,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
 from opsqueue.sweeper import Sweeper
-from tests.opsqueue.steps import Clock, insert, take, tokens_of
+from tests.opsqueue.steps import Clock, insert, prefix_of, take, tokens_of
 
 CHUNKS = 7
 
@@ -37,10 +37,10 @@ def store(queue_name: str) -> MemoryStore:
 @pytest.fixture
 def sweeping(queue: Queue, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
     """Beside a completed submission whose inputs are to be deleted, three at a time."""
-    insert(queue, CHUNKS, prefix="a/b", delete_inputs_at_completion=True)
+    insert(queue, CHUNKS, prefix=prefix_of(queue, "a/b"), delete_inputs_at_completion=True)
     for index in range(CHUNKS):
-        store.create(input_key("a/b", index), b"x")
-        store.create(output_key("a/b", index), b"x")
+        store.create(input_key(prefix_of(queue, "a/b"), index), b"x")
+        store.create(output_key(prefix_of(queue, "a/b"), index), b"x")
     queue.complete_chunks(tokens_of(take(queue, CHUNKS)))
     monkeypatch.setattr(sweeper, "_INPUTS_AT_ONCE", 3)
     return Sweeper(lambda: [queue], sweeper="w1", store=store)
@@ -52,7 +52,9 @@ def test_spent_inputs_are_deleted_and_results_stay(
     """Page by page, in one round if there is time."""
     sweeping.delete_inputs(queue)
 
-    assert {output_key("a/b", index) for index in range(CHUNKS)} == set(store.list_prefix("a"))
+    assert {output_key(prefix_of(queue, "a/b"), index) for index in range(CHUNKS)} == set(
+        store.list_prefix(queue.name)
+    )
     assert queue.delete_inputs() == []
 
 
@@ -65,7 +67,7 @@ def test_a_round_of_deleting_inputs_is_bounded_and_goes_on_where_it_was(
     left = []
     for _ in range(3):
         sweeping.delete_inputs(queue)
-        left.append(sum(key.endswith("-in") for key in store.list_prefix("a")))
+        left.append(sum(key.endswith("-in") for key in store.list_prefix(queue.name)))
 
     assert left == [4, 1, 0]
     assert queue.delete_inputs() == []
@@ -77,8 +79,8 @@ def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
     """The submission is forgotten by then; only `garbage` knows of its objects."""
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
-    id_ = insert(queue, 1, prefix="a/b")
-    store.create(input_key("a/b", 0), b"x")
+    id_ = insert(queue, 1, prefix=prefix_of(queue, "a/b"))
+    store.create(input_key(prefix_of(queue, "a/b"), 0), b"x")
     queue.complete_chunks(tokens_of(take(queue, 1)))
     clock.advance(25 * 3600 * 1000)
     sweeping = Sweeper(lambda: [queue], sweeper="w1", store=store)
@@ -90,13 +92,13 @@ def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
     with monkeypatch.context() as trouble:
         trouble.setattr(store, "delete_prefix", fail)
         sweeping._sweep(queue, is_slow_round=True)
-    left = list(store.list_prefix("a"))
+    left = list(store.list_prefix(queue.name))
     sweeping._sweep(queue, is_slow_round=True)
 
     with pytest.raises(SubmissionNotFoundError):
         queue.get_submission(id_)
-    assert [input_key("a/b", 0)] == left
-    assert [] == list(store.list_prefix("a"))
+    assert [input_key(prefix_of(queue, "a/b"), 0)] == left
+    assert [] == list(store.list_prefix(queue.name))
 
 
 def test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives(

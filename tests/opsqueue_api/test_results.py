@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from opsqueue.contents import fresh_prefix
 from opsqueue.exceptions import EncodingError
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -100,7 +101,7 @@ def test_results_that_the_api_cannot_read_are_refused(
     http: httpx.Client, queue: Queue, codec: str
 ) -> None:
     """422 naming the codec: unpickling runs code of whoever wrote the object."""
-    new = NewSubmission(prefix="p", chunks_total=0, codec=codec)
+    new = NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=0, codec=codec)
     id_ = queue.insert_submission(new).id
 
     response = http.get(f"/submissions/{id_}/results")
