@@ -12,7 +12,7 @@ std = {
 max_line_length = 100
 
 local prelude = {
-  "base", "now", "go_on_without_memory", "sub_key", "count", "wake", "event",
+  "base", "now", "go_on_without_memory", "is_own_prefix", "sub_key", "count", "wake", "event",
   "complement", "sortable",
   "table_in", "firsts", "lasts", "sizes", "first_of", "last_of", "size_of", "change_set",
   "in_hand", "in_hand_changes", "unwritten", "unscored",

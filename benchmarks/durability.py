@@ -24,6 +24,7 @@ from statistics import median
 
 from opsqueue import embedded
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.durability import Durability, check_durability
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError
@@ -62,7 +63,7 @@ class Producer(threading.Thread):
     def run(self) -> None:
         while not self._stop_now.is_set():
             new = NewSubmission(
-                prefix=f"{self._number}/{len(self.seconds)}",
+                prefix=fresh_prefix(self._queue.name),
                 chunks_total=2,
                 inline=(b"[1,2,3]", b"[4,5,6]"),
             )
@@ -93,7 +94,9 @@ def measure(
     """Insert for so long; give how many seconds each insert took, and all of them together."""
     client = connect(url, max_connections=producers + 1)
     queue = Queue(client, f"q{time.time_ns()}", durability=durability)
-    queue.insert_submission(NewSubmission(prefix="first", chunks_total=1))  # loads the script
+    queue.insert_submission(
+        NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1)
+    )  # loads the script
     stop = threading.Event()
     threads = [Producer(queue, number, stop) for number in range(producers)]
     began = time.perf_counter()

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -111,7 +112,9 @@ def in_hand_at_once(url: str, processes: int, chunks: int) -> dict[str, Any]:
     for number in range(10):
         share = chunks // 10 + (number < chunks % 10)
         Queue(client, "max").insert_submission(
-            NewSubmission(prefix=f"m{number}", chunks_total=share, strategic_metadata={"api": 1})
+            NewSubmission(
+                prefix=fresh_prefix("max"), chunks_total=share, strategic_metadata={"api": 1}
+            )
         )
     seconds = run_together(partial(work_on_max, url, chunks), processes)
     answer = {
@@ -149,7 +152,9 @@ def let_through(url: str, processes: int, seconds: float, burst: int) -> dict[st
     client = connect(url)
     queue = Queue(client, "rate")
     queue.insert_submission(
-        NewSubmission(prefix="r", chunks_total=1_000_000, strategic_metadata={"api": 1})
+        NewSubmission(
+            prefix=fresh_prefix(queue.name), chunks_total=1_000_000, strategic_metadata={"api": 1}
+        )
     )
     run_together(partial(work_on_rate, url, seconds, burst), processes)
     answer = {"let_through": queue.count_queue().stats.get("chunks_completed", 0)}

@@ -48,6 +48,7 @@ import redis
 from redis.client import Pipeline
 
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -130,7 +131,7 @@ class Ours:
             value = {"customer": number, "priority": number % 10}.get(case.key)
             self._queue.insert_submission(
                 NewSubmission(
-                    prefix=f"p{number}",
+                    prefix=fresh_prefix(name),
                     chunks_total=CHUNKS,
                     strategic_metadata={} if value is None else {case.key: value},
                 )

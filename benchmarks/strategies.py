@@ -26,6 +26,7 @@ from typing import Any
 import redis
 
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -110,7 +111,7 @@ def fill(client: redis.Redis, size: int) -> tuple[Queue, int]:
     for number in range(size):
         queue.insert_submission(
             NewSubmission(
-                prefix=f"p{number}",
+                prefix=fresh_prefix(queue.name),
                 chunks_total=1_000,
                 strategic_metadata={
                     "customer": number % max(1, size // 3),

@@ -26,6 +26,7 @@ from typing import Any
 import redis
 
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -97,10 +98,10 @@ def insert_and_cancel(client: redis.Redis, sizes: list[int], rounds: int) -> lis
     times: dict[int, dict[str, list[float]]] = {
         size: {"insert": [], "cancel": [], "insert_cpu": [], "cancel_cpu": []} for size in sizes
     }
-    for number in range(rounds):
+    for _ in range(rounds):
         for size in random.sample(sizes, len(sizes)):
             of_size = times[size]
-            new = NewSubmission(prefix=f"p{number}-{size}", chunks_total=size)
+            new = NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=size)
             cpu_s, began = main_thread_cpu_s(client), time.perf_counter()
             id_ = queue.insert_submission(new).id
             of_size["insert"].append((time.perf_counter() - began) * 1e3)
@@ -125,11 +126,11 @@ def memory_of(client: redis.Redis, submissions: int, chunks: int) -> dict[str, A
     queue = Queue(client, "bench")
     # What the queue needs once, and each script, is not a submission's.
     queue.cancel_submission(
-        queue.insert_submission(NewSubmission(prefix="first", chunks_total=1)).id
+        queue.insert_submission(NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1)).id
     )
     before = used_bytes(client)
-    for number in range(submissions):
-        queue.insert_submission(NewSubmission(prefix=f"p{number}", chunks_total=chunks))
+    for _ in range(submissions):
+        queue.insert_submission(NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=chunks))
     took = used_bytes(client) - before
     return {
         "submissions": submissions,
@@ -141,7 +142,7 @@ def memory_of(client: redis.Redis, submissions: int, chunks: int) -> dict[str, A
 
 def memory_of_finished(client: redis.Redis, finished: int) -> float:
     queue = Queue(client, "bench")
-    queue.insert_submission(NewSubmission(prefix="p", chunks_total=MILLION))
+    queue.insert_submission(NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=MILLION))
     finish(queue, 1_000)  # what the stream keeps for itself is there
     before = bytes_in_keys(client)
     finish(queue, finished)

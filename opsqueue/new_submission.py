@@ -74,7 +74,9 @@ class NewSubmission:
     """A submission whose contents are in the store, ready to be inserted.
 
     Args:
-        prefix: where the chunks' objects lie in the store; of this submission alone.
+        prefix: where the chunks' objects lie in the store; of this submission alone. An insert
+            takes `QUEUE/` and 32 hexadecimal digits (`contents.fresh_prefix`); submissions of
+            earlier versions have others.
         chunks_total: chunks 0..chunks_total-1 are all stored, or inline; 0 completes at once.
         chunk_size: operations a chunk; only the last may have fewer.
         operations_total: None: every chunk is full.

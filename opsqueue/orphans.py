@@ -17,6 +17,7 @@ from typing import Final
 from opsqueue.contents import began_at
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore
+from opsqueue.store.base import is_own_name
 
 _PAGE: Final = 100
 
@@ -70,11 +71,17 @@ def delete_orphans(store: ObjectStore, queue: Queue, prefixes: Iterable[str]) ->
 def _look_at(store: ObjectStore, prefix: str, older_than: datetime) -> Orphan | None:
     began = began_at(prefix)
     objects = size_bytes = 0
+    has_others = False
     for found in store.list_objects(prefix):
+        if not is_own_name(found.key.removeprefix(f"{prefix}/")):
+            has_others = True  # stays, whatever it is
+            continue
         if found.stored_at >= older_than:
             return None  # an upload that has been going on for long, and still is
         objects += 1
         size_bytes += found.size_bytes
+    if has_others and not objects:
+        return None
     if began is None:
         raise AssertionError(prefix)
     return Orphan(prefix=prefix, began_at=began, objects=objects, size_bytes=size_bytes)

@@ -182,9 +182,7 @@ def _decode(
         opened = open_codec(codec)
     except InvalidArgumentError:
         return  # pickle, which would run anybody's code, or a user's own
-    found = len(
-        decode_output(data, opened, limit_bytes=limit_bytes, limit_values=limit_values)
-    )
+    found = len(decode_output(data, opened, limit_bytes=limit_bytes, limit_values=limit_values))
     if found != operations and opened.plain_name != RAW.name:
         raise _miscounted(found, operations)
 

@@ -34,7 +34,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
 )
-from opsqueue.keys import check_queue_name, label
+from opsqueue.keys import check_own_prefix, check_queue_name, label
 from opsqueue.new_submission import MAX_STRATEGIC_PAIRS, NewSubmission, check_strategic_metadata
 from opsqueue.replies import unexpected
 from opsqueue.script import Argument, Scripts, register_queue
@@ -96,11 +96,13 @@ class Queue(WorkerLife):
         """Accept a submission whose chunks are stored already; costs the same for any number.
 
         Raises:
-            InvalidArgumentError: another submission has this prefix.
+            InvalidArgumentError: another submission has this prefix, or it is not of the form
+                `QUEUE/` and 32 hexadecimal digits.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
         checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
+        check_own_prefix(new.prefix, self.name)
         self._register()
         answer, doubt = self._call_confirmed(
             "insert_submission",
@@ -124,6 +126,8 @@ class Queue(WorkerLife):
         self, new: NewSubmission, finished: Finished, *, idempotency_key: str = ""
     ) -> Inserted:
         """Insert a submission that Redis has lost, whose chunks are stored, and some done.
+
+        Its prefix may be of any form: earlier versions let clients choose it.
 
         Args:
             new: as it was inserted.

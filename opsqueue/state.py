@@ -50,6 +50,7 @@ TRANSITIONS: Final = (
         "insert_submission",
         (),
         ("ready",),
+        "the prefix is `QUEUE/` and 32 hexadecimal digits, and no submission has it; "
         "same idempotency key: the first one's id, nothing changes; no chunks: completed at once",
     ),
     Transition(
@@ -170,7 +171,8 @@ TRANSITIONS: Final = (
         "discard_prefixes",
         (),
         ("forgotten",),
-        "no submission has the prefix; an insert with it is refused from then on",
+        "the prefix is of that form, and no submission has it; an insert with it is refused from "
+        "then on",
     ),
     Transition(
         "repair",

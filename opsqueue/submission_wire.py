@@ -204,6 +204,8 @@ class SubmissionsBody(Struct, frozen=True, kw_only=True):
 class InsertBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A new submission: either its `operations`, or where they are stored already.
 
+    A `prefix` is the queue's name, a slash and 32 hexadecimal digits that no other submission has.
+
     `chunks_total`, `operations_total` and `codec` go with `prefix` alone. `max_failed_operations`
     is a count, or a share where it is written with a point: 1 is one operation, 1.0 are all.
     `inline` goes with `prefix`, too: all chunks, encoded (base64), where they are small and nothing

@@ -25,6 +25,7 @@ _INTERVAL_S: Final = 1.0
 _SLOW_EVERY: Final = 5
 _QUEUES_A_ROUND: Final = 50
 _MOST_STEPS: Final = 1_000
+_MOST_FAILURES: Final = 3
 _INPUTS_FOR_S: Final = 1.0
 _INPUTS_OF: Final = 20
 _INPUTS_AT_ONCE: Final = 1_000
@@ -132,11 +133,29 @@ class Sweeper:
             forgotten = queue.forget_submissions(deleted_prefixes=deleted)
             if not forgotten.prefixes:
                 return
-            deleted = []
-            for prefix in forgotten.prefixes:
-                self._store.delete_prefix(prefix)
-                deleted.append(prefix)
+            deleted = self._delete_prefixes(forgotten.prefixes)
+            if not deleted:
+                return
             logger.info("deleted the objects of %d ended submissions", len(deleted))
+
+    def _delete_prefixes(self, prefixes: Sequence[str]) -> list[str]:
+        """Delete the objects of prefixes, and return those for which it worked.
+
+        A folder that can't be used does not keep the others: they come in any order, and it takes
+        several that fail to make the store the cause.
+        """
+        deleted, failures = list[str](), 0
+        for prefix in random.sample(prefixes, len(prefixes)):
+            try:
+                self._store.delete_prefix(prefix)
+            except OpsqueueError as exc:
+                failures += 1
+                logger.warning("objects of an ended submission stay below %s: %s", prefix, exc)
+                if failures >= _MOST_FAILURES:
+                    break
+            else:
+                deleted.append(prefix)
+        return deleted
 
     def delete_inputs(self, queue: Queue) -> None:
         """Delete inputs that completed submissions need no longer, for a bounded time.
@@ -150,10 +169,17 @@ class Sweeper:
             deleted = {}
             for inputs in spent:
                 end = min(inputs.chunks_total, inputs.first_index + _INPUTS_AT_ONCE)
-                self._store.delete_objects(
-                    input_key(inputs.prefix, index) for index in range(inputs.first_index, end)
-                )
-                deleted[inputs.submission_id] = end
+                try:
+                    self._store.delete_objects(
+                        input_key(inputs.prefix, index) for index in range(inputs.first_index, end)
+                    )
+                except OpsqueueError as exc:
+                    # As above: the others go on, and this one's inputs go with the rest of it.
+                    logger.warning("inputs stay below %s: %s", inputs.prefix, exc)
+                else:
+                    deleted[inputs.submission_id] = end
                 if time.monotonic() >= until or self._is_stopping.is_set():
                     queue.delete_inputs(limit=1, deleted=deleted)
                     return
+            if not deleted:
+                return

@@ -12,6 +12,7 @@ from opsqueue import calls
 from opsqueue.answers import Forgotten, LimitKind, SpentInputs
 from opsqueue.bounds import checked_whole
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.keys import check_own_prefix
 from opsqueue.new_submission import check_retention_ms, check_strategic_metadata
 from opsqueue.readings import Readings
 from opsqueue.replies import unexpected
@@ -176,8 +177,11 @@ class Upkeep(Readings):
             prefixes: at most MAX_BATCH.
             step: "hold" only lets inserts be refused, "let_go" takes that back: for queues of
                 several partitions, all of which must refuse before the objects are deleted.
+
+        Raises:
+            InvalidArgumentError: a prefix is not of the form that this queue's inserts take.
         """
-        rest = calls.checked_prefixes(prefixes)
+        rest = [check_own_prefix(prefix, self.name) for prefix in calls.checked_prefixes(prefixes)]
         answer = self._scripts.call("discard_prefixes", step=step, rest=rest)
         match answer:
             case [b"discarded", discarded]:

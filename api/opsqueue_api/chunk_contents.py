@@ -33,6 +33,7 @@ from opsqueue_api.settings import Limits
 _INDEX = re.compile(r"[0-9]{1,10}")
 _BYTES = "application/octet-stream"
 
+
 @dataclass(frozen=True, slots=True)
 class ChunkInput:
     """`.../submissions/{submission_id}/chunks/{index}/input`."""

@@ -31,8 +31,7 @@ _BOUNDS: Final[dict[str, dict[str, Any]]] = {
     "operations_total": {"minimum": 0, "maximum": MAX_OPERATIONS},
     "max_attempts": {"minimum": 1, "maximum": 1_000_000},
     "prefix": {
-        "pattern": "^[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*$",
-        "maxLength": 200,
+        "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[0-9a-f]{32}$",
     },
     "strategic_metadata": {
         "maxProperties": MAX_STRATEGIC_PAIRS,
@@ -64,7 +63,7 @@ _STATUS: Final = {
     "operations_succeeded": 3,
     "operations_dropped": 0,
     "max_attempts": 10,
-    "prefix": "mails/019a8b6e3c2f5d0b9c1e4a7f3b21d6",
+    "prefix": "mails/019a8b6e3c2f5d0b9c1e4a7f3b21d6e8",
     "codec": "json",
     "created_at": "2026-01-31T12:00:00Z",
     "ended_at": "2026-01-31T12:00:01Z",
@@ -76,7 +75,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "operations": [1, "two", {"three": 3}],
             "strategic_metadata": {"customer": 7},
         },
-        "stored": {"chunk_size": 100, "prefix": "mails/2026-01-31", "chunks_total": 40},
+        "stored": {
+            "chunk_size": 100,
+            "prefix": "mails/019a8b6e3c2f5d0b9c1e4a7f3b21d6e8",
+            "chunks_total": 40,
+        },
     },
     "PatchBody": {"priority": {"strategic_metadata": {"priority": 2, "customer": None}}},
     "SubmissionBody": {"completed": _STATUS},

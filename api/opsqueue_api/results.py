@@ -149,8 +149,7 @@ def _lines(
         )
         for results in chunks:
             yield from _joined(
-                result_line(one, tells_apart=tells_apart, has_null_for_nan=True)
-                for one in results
+                result_line(one, tells_apart=tells_apart, has_null_for_nan=True) for one in results
             )
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.

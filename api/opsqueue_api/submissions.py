@@ -13,6 +13,7 @@ from opsqueue.answers import Inserted
 from opsqueue.codec import DEFAULT_CODEC, open_codec
 from opsqueue.contents import discard, discard_unless_owned, fresh_prefix, store_operations
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.keys import check_own_prefix
 from opsqueue.manifest import store_manifest
 from opsqueue.new_submission import NewSubmission, fits_inline
 from opsqueue.queue import Queue
@@ -171,13 +172,23 @@ class Submissions:
 
     def _insert_inline(self, on: Queue, new: NewSubmission, key: str) -> Inserted:
         """Insert; what the client took for small, and we do not, is stored by us."""
+        check_own_prefix(new.prefix, on.name)
         if new.inline is None or fits_inline(new.inline, self._limits.inline_bytes):
+            return _insert(on, new, key)
+        owner = on.lookup_prefix(new.prefix)
+        if owner is not None:
+            # Nothing may be stored there, not even the manifest that an upload lacks. Only a
+            # repetition whose key is known is answered; any other is refused.
             return _insert(on, new, key)
         items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
         create_many(self._store, items)
         stored = replace(new, inline=None)
         store_manifest(self._store, on.name, stored, key)
-        inserted = _insert(on, stored, key)
+        try:
+            inserted = _insert(on, stored, key)
+        except ProblemError:
+            discard_unless_owned(self._store, stored, on.lookup_prefix)
+            raise
         return inserted if inserted.is_new else self._without_unused(on, stored, inserted)
 
     def _without_unused(self, on: Queue, new: NewSubmission, known: Inserted) -> Inserted:

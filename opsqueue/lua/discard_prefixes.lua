@@ -9,20 +9,22 @@
 -- ARGV[2]    step  discard; or hold: refuse inserts, and no more; or let_go: refuse no longer
 -- ARGV[3...] rest  prefixes
 --
--- Returns {"discarded", prefixes}: without those that a submission has, and with those that were
--- garbage before.
+-- Returns {"discarded", prefixes}: without those that a submission has or that are not of this
+-- queue's form, and with those that were garbage before.
 local step = ARGV[2]
 local prefixes, garbage = base .. 'prefixes', base .. 'garbage'
 local discarded = {}
 for i = 3, #ARGV do
   local prefix = ARGV[i]
+  -- Of another queue's prefix, sweepers would delete that queue's objects.
+  local is_own = is_own_prefix(prefix)
   if step == 'let_go' then
     if redis.call('HGET', prefixes, prefix) == ''
       and redis.call('SISMEMBER', garbage, prefix) == 0 then
       redis.call('HDEL', prefixes, prefix)
     end
-  elseif redis.call('HSETNX', prefixes, prefix, '') == 1
-    or redis.call('HGET', prefixes, prefix) == '' then
+  elseif is_own and (redis.call('HSETNX', prefixes, prefix, '') == 1
+    or redis.call('HGET', prefixes, prefix) == '') then
     if step == 'discard' then
       redis.call('SADD', garbage, prefix)
     end

@@ -9,7 +9,8 @@
 -- ARGV[2]     partition       two digits, the end of the id
 -- ARGV[3]     idempotency     key, '' for none
 -- ARGV[4]     idempotency_ms  how long the key is remembered
--- ARGV[5]     prefix          where the chunks' objects lie; of this submission alone
+-- ARGV[5]     prefix          where the chunks' objects lie; of this submission alone;
+--                             the queue's name, a slash and 32 hexadecimal digits
 -- ARGV[6]     chunks_total
 -- ARGV[7]     chunk_size      operations a chunk
 -- ARGV[8]     operations_total
@@ -20,7 +21,8 @@
 --
 -- With _insert.
 --
--- Returns {"inserted", id}, {"known", id}, or {"prefix_taken", id}.
+-- Returns {"inserted", id}, {"known", id}, {"prefix_taken", id}, or {"prefix_refused"}: it is not
+-- of the form that this queue's inserts take.
 local partition, idempotency, idempotency_ms, prefix = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local chunks_total, chunk_size, operations_total = ARGV[6], ARGV[7], ARGV[8]
 local meta_count, inline_count = tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -30,6 +32,9 @@ if idempotency ~= '' then
   if known then
     return {'known', known}
   end
+end
+if not is_own_prefix(prefix) then
+  return {'prefix_refused'}
 end
 local owner = redis.call('HGET', base .. 'prefixes', prefix)
 if owner then

@@ -35,6 +35,7 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "gs": ("endpoint_url",),
 }
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+_OWN_NAME = re.compile(r"manifest|(0|[1-9][0-9]{0,9})-[a-z]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -108,10 +109,14 @@ class ObjectStore(Protocol):
         """Tell whether there is an object of this key."""
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete the objects below `prefix/`, not those of `prefix2/`; return how many.
+        """Delete the objects of the submission with this prefix; return how many.
+
+        These are the objects right below `prefix/` whose names are ours (see `is_own_name`).
+        Whatever else lies there, and all below its folders, is somebody else's and stays: one
+        prefix may be above another.
 
         Takes memory for one page of keys. May be repeated after a failure. Objects created
-        while it runs may stay. An empty prefix is refused: it would empty the store.
+        while it runs may stay. An empty prefix is refused.
         """
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
@@ -165,6 +170,15 @@ def output_key(prefix: str, index: int) -> str:
 def manifest_key(prefix: str) -> str:
     """Return the key of what a submission is, for the day that Redis has lost it."""
     return f"{prefix}/manifest"
+
+
+def is_own_name(name: str) -> bool:
+    """Return whether a submission's object may have this name in its folder.
+
+    `manifest`, or a chunk's index and a kind, such as `7-in`: also kinds of later versions, so that
+    nothing of theirs stays for ever.
+    """
+    return _OWN_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +307,9 @@ def folder_of(prefix: str) -> str:
 
 
 def deletable_folder_of(prefix: str) -> str:
-    """Return `prefix/`, but refuse the whole store."""
+    """Return `prefix/`, but refuse the whole store, which is no submission's folder."""
     if not prefix:
-        message = "an empty prefix would delete every object of the store: name a folder"
+        message = "an empty prefix would name every object of the store: name a folder"
         raise InvalidArgumentError(message)
     return folder_of(prefix)
 
@@ -308,7 +322,8 @@ def check_conditional_create(store: ObjectStore) -> None:
 
     """
     folder = f"opsqueue-check-{uuid.uuid4().hex}"
-    key = f"{folder}/probe"
+    # As an object of a submission: so it is also seen whether those can be deleted.
+    key = input_key(folder, 0)
     first_made = store.create(key, b"first")
     try:
         second_made = store.create(key, b"second")

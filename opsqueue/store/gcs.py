@@ -43,6 +43,7 @@ from opsqueue.store.base import (
     check_key,
     deletable_folder_of,
     folder_of,
+    is_own_name,
 )
 from opsqueue.store.parallel import for_each
 
@@ -163,11 +164,14 @@ class GcsStore:
             return bool(blob.exists(timeout=_TIMEOUTS_S, retry=self._retry))
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete a folder, 16 objects at a time; see `ObjectStore.delete_prefix`."""
+        """Delete a submission's objects, 16 at a time; see `ObjectStore.delete_prefix`."""
         folder = self._root + deletable_folder_of(prefix)
+        names = (blob.name for blob in self._blobs(folder, "name", delimiter="/"))
         # Requests side by side and not the SDK's batches: those are 100 to a request, are not
         # retried, and emulators don't have them.
-        return for_each(self._delete, self._names(folder))
+        return for_each(
+            self._delete, (name for name in names if is_own_name(name.removeprefix(folder)))
+        )
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         """Yield the keys of a folder; see `ObjectStore.list_prefix`."""
@@ -213,11 +217,12 @@ class GcsStore:
         for blob in self._blobs(folder, "name"):
             yield blob.name
 
-    def _blobs(self, folder: str, fields: str) -> Iterator[storage.Blob]:
+    def _blobs(self, folder: str, fields: str, *, delimiter: str = "") -> Iterator[storage.Blob]:
         with self._border():
             yield from self._client.list_blobs(
                 self._bucket,
                 prefix=folder,
+                delimiter=delimiter or None,
                 fields=f"items({fields}),nextPageToken",
                 timeout=_TIMEOUTS_S,
                 retry=self._retry,

@@ -5,6 +5,10 @@ one system call that makes a name only if it is free, and never for half a file.
 have one (not on Linux, NFS) it is written to a temporary file, whose name goes afterwards. All I/O
 is plain system calls; an error of the system is translated here.
 
+Below the store's folder no symbolic link is followed, and only files are objects: a link could lead
+to the objects of another queue, or out of the store. So a key's folders are opened one from the
+other. (The path of the store's own folder may have links.)
+
 What survives: a kill -9 leaves nothing, or at most a temporary file, which no method shows, and
 which goes with its folder. A power cut, with `durable` (the default): file and folder are synced
 before `create` answers, so a chunk that was reported completed has its whole output. Measured on
@@ -16,7 +20,7 @@ completed chunk could lose its output: hence both. For `?durable=false` a power 
 or missing objects: for tests, and for folders in memory.
 """
 
-# ruff: noqa: PTH102, PTH106, PTH108, PTH112, PTH116, PTH120, PTH123
+# ruff: noqa: PTH102, PTH112, PTH114, PTH120, PTH123
 # Texts and system calls, not Path objects: thousands of small files a second go through here.
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import stat
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, BinaryIO
 
 from opsqueue.exceptions import (
@@ -42,6 +47,7 @@ from opsqueue.store.base import (
     check_key,
     deletable_folder_of,
     folder_of,
+    is_own_name,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +58,9 @@ if TYPE_CHECKING:
     )
     from opsqueue.store.base import StoreUrl
 
+_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+# On Linux a descriptor can name a folder only, which is faster and needs no right to read.
+_PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _UNNAMED = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
 
 # A folder may be deleted between making it and using it, by a clean-up: that many times.
@@ -102,64 +111,85 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
-        path = self._path(key)
-        folder = os.path.dirname(path)
+        folder, _, name = check_key(key).rpartition("/")
         with self._border():
             # No look whether the folder is there: it nearly always is, and may go at any time.
             for _ in range(_MAX_FOLDER_TRIES):
                 try:
-                    return self._create_in(folder, path, data)
+                    return self._create_in(folder, name, data)
                 except FileNotFoundError:
                     self._make_folder(folder)
-            return self._create_in(folder, path, data)
+            return self._create_in(folder, name, data)
 
     def exists(self, key: str) -> bool:
         """Tell whether there is an object of this key."""
-        path = self._path(key)
+        folder, _, name = check_key(key).rpartition("/")
         with self._border():
             try:
-                return not stat.S_ISDIR(os.stat(path).st_mode)
+                within = self._open_folder(folder)
             except (FileNotFoundError, NotADirectoryError):
                 return False
+            try:
+                return self._is_object(within, folder, name)
+            finally:
+                os.close(within)
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete a folder; see `ObjectStore.delete_prefix`."""
-        folder = deletable_folder_of(prefix)
-        with self._border():
-            return _delete_folder(self._root + "/" + folder.rstrip("/"))
+        """Delete a submission's objects; see `ObjectStore.delete_prefix`.
+
+        Temporary files that a killed writer left there go, too, and the folder if it is empty then.
+        """
+        folder = deletable_folder_of(prefix).rstrip("/")
+        parent, _, name = folder.rpartition("/")
+        with self._border(), suppress(FileNotFoundError, NotADirectoryError):
+            within = self._open_folder(folder, os.O_RDONLY)
+            try:
+                count = _delete_own(within)
+            finally:
+                os.close(within)
+            above = self._open_folder(parent)
+            try:
+                _remove_if_empty(name, above)
+            finally:
+                os.close(above)
+            return count
+        return 0
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         """Yield the keys of a folder; see `ObjectStore.list_prefix`."""
-        folder = folder_of(prefix)
         with self._border():
-            yield from _keys_in(f"{self._root}/{folder}", folder)
+            for key, _ in self._files_below(folder_of(prefix)):
+                yield key
 
     def delete_objects(self, keys: Iterable[str]) -> None:
         """Delete objects; see `ObjectStore.delete_objects`."""
-        for key in keys:
-            path = self._path(key)
+        # Most keys of a call are of one folder: it is opened once.
+        for folder, of_folder in groupby(map(check_key, keys), key=_folder_of_key):
             with self._border(), suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(path)
+                within = self._open_folder(folder)
+                try:
+                    for key in of_folder:
+                        with suppress(FileNotFoundError):
+                            os.unlink(key.rpartition("/")[2], dir_fd=within)
+                finally:
+                    os.close(within)
 
     def list_folders(self, prefix: str) -> Iterator[str]:
         """Yield the folders of a folder; see `ObjectStore.list_folders`."""
         folder = folder_of(prefix)
-        with (
-            self._border(),
-            suppress(FileNotFoundError, NotADirectoryError),
-            os.scandir(f"{self._root}/{folder}") as entries,
-        ):
-            for entry in entries:
+        with self._border():
+            for entry in self._entries(folder):
                 if entry.is_dir(follow_symlinks=False):
                     yield folder + entry.name
 
     def list_objects(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects of a folder; see `ObjectStore.list_objects`."""
-        for key in self.list_prefix(prefix):
-            with self._border(), suppress(FileNotFoundError):  # deleted meanwhile
-                found = os.stat(f"{self._root}/{key}")
-                stored_at = datetime.fromtimestamp(found.st_mtime, tz=UTC)
-                yield StoredObject(key, found.st_size, stored_at)
+        with self._border():
+            for key, entry in self._files_below(folder_of(prefix)):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    found = entry.stat(follow_symlinks=False)
+                    stored_at = datetime.fromtimestamp(found.st_mtime, tz=UTC)
+                    yield StoredObject(key, found.st_size, stored_at)
 
     def check(self) -> None:
         """Find out whether the folder can be written and links can be made."""
@@ -168,35 +198,157 @@ class LocalStore:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{check_key(key)}"
+    def _open_folder(self, folder: str, flags: int = _PATH) -> int:
+        """Open a folder of the store, "" for its root, without following a link below the root.
+
+        Segment by segment from one descriptor to the next, so that nobody can put a link in
+        between. The root's own path may have links: it is the operator's.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError: there is none.
+            StoreUnavailableError: a segment is a symbolic link.
+
+        """
+        if not folder:
+            return os.open(self._root, os.O_DIRECTORY | flags)
+        segments = folder.split("/")
+        last = len(segments) - 1
+        within: int | None = None
+        for number, segment in enumerate(segments):
+            # The first one together with the root: O_NOFOLLOW holds for the last segment alone.
+            name = f"{self._root}/{segment}" if within is None else segment
+            how = _NO_LINK | os.O_DIRECTORY | (flags if number == last else _PATH)
+            try:
+                opened = os.open(name, how, dir_fd=within)
+            except OSError as exc:
+                path = "/".join((self._root, *segments[: number + 1]))
+                # Some systems have one of these errors for a link, some another.
+                if exc.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(path):
+                    raise self._refused(path, "a symbolic link") from exc
+                raise
+            finally:
+                if within is not None:
+                    os.close(within)
+            within = opened
+        assert within is not None  # noqa: S101 a split has one segment at least
+        return within
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[BinaryIO]:
-        path = self._path(key)
         with self._border():
             try:
-                with open(path, "rb") as file:
-                    yield file
+                descriptor = self._open_object(key)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectNotFoundError(key, self.url) from None
+            with open(descriptor, "rb") as file:
+                yield file
 
-    def _create_in(self, folder: str, path: str, data: bytes) -> bool:
-        created = self._write_unnamed(folder, path, data)
-        if created is None:
-            created = self._write_named(folder, path, data)
-        if self._durable:
-            # Also when the key was taken: the other may have linked it but not synced it yet,
-            # and our caller reports the chunk completed on our word.
-            _sync_folder(folder)
+    def _open_object(self, key: str) -> int:
+        """Open an object's file to be read.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError, IsADirectoryError: there is none.
+            StoreUnavailableError: it, or a folder of it, is something else than a file or a folder.
+
+        """
+        folder, _, name = check_key(key).rpartition("/")
+        within = self._open_folder(folder)
+        try:
+            # Without O_NONBLOCK, opening a named pipe would wait for somebody who writes to it.
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK, dir_fd=within)
+        except OSError as exc:
+            if isinstance(exc, FileNotFoundError | NotADirectoryError):
+                raise
+            self._is_object(within, folder, name)  # raises if it is no file
+            raise
+        finally:
+            os.close(within)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return descriptor
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise self._no_file(folder, name, mode)
+
+    def _is_object(self, within: int, folder: str, name: str) -> bool:
+        """Return whether a folder has a file of this name.
+
+        Raises:
+            StoreUnavailableError: it has something else of this name that is no folder either.
+
+        """
+        try:
+            mode = os.stat(name, dir_fd=within, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return False
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return stat.S_ISREG(mode)
+        raise self._no_file(folder, name, mode)
+
+    def _check_file(self, within: int, folder: str, name: str) -> None:
+        """Raise StoreUnavailableError if what has this name is no file: it keeps no output."""
+        with suppress(FileNotFoundError):
+            mode = os.stat(name, dir_fd=within, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(mode):
+                raise self._no_file(folder, name, mode)
+
+    def _no_file(self, folder: str, name: str, mode: int) -> StoreUnavailableError:
+        if stat.S_ISDIR(mode):
+            what = "a folder in an object's place"
+        else:
+            what = "a symbolic link" if stat.S_ISLNK(mode) else "a pipe, a socket or a device"
+        return self._refused("/".join(filter(None, (self._root, folder, name))), what)
+
+    def _refused(self, path: str, what: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"{self.url} can't be used: {path} is {what}, and below the store's folder only files "
+            "and folders are used, so that nothing leads to other places or to other queues; "
+            "replace it by what it stands for (a bind mount, for a folder on another disk)"
+        )
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Yield what a folder (`a/b/`) holds; nothing of one that is not there."""
+        try:
+            within = self._open_folder(folder.rstrip("/"), os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            with os.scandir(within) as entries:
+                yield from entries
+        finally:
+            os.close(within)
+
+    def _files_below(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        for entry in self._entries(folder):
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files_below(f"{folder}{entry.name}/")
+            elif entry.is_file(follow_symlinks=False) and not _is_temporary(entry.name):
+                yield folder + entry.name, entry
+
+    def _create_in(self, folder: str, name: str, data: bytes) -> bool:
+        # What only names a folder (O_PATH) can't be synced.
+        within = self._open_folder(folder, os.O_RDONLY if self._durable else _PATH)
+        try:
+            created = self._write_unnamed(within, name, data)
+            if created is None:
+                created = self._write_named(within, name, data)
+            if not created:
+                self._check_file(within, folder, name)
+            if self._durable:
+                # Also when the key was taken: the other may have linked it but not synced it yet,
+                # and our caller reports the chunk completed on our word.
+                _sync(within)
+        finally:
+            os.close(within)
         return created
 
-    def _write_unnamed(self, folder: str, path: str, data: bytes) -> bool | None:
+    def _write_unnamed(self, within: int, name: str, data: bytes) -> bool | None:
         """Write a file that has no name before it has its last one; None where none can be made."""
         if not self.writes_unnamed:
             return None
         try:
-            descriptor = os.open(folder, os.O_WRONLY | _UNNAMED, 0o666)
+            descriptor = os.open(".", os.O_WRONLY | _UNNAMED, 0o666, dir_fd=within)
         except OSError as exc:
             if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 raise
@@ -204,19 +356,19 @@ class LocalStore:
             return None
         with open(descriptor, "wb") as file:
             self._fill(file, data)
-            # The link in /proc is followed; without a descriptor os.link would not.
-            return _link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+            return _link(f"/proc/self/fd/{descriptor}", name, within)
 
-    def _write_named(self, folder: str, path: str, data: bytes) -> bool:
-        temporary = f"{folder}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        # "x" and not tempfile: the umask alone decides who may read, as for any file.
-        with open(temporary, "xb") as file:
+    def _write_named(self, within: int, name: str, data: bytes) -> bool:
+        temporary = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        # Not tempfile: the umask alone decides who may read, as for any file.
+        how = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(temporary, how, 0o666, dir_fd=within), "wb") as file:
             try:
                 self._fill(file, data)
-                return _link(temporary, path)
+                return _link(temporary, name, within)
             finally:
                 with suppress(FileNotFoundError):  # a clean-up of the folder was faster
-                    os.unlink(temporary)
+                    os.unlink(temporary, dir_fd=within)
 
     def _fill(self, file: BinaryIO, data: bytes) -> None:
         file.write(data)
@@ -225,14 +377,37 @@ class LocalStore:
             os.fsync(file.fileno())
 
     def _make_folder(self, folder: str) -> None:
-        if os.path.isdir(folder):
+        if not folder:
+            self._make_root(self._root)
             return
-        parent = os.path.dirname(folder)
-        self._make_folder(parent)
-        with suppress(FileExistsError):  # another thread or process made it
-            os.mkdir(folder)
+        parent, _, name = folder.rpartition("/")
+        flags = os.O_RDONLY if self._durable else _PATH
+        try:
+            within = self._open_folder(parent, flags)
+        except FileNotFoundError:
+            self._make_folder(parent)
+            within = self._open_folder(parent, flags)
+        try:
+            with suppress(FileExistsError):  # another thread or process made it
+                os.mkdir(name, dir_fd=within)
+            if self._durable:
+                _sync(within)
+        finally:
+            os.close(within)
+
+    def _make_root(self, path: str) -> None:
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(path)
+        self._make_root(parent)
+        with suppress(FileExistsError):
+            os.mkdir(path)
         if self._durable:
-            _sync_folder(parent)
+            descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _sync(descriptor)
+            finally:
+                os.close(descriptor)
 
     @contextmanager
     def _border(self) -> Iterator[None]:
@@ -242,56 +417,56 @@ class LocalStore:
             raise _translated(exc, self.url) from exc
 
 
-def _link(temporary: str, path: str, *, src_dir_fd: int | None = None) -> bool:
+def _link(written: str, name: str, within: int) -> bool:
     try:
-        # pathlib's hardlink_to has its arguments the other way round
-        os.link(temporary, path, src_dir_fd=src_dir_fd)
+        # pathlib's hardlink_to has its arguments the other way round. With a descriptor for what is
+        # linked, os.link follows the link in /proc; without one it would not.
+        os.link(written, name, src_dir_fd=within, dst_dir_fd=within)
     except FileExistsError:
         return False
     return True
 
 
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(folder: int) -> None:
     try:
-        os.fsync(descriptor)
+        os.fsync(folder)
     except OSError as exc:
         if exc.errno != errno.EINVAL:  # a file system that can't sync folders: nothing to do
             raise
-    finally:
-        os.close(descriptor)
 
 
-def _delete_folder(path: str) -> int:
+def _delete_own(within: int) -> int:
     count = 0
     # Entries are deleted while they are read: what Linux leaves out then, if anything, are names
     # made meanwhile. Reading all of them first would take memory for a million.
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+    with os.scandir(within) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                count += _delete_folder(entry.path)
-            else:
-                with suppress(FileNotFoundError):
-                    os.unlink(entry.path)
-                    count += not entry.name.startswith(TEMPORARY_PREFIX)
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        # Somebody creates objects here right now: theirs stay. Or it is a file, not a folder.
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
+            is_own = is_own_name(entry.name)
+            if not (is_own or _is_temporary(entry.name)) or entry.is_dir(follow_symlinks=False):
+                continue
+            with suppress(FileNotFoundError):
+                os.unlink(entry.name, dir_fd=within)
+                count += is_own
     return count
 
 
-def _keys_in(path: str, folder: str) -> Iterator[str]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _keys_in(f"{path}{entry.name}/", f"{folder}{entry.name}/")
-            elif not entry.name.startswith(TEMPORARY_PREFIX):
-                yield folder + entry.name
+def _remove_if_empty(name: str, within: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=within)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        # Somebody creates objects here right now, or other things lie here: they stay.
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(TEMPORARY_PREFIX)
+
+
+def _folder_of_key(key: str) -> str:
+    return key.rpartition("/")[0]
 
 
 def _translated(exc: OSError, url: str) -> OpsqueueError:

@@ -16,6 +16,7 @@ from opsqueue.store.base import (
     check_key,
     deletable_folder_of,
     folder_of,
+    is_own_name,
 )
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ class MemoryStore:
         return check_key(key) in self._objects
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete a folder; see `ObjectStore.delete_prefix`."""
-        deletable_folder_of(prefix)
-        return sum(self._pop(key) for key in self.list_prefix(prefix))
+        """Delete a submission's objects; see `ObjectStore.delete_prefix`."""
+        folder = deletable_folder_of(prefix)
+        keys = self.list_prefix(prefix)
+        return sum(self._pop(key) for key in keys if is_own_name(key.removeprefix(folder)))
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         """Yield the keys of a folder, as it was when the first is asked for."""

@@ -41,6 +41,7 @@ from opsqueue.store.base import (
     check_key,
     deletable_folder_of,
     folder_of,
+    is_own_name,
 )
 
 if TYPE_CHECKING:
@@ -191,12 +192,12 @@ class S3Store:
             return True
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete a folder, a request for up to 1,000 objects; see `ObjectStore.delete_prefix`."""
-        count = 0
+        """Delete a submission's objects, 1,000 a request; see `ObjectStore.delete_prefix`."""
+        folder, count = self._root + deletable_folder_of(prefix), 0
         with self._border():
-            for page in self._pages(self._root + deletable_folder_of(prefix)):
-                names = [item["Key"] for item in page.get("Contents", [])]
-                if names:
+            for page in self._pages(folder, delimiter="/"):
+                keys = (item["Key"] for item in page.get("Contents", []))
+                if names := [key for key in keys if is_own_name(key.removeprefix(folder))]:
                     self._delete(names)
                     count += len(names)
         return count

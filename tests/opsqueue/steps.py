@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from opsqueue.chunk import ChunkFailure, Reservation, Token
+from opsqueue.contents import fresh_prefix
 from opsqueue.keys import base_key
 from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.queue import Queue
@@ -32,13 +33,19 @@ class Clock:
         self.now += ms
 
 
-def new_submission(chunks: int = 3, **fields: Any) -> NewSubmission:
-    fields.setdefault("prefix", f"test/{secrets.token_hex(8)}")
+def prefix_of(queue: Queue, name: str) -> str:
+    """A prefix that the queue's inserts take; the same one for the same name."""
+    return f"{queue.name}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def new_submission(queue: Queue | str, chunks: int = 3, **fields: Any) -> NewSubmission:
+    name = queue if isinstance(queue, str) else queue.name
+    fields.setdefault("prefix", fresh_prefix(name))
     return NewSubmission(chunks_total=chunks, **fields)
 
 
 def insert(queue: Queue, chunks: int = 3, **fields: Any) -> SubmissionId:
-    return queue.insert_submission(new_submission(chunks, **fields)).id
+    return queue.insert_submission(new_submission(queue, chunks, **fields)).id
 
 
 def listed(queue: Queue, state: SubmissionState, **options: Any) -> list[Submission]:

@@ -17,6 +17,7 @@ from opsqueue.answers import Reserved
 from opsqueue.chunk import Completed
 from opsqueue.cluster import ClusterClient
 from opsqueue.connection import check, connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.keys import base_key
@@ -40,9 +41,9 @@ def queue(servers: ClusterSet, queue_name: str) -> Iterator[Queue]:
     client.close()
 
 
-def new(chunks: int = 3) -> NewSubmission:
+def new(queue: Queue, chunks: int = 3) -> NewSubmission:
     return NewSubmission(
-        prefix=f"p/{chunks}", chunks_total=chunks, chunk_size=1, operations_total=chunks,
+        prefix=fresh_prefix(queue.name), chunks_total=chunks, chunk_size=1, operations_total=chunks,
         codec="json",
     )  # fmt: skip
 
@@ -67,7 +68,8 @@ def test_queues_of_all_masters_are_listed(servers: ClusterSet, queue_name: str) 
     names = [f"{queue_name}-{number}" for number in range(12)]
 
     for name in names:
-        Queue(client, name).insert_submission(new())
+        queue = Queue(client, name)
+        queue.insert_submission(new(queue))
 
     assert {servers.master_of(base_key(name)).port for name in names} == {
         server.port for server in servers.servers[:MASTERS]
@@ -77,7 +79,7 @@ def test_queues_of_all_masters_are_listed(servers: ClusterSet, queue_name: str) 
 
 def test_calls_go_together_on_a_cluster(queue: Queue) -> None:
     """Also scripts that its node does not know yet: redis-py's own client can't."""
-    queue.insert_submission(new())
+    queue.insert_submission(new(queue))
 
     answers = queue.together([reserve(queue, limit=2), calls.release_chunks([])])
 
@@ -87,7 +89,7 @@ def test_calls_go_together_on_a_cluster(queue: Queue) -> None:
 
 def test_a_queue_is_followed_when_its_slot_moves(servers: ClusterSet, queue: Queue) -> None:
     """Moved at once with all that it has, as Valkey 9 does; nothing is done twice or lost."""
-    id_ = queue.insert_submission(new()).id
+    id_ = queue.insert_submission(new(queue)).id
     taken = queue.reserve_chunks("w").chunks[0]
     old = servers.master_of(base_key(queue.name))
 
@@ -104,7 +106,7 @@ def test_a_queue_stands_still_while_its_slot_is_moved_key_by_key(
     servers: ClusterSet, queue: Queue
 ) -> None:
     """A script that ran on either node would find only some of the keys."""
-    id_ = queue.insert_submission(new()).id
+    id_ = queue.insert_submission(new(queue)).id
     slot = key_slot(base_key(queue.name).encode())
     old = servers.master_of(base_key(queue.name))
     target = next(s for s in servers.servers[:MASTERS] if s is not old)
@@ -152,7 +154,7 @@ def test_a_node_that_hangs_when_it_is_asked_for_the_others_stops_one_thread_only
     assert asked.acquire(timeout=60)
 
     lose_a_node()
-    other.insert_submission(new())
+    other.insert_submission(new(other))
 
     assert stopped.is_alive()
     assert not asked.acquire(blocking=False)

@@ -71,7 +71,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def insert(queue: Queue, new: NewSubmission | None = None) -> tuple[int, bool]:
-    inserted = queue.insert_submission(new or new_submission(), idempotency_key="key")
+    inserted = queue.insert_submission(new or new_submission(queue), idempotency_key="key")
     return inserted.id, inserted.is_new
 
 
@@ -289,7 +289,7 @@ def test_an_insert_is_confirmed_by_a_replica(
     client: redis.Redis, server: EmbeddedServer, replica: EmbeddedServer, queue_name: str
 ) -> None:
     """The replica has it when the insert is answered."""
-    new = new_submission()
+    new = new_submission(queue_name)
     assert check_durability(client, Durability.REPLICA, url=server.url) == []
 
     id_, _ = insert(Queue(client, queue_name, durability=Durability.REPLICA), new)
@@ -327,11 +327,11 @@ def test_a_script_that_the_server_forgot_is_waited_for_too(
     client.script_flush()
 
     with stopped(replica), pytest.raises(SubmissionNotConfirmedError):
-        queue.insert_submission(new_submission())
+        queue.insert_submission(new_submission(queue))
     wait_for_replica(client)
     client.script_flush()
 
-    assert queue.insert_submission(new_submission()).is_new
+    assert queue.insert_submission(new_submission(queue)).is_new
 
 
 def test_an_insert_that_a_replica_confirmed_survives_its_primary(
@@ -346,7 +346,7 @@ def test_an_insert_that_a_replica_confirmed_survives_its_primary(
         wait_for_replica(client)
         queue = Queue(client, queue_name, durability=Durability.REPLICA)
 
-        ids = [queue.insert_submission(new_submission()).id for _ in range(50)]
+        ids = [queue.insert_submission(new_submission(queue)).id for _ in range(50)]
         primary.kill()
         heir = connect(replica.url)
         heir.replicaof("NO", "ONE")
@@ -378,17 +378,22 @@ def test_a_repeated_insert_waits_in_the_partition_that_knows_its_key(
 ) -> None:
     """Its key had another home when the queue had fewer partitions."""
     queue = PartitionedQueue(client, queue_name)
-    known = {key: queue.insert_submission(new_submission(), idempotency_key=key).id for key in KEYS}
+    known = {
+        key: queue.insert_submission(new_submission(queue), idempotency_key=key).id for key in KEYS
+    }
     queue.set_partitions(4)
     client.config_set("appendfsync", "everysec")
     durable = PartitionedQueue(client, queue_name, durability=Durability.FSYNC)
 
     for key, id_ in known.items():
         with pytest.raises(SubmissionNotConfirmedError) as caught:
-            durable.insert_submission(new_submission(), idempotency_key=key)
+            durable.insert_submission(new_submission(durable), idempotency_key=key)
         assert id_ == caught.value.submission_id
     client.config_set("appendfsync", "always")
-    again = {key: durable.insert_submission(new_submission(), idempotency_key=key) for key in known}
+    again = {
+        key: durable.insert_submission(new_submission(durable), idempotency_key=key)
+        for key in known
+    }
 
     assert known == {key: inserted.id for key, inserted in again.items()}
     assert {False} == {inserted.is_new for inserted in again.values()}

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from opsqueue.contents import began_at, fresh_prefix
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.orphans import delete_orphans, find_orphans
 from opsqueue.queue import Queue
 from opsqueue.store.memory import MemoryStore
@@ -126,3 +127,33 @@ def test_an_upload_that_is_handed_in_meanwhile_keeps_its_objects(
 
     assert ([prefix], []) == (orphans, deleted)
     assert store.exists(f"{prefix}/0-in")
+
+
+def test_what_is_not_ours_in_an_orphans_folder_stays(store: MemoryStore, queue: Queue) -> None:
+    """Then nothing of an orphan is left, and it is not found again."""
+    prefix = old_prefix(queue)
+    kept = [f"{prefix}/notes.txt", f"{prefix}/deep/0-in"]
+    for key in [*kept, f"{prefix}/0-in"]:
+        store.create(key, b"x")
+
+    (orphan,) = find_orphans(store, queue, older_than=datetime.now(UTC) + timedelta(seconds=1))
+    deleted = list(delete_orphans(store, queue, [orphan.prefix]))
+
+    assert (orphan.objects, deleted) == (1, [prefix])
+    assert sorted(kept) == sorted(store.list_prefix(""))
+    assert found(store, queue) == []
+
+
+def test_prefixes_of_another_queue_are_no_orphans_to_be_deleted(
+    store: MemoryStore, queue: Queue
+) -> None:
+    """That queue's submission may have them."""
+    other = f"other/{'0' * 32}"
+    store.create(f"{other}/0-in", b"x")
+
+    for prefix in (other, "other", f"{other}/1"):
+        with pytest.raises(InvalidArgumentError, match=f"not one of queue {queue.name}"):
+            list(delete_orphans(store, queue, [prefix]))
+
+    assert store.exists(f"{other}/0-in")
+    assert queue.forget_submissions().prefixes == ()

@@ -49,7 +49,7 @@ from tests.opsqueue.queue_invariants import (
 )
 from tests.opsqueue.queue_model import Model
 from tests.opsqueue.queue_snapshot import Snapshot
-from tests.opsqueue.steps import Clock, Raw
+from tests.opsqueue.steps import Clock, Raw, prefix_of
 from tests.opsqueue.submission_model import Chunk, Place, entry_of, order_of
 
 EXAMPLES = int(os.environ.get("OPSQUEUE_HYPOTHESIS_EXAMPLES", "0"))
@@ -119,7 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
         key: str,
         old_prefix: int | None,
     ) -> None:
-        prefix = f"p{len(self.prefixes)}"
+        prefix = prefix_of(self.queue, f"p{len(self.prefixes)}")
         if old_prefix is not None and self.prefixes:
             prefix = self.prefixes[old_prefix % len(self.prefixes)]
         operations = chunks * chunk_size - (chunk_size - 1 if is_short and chunks else 0)
@@ -196,13 +196,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     def discard_prefixes(self, picks: list[int]) -> None:
         """Some of submissions, some of uploads that nobody handed in."""
-        pool = [*self.prefixes, "orphan"]
+        orphan = prefix_of(self.queue, "orphan")
+        pool = [*self.prefixes, orphan]
         prefixes = sorted({pool[pick % len(pool)] for pick in picks})
         unknown = self.queue.unknown_prefixes(prefixes)
         assert [prefix for prefix in prefixes if prefix not in self.model.prefixes] == unknown
         assert self.model.discard_prefixes(prefixes) == self.queue.discard_prefixes(prefixes)
-        if "orphan" in self.model.prefixes and "orphan" not in self.prefixes:
-            self.prefixes.append("orphan")
+        if orphan in self.model.prefixes and orphan not in self.prefixes:
+            self.prefixes.append(orphan)
 
     # Chunks
 

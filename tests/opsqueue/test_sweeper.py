@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -17,9 +19,10 @@ from opsqueue.exceptions import (
 from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.store import input_key, output_key
+from opsqueue.store.local import LocalStore
 from opsqueue.store.memory import MemoryStore
 from opsqueue.sweeper import Sweeper
-from tests.opsqueue.steps import Clock, insert, take, tokens_of
+from tests.opsqueue.steps import Clock, Raw, insert, prefix_of, take, tokens_of
 
 CHUNKS = 7
 
@@ -37,10 +40,10 @@ def store(queue_name: str) -> MemoryStore:
 @pytest.fixture
 def sweeping(queue: Queue, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
     """Beside a completed submission whose inputs are to be deleted, three at a time."""
-    insert(queue, CHUNKS, prefix="a/b", delete_inputs_at_completion=True)
+    insert(queue, CHUNKS, prefix=prefix_of(queue, "a/b"), delete_inputs_at_completion=True)
     for index in range(CHUNKS):
-        store.create(input_key("a/b", index), b"x")
-        store.create(output_key("a/b", index), b"x")
+        store.create(input_key(prefix_of(queue, "a/b"), index), b"x")
+        store.create(output_key(prefix_of(queue, "a/b"), index), b"x")
     queue.complete_chunks(tokens_of(take(queue, CHUNKS)))
     monkeypatch.setattr(sweeper, "_INPUTS_AT_ONCE", 3)
     return Sweeper(lambda: [queue], sweeper="w1", store=store)
@@ -52,7 +55,9 @@ def test_spent_inputs_are_deleted_and_results_stay(
     """Page by page, in one round if there is time."""
     sweeping.delete_inputs(queue)
 
-    assert {output_key("a/b", index) for index in range(CHUNKS)} == set(store.list_prefix("a"))
+    assert {output_key(prefix_of(queue, "a/b"), index) for index in range(CHUNKS)} == set(
+        store.list_prefix(queue.name)
+    )
     assert queue.delete_inputs() == []
 
 
@@ -65,7 +70,7 @@ def test_a_round_of_deleting_inputs_is_bounded_and_goes_on_where_it_was(
     left = []
     for _ in range(3):
         sweeping.delete_inputs(queue)
-        left.append(sum(key.endswith("-in") for key in store.list_prefix("a")))
+        left.append(sum(key.endswith("-in") for key in store.list_prefix(queue.name)))
 
     assert left == [4, 1, 0]
     assert queue.delete_inputs() == []
@@ -77,8 +82,8 @@ def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
     """The submission is forgotten by then; only `garbage` knows of its objects."""
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
-    id_ = insert(queue, 1, prefix="a/b")
-    store.create(input_key("a/b", 0), b"x")
+    id_ = insert(queue, 1, prefix=prefix_of(queue, "a/b"))
+    store.create(input_key(prefix_of(queue, "a/b"), 0), b"x")
     queue.complete_chunks(tokens_of(take(queue, 1)))
     clock.advance(25 * 3600 * 1000)
     sweeping = Sweeper(lambda: [queue], sweeper="w1", store=store)
@@ -90,13 +95,73 @@ def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
     with monkeypatch.context() as trouble:
         trouble.setattr(store, "delete_prefix", fail)
         sweeping._sweep(queue, is_slow_round=True)
-    left = list(store.list_prefix("a"))
+    left = list(store.list_prefix(queue.name))
     sweeping._sweep(queue, is_slow_round=True)
 
     with pytest.raises(SubmissionNotFoundError):
         queue.get_submission(id_)
-    assert [input_key("a/b", 0)] == left
-    assert [] == list(store.list_prefix("a"))
+    assert [input_key(prefix_of(queue, "a/b"), 0)] == left
+    assert [] == list(store.list_prefix(queue.name))
+
+
+def test_objects_that_cannot_be_deleted_keep_no_others_from_it(
+    fake_client: redis.Redis, queue_name: str, tmp_path: Path
+) -> None:
+    """A link in place of one submission's folder, which nobody follows; and the round ends."""
+    store, queue = LocalStore(str(tmp_path / "store")), Queue(fake_client, queue_name)
+    stuck, *others = (prefix_of(queue, str(number)) for number in range(150))
+    for prefix in (stuck, *others):
+        store.create(input_key(prefix, 0), b"x")
+        insert(queue, 0, prefix=prefix, retention_ms=0)
+    shutil.move(tmp_path / "store" / stuck, tmp_path / "elsewhere")
+    (tmp_path / "store" / stuck).symlink_to(tmp_path / "elsewhere")
+
+    Sweeper(lambda: [queue], sweeper="w1", store=store).forget(queue)
+
+    assert list(store.list_prefix("")) == []
+    assert queue.forget_submissions().prefixes == (stuck,)
+    assert (tmp_path / "elsewhere" / "0-in").exists()
+
+
+def test_inputs_that_cannot_be_deleted_keep_no_others_from_it(
+    fake_client: redis.Redis, queue_name: str, tmp_path: Path
+) -> None:
+    """The one with the fewest deleted comes first, and would for ever."""
+    store, queue = LocalStore(str(tmp_path / "store")), Queue(fake_client, queue_name)
+    stuck, other = (prefix_of(queue, str(number)) for number in range(2))
+    for prefix in (stuck, other):
+        store.create(input_key(prefix, 0), b"x")
+        insert(queue, 1, prefix=prefix, delete_inputs_at_completion=True)
+    queue.complete_chunks(tokens_of(take(queue, 2)))
+    shutil.move(tmp_path / "store" / stuck, tmp_path / "elsewhere")
+    (tmp_path / "store" / stuck).symlink_to(tmp_path / "elsewhere")
+
+    Sweeper(lambda: [queue], sweeper="w1", store=store).delete_inputs(queue)
+
+    assert not store.exists(input_key(other, 0))
+    assert [inputs.prefix for inputs in queue.delete_inputs()] == [stuck]
+    assert (tmp_path / "elsewhere" / "0-in").exists()
+
+
+def test_an_old_prefix_above_anothers_takes_nothing_of_it(
+    fake_client: redis.Redis, store: MemoryStore, queue_name: str
+) -> None:
+    """Earlier versions let a client choose another queue's name, or a folder above its own."""
+    queue, raw = Queue(fake_client, queue_name), Raw(fake_client, queue_name)
+    victim = f"victim/{'1' * 32}"
+    for key in (input_key(victim, 0), input_key(f"{victim}/1", 0), input_key("victim", 0)):
+        store.create(key, b"x")
+    for prefix in ("victim", f"{victim}/1"):
+        id_ = insert(queue, 0, retention_ms=0)
+        own = queue.get_submission(id_).prefix
+        fake_client.hset(raw.key(f"sub:{id_}"), "prefix", prefix)
+        fake_client.hdel(raw.key("prefixes"), own)
+        fake_client.hset(raw.key("prefixes"), prefix, str(id_))
+
+    Sweeper(lambda: [queue], sweeper="w1", store=store).forget(queue)
+
+    assert list(store.list_prefix("")) == [input_key(victim, 0)]
+    assert queue.forget_submissions().prefixes == ()
 
 
 def test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives(

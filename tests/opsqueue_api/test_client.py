@@ -13,6 +13,7 @@ import httpx
 import pytest
 import redis
 
+from opsqueue.contents import fresh_prefix
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionCancelledError,
@@ -230,7 +231,7 @@ def test_an_unknown_submission_is_raised_over_http(producer: ProducerClient) -> 
 
 def test_a_taken_prefix_is_raised_over_http(api: HttpApi, queue_name: str) -> None:
     """With another idempotency key."""
-    new = NewSubmission(prefix="mine", chunks_total=1)
+    new = NewSubmission(prefix=fresh_prefix(queue_name), chunks_total=1)
     api.insert(queue_name, new, "k1")
 
     with pytest.raises(InvalidArgumentError, match="belongs to submission"):

@@ -14,6 +14,7 @@ from falcon import testing
 
 from opsqueue.chunk import OperationError
 from opsqueue.codec import open_codec
+from opsqueue.contents import fresh_prefix
 from opsqueue.new_submission import NewSubmission
 from opsqueue.output import encode_output
 from opsqueue.queue import Queue
@@ -184,7 +185,7 @@ def test_room_is_given_back_by_an_answer_that_never_begins(
     app = create_app(client, store, long_polls=1, limits=Limits(inline_bytes=0))
     with client_of(app, f"/v1/queues/{queue.name}") as http:
         if trouble == "codec":
-            new = NewSubmission(prefix="p", chunks_total=1, codec="pickle")
+            new = NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, codec="pickle")
             id_ = str(queue.insert_submission(new).id)
         else:
             id_ = insert(http, 4)

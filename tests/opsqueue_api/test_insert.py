@@ -10,8 +10,10 @@ import pytest
 
 from opsqueue.answers import Inserted
 from opsqueue.codec import DEFAULT_CODEC, open_codec
+from opsqueue.contents import fresh_prefix
 from opsqueue.new_submission import NewSubmission
 from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue import Queue
 from opsqueue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
 
@@ -87,10 +89,11 @@ def test_no_operations_complete_at_once(http: httpx.Client) -> None:
     assert (status["state"], status["chunks_total"]) == ("completed", 0)
 
 
-def test_uploaded_chunks_are_taken_as_they_are(http: httpx.Client) -> None:
+def test_uploaded_chunks_are_taken_as_they_are(http: httpx.Client, queue_name: str) -> None:
     """A body with prefix and chunks_total needs no operations."""
+    prefix = fresh_prefix(queue_name)
     body = {
-        "prefix": "mine/1",
+        "prefix": prefix,
         "chunks_total": 3,
         "chunk_size": 10,
         "operations_total": 25,
@@ -102,7 +105,7 @@ def test_uploaded_chunks_are_taken_as_they_are(http: httpx.Client) -> None:
     status = response.json()
     assert response.status_code == 201
     assert [status[name] for name in ("prefix", "chunks_total", "operations_total", "codec")] == [
-        "mine/1",
+        prefix,
         3,
         25,
         "json",
@@ -160,7 +163,7 @@ def test_what_a_rebuild_found_before_its_insert_is_kept_and_answered(
 
     body = {**contents, "chunk_size": 2}
     if "inline" in contents:
-        body["prefix"] = f"{queue_name}/1"
+        body["prefix"] = fresh_prefix(queue_name)
     response = http.post("/submissions", json=body, headers={"idempotency-key": "k"})
 
     (outcome,) = rebuilt
@@ -169,15 +172,108 @@ def test_what_a_rebuild_found_before_its_insert_is_kept_and_answered(
     assert store.exists(input_key(outcome.prefix, 0))
 
 
-def test_a_prefix_belongs_to_one_submission(http: httpx.Client) -> None:
+def test_a_prefix_belongs_to_one_submission(http: httpx.Client, queue_name: str) -> None:
     """The second insert under a prefix is refused with 409."""
-    body = {"prefix": "mine/1", "chunks_total": 1, "chunk_size": 10}
+    body = {"prefix": fresh_prefix(queue_name), "chunks_total": 1, "chunk_size": 10}
     http.post("/submissions", json=body)
 
     response = http.post("/submissions", json=body)
 
     assert response.status_code == 409
     assert response.json()["type"] == "urn:opsqueue:problem:prefix-taken"
+
+
+def test_nothing_is_stored_below_a_prefix_that_a_submission_has(
+    http: httpx.Client, store: ObjectStore, queue_name: str
+) -> None:
+    """Chunks that the API stores for the client neither join an upload nor give it a manifest."""
+    prefix = fresh_prefix(queue_name)
+    store.create(input_key(prefix, 0), b"first")
+    http.post("/submissions", json={"prefix": prefix, "chunks_total": 1, "chunk_size": 1})
+
+    body = {"prefix": prefix, "chunks_total": 2, "chunk_size": 1, "inline": ["kQE=", "kQE="]}
+    response = http.post("/submissions", json=body)
+
+    assert response.status_code == 409
+    assert list(store.list_prefix("")) == [input_key(prefix, 0)]
+
+
+def test_nothing_stays_below_a_prefix_whose_objects_are_being_deleted(
+    http: httpx.Client, store: ObjectStore, queue: Queue
+) -> None:
+    """The sweeper may have been there already."""
+    prefix = fresh_prefix(queue.name)
+    queue.discard_prefixes([prefix])
+
+    body = {"prefix": prefix, "chunks_total": 1, "chunk_size": 1, "inline": ["kQE="]}
+    response = http.post("/submissions", json=body)
+
+    assert response.status_code == 409
+    assert list(store.list_prefix("")) == []
+
+
+@pytest.mark.parametrize("inline", [None, ["kQE="]])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{other}",
+        "{other}/{digits}",
+        "{queue}",
+        "{queue}/",
+        "{queue}/run-1",
+        "{queue}/{digits}/",
+        "{queue}//{digits}",
+        "{queue}/{digits}/0",
+        "{queue}/x/{digits}",
+        "{queue}x/{digits}",
+        "{queue}/{digits}0",
+        "{queue}/{short}",
+        "{queue}/{upper}",
+        "{queue}/{digits}\n",
+        "{queue}/{digits}\x00",
+        "{queue}/{short}\x00",
+        "{queue}%2F{digits}",
+        "{queue}/{wide}",
+        "{queue}/../{other}/{digits}",
+        "./{queue}/{digits}",
+        "/{queue}/{digits}",
+        "{digits}",
+        "{queue}/{very_long}",
+    ],
+)
+def test_a_prefix_that_is_not_of_its_queues_form_is_refused(
+    http: httpx.Client, store: ObjectStore, queue: Queue, form: str, inline: list[str] | None
+) -> None:
+    """422 that says what to use; nothing is stored, not even the queue's name."""
+    digits = "0123456789abcdef" * 2
+    prefix = form.format(
+        queue=queue.name,
+        other="other",
+        digits=digits,
+        short=digits[1:],
+        upper=digits.upper(),
+        wide=digits.replace("1", "\N{FULLWIDTH DIGIT ONE}"),
+        very_long=digits * 1_000,
+    )
+    body: dict[str, Any] = {"prefix": prefix, "chunks_total": 1, "chunk_size": 1, "retention_ms": 0}
+
+    response = http.post("/submissions", json=body | ({"inline": inline} if inline else {}))
+
+    assert response.status_code == 422
+    assert "prefix " in response.json()["detail"]
+    assert list(store.list_prefix("")) == []
+    assert queue.list_submissions().submissions == ()
+
+
+def test_a_refused_prefix_is_told_what_to_use(http: httpx.Client, queue_name: str) -> None:
+    """The form, and what makes the digits."""
+    response = http.post("/submissions", json={"prefix": "p", "chunks_total": 0, "chunk_size": 1})
+
+    assert (
+        f"prefix 'p' is not one of queue {queue_name}: upload below {queue_name}/ and 32 "
+        "hexadecimal digits" in response.json()["detail"]
+    )
+    assert "openssl rand -hex 16" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
+from opsqueue.chunk import Finished
+from opsqueue.codec import open_codec
+from opsqueue.contents import fresh_prefix
 from opsqueue.exceptions import EncodingError
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
+from opsqueue.sweeper import Sweeper
 
 Work = Callable[[Callable[[Any], Any]], int]
 
@@ -54,6 +58,31 @@ def test_bytes_come_as_base64(http: httpx.Client, work: Work) -> None:
     response = http.get(f"/submissions/{id_}/results")
 
     assert lines_of(response) == ["aGVsbG8="]
+
+
+@pytest.mark.parametrize("prefix", ["runs/2026-11-30", "p", f"elsewhere/{'0' * 32}/1"])
+def test_a_submission_of_an_earlier_version_keeps_its_prefix(
+    http: httpx.Client, queue: Queue, store: ObjectStore, prefix: str
+) -> None:
+    """Clients could choose it freely: it is read, found and deleted as ever."""
+    store.create(output_key(prefix, 0), open_codec("json").encode(["kept"]))
+    store.create(f"{prefix}/deeper/0-out", b"another's")
+    new = NewSubmission(prefix=prefix, chunks_total=1, codec="json", retention_ms=0)
+    id_ = queue.restore_submission(
+        new,
+        Finished(
+            cursor=1, redo=[], chunks_done=1, done=b"\x80", operations_done=1,
+            operations_failed=0, errors=b"\0", last_error=-1,
+        ),
+    ).id  # fmt: skip
+
+    results = lines_of(http.get(f"/submissions/{id_}/results"))
+    found = http.get("/submission-ids", params={"prefix": prefix}).json()["ids"]
+    Sweeper(lambda: [queue], sweeper="w1", store=store).forget(queue)
+
+    assert (results, found) == (["kept"], [str(id_)])
+    assert list(store.list_prefix("")) == [f"{prefix}/deeper/0-out"]
+    assert http.get(f"/submissions/{id_}").status_code == 404
 
 
 def test_results_of_a_submission_in_progress_are_refused(http: httpx.Client) -> None:
@@ -100,7 +129,7 @@ def test_results_that_the_api_cannot_read_are_refused(
     http: httpx.Client, queue: Queue, codec: str
 ) -> None:
     """422 naming the codec: unpickling runs code of whoever wrote the object."""
-    new = NewSubmission(prefix="p", chunks_total=0, codec=codec)
+    new = NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=0, codec=codec)
     id_ = queue.insert_submission(new).id
 
     response = http.get(f"/submissions/{id_}/results")

@@ -11,6 +11,7 @@ import redis
 
 from opsqueue.app import Opsqueue
 from opsqueue.chunk import Reservation, Token
+from opsqueue.contents import fresh_prefix
 from opsqueue.execution import GivenBack
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -118,7 +119,9 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
     """What a heartbeat's script does not get to would count as void, and never be done."""
     monkeypatch.setattr("opsqueue_worker.intake.MAX_HELD", 3)
     pool, queue = EndlessPool(), Queue(real_client, queue_name)
-    queue.insert_submission(NewSubmission(prefix="p", chunks_total=10, chunk_size=1))
+    queue.insert_submission(
+        NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=10, chunk_size=1)
+    )
     intake = intake_of(queue, pool)
 
     intake.start()
@@ -133,7 +136,9 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
 ):
     """Its next one may be minutes away, after a flush or a stall."""
     pool, queue = OnePlace(), Queue(real_client, queue_name)
-    queue.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
+    queue.insert_submission(
+        NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, chunk_size=1)
+    )
     intake = intake_of(queue, pool, heartbeat_timeout_ms=300_000)
 
     intake.start()
@@ -175,7 +180,9 @@ def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis,
     pool, changed = OnePlace(), threading.Condition()
     empty = SlowQueue(real_client, f"{queue_name}-empty")
     full = Queue(real_client, f"{queue_name}-full")
-    full.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
+    full.insert_submission(
+        NewSubmission(prefix=fresh_prefix(full.name), chunks_total=1, chunk_size=1)
+    )
     app = Opsqueue()
     intakes = []
     for queue in (empty, full):
@@ -222,7 +229,9 @@ def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
     intake.start()
     assert queue.sleeps.wait(WITHIN_S)
 
-    queue.insert_submission(NewSubmission(prefix="p", chunks_total=1, chunk_size=1))
+    queue.insert_submission(
+        NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, chunk_size=1)
+    )
     has_come_by_itself = pool.has_come.is_set()
     queue.let.set()
 

@@ -119,7 +119,7 @@ def test_no_answered_insert_is_lost_by_a_server_killed_under_load(tmp_path: Path
         def insert_for_ever() -> None:
             with suppress(RedisUnavailableError):
                 while True:
-                    answered.append(queue.insert_submission(new_submission()).id)
+                    answered.append(queue.insert_submission(new_submission(queue)).id)
 
         threads = [threading.Thread(target=insert_for_ever) for _ in range(8)]
         for thread in threads:
@@ -252,7 +252,7 @@ def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(place, tmp
         api = QueueApi(client, durability=Durability.REPLICA)
 
         ids = {
-            (queue, api.insert(queue, new_submission(), f"key {n}").id)
+            (queue, api.insert(queue, new_submission(queue), f"key {n}").id)
             for n in range(10)
             for queue in (f"q{number}" for number in range(8))
         }

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Strategy
@@ -40,10 +41,12 @@ def test_a_hard_limit_is_never_exceeded(real_client: redis.Redis, redis_url: str
     """Not by one, and every chunk is done once, whoever waits being woken."""
     name = f"limits-{secrets.token_hex(4)}"
     queue = Queue(real_client, name)
-    for number in range(4):
+    for _ in range(4):
         queue.insert_submission(
             NewSubmission(
-                prefix=f"p{number}", chunks_total=CHUNKS // 4, strategic_metadata={"api": 1}
+                prefix=fresh_prefix(queue.name),
+                chunks_total=CHUNKS // 4,
+                strategic_metadata={"api": 1},
             )
         )
     context = multiprocessing.get_context("spawn")

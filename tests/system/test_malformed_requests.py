@@ -115,7 +115,7 @@ def test_half_an_output_is_not_stored(
 ) -> None:
     """The first output that is stored stays: a consumer's connection may break at any byte."""
     queue = Queue(real_client, queue_name)
-    queue.insert_submission(new_submission(1, prefix=f"{queue_name}/half"))
+    queue.insert_submission(new_submission(queue, 1))
     chunk = take_one(queue)
     path = f"/v1/queues/{queue_name}/submissions/{chunk.source.submission_id}/chunks/0/output"
     head = f"PUT {path}?token={chunk.token} HTTP/1.1\r\nHost: x\r\n"

@@ -21,6 +21,7 @@ from opsqueue.cli import main
 from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.connection import check, connect, server_client
 from opsqueue.consumer import ConsumerClient, Strategy
+from opsqueue.contents import fresh_prefix
 from opsqueue.durability import Durability, check_durability
 from opsqueue.embedded import EmbeddedServer, binary
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
@@ -346,11 +347,11 @@ def change_everything(queue: PartitionedQueue) -> None:
     queue.set_retention(0)
     queue.pause_queue()
     queue.resume_queue()
-    id_ = queue.insert_submission(NewSubmission(prefix="x", chunks_total=9)).id
+    id_ = queue.insert_submission(NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=9)).id
     queue.update_metadata(id_, {"api": 4})
     queue.cancel_submission(id_)
     queue.retry_submission(id_)
-    queue.discard_prefixes(["y"])
+    queue.discard_prefixes([fresh_prefix(queue.name)])
     queue.forget_submissions()
     for part in queue.parts():
         part.repair(begin=True)
@@ -447,7 +448,11 @@ def test_redis_is_reached_over_tls(
     url = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={tmp_path}/ca.pem"
     client = connect(url)
 
-    id_ = Queue(client, queue_name).insert_submission(NewSubmission(prefix="p", chunks_total=1)).id
+    id_ = (
+        Queue(client, queue_name)
+        .insert_submission(NewSubmission(prefix=fresh_prefix(queue_name), chunks_total=1))
+        .id
+    )
 
     assert check(client, url=url) == []
     assert Queue(client, queue_name).get_submission(id_).chunks_total == 1

@@ -16,6 +16,7 @@ from opsqueue import http_api, http_client
 from opsqueue.cli import checks, main
 from opsqueue.cli.checks import Finding, Level
 from opsqueue.connection import connect
+from opsqueue.contents import fresh_prefix
 from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError
 from opsqueue.new_submission import NewSubmission
@@ -60,7 +61,9 @@ def test_all_is_well(run, document, durable: EmbeddedServer):
 def test_work_without_workers_is_a_warning(run, document, durable: EmbeddedServer, real_client):
     """So is a paused queue; each with what to do."""
     for name in ("idle", "paused"):
-        Queue(real_client, name).insert_submission(NewSubmission(prefix=name, chunks_total=3))
+        Queue(real_client, name).insert_submission(
+            NewSubmission(prefix=fresh_prefix(name), chunks_total=3)
+        )
     Queue(real_client, "paused").pause_queue()
 
     shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from opsqueue.contents import fresh_prefix
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.strategy import Oldest
@@ -25,7 +26,7 @@ INFO = json.dumps(
 def busy(queue: Queue) -> Queue:
     """A worker holds 2 of 8 chunks; 5 are left besides."""
     queue.heartbeat("w1", info=INFO)
-    prefix = f"{queue.name}/a"
+    prefix = fresh_prefix(queue.name)
     queue.insert_submission(NewSubmission(prefix=prefix, chunks_total=8, chunk_size=10))
     chunks = queue.reserve_chunks("w1", strategy=Oldest(), limit=3).chunks
     queue.complete_chunks([chunks[0].token])

@@ -51,7 +51,7 @@ def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     run, real_client: redis.Redis, queue_name: str
 ) -> None:
     """Setting it before the first submission is right; it may be a typo, too."""
-    Queue(real_client, queue_name).insert_submission(new_submission())
+    Queue(real_client, queue_name).insert_submission(new_submission(queue_name))
     typo = queue_name + "_"
 
     known, unknown = run("retention", "set", queue_name, "7d"), run("retention", "set", typo, "7d")

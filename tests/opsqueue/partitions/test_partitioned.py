@@ -19,7 +19,7 @@ from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.partitions.steps import PARTITIONS
-from tests.opsqueue.steps import FAILURE, insert, new_submission, take, tokens_of
+from tests.opsqueue.steps import FAILURE, insert, new_submission, prefix_of, take, tokens_of
 
 # About one partition at a time, or about a single submission: these need no method of their own.
 INHERITED = {
@@ -162,10 +162,10 @@ def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: PartitionedQueue
 
 def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQueue) -> None:
     """And then no partition takes an insert with it any more."""
-    taken = [new_submission(prefix=f"taken/{part.partition}") for part in queue.parts()]
+    taken = [new_submission(part) for part in queue.parts()]
     for part, new in zip(queue.parts(), taken, strict=True):
         part.insert_submission(new)
-    orphans = ["orphan/0", "orphan/1"]
+    orphans = [prefix_of(queue, "0"), prefix_of(queue, "1")]
 
     unknown = queue.unknown_prefixes([*(new.prefix for new in taken), *orphans])
     discarded = queue.discard_prefixes([*(new.prefix for new in taken), *orphans])
@@ -174,7 +174,7 @@ def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQue
     for part in queue.parts():
         for prefix in orphans:
             with pytest.raises(InvalidArgumentError, match="is being deleted"):
-                part.insert_submission(new_submission(prefix=prefix))
+                part.insert_submission(new_submission(part, prefix=prefix))
     assert set(orphans) == set(queue.forget_submissions().prefixes)
     assert queue.forget_submissions(deleted_prefixes=orphans).prefixes == ()
     for part, new in zip(queue.parts(), taken, strict=True):
@@ -187,12 +187,12 @@ def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQue
 def test_who_died_between_holding_and_discarding_leaves_an_orphan_that_is_found_again(
     queue: PartitionedQueue,
 ) -> None:
-    part = queue.parts()[1]
-    part.discard_prefixes(["orphan"], step="hold")
+    part, orphan = queue.parts()[1], prefix_of(queue, "orphan")
+    part.discard_prefixes([orphan], step="hold")
 
-    assert queue.unknown_prefixes(["orphan"]) == ["orphan"]
+    assert queue.unknown_prefixes([orphan]) == [orphan]
     assert queue.forget_submissions().prefixes == ()
-    assert queue.discard_prefixes(["orphan"]) == ["orphan"]
+    assert queue.discard_prefixes([orphan]) == [orphan]
 
 
 @pytest.mark.parametrize("partition", range(PARTITIONS))

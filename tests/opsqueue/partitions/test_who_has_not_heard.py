@@ -24,11 +24,11 @@ def test_an_insert_with_a_key_is_done_once_also_after_there_are_more_partitions(
     """The key's home is another one then."""
     queue = PartitionedQueue(client, queue_name)
     key = key_for(1, of=2)
-    first = queue.insert_submission(new_submission(), idempotency_key=key)
+    first = queue.insert_submission(new_submission(queue), idempotency_key=key)
     queue.set_partitions(2)
 
-    again = queue.insert_submission(new_submission(), idempotency_key=key)
-    other = queue.insert_submission(new_submission(), idempotency_key=f"{key}-other")
+    again = queue.insert_submission(new_submission(queue), idempotency_key=key)
+    other = queue.insert_submission(new_submission(queue), idempotency_key=f"{key}-other")
 
     assert (first.id, False) == (again.id, again.is_new)
     assert other.is_new
@@ -45,8 +45,8 @@ def test_an_insert_with_a_key_is_done_once_also_by_who_has_not_heard_of_more_par
     ahead.set_partitions(PARTITIONS)
     key = key_for(3, of=PARTITIONS)
 
-    first = ahead.insert_submission(new_submission(), idempotency_key=key)
-    again = behind.insert_submission(new_submission(), idempotency_key=key)
+    first = ahead.insert_submission(new_submission(ahead), idempotency_key=key)
+    again = behind.insert_submission(new_submission(behind), idempotency_key=key)
 
     assert (again.id, again.is_new) == (first.id, False)
 
@@ -72,7 +72,7 @@ def test_a_prefix_is_not_discarded_that_a_partition_has_which_is_not_heard_of(
 ) -> None:
     """The objects of a submission in progress would be deleted."""
     behind, ahead = behind_and_ahead(client, queue_name)
-    new = new_submission()
+    new = new_submission(ahead)
     ahead.parts()[3].insert_submission(new)
 
     assert behind.discard_prefixes([new.prefix]) == []
@@ -84,15 +84,15 @@ def test_an_insert_with_a_key_is_not_sent_anywhere_by_who_can_not_ask_how_many_t
     """A connection that was lost in between must not make it two submissions."""
     behind, ahead = behind_and_ahead(client, queue_name)
     key = key_for(3, of=PARTITIONS)
-    first = ahead.insert_submission(new_submission(), idempotency_key=key)
+    first = ahead.insert_submission(new_submission(ahead), idempotency_key=key)
 
     with monkeypatch.context() as patch:
         no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
         patch.setattr(behind.part_zero, "get_partitions", no_answer)
         with pytest.raises(RedisUnavailableError):
-            behind.insert_submission(new_submission(), idempotency_key=key)
+            behind.insert_submission(new_submission(behind), idempotency_key=key)
 
-    again = behind.insert_submission(new_submission(), idempotency_key=key)
+    again = behind.insert_submission(new_submission(behind), idempotency_key=key)
     assert (first.id, False) == (again.id, again.is_new)
 
 

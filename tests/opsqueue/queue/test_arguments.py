@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from opsqueue.chunk import ChunkFailure, Finished
+from opsqueue.contents import fresh_prefix
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
 from opsqueue.new_submission import Backoff, NewSubmission
 from opsqueue.queue import Queue
@@ -93,7 +94,7 @@ class Stage:
 
 
 NEW = {
-    "prefix": lambda _: f"test/{secrets.token_hex(8)}",
+    "prefix": lambda place: fresh_prefix(place.queue.name),
     "chunks_total": 3,
     "chunk_size": 2,
     "operations_total": 5,
@@ -132,7 +133,7 @@ def insert_submission(queue: Queue, given: dict[str, Any]) -> None:
 
 def insert_inline(queue: Queue, given: dict[str, Any]) -> None:
     inline = given.pop("inline")
-    queue.insert_submission(new_submission(2, inline=inline), **given)
+    queue.insert_submission(new_submission(queue, 2, inline=inline), **given)
 
 
 def restore_submission(queue: Queue, given: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opsqueue.answers import SpentInputs
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionId
-from tests.opsqueue.steps import FAILURE, Clock, insert, take, take_one, tokens_of
+from tests.opsqueue.steps import FAILURE, Clock, insert, prefix_of, take, take_one, tokens_of
 
 
 def complete(queue: Queue, chunks: int, **fields: object) -> SubmissionId:
@@ -16,14 +16,16 @@ def complete(queue: Queue, chunks: int, **fields: object) -> SubmissionId:
 
 def test_inputs_are_answered_once_their_submission_completed(queue: Queue) -> None:
     """Not while a chunk of it can still need one."""
-    id_ = insert(queue, 2, delete_inputs_at_completion=True, prefix="a/b")
+    id_ = insert(queue, 2, delete_inputs_at_completion=True, prefix=prefix_of(queue, "a/b"))
     first, last = tokens_of(take(queue, 2))
     queue.complete_chunks([first])
 
     before = queue.delete_inputs()
     queue.complete_chunks([last])
 
-    spent = SpentInputs(submission_id=id_, prefix="a/b", first_index=0, chunks_total=2)
+    spent = SpentInputs(
+        submission_id=id_, prefix=prefix_of(queue, "a/b"), first_index=0, chunks_total=2
+    )
     assert (before, queue.delete_inputs()) == ([], [spent])
 
 
@@ -68,10 +70,10 @@ def test_a_large_submission_does_not_hold_up_the_others(queue: Queue) -> None:
 
 def test_forgetting_takes_inputs_that_are_left_along(queue: Queue, clock: Clock) -> None:
     """Their prefix is deleted as a whole; a late report of a part is nothing."""
-    id_ = complete(queue, 10, retention_ms=0, prefix="a/b")
+    id_ = complete(queue, 10, retention_ms=0, prefix=prefix_of(queue, "a/b"))
     clock.advance(1)
 
     forgotten = queue.forget_submissions()
 
-    assert forgotten.prefixes == ("a/b",)
+    assert forgotten.prefixes == (prefix_of(queue, "a/b"),)
     assert queue.delete_inputs(deleted={id_: 5}) == []

@@ -9,14 +9,24 @@ from opsqueue.chunk import Lost
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionState
-from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, listed, take, take_one, tokens_of
+from tests.opsqueue.steps import (
+    FAILURE,
+    Clock,
+    Raw,
+    insert,
+    listed,
+    prefix_of,
+    take,
+    take_one,
+    tokens_of,
+)
 
 
 def test_a_submission_is_forgotten_after_its_retention_and_not_before(
     queue: Queue, clock: Clock
 ) -> None:
     """Counted from its end."""
-    id_ = insert(queue, 1, retention_ms=1_000, prefix="a/b")
+    id_ = insert(queue, 1, retention_ms=1_000, prefix=prefix_of(queue, "a/b"))
     clock.advance(5_000)
     queue.complete_chunks(tokens_of(take(queue, 1)))
 
@@ -26,7 +36,7 @@ def test_a_submission_is_forgotten_after_its_retention_and_not_before(
     after = queue.forget_submissions()
 
     assert (before.submissions, before.prefixes) == (0, ())
-    assert (after.submissions, after.prefixes) == (1, ("a/b",))
+    assert (after.submissions, after.prefixes) == (1, (prefix_of(queue, "a/b"),))
     assert listed(queue, SubmissionState.COMPLETED) == []
     with pytest.raises(SubmissionNotFoundError):
         queue.get_submission(id_)
@@ -72,40 +82,46 @@ def test_a_submission_with_chunks_in_hand_is_not_forgotten(
 
 def test_a_prefix_is_answered_until_its_deletion_is_confirmed(queue: Queue) -> None:
     """A crash between the answer and the deletion leaks nothing."""
-    insert(queue, 0, retention_ms=0, prefix="a/b")
+    insert(queue, 0, retention_ms=0, prefix=prefix_of(queue, "a/b"))
 
     first = queue.forget_submissions()
     again = queue.forget_submissions()
-    confirmed = queue.forget_submissions(deleted_prefixes=["a/b"])
+    confirmed = queue.forget_submissions(deleted_prefixes=[prefix_of(queue, "a/b")])
 
-    assert (first.prefixes, again.prefixes, confirmed.prefixes) == (("a/b",), ("a/b",), ())
+    assert (first.prefixes, again.prefixes, confirmed.prefixes) == (
+        (prefix_of(queue, "a/b"),),
+        (prefix_of(queue, "a/b"),),
+        (),
+    )
 
 
 def test_a_prefix_is_free_again_once_its_objects_are_deleted(queue: Queue) -> None:
     """And not before, or the deletion would take the new submission's objects."""
-    insert(queue, 0, retention_ms=0, prefix="a/b")
+    insert(queue, 0, retention_ms=0, prefix=prefix_of(queue, "a/b"))
     queue.forget_submissions()
 
     with pytest.raises(InvalidArgumentError, match="belongs to"):
-        insert(queue, 1, prefix="a/b")
-    queue.forget_submissions(deleted_prefixes=["a/b"])
+        insert(queue, 1, prefix=prefix_of(queue, "a/b"))
+    queue.forget_submissions(deleted_prefixes=[prefix_of(queue, "a/b")])
 
-    assert queue.get_submission(insert(queue, 1, prefix="a/b")).prefix == "a/b"
+    assert queue.get_submission(
+        insert(queue, 1, prefix=prefix_of(queue, "a/b"))
+    ).prefix == prefix_of(queue, "a/b")
 
 
 def test_a_deletion_that_is_confirmed_twice_does_not_free_the_next_owners_prefix(
     queue: Queue,
 ) -> None:
     """Two sweepers may be given the same prefix; the second confirms it when it has an owner."""
-    insert(queue, 0, retention_ms=0, prefix="a/b")
+    insert(queue, 0, retention_ms=0, prefix=prefix_of(queue, "a/b"))
     queue.forget_submissions()
-    queue.forget_submissions(deleted_prefixes=["a/b"])
-    owner = insert(queue, 1, prefix="a/b")
+    queue.forget_submissions(deleted_prefixes=[prefix_of(queue, "a/b")])
+    owner = insert(queue, 1, prefix=prefix_of(queue, "a/b"))
 
-    queue.forget_submissions(deleted_prefixes=["a/b"])
+    queue.forget_submissions(deleted_prefixes=[prefix_of(queue, "a/b")])
 
     with pytest.raises(InvalidArgumentError, match=f"belongs to submission {owner}"):
-        insert(queue, 1, prefix="a/b")
+        insert(queue, 1, prefix=prefix_of(queue, "a/b"))
 
 
 def test_forgetting_is_bounded(queue: Queue) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
+from opsqueue.answers import Forgotten
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue import Queue
-from opsqueue.script import queue_names
+from opsqueue.script import Scripts, queue_names
 from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.steps import (
     Clock,
@@ -16,6 +17,7 @@ from tests.opsqueue.steps import (
     insert,
     listed,
     new_submission,
+    prefix_of,
     take,
     tokens_of,
 )
@@ -24,6 +26,7 @@ from tests.opsqueue.steps import (
 def test_a_submission_is_read_back_as_it_was_inserted(queue: Queue, clock: Clock) -> None:
     """Nothing that a producer gave is lost or changed on the way."""
     new = new_submission(
+        queue,
         3,
         chunk_size=10,
         operations_total=25,
@@ -55,9 +58,9 @@ def test_a_submission_is_read_back_as_it_was_inserted(queue: Queue, clock: Clock
 
 def test_a_known_idempotency_key_answers_the_first_id_and_changes_nothing(queue: Queue) -> None:
     """A producer may repeat an insert whose answer was lost."""
-    first = queue.insert_submission(new_submission(3), idempotency_key="order-7")
+    first = queue.insert_submission(new_submission(queue, 3), idempotency_key="order-7")
 
-    again = queue.insert_submission(new_submission(5), idempotency_key="order-7")
+    again = queue.insert_submission(new_submission(queue, 5), idempotency_key="order-7")
 
     assert first.id == again.id
     assert not again.is_new
@@ -67,7 +70,7 @@ def test_a_known_idempotency_key_answers_the_first_id_and_changes_nothing(queue:
 
 def test_an_idempotency_key_is_known_before_its_prefix_is_found_taken(queue: Queue) -> None:
     """The repeated insert has the same prefix: it must not be refused for that."""
-    new = new_submission(3)
+    new = new_submission(queue, 3)
     first = queue.insert_submission(new, idempotency_key="order-7")
 
     again = queue.insert_submission(new, idempotency_key="order-7")
@@ -80,19 +83,74 @@ def test_an_idempotency_key_that_is_kept_for_no_time_is_refused_before_anything_
 ) -> None:
     """Redis refuses an expiry of 0, in the middle of the script."""
     with pytest.raises(InvalidArgumentError, match="idempotency_ms is 0"):
-        queue.insert_submission(new_submission(), idempotency_key="k", idempotency_ms=0)
+        queue.insert_submission(new_submission(queue), idempotency_key="k", idempotency_ms=0)
 
     assert listed(queue, SubmissionState.IN_PROGRESS) == []
 
 
 def test_a_prefix_of_another_submission_is_refused(queue: Queue) -> None:
     """Two submissions in one folder would overwrite each other's chunks."""
-    owner = insert(queue, prefix="shared/prefix")
+    prefix = prefix_of(queue, "shared")
+    owner = insert(queue, prefix=prefix)
 
     with pytest.raises(InvalidArgumentError, match=f"belongs to submission {owner}"):
-        insert(queue, prefix="shared/prefix")
+        insert(queue, prefix=prefix)
 
     assert [owner] == [s.id for s in listed(queue, SubmissionState.IN_PROGRESS)]
+
+
+DIGITS = "0123456789abcdef" * 2
+OTHER_FORMS = [
+    *("other", f"other/{DIGITS}", "{queue}", "{queue}/1", f"{{queue}}/{DIGITS}/1"),
+    *(f"{{queue}}/{DIGITS[1:]}", f"{{queue}}/{DIGITS}0", f"{{queue}}/{DIGITS.upper()}", DIGITS),
+    *(f"{{queue}}x/{DIGITS}", f"{{queue}}/x/{DIGITS}"),
+]
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_prefix_of_another_form_than_the_queues_is_refused(queue: Queue, form: str) -> None:
+    """Its objects may be those of another queue, or lie above or below another submission's."""
+    prefix = form.format(queue=queue.name)
+
+    with pytest.raises(InvalidArgumentError, match=r"32 hexadecimal digits"):
+        insert(queue, 0, prefix=prefix, retention_ms=0)
+    with pytest.raises(InvalidArgumentError, match=r"32 hexadecimal digits"):
+        queue.discard_prefixes([prefix])
+
+    assert listed(queue, SubmissionState.COMPLETED) == []
+    assert queue.forget_submissions() == Forgotten(0, ())
+
+
+@pytest.mark.parametrize(
+    "form", [*OTHER_FORMS, f"{{queue}}/{DIGITS[1:]}\n", f"{{queue}}/{DIGITS}\0"]
+)
+@pytest.mark.parametrize("partition", [0, 3])
+def test_the_script_itself_refuses_a_prefix_of_another_form(
+    client: redis.Redis, queue_name: str, form: str, partition: int
+) -> None:
+    """Whatever a client checks before."""
+    scripts = Scripts(client, queue_name, partition=partition)
+    prefix = form.format(queue=queue_name)
+
+    answer = scripts.call(
+        "insert_submission", partition="00", idempotency="", idempotency_ms=1, prefix=prefix,
+        chunks_total=0, chunk_size=1, operations_total=0, meta_count=0, inline_count=0,
+    )  # fmt: skip
+    discarded = scripts.call("discard_prefixes", step="discard", rest=[prefix])
+
+    assert answer == [b"prefix_refused"]
+    assert discarded == [b"discarded", []]
+    assert list(client.scan_iter(match=f"*{queue_name}*")) == []
+
+
+@pytest.mark.parametrize("name", ["f" * 32, "a.b-c_d", "x" * 100, "0"])
+def test_a_prefix_of_any_queues_name_is_taken(client: redis.Redis, name: str) -> None:
+    """Also where the name looks like the digits, or like a pattern."""
+    queue = Queue(client, name)
+
+    id_ = insert(queue, 0, retention_ms=0)
+
+    assert queue.get_submission(id_).prefix.startswith(f"{name}/")
 
 
 def test_a_submission_without_chunks_is_completed_at_once(queue: Queue, raw: Raw) -> None:
@@ -162,7 +220,7 @@ def test_an_idempotency_key_that_is_kept_for_too_long_is_refused_before_anything
     """Redis refuses such an expiry when the submission stands there already."""
     with pytest.raises(InvalidArgumentError, match="idempotency_ms is"):
         queue.insert_submission(
-            new_submission(), idempotency_key="k", idempotency_ms=idempotency_ms
+            new_submission(queue), idempotency_key="k", idempotency_ms=idempotency_ms
         )
 
     assert listed(queue, SubmissionState.IN_PROGRESS) == []

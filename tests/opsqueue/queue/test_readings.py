@@ -17,7 +17,16 @@ from opsqueue.exceptions import (
 )
 from opsqueue.queue import Queue
 from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
-from tests.opsqueue.steps import FAILURE, Clock, insert, listed, take, take_one, tokens_of
+from tests.opsqueue.steps import (
+    FAILURE,
+    Clock,
+    insert,
+    listed,
+    prefix_of,
+    take,
+    take_one,
+    tokens_of,
+)
 
 
 def test_an_unknown_submission_is_an_error_that_names_it(queue: Queue) -> None:
@@ -282,9 +291,9 @@ def test_rates_are_of_the_last_minute(queue: Queue, clock: Clock) -> None:
 
 def test_a_prefix_names_its_submission(queue: Queue) -> None:
     """None where nobody has it."""
-    id_ = insert(queue, 1, prefix="somebody/1")
+    id_ = insert(queue, 1, prefix=prefix_of(queue, "somebody/1"))
 
-    assert queue.lookup_prefix("somebody/1") == id_
+    assert queue.lookup_prefix(prefix_of(queue, "somebody/1")) == id_
     assert queue.lookup_prefix("nobody/1") is None
 
 

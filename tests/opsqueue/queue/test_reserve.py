@@ -20,6 +20,7 @@ from tests.opsqueue.steps import (
     Raw,
     indexes_of,
     insert,
+    prefix_of,
     take,
     take_one,
     tokens_of,
@@ -104,7 +105,7 @@ def test_a_reservation_carries_all_that_a_worker_needs(queue: Queue, clock: Cloc
     id_ = insert(
         queue,
         3,
-        prefix="folder/of-it",
+        prefix=prefix_of(queue, "folder/of-it"),
         chunk_size=10,
         operations_total=25,
         codec="json",
@@ -118,7 +119,7 @@ def test_a_reservation_carries_all_that_a_worker_needs(queue: Queue, clock: Cloc
 
     assert id_ == chunk.source.submission_id
     assert queue.name == chunk.source.queue
-    assert (chunk.source.prefix, chunk.source.codec) == ("folder/of-it", "json")
+    assert (chunk.source.prefix, chunk.source.codec) == (prefix_of(queue, "folder/of-it"), "json")
     assert (
         chunk.source.chunks_total,
         chunk.source.chunk_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
+from opsqueue.contents import fresh_prefix
 from opsqueue.exceptions import InvalidArgumentError, TooManyMatchingSubmissionsError
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
@@ -17,9 +18,11 @@ def fill(queue: Queue, *metas: dict[str, int], chunks: int = 2) -> list[Submissi
     """Insert a submission for each metadata."""
     return [
         queue.insert_submission(
-            NewSubmission(prefix=f"p{number}", chunks_total=chunks, strategic_metadata=meta)
+            NewSubmission(
+                prefix=fresh_prefix(queue.name), chunks_total=chunks, strategic_metadata=meta
+            )
         ).id
-        for number, meta in enumerate(metas)
+        for meta in metas
     ]
 
 
@@ -141,7 +144,12 @@ def test_a_rate_limit_tells_when_the_next_token_comes(queue: Queue, clock: Clock
 def test_a_rate_limit_in_operations_counts_operations(queue: Queue, clock: Clock):
     """A chunk of ten borrows what is missing; the average is kept."""
     queue.insert_submission(
-        NewSubmission(prefix="p", chunks_total=10, chunk_size=10, strategic_metadata={"api": 1})
+        NewSubmission(
+            prefix=fresh_prefix(queue.name),
+            chunks_total=10,
+            chunk_size=10,
+            strategic_metadata={"api": 1},
+        )
     )
     strategy = Strategy.RateLimit("api", 10, 10, unit="operations")
     taken = 0

@@ -156,7 +156,7 @@ def test_whatever_became_of_its_objects_a_rebuild_goes_on(queue_name: str) -> No
     @given(st.integers(0, 3), st.integers(0, 700), st.binary(max_size=9), st.booleans())
     def damage(which: int, at: int, put: bytes, is_cut: bool) -> None:  # noqa: FBT001 drawn
         client.flushall()
-        store.delete_prefix("numbers")
+        store.delete_objects(list(store.list_prefix("numbers")))
         lost = insert(producer, 0, 1, 2)
         local.work("numbers", limit=1)
         keys = sorted(store.list_prefix("numbers"))

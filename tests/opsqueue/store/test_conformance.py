@@ -125,14 +125,43 @@ def test_exists_tells_what_is_there(store: ObjectStore) -> None:
     assert found == [True, False, False, False]
 
 
-def test_delete_prefix_deletes_just_that_folder(store: ObjectStore) -> None:
-    """`41` takes neither `412/…` nor the object `41` of its own, and counts what it took."""
-    kept = ["412/0-in", "4/0-in", "40-in"]
-    create_many(store, ((key, b"x") for key in [*kept, "41/0-in", "41/0-out", "41/deep/er"]))
+def test_delete_prefix_deletes_just_that_folders_objects(store: ObjectStore) -> None:
+    """`41` takes neither `412/…` nor what lies below its own folders, and counts what it took."""
+    kept = ["412/0-in", "4/0-in", "40-in", "41/42/0-in", "41/42/manifest", "41/0-in-/0-in"]
+    own = ["41/0-in", "41/0-out", "41/7-errors", "41/4294967294-in", "41/manifest"]
+    create_many(store, ((key, b"x") for key in [*kept, *own]))
 
     count = store.delete_prefix("41")
 
-    assert count == 3
+    assert count == len(own)
+    assert sorted(kept) == sorted(store.list_prefix(""))
+
+
+def test_delete_prefix_leaves_what_is_not_named_as_ours(store: ObjectStore) -> None:
+    """A bucket may hold other things, and one prefix of an earlier version lay above another."""
+    kept = [
+        *("41/notes.txt", "41/in", "41/0", "41/-in", "41/01-in", "41/0-in.bak", "41/0-IN"),
+        *("41/x-in", "41/0-", "41/00000000000-in", "41/manifest2", "41/٣-in", "41/0-in "),
+    ]
+    create_many(store, ((key, b"x") for key in [*kept, "41/0-in"]))
+
+    count = store.delete_prefix("41")
+
+    assert count == 1
+    assert sorted(kept) == sorted(store.list_prefix(""))
+
+
+def test_delete_prefix_takes_a_folder_with_other_things_in_it_page_by_page(
+    store: ObjectStore,
+) -> None:
+    """Others' objects between ours don't end it."""
+    own = [input_key("41", index) for index in range(30)]
+    kept = [f"41/{index}/0-in" for index in range(30)]
+    create_many(store, ((key, b"x") for key in [*own, *kept]))
+
+    counts = [store.delete_prefix("41"), store.delete_prefix("41")]
+
+    assert counts == [30, 0]
     assert sorted(kept) == sorted(store.list_prefix(""))
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from opsqueue.exceptions import StoreUnavailableError
+from opsqueue.exceptions import ObjectNotFoundError, OpsqueueError, StoreUnavailableError
+from opsqueue.store.base import TEMPORARY_PREFIX
 from opsqueue.store.local import LocalStore
 
 ON_LINUX = pytest.mark.skipif(
@@ -68,11 +74,11 @@ def test_a_file_system_without_nameless_files_is_written_with_names(
     asked = []
     open_as_ever = os.open
 
-    def without(path: str, flags: int, mode: int = 0o777) -> int:
+    def without(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             asked.append(path)
             raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-        return open_as_ever(path, flags, mode)
+        return open_as_ever(path, flags, mode, dir_fd=dir_fd)
 
     (tmp_path / "41").mkdir()
     monkeypatch.setattr(os, "open", without)
@@ -82,7 +88,7 @@ def test_a_file_system_without_nameless_files_is_written_with_names(
     assert not store.create("41/0-in", b"second")
 
     assert store.get("41/0-in") == b"first"
-    assert asked == [str(tmp_path / "41")]
+    assert asked == ["."]
     assert [file.name for file in (tmp_path / "41").iterdir()] == ["0-in"]
 
 
@@ -121,14 +127,175 @@ def test_a_durable_store_syncs_file_and_folder(
     assert synced == ["file", "folder", "file", "folder"]
 
 
-def test_a_link_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
-    """Deleting a folder with a symbolic link in it deletes the link alone."""
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "precious").touch()
+def use_everything(store: LocalStore, folder: str) -> dict[str, Callable[[], object]]:
+    """Every call that names a folder or something in it."""
+    return {
+        "get": lambda: store.get(f"{folder}/0-in"),
+        "create": lambda: store.create(f"{folder}/1-out", b"x"),
+        "create again": lambda: store.create(f"{folder}/0-in", b"x"),
+        "create below": lambda: store.create(f"{folder}/new/0-in", b"x"),
+        "exists": lambda: store.exists(f"{folder}/0-in"),
+        "delete_prefix": lambda: store.delete_prefix(folder),
+        "delete_objects": lambda: store.delete_objects([f"{folder}/0-in"]),
+        "list_prefix": lambda: list(store.list_prefix(folder)),
+        "list_folders": lambda: list(store.list_folders(folder)),
+        "list_objects": lambda: list(store.list_objects(folder)),
+    }
+
+
+@pytest.mark.parametrize("call", use_everything(LocalStore("/"), "x"))
+@pytest.mark.parametrize("place", ["q", "q/41"])
+@pytest.mark.parametrize("target", ["outside", "store/other"])
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_link_below_the_stores_folder_is_refused(
+    tmp_path: Path, call: str, place: str, target: str, *, durable: bool
+) -> None:
+    """Whether it leads out of the store or to another queue's folder; the message names it."""
+    store = LocalStore(str(tmp_path / "store"), durable=durable)
+    store.create("other/0-in", b"another's")
+    store.create("q/0-in", b"x")
+    shutil.rmtree(tmp_path / "store" / "q")
+    (tmp_path / "outside").mkdir(exist_ok=True)
+    (tmp_path / "outside" / "0-in").write_bytes(b"precious")
+    link = tmp_path / "store" / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / target)
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(StoreUnavailableError, match=re.escape(f"{link} is a symbolic link")):
+        use_everything(store, place)[call]()
+
+    assert before == sorted(tmp_path.rglob("*"))
+    assert (tmp_path / "outside" / "0-in").read_bytes() == b"precious"
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    """It is no folder that is not there yet."""
+    store = LocalStore(str(tmp_path))
+    (tmp_path / "q").symlink_to(tmp_path / "gone")
+
+    with pytest.raises(StoreUnavailableError, match="q is a symbolic link"):
+        store.create("q/41/0-in", b"x")
+    with pytest.raises(StoreUnavailableError, match="q is a symbolic link"):
+        store.exists("q/41/0-in")
+
+    assert not (tmp_path / "gone").exists()
+
+
+def test_the_stores_own_folder_may_be_a_link(tmp_path: Path) -> None:
+    """`/data` is a link to another disk, and so may be a folder above it."""
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    for root in (tmp_path / "data", tmp_path / "data" / "deep", tmp_path / "data" / "new" / "one"):
+        store = LocalStore(str(root))
+        store.check()
+
+        store.create("q/41/0-in", b"x")
+
+        assert store.get("q/41/0-in") == b"x"
+        assert list(store.list_prefix("")) == ["q/41/0-in"]
+        assert store.delete_prefix("q/41") == 1
+        shutil.rmtree(root / "q")
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "socket", "folder"])
+def test_what_is_no_file_is_no_object(tmp_path: Path, kind: str) -> None:
+    """Nothing waits for a pipe's writer, and no output counts as stored that nobody can read."""
+    store = LocalStore(str(tmp_path))
+    store.create("q/41/1-in", b"x")
+    (tmp_path / "secret").write_bytes(b"secret")
+    place = tmp_path / "q" / "41" / "0-in"
+    with socket.socket(socket.AF_UNIX) as listening:
+        match kind:
+            case "link":
+                place.symlink_to(tmp_path / "secret")
+            case "pipe":
+                os.mkfifo(place)
+            case "socket":
+                here = os.open(place.parent, os.O_RDONLY)
+                listening.bind(f"/proc/self/fd/{here}/0-in")  # a socket's path is a short one
+                os.close(here)
+            case "folder":
+                place.mkdir()
+
+    if kind == "folder":
+        with pytest.raises(ObjectNotFoundError):
+            store.get("q/41/0-in")
+        assert not store.exists("q/41/0-in")
+    else:
+        for call in (store.get, store.exists):
+            with pytest.raises(StoreUnavailableError, match=f"{place} is a "):
+                call("q/41/0-in")
+    with pytest.raises(StoreUnavailableError, match=f"{place} is a "):
+        store.create("q/41/0-in", b"x")
+    assert list(store.list_prefix("q")) == ["q/41/1-in"]
+    assert [found.key for found in store.list_objects("q")] == ["q/41/1-in"]
+    store.delete_prefix("q/41")
+    # A name of ours goes, whatever has it; what a link stands for stays.
+    assert (tmp_path / "secret").read_bytes() == b"secret"
+    assert place.parent.exists() == (kind == "folder")
+
+
+def test_a_folder_with_other_things_in_it_stays(tmp_path: Path) -> None:
+    """Without the objects and without what a killed writer left."""
+    store = LocalStore(str(tmp_path))
+    store.create("q/41/0-in", b"x")
+    folder = tmp_path / "q" / "41"
+    (folder / f"{TEMPORARY_PREFIX}1").touch()
+    (folder / "notes.txt").touch()
+    (folder / "deep").mkdir()
+    (folder / "deep" / f"{TEMPORARY_PREFIX}1").touch()
+    (folder / "link").symlink_to(tmp_path)
+
+    count = store.delete_prefix("q/41")
+
+    assert count == 1
+    assert sorted(file.name for file in folder.iterdir()) == ["deep", "link", "notes.txt"]
+    assert len(list((folder / "deep").iterdir())) == 1
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened is what is written to and deleted from."""
     store = LocalStore(str(tmp_path / "store"))
-    store.create("41/0-in", b"x")
-    (tmp_path / "store" / "41" / "link").symlink_to(tmp_path / "outside")
+    store.create("q/41/0-in", b"x")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "0-in").touch()
+    folder, moved = tmp_path / "store" / "q" / "41", tmp_path / "moved"
+    scan_as_ever = os.scandir
 
-    store.delete_prefix("41")
+    def swap(within: int) -> Iterator[os.DirEntry[str]]:
+        folder.rename(moved)
+        folder.symlink_to(tmp_path / "outside")
+        return scan_as_ever(within)
 
-    assert (tmp_path / "outside" / "precious").exists()
+    monkeypatch.setattr(os, "scandir", swap)
+    store.delete_prefix("q/41")
+    monkeypatch.undo()
+
+    assert (tmp_path / "outside" / "0-in").exists()
+    assert list(moved.iterdir()) == []
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    """Also where a call fails."""
+    store = LocalStore(str(tmp_path))
+    store.create("q/41/0-in", b"x")
+    (tmp_path / "q" / "link").symlink_to(tmp_path)
+    (tmp_path / "q" / "41" / "5-in").symlink_to(tmp_path)
+    before = descriptors()
+
+    for folder in ("q/41", "q/link", "q/none", "q/41/0-in"):
+        for call in use_everything(store, folder).values():
+            with suppress(OpsqueueError):
+                call()
+    for key in ("q/41/5-in", "q/41"):
+        with suppress(OpsqueueError):
+            store.get(key)
+
+    assert before == descriptors()
