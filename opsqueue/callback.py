@@ -17,6 +17,7 @@ from opsqueue.codec import Codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavailableError
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
 from opsqueue.output import Encoded, encode_output, errors_of
+from opsqueue.process import Origin
 from opsqueue.store import ObjectStore
 from opsqueue.submission import ChunkIndex, SubmissionId
 
@@ -86,7 +87,10 @@ def work_on(
         return fetched
     if is_void():
         return GivenBack(token=reservation.token, reason="nobody wants it any more")
+    origin = Origin()
     ran = _run(fetched, work, is_void, worker)
+    # Before anything is stored: a child that the callback forked and that came back from it.
+    origin.check("a chunk in hand", "end a child that the callback forks, with os._exit()")
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_void=is_void)

@@ -30,6 +30,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, NewSubmission
 from opsqueue.output import MAGIC, Encoded, OperationFailed, decode_output, errors_of
+from opsqueue.process import Origin
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 from opsqueue.submission import Submission, SubmissionId, SubmissionState
@@ -100,6 +101,7 @@ def store_operations(
         EncodingError: names the chunk and the operation.
         StoreUnavailableError: the store refuses or does not answer.
     """
+    origin = Origin()
     chunks_total = operations_total = 0
 
     def encoded() -> Iterator[tuple[str, bytes]]:
@@ -136,7 +138,8 @@ def store_operations(
     try:
         create_many(store, chain(first, items), at_once=at_once)
     except BaseException:
-        discard(store, prefix)
+        if origin.is_here():  # else the iterable has forked: its parent goes on storing
+            discard(store, prefix)
         raise
     return Stored(chunks_total=chunks_total, operations_total=operations_total)
 
