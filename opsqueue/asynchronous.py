@@ -23,10 +23,14 @@ from collections.abc import (
     Iterator,
 )
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import update_wrapper
 from itertools import chain
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
+
+from opsqueue.exceptions import OpsqueueError
+from opsqueue.process import Origin, renew_in_children
 
 Owner = TypeVar("Owner", bound="HasThreads")
 P = ParamSpec("P")
@@ -40,15 +44,41 @@ class Threads:
 
     def __init__(self) -> None:
         """Start none yet."""
+        self._origin = Origin()
+        self._awaited: set[asyncio.Future[Any]] = set()
+        self._make_pools()
+        renew_in_children(self)
+
+    def _make_pools(self) -> None:
         self._for_calls = ThreadPoolExecutor(_THREADS, thread_name_prefix="opsqueue-call")
         self._for_waits = ThreadPoolExecutor(_THREADS, thread_name_prefix="opsqueue-wait")
-        self._waiting = 0
+        self._waiting: set[object] = set()
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`. What waits for a thread of the parent's gets an error."""
+        self._make_pools()
+        error = _other_process("an asynchronous call", self._origin)
+        self._origin = Origin()
+        awaited, self._awaited = self._awaited, set()
+        for future in awaited:
+            with suppress(
+                RuntimeError, asyncio.InvalidStateError
+            ):  # its loop is closed; it is done
+                future.set_exception(error)
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function in a thread."""
+        return await self._run(self._for_calls, function)
+
+    async def _run(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 the function's
         # In the caller's context, which has its trace.
-        called = self._for_calls.submit(copy_context().run, function)
-        return await asyncio.wrap_future(called)
+        future = asyncio.wrap_future(pool.submit(copy_context().run, function, *args))
+        awaited = self._awaited
+        awaited.add(future)
+        try:
+            return await future
+        finally:
+            awaited.discard(future)
 
     async def wait(self, turn: Callable[[float], T | None], *, turn_s: float) -> T:
         """Call a function that waits until it gives something, in a thread, turn by turn.
@@ -57,16 +87,16 @@ class Threads:
             turn: waits for at most the given seconds; None: nothing yet.
             turn_s: a turn's seconds, where fewer wait than there are threads.
         """
-        self._waiting += 1
+        me, waiting = object(), self._waiting
+        waiting.add(me)
         try:
             while True:
-                fair_s = turn_s * min(1.0, _THREADS / self._waiting)
-                begun = self._for_waits.submit(copy_context().run, turn, fair_s)
-                found = await asyncio.wrap_future(begun)
+                fair_s = turn_s * min(1.0, _THREADS / len(waiting))
+                found = await self._run(self._for_waits, turn, fair_s)
                 if found is not None:
                     return found
         finally:
-            self._waiting -= 1
+            waiting.discard(me)
 
     def close(self) -> None:
         """Let the threads end with what they do now."""
@@ -100,6 +130,13 @@ class Batched(Generic[T]):
         self._batches = batches
         self._current: Iterator[T] = iter(())
         self._error: Exception | None = None
+        self._origin = Origin()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: the threads that read ahead are the parent's."""
+        self._current, self._error = iter(()), _other_process("an iterator", self._origin)
+        self._batches = _raising(self._error)
 
     def __iter__(self) -> Iterator[T]:
         """Give an iterator that shares its place with this one, and is many times as fast."""
@@ -149,6 +186,15 @@ class Batched(Generic[T]):
     def close(self) -> None:
         """Stop reading ahead."""
         self._batches.close()
+
+
+def _other_process(what: str, origin: Origin) -> OpsqueueError:
+    return origin.error(what, "call the client's method again in the child")
+
+
+def _raising(error: Exception) -> Generator[Any, None, None]:
+    raise error
+    yield
 
 
 def in_thread(

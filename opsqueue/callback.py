@@ -19,6 +19,7 @@ from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavai
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
 from opsqueue.output import Encoded, encode_output
 from opsqueue.output_check import count_stored_errors
+from opsqueue.process import Origin
 from opsqueue.store import ObjectStore
 from opsqueue.submission import ChunkIndex, SubmissionId
 
@@ -88,7 +89,10 @@ def work_on(
         return fetched
     if is_void():
         return GivenBack(token=reservation.token, reason="nobody wants it any more")
+    origin = Origin()
     ran = _run(fetched, work, is_void, worker)
+    # Before anything is stored: a child that the callback forked and that came back from it.
+    origin.check("a chunk in hand", "end a child that the callback forks, with os._exit()")
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_void=is_void)

@@ -28,7 +28,6 @@ from opsqueue.chunk import (
     Source,
     Token,
 )
-from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.store import input_key, output_key
 from opsqueue.submission import SubmissionId
 
@@ -310,11 +309,3 @@ class AliveBody(Struct, frozen=True, kw_only=True):
     def to_alive(self) -> Alive:
         """Take it off the wire."""
         return Alive(frozenset(Token(token) for token in self.void), self.released)
-
-
-def only_outcome(body: OutcomesBody) -> AnyOutcome:
-    """Give the one outcome of a single report."""
-    if len(body.outcomes) != 1:
-        message = f"the API told of {len(body.outcomes)} chunks instead of 1"
-        raise OpsqueueInternalError(message)
-    return body.outcomes[0].to_outcome()

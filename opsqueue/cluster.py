@@ -25,6 +25,8 @@ from redis.exceptions import (
 )
 from redis.sentinel import MasterNotFoundError
 
+from opsqueue.process import renew_in_children
+
 Answer = TypeVar("Answer")
 
 _MOST_MOVES: Final = 5
@@ -57,6 +59,11 @@ class ClusterClient:
 
     def __init__(self, discover: Callable[[], RedisCluster]) -> None:
         self._discover = discover
+        self.start_afresh()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`. redis-py looks after its pools, not after the locks here."""
         self._cluster: Any = None  # a RedisCluster, most of whose methods have no types
         self._lock = threading.Lock()
         self._stale_since: float | None = None

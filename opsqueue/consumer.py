@@ -7,9 +7,11 @@ Decisions are here, I/O is the store's and that of a `ChunkApi`, which is also t
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -38,7 +40,7 @@ from opsqueue.formats import codec_of_format
 from opsqueue.http_chunk_api import HttpChunkApi
 from opsqueue.in_hand import REPORT_WITHIN_S, InHand
 from opsqueue.partitioned import PartitionedQueue
-from opsqueue.process import new_worker_name, worker_info
+from opsqueue.process import Origin, PerProcess, new_worker_name, worker_info
 from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
 from opsqueue.submission import ChunkIndex, SubmissionId
@@ -52,6 +54,18 @@ logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 OpCallback = Callable[[Any], Any]
 _RANDOM, _NEWEST = Random(), Newest()
+
+
+@dataclass
+class _Worker:
+    """What one process is to the queue: a worker with its own name, connections and threads."""
+
+    name: str
+    api: ChunkApi
+    hand: InHand
+    sweeper: Sweeper | None
+    resources: ExitStack
+    has_begun: bool = False
 
 
 class ConsumerClient:
@@ -77,6 +91,10 @@ class ConsumerClient:
     RedisUnavailableError or StoreUnavailableError when it gets no answer; later ones wait until
     there is one again.
 
+    A forked child that uses the client is a worker of its own, with another name (a given one has
+    the process's id behind it), connections and heartbeat. What is in hand stays with the process
+    that reserved it.
+
     Raises:
         InvalidArgumentError: of the arguments.
         NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
@@ -96,7 +114,6 @@ class ConsumerClient:
         heartbeat_interval_s: float = 5.0,
         heartbeat_timeout_s: float | None = None,
     ) -> None:
-        worker = name or new_worker_name("consumer-")
         timeout_ms = None
         if heartbeat_timeout_s is not None:
             timeout_ms = int(heartbeat_timeout_s * 1000)
@@ -107,41 +124,47 @@ class ConsumerClient:
                     "count as dead when one sign of life is late"
                 )
                 raise InvalidArgumentError(message)
-        with ExitStack() as resources:
-            store = open_store(with_options(object_store_url, object_store_options))
-            resources.callback(store.close)
-            sweeper = None
-            api: ChunkApi
-            if opsqueue_url.startswith(_REDIS):
-                client = connection.connect(opsqueue_url, max_connections=8)
-                resources.callback(client.close)
-                on = PartitionedQueue(client, queue)
-                api = QueueChunkApi(
-                    on,
-                    worker,
-                    url=connection.masked(opsqueue_url),
-                    timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
-                    check=partial(connection.check, client, url=opsqueue_url),
+        store = open_store(with_options(object_store_url, object_store_options))
+
+        def connected(worker: str, resources: ExitStack) -> tuple[ChunkApi, Sweeper | None]:
+            if not opsqueue_url.startswith(_REDIS):
+                over_http = HttpChunkApi(
+                    opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms
                 )
-                sweeper = Sweeper(
-                    lambda: [on],
-                    sweeper=worker,
-                    store=store,
-                )
-            else:
-                api = HttpChunkApi(opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms)
-                resources.callback(api.close)
+                resources.callback(over_http.close)
+                return over_http, None
+            client = connection.connect(opsqueue_url, max_connections=8)
+            resources.callback(client.close)
+            on = PartitionedQueue(client, queue)
+            api = QueueChunkApi(
+                on,
+                worker,
+                url=connection.masked(opsqueue_url),
+                timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
+                check=partial(connection.check, client, url=opsqueue_url),
+            )
+            return api, Sweeper(lambda: [on], sweeper=worker, store=store)
+
+        origin = Origin()
+
+        def worker_name() -> str:
+            if name is None:
+                return new_worker_name("consumer-")
+            return name if origin.is_here() else f"{name}-{os.getpid()}"
+
+        with ExitStack() as unless_made:
+            unless_made.callback(store.close)
             self._assemble(
-                api,
+                connected,
                 store,
-                name=worker,
+                worker_name=worker_name,
                 queue=queue,
                 allow_pickle=allow_pickle,
                 reservation_ms=reservation_ms,
                 heartbeat_interval_s=heartbeat_interval_s,
-                sweeper=sweeper,
-                resources=resources,
+                close=store.close,
             )
+            unless_made.pop_all()
 
     @classmethod
     def over(
@@ -159,32 +182,38 @@ class ConsumerClient:
 
         Nobody sweeps: what dead consumers held is for others to take back.
         """
+        origin = Origin()
+
+        def given(_worker: str, _resources: ExitStack) -> tuple[ChunkApi, None]:
+            origin.check(
+                "this consumer's ChunkApi", "make an api and a ConsumerClient in the child"
+            )
+            return api, None
+
         self = cls.__new__(cls)
         self._assemble(
-            api,
+            given,
             store,
-            name=name,
+            worker_name=lambda: name,
             queue=queue,
             allow_pickle=allow_pickle,
             reservation_ms=reservation_ms,
             heartbeat_interval_s=heartbeat_interval_s,
-            sweeper=None,
-            resources=ExitStack(),
+            close=lambda: None,
         )
         return self
 
-    def _assemble(  # noqa: PLR0913 what both ways to make one have in common
+    def _assemble(
         self,
-        api: ChunkApi,
+        connected: Callable[[str, ExitStack], tuple[ChunkApi, Sweeper | None]],
         store: ObjectStore,
         *,
-        name: str,
+        worker_name: Callable[[], str],
         queue: str,
         allow_pickle: bool,
         reservation_ms: int,
         heartbeat_interval_s: float,
-        sweeper: Sweeper | None,
-        resources: ExitStack,
+        close: Callable[[], None],
     ) -> None:
         if reservation_ms < 1 or heartbeat_interval_s <= 0:
             message = (
@@ -192,30 +221,47 @@ class ConsumerClient:
                 "both must be above 0"
             )
             raise InvalidArgumentError(message)
-        self.name = name
+
+        def make() -> _Worker:
+            worker = worker_name()
+            with ExitStack() as resources:
+                api, sweeper = connected(worker, resources)
+                hand = InHand(
+                    api,
+                    queue=queue,
+                    worker=worker,
+                    info=worker_info(
+                        version=__version__, pool="consumer", concurrency=1, queues=[queue]
+                    ),
+                    interval_s=heartbeat_interval_s,
+                    reservation_ms=reservation_ms,
+                )
+                if sweeper is not None:
+                    resources.callback(sweeper.stop)
+                resources.callback(hand.close)
+                return _Worker(worker, api, hand, sweeper, resources.pop_all())
+
         self.queue = queue
-        self._api = api
         self._store = store
-        self._sweeper = sweeper
         self._allow_pickle = allow_pickle
-        self._has_begun = False
-        self._hand = InHand(
-            api,
-            queue=queue,
-            worker=name,
-            info=worker_info(version=__version__, pool="consumer", concurrency=1, queues=[queue]),
-            interval_s=heartbeat_interval_s,
-            reservation_ms=reservation_ms,
-        )
-        if sweeper is not None:
-            resources.callback(sweeper.stop)
-        resources.callback(self._hand.close)
+        self._workers = PerProcess(make)
+        self._workers.get()
         # Also when the program ends without a close: what is held is free at once.
-        self._closer = weakref.finalize(self, resources.pop_all().close)
+        self._closer = weakref.finalize(self, _close, self._workers, close)
+
+    @property
+    def name(self) -> str:
+        """The worker's name; another one in each forked child."""
+        return self._workers.get().name
+
+    @property
+    def _hand(self) -> InHand:
+        return self._workers.get().hand
 
     def __repr__(self) -> str:
         """URLs without credentials, never the token."""
-        return f"ConsumerClient({self._api.url!r}, {self._store.url!r}, queue={self.queue!r})"
+        api = self._workers.get().api
+        return f"ConsumerClient({api.url!r}, {self._store.url!r}, queue={self.queue!r})"
 
     # Callbacks
 
@@ -301,7 +347,8 @@ class ConsumerClient:
                             reservation, self._store, work, is_void=is_void, worker=self.name
                         )
                     except ProgramEndsError as exc:
-                        hand.settle(reservation, exc.report)
+                        if hand.is_here():  # else the callback forked, and its child ends
+                            hand.settle(reservation, exc.report)
                         raise exc.cause from None
                     hand.settle(reservation, report)
 
@@ -395,7 +442,8 @@ class ConsumerClient:
 
     def close(self) -> None:
         """Give back what is held, sign off and let connections go; may be repeated."""
-        self.stop()
+        if (worker := self._workers.made) is not None:
+            worker.hand.is_stopping.set()
         self._closer()
 
     def __enter__(self) -> Self:
@@ -413,10 +461,18 @@ class ConsumerClient:
 
     def _begin(self) -> None:
         """Find out once that somebody answers and the store can be used, and begin to beat."""
-        if not self._has_begun:
-            self._api.check()
+        worker = self._workers.get()
+        if not worker.has_begun:
+            worker.api.check()
             self._store.check()
-            self._hand.start()
-            if self._sweeper is not None:
-                self._sweeper.start()
-            self._has_begun = True
+            worker.hand.start()
+            if worker.sweeper is not None:
+                worker.sweeper.start()
+            worker.has_begun = True
+
+
+def _close(workers: PerProcess[_Worker], close: Callable[[], None]) -> None:
+    try:
+        workers.close(lambda worker: worker.resources.close())
+    finally:
+        close()

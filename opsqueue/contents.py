@@ -39,6 +39,7 @@ from opsqueue.output import (
     errors_of,
 )
 from opsqueue.output_check import count_stored_errors
+from opsqueue.process import Origin
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 from opsqueue.submission import Submission, SubmissionId, SubmissionState
@@ -109,6 +110,7 @@ def store_operations(
         EncodingError: names the chunk and the operation.
         StoreUnavailableError: the store refuses or does not answer.
     """
+    origin = Origin()
     chunks_total = operations_total = 0
 
     def encoded() -> Iterator[tuple[str, bytes]]:
@@ -145,7 +147,8 @@ def store_operations(
     try:
         create_many(store, chain(first, items), at_once=at_once)
     except BaseException:
-        discard(store, prefix)
+        if origin.is_here():  # else the iterable has forked: its parent goes on storing
+            discard(store, prefix)
         raise
     return Stored(chunks_total=chunks_total, operations_total=operations_total)
 

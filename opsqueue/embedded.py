@@ -19,7 +19,7 @@ import redis
 
 from opsqueue.connection import server_client
 from opsqueue.exceptions import IncorrectUsageError, RedisUnavailableError
-from opsqueue.process import die_with_parent
+from opsqueue.process import die_with_parent, renew_in_children
 
 _READY_WITHIN_S: Final = 20.0
 
@@ -48,6 +48,11 @@ class EmbeddedServer:
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: a forked child that leaves `with` must not end the server."""
+        self._process = self._lock = None
 
     @property
     def url(self) -> str:

@@ -15,6 +15,7 @@
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
     |   +-- AccessDeniedError               the API wants a token, or one that may do this
+    |   +-- OtherProcessError               begun before a fork, continued in the child
     |
     |   the world's state: the call was right, the answer is no
     +-- SubmissionFailedError               a chunk failed its last attempt, or too many operations
@@ -30,6 +31,9 @@
     |   +-- SubmissionNotConfirmedError     inserted, but not yet as durable as was asked for
     |   +-- StoreUnavailableError           bucket missing, credentials refused, network down
     |   +-- ApiUnavailableError             no answer from the HTTP API, or not one of ours
+    |
+    |   what is wrong between us and the API: not repeated by us
+    +-- WrongAnswerError                    an answer that belongs to another request
     |
     |   raised in handlers
     +-- SoftTimeLimitExceeded               its chunk runs for longer than soft_time_limit
@@ -128,7 +132,7 @@ class ChunkNotFoundError(IncorrectUsageError):
         self.chunk_index = chunk_index
         super().__init__(
             f"chunk {submission_id}/{chunk_index} is not in this consumer's hands: report chunks "
-            "with the client whose reserve_chunks gave them"
+            "with the client, and in the process, whose reserve_chunks gave them"
         )
 
 
@@ -151,6 +155,17 @@ class NewObjectStoreClientError(IncorrectUsageError):
 
 class AccessDeniedError(IncorrectUsageError):
     """The HTTP API does not know the token, or the token is not for this."""
+
+
+class OtherProcessError(IncorrectUsageError):
+    """What was begun in one process can't be continued in a forked child of it."""
+
+    def __init__(self, what: str, made_in: int, pid: int, help_: str) -> None:
+        """Name the thing, both processes, and what to do instead."""
+        super().__init__(
+            f"{what} belongs to process {made_in}, and can't be used in {pid}, which was forked "
+            f"from it: {help_}"
+        )
 
 
 class SubmissionFailedError(OpsqueueError):
@@ -315,6 +330,14 @@ class StoreUnavailableError(ConnectionTroubleError):
 
 class ApiUnavailableError(ConnectionTroubleError):
     """The HTTP API did not answer, or something answered that is not the API."""
+
+
+class WrongAnswerError(OpsqueueError):
+    """An answer is not that of its request. It was dropped, with the connection that it came on.
+
+    The request may have been carried out. Not a ConnectionTroubleError: what repeats those would
+    hide that a proxy or a shared socket mixes answers up.
+    """
 
 
 class SoftTimeLimitExceeded(OpsqueueError):  # noqa: N818 the field's name for it

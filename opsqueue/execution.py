@@ -25,6 +25,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.invocation import Invoker, frames_from_handler
 from opsqueue.output import Encoded, encode_output
+from opsqueue.process import EndsForkedChildren
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.tracing import Span
 
@@ -223,7 +224,8 @@ def run(
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = _chunk_of(fetched.reservation, is_void)
-            results = invoke(handler, opened.operations, chunk)
+            with EndsForkedChildren():
+                results = invoke(handler, opened.operations, chunk)
             return _close(fetched, opened, results, handler, started, span)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
             return _failed(fetched, exc, handler, started, span)
@@ -246,7 +248,8 @@ async def run_async(
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = _chunk_of(fetched.reservation, is_void)
-            results = await invoke(handler, opened.operations, chunk)
+            with EndsForkedChildren():
+                results = await invoke(handler, opened.operations, chunk)
             return _close(fetched, opened, results, handler, started, span)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
             return _failed(fetched, exc, handler, started, span)

@@ -22,6 +22,7 @@ from opsqueue.contents import (
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.manifest import store_manifest
 from opsqueue.new_submission import NewSubmission, is_idempotency_key
+from opsqueue.process import Origin
 from opsqueue.store import ObjectStore
 from opsqueue.submission import SubmissionId
 from opsqueue.submission_api import SubmissionApi
@@ -72,6 +73,7 @@ class HandingIn:
             )
             raise InvalidArgumentError(message)
         with spans.send(queue) as span:
+            origin = Origin()
             self._reach_api()
             with spans.store_inputs():
                 stored = store_operations(
@@ -83,6 +85,7 @@ class HandingIn:
                     inline_bytes=self._inline_bytes,
                     at_once=self._at_once,
                 )
+            origin.check("a submission", "end the child that the iterable of operations has forked")
             new = replace(
                 empty,
                 chunks_total=stored.chunks_total,

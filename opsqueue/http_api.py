@@ -129,7 +129,10 @@ class HttpApi(HttpClient):
         if after is not None:
             params["after"] = str(after)
         response = self._send("GET", f"{queue_path(queue)}/submissions", params=params)
-        return self._read(response, SubmissionsBody, queue).to_page()
+        body = self._read(response, SubmissionsBody, queue)
+        for submission in body.submissions:
+            self._check_names(response, submission, queue, None)
+        return body.to_page()
 
     def lookup(
         self,

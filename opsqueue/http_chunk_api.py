@@ -21,6 +21,7 @@ from opsqueue.chunk import (
 )
 from opsqueue.chunk_wire import (
     AliveBody,
+    AnyOutcome,
     CompleteBody,
     DoneBody,
     FailBody,
@@ -30,9 +31,8 @@ from opsqueue.chunk_wire import (
     ReleaseBody,
     ReserveBody,
     ReservedBody,
-    only_outcome,
 )
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import InvalidArgumentError, WrongAnswerError
 from opsqueue.http_client import CALL_PATIENCE, JSON_TYPE, Body, HttpClient, Patience, queue_path
 from opsqueue.strategy import AnyStrategy
 from opsqueue.wire import VersionBody
@@ -113,20 +113,17 @@ class HttpChunkApi(HttpClient):
         encoded = msgspec.UNSET if output is None else output
         done = DoneBody(token=token, operations_failed=operations_failed, output=encoded)
         body = CompleteBody(chunks=[done])
-        outcomes = self._post(f"{self._chunks}/complete", body, OutcomesBody)
-        return cast(CompleteOutcome, only_outcome(outcomes))
+        return cast(CompleteOutcome, self._report("complete", body, [token])[0])
 
     def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
         """See `ChunkApi`."""
         body = FailBody(chunks=[FailedBody.of(token, failure)])
-        outcomes = self._post(f"{self._chunks}/fail", body, OutcomesBody)
-        return cast(FailOutcome, only_outcome(outcomes))
+        return cast(FailOutcome, self._report("fail", body, [token])[0])
 
     def release(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
         """See `ChunkApi`."""
         body = ReleaseBody(tokens=list(tokens), delay_ms=delay_ms)
-        outcomes = self._post(f"{self._chunks}/release", body, OutcomesBody).outcomes
-        return [cast(ReleaseOutcome, outcome.to_outcome()) for outcome in outcomes]
+        return cast("list[ReleaseOutcome]", self._report("release", body, tokens))
 
     def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
         """See `ChunkApi`."""
@@ -134,13 +131,26 @@ class HttpChunkApi(HttpClient):
             tokens=list(tokens), info=msgspec.json.decode(info), timeout_ms=self._timeout_ms
         )
         path = f"{self._worker_path}/heartbeat"
-        return self._post(path, body, AliveBody, patience=_ONCE).to_alive()
+        alive = self._post(path, body, AliveBody, patience=_ONCE).to_alive()
+        if not alive.void <= set(tokens):
+            raise self._wrong_tokens(path)
+        return alive
 
     def retire(self) -> None:
         """See `ChunkApi`."""
         response = self._send("DELETE", self._worker_path)
         if not response.is_success:
             raise self._error(response, self._queue, None)
+
+    def _report(self, verb: str, body: msgspec.Struct, tokens: Sequence[Token]) -> list[AnyOutcome]:
+        path = f"{self._chunks}/{verb}"
+        outcomes = self._post(path, body, OutcomesBody).outcomes
+        if [outcome.token for outcome in outcomes] != list(tokens):
+            raise self._wrong_tokens(path)
+        return [outcome.to_outcome() for outcome in outcomes]
+
+    def _wrong_tokens(self, path: str) -> WrongAnswerError:
+        return self._wrong_answer("POST", path, "it is about other chunks")
 
     def _post(
         self,

@@ -8,6 +8,7 @@ one table (`_ERRORS`).
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,11 +34,13 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
     TooManyMatchingSubmissionsError,
+    WrongAnswerError,
 )
 from opsqueue.keys import check_queue_name
+from opsqueue.process import PerProcess
 from opsqueue.submission import SubmissionId
 from opsqueue.tracing import current_carrier
-from opsqueue.wire import ProblemBody, ProblemType
+from opsqueue.wire import ECHO_HEADER, ProblemBody, ProblemType
 
 MAX_WAIT_S: Final = 60.0
 """The longest that the API lets one request wait."""
@@ -52,7 +55,7 @@ JSON_TYPE: Final = {"content-type": "application/json"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
 
-_ONE_AT_A_TIME: Final = threading.Lock()
+_ONE_AT_A_TIME: Final = PerProcess(threading.Lock)
 _DECODERS: Final[dict[type, Any]] = {}
 
 Body = TypeVar("Body")
@@ -84,6 +87,9 @@ WAIT_PATIENCE: Final = Patience(repeats=12)
 class HttpClient:
     """Speaks to the API; with kept-alive connections, for any number of threads.
 
+    A forked child makes connections of its own. Every answer is checked to be that of its request:
+    by a header that the API sends back, where it is not too old, and by what the answer names.
+
     Args:
         api_url: http://host:3999, https://…, or host:port alone.
         token: sent as a bearer token.
@@ -109,14 +115,19 @@ class HttpClient:
         headers = {"user-agent": f"opsqueue/{__version__}"}
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        self._client = httpx.Client(
-            base_url=full_url,
-            headers=headers,
-            transport=transport,
-            timeout=httpx.Timeout(_ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S),
-            # A company's proxy can't reach this machine's own loopback address.
-            trust_env=urlsplit(full_url).hostname not in _LOOPBACK,
-        )
+
+        def connected() -> httpx.Client:
+            return httpx.Client(
+                base_url=full_url,
+                headers=headers,
+                transport=transport,
+                timeout=httpx.Timeout(_ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S),
+                # A company's proxy can't reach this machine's own loopback address.
+                trust_env=urlsplit(full_url).hostname not in _LOOPBACK,
+            )
+
+        self._client = PerProcess(connected)
+        self._client.get()  # raises what is wrong with the URL or the environment now
         self._patience = patience
         self._pause = pause
 
@@ -125,8 +136,8 @@ class HttpClient:
         return f"{type(self).__name__}({self.url!r})"
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections, if they are this process's own."""
+        self._client.close(httpx.Client.close)
 
     def _send(  # noqa: PLR0913 a request and its repetition
         self,
@@ -146,7 +157,7 @@ class HttpClient:
         Without `is_repeatable` it is repeated only when no connection was made. `wait_s` is asked
         for in the query, `body_wait_s` in the content.
         """
-        request = self._client.build_request(
+        request = self._client.get().build_request(
             method,
             path,
             params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
@@ -179,9 +190,29 @@ class HttpClient:
         url = request.url.copy_with(username=None, password=None)
         with spans.call(request.method, str(url), url.host, url.port, resends=resends) as span:
             request.headers.update(current_carrier())
-            response = self._client.send(request)
+            request.headers[ECHO_HEADER] = sent = secrets.token_hex(16)
+            response = self._client.get().send(request, stream=True)
+            try:
+                # Before the body: closed with its body unread, the connection is given up. All that
+                # would follow on it belongs to other requests, too.
+                came = response.headers.get(ECHO_HEADER)
+                if came not in (sent, None):  # none: an older API, or a proxy's own answer
+                    raise self._wrong_answer(
+                        request.method, request.url.path, "it repeats the id of another request"
+                    )
+                response.read()
+            finally:
+                response.close()
             spans.answered(span, response.status_code, is_error=response.is_error)
             return response
+
+    def _wrong_answer(self, method: str, path: str, why: str) -> WrongAnswerError:
+        return WrongAnswerError(
+            f"an answer from the API at {self.url} is not that of {method} {path}: "
+            f"{why}. It was dropped; whether the request was carried out is "
+            "not known. A proxy mixes answers up or stores them (Cache-Control: no-store is not "
+            "heeded), or processes share a connection that a fork has copied"
+        )
 
     def _no_answer(self, exc: httpx.TransportError) -> ApiUnavailableError:
         message = f"no answer from the API at {self.url} ({exc or type(exc).__name__}): {_HELP}"
@@ -197,9 +228,30 @@ class HttpClient:
         if not response.is_success:
             raise self._error(response, queue, submission_id)
         try:
-            return decoder_of(body).decode(response.content)
+            answer = decoder_of(body).decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise self._not_ours(response) from exc
+        self._check_names(response, answer, queue, submission_id)
+        return answer
+
+    def _check_names(
+        self,
+        response: httpx.Response,
+        answer: object,
+        queue: str,
+        submission_id: SubmissionId | None,
+    ) -> None:
+        """Raise WrongAnswerError if the answer names another queue or submission."""
+        request = response.request
+        why = ""
+        if (named := getattr(answer, "queue", queue)) != queue:
+            why = f"it is about queue {named!r}"
+        elif submission_id is not None:
+            named_id = getattr(answer, "id", submission_id)
+            if SubmissionId(named_id) != submission_id:
+                why = f"it is about submission {named_id}"
+        if why:
+            raise self._wrong_answer(request.method, request.url.path, why)
 
     def _error(
         self, response: httpx.Response, queue: str, submission_id: SubmissionId | None
@@ -213,6 +265,8 @@ class HttpClient:
             )
         if problem is None:
             return self._not_ours(response)
+        if problem.submission is not None:
+            self._check_names(response, problem.submission, queue, submission_id)
         make = _ERRORS.get(problem.type)
         if make is not None:
             return make(problem, queue, submission_id or SubmissionId(0))
@@ -239,7 +293,7 @@ def decoder_of(body: type[Body]) -> msgspec.json.Decoder[Body]:
     msgspec keeps with a Struct what it has found out about it, from before it is complete: a thread
     that decodes one for the first time while another does so crashes the interpreter.
     """
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME.get():
         if body not in _DECODERS:
             _DECODERS[body] = msgspec.json.Decoder(body)
         decoder: msgspec.json.Decoder[Body] = _DECODERS[body]

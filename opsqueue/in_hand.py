@@ -27,6 +27,7 @@ from opsqueue.exceptions import (
     OpsqueueError,
 )
 from opsqueue.execution import Done, Failed, Fetched, GivenBack, Report, fetch
+from opsqueue.process import Origin
 from opsqueue.store import ObjectStore
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.strategy import AnyStrategy
@@ -80,6 +81,17 @@ class InHand:
         self._let_go: deque[Key] = deque(maxlen=_REMEMBERED)
         self._is_closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._origin = Origin()
+
+    def is_here(self) -> bool:
+        """Whether this is the process that holds the chunks, and not a forked child of it."""
+        return self._origin.is_here()
+
+    def check_is_here(self) -> None:
+        """Raise OtherProcessError in a forked child: the chunks are its parent's to report."""
+        self._origin.check(
+            "a chunk in hand", "end a child that the callback forks, with os._exit()"
+        )
 
     def add(self, reservations: Sequence[Reservation]) -> None:
         """Hold these from now on."""
@@ -126,6 +138,7 @@ class InHand:
 
     def close(self) -> None:
         """Beat no more, and sign off: what is held is released. May be repeated."""
+        self.check_is_here()
         with self._lock:
             thread, self._thread = self._thread, None
             was_closed = self._is_closed.is_set()
@@ -151,6 +164,7 @@ class InHand:
 
     def reserve(self, limit: int, strategy: AnyStrategy) -> Sequence[Reservation]:
         """Take chunks as soon as there are any; none after a while."""
+        self.check_is_here()
         if not isinstance(strategy, AnyStrategy):
             message = f"strategy {strategy!r}: give an instance, such as Strategy.Random()"
             raise InvalidArgumentError(message)
@@ -184,6 +198,7 @@ class InHand:
         self, reservation: Reservation, report: Report, *, within_s: float | None = None
     ) -> None:
         """Send a report until it is answered; an output that is refused fails the attempt."""
+        self.check_is_here()
         token = reservation.token
         failure = report.failure if isinstance(report, Failed) else None
 
@@ -255,6 +270,8 @@ class InHand:
         try:
             yield
         except BaseException:
+            if not self.is_here():
+                raise
             held = set(self.tokens())
             left = [one for one in reservations if one.token in held]
             try:

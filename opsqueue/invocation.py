@@ -20,6 +20,7 @@ from opsqueue.app import Chunk, Handler
 from opsqueue.chunk import MAX_ERROR_CHARACTERS, OperationError
 from opsqueue.exceptions import EncodingError, SoftTimeLimitExceeded
 from opsqueue.output import NO_RESULT
+from opsqueue.process import EndsForkedChildren, renew_in_children
 
 Result = TypeVar("Result")
 
@@ -39,6 +40,11 @@ class Invoker:
     """Calls handlers; for one thread at a time, whose event loop and threads it keeps."""
 
     def __init__(self) -> None:
+        self.start_afresh()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: a child would stop its parent's loop from hearing threads."""
         self._runner: asyncio.Runner | None = None
         self._threads: dict[int, ThreadPoolExecutor] = {}
 
@@ -89,7 +95,7 @@ class Invoker:
             self._threads[handler.concurrency] = threads
         futures = [
             # Each in a copy of the context: the handler's logging knows its chunk in there, too.
-            threads.submit(copy_context().run, call, operation)
+            threads.submit(copy_context().run, _called, call, operation)
             for operation in operations
         ]
         try:
@@ -221,12 +227,19 @@ def _current_task() -> asyncio.Task[Any]:
     return task
 
 
+def _called(call: Callable[[object], object], operation: object) -> object:
+    # Here: a forked child has one thread, and would wait in its pool for ever.
+    with EndsForkedChildren():
+        return call(operation)
+
+
 async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
     """Call in a thread beside the loop, which goes on meanwhile."""
 
     def run() -> Result:
         try:
-            return call(*arguments)
+            with EndsForkedChildren():
+                return call(*arguments)
         except StopIteration as exc:
             # asyncio's futures can't hold it: until Python 3.12 whoever awaits waits for ever.
             message = "the handler raised StopIteration"

@@ -20,6 +20,7 @@ from opsqueue.bounds import checked_whole
 from opsqueue.cluster import Client
 from opsqueue.durability import Durability
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
+from opsqueue.process import PerProcess
 from opsqueue.queue import Queue
 from opsqueue.script import Argument, Scripts
 from opsqueue.submission import MAX_PARTITIONS, SubmissionId
@@ -89,7 +90,7 @@ class Partitions(Queue):
         self._history = [1]
         self._looked_at = float("-inf")
         self._looks = self._look_answered = 0
-        self._lock = threading.Lock()
+        self._lock = PerProcess(threading.Lock)
 
     @property
     def part_zero(self) -> Queue:
@@ -147,19 +148,19 @@ class Partitions(Queue):
         return self._part(submission_id.partition)
 
     def _look(self) -> None:
-        with self._lock:
+        with self._lock.get():
             self._looks += 1
             look = self._looks
         history = self._parts[0].get_partitions()
         self._part(history[-1] - 1)
-        with self._lock:
+        with self._lock.get():
             # Of several threads that ask, who asked last has the newest answer, whenever it comes.
             if look > self._look_answered:
                 self._history, self._look_answered = history, look
         self._looked_at = time.monotonic()
 
     def _part(self, partition: int) -> Queue:
-        with self._lock:
+        with self._lock.get():
             for number in range(len(self._parts), partition + 1):
                 self._parts.append(self._make(partition=number))
             return self._parts[partition]

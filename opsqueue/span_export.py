@@ -12,14 +12,16 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from opsqueue import tracing
+from opsqueue.process import Origin, PerProcess
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 _SWITCHES: Final = (
     "OTEL_TRACES_EXPORTER",
@@ -81,19 +83,40 @@ def _provider(service: str, names: list[str]) -> TracerProvider:
     except ImportError as exc:
         message = "OTEL_… variables ask for them: install opsqueue-redis[otel]"
         raise RuntimeError(message) from exc
-    exporters = [_exporter(name) for name in names]
+    exporters = [_Exporter(name) for name in names]
     resource = Resource.create()
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": service}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        provider.add_span_processor(BatchSpanProcessor(exporter))  # type: ignore[arg-type]
     _send_the_rest_at_exit(provider, exporters)
     return provider
 
 
-def _send_the_rest_at_exit(provider: TracerProvider, exporters: Sequence[SpanExporter]) -> None:
+class _Exporter:
+    """A `SpanExporter` with connections of its own in each process that a handler forks.
+
+    Not a subclass, since the SDK may not be installed. The SDK's processor starts afresh by itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._exporter = PerProcess(partial(_exporter, name))
+        self._exporter.get()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._exporter.get().export(spans)
+
+    def shutdown(self) -> None:
+        self._exporter.close(lambda exporter: exporter.shutdown())
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.get().force_flush(timeout_millis)
+
+
+def _send_the_rest_at_exit(provider: TracerProvider, exporters: Sequence[_Exporter]) -> None:
     is_ending = threading.Event()
+    origin = Origin()
 
     def give_up() -> None:
         is_ending.wait()
@@ -102,6 +125,8 @@ def _send_the_rest_at_exit(provider: TracerProvider, exporters: Sequence[SpanExp
             exporter.shutdown()  # it repeats for 10 s otherwise, in each process of a worker
 
     def end() -> None:
+        if not origin.is_here():
+            return  # a child that a handler forked: the thread above is its parent's
         is_ending.set()
         provider.shutdown()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -22,6 +22,10 @@ from opsqueue.answers import (
 )
 from opsqueue.submission import SubmissionState
 from opsqueue.submission_wire import SubmissionBody
+
+ECHO_HEADER: Final = "Opsqueue-Request-Id"
+"""A client's own id for one request, sent back with its answer: so that the client notices the
+answer to another one. Not X-Request-Id, which proxies replace."""
 
 
 class ProblemType(StrEnum):

@@ -149,6 +149,17 @@ SHOWN_BY: Final = {
         "opsqueue/test_http_api.py::test_repeated_inserts_have_the_same_idempotency_key",
         "opsqueue/test_http_api.py::test_waiting_is_more_patient_than_calling",
     ),
+    "a process forks that has used a client, a store or a consumer": (
+        "system/test_forks.py::test_each_process_gets_the_answers_to_its_own_requests",
+        "system/test_forks.py::test_a_preloaded_application_under_load",
+        "system/test_forks.py::test_an_iterator_begun_before_a_fork_is_an_error_in_the_child",
+        "system/test_forks.py::test_a_consumer_in_a_child_is_a_worker_of_its_own",
+        "opsqueue/store/test_store_forks.py::test_a_child_uses_connections_of_its_own",
+    ),
+    "an answer of the API is not that of its request": (
+        "opsqueue/test_http_api.py::test_the_answer_to_another_request_is_never_handed_on",
+        "opsqueue/test_http_api.py::test_a_connection_with_a_wrong_answer_is_given_up",
+    ),
     "no token of the API's, or one without the scope": (
         "opsqueue_api/test_auth.py::test_a_wrong_token_is_401",
         "opsqueue_api/test_auth.py::test_a_token_without_the_scope_is_told_scope_and_queue",

@@ -1,4 +1,7 @@
-"""An id for each request: the client's or a new one, in its answer and in every line of its log."""
+"""An id for each request: the client's or a new one, in its answer and in every line of its log.
+
+Clients of ours send a second one of their own, `ECHO_HEADER`, and check that it comes back.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from contextvars import ContextVar
 from typing import Final
 
 import falcon
+
+from opsqueue.wire import ECHO_HEADER
 
 HEADER: Final = "X-Request-Id"
 # In the WSGI environment, where the access log and other servers' formats find them.
@@ -29,6 +34,11 @@ class RequestIds:
         req.env[ID_KEY] = request_id
         resp.context.request_id = request_id
         resp.set_header(HEADER, request_id)
+        echo = req.get_header(ECHO_HEADER) or ""
+        if _SANE.fullmatch(echo):
+            resp.set_header(ECHO_HEADER, echo)
+        # A stored answer would carry the ids of another request. Resources may say otherwise.
+        resp.cache_control = ["no-store"]
         # Until `forget_request`, since a stream is written when the app has long returned.
         _current.set(request_id)
 

@@ -37,6 +37,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
 from opsqueue.exceptions import ObjectNotFoundError, StoreUnavailableError
+from opsqueue.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
     check_conditional_create,
@@ -48,7 +49,7 @@ from opsqueue.store.base import (
 from opsqueue.store.parallel import for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from opsqueue.exceptions import OpsqueueError
     from opsqueue.store.base import StoreUrl
@@ -88,34 +89,48 @@ def open_gcs_store(url: StoreUrl, *, retry_s: float = RETRY_S) -> GcsStore:
     """
     endpoint = url.options.get("endpoint_url")
     anonymous = AnonymousCredentials() if endpoint else None  # type: ignore[no-untyped-call]
-    try:
-        client = storage.Client(
-            # No project: only the making and listing of buckets needs one.
-            project=None,
-            credentials=anonymous,
-            client_options={"api_endpoint": endpoint} if endpoint else None,
-        )
-    except GoogleAuthError as exc:
-        raise _translated(exc, str(url), url.place) from exc
-    return GcsStore(client, url=str(url), bucket=url.place, prefix=url.path, retry_s=retry_s)
+
+    def connected() -> storage.Client:
+        try:
+            client = storage.Client(
+                # No project: only the making and listing of buckets needs one.
+                project=None,
+                credentials=anonymous,
+                client_options={"api_endpoint": endpoint} if endpoint else None,
+            )
+        except GoogleAuthError as exc:
+            raise _translated(exc, str(url), url.place) from exc
+        # The SDK's own pool has 10 connections, and our threads are more: it would throw
+        # connections away and warn of it. There is no public way to say so.
+        for scheme in ("https://", "http://"):
+            client._http.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))  # noqa: SLF001
+        return client
+
+    return GcsStore(connected, url=str(url), bucket=url.place, prefix=url.path, retry_s=retry_s)
 
 
 class GcsStore:
     """Objects in a bucket, below a prefix."""
 
     def __init__(
-        self, client: storage.Client, *, url: str, bucket: str, prefix: str, retry_s: float
+        self,
+        connected: Callable[[], storage.Client],
+        *,
+        url: str,
+        bucket: str,
+        prefix: str,
+        retry_s: float,
     ) -> None:
-        """Take a client, which is ours from now on; `prefix` has no outer slashes."""
+        """Make this process's client; a forked child makes its own. `prefix` has no outer slashes.
+
+        Raises whatever `connected` does.
+        """
         self.url = url
-        self._client = client
-        self._bucket = client.bucket(bucket)
+        self._clients = PerProcess(connected)
+        self._clients.get()
+        self._bucket_name = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._retry = DEFAULT_RETRY.with_timeout(retry_s)
-        # The SDK's own pool has 10 connections, and our threads are more: it would throw
-        # connections away and warn of it. There is no public way to say so.
-        for scheme in ("https://", "http://"):
-            client._http.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))  # noqa: SLF001
 
     def get(self, key: str) -> bytes:
         """Return an object's content; see `ObjectStore.get`."""
@@ -210,8 +225,16 @@ class GcsStore:
         check_conditional_create(self)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections, if they are this process's own."""
+        self._clients.close(lambda client: client.close())
+
+    @property
+    def _client(self) -> storage.Client:
+        return self._clients.get()
+
+    @property
+    def _bucket(self) -> storage.Bucket:
+        return self._client.bucket(self._bucket_name)
 
     def _names(self, folder: str) -> Iterator[str]:
         for blob in self._blobs(folder, "name"):
@@ -242,7 +265,7 @@ class GcsStore:
         except _SDK_ERRORS as exc:
             if missing_key is not None and isinstance(exc, NotFound):
                 raise ObjectNotFoundError(missing_key, self.url) from exc
-            raise _translated(exc, self.url, self._bucket.name) from exc
+            raise _translated(exc, self.url, self._bucket_name) from exc
 
 
 def _translated(exc: Exception, url: str, bucket: str) -> OpsqueueError:

@@ -1,4 +1,4 @@
-"""A store in this process's memory: for tests and for trying things out.
+"""A store in this process's memory: for tests and for trying things out. A forked child has a copy.
 
 Stores of the same name share their contents within the process, as two clients of one bucket do.
 """
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from opsqueue.exceptions import ObjectNotFoundError
+from opsqueue.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
     check_conditional_create,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Globals on purpose: they are the outside world in which two stores of one name meet.
 _CONTENTS: dict[str, dict[str, bytes]] = {}
 _STORED_AT: dict[str, dict[str, datetime]] = {}
-_LOCK = threading.Lock()
+_LOCK = PerProcess(threading.Lock)
 
 
 class MemoryStore:
@@ -34,7 +35,7 @@ class MemoryStore:
     def __init__(self, name: str = "") -> None:
         """Open the contents of this name, empty if it is new."""
         self.url = f"memory://{name}"
-        with _LOCK:
+        with _LOCK.get():
             self._objects = _CONTENTS.setdefault(name, {})
             self._stored_at = _STORED_AT.setdefault(name, {})
 
@@ -52,7 +53,7 @@ class MemoryStore:
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
         check_key(key)
-        with _LOCK:
+        with _LOCK.get():
             if key in self._objects:
                 return False
             self._objects[key] = bytes(data)
@@ -88,7 +89,7 @@ class MemoryStore:
     def list_objects(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects of a folder; see `ObjectStore.list_objects`."""
         for key in self.list_prefix(prefix):
-            with _LOCK:
+            with _LOCK.get():
                 data, stored_at = self._objects.get(key), self._stored_at.get(key)
             if data is not None and stored_at is not None:
                 yield StoredObject(key, len(data), stored_at)
@@ -101,6 +102,6 @@ class MemoryStore:
         """Nothing to give back."""
 
     def _pop(self, key: str) -> bool:
-        with _LOCK:
+        with _LOCK.get():
             self._stored_at.pop(key, None)
             return self._objects.pop(key, None) is not None

@@ -13,6 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.process import Origin
 from opsqueue.store.base import HasAtHand
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def for_each(
             free.release()
 
     following = iter(items)
+    origin = Origin()
     # Leaving the pool's block waits for the calls in flight, also when an error leaves it.
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-each") as pool:
         while True:
@@ -114,6 +116,8 @@ def for_each(
                 item = next(following)
             except StopIteration:
                 break
+            # Else an iterable that forks would wait in the child for threads that are not there.
+            origin.check("what is stored or deleted here", "end the child that `items` has forked")
             pool.submit(copy_context().run, run, item)
             count += 1
     if failures:

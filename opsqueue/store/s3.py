@@ -35,6 +35,7 @@ from opsqueue.exceptions import (
     ObjectNotFoundError,
     StoreUnavailableError,
 )
+from opsqueue.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
     check_conditional_create,
@@ -45,7 +46,7 @@ from opsqueue.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
@@ -124,27 +125,36 @@ def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    try:
-        # A session of our own: boto3's default one is shared, and making clients is not safe there.
-        client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=url.options.get("endpoint_url"),
-            region_name=url.options.get("region"),
-            config=config,
-        )
-    except (BotoCoreError, ValueError) as exc:
-        message = f'no object store for "{url}": {exc}'
-        raise NewObjectStoreClientError(message) from exc
-    return S3Store(client, url=str(url), bucket=url.place, prefix=url.path)
+
+    def connected() -> S3Client:
+        try:
+            # A session of our own: boto3's default one is shared, where making clients is not safe.
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=url.options.get("endpoint_url"),
+                region_name=url.options.get("region"),
+                config=config,
+            )
+        except (BotoCoreError, ValueError) as exc:
+            message = f'no object store for "{url}": {exc}'
+            raise NewObjectStoreClientError(message) from exc
+
+    return S3Store(connected, url=str(url), bucket=url.place, prefix=url.path)
 
 
 class S3Store:
     """Objects in a bucket, below a prefix."""
 
-    def __init__(self, client: S3Client, *, url: str, bucket: str, prefix: str) -> None:
-        """Take a client, which is ours from now on; `prefix` has no outer slashes."""
+    def __init__(
+        self, connected: Callable[[], S3Client], *, url: str, bucket: str, prefix: str
+    ) -> None:
+        """Make this process's client; a forked child makes its own. `prefix` has no outer slashes.
+
+        Raises whatever `connected` does.
+        """
         self.url = url
-        self._client = client
+        self._clients = PerProcess(connected)
+        self._clients.get()
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
 
@@ -241,8 +251,12 @@ class S3Store:
         check_conditional_create(self)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections, if they are this process's own."""
+        self._clients.close(lambda client: client.close())
+
+    @property
+    def _client(self) -> S3Client:
+        return self._clients.get()
 
     def _get(self, key: str, bytes_range: str = "") -> bytes:
         name = self._root + check_key(key)

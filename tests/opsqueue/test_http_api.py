@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +15,8 @@ import httpx
 import msgspec
 import pytest
 
+from opsqueue.chunk import ChunkFailure, Token
+from opsqueue.chunk_wire import AliveBody, OutcomeBody, OutcomesBody
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
@@ -21,13 +26,15 @@ from opsqueue.exceptions import (
     OpsqueueInternalError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
+    WrongAnswerError,
 )
 from opsqueue.http_api import HttpApi
+from opsqueue.http_chunk_api import HttpChunkApi
 from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience, decoder_of
 from opsqueue.new_submission import NewSubmission
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_wire import SubmissionBody
-from opsqueue.wire import ProblemType
+from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.submission_wire import SubmissionBody, SubmissionsBody
+from opsqueue.wire import ECHO_HEADER, ProblemType
 
 ID = SubmissionId(41)
 NEW = NewSubmission(prefix="q/1", chunks_total=1)
@@ -293,3 +300,138 @@ def test_decoders_are_made_in_one_thread_at_a_time(monkeypatch: pytest.MonkeyPat
 
     assert answers == [b"{}"] * len(bodies)
     assert most == 1
+
+
+class Echo:
+    """Answers with the given body and the id of this request, or of another."""
+
+    def __init__(self, body: msgspec.Struct, *, id_of: str = "this") -> None:
+        self.body = body
+        self.id_of = id_of
+        self.ids: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.ids.append(request.headers[ECHO_HEADER])
+        headers = {
+            "this": {ECHO_HEADER: self.ids[-1]},
+            "another": {ECHO_HEADER: "0" * 32},
+            "none": {},
+        }[self.id_of]
+        return httpx.Response(200, content=msgspec.json.encode(self.body), headers=headers)
+
+
+def api_of(answers: Echo) -> HttpApi:
+    return HttpApi("api:3999", transport=httpx.MockTransport(answers))
+
+
+@pytest.mark.parametrize("id_of", ["this", "none"])
+def test_an_answer_with_the_requests_id_is_accepted_and_so_is_an_older_api(id_of: str) -> None:
+    """Each request, and each repetition, has an id of its own."""
+    answers = Echo(BODY, id_of=id_of)
+    api = api_of(answers)
+
+    assert [api.get("q", ID).id, api.get("q", ID).id] == [ID, ID]
+    assert len(set(answers.ids)) == 2
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_answer_to_another_request_is_never_handed_on(call: str) -> None:
+    """Nor repeated; the message says what happened and what may cause it."""
+    answers = Echo(BODY, id_of="another")
+
+    with pytest.raises(WrongAnswerError, match=r"not that of (GET|POST) /v1.* proxy .*fork"):
+        CALLS[call](api_of(answers))
+
+    assert len(answers.ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "about"),
+    [
+        (msgspec.structs.replace(BODY, id=str(SubmissionId(42))), "submission .*42"),
+        (msgspec.structs.replace(BODY, queue="other"), "queue 'other'"),
+    ],
+)
+@pytest.mark.parametrize("id_of", ["this", "none"])
+def test_an_answer_about_another_submission_or_queue_is_never_handed_on(
+    body: SubmissionBody, about: str, id_of: str
+) -> None:
+    """With an older API this is all that tells."""
+    for call in (CALLS["get"], CALLS["cancel"]):
+        with pytest.raises(WrongAnswerError, match=about):
+            call(api_of(Echo(body, id_of=id_of)))
+
+
+def test_a_list_or_count_of_another_queue_is_never_handed_on() -> None:
+    other = msgspec.structs.replace(BODY, queue="other")
+    with pytest.raises(WrongAnswerError, match="queue 'other'"):
+        api_of(Echo(SubmissionsBody(submissions=[BODY, other]))).list("q", SubmissionFilter())
+
+
+def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
+    """Else somebody would believe that theirs has ended."""
+    other = msgspec.to_builtins(msgspec.structs.replace(BODY, id=str(SubmissionId(42))))
+    wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=other))
+
+    with pytest.raises(WrongAnswerError, match=r"submission .*42"):
+        wire.api.cancel("q", ID)
+
+
+def test_reports_about_another_chunk_are_never_handed_on() -> None:
+    """Completed, failed, released; and heartbeats that free what is not held."""
+    token, other = Token("0-1-2-3"), "0-7-7-7"
+    outcome = OutcomeBody(token=other, outcome="lost")
+
+    def chunks(body: msgspec.Struct) -> HttpChunkApi:
+        transport = httpx.MockTransport(Echo(body))
+        return HttpChunkApi("api:3999", "q", "w", transport=transport)
+
+    reports: list[Callable[[HttpChunkApi], object]] = [
+        lambda api: api.complete(token),
+        lambda api: api.fail(token, ChunkFailure(type="E", message="m")),
+        lambda api: api.release([token]),
+    ]
+    for outcomes in ([outcome], [], [outcome, outcome]):
+        for report in reports:
+            with pytest.raises(WrongAnswerError, match="other chunks"):
+                report(chunks(OutcomesBody(outcomes=outcomes)))
+    with pytest.raises(WrongAnswerError, match="other chunks"):
+        chunks(AliveBody(void=[other], released=0)).heartbeat([token], b"{}")
+
+
+def test_a_connection_with_a_wrong_answer_is_given_up() -> None:
+    """Every answer that would follow on it belongs to another request, too."""
+    connections: list[int] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: socket.socket) -> None:
+        number = len(connections)
+        connections.append(number)
+        with connection, connection.makefile("rb") as requests:
+            while head := b"".join(iter(requests.readline, b"\r\n")):
+                found = re.search(rb"(?i)opsqueue-request-id: (\w+)", head)
+                assert found
+                echo = b"another" if number == 0 else found[1]
+                body = msgspec.json.encode(BODY)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nopsqueue-request-id: %s\r\n\r\n%s"
+                    % (len(body), echo, body)
+                )
+
+    def accept() -> None:
+        with suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    api = HttpApi(f"127.0.0.1:{listener.getsockname()[1]}")
+
+    with pytest.raises(WrongAnswerError):
+        api.get("q", ID)
+    found = [api.get("q", ID).id for _ in range(3)]
+
+    assert found == [ID] * 3
+    assert connections == [0, 1]
+    api.close()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()

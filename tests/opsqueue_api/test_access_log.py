@@ -191,3 +191,13 @@ def test_a_streams_line_comes_at_its_end(
     told = vars(lines[0])
     assert (told["status"], told["bytes"]) == (200, 5 if is_broken else 8)
     assert told.get("cut_off", False) is is_broken
+
+
+def test_a_clients_own_id_comes_back_with_every_answer(app: App):
+    """Beside the other id; not one that could spoil a header."""
+    for path in ("/healthz", "/nowhere", "/v1/queues/q"):
+        mine = get(app, path, **{"opsqueue-request-id": "0a1b", "x-request-id": "proxy"}).headers
+        spoilt = get(app, path, **{"opsqueue-request-id": "a b"}).headers
+        assert (mine["opsqueue-request-id"], mine["x-request-id"]) == ("0a1b", "proxy")
+        assert "opsqueue-request-id" not in spoilt
+        assert mine["cache-control"] == "no-store"
