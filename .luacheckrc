@@ -20,6 +20,7 @@ local prelude = {
   "score_groups", "write_in_hand", "count_in_hand", "change_pairs",
   "sign", "put_back", "tell_watchers", "DEFAULT_RETENTION_MS", "end_submission",
   "fail_past_limit",  "count_recent", "token_of", "entry_of", "end_reservation", "use_attempt",
+  "is_reservation", "lost_now", "note_lost", "acknowledge_lost", "free_unheld",
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
   "note_sign_of_life", "remove_worker",
 }
@@ -56,6 +57,8 @@ files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
   "free_due_chunks", "read_submission", "deliver", "last_suspect",
 }
 files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
+files["opsqueue/lua/repair.lua"].read_globals = { "look_at_submissions" }
+files["opsqueue/lua/repair.lua"].globals = { "walk" }
 files["opsqueue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }
 for _, name in ipairs { "list_submissions", "lookup_submissions" } do
   files["opsqueue/lua/" .. name .. ".lua"].read_globals = {
@@ -71,6 +74,7 @@ end
 for _, name in ipairs {
   "_prelude", "_index", "_chunk", "_insert", "_find", "_handout", "_reported", "_ready", "_basic",
   "_order", "_ordered",  "_limit", "_candidate", "_strategy", "_history",
+  "_walk",
 } do
   files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

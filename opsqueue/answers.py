@@ -46,6 +46,8 @@ class Alive:
     """Of the tokens named: those whose work nobody wants any more."""
     released: int
     """Chunks that were pending for the worker without its knowledge."""
+    lost: int = 0
+    """Reservations that something other than a report or a sweep removed from Redis."""
 
 
 LimitKind = Literal["max", "rate"]
@@ -99,6 +101,28 @@ class Swept:
 
     chunks: int
     next_from: str | None
+    lost: int = 0
+    """Reservations that something other than a report or a sweep removed from Redis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairStep:
+    """What one bounded step of a repair did, and what its repair has done so far."""
+
+    chunks: int = 0
+    """Freed by this step."""
+    next_from: str | None = "-"
+    """None: the repair has ended."""
+    is_busy: bool = False
+    """Nothing was done: another sweeper does it, and its totals are not known here."""
+    entries: int = 0
+    """Reservations looked at; one looked at twice counts twice."""
+    submissions: int = 0
+    chunks_seen: int = 0
+    """Chunks of these submissions that had been handed out once."""
+    freed: int = 0
+    lost: int = 0
+    """Reservations of which only a half was left."""
 
 
 @dataclass(frozen=True, slots=True)

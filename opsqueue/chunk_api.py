@@ -28,6 +28,8 @@ from opsqueue.strategy import AnyStrategy
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
 
+_MOST_BATCHES: Final = 1_000
+
 
 class ChunkApi(Protocol):
     """The chunks of one queue in one worker's hands, in values.
@@ -162,9 +164,13 @@ class QueueChunkApi:
 
 
 def retire_wholly(queue: Queue, worker: str) -> None:
-    """Release all that a worker holds, a batch at a time, and forget it."""
-    while not queue.retire_worker(worker):
-        pass
+    """Release all that a worker holds, a batch at a time, and forget it.
+
+    Bounded: a worker that goes on reserving meanwhile is released by its own end, or by sweepers.
+    """
+    for _ in range(_MOST_BATCHES):
+        if queue.retire_worker(worker):
+            return
 
 
 def reserve_when_free(  # noqa: PLR0913 a reserve's own, and how to wait

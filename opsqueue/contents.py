@@ -360,7 +360,8 @@ def all_pages(page_from: Callable[[int], ErrorChunks]) -> Iterator[int]:
     while first_index is not None:
         page = page_from(first_index)
         yield from page.indexes
-        first_index = page.next_index
+        is_further = page.next_index is not None and page.next_index > first_index
+        first_index = page.next_index if is_further else None
 
 
 def errors_by_chunk(

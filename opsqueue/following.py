@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from opsqueue.answers import Progress
 from opsqueue.contents import check_completed
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import InvalidArgumentError, OpsqueueInternalError
 from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.submission_api import SubmissionApi
 
 TURN_S = 10.0
 """How long one request waits; then nothing is yielded, so that whoever iterates has a say."""
+_MOST_ENDED_TURNS: Final = 100
+"""In a row; one alone may be a retry that came between two questions."""
 
 
 def chunks_in_order(
@@ -53,7 +56,7 @@ def done_in_order(
         start: the first chunk.
         turn_s: how long to wait each time; not at the first.
     """
-    wait_s = 0.0
+    wait_s, ended_turns = 0.0, 0
     while True:
         progress = ask(start, wait_s)
         done = range(start, max(start, progress.done.done_until))
@@ -63,6 +66,12 @@ def done_in_order(
             return
         if not done and progress.state is not SubmissionState.IN_PROGRESS:
             check_end(progress.state, start)
+            ended_turns += 1
+            if ended_turns > _MOST_ENDED_TURNS:
+                message = f"the submission is {progress.state}, but its chunk {start} is not done"
+                raise OpsqueueInternalError(message)
+        else:
+            ended_turns = 0
         wait_s = turn_s
 
 
@@ -101,9 +110,11 @@ def _windows(
 ) -> Iterator[Progress]:
     """Give the window that is there, and all that follow it."""
     yield progress
-    while progress.done.end < progress.chunks_total:
-        progress = api.progress(queue, submission_id, progress.done.end)
+    while (end := progress.done.end) < progress.chunks_total:
+        progress = api.progress(queue, submission_id, end)
         yield progress
+        if progress.done.end <= end:
+            return  # the same window once more: the next look may have a further one
 
 
 def _check_start(progress: Progress, start: int) -> None:

@@ -158,6 +158,8 @@ class InHand:
         alive = self._api.heartbeat(tokens, self._info)
         if alive.released:
             logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
+        if alive.lost:
+            logger.warning("%d reservations were removed from Redis by something else", alive.lost)
         with self._lock:
             still_held = {chunk.token for chunk in self._held.values()}
             self._void = set(alive.void) & still_held

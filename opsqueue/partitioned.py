@@ -218,6 +218,7 @@ class PartitionedQueue(PartitionedReadings):
         return Alive(
             void=frozenset(token for answer in alive for token in answer.void),
             released=sum(answer.released for answer in alive),
+            lost=sum(answer.lost for answer in alive),
         )
 
     def retire_worker(self, worker: str, *, limit: int = calls.MAX_BATCH) -> bool:

@@ -29,6 +29,7 @@ Answer = TypeVar("Answer")
 
 KNOWN_FOR_S: Final = 2.0
 """After so long a program looks again how many partitions a queue has."""
+_MOST_ROUNDS: Final = 100
 
 
 class _RoutedScripts(Scripts):
@@ -181,7 +182,10 @@ class Partitions(Queue):
         others = [self._part(number) for number in range(1, partitions)]
         given = None
         # Once more where something was changed meanwhile: by who could not know of the new ones.
-        while given != (settings := _Settings.of(self.part_zero)):
+        for _ in range(_MOST_ROUNDS):
+            settings = _Settings.of(self.part_zero)
+            if settings == given:
+                break
             for part in others:
                 settings.give_to(part)
             self.part_zero.set_partitions(partitions)

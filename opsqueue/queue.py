@@ -193,10 +193,11 @@ class Queue(WorkerLife):
                 "retry_submission", id=str(submission_id), look_from=look_from
             )
             match answer:
-                case [b"retried", b""]:
-                    return
                 case [b"retried", bytes() as more]:
-                    look_from = more.decode()
+                    # The same place once more would be no progress.
+                    if (rest := more.decode()) in ("", look_from):
+                        return
+                    look_from = rest
                 case [b"not_retryable", _]:
                     raise SubmissionNotRetryableError(self.get_submission(submission_id))
                 case [b"unknown"]:
@@ -297,9 +298,9 @@ class Queue(WorkerLife):
                 )
             )
             # A composed strategy looks at a bounded number of submissions in one script.
-            look_from = reserved.look_from
-            if reserved.chunks or not look_from:
+            if reserved.chunks or reserved.look_from in ("", look_from):
                 return reserved
+            look_from = reserved.look_from
 
     def complete_chunks(
         self,

@@ -172,12 +172,13 @@ class Readings(GridReadings):
         for group in [wanted] if pairs else wanted.split(","):
             after = ""
             while True:
-                ids, after = self._lookup_page(pairs, group, after)
+                ids, next_after = self._lookup_page(pairs, group, after)
                 found += ids
                 if len(found) > limit:
                     raise TooManyMatchingSubmissionsError(limit)
-                if not after:
+                if next_after in ("", after):
                     break
+                after = next_after
         return sorted(found)
 
     def _lookup_page(

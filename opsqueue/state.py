@@ -27,7 +27,7 @@ class ChunkState(StrEnum):
     DROPPED = "dropped"
     """Unfinished when its submission ended. A retry of the submission frees it."""
     LOST = "lost"
-    """None of these, because Redis lost its stream. Repair frees it."""
+    """None of these, because Redis lost its reservation. Repair frees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ TRANSITIONS: Final = (
         "repair",
         ("lost",),
         ("ready",),
-        "below the cursor and neither done, ready, delayed nor reserved",
+        "below the cursor and neither done, ready, delayed nor reserved; one sweeper at a time",
     ),
 )
 

@@ -158,9 +158,9 @@ class SubmissionClient:
         while True:
             page = self._api.list(self.queue, wanted, after=after, order=order, limit=100)
             yield page.submissions
-            after = page.next
-            if after is None:
+            if page.next in (None, after):
                 return
+            after = page.next
 
     def count_submissions(self) -> int:
         """Count the queue's submissions in progress."""

@@ -11,9 +11,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from opsqueue.answers import RepairStep, SpentInputs
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
@@ -26,6 +27,13 @@ _SLOW_EVERY: Final = 5
 _QUEUES_A_ROUND: Final = 50
 _MOST_STEPS: Final = 1_000
 _MOST_FAILURES: Final = 3
+_REPAIR_FOR_S: Final = 0.5
+_REPAIR_LIMIT: Final = 250
+"""A step of some milliseconds, for which everybody else waits."""
+_REPAIR_PAUSE: Final = 6.0
+"""Between two steps of a repair, in times of what the last one took: a seventh of the server."""
+_LONGEST_PAUSE_S: Final = 1.0
+"""Shorter than the time for which a step keeps others away."""
 _INPUTS_FOR_S: Final = 1.0
 _INPUTS_OF: Final = 20
 _INPUTS_AT_ONCE: Final = 1_000
@@ -103,6 +111,8 @@ class Sweeper:
             swept = queue.reclaim_dead(self._sweeper)
             if swept and swept.chunks:
                 logger.warning("took %d chunks back from dead workers", swept.chunks)
+            if swept and swept.lost:
+                logger.warning("queue %s: %s", queue.label, lost_reservations(swept.lost))
             if swept is None or swept.next_from is None:
                 return
 
@@ -113,25 +123,32 @@ class Sweeper:
             swept = queue.reclaim_expired(self._sweeper, page_from=page_from)
             if swept and swept.chunks:
                 logger.warning("took %d chunks back whose reservation was over", swept.chunks)
-            if swept is None or swept.next_from is None:
+            if swept and swept.lost:
+                logger.warning("queue %s: %s", queue.label, lost_reservations(swept.lost))
+            if swept is None or swept.next_from in (None, page_from):
                 return
             page_from = swept.next_from
 
     def repair(self, queue: Queue) -> None:
-        """Go on with a repair, if one has begun."""
-        for _ in range(_MOST_STEPS):
-            swept = queue.repair()
-            if swept is None:
-                return
-            if swept.chunks:
-                logger.warning("freed %d chunks that Redis had lost track of", swept.chunks)
+        """Go on with a repair, if one has begun, for a bounded time and part of the server's."""
+        until = time.monotonic() + _REPAIR_FOR_S
+        freed = 0
+        for step in repair_steps(queue, self._sweeper, pause=self._is_stopping.wait):
+            freed += step.chunks
+            if step.next_from is None and step.lost:
+                logger.warning("queue %s: %s", queue.label, lost_reservations(step.lost))
+            if time.monotonic() >= until or self._is_stopping.is_set():
+                break
+        if freed:
+            logger.warning("freed %d chunks that Redis had lost track of", freed)
 
     def forget(self, queue: Queue) -> None:
         """Forget ended submissions after their retention, and delete their objects."""
         deleted: list[str] = []
         for _ in range(_MOST_STEPS):
             forgotten = queue.forget_submissions(deleted_prefixes=deleted)
-            if not forgotten.prefixes:
+            # The same ones once more: saying that they are deleted does not let them go.
+            if set(forgotten.prefixes) <= set(deleted):
                 return
             deleted = self._delete_prefixes(forgotten.prefixes)
             if not deleted:
@@ -165,8 +182,11 @@ class Sweeper:
         """
         until = time.monotonic() + _INPUTS_FOR_S
         deleted: dict[SubmissionId, int] = {}
+        before: list[SpentInputs] = []
         while spent := queue.delete_inputs(limit=_INPUTS_OF, deleted=deleted):
-            deleted = {}
+            if spent == before:
+                return  # saying what is deleted does not get on
+            before, deleted = spent, {}
             for inputs in spent:
                 end = min(inputs.chunks_total, inputs.first_index + _INPUTS_AT_ONCE)
                 try:
@@ -183,3 +203,38 @@ class Sweeper:
                     return
             if not deleted:
                 return
+
+
+def repair_steps(
+    queue: Queue, sweeper: str, *, begin: bool = False, pause: Callable[[float], object]
+) -> Iterator[RepairStep]:
+    """Do a repair of one partition step by step, sparing the server; yield each step.
+
+    Ends with the repair, with a step that found another sweeper busy, or without any when there is
+    nothing to do.
+
+    Args:
+        queue: one partition.
+        sweeper: who does it.
+        begin: a new repair, see `Queue.repair`.
+        pause: waits so many seconds.
+    """
+    while True:
+        began_at = time.monotonic()
+        step = queue.repair(begin=begin, limit=_REPAIR_LIMIT, sweeper=sweeper)
+        took_s = time.monotonic() - began_at
+        if step is None:
+            return
+        yield step
+        if step.is_busy or step.next_from is None:
+            return
+        pause(min(took_s * _REPAIR_PAUSE, _LONGEST_PAUSE_S))
+        begin = False
+
+
+def lost_reservations(number: int) -> str:
+    """Return the warning about reservations that disappeared from Redis."""
+    return (
+        f"{number:,} reservations were removed from its stream by something else (XTRIM, or a "
+        "server that lost its last writes?): their chunks are handed out again"
+    )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from opsqueue import calls
-from opsqueue.answers import Alive, Swept
+from opsqueue.answers import Alive, RepairStep, Swept
 from opsqueue.bounds import MAX_MS, checked_whole
 from opsqueue.chunk import Token
 from opsqueue.cluster import Client
@@ -70,18 +70,22 @@ class WorkerLife(Upkeep):
             rest=list(tokens),
         )
         match answer:
-            case [b"alive", void, int(released)]:
-                return Alive(frozenset(Token(t.decode()) for t in void), released)
+            case [b"alive", void, int(released), int(lost)]:
+                return Alive(frozenset(Token(t.decode()) for t in void), released, lost)
         raise unexpected(answer)
 
     def retire_worker(self, worker: str, *, limit: int = calls.MAX_BATCH) -> bool:
-        """Release what a worker still holds and forget it; True when nothing is left to do."""
+        """Release what a worker still holds and forget it.
+
+        Returns True when nothing is left to do, or when nothing could be done: to repeat it would
+        be of no use.
+        """
         answer = self._scripts.call(
             "retire_worker", worker=calls.checked_worker(worker), limit=calls.checked_limit(limit)
         )
         match answer:
-            case [b"retired", int(), int(has_more)]:
-                return not has_more
+            case [b"retired", int(ended), int(has_more), int()]:
+                return not (has_more and ended)
         raise unexpected(answer)
 
     def reclaim_dead(self, sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Swept | None:
@@ -93,8 +97,8 @@ class WorkerLife(Upkeep):
             lock_ms=checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
         )
         match answer:
-            case [b"reclaimed", int(chunks), int(has_more)]:
-                return Swept(chunks, "-" if has_more else None)
+            case [b"reclaimed", int(chunks), int(has_more), int(lost)]:
+                return Swept(chunks, "-" if has_more else None, lost)
             case [b"busy"]:
                 return None
         raise unexpected(answer)
@@ -111,25 +115,59 @@ class WorkerLife(Upkeep):
             **{"from": calls.checked_page(page_from)},
         )
         match answer:
-            case [b"reclaimed", int(chunks), next_from]:
-                return Swept(chunks, next_from.decode() or None)
+            case [b"reclaimed", int(chunks), next_from, int(lost)]:
+                return Swept(chunks, next_from.decode() or None, lost)
             case [b"busy"]:
                 return None
         raise unexpected(answer)
 
-    def repair(self, *, begin: bool = False, limit: int = 1_000) -> Swept | None:
-        """Free chunks that a lost stream left nowhere, a step; None when there is nothing to do.
+    def repair(
+        self,
+        *,
+        begin: bool = False,
+        limit: int = 1_000,
+        sweeper: str = "",
+        lock_ms: int = 2_000,
+    ) -> RepairStep | None:
+        """Free chunks whose reservations were lost, a step; None when there is nothing to do.
 
         Args:
-            begin: from the start; otherwise only goes on with a repair that has begun.
-            limit: chunks and submissions looked at.
+            begin: a repair that covers all that is lost by now; otherwise only goes on with one
+                that has begun.
+            limit: entries, unfinished chunks and submissions looked at, about.
+            sweeper: who does it. Others are busy then for `lock_ms`; one that begins a repair
+                takes it over from them. Without a name it is done beside others.
+            lock_ms: see `sweeper`.
         """
         answer = self._scripts.call(
-            "repair", action="begin" if begin else "step", limit=calls.checked_limit(limit)
+            "repair",
+            action="begin" if begin else "step",
+            limit=calls.checked_limit(limit),
+            sweeper=sweeper,
+            lock_ms=checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
         )
         match answer:
-            case [b"repaired", int(chunks), int(has_more)]:
-                return Swept(chunks, "-" if has_more else None)
+            case [
+                b"repaired",
+                int(chunks),
+                int(has_more),
+                int(entries),
+                int(submissions),
+                int(chunks_seen),
+                int(freed),
+                int(lost),
+            ]:
+                return RepairStep(
+                    chunks=chunks,
+                    next_from="-" if has_more else None,
+                    entries=entries,
+                    submissions=submissions,
+                    chunks_seen=chunks_seen,
+                    freed=freed,
+                    lost=lost,
+                )
+            case [b"busy"]:
+                return RepairStep(is_busy=True)
             case [b"idle"]:
                 return None
         raise unexpected(answer)

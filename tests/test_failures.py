@@ -142,6 +142,22 @@ SHOWN_BY: Final = {
     "stream or group deleted": (
         "system/test_recovery.py::test_a_deleted_group_or_stream_is_made_again_and_repaired",
     ),
+    (
+        "entries of the stream removed or acknowledged by hand, "
+        "or by a server that lost its last writes"
+    ): (
+        (
+            "opsqueue/queue/test_lost_reservations.py::"
+            "test_a_removed_entry_is_acknowledged_by_whoever_meets_it_and_its_chunk_is_freed"
+        ),
+        (
+            "opsqueue/queue/test_lost_reservations.py::"
+            "test_an_entry_that_nobody_is_said_to_hold_is_removed_and_its_chunk_is_freed"
+        ),
+    ),
+    "both halves of a reservation removed by hand": (
+        "opsqueue/cli/test_repair.py::test_chunks_whose_reservations_are_gone_are_freed",
+    ),
     "wake-up not seen": (
         "opsqueue_worker/test_intake.py::test_an_intake_that_no_wake_up_reached_looks_again_anyway",
     ),

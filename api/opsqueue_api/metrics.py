@@ -66,6 +66,11 @@ _TOTALS: Final[Mapping[str, tuple[str, str, Mapping[str, str]]]] = {
         "",
         {"": "chunks_repaired"},
     ),
+    "opsqueue_reservations_lost": (
+        "Reservations that something other than opsqueue removed from Redis.",
+        "",
+        {"": "reservations_lost"},
+    ),
     "opsqueue_operations_inserted": ("Operations handed in.", "", {"": "operations_inserted"}),
     "opsqueue_operations_completed": (
         "Operations of completed chunks, with an error or without.",

@@ -20,6 +20,7 @@ from opsqueue.cli.orphans import orphans
 from opsqueue.cli.partitions import partitions
 from opsqueue.cli.queues import pause, queues, resume, workers
 from opsqueue.cli.rebuild import rebuild_
+from opsqueue.cli.repair import repair_
 from opsqueue.cli.results import errors, results
 from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
@@ -49,7 +50,7 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
     "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
-    "Set-up": (doctor, acl, orphans, rebuild_, demo, dev, completion),
+    "Set-up": (doctor, acl, orphans, repair_, rebuild_, demo, dev, completion),
 }
 
 

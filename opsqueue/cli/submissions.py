@@ -153,9 +153,9 @@ def _first(
         page_limit = min(_PAGE, limit + 1 - len(found))
         page = api.list(queue, wanted, after=after, order=order, limit=page_limit)
         found += page.submissions
-        after = page.next
-        if after is None or len(found) > limit:
+        if page.next in (None, after) or len(found) > limit:
             return found[:limit], len(found) > limit
+        after = page.next
 
 
 def _took(submission: Submission) -> str:

@@ -89,33 +89,82 @@ local function token_of(entry)
   return entry[1] .. ':' .. entry[2][2] .. ':' .. entry[2][4]
 end
 
--- The entry that a token, or an entry's id, names; nothing when it is gone or for another chunk.
+-- Whether an entry of the stream is a reservation: an operator can add anything to it.
+local function is_reservation(entry)
+  local f = entry[2]
+  return #f == 10 and f[1] == 's' and tonumber(f[4]) and tonumber(f[8]) and tonumber(f[10])
+end
+
+-- The reservation that a token, or an entry's id, names; nil when it is gone or for another chunk.
+-- Answers behind it the entry's id, and whether the stream has an entry of that id.
 local function entry_of(token)
   local entry_id, chunk = string.match(token, '^(%d+%-%d+)(.*)$')
   if not entry_id then
     return nil
   end
   local entry = redis.call('XRANGE', base .. 'reservations', entry_id, entry_id)[1]
-  if entry and (chunk == '' or token == token_of(entry)) then
-    return entry
+  if entry and is_reservation(entry) and (chunk == '' or token == token_of(entry)) then
+    return entry, entry_id, true
   end
+  return nil, entry_id, entry ~= nil
+end
+
+-- Acknowledge entries that the stream has no longer (it was trimmed, or the server lost its last
+-- writes), so that nobody meets them again. Which chunks they were for, a repair finds out.
+local function acknowledge_lost(entry_ids)
+  local lost = redis.call('XACK', base .. 'reservations', 'workers', unpack(entry_ids))
+  if lost > 0 then
+    if lost_now == 0 then
+      begin_repair()
+    end
+    note_lost(lost)
+  end
+end
+
+-- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group):
+-- no worker knows of it any more, and nobody else can have its chunk while it is there. Given its
+-- fields; answers whether a submission has the chunk again.
+local function free_unheld(entry_id, f)
+  redis.call('XDEL', base .. 'reservations', entry_id)
+  local id, index = f[2], tonumber(f[4])
+  local state = redis.call('HGET', sub_key(id), 'state')
+  note_lost(1)
+  if state then
+    count_in_hand(id, -1)
+    if put_back(id, index, state) then
+      wake()
+    end
+  end
+  return state ~= false
 end
 
 -- End a reservation: acknowledging its entry is the one act that does, so whoever acknowledges owns
 -- the outcome and everybody later is `lost`. Answers id, index, state of the submission (false when
--- it is forgotten); nothing when the token is not pending any more.
+-- it is forgotten); nothing when the token is not pending any more. Given an entry's id, it is not
+-- pending afterwards, whatever it is.
 local function end_reservation(token)
-  local reservations, entry = base .. 'reservations', entry_of(token)
-  if not entry or redis.call('XACK', reservations, 'workers', entry[1]) == 0 then
-    return nil
+  local reservations = base .. 'reservations'
+  local entry, entry_id, is_there = entry_of(token)
+  if entry then
+    if redis.call('XACK', reservations, 'workers', entry_id) == 0 then
+      free_unheld(entry_id, entry[2])
+      return nil
+    end
+    redis.call('XDEL', reservations, entry_id)
+    local id, index = entry[2][2], tonumber(entry[2][4])
+    local state = redis.call('HGET', sub_key(id), 'state')
+    if state then
+      count_in_hand(id, -1)
+    end
+    return id, index, state
+  elseif entry_id and not is_there then
+    acknowledge_lost({entry_id})
+  elseif entry_id == token then
+    -- No reservation: nobody can report it.
+    redis.call('XACK', reservations, 'workers', entry_id)
+    redis.call('XDEL', reservations, entry_id)
   end
-  redis.call('XDEL', reservations, entry[1])
-  local id, index = entry[2][2], tonumber(entry[2][4])
-  local state = redis.call('HGET', sub_key(id), 'state')
-  if state then
-    count_in_hand(id, -1)
-  end
-  return id, index, state
+  return nil
 end
 
 -- Use up an attempt of a chunk whose reservation has just ended. `jitter` (0 to 1000 per mille)
@@ -159,20 +208,24 @@ local function use_attempt(id, index, state, failure, jitter)
 end
 
 -- The stream or its group is gone: no reservation made before holds any more, and which chunks were
--- in hand is found out by `repair`, bounded step by bounded step.
-local function begin_repair()
-  redis.call('HSET', base .. 'repair', 'state', 'in_progress', 'from', '-', 'index', 0)
-end
-
+-- in hand is found out by `repair`, bounded step by bounded step, from its start: what one under
+-- way has read of the old stream holds no longer.
+--
 -- A new stream would begin its ids anew: within a millisecond, or on a server whose clock is
 -- behind, a token from before would name some other chunk, and a late report would complete that
 -- one. So the new ids begin after the fence: an entry added and removed moves the stream there.
-local function reset_reservations()
+-- Given the number of entries, if any, that the script that notices it has just added.
+local function reset_reservations(added)
   local reservations, time = base .. 'reservations', redis.call('TIME')
   local last_fence = tonumber(redis.call('GET', base .. 'fence') or 0)
   local fence = string.format('%.0f', math.max(tonumber(time[1]) * 1000, last_fence) + 2000)
   redis.call('SET', base .. 'fence', fence)
-  redis.call('DEL', reservations)
+  local left = redis.call('XLEN', reservations) - (added or 0)
+  if left > 0 then
+    note_lost(left)
+  end
+  redis.call('DEL', reservations, base .. 'repair')
+  redis.call('UNLINK', base .. 'repair:held')
   redis.call('XADD', reservations, fence, 'tokens', 'after')
   redis.call('XDEL', reservations, fence .. '-0')
   redis.call('XGROUP', 'CREATE', reservations, 'workers', '0')
@@ -198,28 +251,17 @@ local function pending_of(worker, limit)
   return pending
 end
 
--- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
-local function take_sweep(name, worker, lock_ms)
-  local key = base .. 'sweeper:' .. name
-  local owner = redis.call('GET', key)
-  if owner and owner ~= worker then
-    return false
-  end
-  redis.call('SET', key, worker, 'PX', lock_ms)
-  return true
-end
-
 -- A worker lives. It says itself after how long a silence it is dead, which every sweeper goes by.
 local function note_sign_of_life(worker, timeout_ms)
   redis.call('ZADD', base .. 'workers', now, worker)
   redis.call('ZADD', base .. 'dead_at', now + timeout_ms, worker)
 end
 
--- Forget a worker that holds nothing any more.
+-- Forget a worker that holds nothing any more; answers 1 if it was known.
 local function remove_worker(worker)
   redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)
   redis.call('ZREM', base .. 'workers', worker)
-  redis.call('ZREM', base .. 'dead_at', worker)
   redis.call('HDEL', base .. 'worker_info', worker)
+  return redis.call('ZREM', base .. 'dead_at', worker)
 end
 

@@ -38,19 +38,33 @@ end
 
 -- Deliver chunks, {id, index, attempt} each, to a worker; answers their entries.
 local function deliver(worker, chunks, expires_at)
-  local reservations = base .. 'reservations'
+  local reservations, first = base .. 'reservations', nil
   local function add_and_read()
+    first = nil
     for _, c in ipairs(chunks) do
-      redis.call('XADD', reservations, '*', 's', c[1], 'i', c[2], 'a', c[3],
+      local added = redis.call('XADD', reservations, '*', 's', c[1], 'i', c[2], 'a', c[3],
         't', now, 'e', expires_at)
+      first = first or added
     end
     return redis.pcall('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', #chunks,
       'STREAMS', reservations, '>')
   end
   local delivered = add_and_read()
   if is_nogroup(delivered) then
-    reset_reservations()
+    reset_reservations(#chunks)
     delivered = add_and_read()
   end
-  return delivered[1][2]
+  local rows = delivered and delivered[1] and delivered[1][2]
+  if not rows or rows[1][1] ~= first then
+    -- An operator moved the group (XGROUP SETID) or added an entry, so that other entries or none
+    -- were delivered: those are released by this worker's heartbeat. The group is moved to where it
+    -- should be.
+    local ms, sequence = string.match(first, '^(%d+)%-(%d+)$')
+    redis.call('XGROUP', 'SETID', reservations, 'workers', sequence ~= '0'
+      and string.format('%s-%.0f', ms, sequence - 1)
+      or string.format('%.0f-18446744073709551615', ms - 1))
+    rows = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', #chunks,
+      'STREAMS', reservations, '>')[1][2]
+  end
+  return rows
 end

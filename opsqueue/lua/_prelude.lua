@@ -50,7 +50,9 @@
 -- history            string  of the server that handed out chunks last: replication id, LASTSAVE,
 --                            and when it was looked at
 -- suspect            string  stamp of the last submission's id when that changed
--- last_id, paused, fence, sweeper:NAME (string), repair (hash)
+-- repair             hash    of a repair under way: phase, where it is, and what it looked at
+-- repair:held        set     "ID:index" of each chunk that it has seen reserved
+-- last_id, paused, fence, sweeper:NAME (string)
 --
 -- KEYS[1] base  text          prefix of the queue's keys
 -- ARGV[1] now   milliseconds  only tests give it; '' asks the server, whose clock is the only one
@@ -96,5 +98,37 @@ end
 
 local function event(id, what)
   redis.call('XADD', base .. 'events', 'MAXLEN', '~', 10000, '*', 'submission', id, 'event', what)
+end
+
+-- Begin to look for chunks that are nowhere; see repair.lua. What a repair under way has looked at
+-- already, it looks at once more. (A hash without a phase is that of an older version.)
+local function begin_repair()
+  local repair = base .. 'repair'
+  local at = redis.call('HMGET', repair, 'phase', 'from')
+  if not at[1] then
+    redis.call('DEL', repair)
+    redis.call('HSET', repair, 'phase', 'pending', 'from', '-')
+  elseif at[1] ~= 'pending' or at[2] ~= '-' then
+    redis.call('HSET', repair, 'again', 1)
+  end
+end
+
+-- Reservations found by this script to be lost: of their two halves, the entry in the stream and
+-- that it is pending for a worker, something other than our scripts has removed one.
+local lost_now = 0
+local function note_lost(number)
+  lost_now = lost_now + number
+  count('reservations_lost', number)
+end
+
+-- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
+local function take_sweep(name, worker, lock_ms)
+  local key = base .. 'sweeper:' .. name
+  local owner = redis.call('GET', key)
+  if owner and owner ~= worker then
+    return false
+  end
+  redis.call('SET', key, worker, 'PX', lock_ms)
+  return true
 end
 

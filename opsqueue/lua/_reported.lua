@@ -12,8 +12,10 @@ local function is_before(a, b)
 end
 
 -- End the reservations of tokens as end_reservation does, all at once: an entry is there for as
--- long as it is pending, since both end in one script. Where none is pending, the group is a new
--- one. Answers the fields of the entries by token; without them a token is lost.
+-- long as it is pending, since both end in one script. Where none is pending, the group is gone or
+-- a new one. (Where an operator acknowledged some of several, their reports are accepted: nobody
+-- else can have their chunks while the entries are there.) Answers the fields of the entries by
+-- token; without them a token is lost.
 local function end_reservations(tokens)
   local reservations, ids, least, greatest = base .. 'reservations', {}, nil, nil
   for n, token in ipairs(tokens) do
@@ -28,7 +30,7 @@ local function end_reservations(tokens)
   end
   -- Entries mostly lie close together, so that the range from the least to the greatest has most of
   -- them. What lies further apart is read singly.
-  local entries, held, fields = {}, {}, {}
+  local entries, held, fields, missing = {}, {}, {}, {}
   if least then
     for _, entry in ipairs(redis.call('XRANGE', reservations, least, greatest, 'COUNT', #ids)) do
       entries[entry[1]] = entry
@@ -39,15 +41,27 @@ local function end_reservations(tokens)
     local entry = id and entries[id]
     if entry == nil then
       entry = redis.call('XRANGE', reservations, id, id)[1]
+      if not entry then
+        missing[#missing + 1] = id
+      end
     end
     -- Leading zeros would be a second name.
-    if entry and id == entry[1] and (token == token_of(entry) or token == id) then
+    if entry and id == entry[1] and is_reservation(entry)
+      and (token == token_of(entry) or token == id) then
       held[#held + 1] = id
       fields[token] = entry[2]
       entries[id] = false  -- an entry ends once, by whichever name
     end
   end
-  if #held == 0 or redis.call('XACK', reservations, 'workers', unpack(held)) == 0 then
+  if #missing > 0 then
+    acknowledge_lost(missing)
+  end
+  if #held == 0 then
+    return {}
+  elseif redis.call('XACK', reservations, 'workers', unpack(held)) == 0 then
+    for token, f in pairs(fields) do
+      free_unheld(string.match(token, '^%d+%-%d+'), f)
+    end
     return {}
   end
   redis.call('XDEL', reservations, unpack(held))

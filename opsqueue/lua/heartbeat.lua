@@ -13,7 +13,8 @@
 -- ARGV[5]    timeout_ms  without a sign of life for so long it is dead
 -- ARGV[6...] rest        tokens that it holds
 --
--- Returns {"alive", void_tokens, released}.
+-- Returns {"alive", void_tokens, released, lost}: lost are reservations that were pending for it
+-- but no longer in the stream, see _chunk.lua.
 local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 go_on_without_memory()
@@ -45,6 +46,8 @@ for _, pending in ipairs(pending_of(worker, 10000)) do
       count('chunks_released', 1)
       released = released + 1
     end
+  else
+    end_reservation(pending[1])
   end
 end
 if released > 0 then
@@ -57,4 +60,4 @@ for i = 6, #ARGV do
     void[#void + 1] = ARGV[i]
   end
 end
-return {'alive', void, released}
+return {'alive', void, released, lost_now}

@@ -17,7 +17,7 @@ local chunks = {}
 local page = redis.call('XRANGE', reservations, from, '+', 'COUNT', limit)
 for _, entry in ipairs(page) do
   local token, f = entry[1], entry[2]
-  if wanted == '' or f[2] == wanted then
+  if is_reservation(entry) and (wanted == '' or f[2] == wanted) then
     local pending = redis.pcall('XPENDING', reservations, 'workers', token, token, 1)
     -- Without a group nothing is in hand.
     if not pending.err and pending[1] then

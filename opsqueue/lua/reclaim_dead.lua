@@ -9,7 +9,8 @@
 -- ARGV[3] limit    chunks at most
 -- ARGV[4] lock_ms  how long others leave it to this one
 --
--- Returns {"reclaimed", chunks, has_more}, or {"busy"}.
+-- Returns {"reclaimed", chunks, has_more, lost}, or {"busy"}: lost are reservations that were
+-- pending but no longer in the stream, see _chunk.lua. has_more 1 only when something changed.
 local sweeper, limit = ARGV[2], tonumber(ARGV[3])
 
 go_on_without_memory()
@@ -17,7 +18,7 @@ if not take_sweep('dead', sweeper, ARGV[4]) then
   return {'busy'}
 end
 
-local left = limit
+local left, reclaimed, removed = limit, 0, 0
 local dead = redis.call('ZRANGEBYSCORE', base .. 'dead_at', '-inf', now, 'LIMIT', 0, 10)
 for _, worker in ipairs(dead) do
   local last_seen = tonumber(redis.call('ZSCORE', base .. 'workers', worker) or now)
@@ -28,12 +29,14 @@ for _, worker in ipairs(dead) do
     left = left - 1
     local id, index, state = end_reservation(entry[1])
     if id then
+      reclaimed = reclaimed + 1
       count('chunks_reclaimed', 1)
       use_attempt(id, index, state, failure, nil)
     end
   end
   if left > 0 then
-    remove_worker(worker)
+    removed = removed + remove_worker(worker)
   end
 end
-return {'reclaimed', limit - left, (left == 0 or #dead == 10) and 1 or 0}
+local has_more = (left == 0 or #dead == 10) and reclaimed + lost_now + removed > 0
+return {'reclaimed', reclaimed, has_more and 1 or 0, lost_now}

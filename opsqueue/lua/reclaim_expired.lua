@@ -4,6 +4,9 @@
 -- Uses an attempt. Walks the stream in pages; each entry says when it expires, since handlers of
 -- one queue may differ in that while a new version of one is rolled out.
 --
+-- Behind the last page it counts: there are as many entries as pending ones, or something other
+-- than our scripts removed some (XTRIM, XDEL, XACK, a deleted consumer). Then a repair begins.
+--
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
 -- ARGV[2] sweeper  the worker that does it; one at a time
@@ -11,7 +14,8 @@
 -- ARGV[4] limit    entries looked at, at most
 -- ARGV[5] lock_ms  how long others leave it to this one
 --
--- Returns {"reclaimed", chunks, next_from}, next_from '' after the last page; or {"busy"}.
+-- Returns {"reclaimed", chunks, next_from, lost}, next_from '' after the last page; or {"busy"}.
+-- Lost are reservations that were in the stream but not pending; their chunks are free again.
 local sweeper, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reservations = base .. 'reservations'
 
@@ -24,7 +28,9 @@ local reclaimed = 0
 local page = redis.call('XRANGE', reservations, from, '+', 'COUNT', limit)
 for _, entry in ipairs(page) do
   local token, f = entry[1], entry[2]
-  if tonumber(f[10]) <= now then
+  if not is_reservation(entry) then
+    end_reservation(token)
+  elseif tonumber(f[10]) <= now then
     local pending = redis.pcall('XPENDING', reservations, 'workers', token, token, 1)
     local worker = not is_nogroup(pending) and pending[1] and pending[1][2] or 'unknown'
     local id, index, state = end_reservation(token)
@@ -37,5 +43,17 @@ for _, entry in ipairs(page) do
     end
   end
 end
-local next_from = #page == limit and '(' .. page[#page][1] or ''
-return {'reclaimed', reclaimed, next_from}
+if #page == limit then
+  return {'reclaimed', reclaimed, '(' .. page[#page][1], lost_now}
+end
+local pending, entries = redis.pcall('XPENDING', reservations, 'workers'),
+  redis.call('XLEN', reservations)
+if is_nogroup(pending) then
+  if entries > 0 then
+    reset_reservations()
+  end
+elseif not pending.err and tonumber(pending[1]) ~= entries
+  and redis.call('EXISTS', base .. 'repair') == 0 then
+  begin_repair()
+end
+return {'reclaimed', reclaimed, '', lost_now}

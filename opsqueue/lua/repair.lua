@@ -1,95 +1,134 @@
 -- repair: lost -> ready.
 --
--- After the stream or its group was lost (or on demand), finds the chunks below the cursor that are
--- neither done, ready, delayed nor reserved, and frees them; counts what is in hand anew. Walks
--- submissions in progress, failed and cancelled, a bounded step a call.
+-- After reservations were lost (the stream or its group, or entries that something else removed),
+-- or on demand, finds the chunks below the cursor that are neither done, ready, delayed nor
+-- reserved, and frees them. Its work a call is bounded, however many chunks are in hand and in a
+-- submission.
 --
--- KEYS[1] base    prefix of the queue's keys
--- ARGV[1] now     see _prelude
--- ARGV[2] action  "begin": from the start; "step": where the last call stopped
--- ARGV[3] limit   indexes looked at, at most
+-- Three phases. "pending": entries that are pending but not in the stream are acknowledged.
+-- "stream": the chunk of each entry goes into repair:held; an entry that is not pending is removed
+-- and its chunk freed at once. "submissions": those in progress, failed and cancelled are walked in
+-- the order of their ids, whatever state they come to meanwhile; a chunk that is in none of its
+-- places, nor in repair:held, is lost.
 --
--- Returns {"repaired", chunks, has_more}, or {"idle"}.
-local action, left = ARGV[2], tonumber(ARGV[3])
-local walk = base .. 'repair'
+-- Why no chunk is freed that somebody holds, although the stream is not read whole in one script: a
+-- reservation is one entry of the stream from its beginning to its end, and ids of entries ascend.
+-- Every call of the last phase first reads what was added to the stream since the call before, and
+-- frees nothing unless it came to its end. From then on to its own end nothing else runs. So each
+-- entry that is in the stream then has been read, by an earlier call or by this one, and its chunk
+-- is in repair:held. (A stream that is made anew may begin its ids anew: then the repair begins
+-- anew, in the same script, see reset_reservations.)
+--
+-- Why no lost chunk is forgotten: it keeps its submission, its index and its place below the
+-- cursor, and only a repair moves it. One that was lost before the repair began has no entry, so it
+-- is not in repair:held. One whose entry was read first and lost then is in it, and is passed over;
+-- but whoever notices that loss begins a repair, and one that is under way is then done once more
+-- ("again").
+--
+-- Counts: each lost chunk is one of its submission's chunks in hand, until it is freed here.
+--
+-- KEYS[1] base     prefix of the queue's keys
+-- ARGV[1] now      see _prelude
+-- ARGV[2] action   "begin": one that covers all that is lost by now; "step": go on with one
+-- ARGV[3] limit    entries, chunks that are not done, and submissions looked at, about
+-- ARGV[4] sweeper  who does it; one at a time, and a "begin" takes over; '': also beside others
+-- ARGV[5] lock_ms  how long others leave it to this one
+--
+-- With _walk.
+--
+-- Returns {"repaired", chunks, has_more, entries, submissions, chunks_seen, freed, lost}: chunks
+-- freed by this call; then totals of this repair; {"busy"}; or {"idle"}.
+local action, limit, sweeper = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local repair, held, reservations = base .. 'repair', base .. 'repair:held', base .. 'reservations'
 
-go_on_without_memory()
-if action == 'begin' then
-  begin_repair()
-end
-local at = redis.call('HMGET', walk, 'state', 'from', 'index')
-local state, from, index = at[1], at[2], tonumber(at[3])
-if not state then
+if action == 'step' and redis.call('EXISTS', repair) == 0 then
   return {'idle'}
 end
-
--- What is reserved now. All in hand, not a page of it: a chunk taken for lost would be run twice.
-local held, held_count = {}, {}
-for _, entry in ipairs(redis.call('XRANGE', base .. 'reservations', '-', '+')) do
-  local id = entry[2][2]
-  held[id .. ':' .. entry[2][4]] = true
-  held_count[id] = (held_count[id] or 0) + 1
+go_on_without_memory()
+if action == 'begin' then
+  if sweeper ~= '' then
+    redis.call('SET', base .. 'sweeper:repair', sweeper, 'PX', ARGV[5])
+  end
+  begin_repair()
+elseif sweeper ~= '' and not take_sweep('repair', sweeper, ARGV[5]) then
+  return {'busy'}
+end
+pending_of('', 1)  -- makes a stream and group that are gone anew
+if not redis.call('HGET', repair, 'phase') then
+  begin_repair()  -- an older version's: from the start
 end
 
-local function is_lost(key, id, i)
-  local name = id .. ':' .. i
-  return not held[name]
-    and not redis.call('ZSCORE', key .. ':redo', i)
-    and not redis.call('ZSCORE', base .. 'delayed', name)
-end
+local at = redis.call('HMGET', repair, 'phase', 'from', 'read_to', 'index', 'entries',
+  'submissions', 'chunks', 'freed', 'lost')
+local phase, read_to, entries = at[1], at[3] or '-', tonumber(at[5] or 0)
+walk.from, walk.index, walk.left = at[2], tonumber(at[4] or 0), limit
+walk.submissions, walk.chunks = tonumber(at[6] or 0), tonumber(at[7] or 0)
 
--- Indexes first..last of a submission; answers how many were lost.
-local function free_lost(key, id, first, last)
-  local found = 0
-  local first_byte = math.floor(first / 8)
-  local bits = redis.call('GETRANGE', key .. ':done', first_byte, math.floor(last / 8))
-  for i = first, last do
-    local byte = string.byte(bits, math.floor(i / 8) - first_byte + 1) or 0
-    local is_done = math.floor(byte / 2 ^ (7 - i % 8)) % 2 == 1
-    if not is_done and is_lost(key, id, i) then
-      put_back(id, i, state)
-      found = found + 1
+local function acknowledge_page()
+  local page = redis.call('XPENDING', reservations, 'workers', walk.from, '+', limit)
+  for _, pending in ipairs(page) do
+    if not redis.call('XRANGE', reservations, pending[1], pending[1])[1] then
+      note_lost(redis.call('XACK', reservations, 'workers', pending[1]))
     end
   end
-  return found
-end
-
-local following = {in_progress = 'failed', failed = 'cancelled'}
-local repaired = 0
-while state and left > 0 do
-  left = left - 1
-  local id = redis.call('ZRANGEBYLEX', base .. 'submissions:' .. state, from, '+', 'LIMIT', 0, 1)[1]
-  if not id then
-    state, from, index = following[state], '-', 0
+  walk.left = walk.left - #page
+  if #page == limit then
+    walk.from = '(' .. page[#page][1]
   else
-    if from ~= '[' .. id then
-      from, index = '[' .. id, 0
-    end
-    local key = sub_key(id)
-    local row = redis.call('HMGET', key, 'cursor', 'chunks_in_hand')
-    if index == 0 then
-      count_in_hand(id, (held_count[id] or 0) - tonumber(row[2]))
-    end
-    -- At least one, or a walk with limit 1 would never get on.
-    local last = math.min(tonumber(row[1]), index + math.max(1, left)) - 1
-    if last >= index then
-      repaired = repaired + free_lost(key, id, index, last)
-      left = left - (last + 1 - index)
-    end
-    index = last + 1
-    if index >= tonumber(row[1]) then
-      from, index = '(' .. id, 0
-    end
+    phase, walk.from = 'stream', '-'
   end
 end
 
-count('chunks_repaired', repaired)
-if repaired > 0 then
+-- Read a page of the stream into repair:held; answers whether that was all.
+local function mark_page()
+  local page = redis.call('XRANGE', reservations, read_to, '+', 'COUNT', walk.left)
+  local is_whole = #page < walk.left
+  for _, entry in ipairs(page) do
+    local entry_id, f = entry[1], entry[2]
+    read_to = '(' .. entry_id
+    if not is_reservation(entry) then
+      end_reservation(entry_id)
+    elseif redis.call('XPENDING', reservations, 'workers', entry_id, entry_id, 1)[1] then
+      redis.call('SADD', held, f[2] .. ':' .. f[4])
+    elseif free_unheld(entry_id, f) then
+      walk.freed = walk.freed + 1
+    end
+  end
+  walk.left, entries = walk.left - #page, entries + #page
+  return is_whole
+end
+
+local is_over = false
+if phase == 'pending' then
+  acknowledge_page()
+end
+if phase ~= 'pending' then
+  local is_whole = mark_page()
+  if is_whole and phase == 'stream' then
+    phase = 'submissions'
+  end
+  is_over = is_whole and phase == 'submissions' and look_at_submissions()
+end
+
+local freed = walk.freed
+local freed_in_all, lost_in_all = freed + (at[8] or 0), lost_now + (at[9] or 0)
+count('chunks_repaired', freed)
+if freed > 0 then
   wake()
 end
-if not state then
-  redis.call('DEL', walk)
-  return {'repaired', repaired, 0}
+if is_over then
+  redis.call('UNLINK', held)
+  if redis.call('HDEL', repair, 'again') == 1 then
+    is_over, phase, read_to, walk.from, walk.index = false, 'pending', '-', '-', 0
+  end
 end
-redis.call('HSET', walk, 'state', state, 'from', from, 'index', index)
-return {'repaired', repaired, 1}
+if is_over then
+  redis.call('DEL', repair)
+else
+  redis.call('HSET', repair, 'phase', phase, 'from', walk.from, 'read_to', read_to,
+    'index', string.format('%.0f', walk.index), 'entries', entries,
+    'submissions', walk.submissions, 'chunks', string.format('%.0f', walk.chunks),
+    'freed', freed_in_all, 'lost', lost_in_all)
+end
+return {'repaired', freed, is_over and 0 or 1, entries, walk.submissions, walk.chunks,
+  freed_in_all, lost_in_all}

@@ -51,10 +51,6 @@ count('submissions_retried', 1)
 count('backlog_chunks', row[3] - row[4])
 count('backlog_operations', row[5] - row[6])
 event(id, 'retried')
-if redis.call('EXISTS', base .. 'repair') == 1 then
-  -- The walk may be past the submissions in progress, and would miss this one.
-  begin_repair()
-end
 if row[3] == row[4] then
   end_submission(id, 'completed')
   return {'retried', ''}

@@ -110,6 +110,10 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
     (1, "pause_or_resume", {"is_paused": st.sampled_from([False, False, False, True])}),
     (3, "pass_time", {"ms": st.sampled_from([1, 10, 999, 1_000, 5_000, 60_000, -1, -3_000])}),
     (1, "lose", {"stream_too": st.booleans()}),
+    (1, "remove_entries", {"picks": TOKENS}),
+    (1, "trim", {"left": st.integers(0, 2)}),
+    (1, "acknowledge", {"picks": TOKENS}),
+    (1, "delete_consumer", {"worker": WORKERS}),
     (
         2,
         "repair",

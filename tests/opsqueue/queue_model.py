@@ -34,6 +34,7 @@ from tests.opsqueue.submission_model import (
     Entry,
     ModelSubmission,
     Place,
+    entry_of,
     order_of,
 )
 
@@ -76,8 +77,10 @@ class Model:
                 counts[sub.meta[key]] += sub.in_hand
         return {value: count for value, count in counts.items() if count > 0}
 
-    def entries_of(self, id_: SubmissionId) -> int:
-        return sum(entry.id == id_ for entry in self.stream.values())
+    @property
+    def entries(self) -> int:
+        """As many as the stream has."""
+        return sum(entry.is_there for entry in self.stream.values())
 
     def next_due(self) -> int | None:
         return min(self.delayed.values(), default=None)
@@ -86,7 +89,7 @@ class Model:
         """Whether a reserve would give a chunk now."""
         due = {id_ for (id_, _), at in self.delayed.items() if at <= now and id_ in self.subs}
         free = {*self.ready(), *(id_ for id_ in due if self.subs[id_].is_running)}
-        may_be, _ = self._allowed(strategy, len(self.stream), now, free)
+        may_be, _ = self._allowed(strategy, self.entries, now, free)
         return not self.is_paused and bool(may_be)
 
     # Small steps
@@ -113,14 +116,21 @@ class Model:
         self.stats["backlog_operations"] -= sub.new.operations - sub.operations_done
 
     def _end_reservation(self, token: Token) -> tuple[ModelSubmission, int] | None:
-        entry = self.stream.get(token)
-        if entry is None or not entry.is_pending:
+        entry = self.stream.pop(token, None)
+        if entry is None:
             return None
-        del self.stream[token]
+        if not entry.is_there:
+            self.is_repairing = True
+            self.stats["reservations_lost"] += 1
+            return None
         sub = self.subs[entry.id]
         sub.in_hand -= 1
-        assert sub.places[entry.index] is Place.RESERVED
+        is_lost = not self.has_group
+        assert sub.places[entry.index] is (Place.LOST if is_lost else Place.RESERVED)
         sub.places[entry.index] = Place.REDO
+        if not entry.is_pending:
+            self.stats["reservations_lost"] += 1
+            return None
         return sub, entry.index
 
     def _use_attempt(
@@ -149,6 +159,7 @@ class Model:
 
     def _notice_loss(self) -> None:
         if not self.has_group:
+            self.stats["reservations_lost"] += self.entries
             self.stream.clear()
             self.has_stream = self.has_group = self.is_repairing = True
 
@@ -291,7 +302,7 @@ class Model:
                 del self.delayed[id_, index]
                 if id_ in self.subs:
                     self.subs[id_].places[index] = Place.REDO
-        stream_length = len(self.stream)
+        stream_length = self.entries
         if given:
             self._notice_loss()
         for number, chunk in enumerate(given):
@@ -336,6 +347,17 @@ class Model:
         )
 
     def complete(
+        self, now: int, tokens: list[Token], operations_failed: int, outputs: dict[Token, bytes]
+    ) -> list[CompleteOutcome]:
+        """Where some are pending, those that only the stream has are taken as well."""
+        named = [self.stream[token] for token in tokens if token in self.stream]
+        held = [entry for entry in named if entry.is_there]
+        if any(entry.is_pending for entry in held):
+            for entry in held:
+                entry.is_pending = True
+        return [self._complete(now, t, operations_failed, outputs.get(t)) for t in tokens]
+
+    def _complete(
         self, now: int, token: Token, operations_failed: int, output: bytes | None
     ) -> CompleteOutcome:
         ended = self._end_reservation(token)
@@ -396,10 +418,13 @@ class Model:
     ) -> tuple[set[Token], int]:
         self._note_sign_of_life(now, worker, timeout_ms)
         pending = self.pending_of(worker, 10_000)
-        held = {t for t in pending if t in tokens and self.subs[self.stream[t].id].is_running}
+        there = {t for t in pending if self.stream[t].is_there}
+        held = {t for t in there if t in tokens and self.subs[self.stream[t].id].is_running}
         released = 0
         for token in pending:
-            if token not in tokens and now - self.stream[token].reserved_at >= unknown_ms:
+            if token not in there:
+                self._end_reservation(token)
+            elif token not in tokens and now - self.stream[token].reserved_at >= unknown_ms:
                 self._end_reservation(token)
                 self.stats["chunks_released"] += 1
                 released += 1
@@ -408,9 +433,9 @@ class Model:
     def retire(self, worker: str, limit: int) -> bool:
         pending = self.pending_of(worker, limit)
         for token in pending:
-            self._end_reservation(token)
-            self.stats["chunks_released"] += 1
-        if len(pending) == limit:
+            if self._end_reservation(token) is not None:
+                self.stats["chunks_released"] += 1
+        if len(pending) == limit and self.pending_of(worker, 1):
             return False
         self._forget_worker(worker)
         return True
@@ -433,25 +458,27 @@ class Model:
 
     def reclaim_dead(self, now: int, limit: int) -> int:
         dead = sorted((at, worker) for worker, at in self.dead_at.items() if at <= now)
-        left = limit
+        left, reclaimed = limit, 0
         for _, worker in dead[:10]:
             if left == 0:
                 break
             for token in self.pending_of(worker, left):
-                ended = self._end_reservation(token)
-                assert ended is not None
                 left -= 1
-                self.stats["chunks_reclaimed"] += 1
-                self._use_attempt(now, *ended, "WorkerDied", None)
+                ended = self._end_reservation(token)
+                if ended is not None:
+                    reclaimed += 1
+                    self.stats["chunks_reclaimed"] += 1
+                    self._use_attempt(now, *ended, "WorkerDied", None)
             if left > 0:
                 self._forget_worker(worker)
-        return limit - left
+        return reclaimed
 
     def reclaim_expired(
         self, now: int, after: tuple[int, int], limit: int
     ) -> tuple[int, Token | None]:
         """Give how many, and the last token of a full page."""
-        page = sorted((t for t in self.stream if order_of(t) > after), key=order_of)[:limit]
+        there = [t for t, entry in self.stream.items() if entry.is_there and order_of(t) > after]
+        page = sorted(there, key=order_of)[:limit]
         reclaimed = 0
         for token in page:
             if self.stream[token].expires_at <= now:
@@ -460,34 +487,70 @@ class Model:
                     reclaimed += 1
                     self.stats["chunks_reclaimed"] += 1
                     self._use_attempt(now, *ended, "ReservationExpired", None)
-        return reclaimed, page[-1] if len(page) == limit else None
+        if len(page) == limit:
+            return reclaimed, page[-1]
+        pending = sum(entry.is_pending for entry in self.stream.values())
+        if not self.has_group and self.entries:
+            self._notice_loss()
+        elif self.has_group and pending != self.entries:
+            self.is_repairing = True
+        return reclaimed, None
 
     # Losses
 
     def lose(self, *, stream_too: bool) -> None:
-        for entry in self.stream.values():
-            if entry.is_pending:
+        for token, entry in list(self.stream.items()):
+            if not entry.is_there or stream_too:
+                del self.stream[token]
+            if entry.is_there:
                 self.subs[entry.id].places[entry.index] = Place.LOST
             entry.is_pending = False
         self.has_group = False
-        if stream_too:
-            self.stream.clear()
-            self.has_stream = False
+        self.has_stream = not stream_too
+
+    def remove_entries(self, tokens: list[Token]) -> None:
+        """What XTRIM and XDEL do: they stay pending."""
+        for token in tokens:
+            entry = self.stream[token]
+            entry.is_there = False
+            self.subs[entry.id].places[entry.index] = Place.LOST
+            if not entry.is_pending:
+                del self.stream[token]
+
+    def acknowledge(self, tokens: list[Token]) -> None:
+        """What XACK and XGROUP DELCONSUMER do: the entries stay."""
+        for token in tokens:
+            self.stream[token].is_pending = False
+
+    def begin_repair(self) -> None:
+        self.is_repairing = True
 
     def repair_step(
-        self, freed: set[Chunk], counted: dict[SubmissionId, int], *, is_over: bool
-    ) -> None:
-        """Take over what a step freed and counted; refuse what was not lost."""
-        ghosts = {(entry.id, entry.index) for entry in self.stream.values()}
-        for id_, index in freed:
-            sub = self.subs[id_]
-            assert sub.places[index] is Place.LOST
-            assert (id_, index) not in ghosts
-            sub.places[index] = Place.REDO
-        self.stats["chunks_repaired"] += len(freed)
-        for id_, in_hand in counted.items():
-            sub = self.subs[id_]
-            assert in_hand in (sub.in_hand, self.entries_of(id_))
-            sub.in_hand = in_hand
+        self, in_redo: set[Chunk], entries: set[str], pending: set[str], *, is_over: bool
+    ) -> int:
+        """Take over what a step did, as Redis has it now; refuse what it may not do.
+
+        Give the number of chunks that it freed.
+        """
+        self._notice_loss()
+        freed = 0
+        for token, entry in list(self.stream.items()):
+            name = entry_of(token)
+            if entry.is_there and not entry.is_pending and name not in entries:
+                self._end_reservation(token)
+                freed += 1
+            elif not entry.is_there and name not in pending:
+                del self.stream[token]
+                self.stats["reservations_lost"] += 1
+        there = {(entry.id, entry.index) for entry in self.stream.values() if entry.is_there}
+        for id_, sub in self.subs.items():
+            for index, place in enumerate(sub.places):
+                if place is Place.LOST and (id_, index) in in_redo:
+                    assert (id_, index) not in there
+                    sub.places[index] = Place.REDO
+                    sub.in_hand -= 1
+                    freed += 1
+        self.stats["chunks_repaired"] += freed
         if is_over:
             self.is_repairing = False
+        return freed

@@ -44,7 +44,7 @@ class ModelSubmission:
     inputs: dict[int, bytes] = field(default_factory=dict)
     outputs: dict[int, bytes] = field(default_factory=dict)
     in_hand: int = 0
-    """As counted; wrong between the loss of the stream and its repair."""
+    """As counted: reserved and lost chunks."""
 
     @property
     def is_running(self) -> bool:
@@ -84,7 +84,7 @@ class ModelSubmission:
 
 @dataclass
 class Entry:
-    """Of the stream. `is_pending` is False once its group was lost: a ghost."""
+    """A reservation's two halves: the entry in the stream, and that it is pending for a worker."""
 
     id: SubmissionId
     index: int
@@ -92,6 +92,7 @@ class Entry:
     reserved_at: int
     expires_at: int
     is_pending: bool = True
+    is_there: bool = True
 
 
 def entry_of(token: str) -> str:

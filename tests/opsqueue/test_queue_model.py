@@ -50,7 +50,7 @@ from tests.opsqueue.queue_invariants import (
 from tests.opsqueue.queue_model import Model
 from tests.opsqueue.queue_snapshot import Snapshot
 from tests.opsqueue.steps import Clock, Raw, prefix_of
-from tests.opsqueue.submission_model import Chunk, Place, entry_of, order_of
+from tests.opsqueue.submission_model import Chunk, entry_of, order_of
 
 EXAMPLES = int(os.environ.get("OPSQUEUE_HYPOTHESIS_EXAMPLES", "0"))
 
@@ -286,9 +286,7 @@ class QueueMachine(RuleBasedStateMachine):
         outcomes = self.queue.complete_chunks(
             tokens, operations_failed=operations_failed, outputs=outputs
         )
-        now = self.clock.now
-        expected = [self.model.complete(now, t, failed, outputs.get(t)) for t in tokens]
-        assert expected == outcomes
+        assert self.model.complete(self.clock.now, tokens, failed, outputs) == outcomes
         for token, outcome in zip(tokens, outcomes, strict=True):
             if isinstance(outcome, Completed):
                 assert held[token] not in self.completed
@@ -319,8 +317,10 @@ class QueueMachine(RuleBasedStateMachine):
         alive = self.queue.heartbeat(
             worker, tokens=tokens, unknown_ms=unknown_ms, timeout_ms=timeout_ms
         )
+        lost_before = self.model.stats["reservations_lost"]
         expected = self.model.heartbeat(self.clock.now, worker, tokens, unknown_ms, timeout_ms)
         assert expected == (set(alive.void), alive.released)
+        assert self.model.stats["reservations_lost"] - lost_before == alive.lost
 
     def retire(self, worker: str, limit: int) -> None:
         assert self.queue.retire_worker(worker, limit=limit) == self.model.retire(worker, limit)
@@ -368,28 +368,62 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.lose(stream_too=stream_too)
 
     def repair(self, limit: int, steps: int) -> None:
-        for _ in range(steps):
+        for step in range(steps):
             if self.model.is_repairing:
-                self._repair_step(limit, begin=False)
+                # Each is followed by a look at all keys.
+                self._repair_step(limit if step < 40 else 1_000, begin=False)
         assert steps < 500 or not self.model.is_repairing
 
     def begin_repair(self, limit: int) -> None:
-        self.model.is_repairing = True
+        self.model.begin_repair()
         self._repair_step(limit, begin=True)
 
     def _repair_step(self, limit: int, *, begin: bool) -> None:
-        swept = self.queue.repair(begin=begin, limit=limit)
-        assert swept is not None
+        step = self.queue.repair(begin=begin, limit=limit)
+        assert step is not None
         after = self._snapshot()
-        freed = {
-            (id_, index)
-            for id_, sub in self.model.subs.items()
-            for index, place in enumerate(sub.places)
-            if place is Place.LOST and index in after.submissions[id_].redo
-        }
-        in_hand = {i: keys.number("chunks_in_hand") for i, keys in after.submissions.items()}
-        self.model.repair_step(freed, in_hand, is_over=swept.next_from is None)
-        assert len(freed) == swept.chunks
+        in_redo = {(id_, n) for id_, keys in after.submissions.items() for n in keys.redo}
+        freed = self.model.repair_step(
+            in_redo, set(after.entries), set(after.pending or ()), is_over=step.next_from is None
+        )
+        assert freed == step.chunks
+
+    # What an operator does to the stream
+
+    def _reserved(self, picks: list[int]) -> list[Token]:
+        """Reservations that are whole; without a group, those whose entries are left."""
+        whole = [
+            token
+            for token, entry in self.model.stream.items()
+            if entry.is_there and (entry.is_pending or not self.model.has_group)
+        ]
+        return sorted({whole[pick % len(whole)] for pick in picks}) if whole else []
+
+    def remove_entries(self, picks: list[int]) -> None:
+        tokens = self._reserved(picks)
+        if tokens:
+            self.client.xdel(self.raw.key("reservations"), *map(entry_of, tokens))
+            self.model.remove_entries(tokens)
+
+    def trim(self, left: int) -> None:
+        there = [token for token, entry in self.model.stream.items() if entry.is_there]
+        if self.model.has_group and not all(self.model.stream[t].is_pending for t in there):
+            return  # nobody would ever meet an entry that nobody held and that is not there either
+        there.sort(key=order_of)
+        self.client.xtrim(self.raw.key("reservations"), maxlen=left, approximate=False)
+        self.model.remove_entries(there[: len(there) - left] if left < len(there) else [])
+
+    def acknowledge(self, picks: list[int]) -> None:
+        tokens = self._reserved(picks) if self.model.has_group else []
+        if tokens:
+            self.client.xack(self.raw.key("reservations"), "workers", *map(entry_of, tokens))
+            self.model.acknowledge(tokens)
+
+    def delete_consumer(self, worker: str) -> None:
+        held = [t for t, e in self.model.stream.items() if e.worker == worker and e.is_pending]
+        if self.model.has_group and all(self.model.stream[token].is_there for token in held):
+            self.client.xgroup_delconsumer(self.raw.key("reservations"), "workers", worker)
+            self.model.acknowledge(held)
 
     # What holds after each step
 

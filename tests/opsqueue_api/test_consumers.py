@@ -20,6 +20,7 @@ from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
 from opsqueue_api.streams import has_closed
+from tests.opsqueue.steps import repair_wholly
 from tests.opsqueue_api.clients import client_of
 
 PROBLEM = "urn:opsqueue:problem:"
@@ -587,3 +588,21 @@ def test_a_client_that_hung_up_is_noticed() -> None:
 
         assert (False, False, True) == (before, while_speaking, has_closed(here))
     assert not has_closed(None)
+
+
+def test_a_worker_whose_reservations_were_removed_from_redis_can_be_deleted(
+    http: httpx.Client, queue: Queue, client: redis.Redis
+) -> None:
+    """An operator's XTRIM: what is pending for it is not there any more."""
+    insert(http, [1, 2, 3])
+    reserve(http, worker="node-1")
+    stream = f"oq:{{{queue.name}}}:reservations"
+    client.xtrim(stream, maxlen=0, approximate=False)
+
+    code = http.delete("/workers/node-1").status_code
+
+    repair_wholly(queue)
+    assert code == 204
+    assert queue.list_workers() == []
+    assert len(queue.reserve_chunks("node-2", limit=10).chunks) > 0
+    assert queue.count_queue().stats["reservations_lost"] == 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from opsqueue.chunk import Token
 from opsqueue.exceptions import OpsqueueError
+from opsqueue.sweeper import lost_reservations
 from opsqueue_worker.intake import Intake
 
 logger = logging.getLogger("opsqueue.worker")
@@ -95,5 +96,7 @@ class Heartbeat:
         )
         if alive.released:
             logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
+        if alive.lost:
+            logger.warning("queue %s: %s", intake.queue.label, lost_reservations(alive.lost))
         if alive.void:
             self._on_void(intake.ticket(token) for token in alive.void)

@@ -16,6 +16,7 @@ from typing import Final
 import opsqueue
 from opsqueue import connection
 from opsqueue.app import Opsqueue
+from opsqueue.chunk_api import retire_wholly
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.execution import Report
 from opsqueue.partitioned import PartitionedQueue
@@ -251,8 +252,7 @@ class Worker:
         self._heartbeat.stop()
         for intake in self._intakes:
             try:
-                while not intake.queue.retire_worker(self._settings.name):
-                    pass
+                retire_wholly(intake.queue, self._settings.name)
             except OpsqueueError as exc:
                 logger.warning("could not sign off from queue %s: %s", intake.queue.label, exc)
         self._say(f"stopped after {sum(i.chunks_done for i in self._intakes):,} chunks")

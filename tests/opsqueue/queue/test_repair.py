@@ -205,7 +205,7 @@ def test_a_submission_that_is_retried_during_the_repair_is_repaired_too(
     queue.cancel_submission(id_)
     lose()
     queue.heartbeat("w1")
-    while client.hget(raw.key("repair"), "state") == b"in_progress":
+    while client.hget(raw.key("repair"), "from") != b"(" + str(id_).encode():
         queue.repair(limit=1)
 
     queue.retry_submission(id_)

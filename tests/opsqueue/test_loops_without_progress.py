@@ -1,0 +1,198 @@
+"""Loops that go on until nothing is left end when a round makes no progress, whatever is answered.
+
+The server here answers every call of a script with the same words, as one would whose state does
+not change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
+
+import fakeredis
+import pytest
+
+from opsqueue import sweeper
+from opsqueue.answers import ChunkWindow, ErrorChunks, Forgotten, Progress, SpentInputs
+from opsqueue.chunk_api import retire_wholly
+from opsqueue.contents import all_pages
+from opsqueue.exceptions import OpsqueueInternalError
+from opsqueue.following import chunks_as_they_come, chunks_in_order
+from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue import Queue
+from opsqueue.store.memory import MemoryStore
+from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.sweeper import Sweeper
+
+ID = SubmissionId("1795000000000000000")
+MOST_CALLS = 2_500
+
+
+class Stuck:
+    """Scripts that answer the same for ever."""
+
+    def __init__(self, **answers: list[Any]) -> None:
+        self.answers = answers
+        self.calls: Counter[str] = Counter()
+
+    def call(self, name: str, **_: Any) -> list[Any]:
+        self.calls[name] += 1
+        assert self.calls[name] < MOST_CALLS, f"{name} is called for ever"
+        return self.answers[name]
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Queue, Stuck]]:
+    def make(**answers: list[Any]) -> tuple[Queue, Stuck]:
+        queue = Queue(fakeredis.FakeRedis(protocol=2), "q")
+        scripts = Stuck(**answers)
+        monkeypatch.setattr(queue, "_scripts", scripts)
+        return queue, scripts
+
+    return make
+
+
+@pytest.fixture
+def sweeping(queue_name: str) -> Callable[[Queue], Sweeper]:
+    store = MemoryStore(queue_name)
+    return lambda queue: Sweeper(lambda: [queue], sweeper="s", store=store)
+
+
+def test_retiring_ends_when_nothing_could_be_ended(stuck) -> None:
+    queue, scripts = stuck(retire_worker=[b"retired", 0, 1, 0])
+
+    retire_wholly(queue, "w1")
+
+    assert scripts.calls == {"retire_worker": 1}
+
+
+def test_retiring_a_worker_that_goes_on_reserving_ends(stuck) -> None:
+    """There is always more to release."""
+    queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0])
+
+    retire_wholly(queue, "w1")
+
+    assert scripts.calls == {"retire_worker": 1_000}
+
+
+def test_a_sweep_of_dead_workers_ends(stuck, sweeping) -> None:
+    queue, scripts = stuck(reclaim_dead=[b"reclaimed", 0, 0, 0])
+
+    sweeping(queue).reclaim_from_the_dead(queue)
+
+    assert scripts.calls == {"reclaim_dead": 1}
+
+
+def test_a_walk_over_reservations_ends_where_it_does_not_get_on(stuck, sweeping) -> None:
+    queue, scripts = stuck(reclaim_expired=[b"reclaimed", 0, b"(1-1", 0])
+
+    sweeping(queue).reclaim_expired(queue)
+
+    assert scripts.calls == {"reclaim_expired": 2}
+
+
+def test_a_sweep_that_repairs_ends_in_time(
+    stuck, sweeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "_REPAIR_FOR_S", 0.05)
+    queue, scripts = stuck(repair=[b"repaired", 0, 1, 0, 0, 0, 0, 0])
+
+    sweeping(queue).repair(queue)
+
+    assert scripts.calls["repair"] < MOST_CALLS
+
+
+def test_a_sweep_leaves_a_repair_to_the_one_that_does_it(stuck, sweeping) -> None:
+    queue, scripts = stuck(repair=[b"busy"])
+
+    sweeping(queue).repair(queue)
+
+    assert scripts.calls == {"repair": 1}
+
+
+def test_deleting_forgotten_objects_ends_when_they_are_not_let_go(queue_name: str) -> None:
+    queue = Mock()
+    queue.forget_submissions.return_value = Forgotten(0, ("a/b", "a/c"))
+
+    Sweeper(lambda: [queue], sweeper="s", store=MemoryStore(queue_name)).forget(queue)
+
+    assert queue.forget_submissions.call_count == 2
+
+
+def test_deleting_inputs_ends_when_it_does_not_get_on(queue_name: str) -> None:
+    queue = Mock()
+    queue.delete_inputs.return_value = [
+        SpentInputs(submission_id=ID, prefix="a/b", first_index=0, chunks_total=10**6)
+    ]
+
+    Sweeper(lambda: [queue], sweeper="s", store=MemoryStore(queue_name)).delete_inputs(queue)
+
+    assert queue.delete_inputs.call_count == 2
+
+
+def test_a_retrys_walk_over_delayed_chunks_ends_where_it_does_not_get_on(stuck) -> None:
+    queue, scripts = stuck(retry_submission=[b"retried", b"17"])
+
+    queue.retry_submission(ID)
+
+    assert scripts.calls == {"retry_submission": 2}
+
+
+def test_a_look_up_ends_where_it_does_not_get_on(stuck) -> None:
+    queue, scripts = stuck(lookup_submissions=[b"found", [], str(ID).encode()])
+
+    assert queue.lookup_submissions({"customer": 1}) == []
+    assert scripts.calls == {"lookup_submissions": 2}
+
+
+def test_a_list_of_chunks_with_errors_ends_where_it_does_not_get_on() -> None:
+    pages = Mock(return_value=ErrorChunks((), 0))
+
+    assert list(all_pages(pages)) == []
+    assert pages.call_count == 1
+
+
+def test_spreading_a_queue_whose_settings_change_all_the_time_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = PartitionedQueue(fakeredis.FakeRedis(protocol=2), "q")
+    retentions = iter(range(MOST_CALLS))
+    monkeypatch.setattr(queue.part_zero, "get_retention", lambda: next(retentions))
+
+    queue.set_partitions(2)
+
+    assert queue.get_partitions()[-1] == 2
+
+
+def stuck_progress(state: SubmissionState, done: range) -> Progress:
+    return Progress(
+        state=state,
+        chunks_total=9,
+        chunks_done=9,
+        chunks_in_hand=0,
+        operations_total=9,
+        operations_done=9,
+        operations_failed=0,
+        done=ChunkWindow(done.start, done.stop, b""),
+    )
+
+
+def test_following_in_order_ends_where_an_ended_submission_has_a_chunk_that_is_not_done() -> None:
+    """An error: results would be missing."""
+    api = Mock()
+    api.progress.return_value = stuck_progress(SubmissionState.COMPLETED, range(0))
+    api.get.return_value.state = SubmissionState.COMPLETED
+
+    with pytest.raises(OpsqueueInternalError, match="chunk 0 is not done"):
+        list(chunks_in_order(api, "q", ID, start=0))
+
+    assert api.progress.call_count < 200
+
+
+def test_following_as_they_come_ends_where_windows_do_not_get_on() -> None:
+    api = Mock()
+    api.progress.return_value = stuck_progress(SubmissionState.COMPLETED, range(0))
+
+    assert [list(page) for page in chunks_as_they_come(api, "q", ID, start=0)] == [[], []]
