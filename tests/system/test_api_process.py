@@ -219,7 +219,7 @@ def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
         id_ = producer.insert_submission([1], chunk_size=1)
     with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0)) as waiting:
         path = f"/v1/queues/{queue_name}/submissions/{SubmissionId(id_)}?wait=60"
-        waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: api\r\n\r\n".encode())
+        waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         # It is answered after the request above was taken: the process reads in order.
         assert httpx.get(f"{url}/readyz").status_code == 200
 
