@@ -18,12 +18,12 @@ from tests.opsqueue.steps import insert, new_submission, take_one
 pytestmark = pytest.mark.system
 
 BODY = b'{"operations":[1],"chunk_size":1}'
-JSON = b"POST /v1/queues/QUEUE/submissions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+JSON = b"POST /v1/queues/QUEUE/submissions HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
 LINES = (
-    b"POST /v1/queues/QUEUE/submissions?chunk_size=1 HTTP/1.1\r\nHost: localhost\r\n"
+    b"POST /v1/queues/QUEUE/submissions?chunk_size=1 HTTP/1.1\r\nHost: HOST\r\n"
     b"Content-Type: application/x-ndjson\r\n"
 )
-GET = b"GET /v1/queues/QUEUE HTTP/1.1\r\nHost: localhost\r\n"
+GET = b"GET /v1/queues/QUEUE HTTP/1.1\r\nHost: HOST\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 BROKEN = {
@@ -45,26 +45,26 @@ BROKEN = {
     "other-transfer-encoding": (400, JSON + b"Transfer-Encoding: gzip\r\n\r\n" + BODY),
     "no-request": (400, b"\x00\x01\x02\r\n\r\n"),
     "no-such-version": (400, b"GET / HTTP/9.9\r\n\r\n"),
-    "no-such-method": (400, b"FOO /v1/queues/QUEUE HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "no-such-method": (400, b"FOO /v1/queues/QUEUE HTTP/1.1\r\nHost: HOST\r\n\r\n"),
     "bytes-above-127-in-the-path": (
         400,
-        b"GET /v1/queues/\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/queues/\xff HTTP/1.1\r\nHost: HOST\r\n\r\n",
     ),
     "escaped-bytes-in-the-path": (
         400,
-        b"GET /v1/queues/%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/queues/%ff%00 HTTP/1.1\r\nHost: HOST\r\n\r\n",
     ),
     "path-upwards": (
         404,
-        b"GET /dashboard/../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dashboard/../../../etc/passwd HTTP/1.1\r\nHost: HOST\r\n\r\n",
     ),
     "escaped-path-upwards": (
         404,
-        b"GET /dashboard/..%2f..%2fapp.py HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dashboard/..%2f..%2fapp.py HTTP/1.1\r\nHost: HOST\r\n\r\n",
     ),
     "path-of-10000-bytes": (
         414,
-        b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n",
     ),
     "header-of-no-name": (400, GET + b"A b: c\r\n\r\n"),
     "header-with-a-nul-byte": (400, GET + b"X: a\0b\r\n\r\n"),
@@ -83,10 +83,10 @@ BROKEN = {
 
 
 def answer_to(url: str, request: bytes) -> tuple[int, str, bytes]:
-    """Send bytes and nothing after them; give status, content type and body of the answer."""
+    """Send bytes, HOST being one that is answered, and nothing after them; give status, content type and body of the answer."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
-        connection.sendall(request)
+        connection.sendall(request.replace(b"HOST", b"localhost"))
         connection.shutdown(socket.SHUT_WR)
         response = HTTPResponse(connection)
         response.begin()

@@ -186,7 +186,7 @@ def test_a_server_starts_with_an_acl_file_of_the_printed_lines(
 
         assert [] == check_durability(connect(url), Durability.FSYNC, url=url)
         queue = Queue(connect(url), "q", durability=Durability.FSYNC)
-        assert queue.insert_submission(new_submission()).is_new
+        assert queue.insert_submission(new_submission(queue)).is_new
         worker = Queue(connect(f"redis://worker:{PASSWORD}@127.0.0.1:{port}/0"), "q")
         assert worker.reserve_chunks("w1").chunks
 
