@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[1]
 TESTS: Final = ROOT / "tests"
 
 SHOWN_BY: Final = {
-    "handler raises, wrong or unencodable result": (
+    "handler raises or is cancelled, wrong or unencodable result": (
         "system/test_worker_process.py::test_a_handlers_exception_is_in_the_submissions_status",
         "system/test_worker_process.py::test_a_result_that_cannot_be_encoded_fails_its_chunk",
         "opsqueue/test_execution.py::test_a_wrong_result_fails_the_chunk_with_what_is_wrong",
