@@ -388,7 +388,7 @@ FORBIDDEN = (
     *("MGET oq:x other", "DEL oq:x other", "SETBIT other 0 1", "HSET other a 1", "HGETALL other"),
     *("ZADD other 1 a", "ZRANGE other 0 -1", "XADD other * a 1", "XRANGE other - +"),
     *("XREAD STREAMS other 0", "XGROUP CREATE other g 0", "GET oq", "GET OQ:x", "GET xoq:x"),
-    *("XGROUP DESTROY oq:x g"),
+    "XGROUP DESTROY oq:x g",
 )
 FORBIDDEN_TO_WORKERS = ("WAIT 0 1", "RPUSH oq:x 1", "HSCAN oq:x 0")
 
