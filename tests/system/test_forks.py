@@ -19,7 +19,7 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.codec import open_codec
+from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.connection import connect
 from opsqueue.consumer import ConsumerClient
 from opsqueue.partitioned import PartitionedQueue
@@ -451,7 +451,7 @@ def test_a_consumer_in_a_child_is_a_worker_of_its_own(
         seen_ms = min(w.seen_ms_ago for w in queue.list_workers() if w.name == consumer.name)
         until(lambda: seen_again(queue, consumer.name, seen_ms))
         consumer.complete_chunk(
-            chunk.submission_id, None, chunk.chunk_index, open_codec("json").encode([20])
+            chunk.submission_id, None, chunk.chunk_index, open_codec(PRODUCER_CODEC).encode([20])
         )
         consumer.close()
         return consumer.name, chunk.chunk_index, len(queue.list_workers()), said
@@ -462,7 +462,7 @@ def test_a_consumer_in_a_child_is_a_worker_of_its_own(
     assert (index, workers) == (1, 1)
     assert said.startswith("ChunkNotFoundError")
     assert holders(queue) == {consumer.name: 1}
-    output = open_codec("json").encode([10])
+    output = open_codec(PRODUCER_CODEC).encode([10])
     consumer.complete_chunk(id_, None, mine.chunk_index, output)
     assert client.is_completed(id_)
 
@@ -492,7 +492,7 @@ def test_a_childs_end_does_not_sign_its_parents_worker_off(
     in_child(work)
 
     assert holders(queue) == {consumer.name: 1}
-    consumer.complete_chunk(id_, None, chunk.chunk_index, open_codec("json").encode([2]))
+    consumer.complete_chunk(id_, None, chunk.chunk_index, open_codec(PRODUCER_CODEC).encode([2]))
     assert client.is_completed(id_)
 
 
