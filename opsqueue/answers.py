@@ -97,7 +97,7 @@ class WorkerSeen:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one bounded sweep did. `next_from` None: this was the last page."""
+    """Result of one bounded sweep. `next_from` None: this was the last page."""
 
     chunks: int
     next_from: str | None
@@ -107,7 +107,7 @@ class Swept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairStep:
-    """What one bounded step of a repair did, and what its repair has done so far."""
+    """Result of one bounded step of a repair, with the totals of the repair so far."""
 
     chunks: int = 0
     """Freed by this step."""

@@ -170,7 +170,7 @@ ALL_FACTS: Final = ", ".join(_FACTS.values())
 
 
 def unseen_facts(info: Mapping[str, Any]) -> list[str]:
-    """Say what a server's INFO leaves out, as those of some providers do."""
+    """Return what a server's INFO leaves out, as some providers' do, and what to make sure of."""
     return [
         f"does not tell {name} (INFO); make sure that {fact}"
         for name, fact in _FACTS.items()

@@ -58,7 +58,7 @@ _RANDOM, _NEWEST = Random(), Newest()
 
 @dataclass
 class _Worker:
-    """What one process is to the queue: a worker with its own name, connections and threads."""
+    """One process's part of a consumer: a worker with its own name, connections and threads."""
 
     name: str
     api: ChunkApi

@@ -23,7 +23,7 @@ from opsqueue.script import translated_errors
 Command = Sequence[str | bytes | int]
 Reading = Mapping[str, Any]
 Settings = Reading | redis.ResponseError
-"""Of CONFIG GET; the error if the server refused it."""
+"""The answer to CONFIG GET; the error if the server refused it."""
 
 CONFIRM_WITHIN_MS: Final = 5_000
 """Longer than an fsync a second, on a disk that is busy; shorter than a connection's timeout."""
@@ -138,7 +138,7 @@ def _early_answer(info: Reading, policy: str) -> str:
 
 
 def unseen_settings(info: Reading, settings: Settings) -> str | None:
-    """Say which settings of the disk this user could not see, and what helps; None: it saw all."""
+    """Return which settings of the disk this user could not see, and what helps; None: none."""
     name = server_name(info)
     if isinstance(settings, redis.exceptions.NoPermissionError):
         return (
@@ -183,7 +183,7 @@ def fsync_troubles(infos: Sequence[Reading | None], settings: Sequence[Settings]
 
 
 def all_unseen_settings(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
-    """Say which settings could not be seen of servers, of a cluster each master."""
+    """Return which settings of the servers could not be seen; of a cluster, each master's."""
     return _of_each(unseen_settings, infos, settings)
 
 
@@ -254,7 +254,7 @@ def check_durability(client: Client, durability: Durability, *, url: str) -> lis
 
 
 def wait_troubles(client: Client, durability: Durability) -> list[str]:
-    """Say it of servers that don't let this user wait, which each insert would have to."""
+    """Return what keeps inserts from waiting: servers that don't let this user do so."""
     (name, *arguments), prints = _WAITS[durability]
 
     def refusal(server: redis.Redis) -> str:

@@ -158,7 +158,7 @@ class AccessDeniedError(IncorrectUsageError):
 
 
 class OtherProcessError(IncorrectUsageError):
-    """What was begun in one process can't be continued in a forked child of it."""
+    """Work begun in one process can't be continued in a forked child of it."""
 
     def __init__(self, what: str, made_in: int, pid: int, help_: str) -> None:
         """Name the thing, both processes, and what to do instead."""

@@ -318,7 +318,7 @@ def _is_collectable(error: BaseException) -> bool:
 
 
 def _is_of_operation(error: BaseException) -> bool:
-    """Tell errors from what ends a program, such as GeneratorExit or a class of the user's own."""
+    """Return whether it is an error, and nothing that ends a program, such as GeneratorExit."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_of_operation, error.exceptions))
     return isinstance(error, _OF_AN_OPERATION)

@@ -27,7 +27,7 @@ import msgspec
 from opsqueue.codec import MAX_DEPTH
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""As much as a whole body of the API by default: a line that is longer is mostly no line at all."""
+"""The size of a whole body of the API by default: a longer line is mostly no line at all."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -39,7 +39,7 @@ _SHOWN_CHARACTERS: Final = 60
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]|[^\s\[\]{},:"]+', re.DOTALL)
 _FRACTION: Final = re.compile(r"[.eE]")
 _MAX_DIGITS: Final = 4_300
-"""Of an integer: as many as Python reads."""
+"""The longest integer that Python reads."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CONSTANTS: Final = ("NaN", "Infinity", "-Infinity")
@@ -62,7 +62,7 @@ class JsonLineError(ValueError):
 
 
 def is_blank(line: bytes, number: int) -> bool:
-    """Tell whether a line has no value; `number` counts from 1."""
+    """Return whether a line has no value; `number` counts from 1."""
     return not _without_bom(line, number).strip(_WHITE)
 
 
@@ -146,7 +146,7 @@ def _too_deep(text: str) -> tuple[int, str]:
 
 
 def _refusal_of(token: str) -> str:
-    """Say what is wrong about a string, a number or a constant, if something is."""
+    """Return what is wrong about a string, a number or a constant; '': nothing."""
     if token.startswith('"'):
         has_lone = _SURROGATE.search(json.loads(token))
         return "a lone surrogate in this string, which is no character" if has_lone else ""

@@ -1,4 +1,4 @@
-"""Whether a chunk's output can be read and has a result or an error for each operation.
+"""Checks that a chunk's output can be read and has a result or an error for each operation.
 
 An output that is at hand is decoded. One that somebody else has stored is judged by its head, with
 a bounded number of bytes read: the codec, the length that its list declares, and all of it where it
@@ -30,10 +30,10 @@ HEAD_BYTES: Final = 160 * 1024
 """zstd gives nothing before it has a whole block, which is 128 KiB at most."""
 
 MAX_ERRORS_BYTES: Final = 16 * 1024 * 1024
-"""Of the errors in an output: they are read whole, to be counted."""
+"""Limit of the errors in an output: they are read whole, to be counted."""
 
 _DECODED_BYTES: Final = 256 * 1024
-"""Of a stored output that is decoded to be counted: some milliseconds."""
+"""Limit of a stored output that is decoded to be counted: some milliseconds."""
 
 _PLAIN_HEAD_BYTES: Final = 64
 _ZSTD: Final = "+zstd"

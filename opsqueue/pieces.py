@@ -15,10 +15,10 @@ _JSON_TEXT: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 class _Head(NamedTuple):
-    """What a first byte says of a MessagePack or CBOR value."""
+    """The meaning of a first byte of a MessagePack or CBOR value."""
 
     size: int
-    """Of the head and of a payload of fixed size."""
+    """Length of the head with a payload of fixed size."""
     children: int = 0
     length_bytes: int = 0
     """Behind the first byte stands a number of so many bytes."""

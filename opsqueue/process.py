@@ -60,7 +60,7 @@ def _start_afresh() -> None:
 
 
 def _keep(inherited: list[object]) -> None:
-    """Let what was replaced never be collected, not even at the child's exit.
+    """Keep what was replaced from ever being collected, even at the child's exit.
 
     Its finalizers would take locks that nobody releases (urllib3's pools), or change what the
     parent uses: an event loop that is collected removes itself from the epoll that both share.

@@ -42,7 +42,7 @@ from opsqueue_api.settings import Limits
 from opsqueue_api.streams import Stream, admitted, begun
 
 _PART_BYTES: Final = 1024 * 1024
-"""Of lines that are sent together."""
+"""Size up to which lines are sent together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class Workbench:
     worker: str = ""
     """Its name, for spans."""
     limit_bytes: int = MAX_CHUNK_BYTES
-    """Of an input before compression."""
+    """Limit of an input before compression."""
 
 
 class Executor(Protocol):

@@ -28,7 +28,7 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
     log_level: str
     log_format: LogFormat
     max_chunk_bytes: int = MAX_CHUNK_BYTES
-    """Of an input before compression."""
+    """Limit of an input before compression."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):

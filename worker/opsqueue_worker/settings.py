@@ -32,7 +32,7 @@ class WorkerSettings:
     max_chunks_per_child: int | None = None
     max_memory_per_child_bytes: int | None = None
     max_chunk_bytes: int = MAX_CHUNK_BYTES
-    """Of an input before compression; what has more fails its attempt."""
+    """Limit of an input before compression; what has more fails its attempt."""
     heartbeat_interval_s: float = 5.0
     heartbeat_timeout_s: float = 30.0
     redis_timeout_s: float = 15.0
