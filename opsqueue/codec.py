@@ -479,9 +479,7 @@ def _each_in_json(window: _Window) -> Iterator[object]:
         _json_end(window)
         return
     while True:
-        while (end := _json_value_end(window)) is None:
-            if not window.grow():
-                raise pieces.IncompleteError
+        end = _json_value_end(window)
         piece = window.data[window.at : end]
         pieces.check_json(piece, limit_values=window.limit_values)
         window.at = end
@@ -492,28 +490,38 @@ def _each_in_json(window: _Window) -> Iterator[object]:
             return
 
 
-_JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},"]', re.DOTALL)
+_JSON_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
+
+_JSON_DEPTH: Final = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 
 
-def _json_value_end(window: _Window) -> int | None:
-    """Return where the value of a list ends; None: not in what is there."""
-    depth = 0
-    begin = window.at
-    for found in _JSON_TOKEN.finditer(window.data, begin):
-        match window.data[found.start()]:
-            case 0x5B | 0x7B:
-                depth += 1
-            case 0x5D | 0x7D:
-                if depth == 0:
-                    return found.start()
-                depth -= 1
-            case 0x2C if depth == 0:
+def _json_value_end(window: _Window) -> int:
+    """Return where the value that begins at the window's place ends; the window grows for it.
+
+    Raises:
+        pieces.ManyValuesError: it contains more than the window's limit.
+        pieces.IncompleteError: it has no end.
+    """
+    depth = marks = seen_bytes = 0
+    while True:
+        unfinished = len(window.data)
+        for found in _JSON_TOKEN.finditer(window.data, window.at + seen_bytes):
+            mark = window.data[found.start()]
+            if mark == 0x22:
+                if found.end() == found.start() + 1:
+                    unfinished = found.start()  # a text that does not end here
+                    break
+                continue
+            change = _JSON_DEPTH.get(mark, 0)
+            if depth == 0 and change <= 0:
                 return found.start()
-            case 0x22 if found.end() == found.start() + 1:
-                return None  # a text that does not end here
-            case _:
-                pass
-    return None
+            depth += change
+            marks += change >= 0
+            if marks > window.limit_values:
+                raise pieces.ManyValuesError
+        seen_bytes = unfinished - window.at
+        if not window.grow():
+            raise pieces.IncompleteError
 
 
 def _json_mark(window: _Window, mark: bytes, *, is_asked: bool = False) -> bool:

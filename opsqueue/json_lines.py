@@ -36,7 +36,7 @@ _DECODER: Final = msgspec.json.Decoder()
 _SHOWN_CHARACTERS: Final = 60
 
 # Possessive, and without an end that must be there: it takes one pass through any text.
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]|[^\s\[\]{},:"]+', re.DOTALL)
+_TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]|[^\s\[\]{},:"]+', re.DOTALL)
 _FRACTION: Final = re.compile(r"[.eE]")
 _MAX_DIGITS: Final = 4_300
 """The longest integer that Python reads."""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from opsqueue.exceptions import EncodingError
 
-_JSON_TEXT: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_JSON_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class _Head(NamedTuple):

@@ -142,7 +142,7 @@ def module_store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def module_api_url(redis_url: str, module_store_url: str) -> Iterator[str]:
+def module_api(redis_url: str, module_store_url: str) -> Iterator[Process]:
     """An API for all tests of a module, which tell their submissions apart by their queues."""
     api = Process(
         [sys.executable, "-m", "opsqueue_api", "--port", "0"],
@@ -150,9 +150,15 @@ def module_api_url(redis_url: str, module_store_url: str) -> Iterator[str]:
         environment={"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": module_store_url},
     )
     try:
-        yield api.wait_for_line("ready on ").rpartition(" ")[2]
+        yield api
     finally:
         api.end()
+
+
+@pytest.fixture(scope="module")
+def module_api_url(module_api: Process) -> str:
+    """Its address."""
+    return module_api.wait_for_line("ready on ").rpartition(" ")[2]
 
 
 @pytest.fixture

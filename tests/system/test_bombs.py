@@ -15,7 +15,7 @@ from opsqueue.codec import open_codec
 from opsqueue.new_submission import NewSubmission
 from opsqueue.queue import Queue
 from opsqueue.store import input_key, open_store, output_key
-from tests.system.conftest import Process, Start
+from tests.system.conftest import Process
 
 pytestmark = pytest.mark.system
 MIB = 1 << 20
@@ -50,43 +50,50 @@ BOMBS = {
 
 
 @pytest.fixture
-def api(start: Start, redis_url: str, store_url: str) -> Process:
-    """Start one without a limit of its own."""
-    return start(
-        *("opsqueue_api", "--port", "0"),
-        OPSQUEUE_REDIS_URL=redis_url,
-        OPSQUEUE_STORE_URL=store_url,
-    )
-
-
-@pytest.fixture
-def http(api: Process, queue_name: str) -> Iterator[httpx.Client]:
-    """Speak to it about the test's queue."""
-    url = api.wait_for_line("ready on ").removeprefix("ready on ").strip()
-    with httpx.Client(base_url=f"{url}/v1/queues/{queue_name}", timeout=120) as client:
+def http(module_api_url: str, queue_name: str) -> Iterator[httpx.Client]:
+    """Speak about the test's queue to an API without a limit of its own."""
+    with httpx.Client(base_url=f"{module_api_url}/v1/queues/{queue_name}", timeout=120) as client:
         yield client
 
 
+@pytest.fixture(scope="module")
+def bytes_at_first(module_api: Process, module_api_url: str) -> int:
+    """Return what the API takes before it is sent anything."""
+    assert module_api_url
+    return peak_bytes(module_api)
+
+
 def peak_bytes(api: Process) -> int:
-    """Return the most memory that one of its processes has had."""
-    pids = [api.pid, *(child.pid for child in api.children())]
-    texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    """Return the most memory that one of its processes has had since `forget_peaks`."""
+    texts = [(folder / "status").read_text() for folder in folders(api)]
     return max(int(re.findall(r"VmHWM:\s+(\d+) kB", text)[0]) * 1024 for text in texts)
+
+
+def forget_peaks(api: Process) -> None:
+    """Let the peaks begin with what its processes have now."""
+    for folder in folders(api):
+        (folder / "clear_refs").write_text("5")
+
+
+def folders(api: Process) -> list[Path]:
+    """Return where the system tells of its processes."""
+    return [Path(f"/proc/{pid}") for pid in (api.pid, *(child.pid for child in api.children()))]
 
 
 @pytest.mark.parametrize("name", list(BOMBS))
 def test_a_bomb_is_refused_and_the_api_goes_on(
-    api: Process,
+    module_api: Process,
+    bytes_at_first: int,
     http: httpx.Client,
     real_client: redis.Redis,
-    store_url: str,
+    module_store_url: str,
     queue_name: str,
     name: str,
 ) -> None:
     """As input and as result; memory stays below half a gigabyte, and others are answered."""
     codec, bomb = BOMBS[name]
     assert len(bomb) < 300_000
-    store, queue = open_store(store_url), Queue(real_client, queue_name)
+    store, queue = open_store(module_store_url), Queue(real_client, queue_name)
     new = NewSubmission(
         prefix=f"{queue_name}/{'0' * 32}",
         chunks_total=1,
@@ -97,7 +104,7 @@ def test_a_bomb_is_refused_and_the_api_goes_on(
     store.create(input_key(new.prefix, 0), bomb)
     store.create(output_key(new.prefix, 0), bomb)
     id_ = queue.insert_submission(new).id
-    before = peak_bytes(api)
+    forget_peaks(module_api)
 
     shown = http.get(f"/submissions/{id_}/chunks/0/input?as=json")
     body = {"worker": "w", "max": 1, "reservation_ms": 60_000, "include_operations": True}
@@ -111,21 +118,22 @@ def test_a_bomb_is_refused_and_the_api_goes_on(
     for answer in (shown, results):
         if answer.status_code == 413:
             assert "max-chunk-bytes" in answer.json()["detail"]
-    assert peak_bytes(api) - before < 400 * MIB
+    assert peak_bytes(module_api) - bytes_at_first < 400 * MIB
     assert http.get("").status_code < 500
 
 
 @pytest.mark.parametrize("codec", ["msgpack+zstd", "cbor+zstd", "json+zstd"])
 def test_results_larger_than_the_limit_are_streamed(
-    api: Process,
+    module_api: Process,
+    bytes_at_first: int,
     http: httpx.Client,
     real_client: redis.Redis,
-    store_url: str,
+    module_store_url: str,
     queue_name: str,
     codec: str,
 ) -> None:
     """A chunk of 200 MB, with memory for a small part of it."""
-    store, queue = open_store(store_url), Queue(real_client, queue_name)
+    store, queue = open_store(module_store_url), Queue(real_client, queue_name)
     count = 2_000
     new = NewSubmission(
         prefix=f"{queue_name}/{'0' * 32}",
@@ -140,11 +148,11 @@ def test_results_larger_than_the_limit_are_streamed(
     id_ = queue.insert_submission(new).id
     tokens = [chunk.token for chunk in queue.reserve_chunks("w", limit=1).chunks]
     queue.complete_chunks(tokens)
-    before = peak_bytes(api)
+    forget_peaks(module_api)
 
     with http.stream("GET", f"/submissions/{id_}/results") as response:
         assert response.status_code == 200
         lines = sum(1 for line in response.iter_lines() if line.endswith('x"]'))
 
     assert lines == count
-    assert peak_bytes(api) - before < 150 * MIB
+    assert peak_bytes(module_api) - bytes_at_first < 150 * MIB
