@@ -18,7 +18,7 @@ from opsqueue.codec import RAW, Codec
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, StoreUnavailableError
 from opsqueue.execution import Failed, Fetched, GivenBack, Ran, Report, fetch, save
 from opsqueue.output import Encoded, encode_output
-from opsqueue.output_check import count_stored_errors
+from opsqueue.output_check import count_errors
 from opsqueue.process import Origin
 from opsqueue.store import ObjectStore
 from opsqueue.submission import ChunkIndex, SubmissionId
@@ -141,7 +141,7 @@ def raw(callback: RawCallback) -> Work:
 
 
 def checked_output(output: object, reservation: Reservation) -> Encoded:
-    """Check a chunk's output of somebody else's making, as far as its head and its length tell.
+    """Check a chunk's output of somebody else's making; all of it is decoded.
 
     Raises:
         EncodingError: it is not bytes, or not in the submission's codec, or lacks results. Stored
@@ -153,11 +153,7 @@ def checked_output(output: object, reservation: Reservation) -> Encoded:
     data = bytes(output)
     source, index = reservation.source, reservation.chunk_index
     try:
-        failed = count_stored_errors(
-            lambda start, size_bytes: data[start : start + size_bytes],
-            codec=source.codec,
-            operations=source.operations_in(index),
-        )
+        failed = count_errors(data, codec=source.codec, operations=source.operations_in(index))
     except EncodingError as exc:
         message = f"the output of chunk {reservation} can't be used: {exc}"
         raise EncodingError(message) from exc

@@ -35,6 +35,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import marshal
 import pickle
 import re
 import threading
@@ -81,6 +82,12 @@ takes up to 80 bytes of memory, such as an empty dict of one byte."""
 _PIECE_BYTES: Final = 1 << 10
 """Compressed data read at a time. Four bytes can stand for a block of 128 KiB, so this much holds
 32 MiB at most."""
+
+CBOR_TAG: Final = b"\xd9\xd9\xf7"
+"""In front of a value that it leaves as it is: self-described CBOR."""
+
+CBOR_UNDECLARED: Final = b"\x9f"
+"""Begins a list that does not say how long it is."""
 
 _ZSTD = "+zstd"
 _ZSTD_LEVEL = 3
@@ -139,8 +146,6 @@ class Codec:
         """
         try:
             data = _on_enough_stack(self.dumps, list(operations))
-            if self.is_compressed:
-                data = _compress(data)
         except EncodingError:
             raise
         # Everything: a custom or pickled object's own code may raise what it likes.
@@ -149,7 +154,13 @@ class Codec:
         if not isinstance(data, bytes):
             message = f"codec {self.name!r} gave {_type_of(data)} instead of bytes"
             raise EncodingError(message)
-        return data
+        if len(data) > MAX_CHUNK_BYTES:
+            message = (
+                f"the chunk has {len(data):,} bytes before compression, "
+                f"{MAX_CHUNK_BYTES:,} are allowed: make chunks smaller"
+            )
+            raise EncodingError(message)
+        return _compress(data) if self.is_compressed else data
 
     def decode(
         self,
@@ -220,7 +231,7 @@ class Codec:
             elif self.heads is not None:
                 window.grow()
                 self._check_length(self.declared(window.data), operations)
-                found = _each_of(window, self.heads, self.loads, operations)
+                found = _each_of(window, self.heads, self.loads)
             else:
                 raise ChunkTooLargeError(piece_bytes)  # noqa: TRY301 as what the others raise
             count = 0
@@ -336,12 +347,6 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
 
 
 def _compress(data: bytes) -> bytes:
-    if len(data) > MAX_CHUNK_BYTES:
-        message = (
-            f"the chunk has {len(data):,} bytes before compression, "
-            f"{MAX_CHUNK_BYTES:,} are allowed: make chunks smaller"
-        )
-        raise EncodingError(message)
     if len(data) < len(_STORED):
         return _STORED[len(data)] + data
     return _OF_THREAD.compressor.compress(data)
@@ -448,11 +453,19 @@ class _Window:
 
 
 def _each_of(
-    window: _Window, heads: pieces.Heads, loads: Callable[[bytes], object], operations: int
+    window: _Window, heads: pieces.Heads, loads: Callable[[bytes], object]
 ) -> Iterator[object]:
-    head = heads[window.data[0]] if window.data else None
-    window.at = 0 if head is None else head.size
-    for _ in range(operations):
+    """Yield the values of a list, whose head says how many there are, or that a BREAK ends it."""
+    number = _declared_length(window, heads)
+    while number != 0:
+        if number is None:
+            if window.at >= len(window.data) and not window.grow():
+                raise pieces.IncompleteError
+            if window.data[window.at] == pieces.BREAK:
+                window.at += 1
+                break
+        else:
+            number -= 1
         while True:
             try:
                 end = pieces.end_of_value(
@@ -468,6 +481,23 @@ def _each_of(
     if window.at < len(window.data) or window.grow():
         message = "bytes follow the end of the chunk: it is damaged"
         raise EncodingError(message)
+
+
+def _declared_length(window: _Window, heads: pieces.Heads) -> int | None:
+    """Read the head of a list; return its length, None where it ends with a BREAK."""
+    if heads is pieces.CBOR:
+        if window.data.startswith(CBOR_TAG):
+            window.at = len(CBOR_TAG)
+        if window.data[window.at : window.at + 1] == CBOR_UNDECLARED:
+            window.at += 1
+            return None
+    length = (_cbor_length if heads is pieces.CBOR else _msgpack_length)(window.data)
+    head = heads[window.data[window.at]] if length is not None else None
+    if head is None:
+        message = "a chunk is a list: it was written by another codec, or is damaged"
+        raise EncodingError(message)
+    window.at += head.size
+    return length
 
 
 _JSON_SPACE: Final = re.compile(rb"[ \t\r\n]*+")
@@ -559,6 +589,7 @@ def _msgpack_length(data: bytes) -> int | None:
 
 
 def _cbor_length(data: bytes) -> int | None:
+    data = data.removeprefix(CBOR_TAG)
     head = data[0] if data else 0
     if not 0x80 <= head <= 0x9B:
         return None
@@ -658,17 +689,30 @@ _MSGPACK: Final = msgspec.msgpack.Encoder()
 """msgspec's objects keep no state between calls and may be shared by threads."""
 
 _SMALL_MSGPACK_BYTES: Final = 1 << 10
+_AT_ONCE: Final = 1_000
+"""Operations whose copies take memory together."""
 
 
 def _dump_msgpack(operations: list[object]) -> bytes:
     data = _MSGPACK.encode(operations)
     # msgspec takes 0.08 ms for 1,000 small dicts, a look at each of their keys and values 5 times
-    # that. So in larger chunks only what the garbage collector tracks is looked at: not scalars,
-    # nor dicts of scalars. That overlooks keys such as a date's beside the same date's text, and
-    # how deep tuples and Structs of scalars are; but the decoder reads far more than MAX_DEPTH.
-    check = _CHECK_SMALL_MSGPACK if len(data) <= _SMALL_MSGPACK_BYTES else _CHECK_MSGPACK
+    # that. So in larger chunks of plain data only what the garbage collector tracks is looked at:
+    # not scalars, nor dicts of scalars. That overlooks how deep tuples of scalars are; but the
+    # decoder reads far more than MAX_DEPTH.
+    is_large = len(data) > _SMALL_MSGPACK_BYTES
+    check = _CHECK_PLAIN_MSGPACK if is_large and _is_plain(operations) else _CHECK_MSGPACK
     check(operations)
     return data
+
+
+def _is_plain(operations: list[object]) -> bool:
+    """Return whether all is of the types that Python's own bytecode files have; quickly."""
+    try:
+        for at in range(0, len(operations), _AT_ONCE):
+            marshal.dumps(operations[at : at + _AT_ONCE])
+    except ValueError:
+        return False
+    return True
 
 
 def _in_msgpack(value: object) -> Iterable[object] | None:
@@ -689,8 +733,10 @@ def _is_lossy_in_msgpack(value: Mapping[object, object]) -> bool:
     return len(msgspec.msgpack.decode(data, type=dict)) != len(value)
 
 
-_CHECK_SMALL_MSGPACK: Final = _Check(inner=_in_msgpack, is_lossy=_is_lossy_in_msgpack)
-_CHECK_MSGPACK: Final = _Check(by_tracking=True, inner=_in_msgpack, is_lossy=_is_lossy_in_msgpack)
+_CHECK_MSGPACK: Final = _Check(inner=_in_msgpack, is_lossy=_is_lossy_in_msgpack)
+_CHECK_PLAIN_MSGPACK: Final = _Check(
+    by_tracking=True, inner=_in_msgpack, is_lossy=_is_lossy_in_msgpack
+)
 
 
 def _is_lossy_in_json(value: Mapping[object, object]) -> bool:
@@ -713,7 +759,8 @@ def _load_json(data: bytes) -> object:
 def _in_cbor(value: object) -> Iterable[object] | None:
     """Return what a value contains; raise _UnreadableError for what would come back as another."""
     if type(value) is Decimal:
-        is_readable = not value.is_nan()  # cbor2 makes a float of it
+        # cbor2 makes a float of a NaN.
+        is_readable = not value.is_nan() and len(value.as_tuple().digits) <= _MAX_DIGITS
     elif type(value) is datetime:
         offset = value.utcoffset()
         if offset is None:
@@ -748,8 +795,8 @@ def _dump_cbor(operations: list[object]) -> bytes:
 def _comes_back_from_cbor(value: object) -> bool:
     # Kinds that are rare, and hold nothing else.
     try:
-        found = cbor2.loads(cbor2.dumps(value))
-    except cbor2.CBORDecodeError:
+        found = _load_cbor(cbor2.dumps(value))
+    except (cbor2.CBORDecodeError, EncodingError):
         return False
     return type(found) is type(value) and (found == value or repr(found) == repr(value))
 
@@ -759,14 +806,35 @@ def _no_reference(_value: object, _is_immutable: object = False) -> object:  # n
     raise EncodingError(message)
 
 
-_NOT_READ: Final = dict.fromkeys((25, 28, 29, 256), _no_reference)
-"""Shared values and strings: a few bytes could refer to each other so often that no memory holds
-what they stand for, once that is written as JSON."""
+def _of_bounded_integers(tag: int) -> Callable[..., object]:
+    def decoded(value: object, _is_immutable: object = False) -> object:  # noqa: FBT002 called by cbor2
+        for number in value if isinstance(value, list | tuple) else ():
+            if isinstance(number, int) and number.bit_length() > _MAX_BITS:
+                message = f"a number has more than {_MAX_DIGITS:,} digits"
+                raise EncodingError(message)
+        return cbor2.loads(cbor2.dumps(cbor2.CBORTag(tag, value)))
+
+    return decoded
+
+
+_MAX_DIGITS: Final = 4_300
+"""As many as Python reads of an integer. Decimals and fractions take the square of them in time."""
+
+_MAX_BITS: Final = 14_285
+"""Of so many digits."""
+
+_DECODERS: Final = {
+    # Shared values and strings: a few bytes could refer to each other so often that no memory holds
+    # what they stand for, once that is written as JSON.
+    **dict.fromkeys((25, 28, 29, 256), _no_reference),
+    **{tag: _of_bounded_integers(tag) for tag in (4, 5, 30)},
+}
 
 
 def _load_cbor(data: bytes) -> object:
-    stream = io.BytesIO(data)
-    return _at_end(stream, cbor2.CBORDecoder(stream, semantic_decoders=_NOT_READ).decode())
+    # Without the tag: cbor2 makes tuples of lists in tags.
+    stream = io.BytesIO(data.removeprefix(CBOR_TAG))
+    return _at_end(stream, cbor2.CBORDecoder(stream, semantic_decoders=_DECODERS).decode())
 
 
 _CHECK_PICKLE: Final = _Check(may_be_cyclic=True)
@@ -847,8 +915,10 @@ def _helps(name: str) -> str:
 
 
 def _text_of(exc: Exception) -> str:
-    if isinstance(exc, _UnreadableError):
-        return str(exc)
+    # cbor2 wraps what our own decoders raise.
+    reason = exc.__cause__ if isinstance(exc, cbor2.CBORDecodeError) else exc
+    if isinstance(reason, _UnreadableError | EncodingError):
+        return str(reason)
     if isinstance(exc, RecursionError):
         return f"it is nested deeper than the limit of {MAX_DEPTH} levels"
     return f"{type(exc).__name__}: {exc}"[:300]

@@ -305,10 +305,16 @@ def _operations_in(submission: Submission, chunk_index: int) -> int | None:
 def _outcomes(
     data: bytes, codec: Codec, operations: int | None, whole_bytes: int | None
 ) -> Iterable[object]:
-    if whole_bytes is None or operations is None:
+    if codec.plain_name == RAW.name:
         # The raw bytes of any chunk can be asked for, too.
-        is_raw = codec.plain_name == RAW.name
-        return decode_output(data, codec, operations=None if is_raw else operations)
+        operations = None
+    if whole_bytes is None:
+        return decode_output(data, codec, operations=operations)
+    # One result may be as large as a chunk that is decoded whole, and larger where it is stored
+    # with many bytes, too: it is no bomb then.
+    one_bytes = max(whole_bytes, min(16 * len(data), MAX_CHUNK_BYTES))
+    if operations is None:
+        return decode_output(data, codec, limit_bytes=one_bytes)
     try:
         return decode_output(
             data,
@@ -318,14 +324,12 @@ def _outcomes(
             limit_values=whole_bytes // VALUE_BYTES,
         )
     except ChunkTooLargeError:
-        # One result may be as large as a chunk that is decoded whole, and larger where it is
-        # stored with many bytes, too: it is no bomb then.
         return decode_each_outcome(
             data,
             codec,
             operations=operations,
             limit_bytes=MAX_CHUNK_BYTES,
-            piece_bytes=max(whole_bytes, min(16 * len(data), MAX_CHUNK_BYTES)),
+            piece_bytes=one_bytes,
         )
 
 
@@ -400,16 +404,31 @@ def failed_operations(
     *,
     codec: Codec,
     at_once: int = DEFAULT_AT_ONCE,
+    whole_bytes: int | None = None,
 ) -> Iterator[object]:
     """Yield the operations that failed, as they were handed in, in order, reading ahead.
 
+    `whole_bytes` limits the operations of a chunk, and an eighth of it the values in them; None:
+    as all chunks are limited.
+
     Raises:
         ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+        ChunkTooLargeError: a chunk holds more than `whole_bytes`.
     """
-    keys = (
-        key(submission.prefix, index) for index in chunk_indexes for key in (output_key, input_key)
-    )
-    objects = get_many(store, keys, at_once=at_once)
+    asked: deque[int] = deque()
+
+    def keys() -> Iterator[str]:
+        for index in chunk_indexes:
+            asked.append(index)
+            yield output_key(submission.prefix, index)
+            yield input_key(submission.prefix, index)
+
+    objects = get_many(store, keys(), at_once=at_once)
     for output in objects:
-        operations = codec.decode(next(objects))
+        operations = codec.decode(
+            next(objects),
+            operations=_operations_in(submission, asked.popleft()),
+            limit_bytes=MAX_CHUNK_BYTES if whole_bytes is None else whole_bytes,
+            limit_values=None if whole_bytes is None else whole_bytes // VALUE_BYTES,
+        )
         yield from (operations[index] for index in errors_of(output))

@@ -24,13 +24,16 @@ from typing import Final
 
 import msgspec
 
-from opsqueue.chunk import OperationError, encodable
+from opsqueue.chunk import MAX_FAILURE_CHARACTERS, OperationError, encodable
 from opsqueue.codec import MAX_CHUNK_BYTES, RAW, Codec
 from opsqueue.exceptions import EncodingError, OpsqueueInternalError
 
 MAGIC: Final = b"\xc1OQERR\x01\n"
 MAX_TRACEBACK_CHARACTERS: Final = 1_000_000
 """Of all different tracebacks of a chunk; errors beyond come without, but for one seen before."""
+
+MAX_TRACEBACK_READ: Final = 2 * MAX_FAILURE_CHARACTERS
+"""Of one; more than any of our programs writes."""
 
 _RESULT: Final = "the result of operation"
 _LENGTH_BYTES: Final = 8
@@ -270,10 +273,18 @@ def _opened(data: bytes) -> tuple[int, Mapping[int, OperationError], bytes]:
             for index, type_, message, number in rows
             if 0 <= index < operations and number >= 0
         }
+        longest = max(map(len, tracebacks), default=0)
     except (msgspec.DecodeError, IndexError, UnicodeDecodeError) as exc:
         message = f"the errors in an output of {len(data):,} bytes can't be read ({exc}): damaged"
         raise EncodingError(message) from exc
     if len(errors) != len(rows) or list(errors) != sorted(errors):
         message = f"the errors in an output of {len(data):,} bytes are out of order: damaged"
+        raise EncodingError(message)
+    if longest > MAX_TRACEBACK_READ:
+        # Thousands of errors may refer to it: a few bytes each, and a line with all of it for each.
+        message = (
+            f"a traceback in an output has {longest:,} characters, the limit is "
+            f"{MAX_TRACEBACK_READ:,}"
+        )
         raise EncodingError(message)
     return operations, errors, data[end:]

@@ -22,7 +22,7 @@ from typing import Final
 
 import zstandard
 
-from opsqueue.codec import MAX_CHUNK_BYTES, RAW, open_codec
+from opsqueue.codec import CBOR_TAG, CBOR_UNDECLARED, MAX_CHUNK_BYTES, RAW, open_codec
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 from opsqueue.output import MAGIC, count_envelope, decode_output, envelope_end
 
@@ -39,11 +39,8 @@ _PLAIN_HEAD_BYTES: Final = 64
 _ZSTD: Final = "+zstd"
 _OURS: Final = ("msgpack", "json", "cbor", "pickle", "raw")
 _MSGPACK_LISTS: Final = {*(bytes([head]) for head in range(0x90, 0xA0)), b"\xdc", b"\xdd"}
-_CBOR_LISTS: Final = {*(bytes([head]) for head in range(0x80, 0x9C)), b"\x9f"}
+_CBOR_LISTS: Final = {*(bytes([head]) for head in range(0x80, 0x9C)), CBOR_UNDECLARED}
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_CBOR_TAG: Final = b"\xd9\xd9\xf7"
-"""In front of a value that it leaves as it is: self-described CBOR."""
-
 Read = Callable[[int, int], bytes]
 """Returns so many bytes from an offset on; fewer where the output ends."""
 
@@ -140,7 +137,7 @@ def _check_list(head: bytes, codec: str, expected: int) -> None:
         case "msgpack":
             is_list, declared = plain[:1] in _MSGPACK_LISTS, _declared("msgpack", plain)
         case "cbor":
-            plain = plain.removeprefix(_CBOR_TAG)
+            plain = plain.removeprefix(CBOR_TAG)
             is_list, declared = plain[:1] in _CBOR_LISTS, _declared("cbor", plain)
         case "json":
             is_list = plain.lstrip(b" \t\r\n").startswith(b"[")

@@ -27,7 +27,7 @@ from opsqueue.new_submission import NewSubmission
 from opsqueue.partition import grouped, joined, partition_of
 from opsqueue.partitioned_readings import PartitionedReadings
 from opsqueue.partitions import each_part
-from opsqueue.queue import Queue
+from opsqueue.queue import Queue, prefix_taken
 from opsqueue.strategy import AnyStrategy
 
 Answer = TypeVar("Answer")
@@ -52,8 +52,8 @@ class PartitionedQueue(PartitionedReadings):
     ) -> Inserted:
         """Accept a submission in one of the partitions; see `Queue.insert_submission`.
 
-        Which one its idempotency key says, or else its prefix: that a prefix belongs to another
-        submission is noticed within one partition.
+        Which one its idempotency key says, or else its prefix. So one with a key is looked for in
+        the others before, lest two submissions have one prefix.
         """
         if idempotency_key:
             # Another process may have put it into a partition that we don't know of yet, and its
@@ -67,9 +67,17 @@ class PartitionedQueue(PartitionedReadings):
                 if earlier is not home and earlier.lookup_key(idempotency_key):
                     home = earlier
                     break
+            if not home.lookup_key(idempotency_key):
+                self._check_prefix(new.prefix, home)
         return home.insert_submission(
             new, idempotency_key=idempotency_key, idempotency_ms=idempotency_ms
         )
+
+    def _check_prefix(self, prefix: str, home: Queue) -> None:
+        for part in self.parts():
+            if part is not home and not part.unknown_prefixes([prefix]):
+                owner = part.lookup_prefix(prefix)
+                raise prefix_taken(prefix, owner)
 
     def restore_submission(
         self, new: NewSubmission, finished: Finished, *, idempotency_key: str = ""

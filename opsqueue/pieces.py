@@ -29,7 +29,12 @@ class _Head(NamedTuple):
 
 
 Heads = tuple[_Head | None, ...]
-"""By first byte; None: no value begins so, or one whose length is not declared."""
+"""By first byte; None: no value begins so."""
+
+_UNDECLARED: Final = _Head(0)
+"""Of CBOR: what it contains follows, up to a BREAK."""
+
+BREAK: Final = 0xFF
 
 
 def _msgpack_heads() -> Heads:
@@ -68,6 +73,8 @@ def _cbor_heads() -> Heads:
                 case _:
                     head = _Head(1 + size, 1 if major == 6 else 0)
             heads[major << 5 | short] = head
+    for major in (2, 3, 4, 5):
+        heads[major << 5 | 31] = _UNDECLARED
     return tuple(heads)
 
 
@@ -89,19 +96,29 @@ def end_of_value(data: bytes, begin: int, heads: Heads, *, limit_values: int) ->
     Raises:
         ManyValuesError: it contains more than the limit.
         IncompleteError: it goes on after the bytes.
-        EncodingError: they are no values, or CBOR of undeclared length.
+        EncodingError: they are no values.
     """
     at, left, total, seen = begin, 1, len(data), 0
-    while left:
+    undeclared: list[int] = []
+    while left or undeclared:
         if at >= total:
             raise IncompleteError
+        if not left:
+            if data[at] == BREAK:
+                left = undeclared.pop()
+                at += 1
+                continue
+            left = 1
         head = heads[data[at]]
         if head is None:
-            message = f"byte {at:,} begins no value of declared length"
+            message = f"byte {at:,} begins no value"
             raise EncodingError(message)
         size, children, length_bytes, payload_times, children_times = head
         seen += 1
         left += children - 1
+        if not size:
+            undeclared.append(left)
+            left, at = 0, at + 1
         if length_bytes:
             number = int.from_bytes(data[at + 1 : at + 1 + length_bytes], "big")
             left += number * children_times

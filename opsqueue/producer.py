@@ -153,6 +153,7 @@ class ProducerClient(ResultsClient):
             )
             self._name = f"ProducerClient({api.url!r}, {store.url!r}, queue={queue!r})"
             self._handing_in = HandingIn(api, store, at_once=at_once, inline_bytes=inline_bytes)
+            self._whole_bytes: int | None = None
             self._resources = resources.pop_all()
 
     @classmethod
@@ -166,14 +167,19 @@ class ProducerClient(ResultsClient):
         inline_bytes: int = INLINE_BYTES,
         codec: str | Codec = PRODUCER_CODEC,
         allow_pickle: bool = False,
+        whole_bytes: int | None = None,
     ) -> Self:
-        """Make a client of parts that are there already; `close` leaves them to the caller."""
+        """Make a client of parts that are there already; `close` leaves them to the caller.
+
+        `whole_bytes` limits what a retry of failed operations decodes, see `failed_operations`.
+        """
         self = cls.__new__(cls)
         ResultsClient.__init__(
             self, api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
         )
         self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
         self._handing_in = HandingIn(api, store, at_once=at_once, inline_bytes=inline_bytes)
+        self._whole_bytes = whole_bytes
         self._resources = ExitStack()
         return self
 
@@ -374,6 +380,7 @@ class ProducerClient(ResultsClient):
             self._chunks_with_errors(old),
             codec=codec,
             at_once=self._at_once,
+            whole_bytes=self._whole_bytes,
         )
         # With the number: after a retry of the old one in place, more of it may have failed.
         key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"

@@ -393,10 +393,14 @@ def _inserted(answer: list[Any], prefix: str) -> Inserted:
         case [b"known", id_]:
             return Inserted(id=SubmissionId(id_.decode()), is_new=False)
         case [b"prefix_taken", id_]:
-            owner = f"belongs to submission {id_.decode()}" if id_ else "is being deleted"
-            message = (
-                f"prefix {prefix!r} {owner}: upload under a "
-                "prefix of its own, or repeat an insert with its idempotency key"
-            )
-            raise InvalidArgumentError(message)
+            raise prefix_taken(prefix, SubmissionId(id_.decode()) if id_ else None)
     raise unexpected(answer)
+
+
+def prefix_taken(prefix: str, owner: SubmissionId | None) -> InvalidArgumentError:
+    """Return the refusal of an insert; `owner` None: the prefix's objects are being deleted."""
+    why = f"belongs to submission {owner}" if owner else "is being deleted"
+    return InvalidArgumentError(
+        f"prefix {prefix!r} {why}: upload under a prefix of its own, or repeat an insert with its "
+        "idempotency key"
+    )

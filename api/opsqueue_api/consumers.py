@@ -12,7 +12,7 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue.chunk import Reservation, Token
+from opsqueue.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
 from opsqueue.chunk_api import UNKNOWN_MS, reserve_when_free, retire_wholly
 from opsqueue.chunk_wire import (
     AliveBody,
@@ -47,7 +47,7 @@ from opsqueue_api.chunk_contents import (
 from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.parameters import write
-from opsqueue_api.problem import ProblemError, invalid
+from opsqueue_api.problem import ProblemError, invalid, too_large
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
 from opsqueue_api.streams import has_closed
@@ -92,7 +92,7 @@ class ReserveChunks:
                 wait_s=wait_s,
                 is_gone=lambda: self.long_polls.is_stopping() or is_gone(),
             )
-        chunk_of = self._with_operations if body.include_operations else ChunkBody.of
+        chunk_of = self._with_operations() if body.include_operations else ChunkBody.of
         write(
             resp,
             ReservedBody(
@@ -102,17 +102,31 @@ class ReserveChunks:
             ),
         )
 
-    def _with_operations(self, chunk: Reservation) -> ChunkBody:
-        # Never an error of the whole answer: the chunks are reserved, and must be told of.
-        try:
-            data = chunk.input
-            if data is None:
-                data = self.store.get(input_key(chunk.source.prefix, chunk.chunk_index))
-            count = chunk.source.operations_in(chunk.chunk_index)
-            found = operations_of(chunk.source.codec, data, count, self.limits.chunk_bytes)
+    def _with_operations(self) -> Callable[[Reservation], ChunkBody]:
+        """Make what puts chunks of one answer on the wire, together with their operations."""
+        limit_bytes = left_bytes = self.limits.chunk_bytes
+
+        def chunk_of(chunk: Reservation) -> ChunkBody:
+            nonlocal left_bytes
+            # Never an error of the whole answer: the chunks are reserved, and must be told of.
+            try:
+                if left_bytes <= 0:
+                    message = (
+                        f"the operations of this answer take {limit_bytes:,} bytes, the limit of "
+                        "this API (max-chunk-bytes): get these from input_url"
+                    )
+                    raise too_large(message)
+                data = chunk.input
+                if data is None:
+                    data = self.store.get(input_key(chunk.source.prefix, chunk.chunk_index))
+                count = chunk.source.operations_in(chunk.chunk_index)
+                found = operations_of(chunk.source.codec, data, count, limit_bytes)
+            except (ProblemError, OpsqueueError) as exc:
+                return ChunkBody.of(chunk, operations=None, problem=str(exc))
+            left_bytes -= len(bytes(found))
             return ChunkBody.of(chunk, operations=found)
-        except (ProblemError, OpsqueueError) as exc:
-            return ChunkBody.of(chunk, operations=None, problem=str(exc))
+
+        return chunk_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +152,24 @@ class CompleteChunks:
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _COMPLETE)
         tokens = [Token(done.token) for done in body.chunks]
-        failed = self._store_outputs(on, body)
-        outcomes = on.complete_chunks(tokens, operations_failed=failed)
-        write(resp, OutcomesBody.of(tokens, outcomes))
+        stored = self._store_outputs(on, body)
+        failed = {token: count for token, count in stored.items() if count is not None}
+        # What has no output that can be read was dropped with its submission; but a retry may have
+        # put that back to work since then.
+        unread = [token for token, count in stored.items() if count is None]
+        outcomes = dict(zip(unread, map(_given_back, on.release_chunks(unread)), strict=True))
+        others = [token for token in tokens if token not in outcomes]
+        completed = iter(on.complete_chunks(others, operations_failed=failed))
+        write(
+            resp,
+            OutcomesBody.of(tokens, [outcomes.get(token) or next(completed) for token in tokens]),
+        )
 
-    def _store_outputs(self, on: Queue, body: CompleteBody) -> dict[Token, int]:
-        """Store what comes along; return how many operations failed, as it is stored."""
+    def _store_outputs(self, on: Queue, body: CompleteBody) -> dict[Token, int | None]:
+        """Store what comes along; return how many operations failed, as it is stored.
+
+        None of a chunk whose output can't be read, and whose submission has ended.
+        """
         # By what the token holds, not by what the consumer says of it. A chunk that is lost is not
         # looked at: it is somebody else's. Of two reports of one chunk the first counts.
         held = on.get_reservations([Token(done.token) for done in body.chunks])
@@ -161,20 +187,24 @@ class CompleteChunks:
             counts = pool.map(partial(self._stored, on), chunks, outputs)
             return {chunk.token: count for chunk, count in zip(chunks, counts, strict=True)}
 
-    def _checked(self, on: Queue, chunk: Reservation, done: DoneBody) -> Encoded | int:
+    def _checked(self, on: Queue, chunk: Reservation, done: DoneBody) -> Encoded | int | None:
         """Return the output that comes along, or how many operations failed in the stored one."""
         with _unless_ended(on, chunk):
             if done.has_contents:
                 return sent_output(done, chunk, self.limits.chunk_bytes)
             return stored_failures(self.store, chunk)
-        return 0
+        return None
 
-    def _stored(self, on: Queue, chunk: Reservation, output: Encoded | int) -> int:
-        if isinstance(output, int):
+    def _stored(self, on: Queue, chunk: Reservation, output: Encoded | int | None) -> int | None:
+        if not isinstance(output, Encoded):
             return output
         with _unless_ended(on, chunk):
             return stored_output(self.store, chunk, output)
-        return 0
+        return None
+
+
+def _given_back(outcome: ReleaseOutcome) -> CompleteOutcome:
+    return outcome if isinstance(outcome, Dropped) else Lost()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from opsqueue.wire import ProblemType
 from opsqueue_api.operation import NDJSON, Content, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf
-from opsqueue_api.streams import begun
+from opsqueue_api.streams import begun, joined
 
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -50,7 +50,8 @@ class Errors:
             )
             reader = reader_of(submission, self.store, on.inline_contents)
             for errors in errors_by_chunk(reader, submission, indexes):
-                yield _ENCODER.encode_lines([OperationFailedBody.of(error) for error in errors])
+                lines = (_ENCODER.encode(OperationFailedBody.of(error)) + b"\n" for error in errors)
+                yield from joined(lines)
 
         resp.content_type = NDJSON
         resp.stream = begun(lines_by_chunk())

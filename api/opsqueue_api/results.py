@@ -10,9 +10,9 @@ the answer is cut off, since no line could say so; `?from_chunk=` goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Final, cast, get_args
+from typing import cast, get_args
 
 import falcon
 
@@ -39,10 +39,7 @@ from opsqueue_api.parameters import checked_id, choice, integer
 from opsqueue_api.problem import Problem, ProblemError, fields_of, problem_of, too_large
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import Limits
-from opsqueue_api.streams import Stream, admitted, begun
-
-_PART_BYTES: Final = 1024 * 1024
-"""Size up to which lines are sent together."""
+from opsqueue_api.streams import Stream, admitted, begun, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +145,12 @@ def _lines(
             whole_bytes=whole_bytes,
         )
         for results in chunks:
-            yield from _joined(
+            yield from joined(
                 result_line(one, tells_apart=tells_apart, has_null_for_nan=True) for one in results
             )
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.
             yield b""
-
-
-def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Join the lines of a chunk, of a large one some at a time."""
-    part: list[bytes] = []
-    part_bytes = 0
-    for line in lines:
-        part.append(line)
-        part_bytes += len(line)
-        if part_bytes > _PART_BYTES:
-            yield b"".join(part)
-            part, part_bytes = [], 0
-    yield b"".join(part)
 
 
 def _operations_failed(submission: Submission) -> ProblemError:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Self
+from typing import Final, Self
 
 import falcon
 
 from opsqueue_api.long_polls import LongPolls, Room
+
+_PART_BYTES: Final = 1024 * 1024
+"""Size up to which lines are sent together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +112,16 @@ def has_closed(connection: object) -> bool:
         return False
     except OSError:
         return True
+
+
+def joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the lines of a chunk, of a large one some at a time."""
+    part: list[bytes] = []
+    part_bytes = 0
+    for line in lines:
+        part.append(line)
+        part_bytes += len(line)
+        if part_bytes > _PART_BYTES:
+            yield b"".join(part)
+            part, part_bytes = [], 0
+    yield b"".join(part)

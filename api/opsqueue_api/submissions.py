@@ -320,9 +320,12 @@ class RetrySubmission:
         # Only now: with httpx, which comes with it, the API would take an eighth longer to start.
         from opsqueue.producer import ProducerClient  # noqa: PLC0415 as above
 
-        inline_bytes = self.limits.inline_bytes
         with ProducerClient.over(
-            self.api, self.store, queue=on.name, inline_bytes=inline_bytes
+            self.api,
+            self.store,
+            queue=on.name,
+            inline_bytes=self.limits.inline_bytes,
+            whole_bytes=self.limits.chunk_bytes,
         ) as producer:
             return producer.retry_submission(submission_id, only="failed")
 

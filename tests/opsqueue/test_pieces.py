@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
+from opsqueue.codec import CBOR_TAG, open_codec
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError
 from opsqueue.output import decode_each_outcome, decode_output, encode_output
 
@@ -98,3 +99,44 @@ def test_texts_of_json_are_not_counted_as_values() -> None:
     data = json.dumps(["," * (2 * MIB)]).encode()
 
     assert codec.decode(data, limit_values=1_000) == ["," * (2 * MIB)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CBOR_TAG + cbor2.dumps([[1, "two"], {"three": 4}, b"5"]),
+        b"\x9f\x82\x01\x63two\xa1\x65three\x04\x41\x35\xff",
+        CBOR_TAG + b"\x9f\x9f\x01\x63two\xff\xbf\x65three\x04\xff\x41\x35\xff",
+        b"\x83\x82\x01\x7f\x62tw\x61o\xff\xa1\x65three\x04\x5f\x41\x35\xff",
+    ],
+    ids=["tag", "undeclared", "both", "texts in parts"],
+)
+def test_forms_of_cbor_that_others_write_are_read_alike(data: bytes) -> None:
+    """Whole and one by one, whatever is behind a value."""
+    codec, expected = open_codec("cbor"), [[1, "two"], {"three": 4}, b"5"]
+
+    each = codec.decode_each(data, operations=3, limit_bytes=MIB, piece_bytes=MIB)
+
+    assert expected == codec.decode(data, operations=3, limit_values=20)
+    assert expected == list(each)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x9f\x01\x02\x03\x04\xff", b"\x9f\x01\x02\xff", b"\x9f\x01\x02\x03", b"\x63abc"]
+)
+def test_a_list_of_undeclared_length_is_counted(data: bytes) -> None:
+    """One that is too long, too short, without its end; and what is no list."""
+    codec = open_codec("cbor")
+
+    with pytest.raises(EncodingError):
+        codec.decode(data, operations=3)
+    with pytest.raises(EncodingError):
+        list(codec.decode_each(data, operations=3, limit_bytes=MIB, piece_bytes=MIB))
+
+
+def test_values_in_lists_of_undeclared_length_are_counted() -> None:
+    """As those of declared ones."""
+    bomb = b"\x81\x9f" + b"\x80" * 2_000_000 + b"\xff"
+
+    with pytest.raises(ChunkTooLargeError):
+        open_codec("cbor").decode(bomb, operations=1, limit_values=MIB)

@@ -310,6 +310,35 @@ def test_keys_that_become_one_are_refused(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [
+        {date(2020, 1, 1): 1, "2020-01-01": 2},
+        {Decimal(1): 1, "1": 2},
+        {timedelta(1): 1, "P1D": 2},
+        {"in": [{UUID(int=1): 1, str(UUID(int=1)): 2}]},
+    ],
+)
+def test_keys_that_become_one_are_refused_in_large_chunks_of_msgpack(value: object) -> None:
+    """Where only part of the values is looked at, each for itself."""
+    with pytest.raises(EncodingError, match=r"operation 0 of the chunk.*two keys of a dict"):
+        open_codec("msgpack").encode([value, "x" * 5_000])
+
+
+@pytest.mark.parametrize("name", ["raw", "msgpack", "json", "cbor", "pickle", "cbor+zstd"])
+def test_no_codec_writes_more_than_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed or not; a gigabyte, made small here."""
+    monkeypatch.setattr("opsqueue.codec.MAX_CHUNK_BYTES", 1_000)
+
+    with pytest.raises(EncodingError, match="1,000 are allowed: make chunks smaller"):
+        open_codec(name, allow_pickle=True).encode(
+            [b"x" * 2_000 if name != "json" else "x" * 2_000]
+        )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Decimal("1" * 4_301),
+        Fraction(10**4_301, 3),
+        Fraction(3, 10**4_301),
         Decimal("NaN"),
         datetime(2026, 1, 1),  # noqa: DTZ001 that is the point
         datetime(2026, 1, 1, tzinfo=timezone(timedelta(seconds=1))),
@@ -347,6 +376,9 @@ def test_what_cbor_would_read_as_another_value_is_refused(value: object) -> None
         (2**4_000, None),
         (-(2**64) - 1, None),
         (Fraction(1, 3), None),
+        (Decimal("-9." + "9" * 4_299), None),
+        (Decimal("1E+999999"), None),
+        (Fraction(10**4_299 + 1, 10**4_299), None),
         (ip_address("fe80::1%eth0"), None),
         (ip_network("10.0.0.0/8"), None),
         (ip_interface("10.0.0.1/8"), None),

@@ -13,12 +13,15 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.chunk import OperationError
+from opsqueue.chunk import OperationError, ReleaseOutcome, Token
 from opsqueue.codec import open_codec
 from opsqueue.output import encode_output
+from opsqueue.partitioned import PartitionedQueue
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
+from opsqueue.submission import SubmissionId
 from opsqueue_api.app import create_app
+from opsqueue_api.settings import Limits
 from opsqueue_api.streams import has_closed
 from tests.opsqueue.steps import repair_wholly
 from tests.opsqueue_api.clients import client_of
@@ -606,3 +609,66 @@ def test_a_worker_whose_reservations_were_removed_from_redis_can_be_deleted(
     assert queue.list_workers() == []
     assert len(queue.reserve_chunks("node-2", limit=10).chunks) > 0
     assert queue.count_queue().stats["reservations_lost"] == 1
+
+
+@pytest.mark.parametrize("report", [{}, {"output": "AAAA"}, {"results": [1, 2, 3]}])
+def test_a_late_report_without_an_output_does_not_complete_what_a_retry_put_back(
+    http: httpx.Client, queue: Queue, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]
+) -> None:
+    """The submission had ended when the report was looked at, and goes on when it is counted."""
+    id_ = insert(http, [1])
+    (chunk,) = reserve(http)
+    http.post(f"/submissions/{id_}/cancel")
+    release = PartitionedQueue.release_chunks
+
+    def after_a_retry(self: PartitionedQueue, tokens: list[Token]) -> list[ReleaseOutcome]:
+        http.post(f"/submissions/{id_}/retry")
+        return release(self, tokens)
+
+    monkeypatch.setattr(PartitionedQueue, "release_chunks", after_a_retry)
+
+    outcomes = complete(http, {"token": chunk["token"], **report}).json()["outcomes"]
+
+    assert ["lost"] == [outcome["outcome"] for outcome in outcomes]
+    assert queue.get_submission(SubmissionId(id_)).chunks_done == 0
+    assert [0] == [again["chunk_index"] for again in reserve(http)]
+
+
+def test_the_operations_of_one_answer_are_bounded_together(
+    real_client: redis.Redis, store: ObjectStore, queue_name: str
+) -> None:
+    """A few bytes stand for each chunk's: what does not fit in is told to be somewhere else."""
+    app = create_app(real_client, store, limits=Limits(chunk_bytes=1_000_000))
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
+        insert(http, ["x" * 600_000] * 5, chunk_size=1)
+
+        chunks = reserve(http, max=5)
+
+        assert [True, True, False, False, False] == [bool(chunk["operations"]) for chunk in chunks]
+        assert all("max-chunk-bytes" in chunk["problem"] for chunk in chunks[2:])
+        path = chunks[4]["input_url"].rpartition(queue_name)[2]
+        assert http.get(f"{path}?as=json").json() == ["x" * 600_000]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        b"\xc4\x82\x01\xc2\x5a\x00\x03\x0d\x40" + b"\xff" * 200_000,  # a decimal fraction
+        b"\xc5\x82\x01\xc2\x5a\x00\x03\x0d\x40" + b"\xff" * 200_000,  # a bigfloat
+        b"\xd8\x1e\x82\x01\xc2\x5a\x00\x03\x0d\x40" + b"\xff" * 200_000,  # a rational
+    ],
+    ids=["decimal", "bigfloat", "rational"],
+)
+def test_numbers_that_take_the_square_of_their_length_are_refused(
+    http: httpx.Client, store: ObjectStore, operation: bytes
+) -> None:
+    """They would stop a whole process: nothing else runs while Python makes such a number."""
+    prefix = f"{http.base_url.path.rstrip('/').rpartition('/')[2]}/{'0' * 32}"
+    store.create(input_key(prefix, 0), b"\x81" + operation)
+    body = {"prefix": prefix, "chunks_total": 1, "chunk_size": 1, "codec": "cbor"}
+    id_ = http.post("/submissions", json=body).json()["id"]
+
+    answer = http.get(f"/submissions/{id_}/chunks/0/input?as=json")
+
+    assert answer.status_code == 422
+    assert "4,300 digits" in answer.json()["detail"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from opsqueue.chunk import OperationError
 from opsqueue.codec import open_codec
@@ -17,7 +19,9 @@ from opsqueue.producer import OperationFailed, ProducerClient
 from opsqueue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.strategy import Oldest
-from opsqueue_api.app import App
+from opsqueue_api.app import App, create_app
+from opsqueue_api.settings import Limits
+from tests.opsqueue_api.clients import client_of
 
 NAMES = ("operations_succeeded", "operations_failed", "operations_dropped", "max_failed_operations")
 
@@ -196,3 +200,59 @@ def test_failed_operations_alone_are_handed_in_anew(http: httpx.Client, work, qu
     assert first.json()["id"] == again.json()["id"] != id_
     assert first.json()["operations_total"] == 2
     assert "no operation that failed" in nothing.json()["detail"]
+
+
+def test_a_traceback_longer_than_any_that_is_written_is_refused(
+    http: httpx.Client, queue: Queue, store: ObjectStore
+) -> None:
+    """Thousands of errors may refer to one, each line of the answer having all of it."""
+    insert(http, [1, 2])
+    (chunk,) = queue.reserve_chunks("w", strategy=Oldest()).chunks
+    error = OperationError(type="E", message="", traceback="x" * 100_000)
+    output = encode_output([error, error], open_codec(chunk.source.codec), collects=True)
+    report = {"token": chunk.token, "output": base64.b64encode(output.data).decode()}
+
+    answer = http.post("/chunks/complete", json={"chunks": [report]})
+
+    assert answer.status_code == 422
+    assert "a traceback in an output has 100,000 characters" in answer.json()["detail"]
+
+
+def test_errors_are_sent_some_at_a_time(http: httpx.Client, work: Callable[..., None]) -> None:
+    """Memory is for a part of a chunk's, not for all."""
+    id_ = insert(http, list(range(-20_000, 0)), chunk_size=20_000)
+    work()
+
+    plain = {"Accept-Encoding": "identity"}
+    with http.stream("GET", f"/submissions/{id_}/errors", headers=plain) as answer:
+        parts = list(answer.iter_raw())
+
+    assert 20_000 == b"".join(parts).count(b"\n")
+    assert len(parts) > 1
+
+
+@pytest.mark.parametrize("operations", [1, 2_000_000])
+def test_a_retry_of_what_failed_decodes_no_more_than_other_requests(
+    client: redis.Redis, queue: Queue, store: ObjectStore, queue_name: str, operations: int
+) -> None:
+    """A list of small dicts, as many as told or more: each byte of it takes 80 of memory."""
+    prefix = f"{queue_name}/{'0' * 32}"
+    store.create(
+        input_key(prefix, 0), b"\xdd" + (2_000_000).to_bytes(4, "big") + b"\x80" * 2_000_000
+    )
+    app = create_app(client, store, limits=Limits(chunk_bytes=4_000_000))
+    with client_of(app, f"/v1/queues/{queue_name}") as http:
+        body = {"prefix": prefix, "chunks_total": 1, "codec": "msgpack", "chunk_size": operations}
+        id_ = http.post("/submissions", json={**body, "operations_total": operations}).json()["id"]
+        (chunk,) = queue.reserve_chunks("w", strategy=Oldest()).chunks
+        error = OperationError(type="E", message="", traceback="")
+        outcomes = [error, *[0] * (operations - 1)]
+        output = encode_output(outcomes, open_codec("msgpack"), collects=True)
+        store.create(output_key(prefix, 0), output.data)
+        queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
+
+        answer = http.post(f"/submissions/{id_}/retry?only=failed")
+
+        assert answer.status_code in (413, 422)
+        wanted = "2,000,000" if operations == 1 else "max-chunk-bytes"
+        assert wanted in answer.json()["detail"]

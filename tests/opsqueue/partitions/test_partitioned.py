@@ -184,6 +184,19 @@ def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQue
         assert other.unknown_prefixes([new.prefix]) == [new.prefix]
 
 
+def test_a_prefix_belongs_to_one_submission_of_all_partitions(queue: PartitionedQueue) -> None:
+    """The partition of an insert with a key is the key's: the others may have the prefix."""
+    new = new_submission(queue)
+    first = queue.insert_submission(new, idempotency_key="first")
+
+    for number in range(20):
+        with pytest.raises(InvalidArgumentError, match=f"belongs to submission {first.id}"):
+            queue.insert_submission(new, idempotency_key=f"other-{number}")
+    again = queue.insert_submission(new, idempotency_key="first")
+
+    assert (first.id, False) == (again.id, again.is_new)
+
+
 def test_who_died_between_holding_and_discarding_leaves_an_orphan_that_is_found_again(
     queue: PartitionedQueue,
 ) -> None:

@@ -15,9 +15,10 @@ from opsqueue.exceptions import (
     IncorrectUsageError,
     InvalidArgumentError,
 )
+from opsqueue.new_submission import NewSubmission
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import Queue
-from opsqueue.store import ObjectStore, output_key
+from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.submission import SubmissionId, SubmissionState
 
 OLDEST = Strategy.Oldest()
@@ -210,6 +211,41 @@ def test_an_output_that_lacks_results_is_refused(
     assert not store.exists(output_key(chunk.submission_prefix, 0))
     consumer.complete_chunk(id_, None, 0, chunk.input_content)
     assert queue.get_submission(id_).state is SubmissionState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("codec", "output"),
+    [
+        ("json", b'["' + b"x" * 200_000 + b'"]'),
+        ("msgpack", b"\x92\xc6" + (300_000).to_bytes(4, "big") + b"x" * 200_000),
+        ("cbor", b"\x9f\x7a" + (200_000).to_bytes(4, "big") + b"x" * 200_000 + b"\xff"),
+    ],
+)
+def test_all_of_a_large_output_that_is_at_hand_is_looked_at(
+    consumer: ConsumerClient,
+    store: ObjectStore,
+    queue: Queue,
+    queue_name: str,
+    codec: str,
+    output: bytes,
+) -> None:
+    """Too few results, or one that is cut short: nobody could read them."""
+    new = NewSubmission(
+        prefix=f"{queue_name}/{'0' * 32}",
+        chunks_total=1,
+        operations_total=2,
+        chunk_size=2,
+        codec=codec,
+    )
+    store.create(input_key(new.prefix, 0), b"any")
+    id_ = queue.insert_submission(new).id
+    consumer.reserve_chunks()
+
+    with pytest.raises(EncodingError, match="can't be used"):
+        consumer.complete_chunk(id_, None, 0, output)
+
+    assert queue.get_submission(id_).chunks_done == 0
+    consumer.release_chunk(id_, 0)
 
 
 def test_an_unreadable_output_of_an_earlier_attempt_fails_the_next_one(
