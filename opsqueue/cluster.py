@@ -63,7 +63,7 @@ class ClusterClient:
         renew_in_children(self)
 
     def start_afresh(self) -> None:
-        """See `process.StartsAfresh`. redis-py looks after its pools, not after the locks here."""
+        """See `process.StartsAfresh`."""
         self._cluster: Any = None  # a RedisCluster, most of whose methods have no types
         self._lock = threading.Lock()
         self._stale_since: float | None = None

@@ -8,6 +8,7 @@ failure table in ARCHITECTURE.md).
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, cast
@@ -21,6 +22,7 @@ from redis.sentinel import Sentinel
 
 from opsqueue.cluster import Client, ClusterClient, reason_of, run_on_all
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
+from opsqueue.process import renew_in_children
 from opsqueue.redis_url import BehindSentinels, Cluster, Server, UrlError, place_of
 from opsqueue.replication import lag_trouble, replica_trouble
 
@@ -74,7 +76,28 @@ def server_client(
     options = _options(max_connections, timeout_s)
     if url.startswith("rediss:"):
         options["redis_connect_func"] = _begin
-    return redis.Redis.from_url(url, **options, retry=_never())
+    return _with_locks_of_its_own(redis.Redis.from_url(url, **options, retry=_never()))
+
+
+class _PoolLocks:
+    """The locks of a redis-py pool, new ones in each process.
+
+    In a forked child redis-py drops the pool's connections, but takes its lock for that: a thread
+    of the parent that held it at the fork is not there to release it.
+    """
+
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 redis-py has no type for these
+        self._pool = pool
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        self._pool._lock, self._pool._fork_lock = threading.RLock(), threading.RLock()  # noqa: SLF001 as above
+
+
+def _with_locks_of_its_own(client: redis.Redis) -> redis.Redis:
+    pool: Any = client.connection_pool
+    pool.opsqueue_locks = _PoolLocks(pool)  # for as long as the pool
+    return client
 
 
 def _begin(connection: Any) -> None:  # noqa: ANN401 redis-py has no type for a pool's connections
@@ -116,10 +139,11 @@ def _master(behind: BehindSentinels, options: dict[str, Any]) -> redis.Redis:
         behind.addresses,
         sentinel_kwargs={**sentinel_options, **behind.sentinel_options, "retry": _never()},
     )
-    client: redis.Redis = sentinels.master_for(
-        behind.service, **{**options, **behind.options}, retry=_never()
+    for sentinel in sentinels.sentinels:
+        _with_locks_of_its_own(sentinel)
+    return _with_locks_of_its_own(
+        sentinels.master_for(behind.service, **{**options, **behind.options}, retry=_never())
     )
-    return client
 
 
 def _discovery(cluster: Cluster, options: dict[str, Any]) -> Callable[[], RedisCluster]:

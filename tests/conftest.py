@@ -11,6 +11,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -24,6 +25,12 @@ README = PAGES[0]
 
 # Else its assertions would not say what was unequal.
 pytest.register_assert_rewrite("tests.opsqueue.queue_invariants")
+
+# A busy machine may take its time.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # What a shell runs in the background ignores SIGINT, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import select
@@ -9,9 +10,11 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import pytest
+
+_HANGS_AFTER_S: Final = 20.0
 
 
 class Child:
@@ -22,6 +25,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
+            # Where a child hangs is told, too.
+            faulthandler.dump_traceback_later(_HANGS_AFTER_S)
             try:
                 try:
                     answer = (True, work())

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import httpx
 import pytest
 import redis
 
+from opsqueue.cluster import run_on_all
 from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.connection import connect
 from opsqueue.consumer import ConsumerClient
@@ -413,6 +415,33 @@ def test_clients_of_redis_start_afresh_in_children(any_redis: str, queue_name: s
             is_over.set()
         assert [*found, *(each.result() for each in asking)] == [[]] * 11
     assert len(queue.parts()) == 1
+    redis_client.close()
+
+
+def test_a_pool_that_was_locked_at_a_fork_is_not_in_the_child(any_redis: str):
+    """redis-py takes that lock in the child, before it begins anew there."""
+    redis_client = connect(any_redis)
+    run_on_all(redis_client, lambda server: server.ping())
+    pools = run_on_all(redis_client, lambda server: server.connection_pool)
+    is_locked, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as locks:
+            for pool in pools:
+                locks.enter_context(pool._lock)
+                locks.enter_context(pool._fork_lock)
+            is_locked.set()
+            is_over.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(hold)
+        is_locked.wait()
+        try:
+            answers = in_child(lambda: run_on_all(redis_client, lambda server: server.ping()))
+        finally:
+            is_over.set()
+        held.result()
+    assert set(answers) == {True}
     redis_client.close()
 
 
