@@ -55,7 +55,7 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if command -v luacheck >/dev/null; then luacheck --quiet opsqueue/lua; else echo "luacheck is not installed: skipped"; fi
+	@if command -v luacheck >/dev/null; then luacheck --quiet opsqueue/queue/lua; else echo "luacheck is not installed: skipped"; fi
 
 fix: setup
 	$(BIN)/ruff format

@@ -22,14 +22,14 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from opsqueue import embedded
-from opsqueue.connection import connect
-from opsqueue.contents import fresh_prefix
-from opsqueue.durability import Durability, check_durability
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.connection import connect
+from opsqueue.queue.durability import Durability, check_durability
+from opsqueue.queue.queue import Queue
+from opsqueue.testing import embedded
+from opsqueue.testing.embedded import EmbeddedServer
 from report import Report
 
 

@@ -24,8 +24,8 @@ import psutil
 import redis
 
 from opsqueue.cli.local_stack import LocalStack
-from opsqueue.connection import connect
 from opsqueue.producer import ProducerClient
+from opsqueue.queue.connection import connect
 from report import Report, peak_mib
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -25,11 +25,11 @@ from typing import Any
 
 from opsqueue import Opsqueue
 from opsqueue.cli.local_stack import LocalStack
-from opsqueue.connection import connect
-from opsqueue.keys import base_key
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from report import Report
 
 STRATEGIES = ("Oldest", "PreferDistinct(customer, Oldest)")

@@ -28,12 +28,12 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from opsqueue.connection import connect
-from opsqueue.contents import fresh_prefix
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Strategy
+from opsqueue.testing.embedded import EmbeddedServer
 from report import Report
 
 MAX, PER_SECOND = 5, 100

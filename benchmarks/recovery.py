@@ -31,13 +31,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from opsqueue.app import Opsqueue
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.handlers.app import Opsqueue
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from report import Report, Table
 
 QUEUE, LOG = "recovery", "OPSQUEUE_BENCH_LOG"

@@ -14,15 +14,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from opsqueue.app import Opsqueue
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.execution import Done, execute
-from opsqueue.new_submission import INLINE_BYTES
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Done, execute
+from opsqueue.model.new_submission import INLINE_BYTES
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from report import Report
 
 app = Opsqueue()

@@ -47,13 +47,13 @@ from typing import Any
 import redis
 from redis.client import Pipeline
 
-from opsqueue.connection import connect
-from opsqueue.contents import fresh_prefix
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
-from opsqueue.script import load_script
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import load_script
 from opsqueue.strategy import parse_strategy
+from opsqueue.testing.embedded import EmbeddedServer
 from report import Report, main_thread_cpu_s
 
 HERE = Path(__file__).parent

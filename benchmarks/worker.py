@@ -22,11 +22,11 @@ from typing import Any
 
 import psutil
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import connect
 from opsqueue.store import open_store
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from report import Report
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

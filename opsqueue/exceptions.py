@@ -49,26 +49,66 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from opsqueue.model.errors import (
+    IncorrectUsageError,
+    InvalidArgumentError,
+    OpsqueueError,
+    OtherProcessError,
+    TryFromIntError,
+)
+from opsqueue.model.status import (
+    SubmissionCancelled,
+    SubmissionFailed,
+    SubmissionNotCancellable,
+    as_cancelled,
+    as_ended,
+    as_failed,
+    not_cancellable,
+)
+
 if TYPE_CHECKING:
-    from opsqueue.output import OperationFailed
-    from opsqueue.status import (
-        SubmissionCancelled,
-        SubmissionFailed,
-        SubmissionNotCancellable,
-    )
-    from opsqueue.submission import ChunkFailed, Submission
+    from opsqueue.model.chunk import OperationFailed
+    from opsqueue.model.submission import ChunkFailed, Submission
 
-
-class OpsqueueError(Exception):
-    """The root of the tree."""
-
-
-class IncorrectUsageError(OpsqueueError, TypeError):
-    """The call itself is wrong: repeating it can't help."""
-
-
-class InvalidArgumentError(IncorrectUsageError):
-    """A value is out of range, of the wrong form or too large; nothing was changed."""
+__all__ = [
+    "AccessDeniedError",
+    "ApiUnavailableError",
+    "ChunkCountIsZeroError",
+    "ChunkNotFoundError",
+    "ChunkRetrievalError",
+    "ChunkSizeIsZeroError",
+    "ChunkStorageError",
+    "ChunkTooLargeError",
+    "ChunksStorageError",
+    "ConnectionTroubleError",
+    "EncodingError",
+    "HandlerError",
+    "IncorrectUsageError",
+    "InternalConsumerClientError",
+    "InternalProducerClientError",
+    "InvalidArgumentError",
+    "NewObjectStoreClientError",
+    "ObjectNotFoundError",
+    "OperationFailedError",
+    "OpsqueueError",
+    "OpsqueueInternalError",
+    "OtherProcessError",
+    "RedisUnavailableError",
+    "ScriptError",
+    "SoftTimeLimitExceeded",
+    "StoreUnavailableError",
+    "SubmissionCancelledError",
+    "SubmissionFailedError",
+    "SubmissionNotCancellableError",
+    "SubmissionNotCompletedYetError",
+    "SubmissionNotConfirmedError",
+    "SubmissionNotFoundError",
+    "SubmissionNotRetryableError",
+    "TooManyMatchingSubmissionsError",
+    "TryFromIntError",
+    "UnexpectedOpsqueueConsumerServerResponseError",
+    "WrongAnswerError",
+]
 
 
 class ChunkSizeIsZeroError(InvalidArgumentError):
@@ -157,17 +197,6 @@ class AccessDeniedError(IncorrectUsageError):
     """The HTTP API does not know the token, or the token is not for this."""
 
 
-class OtherProcessError(IncorrectUsageError):
-    """Work begun in one process can't be continued in a forked child of it."""
-
-    def __init__(self, what: str, made_in: int, pid: int, help_: str) -> None:
-        """Name the thing, both processes, and what to do instead."""
-        super().__init__(
-            f"{what} belongs to process {made_in}, and can't be used in {pid}, which was forked "
-            f"from it: {help_}"
-        )
-
-
 class SubmissionFailedError(OpsqueueError):
     """A chunk failed its last attempt, or too many operations, and the submission with it.
 
@@ -179,7 +208,7 @@ class SubmissionFailedError(OpsqueueError):
 
     def __init__(self, submission: Submission) -> None:
         """Keep everything of the failed submission."""
-        self.submission = submission.as_failed
+        self.submission = as_failed(submission)
         self.chunk = submission.failed_chunk
         self.failure = self.chunk.failure
         super().__init__(self.submission)
@@ -227,7 +256,7 @@ class SubmissionCancelledError(OpsqueueError):
 
     def __init__(self, submission: Submission) -> None:
         """Keep the submission."""
-        self.submission = submission.as_cancelled
+        self.submission = as_cancelled(submission)
         super().__init__(self.submission)
 
     def __str__(self) -> str:
@@ -245,7 +274,7 @@ class _SubmissionHasEndedError(OpsqueueError):
     wants: str
 
     def __init__(self, submission: Submission) -> None:
-        self.ended = submission.as_ended
+        self.ended = as_ended(submission)
         super().__init__(self.ended)
 
     def __str__(self) -> str:
@@ -266,7 +295,7 @@ class SubmissionNotCancellableError(_SubmissionHasEndedError):
     @property
     def submission(self) -> SubmissionNotCancellable:
         """What it is, as a class."""
-        return self.ended.not_cancellable
+        return not_cancellable(self.ended)
 
     @property
     def chunk(self) -> ChunkFailed | None:
@@ -357,10 +386,6 @@ class ScriptError(OpsqueueInternalError):
 
 class ChunkCountIsZeroError(IncorrectUsageError):
     """For programs that name it: a submission without chunks is completed at once."""
-
-
-class TryFromIntError(InvalidArgumentError):
-    """A number is none that an id can have."""
 
 
 # Names of the reference's client for what has one name here.

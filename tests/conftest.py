@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from opsqueue import tracing
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue.connection import connect
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.documents import PAGES, Dev, file_of, running_dev
 
 README = PAGES[0]

@@ -14,9 +14,9 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from opsqueue.connection import server_client
-from opsqueue.embedded import EmbeddedServer, binary
-from opsqueue.process import die_with_parent
+from opsqueue.model.process import die_with_parent
+from opsqueue.queue.connection import server_client
+from opsqueue.testing.embedded import EmbeddedServer, binary
 from tests import waiting
 
 MASTERS = 3

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from opsqueue import embedded
-from opsqueue.connection import server_client
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue.connection import server_client
+from opsqueue.testing import embedded
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.redis_sets import until
 
 ALWAYS = ("--appendfsync", "always")

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from opsqueue.app import load_app
+from opsqueue.handlers.app import load_app
 from opsqueue.store.base import parse_store_url
 from opsqueue_api.hosts import AllowedHosts
 from opsqueue_api.server import GRACEFUL_S

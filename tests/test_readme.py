@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opsqueue.app import load_app
+from opsqueue.handlers.app import load_app
 from opsqueue.producer import ProducerClient
 from opsqueue.testing import local
 from tests import documents

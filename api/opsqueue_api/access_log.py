@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from opsqueue.logs import LogFormat, formatter
+from opsqueue.tracing.logs import LogFormat, formatter
 from opsqueue_api.request_ids import ID_KEY, TOKEN_KEY
 
 LOGGER: Final = logging.getLogger(__name__)

@@ -9,15 +9,15 @@ from typing import Any
 import falcon
 from prometheus_client import CollectorRegistry
 
-from opsqueue.cluster import Client
-from opsqueue.durability import Durability
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.script import queue_names
+from opsqueue.http.wire import ProblemType
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.durability import Durability
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import queue_names
 from opsqueue.store import ObjectStore
-from opsqueue.submission_api import QueueApi
-from opsqueue.wire import ProblemType
 from opsqueue_api import consumers, dashboard, problem
 from opsqueue_api.auth import Authentication, Need
 from opsqueue_api.compression import Compression
@@ -74,7 +74,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     """Make the WSGI application.
 
     Args:
-        client: from `opsqueue.connection.connect`, with a connection for each thread.
+        client: from `opsqueue.queue.connection.connect`, with a connection for each thread.
         store: the object store that producers and workers have.
         limits: of a request.
         tokens: that are accepted; with none, everybody may do everything.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import falcon
 
-from opsqueue.wire import ProblemType
+from opsqueue.http.wire import ProblemType
 from opsqueue_api.problem import Problem, ProblemError
 from opsqueue_api.request_ids import TOKEN_KEY
 from opsqueue_api.tokens import Scope, Token, find_token

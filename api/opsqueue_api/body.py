@@ -9,11 +9,10 @@ import falcon
 import msgspec
 from falcon.typing import ReadableIO
 
-from opsqueue.codec import DEFAULT_CODEC
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.new_submission import is_idempotency_key
-from opsqueue.submission_wire import InsertBody
-from opsqueue.wire import ProblemType
+from opsqueue.http.submission_wire import InsertBody
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import DEFAULT_CODEC, is_idempotency_key
 from opsqueue_api.compression import decompressed
 from opsqueue_api.problem import Problem, ProblemError, invalid, too_large
 from opsqueue_api.settings import Limits

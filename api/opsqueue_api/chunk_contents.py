@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import falcon
 import msgspec
 
-from opsqueue.chunk import Reservation, Token
-from opsqueue.chunk_wire import DoneBody
-from opsqueue.codec import RAW, VALUE_BYTES, Codec, open_codec
-from opsqueue.contents import failed_in_output, store_output
+from opsqueue.contents.chunks import failed_in_output, store_output
+from opsqueue.contents.codec import RAW, VALUE_BYTES, Codec, open_codec
+from opsqueue.contents.inline import reader_of
+from opsqueue.contents.output import Encoded, encode_output
+from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import (
     ChunkTooLargeError,
     EncodingError,
     InvalidArgumentError,
     ObjectNotFoundError,
 )
-from opsqueue.inline import reader_of
-from opsqueue.output import Encoded, encode_output
-from opsqueue.output_check import count_errors
+from opsqueue.http.chunk_wire import DoneBody
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.chunk import Reservation, Token
 from opsqueue.store import ObjectStore, Readable, input_key
-from opsqueue.wire import ProblemType
 from opsqueue_api.body import read_body
 from opsqueue_api.operation import Content, Parameter, operation
 from opsqueue_api.parameters import checked_id

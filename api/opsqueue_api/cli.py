@@ -17,17 +17,17 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from opsqueue import __version__
-from opsqueue.connection import check, connect, masked
-from opsqueue.durability import Durability, check_durability
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
     InvalidArgumentError,
 )
-from opsqueue.logs import set_up_logging
-from opsqueue.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue.model.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue.model.version import __version__
+from opsqueue.queue.connection import check, connect, masked
+from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.store import open_store
+from opsqueue.tracing.logs import set_up_logging
 from opsqueue_api.hosts import AllowedHosts, is_name
 from opsqueue_api.request_ids import add_request_id
 from opsqueue_api.settings import (

@@ -12,9 +12,10 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
-from opsqueue.chunk_api import UNKNOWN_MS, reserve_when_free, retire_wholly
-from opsqueue.chunk_wire import (
+from opsqueue.consumer.chunk_api import UNKNOWN_MS, reserve_when_free, retire_wholly
+from opsqueue.contents.output import Encoded
+from opsqueue.exceptions import OpsqueueError, SubmissionNotFoundError
+from opsqueue.http.chunk_wire import (
     AliveBody,
     ChunkBody,
     CompleteBody,
@@ -26,14 +27,13 @@ from opsqueue.chunk_wire import (
     ReserveBody,
     ReservedBody,
 )
-from opsqueue.exceptions import OpsqueueError, SubmissionNotFoundError
-from opsqueue.output import Encoded
-from opsqueue.queue import Queue
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.strategy import read_strategy
-from opsqueue.submission import SubmissionState
-from opsqueue.wire import ProblemType
 from opsqueue_api.auth import Need
 from opsqueue_api.body import decode, read_body
 from opsqueue_api.chunk_contents import (

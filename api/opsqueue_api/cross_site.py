@@ -11,7 +11,7 @@ from typing import Final
 
 import falcon
 
-from opsqueue.wire import ProblemType
+from opsqueue.http.wire import ProblemType
 from opsqueue_api.problem import Problem, ProblemError
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

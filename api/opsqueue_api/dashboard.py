@@ -15,7 +15,7 @@ from typing import Final
 
 import falcon
 
-from opsqueue.wire import ProblemType
+from opsqueue.http.wire import ProblemType
 from opsqueue_api.auth import Need
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.problem import Problem, ProblemError

@@ -9,12 +9,12 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue.contents import all_pages, errors_by_chunk
-from opsqueue.inline import reader_of
-from opsqueue.new_submission import MAX_CHUNKS
-from opsqueue.progress_wire import ErrorChunksBody, OperationFailedBody
+from opsqueue.contents.chunks import all_pages, errors_by_chunk
+from opsqueue.contents.inline import reader_of
+from opsqueue.http.progress_wire import ErrorChunksBody, OperationFailedBody
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import MAX_CHUNKS
 from opsqueue.store import ObjectStore
-from opsqueue.wire import ProblemType
 from opsqueue_api.operation import NDJSON, Content, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf

@@ -16,13 +16,13 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.pace import Pace
-from opsqueue.progress_wire import ProgressEvent, SubmissionEvent
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_api import wait_for_progress
-from opsqueue.submission_wire import SubmissionBody
-from opsqueue.wire import CountsBody
+from opsqueue.http.progress_wire import ProgressEvent, SubmissionEvent
+from opsqueue.http.submission_wire import SubmissionBody
+from opsqueue.http.wire import CountsBody
+from opsqueue.model.rate import Pace
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer.backends import wait_for_progress
+from opsqueue.queue.queue import Queue
 from opsqueue_api.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.operation import EVENT_STREAM as MEDIA_TYPE
 from opsqueue_api.operation import LAST_EVENT_ID, Content, operation

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from opsqueue.answers import Progress
-from opsqueue.following import done_in_order
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_api import wait_for_progress
+from opsqueue.model.answers import Progress
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer.backends import wait_for_progress
+from opsqueue.producer.follow import done_in_order
+from opsqueue.queue.queue import Queue
 from opsqueue_api.long_polls import WAIT_SLICE_MS
 from opsqueue_api.streams import Reader, cut_off
 

@@ -9,8 +9,8 @@ from typing import Final
 import falcon
 from msgspec import Struct
 
-from opsqueue.grid import MAX_CELLS, MAX_PAGE, Cell, ChunkInHand, Grid, chunk_grid
-from opsqueue.submission import SubmissionState
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.grid import MAX_CELLS, MAX_PAGE, Cell, ChunkInHand, Grid, chunk_grid
 from opsqueue_api.operation import integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf

@@ -10,12 +10,12 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue import __version__
-from opsqueue.cluster import Client
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.script import ping
+from opsqueue.http.wire import HealthBody, ProblemType, VersionBody
+from opsqueue.model.version import __version__
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.script import ping
 from opsqueue.store import ObjectStore
-from opsqueue.wire import HealthBody, ProblemType, VersionBody
 from opsqueue_api.operation import operation
 from opsqueue_api.problem import Problem
 

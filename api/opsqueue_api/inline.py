@@ -7,9 +7,9 @@ from typing import Final
 
 import falcon
 
-from opsqueue.inline import Kind
-from opsqueue.new_submission import INLINE_CHUNKS
-from opsqueue.submission_wire import InlineBody
+from opsqueue.contents.inline import Kind
+from opsqueue.http.submission_wire import InlineBody
+from opsqueue.model.new_submission import INLINE_CHUNKS
 from opsqueue_api.operation import integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, write
 from opsqueue_api.queues import QueueOf

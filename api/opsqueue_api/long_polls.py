@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from threading import BoundedSemaphore
 from typing import Final
 
-from opsqueue.queue import Queue
-from opsqueue.submission import Submission, SubmissionId
-from opsqueue.submission_api import wait_until_ended
-from opsqueue.wire import ProblemType
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.submission import Submission, SubmissionId
+from opsqueue.producer.backends import wait_until_ended
+from opsqueue.queue.queue import Queue
 from opsqueue_api.problem import Problem, ProblemError
 
 MAX_WAIT_S: Final = 60.0

@@ -20,9 +20,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from opsqueue import __version__
-from opsqueue.answers import Counts
 from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.model.answers import Counts
+from opsqueue.model.version import __version__
 from opsqueue_api.operation import Content, operation
 from opsqueue_api.queues import QueueOf
 from opsqueue_api.settings import MULTIPROCESS_DIR

@@ -15,11 +15,11 @@ from typing import Any, Final
 import falcon
 import msgspec
 
+from opsqueue.contents.json_lines import JsonLineError, is_blank, values_of
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.json_lines import JsonLineError, is_blank, values_of
-from opsqueue.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
-from opsqueue.submission_wire import MAX_WAIT_MS, BackoffBody, InsertBody
-from opsqueue.wire import ProblemType
+from opsqueue.http.submission_wire import MAX_WAIT_MS, BackoffBody, InsertBody
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
 from opsqueue_api.body import check_number, read_body
 from opsqueue_api.operation import META, NDJSON, Parameter, integer_parameter
 from opsqueue_api.parameters import integer, optional_integer, pairs_of

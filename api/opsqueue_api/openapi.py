@@ -15,9 +15,9 @@ from typing import Any, Final
 import falcon
 import msgspec
 
-from opsqueue import __version__
-from opsqueue.submission_wire import InsertBody
-from opsqueue.wire import ProblemBody, ProblemType
+from opsqueue.http.submission_wire import InsertBody
+from opsqueue.http.wire import ProblemBody, ProblemType
+from opsqueue.model.version import __version__
 from opsqueue_api import problem
 from opsqueue_api.auth import Need
 from opsqueue_api.dashboard import page_files

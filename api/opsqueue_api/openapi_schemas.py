@@ -1,7 +1,7 @@
 """What the document says of the types on the wire beyond msgspec's schemas: bounds and examples.
 
-The bounds are those of the values in `opsqueue.new_submission`, whose own messages say more than a
-decoder's would: so they are checked there, and told here.
+The bounds are those of the values in `opsqueue.model.new_submission`, whose own messages say more
+than a decoder's would: so they are checked there, and told here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Final
 
-from opsqueue.new_submission import (
+from opsqueue.model.new_submission import (
     MAX_BACKOFF_MS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,

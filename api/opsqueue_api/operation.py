@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 import falcon
 import msgspec
 
-from opsqueue.new_submission import MAX_STRATEGIC_PAIRS
-from opsqueue.wire import ProblemType
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import MAX_STRATEGIC_PAIRS
 from opsqueue_api.long_polls import MAX_WAIT_S
 from opsqueue_api.problem import invalid
 

@@ -11,8 +11,8 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.submission import SubmissionId
-from opsqueue.wire import ProblemType
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.submission import SubmissionId
 from opsqueue_api.problem import Problem, ProblemError, invalid
 
 ID: Final = re.compile(r"[0-9]{1,19}")

@@ -30,9 +30,9 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
     TooManyMatchingSubmissionsError,
 )
-from opsqueue.submission import Submission
-from opsqueue.submission_wire import SubmissionBody
-from opsqueue.wire import ProblemType
+from opsqueue.http.submission_wire import SubmissionBody
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.submission import Submission
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2

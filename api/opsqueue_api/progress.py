@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.new_submission import MAX_CHUNKS
-from opsqueue.progress_wire import ProgressBody
-from opsqueue.submission_api import wait_for_progress
+from opsqueue.http.progress_wire import ProgressBody
+from opsqueue.model.new_submission import MAX_CHUNKS
+from opsqueue.producer.backends import wait_for_progress
 from opsqueue_api.long_polls import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls
 from opsqueue_api.operation import WAIT, integer_parameter, operation
 from opsqueue_api.parameters import checked_id, integer, number, optional_integer, write

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.queue import Queue
-from opsqueue.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue.http.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue.queue.queue import Queue
 from opsqueue_api.operation import operation
 from opsqueue_api.parameters import write
 

@@ -16,8 +16,9 @@ from typing import cast, get_args
 
 import falcon
 
-from opsqueue.codec import open_codec
-from opsqueue.contents import ErrorMode, check_completed, results_by_chunk
+from opsqueue.contents.chunks import ErrorMode, check_completed, results_by_chunk
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.inline import reader_of
 from opsqueue.exceptions import (
     ChunkTooLargeError,
     EncodingError,
@@ -25,13 +26,12 @@ from opsqueue.exceptions import (
     OperationFailedError,
     OpsqueueError,
 )
-from opsqueue.inline import reader_of
-from opsqueue.new_submission import MAX_CHUNKS
-from opsqueue.queue import Queue
-from opsqueue.result_lines import result_line
+from opsqueue.http.result_lines import result_line
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import MAX_CHUNKS
+from opsqueue.model.submission import Submission, SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, Readable
-from opsqueue.submission import Submission, SubmissionState
-from opsqueue.wire import ProblemType
 from opsqueue_api.follow import followed_chunks
 from opsqueue_api.long_polls import LongPolls
 from opsqueue_api.operation import NDJSON, Content, choice_parameter, integer_parameter, operation

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.wire import ScalingBody
+from opsqueue.http.wire import ScalingBody
 from opsqueue_api.operation import operation
 from opsqueue_api.parameters import write
 from opsqueue_api.queues import QueueOf

@@ -19,13 +19,13 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
 from gunicorn.http import errors  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 
-from opsqueue.connection import connect
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.process import new_worker_name
-from opsqueue.script import queue_names
-from opsqueue.span_export import export_spans
+from opsqueue.model.process import new_worker_name
+from opsqueue.queue.connection import connect
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.script import queue_names
+from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import open_store
-from opsqueue.sweeper import Sweeper
+from opsqueue.tracing.export import export_spans
 from opsqueue_api.access_log import AccessLog, set_up_access_log
 from opsqueue_api.app import create_app
 from opsqueue_api.problem import MEDIA_TYPE

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from opsqueue.durability import Durability
-from opsqueue.logs import LogFormat
-from opsqueue.new_submission import INLINE_BYTES, MAX_METADATA_BYTES
+from opsqueue.model.new_submission import INLINE_BYTES, MAX_METADATA_BYTES
+from opsqueue.queue.durability import Durability
+from opsqueue.tracing.logs import LogFormat
 from opsqueue_api.tokens import Token
 
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -50,7 +50,7 @@ class Settings:
     """How the program runs.
 
     Args:
-        redis_url: see `opsqueue.connection.connect`.
+        redis_url: see `opsqueue.queue.connection.connect`.
         store_url: the object store that producers and workers have.
         host: address to listen on.
         port: 0 takes a free one, which the line `ready on` names.

@@ -9,21 +9,27 @@ from typing import Any, Final, Literal, cast
 import falcon
 import msgspec
 
-from opsqueue.answers import Inserted
-from opsqueue.codec import DEFAULT_CODEC, open_codec
-from opsqueue.contents import discard, discard_unless_owned, fresh_prefix, store_operations
+from opsqueue.contents.chunks import discard, discard_unless_owned, fresh_prefix, store_operations
+from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.keys import check_own_prefix
-from opsqueue.manifest import store_manifest
-from opsqueue.new_submission import NewSubmission, fits_inline
-from opsqueue.queue import Queue
-from opsqueue.readings import MAX_LOOKED_UP
+from opsqueue.http.submission_wire import (
+    IdsBody,
+    InsertBody,
+    PatchBody,
+    SubmissionBody,
+    SubmissionsBody,
+)
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.answers import Inserted
+from opsqueue.model.names import check_own_prefix
+from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission, fits_inline
+from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.producer.backends import SubmissionApi
+from opsqueue.queue.manifest import store_manifest
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import create_many
-from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.submission_api import SubmissionApi
-from opsqueue.submission_wire import IdsBody, InsertBody, PatchBody, SubmissionBody, SubmissionsBody
-from opsqueue.wire import ProblemType
 from opsqueue_api.body import (
     Contents,
     Uploaded,

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.keys import check_queue_name
+from opsqueue.model.names import check_queue_name
 
 MIN_SECRET_CHARACTERS: Final = 16
 FORM: Final = "NAME:SECRET:SCOPE[,SCOPE…][@QUEUE[,QUEUE…]]"

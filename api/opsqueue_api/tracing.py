@@ -8,9 +8,8 @@ from typing import Any, Final, cast
 import falcon
 import msgspec
 
-from opsqueue import spans
-from opsqueue.submission_wire import InsertBody
-from opsqueue.tracing import HEADERS, NO_SPAN, Span, current_carrier, sane_carrier
+from opsqueue.http.submission_wire import InsertBody
+from opsqueue.tracing import HEADERS, NO_SPAN, Span, current_carrier, sane_carrier, spans
 
 _POLLED: Final = ("/healthz", "/readyz", "/metrics", "/chunks/reserve", "/heartbeat")
 """Asked for every few seconds by everybody: of interest only as part of somebody's trace."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wsgiref.types import WSGIApplication
 
-from opsqueue.span_export import export_spans
+from opsqueue.tracing.export import export_spans
 from opsqueue_api.cli import settings_of_environment
 from opsqueue_api.server import make_app
 

@@ -30,8 +30,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.queue.connection import connect
+from opsqueue.testing.embedded import EmbeddedServer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opsqueue import Opsqueue
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.submission import SubmissionId
 
 STORE_URL = f"file://{Path(os.environ['BENCH_FOLDER']).resolve()}/store"
 PORT = os.environ["BENCH_PORT"]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from with_opsqueue import ENVIRONMENT, PORT, STORE_URL, WORKERS
 
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.submission import SubmissionId
 
 __all__ = ["ENVIRONMENT", "WORKERS", "batch", "collect", "enqueue"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import click
 
-from opsqueue import __version__
 from opsqueue.cli.acl import acl
 from opsqueue.cli.completion import completion
 from opsqueue.cli.demo import demo
@@ -26,6 +25,7 @@ from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
+from opsqueue.model.version import __version__
 
 _EPILOG = """
 \b

@@ -6,9 +6,9 @@ from typing import get_args
 
 import click
 
-from opsqueue.acl import FSYNC_EXPOSES, Role, user_line
-from opsqueue.durability import Durability
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue.acl import FSYNC_EXPOSES, Role, user_line
+from opsqueue.queue.durability import Durability
 
 _EPILOG = """
 \b

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-import redis
-
-from opsqueue import __version__
-from opsqueue.answers import Counts
 from opsqueue.cli.connections import DEFAULT_API_URL, DEFAULT_REDIS_URL
 from opsqueue.cli.queues import backlog_of
 from opsqueue.cli.tables import counted
-from opsqueue.cluster import Client, run_on_all
-from opsqueue.connection import (
+from opsqueue.exceptions import (
+    ConnectionTroubleError,
+    IncorrectUsageError,
+    OpsqueueError,
+    StoreUnavailableError,
+)
+from opsqueue.model.answers import Counts
+from opsqueue.model.submission import SubmissionState
+from opsqueue.model.version import __version__
+from opsqueue.producer.backends import QueueApi, SubmissionApi
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.cluster import Client, Server, run_on_all
+from opsqueue.queue.connection import (
     ALL_FACTS,
     NO_INFO,
     connect,
@@ -27,7 +34,7 @@ from opsqueue.connection import (
     unseen_facts,
     version_trouble,
 )
-from opsqueue.durability import (
+from opsqueue.queue.durability import (
     Durability,
     absent_troubles,
     all_unseen_settings,
@@ -37,18 +44,9 @@ from opsqueue.durability import (
     unseen_replicas,
     wait_troubles,
 )
-from opsqueue.exceptions import (
-    ConnectionTroubleError,
-    IncorrectUsageError,
-    OpsqueueError,
-    StoreUnavailableError,
-)
-from opsqueue.http_api import HttpApi
-from opsqueue.replication import lag_trouble, replica_trouble, replicas_of
-from opsqueue.script import translated_errors
+from opsqueue.queue.replication import lag_trouble, replica_trouble, replicas_of
+from opsqueue.queue.script import translated_errors
 from opsqueue.store import open_store
-from opsqueue.submission import SubmissionState
-from opsqueue.submission_api import QueueApi, SubmissionApi
 
 _MAX_SKEW_S: Final = 2.0
 _ANSWER_WITHIN_S: Final = 5.0
@@ -185,7 +183,7 @@ def _clock_findings(client: Client) -> list[Finding]:
         return run_on_all(client, _clock_finding)
 
 
-def _clock_finding(server: redis.Redis) -> Finding:
+def _clock_finding(server: Server) -> Finding:
     before = time.time()
     seconds, microseconds = server.time()
     middle = (before + time.time()) / 2

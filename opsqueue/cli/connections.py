@@ -15,12 +15,12 @@ import click
 from click.core import ParameterSource
 
 from opsqueue.cli.tables import say
-from opsqueue.connection import connect
-from opsqueue.durability import Durability, check_durability
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.http_api import HttpApi
+from opsqueue.producer.backends import QueueApi, SubmissionApi
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.connection import connect
+from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.store import open_store
-from opsqueue.submission_api import QueueApi, SubmissionApi
 
 DEFAULT_API_URL: Final = "http://127.0.0.1:3999"
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"

@@ -21,8 +21,8 @@ from rich.table import Table
 from opsqueue.cli.demo_app import QUEUE, Findings, count
 from opsqueue.cli.local_stack import LocalStack
 from opsqueue.exceptions import OpsqueueError
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.submission import Submission, SubmissionId, SubmissionState
 
 _CHUNK_SIZE = 20
 

@@ -6,7 +6,7 @@ import ast
 import warnings
 from typing import TypedDict
 
-from opsqueue.app import Opsqueue
+from opsqueue.handlers.app import Opsqueue
 
 QUEUE = "python-files"
 app = Opsqueue()

@@ -12,9 +12,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from opsqueue.app import load_app
 from opsqueue.cli.local_stack import LocalStack
 from opsqueue.exceptions import OpsqueueError
+from opsqueue.handlers.app import load_app
 
 _COLOURS = {"worker": "cyan", "api": "magenta", "dev": "green"}
 

@@ -12,7 +12,7 @@ from opsqueue.cli.connections import DEFAULT_REDIS_URL, as_json, with_urls
 from opsqueue.cli.group import EXIT_FAILED, EXIT_UNREACHABLE
 from opsqueue.cli.orphans import orphans as list_orphans
 from opsqueue.cli.tables import console, print_json
-from opsqueue.durability import Durability
+from opsqueue.queue.durability import Durability
 
 _SIGNS: Final = {
     Level.GOOD: ("✓", "green"),

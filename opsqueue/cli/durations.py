@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from opsqueue.duration import parse_duration
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.durations import parse_duration
 
 
 class Duration(click.ParamType[timedelta]):

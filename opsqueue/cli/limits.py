@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from opsqueue.answers import Limit
 from opsqueue.cli.connections import as_json, with_redis
 from opsqueue.cli.names import note_new
 from opsqueue.cli.tables import print_json, say
-from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.answers import Limit
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.strategy import MOST_IN_HAND
 
 _EPILOG = """

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
+from opsqueue.contents.json_lines import MAX_LINE_BYTES, JsonLineError, values_of
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.json_lines import MAX_LINE_BYTES, JsonLineError, values_of
 
 STANDARD: Final = Path("-")
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import ConnectionTroubleError
-from opsqueue.process import die_with_parent
+from opsqueue.model.process import die_with_parent
+from opsqueue.testing.embedded import EmbeddedServer
 
 _READY_WITHIN_S: Final = 120.0
 Say = Callable[[str, str], None]

@@ -11,17 +11,17 @@ from click.shell_completion import CompletionItem
 
 from opsqueue.cli.connections import open_api, preferred_redis_url
 from opsqueue.cli.tables import say
-from opsqueue.cluster import Client
 from opsqueue.exceptions import (
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
     SubmissionNotFoundError,
 )
-from opsqueue.keys import check_queue_name
-from opsqueue.script import queue_names
-from opsqueue.submission import Submission, SubmissionId
-from opsqueue.submission_api import SubmissionApi
+from opsqueue.model.names import check_queue_name
+from opsqueue.model.submission import Submission, SubmissionId
+from opsqueue.producer.backends import SubmissionApi
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.script import queue_names
 
 _COMPLETE_WITHIN_S: Final = 1.0
 

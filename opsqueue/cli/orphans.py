@@ -11,12 +11,12 @@ import click
 
 from opsqueue.cli.connections import with_redis_and_store_urls
 from opsqueue.cli.tables import counted
-from opsqueue.connection import connect, masked
-from opsqueue.duration import parse_duration
-from opsqueue.orphans import Orphan, delete_orphans, find_orphans
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.script import queue_names
+from opsqueue.model.durations import parse_duration
+from opsqueue.queue.connection import connect, masked
+from opsqueue.queue.orphans import Orphan, delete_orphans, find_orphans
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import queue_names
 from opsqueue.store import ObjectStore, open_store
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")

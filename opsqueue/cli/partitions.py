@@ -7,10 +7,10 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.names import UnknownQueueError, new_option
 from opsqueue.cli.tables import counted, say
-from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.script import queue_names
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.script import queue_names
 
 _EPILOG = """
 \b

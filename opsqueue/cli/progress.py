@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import near_names
 from opsqueue.cli.tables import console, fraction, say
-from opsqueue.pace import Pace
-from opsqueue.submission import Submission, SubmissionState
-from opsqueue.submission_api import SubmissionApi
+from opsqueue.model.rate import Pace
+from opsqueue.model.submission import Submission, SubmissionState
+from opsqueue.producer.backends import SubmissionApi
 
 LINE_EVERY_S: Final = 10.0
 _POLL_S: Final = 1.0

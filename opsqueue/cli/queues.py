@@ -10,14 +10,14 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from opsqueue.answers import Counts, WorkerSeen
 from opsqueue.cli.connections import as_json, with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, check_is_known, new_option, queue_argument
 from opsqueue.cli.tables import age, console, counted, print_json, say, table
-from opsqueue.submission import SubmissionState
-from opsqueue.submission_api import SubmissionApi
-from opsqueue.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue.http.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue.model.answers import Counts, WorkerSeen
+from opsqueue.model.submission import SubmissionState
+from opsqueue.producer.backends import SubmissionApi
 
 _SILENT_MS: Final = 15_000
 """A worker beats every few seconds: after this something is wrong with it."""

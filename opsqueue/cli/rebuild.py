@@ -10,12 +10,12 @@ import click
 
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.tables import counted
-from opsqueue.cluster import Client
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.rebuild import Rebuilt, queues_in, rebuild
-from opsqueue.script import ping
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.rebuild import Rebuilt, queues_in, rebuild
+from opsqueue.queue.script import ping
 from opsqueue.store import ObjectStore, open_store
 
 _EPILOG = """

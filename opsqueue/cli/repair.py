@@ -9,15 +9,15 @@ from typing import Final
 
 import click
 
-from opsqueue.answers import RepairStep
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.names import UnknownQueueError, queue_argument
 from opsqueue.cli.tables import counted, say
-from opsqueue.cluster import Client
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.script import queue_names
-from opsqueue.sweeper import repair_steps
+from opsqueue.model.answers import RepairStep
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import queue_names
+from opsqueue.queue.sweeper import repair_steps
 
 _EPILOG = """
 \b

@@ -12,14 +12,14 @@ from opsqueue.cli.connections import with_api, with_store
 from opsqueue.cli.lines import STANDARD, check_writable, replaced
 from opsqueue.cli.names import find_submission, optional_queue, submission_argument
 from opsqueue.cli.progress import follow
-from opsqueue.contents import ErrorMode, check_completed
+from opsqueue.contents.chunks import ErrorMode, check_completed
 from opsqueue.exceptions import EncodingError, OpsqueueError
+from opsqueue.http.progress_wire import OperationFailedBody
+from opsqueue.http.result_lines import result_line
+from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.progress_wire import OperationFailedBody
-from opsqueue.result_lines import result_line
+from opsqueue.producer.backends import SubmissionApi
 from opsqueue.store import ObjectStore
-from opsqueue.submission import Submission, SubmissionId
-from opsqueue.submission_api import SubmissionApi
 
 _RESULTS_EPILOG: Final = """
 \b

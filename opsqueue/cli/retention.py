@@ -7,10 +7,10 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.names import note_new
 from opsqueue.cli.tables import say
-from opsqueue.cluster import Client
-from opsqueue.duration import as_text, milliseconds, parse_duration
-from opsqueue.new_submission import DEFAULT_RETENTION_MS
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.durations import as_text, milliseconds, parse_duration
+from opsqueue.model.new_submission import DEFAULT_RETENTION_MS
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.partitioned import PartitionedQueue
 
 _EPILOG = """
 \b

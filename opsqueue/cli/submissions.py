@@ -10,7 +10,6 @@ from typing import Final, Literal
 import click
 from rich.text import Text
 
-from opsqueue.answers import Counts
 from opsqueue.cli.connections import (
     as_json,
     durability_option,
@@ -39,12 +38,13 @@ from opsqueue.cli.tables import (
     state_text,
     table,
 )
-from opsqueue.contents import began_at, check_completed
+from opsqueue.contents.chunks import began_at, check_completed
+from opsqueue.http.submission_wire import SubmissionBody, SubmissionsBody
+from opsqueue.model.answers import Counts
+from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import Order, SubmissionApi
 from opsqueue.store import open_store
-from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.submission_api import Order, SubmissionApi
-from opsqueue.submission_wire import SubmissionBody, SubmissionsBody
 
 _PAGE: Final = 100
 _STATES: Final = [state.value for state in SubmissionState]

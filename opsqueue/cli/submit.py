@@ -15,15 +15,15 @@ from opsqueue.cli.names import QueueName
 from opsqueue.cli.progress import ended_text, follow, reading, warn_if_nobody_works
 from opsqueue.cli.results import errors_option, output_option, write_results
 from opsqueue.cli.tables import print_json, say
-from opsqueue.codec import DEFAULT_CODEC
-from opsqueue.contents import ErrorMode, check_completed
-from opsqueue.duration import milliseconds
+from opsqueue.contents.chunks import ErrorMode, check_completed
 from opsqueue.exceptions import SubmissionNotConfirmedError
+from opsqueue.http.submission_wire import SubmissionBody
+from opsqueue.model.durations import milliseconds
+from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.span_export import export_spans
+from opsqueue.producer.backends import SubmissionApi
 from opsqueue.store import ObjectStore
-from opsqueue.submission_api import SubmissionApi
-from opsqueue.submission_wire import SubmissionBody
+from opsqueue.tracing.export import export_spans
 
 _EPILOG: Final = """
 \b

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opsqueue.cli.durations import short
-from opsqueue.submission import Submission, SubmissionState
+from opsqueue.model.submission import Submission, SubmissionState
 
 _PIPE_WIDTH: Final = 1_000
 """In a pipe nothing is cut off: whoever reads it splits lines."""

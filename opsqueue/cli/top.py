@@ -20,16 +20,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from opsqueue.answers import Counts, WorkerSeen
 from opsqueue.cli.connections import with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, UnknownQueueError
 from opsqueue.cli.queues import backlog_of, queues_table, workers_table
 from opsqueue.cli.tables import bar, console, counted, fraction, table
 from opsqueue.exceptions import ConnectionTroubleError
-from opsqueue.pace import Pace
-from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.submission_api import SubmissionApi
+from opsqueue.model.answers import Counts, WorkerSeen
+from opsqueue.model.rate import Pace
+from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.producer.backends import SubmissionApi
 
 _LOOKED_INTO: Final = 10
 """Queues whose submissions and workers are asked for: the ones with the most to do."""

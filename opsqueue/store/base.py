@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from opsqueue.bounds import is_host
 from opsqueue.exceptions import (
     InvalidArgumentError,
     NewObjectStoreClientError,
     StoreUnavailableError,
 )
+from opsqueue.model.checks import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -37,7 +37,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
 from opsqueue.exceptions import ObjectNotFoundError, StoreUnavailableError
-from opsqueue.process import PerProcess
+from opsqueue.model.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
     check_conditional_create,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from opsqueue.exceptions import ObjectNotFoundError
-from opsqueue.process import PerProcess
+from opsqueue.model.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
     check_conditional_create,

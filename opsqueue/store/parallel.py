@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.process import Origin
+from opsqueue.model.process import Origin
 from opsqueue.store.base import HasAtHand
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from opsqueue.exceptions import (
     ObjectNotFoundError,
     StoreUnavailableError,
 )
-from opsqueue.process import PerProcess
+from opsqueue.model.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
     check_conditional_create,

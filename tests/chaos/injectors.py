@@ -11,8 +11,8 @@ from typing import Final
 
 import redis
 
-from opsqueue.keys import base_key
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.names import base_key
+from opsqueue.queue.partitioned import PartitionedQueue
 from tests.chaos.injector import NOBODY, Injector, behind
 from tests.chaos.process_faults import (
     AskApi,

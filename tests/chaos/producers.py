@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from opsqueue.exceptions import ConnectionTroubleError, SubmissionNotCancellableError
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.submission import SubmissionId
 from tests.chaos.values import FAIR, IN_STORE, QUEUES, QUICK, Expected, Fault
 
 _OUTSTANDING: Final = 6

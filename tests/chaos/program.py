@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from opsqueue.process import die_with_parent
+from opsqueue.model.process import die_with_parent
 
 _READY_WITHIN_S: Final = 60.0
 _UNREACHABLE: Final = 3

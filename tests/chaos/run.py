@@ -18,12 +18,12 @@ from typing import Any, Final
 import redis
 
 from opsqueue.exceptions import ConnectionTroubleError, OpsqueueError
-from opsqueue.keys import base_key
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.store import open_store
-from opsqueue.submission import SubmissionId
-from opsqueue.submission_api import QueueApi
 from tests.chaos import checker, schedule
 from tests.chaos.injector import Injector
 from tests.chaos.injectors import INJECTORS

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import redis
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue.connection import connect
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.chaos.program import Program
 from tests.chaos.proxy import WELL, Loop, Proxy, StoreProxy
 from tests.chaos.schedule import PROGRAMS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsqueue.submission import SubmissionState
+from opsqueue.model.submission import SubmissionState
 from tests.opsqueue.queue_actions import META_KEYS
 from tests.opsqueue.queue_model import Model
 from tests.opsqueue.queue_snapshot import Snapshot, has_bit

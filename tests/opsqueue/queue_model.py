@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from opsqueue.answers import SpentInputs
-from opsqueue.chunk import (
+from opsqueue.model.answers import SpentInputs
+from opsqueue.model.chunk import (
     Completed,
     CompleteOutcome,
     Dropped,
@@ -25,9 +25,9 @@ from opsqueue.chunk import (
     Retried,
     Token,
 )
-from opsqueue.new_submission import NewSubmission
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.strategy import AnyStrategy, Layer
-from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.strategy_model import Buckets, allowed
 from tests.opsqueue.submission_model import (
     Chunk,

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import redis
 
-from opsqueue.keys import base_key
-from opsqueue.submission import SubmissionId
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

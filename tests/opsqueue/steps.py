@@ -8,13 +8,13 @@ from typing import Any
 
 import redis
 
-from opsqueue.chunk import ChunkFailure, Reservation, Token
-from opsqueue.contents import fresh_prefix
-from opsqueue.keys import base_key
-from opsqueue.new_submission import Backoff, NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.chunk import ChunkFailure, Reservation, Token
+from opsqueue.model.names import base_key
+from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import AnyStrategy, Oldest
-from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 
 FAILURE = ChunkFailure(type="ValueError", message="not a number", traceback="line 1")
 NO_WAIT = Backoff(first_ms=0, max_ms=0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from opsqueue.model.submission import SubmissionId
 from opsqueue.strategy import TICKS_A_SECOND, AnyStrategy, Layer
-from opsqueue.submission import SubmissionId
 
 TICKS_A_MS = TICKS_A_SECOND // 1_000
 EPOCH_MS = 1_735_689_600_000

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from opsqueue.new_submission import NewSubmission
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionId, SubmissionState
 
 Chunk = tuple[SubmissionId, int]
 

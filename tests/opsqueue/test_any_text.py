@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opsqueue.connection import connect, masked
-from opsqueue.duration import parse_duration
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError
-from opsqueue.http_client import HttpClient
-from opsqueue.keys import check_queue_name
+from opsqueue.http.client import HttpClient
+from opsqueue.model.durations import parse_duration
+from opsqueue.model.names import check_queue_name
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.connection import connect, masked
 from opsqueue.store import open_store
 from opsqueue.strategy import parse_strategy
-from opsqueue.submission import SubmissionId
 from opsqueue_api.tokens import parse_tokens
 
 PIECES = {

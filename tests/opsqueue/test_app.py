@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from opsqueue.app import Opsqueue, load_app
 from opsqueue.exceptions import HandlerError
+from opsqueue.handlers.app import Opsqueue, load_app
 
 
 def test_a_decorated_function_stays_as_it_is():

@@ -11,20 +11,20 @@ from redis.cluster import NodesManager
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
-from opsqueue import calls
-from opsqueue import cluster as cluster_module
-from opsqueue.answers import Reserved
-from opsqueue.chunk import Completed
-from opsqueue.cluster import ClusterClient
-from opsqueue.connection import check, connect
-from opsqueue.contents import fresh_prefix
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.keys import base_key
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
-from opsqueue.script import ping, queue_names
+from opsqueue.model.answers import Reserved
+from opsqueue.model.chunk import Completed
+from opsqueue.model.names import base_key
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue import calls
+from opsqueue.queue import cluster as cluster_module
+from opsqueue.queue.cluster import ClusterClient
+from opsqueue.queue.connection import check, connect
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import ping, queue_names
 from opsqueue.strategy import Oldest
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.redis_sets import MASTERS, ClusterSet, ask, cluster, until
 
 

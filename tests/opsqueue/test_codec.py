@@ -16,12 +16,13 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opsqueue import codec as codec_module
-from opsqueue.codec import DEFAULT_CODEC, CustomCodec, open_codec
+from opsqueue.contents import codec as codec_module
+from opsqueue.contents.codec import CustomCodec, open_codec
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
+from opsqueue.model.new_submission import DEFAULT_CODEC
 
 if TYPE_CHECKING:
-    from opsqueue.codec import Codec
+    from opsqueue.contents.codec import Codec
 
 PLAIN_NAMES = ["msgpack", "json", "cbor", "pickle"]
 NAMES = [*PLAIN_NAMES, *(f"{name}+zstd" for name in PLAIN_NAMES)]

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from opsqueue.cli.checks import Level, _server_findings
-from opsqueue.connection import BLOCK_MS, SOCKET_TIMEOUT_S, check, connect, masked
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
-from opsqueue.script import ping
+from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S, check, connect, masked
+from opsqueue.queue.script import ping
+from opsqueue.testing.embedded import EmbeddedServer
 
 GOOD = {"maxmemory_policy": "noeviction", "aof_enabled": 1, "role": "master"}
 OPTIONS = "username=u&password=p&client_name=c&health_check_interval=3"

@@ -10,10 +10,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import MAGIC, decode_output, encode_output, errors_of
 from opsqueue.exceptions import EncodingError
-from opsqueue.output import MAGIC, decode_output, encode_output, errors_of
+from opsqueue.model.chunk import OperationError
 
 BOUNDS = settings(
     max_examples=50,

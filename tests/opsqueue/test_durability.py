@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import redis
 
-from opsqueue import durability
-from opsqueue.acl import user_line
-from opsqueue.connection import check, connect, server_client
-from opsqueue.durability import (
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue import durability
+from opsqueue.queue.acl import user_line
+from opsqueue.queue.connection import check, connect, server_client
+from opsqueue.queue.durability import (
     ACL_COMMAND,
     Durability,
     check_durability,
     fsync_trouble,
     waits_rightly,
 )
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
-from opsqueue.new_submission import NewSubmission
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import new_submission
 from tests.servers import (
     ALWAYS,

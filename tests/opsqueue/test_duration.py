@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsqueue.duration import as_text, milliseconds, parse_duration
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.durations import as_text, milliseconds, parse_duration
 
 
 @pytest.mark.parametrize(

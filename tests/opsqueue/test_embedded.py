@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import IncorrectUsageError, RedisUnavailableError
+from opsqueue.queue.connection import connect
+from opsqueue.testing.embedded import EmbeddedServer
 
 START_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.testing.embedded import EmbeddedServer
 
 with EmbeddedServer(Path(sys.argv[1])) as server:
     print(server.pid, flush=True)

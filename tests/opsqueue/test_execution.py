@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from opsqueue.app import Chunk, Opsqueue
-from opsqueue.chunk import OperationError, Reservation, Source, Token
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import decode_output, encode_output, errors_of
 from opsqueue.exceptions import StoreUnavailableError
-from opsqueue.execution import Done, Failed, GivenBack, execute
-from opsqueue.output import decode_output, encode_output, errors_of
+from opsqueue.handlers.app import Chunk, Opsqueue
+from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
+from opsqueue.model.chunk import OperationError, Reservation, Source, Token
+from opsqueue.model.submission import SubmissionId
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
-from opsqueue.submission import SubmissionId
 
 CODEC = open_codec("msgpack")
 
@@ -276,7 +276,7 @@ def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
         raise StoreUnavailableError(message)
 
     monkeypatch.setattr(store, "create", create)
-    monkeypatch.setattr("opsqueue.execution.time.sleep", pauses.append)
+    monkeypatch.setattr("opsqueue.handlers.execute.time.sleep", pauses.append)
 
     report = execute(reservation(), chunk_handler(list), store)
 
@@ -300,7 +300,7 @@ def test_a_store_that_works_again_while_an_output_is_stored_is_enough(
         return create(key, data)
 
     monkeypatch.setattr(store, "create", create_at_last)
-    monkeypatch.setattr("opsqueue.execution.time.sleep", lambda _: None)
+    monkeypatch.setattr("opsqueue.handlers.execute.time.sleep", lambda _: None)
 
     report = execute(reservation(), chunk_handler(list), store)
 

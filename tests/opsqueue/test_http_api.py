@@ -15,8 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from opsqueue.chunk import ChunkFailure, Token
-from opsqueue.chunk_wire import AliveBody, OutcomeBody, OutcomesBody
+from opsqueue.consumer.http_chunk_api import HttpChunkApi
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
@@ -28,13 +27,14 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     WrongAnswerError,
 )
-from opsqueue.http_api import HttpApi
-from opsqueue.http_chunk_api import HttpChunkApi
-from opsqueue.http_client import CALL_PATIENCE, WAIT_PATIENCE, Patience, decoder_of
-from opsqueue.new_submission import NewSubmission
-from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.submission_wire import SubmissionBody, SubmissionsBody
-from opsqueue.wire import ECHO_HEADER, ProblemType
+from opsqueue.http.chunk_wire import AliveBody, OutcomeBody, OutcomesBody
+from opsqueue.http.client import CALL_PATIENCE, WAIT_PATIENCE, Patience, decoder_of
+from opsqueue.http.submission_wire import SubmissionBody, SubmissionsBody
+from opsqueue.http.wire import ECHO_HEADER, ProblemType
+from opsqueue.model.chunk import ChunkFailure, Token
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.producer.http_api import HttpApi
 
 ID = SubmissionId(41)
 NEW = NewSubmission(prefix="q/1", chunks_total=1)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from opsqueue.app import Chunk, Handler, Opsqueue
-from opsqueue.chunk import OperationError
 from opsqueue.exceptions import HandlerError, SoftTimeLimitExceeded
-from opsqueue.execution import never_void
-from opsqueue.invocation import Invoker
-from opsqueue.submission import SubmissionId
+from opsqueue.handlers.app import Chunk, Handler, Opsqueue
+from opsqueue.handlers.execute import never_void
+from opsqueue.handlers.invoke import Invoker
+from opsqueue.model.chunk import OperationError
+from opsqueue.model.submission import SubmissionId
 
 CHUNK = Chunk(
     submission_id=SubmissionId(1),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsqueue.json_lines import MAX_LINE_BYTES, JsonLineError, is_blank, values_of
+from opsqueue.contents.json_lines import MAX_LINE_BYTES, JsonLineError, is_blank, values_of
 
 BOM = b"\xef\xbb\xbf"
 VALUES = st.recursive(

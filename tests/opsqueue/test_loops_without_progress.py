@@ -14,17 +14,17 @@ from unittest.mock import Mock
 import fakeredis
 import pytest
 
-from opsqueue import sweeper
-from opsqueue.answers import ChunkWindow, ErrorChunks, Forgotten, Progress, SpentInputs
-from opsqueue.chunk_api import retire_wholly
-from opsqueue.contents import all_pages
+from opsqueue.consumer.chunk_api import retire_wholly
+from opsqueue.contents.chunks import all_pages
 from opsqueue.exceptions import OpsqueueInternalError
-from opsqueue.following import chunks_as_they_come, chunks_in_order
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
+from opsqueue.model.answers import ChunkWindow, ErrorChunks, Forgotten, Progress, SpentInputs
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
+from opsqueue.queue import sweeper
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.sweeper import Sweeper
 
 ID = SubmissionId("1795000000000000000")
 MOST_CALLS = 2_500

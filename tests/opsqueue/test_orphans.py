@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from opsqueue.contents import began_at, fresh_prefix
+from opsqueue.contents.chunks import began_at, fresh_prefix
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.orphans import delete_orphans, find_orphans
-from opsqueue.queue import Queue
+from opsqueue.queue.orphans import delete_orphans, find_orphans
+from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from tests.opsqueue.steps import insert
 

@@ -9,10 +9,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from opsqueue.chunk import OperationError
-from opsqueue.codec import Codec, CustomCodec, open_codec
-from opsqueue.exceptions import EncodingError, OpsqueueInternalError
-from opsqueue.output import (
+from opsqueue.contents.codec import Codec, CustomCodec, open_codec
+from opsqueue.contents.output import (
     MAGIC,
     MAX_TRACEBACK_CHARACTERS,
     NO_RESULT,
@@ -20,6 +18,8 @@ from opsqueue.output import (
     encode_output,
     errors_of,
 )
+from opsqueue.exceptions import EncodingError, OpsqueueInternalError
+from opsqueue.model.chunk import OperationError
 
 MSGPACK = open_codec("msgpack")
 LENIENT = CustomCodec("lenient", lambda x: json.dumps(x, default=str).encode(), json.loads)

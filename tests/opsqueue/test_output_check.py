@@ -11,11 +11,11 @@ import msgspec
 import pytest
 import zstandard
 
-from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import MAGIC, encode_output
+from opsqueue.contents.output_check import HEAD_BYTES, count_errors, count_stored_errors
 from opsqueue.exceptions import EncodingError
-from opsqueue.output import MAGIC, encode_output
-from opsqueue.output_check import HEAD_BYTES, count_errors, count_stored_errors
+from opsqueue.model.chunk import OperationError
 
 OURS = ["msgpack", "json", "cbor", "pickle"]
 CODECS = [name + suffix for name in OURS for suffix in ("", "+zstd")]

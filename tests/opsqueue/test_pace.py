@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsqueue.pace import Pace
+from opsqueue.model.rate import Pace
 
 
 def test_a_pace_follows_the_last_half_minute() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsqueue.chunk import OperationError
-from opsqueue.codec import CBOR_TAG, open_codec
+from opsqueue.contents.codec import CBOR_TAG, open_codec
+from opsqueue.contents.output import decode_each_outcome, decode_output, encode_output
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError
-from opsqueue.output import decode_each_outcome, decode_output, encode_output
+from opsqueue.model.chunk import OperationError
 
 NAMES = [name + zstd for name in ("msgpack", "json", "cbor") for zstd in ("", "+zstd")]
 MIB = 1 << 20

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import IncorrectUsageError, OtherProcessError
-from opsqueue.http_client import decoder_of
-from opsqueue.invocation import Invoker
-from opsqueue.process import EndsForkedChildren, Origin, PerProcess
-from opsqueue.span_export import _Exporter
-from opsqueue.wire import VersionBody
+from opsqueue.handlers.invoke import Invoker
+from opsqueue.http.client import decoder_of
+from opsqueue.http.wire import VersionBody
+from opsqueue.model.process import EndsForkedChildren, Origin, PerProcess
+from opsqueue.testing.embedded import EmbeddedServer
+from opsqueue.tracing.export import _Exporter
 from tests.forks import error_in_child, in_child
 from tests.opsqueue.test_invocation import CHUNK, handler_of
 
@@ -156,7 +156,7 @@ def test_an_embedded_server_outlives_a_child_that_leaves_with(tmp_path: Path):
 
 def test_a_decoder_is_made_in_a_child_though_a_thread_made_one_at_the_fork():
     """Its lock is one for all."""
-    from opsqueue import http_client  # noqa: PLC0415 its private lock
+    from opsqueue.http import client as http_client  # noqa: PLC0415 its private lock
 
     with http_client._ONE_AT_A_TIME.get():
         assert in_child(
@@ -203,7 +203,7 @@ def test_a_span_exporter_has_connections_of_its_own_in_a_child(monkeypatch: pyte
         def shutdown(self) -> None:
             shut_down.append(self.pid)
 
-    monkeypatch.setattr("opsqueue.span_export._exporter", lambda _name: Exporter())
+    monkeypatch.setattr("opsqueue.tracing.export._exporter", lambda _name: Exporter())
     exporter = _Exporter("any")
 
     def end() -> list[int]:

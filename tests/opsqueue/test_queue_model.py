@@ -26,18 +26,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from opsqueue.answers import Reserved
-from opsqueue.chunk import ChunkFailure, Completed, Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
 )
-from opsqueue.new_submission import Backoff, NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.model.answers import Reserved
+from opsqueue.model.chunk import ChunkFailure, Completed, Token
+from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import AnyStrategy
-from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.queue_actions import ACTION, META_KEYS, NEW
 from tests.opsqueue.queue_invariants import (
     a_lost_chunk_is_found_by_a_repair,

@@ -23,9 +23,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from opsqueue.codec import MAX_DEPTH, open_codec
+from opsqueue.contents.codec import MAX_DEPTH, open_codec
+from opsqueue.contents.output import decode_output, encode_output, errors_of
 from opsqueue.exceptions import EncodingError
-from opsqueue.output import decode_output, encode_output, errors_of
 
 NAMES = ["msgpack", "json", "cbor", "pickle"]
 BOUNDS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from opsqueue.connection import connect, masked
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.redis_url import BehindSentinels, Cluster, Server, place_of
+from opsqueue.queue.connection import connect, masked
+from opsqueue.queue.redis_url import BehindSentinels, Cluster, Server, place_of
 
 
 @pytest.mark.parametrize("url", ["redis://host:6379/0", "rediss://host", "unix:///run/redis.sock"])

@@ -14,14 +14,14 @@ import pytest
 import redis
 
 import opsqueue
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
-from opsqueue.queue import Queue
-from opsqueue.script import Scripts, load_script
-from opsqueue.state import READINGS, TRANSITIONS
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import Scripts, load_script
+from opsqueue.queue.state import READINGS, TRANSITIONS
 from opsqueue.strategy import Case, parse_strategy
-from opsqueue.submission import SubmissionId
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
 
 LUA = Path(opsqueue.__file__).parent / "lua"

@@ -8,8 +8,8 @@ import sys
 import pytest
 from opentelemetry import trace
 
-from opsqueue import span_export
-from opsqueue.span_export import export_spans
+from opsqueue.tracing import export as span_export
+from opsqueue.tracing.export import export_spans
 
 SWITCHES = (
     "OTEL_TRACES_EXPORTER",

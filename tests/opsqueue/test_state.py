@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import opsqueue
-from opsqueue.queue import Queue
-from opsqueue.state import READINGS, TRANSITIONS, Transition, as_diagram, as_markdown
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.state import READINGS, TRANSITIONS, Transition, as_diagram, as_markdown
 
 ROOT = Path(__file__).parents[2]
 LUA = Path(opsqueue.__file__).parent / "lua"
@@ -153,7 +153,7 @@ def test_luacheck_finds_nothing() -> None:
         pytest.skip("luacheck is not installed (Debian: lua-check)")
 
     done = subprocess.run(
-        [luacheck, "--no-color", "--quiet", "opsqueue/lua"],
+        [luacheck, "--no-color", "--quiet", "opsqueue/queue/lua"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -181,7 +181,7 @@ def test_the_printed_diagram_shows_the_life_of_a_chunk() -> None:
 
 
 def test_the_architecture_page_shows_the_table_and_the_diagram() -> None:
-    """Printed by `python -m opsqueue.state`, never by hand."""
+    """Printed by `python -m opsqueue.queue.state`, never by hand."""
     page = (ROOT / "ARCHITECTURE.md").read_text()
 
     assert as_markdown() in page

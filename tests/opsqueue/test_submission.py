@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.new_submission import (
+from opsqueue.model.new_submission import (
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
     MAX_STRATEGIC_PAIRS,
@@ -18,7 +18,7 @@ from opsqueue.new_submission import (
     NewSubmission,
     check_strategic_metadata,
 )
-from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
+from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 
 AT = datetime(2026, 11, 23, tzinfo=UTC)
 FAILURE = Failure(chunk_index=1, attempt=3, at=AT, type="E", message="bad", traceback="")

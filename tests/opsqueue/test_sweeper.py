@@ -9,19 +9,19 @@ from unittest.mock import Mock
 import pytest
 import redis
 
-from opsqueue import sweeper
-from opsqueue.chunk import Lost
 from opsqueue.exceptions import (
     RedisUnavailableError,
     StoreUnavailableError,
     SubmissionNotFoundError,
 )
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Lost
+from opsqueue.queue import sweeper
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import input_key, output_key
 from opsqueue.store.local import LocalStore
 from opsqueue.store.memory import MemoryStore
-from opsqueue.sweeper import Sweeper
 from tests.opsqueue.steps import Clock, Raw, insert, prefix_of, take, tokens_of
 
 CHUNKS = 7

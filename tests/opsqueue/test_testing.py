@@ -10,8 +10,8 @@ import pytest
 
 from opsqueue import Chunk, Opsqueue
 from opsqueue.exceptions import HandlerError, SubmissionFailedError
-from opsqueue.output import OperationFailed
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import OperationFailed
+from opsqueue.model.submission import SubmissionState
 from opsqueue.testing import LocalOpsqueue, local, opsqueue_local
 
 __all__ = ["opsqueue_local"]

@@ -14,17 +14,18 @@ from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from opsqueue import Opsqueue, spans, tracing
-from opsqueue.chunk import Reservation, Source, Token
-from opsqueue.codec import open_codec
+from opsqueue import Opsqueue, tracing
+from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import SubmissionFailedError
-from opsqueue.execution import Done, Failed, GivenBack, execute
+from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
+from opsqueue.model.chunk import Reservation, Source, Token
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
 from opsqueue.store import input_key, open_store
 from opsqueue.store.memory import MemoryStore
 from opsqueue.store.parallel import create_many, get_many
-from opsqueue.submission import SubmissionId
 from opsqueue.testing import local
+from opsqueue.tracing import spans
 
 SENT = {"traceparent": f"00-{7:032x}-{8:016x}-01", "baggage": "tenant=acme"}
 CODEC = open_codec("msgpack")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsqueue.answers import Counts
-from opsqueue.new_submission import Backoff, NewSubmission
-from opsqueue.submission import Failure, Submission, SubmissionId, SubmissionState
-from opsqueue.submission_wire import InsertBody, SubmissionBody
-from opsqueue.wire import CountsBody
+from opsqueue.http.submission_wire import InsertBody, SubmissionBody
+from opsqueue.http.wire import CountsBody
+from opsqueue.model.answers import Counts
+from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 
 numbers = st.integers(min_value=0, max_value=2**53)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -9,9 +9,9 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.chunk import ChunkFailure
-from opsqueue.codec import open_codec
-from opsqueue.queue import Queue
+from opsqueue.contents.codec import open_codec
+from opsqueue.model.chunk import ChunkFailure
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app

@@ -12,8 +12,8 @@ import pytest
 import redis
 from falcon import testing
 
-from opsqueue.logs import formatter
 from opsqueue.store import ObjectStore
+from opsqueue.tracing.logs import formatter
 from opsqueue_api.access_log import LOGGER, AccessLog
 from opsqueue_api.app import App, create_app
 from opsqueue_api.request_ids import add_request_id

@@ -11,11 +11,11 @@ import redis
 from falcon import inspect
 
 from opsqueue.exceptions import AccessDeniedError
-from opsqueue.http_api import HttpApi
-from opsqueue.queue import Queue
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.submission import SubmissionId
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.submission import SubmissionId
-from opsqueue.wire import ProblemType
 from opsqueue_api.app import App, create_app
 from opsqueue_api.tokens import parse_tokens
 from tests.opsqueue_api.clients import client_of

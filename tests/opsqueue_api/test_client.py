@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.contents import fresh_prefix
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionCancelledError,
@@ -23,19 +23,19 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
     TooManyMatchingSubmissionsError,
 )
-from opsqueue.http_api import HttpApi
-from opsqueue.new_submission import Backoff, NewSubmission
-from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
-from opsqueue.status import (
+from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.status import (
     SubmissionCancelled,
     SubmissionCompleted,
     SubmissionFailed,
     SubmissionStatus,
 )
+from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi
 from opsqueue_api.app import App
 
 Work = Callable[[Callable[[Any], Any]], int]

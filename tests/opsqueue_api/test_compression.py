@@ -14,8 +14,8 @@ import pytest
 import redis
 from falcon import testing
 
+from opsqueue.http.wire import ProblemType
 from opsqueue.store import ObjectStore
-from opsqueue.wire import ProblemType
 from opsqueue_api.app import App, create_app
 from opsqueue_api.compression import Compression, accepts_gzip, compressed, decompressed
 from opsqueue_api.settings import Limits

@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 import redis
-
-from opsqueue.chunk import OperationError, ReleaseOutcome, Token
-from opsqueue.codec import open_codec
-from opsqueue.output import encode_output
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.submission import SubmissionId
+
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import encode_output
+from opsqueue.model.chunk import OperationError, ReleaseOutcome, Token
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
 from opsqueue_api.settings import Limits
 from opsqueue_api.streams import has_closed

@@ -6,9 +6,9 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.queue import Queue
+from opsqueue.http.wire import ProblemType
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.wire import ProblemType
 from opsqueue_api.app import create_app
 from tests.opsqueue_api.clients import client_of
 

@@ -8,20 +8,20 @@ import httpx
 import pytest
 import redis
 
-from opsqueue import durability
-from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
-from opsqueue.connection import connect
-from opsqueue.durability import Durability
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import encode_output
 from opsqueue.exceptions import SubmissionNotConfirmedError
-from opsqueue.http_api import HttpApi
-from opsqueue.output import encode_output
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.chunk import OperationError
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue import durability
+from opsqueue.queue.connection import connect
+from opsqueue.queue.durability import Durability
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
-from opsqueue.submission import SubmissionState
-from opsqueue.wire import ProblemType
+from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue_api.app import App, create_app
 from opsqueue_api.settings import Limits
 from tests.servers import ALWAYS

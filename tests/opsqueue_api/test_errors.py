@@ -11,12 +11,12 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
-from opsqueue.http_api import HttpApi
-from opsqueue.output import encode_output
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import encode_output
+from opsqueue.model.chunk import OperationError
 from opsqueue.producer import OperationFailed, ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue_api import events
 from tests.opsqueue.steps import insert, take, tokens_of
 

@@ -12,12 +12,12 @@ import pytest
 import redis
 from falcon import testing
 
-from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
-from opsqueue.contents import fresh_prefix
-from opsqueue.new_submission import NewSubmission
-from opsqueue.output import encode_output
-from opsqueue.queue import Queue
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import encode_output
+from opsqueue.model.chunk import OperationError
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue_api.app import App, create_app
 from opsqueue_api.long_polls import LongPolls, Room

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import httpx
 
-from opsqueue.new_submission import Backoff
-from opsqueue.queue import Queue
+from opsqueue.model.new_submission import Backoff
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, insert, take, take_one, tokens_of
 
 

@@ -11,8 +11,8 @@ import redis
 from falcon import testing
 
 from opsqueue import __version__
-from opsqueue.connection import connect
 from opsqueue.exceptions import StoreUnavailableError
+from opsqueue.queue.connection import connect
 from opsqueue.store import ObjectStore
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import App

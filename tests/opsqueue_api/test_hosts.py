@@ -7,10 +7,10 @@ import pytest
 import redis
 
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
-from opsqueue.http_api import HttpApi
-from opsqueue.queue import Queue
+from opsqueue.http.wire import ProblemType
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.wire import ProblemType
 from opsqueue_api.app import create_app
 from opsqueue_api.hosts import AllowedHosts, is_name
 from opsqueue_api.tokens import parse_tokens

@@ -9,10 +9,10 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.codec import open_codec
-from opsqueue.http_api import HttpApi
+from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
 from opsqueue_api.settings import Limits

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from opsqueue.answers import Inserted
-from opsqueue.codec import DEFAULT_CODEC, open_codec
-from opsqueue.contents import fresh_prefix
-from opsqueue.new_submission import NewSubmission
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.rebuild import Rebuilt, rebuild
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.contents.codec import open_codec
+from opsqueue.model.answers import Inserted
+from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
 
 

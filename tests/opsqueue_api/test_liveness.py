@@ -10,9 +10,9 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.chunk_api import ChunkApi, QueueChunkApi
-from opsqueue.http_chunk_api import HttpChunkApi
-from opsqueue.queue import Queue
+from opsqueue.consumer.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app

@@ -17,9 +17,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opsqueue.chunk import Reservation
-from opsqueue.queue import Queue
-from opsqueue.script import queue_names
+from opsqueue.model.chunk import Reservation
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import queue_names
 from tests.opsqueue.queue_snapshot import raw_keys
 from tests.opsqueue.steps import take_one
 

@@ -9,9 +9,9 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from opsqueue.chunk import ChunkFailure
-from opsqueue.connection import connect
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import ChunkFailure
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app

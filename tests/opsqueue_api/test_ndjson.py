@@ -12,11 +12,11 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.codec import open_codec
-from opsqueue.queue import Queue
+from opsqueue.contents.codec import open_codec
+from opsqueue.model.submission import SubmissionFilter
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import SubmissionFilter
 from opsqueue_api.app import App, create_app
 from opsqueue_api.settings import Limits
 from tests.opsqueue_api.clients import client_of

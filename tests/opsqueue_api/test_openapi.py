@@ -19,8 +19,8 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from opsqueue import progress_wire, submission_wire
-from opsqueue.queue import Queue
+from opsqueue.http import progress_wire, submission_wire
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
 from opsqueue_api.openapi_schemas import EXAMPLES

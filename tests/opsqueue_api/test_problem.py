@@ -10,10 +10,10 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.connection import connect
 from opsqueue.exceptions import ScriptError, StoreUnavailableError
+from opsqueue.http.wire import ProblemType
+from opsqueue.queue.connection import connect
 from opsqueue.store import ObjectStore
-from opsqueue.wire import ProblemType
 from opsqueue_api import problem
 from opsqueue_api.app import App, create_app
 from tests.opsqueue_api.clients import client_of

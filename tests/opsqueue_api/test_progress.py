@@ -8,12 +8,12 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.answers import Progress
 from opsqueue.exceptions import SubmissionNotFoundError
-from opsqueue.http_api import HttpApi
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi, SubmissionApi
+from opsqueue.model.answers import Progress
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer.backends import QueueApi, SubmissionApi
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue_api.app import App
 from tests.opsqueue.steps import insert, take, tokens_of
 

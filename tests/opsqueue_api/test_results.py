@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
-from opsqueue.chunk import Finished
-from opsqueue.codec import open_codec
-from opsqueue.contents import fresh_prefix
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import EncodingError
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Finished
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, output_key
-from opsqueue.sweeper import Sweeper
 
 Work = Callable[[Callable[[Any], Any]], int]
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.queue import Queue
+from opsqueue.model.submission import Submission, SubmissionId
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.submission import Submission, SubmissionId
 from opsqueue_api.app import App, create_app
 from tests.opsqueue_api.clients import client_of
 

@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from opsqueue import tracing
 from opsqueue.consumer import ConsumerClient, Strategy
-from opsqueue.http_api import HttpApi
-from opsqueue.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.http_chunk_api import HttpChunkApi
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import redis
 
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.settings import WorkerSettings
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from opsqueue.app import Opsqueue
-from opsqueue.chunk import Token
-from opsqueue.execution import Ran
-from opsqueue.output import Encoded
+from opsqueue.contents.output import Encoded
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Ran
+from opsqueue.model.chunk import Token
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.child import Child
 from opsqueue_worker.child_process import ChildProcess
@@ -139,7 +139,7 @@ def test_a_child_whose_parent_is_gone_ends_without_a_word():
     program = """
 import socket
 from multiprocessing.connection import Connection
-from opsqueue.app import Opsqueue
+from opsqueue.handlers.app import Opsqueue
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.child import Child
 from opsqueue_worker.messages import Ready

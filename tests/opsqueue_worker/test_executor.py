@@ -8,9 +8,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from opsqueue.app import Opsqueue
-from opsqueue.chunk import Reservation
-from opsqueue.execution import Fetched, GivenBack, Report
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Fetched, GivenBack, Report
+from opsqueue.model.chunk import Reservation
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.executor import (
     Executor,

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 import pytest
 import redis
 
-from opsqueue.app import Opsqueue
-from opsqueue.chunk import Reservation, Token
-from opsqueue.contents import fresh_prefix
-from opsqueue.execution import GivenBack
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import GivenBack
+from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake import Intake, pause_s
 
 WITHIN_S = 3.0

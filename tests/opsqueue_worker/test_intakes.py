@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue_worker.intakes import Intakes
 from tests.redis_sets import until
 

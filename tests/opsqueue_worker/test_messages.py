@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from multiprocessing import Pipe
 
-from opsqueue.chunk import Token
-from opsqueue.submission import SubmissionId
+from opsqueue.model.chunk import Token
+from opsqueue.model.submission import SubmissionId
 from opsqueue_worker.messages import Work, chunks_of, read_from_parent, send, works_of
 from tests.opsqueue_worker.test_reporter import CHUNK
 

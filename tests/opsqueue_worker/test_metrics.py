@@ -8,9 +8,9 @@ import httpx
 import pytest
 from prometheus_client import generate_latest
 
-from opsqueue.chunk import ChunkFailure, Token
 from opsqueue.exceptions import IncorrectUsageError
-from opsqueue.execution import Done, Failed, GivenBack, Times
+from opsqueue.handlers.execute import Done, Failed, GivenBack, Times
+from opsqueue.model.chunk import ChunkFailure, Token
 from opsqueue_worker.metrics import WorkerMetrics
 from opsqueue_worker.pool import ChildEnd
 from tests.served_metrics import documented, served

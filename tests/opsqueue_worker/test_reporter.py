@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from opsqueue.chunk import ChunkFailure, FinallyFailed, Reservation, Retried, Source, Token
-from opsqueue.execution import Failed
-from opsqueue.submission import SubmissionId
+from opsqueue.handlers.execute import Failed
+from opsqueue.model.chunk import ChunkFailure, FinallyFailed, Reservation, Retried, Source, Token
+from opsqueue.model.submission import SubmissionId
 from opsqueue_worker.reporter import Reporter, batches_of
 
 TOKEN = Token("1-0")

@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import QueueApi
 from opsqueue.store import open_store
-from opsqueue.submission_api import QueueApi
 
 APPS = Path(__file__).parent / "apps"
 WITHIN_S = 60.0

@@ -20,13 +20,13 @@ import psutil
 import pytest
 import redis
 
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import ApiUnavailableError
-from opsqueue.http_api import HttpApi
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.http_api import HttpApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, open_store, output_key
-from opsqueue.submission import SubmissionId
 
 pytestmark = pytest.mark.system
 

@@ -11,9 +11,9 @@ import pytest
 import redis
 import zstandard
 
-from opsqueue.codec import open_codec
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.contents.codec import open_codec
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, open_store, output_key
 from tests.system.conftest import Process
 

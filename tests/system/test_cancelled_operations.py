@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import OperationFailed, ProducerClient
-from opsqueue.submission import SubmissionState
 from tests.system.conftest import Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

@@ -12,9 +12,9 @@ import redis
 
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError, RedisUnavailableError
-from opsqueue.http_client import Patience
+from opsqueue.http.client import Patience
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from tests.redis_sets import until
 from tests.system.conftest import Process, Start
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import Backoff, ProducerClient
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.system.conftest import APPS, Process, Start, kill
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

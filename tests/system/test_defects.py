@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from tests.system.conftest import Process, Start
 
 pytestmark = pytest.mark.system

@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opsqueue.connection import connect
-from opsqueue.durability import Durability, check_durability
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import connect
+from opsqueue.queue.durability import Durability, check_durability
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store, output_key
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import new_submission
 from tests.redis_sets import behind_sentinels, cluster, until
 from tests.servers import ALWAYS, lose_writes_since, replica_of, saved, wait_for_replica

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from opsqueue.connection import connect
 from opsqueue.consumer import ConsumerClient
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.keys import base_key
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.redis_sets import (
     MASTERS,
     WITHIN_S,

@@ -20,17 +20,17 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.cluster import run_on_all
-from opsqueue.codec import PRODUCER_CODEC, open_codec
-from opsqueue.connection import connect
 from opsqueue.consumer import ConsumerClient
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.cluster import run_on_all
+from opsqueue.queue.connection import connect
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.strategy import Oldest
-from opsqueue.submission import SubmissionId
-from opsqueue.submission_api import QueueApi
 from tests import redis_sets
 from tests.forks import Child, error_in_child, in_child
 from tests.system.conftest import Start

@@ -8,12 +8,12 @@ import secrets
 import pytest
 import redis
 
-from opsqueue.connection import connect
-from opsqueue.contents import fresh_prefix
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Strategy
-from opsqueue.submission import SubmissionState
 
 pytestmark = pytest.mark.system
 CHUNKS = 1_000

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store, output_key
 from tests.opsqueue.queue_snapshot import raw_keys
 from tests.opsqueue.steps import insert, new_submission, take_one

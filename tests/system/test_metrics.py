@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.new_submission import Backoff
+from opsqueue.model.new_submission import Backoff
 from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import connect
 from opsqueue.store import open_store
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.served_metrics import documented, served
 from tests.system.conftest import Process, Start
 from tests.waiting import until

@@ -6,9 +6,9 @@ import pytest
 import redis
 
 from opsqueue.consumer import ConsumerClient, Strategy
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.submission import SubmissionState
+from opsqueue.queue.partitioned import PartitionedQueue
 from tests.redis_sets import until
 from tests.system.conftest import Start
 

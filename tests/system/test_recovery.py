@@ -18,14 +18,14 @@ import psutil
 import pytest
 import redis
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
-from opsqueue.submission import Submission, SubmissionId
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.chaos.proxy import Loop, Proxy
 from tests.waiting import until
 

@@ -16,20 +16,20 @@ import trustme
 from click.testing import CliRunner
 from redis.sentinel import Sentinel
 
-from opsqueue.acl import Role, commands_of, user_line
 from opsqueue.cli import main
-from opsqueue.codec import PRODUCER_CODEC, open_codec
-from opsqueue.connection import check, connect, server_client
 from opsqueue.consumer import ConsumerClient, Strategy
-from opsqueue.contents import fresh_prefix
-from opsqueue.durability import Durability, check_durability
-from opsqueue.embedded import EmbeddedServer, binary
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
-from opsqueue.new_submission import NewSubmission
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.new_submission import NewSubmission
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
-from opsqueue.script import ping
+from opsqueue.queue.acl import Role, commands_of, user_line
+from opsqueue.queue.connection import check, connect, server_client
+from opsqueue.queue.durability import Durability, check_durability
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import ping
+from opsqueue.testing.embedded import EmbeddedServer, binary
 from tests.opsqueue.steps import new_submission
 from tests.redis_sets import SLOTS, ask, behind_sentinels, cluster, free_ports, until
 from tests.servers import ALWAYS, redis_binary, server_of

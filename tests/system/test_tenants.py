@@ -19,14 +19,14 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.contents import fresh_prefix
-from opsqueue.keys import base_key
-from opsqueue.manifest import store_manifest
-from opsqueue.new_submission import NewSubmission
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.rebuild import Skipped, rebuild
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.names import base_key
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.manifest import store_manifest
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.rebuild import Skipped, rebuild
+from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import input_key, open_store
-from opsqueue.sweeper import Sweeper
 from tests.redis_sets import until
 from tests.system.conftest import APPS, Process
 

@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.submission import SubmissionId
 from tests.system.conftest import Start
 
 pytestmark = pytest.mark.system

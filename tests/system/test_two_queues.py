@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.keys import base_key
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import OperationFailed
-from opsqueue.submission import SubmissionState
 from tests.system.conftest import Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opsqueue.exceptions import SubmissionFailedError
-from opsqueue.new_submission import Backoff
+from opsqueue.model.new_submission import Backoff
 
 pytestmark = pytest.mark.system
 ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}

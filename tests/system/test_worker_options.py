@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from opsqueue.exceptions import SubmissionFailedError
-from opsqueue.new_submission import Backoff
-from opsqueue.queue import Queue
+from opsqueue.model.new_submission import Backoff
+from opsqueue.queue.queue import Queue
 from tests.waiting import until
 
 pytestmark = pytest.mark.system

@@ -14,12 +14,12 @@ import pytest
 import redis
 
 from opsqueue.exceptions import SubmissionFailedError
-from opsqueue.new_submission import Backoff
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
-from opsqueue.submission import SubmissionState
-from opsqueue.submission_api import QueueApi
 from tests.waiting import until
 
 pytestmark = pytest.mark.system

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.submission import SubmissionId
 from tests.waiting import until
 
 pytestmark = pytest.mark.system

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from opsqueue import connection
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue import connection
+from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue_worker.settings import WorkerSettings
 
 

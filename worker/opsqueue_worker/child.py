@@ -19,12 +19,12 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 
-from opsqueue import execution
-from opsqueue.app import Opsqueue, load_app
-from opsqueue.execution import Ran, Report
-from opsqueue.process import die_with_parent
-from opsqueue.span_export import export_spans
+from opsqueue.handlers import execute as execution
+from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.handlers.execute import Ran, Report
+from opsqueue.model.process import die_with_parent
 from opsqueue.store import ObjectStore, open_store
+from opsqueue.tracing.export import export_spans
 from opsqueue_worker.defect import ends_process
 from opsqueue_worker.executor import (
     Executor,

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from opsqueue.chunk import ChunkFailure, Reservation, Token
-from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
+from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue_worker.child_process import ChildProcess
 from opsqueue_worker.messages import Hello
 from opsqueue_worker.pool import Ahead, ChildEnd, PoolCalls

@@ -16,8 +16,8 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Final
 
-from opsqueue.chunk import Reservation, Token
-from opsqueue.execution import Report
+from opsqueue.handlers.execute import Report
+from opsqueue.model.chunk import Reservation, Token
 from opsqueue_worker.messages import (
     Hello,
     Ready,

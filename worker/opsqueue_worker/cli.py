@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import click
 
-from opsqueue import __version__
-from opsqueue.app import Opsqueue, load_app
-from opsqueue.codec import MAX_CHUNK_BYTES
+from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
     InvalidArgumentError,
 )
+from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.model.version import __version__
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging

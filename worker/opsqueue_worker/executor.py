@@ -17,13 +17,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from opsqueue import execution
-from opsqueue.app import Handler, Opsqueue
-from opsqueue.chunk import Reservation
-from opsqueue.codec import MAX_CHUNK_BYTES
+from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import HandlerError
-from opsqueue.execution import Done, Fetched, GivenBack, Ran, Report, Times
-from opsqueue.invocation import Invoker, in_thread
+from opsqueue.handlers import execute as execution
+from opsqueue.handlers.app import Handler, Opsqueue
+from opsqueue.handlers.execute import Done, Fetched, GivenBack, Ran, Report, Times
+from opsqueue.handlers.invoke import Invoker, in_thread
+from opsqueue.model.chunk import Reservation
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
 from opsqueue_worker.defect import ends_process

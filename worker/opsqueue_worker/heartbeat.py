@@ -11,9 +11,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
-from opsqueue.chunk import Token
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.sweeper import lost_reservations
+from opsqueue.model.chunk import Token
+from opsqueue.queue.sweeper import lost_reservations
 from opsqueue_worker.intake import Intake
 
 logger = logging.getLogger("opsqueue.worker")

@@ -16,15 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from opsqueue import calls, spans
-from opsqueue.answers import Reserved
-from opsqueue.app import Handler
-from opsqueue.chunk import ChunkFailure, Reservation, Token
-from opsqueue.connection import BLOCK_MS
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
-from opsqueue.execution import Failed, Report
-from opsqueue.queue import Queue
+from opsqueue.handlers.app import Handler
+from opsqueue.handlers.execute import Failed, Report
+from opsqueue.model.answers import Reserved
+from opsqueue.model.chunk import ChunkFailure, Reservation, Token
+from opsqueue.queue import calls
+from opsqueue.queue.connection import BLOCK_MS
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import AnyStrategy
+from opsqueue.tracing import spans
 from opsqueue_worker.pool import Pool
 from opsqueue_worker.reporter import Reporter, batches_of
 

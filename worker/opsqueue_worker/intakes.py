@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake import Intake
 
 logger = logging.getLogger("opsqueue.worker")

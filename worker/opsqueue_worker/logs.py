@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from opsqueue import logs
-from opsqueue.chunk import Reservation
-from opsqueue.logs import LogFormat
+from opsqueue.model.chunk import Reservation
+from opsqueue.tracing import logs
+from opsqueue.tracing.logs import LogFormat
 
 _chunk: ContextVar[Reservation | None] = ContextVar("opsqueue_chunk", default=None)
 

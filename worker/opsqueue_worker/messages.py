@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from opsqueue.chunk import ChunkFailure, Reservation, Source, Token, encodable
-from opsqueue.codec import MAX_CHUNK_BYTES
-from opsqueue.execution import Done, Failed, GivenBack, Report, Times
-from opsqueue.logs import LogFormat
-from opsqueue.submission import SubmissionId
+from opsqueue.contents.codec import MAX_CHUNK_BYTES
+from opsqueue.handlers.execute import Done, Failed, GivenBack, Report, Times
+from opsqueue.model.chunk import ChunkFailure, Reservation, Source, Token, encodable
+from opsqueue.model.submission import SubmissionId
+from opsqueue.tracing.logs import LogFormat
 from opsqueue_worker.settings import PoolKind
 
 

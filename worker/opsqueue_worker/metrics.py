@@ -11,9 +11,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from opsqueue import __version__
 from opsqueue.exceptions import IncorrectUsageError
-from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
+from opsqueue.model.version import __version__
 from opsqueue_worker.pool import ChildEnd
 
 _CHUNK_BUCKETS: Final = (

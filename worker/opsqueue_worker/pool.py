@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from opsqueue.chunk import Reservation, Token
-from opsqueue.execution import Report
+from opsqueue.handlers.execute import Report
+from opsqueue.model.chunk import Reservation, Token
 
 AHEAD_S: Final = 0.1
 """Reserve ahead what takes about this long: tiny chunks share round trips, long ones are not

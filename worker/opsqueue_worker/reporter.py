@@ -10,10 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from opsqueue import calls
-from opsqueue.chunk import Completed, Dropped, FinallyFailed, Lost, Reservation, Retried, Token
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.execution import Done, Failed, GivenBack, Report
+from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
+from opsqueue.model.chunk import (
+    Completed,
+    Dropped,
+    FinallyFailed,
+    Lost,
+    Reservation,
+    Retried,
+    Token,
+)
+from opsqueue.queue import calls
 
 logger = logging.getLogger("opsqueue.worker")
 

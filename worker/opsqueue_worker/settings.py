@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from opsqueue.codec import MAX_CHUNK_BYTES
-from opsqueue.logs import LogFormat
-from opsqueue.process import new_worker_name
+from opsqueue.contents.codec import MAX_CHUNK_BYTES
+from opsqueue.model.process import new_worker_name
 from opsqueue.strategy import AnyStrategy
+from opsqueue.tracing.logs import LogFormat
 
 PoolKind = Literal["process", "thread", "async", "solo"]
 

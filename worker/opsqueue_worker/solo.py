@@ -6,11 +6,11 @@ import queue
 import threading
 from collections.abc import Iterable, Sequence
 
-from opsqueue.app import Opsqueue
-from opsqueue.chunk import Reservation, Token
-from opsqueue.codec import MAX_CHUNK_BYTES
-from opsqueue.execution import GivenBack, Report, fetch
-from opsqueue.invocation import Invoker
+from opsqueue.contents.codec import MAX_CHUNK_BYTES
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import GivenBack, Report, fetch
+from opsqueue.handlers.invoke import Invoker
+from opsqueue.model.chunk import Reservation, Token
 from opsqueue.store import ObjectStore
 from opsqueue_worker import soft_limit
 from opsqueue_worker.executor import Task, Workbench, run_stop_hooks, save, timed, work_on

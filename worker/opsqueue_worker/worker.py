@@ -14,18 +14,18 @@ from types import FrameType, TracebackType
 from typing import Final
 
 import opsqueue
-from opsqueue import connection
-from opsqueue.app import Opsqueue
-from opsqueue.chunk_api import retire_wholly
+from opsqueue.consumer.chunk_api import retire_wholly
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
-from opsqueue.execution import Report
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.process import worker_info
-from opsqueue.queue import Queue
-from opsqueue.span_export import export_spans
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Report
+from opsqueue.model.process import worker_info
+from opsqueue.model.submission import MAX_PARTITIONS
+from opsqueue.queue import connection
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
-from opsqueue.submission import MAX_PARTITIONS
-from opsqueue.sweeper import Sweeper
+from opsqueue.tracing.export import export_spans
 from opsqueue_worker.child_pool import ChildPool
 from opsqueue_worker.heartbeat import Heartbeat
 from opsqueue_worker.intake import Intake
@@ -340,7 +340,7 @@ class Worker:
 def _is_ours(trace: TracebackType | None) -> bool:
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
-        if name.startswith("opsqueue_worker.") or name == "opsqueue.sweeper":
+        if name.startswith("opsqueue_worker.") or name == "opsqueue.queue.sweeper":
             return True
         trace = trace.tb_next
     return False

@@ -13,11 +13,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from opsqueue.answers import Reserved
-from opsqueue.chunk import ChunkFailure
 from opsqueue.cli import main
-from opsqueue.codec import open_codec
-from opsqueue.queue import Queue
+from opsqueue.contents.codec import open_codec
+from opsqueue.model.answers import Reserved
+from opsqueue.model.chunk import ChunkFailure
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import create_app

@@ -12,16 +12,17 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from opsqueue import http_api, http_client
 from opsqueue.cli import checks, main
 from opsqueue.cli.checks import Finding, Level
-from opsqueue.connection import connect
-from opsqueue.contents import fresh_prefix
-from opsqueue.embedded import EmbeddedServer
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.http import client as http_client
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.producer import http_api
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
+from opsqueue.testing.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="module")

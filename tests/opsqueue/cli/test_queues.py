@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from opsqueue.contents import fresh_prefix
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Oldest
 
 INFO = json.dumps(

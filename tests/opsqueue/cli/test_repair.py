@@ -9,8 +9,8 @@ import redis
 from click.testing import CliRunner, Result
 
 from opsqueue.cli import main
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
 from tests.opsqueue.steps import Raw, indexes_of, insert, repair_wholly, take
 

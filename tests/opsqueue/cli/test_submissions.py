@@ -12,17 +12,17 @@ import pytest
 import redis
 from click.testing import Result
 
-from opsqueue import http_api, http_client
-from opsqueue.chunk import OperationError
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.output import encode_output
 from opsqueue.exceptions import IncorrectUsageError
-from opsqueue.output import encode_output
-from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.http import client as http_client
+from opsqueue.model.chunk import OperationError
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer import ProducerClient, http_api
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.strategy import Oldest
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi
 
 Document = Callable[[Result], Any]
 

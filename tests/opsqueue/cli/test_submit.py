@@ -11,12 +11,12 @@ import pytest
 from click.testing import Result
 
 from opsqueue.cli import main, progress
+from opsqueue.contents.json_lines import MAX_LINE_BYTES
 from opsqueue.exceptions import SubmissionNotConfirmedError
-from opsqueue.json_lines import MAX_LINE_BYTES
-from opsqueue.new_submission import Backoff
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from opsqueue.cli import main
 from opsqueue.cli.retention import show
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from tests.opsqueue.steps import insert, new_submission
 

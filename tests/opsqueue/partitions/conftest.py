@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue.partitioned import PartitionedQueue
 from tests.opsqueue.partitions.steps import PARTITIONS
 
 

@@ -6,7 +6,7 @@ from zlib import crc32
 
 import redis
 
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.queue.partitioned import PartitionedQueue
 
 PARTITIONS = 4
 

@@ -7,17 +7,17 @@ import inspect
 import pytest
 import redis
 
-from opsqueue.chunk import Completed, FinallyFailed, Lost, Released, Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueInternalError,
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
-from opsqueue.partition import taken_apart
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.model.chunk import Completed, FinallyFailed, Lost, Released, Token
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.partition import taken_apart
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
 from tests.opsqueue.steps import FAILURE, insert, new_submission, prefix_of, take, tokens_of
 

@@ -12,8 +12,8 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     RedisUnavailableError,
 )
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.queue import Queue
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import MaxSimultaneous, Oldest
 from tests.opsqueue.partitions.steps import PARTITIONS, behind_and_ahead
 from tests.opsqueue.steps import insert

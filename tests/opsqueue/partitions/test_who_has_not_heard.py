@@ -7,13 +7,13 @@ from unittest.mock import Mock
 import pytest
 import redis
 
-from opsqueue.chunk import Completed
 from opsqueue.exceptions import (
     RedisUnavailableError,
 )
-from opsqueue.partitioned import PartitionedQueue
-from opsqueue.partitions import KNOWN_FOR_S
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import Completed
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.partitions import KNOWN_FOR_S
 from tests.opsqueue.partitions.steps import PARTITIONS, behind_and_ahead, key_for
 from tests.opsqueue.steps import insert, listed, new_submission, take
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import redis
 
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
 from opsqueue.strategy import Oldest
-from opsqueue.submission_api import QueueApi
 
 Work = Callable[[Callable[[Any], Any]], int]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from opsqueue.exceptions import SubmissionCancelledError, SubmissionNotFoundError
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient, SubmissionId
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import SubmissionState
 
 Work = Callable[[Callable[[Any], Any]], int]
 

@@ -14,9 +14,9 @@ from opsqueue.exceptions import (
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
 )
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import OperationFailed, ProducerClient
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import SubmissionId, SubmissionState
 from opsqueue.testing import LocalOpsqueue
 
 FAILED = [i for i in range(50) if i % 7 == 3]

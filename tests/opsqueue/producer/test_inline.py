@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 import redis
 
-from opsqueue.app import Opsqueue
-from opsqueue.chunk import Reservation
 from opsqueue.exceptions import EncodingError, InvalidArgumentError
-from opsqueue.execution import Done, execute
-from opsqueue.new_submission import INLINE_CHUNKS
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Done, execute
+from opsqueue.model.chunk import Reservation
+from opsqueue.model.new_submission import INLINE_CHUNKS
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission_api import QueueApi
 from tests.opsqueue.steps import take
 
 app = Opsqueue()

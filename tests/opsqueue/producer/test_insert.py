@@ -18,12 +18,12 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     StoreUnavailableError,
 )
-from opsqueue.new_submission import NewSubmission
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import Submission, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
-from opsqueue.submission import Submission, SubmissionState
-from opsqueue.submission_api import QueueApi
 from tests.opsqueue.steps import Clock, listed, take_one
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from opsqueue.chunk import Reservation
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionCancelledError,
     SubmissionNotFoundError,
 )
+from opsqueue.model.chunk import Reservation
 from opsqueue.producer import ProducerClient, SubmissionId
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
 from opsqueue.strategy import Oldest

@@ -15,7 +15,6 @@ import pytest
 import opsqueue.common
 import opsqueue.exceptions
 import opsqueue.producer
-from opsqueue.chunk import ChunkFailure
 from opsqueue.common import decode_chunk, encode_chunk, json_as_bytes
 from opsqueue.exceptions import (
     EncodingError,
@@ -25,13 +24,14 @@ from opsqueue.exceptions import (
     SubmissionNotCancellableError,
     TryFromIntError,
 )
+from opsqueue.model.chunk import ChunkFailure
 from opsqueue.producer import (
     ProducerClient,
     SubmissionId,
     SubmissionNotCancellable,
     SubmissionStatus,
 )
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Oldest
 
 Work = Callable[[Callable[[Any], Any]], int]

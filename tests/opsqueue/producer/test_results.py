@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from opsqueue.asynchronous import Batched
-from opsqueue.chunk import ChunkFailure
-from opsqueue.codec import CustomCodec
+from opsqueue.contents.codec import CustomCodec
 from opsqueue.exceptions import (
     InvalidArgumentError,
     ObjectNotFoundError,
@@ -22,14 +20,16 @@ from opsqueue.exceptions import (
     SubmissionNotCompletedYetError,
     SubmissionNotFoundError,
 )
-from opsqueue.new_submission import NewSubmission
+from opsqueue.model.chunk import ChunkFailure
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.aio import Batched
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
 from opsqueue.strategy import Oldest
-from opsqueue.submission import Submission, SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi
 
 UNKNOWN = SubmissionId(1)
 Work = Callable[[Callable[[Any], Any]], int]
@@ -246,8 +246,8 @@ def test_waiting_without_a_worker_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A typo in the queue's name, most often; once, and not while a worker is there."""
-    monkeypatch.setattr("opsqueue.waiting._FIRST_POLL_S", 0.01)
-    monkeypatch.setattr("opsqueue.waiting.LONG_POLL_S", 0.02)
+    monkeypatch.setattr("opsqueue.producer.wait._FIRST_POLL_S", 0.01)
+    monkeypatch.setattr("opsqueue.producer.wait.LONG_POLL_S", 0.02)
     id_ = producer.insert_submission([1], chunk_size=1)
 
     with pytest.raises(TimeoutError):

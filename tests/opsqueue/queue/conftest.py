@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.queue import Queue
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import Clock, Raw
 
 

@@ -18,13 +18,13 @@ import redis
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from opsqueue.chunk import ChunkFailure, Finished
-from opsqueue.contents import fresh_prefix
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
-from opsqueue.new_submission import Backoff, NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import ChunkFailure, Finished
+from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import MaxSimultaneous, Oldest, Random
-from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
 from tests.opsqueue.queue_snapshot import raw_keys
 from tests.opsqueue.steps import FAILURE, NO_WAIT, insert, new_submission, take, tokens_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from opsqueue.exceptions import SubmissionNotCancellableError, SubmissionNotFoundError
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import Completed, Dropped, Lost, Token
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import Completed, Dropped, Lost, Token
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Clock, Raw, insert, take, take_one, tokens_of
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from opsqueue.keys import base_key
-from opsqueue.queue import Queue
+from opsqueue.model.names import base_key
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Newest, Oldest, Random, parse_strategy
 from tests.opsqueue.steps import Clock, insert, take, tokens_of
 

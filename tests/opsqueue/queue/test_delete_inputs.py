@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from opsqueue.answers import SpentInputs
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId
+from opsqueue.model.answers import SpentInputs
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, insert, prefix_of, take, take_one, tokens_of
 
 

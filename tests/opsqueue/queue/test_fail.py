@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import ChunkFailure, Dropped, FinallyFailed, Lost, Retried
-from opsqueue.new_submission import Backoff
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import ChunkFailure, Dropped, FinallyFailed, Lost, Retried
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     NO_WAIT,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import Completed, Dropped
 from opsqueue.exceptions import SubmissionNotFoundError
-from opsqueue.new_submission import MAX_CHUNKS
-from opsqueue.queue import Queue
-from opsqueue.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.model.chunk import Completed, Dropped
+from opsqueue.model.new_submission import MAX_CHUNKS
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
 

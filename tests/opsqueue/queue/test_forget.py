@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import Lost
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import Lost
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,

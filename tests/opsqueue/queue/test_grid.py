@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from opsqueue.exceptions import SubmissionNotFoundError
-from opsqueue.grid import Cell, chunk_grid
-from opsqueue.new_submission import Backoff
-from opsqueue.queue import Queue
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.grid import Cell, chunk_grid
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Newest
-from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, take, take_one, tokens_of
 
 EMPTY = Cell(done=0, in_hand=0, delayed=0, failed=0, errors=0)

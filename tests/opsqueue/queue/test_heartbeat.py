@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import Lost, Token
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Lost, Token
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
 

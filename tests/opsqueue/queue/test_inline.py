@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.chunk import Token
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
-from opsqueue.new_submission import INLINE_BYTES, INLINE_CHUNKS, INLINE_OUTPUTS_BYTES
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId
+from opsqueue.model.chunk import Token
+from opsqueue.model.new_submission import INLINE_BYTES, INLINE_CHUNKS, INLINE_OUTPUTS_BYTES
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, Raw, insert, take, take_one
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.answers import Forgotten
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.queue import Queue
-from opsqueue.script import Scripts, queue_names
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.model.answers import Forgotten
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import Scripts, queue_names
 from tests.opsqueue.steps import (
     Clock,
     Raw,

@@ -6,8 +6,8 @@ from typing import Any
 
 import redis
 
-from opsqueue.keys import QUEUES_KEY, base_key
-from opsqueue.queue import Queue
+from opsqueue.model.names import QUEUES_KEY, base_key
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, insert, repair_wholly, take, tokens_of
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from opsqueue.chunk import Completed, Lost, Reservation
-from opsqueue.chunk_api import retire_wholly
-from opsqueue.queue import Queue
+from opsqueue.consumer.chunk_api import retire_wholly
+from opsqueue.model.chunk import Completed, Lost, Reservation
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import redis
 
-from opsqueue.app import Opsqueue
-from opsqueue.chunk import ChunkFailure, Completed, Lost, Released, Token
-from opsqueue.chunk_wire import ChunkBody
-from opsqueue.connection import server_client
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.execution import Done, execute
-from opsqueue.keys import base_key
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Done, execute
+from opsqueue.http.chunk_wire import ChunkBody
+from opsqueue.model.chunk import ChunkFailure, Completed, Lost, Released, Token
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.connection import server_client
+from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore
 from opsqueue.strategy import Newest, Oldest
-from opsqueue.submission import SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi
+from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue_worker.messages import chunks_of, works_of
 from tests.opsqueue.steps import insert, take
 from tests.redis_sets import until

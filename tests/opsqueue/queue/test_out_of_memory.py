@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from opsqueue import calls
-from opsqueue.chunk import Completed
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Completed
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue import calls
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Oldest
-from opsqueue.submission import SubmissionState
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, listed, take, take_one, tokens_of
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from opsqueue.chunk import Completed
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Completed
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Clock, insert, take, take_one
 
 

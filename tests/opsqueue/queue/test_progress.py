@@ -6,10 +6,10 @@ import pytest
 import redis
 
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
-from opsqueue.keys import base_key
-from opsqueue.queue import Queue
-from opsqueue.readings import MAX_WINDOW
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.readings import MAX_WINDOW
 from tests.opsqueue.steps import FAILURE, Clock, insert, take, tokens_of
 
 

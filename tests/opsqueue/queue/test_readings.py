@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from opsqueue.answers import WorkerSeen
-from opsqueue.chunk import Token
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
 )
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.model.answers import WorkerSeen
+from opsqueue.model.chunk import Token
+from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,

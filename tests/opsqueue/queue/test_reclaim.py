@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from opsqueue.chunk import Lost
-from opsqueue.new_submission import Backoff
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import Lost
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Clock, Raw, insert, take, take_one, tokens_of
 
 TIMEOUT_MS = 30_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from opsqueue.chunk import Dropped, Lost, Released, Token
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Dropped, Lost, Released, Token
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Clock, Raw, insert, take, take_one, tokens_of
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from opsqueue.chunk import Completed, Lost, Token
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionState
+from opsqueue.model.chunk import Completed, Lost, Token
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,

@@ -7,13 +7,12 @@ import threading
 import pytest
 import redis
 
-from opsqueue.calls import MAX_BATCH
-from opsqueue.chunk import Lost, Token
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.new_submission import Backoff
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import MAX_BATCH, Lost, Token
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Newest, Oldest, Random
-from opsqueue.submission import SubmissionState
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,

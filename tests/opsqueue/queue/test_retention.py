@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Clock, insert
 
 DAY_MS = 24 * 3600 * 1000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from opsqueue.chunk import Lost
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.queue import Queue
+from opsqueue.model.chunk import Lost
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Raw, indexes_of, insert, take, tokens_of
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from opsqueue.chunk import Completed
 from opsqueue.exceptions import SubmissionNotFoundError, SubmissionNotRetryableError
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId, SubmissionState
+from opsqueue.model.chunk import Completed
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     NO_WAIT,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.contents import fresh_prefix
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import InvalidArgumentError, TooManyMatchingSubmissionsError
-from opsqueue.new_submission import NewSubmission
-from opsqueue.queue import Queue
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Strategy, parse_strategy
-from opsqueue.submission import SubmissionId, SubmissionState
 from tests.opsqueue.steps import Clock, Raw
 
 

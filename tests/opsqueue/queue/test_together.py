@@ -7,12 +7,12 @@ import socket
 import pytest
 import redis
 
-from opsqueue import calls
-from opsqueue.answers import Reserved
-from opsqueue.chunk import Completed, FinallyFailed, Lost, Released, Token
-from opsqueue.connection import connect
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError, ScriptError
-from opsqueue.queue import Queue
+from opsqueue.model.answers import Reserved
+from opsqueue.model.chunk import Completed, FinallyFailed, Lost, Released, Token
+from opsqueue.queue import calls
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Oldest
 from tests.opsqueue.steps import FAILURE, Raw, insert, take, tokens_of
 

@@ -9,9 +9,9 @@ from opsqueue.exceptions import (
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
 )
-from opsqueue.new_submission import MAX_STRATEGIC_PAIRS
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId
+from opsqueue.model.new_submission import MAX_STRATEGIC_PAIRS
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Raw, insert, take, take_one, tokens_of
 
 

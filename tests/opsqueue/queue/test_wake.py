@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from opsqueue.chunk import Token
-from opsqueue.queue import Queue
-from opsqueue.submission import SubmissionId
+from opsqueue.model.chunk import Token
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     NO_WAIT,

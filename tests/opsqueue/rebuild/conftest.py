@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.connection import connect
-from opsqueue.embedded import EmbeddedServer
 from opsqueue.producer import ProducerClient
+from opsqueue.queue.connection import connect
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.testing import LocalOpsqueue
+from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.rebuild.steps import app
 
 

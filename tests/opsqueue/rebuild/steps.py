@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from opsqueue.app import Opsqueue
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.model.submission import Submission
 from opsqueue.producer import ProducerClient
-from opsqueue.rebuild import Rebuilt, rebuild
-from opsqueue.submission import Submission
+from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.testing import LocalOpsqueue
 
 app = Opsqueue()

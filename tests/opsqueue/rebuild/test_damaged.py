@@ -11,9 +11,9 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsqueue.codec import open_codec
+from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
-from opsqueue.rebuild import Rebuilt, Skipped, rebuild
+from opsqueue.queue.rebuild import Rebuilt, Skipped, rebuild
 from opsqueue.store import input_key, manifest_key, open_store, output_key
 from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import app, insert, the_rebuilt

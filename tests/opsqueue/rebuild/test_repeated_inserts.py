@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import redis
 
-from opsqueue.new_submission import NewSubmission
-from opsqueue.partitioned import PartitionedQueue
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import Submission
 from opsqueue.producer import ProducerClient
-from opsqueue.rebuild import Rebuilt, rebuild
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key
-from opsqueue.submission import Submission
-from opsqueue.submission_api import QueueApi
 from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import insert, the_rebuilt
 

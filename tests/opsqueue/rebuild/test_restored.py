@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue import rebuild as rebuilding
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.manifest import read_manifest
-from opsqueue.new_submission import Backoff
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.rebuild import find_finished, rebuild
+from opsqueue.queue import rebuild as rebuilding
+from opsqueue.queue.manifest import read_manifest
+from opsqueue.queue.rebuild import find_finished, rebuild
 from opsqueue.store import input_key, manifest_key, output_key
-from opsqueue.submission import SubmissionState
 from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import insert, the_rebuilt
 

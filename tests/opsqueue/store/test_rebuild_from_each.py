@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opsqueue.producer import ProducerClient
-from opsqueue.rebuild import Rebuilt, queues_in, rebuild
+from opsqueue.queue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import app
 

@@ -10,14 +10,14 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.chunk_api import ChunkApi, QueueChunkApi
 from opsqueue.consumer import ConsumerClient
-from opsqueue.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.producer.backends import QueueApi
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.submission import Submission, SubmissionId, SubmissionState
-from opsqueue.submission_api import QueueApi
 from opsqueue_api.app import App
 
 NO_WAIT = Backoff(first_ms=0, max_ms=0)

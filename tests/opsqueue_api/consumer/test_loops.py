@@ -12,12 +12,12 @@ from typing import Any
 import cbor2
 import pytest
 
-from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.consumer import Chunk, ChunkIndex, ConsumerClient, Strategy
+from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
-from opsqueue.submission import SubmissionId, SubmissionState
 
 Insert = Callable[..., SubmissionId]
 
@@ -186,7 +186,7 @@ def test_an_exception_fails_the_attempt_and_the_loop_goes_on(
     assert ended.last_failure is not None
     assert ended.last_failure.text.endswith("ValueError: no luck")
     assert __file__ in ended.last_failure.traceback
-    assert "opsqueue/callback.py" not in ended.last_failure.traceback
+    assert "opsqueue/handlers/callback.py" not in ended.last_failure.traceback
 
 
 def test_ctrl_c_in_a_callback_is_raised_and_gives_the_chunk_back(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from opsqueue.chunk_api import ChunkApi
 from opsqueue.consumer import ConsumerClient
+from opsqueue.consumer.chunk_api import ChunkApi
 from opsqueue.exceptions import ApiUnavailableError
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.submission import SubmissionState
 from tests.opsqueue_api.consumer.conftest import Insert
 
 

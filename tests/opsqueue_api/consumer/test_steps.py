@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 import pytest
 
-from opsqueue.chunk import Completed
-from opsqueue.codec import PRODUCER_CODEC, open_codec
 from opsqueue.consumer import ChunkIndex, ConsumerClient, Strategy
+from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
 from opsqueue.exceptions import (
     ChunkNotFoundError,
     EncodingError,
     IncorrectUsageError,
     InvalidArgumentError,
 )
-from opsqueue.new_submission import NewSubmission
+from opsqueue.model.chunk import Completed
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue import Queue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
-from opsqueue.submission import SubmissionId, SubmissionState
 
 OLDEST = Strategy.Oldest()
 Insert = Callable[..., SubmissionId]

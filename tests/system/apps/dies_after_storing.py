@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opsqueue import Opsqueue, execution
+from opsqueue import Opsqueue
+from opsqueue.handlers import execute as execution
 
 app = Opsqueue()
 has_died = Path(os.environ["TEST_DIED"])

@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from opsqueue import Chunk, Opsqueue, execution
+from opsqueue import Chunk, Opsqueue
 from opsqueue.exceptions import SoftTimeLimitExceeded
+from opsqueue.handlers import execute as execution
 
 app = Opsqueue()
 

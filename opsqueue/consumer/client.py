@@ -1,0 +1,478 @@
+"""The consumer's client: takes chunks, has them worked on by a callback, stores what comes out.
+
+For programs that bring their own processes; `opsqueue-worker` brings pools, time limits and more.
+Decisions are here, I/O is the store's and that of a `ChunkApi`, which is also the seam for tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
+from opsqueue.consumer.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.consumer.held import REPORT_WITHIN_S, InHand
+from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.contents.codec import RAW, Codec, open_codec
+from opsqueue.contents.formats import codec_of_format
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.handlers.callback import (
+    Chunk,
+    ChunkCallback,
+    ProgramEndsError,
+    RawCallback,
+    Work,
+    checked_output,
+    decoded,
+    raise_unless_done,
+    raw,
+    work_on,
+)
+from opsqueue.handlers.execute import Failed, GivenBack, Ran, save
+from opsqueue.model.chunk import MAX_BATCH, ChunkFailure, Reservation
+from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
+from opsqueue.model.submission import ChunkIndex, SubmissionId
+from opsqueue.model.version import __version__
+from opsqueue.queue import calls, connection
+from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.sweeper import Sweeper
+from opsqueue.store import ObjectStore, open_store, with_options
+from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
+
+__all__ = ["Chunk", "ChunkIndex", "ConsumerClient", "Strategy", "SubmissionId"]
+
+MAX_HELD: Final = 9_000
+"""Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""
+logger = logging.getLogger("opsqueue.consumer")
+_REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
+OpCallback = Callable[[Any], Any]
+_RANDOM, _NEWEST = Random(), Newest()
+
+
+@dataclass
+class _Worker:
+    """One process's part of a consumer: a worker with its own name, connections and threads."""
+
+    name: str
+    api: ChunkApi
+    hand: InHand
+    sweeper: Sweeper | None
+    resources: ExitStack
+    has_begun: bool = False
+
+
+class ConsumerClient:
+    """Works on one queue's chunks; a callback at a time, on the thread that calls `run_…`.
+
+    Args:
+        opsqueue_url: the API's, http://host:3999, https://… or host:3999; or that of Redis,
+            redis://…, rediss://…, unix://…, redis+sentinel://… or
+            redis+cluster://….
+        object_store_url: the object store, the one that producers have.
+        object_store_options: pairs of names and values, as they could stand in its URL.
+        queue: the queue's name.
+        token: of the API, if it asks for one.
+        name: of this consumer in lists of workers, unique among all.
+        allow_pickle: let the codec `pickle` be used: it runs code of whoever can write to the
+            store.
+        reservation_ms: how long one chunk may take; after that others get it.
+        heartbeat_interval_s: between signs of life, which a thread gives.
+        heartbeat_timeout_s: after so long a silence this consumer is dead to the others, which take
+            back what it held. Without it 30 s, over HTTP what the API says.
+
+    Nothing is asked for before the first chunk. The first call raises ApiUnavailableError,
+    RedisUnavailableError or StoreUnavailableError when it gets no answer; later ones wait until
+    there is one again.
+
+    A forked child that uses the client is a worker of its own, with another name (a given one has
+    the process's id behind it), connections and heartbeat. What is in hand stays with the process
+    that reserved it.
+
+    Raises:
+        InvalidArgumentError: of the arguments.
+        NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
+    """
+
+    def __init__(  # noqa: PLR0913 two URLs and what can be set
+        self,
+        opsqueue_url: str,
+        object_store_url: str,
+        *,
+        object_store_options: Sequence[tuple[str, str]] = (),
+        queue: str = "default",
+        token: str | None = None,
+        name: str | None = None,
+        allow_pickle: bool = False,
+        reservation_ms: int = 600_000,
+        heartbeat_interval_s: float = 5.0,
+        heartbeat_timeout_s: float | None = None,
+    ) -> None:
+        timeout_ms = None
+        if heartbeat_timeout_s is not None:
+            timeout_ms = int(heartbeat_timeout_s * 1000)
+            if heartbeat_timeout_s < 2 * heartbeat_interval_s:
+                message = (
+                    f"heartbeat_timeout_s {heartbeat_timeout_s:g} is less than two times "
+                    f"heartbeat_interval_s {heartbeat_interval_s:g}: a healthy consumer would "
+                    "count as dead when one sign of life is late"
+                )
+                raise InvalidArgumentError(message)
+        store = open_store(with_options(object_store_url, object_store_options))
+
+        def connected(worker: str, resources: ExitStack) -> tuple[ChunkApi, Sweeper | None]:
+            if not opsqueue_url.startswith(_REDIS):
+                over_http = HttpChunkApi(
+                    opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms
+                )
+                resources.callback(over_http.close)
+                return over_http, None
+            client = connection.connect(opsqueue_url, max_connections=8)
+            resources.callback(client.close)
+            on = PartitionedQueue(client, queue)
+            api = QueueChunkApi(
+                on,
+                worker,
+                url=connection.masked(opsqueue_url),
+                timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
+                check=partial(connection.check, client, url=opsqueue_url),
+            )
+            return api, Sweeper(lambda: [on], sweeper=worker, store=store)
+
+        origin = Origin()
+
+        def worker_name() -> str:
+            if name is None:
+                return new_worker_name("consumer-")
+            return name if origin.is_here() else f"{name}-{os.getpid()}"
+
+        with ExitStack() as unless_made:
+            unless_made.callback(store.close)
+            self._assemble(
+                connected,
+                store,
+                worker_name=worker_name,
+                queue=queue,
+                allow_pickle=allow_pickle,
+                reservation_ms=reservation_ms,
+                heartbeat_interval_s=heartbeat_interval_s,
+                close=store.close,
+            )
+            unless_made.pop_all()
+
+    @classmethod
+    def over(
+        cls,
+        api: ChunkApi,
+        store: ObjectStore,
+        *,
+        name: str = "consumer",
+        queue: str = "default",
+        allow_pickle: bool = False,
+        reservation_ms: int = 600_000,
+        heartbeat_interval_s: float = 5.0,
+    ) -> Self:
+        """Make a client of parts that are there already; `close` leaves them to the caller.
+
+        Nobody sweeps: what dead consumers held is for others to take back.
+        """
+        origin = Origin()
+
+        def given(_worker: str, _resources: ExitStack) -> tuple[ChunkApi, None]:
+            origin.check(
+                "this consumer's ChunkApi", "make an api and a ConsumerClient in the child"
+            )
+            return api, None
+
+        self = cls.__new__(cls)
+        self._assemble(
+            given,
+            store,
+            worker_name=lambda: name,
+            queue=queue,
+            allow_pickle=allow_pickle,
+            reservation_ms=reservation_ms,
+            heartbeat_interval_s=heartbeat_interval_s,
+            close=lambda: None,
+        )
+        return self
+
+    def _assemble(
+        self,
+        connected: Callable[[str, ExitStack], tuple[ChunkApi, Sweeper | None]],
+        store: ObjectStore,
+        *,
+        worker_name: Callable[[], str],
+        queue: str,
+        allow_pickle: bool,
+        reservation_ms: int,
+        heartbeat_interval_s: float,
+        close: Callable[[], None],
+    ) -> None:
+        if reservation_ms < 1 or heartbeat_interval_s <= 0:
+            message = (
+                f"reservation_ms is {reservation_ms}, heartbeat_interval_s {heartbeat_interval_s}: "
+                "both must be above 0"
+            )
+            raise InvalidArgumentError(message)
+
+        def make() -> _Worker:
+            worker = worker_name()
+            with ExitStack() as resources:
+                api, sweeper = connected(worker, resources)
+                hand = InHand(
+                    api,
+                    queue=queue,
+                    worker=worker,
+                    info=worker_info(
+                        version=__version__, pool="consumer", concurrency=1, queues=[queue]
+                    ),
+                    interval_s=heartbeat_interval_s,
+                    reservation_ms=reservation_ms,
+                )
+                if sweeper is not None:
+                    resources.callback(sweeper.stop)
+                resources.callback(hand.close)
+                return _Worker(worker, api, hand, sweeper, resources.pop_all())
+
+        self.queue = queue
+        self._store = store
+        self._allow_pickle = allow_pickle
+        self._workers = PerProcess(make)
+        self._workers.get()
+        # Also when the program ends without a close: what is held is free at once.
+        self._closer = weakref.finalize(self, _close, self._workers, close)
+
+    @property
+    def name(self) -> str:
+        """The worker's name; another one in each forked child."""
+        return self._workers.get().name
+
+    @property
+    def _hand(self) -> InHand:
+        return self._workers.get().hand
+
+    def __repr__(self) -> str:
+        """URLs without credentials, never the token."""
+        api = self._workers.get().api
+        return f"ConsumerClient({api.url!r}, {self._store.url!r}, queue={self.queue!r})"
+
+    # Callbacks
+
+    def run_each_op(
+        self,
+        op_callback: OpCallback,
+        *,
+        strategy: AnyStrategy = _RANDOM,
+        serialization_format: SerializationFormat | None = None,
+    ) -> None:
+        """Call with each operation; what it returns is its result. Returns after `stop`.
+
+        Takes and raises what `run_each_chunk` does.
+        """
+        self.run_each_chunk(
+            lambda ops, _chunk: [op_callback(op) for op in ops],
+            strategy=strategy,
+            serialization_format=serialization_format,
+        )
+
+    def run_each_chunk(
+        self,
+        chunk_callback: ChunkCallback,
+        *,
+        strategy: AnyStrategy = _RANDOM,
+        serialization_format: SerializationFormat | None = None,
+    ) -> None:
+        """Call with the operations of each chunk and the chunk; it returns a result for each.
+
+        An exception of the callback, or a CancelledError, fails the attempt, and the loop goes on.
+        Ctrl-C gives the chunk back without using an attempt and is raised, wherever it strikes;
+        other exceptions that end a program, such as SystemExit, fail the attempt and are raised.
+
+        Args:
+            chunk_callback: gets (operations, chunk).
+            strategy: which chunk next.
+            serialization_format: an object with dumps and loads, such as the module cbor2; None:
+                the codec that is recorded with the submission, CBOR for raw chunks. It must write
+                what that codec reads, else the attempt fails: nobody could read the results.
+
+        Raises:
+            ConnectionTroubleError: no answer at the first call of this client.
+        """
+        given = None if serialization_format is None else codec_of_format(serialization_format)
+
+        def codec_of(reservation: Reservation) -> Codec:
+            if given is not None:
+                return given
+            if reservation.source.codec == RAW.name:
+                return codec_of_format(DEFAULT_SERIALIZATION_FORMAT)
+            return open_codec(reservation.source.codec, allow_pickle=self._allow_pickle)
+
+        self._run(decoded(chunk_callback, codec_of), strategy)
+
+    def run_each_chunk_raw(
+        self, chunk_callback: RawCallback, *, strategy: AnyStrategy = _RANDOM
+    ) -> None:
+        """Call with each chunk, its content encoded; it returns the output's bytes.
+
+        These are a list in the submission's codec, with a result for each operation, else the
+        attempt fails; any bytes, where the codec is `raw`.
+
+        Raises what `run_each_chunk` does.
+        """
+        self._run(raw(chunk_callback), strategy)
+
+    def stop(self) -> None:
+        """Let `run_…` return after the chunk in hand; may be called by signal handlers.
+
+        Who waits for a chunk notices within a second or so; over HTTP within ten.
+        """
+        self._hand.is_stopping.set()
+
+    def _run(self, work: Work, strategy: AnyStrategy) -> None:
+        self._begin()
+        hand = self._hand
+        while not hand.is_stopping.is_set():
+            for reservation in hand.reserve(1, strategy):
+                with hand.given_back_if_interrupted([reservation]):
+                    is_void = hand.is_void(reservation.token)
+                    try:
+                        report = work_on(
+                            reservation, self._store, work, is_void=is_void, worker=self.name
+                        )
+                    except ProgramEndsError as exc:
+                        if hand.is_here():  # else the callback forked, and its child ends
+                            hand.settle(reservation, exc.report)
+                        raise exc.cause from None
+                    hand.settle(reservation, report)
+
+    # Single steps
+
+    def reserve_chunks(self, max: int = 1, strategy: AnyStrategy = _NEWEST) -> list[Chunk]:  # noqa: A002 the reference's name
+        """Wait for chunks and take up to `max`, at most 1,000, with their contents.
+
+        Each is to be given to `complete_chunk`, `fail_chunk` or `release_chunk`. Chunks whose input
+        is missing have failed an attempt; chunks whose output was there are completed; neither is
+        given. After `stop` the list can be empty.
+
+        Raises:
+            InvalidArgumentError: max is below 1, or this consumer holds thousands already.
+            ConnectionTroubleError: no answer at the first call of this client.
+        """
+        if max < 1:
+            message = f"max is {max}: give 1 or more"
+            raise InvalidArgumentError(message)
+        limit = min(max, MAX_BATCH)
+        if (held := len(self._hand.tokens())) + limit > MAX_HELD:
+            message = f"{held:,} chunks are in hand, {MAX_HELD:,} can be: report some first"
+            raise InvalidArgumentError(message)
+        self._begin()
+        chunks: list[Chunk] = []
+        while not chunks and not self._hand.is_stopping.is_set():
+            reservations = self._hand.reserve(limit, strategy)
+            with self._hand.given_back_if_interrupted(reservations):
+                chunks = [
+                    Chunk.of(fetched, self._hand.is_void(fetched.reservation.token))
+                    for fetched in self._hand.fetch(reservations, self._store)
+                ]
+        return chunks
+
+    def complete_chunk(
+        self,
+        submission_id: SubmissionId,
+        submission_prefix: str | None,
+        chunk_index: ChunkIndex | int,
+        output_content: bytes,
+    ) -> None:
+        """Store the output of a chunk in hand, unless there is one, and report the chunk as done.
+
+        A chunk that was lost meanwhile stays with whoever has it: that is logged, not raised. So is
+        a second report of the same chunk.
+
+        Raises:
+            ChunkNotFoundError: this consumer never held it.
+            EncodingError: the output is not in the submission's codec, or has not a result for each
+                operation; nothing is stored, and the chunk is still in hand.
+            StoreUnavailableError: the output could not be stored; the chunk was released.
+            ConnectionTroubleError: no answer for a minute.
+        """
+        reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
+        if reservation is None:
+            return
+        output = checked_output(output_content, reservation)
+        operations = reservation.source.operations_in(reservation.chunk_index)
+        report = save(Ran(reservation, output, operations, 0.0), self._store)
+        self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
+        raise_unless_done(report, reservation)
+
+    def fail_chunk(
+        self,
+        submission_id: SubmissionId,
+        submission_prefix: str | None,
+        chunk_index: ChunkIndex | int,
+        failure: str,
+    ) -> None:
+        """Report that the attempt at a chunk in hand failed, with a text that says why.
+
+        Raises what `complete_chunk` does, for the same reasons.
+        """
+        reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
+        if reservation is not None:
+            told = ChunkFailure.told(type="", message=failure)
+            report = Failed(token=reservation.token, failure=told)
+            self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
+
+    def release_chunk(
+        self, submission_id: SubmissionId, chunk_index: ChunkIndex | int, *, delay_ms: int = 0
+    ) -> None:
+        """Give a chunk in hand back without using an attempt, free at once or after a delay.
+
+        Raises what `complete_chunk` does, for the same reasons.
+        """
+        reservation = self._hand.named(submission_id, chunk_index, None)
+        if reservation is not None:
+            report = GivenBack(token=reservation.token, reason="asked for", delay_ms=delay_ms)
+            self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
+
+    def close(self) -> None:
+        """Give back what is held, sign off and let connections go; may be repeated."""
+        if (worker := self._workers.made) is not None:
+            worker.hand.is_stopping.set()
+        self._closer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # What these are made of
+
+    def _begin(self) -> None:
+        """Find out once that somebody answers and the store can be used, and begin to beat."""
+        worker = self._workers.get()
+        if not worker.has_begun:
+            worker.api.check()
+            self._store.check()
+            worker.hand.start()
+            if worker.sweeper is not None:
+                worker.sweeper.start()
+            worker.has_begun = True
+
+
+def _close(workers: PerProcess[_Worker], close: Callable[[], None]) -> None:
+    try:
+        workers.close(lambda worker: worker.resources.close())
+    finally:
+        close()

@@ -1,0 +1,356 @@
+"""What one consumer has in its hands: taken, reported, and the thread that says so to the queue.
+
+The I/O is a `ChunkApi`'s. Nothing here refers to the client, so that a client which nobody has any
+more can be collected, and its thread ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from opsqueue.consumer.chunk_api import ChunkApi
+from opsqueue.exceptions import (
+    ChunkNotFoundError,
+    ConnectionTroubleError,
+    EncodingError,
+    InvalidArgumentError,
+    OpsqueueError,
+)
+from opsqueue.handlers.execute import Done, Failed, Fetched, GivenBack, Report, fetch
+from opsqueue.model.chunk import ChunkFailure, Dropped, Lost, Reservation, Token
+from opsqueue.model.process import Origin
+from opsqueue.model.submission import ChunkIndex, SubmissionId
+from opsqueue.store import ObjectStore
+from opsqueue.store.parallel import DEFAULT_AT_ONCE
+from opsqueue.strategy import AnyStrategy
+from opsqueue.tracing import spans
+
+logger = logging.getLogger("opsqueue.consumer")
+
+Key = tuple[SubmissionId, int]
+_REMEMBERED: Final = 1_000
+WAIT_S: Final = 10.0
+"""The longest that one request waits for a chunk; that nothing shall be taken is noticed after it.
+"""
+REPORT_WITHIN_S: Final = 60.0
+
+Answer = TypeVar("Answer")
+
+
+class InHand:
+    """The chunks that a consumer holds, by submission and index; safe for several threads.
+
+    Args:
+        api: told what is held.
+        queue: of the chunks; named in spans, as the worker is.
+        worker: who holds them.
+        info: JSON that lists of workers show.
+        interval_s: between heartbeats.
+        reservation_ms: how long a chunk may be held.
+    """
+
+    def __init__(
+        self,
+        api: ChunkApi,
+        *,
+        queue: str,
+        worker: str,
+        info: bytes,
+        interval_s: float,
+        reservation_ms: int,
+    ) -> None:
+        self._api = api
+        self._queue = queue
+        self._worker = worker
+        self._reservation_ms = reservation_ms
+        self.is_stopping = threading.Event()
+        """Set: take nothing more; reports still go out, for a minute."""
+        self._info = info
+        self._interval_s = interval_s
+        self._lock = threading.Lock()
+        self._held: dict[Key, Reservation] = {}
+        self._void: set[Token] = set()
+        self._let_go: deque[Key] = deque(maxlen=_REMEMBERED)
+        self._is_closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._origin = Origin()
+
+    def is_here(self) -> bool:
+        """Whether this is the process that holds the chunks, and not a forked child of it."""
+        return self._origin.is_here()
+
+    def check_is_here(self) -> None:
+        """Raise OtherProcessError in a forked child: the chunks are its parent's to report."""
+        self._origin.check(
+            "a chunk in hand", "end a child that the callback forks, with os._exit()"
+        )
+
+    def add(self, reservations: Sequence[Reservation]) -> None:
+        """Hold these from now on."""
+        with self._lock:
+            self._held.update({_key_of(chunk): chunk for chunk in reservations})
+
+    def find(self, submission_id: SubmissionId, chunk_index: int) -> Reservation | None:
+        """Give the reservation of a chunk; None when it is not in hand."""
+        with self._lock:
+            return self._held.get((submission_id, chunk_index))
+
+    def was_let_go(self, submission_id: SubmissionId, chunk_index: int) -> bool:
+        """Tell whether the chunk was in hand and is not any more; the last thousand are known."""
+        with self._lock:
+            return (submission_id, chunk_index) in self._let_go
+
+    def let_go(self, reservation: Reservation) -> None:
+        """Hold it no more: it was reported."""
+        key = _key_of(reservation)
+        with self._lock:
+            # Not when it was lost and then taken anew: that is another reservation.
+            if (held := self._held.get(key)) and held.token == reservation.token:
+                del self._held[key]
+                self._let_go.append(key)
+            self._void.discard(reservation.token)
+
+    def tokens(self) -> list[Token]:
+        """Give the tokens of all that is held."""
+        with self._lock:
+            return [chunk.token for chunk in self._held.values()]
+
+    def is_void(self, token: Token) -> Callable[[], bool]:
+        """Give what tells whether nobody wants the chunk any more, as of the last heartbeat."""
+        return lambda: token in self._void
+
+    def start(self) -> None:
+        """Begin to beat, in a thread of its own; once."""
+        with self._lock:
+            if self._thread is None and not self._is_closed.is_set():
+                self._thread = threading.Thread(
+                    target=self._beat_for_ever, name="opsqueue-heartbeat", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """Beat no more, and sign off: what is held is released. May be repeated."""
+        self.check_is_here()
+        with self._lock:
+            thread, self._thread = self._thread, None
+            was_closed = self._is_closed.is_set()
+            self._is_closed.set()
+        if was_closed or thread is None:
+            return
+        # A beat after the signing off would bring the worker back.
+        thread.join(timeout=self._interval_s + 20)
+        try:
+            self._api.retire()
+        except OpsqueueError as exc:
+            logger.warning("could not sign off: %s; what is held is taken back later", exc)
+
+    def beat(self) -> None:
+        """Beat once."""
+        tokens = self.tokens()
+        alive = self._api.heartbeat(tokens, self._info)
+        if alive.released:
+            logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
+        if alive.lost:
+            logger.warning("%d reservations were removed from Redis by something else", alive.lost)
+        with self._lock:
+            still_held = {chunk.token for chunk in self._held.values()}
+            self._void = set(alive.void) & still_held
+
+    def reserve(self, limit: int, strategy: AnyStrategy) -> Sequence[Reservation]:
+        """Take chunks as soon as there are any; none after a while."""
+        self.check_is_here()
+        if not isinstance(strategy, AnyStrategy):
+            message = f"strategy {strategy!r}: give an instance, such as Strategy.Random()"
+            raise InvalidArgumentError(message)
+        asked_at = time.monotonic()
+
+        def reserve() -> Sequence[Reservation]:
+            began_ns = time.time_ns()
+            found = self._api.reserve(
+                limit=limit,
+                reservation_ms=self._reservation_ms,
+                strategy=strategy,
+                wait_s=WAIT_S,
+                is_gone=self.is_stopping.is_set,
+            )
+            spans.received(self._queue, self._worker, found, began_ns=began_ns)
+            return found
+
+        try:
+            reservations = self._until_answered(
+                reserve, is_over=lambda _s: self.is_stopping.is_set()
+            )
+        except ConnectionTroubleError:
+            return ()
+        self.add(reservations)
+        if not reservations and time.monotonic() - asked_at < WAIT_S / 2:
+            # The API has no room for waiting just now, or is stopping: don't spin.
+            self.is_stopping.wait(random.uniform(0.5, 1.0))  # noqa: S311 jitter
+        return reservations
+
+    def settle(
+        self, reservation: Reservation, report: Report, *, within_s: float | None = None
+    ) -> None:
+        """Send a report until it is answered; an output that is refused fails the attempt."""
+        self.check_is_here()
+        token = reservation.token
+        failure = report.failure if isinstance(report, Failed) else None
+
+        def send() -> object:
+            match report:
+                case Done(operations_failed=failed, output=output):
+                    return self._api.complete(token, operations_failed=failed, output=output)
+                case Failed(failure=failure):
+                    return self._api.fail(token, failure)
+                case GivenBack(delay_ms=delay_ms):
+                    return self._api.release([token], delay_ms=delay_ms)[0]
+
+        def is_over(seconds: float) -> bool:
+            limit_s = REPORT_WITHIN_S if self.is_stopping.is_set() else within_s
+            return limit_s is not None and seconds > limit_s
+
+        with spans.settle(self._queue, self._worker, reservation, failure):
+            try:
+                outcome = self._until_answered(send, is_over=is_over)
+            except EncodingError as exc:
+                if not isinstance(report, Done):
+                    raise
+                # The API can't use what is stored: nor could it after another attempt to report.
+                report = Failed(token=token, failure=ChunkFailure.of(exc))
+                outcome = self._until_answered(send, is_over=is_over)
+        self.let_go(reservation)
+        _log(reservation, report, outcome)
+
+    def named(
+        self, submission_id: SubmissionId, chunk_index: ChunkIndex | int, prefix: str | None
+    ) -> Reservation | None:
+        """Give the reservation of a chunk to be reported; None when it was reported before.
+
+        Raises:
+            ChunkNotFoundError: it never was in hand.
+            InvalidArgumentError: the prefix is not its submission's.
+        """
+        id_, index = SubmissionId(submission_id), int(chunk_index)
+        reservation = self.find(id_, index)
+        if reservation is None:
+            if not self.was_let_go(id_, index):
+                raise ChunkNotFoundError(id_, index)
+            logger.warning("chunk %s/%d was reported before: nothing is changed", id_, index)
+        elif prefix is not None and prefix != reservation.source.prefix:
+            message = (
+                f"prefix {prefix!r} is not that of submission {id_}: give the chunk's own "
+                f"submission_prefix, {reservation.source.prefix!r}"
+            )
+            raise InvalidArgumentError(message)
+        return reservation
+
+    def fetch(self, reservations: Sequence[Reservation], store: ObjectStore) -> list[Fetched]:
+        """Get the inputs, in parallel; what there is no input for is reported and left out."""
+        if not reservations:
+            return []
+        with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, len(reservations))) as pool:
+            results = list(pool.map(lambda one: fetch(one, store), reservations))
+        fetched = []
+        for reservation, result in zip(reservations, results, strict=True):
+            if isinstance(result, Fetched):
+                fetched.append(result)
+            else:
+                self.settle(reservation, result)
+        return fetched
+
+    @contextmanager
+    def given_back_if_interrupted(self, reservations: Sequence[Reservation]) -> Iterator[None]:
+        """Release what is still in hand when something ends the work on it, then let that out."""
+        try:
+            yield
+        except BaseException:
+            if not self.is_here():
+                raise
+            held = set(self.tokens())
+            left = [one for one in reservations if one.token in held]
+            try:
+                if left:
+                    self._api.release([one.token for one in left])
+            except OpsqueueError as exc:
+                logger.warning("could not give %d chunks back: %s", len(left), exc)
+            for one in left:
+                self.let_go(one)
+            raise
+
+    def _until_answered(
+        self, ask: Callable[[], Answer], *, is_over: Callable[[float], bool]
+    ) -> Answer:
+        """Ask until there is an answer, more slowly each time, or `is_over` after so many seconds.
+
+        Raises:
+            ConnectionTroubleError: it is over.
+        """
+        started, failures = time.monotonic(), 0
+        while True:
+            try:
+                answer = ask()
+            except ConnectionTroubleError as exc:
+                failures += 1
+                if is_over(time.monotonic() - started):
+                    raise
+                if failures == 1:
+                    logger.warning("%s; trying again until it works", exc)
+                # Not waiting for `stop`, which would not wait any more once it is set.
+                time.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1))  # noqa: S311 jitter
+            else:
+                if failures:
+                    logger.info("works again")
+                return answer
+
+    def _beat_for_ever(self) -> None:
+        failures = 0
+        while not self._is_closed.is_set():
+            try:
+                self.beat()
+            except ConnectionTroubleError as exc:
+                failures += 1
+                if failures == 1:
+                    logger.warning("heartbeat: %s; trying again until it works", exc)
+            except OpsqueueError:
+                logger.exception("heartbeat")
+            else:
+                failures = 0
+            self._is_closed.wait(self._interval_s)
+
+
+def _key_of(reservation: Reservation) -> Key:
+    return reservation.source.submission_id, reservation.chunk_index
+
+
+def _log(reservation: Reservation, report: Report, outcome: object) -> None:
+    """Say what became of a chunk."""
+    match outcome, report:
+        case Lost(), _:
+            logger.warning(
+                "lost chunk %s: its reservation had ended, its report was sent twice, or Redis "
+                "lost its data; if that goes on, raise reservation_ms or make chunks smaller",
+                reservation,
+            )
+        case Dropped(), _:
+            logger.info("chunk %s dropped: its submission had ended", reservation)
+        case _, Failed(failure=failure):
+            logger.warning(
+                "chunk %s failed attempt %d of %d: %s: %s",
+                reservation,
+                reservation.attempt,
+                reservation.source.max_attempts,
+                failure.type,
+                failure.message.partition("\n")[0][:500],
+            )
+        case _, GivenBack(reason=reason):
+            logger.info("chunk %s given back: %s", reservation, reason)
+        case _:
+            logger.debug("chunk %s completed", reservation)

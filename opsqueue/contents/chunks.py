@@ -1,0 +1,427 @@
+"""A submission's contents in the object store: operations cut, encoded and stored, results read.
+
+The I/O is the store's. Producers and the API share this, so that both store alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain, islice
+from typing import Final, Literal, get_args
+
+from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, VALUE_BYTES, Codec
+from opsqueue.contents.output import MAGIC, Encoded, decode_each_outcome, decode_output, errors_of
+from opsqueue.contents.output_check import count_stored_errors
+from opsqueue.exceptions import (
+    ChunkTooLargeError,
+    EncodingError,
+    InvalidArgumentError,
+    OperationFailedError,
+    OpsqueueError,
+    SubmissionCancelledError,
+    SubmissionFailedError,
+    SubmissionNotCompletedYetError,
+)
+from opsqueue.model.answers import ErrorChunks
+from opsqueue.model.chunk import OperationError, OperationFailed, Source
+from opsqueue.model.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNKS, NewSubmission
+from opsqueue.model.process import Origin
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.store import ObjectStore, Readable, input_key, output_key
+from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
+
+ErrorMode = Literal["raise", "yield", "skip"]
+"""How operations that failed are seen among results."""
+
+_FRESH_PREFIX: Final = re.compile(r"[^/]+/([0-9a-f]{12})[0-9a-f]{20}")
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """How much was stored."""
+
+    chunks_total: int
+    operations_total: int
+    inline: tuple[bytes, ...] | None = None
+    """The encoded chunks, if they were few and small enough: then nothing was stored."""
+
+
+def fresh_prefix(queue: str) -> str:
+    """Give a prefix that nobody has: the queue, then 12 hex digits of time and 20 of chance.
+
+    Ascending in time as UUIDv7 is, so that a listing of the store is in order of submission.
+    """
+    return f"{queue}/{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def began_at(prefix: str) -> datetime | None:
+    """Give when a prefix of `fresh_prefix`'s was made; None: it is not of that form."""
+    found = _FRESH_PREFIX.fullmatch(prefix)
+    if found is None:
+        return None
+    try:
+        return datetime.fromtimestamp(int(found[1], 16) / 1000, tz=UTC)
+    except (ValueError, OverflowError, OSError):
+        return None  # hex digits, but no instant that there is
+
+
+def check_inline_bytes(inline_bytes: int) -> int:
+    """Return the number, or raise InvalidArgumentError unless it is 0 to INLINE_BYTES."""
+    if not 0 <= inline_bytes <= INLINE_BYTES:
+        message = f"inline_bytes is {inline_bytes}: 0 (all goes to the store) to {INLINE_BYTES:,}"
+        raise InvalidArgumentError(message)
+    return inline_bytes
+
+
+def store_operations(
+    store: ObjectStore,
+    operations: Iterable[object],
+    *,
+    prefix: str,
+    chunk_size: int,
+    codec: Codec,
+    inline_bytes: int = 0,
+    at_once: int = DEFAULT_AT_ONCE,
+) -> Stored:
+    """Cut any iterable into chunks and store them under a fresh prefix; memory for a few chunks.
+
+    As long as they are at most `inline_bytes` together, and no more than INLINE_CHUNKS, they are
+    kept back; if that holds to the end, they are given back and the store is never asked.
+
+    Whatever is raised, by the iterable too, comes out unchanged, KeyboardInterrupt included, after
+    what was stored has been deleted as far as possible.
+
+    Raises:
+        EncodingError: names the chunk and the operation.
+        StoreUnavailableError: the store refuses or does not answer.
+    """
+    origin = Origin()
+    chunks_total = operations_total = 0
+
+    def encoded() -> Iterator[tuple[str, bytes]]:
+        nonlocal chunks_total, operations_total
+        rest = iter(operations)
+        while chunk := list(islice(rest, chunk_size)):
+            if chunks_total >= MAX_CHUNKS:
+                message = f"more than {MAX_CHUNKS:,} chunks: give a larger chunk_size"
+                raise InvalidArgumentError(message)
+            try:
+                data = codec.encode(chunk)
+            except EncodingError as exc:
+                message = f"chunk {chunks_total}: {exc}"
+                raise EncodingError(message) from exc
+            yield input_key(prefix, chunks_total), data
+            chunks_total += 1
+            operations_total += len(chunk)
+
+    items = encoded()
+    first: list[tuple[str, bytes]] = []
+    bytes_left = inline_bytes
+    while inline_bytes and bytes_left >= 0 and len(first) <= INLINE_CHUNKS:
+        item = next(items, None)
+        if item is None:
+            return Stored(
+                chunks_total=chunks_total,
+                operations_total=operations_total,
+                inline=tuple(data for _, data in first),
+            )
+        key, data = item
+        # A copy: zstandard's bytes keep the memory that the chunk could have taken uncompressed.
+        first.append((key, bytes(memoryview(data))))
+        bytes_left -= len(data)
+    try:
+        create_many(store, chain(first, items), at_once=at_once)
+    except BaseException:
+        if origin.is_here():  # else the iterable has forked: its parent goes on storing
+            discard(store, prefix)
+        raise
+    return Stored(chunks_total=chunks_total, operations_total=operations_total)
+
+
+def store_output(store: ObjectStore, source: Source, chunk_index: int, output: Encoded) -> int:
+    """Store a chunk's output unless there is one; return how many operations failed in what stays.
+
+    Another attempt may have failed at other operations, and the first output stored is the one.
+
+    Raises:
+        EncodingError: the one that was there can't be read, or lacks results.
+        StoreUnavailableError: nothing is known; may be repeated.
+    """
+    if store.create(output_key(source.prefix, chunk_index), output.data):
+        return output.operations_failed
+    return failed_in_output(store, source, chunk_index)
+
+
+def failed_in_output(store: ObjectStore, source: Source, chunk_index: int) -> int:
+    """Return how many operations failed in a chunk's stored output, of which only a part is read.
+
+    Raises:
+        EncodingError: it can't be read, or lacks results.
+        ObjectNotFoundError, StoreUnavailableError.
+    """
+    key = output_key(source.prefix, chunk_index)
+    try:
+        return count_stored_errors(
+            lambda start, size_bytes: store.get_range(key, start, size_bytes),
+            codec=source.codec,
+            operations=source.operations_in(chunk_index),
+        )
+    except EncodingError as exc:
+        message = (
+            f"output {key}, which is stored already and stays, can't be used: {exc}; once it is "
+            "deleted the chunk can be run again"
+        )
+        raise EncodingError(message) from exc
+
+
+def discard_unless_owned(
+    store: ObjectStore,
+    new: NewSubmission,
+    owner_of: Callable[[str], SubmissionId | None],
+) -> SubmissionId | None:
+    """Delete what was stored for an insert that came to nothing, unless a submission has it.
+
+    Redis may have been lost since the manifest was stored, and a rebuild may have found it.
+
+    Args:
+        store: has the objects.
+        new: what was to be inserted.
+        owner_of: looks a prefix up.
+
+    Returns that submission.
+    """
+    if new.inline is not None:
+        return None
+    owner = owner_of(new.prefix)
+    if owner is None:
+        discard(store, new.prefix)
+    return owner
+
+
+def discard(store: ObjectStore, prefix: str) -> None:
+    """Delete contents that no submission uses; what can't be deleted is logged, not raised."""
+    try:
+        store.delete_prefix(prefix)
+    except OpsqueueError as exc:
+        _LOG.warning("unused objects stay below %s/%s: %s", store.url, prefix, exc)
+
+
+def check_error_mode(errors: str) -> None:
+    """Raise InvalidArgumentError unless it is an ErrorMode: a typo must not read as one."""
+    if errors not in get_args(ErrorMode):
+        message = f"errors={errors!r}: give one of {', '.join(get_args(ErrorMode))}"
+        raise InvalidArgumentError(message)
+
+
+def check_completed(submission: Submission) -> None:
+    """Raise the exception that says why there are no results, unless the submission completed.
+
+    Raises:
+        SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError.
+    """
+    match submission.state:
+        case SubmissionState.COMPLETED:
+            return
+        case SubmissionState.FAILED:
+            raise SubmissionFailedError(submission)
+        case SubmissionState.CANCELLED:
+            raise SubmissionCancelledError(submission)
+        case SubmissionState.IN_PROGRESS:
+            message = (
+                f"submission {submission.id} is in progress, {submission.chunks_done:,} of "
+                f"{submission.chunks_total:,} chunks are done: results are there when all are"
+            )
+            raise SubmissionNotCompletedYetError(message, submission.id)
+
+
+def results_by_chunk(
+    store: Readable,
+    submission: Submission,
+    *,
+    codec: Codec,
+    errors: ErrorMode = "raise",
+    chunk_indexes: Iterable[int] | None = None,
+    at_once: int = DEFAULT_AT_ONCE,
+    whole_bytes: int | None = None,
+) -> Iterator[Iterator[object]]:
+    """Yield the results of a submission, chunk by chunk, in order, reading ahead.
+
+    Nothing is read before the first is asked for.
+
+    Args:
+        store: that has them.
+        submission: completed, or chosen chunks of it are.
+        codec: the submission's.
+        errors: "raise" raises OperationFailedError in the place of the first operation that
+            failed, "yield" gives an OperationFailed in the place of each, "skip" leaves them out.
+        chunk_indexes: of chunks that are done; None: all.
+        at_once: objects read ahead.
+        whole_bytes: a chunk's results that take more bytes, or have more than an eighth of it as
+            many values, are decoded one by one as they are asked for; None: all are decoded whole.
+
+    Raises:
+        OperationFailedError: see `errors`.
+        ChunkTooLargeError: a chunk has more than MAX_CHUNK_BYTES, or one result too much.
+        ObjectNotFoundError: they were deleted, after the retention or by somebody.
+        StoreUnavailableError, EncodingError.
+    """
+    asked: deque[int] = deque()
+
+    def keys() -> Iterator[str]:
+        for index in range(submission.chunks_total) if chunk_indexes is None else chunk_indexes:
+            asked.append(index)
+            yield output_key(submission.prefix, index)
+
+    for data in get_many(store, keys(), at_once=at_once):
+        index = asked.popleft()
+        outcomes = _outcomes(data, codec, _operations_in(submission, index), whole_bytes)
+        has_errors = data.startswith(MAGIC)
+        yield _seen(outcomes, submission, index, errors) if has_errors else iter(outcomes)
+
+
+def _operations_in(submission: Submission, chunk_index: int) -> int | None:
+    """Return how many operations a chunk has; None: that is the producer's own affair."""
+    if submission.codec.startswith(RAW.name):
+        return None
+    before = chunk_index * submission.chunk_size
+    return min(submission.chunk_size, submission.operations_total - before)
+
+
+def _outcomes(
+    data: bytes, codec: Codec, operations: int | None, whole_bytes: int | None
+) -> Iterable[object]:
+    if codec.plain_name == RAW.name:
+        # The raw bytes of any chunk can be asked for, too.
+        operations = None
+    if whole_bytes is None:
+        return decode_output(data, codec, operations=operations)
+    # One result may be as large as a chunk that is decoded whole, and larger where it is stored
+    # with many bytes, too: it is no bomb then.
+    one_bytes = max(whole_bytes, min(16 * len(data), MAX_CHUNK_BYTES))
+    if operations is None:
+        return decode_output(data, codec, limit_bytes=one_bytes)
+    try:
+        return decode_output(
+            data,
+            codec,
+            operations=operations,
+            limit_bytes=whole_bytes,
+            limit_values=whole_bytes // VALUE_BYTES,
+        )
+    except ChunkTooLargeError:
+        return decode_each_outcome(
+            data,
+            codec,
+            operations=operations,
+            limit_bytes=MAX_CHUNK_BYTES,
+            piece_bytes=one_bytes,
+        )
+
+
+def _seen(
+    outcomes: Iterable[object], submission: Submission, chunk_index: int, errors: ErrorMode
+) -> Iterator[object]:
+    for index, outcome in enumerate(outcomes):
+        if not isinstance(outcome, OperationError):
+            yield outcome
+        elif errors != "skip":
+            failed = _failed(outcome, submission, chunk_index, index)
+            if errors == "raise":
+                raise OperationFailedError(failed, submission.id)
+            yield failed
+
+
+def _failed(
+    error: OperationError, submission: Submission, chunk_index: int, index: int
+) -> OperationFailed:
+    return OperationFailed(
+        index=chunk_index * submission.chunk_size + index,
+        chunk_index=chunk_index,
+        type=error.type,
+        message=error.message,
+        traceback=error.traceback,
+    )
+
+
+def all_pages(page_from: Callable[[int], ErrorChunks]) -> Iterator[int]:
+    """Yield the indexes of all chunks with errors, given what reads the page from an index on."""
+    first_index: int | None = 0
+    while first_index is not None:
+        page = page_from(first_index)
+        yield from page.indexes
+        is_further = page.next_index is not None and page.next_index > first_index
+        first_index = page.next_index if is_further else None
+
+
+def errors_by_chunk(
+    store: Readable,
+    submission: Submission,
+    chunk_indexes: Iterable[int],
+    *,
+    at_once: int = DEFAULT_AT_ONCE,
+) -> Iterator[list[OperationFailed]]:
+    """Yield the errors of chunks that have some, a list a chunk, in order, reading ahead.
+
+    The submission may be in any state, and its codec any.
+
+    Raises:
+        ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+    """
+    asked: deque[int] = deque()
+
+    def keys() -> Iterator[str]:
+        for index in chunk_indexes:
+            asked.append(index)
+            yield output_key(submission.prefix, index)
+
+    for data in get_many(store, keys(), at_once=at_once):
+        chunk_index = asked.popleft()
+        yield [
+            _failed(error, submission, chunk_index, index)
+            for index, error in errors_of(data).items()
+        ]
+
+
+def failed_operations(
+    store: Readable,
+    submission: Submission,
+    chunk_indexes: Iterable[int],
+    *,
+    codec: Codec,
+    at_once: int = DEFAULT_AT_ONCE,
+    whole_bytes: int | None = None,
+) -> Iterator[object]:
+    """Yield the operations that failed, as they were handed in, in order, reading ahead.
+
+    `whole_bytes` limits the operations of a chunk, and an eighth of it the values in them; None:
+    as all chunks are limited.
+
+    Raises:
+        ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+        ChunkTooLargeError: a chunk holds more than `whole_bytes`.
+    """
+    asked: deque[int] = deque()
+
+    def keys() -> Iterator[str]:
+        for index in chunk_indexes:
+            asked.append(index)
+            yield output_key(submission.prefix, index)
+            yield input_key(submission.prefix, index)
+
+    objects = get_many(store, keys(), at_once=at_once)
+    for output in objects:
+        operations = codec.decode(
+            next(objects),
+            operations=_operations_in(submission, asked.popleft()),
+            limit_bytes=MAX_CHUNK_BYTES if whole_bytes is None else whole_bytes,
+            limit_values=None if whole_bytes is None else whole_bytes // VALUE_BYTES,
+        )
+        yield from (operations[index] for index in errors_of(output))

@@ -1,0 +1,383 @@
+"""An app: the registry of a user's handlers, one a queue.
+
+    app = Opsqueue()
+
+    @app.operation_handler("numbers")
+    def increment(number: int) -> int:
+        return number + 1
+
+No I/O and no globals: decorating registers, a worker or `opsqueue.testing` runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from opsqueue.exceptions import HandlerError
+from opsqueue.model.names import check_queue_name
+from opsqueue.model.submission import SubmissionId
+from opsqueue.strategy import AnyStrategy, Random
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_Kind = Literal["chunk", "operation"]
+OnError = Literal["fail", "collect"]
+DEFAULT_TIME_LIMIT: Final = 600.0
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What a handler may know of the chunk that it works on."""
+
+    submission_id: SubmissionId
+    chunk_index: int
+    attempt: int
+    """1-based."""
+    max_attempts: int
+    chunks_total: int
+    queue: str
+    metadata: bytes | None
+    strategic_metadata: Mapping[str, int]
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+    """The producer's: `opsqueue.tracing.extract_context` makes it the parent of a span."""
+    is_void: Callable[[], bool] = field(repr=False, compare=False)
+    """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A decorated function and how it wants to be run. See `Opsqueue.chunk_handler`."""
+
+    queue: str
+    function: Callable[..., Any]
+    kind: _Kind
+    takes_chunk: bool
+    is_async: bool
+    allow_pickle: bool
+    strategy: AnyStrategy
+    time_limit: float
+    soft_time_limit: float | None
+    concurrency: int
+    """Operations of a chunk at once; 1 for chunk handlers."""
+    on_error: OnError = "fail"
+
+    @property
+    def collects(self) -> bool:
+        """Whether an operation that fails becomes an error record, and the others go on."""
+        return self.on_error == "collect"
+
+    @property
+    def name(self) -> str:
+        """Module and name of the function, for banners and messages."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    @property
+    def reservation_ms(self) -> int:
+        """How long a chunk is reserved: its time limit, and as long again to wait for its turn."""
+        return int(self.time_limit * 2_000)
+
+
+class Opsqueue:
+    """The handlers of an application, by queue, and what its workers do at start and end."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.start_hooks: list[Callable[[], object]] = []
+        self.stop_hooks: list[Callable[[], object]] = []
+
+    def chunk_handler(
+        self,
+        queue: str,
+        *,
+        strategy: AnyStrategy | None = None,
+        time_limit: float = DEFAULT_TIME_LIMIT,
+        soft_time_limit: float | None = None,
+        allow_pickle: bool = False,
+        on_error: OnError = "fail",
+    ) -> Callable[[Function], Function]:
+        """Register a function, plain or `async def`, that gets the list of a chunk's operations.
+
+        It may take a second argument named `chunk` (a `Chunk`), and returns a list of results of
+        the same length, in the same order. The function itself stays as it is.
+
+        Args:
+            queue: one handler serves a queue.
+            strategy: which submission is next; Random by default.
+            time_limit: seconds that one chunk may take; then its process is killed and the attempt
+                has failed.
+            soft_time_limit: seconds after which SoftTimeLimitExceeded is raised in the handler, so
+                that it can tidy up. None: never.
+            allow_pickle: accept submissions encoded with pickle, which can run any code of who
+                submits them.
+            on_error: "collect" takes an exception among the results, as `asyncio.gather(…,
+                return_exceptions=True)` gives them, for that operation's error; see
+                `operation_handler`. What the handler raises fails the chunk all the same.
+
+        Raises:
+            HandlerError: the queue has a handler, or the function can't be one.
+        """
+        return self._register(
+            queue, "chunk", strategy, time_limit, soft_time_limit, allow_pickle, 1, on_error
+        )
+
+    def operation_handler(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 1,
+        strategy: AnyStrategy | None = None,
+        time_limit: float = DEFAULT_TIME_LIMIT,
+        soft_time_limit: float | None = None,
+        allow_pickle: bool = False,
+        on_error: OnError = "fail",
+    ) -> Callable[[Function], Function]:
+        """Register a function, plain or `async def`, that gets one operation, returns its result.
+
+        Args:
+            queue: as in `chunk_handler`, like the other arguments and the errors.
+            concurrency: how many operations of a chunk run at once, as threads of a plain function
+                and as tasks of an `async def` one: for handlers that wait for others.
+            strategy: see there.
+            time_limit: of the chunk, not of an operation.
+            soft_time_limit: likewise.
+            allow_pickle: see there.
+            on_error: "fail": one that raises fails its chunk, which is tried again as a whole.
+                "collect": it becomes an error record with type, message and traceback, is not tried
+                again, and the rest of the chunk goes on; likewise one whose result can't be
+                encoded. A time limit, MemoryError, and what is no Exception (SystemExit,
+                GeneratorExit) fail the chunk still. A CancelledError is the operation's own error,
+                unless a time limit cancels the chunk.
+        """
+        return self._register(
+            *(queue, "operation", strategy, time_limit, soft_time_limit, allow_pickle),
+            concurrency,
+            on_error,
+        )
+
+    def on_worker_start(self, function: Function) -> Function:
+        """Register a function that each worker process runs once before its first chunk.
+
+        For what is expensive to make and can be kept: clients, models. One that raises ends the
+        worker's start.
+
+        Raises:
+            HandlerError: calling it would run nothing, as with an `async def` function.
+        """
+        _check_is_plain(function, "start")
+        self.start_hooks.append(function)
+        return function
+
+    def on_worker_stop(self, function: Function) -> Function:
+        """Register a function that each worker process runs after its last chunk.
+
+        Not when the process is killed: nothing may depend on it.
+
+        Raises:
+            HandlerError: as `on_worker_start`.
+        """
+        _check_is_plain(function, "stop")
+        self.stop_hooks.append(function)
+        return function
+
+    def _register(
+        self,
+        queue: str,
+        kind: _Kind,
+        strategy: AnyStrategy | None,
+        time_limit: float,
+        soft_time_limit: float | None,
+        allow_pickle: bool,  # noqa: FBT001 private
+        concurrency: int,
+        on_error: OnError,
+    ) -> Callable[[Function], Function]:
+        if callable(queue):
+            message = f'write the decorator with its queue: @app.{kind}_handler("numbers")'
+            raise HandlerError(message)
+        check_queue_name(queue)
+        if not 0 < time_limit <= 7 * 24 * 3600:
+            message = f"time_limit={time_limit} of queue {queue!r}: give seconds, up to a week"
+            raise HandlerError(message)
+        if soft_time_limit is not None and not 0 < soft_time_limit < time_limit:
+            message = (
+                f"soft_time_limit={soft_time_limit} of queue {queue!r}: give seconds, fewer than "
+                f"time_limit={time_limit:g}"
+            )
+            raise HandlerError(message)
+        if not 1 <= concurrency <= 10_000:
+            message = f"concurrency={concurrency} of queue {queue!r}: give 1 to 10,000"
+            raise HandlerError(message)
+
+        if on_error not in ("fail", "collect"):
+            message = f"on_error={on_error!r} of queue {queue!r}: give 'fail' or 'collect'"
+            raise HandlerError(message)
+
+        def register(function: Function) -> Function:
+            if not callable(function):
+                message = (
+                    f"the handler of queue {queue!r} is {function!r}: decorate a function, and "
+                    f'write the decorator with its queue: @app.{kind}_handler("{queue}")'
+                )
+                raise HandlerError(message)
+            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                message = (
+                    f"the handler {_name_of(function)} of queue {queue!r} has a `yield`: calling "
+                    "it returns a generator and runs nothing; return the result instead"
+                )
+                raise HandlerError(message)
+            other = self.handlers.get(queue)
+            if other is not None:
+                message = (
+                    f"queue {queue!r} has the handler {other.name}: one handler serves a queue; "
+                    "give the second one a queue of its own"
+                )
+                raise HandlerError(message)
+            self.handlers[queue] = Handler(
+                queue=queue,
+                function=function,
+                kind=kind,
+                takes_chunk=_takes_chunk(function),
+                is_async=inspect.iscoroutinefunction(function),
+                allow_pickle=allow_pickle,
+                strategy=strategy or Random(),
+                time_limit=time_limit,
+                soft_time_limit=soft_time_limit,
+                concurrency=concurrency,
+                on_error=on_error,
+            )
+            return function
+
+        return register
+
+    def handler_of(self, queue: str) -> Handler:
+        """Give the queue's handler.
+
+        Raises:
+            HandlerError: there is none; lists the queues that have one.
+        """
+        try:
+            return self.handlers[queue]
+        except KeyError:
+            known = ", ".join(sorted(self.handlers)) or "none"
+            message = f"no handler for queue {queue!r}; this app has: {known}"
+            raise HandlerError(message) from None
+
+
+def _check_is_plain(function: Callable[..., Any], at: str) -> None:
+    """Refuse a hook whose call only makes a coroutine or a generator, which nobody would run."""
+    if inspect.iscoroutinefunction(function):
+        kind, remedy = "is an `async def`", "call asyncio.run in a plain function"
+    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        kind, remedy = "has a `yield`", "register a function for the start and one for the stop"
+    else:
+        return
+    message = f"the {at} hook {_name_of(function)} {kind}: calling it would run nothing; {remedy}"
+    raise HandlerError(message)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _takes_chunk(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # some built-in functions tell no signature: they take the operation alone
+        return False
+    _check_takes_operations(function, parameters)
+    if "chunk" in {p.name for p in parameters}:
+        return True
+    required = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(required) > 1:
+        message = (
+            f"handler {function.__qualname__} takes {', '.join(p.name for p in required)}: it gets "
+            "its operations and, if it has an argument of that name, `chunk`"
+        )
+        raise HandlerError(message)
+    return False
+
+
+def _check_takes_operations(
+    function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+) -> None:
+    of_operations = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    if not any(p.kind in of_operations and p.name != "chunk" for p in parameters):
+        name = function.__qualname__
+        message = f"handler {name} takes no operations: give it an argument for them"
+        raise HandlerError(message)
+
+
+def load_app(path: str) -> Opsqueue:
+    """Import the app that "module:name" names; the current folder is looked in, too.
+
+    Raises:
+        HandlerError: no such module or name, not an app, or an app without handlers. An error
+            inside the module's own code is its cause.
+    """
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        message = f"app path {path!r}: give MODULE:NAME, like tasks:app for `app = …` in tasks.py"
+        raise HandlerError(message)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and module_name.split(".")[: exc.name.count(".") + 1] == (
+            exc.name.split(".")
+        ):
+            message = (
+                f"app path {path!r}: no module {exc.name!r} in {here} or among what is installed; "
+                "run it in the folder that has the module, or correct the path"
+            )
+            raise HandlerError(message) from exc
+        message = f"app path {path!r}: {module_name} needs {exc.name!r}, which is not installed"
+        raise HandlerError(message) from exc
+    except (Exception, SystemExit) as exc:
+        message = (
+            f"app path {path!r}: importing {module_name} raised {type(exc).__name__}: {exc}"
+            f"{_place_of(exc, here)}"
+        )
+        raise HandlerError(message) from exc
+    app = getattr(module, name, None)
+    if not isinstance(app, Opsqueue):
+        apps = sorted(key for key, value in vars(module).items() if isinstance(value, Opsqueue))
+        found = ", ".join(f"{module_name}:{key}" for key in apps) or "none"
+        what = "does not exist" if app is None else f"is a {type(app).__name__}, not an Opsqueue"
+        message = f"app path {path!r}: {name} in {module_name} {what}; apps found there: {found}"
+        raise HandlerError(message)
+    if not app.handlers:
+        message = (
+            f"app {path!r} has no handlers: decorate a function with @app.operation_handler(queue)"
+        )
+        raise HandlerError(message)
+    return app
+
+
+def _place_of(error: BaseException, folder: str) -> str:
+    """Say where an import failed: the innermost line of the user's, or else of anybody's."""
+    if isinstance(error, SyntaxError):
+        return ""  # it says so itself
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
+    own = [
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
+    ]
+    last = [*frames, *own][-1]
+    return f" (file {last.filename}, line {last.lineno})"

@@ -1,0 +1,351 @@
+"""How a handler is called: plain or async, one operation at a time or several at once.
+
+No I/O of its own. What a handler raises comes out as it is; with several operations at once it is
+the first one's that raised, and the others are given up. Where a handler collects errors, an
+OperationError stands in the place of a result, and the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from opsqueue.contents.output import NO_RESULT
+from opsqueue.exceptions import EncodingError, SoftTimeLimitExceeded
+from opsqueue.handlers.app import Chunk, Handler
+from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, OperationError
+from opsqueue.model.process import EndsForkedChildren, renew_in_children
+
+Result = TypeVar("Result")
+
+_OF_THE_CHUNK: Final = (SoftTimeLimitExceeded, MemoryError, KeyboardInterrupt, SystemExit)
+"""Not an operation's own errors, also where they are only the cause of one.
+
+A cancellation is: of a part of the operation, such as by a timeout. Where a time limit cancels the
+chunk itself, nothing is collected any more.
+"""
+
+_OF_AN_OPERATION: Final = (Exception, asyncio.CancelledError)
+_MAY_BE_COLLECTED: Final = (*_OF_AN_OPERATION, BaseExceptionGroup)
+"""`_collected` looks at what is caught, and raises most groups again."""
+
+
+class Invoker:
+    """Calls handlers; for one thread at a time, whose event loop and threads it keeps."""
+
+    def __init__(self) -> None:
+        self.start_afresh()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: a child would stop its parent's loop from hearing threads."""
+        self._runner: asyncio.Runner | None = None
+        self._threads: dict[int, ThreadPoolExecutor] = {}
+
+    def call(self, handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
+        """Call from plain code; `async def` handlers run on a loop that is kept.
+
+        Raises:
+            EncodingError: it did not return a list with a result for each operation.
+        """
+        if handler.is_async:
+            if self._runner is None:
+                self._runner = asyncio.Runner()
+            # Else a runner keeps the context of its first call: that chunk's log fields and trace.
+            running = self.call_async(handler, operations, chunk)
+            return self._runner.run(running, context=copy_context())
+        extra = _extra(handler, chunk)
+        if handler.kind == "chunk":
+            return _checked(handler, handler.function(operations, **extra), operations, chunk)
+        if handler.concurrency == 1 or len(operations) < 2:
+            call = _operation_call(handler, chunk)
+            return [call(operation) for operation in operations]
+        return self._call_in_threads(handler, operations, _operation_call(handler, chunk))
+
+    async def call_async(
+        self, handler: Handler, operations: list[object], chunk: Chunk
+    ) -> Sequence[object]:
+        """Call from a loop; plain handlers run in a thread beside it."""
+        if not handler.is_async:
+            return await in_thread(self.call, handler, operations, chunk)
+        call = partial(handler.function, **_extra(handler, chunk))
+        if handler.kind == "chunk":
+            return _checked(handler, await _in_own_task(call(operations)), operations, chunk)
+        return await _OperationTasks(handler, call, operations, chunk).run()
+
+    def close(self) -> None:
+        """Let go of loop and threads."""
+        if self._runner is not None:
+            self._runner.close()
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _call_in_threads(
+        self, handler: Handler, operations: list[object], call: Callable[[object], object]
+    ) -> list[object]:
+        threads = self._threads.get(handler.concurrency)
+        if threads is None:
+            threads = ThreadPoolExecutor(handler.concurrency, thread_name_prefix="operation")
+            self._threads[handler.concurrency] = threads
+        futures = [
+            # Each in a copy of the context: the handler's logging knows its chunk in there, too.
+            threads.submit(copy_context().run, _called, call, operation)
+            for operation in operations
+        ]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
+    """Await a handler's call in a task of its own.
+
+    A handler can cancel the task that it runs in. The next chunk runs in ours.
+    """
+    raised: list[BaseException] = []
+
+    async def run() -> object:
+        try:
+            return await call
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # A task that raises these ends its loop, and so every other chunk on it.
+            raised.append(exc)
+            return None
+
+    result = await asyncio.create_task(run())
+    if raised:
+        raise raised[0]
+    return result
+
+
+class _OperationTasks:
+    """Calls an `async def` handler with each operation of a chunk, in tasks of a group."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        call: Callable[[object], Coroutine[Any, Any, object]],
+        operations: list[object],
+        chunk: Chunk,
+    ) -> None:
+        self._handler = handler
+        self._call = call
+        self._chunk = chunk
+        self._results: list[object] = [NO_RESULT] * len(operations)
+        self._waiting = iter(enumerate(operations))
+        self._parent = _current_task()
+        # Not 0 where an earlier group failed in the same task (CPython, until 3.13).
+        self._cancelled_before = self._parent.cancelling()
+
+    async def run(self) -> list[object]:
+        """Return what each operation gave, or raise the first error that ends the chunk."""
+        first: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._handler.concurrency, len(self._results))):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as errors:
+            first = errors.exceptions[0]
+        if first is not None:
+            # Not in the `except`, and without `from`: it keeps a cause and context of its own.
+            raise first.error if isinstance(first, _OwnCancellationError) else first
+        return self._results
+
+    async def _work(self) -> None:
+        task = _current_task()
+        for index, operation in self._waiting:
+            try:
+                result = await self._call(operation)
+                if task.cancelling():
+                    await self._survive(task)
+            except (SystemExit, KeyboardInterrupt) as exc:
+                # A task that raises these ends its loop, and so every other chunk on it.
+                message = f"the handler raised {type(exc).__name__}: {exc}"
+                raise RuntimeError(message) from exc
+            except _MAY_BE_COLLECTED as exc:
+                result = await self._error(exc, task)
+            self._results[index] = result
+
+    async def _survive(self, task: asyncio.Task[Any]) -> None:
+        """Go on after an operation that returned although its task was cancelled."""
+        if self._chunk_ends():
+            raise asyncio.CancelledError
+        # Where it cancelled its own task, that strikes at the next await: here, and not in the next
+        # operation. A task that cancels itself and returns is cancelled; so in asyncio.
+        await asyncio.sleep(0)
+        _uncancel(task)
+
+    async def _error(self, error: BaseException, task: asyncio.Task[Any]) -> OperationError:
+        """Return the record of an operation's error, or raise it where it ends the chunk."""
+        if task.cancelling() and not self._chunk_ends():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            _uncancel(task)
+        if self._chunk_ends():
+            raise error
+        try:
+            return _collected(error, self._handler, self._chunk)
+        except asyncio.CancelledError as own:
+            # A task group takes a cancelled task for one that it has cancelled itself.
+            raise _OwnCancellationError(own) from None
+
+    def _chunk_ends(self) -> bool:
+        """Return whether a time limit or another operation's error cancels the whole group.
+
+        Both cancel the parent, too. The count of the operation's task can't tell them from a
+        handler that cancels the task that it runs in.
+        """
+        return self._parent.cancelling() > self._cancelled_before
+
+
+class _OwnCancellationError(Exception):
+    """Carries a CancelledError that nobody but the operation caused out of a task group."""
+
+    def __init__(self, error: asyncio.CancelledError) -> None:
+        self.error = error
+        super().__init__()
+
+
+def _uncancel(task: asyncio.Task[Any]) -> None:
+    while task.uncancel():
+        pass
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        message = "an async handler is called outside of a task"
+        raise AssertionError(message)
+    return task
+
+
+def _called(call: Callable[[object], object], operation: object) -> object:
+    # Here: a forked child has one thread, and would wait in its pool for ever.
+    with EndsForkedChildren():
+        return call(operation)
+
+
+async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
+    """Call in a thread beside the loop, which goes on meanwhile."""
+
+    def run() -> Result:
+        try:
+            with EndsForkedChildren():
+                return call(*arguments)
+        except StopIteration as exc:
+            # asyncio's futures can't hold it: until Python 3.12 whoever awaits waits for ever.
+            message = "the handler raised StopIteration"
+            raise RuntimeError(message) from exc
+
+    return await asyncio.to_thread(run)
+
+
+def frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
+    """Leave our own frames out of a traceback: the user's begin at the handler.
+
+    Where its code is not among them (a callable object, a function wrapped by a decorator), they
+    begin behind ours.
+    """
+    frame = error.__traceback__
+    code = getattr(handler.function, "__code__", None)
+    while frame is not None and frame.tb_frame.f_code is not code:
+        frame = frame.tb_next
+    if frame is not None:
+        return frame
+    frame = error.__traceback__
+    while frame is not None and _is_ours(frame):
+        frame = frame.tb_next
+    return frame
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    package = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    return package in ("opsqueue", "opsqueue_worker")
+
+
+def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:
+    """Give what calls a plain handler with one operation."""
+    call = partial(handler.function, **_extra(handler, chunk))
+    if not handler.collects:
+        return call
+
+    def collect(operation: object) -> object:
+        try:
+            return call(operation)
+        except _MAY_BE_COLLECTED as exc:
+            return _collected(exc, handler, chunk)
+
+    return collect
+
+
+def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> OperationError:
+    """Give the record of an operation's error, or raise the error where it is none of these."""
+    if not (handler.collects and _is_collectable(error)) or chunk.is_void():
+        raise error
+    found = error.with_traceback(frames_from_handler(error, handler))
+    return OperationError.of(found, max_characters=MAX_ERROR_CHARACTERS)
+
+
+def _is_collectable(error: BaseException) -> bool:
+    """Tell an operation's own error from what would befall the others as well.
+
+    A time limit, say, may also have been turned into another error on its way. A CancelledError is
+    the operation's own: nobody asks here who was cancelled because the whole chunk was.
+    """
+    if not _is_of_operation(error):
+        return False
+    seen: set[int] = set()
+    following: list[BaseException | None] = [error]
+    while following:
+        exc = following.pop()
+        if exc is None or id(exc) in seen:
+            continue
+        if isinstance(exc, _OF_THE_CHUNK):
+            return False
+        seen.add(id(exc))
+        following += [exc.__cause__, exc.__context__]
+        if isinstance(exc, BaseExceptionGroup):
+            following += exc.exceptions
+    return True
+
+
+def _is_of_operation(error: BaseException) -> bool:
+    """Return whether it is an error, and nothing that ends a program, such as GeneratorExit."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_operation, error.exceptions))
+    return isinstance(error, _OF_AN_OPERATION)
+
+
+def _extra(handler: Handler, chunk: Chunk) -> dict[str, Any]:
+    return {"chunk": chunk} if handler.takes_chunk else {}
+
+
+def _checked(
+    handler: Handler, results: object, operations: list[object], chunk: Chunk
+) -> Sequence[object]:
+    if not isinstance(results, list | tuple):
+        message = (
+            f"handler {handler.name} returned {type(results).__name__}: a chunk handler returns a "
+            f"list with a result for each of its {len(operations):,} operations"
+        )
+        raise EncodingError(message)
+    if len(results) != len(operations):
+        message = (
+            f"handler {handler.name} returned {len(results):,} results for "
+            f"{len(operations):,} operations: return one for each, in their order"
+        )
+        raise EncodingError(message)
+    if not handler.collects:
+        return results
+    return [
+        _collected(result, handler, chunk) if isinstance(result, BaseException) else result
+        for result in results
+    ]

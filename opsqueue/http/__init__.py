@@ -1,0 +1,1 @@
+"""The HTTP client, and the JSON form of the values."""

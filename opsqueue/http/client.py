@@ -1,0 +1,382 @@
+"""The client of the HTTP API: requests, their repetition, and errors as exceptions.
+
+The only module of the core that speaks HTTP; which requests there are is known by http_api.py and
+http_chunk_api.py. Foreign errors become ours at one border (`HttpClient._send`), problem details by
+one table (`_ERRORS`).
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from opsqueue.exceptions import (
+    AccessDeniedError,
+    ApiUnavailableError,
+    EncodingError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+    OpsqueueError,
+    OpsqueueInternalError,
+    SubmissionNotCancellableError,
+    SubmissionNotConfirmedError,
+    SubmissionNotFoundError,
+    SubmissionNotRetryableError,
+    TooManyMatchingSubmissionsError,
+    WrongAnswerError,
+)
+from opsqueue.http.wire import ECHO_HEADER, ProblemBody, ProblemType
+from opsqueue.model.checks import is_host
+from opsqueue.model.names import check_queue_name
+from opsqueue.model.process import PerProcess
+from opsqueue.model.submission import SubmissionId
+from opsqueue.model.version import __version__
+from opsqueue.tracing import current_carrier, spans
+
+MAX_WAIT_S: Final = 60.0
+"""The longest that the API lets one request wait."""
+
+# The API itself waits 15 s for Redis before it answers 503.
+_ANSWER_WITHIN_S: Final = 20.0
+_CONNECT_WITHIN_S: Final = 5.0
+_UNAVAILABLE: Final = frozenset({502, 503, 504})
+_DENIED: Final = frozenset({401, 403})
+Transport = httpx.BaseTransport
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+JSON_TYPE: Final = {"content-type": "application/json"}
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
+
+_ONE_AT_A_TIME: Final = PerProcess(threading.Lock)
+_DECODERS: Final[dict[type, Any]] = {}
+
+Body = TypeVar("Body")
+Params = str | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often a request is repeated, and after which pauses: doubling, capped, half jitter."""
+
+    repeats: int
+    first_s: float = 0.2
+    max_s: float = 8.0
+
+    def pauses_s(self) -> Iterator[float]:
+        """Yield the pauses in seconds, one before each repetition."""
+        for number in range(self.repeats):
+            full_s = min(self.max_s, self.first_s * 2**number)
+            yield full_s * random.uniform(0.5, 1.0)  # noqa: S311 jitter needs no cryptography
+
+
+CALL_PATIENCE: Final = Patience(repeats=4)
+"""About 3 s: somebody looks at the terminal."""
+
+WAIT_PATIENCE: Final = Patience(repeats=12)
+"""About a minute: a program must survive a restart of the API, and a failover of Redis."""
+
+
+class HttpClient:
+    """Speaks to the API; with kept-alive connections, for any number of threads.
+
+    A forked child makes connections of its own. Every answer is checked to be that of its request:
+    by a header that the API sends back, where it is not too old, and by what the answer names.
+
+    Args:
+        api_url: http://host:3999, https://…, or host:port alone.
+        token: sent as a bearer token.
+        patience: with requests that ask for no other.
+        transport: for tests, such as `httpx.WSGITransport(app)`.
+        pause: sleeps between repetitions; for tests.
+
+    Raises:
+        InvalidArgumentError: the URL can't be read.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        *,
+        token: str | None = None,
+        patience: Patience = CALL_PATIENCE,
+        transport: Transport | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Connect to nothing yet."""
+        full_url, self.url = _checked_url(api_url)
+        headers = {"user-agent": f"opsqueue/{__version__}"}
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+
+        def connected() -> httpx.Client:
+            return httpx.Client(
+                base_url=full_url,
+                headers=headers,
+                transport=transport,
+                timeout=httpx.Timeout(_ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S),
+                # A company's proxy can't reach this machine's own loopback address.
+                trust_env=urlsplit(full_url).hostname not in _LOOPBACK,
+            )
+
+        self._client = PerProcess(connected)
+        self._client.get()  # raises what is wrong with the URL or the environment now
+        self._patience = patience
+        self._pause = pause
+
+    def __repr__(self) -> str:
+        """Without token and credentials."""
+        return f"{type(self).__name__}({self.url!r})"
+
+    def close(self) -> None:
+        """Close the connections, if they are this process's own."""
+        self._client.close(httpx.Client.close)
+
+    def _send(  # noqa: PLR0913 a request and its repetition
+        self,
+        method: str,
+        path: str,
+        *,
+        patience: Patience | None = None,
+        is_repeatable: bool = True,
+        wait_s: float = 0,
+        body_wait_s: float = 0,
+        params: Mapping[str, Params] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Send a request until something other than "unavailable" is answered.
+
+        Without `is_repeatable` it is repeated only when no connection was made. `wait_s` is asked
+        for in the query, `body_wait_s` in the content.
+        """
+        request = self._client.get().build_request(
+            method,
+            path,
+            params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
+            content=content,
+            headers=headers,
+            timeout=httpx.Timeout(
+                wait_s + body_wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S
+            ),
+        )
+        pauses_s = (patience or self._patience).pauses_s()
+        resends = 0
+        while True:
+            try:
+                response = self._send_once(request, resends=resends)
+            except httpx.TransportError as exc:
+                was_sent = not isinstance(exc, _NOT_SENT)
+                pause_s = None if was_sent and not is_repeatable else next(pauses_s, None)
+                if pause_s is None:
+                    raise self._no_answer(exc) from exc
+            else:
+                if response.status_code not in _UNAVAILABLE or not is_repeatable:
+                    return response
+                pause_s = next(pauses_s, None)
+                if pause_s is None:
+                    return response
+            self._pause(pause_s)
+            resends += 1
+
+    def _send_once(self, request: httpx.Request, *, resends: int) -> httpx.Response:
+        url = request.url.copy_with(username=None, password=None)
+        with spans.call(request.method, str(url), url.host, url.port, resends=resends) as span:
+            request.headers.update(current_carrier())
+            request.headers[ECHO_HEADER] = sent = secrets.token_hex(16)
+            response = self._client.get().send(request, stream=True)
+            try:
+                # Before the body: closed with its body unread, the connection is given up. All that
+                # would follow on it belongs to other requests, too.
+                came = response.headers.get(ECHO_HEADER)
+                if came not in (sent, None):  # none: an older API, or a proxy's own answer
+                    raise self._wrong_answer(
+                        request.method, request.url.path, "it repeats the id of another request"
+                    )
+                response.read()
+            finally:
+                response.close()
+            spans.answered(span, response.status_code, is_error=response.is_error)
+            return response
+
+    def _wrong_answer(self, method: str, path: str, why: str) -> WrongAnswerError:
+        return WrongAnswerError(
+            f"an answer from the API at {self.url} is not that of {method} {path}: "
+            f"{why}. It was dropped; whether the request was carried out is "
+            "not known. A proxy mixes answers up or stores them (Cache-Control: no-store is not "
+            "heeded), or processes share a connection that a fork has copied"
+        )
+
+    def _no_answer(self, exc: httpx.TransportError) -> ApiUnavailableError:
+        message = f"no answer from the API at {self.url} ({exc or type(exc).__name__}): {_HELP}"
+        return ApiUnavailableError(message)
+
+    def _read(
+        self,
+        response: httpx.Response,
+        body: type[Body],
+        queue: str,
+        submission_id: SubmissionId | None = None,
+    ) -> Body:
+        if not response.is_success:
+            raise self._error(response, queue, submission_id)
+        try:
+            answer = decoder_of(body).decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise self._not_ours(response) from exc
+        self._check_names(response, answer, queue, submission_id)
+        return answer
+
+    def _check_names(
+        self,
+        response: httpx.Response,
+        answer: object,
+        queue: str,
+        submission_id: SubmissionId | None,
+    ) -> None:
+        """Raise WrongAnswerError if the answer names another queue or submission."""
+        request = response.request
+        why = ""
+        if (named := getattr(answer, "queue", queue)) != queue:
+            why = f"it is about queue {named!r}"
+        elif submission_id is not None:
+            named_id = getattr(answer, "id", submission_id)
+            if SubmissionId(named_id) != submission_id:
+                why = f"it is about submission {named_id}"
+        if why:
+            raise self._wrong_answer(request.method, request.url.path, why)
+
+    def _error(
+        self, response: httpx.Response, queue: str, submission_id: SubmissionId | None
+    ) -> OpsqueueError:
+        problem = _problem_of(response)
+        if response.status_code in _DENIED:
+            why = problem.detail if problem else "a proxy before it says so"
+            return AccessDeniedError(
+                f"the API at {self.url} refused access ({response.status_code}): {why}; "
+                "the client takes the token as token="
+            )
+        if problem is None:
+            return self._not_ours(response)
+        if problem.submission is not None:
+            self._check_names(response, problem.submission, queue, submission_id)
+        make = _ERRORS.get(problem.type)
+        if make is not None:
+            return make(problem, queue, submission_id or SubmissionId(0))
+        if response.status_code in _UNAVAILABLE:
+            return ApiUnavailableError(f"the API at {self.url} can't serve: {problem.detail}")
+        if response.is_server_error:
+            return OpsqueueInternalError(f"the API at {self.url} failed: {problem.detail}")
+        return IncorrectUsageError(
+            f"the API at {self.url} refused ({response.status_code}): {problem.detail}"
+        )
+
+    def _not_ours(self, response: httpx.Response) -> ApiUnavailableError:
+        kind = response.headers.get("content-type", "nothing")
+        message = (
+            f"what answers at {self.url} is not the opsqueue API, or a proxy before it: "
+            f"{response.status_code} with {kind}; {_HELP}"
+        )
+        return ApiUnavailableError(message)
+
+
+def decoder_of(body: type[Body]) -> msgspec.json.Decoder[Body]:
+    """Give a type's decoder, made in one thread at a time.
+
+    msgspec keeps with a Struct what it has found out about it, from before it is complete: a thread
+    that decodes one for the first time while another does so crashes the interpreter.
+    """
+    with _ONE_AT_A_TIME.get():
+        if body not in _DECODERS:
+            _DECODERS[body] = msgspec.json.Decoder(body)
+        decoder: msgspec.json.Decoder[Body] = _DECODERS[body]
+        return decoder
+
+
+def _problem_of(response: httpx.Response) -> ProblemBody | None:
+    if not response.headers.get("content-type", "").startswith("application/problem+json"):
+        return None
+    try:
+        return decoder_of(ProblemBody).decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _invalid(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return InvalidArgumentError(problem.detail)
+
+
+def _unreadable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return EncodingError(problem.detail)
+
+
+def _not_found(_problem: ProblemBody, queue: str, submission_id: SubmissionId) -> OpsqueueError:
+    return SubmissionNotFoundError(submission_id, queue)
+
+
+def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    if problem.submission is None:
+        return OpsqueueInternalError(f"the API did not say what ended: {problem.detail}")
+    return SubmissionNotCancellableError(problem.submission.to_submission())
+
+
+def _not_retryable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    if problem.submission is None:
+        return OpsqueueInternalError(f"the API did not say what it is: {problem.detail}")
+    return SubmissionNotRetryableError(problem.submission.to_submission())
+
+
+def _too_many(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return TooManyMatchingSubmissionsError(problem.max_submissions)
+
+
+def _not_confirmed(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return SubmissionNotConfirmedError(SubmissionId(problem.submission_id), problem.why)
+
+
+_ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueError]]] = {
+    ProblemType.QUEUE_NAME: _invalid,
+    ProblemType.BROKEN_OFF: _invalid,
+    ProblemType.MALFORMED_JSON: _invalid,
+    ProblemType.INVALID_ARGUMENT: _invalid,
+    ProblemType.TOO_LARGE: _invalid,
+    ProblemType.PREFIX_TAKEN: _invalid,
+    ProblemType.OUTPUT_REFUSED: _unreadable,
+    ProblemType.SUBMISSION_NOT_FOUND: _not_found,
+    ProblemType.SUBMISSION_ENDED: _ended,
+    ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
+    ProblemType.TOO_MANY_MATCHES: _too_many,
+    ProblemType.NOT_CONFIRMED: _not_confirmed,
+}
+
+
+def queue_path(queue: str) -> str:
+    """Give the path of a queue's routes, or raise InvalidArgumentError for a wrong name."""
+    return f"/v1/queues/{check_queue_name(queue)}"
+
+
+def _checked_url(api_url: str) -> tuple[str, str]:
+    """Give the URL with its scheme, and the same without credentials, for messages."""
+    full_url = api_url if "://" in api_url else f"http://{api_url}"
+    try:
+        parts = urlsplit(full_url)
+        name = parts.hostname or ""
+        is_right = parts.scheme in ("http", "https") and bool(name) and is_host(name)
+        host = parts.netloc.rpartition("@")[2]
+        _ = parts.port  # raises ValueError when it is no number
+        httpx.URL(full_url)
+    except (ValueError, httpx.InvalidURL):
+        is_right, host = False, ""
+    if not is_right:
+        shown = api_url.rpartition("@")[2]
+        message = f"API URL {shown!r}: give http://host:3999, https://host or host:3999"
+        raise InvalidArgumentError(message)
+    return full_url, parts._replace(netloc=host).geturl()

@@ -1,0 +1,241 @@
+"""What a queue answers, as values; `replies.py` reads them off the scripts' replies. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
+
+_ALL_DONE: Final = 0xFF
+"""A byte of a bitmap whose eight chunks are all done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inserted:
+    """An accepted submission. `is_new` is False when its idempotency key was known."""
+
+    id: SubmissionId
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """What a reserve gave, and what to wait for when it gave too little."""
+
+    chunks: tuple[Reservation, ...]
+    is_paused: bool
+    wake_id: str
+    """`Queue.wait_for_wake` after this one misses nothing."""
+    next_due_in_ms: int | None
+    """Until the next delayed chunk is free, or a rate limit lets one through; None: unknown."""
+    look_from: str = ""
+    """Not '': nothing was found within one script's bounds, there may be more from here on."""
+    is_cut: bool = False
+    """Fewer chunks than there may be, since their inputs make the answer large enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A heartbeat's answer."""
+
+    void: frozenset[Token]
+    """Of the tokens named: those whose work nobody wants any more."""
+    released: int
+    """Chunks that were pending for the worker without its knowledge."""
+    lost: int = 0
+    """Reservations that something other than a report or a sweep removed from Redis."""
+
+
+LimitKind = Literal["max", "rate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit set while running, in place of the strategies' own numbers; of one kind."""
+
+    meta_key: str
+    value: int | None
+    """The only one that it is for; None: every value without a limit of its own."""
+    max: int | None = None
+    """Chunks in hand at most, for MaxSimultaneous."""
+    per_second: float | None = None
+    """Tokens that come, for RateLimit."""
+    burst: int | None = None
+    """Tokens that a bucket holds."""
+
+    @property
+    def kind(self) -> LimitKind:
+        """Tell for which strategy it is."""
+        return "rate" if self.max is None else "max"
+
+    @property
+    def name(self) -> tuple[str, int | None, LimitKind]:
+        """Give what there is one limit of."""
+        return self.meta_key, self.value, self.kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSeen:
+    """A worker that gave a sign of life and has not gone."""
+
+    name: str
+    seen_ms_ago: int
+    """Since its last sign of life, on Redis's clock; a reserve need not be one."""
+    info: Mapping[str, Any]
+    """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
+    chunks_in_hand: int = 0
+    """Of this queue."""
+    oldest_ms: int | None = None
+    """How long it has had the one that it has had for longest; None: it has none."""
+    is_alive: bool = True
+    """Whether it has been silent for less long than its own heartbeat timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Result of one bounded sweep. `next_from` None: this was the last page."""
+
+    chunks: int
+    next_from: str | None
+    lost: int = 0
+    """Reservations that something other than a report or a sweep removed from Redis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairStep:
+    """Result of one bounded step of a repair, with the totals of the repair so far."""
+
+    chunks: int = 0
+    """Freed by this step."""
+    next_from: str | None = "-"
+    """None: the repair has ended."""
+    is_busy: bool = False
+    """Nothing was done: another sweeper does it, and its totals are not known here."""
+    entries: int = 0
+    """Reservations looked at; one looked at twice counts twice."""
+    submissions: int = 0
+    chunks_seen: int = 0
+    """Chunks of these submissions that had been handed out once."""
+    freed: int = 0
+    lost: int = 0
+    """Reservations of which only a half was left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Submissions gone, and prefixes whose objects are to be deleted."""
+
+    submissions: int
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorChunks:
+    """A page of the finished chunks that have operations that failed, ascending."""
+
+    indexes: tuple[int, ...]
+    next_index: int | None
+    """Where the next page begins; None: this was the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentInputs:
+    """Inputs that nobody needs any more: of chunks from `first_index` on."""
+
+    submission_id: SubmissionId
+    prefix: str
+    first_index: int
+    chunks_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionPage:
+    """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
+
+    submissions: tuple[Submission, ...]
+    next: SubmissionId | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWindow:
+    """Which of some consecutive chunks are done, a bit each."""
+
+    first: int
+    """The first chunk of the window."""
+    end: int
+    """The first chunk behind it."""
+    bits: bytes
+    """The highest bit of the first byte is chunk `first - first % 8`; missing bytes are zero."""
+
+    def __contains__(self, index: object) -> bool:
+        """Whether a chunk is in the window and done."""
+        if not isinstance(index, int) or not self.first <= index < self.end:
+            return False
+        at = index - self.first // 8 * 8
+        return at // 8 < len(self.bits) and bool(self.bits[at // 8] >> (7 - at % 8) & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        """Give the chunks that are done, ascending."""
+        base = self.first // 8 * 8
+        return (
+            index
+            for at, byte in enumerate(self.bits)
+            if byte
+            for index in range(base + at * 8, base + at * 8 + 8)
+            if index in self
+        )
+
+    @property
+    def done_until(self) -> int:
+        """The first chunk of the window that is not done, `end` when all are."""
+        index = self.first
+        while index in self:
+            is_whole = index % 8 == 0 and self.bits[index // 8 - self.first // 8] == _ALL_DONE
+            index += 8 if is_whole else 1
+        return min(index, self.end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a submission is at one instant, and which chunks of a window are done."""
+
+    state: SubmissionState
+    chunks_total: int
+    chunks_done: int
+    chunks_in_hand: int
+    operations_total: int
+    operations_done: int
+    operations_failed: int
+    done: ChunkWindow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
+
+    submissions: Mapping[SubmissionState, int]
+    submissions_ready: int
+    chunks_delayed: int
+    chunks_in_hand: int
+    workers: int
+    chunks_per_second: float
+    operations_per_second: float
+    is_paused: bool
+    oldest_waiting_at: datetime | None
+    """When the oldest submission that has a chunk waiting was handed in."""
+    stats: Mapping[str, int]
+
+    @property
+    def backlog_chunks(self) -> int:
+        """Chunks of submissions in progress that have not ended, those in hand among them."""
+        return max(0, self.stats.get("backlog_chunks", 0))
+
+    @property
+    def chunks_ready(self) -> int:
+        """Chunks that could be taken now."""
+        # In hand may be some of ended submissions, which the backlog has no more.
+        return max(0, self.backlog_chunks - self.chunks_in_hand - self.chunks_delayed)

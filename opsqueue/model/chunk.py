@@ -1,0 +1,226 @@
+"""A chunk in a worker's hands, and what can become of it: plain values, no I/O."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NewType, Self
+
+from opsqueue.model.new_submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from opsqueue.model.submission import SubmissionId
+
+Token = NewType("Token", str)
+"""A reservation's fencing token: the id of its stream entry, and the chunk that it is for."""
+
+
+MAX_FAILURE_CHARACTERS: Final = 32_000
+"""Of a traceback and of a message; longer ones lose their middle."""
+
+MAX_ERROR_CHARACTERS: Final = 4_000
+"""The same of a single operation: a chunk may have thousands of them."""
+
+MAX_BATCH: Final = 1_000
+"""Chunks in one call, so that no script keeps the server busy for long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What every chunk of a submission shares, and a worker needs to know."""
+
+    submission_id: SubmissionId
+    queue: str
+    prefix: str
+    codec: str
+    chunks_total: int
+    chunk_size: int
+    operations_total: int
+    max_attempts: int
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+    is_inline: bool = False
+    """Inputs come with the reservation; small outputs go with the report."""
+    is_suspect: bool = False
+    """Redis may have lost what it was told of it: an output may be there of a first attempt."""
+
+    @property
+    def inline_output_bytes(self) -> int:
+        """How large an output may be to go with its report; -1: none may.
+
+        A share of what the submission may have in all: nobody has to add up the others.
+        """
+        if not self.is_inline:
+            return -1
+        return min(INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES // self.chunks_total)
+
+    def operations_in(self, chunk_index: int) -> int:
+        """How many operations the chunk has: chunk_size, or what is left for the last one."""
+        if chunk_index < self.chunks_total - 1:
+            return self.chunk_size
+        return self.operations_total - (self.chunks_total - 1) * self.chunk_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """The right to work on a chunk until it is reported, lost or expired."""
+
+    token: Token
+    source: Source
+    chunk_index: int
+    attempt: int
+    """1-based: how often this chunk has been taken, deaths and expiries included."""
+    expires_at_ms: int
+    """On Redis's clock."""
+    input: bytes | None = field(default=None, repr=False)
+    """Encoded; None: it is in the store."""
+
+    def __str__(self) -> str:
+        """As messages name it: submission/index."""
+        return f"{self.source.submission_id}/{self.chunk_index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkFailure:
+    """Why an attempt failed, as it is reported."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException, *, max_characters: int = MAX_FAILURE_CHARACTERS) -> Self:
+        """Describe an exception: qualified type, message, traceback with causes."""
+        kind = type(error)
+        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+        lines = traceback.format_exception(error)
+        return cls(
+            type=f"{module}{kind.__qualname__}",
+            message=_shortened(_text_of(error), max_characters),
+            # The last line says type and message again.
+            traceback=_shortened("".join(lines[:-1]), max_characters),
+        )
+
+    @classmethod
+    def told(cls, *, type: str, message: str, traceback: str = "") -> ChunkFailure:  # noqa: A002 the field's name
+        """Take what others say of a failure, shortened as ours are; no type: only a text."""
+        return cls(
+            type=type,
+            message=_shortened(message, MAX_FAILURE_CHARACTERS),
+            traceback=_shortened(traceback, MAX_FAILURE_CHARACTERS),
+        )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as exc:  # noqa: BLE001 a chunk must be reported, however its error behaves
+        return f"its __str__ raised {type(exc).__name__}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationError(ChunkFailure):
+    """Why one operation of a chunk failed: it stands in the place of its result."""
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates, which file names in tracebacks hold: a report must not stop."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _shortened(text: str, max_characters: int) -> str:
+    if len(text) <= max_characters:
+        return text
+    half = max_characters // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The chunk is done; this report or an earlier one counted it."""
+
+    submission_id: SubmissionId
+    chunks_left: int
+    is_limit_passed: bool = False
+    """Its failed operations passed `max_failed_operations`: the submission failed with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The attempt failed; the next one may start at `next_at_ms` on Redis's clock."""
+
+    submission_id: SubmissionId
+    attempt: int
+    next_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinallyFailed:
+    """The last attempt failed, and the submission with it."""
+
+    submission_id: SubmissionId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back; no attempt was used."""
+
+    submission_id: SubmissionId
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The submission had ended meanwhile: nothing was counted."""
+
+    submission_id: SubmissionId
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The reservation was not ours any more: nothing was changed."""
+
+
+CompleteOutcome = Completed | Dropped | Lost
+FailOutcome = Retried | FinallyFailed | Dropped | Lost
+ReleaseOutcome = Released | Dropped | Lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Which chunks of a lost submission are done, as Redis will have it again."""
+
+    cursor: int
+    """No chunk from here on is done."""
+    redo: Sequence[int]
+    """The chunks below the cursor that are not done."""
+    chunks_done: int
+    done: bytes
+    """A bit a chunk, the highest of each byte first."""
+    operations_done: int
+    operations_failed: int
+    errors: bytes
+    """Likewise, of the chunks with operations that failed."""
+    last_error: int
+    """The last of these; -1: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFailed:
+    """An operation that failed, where its handler collects errors (`on_error="collect"`)."""
+
+    index: int
+    """Of the operation in its submission, from 0."""
+    chunk_index: int
+    type: str
+    message: str
+    traceback: str = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        """Traceback, if there is one, then type and message: as Python prints it."""
+        last = f"{self.type}: {self.message}"
+        return f"{self.traceback.rstrip()}\n{last}" if self.traceback else last

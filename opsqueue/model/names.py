@@ -1,0 +1,64 @@
+"""Names of queues and of their keys. Everything below a queue's base is the scripts' own affair."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from opsqueue.model.checks import shown
+from opsqueue.model.errors import InvalidArgumentError
+
+_OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
+_QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+QUEUES_KEY: Final = "oq:queues"
+"""A set of the names of all queues that ever had a submission or a worker."""
+
+
+def check_queue_name(name: str) -> str:
+    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    if not isinstance(name, str) or not _QUEUE_NAME.fullmatch(name):
+        message = (
+            f"queue name {name!r}: at most 100 letters, digits and _.- beginning with a letter, "
+            "a digit or _"
+        )
+        raise InvalidArgumentError(message)
+    return name
+
+
+def is_own_prefix(prefix: str, queue: str) -> bool:
+    """Return whether a prefix of objects has the form that a queue's inserts take.
+
+    `_prelude.lua` checks the same form.
+    """
+    return prefix.startswith(f"{queue}/") and bool(
+        _OWN_DIGITS.fullmatch(prefix, len(queue) + 1)  # \d and isdigit know other digits, too
+    )
+
+
+def check_own_prefix(prefix: str, queue: str) -> str:
+    """Return the prefix, or raise InvalidArgumentError unless this queue's inserts take it.
+
+    Objects of another queue, or above or below another submission's, could be read, replaced or
+    deleted by whoever may insert here.
+    """
+    if not is_own_prefix(prefix, queue):
+        message = (
+            f"prefix {shown(prefix)} is not one of queue {queue}: upload below {queue}/ and 32 "
+            "hexadecimal digits (0-9, a-f) that no other submission has; `openssl rand -hex 16` "
+            "prints such digits"
+        )
+        raise InvalidArgumentError(message)
+    return prefix
+
+
+def base_key(queue: str, partition: int = 0) -> str:
+    """Give what all keys of a queue's partition begin with.
+
+    The braces make a cluster keep them in one slot; a name can't have the slash in it.
+    """
+    return f"oq:{{{label(queue, partition)}}}:"
+
+
+def label(queue: str, partition: int) -> str:
+    """Name a partition: the first one as the queue, others like `emails/03`."""
+    return queue if partition == 0 else f"{queue}/{partition:02}"

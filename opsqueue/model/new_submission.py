@@ -1,0 +1,259 @@
+"""What a producer hands in, held to its bounds before anything is stored; plain values, no I/O."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final
+
+from opsqueue.model.checks import INT64, is_text, is_whole, shown
+from opsqueue.model.errors import InvalidArgumentError
+
+MAX_CHUNKS: Final = 2**32 - 1
+"""A chunk is a bit of a Redis string, which has at most 2**32 of them."""
+
+MAX_OPERATIONS: Final = 2**53
+"""Up to here Lua's numbers are exact."""
+
+MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
+MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
+DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
+"""Where neither submission nor queue has one; `_chunk.lua` has it, too."""
+
+DEFAULT_CODEC: Final = "msgpack+zstd"
+"""Of operations that come as JSON, and of a submission that does not say."""
+
+MAX_CODEC_CHARACTERS: Final = 100
+MAX_TRACE_HEADERS: Final = 10
+MAX_METADATA_BYTES: Final = 64 * 1024
+MAX_STRATEGIC_PAIRS: Final = 32
+INLINE_BYTES: Final = 256 * 1024
+"""Inputs of a submission that travel through Redis, encoded, all together."""
+
+INLINE_CHUNKS: Final = 10_000
+"""Their number, so that no script keeps the server busy for longer than a report of 200 chunks."""
+
+INLINE_OUTPUT_BYTES: Final = 64 * 1024
+"""Of one output that does."""
+
+INLINE_OUTPUTS_BYTES: Final = 1024 * 1024
+"""Of all outputs of a submission that do."""
+
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*")
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long a chunk waits after a failed attempt: doubling, capped, half of it jitter.
+
+    Zero for both: no wait at all.
+    """
+
+    first_ms: int = 1_000
+    max_ms: int = 60_000
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant."""
+        if not (
+            is_whole(self.first_ms)
+            and is_whole(self.max_ms)
+            and 0 <= self.first_ms <= self.max_ms <= MAX_BACKOFF_MS
+        ):
+            message = (
+                f"back-off first_ms={shown(self.first_ms)} max_ms={shown(self.max_ms)}: "
+                "both are 0 to 30 days, and max_ms is at least first_ms"
+            )
+            raise InvalidArgumentError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSubmission:
+    """A submission whose contents are in the store, ready to be inserted.
+
+    Args:
+        prefix: where the chunks' objects lie in the store; of this submission alone. An insert
+            takes `QUEUE/` and 32 hexadecimal digits (`contents.fresh_prefix`); submissions of
+            earlier versions have others.
+        chunks_total: chunks 0..chunks_total-1 are all stored, or inline; 0 completes at once.
+        chunk_size: operations a chunk; only the last may have fewer.
+        operations_total: None: every chunk is full.
+        codec: how its chunks are encoded, so that workers need not be told.
+        max_attempts: of each chunk; failures, expiries and deaths count alike.
+        max_failed_operations: where the handler collects errors, how many may fail before the
+            submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
+        metadata: opaque bytes for the handler.
+        strategic_metadata: what strategies and look-ups read; 64-bit integers.
+        trace_context: W3C headers of the producer's trace.
+        retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
+        delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
+            not only with the rest of it.
+        inline: the encoded chunks themselves, all of them, where they are not stored; at most
+            INLINE_CHUNKS of INLINE_BYTES together.
+    """
+
+    prefix: str
+    chunks_total: int
+    chunk_size: int = 1
+    operations_total: int | None = None
+    codec: str = DEFAULT_CODEC
+    max_attempts: int = 10
+    max_failed_operations: float | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+    retention_ms: int | None = None
+    delete_inputs_at_completion: bool = False
+    inline: Sequence[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse bad values before anything is stored: each message says what would be right."""
+        _require(
+            isinstance(self.prefix, str)
+            and _PREFIX.fullmatch(self.prefix) is not None
+            and len(self.prefix) <= 200,
+            f"prefix {shown(self.prefix)}: at most 200 letters, digits and ._=- in parts "
+            "joined by single slashes, each part beginning with a letter, a digit or _",
+        )
+        _require(
+            is_whole(self.chunks_total) and 0 <= self.chunks_total <= MAX_CHUNKS,
+            f"chunks_total is {shown(self.chunks_total)}: it is 0 to {MAX_CHUNKS:,}",
+        )
+        _require(
+            is_whole(self.chunk_size) and 1 <= self.chunk_size <= MAX_CHUNKS,
+            f"chunk_size is {shown(self.chunk_size)}: it counts operations, 1 to {MAX_CHUNKS:,}",
+        )
+        fewest = max(0, (self.chunks_total - 1) * self.chunk_size + 1) if self.chunks_total else 0
+        _require(
+            is_whole(self.operations)
+            and fewest <= self.operations <= self.chunks_total * self.chunk_size,
+            f"operations_total is {shown(self.operations_total)}: {self.chunks_total:,} chunks of "
+            f"{self.chunk_size:,} hold {fewest:,} to {self.chunks_total * self.chunk_size:,}, "
+            "all but the last being full",
+        )
+        _require(
+            self.operations <= MAX_OPERATIONS,
+            f"operations_total is {self.operations:,}: at most {MAX_OPERATIONS:,} can be counted",
+        )
+        _require(
+            is_whole(self.max_attempts) and 1 <= self.max_attempts <= 1_000_000,
+            f"max_attempts is {shown(self.max_attempts)}: it is 1 to 1,000,000",
+        )
+        limit = self.max_failed_operations
+        _require(
+            limit is None
+            or (is_whole(limit) and limit >= 0)
+            or (isinstance(limit, float) and 0 <= limit <= 1),
+            f"max_failed_operations is {shown(limit)}: give a count from 0 as an int, a share "
+            "from 0.0 to 1.0 as a float, or None",
+        )
+        _require(
+            self.metadata is None or isinstance(self.metadata, bytes),
+            f"metadata is {shown(self.metadata)}: give bytes",
+        )
+        _require(
+            self.metadata is None or len(self.metadata) <= MAX_METADATA_BYTES,
+            f"metadata has {len(self.metadata or b''):,} bytes, at most {MAX_METADATA_BYTES:,}: "
+            "put larger things into the operations or the object store",
+        )
+        _require(
+            is_text(self.codec) and 1 <= len(self.codec) <= MAX_CODEC_CHARACTERS,
+            f"codec {shown(self.codec)}: give the name of a codec, such as {DEFAULT_CODEC}",
+        )
+        check_trace_context(self.trace_context)
+        if self.retention_ms is not None:
+            check_retention_ms(self.retention_ms)
+        check_strategic_metadata(self.strategic_metadata)
+        if self.inline is not None:
+            self._check_inline(self.inline)
+
+    def _check_inline(self, inline: Sequence[bytes]) -> None:
+        _require(all(isinstance(data, bytes) for data in inline), "inline chunks are bytes")
+        _require(
+            len(inline) == self.chunks_total,
+            f"{len(inline):,} chunks are inline, chunks_total is {self.chunks_total:,}: give all "
+            "of them, or store them all",
+        )
+        _require(
+            fits_inline(inline),
+            f"{len(inline):,} inline chunks of {sum(map(len, inline)):,} bytes: at most "
+            f"{INLINE_CHUNKS:,} of {INLINE_BYTES:,} bytes together; store them",
+        )
+
+    @property
+    def operations(self) -> int:
+        """The number of operations, full chunks assumed where it was not given."""
+        if self.operations_total is None:
+            return self.chunks_total * self.chunk_size
+        return self.operations_total
+
+    @property
+    def failed_operations_limit(self) -> int | None:
+        """`max_failed_operations` as a count: of a share, the whole operations in it."""
+        limit = self.max_failed_operations
+        if isinstance(limit, float):
+            # As it is written: 0.29 * 100 is less than 29 for a float.
+            return math.floor(Fraction(repr(limit)) * self.operations)
+        return None if limit is None else min(limit, MAX_OPERATIONS)
+
+
+def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
+    """Raise InvalidArgumentError unless all keys are short names and all values 64-bit ints."""
+    _require(
+        isinstance(pairs, Mapping),
+        f"strategic metadata {shown(pairs)}: give a mapping of names to integers",
+    )
+    _require(
+        len(pairs) <= MAX_STRATEGIC_PAIRS,
+        f"strategic metadata has {len(pairs)} pairs, at most {MAX_STRATEGIC_PAIRS}",
+    )
+    for key, value in pairs.items():
+        _require(
+            isinstance(key, str) and _META_KEY.fullmatch(key) is not None,
+            f"strategic metadata key {shown(key)}: at most 64 letters, digits and _, and .- after "
+            "the first",
+        )
+        _require(
+            is_whole(value) and value in INT64,
+            f"strategic metadata {key}={shown(value)}: values are 64-bit integers; "
+            "give texts a number of your own or hash them",
+        )
+
+
+def check_trace_context(carrier: Mapping[str, str]) -> None:
+    """Raise InvalidArgumentError unless it is a few headers of a trace."""
+    _require(
+        isinstance(carrier, Mapping)
+        and len(carrier) <= MAX_TRACE_HEADERS
+        and all(is_text(part) for pair in carrier.items() for part in pair),
+        f"trace context {shown(carrier)}: give at most {MAX_TRACE_HEADERS} W3C headers as texts",
+    )
+
+
+def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> bool:
+    """Whether encoded chunks are few and small enough to travel through Redis."""
+    return len(chunks) <= INLINE_CHUNKS and sum(map(len, chunks)) <= limit_bytes
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Tell whether a text can be one: 1 to 255 printable ASCII characters."""
+    return _IDEMPOTENCY_KEY.fullmatch(text) is not None
+
+
+def check_retention_ms(retention_ms: int) -> int:
+    """Return the retention, or raise InvalidArgumentError saying what it may be."""
+    _require(
+        is_whole(retention_ms) and 0 <= retention_ms <= MAX_RETENTION_MS,
+        f"retention_ms is {shown(retention_ms)}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
+    )
+    return retention_ms
+
+
+def _require(holds: bool, message: str) -> None:  # noqa: FBT001 an assertion's shape
+    if not holds:
+        raise InvalidArgumentError(message)

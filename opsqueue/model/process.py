@@ -1,0 +1,228 @@
+"""Processes: their names, what a forked one starts afresh, and which must not outlive their parent.
+
+A forked child inherits sockets that its parent goes on using, locks that nobody there will release,
+and pools whose threads don't exist. One hook of `os.register_at_fork` deals with all of it, through
+weak references: an object that holds such things is registered with `renew_in_children`, or keeps
+them in a `PerProcess`. Not `os.getpid()` at each use: the hook costs nothing where nobody forks,
+has run before anything else runs in the child, and is right where process ids repeat (containers).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Generic, NoReturn, Protocol, TypeVar
+
+import msgspec
+
+from opsqueue.model.errors import IncorrectUsageError, OtherProcessError
+
+_PR_SET_PDEATHSIG: Final = 1
+
+Value = TypeVar("Value")
+
+
+class StartsAfresh(Protocol):
+    """An object with something that a forked child must not share with its parent."""
+
+    def start_afresh(self) -> None:
+        """Replace all of that. Called in the child, before anything else; does no I/O."""
+
+
+_renewed: Final[weakref.WeakSet[StartsAfresh]] = weakref.WeakSet()
+_forks = 0
+
+
+def renew_in_children(thing: StartsAfresh) -> None:
+    """Call `thing.start_afresh()` in each forked child, for as long as the object lives."""
+    _renewed.add(thing)
+
+
+def _start_afresh() -> None:
+    global _forks  # noqa: PLW0603 a process's own number is global to it
+    _forks += 1
+    for thing in list(_renewed):
+        before = dict(vars(thing))
+        thing.start_afresh()
+        _keep([value for name, value in before.items() if vars(thing).get(name) is not value])
+
+
+def _keep(inherited: list[object]) -> None:
+    """Keep what was replaced from ever being collected, even at the child's exit.
+
+    Its finalizers would take locks that nobody releases (urllib3's pools), or change what the
+    parent uses: an event loop that is collected removes itself from the epoll that both share.
+    """
+    if inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+
+
+class PerProcess(Generic[Value]):
+    """A value that each process makes for itself, when it first needs it.
+
+    What a forked child inherits of its parent is neither used there nor closed.
+
+    Args:
+        make: makes the value.
+    """
+
+    def __init__(self, make: Callable[[], Value]) -> None:
+        self._make = make
+        self._is_closed = False
+        self._value: Value | None = None
+        self.start_afresh()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `StartsAfresh`. What was closed stays closed."""
+        # Reentrant: a signal handler may ask for the value while it is made.
+        self._lock = threading.RLock()
+        if not self._is_closed:
+            self._value = None
+
+    def get(self) -> Value:
+        """Return this process's value.
+
+        Raises:
+            IncorrectUsageError: it was closed before this process needed it.
+            Whatever `make` raises.
+        """
+        value = self._value
+        if value is not None:
+            return value
+        with self._lock:
+            if self._is_closed:
+                message = "it is closed already: make a new one"
+                raise IncorrectUsageError(message)
+            made = self._make()
+            if self._value is None:  # else another thread or a signal handler was faster
+                self._value = made
+            return self._value
+
+    @property
+    def made(self) -> Value | None:
+        """The value of this process, if it has needed one."""
+        return self._value
+
+    def close(self, close: Callable[[Value], object]) -> None:
+        """Close the value, if this process has made one; no other process's."""
+        self._is_closed = True
+        if self._value is not None:
+            close(self._value)
+
+
+class Origin:
+    """The process that an object was made in."""
+
+    def __init__(self) -> None:
+        self._forks = _forks
+        self._pid = os.getpid()
+
+    def is_here(self) -> bool:
+        """Whether that is this process, and not one that it was forked from."""
+        return self._forks == _forks
+
+    def check(self, what: str, help_: str) -> None:
+        """Raise the error of `error` unless it is this process."""
+        if not self.is_here():
+            raise self.error(what, help_)
+
+    def error(self, what: str, help_: str) -> OtherProcessError:
+        """Return what is to be raised in a forked child.
+
+        Args:
+            what: the thing that was made or begun, for the message.
+            help_: what to do instead.
+        """
+        return OtherProcessError(what, self._pid, os.getpid(), help_)
+
+
+class EndsForkedChildren:
+    """Ends a child that user code has forked inside the block, when it leaves the block.
+
+    It would go on as a second one of us, with its parent's chunk in hand.
+    """
+
+    def __enter__(self) -> None:
+        self._forks = _forks
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._forks != _forks:
+            _end(error)
+
+
+def _end(error: BaseException | None) -> NoReturn:
+    match error:
+        case SystemExit(code=None):
+            status = 0
+        case SystemExit(code=int(code)):
+            status = code
+        case None:
+            status = 1
+            print(  # noqa: T201 the child's own end; its logging may be its parent's
+                f"process {os.getpid()} was forked by a handler and came back from it: it ends "
+                "here; end such a process with os._exit(), or use subprocess",
+                file=sys.stderr,
+            )
+        case _:
+            status = 1
+            traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def new_worker_name(role: str = "") -> str:
+    """Host, process and chance: readable, and never that of an earlier process."""
+    host = re.sub(r"[^\x21-\x7e]", "_", socket.gethostname())[:100]
+    return f"{role}{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def worker_info(*, version: str, pool: str, concurrency: int, queues: Sequence[str]) -> bytes:
+    """Give the JSON that a worker tells of itself: the arguments, where it runs, since when."""
+    return msgspec.json.encode(
+        {
+            "version": version,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "pool": pool,
+            "concurrency": concurrency,
+            "queues": list(queues),
+            "started_at": time.time_ns() // 1_000_000,
+        }
+    )
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when the thread that started it ends; Linux only.
+
+    To be called in the new process. Elsewhere it does nothing: who needs to be sure there watches
+    a pipe for its end.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        # It ended before we asked.
+        os._exit(1)

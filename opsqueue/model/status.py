@@ -1,0 +1,187 @@
+"""A submission's state as a class of its own, for programs that match on classes.
+
+Names and attributes are those of the reference's Python client. `ProducerClient.get_submission`
+gives the same as one value with a `state`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, ClassVar, TypeVar
+
+from opsqueue.model.submission import ChunkFailed, Submission, SubmissionState
+
+Kind = TypeVar("Kind", bound=Submission)
+
+
+class SubmissionCompleted(Submission):
+    """A submission whose every chunk is done."""
+
+    __slots__ = ()
+
+    @property
+    def completed_at(self) -> datetime:
+        """When its last chunk was done, in UTC."""
+        return _ended(self)
+
+
+class SubmissionFailed(Submission):
+    """A submission that a chunk's last attempt ended."""
+
+    __slots__ = ()
+
+    @property
+    def failed_at(self) -> datetime:
+        """When, in UTC."""
+        return _ended(self)
+
+    @property
+    def failed_chunk_id(self) -> int:
+        """The index of the chunk that failed."""
+        return 0 if self.last_failure is None else self.last_failure.chunk_index
+
+
+class SubmissionCancelled(Submission):
+    """A submission that somebody cancelled."""
+
+    __slots__ = ()
+
+    @property
+    def cancelled_at(self) -> datetime:
+        """When, in UTC."""
+        return _ended(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionStatus:
+    """Base of the four: `isinstance(status, SubmissionStatus.InProgress)`."""
+
+    InProgress: ClassVar[type[_InProgress]]
+    Completed: ClassVar[type[_Completed]]
+    Failed: ClassVar[type[_Failed]]
+    Cancelled: ClassVar[type[_Cancelled]]
+
+
+@dataclass(frozen=True, slots=True)
+class _InProgress(SubmissionStatus):
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class _Completed(SubmissionStatus):
+    submission: SubmissionCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed(SubmissionStatus):
+    submission: SubmissionFailed
+    chunk: ChunkFailed
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancelled(SubmissionStatus):
+    submission: SubmissionCancelled
+
+
+class SubmissionNotCancellable:
+    """What a submission that can't be cancelled is: one of three, as `submission` of the error."""
+
+    Completed: ClassVar[type[_NotCancellableCompleted]]
+    Failed: ClassVar[type[_NotCancellableFailed]]
+    Cancelled: ClassVar[type[_NotCancellableCancelled]]
+
+
+@dataclass(frozen=True, slots=True)
+class _NotCancellableCompleted(SubmissionNotCancellable):
+    submission: SubmissionCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class _NotCancellableFailed(SubmissionNotCancellable):
+    submission: SubmissionFailed
+    chunk: ChunkFailed
+
+
+@dataclass(frozen=True, slots=True)
+class _NotCancellableCancelled(SubmissionNotCancellable):
+    submission: SubmissionCancelled
+
+
+def _name(outer: type, **classes: type) -> None:
+    for name, cls in classes.items():
+        cls.__name__, cls.__qualname__ = name, f"{outer.__name__}.{name}"
+        setattr(outer, name, cls)
+
+
+_name(
+    SubmissionStatus,
+    InProgress=_InProgress,
+    Completed=_Completed,
+    Failed=_Failed,
+    Cancelled=_Cancelled,
+)
+_name(
+    SubmissionNotCancellable,
+    Completed=_NotCancellableCompleted,
+    Failed=_NotCancellableFailed,
+    Cancelled=_NotCancellableCancelled,
+)
+
+
+def status_of(submission: Submission) -> SubmissionStatus:
+    """Give a submission's state as a class."""
+    match submission.state:
+        case SubmissionState.IN_PROGRESS:
+            return _InProgress(submission)
+        case SubmissionState.COMPLETED:
+            return _Completed(_as(SubmissionCompleted, submission))
+        case SubmissionState.FAILED:
+            return _Failed(as_failed(submission), submission.failed_chunk)
+        case SubmissionState.CANCELLED:
+            return _Cancelled(as_cancelled(submission))
+
+
+def not_cancellable(submission: Submission) -> SubmissionNotCancellable:
+    """Give the state of an ended submission as a class."""
+    match submission.state:
+        case SubmissionState.COMPLETED:
+            return _NotCancellableCompleted(_as(SubmissionCompleted, submission))
+        case SubmissionState.FAILED:
+            return _NotCancellableFailed(as_failed(submission), submission.failed_chunk)
+        case _:
+            return _NotCancellableCancelled(as_cancelled(submission))
+
+
+def as_failed(submission: Submission) -> SubmissionFailed:
+    """Return a failed submission as its class."""
+    return _as(SubmissionFailed, submission)
+
+
+def as_cancelled(submission: Submission) -> SubmissionCancelled:
+    """Return a cancelled submission as its class."""
+    return _as(SubmissionCancelled, submission)
+
+
+def as_ended(submission: Submission) -> Submission:
+    """Return a submission as the class of its state; one in progress stays as it is."""
+    match submission.state:
+        case SubmissionState.IN_PROGRESS:
+            return submission
+        case SubmissionState.COMPLETED:
+            return _as(SubmissionCompleted, submission)
+        case SubmissionState.FAILED:
+            return as_failed(submission)
+        case SubmissionState.CANCELLED:
+            return as_cancelled(submission)
+
+
+def _as(kind: type[Kind], submission: Submission) -> Kind:
+    if isinstance(submission, kind):
+        return submission
+    values: dict[str, Any] = {f.name: getattr(submission, f.name) for f in fields(Submission)}
+    return kind(**values)
+
+
+def _ended(submission: Submission) -> datetime:
+    return submission.created_at if submission.ended_at is None else submission.ended_at

@@ -1,0 +1,123 @@
+"""Which chunks of a submission are done, as they come, while it runs: long poll after long poll."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from opsqueue.contents.chunks import check_completed
+from opsqueue.exceptions import InvalidArgumentError, OpsqueueInternalError
+from opsqueue.model.answers import Progress
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer.backends import SubmissionApi
+
+TURN_S = 10.0
+"""How long one request waits; then nothing is yielded, so that whoever iterates has a say."""
+_MOST_ENDED_TURNS: Final = 100
+"""In a row; one alone may be a retry that came between two questions."""
+
+
+def chunks_in_order(
+    api: SubmissionApi, queue: str, submission_id: SubmissionId, *, start: int
+) -> Iterator[Sequence[int]]:
+    """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
+
+    Raises:
+        SubmissionFailedError, SubmissionCancelledError: after all that came before the first
+            chunk that is not done.
+        SubmissionNotFoundError: also when it is cleaned up meanwhile.
+        InvalidArgumentError: it has no chunk `start`.
+    """
+
+    def ask(first: int, wait_s: float) -> Progress:
+        progress = api.progress(queue, submission_id, first, wait_s=wait_s)
+        _check_start(progress, first)
+        return progress
+
+    def check_end(_state: SubmissionState, _first: int) -> None:
+        check_completed(api.get(queue, submission_id))
+
+    return done_in_order(ask, check_end, start=start, turn_s=TURN_S)
+
+
+def done_in_order(
+    ask: Callable[[int, float], Progress],
+    check_end: Callable[[SubmissionState, int], None],
+    *,
+    start: int,
+    turn_s: float,
+) -> Iterator[range]:
+    """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
+
+    Args:
+        ask: for the progress from a chunk on, waiting for so many seconds until it is done.
+        check_end: raises what there is to say of a submission that is in this state though the
+            chunk is not done; asked again if it does not, since a retry may have come between.
+        start: the first chunk.
+        turn_s: how long to wait each time; not at the first.
+    """
+    wait_s, ended_turns = 0.0, 0
+    while True:
+        progress = ask(start, wait_s)
+        done = range(start, max(start, progress.done.done_until))
+        yield done
+        start = done.stop
+        if start >= progress.chunks_total:
+            return
+        if not done and progress.state is not SubmissionState.IN_PROGRESS:
+            check_end(progress.state, start)
+            ended_turns += 1
+            if ended_turns > _MOST_ENDED_TURNS:
+                message = f"the submission is {progress.state}, but its chunk {start} is not done"
+                raise OpsqueueInternalError(message)
+        else:
+            ended_turns = 0
+        wait_s = turn_s
+
+
+def chunks_as_they_come(
+    api: SubmissionApi, queue: str, submission_id: SubmissionId, *, start: int
+) -> Iterator[Sequence[int]]:
+    """Yield the chunks from `start` on in the order that they are seen done; a bit a chunk.
+
+    Raises:
+        SubmissionFailedError, SubmissionCancelledError: after all that were done.
+        SubmissionNotFoundError, InvalidArgumentError: as `chunks_in_order`.
+    """
+    first = api.progress(queue, submission_id, start)
+    _check_start(first, start)
+    seen = bytearray(-(-first.chunks_total // 8))
+    progress = first
+    while True:
+        found = 0
+        for window in _windows(api, queue, submission_id, progress):
+            fresh = [index for index in window.done if not seen[index >> 3] & 1 << (index & 7)]
+            for index in fresh:
+                seen[index >> 3] |= 1 << (index & 7)
+            found += len(fresh)
+            yield fresh
+        if progress.state is not SubmissionState.IN_PROGRESS and not found:
+            if progress.state is not SubmissionState.COMPLETED:
+                check_completed(api.get(queue, submission_id))
+            return
+        progress = api.progress(
+            queue, submission_id, start, seen=progress.chunks_done, wait_s=TURN_S
+        )
+
+
+def _windows(
+    api: SubmissionApi, queue: str, submission_id: SubmissionId, progress: Progress
+) -> Iterator[Progress]:
+    """Give the window that is there, and all that follow it."""
+    yield progress
+    while (end := progress.done.end) < progress.chunks_total:
+        progress = api.progress(queue, submission_id, end)
+        yield progress
+        if progress.done.end <= end:
+            return  # the same window once more: the next look may have a further one
+
+
+def _check_start(progress: Progress, start: int) -> None:
+    if not 0 <= start <= progress.chunks_total:
+        message = f"start is {start}: the submission has chunks 0 to {progress.chunks_total - 1}"
+        raise InvalidArgumentError(message)

@@ -1,0 +1,79 @@
+"""Waiting for a submission's end, turn by turn: each turn is one long poll."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import Final
+
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.producer.backends import SubmissionApi
+
+LONG_POLL_S: Final = 30.0
+"""One request's wait: below what proxies cut off, often 60 s."""
+
+_FIRST_POLL_S: Final = 5.0
+"""Then whoever waits is told if there is no worker."""
+
+_LOG: Final = logging.getLogger("opsqueue.producer")
+
+
+class Waiting:
+    """Waits until a submission has ended.
+
+    Args:
+        api: to ask.
+        queue: its queue.
+        submission_id: its id.
+        timeout: seconds from now; None: as long as it takes.
+    """
+
+    def __init__(
+        self, api: SubmissionApi, queue: str, submission_id: SubmissionId, *, timeout: float | None
+    ) -> None:
+        """Ask nothing yet."""
+        self._api = api
+        self._queue = queue
+        self._id = submission_id
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._is_first = True
+
+    def turn(self, at_most_s: float | None = None) -> Submission | None:
+        """Wait for a turn of at most LONG_POLL_S; None: it is still in progress.
+
+        Raises:
+            TimeoutError: the time is over.
+            SubmissionNotFoundError: also when it was cleaned up meanwhile.
+        """
+        at_most_s = LONG_POLL_S if at_most_s is None else at_most_s
+        asked_at = time.monotonic()
+        left_s = at_most_s if self._deadline is None else self._deadline - asked_at
+        wait_s = max(0.0, min(at_most_s, left_s, _FIRST_POLL_S if self._is_first else at_most_s))
+        submission = self._api.get(self._queue, self._id, wait_s)
+        if submission.state is not SubmissionState.IN_PROGRESS:
+            return submission
+        if left_s <= 0:
+            message = (
+                f"submission {self._id} is still in progress after {self._timeout} s: "
+                f"{submission.chunks_done:,} of {submission.chunks_total:,} chunks are done"
+            )
+            raise TimeoutError(message)
+        if self._is_first:
+            self._warn_if_nobody_works(submission)
+            self._is_first = False
+        if time.monotonic() - asked_at < wait_s / 2:
+            # The API has no room for waiting just now, or is stopping: don't spin.
+            time.sleep(min(wait_s, random.uniform(0.5, 1.0)))  # noqa: S311 jitter
+        return None
+
+    def _warn_if_nobody_works(self, submission: Submission) -> None:
+        """Say why nothing happens, if it is for want of workers; a typo in a name does that."""
+        if submission.chunks_done == 0 and self._api.count(self._queue).workers == 0:
+            _LOG.warning(
+                "submission %s waits: no worker serves queue %r; is that its right name, and is "
+                "opsqueue-worker running?",
+                submission.id,
+                self._queue,
+            )

@@ -1,0 +1,94 @@
+"""The Redis users that `opsqueue acl` prints: the keys and commands that a program needs.
+
+The commands are read from the scripts themselves, so a line fits the version that printed it.
+Redis checks the commands and keys of a script as it checks others, so a user can do no more in a
+script than its line says.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue.durability import Durability
+from opsqueue.queue.script import load_script
+from opsqueue.queue.state import READINGS, TRANSITIONS
+
+Role = Literal["api", "worker"]
+
+PATTERN: Final = "oq:*"
+"""All keys of all queues."""
+
+FSYNC_EXPOSES: Final = (
+    "+config|get lets this user read every setting of the server, its passwords (requirepass, "
+    "masterauth) among them: use it for APIs with --durability fsync alone"
+)
+
+_CALL: Final = re.compile(r"redis\.p?call\(\s*'([A-Z]+)'(?:, '([A-Z]+)')?")
+_WITH_SUBCOMMANDS: Final = frozenset({"XGROUP"})
+# Commands that scripts hold in a variable.
+_CHOSEN: Final = re.compile(
+    "'(ZRANGE|ZREVRANGE|ZRANGEBYLEX|ZREVRANGEBYLEX|ZCARD|XLEN|SCARD|STRLEN|LLEN|HLEN)'"
+)
+# What clients send beside scripts. SELECT is for a URL that names a database, the last two are for
+# redis-py's client of a cluster.
+_BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "INFO", "COMMAND",
+                  "CLUSTER|SLOTS")  # fmt: skip
+_BESIDE_OF_APIS: Final = ("SMEMBERS", "XREVRANGE", "WAIT")
+# The category is for WAITAOF, which no server before 7.2 knows: it would not start with a line
+# that names it. The others of the category wait for keys, and our keys are all that a user has.
+_OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
+_OF_WORKERS: Final = (
+    "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
+    "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
+    "delete_inputs", "get_partitions", "list_workers", "get_reservations",
+)  # fmt: skip
+
+
+def commands_of(role: Role, durability: Durability = Durability.NONE) -> list[str]:
+    """Return the commands, and a category of them, that a program and its scripts send, sorted."""
+    everything = (*(transition.name for transition in TRANSITIONS), *READINGS)
+    scripts = _OF_WORKERS if role == "worker" else everything
+    beside = _BESIDE if role == "worker" else (*_BESIDE, *_BESIDE_OF_APIS)
+    if durability is Durability.FSYNC:
+        beside = (*beside, *_OF_FSYNC)
+    # The case that has all that any has.
+    texts = [load_script(f"{name} composed").text for name in scripts]
+    called = {
+        f"{command}|{subcommand}" if command in _WITH_SUBCOMMANDS else command
+        for text in texts
+        for command, subcommand in _CALL.findall(text)
+    }
+    chosen = {command for text in texts for command in _CHOSEN.findall(text)}
+    return sorted({*called, *chosen, *beside})
+
+
+def user_line(
+    role: Role, *, name: str, password: str, durability: Durability = Durability.NONE
+) -> str:
+    """Return the line of an ACL file that makes the user; without `user` it is ACL SETUSER's.
+
+    Args:
+        role: of the programs that will log in as this user.
+        name: of the user.
+        password: of the user.
+        durability: that the API is asked for; only FSYNC needs more rights, see FSYNC_EXPOSES.
+
+    Raises:
+        InvalidArgumentError: the server would read another line, or a worker's user is asked for
+            what only an API's needs.
+    """
+    for what, text in (("name", name), ("password", password)):
+        # Words of the line end with a space: what comes behind one would be rules.
+        if not text or not text.isprintable() or " " in text:
+            message = f"the user's {what} must have characters, and none of them a space"
+            raise InvalidArgumentError(message)
+    if role == "worker" and durability is not Durability.NONE:
+        message = (
+            "only inserts wait for a durability, and workers make none: give it for the user of "
+            "the API (opsqueue acl api)"
+        )
+        raise InvalidArgumentError(message)
+    allowed = " ".join(f"+{command.lower()}" for command in commands_of(role, durability))
+    return f"user {name} reset on >{password} ~{PATTERN} {allowed}"

@@ -1,0 +1,199 @@
+"""Redis Cluster: which node has a key, and what to do when it has it no longer.
+
+All keys of a queue have one hash tag and so lie on one node: each command goes to a plain client of
+that node. redis-py finds the nodes; its own cluster client is not used for commands, since it
+refuses EVALSHA in a pipeline and repeats on its own what may have happened.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    ReadOnlyError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
+from redis.sentinel import MasterNotFoundError
+
+from opsqueue.model.process import renew_in_children
+
+Answer = TypeVar("Answer")
+Server = redis.Redis
+"""One server: of a cluster, one master."""
+
+_MOST_MOVES: Final = 5
+"""A key that has moved so often while we followed it is on its way still."""
+_REFRESH_EVERY_S: Final = 0.1
+_UNATTENDED_S: Final = 1.0
+"""After so long any thread asks for the nodes, not only one that missed them."""
+_NEWS_TAKES_S: Final = 0.1
+_IS_ELSEWHERE: Final = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    ReadOnlyError,
+    ClusterDownError,
+    MasterDownError,
+    SlotNotCoveredError,
+)
+"""After one of these the map of the cluster may be wrong: its master is gone or a replica now."""
+
+
+class SlotIsMovingError(redis.RedisError):
+    """The key's slot is on its way to another node, with some of its keys there already."""
+
+
+class ClusterClient:
+    """Gives for a key a client of the node that has it. Knows the nodes from its first use on.
+
+    Args:
+        discover: asks the cluster for its nodes; raises RedisClusterException when none answers.
+    """
+
+    def __init__(self, discover: Callable[[], RedisCluster]) -> None:
+        self._discover = discover
+        self.start_afresh()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`."""
+        self._cluster: Any = None  # a RedisCluster, most of whose methods have no types
+        self._lock = threading.Lock()
+        self._stale_since: float | None = None
+        self._is_refreshing = False
+        self._refreshed_at = float("-inf")
+        self._own = threading.local()
+
+    def run(self, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
+        """Run commands for a key on the node that has it.
+
+        Follows a key that has moved, since nothing was done then. Else nothing is repeated: who
+        may repeat decides.
+
+        Raises:
+            redis.RedisError, RedisClusterException: as the command does.
+        """
+        for move in range(_MOST_MOVES):
+            node = self._node_of(key)
+            try:
+                return command(node)
+            except MovedError:  # in front of its base, AskError
+                self.forget_nodes()
+                # Nodes tell each other: the one that we ask may not know it yet.
+                time.sleep(_NEWS_TAKES_S * move)
+                self._refreshed_at = float("-inf")
+            except AskError as exc:
+                # Not followed: a script would run where only some of the queue's keys are. No key
+                # of ours is the one that a script names, so none begins to run on the old node.
+                message = (
+                    f"the slot of {key} is being moved to another node: its queue stands still "
+                    "until that is over"
+                )
+                raise SlotIsMovingError(message) from exc
+            except TryAgainError as exc:
+                raise SlotIsMovingError(str(exc)) from exc
+            except _IS_ELSEWHERE:
+                self.forget_nodes()
+                raise
+        message = f"{key} moved {_MOST_MOVES} times while it was looked for: try again later"
+        raise ClusterDownError(message)
+
+    def run_on_primaries(self, command: Callable[[redis.Redis], Answer]) -> list[Answer]:
+        """Run commands on each node that has slots.
+
+        Raises:
+            redis.RedisError, RedisClusterException: the first node's that fails.
+        """
+        cluster = self._known()
+        try:
+            return [command(cluster.get_redis_connection(n)) for n in cluster.get_primaries()]
+        except _IS_ELSEWHERE:
+            self.forget_nodes()
+            raise
+
+    def forget_nodes(self) -> None:
+        """Ask the cluster anew who has what, with this thread's next command."""
+        self._own.failed_at = now = time.monotonic()
+        with self._lock:
+            if self._stale_since is None:
+                self._stale_since = now
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            if self._cluster is not None:
+                self._cluster.close()
+                self._cluster = None
+
+    def _node_of(self, key: str) -> redis.Redis:
+        cluster = self._known()
+        node: redis.Redis = cluster.get_redis_connection(cluster.get_node_from_key(key))
+        return node
+
+    def _known(self) -> Any:  # noqa: ANN401 see _cluster
+        with self._lock:
+            if self._cluster is None:
+                self._cluster = self._discover()
+                self._refreshed_at = time.monotonic()
+            cluster = self._cluster
+            is_due = self._is_due()
+            if is_due:
+                self._is_refreshing, self._stale_since = True, None
+        if is_due:
+            try:
+                cluster.nodes_manager.initialize()
+            except Exception:
+                self.forget_nodes()
+                raise
+            finally:
+                with self._lock:
+                    self._is_refreshing, self._refreshed_at = False, time.monotonic()
+        return cluster
+
+    def _is_due(self) -> bool:
+        # By one thread and without the lock: a node that hangs when it is asked must not stop the
+        # others, whose nodes may be well. So by one that has seen it fail, while these come.
+        now, since = time.monotonic(), self._stale_since
+        if since is None or self._is_refreshing:
+            return False
+        has_seen = getattr(self._own, "failed_at", float("-inf")) >= since
+        if not has_seen and now - since < _UNATTENDED_S:
+            return False
+        # Not more often: a cluster that is failing over gives the old answer for a while.
+        return now - self._refreshed_at >= _REFRESH_EVERY_S
+
+
+Client = redis.Redis | ClusterClient
+"""What `connection.connect` makes."""
+
+
+def reason_of(exc: Exception) -> str:
+    """Say in a few words why there is no answer."""
+    if isinstance(exc, MasterNotFoundError):
+        # redis-py goes on with each Sentinel's client, printed as an object.
+        service = str(exc).partition(" : ")[0].partition("for ")[2]
+        return f"no Sentinel answers that knows a master {service}"
+    return str(exc) or type(exc).__name__
+
+
+def run_on(client: Client, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
+    """Run commands for a key: on the one server, or on the node of a cluster that has it."""
+    if isinstance(client, ClusterClient):
+        return client.run(key, command)
+    return command(client)
+
+
+def run_on_all(client: Client, command: Callable[[redis.Redis], Answer]) -> list[Answer]:
+    """Run commands on each server that may be written to: the one, or a cluster's masters."""
+    if isinstance(client, ClusterClient):
+        return client.run_on_primaries(command)
+    return [command(client)]

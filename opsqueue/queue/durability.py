@@ -1,0 +1,314 @@
+"""How durable an answered insert is, and whether the server at hand keeps that promise.
+
+What waits for the disk or for a replica goes over the connection of the insert, behind it, and what
+the server says of itself comes with the same answer: so a server that was set otherwise meanwhile,
+or that a failover has put in its place, is not taken for the one that was looked at at the start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Final, cast
+
+import redis
+
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue.cluster import Client, run_on_all
+from opsqueue.queue.connection import masked, read_info
+from opsqueue.queue.replication import is_online, replicas_of
+from opsqueue.queue.script import translated_errors
+
+Command = Sequence[str | bytes | int]
+Reading = Mapping[str, Any]
+Settings = Reading | redis.ResponseError
+"""The answer to CONFIG GET; the error if the server refused it."""
+
+CONFIRM_WITHIN_MS: Final = 5_000
+"""Longer than an fsync a second, on a disk that is busy; shorter than a connection's timeout."""
+
+_SETTINGS: Final = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite")
+_OWN_VERSIONS: Final = frozenset({"redis_version", "gcc_version"})
+
+
+class Durability(StrEnum):
+    """What an answered insert survives; which transitions wait is ARCHITECTURE.md's to say."""
+
+    NONE = "none"
+    """What the server itself promises: with an append-only file, most often its own crash."""
+    FSYNC = "fsync"
+    """It is on the server's disk: the machine may lose its power."""
+    REPLICA = "replica"
+    """A replica has it, too: the server's machine may be lost, if that replica takes over."""
+
+
+ACL_COMMAND: Final = "opsqueue acl api --durability fsync"
+"""Prints the user who may ask for FSYNC."""
+
+# Answered at once, since nobody is waited for.
+_WAITS: Final[Mapping[Durability, tuple[tuple[str | int, ...], str]]] = {
+    Durability.FSYNC: (("WAITAOF", 0, 0, 1), ACL_COMMAND),
+    Durability.REPLICA: (("WAIT", 0, 1), "opsqueue acl api"),
+}
+
+
+def confirming(durability: Durability, base: str) -> list[Command]:
+    """Give the commands that go behind an insert; `unconfirmed` reads their answers.
+
+    Args:
+        durability: FSYNC or REPLICA.
+        base: prefix of the queue's keys.
+    """
+    # An insert that is repeated writes nothing. Both waits are for the last write of their own
+    # connection, so behind one that wrote nothing they answer at once, whatever is not safe yet.
+    mark: Command = ("SET", f"{base}confirmed", "1")
+    if durability is Durability.REPLICA:
+        return [mark, ("WAIT", 1, CONFIRM_WITHIN_MS)]
+    return [
+        mark,
+        ("WAITAOF", 1, 0, CONFIRM_WITHIN_MS),
+        ("INFO", "server"),
+        ("CONFIG", "GET", *_SETTINGS),
+    ]
+
+
+def unconfirmed(durability: Durability, answers: Sequence[Any]) -> str | None:
+    """Say why the insert before these answers is not as durable as promised; None: it is.
+
+    Args:
+        durability: that they were asked for.
+        answers: to `confirming`'s commands; an error stands in the place of its answer.
+    """
+    match durability, answers:
+        case Durability.REPLICA, [b"OK", int(replicas)]:
+            within = f"within {CONFIRM_WITHIN_MS:,} ms"
+            return None if replicas else f"no replica has confirmed it {within}"
+        case Durability.FSYNC, [b"OK", waited, info, settings]:
+            return _unsynced(waited, _reading(info), _settings(settings))
+    error = next((a for a in answers if isinstance(a, Exception)), None)
+    return f"the server answered {error or answers!r} when it was asked to wait"
+
+
+def _unsynced(waited: object, info: Reading, settings: Settings) -> str | None:
+    if trouble := fsync_trouble(info, settings):
+        return trouble
+    match waited:
+        case [int(synced), int()]:
+            within = f"within {CONFIRM_WITHIN_MS:,} ms"
+            return None if synced else f"it was not on the server's disk {within}"
+        case redis.ResponseError() if "unknown command" in str(waited):
+            # Before 7.2. What let this pass is `appendfsync always`, which answers after the fsync.
+            return None
+    return f"the server answered {waited!r} when it was asked to wait for its disk"
+
+
+def fsync_trouble(info: Reading, settings: Settings) -> str | None:
+    """Say why this server can't promise that an answered write is on its disk; None: it can.
+
+    Args:
+        info: INFO server; empty: it may not be read.
+        settings: what decides it; what can't be seen is not promised.
+    """
+    unseen = unseen_settings(info, settings)
+    if unseen or isinstance(settings, redis.ResponseError):
+        return unseen
+    name, policy = server_name(info), settings["appendfsync"]
+    if settings["appendonly"] == "no":
+        return f"{name} keeps no append-only file; set appendonly yes"
+    if policy == "always" and settings["no-appendfsync-on-rewrite"] == "no":
+        return None
+    if not waits_rightly(info):
+        return _early_answer(info, policy)
+    if policy == "no":
+        return f"{name} with appendfsync no leaves the fsync to chance; set appendfsync everysec"
+    return None
+
+
+def _early_answer(info: Reading, policy: str) -> str:
+    name, is_put_off = server_name(info), policy == "always"
+    setting = "no-appendfsync-on-rewrite yes" if is_put_off else f"appendfsync {policy}"
+    helps = "no-appendfsync-on-rewrite no" if is_put_off else "appendfsync always"
+    if not info:
+        return (
+            f"{name} does not let this user read its version (INFO), and with {setting} only some "
+            f"answer after the fsync; allow it (ACL +info) or set {helps}"
+        )
+    return f"{name} with {setting} answers before the fsync, WAITAOF too; set {helps}"
+
+
+def unseen_settings(info: Reading, settings: Settings) -> str | None:
+    """Return which settings of the disk this user could not see, and what helps; None: none."""
+    name = server_name(info)
+    if isinstance(settings, redis.exceptions.NoPermissionError):
+        return (
+            f"{name} does not let this user read its appendfsync (CONFIG GET), so when it writes "
+            "to its disk is not known; allow it (ACL +config|get), as the line does that "
+            f"`{ACL_COMMAND}` prints"
+        )
+    is_refused = isinstance(settings, redis.ResponseError)
+    why = f" (CONFIG GET: {settings})" if is_refused else ""
+    told = frozenset[str]() if isinstance(settings, redis.ResponseError) else settings.keys()
+    missing = [one for one in _SETTINGS if one not in told]
+    if not missing:
+        return None
+    return (
+        f"{name} does not tell its {', '.join(missing)}{why}, so when it writes to its disk is "
+        "not known; use a server that tells it"
+    )
+
+
+def waits_rightly(info: Reading) -> bool:
+    """Tell whether this server's WAITAOF answers after the fsync, however often that comes.
+
+    Redis's does, from 7.2 on, where it was new. Valkey's does not (8.1 and 9.1, seen with strace),
+    and of other servers nothing is known.
+    """
+    names = {name for name in info if name.endswith("_version")}
+    version = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    is_new = version is not None and (int(version[1]), int(version[2])) >= (7, 2)
+    return is_new and not names - _OWN_VERSIONS
+
+
+def server_name(info: Reading) -> str:
+    """Name a server and its version; Valkey calls itself Redis 7.2, for old clients' sake."""
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}" if "redis_version" in info else "the server"
+
+
+def fsync_troubles(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
+    """Say what keeps servers, of a cluster each master, from promising what is on their disks."""
+    return _of_each(fsync_trouble, infos, settings)
+
+
+def all_unseen_settings(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
+    """Return which settings of the servers could not be seen; of a cluster, each master's."""
+    return _of_each(unseen_settings, infos, settings)
+
+
+def _of_each(
+    trouble_of: Callable[[Reading, Settings], str | None],
+    infos: Sequence[Reading | None],
+    settings: Sequence[Settings],
+) -> list[str]:
+    pairs = zip(infos, settings, strict=False)
+    found = (trouble_of(info or {}, of_server) for info, of_server in pairs)
+    return list(dict.fromkeys(trouble for trouble in found if trouble))
+
+
+def absent_troubles(infos: Sequence[Reading | None]) -> list[str]:
+    """Report primaries that have no online replica."""
+    for info in infos:
+        if _tells_replicas(info) and not any(is_online(one) for one in replicas_of(info or {})):
+            return ["no replica is connected, so each insert waits in vain; start one (replicaof)"]
+    return []
+
+
+def unseen_replicas(infos: Sequence[Reading | None]) -> list[str]:
+    """Report servers that do not let this user see whether a replica is connected."""
+    if all(_tells_replicas(info) for info in infos):
+        return []
+    trouble = (
+        "whether a replica is connected is not known, since the server does not let this user "
+        "read it (INFO replication); make sure of one (replicaof)"
+    )
+    return [trouble]
+
+
+def _tells_replicas(info: Reading | None) -> bool:
+    return info is not None and "connected_slaves" in info
+
+
+def check_durability(client: Client, durability: Durability, *, url: str) -> list[str]:
+    """Find out at the start what would keep each insert from being confirmed; return warnings.
+
+    A server that can't keep the promise as it is set is refused, and so is a user who may not ask
+    for it. A replica that is not there only makes a warning, since it may come back: until then
+    inserts are answered that they are not confirmed, and all else goes on.
+
+    Raises:
+        InvalidArgumentError: says which setting or which right helps.
+        RedisUnavailableError: no answer.
+    """
+    if durability is Durability.NONE:
+        return []
+    infos = read_info(client, url=url)
+    troubles: list[str] = []
+    if durability is Durability.FSYNC:
+        troubles = fsync_troubles(infos, read_settings(client))
+    if troubles := troubles or wait_troubles(client, durability):
+        less = "replica or none" if durability is Durability.FSYNC else "none"
+        message = (
+            f"durability {durability.value!r} is not kept by {masked(url)}: "
+            f"{'; '.join(troubles)}, or promise less with --durability {less} (OPSQUEUE_DURABILITY)"
+        )
+        raise InvalidArgumentError(message)
+    if durability is Durability.REPLICA:
+        about = "durability 'replica'"
+        return [
+            *(f"{about} is not kept now: {trouble}" for trouble in absent_troubles(infos)),
+            *(f"{about} may not be kept: {trouble}" for trouble in unseen_replicas(infos)),
+        ]
+    return []
+
+
+def wait_troubles(client: Client, durability: Durability) -> list[str]:
+    """Return what keeps inserts from waiting: servers that don't let this user do so."""
+    (name, *arguments), prints = _WAITS[durability]
+
+    def refusal(server: redis.Redis) -> str:
+        try:
+            cast("Any", server).execute_command(name, *arguments)
+        except redis.exceptions.NoPermissionError:
+            return (
+                f"the server does not let this user wait ({name}); allow it, as the line does "
+                f"that `{prints}` prints"
+            )
+        except redis.ResponseError:
+            # WAITAOF is unknown before 7.2; `_unsynced` knows when that is no harm.
+            return ""
+        return ""
+
+    with translated_errors(None):
+        refusals = run_on_all(client, refusal)
+    return list(dict.fromkeys(text for text in refusals if text))
+
+
+def read_settings(client: Client) -> list[Settings]:
+    """Return what a server's answer to WAITAOF depends on, or why it can't be read."""
+    with translated_errors(None):
+        return run_on_all(client, _settings_of)
+
+
+def _settings_of(server: redis.Redis) -> Settings:
+    try:
+        return _settings(server.config_get(*_SETTINGS))
+    except redis.ResponseError as exc:
+        return exc
+
+
+def _reading(answer: object) -> Reading:
+    """Read INFO as the server sends it; an error is a reading of nothing."""
+    if not isinstance(answer, bytes):
+        return {}
+    pairs = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
+
+
+def _settings(answer: object) -> Settings:
+    """Read CONFIG GET's names and values."""
+    match answer:
+        case redis.ResponseError():
+            return answer
+        case dict():
+            pairs: Iterable[tuple[object, object]] = answer.items()
+        case list():
+            pairs = zip(answer[::2], answer[1::2], strict=True)
+        case _:
+            pairs = ()
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,93 @@
+"""Orphans: uploads whose insert never came, found in the store and deleted.
+
+A producer that dies while it uploads leaves objects that no submission has. Their prefix tells when
+the upload began (`contents.fresh_prefix`), their objects when it was last alive: both must be old.
+Prefixes of any other form are left alone, since nothing tells how old they are. The I/O is that of
+the store and of the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Final
+
+from opsqueue.contents.chunks import began_at
+from opsqueue.queue.queue import Queue
+from opsqueue.store import ObjectStore
+from opsqueue.store.base import is_own_name
+
+_PAGE: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """An upload that nobody handed in."""
+
+    prefix: str
+    began_at: datetime
+    objects: int
+    size_bytes: int
+
+
+def find_orphans(store: ObjectStore, queue: Queue, *, older_than: datetime) -> Iterator[Orphan]:
+    """Yield a queue's orphans, looking them up a page at a time.
+
+    Args:
+        store: whose objects are listed.
+        queue: that knows its submissions.
+        older_than: orphans began before, and have no object from after this instant.
+
+    Raises:
+        StoreUnavailableError, RedisUnavailableError.
+    """
+    old = (
+        prefix
+        for prefix in store.list_folders(queue.name)
+        if (began := began_at(prefix)) is not None and began < older_than
+    )
+    for page in _pages(old):
+        for prefix in queue.unknown_prefixes(page):
+            orphan = _look_at(store, prefix, older_than)
+            if orphan is not None:
+                yield orphan
+
+
+def delete_orphans(store: ObjectStore, queue: Queue, prefixes: Iterable[str]) -> Iterator[str]:
+    """Delete the objects of orphans, yield the prefixes that are done.
+
+    Each becomes garbage in Redis first: an insert that comes after all is refused, a submission
+    that has come meanwhile keeps its objects, and what a crash leaves, sweepers delete.
+    """
+    for page in _pages(prefixes):
+        for prefix in queue.discard_prefixes(page):
+            store.delete_prefix(prefix)
+            queue.forget_submissions(limit=1, deleted_prefixes=[prefix])
+            yield prefix
+
+
+def _look_at(store: ObjectStore, prefix: str, older_than: datetime) -> Orphan | None:
+    began = began_at(prefix)
+    objects = size_bytes = 0
+    has_others = False
+    for found in store.list_objects(prefix):
+        if not is_own_name(found.key.removeprefix(f"{prefix}/")):
+            has_others = True  # stays, whatever it is
+            continue
+        if found.stored_at >= older_than:
+            return None  # an upload that has been going on for long, and still is
+        objects += 1
+        size_bytes += found.size_bytes
+    if has_others and not objects:
+        return None
+    if began is None:
+        raise AssertionError(prefix)
+    return Orphan(prefix=prefix, began_at=began, objects=objects, size_bytes=size_bytes)
+
+
+def _pages(items: Iterable[str]) -> Iterator[Sequence[str]]:
+    rest = iter(items)
+    while page := list(islice(rest, _PAGE)):
+        yield page

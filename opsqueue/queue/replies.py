@@ -1,0 +1,300 @@
+"""What the scripts reply, read into values: the only readers of Redis's replies. No I/O.
+
+A reply is a list whose first item is a tag. One that no case reads is a defect of ours, or comes of
+scripts and client that differ in version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from opsqueue.exceptions import OpsqueueInternalError
+from opsqueue.model.answers import ChunkWindow, Counts, Limit, Progress, Reserved
+from opsqueue.model.chunk import (
+    Completed,
+    CompleteOutcome,
+    Dropped,
+    FailOutcome,
+    FinallyFailed,
+    Lost,
+    Released,
+    ReleaseOutcome,
+    Reservation,
+    Retried,
+    Source,
+    Token,
+)
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
+from opsqueue.strategy import TICKS_A_SECOND
+
+
+def read_reserved(answer: list[Any], queue: str) -> Reserved:
+    """Of reserve_chunks."""
+    match answer:
+        case [
+            (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), int(expires_at),
+            chunks, rows, rest, cut,
+        ]:  # fmt: skip
+            return Reserved(
+                chunks=_reserved_chunks(chunks, rows, queue, expires_at),
+                is_paused=tag == b"paused",
+                wake_id=wake_id.decode(),
+                next_due_in_ms=None if due < 0 else max(0, due - now),
+                look_from=rest.decode(),
+                is_cut=bool(cut),
+            )
+    raise unexpected(answer)
+
+
+def read_reservations(answer: list[Any], queue: str) -> tuple[Reservation, ...]:
+    """Of get_reservations."""
+    match answer:
+        case [b"found", chunks, rows]:
+            sources = {id_: _source(id_, _by_name(flat), meta, queue) for id_, flat, meta in rows}
+            return tuple(
+                Reservation(
+                    token=Token(token.decode()),
+                    source=sources[id_],
+                    chunk_index=index,
+                    attempt=attempt,
+                    expires_at_ms=expires_at,
+                    input=content[0] if content else None,
+                )
+                for token, id_, index, attempt, expires_at, content in chunks
+            )
+    raise unexpected(answer)
+
+
+def _reserved_chunks(
+    chunks: list[Any], rows: list[Any], queue: str, expires_at: int
+) -> tuple[Reservation, ...]:
+    """Of reserve_chunks, whose tokens say what they are for."""
+    sources = {row[_RESERVED_VALUES]: _reserved_source(row, queue) for row in rows}
+    reservations = []
+    for token, attempt, content in zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True):
+        name = token.decode()
+        _, id_, index = token.split(b":")
+        reservations.append(
+            Reservation(
+                token=Token(name),
+                source=sources[id_],
+                chunk_index=int(index),
+                attempt=int(attempt),
+                expires_at_ms=expires_at,
+                input=content,
+            )
+        )
+    return tuple(reservations)
+
+
+def read_completed(answer: list[Any]) -> list[CompleteOutcome]:
+    """Of complete_chunks."""
+    rows = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+    return [_completed(tag, id_, left) for tag, id_, left in rows]
+
+
+def _completed(tag: bytes, id_: bytes, left: int) -> CompleteOutcome:
+    match tag:
+        case b"completed" | b"limit_passed":
+            return Completed(SubmissionId(id_.decode()), left, tag == b"limit_passed")
+        case b"dropped":
+            return Dropped(SubmissionId(id_.decode()))
+        case b"lost":
+            return Lost()
+    raise unexpected([tag, id_, left])
+
+
+def read_failed(row: list[Any]) -> FailOutcome:
+    """Of fail_chunk."""
+    match row:
+        case [b"retried", id_, int(attempt), int(next_at)]:
+            return Retried(SubmissionId(id_.decode()), attempt, next_at)
+        case [b"failed", id_, int(attempt), int()]:
+            return FinallyFailed(SubmissionId(id_.decode()), attempt)
+        case [b"dropped", id_]:
+            return Dropped(SubmissionId(id_.decode()))
+        case [b"lost"]:
+            return Lost()
+    raise unexpected(row)
+
+
+def read_released(row: list[Any]) -> ReleaseOutcome:
+    """Of one chunk in release_chunks."""
+    match row:
+        case [b"released", id_]:
+            return Released(SubmissionId(id_.decode()))
+        case [b"dropped", id_]:
+            return Dropped(SubmissionId(id_.decode()))
+        case [b"lost"]:
+            return Lost()
+    raise unexpected(row)
+
+
+def read_limits(flat: list[bytes]) -> list[Limit]:
+    """Of list_limits."""
+    limits = []
+    for name, text in sorted(_by_name(flat).items()):
+        kind, key, *value = name.decode().split(":")
+        only = int(value[0]) if value else None
+        if kind == "max":
+            limits.append(Limit(meta_key=key, value=only, max=int(text)))
+        elif kind == "rate":
+            interval, burst = map(int, text.decode().split(","))
+            per_second = TICKS_A_SECOND / interval
+            limits.append(Limit(meta_key=key, value=only, per_second=per_second, burst=burst))
+    return limits
+
+
+def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
+    """Of count_queue."""
+    n = _integers(numbers)
+    return Counts(
+        submissions={s: n[f"submissions_{s.value}"] for s in SubmissionState},
+        submissions_ready=n["submissions_ready"],
+        chunks_delayed=n["chunks_delayed"],
+        chunks_in_hand=n["chunks_in_hand"],
+        workers=n["workers"],
+        chunks_per_second=n["chunks_lately"] * 1000 / n["lately_ms"],
+        operations_per_second=n["operations_lately"] * 1000 / n["lately_ms"],
+        is_paused=bool(n["is_paused"]),
+        oldest_waiting_at=_instant_or_none(n["oldest_waiting_at"]),
+        stats=_integers(stats),
+    )
+
+
+def read_inline(flat: list[Any]) -> dict[int, bytes]:
+    """Of inline_contents."""
+    return {int(index): data for index, data in _by_name(flat).items()}
+
+
+_RESERVED_FIELDS: Final = (
+    b"chunks_total", b"chunk_size", b"operations_total", b"inline", b"prefix", b"codec",
+    b"max_attempts", b"metadata", b"trace_context",
+)  # fmt: skip
+"""Whose values reserve_chunks answers."""
+_RESERVED_VALUES: Final = len(_RESERVED_FIELDS)
+
+
+def _reserved_source(row: list[Any], queue: str) -> Source:
+    """Of a submission in reserve_chunks' answer."""
+    values, (id_, is_suspect, *meta) = row[:_RESERVED_VALUES], row[_RESERVED_VALUES:]
+    named = zip(_RESERVED_FIELDS, values, strict=True)
+    fields = {name: value for name, value in named if value is not None}
+    return _source(id_, fields, meta, queue, is_suspect=bool(is_suspect))
+
+
+def _source(
+    id_: bytes, f: Mapping[bytes, bytes], meta: list[Any], queue: str, *, is_suspect: bool = False
+) -> Source:
+    return Source(
+        submission_id=SubmissionId(id_.decode()),
+        queue=queue,
+        prefix=f[b"prefix"].decode(),
+        codec=f[b"codec"].decode(),
+        chunks_total=int(f[b"chunks_total"]),
+        chunk_size=int(f[b"chunk_size"]),
+        operations_total=int(f[b"operations_total"]),
+        max_attempts=int(f[b"max_attempts"]),
+        metadata=f.get(b"metadata"),
+        strategic_metadata=_integers(meta),
+        trace_context=_trace_context(f),
+        is_inline=b"inline" in f,
+        is_suspect=is_suspect,
+    )
+
+
+def read_submission(
+    queue: str, id_: str, fields: list[bytes], meta: list[bytes], failure: list[bytes]
+) -> Submission:
+    """Of get_submission and of each in list_submissions."""
+    f = _by_name(fields)
+    state = SubmissionState(f[b"state"].decode())
+    ended_at, limit = f.get(b"ended_at"), f.get(b"max_failed_operations")
+    retention = f.get(b"retention_ms")
+    return Submission(
+        id=SubmissionId(id_),
+        queue=queue,
+        state=state,
+        prefix=f[b"prefix"].decode(),
+        codec=f[b"codec"].decode(),
+        chunks_total=int(f[b"chunks_total"]),
+        chunks_done=int(f[b"chunks_done"]),
+        chunks_in_hand=int(f[b"chunks_in_hand"]),
+        chunks_failed=int(f.get(b"chunks_failed", 0)),
+        chunk_size=int(f[b"chunk_size"]),
+        operations_total=int(f[b"operations_total"]),
+        operations_done=int(f[b"operations_done"]),
+        operations_failed=int(f[b"operations_failed"]),
+        max_failed_operations=None if limit is None else int(limit),
+        max_attempts=int(f[b"max_attempts"]),
+        backoff=Backoff(first_ms=int(f[b"backoff_first_ms"]), max_ms=int(f[b"backoff_max_ms"])),
+        retention_ms=None if retention is None else int(retention),
+        delete_inputs_at_completion=b"delete_inputs" in f,
+        metadata=f.get(b"metadata"),
+        strategic_metadata=_integers(meta),
+        trace_context=_trace_context(f),
+        is_inline=b"inline" in f,
+        created_at=_instant(f[b"created_at"]),
+        ended_at=None if ended_at is None else _instant(ended_at),
+        last_failure=_failure(failure),
+    )
+
+
+def read_progress(
+    state: bytes, numbers: list[bytes], bits: bytes, *, first: int, limit: int
+) -> Progress:
+    """Of done_chunks."""
+    n = _integers(numbers)
+    end = min(first + limit, n["chunks_total"])
+    if state == b"completed":
+        bits = b"\xff" * (-(-end // 8) - first // 8)
+    return Progress(
+        state=SubmissionState(state.decode()),
+        done=ChunkWindow(first, max(first, end), bits),
+        **n,
+    )
+
+
+def _by_name(flat: list[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _integers(flat: list[Any]) -> dict[str, int]:
+    return {key.decode(): int(value) for key, value in _by_name(flat).items()}
+
+
+def _trace_context(fields: Mapping[bytes, Any]) -> dict[str, str]:
+    text = fields.get(b"trace_context")
+    return msgspec.json.decode(text, type=dict[str, str]) if text else {}
+
+
+def _instant(milliseconds: bytes) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
+
+
+def _instant_or_none(milliseconds: int) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC) if milliseconds else None
+
+
+def _failure(flat: list[bytes]) -> Failure | None:
+    if not flat:
+        return None
+    f = _by_name(flat)
+    return Failure(
+        chunk_index=int(f[b"chunk_index"]),
+        attempt=int(f[b"attempt"]),
+        at=_instant(f[b"at"]),
+        type=f[b"type"].decode(),
+        message=f[b"message"].decode(errors="replace"),
+        traceback=f[b"traceback"].decode(errors="replace"),
+    )
+
+
+def unexpected(answer: object) -> OpsqueueInternalError:
+    """Make the error for an answer that no case reads: client and script differ in version."""
+    return OpsqueueInternalError(f"a script answered {answer!r}, which this version can't read")

@@ -1,0 +1,371 @@
+"""The only module that talks Redis commands of the state machine: it loads and runs `lua/`.
+
+A script's header names its arguments; callers give them by these names, so that text and call can't
+drift apart. EVALSHA with a reload on NOSCRIPT: a sha is its text, so versions coexist during a
+rolling deploy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any, Final, TypeVar
+
+import redis
+from redis.exceptions import NoScriptError, RedisClusterException
+
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    OpsqueueError,
+    OpsqueueInternalError,
+    RedisUnavailableError,
+    ScriptError,
+)
+from opsqueue.model.checks import INT64, is_text, is_whole, shown
+from opsqueue.model.names import QUEUES_KEY, base_key
+from opsqueue.queue.cluster import Client, reason_of, run_on, run_on_all
+
+Argument = str | bytes | int
+_Answer = TypeVar("_Answer")
+_ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
+_IN_FRONT: Final = ("_prelude", "_index", "_chunk")
+_WITH: Final = re.compile(r"^-- With (_\w+)(?: if (\w+(?: or \w+)*))?\.$", re.MULTILINE)
+_COMMENT: Final = re.compile(r"--.*")
+_FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
+_WORD: Final = re.compile(r"\w+")
+_LUA_LINE: Final = re.compile(r"user_script:(\d+)")
+_IN_SCRIPT: Final = re.compile(r"[.,]? script: ([0-9a-f]{40}, )?on @?user_script:\d+\.?$")
+"""What a server says of where in a script, which helps nobody when it refuses all of them."""
+_ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+_REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
+"""The server's state or its operator refuses a command, in a script as anywhere: no defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One file of `lua/`, with what every script needs in front, and what it asks for."""
+
+    name: str
+    text: str
+    sha: str
+    arguments: tuple[str, ...]
+    has_rest: bool
+    parts: tuple[tuple[str, int], ...]
+    """Files in their order, each with its number of lines."""
+
+    def argv(self, arguments: dict[str, Argument], rest: Sequence[Argument]) -> list[Argument]:
+        """Put the arguments into the order of the header; the error says what it takes."""
+        if arguments.keys() != set(self.arguments) or (rest and not self.has_rest):
+            wanted, given = set(self.arguments), arguments.keys()
+            message = (
+                f"{self.name}.lua takes {sorted(wanted)}, got {sorted(given)} and {len(rest)} more"
+            )
+            raise OpsqueueInternalError(message)
+        argv = [*(arguments[name] for name in self.arguments), *rest]
+        for value in argv:
+            if not _can_be_sent(value):
+                message = f"{self.name}: {shown(value)} is no text, bytes or integer of 64 bits"
+                raise InvalidArgumentError(message)
+        return argv
+
+
+def _can_be_sent(value: object) -> bool:
+    # redis-py would send floats and larger numbers, too; a command in the middle of a script would
+    # refuse them.
+    if isinstance(value, bytes) or is_text(value):
+        return True
+    return is_whole(value) and value in INT64
+
+
+@cache
+def load_script(name: str) -> Script:
+    """Read a script and its header from the package.
+
+    Args:
+        name: of its file; behind a space the case that it is for: "reserve_chunks basic" is with
+            what its header has for every case, and `if basic`.
+    """
+    folder = files("opsqueue.queue") / "lua"
+    stem, _, case = name.partition(" ")
+    body = (folder / f"{stem}.lua").read_text(encoding="utf-8")
+    asked_for = [
+        part for part, cases in _WITH.findall(body) if not cases or case in cases.split(" or ")
+    ]
+    names_of_parts = [*_IN_FRONT, *asked_for, stem]
+    parts = {part: (folder / f"{part}.lua").read_text(encoding="utf-8") for part in names_of_parts}
+    text = _needed("".join(parts.values()))
+    names = _ARGV.findall(body)
+    return Script(
+        name=name,
+        text=text,
+        sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
+        arguments=tuple(name for _, dots, name in names if not dots),
+        has_rest=any(dots for _, dots, _ in names),
+        parts=tuple((part, source.count("\n")) for part, source in parts.items()),
+    )
+
+
+def _needed(text: str) -> str:
+    """Leave out comments, and functions that nothing calls: a server makes each at every call.
+
+    The lines stay, so that an error is where the file has it.
+    """
+    text = _COMMENT.sub("", text)
+    while True:
+        uses = Counter(_WORD.findall(text))
+        unused = [
+            f
+            for f in _FUNCTION.finditer(text)
+            if uses[f[1]] == len(re.findall(rf"\b{f[1]}\b", f[0]))  # by none but itself
+        ]
+        if not unused:
+            return text
+        for function in reversed(unused):
+            lines = "\n" * function[0].count("\n")
+            text = text[: function.start()] + lines + text[function.end() :]
+
+
+class Scripts:
+    """Runs the scripts of one queue, in one of its partitions.
+
+    Args:
+        client: a client made by `connection.connect`, or a fakeredis one with protocol=2.
+        queue: its name.
+        partition: which of its slots.
+        clock: milliseconds; only tests give one. None: the server's own clock, the only one.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        queue: str,
+        *,
+        partition: int = 0,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """Load nothing yet: a script is loaded when the server says that it does not know it."""
+        self._client = client
+        self._clock = clock
+        self.base = base_key(queue, partition)
+
+    def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
+        """Run a script: wholly, or not at all.
+
+        Raises:
+            RedisUnavailableError: no answer; whether it ran is not known.
+            ScriptError: it ran into a defect; says file and line.
+        """
+        script = load_script(name)
+        arguments["now"] = self._clock() if self._clock else ""
+        argv = script.argv(arguments, rest)
+        with translated_errors(script):
+            answer = self._run(partial(_evaluate, script, self.base, argv))
+        if not isinstance(answer, list):
+            message = f"{name}.lua answered {answer!r}, not a list"
+            raise OpsqueueInternalError(message)
+        return answer
+
+    def call_followed(
+        self,
+        name: str,
+        followers: Sequence[Sequence[Argument]],
+        *,
+        rest: Sequence[Argument] = (),
+        **arguments: Argument,
+    ) -> tuple[list[Any], list[Any]]:
+        """Run a script, and behind it commands on the same connection, in one round trip.
+
+        Returns its answer and theirs, as the server sent them; an error of one of them stands in
+        the place of its answer.
+
+        Raises:
+            as `call`; then what came behind it counts for nothing either.
+        """
+        script = load_script(name)
+        argv = script.argv({**arguments, "now": self._clock() if self._clock else ""}, rest)
+
+        def send(server: redis.Redis) -> tuple[list[Any], list[Any]]:
+            for command in (("EVALSHA", script.sha), ("EVAL", script.text)):
+                # Not `call_many`, which sends a text that the server lacked behind the others.
+                pipeline: Any = server.pipeline(transaction=False)
+                # redis-py would take longer to read an INFO than the server for all of this.
+                pipeline.response_callbacks = {}
+                pipeline.execute_command(*command, 1, self.base, *argv)
+                for follower in followers:
+                    pipeline.execute_command(*follower)
+                match pipeline.execute(raise_on_error=False):
+                    case [NoScriptError(), *_]:
+                        continue
+                    case [Exception() as exc, *_]:
+                        raise exc
+                    case [answer, *answers]:
+                        return list(answer), answers
+            message = f"{name}.lua: the server asks for the text that it was sent"
+            raise OpsqueueInternalError(message)
+
+        with translated_errors(script):
+            return self._run(send)
+
+    def call_many(
+        self, calls: Sequence[tuple[str, Mapping[str, Argument], Sequence[Argument]]]
+    ) -> list[list[Any] | OpsqueueError]:
+        """Run scripts, (name, arguments, rest) each, in one round trip.
+
+        Each is atomic, all together are not: an error stands in the place of its answer, and one
+        that the server had to be sent anew runs after the others.
+        """
+        scripts = [load_script(name) for name, _, _ in calls]
+        now = self._clock() if self._clock else ""
+        argvs = [
+            script.argv({**arguments, "now": now}, rest)
+            for script, (_, arguments, rest) in zip(scripts, calls, strict=True)
+        ]
+
+        def send(server: redis.Redis) -> list[Any]:
+            pipeline = server.pipeline(transaction=False)
+            for script, argv in zip(scripts, argvs, strict=True):
+                pipeline.evalsha(script.sha, 1, self.base, *argv)
+            return pipeline.execute(raise_on_error=False)
+
+        try:
+            with translated_errors(None):
+                answers = self._run(send)
+        except RedisUnavailableError as exc:
+            return [exc] * len(calls)
+        return [
+            self._settled(script, argv, answer)
+            for script, argv, answer in zip(scripts, argvs, answers, strict=True)
+        ]
+
+    def _settled(
+        self,
+        script: Script,
+        argv: list[Argument],
+        answer: Any,  # noqa: ANN401 what Redis says
+    ) -> list[Any] | OpsqueueError:
+        """Repeat a call that met NOSCRIPT or MOVED, which did nothing; translate an error."""
+        first: list[Any] = [answer]
+
+        def answered(server: redis.Redis) -> Any:  # noqa: ANN401 what Redis says
+            # The second time, after MOVED, it is run alone.
+            match first.pop() if first else NoScriptError():
+                case NoScriptError():
+                    return server.eval(script.text, 1, self.base, *argv)
+                case Exception() as exc:
+                    raise exc
+                case answer:
+                    return answer
+
+        try:
+            with translated_errors(script):
+                answer = self._run(answered)
+        except OpsqueueError as exc:
+            return exc
+        return list(answer)
+
+    def read_after(
+        self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
+    ) -> list[Any]:
+        """Wait until a stream of the queue has entries after `last_id`; [] when it stays silent.
+
+        Args:
+            stream: "wake", "events" or a submission's "sub:ID:news".
+            last_id: of the last entry seen, or "0-0".
+            block_ms: at least 1; below the connection's timeout.
+            limit: entries at most.
+        """
+        if not is_text(last_id) or not _ENTRY_ID.fullmatch(last_id):
+            message = f"{shown(last_id)} is no id of a stream's entry, such as 1732390000000-0"
+            raise InvalidArgumentError(message)
+        with translated_errors(None):
+            answer: Any = self._run(
+                lambda server: server.xread(
+                    {self.base + stream: last_id}, count=limit, block=max(1, block_ms)
+                )
+            )
+        return answer[0][1] if answer else []
+
+    def last_id(self, stream: str) -> str:
+        """Give the id of a stream's last entry, to read after it; "0-0" when it has none."""
+        with translated_errors(None):
+            entries: Any = self._run(lambda server: server.xrevrange(self.base + stream, count=1))
+        return entries[0][0].decode() if entries else "0-0"
+
+    def _run(self, command: Callable[[redis.Redis], _Answer]) -> _Answer:
+        return run_on(self._client, self.base, command)
+
+
+def _evaluate(script: Script, base: str, argv: list[Argument], server: redis.Redis) -> object:
+    try:
+        return server.evalsha(script.sha, 1, base, *argv)
+    except NoScriptError:
+        return server.eval(script.text, 1, base, *argv)
+
+
+def ping(client: Client) -> None:
+    """Find out whether Redis answers; of a cluster, whether all its masters do.
+
+    Raises:
+        RedisUnavailableError.
+    """
+    with translated_errors(None):
+        run_on_all(client, lambda server: server.ping())
+
+
+def register_queue(client: Client, queue: str) -> None:
+    """Remember the queue's name, for lists of all queues."""
+    with translated_errors(None):
+        run_on(client, QUEUES_KEY, lambda server: server.sadd(QUEUES_KEY, queue))
+
+
+def queue_names(client: Client) -> list[str]:
+    """Give the names of all queues, sorted."""
+    with translated_errors(None):
+        names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
+    return sorted(name.decode() for name in names)
+
+
+@contextmanager
+def translated_errors(script: Script | None) -> Iterator[None]:
+    """Turn redis-py's errors into ours, here and nowhere else."""
+    try:
+        yield
+    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as exc:
+        raise _refused(exc) from exc
+    except redis.exceptions.AuthenticationError as exc:
+        message = f"Redis refused the credentials ({exc}): put the right ones into its URL"
+        raise RedisUnavailableError(message) from exc
+    except redis.exceptions.ResponseError as exc:
+        if script is not None and "user_script" in str(exc) and not _REFUSAL.match(str(exc)):
+            raise ScriptError(_located(script, str(exc))) from exc
+        raise _refused(exc) from exc
+    except (redis.exceptions.RedisError, RedisClusterException, OSError) as exc:
+        message = f"Redis does not answer: {reason_of(exc)}"
+        raise RedisUnavailableError(message) from exc
+
+
+def _refused(exc: redis.exceptions.ResponseError) -> RedisUnavailableError:
+    text = _IN_SCRIPT.sub("", str(exc))
+    if isinstance(exc, redis.exceptions.ReadOnlyError):
+        text = f"{text.rstrip('.')}: give the URL of its primary, or of its Sentinels"
+    return RedisUnavailableError(f"Redis refused: {text}")
+
+
+def _located(script: Script, text: str) -> str:
+    """Give file and line in place of the line in all parts together."""
+
+    def replace(match: re.Match[str]) -> str:
+        line = int(match[1])
+        for part, lines in script.parts:
+            if line <= lines:
+                return f"lua/{part}.lua:{line}"
+            line -= lines
+        return match[0]
+
+    return f"{script.name}: {_LUA_LINE.sub(replace, text)}"

@@ -1,0 +1,240 @@
+"""The sweeper: what workers do for each other and for the queue, in bounded steps, now and then.
+
+Takes chunks back from workers that died and from handlers that hang, frees what a lost stream left
+nowhere, forgets ended submissions and deletes their objects. Workers, consumers on Redis and the
+API do it; a short lock in Redis lets one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from opsqueue.exceptions import OpsqueueError
+from opsqueue.model.answers import RepairStep, SpentInputs
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue.queue import Queue
+from opsqueue.store import ObjectStore, input_key
+
+logger = logging.getLogger("opsqueue.sweeper")
+
+_INTERVAL_S: Final = 1.0
+_SLOW_EVERY: Final = 5
+_QUEUES_A_ROUND: Final = 50
+_MOST_STEPS: Final = 1_000
+_MOST_FAILURES: Final = 3
+_REPAIR_FOR_S: Final = 0.5
+_REPAIR_LIMIT: Final = 250
+"""A step of some milliseconds, for which everybody else waits."""
+_REPAIR_PAUSE: Final = 6.0
+"""Between two steps of a repair, in times of what the last one took: a seventh of the server."""
+_LONGEST_PAUSE_S: Final = 1.0
+"""Shorter than the time for which a step keeps others away."""
+_INPUTS_FOR_S: Final = 1.0
+_INPUTS_OF: Final = 20
+_INPUTS_AT_ONCE: Final = 1_000
+
+
+class Sweeper:
+    """Sweeps queues with all their partitions, a bounded number of queues each second.
+
+    Args:
+        queues: gives those to be swept, asked each time.
+        sweeper: who does it, a name as workers have them.
+        store: where ended submissions' objects are deleted.
+    """
+
+    def __init__(
+        self,
+        queues: Callable[[], Sequence[Queue]],
+        *,
+        sweeper: str,
+        store: ObjectStore,
+    ) -> None:
+        self._queues = queues
+        self._sweeper = sweeper
+        self._store = store
+        self._is_stopping = threading.Event()
+
+    def start(self) -> None:
+        """Sweep in a thread of its own."""
+        threading.Thread(target=self._sweep_for_ever, name="sweeper", daemon=True).start()
+
+    def stop(self) -> None:
+        """Sweep no more."""
+        self._is_stopping.set()
+
+    def _sweep_for_ever(self) -> None:
+        rounds = 0
+        # Out of step with others: the lock lets only one in.
+        while not self._is_stopping.wait(_INTERVAL_S * random.uniform(0.7, 1.3)):  # noqa: S311 jitter
+            self._sweep_round(rounds)
+            rounds += 1
+
+    def _sweep_round(self, rounds: int) -> None:
+        try:
+            queues = self._queues()
+        except OpsqueueError as exc:
+            logger.debug("sweep: %s", exc)
+            return
+        # A thousand queues of an API take turns: sweeping must not become Redis's main work.
+        turns = max(1, -(-len(queues) // _QUEUES_A_ROUND))
+        is_slow_round = rounds // turns % _SLOW_EVERY == _SLOW_EVERY - 1
+        for queue in queues[rounds % turns :: turns]:
+            try:
+                parts = queue.parts()
+            except OpsqueueError as exc:
+                # Its master is gone; those of others may be there.
+                logger.debug("sweep of queue %s: %s", queue.name, exc)
+                continue
+            for part in parts:
+                self._sweep(part, is_slow_round=is_slow_round)
+
+    def _sweep(self, queue: Queue, *, is_slow_round: bool) -> None:
+        try:
+            self.reclaim_from_the_dead(queue)
+            self.repair(queue)
+            if is_slow_round:
+                self.reclaim_expired(queue)
+                self.forget(queue)
+                self.delete_inputs(queue)
+        except OpsqueueError as exc:
+            logger.debug("sweep of queue %s: %s", queue.label, exc)
+
+    def reclaim_from_the_dead(self, queue: Queue) -> None:
+        """Take chunks back from workers that have been silent for as long as they said."""
+        for _ in range(_MOST_STEPS):
+            swept = queue.reclaim_dead(self._sweeper)
+            if swept and swept.chunks:
+                logger.warning("took %d chunks back from dead workers", swept.chunks)
+            if swept and swept.lost:
+                logger.warning("queue %s: %s", queue.label, lost_reservations(swept.lost))
+            if swept is None or swept.next_from is None:
+                return
+
+    def reclaim_expired(self, queue: Queue) -> None:
+        """Take chunks back whose reservation is over."""
+        page_from = "-"
+        for _ in range(_MOST_STEPS):
+            swept = queue.reclaim_expired(self._sweeper, page_from=page_from)
+            if swept and swept.chunks:
+                logger.warning("took %d chunks back whose reservation was over", swept.chunks)
+            if swept and swept.lost:
+                logger.warning("queue %s: %s", queue.label, lost_reservations(swept.lost))
+            if swept is None or swept.next_from in (None, page_from):
+                return
+            page_from = swept.next_from
+
+    def repair(self, queue: Queue) -> None:
+        """Go on with a repair, if one has begun, for a bounded time and part of the server's."""
+        until = time.monotonic() + _REPAIR_FOR_S
+        freed = 0
+        for step in repair_steps(queue, self._sweeper, pause=self._is_stopping.wait):
+            freed += step.chunks
+            if step.next_from is None and step.lost:
+                logger.warning("queue %s: %s", queue.label, lost_reservations(step.lost))
+            if time.monotonic() >= until or self._is_stopping.is_set():
+                break
+        if freed:
+            logger.warning("freed %d chunks that Redis had lost track of", freed)
+
+    def forget(self, queue: Queue) -> None:
+        """Forget ended submissions after their retention, and delete their objects."""
+        deleted: list[str] = []
+        for _ in range(_MOST_STEPS):
+            forgotten = queue.forget_submissions(deleted_prefixes=deleted)
+            # The same ones once more: saying that they are deleted does not let them go.
+            if set(forgotten.prefixes) <= set(deleted):
+                return
+            deleted = self._delete_prefixes(forgotten.prefixes)
+            if not deleted:
+                return
+            logger.info("deleted the objects of %d ended submissions", len(deleted))
+
+    def _delete_prefixes(self, prefixes: Sequence[str]) -> list[str]:
+        """Delete the objects of prefixes, and return those for which it worked.
+
+        A folder that can't be used does not keep the others: they come in any order, and it takes
+        several that fail to make the store the cause.
+        """
+        deleted, failures = list[str](), 0
+        for prefix in random.sample(prefixes, len(prefixes)):
+            try:
+                self._store.delete_prefix(prefix)
+            except OpsqueueError as exc:
+                failures += 1
+                logger.warning("objects of an ended submission stay below %s: %s", prefix, exc)
+                if failures >= _MOST_FAILURES:
+                    break
+            else:
+                deleted.append(prefix)
+        return deleted
+
+    def delete_inputs(self, queue: Queue) -> None:
+        """Delete inputs that completed submissions need no longer, for a bounded time.
+
+        The rest waits for the next round, so that a million of them hold up nothing else. Most of
+        a store's time for a deletion is the request's, so that pages are large.
+        """
+        until = time.monotonic() + _INPUTS_FOR_S
+        deleted: dict[SubmissionId, int] = {}
+        before: list[SpentInputs] = []
+        while spent := queue.delete_inputs(limit=_INPUTS_OF, deleted=deleted):
+            if spent == before:
+                return  # saying what is deleted does not get on
+            before, deleted = spent, {}
+            for inputs in spent:
+                end = min(inputs.chunks_total, inputs.first_index + _INPUTS_AT_ONCE)
+                try:
+                    self._store.delete_objects(
+                        input_key(inputs.prefix, index) for index in range(inputs.first_index, end)
+                    )
+                except OpsqueueError as exc:
+                    # As above: the others go on, and this one's inputs go with the rest of it.
+                    logger.warning("inputs stay below %s: %s", inputs.prefix, exc)
+                else:
+                    deleted[inputs.submission_id] = end
+                if time.monotonic() >= until or self._is_stopping.is_set():
+                    queue.delete_inputs(limit=1, deleted=deleted)
+                    return
+            if not deleted:
+                return
+
+
+def repair_steps(
+    queue: Queue, sweeper: str, *, begin: bool = False, pause: Callable[[float], object]
+) -> Iterator[RepairStep]:
+    """Do a repair of one partition step by step, sparing the server; yield each step.
+
+    Ends with the repair, with a step that found another sweeper busy, or without any when there is
+    nothing to do.
+
+    Args:
+        queue: one partition.
+        sweeper: who does it.
+        begin: a new repair, see `Queue.repair`.
+        pause: waits so many seconds.
+    """
+    while True:
+        began_at = time.monotonic()
+        step = queue.repair(begin=begin, limit=_REPAIR_LIMIT, sweeper=sweeper)
+        took_s = time.monotonic() - began_at
+        if step is None:
+            return
+        yield step
+        if step.is_busy or step.next_from is None:
+            return
+        pause(min(took_s * _REPAIR_PAUSE, _LONGEST_PAUSE_S))
+        begin = False
+
+
+def lost_reservations(number: int) -> str:
+    """Return the warning about reservations that disappeared from Redis."""
+    return (
+        f"{number:,} reservations were removed from its stream by something else (XTRIM, or a "
+        "server that lost its last writes?): their chunks are handed out again"
+    )

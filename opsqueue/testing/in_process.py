@@ -1,0 +1,169 @@
+"""Your handlers, tested in one process, without a server: fakeredis and the memory store.
+
+    from opsqueue.testing import local
+
+    def test_increment():
+        with local(app) as opsqueue:
+            assert list(opsqueue.run_submission("numbers", [1, 2, 3], chunk_size=2)) == [2, 3, 4]
+
+The same scripts, codecs and executor as in production; only the processes are missing. Nothing runs
+in the background: asking for results does the work, and back-offs pass without waiting.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from opsqueue.exceptions import IncorrectUsageError
+from opsqueue.handlers.app import Opsqueue
+from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
+from opsqueue.model.chunk import Lost
+from opsqueue.model.submission import Submission, SubmissionId
+from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.client import ProducerClient
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.queue import Queue
+from opsqueue.store import ObjectStore, open_store
+
+try:
+    import pytest
+except ImportError:  # pytest is the user's; without it there is only no fixture
+    pytest = None  # type: ignore[assignment]
+
+_WORKER = "local"
+
+
+class LocalOpsqueue:
+    """An app with its queues, its store and its worker, all in this process. See `local`."""
+
+    def __init__(self, app: Opsqueue, client: Client, store: ObjectStore) -> None:
+        self._app = app
+        self.client = client
+        self._skipped_ms = 0
+        self.store = store
+        self.api = _WorkingApi(self)
+
+    def queue(self, name: str) -> Queue:
+        """Give a queue of the app, to look into or to drive by hand."""
+        self._app.handler_of(name)
+        return Queue(self.client, name, clock=self._now_ms)
+
+    def producer(self, queue: str) -> ProducerClient:
+        """Give a client as production code has it; waiting for a submission does its work.
+
+        Raises:
+            HandlerError: the app has no handler for the queue; lists those that it has.
+        """
+        self._app.handler_of(queue)
+        return ProducerClient.over(self.api, self.store, queue=queue)
+
+    def run_submission(
+        self,
+        queue: str,
+        operations: Iterable[Any],
+        *,
+        chunk_size: int = 1,
+        **options: Any,  # noqa: ANN401 the producer types them
+    ) -> Iterator[Any]:
+        """Submit, work, and give the results in order. Options are `ProducerClient`'s.
+
+        Raises:
+            SubmissionFailedError: a chunk failed its last attempt; has the traceback.
+        """
+        return self.producer(queue).run_submission(operations, chunk_size=chunk_size, **options)
+
+    def work(self, queue: str, *, limit: int | None = None) -> int:
+        """Run chunks of a queue until none is left, or `limit` of them; give how many ran.
+
+        Chunks that wait for a back-off are run, too: the queue's clock is put forward.
+        """
+        on = self.queue(queue)
+        handler = self._app.handler_of(queue)
+        ran = 0
+        while limit is None or ran < limit:
+            reserved = on.reserve_chunks(_WORKER, strategy=handler.strategy)
+            if not reserved.chunks:
+                if reserved.next_due_in_ms is None or reserved.is_paused:
+                    break
+                self._skipped_ms += reserved.next_due_in_ms
+                continue
+            (chunk,) = reserved.chunks
+
+            def is_void(token: str = chunk.token) -> bool:
+                return token in on.heartbeat(_WORKER, tokens=[token]).void  # type: ignore[list-item]
+
+            ran += 1
+            match execute(chunk, handler, self.store, is_void=is_void, worker=_WORKER):
+                case Done(token=token, operations_failed=failed, output=output):
+                    outputs = None if output is None else {token: output}
+                    outcomes: list[object] = list(
+                        on.complete_chunks(
+                            [token], operations_failed={token: failed}, outputs=outputs
+                        )
+                    )
+                case Failed(token=token, failure=failure):
+                    outcomes = [on.fail_chunk(token, failure)]
+                case GivenBack(token=token, delay_ms=delay_ms):
+                    outcomes = list(on.release_chunks([token], delay_ms=delay_ms))
+            if any(isinstance(outcome, Lost) for outcome in outcomes):
+                message = f"chunk {chunk} was lost to somebody else: `work` is for one thread"
+                raise IncorrectUsageError(message)
+        return ran
+
+    def _now_ms(self) -> int:
+        return time.time_ns() // 1_000_000 + self._skipped_ms
+
+
+class _WorkingApi(QueueApi):
+    """Does the work when somebody waits for a submission, since nobody else will."""
+
+    def __init__(self, local: LocalOpsqueue) -> None:
+        super().__init__(local.client, queue_of=local.queue)
+        self._local = local
+
+    def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
+        """Give a submission; with a wait, after all work is done."""
+        if wait_s > 0:
+            self._local.work(queue)
+        return super().get(queue, submission_id)
+
+
+@contextmanager
+def local(app: Opsqueue) -> Iterator[LocalOpsqueue]:
+    """Run an app's handlers in this process, on a fresh fakeredis and a fresh memory store.
+
+    What the app does at a worker's start and end is done at the beginning and at the end.
+
+    Raises:
+        IncorrectUsageError: fakeredis is not installed.
+    """
+    try:
+        import fakeredis  # noqa: PLC0415 an extra
+    except ImportError as exc:
+        message = "opsqueue.testing needs fakeredis: install opsqueue-redis[dev]"
+        raise IncorrectUsageError(message) from exc
+    server = fakeredis.FakeServer(server_type="valkey")
+    client = fakeredis.FakeRedis(server=server, protocol=2)
+    store = open_store(f"memory://local-{secrets.token_hex(8)}")
+    try:
+        for hook in app.start_hooks:
+            hook()
+        yield LocalOpsqueue(app, client, store)
+        for hook in app.stop_hooks:
+            hook()
+    finally:
+        store.close()
+        client.close()
+
+
+if pytest is not None:
+
+    @pytest.fixture
+    def opsqueue_local(opsqueue_app: Opsqueue) -> Iterator[LocalOpsqueue]:
+        """`local(app)` as a fixture: define a fixture `opsqueue_app` that returns your app."""
+        with local(opsqueue_app) as running:
+            yield running

@@ -1,0 +1,43 @@
+"""Trace contexts across the queue; without OpenTelemetry installed, nothing."""
+
+from opsqueue.tracing.context import (
+    HEADERS,
+    NO_SPAN,
+    Attributes,
+    Kind,
+    Span,
+    carried,
+    carrier_to_opentelemetry_tracecontext,
+    context_of_caller,
+    current_carrier,
+    current_opentelemetry_tracecontext_to_carrier,
+    extract_context,
+    has_current_span,
+    is_recording,
+    otel_propagator,
+    record_past,
+    sane_carrier,
+    span,
+    within,
+)
+
+__all__ = [
+    "HEADERS",
+    "NO_SPAN",
+    "Attributes",
+    "Kind",
+    "Span",
+    "carried",
+    "carrier_to_opentelemetry_tracecontext",
+    "context_of_caller",
+    "current_carrier",
+    "current_opentelemetry_tracecontext_to_carrier",
+    "extract_context",
+    "has_current_span",
+    "is_recording",
+    "otel_propagator",
+    "record_past",
+    "sane_carrier",
+    "span",
+    "within",
+]
