@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from opsqueue import tracing
 from opsqueue.queue.connection import connect
 from opsqueue.testing.embedded import EmbeddedServer
+from opsqueue.tracing import context as tracing
 from tests.documents import PAGES, Dev, file_of, running_dev
 
 README = PAGES[0]

@@ -24,7 +24,7 @@ from opsqueue.strategy import Case, parse_strategy
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
 
-LUA = Path(opsqueue.__file__).parent / "lua"
+LUA = Path(opsqueue.__file__).parent / "queue" / "lua"
 
 
 @pytest.fixture(scope="module")

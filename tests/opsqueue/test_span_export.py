@@ -99,7 +99,8 @@ def test_work_goes_on_without_an_exporter_that_is_not_there(
 def test_a_program_s_end_does_not_wait_for_a_collector_that_is_not_there():
     """The exporter alone would go on trying for several seconds."""
     program = (
-        "from opsqueue import span_export, tracing\n"
+        "from opsqueue import tracing\n"
+        "from opsqueue.tracing import export as span_export\n"
         "span_export._LAST_SPANS_S = 0.2\n"
         "span_export.export_spans('ours')\n"
         "with tracing.span('last'): pass\n"

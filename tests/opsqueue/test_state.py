@@ -15,7 +15,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.queue.state import READINGS, TRANSITIONS, Transition, as_diagram, as_markdown
 
 ROOT = Path(__file__).parents[2]
-LUA = Path(opsqueue.__file__).parent / "lua"
+LUA = Path(opsqueue.__file__).parent / "queue" / "lua"
 SCRIPTS = sorted(path for path in LUA.glob("*.lua") if not path.name.startswith("_"))
 SHARED = sorted(LUA.glob("_*.lua"))
 IN_FRONT = [LUA / f"{name}.lua" for name in ("_prelude", "_index", "_chunk")]

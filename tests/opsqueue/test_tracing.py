@@ -136,7 +136,7 @@ def test_nothing_is_made_where_nothing_is_recorded():
 def test_all_works_without_opentelemetry(monkeypatch: pytest.MonkeyPatch):
     """It is an extra."""
     for name in ("contexts", "propagate", "trace"):
-        monkeypatch.setattr(tracing, name, None)
+        monkeypatch.setattr(context, name, None)
 
     with local(app_of(lambda n: n + 1)) as opsqueue:
         id_ = opsqueue.producer("q").insert_submission([1], chunk_size=1)
