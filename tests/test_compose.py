@@ -22,7 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from opsqueue.handlers.app import load_app
 from opsqueue.store.base import parse_store_url
-from opsqueue_api.hosts import AllowedHosts
+from opsqueue_api.http.hosts import AllowedHosts
 from opsqueue_api.server import GRACEFUL_S
 from tests.dockerfiles import DOCKERFILES, ROOT, health_code, last, tool
 

@@ -17,10 +17,10 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import create_app
 from opsqueue_api.cli import main as api
-from opsqueue_api.hosts import AllowedHosts
+from opsqueue_api.http.hosts import AllowedHosts
+from opsqueue_api.http.settings import Settings
+from opsqueue_api.http.tokens import Scope, parse_tokens
 from opsqueue_api.server import GRACEFUL_S
-from opsqueue_api.settings import Settings
-from opsqueue_api.tokens import Scope, parse_tokens
 from opsqueue_worker.cli import main as worker
 from tests.dockerfiles import ROOT, last
 

@@ -18,22 +18,27 @@ from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 from opsqueue.store import ObjectStore
-from opsqueue_api import consumers, dashboard, problem
-from opsqueue_api.auth import Authentication, Need
-from opsqueue_api.compression import Compression
-from opsqueue_api.cross_site import CrossSite
-from opsqueue_api.errors import Errors, ErrorsChunks
-from opsqueue_api.events import AllEvents, QueueEvents, SubmissionEvents
-from opsqueue_api.grid import Reservations, SubmissionChunks
-from opsqueue_api.health import Alive, Ready, Version
-from opsqueue_api.hosts import KnownHosts
-from opsqueue_api.inline import InlineInputs, InlineOutputs
-from opsqueue_api.long_polls import LongPolls
-from opsqueue_api.metrics import HttpMetrics, Metrics, QueueTotals
-from opsqueue_api.openapi import OpenApi, Route
-from opsqueue_api.operation import KnownParameters
-from opsqueue_api.progress import SubmissionProgress
-from opsqueue_api.queues import (
+from opsqueue_api.http import problem
+from opsqueue_api.http.auth import Authentication, Need
+from opsqueue_api.http.compression import Compression
+from opsqueue_api.http.cross_site import CrossSite
+from opsqueue_api.http.hosts import KnownHosts
+from opsqueue_api.http.long_polls import LongPolls
+from opsqueue_api.http.operation import KnownParameters
+from opsqueue_api.http.request_ids import RequestIds
+from opsqueue_api.http.settings import Limits
+from opsqueue_api.http.tokens import Token
+from opsqueue_api.http.tracing import Spans
+from opsqueue_api.resources import consumers, dashboard
+from opsqueue_api.resources.errors import Errors, ErrorsChunks
+from opsqueue_api.resources.events import AllEvents, QueueEvents, SubmissionEvents
+from opsqueue_api.resources.grid import Reservations, SubmissionChunks
+from opsqueue_api.resources.health import Alive, Ready, Version
+from opsqueue_api.resources.inline import InlineInputs, InlineOutputs
+from opsqueue_api.resources.metrics import HttpMetrics, Metrics, QueueTotals
+from opsqueue_api.resources.openapi import OpenApi, Route
+from opsqueue_api.resources.progress import SubmissionProgress
+from opsqueue_api.resources.queues import (
     OneQueue,
     PauseQueue,
     QueueOf,
@@ -41,19 +46,15 @@ from opsqueue_api.queues import (
     ResumeQueue,
     Workers,
 )
-from opsqueue_api.request_ids import RequestIds
-from opsqueue_api.results import Results
-from opsqueue_api.scaling import Scaling
-from opsqueue_api.settings import Limits
-from opsqueue_api.submissions import (
+from opsqueue_api.resources.results import Results
+from opsqueue_api.resources.scaling import Scaling
+from opsqueue_api.resources.submissions import (
     CancelSubmission,
     OneSubmission,
     RetrySubmission,
     SubmissionIds,
     Submissions,
 )
-from opsqueue_api.tokens import Token
-from opsqueue_api.tracing import Spans
 
 App = falcon.App[falcon.Request, falcon.Response]
 

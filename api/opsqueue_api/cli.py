@@ -28,16 +28,16 @@ from opsqueue.queue.connection import check, connect, masked
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.store import open_store
 from opsqueue.tracing.logs import set_up_logging
-from opsqueue_api.hosts import AllowedHosts, is_name
-from opsqueue_api.request_ids import add_request_id
-from opsqueue_api.settings import (
+from opsqueue_api.http.hosts import AllowedHosts, is_name
+from opsqueue_api.http.request_ids import add_request_id
+from opsqueue_api.http.settings import (
     DEFAULT_REDIS_URL,
     METRICS_FOLDER,
     MULTIPROCESS_DIR,
     Limits,
     Settings,
 )
-from opsqueue_api.tokens import FORM, Scope, Token, parse_tokens
+from opsqueue_api.http.tokens import FORM, Scope, Token, parse_tokens
 
 EXIT_UNAVAILABLE: Final = 3
 _LIMITS: Final = Limits()

@@ -26,11 +26,11 @@ from opsqueue.queue.script import queue_names
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import open_store
 from opsqueue.tracing.export import export_spans
-from opsqueue_api.access_log import AccessLog, set_up_access_log
 from opsqueue_api.app import create_app
-from opsqueue_api.problem import MEDIA_TYPE
-from opsqueue_api.request_ids import forget_request
-from opsqueue_api.settings import METRICS_FOLDER, MULTIPROCESS_DIR, Settings
+from opsqueue_api.http.access_log import AccessLog, set_up_access_log
+from opsqueue_api.http.problem import MEDIA_TYPE
+from opsqueue_api.http.request_ids import forget_request
+from opsqueue_api.http.settings import METRICS_FOLDER, MULTIPROCESS_DIR, Settings
 
 GRACEFUL_S: Final = 30
 """Requests under way at SIGTERM have this long; those that only wait end within a second."""

@@ -41,7 +41,7 @@ ErrorMode = Literal["raise", "yield", "skip"]
 """How operations that failed are seen among results."""
 
 _FRESH_PREFIX: Final = re.compile(r"[^/]+/([0-9a-f]{12})[0-9a-f]{20}")
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("opsqueue.contents")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ _SWITCHES: Final = (
 _LAST_SPANS_S: Final = 2.0
 """A process's end does not wait longer for a collector that is not there."""
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("opsqueue.tracing")
 
 
 def export_spans(service: str) -> None:

@@ -17,7 +17,7 @@ from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.connection import connect, masked
 from opsqueue.store import open_store
 from opsqueue.strategy import parse_strategy
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.tokens import parse_tokens
 
 PIECES = {
     "url": [

@@ -325,7 +325,7 @@ def test_keys_that_become_one_are_refused_in_large_chunks_of_msgpack(value: obje
 @pytest.mark.parametrize("name", ["raw", "msgpack", "json", "cbor", "pickle", "cbor+zstd"])
 def test_no_codec_writes_more_than_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compressed or not; a gigabyte, made small here."""
-    monkeypatch.setattr("opsqueue.codec.MAX_CHUNK_BYTES", 1_000)
+    monkeypatch.setattr("opsqueue.contents.codec.MAX_CHUNK_BYTES", 1_000)
 
     with pytest.raises(EncodingError, match="1,000 are allowed: make chunks smaller"):
         open_codec(name, allow_pickle=True).encode(

@@ -15,7 +15,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.settings import Limits
 from tests.opsqueue_api.clients import client_of
 
 Work = Callable[..., int]

@@ -14,10 +14,10 @@ from falcon import testing
 
 from opsqueue.store import ObjectStore
 from opsqueue.tracing.logs import formatter
-from opsqueue_api.access_log import LOGGER, AccessLog
 from opsqueue_api.app import App, create_app
-from opsqueue_api.request_ids import add_request_id
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.access_log import LOGGER, AccessLog
+from opsqueue_api.http.request_ids import add_request_id
+from opsqueue_api.http.tokens import parse_tokens
 from tests.opsqueue_api.clients import client_of
 
 SECRET = "s3cret-s3cret-s3cret"  # noqa: S105 nobody's

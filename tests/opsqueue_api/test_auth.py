@@ -17,7 +17,7 @@ from opsqueue.producer.http_api import HttpApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.tokens import parse_tokens
 from tests.opsqueue_api.clients import client_of
 
 OPEN = {

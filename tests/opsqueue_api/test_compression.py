@@ -17,8 +17,8 @@ from falcon import testing
 from opsqueue.http.wire import ProblemType
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
-from opsqueue_api.compression import Compression, accepts_gzip, compressed, decompressed
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.compression import Compression, accepts_gzip, compressed, decompressed
+from opsqueue_api.http.settings import Limits
 
 JSON = {"content-type": "application/json"}
 LIMIT_BYTES = 2_000

@@ -21,8 +21,8 @@ from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
-from opsqueue_api.settings import Limits
-from opsqueue_api.streams import has_closed
+from opsqueue_api.http.settings import Limits
+from opsqueue_api.http.streams import has_closed
 from tests.opsqueue.steps import repair_wholly
 from tests.opsqueue_api.clients import client_of
 

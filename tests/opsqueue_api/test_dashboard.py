@@ -16,8 +16,8 @@ import redis
 import opsqueue_api
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
-from opsqueue_api.dashboard import page_files
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.tokens import parse_tokens
+from opsqueue_api.resources.dashboard import page_files
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(opsqueue_api.__file__).parent / "dashboard"

@@ -23,7 +23,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue_api.app import App, create_app
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.settings import Limits
 from tests.servers import ALWAYS
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from opsqueue.queue.queue import Queue
-from opsqueue_api import events
+from opsqueue_api.resources import events
 from tests.opsqueue.steps import insert, take, tokens_of
 
 Event = tuple[str, str | None, Any]

@@ -20,8 +20,8 @@ from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue_api.app import App, create_app
-from opsqueue_api.long_polls import LongPolls, Room
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.long_polls import LongPolls, Room
+from opsqueue_api.http.settings import Limits
 from tests.opsqueue.steps import insert as insert_chunks
 from tests.opsqueue.steps import take
 from tests.opsqueue_api.clients import client_of

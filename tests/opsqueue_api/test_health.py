@@ -16,7 +16,7 @@ from opsqueue.queue.connection import connect
 from opsqueue.store import ObjectStore
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import App
-from opsqueue_api.health import STORE_CHECK_S, Ready
+from opsqueue_api.resources.health import STORE_CHECK_S, Ready
 from tests.opsqueue_api.clients import client_of
 
 

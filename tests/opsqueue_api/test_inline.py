@@ -15,7 +15,7 @@ from opsqueue.producer.http_api import HttpApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.settings import Limits
 from tests.opsqueue.steps import take
 
 

@@ -11,7 +11,7 @@ import redis
 
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.settings import Limits
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.tokens import parse_tokens
 from tests.opsqueue_api.conftest import Work
 from tests.served_metrics import documented, served
 

@@ -23,8 +23,8 @@ from opsqueue.http import progress_wire, submission_wire
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
-from opsqueue_api.openapi_schemas import EXAMPLES
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.tokens import parse_tokens
+from opsqueue_api.resources.openapi_schemas import EXAMPLES
 from tests.opsqueue_api.clients import client_of
 
 

@@ -14,8 +14,8 @@ from opsqueue.exceptions import ScriptError, StoreUnavailableError
 from opsqueue.http.wire import ProblemType
 from opsqueue.queue.connection import connect
 from opsqueue.store import ObjectStore
-from opsqueue_api import problem
 from opsqueue_api.app import App, create_app
+from opsqueue_api.http import problem
 from tests.opsqueue_api.clients import client_of
 
 

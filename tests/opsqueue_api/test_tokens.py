@@ -8,7 +8,7 @@ import hmac
 import pytest
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue_api.tokens import Scope, Token, find_token, parse_tokens
+from opsqueue_api.http.tokens import Scope, Token, find_token, parse_tokens
 
 SECRET = "s3cret-s3cret-s3cret"  # noqa: S105 nobody's
 OTHER = "other-other-other"

@@ -10,8 +10,8 @@ import pytest
 from falcon import testing
 
 from opsqueue_api.cli import settings_of_environment
-from opsqueue_api.settings import Limits, Settings
-from opsqueue_api.tokens import parse_tokens
+from opsqueue_api.http.settings import Limits, Settings
+from opsqueue_api.http.tokens import parse_tokens
 from opsqueue_api.wsgi import application
 
 

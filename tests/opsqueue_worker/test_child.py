@@ -19,10 +19,10 @@ from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Ran
 from opsqueue.model.chunk import Token
 from opsqueue.store.memory import MemoryStore
-from opsqueue_worker.child import Child
-from opsqueue_worker.child_process import ChildProcess
-from opsqueue_worker.messages import ChunkDone, Hello, Reports, Void, read_from_child, send
-from opsqueue_worker.status import Status
+from opsqueue_worker.pool.child import Child
+from opsqueue_worker.pool.child_process import ChildProcess
+from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Void, read_from_child, send
+from opsqueue_worker.pool.status import Status
 from tests.opsqueue_worker.test_executor import task_of
 from tests.opsqueue_worker.test_reporter import CHUNK
 
@@ -96,7 +96,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
             goes_on.wait(20)
         send(connection, message)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("opsqueue_worker.child_process.send", speak_slowly)
+    monkeypatch.setattr("opsqueue_worker.pool.child_process.send", speak_slowly)
     child = ChildProcess(HELLO)
     speaking = threading.Thread(target=child.speak)
     speaking.start()
@@ -123,7 +123,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
 def test_a_child_knows_no_redis_and_no_http() -> None:
     """Its parent speaks to Redis: to read these would more than double the start of each child."""
     program = (
-        "import sys, opsqueue_worker.child\n"
+        "import sys, opsqueue_worker.pool.child\n"
         "print(*{'redis', 'httpx', 'falcon', 'click'} & set(sys.modules))"
     )
 
@@ -141,9 +141,9 @@ import socket
 from multiprocessing.connection import Connection
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.store.memory import MemoryStore
-from opsqueue_worker.child import Child
-from opsqueue_worker.messages import Ready
-from opsqueue_worker.status import Status
+from opsqueue_worker.pool.child import Child
+from opsqueue_worker.pool.messages import Ready
+from opsqueue_worker.pool.status import Status
 from tests.opsqueue_worker.test_child import HELLO
 ours, theirs = socket.socketpair()
 child = Child(Connection(ours.detach()), HELLO, Status.new(1), Opsqueue(), MemoryStore("none"))

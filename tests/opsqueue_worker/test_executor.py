@@ -12,7 +12,7 @@ from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Fetched, GivenBack, Report
 from opsqueue.model.chunk import Reservation
 from opsqueue.store.memory import MemoryStore
-from opsqueue_worker.executor import (
+from opsqueue_worker.pool.executor import (
     Executor,
     LoopExecutor,
     MainThreadExecutor,
@@ -21,7 +21,7 @@ from opsqueue_worker.executor import (
     Workbench,
     run_stop_hooks,
 )
-from opsqueue_worker.status import Status
+from opsqueue_worker.pool.status import Status
 from tests.opsqueue_worker.test_reporter import CHUNK
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue_worker.heartbeat import Heartbeat
+from opsqueue_worker.intake.heartbeat import Heartbeat
 
 WITHIN_S = 20.0
 

@@ -15,7 +15,7 @@ from opsqueue.handlers.execute import GivenBack
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.queue import Queue
-from opsqueue_worker.intake import Intake, pause_s
+from opsqueue_worker.intake.intake import Intake, pause_s
 
 WITHIN_S = 3.0
 """Less than the 5 s after which an intake looks again by itself."""
@@ -117,7 +117,7 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
     real_client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ):
     """What a heartbeat's script does not get to would count as void, and never be done."""
-    monkeypatch.setattr("opsqueue_worker.intake.MAX_HELD", 3)
+    monkeypatch.setattr("opsqueue_worker.intake.intake.MAX_HELD", 3)
     pool, queue = EndlessPool(), Queue(real_client, queue_name)
     queue.insert_submission(
         NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=10, chunk_size=1)

@@ -10,7 +10,7 @@ import redis
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
-from opsqueue_worker.intakes import Intakes
+from opsqueue_worker.intake.intakes import Intakes
 from tests.redis_sets import until
 
 

@@ -7,7 +7,7 @@ from multiprocessing import Pipe
 
 from opsqueue.model.chunk import Token
 from opsqueue.model.submission import SubmissionId
-from opsqueue_worker.messages import Work, chunks_of, read_from_parent, send, works_of
+from opsqueue_worker.pool.messages import Work, chunks_of, read_from_parent, send, works_of
 from tests.opsqueue_worker.test_reporter import CHUNK
 
 

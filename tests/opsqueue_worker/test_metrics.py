@@ -12,7 +12,7 @@ from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Times
 from opsqueue.model.chunk import ChunkFailure, Token
 from opsqueue_worker.metrics import WorkerMetrics
-from opsqueue_worker.pool import ChildEnd
+from opsqueue_worker.pool.pool import ChildEnd
 from tests.served_metrics import documented, served
 
 TOKEN = Token("1-1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opsqueue_worker.pool import AHEAD_AT_MOST, Ahead
+from opsqueue_worker.pool.pool import AHEAD_AT_MOST, Ahead
 
 
 def test_at_first_one_chunk_is_held_ahead():

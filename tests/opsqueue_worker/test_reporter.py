@@ -9,7 +9,7 @@ import pytest
 from opsqueue.handlers.execute import Failed
 from opsqueue.model.chunk import ChunkFailure, FinallyFailed, Reservation, Retried, Source, Token
 from opsqueue.model.submission import SubmissionId
-from opsqueue_worker.reporter import Reporter, batches_of
+from opsqueue_worker.intake.reporter import Reporter, batches_of
 
 TOKEN = Token("1-0")
 ID = SubmissionId(41)

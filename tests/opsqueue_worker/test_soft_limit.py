@@ -9,7 +9,7 @@ import time
 import pytest
 
 from opsqueue.exceptions import SoftTimeLimitExceeded
-from opsqueue_worker import soft_limit
+from opsqueue_worker.pool import soft_limit
 
 
 def test_it_ends_a_blocking_call_on_the_main_thread():

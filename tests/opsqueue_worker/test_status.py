@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from opsqueue_worker.status import Status
+from opsqueue_worker.pool.status import Status
 
 BUSY = """
 import sys
-from opsqueue_worker.status import Status
+from opsqueue_worker.pool.status import Status
 status = Status(int(sys.argv[1]), 2)
 for sequence in range(1_000, 2**62):
     status.begin(1, sequence)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
 from opsqueue.model.version import __version__
-from opsqueue_worker.pool import ChildEnd
+from opsqueue_worker.pool.pool import ChildEnd
 
 _CHUNK_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),

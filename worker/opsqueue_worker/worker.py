@@ -26,16 +26,16 @@ from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
-from opsqueue_worker.child_pool import ChildPool
-from opsqueue_worker.heartbeat import Heartbeat
-from opsqueue_worker.intake import Intake
-from opsqueue_worker.intakes import Intakes
-from opsqueue_worker.messages import Hello
+from opsqueue_worker.intake.heartbeat import Heartbeat
+from opsqueue_worker.intake.intake import Intake
+from opsqueue_worker.intake.intakes import Intakes
 from opsqueue_worker.metrics import WorkerMetrics
-from opsqueue_worker.pool import Ahead, Pool, PoolCalls
+from opsqueue_worker.pool.child_pool import ChildPool
+from opsqueue_worker.pool.messages import Hello
+from opsqueue_worker.pool.pool import Ahead, Pool, PoolCalls
+from opsqueue_worker.pool.solo import SoloPool
 from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
-from opsqueue_worker.solo import SoloPool
 
 logger = logging.getLogger("opsqueue.worker")
 

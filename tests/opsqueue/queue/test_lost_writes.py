@@ -22,7 +22,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore
 from opsqueue.strategy import Newest, Oldest
 from opsqueue.testing.embedded import EmbeddedServer
-from opsqueue_worker.messages import chunks_of, works_of
+from opsqueue_worker.pool.messages import chunks_of, works_of
 from tests.opsqueue.steps import insert, take
 from tests.redis_sets import until
 from tests.servers import lose_writes_since, replica_of, saved, wait_for_replica

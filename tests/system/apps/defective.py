@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks import app
 
-from opsqueue_worker import heartbeat
+from opsqueue_worker.intake import heartbeat
 
 __all__ = ["app"]
 

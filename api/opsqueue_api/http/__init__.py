@@ -1,0 +1,1 @@
+"""What every request goes through: hosts, tokens, limits, bodies, problems, logs."""

@@ -1,0 +1,244 @@
+"""`/metrics`: totals read from Redis at each scrape, and how the API answers its requests.
+
+What Redis counts is true over all processes, restarts and workers, so any one API can be asked; the
+histogram of requests is each API's own, over its gunicorn processes (prometheus-client's
+multiprocess mode, which `cli` switches on). docs/metrics.md has all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Final
+
+import falcon
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.model.answers import Counts
+from opsqueue.model.version import __version__
+from opsqueue_api.http.operation import Content, operation
+from opsqueue_api.http.settings import MULTIPROCESS_DIR
+from opsqueue_api.resources.queues import QueueOf
+
+# name -> what it is, and the fields of the totals by value of their label, or the one field.
+_TOTALS: Final[Mapping[str, tuple[str, str, Mapping[str, str]]]] = {
+    "opsqueue_submissions_inserted": ("Submissions handed in.", "", {"": "submissions_inserted"}),
+    "opsqueue_submissions_ended": (
+        "Submissions that have ended, by how.",
+        "state",
+        {state: f"submissions_{state}" for state in ("completed", "failed", "cancelled")},
+    ),
+    "opsqueue_submissions_retried": (
+        "Failed or cancelled submissions that were put back to work.",
+        "",
+        {"": "submissions_retried"},
+    ),
+    "opsqueue_chunks_inserted": ("Chunks handed in.", "", {"": "chunks_inserted"}),
+    "opsqueue_chunks_ended": (
+        "Chunks that have ended, by how; dropped are those of a failed or cancelled submission.",
+        "state",
+        {state: f"chunks_{state}" for state in ("completed", "failed", "dropped")},
+    ),
+    "opsqueue_chunks_retried": (
+        "Attempts that failed and were not the last.",
+        "",
+        {"": "chunks_retried"},
+    ),
+    "opsqueue_chunks_reclaimed": (
+        "Chunks taken back from dead workers, or whose reservation was over.",
+        "",
+        {"": "chunks_reclaimed"},
+    ),
+    "opsqueue_chunks_released": (
+        "Chunks that workers gave back without using an attempt.",
+        "",
+        {"": "chunks_released"},
+    ),
+    "opsqueue_chunks_repaired": (
+        "Chunks that Redis had lost track of, and that were freed.",
+        "",
+        {"": "chunks_repaired"},
+    ),
+    "opsqueue_reservations_lost": (
+        "Reservations that something other than opsqueue removed from Redis.",
+        "",
+        {"": "reservations_lost"},
+    ),
+    "opsqueue_operations_inserted": ("Operations handed in.", "", {"": "operations_inserted"}),
+    "opsqueue_operations_completed": (
+        "Operations of completed chunks, with an error or without.",
+        "",
+        {"": "operations_completed"},
+    ),
+    "opsqueue_operations_failed": (
+        "Operations of completed chunks that have an error in place of a result.",
+        "",
+        {"": "operations_failed"},
+    ),
+}
+
+_GAUGES: Final[Mapping[str, tuple[str, Callable[[Counts], float]]]] = {
+    "opsqueue_submissions_in_progress": (
+        "Submissions that have not ended.",
+        lambda counts: sum(n for state, n in counts.submissions.items() if state == "in_progress"),
+    ),
+    "opsqueue_backlog_chunks": (
+        "Chunks that have not ended, those in hand among them.",
+        lambda counts: counts.backlog_chunks,
+    ),
+    "opsqueue_backlog_operations": (
+        "Operations of the backlog's chunks.",
+        lambda counts: max(0, counts.stats.get("backlog_operations", 0)),
+    ),
+    "opsqueue_chunks_ready": (
+        "Chunks that a worker could take now.",
+        lambda counts: counts.chunks_ready,
+    ),
+    "opsqueue_chunks_delayed": (
+        "Chunks that wait for the end of a back-off.",
+        lambda counts: counts.chunks_delayed,
+    ),
+    "opsqueue_chunks_in_hand": (
+        "Chunks that workers have reserved.",
+        lambda counts: counts.chunks_in_hand,
+    ),
+    "opsqueue_workers": (
+        "Workers and consumers that have given a sign of life.",
+        lambda counts: counts.workers,
+    ),
+    "opsqueue_oldest_waiting_seconds": (
+        "Age of the oldest submission that has a chunk waiting, 0 without one.",
+        lambda counts: _age_s(counts.oldest_waiting_at),
+    ),
+    "opsqueue_queue_paused": (
+        "1 while the queue is paused, else 0.",
+        lambda counts: counts.is_paused,
+    ),
+}
+
+
+def _age_s(since: datetime | None) -> float:
+    return 0.0 if since is None else max(0.0, time.time() - since.timestamp())
+
+
+_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
+
+class QueueTotals(Collector):
+    """What Redis knows of each queue, asked at each scrape.
+
+    Args:
+        queue_of: gives a queue by its name.
+        names: of all queues.
+    """
+
+    def __init__(self, queue_of: QueueOf, names: Callable[[], list[str]]) -> None:
+        """Take both."""
+        self._queue_of = queue_of
+        self._names = names
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metrics; without Redis only that it does not answer."""
+        try:
+            by_queue = {name: self._queue_of(name).count_queue() for name in self._names()}
+            is_up = True
+        except RedisUnavailableError:
+            by_queue, is_up = {}, False
+        yield GaugeMetricFamily(
+            "opsqueue_redis_up", "1 when Redis answered this scrape, else 0.", value=is_up
+        )
+        build = GaugeMetricFamily("opsqueue_build_info", "1; its version.", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+        for name, (about, label, fields) in _TOTALS.items():
+            labels = ["queue", label] if label else ["queue"]
+            total = CounterMetricFamily(name, about, labels=labels)
+            for queue, counts in by_queue.items():
+                for value, field in fields.items():
+                    of = [queue, value] if label else [queue]
+                    total.add_metric(of, counts.stats.get(field, 0))
+            yield total
+        for name, (about, read) in _GAUGES.items():
+            gauge = GaugeMetricFamily(name, about, labels=["queue"])
+            for queue, counts in by_queue.items():
+                gauge.add_metric([queue], read(counts))
+            yield gauge
+
+
+class HttpMetrics:
+    """Falcon middleware, the first one: how long each request took until its answer began.
+
+    What streams goes on after that; a long poll's waiting counts.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Put the histogram into the registry."""
+        self._durations = Histogram(
+            "opsqueue_http_request_duration_seconds",
+            "Time until the answer of a request begins, waiting included.",
+            ["method", "route", "status"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+
+    def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
+        """Note when it began."""
+        req.context.began = time.perf_counter()
+
+    def process_response(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        _resource: object,
+        _req_succeeded: bool,  # noqa: FBT001 as Falcon calls it
+    ) -> None:
+        """Note how long it took; by the route's template, since paths are without number."""
+        method = req.method if req.method in _METHODS else "other"
+        route = req.uri_template or "none"
+        labels = (method, route, str(resp.status_code))
+        self._durations.labels(*labels).observe(time.perf_counter() - req.context.began)
+
+
+class Metrics:
+    """`/metrics`.
+
+    Args:
+        totals: of the queues.
+        own: this process's.
+    """
+
+    def __init__(self, totals: QueueTotals, own: CollectorRegistry) -> None:
+        """Take both."""
+        self._registry = own
+        if MULTIPROCESS_DIR in os.environ:
+            # The processes' own are in files there: all of them together are answered.
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # as they ship it
+        self._registry.register(totals)
+
+    @operation(
+        answers={
+            200: Content(
+                None,
+                "text/plain",
+                "Prometheus's text format, or OpenMetrics for who accepts it; see docs/metrics.md",
+                ("application/openmetrics-text",),
+            )
+        }
+    )
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Give all metrics in Prometheus's text format; also when Redis does not answer."""
+        encode, content_type = choose_encoder(req.get_header("Accept") or "")
+        resp.content_type = content_type
+        resp.data = encode(self._registry)

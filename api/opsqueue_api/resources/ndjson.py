@@ -1,0 +1,118 @@
+"""A submission as NDJSON: a line an operation, within the limits that a JSON body has.
+
+What a JSON body says beside its operations stands in the query. The body is read whole, and its
+operations are counted, before one is stored; they are decoded as they are stored, a chunk at a
+time, and so take less memory than those of a JSON body.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import falcon
+import msgspec
+
+from opsqueue.contents.json_lines import JsonLineError, is_blank, values_of
+from opsqueue.exceptions import ChunkSizeIsZeroError
+from opsqueue.http.submission_wire import MAX_WAIT_MS, BackoffBody, InsertBody
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
+from opsqueue_api.http.body import check_number, read_body
+from opsqueue_api.http.operation import META, NDJSON, Parameter, integer_parameter
+from opsqueue_api.http.parameters import integer, optional_integer, pairs_of
+from opsqueue_api.http.problem import Problem, ProblemError, invalid
+from opsqueue_api.http.settings import Limits
+
+_NUMBER: Final = re.compile(r"[0-9]{1,16}(\.[0-9]{1,16})?")
+_INT64_MAX: Final = 2**63 - 1
+_SHARE: Final = {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14}|0\\.[0-9]{1,15})$"}
+_ONLY: Final = "Of an NDJSON body alone:"
+NDJSON_PARAMETERS: Final = (
+    integer_parameter("chunk_size", f"{_ONLY} operations a chunk.", least=1, most=MAX_CHUNKS),
+    META,
+    integer_parameter(
+        "max_attempts", f"{_ONLY} attempts of each chunk.", least=1, most=1_000_000, default=10
+    ),
+    Parameter("max_failed_operations", _SHARE, f"{_ONLY} a count, or a share such as 0.01."),
+    integer_parameter("backoff_first_ms", f"{_ONLY} the first wait.", least=0, most=MAX_WAIT_MS),
+    integer_parameter("backoff_max_ms", f"{_ONLY} the longest wait.", least=0, most=MAX_WAIT_MS),
+    integer_parameter(
+        "retention_ms",
+        f"{_ONLY} how long it is kept after its end.",
+        least=0,
+        most=MAX_RETENTION_MS,
+    ),
+)
+
+
+def is_ndjson(req: falcon.Request) -> bool:
+    """Tell by the body's type."""
+    kind = (req.content_type or "").partition(";")[0].strip().lower()
+    return kind == NDJSON
+
+
+def body_of_query(req: falcon.Request) -> InsertBody:
+    """Read what a JSON body has as fields out of the query."""
+    # From below 1 on, so that these get the error that they have in a JSON body.
+    chunk_size = optional_integer(req, "chunk_size", least=-MAX_CHUNKS, most=MAX_CHUNKS)
+    if chunk_size is None:
+        message = "chunk_size is missing: give the operations a chunk, such as ?chunk_size=100"
+        raise invalid(message)
+    if chunk_size < 1:
+        raise ChunkSizeIsZeroError(chunk_size)
+    backoff = BackoffBody()
+    fields: dict[str, Any] = {
+        "chunk_size": chunk_size,
+        "strategic_metadata": pairs_of(req),
+        "backoff": {
+            "first_ms": integer(
+                req, "backoff_first_ms", default=backoff.first_ms, least=0, most=_INT64_MAX
+            ),
+            "max_ms": integer(
+                req, "backoff_max_ms", default=backoff.max_ms, least=0, most=_INT64_MAX
+            ),
+        },
+    }
+    for name in ("max_attempts", "retention_ms"):
+        value = optional_integer(req, name, least=0, most=_INT64_MAX)
+        if value is not None:
+            fields[name] = value
+    # A count, or a share where it has a point: as in a JSON body.
+    limit = req.get_param("max_failed_operations")
+    if limit is not None and not _NUMBER.fullmatch(limit):
+        message = f"max_failed_operations={limit[:40]!r}: give a count, or a share such as 0.01"
+        raise invalid(message)
+    if limit is not None:
+        fields["max_failed_operations"] = float(limit) if "." in limit else int(limit)
+    try:
+        # Held to the bounds that the same fields of a JSON body have.
+        return msgspec.convert(fields, InsertBody)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+
+
+def lines_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterator[Any]:
+    """Read a body, and return its operations, a line each, which are decoded one by one.
+
+    Raises:
+        ProblemError: the body breaks off, or passes a limit that a JSON body has, too. While it is
+            iterated: a line is no JSON.
+    """
+    data = read_body(req, limit_bytes=limits.body_bytes, media_type=NDJSON)
+    # Counted before one is stored. No list of lines: 16 MiB can have as many millions of them.
+    lines = enumerate(io.BytesIO(data), 1)
+    operations = sum(not is_blank(line, number) for number, line in lines)
+    check_number(operations, chunk_size=chunk_size, limits=limits)
+    return _values_of(data)
+
+
+def _values_of(data: bytes) -> Iterator[Any]:
+    try:
+        yield from values_of(io.BytesIO(data))
+    except JsonLineError as exc:
+        fields = {"line": exc.line, "column": exc.column}
+        why = f"the body is no NDJSON: {exc}; nothing is inserted"
+        raise ProblemError(Problem(ProblemType.MALFORMED_JSON, why, fields)) from exc

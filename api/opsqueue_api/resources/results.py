@@ -1,0 +1,176 @@
+"""Results of a completed submission as NDJSON: a line an operation, in order, a chunk at a time.
+
+A line is the result alone, whatever that is; so where operations failed it must be said how they
+shall be seen. `?errors=yield` makes each line an object with either `result` or `error`.
+
+With `?follow=true` results come while the submission still runs. Where that ends without them all
+the answer is cut off, since no line could say so; `?from_chunk=` goes on from there. A chunk has
+`chunk_size` lines (but with `errors=skip`, and the last), so a client knows which one it is at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import falcon
+
+from opsqueue.contents.chunks import ErrorMode, check_completed, results_by_chunk
+from opsqueue.contents.codec import open_codec
+from opsqueue.contents.inline import reader_of
+from opsqueue.exceptions import (
+    ChunkTooLargeError,
+    EncodingError,
+    InvalidArgumentError,
+    OperationFailedError,
+    OpsqueueError,
+)
+from opsqueue.http.result_lines import result_line
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.new_submission import MAX_CHUNKS
+from opsqueue.model.submission import Submission, SubmissionState
+from opsqueue.queue.queue import Queue
+from opsqueue.store import ObjectStore, Readable
+from opsqueue_api.http.long_polls import LongPolls
+from opsqueue_api.http.operation import (
+    NDJSON,
+    Content,
+    choice_parameter,
+    integer_parameter,
+    operation,
+)
+from opsqueue_api.http.parameters import checked_id, choice, integer
+from opsqueue_api.http.problem import Problem, ProblemError, fields_of, problem_of, too_large
+from opsqueue_api.http.settings import Limits
+from opsqueue_api.http.streams import Stream, admitted, begun, joined
+from opsqueue_api.resources.follow import followed_chunks
+from opsqueue_api.resources.queues import QueueOf
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """`.../submissions/{submission_id}/results`."""
+
+    queue_of: QueueOf
+    store: ObjectStore
+    long_polls: LongPolls
+    limits: Limits
+
+    @operation(
+        choice_parameter("errors", list(get_args(ErrorMode)), "How operations that failed come."),
+        choice_parameter("follow", ["false", "true"], "Whether to begin before it has completed."),
+        integer_parameter(
+            "from_chunk", "The chunk to begin with.", least=0, most=MAX_CHUNKS, default=0
+        ),
+        answers={200: Content(None, NDJSON, "A line a result, in order.")},
+        problems=(
+            ProblemType.SUBMISSION_NOT_COMPLETED,
+            ProblemType.OPERATIONS_FAILED,
+            ProblemType.RESULTS_NOT_JSON,
+            ProblemType.RESULTS_GONE,
+            ProblemType.TOO_LARGE,
+        ),
+    )
+    def on_get(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Stream the results, with memory for the chunks read ahead.
+
+        `?errors=` is `raise` (the default: operations that failed are a problem), `yield`, `skip`.
+
+        The first chunk is read before the answer begins, so that most of what can go wrong is
+        answered as a problem. What goes wrong later cuts the stream off: the client sees that the
+        chunked body has no end.
+        """
+        errors = cast(ErrorMode, choice(req, "errors", list(get_args(ErrorMode))))
+        is_followed = choice(req, "follow", ["false", "true"]) == "true"
+        start = integer(req, "from_chunk", default=0, least=0, most=MAX_CHUNKS)
+        on = self.queue_of(queue)
+        submission = on.get_submission(checked_id(submission_id))
+        is_running = submission.state is SubmissionState.IN_PROGRESS
+        try:
+            if not (is_followed and is_running):
+                check_completed(submission)
+        except OpsqueueError as exc:
+            raise ProblemError(problem_of(exc, submission=submission)) from exc
+        if errors == "raise" and submission.operations_failed:
+            raise _operations_failed(submission)
+        resp.content_type = NDJSON
+        if not is_running:
+            batches = [range(start, submission.chunks_total)]
+            resp.stream = self._begun(on, submission, errors, batches)
+            return
+        with admitted(self.long_polls, req) as reader:
+            followed = followed_chunks(on, submission.id, start, reader)
+            resp.stream = self._begun(on, submission, errors, followed, reader.room.leave)
+
+    def _begun(
+        self,
+        on: Queue,
+        submission: Submission,
+        errors: ErrorMode,
+        batches: Iterable[range],
+        *at_end: Callable[[], object],
+    ) -> Stream:
+        contents = reader_of(submission, self.store, on.inline_contents)
+        try:
+            lines = _lines(contents, submission, errors, batches, self.limits.chunk_bytes)
+            return begun(lines, *at_end)
+        except ChunkTooLargeError as exc:
+            message = f"the results of submission {submission.id}: {exc}"
+            raise too_large(message) from exc
+        except EncodingError as exc:
+            raise _not_json(submission, str(exc)) from exc
+        except OperationFailedError as exc:
+            # Since the submission was looked at.
+            raise _operations_failed(on.get_submission(submission.id)) from exc
+
+
+def _lines(
+    contents: Readable,
+    submission: Submission,
+    errors: ErrorMode,
+    batches: Iterable[range],
+    whole_bytes: int,
+) -> Generator[bytes]:
+    try:
+        codec = open_codec(submission.codec)
+    except InvalidArgumentError as exc:
+        # pickle, which would run anybody's code here, or a codec of the users' own.
+        message = f"they are encoded by {submission.codec!r}, which the API does not read"
+        raise EncodingError(message) from exc
+    tells_apart = errors == "yield"
+    for indexes in batches:
+        chunks = results_by_chunk(
+            contents,
+            submission,
+            codec=codec,
+            errors=errors,
+            chunk_indexes=indexes,
+            whole_bytes=whole_bytes,
+        )
+        for results in chunks:
+            yield from joined(
+                result_line(one, tells_apart=tells_apart, has_null_for_nan=True) for one in results
+            )
+        if not indexes:
+            # Nothing is done yet: the client gets the headers, and knows that it is heard.
+            yield b""
+
+
+def _operations_failed(submission: Submission) -> ProblemError:
+    detail = (
+        f"{submission.operations_failed:,} of {submission.operations_total:,} operations of "
+        f"submission {submission.id} failed: ?errors=skip leaves them out, ?errors=yield makes "
+        "each line an object with `result` or `error`, .../errors gives the errors alone"
+    )
+    return ProblemError(Problem(ProblemType.OPERATIONS_FAILED, detail, fields_of(submission)))
+
+
+def _not_json(submission: Submission, why: str) -> ProblemError:
+    detail = (
+        f"the results of submission {submission.id} can't be given as JSON: {why}; "
+        "read them with the ProducerClient"
+    )
+    return ProblemError(Problem(ProblemType.RESULTS_NOT_JSON, detail))

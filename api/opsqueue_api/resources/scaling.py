@@ -1,0 +1,30 @@
+"""`…/scaling`: one number for an autoscaler, such as KEDA's metrics-api scaler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import falcon
+
+from opsqueue.http.wire import ScalingBody
+from opsqueue_api.http.operation import operation
+from opsqueue_api.http.parameters import write
+from opsqueue_api.resources.queues import QueueOf
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """`/v1/queues/{queue}/scaling`."""
+
+    queue_of: QueueOf
+
+    @operation(answers=ScalingBody)
+    def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Give how many chunks want workers: all that have not ended.
+
+        Those in a back-off count, since only a worker that asks makes them free again. While the
+        queue is paused only what is in hand counts.
+        """
+        counts = self.queue_of(queue).count_queue()
+        value = counts.chunks_in_hand if counts.is_paused else counts.backlog_chunks
+        write(resp, ScalingBody(queue=queue, value=value))

@@ -1,0 +1,399 @@
+"""Submissions of a queue: insert, list, look up, status, change, cancel, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, cast
+
+import falcon
+import msgspec
+
+from opsqueue.contents.chunks import discard, discard_unless_owned, fresh_prefix, store_operations
+from opsqueue.contents.codec import open_codec
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.http.submission_wire import (
+    IdsBody,
+    InsertBody,
+    PatchBody,
+    SubmissionBody,
+    SubmissionsBody,
+)
+from opsqueue.http.wire import ProblemType
+from opsqueue.model.answers import Inserted
+from opsqueue.model.names import check_own_prefix
+from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission, fits_inline
+from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.producer.backends import SubmissionApi
+from opsqueue.queue.manifest import store_manifest
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.readings import MAX_LOOKED_UP
+from opsqueue.store import ObjectStore, input_key
+from opsqueue.store.parallel import create_many
+from opsqueue_api.http.body import (
+    Contents,
+    Uploaded,
+    contents_of,
+    decode,
+    decode_insert,
+    idempotency_key,
+    read_body,
+)
+from opsqueue_api.http.long_polls import MAX_WAIT_S, LongPolls
+from opsqueue_api.http.operation import (
+    ID_SCHEMA,
+    IDEMPOTENCY_KEY,
+    META,
+    NDJSON,
+    WAIT,
+    Content,
+    Parameter,
+    choice_parameter,
+    integer_parameter,
+    operation,
+)
+from opsqueue_api.http.parameters import (
+    ID,
+    checked_id,
+    choice,
+    instant,
+    integer,
+    number,
+    pairs_of,
+    write,
+)
+from opsqueue_api.http.problem import Problem, ProblemError, invalid
+from opsqueue_api.http.settings import Limits
+from opsqueue_api.http.tracing import traced
+from opsqueue_api.resources.ndjson import (
+    NDJSON_PARAMETERS,
+    body_of_query,
+    is_ndjson,
+    lines_of,
+)
+from opsqueue_api.resources.queues import QueueOf
+
+MAX_LISTED: Final = 100
+"""Each can have 64 KiB of metadata and as much of a traceback."""
+
+_INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
+_STATES: Final = [*(state.value for state in SubmissionState), "any"]
+_PATCH_BYTES: Final = 64 * 1024
+_PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
+
+
+class Submissions:
+    """`/v1/queues/{queue}/submissions`: insert one, list those of a state."""
+
+    def __init__(self, queue_of: QueueOf, store: ObjectStore, limits: Limits) -> None:
+        """Take the collaborators."""
+        self._queue_of = queue_of
+        self._store = store
+        self._limits = limits
+        self._codec = open_codec(DEFAULT_CODEC)
+
+    @operation(
+        IDEMPOTENCY_KEY,
+        *NDJSON_PARAMETERS,
+        body=(
+            Content(InsertBody),
+            Content(
+                None,
+                NDJSON,
+                "Operations, a line each, as many as a JSON body may have; the other fields "
+                "stand in the query.",
+            ),
+        ),
+        answers={
+            201: Content(SubmissionBody, about="Inserted."),
+            200: Content(SubmissionBody, about="The idempotency key was known: its submission."),
+        },
+        problems=(ProblemType.PREFIX_TAKEN, ProblemType.NOT_CONFIRMED),
+    )
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Insert: 201 with the status, or 200 with the first one's when the key was known."""
+        on = self._queue_of(queue)
+        key = idempotency_key(req)
+        if is_ndjson(req):
+            body = traced(body_of_query(req), req)
+            operations = lines_of(req, chunk_size=body.chunk_size, limits=self._limits)
+            inserted = self._store_and_insert(on, body, operations, key)
+            self._answer(resp, on, inserted)
+            return
+        if req.params:
+            message = (
+                f"query parameter {next(iter(req.params))[:40]!r} is for an NDJSON body: with a "
+                "JSON body it is a field of that"
+            )
+            raise invalid(message)
+        body = traced(decode_insert(read_body(req, limit_bytes=self._limits.body_bytes)), req)
+        match contents_of(body, self._limits):
+            case Contents() as contents:
+                inserted = self._store_and_insert(on, body, contents.operations, key)
+            case Uploaded() as uploaded:
+                new = body.to_new_submission(
+                    prefix=uploaded.prefix,
+                    chunks_total=uploaded.chunks_total,
+                    operations_total=uploaded.operations_total,
+                    codec=uploaded.codec,
+                    inline=uploaded.inline,
+                )
+                inserted = self._insert_inline(on, new, key)
+        self._answer(resp, on, inserted)
+
+    def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
+        resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
+        resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
+        write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
+
+    def _store_and_insert(
+        self,
+        on: Queue,
+        body: InsertBody,
+        operations: Iterable[Any],
+        key: str,
+    ) -> Inserted:
+        # Made before anything is stored: it checks every value of the body but their number.
+        unsized = body.to_new_submission(
+            prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
+        )
+        stored = store_operations(
+            self._store,
+            operations,
+            prefix=unsized.prefix,
+            chunk_size=unsized.chunk_size,
+            codec=self._codec,
+            inline_bytes=self._limits.inline_bytes,
+        )
+        new = replace(
+            unsized,
+            chunks_total=stored.chunks_total,
+            operations_total=stored.operations_total,
+            inline=stored.inline,
+        )
+        _store_manifest(self._store, on, new, key)
+        # When Redis gives no answer, the objects stay: a submission may be using them.
+        inserted = _insert(on, new, key)
+        return inserted if inserted.is_new else self._without_unused(on, new, inserted)
+
+    def _insert_inline(self, on: Queue, new: NewSubmission, key: str) -> Inserted:
+        """Insert; what the client took for small, and we do not, is stored by us."""
+        check_own_prefix(new.prefix, on.name)
+        if new.inline is None or fits_inline(new.inline, self._limits.inline_bytes):
+            return _insert(on, new, key)
+        owner = on.lookup_prefix(new.prefix)
+        if owner is not None:
+            # Nothing may be stored there, not even the manifest that an upload lacks. Only a
+            # repetition whose key is known is answered; any other is refused.
+            return _insert(on, new, key)
+        items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
+        create_many(self._store, items)
+        stored = replace(new, inline=None)
+        store_manifest(self._store, on.name, stored, key)
+        try:
+            inserted = _insert(on, stored, key)
+        except ProblemError:
+            discard_unless_owned(self._store, stored, on.lookup_prefix)
+            raise
+        return inserted if inserted.is_new else self._without_unused(on, stored, inserted)
+
+    def _without_unused(self, on: Queue, new: NewSubmission, known: Inserted) -> Inserted:
+        """Delete what was stored for nothing, the idempotency key having been known."""
+        owner = discard_unless_owned(self._store, new, on.lookup_prefix)
+        return known if owner is None else Inserted(id=owner, is_new=False)
+
+    @operation(
+        choice_parameter("state", _STATES, "Only those in this state."),
+        META,
+        Parameter("created_from", _INSTANT, "Created at this instant or later."),
+        Parameter("created_until", _INSTANT, "Created before this instant."),
+        Parameter("after", ID_SCHEMA, "`next` of the page before."),
+        choice_parameter("order", ["newest", "oldest"], "Which come first."),
+        integer_parameter("limit", "At most so many.", least=1, most=MAX_LISTED, default=50),
+        answers=SubmissionsBody,
+    )
+    def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """List a page of the submissions that fit the filters."""
+        state = choice(req, "state", _STATES)
+        wanted = SubmissionFilter(
+            state=None if state == "any" else SubmissionState(state),
+            strategic_metadata=pairs_of(req),
+            created_from=instant(req, "created_from"),
+            created_until=instant(req, "created_until"),
+        )
+        after = req.get_param("after")
+        if after is not None and not ID.fullmatch(after):
+            message = f"after={after[:40]!r}: give the id of a submission, the `next` of a list"
+            raise invalid(message)
+        page = self._queue_of(queue).list_submissions(
+            wanted,
+            after=None if after is None else SubmissionId(after),
+            order=cast(Literal["newest", "oldest"], choice(req, "order", ["newest", "oldest"])),
+            limit=integer(req, "limit", default=50, least=1, most=MAX_LISTED),
+        )
+        write(resp, SubmissionsBody.of(page))
+
+
+@dataclass(frozen=True, slots=True)
+class OneSubmission:
+    """`.../submissions/{submission_id}`: its status, at once or when it has ended."""
+
+    queue_of: QueueOf
+    long_polls: LongPolls
+
+    @operation(WAIT, answers=SubmissionBody)
+    def on_get(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Give the status; `?wait=SECONDS` waits for the end."""
+        wait_s = number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
+        on = self.queue_of(queue)
+        submission = self.long_polls.wait(on, checked_id(submission_id), wait_s)
+        write(resp, SubmissionBody.of(submission))
+
+    @operation(
+        body=(Content(PatchBody),),
+        answers=SubmissionBody,
+        problems=(ProblemType.SUBMISSION_ENDED,),
+    )
+    def on_patch(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Change strategic metadata and give the status."""
+        on, id_ = self.queue_of(queue), checked_id(submission_id)
+        data = read_body(req, limit_bytes=_PATCH_BYTES)
+        on.update_metadata(id_, decode(data, _PATCH_DECODER).strategic_metadata)
+        write(resp, SubmissionBody.of(on.get_submission(id_)))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSubmission:
+    """`.../submissions/{submission_id}/cancel`."""
+
+    queue_of: QueueOf
+
+    @operation(answers=SubmissionBody, problems=(ProblemType.SUBMISSION_ENDED,))
+    def on_post(
+        self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Cancel it and give its status."""
+        on, id_ = self.queue_of(queue), checked_id(submission_id)
+        on.cancel_submission(id_)
+        write(resp, SubmissionBody.of(on.get_submission(id_)))
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySubmission:
+    """`.../submissions/{submission_id}/retry`."""
+
+    queue_of: QueueOf
+    api: SubmissionApi
+    store: ObjectStore
+    limits: Limits
+
+    @operation(
+        choice_parameter(
+            "only",
+            ["all", "failed"],
+            "failed: a new submission of the operations that have an error, also of a completed "
+            "one; the same one when it is asked again within a day.",
+        ),
+        answers={200: Content(SubmissionBody), 201: Content(SubmissionBody)},
+        problems=(
+            ProblemType.SUBMISSION_NOT_RETRYABLE,
+            ProblemType.SUBMISSION_NOT_COMPLETED,
+            ProblemType.RESULTS_GONE,
+        ),
+    )
+    def on_post(
+        self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
+    ) -> None:
+        """Put a failed or cancelled one back to work and give its status."""
+        on, id_ = self.queue_of(queue), checked_id(submission_id)
+        if choice(req, "only", ["all", "failed"]) == "failed":
+            id_ = self._hand_in_failed(on, id_)
+            resp.status = falcon.HTTP_201
+        else:
+            on.retry_submission(id_)
+        write(resp, SubmissionBody.of(on.get_submission(id_)))
+
+    def _hand_in_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
+        if on.get_submission(submission_id).operations_failed == 0:
+            detail = (
+                f"submission {submission_id} has no operation that failed: there is none to retry"
+            )
+            raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_RETRYABLE, detail))
+        # Only now: with httpx, which comes with it, the API would take an eighth longer to start.
+        from opsqueue.producer import ProducerClient  # noqa: PLC0415 as above
+
+        with ProducerClient.over(
+            self.api,
+            self.store,
+            queue=on.name,
+            inline_bytes=self.limits.inline_bytes,
+            whole_bytes=self.limits.chunk_bytes,
+        ) as producer:
+            return producer.retry_submission(submission_id, only="failed")
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionIds:
+    """`/v1/queues/{queue}/submission-ids`: look-ups by strategic metadata, or by prefix."""
+
+    queue_of: QueueOf
+
+    @operation(
+        Parameter(
+            "prefix",
+            {"type": "string"},
+            "Look up this prefix of objects; the others are checked only.",
+        ),
+        META,
+        Parameter(
+            "state",
+            {"type": "array", "items": {"type": "string", "enum": list(SubmissionState)}},
+            "States that they may be in; in_progress where none is given.",
+        ),
+        integer_parameter(
+            "limit", "More are a problem.", least=1, most=MAX_LOOKED_UP, default=MAX_LOOKED_UP
+        ),
+        answers=IdsBody,
+        problems=(ProblemType.TOO_MANY_MATCHES,),
+    )
+    def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        """Give the ids of all that match, ascending."""
+        on = self.queue_of(queue)
+        known = [state.value for state in SubmissionState]
+        states = req.get_param_as_list("state") or [SubmissionState.IN_PROGRESS.value]
+        for state in states:
+            if state not in known:
+                message = f"state={state[:40]!r}: give one or several of {', '.join(known)}"
+                raise invalid(message)
+        limit = integer(req, "limit", default=MAX_LOOKED_UP, least=1, most=MAX_LOOKED_UP)
+        pairs = pairs_of(req)
+        prefix = req.get_param("prefix")
+        if prefix is not None:
+            found = on.lookup_prefix(prefix)
+            write(resp, IdsBody(ids=[] if found is None else [str(found)]))
+            return
+        ids = on.lookup_submissions(
+            pairs, states=[SubmissionState(state) for state in states], limit=limit
+        )
+        write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
+
+
+def _store_manifest(store: ObjectStore, on: Queue, new: NewSubmission, key: str) -> None:
+    try:
+        store_manifest(store, on.name, new, key)
+    except BaseException:
+        if new.inline is None:
+            discard(store, new.prefix)
+        raise
+
+
+def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:
+    try:
+        return on.insert_submission(new, idempotency_key=key)
+    except InvalidArgumentError as exc:
+        # All other values were checked when `new` was made.
+        raise ProblemError(Problem(ProblemType.PREFIX_TAKEN, str(exc))) from exc

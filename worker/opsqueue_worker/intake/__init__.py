@@ -1,0 +1,1 @@
+"""What a worker takes from queues and reports to them, and that it lives."""

@@ -1,0 +1,1 @@
+"""Where handlers run: child processes, threads, an event loop, or the main thread."""

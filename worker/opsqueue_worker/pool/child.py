@@ -1,0 +1,233 @@
+"""A child process: works on the chunks that its parent sends, and dies with it.
+
+A thread reads messages and one sends them, others ask the store for inputs and save outputs there,
+the executor runs the handler. Only the handler's stage decodes and encodes: what a chunk's contents
+can do to a process, they do while that chunk is marked as the one that runs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
+
+from opsqueue.handlers import execute as execution
+from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.handlers.execute import Ran, Report
+from opsqueue.model.process import die_with_parent
+from opsqueue.store import ObjectStore, open_store
+from opsqueue.tracing.export import export_spans
+from opsqueue_worker.logs import set_up_logging
+from opsqueue_worker.pool.defect import ends_process
+from opsqueue_worker.pool.executor import (
+    Executor,
+    Inbox,
+    LoopExecutor,
+    MainThreadExecutor,
+    Task,
+    ThreadsExecutor,
+    Workbench,
+    not_begun,
+    run_stop_hooks,
+    save,
+    timed,
+)
+from opsqueue_worker.pool.messages import (
+    ChunkReport,
+    Hello,
+    Ready,
+    Reports,
+    Stop,
+    ToParent,
+    Void,
+    Work,
+    chunks_of,
+    message_of,
+    read_from_parent,
+    send,
+)
+from opsqueue_worker.pool.status import Status
+
+logger = logging.getLogger("opsqueue.worker")
+STORE_THREADS = 8
+"""That ask the store for inputs, and as many that save outputs."""
+REPORTS_AT_MOST = 500
+"""In one message."""
+
+
+class Child:
+    """The process's whole work; `run` returns when the parent says stop."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        hello: Hello,
+        status: Status,
+        app: Opsqueue,
+        store: ObjectStore,
+    ) -> None:
+        self._connection = connection
+        self._app = app
+        self._store = store
+        self._status = status
+        self._outbox: queue.SimpleQueue[ChunkReport | None] = queue.SimpleQueue()
+        # Also where one chunk runs at a time: a tiny one is over long before a bucket, or a disk
+        # that syncs, has answered. A thread comes into being when all others are waiting.
+        self._fetchers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="fetch")
+        self._savers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="save")
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._tasks: dict[str, Task] = {}
+        self._is_stopping = threading.Event()
+        bench = Workbench(
+            app=app,
+            store=store,
+            status=status,
+            worker=hello.worker,
+            limit_bytes=hello.max_chunk_bytes,
+            is_stopping=self._is_stopping,
+            report=self._report,
+            save=self._save_beside,
+        )
+        self._executor: Executor
+        match hello.pool:
+            case "thread":
+                self._executor = ThreadsExecutor(bench, hello.slots)
+            case "async":
+                self._executor = LoopExecutor(bench, hello.slots)
+            case _:
+                self._executor = MainThreadExecutor(bench)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        for hook in self._app.start_hooks:
+            hook()
+        # After them: an app may set up an SDK of its own.
+        export_spans("opsqueue-worker")
+        threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
+        self._send(Ready())
+        speaking = threading.Thread(target=ends_process(self._speak), name="speak", daemon=True)
+        speaking.start()
+        self._executor.run(self._inbox)
+        self._savers.shutdown()
+        self._outbox.put(None)
+        speaking.join()
+        run_stop_hooks(self._app)
+
+    def _report(self, task: Task, report: Report) -> None:
+        self._tasks.pop(task.reservation.token, None)
+        self._outbox.put(message_of(timed(task, report)))
+
+    def _save_beside(self, task: Task, ran: Ran) -> None:
+        if ran.is_small:
+            # Not behind others, which may wait for a store out of order: it needs none.
+            self._save(task, ran)
+            return
+        self._savers.submit(ends_process(self._save), task, ran)
+
+    def _save(self, task: Task, ran: Ran) -> None:
+        self._report(task, save(task, ran, self._store))
+
+    def _send(self, message: ToParent) -> None:
+        try:
+            send(self._connection, message)
+        except OSError:
+            # The parent is gone, as in `_listen`; which thread notices first is chance.
+            os._exit(1)
+
+    def _speak(self) -> None:
+        """Send reports, all that are there in one message.
+
+        In a thread of its own, since nobody knows how long the next chunk runs: a report may not
+        wait for others. Where chunks are tiny it gets its turn seldom, and then sends many.
+        """
+        is_over = False
+        while not is_over:
+            drained = self._drained()
+            is_over = drained[-1] is None
+            self._status.note_memory()
+            self._send(Reports([r for r in drained if r is not None]))
+
+    def _drained(self) -> list[ChunkReport | None]:
+        """Wait for a report, give all that are there; the last one None: there come no more."""
+        reports = [self._outbox.get()]
+        while len(reports) < REPORTS_AT_MOST and not self._outbox.empty():
+            reports.append(self._outbox.get())
+        return reports
+
+    def _listen(self) -> None:
+        """Read what the parent says. When it is gone, so are we: others take over its chunks."""
+        try:
+            while True:
+                match read_from_parent(self._connection.recv_bytes()):
+                    case Work() as work:
+                        self._accept(work)
+                    case Void(tokens):
+                        for token in tokens:
+                            if task := self._tasks.get(token):
+                                task.make_void()
+                    case Stop():
+                        self._is_stopping.set()
+                        self._give_back_waiting()
+                        self._inbox.put(None)
+                    case Hello():
+                        message = "a second Hello"
+                        raise AssertionError(message)
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def _give_back_waiting(self) -> None:
+        """Now, not when the chunk that runs has ended: another worker may have them meanwhile."""
+        with suppress(queue.Empty):
+            while (task := self._inbox.get_nowait()) is not None:
+                self._report(task, not_begun(task))
+
+    def _accept(self, work: Work) -> None:
+        for sequence, reservation in chunks_of(work):
+            if execution.is_fetched_from_store(reservation):
+                fetching = self._fetchers.submit(execution.fetch, reservation, self._store)
+                task = Task(sequence, reservation, fetching)
+            else:
+                task = Task(sequence, reservation, execution.fetch(reservation, self._store))
+            self._tasks[reservation.token] = task
+            self._inbox.put(task)
+
+
+def _leave_signals_to_parent() -> None:
+    """Do nothing at Ctrl-C and at a TERM to the whole group: the parent tells us what to do."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    # Not SIG_IGN, which is inherited: what a handler starts could not be ended by terminate().
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+
+
+def main() -> None:
+    """Run as `python -m opsqueue_worker.pool.child SOCKET STATUS PARENT`: descriptors, a pid."""
+    _leave_signals_to_parent()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    socket, memory, parent_pid = (int(argument) for argument in sys.argv[1:])
+    for descriptor in (socket, memory):
+        # A program that a handler starts and that outlives us would else hold the socket open, and
+        # with it keep our end from the parent.
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 it takes no names
+    die_with_parent(parent_pid)
+    connection = Connection(socket)
+    hello = read_from_parent(connection.recv_bytes())
+    if not isinstance(hello, Hello):
+        message = f"expected Hello, got {hello!r}"
+        raise TypeError(message)
+    set_up_logging(hello.log_level, hello.log_format)
+    app, store = load_app(hello.app), open_store(hello.store_url)
+    Child(connection, hello, Status(memory, hello.slots), app, store).run()
+
+
+if __name__ == "__main__":
+    main()

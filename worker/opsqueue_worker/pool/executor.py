@@ -1,0 +1,297 @@
+"""How a child process runs its chunks: one at a time, in threads, or as tasks of an event loop.
+
+Each takes tasks from the inbox until None comes, then returns. The path of a chunk is `work_on`;
+what differs is who waits for whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from opsqueue.contents.codec import MAX_CHUNK_BYTES
+from opsqueue.exceptions import HandlerError
+from opsqueue.handlers import execute as execution
+from opsqueue.handlers.app import Handler, Opsqueue
+from opsqueue.handlers.execute import Done, Fetched, GivenBack, Ran, Report, Times
+from opsqueue.handlers.invoke import Invoker, in_thread
+from opsqueue.model.chunk import Reservation
+from opsqueue.store import ObjectStore
+from opsqueue_worker.logs import chunk_in_log
+from opsqueue_worker.pool import soft_limit
+from opsqueue_worker.pool.defect import ends_process
+from opsqueue_worker.pool.status import Status
+
+logger = logging.getLogger("opsqueue.worker")
+
+UNSERVED_DELAY_MS: Final = 2_000
+"""A chunk that this child has no handler for is left alone for so long; another may take it."""
+
+
+@dataclass(slots=True)
+class Task:
+    """A chunk that came, its input under way or there."""
+
+    sequence: int
+    reservation: Reservation
+    input: Future[Fetched | Report] | Fetched | Report
+    input_wait_s: float | None = None
+    store_s: float | None = None
+    _is_void: bool = False
+
+    def make_void(self) -> None:
+        """Hear that nobody wants it any more; from any thread."""
+        self._is_void = True
+
+    def is_void(self) -> bool:
+        """Whether nobody wants it any more."""
+        return self._is_void
+
+
+Inbox = queue.SimpleQueue[Task | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """What every executor needs."""
+
+    app: Opsqueue
+    store: ObjectStore
+    status: Status
+    is_stopping: threading.Event
+    """Tasks that have not begun go back."""
+    report: Callable[[Task, Report], None]
+    save: Callable[[Task, Ran], None]
+    """Store an output and report; may return before that is done."""
+    worker: str = ""
+    """Its name, for spans."""
+    limit_bytes: int = MAX_CHUNK_BYTES
+    """Limit of an input before compression."""
+
+
+class Executor(Protocol):
+    """Runs tasks until None comes."""
+
+    def run(self, inbox: Inbox) -> None:
+        """Return when all that came before the None is reported."""
+
+
+class MainThreadExecutor:
+    """One chunk at a time, on the main thread."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._invoker = Invoker()
+
+    def run(self, inbox: Inbox) -> None:
+        """See `Executor`."""
+        while (task := inbox.get()) is not None:
+            work_on(self._bench, task, 0, self._invoker, soft_limit.on_main_thread)
+        self._invoker.close()
+
+
+class ThreadsExecutor:
+    """Several chunks at a time, a thread each: for plain handlers that wait for others."""
+
+    def __init__(self, bench: Workbench, threads: int) -> None:
+        self._bench = bench
+        self._threads = threads
+
+    def run(self, inbox: Inbox) -> None:
+        """See `Executor`."""
+        threads = [
+            threading.Thread(
+                target=ends_process(self._run_slot), args=(inbox, slot), name=f"slot-{slot}"
+            )
+            for slot in range(self._threads)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _run_slot(self, inbox: Inbox, slot: int) -> None:
+        invoker = Invoker()
+        while (task := inbox.get()) is not None:
+            work_on(self._bench, task, slot, invoker, soft_limit.on_this_thread)
+        inbox.put(None)  # for the next thread
+        invoker.close()
+
+
+class LoopExecutor:
+    """Many chunks at a time, as tasks of one event loop: for `async def` handlers."""
+
+    def __init__(self, bench: Workbench, tasks: int) -> None:
+        self._bench = bench
+        self._tasks = tasks
+
+    def run(self, inbox: Inbox) -> None:
+        """See `Executor`."""
+        asyncio.run(self._run(inbox))
+
+    async def _run(self, inbox: Inbox) -> None:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Task | None] = asyncio.Queue()
+
+        def pass_on() -> None:
+            while (task := inbox.get()) is not None:
+                loop.call_soon_threadsafe(arrived.put_nowait, task)
+            loop.call_soon_threadsafe(end)
+
+        def end() -> None:
+            while not arrived.empty():
+                if (task := arrived.get_nowait()) is not None:
+                    self._bench.report(task, not_begun(task))
+            arrived.put_nowait(None)
+
+        # Plain handlers run in threads beside the loop: as many as there are slots, since a chunk's
+        # time limit runs while it waits for one.
+        loop.set_default_executor(ThreadPoolExecutor(self._tasks, thread_name_prefix="slot"))
+        threading.Thread(target=ends_process(pass_on), name="pass-on", daemon=True).start()
+        async with asyncio.TaskGroup() as group:
+            for slot in range(self._tasks):
+                group.create_task(self._run_slot(arrived, slot))
+
+    async def _run_slot(self, arrived: asyncio.Queue[Task | None], slot: int) -> None:
+        invoker = Invoker()
+        while (task := await arrived.get()) is not None:
+            await self._work_on(task, slot, invoker)
+        arrived.put_nowait(None)  # for the next task
+        invoker.close()
+
+    async def _work_on(self, task: Task, slot: int, invoker: Invoker) -> None:
+        """`work_on` below, waiting on the loop."""
+        bench = self._bench
+        if bench.is_stopping.is_set():
+            bench.report(task, not_begun(task))
+            return
+        fetched = task.input
+        if isinstance(fetched, Future):
+            began = time.monotonic()
+            fetched = await asyncio.wrap_future(fetched)
+            task.input_wait_s = time.monotonic() - began
+        if not isinstance(fetched, Fetched):
+            bench.report(task, fetched)
+            return
+        handler = _handler_of(bench, task)
+        if handler is None:
+            return
+        bench.status.begin(slot, task.sequence)
+        with chunk_in_log(task.reservation):
+
+            def call(*arguments: object) -> object:
+                with soft_limit.on_this_thread(handler.soft_time_limit):
+                    return invoker.call(*arguments)  # type: ignore[arg-type]
+
+            async def invoke(*arguments: object) -> object:
+                if not handler.is_async:
+                    # Its limit is kept in its thread: giving up waiting would leave it running.
+                    return await in_thread(call, *arguments)
+                async with soft_limit.on_the_loop(handler.soft_time_limit):
+                    return await invoker.call_async(*arguments)  # type: ignore[arg-type]
+
+            ran = await execution.run_async(
+                fetched,
+                handler,
+                is_void=task.is_void,
+                invoke=invoke,  # type: ignore[arg-type]
+                worker=bench.worker,
+                limit_bytes=bench.limit_bytes,
+            )
+        bench.status.end(slot)
+        if not isinstance(ran, Ran):
+            bench.report(task, ran)
+            return
+        bench.save(task, ran)
+
+
+def work_on(
+    bench: Workbench,
+    task: Task,
+    slot: int,
+    invoker: Invoker,
+    limited: Callable[[float | None], AbstractContextManager[None]],
+) -> None:
+    """Take a chunk from its input to its report: the whole path, but for fetching."""
+    if bench.is_stopping.is_set():
+        bench.report(task, not_begun(task))
+        return
+    fetched = task.input
+    if isinstance(fetched, Future):
+        began = time.monotonic()
+        fetched = fetched.result()
+        task.input_wait_s = time.monotonic() - began
+    if not isinstance(fetched, Fetched):
+        bench.report(task, fetched)
+        return
+    handler = _handler_of(bench, task)
+    if handler is None:
+        return
+    bench.status.begin(slot, task.sequence)
+    with chunk_in_log(task.reservation):
+
+        def invoke(*arguments: object) -> object:
+            with limited(handler.soft_time_limit):
+                return invoker.call(*arguments)  # type: ignore[arg-type]
+
+        ran = execution.run(
+            fetched,
+            handler,
+            is_void=task.is_void,
+            invoke=invoke,  # type: ignore[arg-type]
+            worker=bench.worker,
+            limit_bytes=bench.limit_bytes,
+        )
+    bench.status.end(slot)
+    if not isinstance(ran, Ran):
+        bench.report(task, ran)
+        return
+    bench.save(task, ran)
+
+
+def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
+    """Store a chunk's output, and note how long that took."""
+    if ran.is_small:
+        return execution.save(ran, store, is_void=task.is_void)
+    began = time.monotonic()
+    report = execution.save(ran, store, is_void=task.is_void)
+    if isinstance(report, Done):
+        task.store_s = time.monotonic() - began
+    return report
+
+
+def timed(task: Task, report: Report) -> Report:
+    """Give the report with how long the chunk's stages took."""
+    return replace(report, times=Times(task.input_wait_s, task.store_s))
+
+
+def run_stop_hooks(app: Opsqueue) -> None:
+    """Run each, also when another raised: what is in hand must be reported all the same."""
+    for hook in app.stop_hooks:
+        try:
+            hook()
+        except Exception:
+            logger.exception("the stop hook %r raised", hook)
+
+
+def _handler_of(bench: Workbench, task: Task) -> Handler | None:
+    try:
+        return bench.app.handler_of(task.reservation.source.queue)
+    except HandlerError as exc:
+        # Reloaded without it, while the parent goes on serving the queue.
+        token = task.reservation.token
+        bench.report(task, GivenBack(token=token, reason=str(exc), delay_ms=UNSERVED_DELAY_MS))
+        return None
+
+
+def not_begun(task: Task) -> GivenBack:
+    """Give it back, its attempt unused."""
+    return GivenBack(token=task.reservation.token, reason="worker stops")
