@@ -1,4 +1,4 @@
-"""The HTTP API as `ChunkApi`: which requests answer what; `http_client.py` makes them."""
+"""The HTTP API as `ChunkApi`: which requests answer what; `http/client.py` makes them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How a consumer's callback is called: with what it is given, and what may come out of it.
 
-The worker's handlers have `invocation.py`; fetching and saving are the same for both
-(`execution.py`), which does the I/O.
+The worker's handlers have `handlers/invoke.py`; fetching and saving are the same for both
+(`handlers/execute.py`), which does the I/O.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The producer's client: hands in submissions, waits for them, streams their results.
 
-What can be asked for is here; how a submission gets in is in handing_in.py. I/O is the store's and
-that of a `SubmissionApi`, which is also the seam for tests.
+What can be asked for is here; how a submission gets in is in producer/insert.py. I/O is the store's
+and that of a `SubmissionApi`, which is also the seam for tests.
 """
 
 from __future__ import annotations

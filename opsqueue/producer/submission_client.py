@@ -1,7 +1,7 @@
 """What a client asks about submissions that are there: state, lists, look-ups, changes, waiting.
 
 No contents pass through here: `ProducerClient` adds what hands them in and reads results. Each
-method has its asynchronous form, made by `asynchronous.py`.
+method has its asynchronous form, made by `producer/aio.py`.
 """
 
 from __future__ import annotations

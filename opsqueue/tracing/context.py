@@ -2,7 +2,7 @@
 
 A submission carries W3C trace context and baggage. Spans are recorded where opentelemetry is
 installed and has an SDK; anywhere else `span` gives one object that does nothing. Which spans there
-are is known by spans.py, how they are sent by span_export.py.
+are is known by spans.py, how they are sent by tracing/export.py.
 """
 
 from __future__ import annotations

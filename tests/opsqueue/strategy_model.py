@@ -1,4 +1,4 @@
-"""What a strategy allows, in plain Python: the small model beside `opsqueue/lua/_strategy.lua`."""
+"""What a strategy allows, in plain Python: the small model beside `queue/lua/_strategy.lua`."""
 
 from __future__ import annotations
 

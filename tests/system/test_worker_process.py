@@ -87,7 +87,7 @@ def test_a_handlers_exception_is_in_the_submissions_status(start_worker, produce
     assert (failure.type, failure.message) == ("ValueError", "no luck with it")
     assert (failure.attempt, failure.chunk_index) == (2, 0)
     assert "in raise_error" in failure.traceback
-    assert "execution.py" not in failure.traceback
+    assert "handlers/execute.py" not in failure.traceback
 
 
 def test_a_result_that_cannot_be_encoded_fails_its_chunk(start_worker, producer):
