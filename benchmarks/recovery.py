@@ -33,7 +33,7 @@ from pathlib import Path
 
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store

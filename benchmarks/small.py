@@ -18,7 +18,7 @@ from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Done, execute
 from opsqueue.model.new_submission import INLINE_BYTES
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore

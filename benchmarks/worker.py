@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import connect
 from opsqueue.store import open_store
 from opsqueue.testing.embedded import EmbeddedServer

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.http.wire import ProblemType
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.partitioned import PartitionedQueue

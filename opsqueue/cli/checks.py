@@ -20,8 +20,9 @@ from opsqueue.exceptions import (
 from opsqueue.model.answers import Counts
 from opsqueue.model.submission import SubmissionState
 from opsqueue.model.version import __version__
-from opsqueue.producer.backends import QueueApi, SubmissionApi
+from opsqueue.producer.backends import SubmissionApi
 from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import Client, Server, run_on_all
 from opsqueue.queue.connection import (
     ALL_FACTS,

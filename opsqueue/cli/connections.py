@@ -16,8 +16,9 @@ from click.core import ParameterSource
 
 from opsqueue.cli.tables import say
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.producer.backends import QueueApi, SubmissionApi
+from opsqueue.producer.backends import SubmissionApi
 from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import connect
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.store import open_store

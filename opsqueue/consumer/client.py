@@ -12,14 +12,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
-from opsqueue.consumer.chunk_api import ChunkApi, QueueChunkApi
+from opsqueue.consumer.backends import ChunkApi
 from opsqueue.consumer.held import REPORT_WITHIN_S, InHand
-from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.contents.codec import RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.exceptions import InvalidArgumentError
@@ -40,11 +39,11 @@ from opsqueue.model.chunk import MAX_BATCH, ChunkFailure, Reservation
 from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.model.version import __version__
-from opsqueue.queue import calls, connection
-from opsqueue.queue.partitioned import PartitionedQueue
-from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
+
+if TYPE_CHECKING:
+    from opsqueue.queue.sweeper import Sweeper
 
 __all__ = ["Chunk", "ChunkIndex", "ConsumerClient", "Strategy", "SubmissionId"]
 
@@ -126,24 +125,24 @@ class ConsumerClient:
                 raise InvalidArgumentError(message)
         store = open_store(with_options(object_store_url, object_store_options))
 
-        def connected(worker: str, resources: ExitStack) -> tuple[ChunkApi, Sweeper | None]:
+        def opened(worker: str, resources: ExitStack) -> tuple[ChunkApi, Sweeper | None]:
             if not opsqueue_url.startswith(_REDIS):
                 over_http = HttpChunkApi(
                     opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms
                 )
                 resources.callback(over_http.close)
                 return over_http, None
-            client = connection.connect(opsqueue_url, max_connections=8)
-            resources.callback(client.close)
-            on = PartitionedQueue(client, queue)
-            api = QueueChunkApi(
-                on,
+            # Only now: a consumer over HTTP needs no Redis client.
+            from opsqueue.consumer.redis_api import connected  # noqa: PLC0415 as above
+
+            return connected(
+                opsqueue_url,
+                queue,
                 worker,
-                url=connection.masked(opsqueue_url),
-                timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
-                check=partial(connection.check, client, url=opsqueue_url),
+                timeout_ms=timeout_ms,
+                store=store,
+                resources=resources,
             )
-            return api, Sweeper(lambda: [on], sweeper=worker, store=store)
 
         origin = Origin()
 
@@ -155,7 +154,7 @@ class ConsumerClient:
         with ExitStack() as unless_made:
             unless_made.callback(store.close)
             self._assemble(
-                connected,
+                opened,
                 store,
                 worker_name=worker_name,
                 queue=queue,

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from opsqueue.consumer.chunk_api import ChunkApi
+from opsqueue.consumer.backends import ChunkApi
 from opsqueue.exceptions import (
     ChunkNotFoundError,
     ConnectionTroubleError,

@@ -1,4 +1,4 @@
-"""Names of queues and of their keys. Everything below a queue's base is the scripts' own affair."""
+"""Names of queues, workers and keys. Everything below a queue's base is the scripts' own affair."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from opsqueue.model.errors import InvalidArgumentError
 
 _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 QUEUES_KEY: Final = "oq:queues"
 """A set of the names of all queues that ever had a submission or a worker."""
 
@@ -23,6 +24,16 @@ def check_queue_name(name: str) -> str:
         )
         raise InvalidArgumentError(message)
     return name
+
+
+def checked_worker(worker: str) -> str:
+    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    if not isinstance(worker, str) or not _WORKER.fullmatch(worker):
+        message = (
+            f"worker name {shown(worker)}: at most 200 printable ASCII characters without spaces"
+        )
+        raise InvalidArgumentError(message)
+    return worker
 
 
 def is_own_prefix(prefix: str, queue: str) -> bool:

@@ -12,6 +12,9 @@ from opsqueue.model.checks import INT64, shown
 from opsqueue.model.errors import InvalidArgumentError, TryFromIntError
 from opsqueue.model.new_submission import Backoff, check_strategic_metadata
 
+MAX_LOOKED_UP: Final = 100_000
+"""Submissions that a look-up gives."""
+
 MAX_PARTITIONS: Final = 100
 """Of a queue: what two digits can name."""
 

@@ -19,11 +19,11 @@ from opsqueue.contents.chunks import (
 )
 from opsqueue.contents.codec import Codec
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
+from opsqueue.http.manifest import store_manifest
 from opsqueue.model.new_submission import NewSubmission, is_idempotency_key
 from opsqueue.model.process import Origin
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer.backends import SubmissionApi
-from opsqueue.queue.manifest import store_manifest
 from opsqueue.store import ObjectStore
 from opsqueue.tracing import current_carrier, spans
 

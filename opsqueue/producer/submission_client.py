@@ -11,11 +11,16 @@ from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.status import SubmissionStatus, status_of
-from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.model.submission import (
+    MAX_LOOKED_UP,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
 from opsqueue.producer.aio import Batched, Threads, each, in_thread
 from opsqueue.producer.backends import Order, SubmissionApi
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
-from opsqueue.queue.readings import MAX_LOOKED_UP
 from opsqueue.tracing import spans
 
 

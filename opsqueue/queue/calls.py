@@ -26,6 +26,7 @@ from opsqueue.model.chunk import (
     Token,
     encodable,
 )
+from opsqueue.model.names import checked_worker
 from opsqueue.model.new_submission import (
     INLINE_OUTPUT_BYTES,
     MAX_CHUNKS,
@@ -48,7 +49,6 @@ _INFO: Final = msgspec.json.Decoder(dict[str, Any])
 # More digits may not fit 64 bits. Without the chunk: of a version that gave tokens without it.
 _TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(:[0-9]{19}:[0-9]{1,10})?")
 _PAGE: Final = re.compile(r"-|\([0-9]{1,19}-[0-9]{1,19}")
-_WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,16 +167,6 @@ def release_chunks(tokens: Sequence[Token], *, delay_ms: int = 0) -> Call[list[R
         arguments={"delay_ms": checked_whole("delay_ms", delay_ms, most=MAX_MS)},
         rest=checked_tokens(tokens),
     )
-
-
-def checked_worker(worker: str) -> str:
-    """Return the name, or raise InvalidArgumentError saying what a name may be."""
-    if not isinstance(worker, str) or not _WORKER.fullmatch(worker):
-        message = (
-            f"worker name {shown(worker)}: at most 200 printable ASCII characters without spaces"
-        )
-        raise InvalidArgumentError(message)
-    return worker
 
 
 def checked_tokens(tokens: Sequence[Token]) -> list[Token]:

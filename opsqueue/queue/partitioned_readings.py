@@ -12,12 +12,12 @@ from typing import Final, Literal
 from opsqueue.exceptions import TooManyMatchingSubmissionsError
 from opsqueue.model.answers import Counts, Forgotten, Limit, LimitKind, SubmissionPage, WorkerSeen
 from opsqueue.model.chunk import MAX_BATCH
-from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.model.submission import MAX_LOOKED_UP, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.queue import calls
 from opsqueue.queue.grid import MAX_PAGE, ChunkInHand, HandPage
 from opsqueue.queue.partition import joined, merged_worker, place_of, placed, summed, taken_apart
 from opsqueue.queue.partitions import Partitions
-from opsqueue.queue.readings import MAX_LOOKED_UP, merged_pages
+from opsqueue.queue.readings import merged_pages
 
 LEAST_BLOCK_MS: Final = 10
 

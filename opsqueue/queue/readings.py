@@ -19,7 +19,13 @@ from opsqueue.model.answers import Counts, ErrorChunks, Limit, Progress, Submiss
 from opsqueue.model.checks import checked_whole
 from opsqueue.model.chunk import MAX_BATCH, Reservation, Token
 from opsqueue.model.new_submission import MAX_CHUNKS, check_strategic_metadata
-from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.model.submission import (
+    MAX_LOOKED_UP,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
 from opsqueue.queue import calls
 from opsqueue.queue.grid import GridReadings
 from opsqueue.queue.replies import (
@@ -31,9 +37,6 @@ from opsqueue.queue.replies import (
     read_submission,
     unexpected,
 )
-
-MAX_LOOKED_UP: int = 100_000
-"""Submissions that a look-up answers, unless it is told otherwise."""
 
 _ERROR_PAGE_BYTES: Final = 64 * 1024
 """Of the bitmap of chunks with errors, in one reading: some 500,000 chunks."""

@@ -14,11 +14,11 @@ from typing import Final
 
 from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
+from opsqueue.http.manifest import read_manifest
 from opsqueue.model.chunk import Finished
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionId
-from opsqueue.queue.manifest import read_manifest
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.store.parallel import get_many

@@ -13,6 +13,7 @@ from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.answers import Alive, RepairStep, Swept
 from opsqueue.model.checks import MAX_MS, checked_whole
 from opsqueue.model.chunk import MAX_BATCH, Token
+from opsqueue.model.names import checked_worker
 from opsqueue.queue import calls
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.replies import unexpected
@@ -63,7 +64,7 @@ class WorkerLife(Upkeep):
             register_queue(self._client, self.name)
         answer = self._scripts.call(
             "heartbeat",
-            worker=calls.checked_worker(worker),
+            worker=checked_worker(worker),
             info=info,
             unknown_ms=unknown_ms,
             timeout_ms=timeout_ms,
@@ -81,7 +82,7 @@ class WorkerLife(Upkeep):
         be of no use.
         """
         answer = self._scripts.call(
-            "retire_worker", worker=calls.checked_worker(worker), limit=calls.checked_limit(limit)
+            "retire_worker", worker=checked_worker(worker), limit=calls.checked_limit(limit)
         )
         match answer:
             case [b"retired", int(ended), int(has_more), int()]:

@@ -23,8 +23,8 @@ from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
 from opsqueue.model.chunk import Lost
 from opsqueue.model.submission import Submission, SubmissionId
-from opsqueue.producer.backends import QueueApi
 from opsqueue.producer.client import ProducerClient
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, open_store

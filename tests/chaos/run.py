@@ -21,7 +21,7 @@ from opsqueue.exceptions import ConnectionTroubleError, OpsqueueError
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.store import open_store
 from tests.chaos import checker, schedule

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,

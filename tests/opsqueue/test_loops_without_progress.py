@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import fakeredis
 import pytest
 
-from opsqueue.consumer.chunk_api import retire_wholly
+from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.contents.chunks import all_pages
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import ChunkWindow, ErrorChunks, Forgotten, Progress, SpentInputs

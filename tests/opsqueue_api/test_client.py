@@ -32,8 +32,8 @@ from opsqueue.model.status import (
 )
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
 from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App

@@ -10,8 +10,9 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.consumer.chunk_api import ChunkApi, QueueChunkApi
-from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.backends import ChunkApi
+from opsqueue.consumer.http_api import HttpChunkApi
+from opsqueue.consumer.redis_api import QueueChunkApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest

@@ -11,8 +11,9 @@ import redis
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.model.answers import Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer.backends import QueueApi, SubmissionApi
+from opsqueue.producer.backends import SubmissionApi
 from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue_api.app import App
 from tests.opsqueue.steps import insert, take, tokens_of

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from opsqueue import tracing
 from opsqueue.consumer import ConsumerClient, Strategy
-from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.http_api import HttpApi
 from opsqueue.queue.queue import Queue

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.store import open_store
 
 APPS = Path(__file__).parent / "apps"

@@ -17,7 +17,7 @@ import pytest
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import connect
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.queue.queue import Queue

@@ -25,6 +25,7 @@ from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import run_on_all
 from opsqueue.queue.connection import connect
 from opsqueue.queue.partitioned import PartitionedQueue

@@ -21,7 +21,7 @@ import redis
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store

@@ -20,9 +20,9 @@ import pytest
 import redis
 
 from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.http.manifest import store_manifest
 from opsqueue.model.names import base_key
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.queue.manifest import store_manifest
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.rebuild import Skipped, rebuild
 from opsqueue.queue.sweeper import Sweeper

@@ -17,7 +17,7 @@ from opsqueue.exceptions import SubmissionFailedError
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from tests.waiting import until

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Final
 
 import opsqueue
-from opsqueue.consumer.chunk_api import retire_wholly
+from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Report

@@ -13,7 +13,7 @@ from typing import Final
 
 from opsqueue.http.wire import ProblemType
 from opsqueue.model.submission import Submission, SubmissionId
-from opsqueue.producer.backends import wait_until_ended
+from opsqueue.producer.redis_api import wait_until_ended
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.problem import Problem, ProblemError
 

@@ -12,7 +12,7 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue.consumer.chunk_api import UNKNOWN_MS, reserve_when_free, retire_wholly
+from opsqueue.consumer.redis_api import UNKNOWN_MS, reserve_when_free, retire_wholly
 from opsqueue.contents.output import Encoded
 from opsqueue.exceptions import OpsqueueError, SubmissionNotFoundError
 from opsqueue.http.chunk_wire import (

@@ -21,7 +21,7 @@ from opsqueue.http.submission_wire import SubmissionBody
 from opsqueue.http.wire import CountsBody
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer.backends import wait_for_progress
+from opsqueue.producer.redis_api import wait_for_progress
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.http.operation import EVENT_STREAM as MEDIA_TYPE

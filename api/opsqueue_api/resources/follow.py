@@ -7,8 +7,8 @@ from typing import Final
 
 from opsqueue.model.answers import Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer.backends import wait_for_progress
 from opsqueue.producer.follow import done_in_order
+from opsqueue.producer.redis_api import wait_for_progress
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.long_polls import WAIT_SLICE_MS
 from opsqueue_api.http.streams import Reader, cut_off

@@ -8,7 +8,7 @@ import falcon
 
 from opsqueue.http.progress_wire import ProgressBody
 from opsqueue.model.new_submission import MAX_CHUNKS
-from opsqueue.producer.backends import wait_for_progress
+from opsqueue.producer.redis_api import wait_for_progress
 from opsqueue_api.http.long_polls import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls
 from opsqueue_api.http.operation import WAIT, integer_parameter, operation
 from opsqueue_api.http.parameters import checked_id, integer, number, optional_integer, write

@@ -12,6 +12,7 @@ import msgspec
 from opsqueue.contents.chunks import discard, discard_unless_owned, fresh_prefix, store_operations
 from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.http.manifest import store_manifest
 from opsqueue.http.submission_wire import (
     IdsBody,
     InsertBody,
@@ -23,11 +24,9 @@ from opsqueue.http.wire import ProblemType
 from opsqueue.model.answers import Inserted
 from opsqueue.model.names import check_own_prefix
 from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission, fits_inline
-from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.model.submission import MAX_LOOKED_UP, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer.backends import SubmissionApi
-from opsqueue.queue.manifest import store_manifest
 from opsqueue.queue.queue import Queue
-from opsqueue.queue.readings import MAX_LOOKED_UP
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.parallel import create_many
 from opsqueue_api.http.body import (

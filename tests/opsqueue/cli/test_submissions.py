@@ -19,7 +19,7 @@ from opsqueue.http import client as http_client
 from opsqueue.model.chunk import OperationError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient, http_api
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.strategy import Oldest

@@ -10,7 +10,7 @@ import redis
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore

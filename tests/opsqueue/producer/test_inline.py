@@ -15,7 +15,7 @@ from opsqueue.handlers.execute import Done, execute
 from opsqueue.model.chunk import Reservation
 from opsqueue.model.new_submission import INLINE_CHUNKS
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from tests.opsqueue.steps import take

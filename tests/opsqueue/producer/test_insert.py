@@ -21,7 +21,7 @@ from opsqueue.exceptions import (
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import Submission, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from tests.opsqueue.steps import Clock, listed, take_one

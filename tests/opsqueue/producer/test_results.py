@@ -25,7 +25,7 @@ from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.aio import Batched
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore

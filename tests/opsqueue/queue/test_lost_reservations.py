@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from opsqueue.consumer.chunk_api import retire_wholly
+from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.model.chunk import Completed, Lost, Reservation
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (

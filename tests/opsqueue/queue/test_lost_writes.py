@@ -16,7 +16,7 @@ from opsqueue.model.chunk import ChunkFailure, Completed, Lost, Released, Token
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore

@@ -11,7 +11,7 @@ import redis
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import Submission
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key

@@ -6,11 +6,11 @@ import pytest
 import redis
 
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.http.manifest import read_manifest
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue import rebuild as rebuilding
-from opsqueue.queue.manifest import read_manifest
 from opsqueue.queue.rebuild import find_finished, rebuild
 from opsqueue.store import input_key, manifest_key, output_key
 from opsqueue.testing import LocalOpsqueue

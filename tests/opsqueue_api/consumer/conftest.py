@@ -11,11 +11,12 @@ import pytest
 import redis
 
 from opsqueue.consumer import ConsumerClient
-from opsqueue.consumer.chunk_api import ChunkApi, QueueChunkApi
-from opsqueue.consumer.http_chunk_api import HttpChunkApi
+from opsqueue.consumer.backends import ChunkApi
+from opsqueue.consumer.http_api import HttpChunkApi
+from opsqueue.consumer.redis_api import QueueChunkApi
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.producer.backends import QueueApi
+from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opsqueue.consumer import ConsumerClient
-from opsqueue.consumer.chunk_api import ChunkApi
+from opsqueue.consumer.backends import ChunkApi
 from opsqueue.exceptions import ApiUnavailableError
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient

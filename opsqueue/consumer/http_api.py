@@ -41,7 +41,7 @@ from opsqueue.model.chunk import (
     Reservation,
     Token,
 )
-from opsqueue.queue.calls import checked_worker
+from opsqueue.model.names import checked_worker
 from opsqueue.strategy import AnyStrategy
 
 _ONCE = Patience(repeats=0)

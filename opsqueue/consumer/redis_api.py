@@ -1,15 +1,13 @@
-"""What a consumer asks about chunks: one interface, two ways to have it answered.
-
-`HttpChunkApi` (in http_chunk_api.py) asks the HTTP API; `QueueChunkApi` here asks Redis itself. The
-HTTP API lets consumers wait with the same `reserve_when_free`.
-"""
+"""Redis itself as `ChunkApi`; and how to wait there. The HTTP API waits with the same functions."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
 
 from opsqueue.model.answers import Alive, Reserved
 from opsqueue.model.chunk import (
@@ -20,64 +18,19 @@ from opsqueue.model.chunk import (
     Reservation,
     Token,
 )
-from opsqueue.queue import calls
+from opsqueue.model.names import checked_worker
+from opsqueue.queue import calls, connection
 from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S
+from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.sweeper import Sweeper
+from opsqueue.store import ObjectStore
 from opsqueue.strategy import AnyStrategy
 
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
 
 _MOST_BATCHES: Final = 1_000
-
-
-class ChunkApi(Protocol):
-    """The chunks of one queue in one worker's hands, in values.
-
-    Every method raises an error of ConnectionTroubleError's kind when there is no answer: what was
-    asked for may have happened, and may be asked for again.
-    """
-
-    @property
-    def url(self) -> str:
-        """Names who answers, without credentials."""
-
-    def check(self) -> None:
-        """Find out whether anybody answers, before the first chunk; may be repeated."""
-
-    def reserve(
-        self,
-        *,
-        limit: int,
-        reservation_ms: int,
-        strategy: AnyStrategy,
-        wait_s: float,
-        is_gone: Callable[[], bool],
-    ) -> Sequence[Reservation]:
-        """Take up to `limit` chunks; waits up to `wait_s` for the first, may answer earlier.
-
-        Who can asks `is_gone` about once a second, and takes nothing any more when it is True.
-        """
-
-    def complete(
-        self, token: Token, *, operations_failed: int = 0, output: bytes | None = None
-    ) -> CompleteOutcome:
-        """Report a chunk as done, with the errors of so many operations.
-
-        Its output is stored, unless it comes along, see `Source.inline_output_bytes`.
-        """
-
-    def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
-        """Report that an attempt failed."""
-
-    def release(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
-        """Give chunks back without using an attempt."""
-
-    def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
-        """Say that the worker lives and what it holds; learn what of that is void."""
-
-    def retire(self) -> None:
-        """Sign off; what is still held is released."""
 
 
 class QueueChunkApi:
@@ -104,7 +57,7 @@ class QueueChunkApi:
         self.url = url
         self._check = check
         self._queue = queue
-        self._worker = calls.checked_worker(worker)
+        self._worker = checked_worker(worker)
         self._timeout_ms = timeout_ms
 
     def check(self) -> None:
@@ -161,6 +114,29 @@ class QueueChunkApi:
     def retire(self) -> None:
         """See `ChunkApi`."""
         retire_wholly(self._queue, self._worker)
+
+
+def connected(  # noqa: PLR0913 all that a consumer has
+    url: str,
+    queue: str,
+    worker: str,
+    *,
+    timeout_ms: int | None,
+    store: ObjectStore,
+    resources: ExitStack,
+) -> tuple[QueueChunkApi, Sweeper]:
+    """Connect a worker to its queue, with what sweeps that; `resources` closes the connections."""
+    client = connection.connect(url, max_connections=8)
+    resources.callback(client.close)
+    on = PartitionedQueue(client, queue)
+    api = QueueChunkApi(
+        on,
+        worker,
+        url=connection.masked(url),
+        timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
+        check=partial(connection.check, client, url=url),
+    )
+    return api, Sweeper(lambda: [on], sweeper=worker, store=store)
 
 
 def retire_wholly(queue: Queue, worker: str) -> None:
