@@ -116,7 +116,7 @@ class QueueChunkApi:
         retire_wholly(self._queue, self._worker)
 
 
-def connected(  # noqa: PLR0913 all that a consumer has
+def connected(
     url: str,
     queue: str,
     worker: str,

@@ -24,7 +24,6 @@ from opsqueue.consumer import ConsumerClient
 from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import QueueApi
 from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import run_on_all
 from opsqueue.queue.connection import connect
