@@ -24,21 +24,21 @@ local prelude = {
   "begin_repair", "reset_reservations", "is_nogroup", "pending_of", "take_sweep",
   "note_sign_of_life", "remove_worker",
 }
-files["opsqueue/lua"].read_globals = prelude
+files["opsqueue/queue/lua"].read_globals = prelude
 local ready = { "ready_sets", "best_of" }
 local order = {
   "ready_sets", "best_of", "in_hand_lacking", "split_label",
   "least_busy", "better", "pick_distinct", "pick_by_value", "pick_by_first",
 }
-files["opsqueue/lua/_order.lua"].read_globals = ready
-files["opsqueue/lua/_order.lua"].globals = { "firsts", "lasts", "taken" }
-files["opsqueue/lua/_basic.lua"].read_globals = ready
-files["opsqueue/lua/_ordered.lua"].read_globals = order
+files["opsqueue/queue/lua/_order.lua"].read_globals = ready
+files["opsqueue/queue/lua/_order.lua"].globals = { "firsts", "lasts", "taken" }
+files["opsqueue/queue/lua/_basic.lua"].read_globals = ready
+files["opsqueue/queue/lua/_ordered.lua"].read_globals = order
 local limit = {
   "limit_of", "bucket_of", "soonest_of", "passes", "value_of", "take_tokens", "write_all_paces",
 }
-files["opsqueue/lua/_limit.lua"].read_globals = order
-files["opsqueue/lua/_limit.lua"].globals = { "known_pairs" }
+files["opsqueue/queue/lua/_limit.lua"].read_globals = order
+files["opsqueue/queue/lua/_limit.lua"].globals = { "known_pairs" }
 local candidate = { "LOOK", "make_comparison" }
 local function joined(...)
   local names = {}
@@ -49,24 +49,24 @@ local function joined(...)
   end
   return names
 end
-files["opsqueue/lua/_candidate.lua"].read_globals = joined(order, limit)
-files["opsqueue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
-files["opsqueue/lua/_strategy.lua"].globals = { "is_blocked" }
-files["opsqueue/lua/reserve_chunks.lua"].read_globals = {
+files["opsqueue/queue/lua/_candidate.lua"].read_globals = joined(order, limit)
+files["opsqueue/queue/lua/_strategy.lua"].read_globals = joined(order, limit, candidate)
+files["opsqueue/queue/lua/_strategy.lua"].globals = { "is_blocked" }
+files["opsqueue/queue/lua/reserve_chunks.lua"].read_globals = {
   "pick", "take_tokens", "write_all_paces", "next_allowed", "is_blocked",
   "free_due_chunks", "read_submission", "deliver", "last_suspect",
 }
-files["opsqueue/lua/reserve_chunks.lua"].globals = { "taken" }
-files["opsqueue/lua/repair.lua"].read_globals = { "look_at_submissions" }
-files["opsqueue/lua/repair.lua"].globals = { "walk" }
-files["opsqueue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }
+files["opsqueue/queue/lua/reserve_chunks.lua"].globals = { "taken" }
+files["opsqueue/queue/lua/repair.lua"].read_globals = { "look_at_submissions" }
+files["opsqueue/queue/lua/repair.lua"].globals = { "walk" }
+files["opsqueue/queue/lua/complete_chunks.lua"].read_globals = { "end_reservations" }
 for _, name in ipairs { "list_submissions", "lookup_submissions" } do
-  files["opsqueue/lua/" .. name .. ".lua"].read_globals = {
+  files["opsqueue/queue/lua/" .. name .. ".lua"].read_globals = {
     "sets_of_pairs", "smallest_of", "is_in_all",
   }
 end
 for _, name in ipairs { "insert_submission", "restore_submission" } do
-  files["opsqueue/lua/" .. name .. ".lua"].read_globals = {
+  files["opsqueue/queue/lua/" .. name .. ".lua"].read_globals = {
     "next_id", "add_submission", "offer",
   }
 end
@@ -76,5 +76,5 @@ for _, name in ipairs {
   "_order", "_ordered",  "_limit", "_candidate", "_strategy", "_history",
   "_walk",
 } do
-  files["opsqueue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
+  files["opsqueue/queue/lua/" .. name .. ".lua"].ignore = { "211", "231" }
 end

@@ -1,7 +1,7 @@
 """The client of the HTTP API: requests, their repetition, and errors as exceptions.
 
 The only module of the core that speaks HTTP; which requests there are is known by http_api.py and
-http_chunk_api.py. Foreign errors become ours at one border (`HttpClient._send`), problem details by
+consumer/http_api.py. Foreign errors become ours at one border (`HttpClient._send`), problem details by
 one table (`_ERRORS`).
 """
 
