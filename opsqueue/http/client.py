@@ -1,8 +1,8 @@
 """The client of the HTTP API: requests, their repetition, and errors as exceptions.
 
-The only module of the core that speaks HTTP; which requests there are is known by http_api.py and
-consumer/http_api.py. Foreign errors become ours at one border (`HttpClient._send`), problem details by
-one table (`_ERRORS`).
+The only module of the core that speaks HTTP; which requests there are is known by http_api.py of
+producer/ and of consumer/. Foreign errors become ours at one border (`HttpClient._send`), problem
+details by one table (`_ERRORS`).
 """
 
 from __future__ import annotations

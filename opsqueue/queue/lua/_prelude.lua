@@ -70,7 +70,7 @@ local function go_on_without_memory()
 end
 
 -- Whether a prefix of objects is of the form that inserts into this queue take. Any other may lie
--- above, below or at the objects of another submission or queue. model/names.py checks the same form.
+-- above, below or at the objects of another submission or queue. names.py checks the same form.
 local function is_own_prefix(prefix)
   local queue = string.match(base, '^oq:{([^/}]+)')
   local digits = string.sub(prefix, #queue + 2)
