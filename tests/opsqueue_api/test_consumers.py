@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from opsqueue.submission import SubmissionId
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import encode_output
 from opsqueue.model.chunk import OperationError, ReleaseOutcome, Token
+from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key

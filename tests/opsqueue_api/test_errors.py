@@ -20,7 +20,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
-from opsqueue_api.settings import Limits
+from opsqueue_api.http.settings import Limits
 from tests.opsqueue_api.clients import client_of
 
 NAMES = ("operations_succeeded", "operations_failed", "operations_dropped", "max_failed_operations")
