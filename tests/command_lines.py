@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from opsqueue.cli import main as opsqueue
+from opsqueue.cli.commands import main as opsqueue
 from opsqueue_api.cli import main as opsqueue_api
 from opsqueue_worker.cli import main as opsqueue_worker
 

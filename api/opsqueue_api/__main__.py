@@ -1,5 +1,5 @@
 """`python -m opsqueue_api` is `opsqueue-api`."""
 
-from opsqueue_api.cli import main
+from opsqueue_api import main
 
-main(prog_name="opsqueue-api")
+main()

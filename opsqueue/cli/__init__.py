@@ -1,73 +1,11 @@
-"""The `opsqueue` command: a group, and modules for its commands.
+"""The `opsqueue` command: a group in `commands`, and modules for its commands."""
 
-Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 something can't be reached,
-130 Ctrl-C.
-"""
-
-from __future__ import annotations
-
-import click
-
-from opsqueue.cli.acl import acl
-from opsqueue.cli.completion import completion
-from opsqueue.cli.demo import demo
-from opsqueue.cli.dev import dev
-from opsqueue.cli.doctor import doctor
-from opsqueue.cli.group import Commands, name_variables
-from opsqueue.cli.limits import limits
-from opsqueue.cli.orphans import orphans
-from opsqueue.cli.partitions import partitions
-from opsqueue.cli.queues import pause, queues, resume, workers
-from opsqueue.cli.rebuild import rebuild_
-from opsqueue.cli.repair import repair_
-from opsqueue.cli.results import errors, results
-from opsqueue.cli.retention import retention
-from opsqueue.cli.submissions import cancel, list_, retry, show
-from opsqueue.cli.submit import submit
-from opsqueue.cli.top import top
-from opsqueue.model.version import __version__
-
-_EPILOG = """
-\b
-Examples:
-  opsqueue demo                    a real batch on this machine, in under a minute
-  opsqueue dev tasks:app           server, API and workers for your app, until Ctrl-C
-  opsqueue submit emails in.jsonl --chunk-size 100 --wait --output out.jsonl
-  opsqueue retention set emails 7d
-  opsqueue list emails --state failed --since 2h
-
-\b
-Each option of these commands has a variable, which its help names; many share
-OPSQUEUE_API_URL, OPSQUEUE_API_TOKEN, OPSQUEUE_REDIS_URL and OPSQUEUE_STORE_URL.
-
-\b
-Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 unreachable, 130 Ctrl-C.
-
-\b
-The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves the HTTP API.
-"""
-
-_SECTIONS = {
-    "Submissions": (submit, list_, show, results, errors, cancel, retry),
-    "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
-    "Set-up": (doctor, acl, orphans, repair_, rebuild_, demo, dev, completion),
-}
+from opsqueue.model.extras import needing
 
 
-@click.group(
-    cls=Commands,
-    sections=_SECTIONS,
-    epilog=_EPILOG,
-    context_settings={
-        "auto_envvar_prefix": "OPSQUEUE",
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-    },
-)
-# Without a variable of its own: OPSQUEUE_VERSION is what a deployment may well have for itself.
-@click.version_option(__version__, message="opsqueue %(version)s", allow_from_autoenv=False)
 def main() -> None:
-    """Work with opsqueue: a distributed parallel map for heavy loads."""
-
-
-name_variables(main)
+    """Run `opsqueue`."""
+    with needing("cli", by="opsqueue"):
+        # Only now: what the command needs may not be installed.
+        from opsqueue.cli.commands import main as command  # noqa: PLC0415 as above
+    command(prog_name="opsqueue")

@@ -2,4 +2,4 @@
 
 from opsqueue.cli import main
 
-main(prog_name="opsqueue")
+main()

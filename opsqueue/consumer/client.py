@@ -21,7 +21,7 @@ from opsqueue.consumer.held import REPORT_WITHIN_S, InHand
 from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.contents.codec import RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.handlers.callback import (
     Chunk,
     ChunkCallback,
@@ -36,6 +36,7 @@ from opsqueue.handlers.callback import (
 )
 from opsqueue.handlers.execute import Failed, GivenBack, Ran, save
 from opsqueue.model.chunk import MAX_BATCH, ChunkFailure, Reservation
+from opsqueue.model.extras import missing
 from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.model.version import __version__
@@ -132,8 +133,13 @@ class ConsumerClient:
                 )
                 resources.callback(over_http.close)
                 return over_http, None
-            # Only now: a consumer over HTTP needs no Redis client.
-            from opsqueue.consumer.redis_api import connected  # noqa: PLC0415 as above
+            try:
+                # Only now: a consumer over HTTP needs no Redis client.
+                from opsqueue.consumer.redis_api import connected  # noqa: PLC0415 as above
+            except ModuleNotFoundError as exc:
+                if text := missing(exc, "redis", by=f"a consumer of {queue} on Redis"):
+                    raise IncorrectUsageError(text) from exc
+                raise
 
             return connected(
                 opsqueue_url,

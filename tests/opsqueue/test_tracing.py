@@ -25,6 +25,7 @@ from opsqueue.store import input_key, open_store
 from opsqueue.store.memory import MemoryStore
 from opsqueue.store.parallel import create_many, get_many
 from opsqueue.testing import local
+from opsqueue.tracing import context as own_context
 from opsqueue.tracing import spans
 
 SENT = {"traceparent": f"00-{7:032x}-{8:016x}-01", "baggage": "tenant=acme"}
@@ -136,7 +137,7 @@ def test_nothing_is_made_where_nothing_is_recorded():
 def test_all_works_without_opentelemetry(monkeypatch: pytest.MonkeyPatch):
     """It is an extra."""
     for name in ("contexts", "propagate", "trace"):
-        monkeypatch.setattr(context, name, None)
+        monkeypatch.setattr(own_context, name, None)
 
     with local(app_of(lambda n: n + 1)) as opsqueue:
         id_ = opsqueue.producer("q").insert_submission([1], chunk_size=1)

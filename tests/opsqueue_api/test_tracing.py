@@ -21,7 +21,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.producer.http_api import HttpApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
-from opsqueue.tracing import context
+from opsqueue.tracing import context as own_context
 from opsqueue_api.app import App
 
 DOCS = Path(__file__).parents[2] / "docs" / "tracing.md"
@@ -123,7 +123,7 @@ def test_a_submission_keeps_the_trace_of_a_plain_request(
     """As `curl -H traceparent:…` sends it, also where the API has no opentelemetry."""
     if not has_opentelemetry:
         for name in ("contexts", "propagate", "trace"):
-            monkeypatch.setattr(context, name, None)
+            monkeypatch.setattr(own_context, name, None)
 
     http.post("/submissions", json=INSERT, headers=SENT)
 

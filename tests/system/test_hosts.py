@@ -12,7 +12,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.producer import ProducerClient
 from tests.system.conftest import Process, Start

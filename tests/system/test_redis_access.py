@@ -16,7 +16,7 @@ import trustme
 from click.testing import CliRunner
 from redis.sentinel import Sentinel
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import PRODUCER_CODEC, open_codec

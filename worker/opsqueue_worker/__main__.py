@@ -1,5 +1,5 @@
 """`python -m opsqueue_worker` is `opsqueue-worker`."""
 
-from opsqueue_worker.cli import main
+from opsqueue_worker import main
 
-main(prog_name="opsqueue-worker")
+main()

@@ -13,7 +13,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 from opsqueue.contents.codec import open_codec
 from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import ChunkFailure

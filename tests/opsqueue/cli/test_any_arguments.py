@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 
 TEXTS = [
     *("", "-1", "0", "1", "9" * 19, "9" * 30, "1e400", "nan", "inf", "x", "é", "a\nb", "a b", ".."),

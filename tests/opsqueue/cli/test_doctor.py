@@ -12,8 +12,9 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from opsqueue.cli import checks, main
+from opsqueue.cli import checks
 from opsqueue.cli.checks import Finding, Level
+from opsqueue.cli.commands import main
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError
 from opsqueue.http import client as http_client

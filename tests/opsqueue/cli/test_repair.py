@@ -8,7 +8,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS

@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import Result
 
-from opsqueue.cli import main, progress
+from opsqueue.cli import progress
+from opsqueue.cli.commands import main
 from opsqueue.contents.json_lines import MAX_LINE_BYTES
 from opsqueue.exceptions import SubmissionNotConfirmedError
 from opsqueue.model.new_submission import Backoff

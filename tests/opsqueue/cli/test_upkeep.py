@@ -10,7 +10,7 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 from opsqueue.cli.retention import show
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store

@@ -7,7 +7,7 @@ from pathlib import Path
 import redis
 from click.testing import CliRunner
 
-from opsqueue.cli import main
+from opsqueue.cli.commands import main
 from opsqueue.producer import ProducerClient
 from opsqueue.store import open_store
 from opsqueue.testing import LocalOpsqueue
