@@ -19,7 +19,7 @@ SHOWN_BY: Final = {
     "handler raises or is cancelled, wrong or unencodable result": (
         "system/test_worker_process.py::test_a_handlers_exception_is_in_the_submissions_status",
         "system/test_worker_process.py::test_a_result_that_cannot_be_encoded_fails_its_chunk",
-        "opsqueue/test_execution.py::test_a_wrong_result_fails_the_chunk_with_what_is_wrong",
+        "opsqueue/handlers/test_execute.py::test_a_wrong_result_fails_the_chunk_with_what_is_wrong",
         "opsqueue/queue/test_fail.py::test_the_backoff_doubles_to_its_cap",
         "opsqueue/queue/test_fail.py::test_drawn_jitter_stays_within_its_half",
         "opsqueue/queue/test_fail.py::test_the_tenth_failure_fails_the_submission_with_that_failure",
@@ -30,7 +30,7 @@ SHOWN_BY: Final = {
             "system/test_malformed_requests.py::"
             "test_what_is_broken_is_answered_as_a_problem_and_changes_nothing"
         ),
-        "opsqueue_api/test_ndjson.py::test_a_body_that_breaks_off_inserts_nothing",
+        "opsqueue_api/resources/test_ndjson.py::test_a_body_that_breaks_off_inserts_nothing",
     ),
     "child process dies": (
         (
@@ -61,15 +61,15 @@ SHOWN_BY: Final = {
         "system/test_failover.py::test_all_chunks_complete_though_a_master_is_killed_in_the_middle",
     ),
     "a cluster's slot moves": (
-        "opsqueue/test_cluster.py::test_a_queue_is_followed_when_its_slot_moves",
-        "opsqueue/test_cluster.py::test_a_queue_stands_still_while_its_slot_is_moved_key_by_key",
+        "opsqueue/queue/test_cluster.py::test_a_queue_is_followed_when_its_slot_moves",
+        "opsqueue/queue/test_cluster.py::test_a_queue_stands_still_while_its_slot_is_moved_key_by_key",
     ),
     "a connection to Redis hangs": (
         "system/test_recovery.py::test_a_connection_that_hangs_is_given_up",
     ),
     "a node of a cluster hangs": (
         (
-            "opsqueue_worker/test_heartbeat.py::"
+            "opsqueue_worker/intake/test_heartbeat.py::"
             "test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats"
         ),
     ),
@@ -85,12 +85,12 @@ SHOWN_BY: Final = {
     ),
     "reservation runs out though the worker lives": (
         (
-            "opsqueue/test_sweeper.py::"
+            "opsqueue/queue/test_sweeper.py::"
             "test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives"
         ),
     ),
     "an operation raises, and its handler collects errors": (
-        "opsqueue/test_execution.py::test_errors_are_stored_with_the_results_and_counted",
+        "opsqueue/handlers/test_execute.py::test_errors_are_stored_with_the_results_and_counted",
     ),
     "more operations fail than `max_failed_operations`": (
         (
@@ -99,21 +99,21 @@ SHOWN_BY: Final = {
         ),
     ),
     "input missing or damaged": (
-        "opsqueue/test_execution.py::test_a_missing_input_fails_the_chunk_at_once",
-        "opsqueue/test_execution.py::test_damaged_input_fails_the_chunk",
+        "opsqueue/handlers/test_execute.py::test_a_missing_input_fails_the_chunk_at_once",
+        "opsqueue/handlers/test_execute.py::test_damaged_input_fails_the_chunk",
     ),
     "store out of order while fetching": (
-        "opsqueue/test_execution.py::test_a_store_out_of_order_uses_no_attempt",
+        "opsqueue/handlers/test_execute.py::test_a_store_out_of_order_uses_no_attempt",
     ),
     "store out of order while saving": (
         (
-            "opsqueue/test_execution.py::"
+            "opsqueue/handlers/test_execute.py::"
             "test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt"
         ),
     ),
     "Redis does not answer a worker": (
         "system/test_recovery.py::test_a_server_that_restarts_finds_its_worker_again",
-        "opsqueue_worker/test_intake.py::test_it_goes_on_trying_however_long_the_outage",
+        "opsqueue_worker/intake/test_intake.py::test_it_goes_on_trying_however_long_the_outage",
     ),
     "Redis has lost all its data": (
         "opsqueue/rebuild/test_restored.py::test_work_goes_on_after_redis_was_lost",
@@ -137,7 +137,7 @@ SHOWN_BY: Final = {
     ),
     "scripts flushed": (
         "system/test_recovery.py::test_flushed_scripts_are_loaded_again",
-        "opsqueue/test_script.py::test_a_script_is_loaded_again_when_the_server_forgot_it",
+        "opsqueue/queue/test_script.py::test_a_script_is_loaded_again_when_the_server_forgot_it",
     ),
     "stream or group deleted": (
         "system/test_recovery.py::test_a_deleted_group_or_stream_is_made_again_and_repaired",
@@ -159,11 +159,11 @@ SHOWN_BY: Final = {
         "opsqueue/cli/test_repair.py::test_chunks_whose_reservations_are_gone_are_freed",
     ),
     "wake-up not seen": (
-        "opsqueue_worker/test_intake.py::test_an_intake_that_no_wake_up_reached_looks_again_anyway",
+        "opsqueue_worker/intake/test_intake.py::test_an_intake_that_no_wake_up_reached_looks_again_anyway",
     ),
     "API does not answer a producer, or Redis the API": (
-        "opsqueue/test_http_api.py::test_repeated_inserts_have_the_same_idempotency_key",
-        "opsqueue/test_http_api.py::test_waiting_is_more_patient_than_calling",
+        "opsqueue/http/test_http_api.py::test_repeated_inserts_have_the_same_idempotency_key",
+        "opsqueue/http/test_http_api.py::test_waiting_is_more_patient_than_calling",
     ),
     "a process forks that has used a client, a store or a consumer": (
         "system/test_forks.py::test_each_process_gets_the_answers_to_its_own_requests",
@@ -173,13 +173,13 @@ SHOWN_BY: Final = {
         "opsqueue/store/test_store_forks.py::test_a_child_uses_connections_of_its_own",
     ),
     "an answer of the API is not that of its request": (
-        "opsqueue/test_http_api.py::test_the_answer_to_another_request_is_never_handed_on",
-        "opsqueue/test_http_api.py::test_a_connection_with_a_wrong_answer_is_given_up",
+        "opsqueue/http/test_http_api.py::test_the_answer_to_another_request_is_never_handed_on",
+        "opsqueue/http/test_http_api.py::test_a_connection_with_a_wrong_answer_is_given_up",
     ),
     "no token of the API's, or one without the scope": (
-        "opsqueue_api/test_auth.py::test_a_wrong_token_is_401",
-        "opsqueue_api/test_auth.py::test_a_token_without_the_scope_is_told_scope_and_queue",
-        "opsqueue_api/test_auth.py::test_the_client_says_what_is_missing",
+        "opsqueue_api/http/test_auth.py::test_a_wrong_token_is_401",
+        "opsqueue_api/http/test_auth.py::test_a_token_without_the_scope_is_told_scope_and_queue",
+        "opsqueue_api/http/test_auth.py::test_the_client_says_what_is_missing",
     ),
     "API or Redis does not answer a consumer": (
         "opsqueue_api/consumer/test_outages.py::test_a_call_that_was_not_answered_is_made_again",
@@ -190,14 +190,14 @@ SHOWN_BY: Final = {
             "system/test_uploads.py::"
             "test_a_producer_killed_half_way_has_inserted_nothing_and_its_key_goes_on"
         ),
-        "opsqueue/test_orphans.py::test_deleted_orphans_are_gone",
+        "opsqueue/queue/test_orphans.py::test_deleted_orphans_are_gone",
     ),
     "submission cancelled or failed while chunks are in hand": (
         "system/test_worker_process.py::test_a_cancelled_submissions_chunk_in_hand_becomes_void",
-        "opsqueue/test_execution.py::test_a_void_chunk_is_neither_run_nor_stored",
+        "opsqueue/handlers/test_execute.py::test_a_void_chunk_is_neither_run_nor_stored",
     ),
     "deleting a forgotten submission's objects fails": (
-        "opsqueue/test_sweeper.py::test_what_could_not_be_deleted_is_deleted_by_the_next_sweep",
+        "opsqueue/queue/test_sweeper.py::test_what_could_not_be_deleted_is_deleted_by_the_next_sweep",
     ),
 }
 

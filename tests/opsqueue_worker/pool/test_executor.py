@@ -22,7 +22,7 @@ from opsqueue_worker.pool.executor import (
     run_stop_hooks,
 )
 from opsqueue_worker.pool.status import Status
-from tests.opsqueue_worker.test_reporter import CHUNK
+from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
 def task_of(reservation: Reservation) -> Task:

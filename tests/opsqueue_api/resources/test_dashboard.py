@@ -19,7 +19,7 @@ from opsqueue_api.app import App, create_app
 from opsqueue_api.http.tokens import parse_tokens
 from opsqueue_api.resources.dashboard import page_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = Path(opsqueue_api.__file__).parent / "dashboard"
 TEXTS = {path.name: path.read_text() for path in FOLDER.iterdir()}
 

@@ -23,8 +23,8 @@ from opsqueue_worker.pool.child import Child
 from opsqueue_worker.pool.child_process import ChildProcess
 from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Void, read_from_child, send
 from opsqueue_worker.pool.status import Status
-from tests.opsqueue_worker.test_executor import task_of
-from tests.opsqueue_worker.test_reporter import CHUNK
+from tests.opsqueue_worker.intake.test_reporter import CHUNK
+from tests.opsqueue_worker.pool.test_executor import task_of
 
 HELLO = Hello(
     app="",
@@ -144,7 +144,7 @@ from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.pool.child import Child
 from opsqueue_worker.pool.messages import Ready
 from opsqueue_worker.pool.status import Status
-from tests.opsqueue_worker.test_child import HELLO
+from tests.opsqueue_worker.pool.test_child import HELLO
 ours, theirs = socket.socketpair()
 child = Child(Connection(ours.detach()), HELLO, Status.new(1), Opsqueue(), MemoryStore("none"))
 theirs.close()
@@ -154,7 +154,7 @@ print("it went on")
 
     ended = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=60,

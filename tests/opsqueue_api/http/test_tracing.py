@@ -24,7 +24,7 @@ from opsqueue.store import ObjectStore
 from opsqueue.tracing import context as own_context
 from opsqueue_api.app import App
 
-DOCS = Path(__file__).parents[2] / "docs" / "tracing.md"
+DOCS = Path(__file__).parents[3] / "docs" / "tracing.md"
 SENT = {
     "traceparent": f"00-{7:032x}-{8:016x}-01",
     "tracestate": "vendor=1",

@@ -8,7 +8,7 @@ from multiprocessing import Pipe
 from opsqueue.model.chunk import Token
 from opsqueue.model.submission import SubmissionId
 from opsqueue_worker.pool.messages import Work, chunks_of, read_from_parent, send, works_of
-from tests.opsqueue_worker.test_reporter import CHUNK
+from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
 def test_chunks_of_one_submission_share_a_message():

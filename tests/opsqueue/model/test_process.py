@@ -21,7 +21,7 @@ from opsqueue.model.process import EndsForkedChildren, Origin, PerProcess
 from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue.tracing.export import _Exporter
 from tests.forks import error_in_child, in_child
-from tests.opsqueue.test_invocation import CHUNK, handler_of
+from tests.opsqueue.handlers.test_invoke import CHUNK, handler_of
 
 
 class Made:

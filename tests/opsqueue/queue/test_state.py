@@ -14,7 +14,7 @@ import opsqueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.state import READINGS, TRANSITIONS, Transition, as_diagram, as_markdown
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LUA = Path(opsqueue.__file__).parent / "queue" / "lua"
 SCRIPTS = sorted(path for path in LUA.glob("*.lua") if not path.name.startswith("_"))
 SHARED = sorted(LUA.glob("_*.lua"))

@@ -30,7 +30,7 @@ from opsqueue.tracing import spans
 
 SENT = {"traceparent": f"00-{7:032x}-{8:016x}-01", "baggage": "tenant=acme"}
 CODEC = open_codec("msgpack")
-DOCS = Path(__file__).parents[2] / "docs" / "tracing.md"
+DOCS = Path(__file__).parents[3] / "docs" / "tracing.md"
 
 
 def named(recorded: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
