@@ -41,12 +41,11 @@ from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_i
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.model.version import __version__
 from opsqueue.store import ObjectStore, open_store, with_options
-from opsqueue.strategy import AnyStrategy, Newest, Random, Strategy
+from opsqueue.strategy import AnyStrategy, Newest, Random
 
 if TYPE_CHECKING:
     from opsqueue.queue.sweeper import Sweeper
 
-__all__ = ["Chunk", "ChunkIndex", "ConsumerClient", "Strategy", "SubmissionId"]
 
 MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""

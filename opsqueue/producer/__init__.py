@@ -1,26 +1,29 @@
-"""The producer's client: hands in submissions, waits for them, streams their results."""
+"""The producer's client: submits, waits for submissions, streams their results."""
 
-from opsqueue.producer.client import (
-    Backoff,
-    ChunkFailed,
-    ChunkResults,
+from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
-    OperationFailed,
-    ProducerClient,
-    Submission,
+    SubmissionFailedError,
+    SubmissionNotCancellableError,
+    SubmissionNotFoundError,
+    TooManyMatchingSubmissionsError,
+)
+from opsqueue.model.chunk import OperationFailed
+from opsqueue.model.new_submission import Backoff
+from opsqueue.model.status import (
     SubmissionCancelled,
     SubmissionCompleted,
     SubmissionFailed,
-    SubmissionFailedError,
+    SubmissionNotCancellable,
+    SubmissionStatus,
+)
+from opsqueue.model.submission import (
+    ChunkFailed,
+    Submission,
     SubmissionFilter,
     SubmissionId,
-    SubmissionNotCancellable,
-    SubmissionNotCancellableError,
-    SubmissionNotFoundError,
     SubmissionState,
-    SubmissionStatus,
-    TooManyMatchingSubmissionsError,
 )
+from opsqueue.producer.client import ChunkResults, ProducerClient
 
 __all__ = [
     "Backoff",

@@ -1,6 +1,6 @@
-"""The producer's client: hands in submissions, waits for them, streams their results.
+"""The producer's client: submits, waits for submissions, streams their results.
 
-What can be asked for is here; how a submission gets in is in producer/insert.py. I/O is the store's
+What can be asked for is here; how a submission gets in is in insert.py. I/O is the store's
 and that of a `SubmissionApi`, which is also the seam for tests.
 """
 
@@ -9,79 +9,64 @@ from __future__ import annotations
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
+    Generator,
     Iterable,
+    Iterator,
     Mapping,
 )
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, overload
+from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, cast, overload
 
-from opsqueue.common import SerializationFormat
+from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.contents.chunks import (
     ErrorMode,
+    all_pages,
+    check_completed,
+    check_error_mode,
+    errors_by_chunk,
     failed_operations,
     fresh_prefix,
+    results_by_chunk,
 )
-from opsqueue.contents.codec import PRODUCER_CODEC, RAW, Codec
+from opsqueue.contents.codec import PRODUCER_CODEC, RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
+from opsqueue.contents.inline import reader_of
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     InvalidArgumentError,
-    SubmissionFailedError,
-    SubmissionNotCancellableError,
     SubmissionNotFoundError,
-    TooManyMatchingSubmissionsError,
 )
 from opsqueue.http.client import WAIT_PATIENCE
 from opsqueue.model.checks import is_whole, shown
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
+from opsqueue.model.names import check_queue_name
 from opsqueue.model.new_submission import INLINE_BYTES, Backoff, NewSubmission
 from opsqueue.model.status import (
-    SubmissionCancelled,
-    SubmissionCompleted,
-    SubmissionFailed,
-    SubmissionNotCancellable,
     SubmissionStatus,
+    status_of,
 )
 from opsqueue.model.submission import (
-    ChunkFailed,
+    MAX_LOOKED_UP,
     Submission,
     SubmissionFilter,
     SubmissionId,
     SubmissionState,
 )
-from opsqueue.producer.aio import Batched, fed_in_thread, in_thread
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
+from opsqueue.producer.backends import Order, SubmissionApi
+from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
 from opsqueue.producer.http_api import HttpApi
-from opsqueue.producer.insert import HandingIn
-from opsqueue.producer.results_client import ChunkResults, ResultsClient
+from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.producer.retry import check_only, empty_retry_of
-from opsqueue.store import ObjectStore, open_store, with_options
+from opsqueue.producer.wait import LONG_POLL_S, Waiting
+from opsqueue.store import ObjectStore, Readable, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
-
-__all__ = [
-    "Backoff",
-    "ChunkFailed",
-    "ChunkResults",
-    "ChunkSizeIsZeroError",
-    "OperationFailed",
-    "ProducerClient",
-    "Submission",
-    "SubmissionCancelled",
-    "SubmissionCompleted",
-    "SubmissionFailed",
-    "SubmissionFailedError",
-    "SubmissionFilter",
-    "SubmissionId",
-    "SubmissionNotCancellable",
-    "SubmissionNotCancellableError",
-    "SubmissionNotFoundError",
-    "SubmissionState",
-    "SubmissionStatus",
-    "TooManyMatchingSubmissionsError",
-]
+from opsqueue.tracing import spans
 
 _DEFAULT_BACKOFF: Final = Backoff()
 
@@ -106,7 +91,15 @@ class SubmissionOptions(ChunksOptions, total=False):
     serialization_format: SerializationFormat | None
 
 
-class ProducerClient(ResultsClient):
+@dataclass(frozen=True, slots=True)
+class ChunkResults:
+    """A chunk's results: those of operations index * chunk_size and on."""
+
+    index: int
+    results: list[Any]
+
+
+class ProducerClient:
     """Hands in submissions to one queue; may be used from several threads.
 
     Each method has an asynchronous form, `async_…`, that never blocks the event loop; there an
@@ -155,12 +148,16 @@ class ProducerClient(ResultsClient):
             resources.callback(api.close)
             store = open_store(with_options(object_store_url, object_store_options))
             resources.callback(store.close)
-            super().__init__(
-                api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
+            self._set_up(
+                api,
+                store,
+                queue=queue,
+                at_once=at_once,
+                inline_bytes=inline_bytes,
+                codec=codec,
+                allow_pickle=allow_pickle,
             )
             self._name = f"ProducerClient({api.url!r}, {store.url!r}, queue={queue!r})"
-            self._handing_in = HandingIn(api, store, at_once=at_once, inline_bytes=inline_bytes)
-            self._whole_bytes: int | None = None
             self._resources = resources.pop_all()
 
     @classmethod
@@ -181,14 +178,45 @@ class ProducerClient(ResultsClient):
         `whole_bytes` limits what a retry of failed operations decodes, see `failed_operations`.
         """
         self = cls.__new__(cls)
-        ResultsClient.__init__(
-            self, api, store, queue=queue, at_once=at_once, codec=codec, allow_pickle=allow_pickle
+        self._set_up(
+            api,
+            store,
+            queue=queue,
+            at_once=at_once,
+            inline_bytes=inline_bytes,
+            codec=codec,
+            allow_pickle=allow_pickle,
         )
         self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
-        self._handing_in = HandingIn(api, store, at_once=at_once, inline_bytes=inline_bytes)
         self._whole_bytes = whole_bytes
         self._resources = ExitStack()
         return self
+
+    def _set_up(
+        self,
+        api: SubmissionApi,
+        store: ObjectStore,
+        *,
+        queue: str,
+        at_once: int,
+        inline_bytes: int,
+        codec: str | Codec,
+        allow_pickle: bool,
+    ) -> None:
+        if at_once < 1:
+            message = f"at_once is {at_once}: it counts objects, give 1 or more"
+            raise InvalidArgumentError(message)
+        self.queue = check_queue_name(queue)
+        self.threads = Threads()
+        self._api = api
+        self._store = store
+        self._at_once = at_once
+        self._allow_pickle = allow_pickle
+        self._codec = (
+            open_codec(codec, allow_pickle=allow_pickle) if isinstance(codec, str) else codec
+        )
+        self._inserter = SubmissionInserter(api, store, at_once=at_once, inline_bytes=inline_bytes)
+        self._whole_bytes: int | None = None
 
     def __repr__(self) -> str:
         """URLs without credentials, never the token."""
@@ -256,7 +284,7 @@ class ProducerClient(ResultsClient):
             retention_ms=None if retention is None else milliseconds(retention),
             delete_inputs_at_completion=delete_inputs_at_completion,
         )
-        return self._handing_in.hand_in(self.queue, empty, ops, codec, idempotency_key)
+        return self._inserter.insert(self.queue, empty, ops, codec, idempotency_key)
 
     def run_submission(
         self,
@@ -391,7 +419,336 @@ class ProducerClient(ResultsClient):
         )
         # With the number: after a retry of the old one in place, more of it may have failed.
         key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
-        return self._handing_in.hand_in(self.queue, empty, ops, codec, key)
+        return self._inserter.insert(self.queue, empty, ops, codec, key)
+
+    # Submissions that are there
+
+    def get_submission(self, submission_id: SubmissionId) -> Submission:
+        """Give a submission as it is now.
+
+        Raises:
+            SubmissionNotFoundError: also after its retention.
+        """
+        return self._api.get(self.queue, SubmissionId(submission_id))
+
+    def get_submission_status(self, submission_id: SubmissionId) -> SubmissionStatus | None:
+        """Give a submission's state as a class, such as SubmissionStatus.InProgress.
+
+        None when the queue has none of this id.
+        """
+        try:
+            return status_of(self.get_submission(submission_id))
+        except SubmissionNotFoundError:
+            return None
+
+    def is_completed(self, submission_id: SubmissionId) -> bool:
+        """Tell whether all chunks of a submission are done.
+
+        Raises:
+            SubmissionNotFoundError.
+        """
+        return self.get_submission(submission_id).state is SubmissionState.COMPLETED
+
+    def wait_for_submission(
+        self, submission_id: SubmissionId, *, timeout: float | None = None
+    ) -> Submission:
+        """Block until a submission has ended, in whatever state, and give it.
+
+        Args:
+            submission_id: its id.
+            timeout: seconds; None waits as long as it takes. An API that does not answer is asked
+                again for about a minute each time.
+
+        Raises:
+            TimeoutError: it is still in progress.
+            SubmissionNotFoundError: also when it was cleaned up meanwhile.
+        """
+        waiting = self._waiting(submission_id, timeout)
+        with spans.wait(self.queue, submission_id):
+            while (submission := waiting.turn()) is None:
+                pass
+        return submission
+
+    async def async_wait_for_submission(
+        self,
+        submission_id: SubmissionId,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 as above
+    ) -> Submission:
+        """Do what `wait_for_submission` does; any number may wait at once."""
+        waiting = self._waiting(submission_id, timeout)
+        with spans.wait(self.queue, submission_id):
+            return await self.threads.wait(waiting.turn, turn_s=LONG_POLL_S)
+
+    def _waiting(self, submission_id: SubmissionId, timeout: float | None) -> Waiting:
+        return Waiting(self._api, self.queue, SubmissionId(submission_id), timeout=timeout)
+
+    def cancel_submission(self, submission_id: SubmissionId) -> None:
+        """Drop what is left of a submission in progress.
+
+        Raises:
+            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        """
+        self._api.cancel(self.queue, SubmissionId(submission_id))
+
+    def update_strategic_metadata(
+        self, submission_id: SubmissionId, changes: Mapping[str, int | None]
+    ) -> None:
+        """Change strategic metadata while a submission is in progress, such as its priority.
+
+        Args:
+            submission_id: its id.
+            changes: new values; None removes a key, what is not named stays.
+
+        Raises:
+            InvalidArgumentError: a key or value that can't be one, or too many pairs.
+            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        """
+        self._api.update_metadata(self.queue, SubmissionId(submission_id), changes)
+
+    def lookup_submission_ids_by_strategic_metadata(
+        self,
+        strategic_metadata: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
+        limit: int = MAX_LOOKED_UP,
+    ) -> list[SubmissionId]:
+        """Give the ids of all submissions that have all these pairs, ascending.
+
+        Args:
+            strategic_metadata: the pairs; none: all submissions.
+            states: that they may be in.
+            limit: at most MAX_LOOKED_UP.
+
+        Raises:
+            TooManyMatchingSubmissionsError: there are more than `limit`.
+        """
+        return self._api.lookup(self.queue, strategic_metadata, states=states, limit=limit)
+
+    def lookup_submission_id_by_prefix(self, prefix: str) -> SubmissionId | None:
+        """Give the submission whose contents lie below a prefix of the object store."""
+        return self._api.lookup_prefix(self.queue, prefix)
+
+    def list_submissions(
+        self, wanted: SubmissionFilter | None = None, *, order: Order = "newest"
+    ) -> Batched[Submission]:
+        """Yield the submissions that fit, by creation, asking for the next page when needed."""
+        return Batched(self._pages(wanted or SubmissionFilter(), order))
+
+    async def async_list_submissions(
+        self, wanted: SubmissionFilter | None = None, *, order: Order = "newest"
+    ) -> AsyncIterator[Submission]:
+        """Do what `list_submissions` does."""
+        async for submission in each(self.list_submissions(wanted, order=order), self.threads):
+            yield submission
+
+    def _pages(
+        self, wanted: SubmissionFilter, order: Order
+    ) -> Generator[Iterable[Submission], None, None]:
+        after: SubmissionId | None = None
+        while True:
+            page = self._api.list(self.queue, wanted, after=after, order=order, limit=100)
+            yield page.submissions
+            if page.next in (None, after):
+                return
+            after = page.next
+
+    def count_submissions(self) -> int:
+        """Count the queue's submissions in progress."""
+        return self._api.count(self.queue).submissions[SubmissionState.IN_PROGRESS]
+
+    def server_version(self) -> str:
+        """Give the API's version."""
+        return self._api.version()
+
+    # Results in order
+
+    def blocking_stream_completed_submission(
+        self,
+        submission_id: SubmissionId,
+        *,
+        serialization_format: SerializationFormat | None = None,
+        errors: ErrorMode = "raise",
+    ) -> Batched[Any]:
+        """Block until a submission completed, then give its results in order, lazily.
+
+        Args:
+            submission_id: its id.
+            serialization_format: in place of the recorded codec.
+            errors: how operations that failed are seen, where the handler collects errors. "raise"
+                raises OperationFailedError in the place of the first, "yield" gives an
+                OperationFailed in the place of each, "skip" leaves them out.
+
+        Raises at the call:
+            SubmissionFailedError, SubmissionCancelledError, SubmissionNotFoundError.
+        """
+        check_error_mode(errors)
+        submission = self.wait_for_submission(submission_id)
+        return self._results_of(submission, errors, serialization_format)
+
+    async def async_stream_completed_submission(
+        self,
+        submission_id: SubmissionId,
+        *,
+        serialization_format: SerializationFormat | None = None,
+        errors: ErrorMode = "raise",
+    ) -> AsyncIterator[Any]:
+        """Do what `blocking_stream_completed_submission` does."""
+        check_error_mode(errors)
+        submission = await self.async_wait_for_submission(submission_id)
+        results = self._results_of(submission, errors, serialization_format)
+        return each(results, self.threads)
+
+    def try_stream_completed_submission(
+        self,
+        submission_id: SubmissionId,
+        *,
+        serialization_format: SerializationFormat | None = None,
+        errors: ErrorMode = "raise",
+    ) -> Batched[Any]:
+        """Give a completed submission's results in order, lazily; does not wait.
+
+        Arguments as of `blocking_stream_completed_submission`.
+
+        Raises at the call:
+            SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError,
+            SubmissionNotFoundError.
+        """
+        check_error_mode(errors)
+        submission = self.get_submission(submission_id)
+        return self._results_of(submission, errors, serialization_format)
+
+    # Results as they come
+
+    def iter_results(
+        self,
+        submission_id: SubmissionId,
+        *,
+        ordered: bool = True,
+        start: int = 0,
+        errors: ErrorMode = "raise",
+    ) -> Batched[Any]:
+        """Give results while the submission still runs, chunk by chunk, each when it is done.
+
+        Args:
+            submission_id: its id.
+            ordered: in the order of the operations; otherwise as the chunks are done.
+            start: the first chunk; where an earlier reader stopped, see `iter_chunk_results`.
+            errors: as in `blocking_stream_completed_submission`.
+
+        Raises while iterating:
+            SubmissionFailedError, SubmissionCancelledError: after the results that are there.
+            SubmissionNotFoundError, InvalidArgumentError (it has no such chunk).
+        """
+        chunks = self._follow(submission_id, ordered=ordered, start=start, errors=errors)
+        return Batched(results for batch in chunks for _, results in batch or [(0, ())])
+
+    def iter_chunk_results(
+        self,
+        submission_id: SubmissionId,
+        *,
+        ordered: bool = True,
+        start: int = 0,
+        errors: ErrorMode = "raise",
+    ) -> Batched[ChunkResults]:
+        """Give what `iter_results` gives, by the chunk and with its index: to go on later."""
+        chunks = self._follow(submission_id, ordered=ordered, start=start, errors=errors)
+        return Batched(
+            tuple(ChunkResults(index, list(results)) for index, results in batch)
+            for batch in chunks
+        )
+
+    def _follow(
+        self, submission_id: SubmissionId, *, ordered: bool, start: int, errors: ErrorMode
+    ) -> Iterator[Iterable[tuple[int, Iterable[Any]]]]:
+        check_error_mode(errors)
+        submission = self.get_submission(submission_id)
+        codec = self._codec_of(submission.codec, None)
+        follow = chunks_in_order if ordered else chunks_as_they_come
+        for indexes in follow(self._api, self.queue, submission.id, start=start):
+            by_chunk = results_by_chunk(
+                self._reader_of(submission),
+                submission,
+                codec=codec,
+                errors=errors,
+                chunk_indexes=indexes,
+                at_once=self._at_once,
+            )
+            yield zip(indexes, by_chunk, strict=True)
+
+    # Chunks as bytes
+
+    def blocking_stream_completed_submission_chunks(
+        self, submission_id: SubmissionId
+    ) -> Batched[bytes]:
+        """Block until a submission completed, then give its chunks' outputs as bytes, in order."""
+        return self._outputs_of(self.wait_for_submission(submission_id))
+
+    async def async_stream_completed_submission_chunks(
+        self, submission_id: SubmissionId
+    ) -> AsyncIterator[bytes]:
+        """Do what `blocking_stream_completed_submission_chunks` does."""
+        outputs = self._outputs_of(await self.async_wait_for_submission(submission_id))
+        return each(outputs, self.threads)
+
+    def try_stream_completed_submission_chunks(self, submission_id: SubmissionId) -> Batched[bytes]:
+        """Give a completed submission's outputs as bytes, in order; does not wait."""
+        return self._outputs_of(self.get_submission(submission_id))
+
+    # Errors of single operations
+
+    def iter_errors(self, submission_id: SubmissionId) -> Batched[OperationFailed]:
+        """Give the errors of single operations in order, lazily; of finished chunks, in any state.
+
+        Raises at the call:
+            SubmissionNotFoundError.
+        """
+        submission = self.get_submission(submission_id)
+        by_chunk = errors_by_chunk(
+            self._reader_of(submission),
+            submission,
+            self._chunks_with_errors(submission),
+            at_once=self._at_once,
+        )
+        return Batched(errors for errors in by_chunk)
+
+    def _chunks_with_errors(self, submission: Submission) -> Iterator[int]:
+        if submission.operations_failed == 0:
+            return iter(())
+        return all_pages(partial(self._api.chunks_with_errors, self.queue, submission.id))
+
+    def _results_of(
+        self, submission: Submission, errors: ErrorMode, given: SerializationFormat | None
+    ) -> Batched[Any]:
+        check_completed(submission)
+        codec = self._codec_of(submission.codec, given)
+        by_chunk = results_by_chunk(
+            self._reader_of(submission),
+            submission,
+            codec=codec,
+            errors=errors,
+            at_once=self._at_once,
+        )
+        return Batched(results for results in by_chunk)
+
+    def _outputs_of(self, submission: Submission) -> Batched[bytes]:
+        check_completed(submission)
+        reader = self._reader_of(submission)
+        outputs = results_by_chunk(reader, submission, codec=RAW, at_once=self._at_once)
+        return Batched(cast(Iterator[bytes], output) for output in outputs)
+
+    def _reader_of(self, submission: Submission) -> Readable:
+        return reader_of(submission, self._store, partial(self._api.inline_contents, self.queue))
+
+    def _codec_of(self, name: str, given: SerializationFormat | None) -> Codec:
+        """Give the codec to read by: what is asked for, our own, maybe a custom one, or another."""
+        if given is None and name == RAW.name:
+            given = DEFAULT_SERIALIZATION_FORMAT
+        if given is not None:
+            return codec_of_format(given)
+        if name == self._codec.name:
+            return self._codec
+        return open_codec(name, allow_pickle=self._allow_pickle)
 
     def close(self) -> None:
         """Give connections back; may be repeated."""
@@ -409,6 +766,24 @@ class ProducerClient(ResultsClient):
     ) -> None:
         self.close()
 
+    # The asynchronous forms of the methods that only wait for a thread
+
     async_insert_submission = fed_in_thread(insert_submission)
     async_insert_submission_chunks = fed_in_thread(insert_submission_chunks)
     async_retry_submission = in_thread(retry_submission)
+    async_get_submission = in_thread(get_submission)
+    async_get_submission_status = in_thread(get_submission_status)
+    async_is_completed = in_thread(is_completed)
+    async_cancel_submission = in_thread(cancel_submission)
+    async_update_strategic_metadata = in_thread(update_strategic_metadata)
+    async_lookup_submission_ids_by_strategic_metadata = in_thread(
+        lookup_submission_ids_by_strategic_metadata
+    )
+    async_lookup_submission_id_by_prefix = in_thread(lookup_submission_id_by_prefix)
+    async_count_submissions = in_thread(count_submissions)
+    async_server_version = in_thread(server_version)
+    async_try_stream_completed_submission = streamed(try_stream_completed_submission)
+    async_try_stream_completed_submission_chunks = streamed(try_stream_completed_submission_chunks)
+    async_iter_results = streamed(iter_results)
+    async_iter_chunk_results = streamed(iter_chunk_results)
+    async_iter_errors = streamed(iter_errors)

@@ -28,7 +28,7 @@ from opsqueue.store import ObjectStore
 from opsqueue.tracing import current_carrier, spans
 
 
-class HandingIn:
+class SubmissionInserter:
     """Hands submissions in; may be used from several threads.
 
     Args:
@@ -53,7 +53,7 @@ class HandingIn:
         self._inline_bytes = check_inline_bytes(inline_bytes)
         self._has_reached_api = False
 
-    def hand_in(
+    def insert(
         self,
         queue: str,
         empty: NewSubmission,
