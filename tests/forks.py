@@ -10,11 +10,9 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import pytest
-
-_HANGS_AFTER_S: Final = 20.0
 
 
 class Child:
@@ -25,8 +23,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
-            # Where a child hangs is told, too.
-            faulthandler.dump_traceback_later(_HANGS_AFTER_S)
+            # Where it hangs is told when its parent asks.
+            faulthandler.register(signal.SIGUSR2)
             try:
                 try:
                     answer = (True, work())
@@ -52,6 +50,9 @@ class Child:
                     if not part:
                         break
                     told += part
+            else:
+                os.kill(self.pid, signal.SIGUSR2)
+                select.select([self._reading], [], [], 1.0)  # while it writes its traceback
         finally:
             os.close(self._reading)
             os.kill(self.pid, signal.SIGKILL)

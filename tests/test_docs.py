@@ -29,7 +29,7 @@ PROGRAMS = {
         "True",
     ],
     ("producers.md", "change.py"): "is cancelled: only a submission in progress can be cancelled",
-    ("producers.md", "producer/aio.py"): ["[11, 12]", "[21, 22]"],
+    ("producers.md", "asynchronous.py"): ["[11, 12]", "[21, 22]"],
 }
 # A word of each shell block, with what it prints.
 SHELLS = {
