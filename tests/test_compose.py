@@ -4,13 +4,11 @@ programs that it starts."""
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +22,7 @@ from opsqueue.handlers.app import load_app
 from opsqueue.store.base import parse_store_url
 from opsqueue_api.http.hosts import AllowedHosts
 from opsqueue_api.server import GRACEFUL_S
+from tests.command_lines import PROGRAMS
 from tests.dockerfiles import DOCKERFILES, ROOT, health_code, last, tool
 
 DEVELOPMENT_SECRET = "development-only"  # noqa: S105  the fact tested is that nothing else is one
@@ -78,15 +77,6 @@ def template() -> dict[str, Any]:
     return _read_compose("--no-interpolate")
 
 
-def _program(name: str) -> click.Command:
-    """The click command behind a console script of pyproject.toml."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    module, _, attribute = scripts[name].partition(":")
-    command = getattr(importlib.import_module(module), attribute)
-    assert isinstance(command, click.Command)
-    return command
-
-
 def _variables_of(command: click.Command) -> set[str]:
     """The environment variables that a program reads."""
     prefix = command.context_settings.get("auto_envvar_prefix")
@@ -113,7 +103,7 @@ def _settings(
         if variable.startswith("OPSQUEUE_"):
             monkeypatch.setenv(variable, value)
     (program,) = json.loads(last(name, "ENTRYPOINT"))
-    with _program(program).make_context(program, list(service["command"] or [])) as context:
+    with PROGRAMS[program].make_context(program, list(service["command"] or [])) as context:
         return dict(context.params)
 
 
@@ -359,7 +349,7 @@ def test_programs_read_every_variable_that_they_are_given(
         (program,) = json.loads(last(name, "ENTRYPOINT"))
         image = set(re.findall(r"OPSQUEUE_\w+", dockerfile.read_text()))
         given = {key for key in services[name]["environment"] if key.startswith("OPSQUEUE_")}
-        assert given | image <= _variables_of(_program(program)), name
+        assert given | image <= _variables_of(PROGRAMS[program]), name
     others = [service for name, service in services.items() if name not in DOCKERFILES]
     assert not [key for s in others for key in s.get("environment", {}) if "OPSQUEUE" in key]
 
@@ -370,7 +360,7 @@ def test_compose_reads_no_variable_that_a_program_reads_otherwise(
     """`${OPSQUEUE_X}` in the file is passed on as OPSQUEUE_X, or compose's alone."""
     text = json.dumps(template["services"])
     used = set(re.findall(r"\$\{(OPSQUEUE_\w+)", text))
-    programs = _variables_of(_program("opsqueue-api")) | _variables_of(_program("opsqueue-worker"))
+    programs = _variables_of(PROGRAMS["opsqueue-api"]) | _variables_of(PROGRAMS["opsqueue-worker"])
 
     assert COMPOSE_ONLY == used - programs
     for variable in used & programs:
