@@ -34,3 +34,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 whatever has that name
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -58,6 +58,7 @@ def test_a_package_offers_what_is_promised(package: str) -> None:
         assert PUBLIC[package] == sorted(module.__all__)
     for name in module.__all__:
         assert getattr(module, name) is not None
+        assert name in dir(module)
 
 
 def test_clients_over_http_load_nothing_that_servers_need() -> None:
