@@ -73,6 +73,7 @@ def _repair(part: Queue, label: str) -> RepairStep:
             # Another command took it over, and has ended it.
             break
         if is_busy:
+            # Nothing announces that another sweeper's turn is over: its lock in Redis just expires.
             time.sleep(_LOOK_AGAIN_S)
     progress.end()
     return last

@@ -1,4 +1,4 @@
-"""What a consumer asks about chunks: one interface, two ways to have it answered.
+"""The back end of a consumer: one interface to chunks, which Redis and the HTTP API implement.
 
 `HttpChunkApi` (in http_api.py) asks the HTTP API; `QueueChunkApi` (in redis_api.py) asks Redis.
 """
@@ -43,7 +43,7 @@ class ChunkApi(Protocol):
         wait_s: float,
         is_gone: Callable[[], bool],
     ) -> Sequence[Reservation]:
-        """Take up to `limit` chunks; waits up to `wait_s` for the first, may answer earlier.
+        """Reserve up to `limit` chunks; wait up to `wait_s` for the first, or less.
 
         Who can asks `is_gone` about once a second, and takes nothing any more when it is True.
         """
@@ -60,10 +60,10 @@ class ChunkApi(Protocol):
         """Report that an attempt failed."""
 
     def release(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
-        """Give chunks back without using an attempt."""
+        """Release chunks without using an attempt."""
 
     def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
-        """Say that the worker lives and what it holds; learn what of that is void."""
+        """Send a heartbeat with what the worker holds; return what of that is void."""
 
     def retire(self) -> None:
         """Sign off; what is still held is released."""

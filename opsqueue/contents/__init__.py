@@ -1,1 +1,1 @@
-"""What chunks hold: how operations and results become objects of a store, and are read again."""
+"""Contents of chunks: how operations and results become objects of a store, and are read again."""

@@ -57,7 +57,7 @@ from opsqueue.contents import pieces
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 PRODUCER_CODEC = "cbor+zstd"
-"""Of a ProducerClient that is not told another: Python's types survive, for 1 to 4 us an operation
+"""Default of a ProducerClient: Python's types survive, for 1 to 4 us an operation
 more than msgpack takes."""
 
 MAX_CHUNK_BYTES: Final = 1 << 30
@@ -815,10 +815,10 @@ def _of_bounded_integers(tag: int) -> Callable[..., object]:
 
 
 _MAX_DIGITS: Final = 4_300
-"""As many as Python reads of an integer. Decimals and fractions take the square of them in time."""
+"""The longest integer that Python reads. Decimals and fractions take the square of it in time."""
 
 _MAX_BITS: Final = 14_285
-"""Of so many digits."""
+"""Bits of the largest number of `_MAX_DIGITS` digits."""
 
 _DECODERS: Final = {
     # Shared values and strings: a few bytes could refer to each other so often that no memory holds

@@ -33,7 +33,7 @@ MAX_TRACEBACK_CHARACTERS: Final = 1_000_000
 """Of all different tracebacks of a chunk; errors beyond come without, but for one seen before."""
 
 MAX_TRACEBACK_READ: Final = 2 * MAX_FAILURE_CHARACTERS
-"""Of one; more than any of our programs writes."""
+"""Limit of one traceback that is read; more than any of our programs writes."""
 
 _RESULT: Final = "the result of operation"
 _LENGTH_BYTES: Final = 8

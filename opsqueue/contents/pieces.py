@@ -32,7 +32,7 @@ Heads = tuple[_Head | None, ...]
 """By first byte; None: no value begins so."""
 
 _UNDECLARED: Final = _Head(0)
-"""Of CBOR: what it contains follows, up to a BREAK."""
+"""A CBOR container of undeclared length: its values follow, up to a BREAK."""
 
 BREAK: Final = 0xFF
 

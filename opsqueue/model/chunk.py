@@ -213,7 +213,7 @@ class OperationFailed:
     """An operation that failed, where its handler collects errors (`on_error="collect"`)."""
 
     index: int
-    """Of the operation in its submission, from 0."""
+    """Position of the operation in its submission, from 0."""
     chunk_index: int
     type: str
     message: str

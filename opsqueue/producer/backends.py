@@ -1,4 +1,4 @@
-"""What a producer asks about submissions: one interface, two ways to have it answered.
+"""The back end of a producer: one interface to submissions, which Redis and the HTTP API implement.
 
 `HttpApi` (in http_api.py) asks the HTTP API; `QueueApi` (in redis_api.py) asks Redis itself.
 """

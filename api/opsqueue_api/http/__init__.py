@@ -1,1 +1,1 @@
-"""What every request goes through: hosts, tokens, limits, bodies, problems, logs."""
+"""Concerns of every request: hosts, tokens, limits, bodies, problems, logs."""
