@@ -14,7 +14,6 @@ from opsqueue.http.wire import ProblemType
 from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.durability import Durability
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 from opsqueue.store import ObjectStore
@@ -162,7 +161,7 @@ def _queues(client: Client, durability: Durability) -> QueueOf:
     @lru_cache(1_000)
     def queue_of(name: str) -> Queue:
         try:
-            return PartitionedQueue(client, name, durability=durability)
+            return Queue(client, name, durability=durability)
         except InvalidArgumentError as exc:
             kind = ProblemType.QUEUE_NAME
             raise problem.ProblemError(problem.Problem(kind, str(exc))) from exc

@@ -21,7 +21,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from opsqueue.model.process import new_worker_name
 from opsqueue.queue.connection import connect
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import open_store
@@ -153,7 +153,7 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
     store = open_store(settings.store_url)
     # Consumers over HTTP can't sweep, and no worker needs to be there: somebody must take back what
     # a dead one held.
-    queue_of = lru_cache(1_000)(partial(PartitionedQueue, client))
+    queue_of = lru_cache(1_000)(partial(Queue, client))
     Sweeper(
         lambda: [queue_of(name) for name in queue_names(client)],
         sweeper=new_worker_name("api-"),

@@ -10,7 +10,7 @@ from opsqueue.cli.tables import print_json, say
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.answers import Limit
 from opsqueue.queue.cluster import Client
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.strategy import MOST_IN_HAND
 
 _EPILOG = """
@@ -64,7 +64,7 @@ def set_(
         message = "--per-second and --burst go together: tokens that come, and as many at once"
         raise InvalidArgumentError(message)
     note_new(client, queue)
-    on = PartitionedQueue(client, queue)
+    on = Queue(client, queue)
     on.set_limit(key, value=value, max=maximum, per_second=per_second, burst=burst)
     for limit in on.list_limits():
         if (limit.meta_key, limit.value) == (key, value):
@@ -78,7 +78,7 @@ def set_(
 @with_redis
 def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
     """Let the strategies' own numbers hold again."""
-    on = PartitionedQueue(client, queue)
+    on = Queue(client, queue)
     is_there = any((limit.meta_key, limit.value) == (key, value) for limit in on.list_limits())
     on.remove_limit(key, value=value)
     whose = key if value is None else f"{key}={value}"
@@ -91,7 +91,7 @@ def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
 @with_redis
 def list_(*, client: Client, queue: str, as_json: bool) -> None:
     """List the limits that are set."""
-    found = PartitionedQueue(client, queue).list_limits()
+    found = Queue(client, queue).list_limits()
     if as_json:
         print_json({"queue": queue, "limits": found})
         return

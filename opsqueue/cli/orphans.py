@@ -14,7 +14,6 @@ from opsqueue.cli.tables import counted
 from opsqueue.model.durations import parse_duration
 from opsqueue.queue.connection import connect, masked
 from opsqueue.queue.orphans import Orphan, delete_orphans, find_orphans
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 from opsqueue.store import ObjectStore, open_store
@@ -92,10 +91,8 @@ def check_orphans(
         is_left = False
         click.echo(f"redis   {masked(redis_url)}\nstore   {store.url}")
         for name in names:
-            found = _list(store, PartitionedQueue(client, name), datetime.now(UTC) - age)
-            if found and not (
-                delete and _delete(store, PartitionedQueue(client, name), found, is_asked)
-            ):
+            found = _list(store, Queue(client, name), datetime.now(UTC) - age)
+            if found and not (delete and _delete(store, Queue(client, name), found, is_asked)):
                 is_left = True
         is_whole = bool(queues) or not _name_unknown(store, names)
     if not is_left:

@@ -9,7 +9,7 @@ from opsqueue.cli.names import UnknownQueueError, new_option
 from opsqueue.cli.tables import counted, say
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue.cluster import Client
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 
 _EPILOG = """
@@ -42,7 +42,7 @@ def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
         hint = "--new if it is meant: this can't be taken back"
         message = f"{UnknownQueueError(queue, names)}; {hint}"
         raise InvalidArgumentError(message)
-    PartitionedQueue(client, queue).set_partitions(number)
+    Queue(client, queue).set_partitions(number)
     say(f"queue {queue} has {counted(number, 'partition')}")
 
 
@@ -51,4 +51,4 @@ def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
 @with_redis
 def show(*, queue: str, client: Client) -> None:
     """Print how many partitions QUEUE has."""
-    click.echo(PartitionedQueue(client, queue).get_partitions()[-1])
+    click.echo(Queue(client, queue).get_partitions()[-1])

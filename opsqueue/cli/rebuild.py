@@ -12,7 +12,6 @@ from opsqueue.cli.connections import with_redis
 from opsqueue.cli.tables import counted
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue.cluster import Client
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.queue.script import ping
@@ -61,9 +60,7 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     with closing(open_store(store_url)) as store:
         click.echo(f"store   {store.url}")
         names = _checked(store, queues)
-        outcomes = [
-            _rebuild(store, PartitionedQueue(client, name), is_dry_run=dry_run) for name in names
-        ]
+        outcomes = [_rebuild(store, Queue(client, name), is_dry_run=dry_run) for name in names]
     if any(rebuilt for rebuilt, _ in outcomes):
         click.echo("small submissions, whose chunks were in Redis, are lost: the store has none")
     sys.exit(1 if any(skipped for _, skipped in outcomes) else 0)

@@ -14,7 +14,6 @@ from opsqueue.cli.names import UnknownQueueError, queue_argument
 from opsqueue.cli.tables import counted, say
 from opsqueue.model.answers import RepairStep
 from opsqueue.queue.cluster import Client
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 from opsqueue.queue.sweeper import repair_steps
@@ -45,7 +44,7 @@ def repair_(*, queue: str, client: Client) -> None:
     names = queue_names(client)
     if queue not in names:
         raise UnknownQueueError(queue, names)
-    parts = PartitionedQueue(client, queue).parts_now()
+    parts = Queue(client, queue).parts_now()
     freed = 0
     for number, part in enumerate(parts):
         label = f"partition {number} of {len(parts)}: " if len(parts) > 1 else ""

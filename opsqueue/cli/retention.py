@@ -10,7 +10,7 @@ from opsqueue.cli.tables import say
 from opsqueue.model.durations import as_text, milliseconds, parse_duration
 from opsqueue.model.new_submission import DEFAULT_RETENTION_MS
 from opsqueue.queue.cluster import Client
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 
 _EPILOG = """
 \b
@@ -39,7 +39,7 @@ def set_(*, queue: str, duration: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for DURATION, such as 24h or 7d."""
     kept_ms = milliseconds(parse_duration(duration))
     note_new(client, queue)
-    PartitionedQueue(client, queue).set_retention(kept_ms)
+    Queue(client, queue).set_retention(kept_ms)
     say(f"queue {queue} keeps submissions that end from now on for {as_text(kept_ms)}")
 
 
@@ -48,7 +48,7 @@ def set_(*, queue: str, duration: str, client: Client) -> None:
 @with_redis
 def remove(*, queue: str, client: Client) -> None:
     """Keep ended submissions of QUEUE for a day, as without a setting."""
-    PartitionedQueue(client, queue).set_retention(None)
+    Queue(client, queue).set_retention(None)
 
 
 @retention.command()
@@ -56,5 +56,5 @@ def remove(*, queue: str, client: Client) -> None:
 @with_redis
 def show(*, queue: str, client: Client) -> None:
     """Print for how long ended submissions of QUEUE are kept."""
-    ms = PartitionedQueue(client, queue).get_retention()
+    ms = Queue(client, queue).get_retention()
     click.echo(f"{as_text(DEFAULT_RETENTION_MS)} (default)" if ms is None else as_text(ms))

@@ -19,9 +19,8 @@ from opsqueue.model.chunk import (
     Token,
 )
 from opsqueue.model.names import checked_worker
-from opsqueue.queue import calls, connection
+from opsqueue.queue import commands, connection
 from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore
@@ -50,7 +49,7 @@ class QueueChunkApi:
         worker: str,
         *,
         url: str = "redis://",
-        timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
+        timeout_ms: int = commands.DEFAULT_TIMEOUT_MS,
         check: Callable[[], object] = lambda: None,
     ) -> None:
         """Connect to nothing yet; the queue's client stays the caller's."""
@@ -128,12 +127,12 @@ def connected(
     """Connect a worker to its queue, with what sweeps that; `resources` closes the connections."""
     client = connection.connect(url, max_connections=8)
     resources.callback(client.close)
-    on = PartitionedQueue(client, queue)
+    on = Queue(client, queue)
     api = QueueChunkApi(
         on,
         worker,
         url=connection.masked(url),
-        timeout_ms=timeout_ms or calls.DEFAULT_TIMEOUT_MS,
+        timeout_ms=timeout_ms or commands.DEFAULT_TIMEOUT_MS,
         check=partial(connection.check, client, url=url),
     )
     return api, Sweeper(lambda: [on], sweeper=worker, store=store)

@@ -20,6 +20,8 @@ class Inserted:
 
     id: SubmissionId
     is_new: bool
+    submission: Submission | None = None
+    """As it is now; None: it was inserted with the same key before, and has been forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

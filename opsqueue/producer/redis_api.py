@@ -20,7 +20,6 @@ from opsqueue.producer.backends import Ids, Order
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.connection import BLOCK_MS
 from opsqueue.queue.durability import Durability
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 
@@ -33,7 +32,7 @@ class QueueApi:
 
     Args:
         client: from `opsqueue.queue.connection.connect`, or a fakeredis one; stays the caller's.
-        queue_of: makes a queue by its name, where it is not to be a `PartitionedQueue`.
+        queue_of: makes a queue by its name, where it is not to be a `Queue`.
         durability: that each insert waits for, see `opsqueue.queue.durability.check_durability`.
     """
 
@@ -47,13 +46,14 @@ class QueueApi:
         """Connect to nothing yet."""
         self._queue_names = partial(queue_names, client)
         # Kept, since a queue registers itself with its first insert.
-        make = queue_of or partial(PartitionedQueue, client, durability=durability)
+        make = queue_of or partial(Queue, client, durability=durability)
         self._queue_of = lru_cache(_QUEUES_KEPT)(make)
 
     def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
         """Insert a submission; see `SubmissionApi.insert`."""
         on = self._queue_of(queue)
-        return on.get_submission(on.insert_submission(new, idempotency_key=idempotency_key).id)
+        inserted = on.insert_submission(new, idempotency_key=idempotency_key)
+        return inserted.submission or on.get_submission(inserted.id)
 
     def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
         """Give a submission; see `SubmissionApi.get`."""
@@ -74,23 +74,17 @@ class QueueApi:
 
     def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
         """Cancel a submission; see `SubmissionApi.cancel`."""
-        on = self._queue_of(queue)
-        on.cancel_submission(submission_id)
-        return on.get_submission(submission_id)
+        return self._queue_of(queue).cancel_submission(submission_id)
 
     def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
         """Retry; see `SubmissionApi.retry`."""
-        on = self._queue_of(queue)
-        on.retry_submission(submission_id)
-        return on.get_submission(submission_id)
+        return self._queue_of(queue).retry_submission(submission_id)
 
     def update_metadata(
         self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
     ) -> Submission:
         """Change strategic metadata; see `SubmissionApi.update_metadata`."""
-        on = self._queue_of(queue)
-        on.update_metadata(submission_id, changes)
-        return on.get_submission(submission_id)
+        return self._queue_of(queue).update_metadata(submission_id, changes)
 
     def list(
         self,
@@ -182,7 +176,7 @@ def wait_until_ended(
     """
     if wait_s <= 0:
         return queue.get_submission(submission_id)
-    queue = queue.part_of(submission_id)
+    queue = queue.part(submission_id.partition)
     deadline = time.monotonic() + wait_s
     # Before the state is read: an end between the two is then among the events.
     last_id = queue.last_event_id()

@@ -1,245 +1,245 @@
-"""Which partitions a queue has, and which of them a submission is in.
+"""Which partitions a queue has, which one has what, and how their answers become one.
 
-A queue may be spread over several slots of a cluster. Each partition is a `Queue` of its own, with
-its own scripts: what is about one submission goes to the one that the last two digits of its id
-name.
+A queue may be spread over several slots of a cluster. Each slot is a partition; the last two digits
+of a submission's id name its partition, and so do tokens. What is set while running holds in all of
+them, strategies and limits hold within each.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, TypeVar
+from dataclasses import replace
+from itertools import chain
+from typing import Final, TypeVar
 from zlib import crc32
 
-from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
-from opsqueue.model.answers import Limit
-from opsqueue.model.checks import checked_whole
+from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
+from opsqueue.model.answers import Counts, RepairStep, Reserved, SubmissionPage, Swept, WorkerSeen
+from opsqueue.model.checks import is_text, shown
+from opsqueue.model.chunk import Token
 from opsqueue.model.process import PerProcess
-from opsqueue.model.submission import MAX_PARTITIONS, SubmissionId
-from opsqueue.queue.cluster import Client
-from opsqueue.queue.durability import Durability
-from opsqueue.queue.queue import Queue
-from opsqueue.queue.script import Argument, Scripts
+from opsqueue.model.submission import SubmissionState
 
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 KNOWN_FOR_S: Final = 2.0
-"""After so long a program looks again how many partitions a queue has."""
-_MOST_ROUNDS: Final = 100
+"""After so long a program asks again how many partitions a queue has."""
+
+_SEPARATOR: Final = "@"
+"""Between the id of an entry and the partition whose stream has it."""
+_PLACE: Final = re.compile(rf"([^{_SEPARATOR}]*)(?:{_SEPARATOR}([0-9]{{2}}))?")
+_IN_TOKEN: Final = re.compile(r"[0-9]+-[0-9]+:[0-9]{17}([0-9]{2}):")
 
 
-class _RoutedScripts(Scripts):
-    """Runs a script that is about one submission in its partition; others name no partition."""
-
-    def __init__(self, of: Callable[[int], Scripts], client: Client, queue: str) -> None:
-        super().__init__(client, queue)
-        self._of = of
-
-    def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
-        """Run a script; see `Scripts.call`."""
-        id_ = arguments.get("id")
-        if not id_:
-            raise _one_at_a_time(name)
-        return self._of(SubmissionId(str(id_)).partition).call(name, rest=rest, **arguments)
-
-    def call_many(
-        self, calls: Sequence[tuple[str, Mapping[str, Argument], Sequence[Argument]]]
-    ) -> list[list[Any] | OpsqueueError]:
-        """Not of several partitions: they have no round trip in common."""
-        raise _one_at_a_time(", ".join(sorted({name for name, *_ in calls})))
-
-    def read_after(
-        self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
-    ) -> list[Any]:
-        """Not of several partitions: each has streams of its own."""
-        del last_id, block_ms, limit
-        raise _one_at_a_time(stream)
-
-    def last_id(self, stream: str) -> str:
-        """Not of several partitions: each has streams of its own."""
-        raise _one_at_a_time(stream)
+def partition_of(token: Token) -> int:
+    """Return the partition of a token: its submission's. What is no token is the first's."""
+    found = _IN_TOKEN.match(token) if is_text(token) else None
+    return int(found[1]) if found else 0
 
 
-class Partitions(Queue):
-    """A queue that is in as many partitions as it has.
+class Partitions:
+    """How many partitions a queue has, as Redis said last.
 
     Args:
-        client: from `opsqueue.queue.connection.connect`.
-        name: letters, digits, `_.-`.
-        clock: for tests alone.
-        durability: that an insert waits for.
+        ask: returns all numbers of partitions that the queue has had, from Redis.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        name: str,
-        *,
-        clock: Callable[[], int] | None = None,
-        durability: Durability = Durability.NONE,
-    ) -> None:
-        """Connect to nothing yet."""
-        super().__init__(client, name, clock=clock)
-        self._make = partial(Queue, client, name, clock=clock, durability=durability)
-        scripts_of = partial(Scripts, client, name, clock=clock)
-        self._scripts = _RoutedScripts(lambda n: scripts_of(partition=n), client, name)
-        self._parts = [self._make(partition=0)]
-        self._history = [1]
-        self._looked_at = float("-inf")
-        self._looks = self._look_answered = 0
+    def __init__(self, ask: Callable[[], list[int]]) -> None:
+        """Ask nothing yet: every queue has one."""
+        self.ask = ask
+        self.history = [1]
+        self._asked_at = float("-inf")
+        self._asked = self._answered = 0
         self._lock = PerProcess(threading.Lock)
 
-    @property
-    def part_zero(self) -> Queue:
-        """Give the partition that every queue has; asks nobody."""
-        return self._parts[0]
+    def count(self) -> int:
+        """Return how many there were KNOWN_FOR_S ago, or later.
 
-    def parts(self) -> list[Queue]:
-        """Give all partitions, as many as there were KNOWN_FOR_S ago or later."""
-        if time.monotonic() - self._looked_at >= KNOWN_FOR_S:
+        Raises:
+            RedisUnavailableError: it was never known.
+        """
+        if time.monotonic() - self._asked_at >= KNOWN_FOR_S:
             try:
-                self._look()
+                self.look()
             except RedisUnavailableError:
-                if self._looked_at == float("-inf"):
+                if self._asked_at == float("-inf"):
                     raise
                 # The first partition's master is gone; the others may answer, and shall not wait
                 # for it each time.
-                self._looked_at = time.monotonic()
-        return self._parts[: self._history[-1]]
+                self._asked_at = time.monotonic()
+        return self.history[-1]
 
-    def parts_now(self) -> list[Queue]:
-        """Give all partitions that there are at this moment: for what none of them may miss.
-
-        Raises:
-            RedisUnavailableError: the first partition does not answer how many there are.
-        """
-        self._look()
-        return self._parts[: self._history[-1]]
-
-    def tell_all(self, command: Callable[[Queue], object]) -> None:
-        """Tell all partitions, also where one does not answer.
+    def look(self) -> int:
+        """Return how many there are at this moment.
 
         Raises:
-            RedisUnavailableError: one of them did not, or which there are is not known.
+            RedisUnavailableError: the first partition does not answer.
         """
-        told, troubles = 0, []
-        while True:
-            try:
-                self._look()
-            except RedisUnavailableError as exc:
-                troubles.append(exc)
-            known = self._parts[: self._history[-1]]
-            # One that came meanwhile was given what the first one had before.
-            if told >= len(known):
-                break
-            try:
-                each_part(known[told:], command)
-            except RedisUnavailableError as exc:
-                troubles.append(exc)
-            told = len(known)
-        if troubles:
-            raise troubles[0]
-
-    def part_of(self, submission_id: SubmissionId) -> Queue:
-        """Give the partition that has a submission."""
-        return self._part(submission_id.partition)
-
-    def _look(self) -> None:
         with self._lock.get():
-            self._looks += 1
-            look = self._looks
-        history = self._parts[0].get_partitions()
-        self._part(history[-1] - 1)
+            self._asked += 1
+            number = self._asked
+        self._learn(self.ask(), number)
+        return self.history[-1]
+
+    def learn(self, history: list[int]) -> None:
+        """Remember what another answer of Redis said just now."""
         with self._lock.get():
-            # Of several threads that ask, who asked last has the newest answer, whenever it comes.
-            if look > self._look_answered:
-                self._history, self._look_answered = history, look
-        self._looked_at = time.monotonic()
+            self._asked += 1
+            number = self._asked
+        self._learn(history, number)
 
-    def _part(self, partition: int) -> Queue:
+    def _learn(self, history: list[int], number: int) -> None:
         with self._lock.get():
-            for number in range(len(self._parts), partition + 1):
-                self._parts.append(self._make(partition=number))
-            return self._parts[partition]
-
-    def _home_of(self, key: str, partitions: int | None = None) -> Queue:
-        """Give the partition that a text is always sent to, of as many as there are."""
-        if partitions is None:
-            partitions = len(self.parts())
-        return self._part(crc32(key.encode()) % partitions)
-
-    def set_partitions(self, partitions: int) -> None:
-        """Spread submissions over more partitions; see `Queue.set_partitions`.
-
-        The new ones are paused, limited and kept as the first one is. Programs that run notice
-        them within some seconds.
-        """
-        checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
-        others = [self._part(number) for number in range(1, partitions)]
-        given = None
-        # Once more where something was changed meanwhile: by who could not know of the new ones.
-        for _ in range(_MOST_ROUNDS):
-            settings = _Settings.of(self.part_zero)
-            if settings == given:
-                break
-            for part in others:
-                settings.give_to(part)
-            self.part_zero.set_partitions(partitions)
-            given = settings
-        self._look()
+            # When several threads ask, the one that asked last has the newest answer, whenever it
+            # comes.
+            if number > self._answered:
+                self.history, self._answered = history, number
+        self._asked_at = time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What is set of a queue while it runs, the same in all of its partitions."""
-
-    limits: tuple[Limit, ...]
-    retention_ms: int | None
-    is_paused: bool
-
-    @classmethod
-    def of(cls, part: Queue) -> _Settings:
-        """Ask a partition."""
-        return cls(tuple(part.list_limits()), part.get_retention(), part.count_queue().is_paused)
-
-    def give_to(self, part: Queue) -> None:
-        """Make a partition have the same, whatever it had; it may be in use."""
-        wanted, there = set(self.limits), set(part.list_limits())
-        names = {limit.name for limit in wanted}
-        for limit in there - wanted:
-            if limit.name not in names:
-                part.remove_limit(limit.meta_key, value=limit.value, kind=limit.kind)
-        for limit in wanted - there:
-            part.set_limit(
-                limit.meta_key,
-                value=limit.value,
-                max=limit.max,
-                per_second=limit.per_second,
-                burst=limit.burst,
-            )
-        part.set_retention(self.retention_ms)
-        if self.is_paused:
-            part.pause_queue()
-        else:
-            part.resume_queue()
+def home_of(key: str, partitions: int) -> int:
+    """Return the partition that an insert with a key or prefix goes to, of so many."""
+    return crc32(key.encode()) % partitions
 
 
-def each_part(parts: Iterable[Queue], command: Callable[[Queue], Answer]) -> list[Answer]:
-    """Tell all partitions, also where one does not answer; then raise its error."""
-    answers, troubles = [], []
-    for part in parts:
-        try:
-            answers.append(command(part))
-        except RedisUnavailableError as exc:
-            troubles.append(exc)
-    if troubles:
-        raise troubles[0]
-    return answers
+def grouped(items: Iterable[Item], tokens: Iterable[Token]) -> dict[int, list[Item]]:
+    """Group items by the partitions of their tokens."""
+    groups: dict[int, list[Item]] = {}
+    for item, token in zip(items, tokens, strict=True):
+        groups.setdefault(partition_of(token), []).append(item)
+    return groups
 
 
-def _one_at_a_time(name: str) -> OpsqueueInternalError:
-    return OpsqueueInternalError(f"{name} is of one partition: it goes to each of Queue.parts()")
+def placed(entry_id: str, partition: int) -> str:
+    """Name an entry of a partition's stream."""
+    return f"{entry_id}{_SEPARATOR}{partition:02}"
+
+
+def place_of(text: str, *, first: int = 0) -> tuple[int, str]:
+    """Return partition and entry of what `placed` named; without a partition it is the first's.
+
+    Raises:
+        InvalidArgumentError: it names no partition.
+    """
+    found = _PLACE.fullmatch(text) if is_text(text) else None
+    if found is None:
+        message = f"{shown(text)} is no place in a queue: give what an earlier answer gave"
+        raise InvalidArgumentError(message)
+    return int(found[2] or first), found[1]
+
+
+def joined(ids: Mapping[int, str], *, first: int = 0) -> str:
+    """Write streams' ids by partition as one text; the first partition's alone as it is."""
+    if ids.keys() == {first}:
+        return ids[first]
+    return ",".join(placed(id_, partition) for partition, id_ in sorted(ids.items()))
+
+
+def taken_apart(text: str, *, first: int = 0) -> dict[int, str]:
+    """Return streams' ids by partition, of what `joined` wrote."""
+    parts = text.split(",") if is_text(text) else [text]
+    return dict(place_of(part, first=first) for part in parts)
+
+
+def merged_workers(parts: Iterable[Iterable[WorkerSeen]]) -> list[WorkerSeen]:
+    """Return workers, each once with what it holds in all partitions, the ones seen last first."""
+    by_name: dict[str, WorkerSeen] = {}
+    for worker in chain.from_iterable(parts):
+        known = by_name.get(worker.name)
+        by_name[worker.name] = worker if known is None else _merged_worker(known, worker)
+    return sorted(by_name.values(), key=lambda worker: worker.seen_ms_ago)
+
+
+def _merged_worker(a: WorkerSeen, b: WorkerSeen) -> WorkerSeen:
+    seen_last = min(a, b, key=lambda worker: worker.seen_ms_ago)
+    oldest = [w.oldest_ms for w in (a, b) if w.oldest_ms is not None]
+    return replace(
+        seen_last,
+        info=seen_last.info or a.info or b.info,
+        chunks_in_hand=a.chunks_in_hand + b.chunks_in_hand,
+        oldest_ms=max(oldest, default=None),
+        is_alive=a.is_alive or b.is_alive,
+    )
+
+
+def summed(counted: Sequence[Counts]) -> Counts:
+    """Return the counts of a queue, given those of its partitions."""
+    if len(counted) == 1:
+        return counted[0]
+    oldest = [c.oldest_waiting_at for c in counted if c.oldest_waiting_at is not None]
+    return Counts(
+        submissions={s: sum(c.submissions.get(s, 0) for c in counted) for s in SubmissionState},
+        submissions_ready=sum(c.submissions_ready for c in counted),
+        chunks_delayed=sum(c.chunks_delayed for c in counted),
+        chunks_in_hand=sum(c.chunks_in_hand for c in counted),
+        # Workers are in all partitions, but for those that do not know of a new one yet.
+        workers=max(c.workers for c in counted),
+        chunks_per_second=sum(c.chunks_per_second for c in counted),
+        operations_per_second=sum(c.operations_per_second for c in counted),
+        is_paused=all(c.is_paused for c in counted),
+        oldest_waiting_at=min(oldest, default=None),
+        stats={
+            name: sum(c.stats.get(name, 0) for c in counted) for c in counted for name in c.stats
+        },
+    )
+
+
+def merged_pages(pages: Iterable[SubmissionPage], *, is_newest: bool, limit: int) -> SubmissionPage:
+    """Make one page of several, each of other submissions."""
+    pages = list(pages)
+    # Where one page ends, the others must not go further: the next page goes on there.
+    ends = [page.next for page in pages if page.next is not None]
+    end = (max if is_newest else min)(ends, default=None)
+    found = sorted(
+        (s for page in pages for s in page.submissions), key=lambda s: s.id, reverse=is_newest
+    )
+    if end is not None:
+        found = [s for s in found if (s.id >= end if is_newest else s.id <= end)]
+    if len(found) > limit:
+        found = found[:limit]
+        end = found[-1].id
+    return SubmissionPage(submissions=tuple(found), next=end)
+
+
+def merged_reserves(found: Mapping[int, Reserved]) -> Reserved:
+    """Return what a reserve found in each partition as one answer."""
+    dues = [r.next_due_in_ms for r in found.values() if r.next_due_in_ms is not None]
+    return Reserved(
+        chunks=tuple(chunk for reserved in found.values() for chunk in reserved.chunks),
+        is_paused=all(reserved.is_paused for reserved in found.values()),
+        wake_id=joined({n: reserved.wake_id for n, reserved in found.items()}),
+        next_due_in_ms=min(dues, default=None),
+        is_cut=any(reserved.is_cut for reserved in found.values()),
+    )
+
+
+def merged_sweeps(parts: Sequence[Swept | None]) -> Swept | None:
+    """Return the sum of sweeps of several partitions; None when others sweep all of them."""
+    swept = [one for one in parts if one is not None]
+    if not swept:
+        return None
+    return Swept(
+        sum(one.chunks for one in swept),
+        "-" if any(one.next_from for one in swept) else None,
+        sum(one.lost for one in swept),
+    )
+
+
+def merged_repairs(parts: Sequence[RepairStep | None]) -> RepairStep | None:
+    """Return the totals of repairs of several partitions; it goes on while one of them does."""
+    steps = [step for step in parts if step is not None]
+    if len(steps) < 2:
+        return steps[0] if steps else None
+    return RepairStep(
+        chunks=sum(step.chunks for step in steps),
+        next_from=None if all(step.next_from is None for step in steps) else "-",
+        is_busy=all(step.is_busy for step in steps),
+        entries=sum(step.entries for step in steps),
+        submissions=sum(step.submissions for step in steps),
+        chunks_seen=sum(step.chunks_seen for step in steps),
+        freed=sum(step.freed for step in steps),
+        lost=sum(step.lost for step in steps),
+    )

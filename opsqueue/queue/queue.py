@@ -1,66 +1,122 @@
-"""The state machine's methods, one a transition.
+"""A queue in Redis: every transition and reading, in values. Clients, API and workers all use it.
 
-Each is one Lua script. Everything goes through here: clients, API and workers, in values. What is
-about a worker and not a chunk is in worker_life.py, what is about the whole queue in upkeep.py, the
-readings are in readings.py.
+A command (`commands.py`) is one Lua script: wholly done, or not at all. A queue may be spread over
+several partitions, each in a slot of its own; this module decides which of them a command goes to.
+Nothing is atomic over several partitions: what moves while they are asked one after the other can
+be missed, or counted twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 from opsqueue.exceptions import (
-    InvalidArgumentError,
     OpsqueueError,
     RedisUnavailableError,
-    SubmissionNotCancellableError,
     SubmissionNotConfirmedError,
-    SubmissionNotFoundError,
-    SubmissionNotRetryableError,
+    TooManyMatchingSubmissionsError,
 )
-from opsqueue.model.answers import Inserted, Reserved
-from opsqueue.model.checks import MAX_MS, checked_whole
+from opsqueue.model.answers import (
+    Alive,
+    Inserted,
+    Limit,
+    Reserved,
+    SubmissionPage,
+    Swept,
+)
 from opsqueue.model.chunk import (
+    MAX_BATCH,
     ChunkFailure,
     CompleteOutcome,
     FailOutcome,
     Finished,
     ReleaseOutcome,
+    Reservation,
     Token,
 )
+from opsqueue.model.grid import MAX_PAGE, ChunkInHand, HandPage
 from opsqueue.model.names import check_own_prefix, check_queue_name, label
-from opsqueue.model.new_submission import (
-    MAX_STRATEGIC_PAIRS,
-    NewSubmission,
-    check_strategic_metadata,
+from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
+from opsqueue.model.process import PerProcess
+from opsqueue.model.submission import (
+    MAX_LOOKED_UP,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
 )
-from opsqueue.model.submission import SubmissionId
-from opsqueue.queue import calls
-from opsqueue.queue.calls import KEY_KEPT_MS, Answer
+from opsqueue.queue import commands
 from opsqueue.queue.cluster import Client
+from opsqueue.queue.commands import (
+    DEFAULT_TIMEOUT_MS,
+    KEY_KEPT_MS,
+    Command,
+    Scope,
+    checked_limit,
+    prefix_taken,
+)
 from opsqueue.queue.durability import Durability, confirming, unconfirmed
-from opsqueue.queue.replies import unexpected
-from opsqueue.queue.script import Argument, Scripts, register_queue
-from opsqueue.queue.worker_life import WorkerLife
+from opsqueue.queue.partitions import (
+    Partitions,
+    grouped,
+    home_of,
+    joined,
+    merged_pages,
+    merged_reserves,
+    place_of,
+    placed,
+    taken_apart,
+)
+from opsqueue.queue.script import Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+P = ParamSpec("P")
 
-class Queue(WorkerLife):
-    """One queue in Redis, or one partition of a queue that is spread over several.
+_LEAST_BLOCK_MS: Final = 10
+_MOST_ROUNDS: Final = 100
+
+
+def _runs(command: Callable[P, Command[Answer]]) -> Callable[Concatenate[Queue, P], Answer]:
+    """Make a method of `Queue` that runs the command which its arguments make."""
+
+    @wraps(command)
+    def method(self: Queue, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        return self.run(command(*args, **kwargs))
+
+    signature = inspect.signature(command)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = signature.replace(  # type: ignore[attr-defined] # for help()
+        parameters=[own, *signature.parameters.values()]
+    )
+    return method
+
+
+class Queue:
+    """One queue in Redis, in as many partitions as it has; or one of its partitions alone.
 
     Args:
         client: from `opsqueue.queue.connection.connect`.
         name: letters, digits, `_.-`.
-        partition: 0 to 99; a queue that is not spread has the first only.
+        partition: 0 to 99: this one alone, whatever others there are. None: all that there are.
         clock: milliseconds since 1970; for tests alone.
         durability: that an insert waits for. Nothing else does: what is lost of the rest is done
-            again, never counted twice (ARCHITECTURE.md, Durability).
+            again, never counted twice (docs/internals/durability.md).
 
     Every method raises RedisUnavailableError when there is no answer: whether the transition
     happened is then not known. All may be repeated: an insert by its idempotency key, reports by
     their tokens, a reserve by the heartbeat that releases what nobody knows of.
+
+    A program that does not know of a new partition yet (for KNOWN_FOR_S) reads and reports what is
+    in it all the same, since ids and tokens name it.
     """
 
     def __init__(
@@ -68,25 +124,151 @@ class Queue(WorkerLife):
         client: Client,
         name: str,
         *,
-        partition: int = 0,
+        partition: int | None = None,
         clock: Callable[[], int] | None = None,
         durability: Durability = Durability.NONE,
     ) -> None:
         """Connect to nothing yet."""
-        scripts = Scripts(client, check_queue_name(name), partition=partition, clock=clock)
-        super().__init__(client, name, scripts)
-        self.partition = partition
-        self.label = label(name, partition)
+        self.name = check_queue_name(name)
+        self.partition = partition or 0
+        self.label = label(name, self.partition)
+        self.partitions = Partitions(lambda: self.run(commands.get_partitions()))
+        self._is_one = partition is not None
+        self._client = client
+        self._clock = clock
         self._durability = durability
         self._is_registered = False
+        self._scripts: dict[int, Scripts] = {}
+        self._parts: dict[int, Queue] = {}
+        self._lock = PerProcess(threading.Lock)
+
+    # How commands run
+
+    def run(self, command: Command[Answer], *, partition: int | None = None) -> Answer:
+        """Run a command in the partitions of its scope, or in the one named.
+
+        Where there are several, it runs in all of them also when one does not answer.
+
+        Raises:
+            what the transition refuses, and errors of `Scripts.call`.
+        """
+        if partition is None and command.scope is Scope.EVERY:
+            return command.merge(self._run_in_every(command))
+        if partition is None and command.scope is Scope.EACH:
+            return command.merge(self._run_in_each(self._numbers(), lambda _: command))
+        scripts = self._scripts_of(self._place_of(command) if partition is None else partition)
+        reply = scripts.call(command.script, rest=command.rest, **command.arguments)
+        return command.read(reply, self.name)
+
+    def pipeline(self, many: Sequence[Command[Any]]) -> list[Any]:
+        """Run commands in one round trip a partition; each is a transition of its own.
+
+        Returns their answers in order, and in place of an answer the error that it met, a
+        RedisUnavailableError or a ScriptError: the others may have happened all the same.
+        """
+        self._register_if_possible()
+        answers: dict[int, Any] = {}
+        places = [self._place_of(command) for command in many]
+        for place in dict.fromkeys(places):
+            numbers = [number for number, other in enumerate(places) if other == place]
+            calls = [(c.script, c.arguments, c.rest) for c in (many[n] for n in numbers)]
+            answers |= zip(numbers, self._scripts_of(place).call_many(calls), strict=True)
+        return [
+            reply if isinstance(reply, OpsqueueError) else command.read(reply, self.name)
+            for command, reply in zip(many, (answers[n] for n in range(len(many))), strict=True)
+        ]
+
+    def part(self, partition: int) -> Queue:
+        """Return one of the queue's partitions as a queue of its own; asks nobody."""
+        if self._is_one and partition == self.partition:
+            return self
+        with self._lock.get():
+            if partition not in self._parts:
+                self._parts[partition] = Queue(
+                    self._client,
+                    self.name,
+                    partition=partition,
+                    clock=self._clock,
+                    durability=self._durability,
+                )
+            return self._parts[partition]
 
     def parts(self) -> list[Queue]:
-        """Give the queue's partitions, this one alone."""
-        return [self]
+        """Return all partitions, as many as there were KNOWN_FOR_S ago or later."""
+        return [self.part(number) for number in self._numbers()]
 
-    def part_of(self, submission_id: SubmissionId) -> Queue:  # noqa: ARG002 see PartitionedQueue
-        """Give the partition that has a submission: this one."""
-        return self
+    def parts_now(self) -> list[Queue]:
+        """Return all partitions that there are at this moment.
+
+        Raises:
+            RedisUnavailableError: the first partition does not answer how many there are.
+        """
+        return [self.part(number) for number in self._numbers_now()]
+
+    def _numbers(self) -> Sequence[int]:
+        return [self.partition] if self._is_one else range(self.partitions.count())
+
+    def _numbers_now(self) -> Sequence[int]:
+        return [self.partition] if self._is_one else range(self.partitions.look())
+
+    def _place_of(self, command: Command[Any]) -> int:
+        if command.submission_id is not None:
+            return command.submission_id.partition
+        return self.partition if command.partition is None else command.partition
+
+    def _scripts_of(self, partition: int) -> Scripts:
+        scripts = self._scripts.get(partition)
+        if scripts is None:
+            scripts = Scripts(self._client, self.name, partition=partition, clock=self._clock)
+            self._scripts[partition] = scripts
+        return scripts
+
+    def _run_in_each(
+        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
+    ) -> list[Answer]:
+        answers, failures = [], []
+        for number in numbers:
+            try:
+                answers.append(self.run(command_of(number), partition=number))
+            except RedisUnavailableError as exc:
+                failures.append(exc)
+        if failures:
+            raise failures[0]
+        return answers
+
+    def _run_in_every(self, command: Command[Answer]) -> list[Answer]:
+        answers: list[Answer] = []
+        failures: list[RedisUnavailableError] = []
+        told = 0
+        while True:
+            try:
+                numbers = self._numbers_now()
+            except RedisUnavailableError as exc:
+                failures.append(exc)
+                numbers = range(self.partitions.history[-1])
+            # A partition that was added meanwhile was given what the first one had before.
+            for number in numbers[told:]:
+                try:
+                    answers.append(self.run(command, partition=number))
+                except RedisUnavailableError as exc:
+                    failures.append(exc)
+            if told >= len(numbers) or self._is_one:
+                break
+            told = len(numbers)
+        if failures:
+            raise failures[0]
+        return answers
+
+    def _register(self) -> None:
+        if not self._is_registered:
+            register_queue(self._client, self.name)
+            self._is_registered = True
+
+    def _register_if_possible(self) -> None:
+        # A full server refuses the name, and of a cluster another master has it: neither keeps
+        # workers from their chunks. Heartbeats say it again.
+        with suppress(RedisUnavailableError):
+            self._register()
 
     # Transitions of submissions
 
@@ -99,39 +281,86 @@ class Queue(WorkerLife):
     ) -> Inserted:
         """Accept a submission whose chunks are stored already; costs the same for any number.
 
+        It goes to the partition that its idempotency key says, or else its prefix. With several
+        partitions, a key is looked for in the others first, lest two submissions have one prefix.
+
         Raises:
             InvalidArgumentError: another submission has this prefix, or it is not of the form
                 `QUEUE/` and 32 hexadecimal digits.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
-        checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
         check_own_prefix(new.prefix, self.name)
         self._register()
-        answer, doubt = self._call_confirmed(
-            "insert_submission",
-            partition=f"{self.partition:02}",
-            idempotency=idempotency_key,
-            idempotency_ms=idempotency_ms,
-            prefix=new.prefix,
-            chunks_total=new.chunks_total,
-            chunk_size=new.chunk_size,
-            operations_total=new.operations,
-            meta_count=len(new.strategic_metadata),
-            inline_count=len(new.inline or ()),
-            rest=[*calls.pairs_and_fields(new), *(new.inline or ())],
+        for _ in range(_MOST_ROUNDS):
+            home, known = self._home_of_insert(new, idempotency_key)
+            inserted = self._insert(
+                commands.insert_submission(
+                    new,
+                    partition=home,
+                    partitions=known,
+                    idempotency_key=idempotency_key,
+                    idempotency_ms=idempotency_ms,
+                )
+            )
+            if isinstance(inserted, Inserted):
+                return inserted
+            self.partitions.learn(inserted)
+        message = f"queue {self.name}: its partitions change faster than an insert can follow"
+        raise RedisUnavailableError(message)
+
+    def _home_of_insert(self, new: NewSubmission, key: str) -> tuple[int, int | None]:
+        """Return the partition of an insert, and how many partitions its script must find."""
+        if self._is_one:
+            return self.partition, None
+        if self.partitions.count() == 1:
+            # The script says so when there are more by now: another process may have put this
+            # very submission into one of them, and its answer may have been lost.
+            return 0, 1
+        if not key:
+            return home_of(new.prefix, self.partitions.count()), None
+        home = home_of(key, self.partitions.look())
+        # Where there were fewer partitions, the key had another home.
+        for partitions in self.partitions.history[:-1]:
+            earlier = home_of(key, partitions)
+            if earlier != home and self.run(commands.lookup_key(key), partition=earlier):
+                return earlier, None
+        if not self.run(commands.lookup_key(key), partition=home):
+            self._check_prefix(new.prefix, home)
+        return home, None
+
+    def _check_prefix(self, prefix: str, home: int) -> None:
+        for number in self._numbers():
+            unknown = commands.unknown_prefixes([prefix])
+            if number != home and not self.run(unknown, partition=number):
+                owner = self.run(commands.lookup_prefix(prefix), partition=number)
+                raise prefix_taken(prefix, owner)
+
+    def _insert(self, command: Command[Inserted | list[int]]) -> Inserted | list[int]:
+        """Run an insert, and see to it that it is as durable as was asked for."""
+        if self._durability is Durability.NONE:
+            return self.run(command)
+        scripts = self._scripts_of(self._place_of(command))
+        reply, confirmations = scripts.call_followed(
+            command.script,
+            confirming(self._durability, scripts.base),
+            rest=command.rest,
+            **command.arguments,
         )
-        inserted = _inserted(answer, new.prefix)
-        if doubt is not None:
-            raise SubmissionNotConfirmedError(inserted.id, doubt)
+        inserted = command.read(reply, self.name)
+        if isinstance(inserted, Inserted):
+            doubt = unconfirmed(self._durability, confirmations)
+            if doubt is not None:
+                raise SubmissionNotConfirmedError(inserted.id, doubt)
         return inserted
 
     def restore_submission(
         self, new: NewSubmission, finished: Finished, *, idempotency_key: str = ""
     ) -> Inserted:
-        """Insert a submission that Redis has lost, whose chunks are stored, and some done.
+        """Insert a submission that Redis has lost, whose chunks are stored and some of them done.
 
-        Its prefix may be of any form: earlier versions let clients choose it.
+        It goes where its insert would go, so that a repetition of that finds it. Its prefix may be
+        of any form: earlier versions let clients choose it.
 
         Args:
             new: as it was inserted.
@@ -142,129 +371,42 @@ class Queue(WorkerLife):
             InvalidArgumentError: a submission has this prefix, so this one was not lost; or what
                 is done is more than there is.
         """
-        calls.checked_finished(new, finished)
+        commands.checked_finished(new, finished)
         self._register()
-        answer = self._scripts.call(
-            "restore_submission",
-            partition=f"{self.partition:02}",
-            prefix=new.prefix,
-            chunks_total=new.chunks_total,
-            chunk_size=new.chunk_size,
-            operations_total=new.operations,
-            cursor=finished.cursor,
-            chunks_done=finished.chunks_done,
-            done=finished.done,
-            operations_done=finished.operations_done,
-            operations_failed=finished.operations_failed,
-            errors=finished.errors,
-            last_error=finished.last_error,
-            meta_count=len(new.strategic_metadata),
-            redo_count=len(finished.redo),
-            idempotency=idempotency_key,
-            idempotency_ms=KEY_KEPT_MS,
-            rest=[*calls.pairs_and_fields(new), *finished.redo],
+        if self._is_one:
+            home = self.partition
+        else:
+            count = self.partitions.look() if idempotency_key else self.partitions.count()
+            home = home_of(idempotency_key or new.prefix, count)
+        return self.run(
+            commands.restore_submission(
+                new, finished, partition=home, idempotency_key=idempotency_key
+            )
         )
-        return _inserted(answer, new.prefix)
 
-    def cancel_submission(self, submission_id: SubmissionId) -> None:
-        """Drop what is left of a submission in progress; costs the same for any number of chunks.
+    def retry_submission(self, submission_id: SubmissionId) -> Submission:
+        """Put a failed or cancelled submission back to work and return it.
 
-        Raises:
-            SubmissionNotFoundError, SubmissionNotCancellableError.
-        """
-        answer = self._scripts.call("cancel_submission", id=str(submission_id))
-        match answer:
-            case [b"cancelled"]:
-                return
-            case [b"ended", _]:
-                raise SubmissionNotCancellableError(self.get_submission(submission_id))
-            case [b"unknown"]:
-                raise SubmissionNotFoundError(submission_id, self.name)
-        raise unexpected(answer)
-
-    def retry_submission(self, submission_id: SubmissionId) -> None:
-        """Put a failed or cancelled submission back to work; finished chunks stay finished.
-
-        Every other one has all its attempts again, at once: back-offs of before end. Its
-        `max_failed_operations` holds no longer. Errors of operations in finished chunks stay.
+        Finished chunks stay finished; every other one has all its attempts again, at once:
+        back-offs end. Its `max_failed_operations` holds no longer. Errors of operations in finished
+        chunks stay.
 
         Raises:
             SubmissionNotFoundError, SubmissionNotRetryableError.
         """
         look_from = ""
         while True:
-            answer = self._scripts.call(
-                "retry_submission", id=str(submission_id), look_from=look_from
+            submission, more = self.run(
+                commands.retry_submission(submission_id, look_from=look_from)
             )
-            match answer:
-                case [b"retried", bytes() as more]:
-                    # The same place once more would be no progress.
-                    if (rest := more.decode()) in ("", look_from):
-                        return
-                    look_from = rest
-                case [b"not_retryable", _]:
-                    raise SubmissionNotRetryableError(self.get_submission(submission_id))
-                case [b"unknown"]:
-                    raise SubmissionNotFoundError(submission_id, self.name)
-                case _:
-                    raise unexpected(answer)
+            # The same place once more would be no progress.
+            if more in ("", look_from):
+                return submission
+            look_from = more
 
-    def update_metadata(
-        self, submission_id: SubmissionId, changes: Mapping[str, int | None]
-    ) -> None:
-        """Change strategic metadata of a submission in progress; None removes a key.
-
-        Raises:
-            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
-        """
-        # Together they may be more than a submission may have: as many may go as come.
-        for key, value in changes.items():
-            check_strategic_metadata({key: 0 if value is None else value})
-        rest = [
-            part for key, value in changes.items() for part in (key, "" if value is None else value)
-        ]
-        answer = self._scripts.call(
-            "update_metadata", id=str(submission_id), limit=MAX_STRATEGIC_PAIRS, rest=rest
-        )
-        match answer:
-            case [b"updated"]:
-                return
-            case [b"too_many", int(pairs)]:
-                message = (
-                    f"submission {submission_id} would have {pairs} pairs of strategic metadata: "
-                    f"at most {MAX_STRATEGIC_PAIRS}; remove some with None"
-                )
-                raise InvalidArgumentError(message)
-            case [b"ended", _]:
-                raise SubmissionNotCancellableError(self.get_submission(submission_id))
-            case [b"unknown"]:
-                raise SubmissionNotFoundError(submission_id, self.name)
-        raise unexpected(answer)
-
-    def watch_submission(
-        self, submission_id: SubmissionId, *, watch_ms: int = 60_000
-    ) -> str | None:
-        """Let a submission tell its progress for a while; None: it has ended.
-
-        Returns what `wait_for_news` reads after: whatever is read of the submission from now on,
-        no later change is missed.
-
-        Raises:
-            SubmissionNotFoundError.
-        """
-        answer = self._scripts.call(
-            "watch_submission",
-            id=str(submission_id),
-            watch_ms=checked_whole("watch_ms", watch_ms, least=1, most=MAX_MS),
-        )
-        match answer:
-            case [b"watched", news_id]:
-                return str(news_id.decode())
-            case [b"ended", _]:
-                return None
-            case [b"unknown"]:
-                raise SubmissionNotFoundError(submission_id, self.name)
-        raise unexpected(answer)
+    cancel_submission = _runs(commands.cancel_submission)
+    update_metadata = _runs(commands.update_metadata)
+    watch_submission = _runs(commands.watch_submission)
 
     # Transitions of chunks
 
@@ -275,9 +417,9 @@ class Queue(WorkerLife):
         limit: int = 1,
         reservation_ms: int = 600_000,
         strategy: AnyStrategy | None = None,
-        heartbeat_timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
+        heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
     ) -> Reserved:
-        """Take up to `limit` chunks; also a sign of the worker's life.
+        """Reserve up to `limit` chunks, partition by partition; also a sign of the worker's life.
 
         Args:
             worker: its name, unique among all.
@@ -287,20 +429,37 @@ class Queue(WorkerLife):
             heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
                 of them: for a worker that is new, or that was forgotten as dead.
         """
-        self._register_if_taken()
-        look_from = ""
-        while True:
-            reserved = self._run(
-                calls.reserve_chunks(
-                    self.name,
+        self._register_if_possible()
+        numbers = self._numbers()
+        first = random.randrange(len(numbers))  # noqa: S311 chance needs no cryptography
+        found: dict[int, Reserved] = {}
+        failures: list[OpsqueueError] = []
+        left = limit
+        for number in [*numbers[first:], *numbers[:first]]:
+            try:
+                found[number] = self._reserve_in(
+                    number,
                     worker,
-                    limit=limit,
+                    limit=left,
                     reservation_ms=reservation_ms,
                     strategy=strategy,
-                    look_from=look_from,
                     heartbeat_timeout_ms=heartbeat_timeout_ms,
                 )
-            )
+            except RedisUnavailableError as exc:
+                failures.append(exc)
+                continue
+            left -= len(found[number].chunks)
+            if left <= 0:
+                break
+        if failures and left == limit:
+            raise failures[0]
+        return found[numbers[0]] if len(numbers) == 1 else merged_reserves(found)
+
+    def _reserve_in(self, partition: int, worker: str, **options: Any) -> Reserved:  # noqa: ANN401 as above
+        look_from = ""
+        while True:
+            command = commands.reserve_chunks(worker, look_from=look_from, **options)
+            reserved = self.run(command, partition=partition)
             # A composed strategy looks at a bounded number of submissions in one script.
             if reserved.chunks or reserved.look_from in ("", look_from):
                 return reserved
@@ -321,90 +480,406 @@ class Queue(WorkerLife):
                 submission's `max_failed_operations` it fails, with a failure that says so.
             outputs: encoded, of chunks that have `inline_output_bytes` for them.
         """
-        return self._run(calls.complete_chunks(tokens, operations_failed, outputs))
+        outputs = outputs or {}
 
-    def fail_chunk(
-        self, token: Token, failure: ChunkFailure, *, jitter: int | None = None
-    ) -> FailOutcome:
-        """Report that an attempt failed; the next one waits for the submission's back-off.
+        def complete(named: Sequence[Token]) -> Command[list[CompleteOutcome]]:
+            return commands.complete_chunks(
+                named,
+                operations_failed=operations_failed,
+                outputs={token: outputs[token] for token in named if token in outputs},
+            )
 
-        Args:
-            token: of the reservation.
-            failure: kept with the submission, the last one only.
-            jitter: 0 to 1000 per mille of half the back-off; drawn here unless a test gives it.
-        """
-        return self._run(calls.fail_chunk(token, failure, jitter=jitter))
+        return self._by_partition(commands.checked_tokens(tokens), complete)
 
     def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
-        """Give chunks back without using an attempt, free at once or after a delay."""
-        return self._run(calls.release_chunks(tokens, delay_ms=delay_ms))
+        """Release chunks without using an attempt, free at once or after a delay."""
+        return self._by_partition(
+            commands.checked_tokens(tokens),
+            lambda named: commands.release_chunks(named, delay_ms=delay_ms),
+        )
+
+    fail_chunk = _runs(commands.fail_chunk)
 
     def fail_chunks(self, failures: Sequence[tuple[Token, ChunkFailure]]) -> list[FailOutcome]:
         """Report attempts that failed, each as `fail_chunk` does; at most MAX_BATCH.
 
         After an error all may be reported again: those that were counted are lost then.
         """
-        tokens = calls.checked_tokens([token for token, _ in failures])
-        reports = zip(tokens, (why for _, why in failures), strict=True)
-        outcomes = self.together([calls.fail_chunk(token, why) for token, why in reports])
+        commands.checked_tokens([token for token, _ in failures])
+        outcomes = self.pipeline([commands.fail_chunk(token, why) for token, why in failures])
         for outcome in outcomes:
             if isinstance(outcome, OpsqueueError):
                 raise outcome
         return outcomes
 
-    def together(self, many: Sequence[calls.Call[Any]]) -> list[Any]:
-        """Make calls (see `calls`) in one round trip; each is a transition of its own.
+    def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
+        """Return what the reservations of these tokens are for, without those that have ended.
 
-        Returns their answers in order, and in place of an answer the error that it met, a
-        RedisUnavailableError or a ScriptError: the others may have happened all the same.
+        Args:
+            tokens: at most MAX_BATCH.
         """
-        self._register_if_taken()
-        answers = self._scripts.call_many([(c.script, c.arguments, c.rest) for c in many])
-        return [
-            answer if isinstance(answer, OpsqueueError) else call.read(answer)
-            for call, answer in zip(many, answers, strict=True)
-        ]
+        found: dict[Token, Reservation] = {}
+        for named in grouped(tokens, commands.checked_tokens(tokens)).values():
+            found.update(self.run(commands.get_reservations(named)).items())
+        return found
 
-    def _run(self, call: calls.Call[Answer]) -> Answer:
-        return call.read(self._scripts.call(call.script, rest=call.rest, **call.arguments))
+    def _by_partition(
+        self,
+        tokens: Sequence[Token],
+        command_of: Callable[[Sequence[Token]], Command[list[Answer]]],
+    ) -> list[Answer]:
+        """Run a command for the tokens of each partition; return their answers in order."""
+        answers: dict[int, Answer] = {}
+        for numbers in grouped(range(len(tokens)), tokens).values():
+            of_partition = self.run(command_of([tokens[number] for number in numbers]))
+            answers |= zip(numbers, of_partition, strict=True)
+        return [answers[number] for number in range(len(tokens))]
 
-    def _call_confirmed(
-        self, name: str, *, rest: Sequence[Argument], **arguments: Argument
-    ) -> tuple[list[Any], str | None]:
-        """Run a script; also say why its effect is not as durable as was asked for, if so."""
-        if self._durability is Durability.NONE:
-            return self._scripts.call(name, rest=rest, **arguments), None
-        commands = confirming(self._durability, self._scripts.base)
-        answer, answers = self._scripts.call_followed(name, commands, rest=rest, **arguments)
-        return answer, unconfirmed(self._durability, answers)
+    # Workers, and what they leave behind
 
-    def _register(self) -> None:
-        if not self._is_registered:
-            register_queue(self._client, self.name)
-            self._is_registered = True
+    def heartbeat(
+        self,
+        worker: str,
+        *,
+        tokens: Iterable[Token] = (),
+        info: bytes = b"{}",
+        unknown_ms: int = 30_000,
+        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    ) -> Alive:
+        """Tell that a worker lives and what it holds; return what of that is revoked.
 
-    def _register_if_taken(self) -> None:
-        # A full server refuses the name, and of a cluster another master has it: neither keeps
-        # workers from their chunks. Heartbeats say it again.
+        Args:
+            worker: its name.
+            tokens: all that it holds.
+            info: JSON that lists of workers show.
+            unknown_ms: chunks pending for it for longer that it does not name are released; longer
+                than an answer of reserve can be under way.
+            timeout_ms: after so long a silence from now on it is dead, and its chunks are taken
+                back by whoever sweeps.
+        """
+        tokens = list(tokens)
+        named = grouped(tokens, tokens)
+
+        def beat(partition: int) -> Command[Alive]:
+            return commands.heartbeat(
+                worker,
+                tokens=named.get(partition, []),
+                info=info,
+                unknown_ms=unknown_ms,
+                timeout_ms=timeout_ms,
+            )
+
+        beat(self.partition)  # checks the arguments before anything is sent
+        # Not only once: a flushed server has forgotten the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
-            self._register()
+            register_queue(self._client, self.name)
+        alive = self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat)
+        return Alive(
+            void=frozenset(token for answer in alive for token in answer.void),
+            released=sum(answer.released for answer in alive),
+            lost=sum(answer.lost for answer in alive),
+        )
+
+    retire_worker = _runs(commands.retire_worker)
+    reclaim_dead = _runs(commands.reclaim_dead)
+    repair = _runs(commands.repair)
+
+    def reclaim_expired(
+        self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
+    ) -> Swept | None:
+        """Take chunks back whose reservation is over, a page; None when another sweeps now.
+
+        Args:
+            sweeper: who does it.
+            page_from: `next_from` of the page before; "-": the first.
+            limit: reservations looked at, of one partition.
+            lock_ms: for so long others are refused.
+        """
+        numbers = self._numbers()
+        partition, start = place_of(page_from, first=numbers[0])
+        swept = self.run(
+            commands.reclaim_expired(sweeper, page_from=start or "-", limit=limit, lock_ms=lock_ms),
+            partition=partition,
+        )
+        if swept is None or len(numbers) == 1:
+            return swept
+        if swept.next_from is not None:
+            return Swept(swept.chunks, placed(swept.next_from, partition), swept.lost)
+        is_last = partition >= numbers[-1]
+        return Swept(swept.chunks, None if is_last else placed("-", partition + 1), swept.lost)
+
+    # The queue as a whole, and its clean-up
+
+    pause_queue = _runs(commands.pause_queue)
+    resume_queue = _runs(commands.resume_queue)
+    set_retention = _runs(commands.set_retention)
+    set_limit = _runs(commands.set_limit)
+    remove_limit = _runs(commands.remove_limit)
+    forget_submissions = _runs(commands.forget_submissions)
+    delete_inputs = _runs(commands.delete_inputs)
+
+    def set_partitions(self, partitions: int) -> None:
+        """Spread the submissions that come from now on over so many partitions; never fewer.
+
+        The new ones are paused, limited and kept as the first one is. Programs that run notice
+        them within some seconds.
+
+        Args:
+            partitions: 1 to MAX_PARTITIONS.
+
+        Raises:
+            InvalidArgumentError: there are more already, or it is out of range.
+        """
+        command = commands.set_partitions(partitions)
+        given = None
+        # Once more when something was changed meanwhile, by who could not know of the new ones.
+        for _ in range(_MOST_ROUNDS):
+            settings = _Settings.of(self.part(0))
+            if settings == given:
+                break
+            for number in range(1, partitions):
+                settings.give_to(self.part(number))
+            self.run(command)
+            given = settings
+        self.partitions.look()
+
+    def discard_prefixes(
+        self, prefixes: Sequence[str], *, step: Literal["discard", "hold", "let_go"] = "discard"
+    ) -> list[str]:
+        """Mark the objects of prefixes that no submission has for deletion.
+
+        An insert with one is refused from now on. Returns those whose objects may be deleted.
+        `forget_submissions` answers them, too, until it is told that they are.
+
+        Args:
+            prefixes: at most MAX_BATCH.
+            step: "hold" only lets inserts be refused, "let_go" takes that back: with several
+                partitions all must refuse before the objects are deleted.
+
+        Raises:
+            InvalidArgumentError: a prefix is not of the form that this queue's inserts take.
+        """
+
+        def discard(
+            number: int, some: Sequence[str], step: Literal["discard", "hold", "let_go"]
+        ) -> list[str]:
+            command = commands.discard_prefixes(some, queue=self.name, step=step)
+            return self.run(command, partition=number)
+
+        numbers = self._numbers_now()
+        if len(numbers) == 1 or step != "discard":
+            return discard(numbers[0], prefixes, step)
+        refused = set(prefixes)
+        for number in numbers:
+            refused &= set(discard(number, prefixes, "hold"))
+        others = [prefix for prefix in prefixes if prefix not in refused]
+        discarded = [prefix for prefix in prefixes if prefix in refused]
+        for number in numbers:
+            discard(number, discarded, "discard")
+            discard(number, others, "let_go")
+        return discarded
+
+    # Readings
+
+    get_submission = _runs(commands.get_submission)
+    done_chunks = _runs(commands.done_chunks)
+    inline_contents = _runs(commands.inline_contents)
+    chunks_with_errors = _runs(commands.chunks_with_errors)
+    count_cells = _runs(commands.count_cells)
+    list_delayed = _runs(commands.list_delayed)
+    get_partitions = _runs(commands.get_partitions)
+    list_limits = _runs(commands.list_limits)
+    get_retention = _runs(commands.get_retention)
+    lookup_prefix = _runs(commands.lookup_prefix)
+    lookup_key = _runs(commands.lookup_key)
+    unknown_prefixes = _runs(commands.unknown_prefixes)
+    list_workers = _runs(commands.list_workers)
+    count_queue = _runs(commands.count_queue)
+
+    def list_submissions(
+        self,
+        wanted: SubmissionFilter | None = None,
+        *,
+        after: SubmissionId | None = None,
+        order: Literal["newest", "oldest"] = "newest",
+        limit: int = 100,
+    ) -> SubmissionPage:
+        """List submissions by creation, at most MAX_BATCH, from after an id on.
+
+        Where `wanted` has pairs, a page may be shorter than `limit`, or empty, and still have a
+        `next`: each call looks at a bounded number.
+        """
+        wanted = wanted or SubmissionFilter()
+        limit = min(checked_limit(limit), MAX_BATCH)
+        pages = list[SubmissionPage]()
+        for state in [wanted.state] if wanted.state else SubmissionState:
+            of_state = commands.list_submissions(
+                state,
+                wanted.strategic_metadata,
+                ids=wanted.id_range(after, is_newest=order == "newest"),
+                order=order,
+                limit=limit,
+            )
+            found = self.run(of_state)
+            pages += found
+        return merged_pages(pages, is_newest=order == "newest", limit=limit)
+
+    def lookup_submissions(
+        self,
+        pairs: Mapping[str, int],
+        *,
+        states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
+        limit: int = MAX_LOOKED_UP,
+    ) -> list[SubmissionId]:
+        """Return the submissions that have all pairs of strategic metadata, ascending.
+
+        Args:
+            pairs: none: all submissions.
+            states: that they may be in.
+            limit: at most.
+
+        Raises:
+            TooManyMatchingSubmissionsError: there are more than `limit`.
+        """
+        check_strategic_metadata(pairs)
+        checked_limit(limit)
+        names = [state.value for state in states]
+        # Without pairs each state has an index of its own; with them one index has all states.
+        groups = [",".join(names)] if pairs else names
+        found: list[SubmissionId] = []
+        for number in self._numbers():
+            for group in groups:
+                after = ""
+                while True:
+                    command = commands.lookup_submissions(pairs, states=group, after=after)
+                    ids, next_after = self.run(command, partition=number)
+                    found += ids
+                    if len(found) > limit:
+                        raise TooManyMatchingSubmissionsError(limit)
+                    if next_after in ("", after):
+                        break
+                    after = next_after
+        return sorted(found)
+
+    def list_reservations(
+        self,
+        submission_id: SubmissionId | None = None,
+        *,
+        from_: str | None = None,
+        limit: int = MAX_PAGE,
+    ) -> HandPage:
+        """List the chunks in progress, of one submission or of all.
+
+        A page is filled partition by partition: the oldest come first in it, not in all pages.
+
+        Args:
+            submission_id: None: of all submissions.
+            from_: `next_from` of the page before.
+            limit: chunks looked at, at most MAX_PAGE: of one submission fewer come.
+        """
+        limit = min(checked_limit(limit), MAX_PAGE)
+        numbers = self._numbers()
+        if submission_id is not None:
+            numbers = [SubmissionId(str(submission_id)).partition]
+        partition, start = place_of(from_ or "-", first=numbers[0])
+        chunks: list[ChunkInHand] = []
+        for number in [number for number in numbers if number >= partition]:
+            if len(chunks) >= limit:
+                return HandPage(_by_age(chunks), placed("", number))
+            command = commands.list_reservations(
+                submission_id, from_=start or "-", limit=limit - len(chunks)
+            )
+            page = self.run(command, partition=number)
+            chunks += page.chunks
+            if page.next_from is not None:
+                more = page.next_from if len(numbers) == 1 else placed(page.next_from, number)
+                return HandPage(_by_age(chunks), more)
+            start = "-"
+        return HandPage(_by_age(chunks), None)
+
+    # Waiting
+
+    def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
+        """Sleep until a chunk may have become free since the reserve that gave `wake_id`.
+
+        Partitions are asked in turn, each for its share of the time.
+        """
+        ids = taken_apart(wake_id, first=self.partition)
+        block_ms = max(_LEAST_BLOCK_MS, block_ms // max(1, len(ids)))
+        return any(
+            self._scripts_of(number).read_after("wake", id_, block_ms=block_ms, limit=1)
+            for number, id_ in ids.items()
+        )
+
+    def wait_for_news(self, submission_id: SubmissionId, news_id: str, *, block_ms: int) -> bool:
+        """Sleep until a watched submission changed since the watch that gave `news_id`."""
+        scripts = self._scripts_of(SubmissionId(str(submission_id)).partition)
+        stream = f"sub:{submission_id}:news"
+        return bool(scripts.read_after(stream, news_id, block_ms=block_ms, limit=1))
+
+    def last_event_id(self) -> str:
+        """Return where the events stand now; `wait_for_events` after it misses nothing."""
+        ids = {n: self._scripts_of(n).last_id("events") for n in self._numbers()}
+        return joined(ids, first=self.partition)
+
+    def wait_for_events(
+        self, last_id: str, *, block_ms: int
+    ) -> tuple[str, list[tuple[SubmissionId, str]]]:
+        """Sleep until submissions change; return the new last id, and (id, event) pairs.
+
+        Partitions are asked in turn, each for its share of the time.
+        """
+        since = taken_apart(last_id, first=self.partition)
+        events: list[tuple[SubmissionId, str]] = []
+        numbers = self._numbers()
+        for number in numbers:
+            # Once there are some, the others are only looked at.
+            share_ms = 1 if events else max(_LEAST_BLOCK_MS, block_ms // len(numbers))
+            entries = self._scripts_of(number).read_after(
+                "events", since.get(number, "0-0"), block_ms=share_ms
+            )
+            events += [
+                (SubmissionId(row[b"submission"].decode()), row[b"event"].decode())
+                for _, row in entries
+            ]
+            since[number] = entries[-1][0].decode() if entries else since.get(number, "0-0")
+        return joined(since, first=self.partition), events
 
 
-def _inserted(answer: list[Any], prefix: str) -> Inserted:
-    match answer:
-        case [b"inserted", id_]:
-            return Inserted(id=SubmissionId(id_.decode()), is_new=True)
-        case [b"known", id_]:
-            return Inserted(id=SubmissionId(id_.decode()), is_new=False)
-        case [b"prefix_taken", id_]:
-            raise prefix_taken(prefix, SubmissionId(id_.decode()) if id_ else None)
-    raise unexpected(answer)
+def _by_age(chunks: Iterable[ChunkInHand]) -> tuple[ChunkInHand, ...]:
+    return tuple(sorted(chunks, key=lambda chunk: chunk.reserved_at))
 
 
-def prefix_taken(prefix: str, owner: SubmissionId | None) -> InvalidArgumentError:
-    """Return the refusal of an insert; `owner` None: the prefix's objects are being deleted."""
-    why = f"belongs to submission {owner}" if owner else "is being deleted"
-    return InvalidArgumentError(
-        f"prefix {prefix!r} {why}: upload under a prefix of its own, or repeat an insert with its "
-        "idempotency key"
-    )
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What is set of a queue while it runs, the same in all of its partitions."""
+
+    limits: tuple[Limit, ...]
+    retention_ms: int | None
+    is_paused: bool
+
+    @classmethod
+    def of(cls, part: Queue) -> _Settings:
+        """Ask a partition."""
+        return cls(tuple(part.list_limits()), part.get_retention(), part.count_queue().is_paused)
+
+    def give_to(self, part: Queue) -> None:
+        """Make a partition have the same, whatever it had; it may be in use."""
+        wanted, there = set(self.limits), set(part.list_limits())
+        names = {limit.name for limit in wanted}
+        for limit in there - wanted:
+            if limit.name not in names:
+                part.remove_limit(limit.meta_key, value=limit.value, kind=limit.kind)
+        for limit in wanted - there:
+            part.set_limit(
+                limit.meta_key,
+                value=limit.value,
+                max=limit.max,
+                per_second=limit.per_second,
+                burst=limit.burst,
+            )
+        part.set_retention(self.retention_ms)
+        if self.is_paused:
+            part.pause_queue()
+        else:
+            part.resume_queue()

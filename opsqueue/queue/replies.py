@@ -1,7 +1,7 @@
-"""What the scripts reply, read into values: the only readers of Redis's replies. No I/O.
+"""Parsers of the scripts' larger replies; `commands.py` has those of the others. No I/O.
 
-A reply is a list whose first item is a tag. One that no case reads is a defect of ours, or comes of
-scripts and client that differ in version.
+A reply is a list whose first item is a tag. A reply that no case matches is a defect of ours, or
+comes of scripts and client that differ in version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import Any, Final
 import msgspec
 
 from opsqueue.exceptions import OpsqueueInternalError
-from opsqueue.model.answers import ChunkWindow, Counts, Limit, Progress, Reserved
+from opsqueue.model.answers import (
+    ChunkWindow,
+    Counts,
+    Limit,
+    Progress,
+    RepairStep,
+    Reserved,
+    SpentInputs,
+    WorkerSeen,
+)
 from opsqueue.model.chunk import (
     Completed,
     CompleteOutcome,
@@ -28,14 +37,22 @@ from opsqueue.model.chunk import (
     Source,
     Token,
 )
+from opsqueue.model.grid import (
+    Cells,
+    ChunkInHand,
+    Delayed,
+    DelayedChunk,
+    HandPage,
+    RetriedChunk,
+)
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 from opsqueue.strategy import TICKS_A_SECOND
 
 
-def read_reserved(answer: list[Any], queue: str) -> Reserved:
-    """Of reserve_chunks."""
-    match answer:
+def read_reserved(reply: list[Any], queue: str) -> Reserved:
+    """Parse the reply of `reserve_chunks`."""
+    match reply:
         case [
             (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), int(expires_at),
             chunks, rows, rest, cut,
@@ -48,15 +65,15 @@ def read_reserved(answer: list[Any], queue: str) -> Reserved:
                 look_from=rest.decode(),
                 is_cut=bool(cut),
             )
-    raise unexpected(answer)
+    raise unexpected(reply)
 
 
-def read_reservations(answer: list[Any], queue: str) -> tuple[Reservation, ...]:
-    """Of get_reservations."""
-    match answer:
+def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
+    """Parse the reply of `get_reservations`."""
+    match reply:
         case [b"found", chunks, rows]:
             sources = {id_: _source(id_, _by_name(flat), meta, queue) for id_, flat, meta in rows}
-            return tuple(
+            found = [
                 Reservation(
                     token=Token(token.decode()),
                     source=sources[id_],
@@ -66,14 +83,15 @@ def read_reservations(answer: list[Any], queue: str) -> tuple[Reservation, ...]:
                     input=content[0] if content else None,
                 )
                 for token, id_, index, attempt, expires_at, content in chunks
-            )
-    raise unexpected(answer)
+            ]
+            return {chunk.token: chunk for chunk in found}
+    raise unexpected(reply)
 
 
 def _reserved_chunks(
     chunks: list[Any], rows: list[Any], queue: str, expires_at: int
 ) -> tuple[Reservation, ...]:
-    """Of reserve_chunks, whose tokens say what they are for."""
+    """Parse the chunks of `reserve_chunks`, whose tokens say what they are for."""
     sources = {row[_RESERVED_VALUES]: _reserved_source(row, queue) for row in rows}
     reservations = []
     for token, attempt, content in zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True):
@@ -92,9 +110,9 @@ def _reserved_chunks(
     return tuple(reservations)
 
 
-def read_completed(answer: list[Any]) -> list[CompleteOutcome]:
-    """Of complete_chunks."""
-    rows = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+def read_completed(reply: list[Any], _queue: str) -> list[CompleteOutcome]:
+    """Parse the reply of `complete_chunks`."""
+    rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     return [_completed(tag, id_, left) for tag, id_, left in rows]
 
 
@@ -109,9 +127,9 @@ def _completed(tag: bytes, id_: bytes, left: int) -> CompleteOutcome:
     raise unexpected([tag, id_, left])
 
 
-def read_failed(row: list[Any]) -> FailOutcome:
-    """Of fail_chunk."""
-    match row:
+def read_failed(reply: list[Any], _queue: str) -> FailOutcome:
+    """Parse the reply of `fail_chunk`."""
+    match reply:
         case [b"retried", id_, int(attempt), int(next_at)]:
             return Retried(SubmissionId(id_.decode()), attempt, next_at)
         case [b"failed", id_, int(attempt), int()]:
@@ -120,11 +138,15 @@ def read_failed(row: list[Any]) -> FailOutcome:
             return Dropped(SubmissionId(id_.decode()))
         case [b"lost"]:
             return Lost()
-    raise unexpected(row)
+    raise unexpected(reply)
 
 
-def read_released(row: list[Any]) -> ReleaseOutcome:
-    """Of one chunk in release_chunks."""
+def read_released(reply: list[Any], _queue: str) -> list[ReleaseOutcome]:
+    """Parse the reply of `release_chunks`."""
+    return [_released(row) for row in reply]
+
+
+def _released(row: list[Any]) -> ReleaseOutcome:
     match row:
         case [b"released", id_]:
             return Released(SubmissionId(id_.decode()))
@@ -136,7 +158,7 @@ def read_released(row: list[Any]) -> ReleaseOutcome:
 
 
 def read_limits(flat: list[bytes]) -> list[Limit]:
-    """Of list_limits."""
+    """Parse the reply of `list_limits`."""
     limits = []
     for name, text in sorted(_by_name(flat).items()):
         kind, key, *value = name.decode().split(":")
@@ -151,7 +173,7 @@ def read_limits(flat: list[bytes]) -> list[Limit]:
 
 
 def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
-    """Of count_queue."""
+    """Parse the reply of `count_queue`."""
     n = _integers(numbers)
     return Counts(
         submissions={s: n[f"submissions_{s.value}"] for s in SubmissionState},
@@ -168,7 +190,7 @@ def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
 
 
 def read_inline(flat: list[Any]) -> dict[int, bytes]:
-    """Of inline_contents."""
+    """Parse the reply of `inline_contents`."""
     return {int(index): data for index, data in _by_name(flat).items()}
 
 
@@ -181,7 +203,7 @@ _RESERVED_VALUES: Final = len(_RESERVED_FIELDS)
 
 
 def _reserved_source(row: list[Any], queue: str) -> Source:
-    """Of a submission in reserve_chunks' answer."""
+    """Parse a submission in the reply of `reserve_chunks`."""
     values, (id_, is_suspect, *meta) = row[:_RESERVED_VALUES], row[_RESERVED_VALUES:]
     named = zip(_RESERVED_FIELDS, values, strict=True)
     fields = {name: value for name, value in named if value is not None}
@@ -208,16 +230,15 @@ def _source(
     )
 
 
-def read_submission(
-    queue: str, id_: str, fields: list[bytes], meta: list[bytes], failure: list[bytes]
-) -> Submission:
-    """Of get_submission and of each in list_submissions."""
+def read_submission(row: list[Any], queue: str) -> Submission:
+    """Parse a submission as `_submission.lua` answers it."""
+    id_, fields, meta, failure = row
     f = _by_name(fields)
     state = SubmissionState(f[b"state"].decode())
     ended_at, limit = f.get(b"ended_at"), f.get(b"max_failed_operations")
     retention = f.get(b"retention_ms")
     return Submission(
-        id=SubmissionId(id_),
+        id=SubmissionId(id_.decode()),
         queue=queue,
         state=state,
         prefix=f[b"prefix"].decode(),
@@ -248,7 +269,7 @@ def read_submission(
 def read_progress(
     state: bytes, numbers: list[bytes], bits: bytes, *, first: int, limit: int
 ) -> Progress:
-    """Of done_chunks."""
+    """Parse the reply of `done_chunks`."""
     n = _integers(numbers)
     end = min(first + limit, n["chunks_total"])
     if state == b"completed":
@@ -257,6 +278,86 @@ def read_progress(
         state=SubmissionState(state.decode()),
         done=ChunkWindow(first, max(first, end), bits),
         **n,
+    )
+
+
+def read_cells(state: bytes, total: int, done: list[int], errors: list[int]) -> Cells:
+    """Parse the reply of `count_cells`."""
+    return Cells(
+        state=SubmissionState(state.decode()),
+        chunks_total=total,
+        done=tuple(done),
+        errors=tuple(errors),
+    )
+
+
+def read_hand_page(rows: list[Any], next_from: bytes) -> HandPage:
+    """Parse the reply of `list_reservations`."""
+    chunks = [
+        ChunkInHand(
+            submission_id=SubmissionId(id_.decode()),
+            index=index,
+            attempt=attempt,
+            worker=worker.decode(),
+            reserved_at=_instant(reserved_at),
+            expires_at=_instant(expires_at),
+        )
+        for id_, index, attempt, worker, reserved_at, expires_at in rows
+    ]
+    return HandPage(tuple(chunks), next_from.decode() or None)
+
+
+def read_delayed(rows: list[Any], is_partial: int, retried: list[Any], total: int) -> Delayed:
+    """Parse the reply of `list_delayed`."""
+    return Delayed(
+        chunks=tuple(
+            DelayedChunk(index=index, due_at=_instant(due), attempts_used=used)
+            for index, due, used in rows
+        ),
+        is_partial=bool(is_partial),
+        retried=tuple(RetriedChunk(index, used) for index, used in retried),
+        retried_total=total,
+    )
+
+
+def read_workers(now: int, rows: list[Any]) -> list[WorkerSeen]:
+    """Parse the reply of `list_workers`."""
+    return [
+        WorkerSeen(
+            name=name.decode(),
+            seen_ms_ago=max(0, now - seen),
+            info=msgspec.json.decode(info) if info else {},
+            chunks_in_hand=held,
+            oldest_ms=max(0, now - reserved_at) if reserved_at else None,
+            is_alive=now < dead_at,
+        )
+        for name, seen, info, held, reserved_at, dead_at in rows
+    ]
+
+
+def read_spent_inputs(row: list[Any]) -> SpentInputs:
+    """Parse a row of `delete_inputs`."""
+    id_, prefix, first_index, chunks_total = row
+    return SpentInputs(
+        submission_id=SubmissionId(id_.decode()),
+        prefix=prefix.decode(),
+        first_index=first_index,
+        chunks_total=chunks_total,
+    )
+
+
+def read_repair_step(
+    chunks: int, has_more: int, entries: int, submissions: int, seen: int, freed: int, lost: int
+) -> RepairStep:
+    """Parse the reply of `repair`."""
+    return RepairStep(
+        chunks=chunks,
+        next_from="-" if has_more else None,
+        entries=entries,
+        submissions=submissions,
+        chunks_seen=seen,
+        freed=freed,
+        lost=lost,
     )
 
 
@@ -273,7 +374,7 @@ def _trace_context(fields: Mapping[bytes, Any]) -> dict[str, str]:
     return msgspec.json.decode(text, type=dict[str, str]) if text else {}
 
 
-def _instant(milliseconds: bytes) -> datetime:
+def _instant(milliseconds: bytes | int) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1000, tz=UTC)
 
 

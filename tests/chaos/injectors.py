@@ -12,7 +12,7 @@ from typing import Final
 import redis
 
 from opsqueue.model.names import base_key
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from tests.chaos.injector import NOBODY, Injector, behind
 from tests.chaos.process_faults import (
     AskApi,
@@ -49,9 +49,9 @@ class _Command(Injector):
     def command(self, stage: Stage) -> None:
         raise NotImplementedError
 
-    def queue(self, stage: Stage) -> PartitionedQueue:
+    def queue(self, stage: Stage) -> Queue:
         self.queues = frozenset({self.plan.target})
-        return PartitionedQueue(stage.client, self.plan.target)
+        return Queue(stage.client, self.plan.target)
 
 
 class FlushScripts(_Command):

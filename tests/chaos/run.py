@@ -22,7 +22,7 @@ from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import QueueApi
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from tests.chaos import checker, schedule
 from tests.chaos.injector import Injector
@@ -290,7 +290,7 @@ def _is_quiet(stage: Stage) -> bool:
 
 
 def _end_of(stage: Stage, name: str) -> QueueEnd:
-    queue = PartitionedQueue(stage.client, name)
+    queue = Queue(stage.client, name)
     counts = queue.count_queue()
     counted: dict[str, int] = {}
     for part in queue.parts():

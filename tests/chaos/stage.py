@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import redis
 
 from opsqueue.queue.connection import connect
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.chaos.program import Program
 from tests.chaos.proxy import WELL, Loop, Proxy, StoreProxy
@@ -74,7 +74,7 @@ class Stage:
     def heal(self) -> None:
         """Let everything through, whatever was done to it."""
         for queue in QUEUES:
-            PartitionedQueue(self.client, queue).resume_queue()
+            Queue(self.client, queue).resume_queue()
         for proxy in (*self.redis_proxies.values(), self.store_proxy):
             proxy.set(WELL)
 

@@ -27,7 +27,6 @@ from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.cluster import run_on_all
 from opsqueue.queue.connection import connect
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.strategy import Oldest
@@ -392,7 +391,7 @@ def any_redis(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) ->
 def test_clients_of_redis_start_afresh_in_children(any_redis: str, queue_name: str, store_url: str):
     """One server, a cluster and Sentinels; while other threads are in the middle of calls."""
     redis_client = connect(any_redis)
-    queue = PartitionedQueue(redis_client, queue_name)
+    queue = Queue(redis_client, queue_name)
     client = ProducerClient.over(QueueApi(redis_client), open_store(store_url), queue=queue_name)
     ids = [client.insert_submission([n], chunk_size=1) for n in range(10)]
     is_over = threading.Event()

@@ -8,7 +8,7 @@ import redis
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from tests.redis_sets import until
 from tests.system.conftest import Start
 
@@ -54,7 +54,7 @@ def insert_in_all(producer: ProducerClient) -> list[int]:
 def test_a_worker_serves_partitions_that_come_while_it_runs(
     producer: ProducerClient, start_worker: Start, real_client: redis.Redis
 ) -> None:
-    queue = PartitionedQueue(real_client, producer.queue)
+    queue = Queue(real_client, producer.queue)
     queue.set_partitions(2)
     worker = start_worker()
     queue.set_partitions(PARTITIONS)
@@ -75,7 +75,7 @@ def test_a_consumer_works_on_all_partitions(
     over: str,
 ) -> None:  # fmt: skip
     """What it holds has tokens of their partitions, which come back with the reports."""
-    queue = PartitionedQueue(real_client, producer.queue)
+    queue = Queue(real_client, producer.queue)
     queue.set_partitions(PARTITIONS)
     ids = insert_in_all(producer)
     url = redis_url if over == "redis" else api_url

@@ -26,7 +26,6 @@ from opsqueue.producer import ProducerClient
 from opsqueue.queue.acl import Role, commands_of, user_line
 from opsqueue.queue.connection import check, connect, server_client
 from opsqueue.queue.durability import Durability, check_durability
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import ping
 from opsqueue.testing.embedded import EmbeddedServer, binary
@@ -101,7 +100,7 @@ def test_the_users_that_are_printed_can_do_all_that_the_programs_do(
         failing = producer.insert_submission([["raise"]], chunk_size=1, max_attempts=1)
         producer.wait_for_submission(failing)
     look_at_everything(f"{url}/v1/queues/{queue_name}", [small, large, failing])
-    queue = PartitionedQueue(connect(of_api), queue_name)
+    queue = Queue(connect(of_api), queue_name)
     change_everything(queue)
     with ProducerClient(url, store, queue=f"{queue_name}-consumed") as producer:
         consumed = producer.insert_submission([7], chunk_size=1)
@@ -312,8 +311,8 @@ def round_trip(url: str, queue_name: str) -> None:
     """Insert as one user, work as the other."""
     of_api = url.replace("://", f"://api:{PASSWORD}@")
     of_worker = url.replace("://", f"://worker:{PASSWORD}@")
-    api = PartitionedQueue(connect(of_api), queue_name)
-    worker = PartitionedQueue(connect(of_worker), queue_name)
+    api = Queue(connect(of_api), queue_name)
+    worker = Queue(connect(of_worker), queue_name)
     check(connect(of_api), url=of_api)
     check(connect(of_worker), url=of_worker)
     api.set_partitions(2)
@@ -341,7 +340,7 @@ def look_at_everything(url: str, ids: list[int]) -> None:
         httpx.get(httpx.URL(url).copy_with(path=path)).raise_for_status()
 
 
-def change_everything(queue: PartitionedQueue) -> None:
+def change_everything(queue: Queue) -> None:
     queue.set_partitions(2)
     queue.set_limit("api", max=3)
     queue.set_retention(0)

@@ -23,7 +23,7 @@ from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.http.manifest import store_manifest
 from opsqueue.model.names import base_key
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Skipped, rebuild
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import input_key, open_store
@@ -313,7 +313,7 @@ def test_the_digits_of_anothers_prefix_are_another_prefix_in_ones_own_queue(
     """Its end deletes what is in that folder, and that is the attacker's own."""
     own = str(attacker.base_url).rstrip("/").rpartition("/")[2]
     prefix = f"{own}/{victim.prefix.rpartition('/')[2]}"
-    store, queue = open_store(module_store_url), PartitionedQueue(real_client, own)
+    store, queue = open_store(module_store_url), Queue(real_client, own)
     store.create(input_key(prefix, 0), b"x")
     body = {"prefix": prefix, "chunks_total": 0, "chunk_size": 1, "retention_ms": 0}
     assert attacker.post("/submissions", json=body).status_code in (201, 409)
@@ -367,7 +367,7 @@ def test_an_upload_of_one_queue_is_rebuilt_in_no_other(
         made = tmp_path / "lies" / queue / folder / prefix / "manifest"
         lying.write_bytes(made.read_bytes())
 
-    outcomes = [list(rebuild(store, PartitionedQueue(real_client, name))) for name in names]
+    outcomes = [list(rebuild(store, Queue(real_client, name))) for name in names]
 
     for (outcome,), folder in zip(outcomes, (here, there), strict=True):
         assert isinstance(outcome, Skipped)

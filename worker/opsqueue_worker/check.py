@@ -6,7 +6,7 @@ import socket
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.queue import connection
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue_worker.settings import WorkerSettings
 
 
@@ -23,7 +23,7 @@ def check_worker(settings: WorkerSettings, queues: tuple[str, ...]) -> str | Non
     host = socket.gethostname()
     try:
         for name in queues:
-            for worker in PartitionedQueue(client, name).list_workers():
+            for worker in Queue(client, name).list_workers():
                 if worker.is_alive and worker.info.get("host") == host:
                     return None
     except OpsqueueError as exc:

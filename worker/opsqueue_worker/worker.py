@@ -21,7 +21,6 @@ from opsqueue.handlers.execute import Report
 from opsqueue.model.process import worker_info
 from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
@@ -85,7 +84,7 @@ class Worker:
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
         self._pool = self._make_pool(app, self._store)
         self._intakes = Intakes(
-            [PartitionedQueue(self._client, name) for name in self._handlers], self._make_intake
+            [Queue(self._client, name) for name in self._handlers], self._make_intake
         )
         self._heartbeat = Heartbeat(
             self._intakes,

@@ -9,8 +9,9 @@ from typing import Final
 import falcon
 from msgspec import Struct
 
+from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, Cell, ChunkInHand, Grid
 from opsqueue.model.submission import SubmissionState
-from opsqueue.queue.grid import MAX_CELLS, MAX_PAGE, Cell, ChunkInHand, Grid, chunk_grid
+from opsqueue.queue.grid import chunk_grid
 from opsqueue_api.http.operation import integer_parameter, operation
 from opsqueue_api.http.parameters import checked_id, integer, write
 from opsqueue_api.resources.queues import QueueOf

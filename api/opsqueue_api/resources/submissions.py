@@ -143,7 +143,7 @@ class Submissions:
     def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
         resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
-        write(resp, SubmissionBody.of(on.get_submission(inserted.id)))
+        write(resp, SubmissionBody.of(inserted.submission or on.get_submission(inserted.id)))
 
     def _store_and_insert(
         self,
@@ -261,8 +261,8 @@ class OneSubmission:
         """Change strategic metadata and give the status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         data = read_body(req, limit_bytes=_PATCH_BYTES)
-        on.update_metadata(id_, decode(data, _PATCH_DECODER).strategic_metadata)
-        write(resp, SubmissionBody.of(on.get_submission(id_)))
+        changes = decode(data, _PATCH_DECODER).strategic_metadata
+        write(resp, SubmissionBody.of(on.update_metadata(id_, changes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +276,8 @@ class CancelSubmission:
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
         """Cancel it and give its status."""
-        on, id_ = self.queue_of(queue), checked_id(submission_id)
-        on.cancel_submission(id_)
-        write(resp, SubmissionBody.of(on.get_submission(id_)))
+        submission = self.queue_of(queue).cancel_submission(checked_id(submission_id))
+        write(resp, SubmissionBody.of(submission))
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +309,11 @@ class RetrySubmission:
         """Put a failed or cancelled one back to work and give its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         if choice(req, "only", ["all", "failed"]) == "failed":
-            id_ = self._hand_in_failed(on, id_)
+            submission = on.get_submission(self._hand_in_failed(on, id_))
             resp.status = falcon.HTTP_201
         else:
-            on.retry_submission(id_)
-        write(resp, SubmissionBody.of(on.get_submission(id_)))
+            submission = on.retry_submission(id_)
+        write(resp, SubmissionBody.of(submission))
 
     def _hand_in_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
         if on.get_submission(submission_id).operations_failed == 0:

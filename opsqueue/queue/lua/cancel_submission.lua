@@ -7,15 +7,17 @@
 -- ARGV[1] now   see _prelude
 -- ARGV[2] id
 --
--- Returns {"cancelled"}, {"ended", state}, or {"unknown"}.
+-- With _submission.
+--
+-- Returns {"changed", submission}, {"ended", submission}, or {"unknown"}.
 local id = ARGV[2]
 
 local state = redis.call('HGET', sub_key(id), 'state')
 if not state then
   return {'unknown'}
 elseif state ~= 'in_progress' then
-  return {'ended', state}
+  return {'ended', submission_row(id)}
 end
 go_on_without_memory()
 end_submission(id, 'cancelled', 0)
-return {'cancelled'}
+return {'changed', submission_row(id)}

@@ -4,12 +4,11 @@
 -- ARGV[1] now   see _prelude
 -- ARGV[2] id
 --
--- Returns {"found", fields, metadata, failure}, each a flat list; or {"unknown"}.
-local key = sub_key(ARGV[2])
-
-local fields = redis.call('HGETALL', key)
-if #fields == 0 then
+-- With _submission.
+--
+-- Returns {"found", submission} or {"unknown"}.
+local row = submission_row(ARGV[2])
+if #row == 0 then
   return {'unknown'}
 end
-return {'found', fields, redis.call('HGETALL', key .. ':meta'),
-  redis.call('HGETALL', key .. ':failure')}
+return {'found', row}

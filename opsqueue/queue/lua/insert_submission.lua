@@ -7,30 +7,42 @@
 -- KEYS[1]     base            prefix of the queue's keys
 -- ARGV[1]     now             see _prelude
 -- ARGV[2]     partition       two digits, the end of the id
--- ARGV[3]     idempotency     key, '' for none
--- ARGV[4]     idempotency_ms  how long the key is remembered
--- ARGV[5]     prefix          where the chunks' objects lie; of this submission alone;
+-- ARGV[3]     partitions      that the caller knows of; in partition 0 alone, '' elsewhere
+-- ARGV[4]     idempotency     key, '' for none
+-- ARGV[5]     idempotency_ms  how long the key is remembered
+-- ARGV[6]     prefix          where the chunks' objects lie; of this submission alone;
 --                             the queue's name, a slash and 32 hexadecimal digits
--- ARGV[6]     chunks_total
--- ARGV[7]     chunk_size      operations a chunk
--- ARGV[8]     operations_total
--- ARGV[9]     meta_count      pairs of strategic metadata
--- ARGV[10]    inline_count    inputs that come along: of all chunks, or 0
--- ARGV[11...] rest            first those pairs, then fields of sub:ID with their values, then
+-- ARGV[7]     chunks_total
+-- ARGV[8]     chunk_size      operations a chunk
+-- ARGV[9]     operations_total
+-- ARGV[10]    meta_count      pairs of strategic metadata
+-- ARGV[11]    inline_count    inputs that come along: of all chunks, or 0
+-- ARGV[12...] rest            first those pairs, then fields of sub:ID with their values, then
 --                             those inputs
 --
 -- With _insert.
+-- With _partitions.
+-- With _submission.
 --
--- Returns {"inserted", id}, {"known", id}, {"prefix_taken", id}, or {"prefix_refused"}: it is not
--- of the form that this queue's inserts take.
-local partition, idempotency, idempotency_ms, prefix = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local chunks_total, chunk_size, operations_total = ARGV[6], ARGV[7], ARGV[8]
-local meta_count, inline_count = tonumber(ARGV[9]), tonumber(ARGV[10])
+-- Returns {"inserted", id, submission}; {"known", id, submission}, the latter {} when it has been
+-- forgotten; {"partitions", numbers}: there are others than the caller knows of; {"prefix_taken",
+-- id}; or {"prefix_refused"}: it is not of the form that this queue's inserts take.
+local partition, partitions, idempotency = ARGV[2], ARGV[3], ARGV[4]
+local idempotency_ms, prefix = ARGV[5], ARGV[6]
+local chunks_total, chunk_size, operations_total = ARGV[7], ARGV[8], ARGV[9]
+local meta_count, inline_count = tonumber(ARGV[10]), tonumber(ARGV[11])
+
+if partitions ~= '' then
+  local numbers = partition_numbers()
+  if numbers[#numbers] ~= tonumber(partitions) then
+    return {'partitions', numbers}
+  end
+end
 
 if idempotency ~= '' then
   local known = redis.call('GET', base .. 'idem:' .. idempotency)
   if known then
-    return {'known', known}
+    return {'known', known, submission_row(known)}
   end
 end
 if not is_own_prefix(prefix) then
@@ -43,8 +55,8 @@ end
 
 local id, inline_from = next_id(partition), #ARGV - inline_count + 1
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = chunk_size,
-  operations_total = operations_total, cursor = 0, pairs_from = 11,
-  fields_from = 11 + 2 * meta_count, fields_end = inline_from})
+  operations_total = operations_total, cursor = 0, pairs_from = 12,
+  fields_from = 12 + 2 * meta_count, fields_end = inline_from})
 if inline_count > 0 then
   local key = sub_key(id)
   redis.call('HSET', key, 'inline', 1)
@@ -58,9 +70,9 @@ end
 
 if chunks_total == '0' then
   end_submission(id, 'completed')
-  return {'inserted', id}
+  return {'inserted', id, submission_row(id)}
 end
 count('backlog_chunks', chunks_total)
 count('backlog_operations', operations_total)
 offer(id)
-return {'inserted', id}
+return {'inserted', id, submission_row(id)}

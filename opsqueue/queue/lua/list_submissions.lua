@@ -10,9 +10,9 @@
 -- ARGV[7...] rest   key and value of each pair of strategic metadata that they must have
 --
 -- With _find.
+-- With _submission.
 --
--- Returns {"listed", submissions, last}: {fields, metadata, failure, id} each, flat lists but the
--- id; `last` is the id up to which was looked, '' when there is nothing behind it. At most 1,000
+-- Returns {"listed", submissions, last}; `last` is the id up to which was looked, '' when there is nothing behind it. At most 1,000
 -- are looked at, so that with pairs a page may be short, or empty, and not the last.
 local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
@@ -35,9 +35,7 @@ for _, id in ipairs(ids) do
   end
   looked = looked + 1
   if is_in_all(id, sets, smallest, state) then
-    local key = sub_key(id)
-    rows[#rows + 1] = {redis.call('HGETALL', key), redis.call('HGETALL', key .. ':meta'),
-      redis.call('HGETALL', key .. ':failure'), id}
+    rows[#rows + 1] = submission_row(id)
   end
 end
 local has_more = looked < #ids or #ids == look

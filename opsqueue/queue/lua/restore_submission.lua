@@ -27,8 +27,9 @@
 --                                the indexes of those chunks
 --
 -- With _insert.
+-- With _submission.
 --
--- Returns {"inserted", id}, or {"prefix_taken", id}.
+-- Returns {"inserted", id, submission}, or {"prefix_taken", id}.
 local prefix, chunks_total, operations_total = ARGV[3], ARGV[4], ARGV[6]
 local chunks_done, operations_done, operations_failed = ARGV[8], ARGV[10], ARGV[11]
 local meta_count, redo_count = tonumber(ARGV[16]), tonumber(ARGV[17])
@@ -71,4 +72,4 @@ elseif chunks_done == chunks_total then
 else
   offer(id)
 end
-return {'inserted', id}
+return {'inserted', id, submission_row(id)}

@@ -13,7 +13,10 @@
 -- ARGV[2] id
 -- ARGV[3] look_from  '' to retry it; then where the last answer said to go on
 --
--- Returns {"retried", look_from}, '' when that was all; {"not_retryable", state}; or {"unknown"}.
+-- With _submission.
+--
+-- Returns {"retried", submission, look_from}, '' when that was all; {"not_retryable", submission};
+-- or {"unknown"}.
 local id, look_from = ARGV[2], ARGV[3]
 local key = sub_key(id)
 
@@ -28,18 +31,18 @@ local function free_delayed()
   if is_free then
     wake()
   end
-  return {'retried', found[1] ~= '0' and found[1] or ''}
+  return {'retried', submission_row(id), found[1] ~= '0' and found[1] or ''}
 end
 
 local row = redis.call('HMGET', key, 'state', 'cursor', 'chunks_total', 'chunks_done',
   'operations_total', 'operations_done')
 local state = row[1]
-if look_from ~= '' then
-  return state == 'in_progress' and free_delayed() or {'retried', ''}
-elseif not state then
+if not state then
   return {'unknown'}
+elseif look_from ~= '' then
+  return state == 'in_progress' and free_delayed() or {'retried', submission_row(id), ''}
 elseif state ~= 'failed' and state ~= 'cancelled' then
-  return {'not_retryable', state}
+  return {'not_retryable', submission_row(id)}
 end
 redis.call('HSET', key, 'state', 'in_progress')
 redis.call('HDEL', key, 'ended_at', 'chunks_failed', 'max_failed_operations')
@@ -53,7 +56,7 @@ count('backlog_operations', row[5] - row[6])
 event(id, 'retried')
 if row[3] == row[4] then
   end_submission(id, 'completed')
-  return {'retried', ''}
+  return {'retried', submission_row(id), ''}
 end
 if tonumber(row[2]) < tonumber(row[3]) or redis.call('ZCARD', key .. ':redo') > 0 then
   enter_ready(id)

@@ -7,11 +7,10 @@
 -- ARGV[1] now         see _prelude
 -- ARGV[2] partitions  1 to 100
 --
+-- With _partitions.
+--
 -- Returns {"set", numbers} or {"fewer", numbers}: all numbers that there were, the last one holds.
-local numbers = {1}
-for _, number in ipairs(redis.call('LRANGE', base .. 'partitions', 0, -1)) do
-  numbers[#numbers + 1] = tonumber(number)
-end
+local numbers = partition_numbers()
 local wanted = tonumber(ARGV[2])
 if wanted < numbers[#numbers] then
   return {'fewer', numbers}

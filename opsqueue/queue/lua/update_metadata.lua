@@ -9,7 +9,9 @@
 -- ARGV[3]    limit pairs that it may have afterwards
 -- ARGV[4...] rest  key and value; an empty value removes the key
 --
--- Returns {"updated"}, {"ended", state}, {"too_many", pairs}, or {"unknown"}.
+-- With _submission.
+--
+-- Returns {"changed", submission}, {"ended", submission}, {"too_many", pairs}, or {"unknown"}.
 local id, limit = ARGV[2], tonumber(ARGV[3])
 local key = sub_key(id)
 local meta = key .. ':meta'
@@ -18,7 +20,7 @@ local row = redis.call('HMGET', key, 'state', 'chunks_in_hand')
 if not row[1] then
   return {'unknown'}
 elseif row[1] ~= 'in_progress' then
-  return {'ended', row[1]}
+  return {'ended', submission_row(id)}
 end
 
 local pairs_then = redis.call('HLEN', meta)
@@ -54,4 +56,4 @@ if was_ready then
   enter_ready(id)
   wake()  -- a strategy may want it now that did not before
 end
-return {'updated'}
+return {'changed', submission_row(id)}

@@ -9,7 +9,7 @@ import redis
 from click.testing import CliRunner, Result
 
 from opsqueue.cli.commands import main
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.model.names import base_key
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
 from tests.opsqueue.steps import Raw, indexes_of, insert, repair_wholly, take
@@ -64,7 +64,7 @@ def test_chunks_whose_reservations_are_gone_are_freed(
 
 
 def test_all_partitions_are_repaired(run: Run, real_client: redis.Redis, queue_name: str) -> None:
-    queue = PartitionedQueue(real_client, queue_name)
+    queue = Queue(real_client, queue_name)
     queue.set_partitions(PARTITIONS)
     for _ in range(40):
         insert(queue, 1)
@@ -72,7 +72,7 @@ def test_all_partitions_are_repaired(run: Run, real_client: redis.Redis, queue_n
         repair_wholly(part)
     taken = len(queue.reserve_chunks("w1", limit=100).chunks)
     for part in queue.parts():
-        real_client.delete(f"{part._scripts.base}reservations")
+        real_client.delete(f"{base_key(part.name, part.partition)}reservations")
 
     result = run("repair", queue_name)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
 
 
 @pytest.fixture
-def queue(client: redis.Redis, queue_name: str) -> PartitionedQueue:
-    queue = PartitionedQueue(client, queue_name)
+def queue(client: redis.Redis, queue_name: str) -> Queue:
+    queue = Queue(client, queue_name)
     queue.set_partitions(PARTITIONS)
     return queue

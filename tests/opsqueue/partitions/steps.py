@@ -6,7 +6,7 @@ from zlib import crc32
 
 import redis
 
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 
 PARTITIONS = 4
 
@@ -16,9 +16,9 @@ def key_for(partition: int, *, of: int) -> str:
     return next(key for n in range(1000) if crc32((key := f"key-{n}").encode()) % of == partition)
 
 
-def behind_and_ahead(client: redis.Redis, name: str) -> tuple[PartitionedQueue, PartitionedQueue]:
+def behind_and_ahead(client: redis.Redis, name: str) -> tuple[Queue, Queue]:
     """A program that knows of the first partition alone, and one that has added others."""
-    behind, ahead = PartitionedQueue(client, name), PartitionedQueue(client, name)
+    behind, ahead = Queue(client, name), Queue(client, name)
     assert len(behind.parts()) == 1
     ahead.set_partitions(PARTITIONS)
     return behind, ahead

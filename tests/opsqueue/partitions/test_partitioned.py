@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import redis
 
 from opsqueue.exceptions import (
     InvalidArgumentError,
-    OpsqueueInternalError,
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.model.chunk import Completed, FinallyFailed, Lost, Released, Token
+from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.queue.partition import taken_apart
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue import commands
+from opsqueue.queue.partitions import taken_apart
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
-from tests.opsqueue.steps import FAILURE, insert, new_submission, prefix_of, take, tokens_of
-
-# About one partition at a time, or about a single submission: these need no method of their own.
-INHERITED = {
-    "reclaim_dead", "reclaim_expired", "repair", "delete_inputs", "together",
-    "get_submission", "done_chunks", "inline_contents", "chunks_with_errors", "count_cells",
-    "list_delayed", "cancel_submission", "retry_submission", "update_metadata",
-    "watch_submission",
-}  # fmt: skip
+from tests.opsqueue.steps import FAILURE, Clock, insert, new_submission, prefix_of, take, tokens_of
 
 
 def spread(queue: Queue, submissions: int = 40, **fields: object) -> list[SubmissionId]:
@@ -37,16 +27,8 @@ def spread(queue: Queue, submissions: int = 40, **fields: object) -> list[Submis
     return ids
 
 
-def test_each_method_of_a_queue_is_one_of_all_partitions_or_fails_loudly() -> None:
-    """A method that is forgotten here would speak of the first partition alone."""
-    for name, method in inspect.getmembers(Queue, inspect.isfunction):
-        if not name.startswith("_"):
-            is_own = getattr(PartitionedQueue, name) is not method
-            assert is_own != (name in INHERITED), name
-
-
 def test_submissions_go_to_all_partitions_and_are_found_by_their_ids(
-    queue: PartitionedQueue,
+    queue: Queue,
 ) -> None:
     ids = spread(queue)
 
@@ -58,7 +40,7 @@ def test_submissions_go_to_all_partitions_and_are_found_by_their_ids(
         queue.get_submission(SubmissionId(int(ids[0]) // 100 * 100 + 99))
 
 
-def test_lists_look_ups_and_counts_are_of_all_partitions(queue: PartitionedQueue) -> None:
+def test_lists_look_ups_and_counts_are_of_all_partitions(queue: Queue) -> None:
     ids = spread(queue, strategic_metadata={"customer": 7})
 
     pages, after = [], None
@@ -77,7 +59,7 @@ def test_lists_look_ups_and_counts_are_of_all_partitions(queue: PartitionedQueue
     assert (len(ids), len(ids)) == (counts.backlog_chunks, counts.stats["submissions_inserted"])
 
 
-def test_chunks_of_all_partitions_are_reserved_and_reported(queue: PartitionedQueue) -> None:
+def test_chunks_of_all_partitions_are_reserved_and_reported(queue: Queue) -> None:
     """Each report goes where its chunk is, in the order of the call."""
     ids = spread(queue)
 
@@ -95,7 +77,7 @@ def test_chunks_of_all_partitions_are_reserved_and_reported(queue: PartitionedQu
     )  # fmt: skip
 
 
-def test_failures_and_releases_go_to_their_partitions(queue: PartitionedQueue) -> None:
+def test_failures_and_releases_go_to_their_partitions(queue: Queue) -> None:
     spread(queue, max_attempts=1)
     chunks = take(queue, limit=100)
     half = len(chunks) // 2
@@ -111,7 +93,7 @@ def test_failures_and_releases_go_to_their_partitions(queue: PartitionedQueue) -
 
 
 def test_tokens_that_are_alike_in_two_partitions_are_told_apart(
-    queue: PartitionedQueue, client: redis.Redis
+    queue: Queue, client: redis.Redis
 ) -> None:
     """Each partition has a stream of its own, whose ids may be another's."""
     for part in queue.parts():
@@ -132,16 +114,16 @@ def test_tokens_that_are_alike_in_two_partitions_are_told_apart(
 
 
 @pytest.mark.parametrize("token", ["1-1@01", "1-1:1:0", f"1:{1:019}:0", f"1-1:{1:020}:0", ":", ""])
-def test_what_is_no_token_is_refused(queue: PartitionedQueue, token: str) -> None:
+def test_what_is_no_token_is_refused(queue: Queue, token: str) -> None:
     with pytest.raises(InvalidArgumentError, match="token"):
         queue.complete_chunks([Token(token)])
 
 
-def test_a_token_of_a_partition_that_is_not_there_is_lost(queue: PartitionedQueue) -> None:
+def test_a_token_of_a_partition_that_is_not_there_is_lost(queue: Queue) -> None:
     assert queue.complete_chunks([Token("1-1:0000000000000000098:0")]) == [Lost()]
 
 
-def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: PartitionedQueue) -> None:
+def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: Queue) -> None:
     spread(queue)
     chunks = take(queue, limit=100)
     gone = {chunk.token for chunk in chunks[::3]}
@@ -160,7 +142,7 @@ def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: PartitionedQueue
     assert (queue.list_workers(), queue.count_queue().chunks_in_hand) == ([], 0)
 
 
-def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQueue) -> None:
+def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: Queue) -> None:
     """And then no partition takes an insert with it any more."""
     taken = [new_submission(part) for part in queue.parts()]
     for part, new in zip(queue.parts(), taken, strict=True):
@@ -184,7 +166,7 @@ def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: PartitionedQue
         assert other.unknown_prefixes([new.prefix]) == [new.prefix]
 
 
-def test_a_prefix_belongs_to_one_submission_of_all_partitions(queue: PartitionedQueue) -> None:
+def test_a_prefix_belongs_to_one_submission_of_all_partitions(queue: Queue) -> None:
     """The partition of an insert with a key is the key's: the others may have the prefix."""
     new = new_submission(queue)
     first = queue.insert_submission(new, idempotency_key="first")
@@ -198,7 +180,7 @@ def test_a_prefix_belongs_to_one_submission_of_all_partitions(queue: Partitioned
 
 
 def test_who_died_between_holding_and_discarding_leaves_an_orphan_that_is_found_again(
-    queue: PartitionedQueue,
+    queue: Queue,
 ) -> None:
     part, orphan = queue.parts()[1], prefix_of(queue, "orphan")
     part.discard_prefixes([orphan], step="hold")
@@ -209,7 +191,7 @@ def test_who_died_between_holding_and_discarding_leaves_an_orphan_that_is_found_
 
 
 @pytest.mark.parametrize("partition", range(PARTITIONS))
-def test_who_waits_is_woken_by_any_partition(queue: PartitionedQueue, partition: int) -> None:
+def test_who_waits_is_woken_by_any_partition(queue: Queue, partition: int) -> None:
     reserved = queue.reserve_chunks("w", limit=1)
     events = queue.last_event_id()
     id_ = insert(queue.parts()[partition], 1)
@@ -222,7 +204,7 @@ def test_who_waits_is_woken_by_any_partition(queue: PartitionedQueue, partition:
     assert taken_apart(later).keys() == set(range(PARTITIONS))
 
 
-def test_a_submission_tells_its_news_in_its_partition(queue: PartitionedQueue) -> None:
+def test_a_submission_tells_its_news_in_its_partition(queue: Queue) -> None:
     id_ = insert(queue.parts()[3], 1)
     news = queue.watch_submission(id_)
     queue.complete_chunks(tokens_of(take(queue, limit=1)))
@@ -231,7 +213,7 @@ def test_a_submission_tells_its_news_in_its_partition(queue: PartitionedQueue) -
     assert queue.wait_for_news(id_, news, block_ms=40)
 
 
-def test_chunks_in_hand_are_listed_partition_by_partition(queue: PartitionedQueue) -> None:
+def test_chunks_in_hand_are_listed_partition_by_partition(queue: Queue) -> None:
     """A page that has room for all has those of all."""
     spread(queue)
     chunks = take(queue, limit=100)
@@ -254,7 +236,97 @@ def test_chunks_in_hand_are_listed_partition_by_partition(queue: PartitionedQueu
     assert one.submission_id == chunks[0].source.submission_id
 
 
-@pytest.mark.parametrize("name", ["reclaim_dead", "reclaim_expired"])
-def test_what_is_of_one_partition_is_not_asked_of_all(queue: PartitionedQueue, name: str) -> None:
-    with pytest.raises(OpsqueueInternalError, match=r"goes to each of Queue\.parts"):
-        getattr(queue, name)("sweeper")
+def test_what_dead_workers_held_is_taken_back_in_all_partitions(
+    client: redis.Redis, queue_name: str
+) -> None:
+    clock = Clock()
+    queue = Queue(client, queue_name, clock=clock)
+    queue.set_partitions(PARTITIONS)
+    spread(queue)
+    take(queue, 40)
+    clock.advance(60_000)
+
+    swept = queue.reclaim_dead("s")
+
+    assert swept is not None
+    assert swept.chunks == 40
+    assert queue.count_queue().chunks_in_hand == 0
+
+
+def test_expired_reservations_are_taken_back_partition_by_partition(
+    client: redis.Redis, queue_name: str
+) -> None:
+    clock = Clock()
+    queue = Queue(client, queue_name, clock=clock)
+    queue.set_partitions(PARTITIONS)
+    spread(queue)
+    queue.reserve_chunks("w", limit=40, reservation_ms=1_000)
+    clock.advance(2_000)
+
+    page_from, pages, chunks = "-", 0, 0
+    while page_from:
+        swept = queue.reclaim_expired("s", page_from=page_from, limit=5)
+        assert swept is not None
+        page_from, pages, chunks = swept.next_from or "", pages + 1, chunks + swept.chunks
+
+    assert chunks == 40
+    assert pages > PARTITIONS
+    assert queue.count_queue().chunks_in_hand == 0
+
+
+def test_a_repair_goes_on_while_a_partition_has_more(queue: Queue, client: redis.Redis) -> None:
+    spread(queue)
+    take(queue, 40)
+    for part in queue.parts():
+        client.delete(f"{base_key(part.name, part.partition)}reservations")
+
+    step = queue.repair(begin=True)
+    while step is not None and step.next_from is not None:
+        step = queue.repair()
+
+    assert step is not None
+    assert step.freed == 40
+    assert len(take(queue, 40)) == 40
+
+
+def test_inputs_of_all_partitions_are_deleted(queue: Queue) -> None:
+    ids = spread(queue, delete_inputs_at_completion=True)
+    queue.complete_chunks(tokens_of(take(queue, 40)))
+
+    spent = queue.delete_inputs()
+    left = queue.delete_inputs(deleted=dict.fromkeys(ids[1:], 1))
+
+    assert sorted(ids) == sorted(inputs.submission_id for inputs in spent)
+    assert ids[:1] == [inputs.submission_id for inputs in left]
+
+
+def test_one_partition_alone_is_a_queue_too(queue: Queue) -> None:
+    """It answers for itself, and still finds what an id or a token names elsewhere."""
+    ids = spread(queue)
+    part = queue.part(2)
+    mine = [id_ for id_ in ids if id_.partition == 2]
+
+    assert sorted(mine) == part.lookup_submissions({})
+    assert part.count_queue().submissions[SubmissionState.IN_PROGRESS] == len(mine)
+    assert insert(part, 1).partition == 2
+    assert part.get_submission(ids[0]).id == ids[0]
+    part.pause_queue()
+    assert [False, False, True, False] == [p.count_queue().is_paused for p in queue.parts()]
+
+
+def test_commands_of_several_partitions_go_in_one_pipeline(queue: Queue) -> None:
+    spread(queue)
+    tokens = tokens_of(take(queue, 40))
+    id_ = queue.get_reservations(tokens[:1])[tokens[0]].source.submission_id
+
+    *completed, submission, failed = queue.pipeline(
+        [
+            *(commands.complete_chunks([token]) for token in tokens),
+            commands.get_submission(id_),
+            commands.count_queue(),
+        ]
+    )
+
+    assert [[Completed]] * 40 == [[type(outcome) for outcome in answer] for answer in completed]
+    assert submission.chunks_done == 1
+    assert failed.chunks_in_hand == 0

@@ -12,7 +12,7 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     RedisUnavailableError,
 )
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.commands import Command
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import MaxSimultaneous, Oldest
 from tests.opsqueue.partitions.steps import PARTITIONS, behind_and_ahead
@@ -20,7 +20,7 @@ from tests.opsqueue.steps import insert
 
 
 def test_what_is_set_holds_in_all_partitions_and_in_those_that_come(
-    queue: PartitionedQueue,
+    queue: Queue,
 ) -> None:
     queue.set_limit("api", max=1)
     queue.set_retention(5_000)
@@ -44,9 +44,7 @@ def test_what_is_set_holds_in_all_partitions_and_in_those_that_come(
 
 
 @pytest.mark.parametrize("partitions", [0, -1, 101, 3])
-def test_partitions_are_never_fewer_and_at_most_a_hundred(
-    queue: PartitionedQueue, partitions: int
-) -> None:
+def test_partitions_are_never_fewer_and_at_most_a_hundred(queue: Queue, partitions: int) -> None:
     with pytest.raises(InvalidArgumentError, match="partitions"):
         queue.set_partitions(partitions)
 
@@ -55,7 +53,7 @@ def test_partitions_are_never_fewer_and_at_most_a_hundred(
     assert [1, PARTITIONS] == queue.get_partitions()
 
 
-def test_pauses_of_all_partitions_are_the_queues(queue: PartitionedQueue) -> None:
+def test_pauses_of_all_partitions_are_the_queues(queue: Queue) -> None:
     queue.pause_queue()
     insert(queue.parts()[2], 1)
 
@@ -95,17 +93,19 @@ def test_what_is_set_while_partitions_are_added_holds_in_them_too(
     behind, ahead = behind_and_ahead(client, queue_name)
     behind.set_limit("api", max=1)
     behind.pause_queue()
-    add = ahead.part_zero.set_partitions
+    run = ahead.run
 
-    def set_others(partitions: int) -> None:
+    def set_others(command: Command[Any], *, partition: int | None = None) -> Any:
+        if command.script != "set_partitions":
+            return run(command, partition=partition)
         monkeypatch.undo()
         behind.resume_queue()
         behind.remove_limit("api")
         behind.set_limit("api", value=3, per_second=7, burst=9)
         behind.set_retention(5_000)
-        add(partitions)
+        return run(command, partition=partition)
 
-    monkeypatch.setattr(ahead.part_zero, "set_partitions", set_others)
+    monkeypatch.setattr(ahead, "run", set_others)
     ahead.set_partitions(PARTITIONS + 2)
 
     assert len(ahead.parts()) == PARTITIONS + 2
@@ -114,48 +114,56 @@ def test_what_is_set_while_partitions_are_added_holds_in_them_too(
 
 
 def test_partitions_that_come_while_all_are_told_are_told_too(
-    client: redis.Redis, queue_name: str
+    client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was copied to them is what the first one had before."""
     behind, ahead = behind_and_ahead(client, queue_name)
 
-    def add_and_pause(part: Queue) -> None:
-        if part is behind.part_zero:
-            ahead.set_partitions(PARTITIONS + 2)
-        part.pause_queue()
+    run = behind.run
 
-    behind.tell_all(add_and_pause)
+    def add_first(command: Command[Any], *, partition: int | None = None) -> Any:
+        if partition == 0 and command.script == "pause_queue":
+            ahead.set_partitions(PARTITIONS + 2)
+        return run(command, partition=partition)
+
+    monkeypatch.setattr(behind, "run", add_first)
+
+    behind.pause_queue()
 
     assert len(ahead.parts()) == PARTITIONS + 2
-    assert ahead.part_zero.count_queue().is_paused
+    assert ahead.part(0).count_queue().is_paused
     assert_all_have_what_the_first_has(ahead)
 
 
 def test_partitions_that_come_are_told_though_one_does_not_answer(
-    client: redis.Redis, queue_name: str
+    client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behind, ahead = behind_and_ahead(client, queue_name)
     ahead.set_partitions(PARTITIONS + 1)
 
-    def add_and_pause(part: Queue) -> None:
-        if part is behind.part_zero:
+    run = behind.run
+
+    def add_and_fail(command: Command[Any], *, partition: int | None = None) -> Any:
+        if partition == 0 and command.script == "pause_queue":
             ahead.set_partitions(PARTITIONS + 2)
             message = "no answer"
             raise RedisUnavailableError(message)
-        part.pause_queue()
+        return run(command, partition=partition)
+
+    monkeypatch.setattr(behind, "run", add_and_fail)
 
     with pytest.raises(RedisUnavailableError, match="no answer"):
-        behind.tell_all(add_and_pause)
+        behind.pause_queue()
 
     assert [False] + [True] * (PARTITIONS + 1) == [
         part.count_queue().is_paused for part in ahead.parts()
     ]
 
 
-def test_partitions_set_again_have_what_the_first_has(queue: PartitionedQueue) -> None:
+def test_partitions_set_again_have_what_the_first_has(queue: Queue) -> None:
     """Whatever kept them from it."""
-    queue.part_zero.set_limit("api", max=1)
-    queue.part_zero.set_limit("api", max=1, per_second=4, burst=4, value=3)
+    queue.part(0).set_limit("api", max=1)
+    queue.part(0).set_limit("api", max=1, per_second=4, burst=4, value=3)
     queue.parts()[1].set_limit("api", max=2, per_second=7, burst=9)
     queue.parts()[2].pause_queue()
 
@@ -166,13 +174,13 @@ def test_partitions_set_again_have_what_the_first_has(queue: PartitionedQueue) -
 
 
 def test_a_limit_that_is_changed_is_never_away(
-    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The partition is in use: more than the old and the new number would be handed out."""
     queue.set_limit("api", max=1)
     queue.set_limit("other", max=1)
-    queue.part_zero.set_limit("api", max=2)
-    queue.part_zero.remove_limit("other")
+    queue.part(0).set_limit("api", max=2)
+    queue.part(0).remove_limit("other")
     removed: list[str] = []
     part = queue.parts()[1]
     remove = part.remove_limit
@@ -189,11 +197,10 @@ def test_a_limit_that_is_changed_is_never_away(
 
 
 def test_the_others_are_paused_though_the_first_partition_does_not_answer(
-    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("get_partitions", "pause_queue"):
-        no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
-        monkeypatch.setattr(queue.part_zero, name, no_answer)
+    no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
+    monkeypatch.setattr(queue._scripts_of(0), "call", no_answer)
 
     with pytest.raises(RedisUnavailableError):
         queue.pause_queue()
@@ -201,8 +208,8 @@ def test_the_others_are_paused_though_the_first_partition_does_not_answer(
     assert all(part.count_queue().is_paused for part in queue.parts()[1:])
 
 
-def assert_all_have_what_the_first_has(queue: PartitionedQueue) -> None:
+def assert_all_have_what_the_first_has(queue: Queue) -> None:
     for part in queue.parts():
-        assert part.list_limits() == queue.part_zero.list_limits()
-        assert part.get_retention() == queue.part_zero.get_retention()
-        assert part.count_queue().is_paused == queue.part_zero.count_queue().is_paused
+        assert part.list_limits() == queue.part(0).list_limits()
+        assert part.get_retention() == queue.part(0).get_retention()
+        assert part.count_queue().is_paused == queue.part(0).count_queue().is_paused

@@ -12,8 +12,8 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.chunk import Completed
 from opsqueue.model.submission import SubmissionState
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.partitions import KNOWN_FOR_S
+from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS, behind_and_ahead, key_for
 from tests.opsqueue.steps import insert, listed, new_submission, take
 
@@ -22,7 +22,7 @@ def test_an_insert_with_a_key_is_done_once_also_after_there_are_more_partitions(
     client: redis.Redis, queue_name: str
 ) -> None:
     """The key's home is another one then."""
-    queue = PartitionedQueue(client, queue_name)
+    queue = Queue(client, queue_name)
     key = key_for(1, of=2)
     first = queue.insert_submission(new_submission(queue), idempotency_key=key)
     queue.set_partitions(2)
@@ -40,7 +40,7 @@ def test_an_insert_with_a_key_is_done_once_also_by_who_has_not_heard_of_more_par
     client: redis.Redis, queue_name: str
 ) -> None:
     """One API process answered and the answer was lost; another one is asked again."""
-    behind, ahead = PartitionedQueue(client, queue_name), PartitionedQueue(client, queue_name)
+    behind, ahead = Queue(client, queue_name), Queue(client, queue_name)
     assert len(behind.parts()) == 1
     ahead.set_partitions(PARTITIONS)
     key = key_for(3, of=PARTITIONS)
@@ -52,10 +52,10 @@ def test_an_insert_with_a_key_is_done_once_also_by_who_has_not_heard_of_more_par
 
 
 def test_a_program_that_knows_of_fewer_partitions_reads_and_reports_all(
-    queue: PartitionedQueue, client: redis.Redis
+    queue: Queue, client: redis.Redis
 ) -> None:
     """Ids and tokens name theirs."""
-    behind = PartitionedQueue(client, queue.name)
+    behind = Queue(client, queue.name)
     behind.parts()
     queue.set_partitions(9)
     id_ = insert(queue.parts()[8], 1)
@@ -88,7 +88,7 @@ def test_an_insert_with_a_key_is_not_sent_anywhere_by_who_can_not_ask_how_many_t
 
     with monkeypatch.context() as patch:
         no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
-        patch.setattr(behind.part_zero, "get_partitions", no_answer)
+        patch.setattr(behind.partitions, "ask", no_answer)
         with pytest.raises(RedisUnavailableError):
             behind.insert_submission(new_submission(behind), idempotency_key=key)
 
@@ -97,12 +97,12 @@ def test_an_insert_with_a_key_is_not_sent_anywhere_by_who_can_not_ask_how_many_t
 
 
 def test_the_others_are_used_while_the_first_partition_does_not_answer(
-    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked once in a while, not with each call: it may take long to fail."""
     get_partitions = Mock(side_effect=RedisUnavailableError("no answer"))
-    monkeypatch.setattr(queue.part_zero, "get_partitions", get_partitions)
-    queue._looked_at -= KNOWN_FOR_S
+    monkeypatch.setattr(queue.partitions, "ask", get_partitions)
+    queue.partitions._asked_at -= KNOWN_FOR_S
 
     assert [PARTITIONS] * 3 == [len(queue.parts()) for _ in range(3)]
     assert get_partitions.call_count == 1
@@ -119,16 +119,16 @@ def test_an_answer_that_is_late_takes_no_partition_away(
         assert len(behind.parts_now()) == PARTITIONS
         return [1]
 
-    monkeypatch.setattr(behind.part_zero, "get_partitions", answer_late)
+    monkeypatch.setattr(behind.partitions, "ask", answer_late)
 
     assert len(behind.parts_now()) == PARTITIONS
 
 
 def test_a_queue_whose_redis_was_lost_has_one_partition_again(
-    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or what goes to the others would wait for workers that have not heard of them."""
     assert len(queue.parts()) == PARTITIONS
-    monkeypatch.setattr(queue.part_zero, "get_partitions", Mock(return_value=[1]))
+    monkeypatch.setattr(queue.partitions, "ask", Mock(return_value=[1]))
 
     assert len(queue.parts_now()) == 1

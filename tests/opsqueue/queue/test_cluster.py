@@ -17,8 +17,8 @@ from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import Completed
 from opsqueue.model.names import base_key
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.queue import calls
 from opsqueue.queue import cluster as cluster_module
+from opsqueue.queue import commands
 from opsqueue.queue.cluster import ClusterClient
 from opsqueue.queue.connection import check, connect
 from opsqueue.queue.queue import Queue
@@ -48,10 +48,8 @@ def new(queue: Queue, chunks: int = 3) -> NewSubmission:
     )  # fmt: skip
 
 
-def reserve(queue: Queue, *, limit: int) -> calls.Call[Reserved]:
-    return calls.reserve_chunks(
-        queue.name, "w", limit=limit, reservation_ms=60_000, strategy=Oldest()
-    )
+def reserve(queue: Queue, *, limit: int) -> commands.Command[Reserved]:
+    return commands.reserve_chunks("w", limit=limit, reservation_ms=60_000, strategy=Oldest())
 
 
 def test_the_masters_are_all_looked_at(servers: ClusterSet) -> None:
@@ -81,7 +79,7 @@ def test_calls_go_together_on_a_cluster(queue: Queue) -> None:
     """Also scripts that its node does not know yet: redis-py's own client can't."""
     queue.insert_submission(new(queue))
 
-    answers = queue.together([reserve(queue, limit=2), calls.release_chunks([])])
+    answers = queue.pipeline([reserve(queue, limit=2), commands.release_chunks([])])
 
     assert len(answers[0].chunks) == 2
     assert answers[1] == []
@@ -95,7 +93,7 @@ def test_a_queue_is_followed_when_its_slot_moves(servers: ClusterSet, queue: Que
 
     target = move_slot(servers, base_key(queue.name), away_from=old)
 
-    outcomes = queue.together([calls.complete_chunks([taken.token])])[0]
+    outcomes = queue.pipeline([commands.complete_chunks([taken.token])])[0]
     assert [Completed] == [type(outcome) for outcome in outcomes]
     assert len(queue.reserve_chunks("w", limit=9).chunks) == 2
     assert queue.get_submission(id_).chunks_done == 1
@@ -118,7 +116,7 @@ def test_a_queue_stands_still_while_its_slot_is_moved_key_by_key(
 
     with pytest.raises(RedisUnavailableError, match="being moved to another node"):
         queue.reserve_chunks("w")
-    assert isinstance(queue.together([reserve(queue, limit=1)])[0], RedisUnavailableError)
+    assert isinstance(queue.pipeline([reserve(queue, limit=1)])[0], RedisUnavailableError)
 
     rest = ask(old.port, "CLUSTER", "GETKEYSINSLOT", slot, 1000)
     for key in rest:

@@ -22,7 +22,6 @@ from opsqueue.queue.durability import (
     fsync_trouble,
     waits_rightly,
 )
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import new_submission
@@ -377,13 +376,13 @@ def test_a_repeated_insert_waits_in_the_partition_that_knows_its_key(
     client: redis.Redis, server: EmbeddedServer, queue_name: str, impatient: None
 ) -> None:
     """Its key had another home when the queue had fewer partitions."""
-    queue = PartitionedQueue(client, queue_name)
+    queue = Queue(client, queue_name)
     known = {
         key: queue.insert_submission(new_submission(queue), idempotency_key=key).id for key in KEYS
     }
     queue.set_partitions(4)
     client.config_set("appendfsync", "everysec")
-    durable = PartitionedQueue(client, queue_name, durability=Durability.FSYNC)
+    durable = Queue(client, queue_name, durability=Durability.FSYNC)
 
     for key, id_ in known.items():
         with pytest.raises(SubmissionNotConfirmedError) as caught:

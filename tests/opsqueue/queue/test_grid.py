@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from opsqueue.exceptions import SubmissionNotFoundError
+from opsqueue.model.grid import Cell
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.queue.grid import Cell, chunk_grid
+from opsqueue.queue.grid import chunk_grid
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Newest
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, take, take_one, tokens_of

@@ -133,8 +133,9 @@ def test_the_script_itself_refuses_a_prefix_of_another_form(
     prefix = form.format(queue=queue_name)
 
     answer = scripts.call(
-        "insert_submission", partition="00", idempotency="", idempotency_ms=1, prefix=prefix,
-        chunks_total=0, chunk_size=1, operations_total=0, meta_count=0, inline_count=0,
+        "insert_submission", partition="00", partitions="", idempotency="", idempotency_ms=1,
+        prefix=prefix, chunks_total=0, chunk_size=1, operations_total=0, meta_count=0,
+        inline_count=0,
     )  # fmt: skip
     discarded = scripts.call("discard_prefixes", step="discard", rest=[prefix])
 

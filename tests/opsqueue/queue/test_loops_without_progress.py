@@ -21,13 +21,27 @@ from opsqueue.model.answers import ChunkWindow, ErrorChunks, Forgotten, Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
 from opsqueue.queue import sweeper
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store.memory import MemoryStore
 
 ID = SubmissionId("1795000000000000000")
 MOST_CALLS = 2_500
+ROW = [
+    str(ID).encode(),
+    [
+        part
+        for name, value in {
+            "state": "in_progress", "prefix": "q/0", "codec": "json", "chunks_total": 1,
+            "chunks_done": 0, "chunks_in_hand": 0, "chunk_size": 1, "operations_total": 1,
+            "operations_done": 0, "operations_failed": 0, "max_attempts": 1,
+            "backoff_first_ms": 1, "backoff_max_ms": 1, "created_at": 1,
+        }.items()
+        for part in (name.encode(), str(value).encode())
+    ],
+    [],
+    [],
+]  # fmt: skip
 
 
 class Stuck:
@@ -46,9 +60,9 @@ class Stuck:
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Queue, Stuck]]:
     def make(**answers: list[Any]) -> tuple[Queue, Stuck]:
-        queue = Queue(fakeredis.FakeRedis(protocol=2), "q")
+        queue = Queue(fakeredis.FakeRedis(protocol=2), "q", partition=0)
         scripts = Stuck(**answers)
-        monkeypatch.setattr(queue, "_scripts", scripts)
+        monkeypatch.setattr(queue, "_scripts_of", lambda _partition: scripts)
         return queue, scripts
 
     return make
@@ -133,7 +147,7 @@ def test_deleting_inputs_ends_when_it_does_not_get_on(queue_name: str) -> None:
 
 
 def test_a_retrys_walk_over_delayed_chunks_ends_where_it_does_not_get_on(stuck) -> None:
-    queue, scripts = stuck(retry_submission=[b"retried", b"17"])
+    queue, scripts = stuck(retry_submission=[b"retried", ROW, b"17"])
 
     queue.retry_submission(ID)
 
@@ -157,9 +171,9 @@ def test_a_list_of_chunks_with_errors_ends_where_it_does_not_get_on() -> None:
 def test_spreading_a_queue_whose_settings_change_all_the_time_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    queue = PartitionedQueue(fakeredis.FakeRedis(protocol=2), "q")
+    queue = Queue(fakeredis.FakeRedis(protocol=2), "q")
     retentions = iter(range(MOST_CALLS))
-    monkeypatch.setattr(queue.part_zero, "get_retention", lambda: next(retentions))
+    monkeypatch.setattr(queue.part(0), "get_retention", lambda: next(retentions))
 
     queue.set_partitions(2)
 

@@ -186,13 +186,15 @@ def test_a_worker_with_ten_thousand_removed_entries_retires_in_bounded_steps(
         take(queue, 1_000)
     client.xtrim(raw.key("reservations"), maxlen=0, approximate=False)
     steps: list[str] = []
-    call = queue._scripts.call
+    queue.count_queue()  # asks how many partitions there are
+    scripts = queue._scripts_of(0)
+    call = scripts.call
 
     def counted(name: str, **arguments: object) -> list[object]:
         steps.append(name)
         return call(name, **arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(queue._scripts, "call", counted)
+    monkeypatch.setattr(scripts, "call", counted)
 
     retire_wholly(queue, "w1")
 

@@ -14,7 +14,7 @@ import redis
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.chunk import Completed
 from opsqueue.model.submission import SubmissionState
-from opsqueue.queue import calls
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Oldest
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, listed, take, take_one, tokens_of
@@ -60,7 +60,7 @@ def test_a_full_server_lets_a_worker_begin(full: Queue, own_client: redis.Redis)
     started = Queue(own_client, full.name)
 
     (first,) = tokens_of(take(started, 1))
-    answers = started.together([calls.complete_chunks([first])])
+    answers = started.pipeline([commands.complete_chunks([first])])
 
     assert isinstance(answers[0][0], Completed)
 

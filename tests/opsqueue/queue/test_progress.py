@@ -8,8 +8,8 @@ import redis
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue.commands import MAX_WINDOW
 from opsqueue.queue.queue import Queue
-from opsqueue.queue.readings import MAX_WINDOW
 from tests.opsqueue.steps import FAILURE, Clock, insert, take, tokens_of
 
 

@@ -16,7 +16,6 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.chunk import Lost
 from opsqueue.queue import sweeper
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import input_key, output_key
@@ -188,9 +187,9 @@ def test_a_queue_whose_master_is_gone_does_not_keep_others_from_being_swept(
 ) -> None:
     """Of a cluster some queues may not be there while the rest is."""
     clock = Clock()
-    gone, there = PartitionedQueue(fake_client, "gone"), Queue(fake_client, queue_name, clock=clock)
+    gone, there = Queue(fake_client, "gone"), Queue(fake_client, queue_name, clock=clock)
     no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
-    monkeypatch.setattr(gone.part_zero, "get_partitions", no_answer)
+    monkeypatch.setattr(gone.part(0), "get_partitions", no_answer)
     insert(there, 1)
     there.reserve_chunks("dead", heartbeat_timeout_ms=1_000)
     clock.advance(1_000)
@@ -204,7 +203,7 @@ def test_only_queues_whose_turn_it_is_are_asked_for_their_partitions(
     fake_client: redis.Redis, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a thousand queues would be asked each time that fifty are swept."""
-    queues = [PartitionedQueue(fake_client, f"q{number}") for number in range(3)]
+    queues = [Queue(fake_client, f"q{number}") for number in range(3)]
     asked = []
     for queue in queues:
         monkeypatch.setattr(queue, "parts", lambda name=queue.name: asked.append(name) or [])

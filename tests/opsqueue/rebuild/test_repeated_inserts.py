@@ -12,7 +12,7 @@ from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import Submission
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import QueueApi
-from opsqueue.queue.partitioned import PartitionedQueue
+from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key
 from opsqueue.testing import LocalOpsqueue
@@ -29,7 +29,7 @@ class RebuiltMeanwhile(QueueApi):
 
     def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
         self.client.flushall()
-        on = PartitionedQueue(self.client, queue)
+        on = Queue(self.client, queue)
         on.set_partitions(self.partitions)
         if not self.keeps_keys:  # as of an older version
             key = manifest_key(new.prefix)
@@ -53,7 +53,7 @@ def test_an_insert_that_is_repeated_behind_a_rebuild_finds_what_that_restored(
     for _ in range(2):
         id_ = producer.insert_submission([2, 4, 6], chunk_size=2, **options)
 
-    found = PartitionedQueue(client, "numbers").list_submissions().submissions
+    found = Queue(client, "numbers").list_submissions().submissions
     assert len(found) == 2
     assert id_ in [submission.id for submission in found]
     for submission in found:

@@ -17,7 +17,6 @@ from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import encode_output
 from opsqueue.model.chunk import OperationError, ReleaseOutcome, Token
 from opsqueue.model.submission import SubmissionId
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue_api.app import create_app
@@ -619,13 +618,13 @@ def test_a_late_report_without_an_output_does_not_complete_what_a_retry_put_back
     id_ = insert(http, [1])
     (chunk,) = reserve(http)
     http.post(f"/submissions/{id_}/cancel")
-    release = PartitionedQueue.release_chunks
+    release = Queue.release_chunks
 
-    def after_a_retry(self: PartitionedQueue, tokens: list[Token]) -> list[ReleaseOutcome]:
+    def after_a_retry(self: Queue, tokens: list[Token]) -> list[ReleaseOutcome]:
         http.post(f"/submissions/{id_}/retry")
         return release(self, tokens)
 
-    monkeypatch.setattr(PartitionedQueue, "release_chunks", after_a_retry)
+    monkeypatch.setattr(Queue, "release_chunks", after_a_retry)
 
     outcomes = complete(http, {"token": chunk["token"], **report}).json()["outcomes"]
 

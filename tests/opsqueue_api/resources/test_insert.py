@@ -12,7 +12,6 @@ from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
 from opsqueue.model.answers import Inserted
 from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
@@ -150,16 +149,14 @@ def test_what_a_rebuild_found_before_its_insert_is_kept_and_answered(
     contents: dict[str, Any],
 ) -> None:
     """Redis may be lost, and rebuilt, while the API repeats an insert."""
-    insert = PartitionedQueue.insert_submission
+    insert = Queue.insert_submission
     rebuilt = []
 
-    def after_a_rebuild(
-        self: PartitionedQueue, new: NewSubmission, *, idempotency_key: str = ""
-    ) -> Inserted:
+    def after_a_rebuild(self: Queue, new: NewSubmission, *, idempotency_key: str = "") -> Inserted:
         rebuilt.extend(rebuild(store, self))
         return insert(self, new, idempotency_key=idempotency_key)
 
-    monkeypatch.setattr(PartitionedQueue, "insert_submission", after_a_rebuild)
+    monkeypatch.setattr(Queue, "insert_submission", after_a_rebuild)
 
     body = {**contents, "chunk_size": 2}
     if "inline" in contents:

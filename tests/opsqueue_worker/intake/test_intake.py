@@ -91,7 +91,7 @@ class SlowQueue(Queue):
 
     def together(self, many):
         self.let.wait(10)
-        return super().together(many)
+        return super().pipeline(many)
 
 
 @pytest.mark.parametrize("failures", [1, 10, 1_100, 10_000])

@@ -8,7 +8,6 @@ import pytest
 import redis
 
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intakes import Intakes
 from tests.redis_sets import until
@@ -27,12 +26,12 @@ class Drained:
 
 
 @pytest.fixture
-def queue(fake_client: redis.Redis, queue_name: str) -> PartitionedQueue:
-    return PartitionedQueue(fake_client, queue_name)
+def queue(fake_client: redis.Redis, queue_name: str) -> Queue:
+    return Queue(fake_client, queue_name)
 
 
 def test_a_worker_is_not_drained_before_it_knows_its_partitions(
-    queue: PartitionedQueue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
 ):
     """Redis did not answer the first look: what is in the others is still to be found."""
     queue.set_partitions(2)

@@ -21,7 +21,7 @@ from opsqueue.handlers.app import Handler
 from opsqueue.handlers.execute import Failed, Report
 from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
-from opsqueue.queue import calls
+from opsqueue.queue import commands
 from opsqueue.queue.connection import BLOCK_MS
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import AnyStrategy
@@ -63,7 +63,7 @@ class Intake:
         worker: str,
         pool: Pool,
         changed: threading.Condition,
-        heartbeat_timeout_ms: int = calls.DEFAULT_TIMEOUT_MS,
+        heartbeat_timeout_ms: int = commands.DEFAULT_TIMEOUT_MS,
         on_round_trip: Callable[[float, int, int], None] | None = None,
     ) -> None:
         self.queue = queue
@@ -186,8 +186,7 @@ class Intake:
         requests = [batch.call for batch in batches]
         if places:
             requests.append(
-                calls.reserve_chunks(
-                    self.queue.name,
+                commands.reserve_chunks(
                     self._worker,
                     limit=places,
                     reservation_ms=self._handler.reservation_ms,
@@ -199,7 +198,7 @@ class Intake:
         began = time.monotonic()
         began_ns = time.time_ns()
         try:
-            answers = self.queue.together(requests)
+            answers = self.queue.pipeline(requests)
         except RedisUnavailableError as exc:
             answers = [exc] * len(requests)
         if self._on_round_trip is not None:

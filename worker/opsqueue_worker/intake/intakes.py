@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intake import Intake
 
@@ -28,7 +27,7 @@ class Intakes:
 
     def __init__(
         self,
-        queues: Sequence[PartitionedQueue],
+        queues: Sequence[Queue],
         make: Callable[[Queue], Intake],
         *,
         look_every_s: float = _LOOK_EVERY_S,
@@ -37,7 +36,7 @@ class Intakes:
         self._make = make
         self._look_every_s = look_every_s
         # Before Redis is asked for the first time: every queue has this one.
-        self._intakes = [make(queue.part_zero) for queue in queues]
+        self._intakes = [make(queue.part(0)) for queue in queues]
         self._not_looked_at = {queue.name for queue in queues}
         self._is_stopping = threading.Event()
 

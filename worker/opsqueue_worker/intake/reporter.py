@@ -21,7 +21,7 @@ from opsqueue.model.chunk import (
     Retried,
     Token,
 )
-from opsqueue.queue import calls
+from opsqueue.queue import commands
 
 logger = logging.getLogger("opsqueue.worker")
 
@@ -33,7 +33,7 @@ _OUTPUTS_BYTES: Final = 1024 * 1024
 class Batch:
     """A call, and the reports that it carries."""
 
-    call: calls.Call[Any]
+    call: commands.Command[Any]
     reports: tuple[Report, ...]
 
 
@@ -45,14 +45,14 @@ def batches_of(reports: Sequence[Report]) -> list[Batch]:
     for report in reports:
         match report:
             case Failed(token=token, failure=failure):
-                batches.append(Batch(calls.fail_chunk(token, failure), (report,)))
+                batches.append(Batch(commands.fail_chunk(token, failure), (report,)))
             case GivenBack(delay_ms=delay_ms):
                 released.setdefault(delay_ms, []).append(report)
             case Done():
                 pass
     for delay_ms, given_back in released.items():
         tokens = [report.token for report in given_back]
-        batches.append(Batch(calls.release_chunks(tokens, delay_ms=delay_ms), tuple(given_back)))
+        batches.append(Batch(commands.release_chunks(tokens, delay_ms=delay_ms), tuple(given_back)))
     return batches
 
 
@@ -73,7 +73,9 @@ def _parts_of(done: Sequence[Done]) -> Iterator[list[Done]]:
 def _completion_of(done: Sequence[Done]) -> Batch:
     outputs = {report.token: report.output for report in done if report.output is not None}
     failed = {report.token: report.operations_failed for report in done}
-    call = calls.complete_chunks([report.token for report in done], failed, outputs)
+    call = commands.complete_chunks(
+        [report.token for report in done], operations_failed=failed, outputs=outputs
+    )
     return Batch(call, tuple(done))
 
 

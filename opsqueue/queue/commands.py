@@ -1,0 +1,1146 @@
+"""Transitions and readings of a queue as values: a script, its arguments, and who parses its reply.
+
+`Queue.run` runs one, `Queue.pipeline` several in one round trip. Arguments are checked when a
+command is made, so nothing of a pipeline has happened yet when one of them is refused. What each
+transition does stands at the head of its script in `lua/`. No I/O here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from operator import itemgetter
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
+
+import msgspec
+
+from opsqueue.contents.inline import Kind
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    SubmissionNotCancellableError,
+    SubmissionNotFoundError,
+    SubmissionNotRetryableError,
+)
+from opsqueue.model.answers import (
+    Alive,
+    Counts,
+    ErrorChunks,
+    Forgotten,
+    Inserted,
+    Limit,
+    LimitKind,
+    Progress,
+    RepairStep,
+    Reserved,
+    SpentInputs,
+    SubmissionPage,
+    Swept,
+    WorkerSeen,
+)
+from opsqueue.model.checks import MAX_LIMIT, MAX_MS, checked_whole, is_text, shown
+from opsqueue.model.chunk import (
+    MAX_BATCH,
+    ChunkFailure,
+    CompleteOutcome,
+    FailOutcome,
+    Finished,
+    ReleaseOutcome,
+    Reservation,
+    Token,
+    encodable,
+)
+from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, Cells, Delayed, HandPage
+from opsqueue.model.names import check_own_prefix, checked_worker
+from opsqueue.model.new_submission import (
+    INLINE_OUTPUT_BYTES,
+    MAX_CHUNKS,
+    MAX_OPERATIONS,
+    MAX_STRATEGIC_PAIRS,
+    NewSubmission,
+    check_retention_ms,
+    check_strategic_metadata,
+)
+from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
+from opsqueue.queue import replies
+from opsqueue.queue.partitions import (
+    merged_repairs,
+    merged_sweeps,
+    merged_workers,
+    partition_of,
+    summed,
+)
+from opsqueue.queue.replies import unexpected
+from opsqueue.queue.script import Argument
+from opsqueue.strategy import AnyStrategy, MaxSimultaneous, Random, RateLimit, interval_ticks
+
+Answer = TypeVar("Answer")
+
+KEY_KEPT_MS: Final = 24 * 3600 * 1000
+"""How long an idempotency key is remembered."""
+MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
+DEFAULT_TIMEOUT_MS: Final = 30_000
+"""A worker that does not say otherwise is dead after so long a silence."""
+MAX_WINDOW: Final = 65_536
+"""Chunks that one reading of progress covers: 8 KiB."""
+MAX_DELAYED: Final = 10 * MAX_PAGE
+"""Delayed chunks that one reading looks at."""
+
+_ERROR_PAGE_BYTES: Final = 64 * 1024
+"""Of the bitmap of chunks with errors, in one reading: some 500,000 chunks."""
+_INFO: Final = msgspec.json.Decoder(dict[str, Any])
+# More digits may not fit 64 bits. Tokens without the chunk are from an earlier version.
+_TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(:[0-9]{19}:[0-9]{1,10})?")
+_PAGE: Final = re.compile(r"-|\([0-9]{1,19}-[0-9]{1,19}")
+
+
+class Scope(Enum):
+    """Which of a queue's partitions a command runs in."""
+
+    ONE = "one"
+    """The one that has what it is about, else the queue's first."""
+    EACH = "each"
+    """All that are known; a new one may be missed for KNOWN_FOR_S."""
+    EVERY = "every"
+    """All that there are, those included that are added meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(Generic[Answer]):
+    """One call of one script, in one partition or in several.
+
+    Attributes:
+        script: the name of its file in `lua/`.
+        parse: reads the reply, given the queue's name.
+        arguments: by the names in the script's header.
+        rest: the arguments behind them.
+        submission_id: the submission that it is about, if it is about one. An answer that it is
+            unknown becomes a SubmissionNotFoundError.
+        partition: the one that it is for, where the arguments say it: tokens do.
+        scope: the partitions that it runs in.
+        merge: makes one answer of those of several partitions.
+    """
+
+    script: str
+    parse: Callable[[list[Any], str], Answer]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    rest: Sequence[Argument] = ()
+    submission_id: SubmissionId | None = None
+    partition: int | None = None
+    scope: Scope = Scope.ONE
+    merge: Callable[[list[Answer]], Answer] = itemgetter(0)
+
+    def read(self, reply: list[Any], queue: str) -> Answer:
+        """Parse the script's reply.
+
+        Raises:
+            SubmissionNotFoundError, and what the transition refuses.
+        """
+        if self.submission_id is not None and reply == [b"unknown"]:
+            raise SubmissionNotFoundError(self.submission_id, queue)
+        return self.parse(reply, queue)
+
+
+def _about(
+    submission_id: SubmissionId,
+    script: str,
+    parse: Callable[[list[Any], str], Answer],
+    *,
+    rest: Sequence[Argument] = (),
+    **arguments: Argument,
+) -> Command[Answer]:
+    """Make a command about one submission.
+
+    Raises:
+        TryFromIntError: that is no id.
+    """
+    id_ = SubmissionId(str(submission_id))
+    return Command(
+        script=script,
+        parse=parse,
+        arguments={**arguments, "id": str(id_)},
+        rest=rest,
+        submission_id=id_,
+    )
+
+
+def _none(*_: object) -> None:
+    """Read what a reply says behind its tag: nothing of interest."""
+
+
+def _id(digits: bytes) -> SubmissionId:
+    return SubmissionId(digits.decode())
+
+
+def _texts(items: list[bytes]) -> list[str]:
+    return [item.decode() for item in items]
+
+
+def _first(answers: Iterable[Answer | None]) -> Answer | None:
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def _concatenated(lists: Iterable[list[Answer]]) -> list[Answer]:
+    return [item for items in lists for item in items]
+
+
+def _tagged(**readers: Callable[..., Answer]) -> Callable[[list[Any], str], Answer]:
+    """Make a parser that reads what follows a reply's tag, by tag."""
+
+    def parse(reply: list[Any], _queue: str) -> Answer:
+        match reply:
+            case [bytes() as tag, *values] if (reader := readers.get(tag.decode())) is not None:
+                return reader(*values)
+        raise unexpected(reply)
+
+    return parse
+
+
+# Transitions of submissions
+
+
+def insert_submission(
+    new: NewSubmission,
+    *,
+    partition: int,
+    partitions: int | None,
+    idempotency_key: str,
+    idempotency_ms: int,
+) -> Command[Inserted | list[int]]:
+    """Accept a submission whose chunks are stored already.
+
+    With `partitions` the script first compares how many partitions the queue has; the answer is
+    their numbers (see `get_partitions`) when there are others, and nothing has happened then.
+    """
+    checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
+    inline = new.inline or ()
+
+    def parse(reply: list[Any], queue: str) -> Inserted | list[int]:
+        match reply:
+            case [b"partitions", numbers]:
+                return [int(number) for number in numbers]
+        return _inserted(reply, queue, new.prefix)
+
+    return Command(
+        script="insert_submission",
+        parse=parse,
+        arguments={
+            "partition": f"{partition:02}",
+            "partitions": "" if partitions is None else partitions,
+            "idempotency": idempotency_key,
+            "idempotency_ms": idempotency_ms,
+            "prefix": new.prefix,
+            "chunks_total": new.chunks_total,
+            "chunk_size": new.chunk_size,
+            "operations_total": new.operations,
+            "meta_count": len(new.strategic_metadata),
+            "inline_count": len(inline),
+        },
+        rest=[*_pairs_and_fields(new), *inline],
+        partition=partition,
+    )
+
+
+def restore_submission(
+    new: NewSubmission, finished: Finished, *, partition: int, idempotency_key: str
+) -> Command[Inserted]:
+    """Insert a submission that Redis has lost, whose chunks are stored and some of them done."""
+    checked_finished(new, finished)
+    return Command(
+        script="restore_submission",
+        parse=lambda reply, queue: _inserted(reply, queue, new.prefix),
+        arguments={
+            "partition": f"{partition:02}",
+            "prefix": new.prefix,
+            "chunks_total": new.chunks_total,
+            "chunk_size": new.chunk_size,
+            "operations_total": new.operations,
+            "cursor": finished.cursor,
+            "chunks_done": finished.chunks_done,
+            "done": finished.done,
+            "operations_done": finished.operations_done,
+            "operations_failed": finished.operations_failed,
+            "errors": finished.errors,
+            "last_error": finished.last_error,
+            "meta_count": len(new.strategic_metadata),
+            "redo_count": len(finished.redo),
+            "idempotency": idempotency_key,
+            "idempotency_ms": KEY_KEPT_MS,
+        },
+        rest=[*_pairs_and_fields(new), *finished.redo],
+        partition=partition,
+    )
+
+
+def _pairs_and_fields(new: NewSubmission) -> list[Argument]:
+    """Return a new submission's strategic metadata, then the other fields of its hash."""
+    fields: list[Argument] = [
+        "codec", new.codec,
+        "max_attempts", new.max_attempts,
+        "backoff_first_ms", new.backoff.first_ms,
+        "backoff_max_ms", new.backoff.max_ms,
+    ]  # fmt: skip
+    if (failed_limit := new.failed_operations_limit) is not None:
+        fields += ["max_failed_operations", failed_limit]
+    if new.retention_ms is not None:
+        fields += ["retention_ms", new.retention_ms]
+    if new.delete_inputs_at_completion:
+        fields += ["delete_inputs", 1]
+    if new.metadata is not None:
+        fields += ["metadata", new.metadata]
+    if new.trace_context:
+        fields += ["trace_context", msgspec.json.encode(dict(new.trace_context))]
+    return [*_flat(new.strategic_metadata), *fields]
+
+
+def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
+    match reply:
+        case [(b"inserted" | b"known") as tag, id_, row]:
+            return Inserted(
+                id=SubmissionId(id_.decode()),
+                is_new=tag == b"inserted",
+                submission=replies.read_submission(row, queue) if row else None,
+            )
+        case [b"prefix_taken", id_]:
+            raise prefix_taken(prefix, SubmissionId(id_.decode()) if id_ else None)
+    raise unexpected(reply)
+
+
+def prefix_taken(prefix: str, owner: SubmissionId | None) -> InvalidArgumentError:
+    """Return the refusal of an insert; `owner` None: the prefix's objects are being deleted."""
+    why = f"belongs to submission {owner}" if owner else "is being deleted"
+    return InvalidArgumentError(
+        f"prefix {prefix!r} {why}: upload under a prefix of its own, or repeat an insert with its "
+        "idempotency key"
+    )
+
+
+def cancel_submission(submission_id: SubmissionId) -> Command[Submission]:
+    """Cancel a submission in progress and return it; costs the same for any number of chunks.
+
+    Raises:
+        SubmissionNotFoundError, SubmissionNotCancellableError.
+    """
+    return _about(submission_id, "cancel_submission", _changed)
+
+
+def update_metadata(
+    submission_id: SubmissionId, changes: Mapping[str, int | None]
+) -> Command[Submission]:
+    """Change strategic metadata of a submission in progress and return it; None removes a key.
+
+    Raises:
+        SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+    """
+    # Together they may be more than a submission may have: as many may go as come.
+    for key, value in changes.items():
+        check_strategic_metadata({key: 0 if value is None else value})
+
+    def parse(reply: list[Any], queue: str) -> Submission:
+        match reply:
+            case [b"too_many", int(pairs)]:
+                message = (
+                    f"submission {submission_id} would have {pairs} pairs of strategic metadata: "
+                    f"at most {MAX_STRATEGIC_PAIRS}; remove some with None"
+                )
+                raise InvalidArgumentError(message)
+        return _changed(reply, queue)
+
+    return _about(
+        submission_id,
+        "update_metadata",
+        parse,
+        limit=MAX_STRATEGIC_PAIRS,
+        rest=_flat({key: "" if value is None else value for key, value in changes.items()}),
+    )
+
+
+def _changed(reply: list[Any], queue: str) -> Submission:
+    """Parse the reply of a transition that only a submission in progress can make."""
+    match reply:
+        case [b"changed", row]:
+            return replies.read_submission(row, queue)
+        case [b"ended", row]:
+            raise SubmissionNotCancellableError(replies.read_submission(row, queue))
+    raise unexpected(reply)
+
+
+def retry_submission(
+    submission_id: SubmissionId, *, look_from: str
+) -> Command[tuple[Submission, str]]:
+    """Do a step of a retry; answer the submission, and where the next step begins ('': no more)."""
+
+    def parse(reply: list[Any], queue: str) -> tuple[Submission, str]:
+        match reply:
+            case [b"retried", row, bytes() as more]:
+                return replies.read_submission(row, queue), more.decode()
+            case [b"not_retryable", row]:
+                raise SubmissionNotRetryableError(replies.read_submission(row, queue))
+        raise unexpected(reply)
+
+    return _about(submission_id, "retry_submission", parse, look_from=look_from)
+
+
+def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> Command[str | None]:
+    """Make a submission announce its progress for a while; None: it has ended.
+
+    Returns what `Queue.wait_for_news` reads after: whatever is read of the submission from now on,
+    no later change is missed.
+
+    Raises:
+        SubmissionNotFoundError.
+    """
+    return _about(
+        submission_id,
+        "watch_submission",
+        _tagged(watched=lambda news_id: news_id.decode(), ended=_none),
+        watch_ms=checked_whole("watch_ms", watch_ms, least=1, most=MAX_MS),
+    )
+
+
+# Transitions of chunks
+
+
+def reserve_chunks(
+    worker: str,
+    *,
+    limit: int,
+    reservation_ms: int,
+    strategy: AnyStrategy | None = None,
+    look_from: str = "",
+    heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
+) -> Command[Reserved]:
+    """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
+    checked_whole("limit", limit, least=1, most=MAX_BATCH)
+    checked_whole("reservation_ms", reservation_ms, least=1, most=MAX_RESERVATION_MS)
+    checked_whole("heartbeat_timeout_ms", heartbeat_timeout_ms, most=MAX_MS)
+    strategy = strategy or Random()
+    return Command(
+        script=f"reserve_chunks {strategy.case}",
+        parse=replies.read_reserved,
+        arguments={
+            "worker": checked_worker(worker),
+            "limit": limit,
+            "reservation_ms": reservation_ms,
+            "strategy": strategy.wire(),
+            "chance": secrets.randbelow(2**30) + 1,
+            "look_from": look_from,
+            "heartbeat_timeout_ms": heartbeat_timeout_ms,
+        },
+    )
+
+
+def complete_chunks(
+    tokens: Sequence[Token],
+    *,
+    operations_failed: Mapping[Token, int] | None = None,
+    outputs: Mapping[Token, bytes] | None = None,
+) -> Command[list[CompleteOutcome]]:
+    """Report chunks of one partition as done; see `Queue.complete_chunks`."""
+    failed, outputs = operations_failed or {}, outputs or {}
+    for output in outputs.values():
+        if not isinstance(output, bytes):
+            message = f"output {shown(output)}: give what the codec gave, bytes"
+            raise InvalidArgumentError(message)
+        if len(output) > INLINE_OUTPUT_BYTES:
+            message = (
+                f"an output of {len(output):,} bytes: above {INLINE_OUTPUT_BYTES:,} they are stored"
+            )
+            raise InvalidArgumentError(message)
+    rest: list[Argument] = []
+    for token in checked_tokens(tokens):
+        data = outputs.get(token)
+        count = checked_whole("operations_failed", failed.get(token, 0), most=MAX_OPERATIONS)
+        rest += [token, count, int(data is not None), data or b""]
+    return Command(
+        script="complete_chunks",
+        parse=replies.read_completed,
+        rest=rest,
+        partition=_partition_of_all(tokens),
+    )
+
+
+def fail_chunk(
+    token: Token, failure: ChunkFailure, *, jitter: int | None = None
+) -> Command[FailOutcome]:
+    """Report that an attempt failed; the next one waits for the submission's back-off.
+
+    Args:
+        token: of the reservation.
+        failure: kept with the submission, the last one only.
+        jitter: 0 to 1000 per mille of half the back-off; drawn here unless a test gives it.
+    """
+    jitter = secrets.randbelow(1001) if jitter is None else jitter
+    return Command(
+        script="fail_chunk",
+        parse=replies.read_failed,
+        arguments={
+            "token": checked_tokens([token])[0],
+            "type": encodable(failure.type),
+            "message": encodable(failure.message),
+            "traceback": encodable(failure.traceback),
+            "jitter": checked_whole("jitter", jitter, most=1_000),
+        },
+        partition=partition_of(token),
+    )
+
+
+def release_chunks(tokens: Sequence[Token], *, delay_ms: int = 0) -> Command[list[ReleaseOutcome]]:
+    """Release chunks of one partition; see `Queue.release_chunks`."""
+    return Command(
+        script="release_chunks",
+        parse=replies.read_released,
+        arguments={"delay_ms": checked_whole("delay_ms", delay_ms, most=MAX_MS)},
+        rest=checked_tokens(tokens),
+        partition=_partition_of_all(tokens),
+    )
+
+
+def get_reservations(tokens: Sequence[Token]) -> Command[dict[Token, Reservation]]:
+    """Return what the reservations of one partition are for; see `Queue.get_reservations`."""
+    return Command(
+        script="get_reservations",
+        parse=replies.read_reservations,
+        rest=checked_tokens(tokens),
+        partition=_partition_of_all(tokens),
+    )
+
+
+def _partition_of_all(tokens: Sequence[Token]) -> int | None:
+    """Return the partition of the first token; whoever makes the command keeps to one partition."""
+    return partition_of(tokens[0]) if tokens else None
+
+
+# Workers, and what they leave behind
+
+
+def heartbeat(
+    worker: str, *, tokens: Iterable[Token], info: bytes, unknown_ms: int, timeout_ms: int
+) -> Command[Alive]:
+    """Tell one partition that a worker lives; see `Queue.heartbeat`."""
+    return Command(
+        script="heartbeat",
+        parse=_tagged(
+            alive=lambda void, released, lost: Alive(
+                frozenset(Token(token.decode()) for token in void), released, lost
+            )
+        ),
+        arguments={
+            "worker": checked_worker(worker),
+            # What can't be read would spoil every list of workers.
+            "info": _checked_info(info),
+            "unknown_ms": checked_whole("unknown_ms", unknown_ms, most=MAX_MS),
+            "timeout_ms": checked_whole("timeout_ms", timeout_ms, most=MAX_MS),
+        },
+        rest=list(tokens),
+    )
+
+
+def retire_worker(worker: str, *, limit: int = MAX_BATCH) -> Command[bool]:
+    """Release what a worker still holds and forget it.
+
+    Returns True when nothing is left to do, or when nothing could be done: to repeat it would be of
+    no use.
+    """
+    return Command(
+        script="retire_worker",
+        parse=_tagged(retired=lambda ended, has_more, _lost: not (has_more and ended)),
+        arguments={"worker": checked_worker(worker), "limit": checked_limit(limit)},
+        scope=Scope.EACH,
+        merge=all,
+    )
+
+
+def reclaim_dead(sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Command[Swept | None]:
+    """Reclaim the chunks of workers silent for too long; None when another sweeps now."""
+    return Command(
+        script="reclaim_dead",
+        parse=_tagged(
+            reclaimed=lambda chunks, has_more, lost: Swept(chunks, "-" if has_more else None, lost),
+            busy=_none,
+        ),
+        arguments={
+            "sweeper": sweeper,
+            "limit": checked_limit(limit),
+            "lock_ms": checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
+        },
+        scope=Scope.EACH,
+        merge=merged_sweeps,
+    )
+
+
+def reclaim_expired(
+    sweeper: str, *, page_from: str, limit: int, lock_ms: int
+) -> Command[Swept | None]:
+    """Reclaim a page of one partition's expired reservations; see `Queue.reclaim_expired`."""
+    return Command(
+        script="reclaim_expired",
+        parse=_tagged(
+            reclaimed=lambda chunks, next_from, lost: Swept(
+                chunks, next_from.decode() or None, lost
+            ),
+            busy=_none,
+        ),
+        arguments={
+            "sweeper": sweeper,
+            "from": _checked_page(page_from),
+            "limit": checked_limit(limit),
+            "lock_ms": checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
+        },
+    )
+
+
+def repair(
+    *, begin: bool = False, limit: int = 1_000, sweeper: str = "", lock_ms: int = 2_000
+) -> Command[RepairStep | None]:
+    """Free chunks whose reservations were lost, a step; None when there is nothing to do.
+
+    Args:
+        begin: a repair that covers all that is lost by now; otherwise only goes on with one that
+            has begun.
+        limit: entries, unfinished chunks and submissions looked at, about.
+        sweeper: who does it. Others are busy then for `lock_ms`; one that begins a repair takes it
+            over from them. Without a name it is done beside others.
+        lock_ms: see `sweeper`.
+    """
+    return Command(
+        script="repair",
+        parse=_tagged(
+            repaired=replies.read_repair_step,
+            busy=lambda: RepairStep(is_busy=True),
+            idle=_none,
+        ),
+        arguments={
+            "action": "begin" if begin else "step",
+            "limit": checked_limit(limit),
+            "sweeper": sweeper,
+            "lock_ms": checked_whole("lock_ms", lock_ms, least=1, most=MAX_MS),
+        },
+        scope=Scope.EACH,
+        merge=merged_repairs,
+    )
+
+
+# The queue as a whole, and its clean-up
+
+
+def pause_queue() -> Command[None]:
+    """Stop handing out chunks until `resume_queue`; chunks in progress are finished."""
+    return Command(script="pause_queue", parse=_tagged(paused=_none), scope=Scope.EVERY)
+
+
+def resume_queue() -> Command[None]:
+    """Hand out chunks again."""
+    return Command(script="resume_queue", parse=_tagged(running=_none), scope=Scope.EVERY)
+
+
+def set_limit(
+    meta_key: str,
+    *,
+    value: int | None = None,
+    max: int | None = None,  # noqa: A002 as in MaxSimultaneous
+    per_second: float | None = None,
+    burst: int | None = None,
+) -> Command[None]:
+    """Set limits that take the place of the strategies' own numbers, for every worker at once.
+
+    Args:
+        meta_key: of strategic metadata.
+        value: the only one that they are for; None: for all without a limit of their own.
+        max: chunks in progress at most, for MaxSimultaneous.
+        per_second: tokens that come, for RateLimit; needs `burst`.
+        burst: tokens that a bucket holds.
+
+    Raises:
+        InvalidArgumentError: by the rules of MaxSimultaneous and RateLimit.
+    """
+    if max is None and per_second is None:
+        message = "no limit given: max, or per_second and burst"
+        raise InvalidArgumentError(message)
+    limits: dict[LimitKind, str] = {}
+    if max is not None:
+        limits["max"] = str(MaxSimultaneous(meta_key, max).max)
+    if per_second is not None:
+        rate = RateLimit(meta_key, per_second, 0 if burst is None else burst)
+        limits["rate"] = f"{interval_ticks(rate.per_second)},{rate.burst}"
+    return _limits(meta_key, value, limits)
+
+
+def remove_limit(
+    meta_key: str, *, value: int | None = None, kind: LimitKind | None = None
+) -> Command[None]:
+    """Return to the strategies' own numbers; of one kind of limit, or of both."""
+    kinds: tuple[LimitKind, ...] = get_args(LimitKind) if kind is None else (kind,)
+    return _limits(meta_key, value, dict.fromkeys(kinds, ""))
+
+
+def _limits(meta_key: str, value: int | None, limits: Mapping[LimitKind, str]) -> Command[None]:
+    check_strategic_metadata({meta_key: 0 if value is None else value})
+    return Command(
+        script="set_limit",
+        parse=_tagged(set=_none),
+        arguments={"key": meta_key, "value": "" if value is None else str(value)},
+        rest=_flat(limits),
+        scope=Scope.EVERY,
+    )
+
+
+def set_retention(retention_ms: int | None) -> Command[None]:
+    """Set how long ended submissions are kept that have no retention of their own.
+
+    Holds for those that end from now on.
+
+    Args:
+        retention_ms: 0 to ten years; None: a day, as without it.
+    """
+    value = "" if retention_ms is None else check_retention_ms(retention_ms)
+    return Command(
+        script="set_retention",
+        parse=_tagged(set=_none),
+        arguments={"retention_ms": value},
+        scope=Scope.EVERY,
+    )
+
+
+def get_partitions() -> Command[list[int]]:
+    """Return the numbers of partitions that the queue has had; the last one holds."""
+    return Command(script="get_partitions", parse=_tagged(partitions=list), partition=0)
+
+
+def set_partitions(partitions: int) -> Command[None]:
+    """Spread submissions over so many partitions from now on; see `Queue.set_partitions`."""
+    checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
+
+    def parse(reply: list[Any], queue: str) -> None:
+        match reply:
+            case [b"set", _]:
+                return
+            case [b"fewer", numbers]:
+                message = (
+                    f"queue {queue} has {numbers[-1]} partitions: {partitions} would leave "
+                    "some of its submissions without workers; there can only be more"
+                )
+                raise InvalidArgumentError(message)
+        raise unexpected(reply)
+
+    return Command(
+        script="set_partitions", parse=parse, arguments={"partitions": partitions}, partition=0
+    )
+
+
+def forget_submissions(
+    *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
+) -> Command[Forgotten]:
+    """Remove ended submissions whose retention is over.
+
+    Args:
+        limit: submissions, and prefixes in the answer, of each partition.
+        deleted_prefixes: whose objects the caller has deleted since the last answer.
+    """
+    return Command(
+        script="forget_submissions",
+        parse=_tagged(
+            forgotten=lambda number, prefixes: Forgotten(number, tuple(_texts(prefixes)))
+        ),
+        arguments={"limit": checked_limit(limit)},
+        rest=list(deleted_prefixes),
+        scope=Scope.EACH,
+        merge=lambda parts: Forgotten(
+            sum(one.submissions for one in parts),
+            tuple(dict.fromkeys(prefix for one in parts for prefix in one.prefixes)),
+        ),
+    )
+
+
+def delete_inputs(
+    *, limit: int = 100, deleted: Mapping[SubmissionId, int] | None = None
+) -> Command[list[SpentInputs]]:
+    """List inputs that completed submissions need no longer, for the caller to delete.
+
+    Args:
+        limit: submissions in the answer, of each partition.
+        deleted: of submissions of earlier answers, the index below which inputs are deleted.
+    """
+    told = {str(id_): checked_chunk(index) for id_, index in (deleted or {}).items()}
+    return Command(
+        script="delete_inputs",
+        parse=_tagged(inputs=lambda rows: list(map(replies.read_spent_inputs, rows))),
+        arguments={"limit": checked_limit(limit)},
+        rest=_flat(told),
+        scope=Scope.EACH,
+        merge=_concatenated,
+    )
+
+
+def discard_prefixes(
+    prefixes: Sequence[str], *, queue: str, step: Literal["discard", "hold", "let_go"]
+) -> Command[list[str]]:
+    """Do a step of `Queue.discard_prefixes` in one partition."""
+    return Command(
+        script="discard_prefixes",
+        parse=_tagged(discarded=_texts),
+        arguments={"step": step},
+        rest=[check_own_prefix(prefix, queue) for prefix in _checked_prefixes(prefixes)],
+    )
+
+
+# Readings
+
+
+def get_submission(submission_id: SubmissionId) -> Command[Submission]:
+    """Return a submission as it is now.
+
+    Raises:
+        SubmissionNotFoundError: also after its retention.
+    """
+
+    def parse(reply: list[Any], queue: str) -> Submission:
+        match reply:
+            case [b"found", row]:
+                return replies.read_submission(row, queue)
+        raise unexpected(reply)
+
+    return _about(submission_id, "get_submission", parse)
+
+
+def done_chunks(
+    submission_id: SubmissionId, *, start: int = 0, limit: int = MAX_WINDOW
+) -> Command[Progress]:
+    """Return how far a submission is, and which of `limit` chunks from `start` on are done.
+
+    Args:
+        submission_id: its id.
+        start: the first chunk of the window; behind the last one: an empty window.
+        limit: at most MAX_WINDOW.
+
+    Raises:
+        SubmissionNotFoundError: also after its retention.
+    """
+    first = min(checked_whole("start", start, most=2**63 - 1), MAX_CHUNKS)
+    limit = min(checked_limit(limit), MAX_WINDOW)
+
+    return _about(
+        submission_id,
+        "done_chunks",
+        _tagged(found=partial(replies.read_progress, first=first, limit=limit)),
+        first_byte=first // 8,
+        bytes=-(-(first + limit) // 8) - first // 8,
+    )
+
+
+def inline_contents(
+    submission_id: SubmissionId, kind: Kind, index: int | None = None
+) -> Command[dict[int, bytes]]:
+    """Return what a small submission has in Redis, encoded, by chunk: 1 MiB at most.
+
+    With `index` only what there is of that chunk.
+
+    Raises:
+        SubmissionNotFoundError.
+    """
+    return _about(
+        submission_id,
+        "inline_contents",
+        _tagged(found=replies.read_inline),
+        kind="in" if kind == "inputs" else "out",
+        index="" if index is None else index,
+    )
+
+
+def chunks_with_errors(
+    submission_id: SubmissionId, *, first_index: int = 0, limit: int = MAX_BATCH
+) -> Command[ErrorChunks]:
+    """Return a page of the finished chunks that have operations that failed, ascending.
+
+    A page may be empty though it is not the last: one looks at a bounded number of chunks.
+
+    Raises:
+        SubmissionNotFoundError.
+    """
+    return _about(
+        submission_id,
+        "chunks_with_errors",
+        _tagged(
+            listed=lambda indexes, next_index: ErrorChunks(
+                tuple(indexes), None if next_index < 0 else next_index
+            )
+        ),
+        first_index=checked_whole("first_index", first_index, most=MAX_CHUNKS),
+        limit=min(checked_limit(limit), MAX_BATCH),
+        most_bytes=_ERROR_PAGE_BYTES,
+    )
+
+
+def count_cells(
+    submission_id: SubmissionId, *, chunks_per_cell: int, first_cell: int, limit: int
+) -> Command[Cells]:
+    """Count what is done in at most `limit` cells of as many chunks each: 1, or 8 times some.
+
+    At most MAX_CELLS are counted.
+
+    Raises:
+        SubmissionNotFoundError.
+    """
+    checked_whole("chunks_per_cell", chunks_per_cell, least=1, most=MAX_CHUNKS)
+    if chunks_per_cell > 1 and chunks_per_cell % 8:
+        message = f"chunks_per_cell is {chunks_per_cell}: give 1, or a multiple of 8"
+        raise InvalidArgumentError(message)
+
+    return _about(
+        submission_id,
+        "count_cells",
+        _tagged(counted=replies.read_cells),
+        chunks=chunks_per_cell,
+        first_cell=checked_whole("first_cell", first_cell, most=MAX_CHUNKS),
+        limit=min(checked_limit(limit), MAX_CELLS),
+    )
+
+
+def list_reservations(
+    submission_id: SubmissionId | None, *, from_: str, limit: int
+) -> Command[HandPage]:
+    """List reserved chunks of one partition; see `Queue.list_reservations`."""
+    return Command(
+        script="list_reservations",
+        parse=_tagged(listed=replies.read_hand_page),
+        arguments={
+            "id": "" if submission_id is None else str(submission_id),
+            "limit": limit,
+            "from": _checked_page(from_),
+        },
+    )
+
+
+def list_delayed(submission_id: SubmissionId, *, limit: int = MAX_PAGE) -> Command[Delayed]:
+    """List the chunks of a submission that wait for another attempt, the first due first.
+
+    Args:
+        submission_id: an unknown one has none.
+        limit: delayed chunks of the queue looked at, at most MAX_DELAYED.
+    """
+    return _about(
+        submission_id,
+        "list_delayed",
+        _tagged(listed=replies.read_delayed),
+        limit=min(checked_limit(limit), MAX_DELAYED),
+    )
+
+
+def list_submissions(
+    state: SubmissionState,
+    pairs: Mapping[str, int],
+    *,
+    ids: tuple[SubmissionId | None, SubmissionId | None],
+    order: str,
+    limit: int,
+) -> Command[list[SubmissionPage]]:
+    """List submissions in one state, a page of each partition.
+
+    Args:
+        state: that they are in.
+        pairs: of strategic metadata, that they have.
+        ids: the least, and one above the largest; None: no bound.
+        order: "newest" or "oldest" first.
+        limit: submissions on a page.
+    """
+    least, below = ids
+
+    def parse(reply: list[Any], queue: str) -> list[SubmissionPage]:
+        match reply:
+            case [b"listed", rows, last]:
+                page = SubmissionPage(
+                    submissions=tuple(replies.read_submission(row, queue) for row in rows),
+                    next=SubmissionId(last.decode()) if last else None,
+                )
+                return [page]
+        raise unexpected(reply)
+
+    return Command(
+        script="list_submissions",
+        parse=parse,
+        arguments={
+            "state": state.value,
+            "from": "" if least is None else str(least),
+            "below": "" if below is None else str(below),
+            "order": order,
+            "limit": limit,
+        },
+        rest=_flat(pairs),
+        scope=Scope.EACH,
+        merge=_concatenated,
+    )
+
+
+def lookup_submissions(
+    pairs: Mapping[str, int], *, states: str, after: str
+) -> Command[tuple[list[SubmissionId], str]]:
+    """Look up a page of ids in one partition; also answer where the next page begins, '': none."""
+    return Command(
+        script="lookup_submissions",
+        parse=_tagged(
+            found=lambda ids, next_after: (
+                [SubmissionId(id_.decode()) for id_ in ids],
+                next_after.decode(),
+            )
+        ),
+        arguments={"after": after, "limit": MAX_BATCH, "states": states},
+        rest=_flat(pairs),
+    )
+
+
+def lookup_prefix(prefix: str) -> Command[SubmissionId | None]:
+    """Return the submission whose contents lie below a prefix of objects."""
+    return Command(
+        script="lookup_prefix",
+        parse=_tagged(found=_id, unknown=_none),
+        arguments={"prefix": prefix},
+        scope=Scope.EVERY,
+        merge=_first,
+    )
+
+
+def lookup_key(idempotency_key: str) -> Command[SubmissionId | None]:
+    """Return the submission that was inserted with a key, as long as the key is remembered."""
+    return Command(
+        script="lookup_key",
+        parse=_tagged(found=_id, unknown=_none),
+        arguments={"idempotency": idempotency_key},
+        scope=Scope.EACH,
+        merge=_first,
+    )
+
+
+def unknown_prefixes(prefixes: Sequence[str]) -> Command[list[str]]:
+    """Return those prefixes that no submission has; at most MAX_BATCH are looked up."""
+    return Command(
+        script="unknown_prefixes",
+        parse=_tagged(unknown=_texts),
+        rest=_checked_prefixes(prefixes),
+        scope=Scope.EVERY,
+        merge=lambda parts: [
+            prefix for prefix in parts[0] if all(prefix in part for part in parts[1:])
+        ],
+    )
+
+
+def list_limits() -> Command[list[Limit]]:
+    """List the limits set while running: all partitions have the same."""
+    return Command(script="list_limits", parse=_tagged(listed=replies.read_limits))
+
+
+def get_retention() -> Command[int | None]:
+    """Return the milliseconds for which ended submissions are kept; None: not set, a day."""
+    return Command(
+        script="get_retention", parse=_tagged(retention=lambda ms: int(ms) if ms else None)
+    )
+
+
+def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
+    """List workers that have not gone, each once, the ones seen last first."""
+    return Command(
+        script="list_workers",
+        parse=_tagged(listed=replies.read_workers),
+        arguments={"limit": checked_limit(limit)},
+        scope=Scope.EACH,
+        merge=lambda parts: merged_workers(parts)[:limit],
+    )
+
+
+def count_queue() -> Command[Counts]:
+    """Count what the queue holds now, and return its totals."""
+    return Command(
+        script="count_queue",
+        parse=_tagged(counted=replies.read_counts),
+        scope=Scope.EACH,
+        merge=summed,
+    )
+
+
+# Checks
+
+
+def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens, or raise InvalidArgumentError for too many, and for what is none."""
+    if len(tokens) > MAX_BATCH:
+        message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
+        raise InvalidArgumentError(message)
+    for token in tokens:
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            message = f"token {shown(token)}: give the token of a reservation as it came with it"
+            raise InvalidArgumentError(message)
+    return list(tokens)
+
+
+def _checked_prefixes(prefixes: Sequence[str]) -> list[str]:
+    if len(prefixes) > MAX_BATCH:
+        message = f"{len(prefixes):,} prefixes in one call: at most {MAX_BATCH:,}"
+        raise InvalidArgumentError(message)
+    for prefix in prefixes:
+        if not is_text(prefix):
+            message = (
+                f"prefix {shown(prefix)}: give the text that a submission's objects begin with"
+            )
+            raise InvalidArgumentError(message)
+    return list(prefixes)
+
+
+def _checked_info(info: bytes) -> bytes:
+    try:
+        _INFO.decode(info)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as exc:
+        message = f"info {shown(info)}: give a JSON object ({exc})"
+        raise InvalidArgumentError(message) from exc
+    return info
+
+
+def checked_finished(new: NewSubmission, finished: Finished) -> Finished:
+    """Return what is done of a lost submission, or raise InvalidArgumentError: it can't be so."""
+    cursor, done = finished.cursor, finished.chunks_done
+    checked_whole("cursor", cursor, most=new.chunks_total)
+    checked_whole("chunks_done", done, most=cursor)
+    checked_whole("operations_done", finished.operations_done, most=new.operations)
+    checked_whole("operations_failed", finished.operations_failed, most=finished.operations_done)
+    checked_whole("last_error", finished.last_error, least=-1, most=max(0, cursor - 1))
+    for index in finished.redo:
+        checked_whole("a free chunk", index, most=max(0, cursor - 1))
+    for name, bits in (("done", finished.done), ("errors", finished.errors)):
+        if not isinstance(bits, bytes) or len(bits) > (cursor + 7) // 8:
+            message = f"{name} {shown(bits)}: give a bit for each of {cursor:,} chunks"
+            raise InvalidArgumentError(message)
+    is_done = [
+        bool(finished.done[i // 8] >> (7 - i % 8) & 1)
+        for i in finished.redo
+        if i // 8 < len(finished.done)
+    ]
+    if (
+        int.from_bytes(finished.done).bit_count() != done
+        or len(set(finished.redo)) != cursor - done
+        or any(is_done)
+    ):
+        message = f"{done:,} chunks done below {cursor:,}: the others are free, each named once"
+        raise InvalidArgumentError(message)
+    return finished
+
+
+def checked_limit(limit: int) -> int:
+    """Return the limit, or raise InvalidArgumentError when it is below 1, or beyond counting."""
+    return checked_whole("limit", limit, least=1, most=MAX_LIMIT)
+
+
+def checked_chunk(index: int) -> int:
+    """Return the chunk's index, or raise InvalidArgumentError when none can be so."""
+    return checked_whole("chunk index", index, most=MAX_CHUNKS)
+
+
+def _checked_page(from_: str) -> str:
+    if not isinstance(from_, str) or not _PAGE.fullmatch(from_):
+        message = f"a page from {shown(from_)}: give '-', or what the page before answered"
+        raise InvalidArgumentError(message)
+    return from_
+
+
+def _flat(pairs: Mapping[Any, Argument]) -> list[Argument]:
+    return [part for pair in pairs.items() for part in pair]

@@ -1,0 +1,12 @@
+-- Submission: the loader puts this text in front of the scripts that say "With _submission.".
+
+-- All of a submission: {id, fields, metadata, failure}, flat lists but the id; {} when unknown.
+local function submission_row(id)
+  local key = sub_key(id)
+  local fields = redis.call('HGETALL', key)
+  if #fields == 0 then
+    return {}
+  end
+  return {id, fields, redis.call('HGETALL', key .. ':meta'),
+    redis.call('HGETALL', key .. ':failure')}
+end
