@@ -33,7 +33,7 @@ from pathlib import Path
 
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
@@ -80,7 +80,7 @@ class Bench:
     def add_work(self) -> None:
         """Insert two minutes of it, new numbers: small, so that no store is needed."""
         client = connect(self.server.url)
-        api, store = QueueApi(client), open_store(self._store_url)
+        api, store = RedisBackend(client), open_store(self._store_url)
         ProducerClient.over(api, store, queue=QUEUE).insert_submission(
             range(self._next, self._next + 1_000), chunk_size=1
         )

@@ -18,7 +18,7 @@ from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Done, execute
 from opsqueue.model.new_submission import INLINE_BYTES
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore
@@ -88,7 +88,7 @@ def main() -> None:
             for name, inline_bytes in (("Redis", INLINE_BYTES), ("the store", 0)):
                 store = SlowStore(f"{folder}/store", latency_ms / 1000)
                 producer = ProducerClient.over(
-                    QueueApi(client), store, queue="small", inline_bytes=inline_bytes
+                    RedisBackend(client), store, queue="small", inline_bytes=inline_bytes
                 )
                 run_one(producer, queue, store)  # loads scripts
                 store.requests = 0

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.store import open_store
 from opsqueue.testing.embedded import EmbeddedServer
@@ -88,7 +88,7 @@ def measure(
         text=True,
     )
     client = connect(server.url)
-    producer = ProducerClient.over(QueueApi(client), open_store(store_url), queue="numbers")
+    producer = ProducerClient.over(RedisBackend(client), open_store(store_url), queue="numbers")
     best: dict[str, Any] = {}
     try:
         assert worker.stderr is not None  # noqa: S101 it was asked for

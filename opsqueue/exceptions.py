@@ -6,6 +6,7 @@
     +-- IncorrectUsageError                 also a TypeError, as in the reference's client
     |   +-- InvalidArgumentError            a value out of range, of the wrong form, too large
     |   |   +-- ChunkSizeIsZeroError        chunk_size below 1
+    |   |   +-- PrefixTakenError            an insert's prefix belongs to another submission
     |   +-- EncodingError                   operations or results that the codec can't carry
     |   |   +-- ChunkTooLargeError          a chunk holds more than may be decoded at once
     |   +-- HandlerError                    an app or handler that can't be served
@@ -93,6 +94,7 @@ __all__ = [
     "OpsqueueError",
     "OpsqueueInternalError",
     "OtherProcessError",
+    "PrefixTakenError",
     "RedisUnavailableError",
     "ScriptError",
     "SoftTimeLimitExceeded",
@@ -117,6 +119,10 @@ class ChunkSizeIsZeroError(InvalidArgumentError):
     def __init__(self, chunk_size: object) -> None:
         """Say what was given."""
         super().__init__(f"chunk_size is {chunk_size!r}: it counts operations, give 1 or more")
+
+
+class PrefixTakenError(InvalidArgumentError):
+    """The objects below a submission's prefix are another one's, or are being deleted."""
 
 
 class EncodingError(IncorrectUsageError):

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.http.wire import ProblemType
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.queue import Queue
@@ -134,7 +134,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     route(f"{queue}/submissions", submissions, GET=Need.PRODUCE, POST=Need.PRODUCE)
     route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
     route(f"{submission}/cancel", CancelSubmission(queue_of), POST=Need.PRODUCE)
-    retry = RetrySubmission(queue_of, QueueApi(client, durability=durability), store, limits)
+    retry = RetrySubmission(queue_of, RedisBackend(client, durability=durability), store, limits)
     route(f"{submission}/retry", retry, POST=Need.PRODUCE)
     route(f"{submission}/progress", SubmissionProgress(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)

@@ -20,9 +20,9 @@ from opsqueue.exceptions import (
 from opsqueue.model.answers import Counts
 from opsqueue.model.submission import SubmissionState
 from opsqueue.model.version import __version__
-from opsqueue.producer.backends import SubmissionApi
-from opsqueue.producer.http_api import HttpApi
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.backends import Backend
+from opsqueue.producer.http_api import HttpBackend
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import Client, Server, run_on_all
 from opsqueue.queue.connection import (
     ALL_FACTS,
@@ -228,7 +228,7 @@ def check_store(url: str | None) -> Iterator[Finding]:
 def check_api(url: str | None, token: str | None) -> Iterator[Finding]:
     """Look at the HTTP API: reachable, of our version, token accepted."""
     try:
-        api = HttpApi(url or DEFAULT_API_URL, token=token)
+        api = HttpBackend(url or DEFAULT_API_URL, token=token)
     except IncorrectUsageError as exc:
         yield Finding("api", Level.PROBLEM, str(exc))
         return
@@ -254,7 +254,7 @@ def check_api(url: str | None, token: str | None) -> Iterator[Finding]:
         api.close()
 
 
-def _token_finding(api: HttpApi, token: str | None) -> Finding:
+def _token_finding(api: HttpBackend, token: str | None) -> Finding:
     try:
         api.queues()
     except IncorrectUsageError as exc:
@@ -276,7 +276,7 @@ def _unreachable(check: str, text: str, *, is_given: bool, variable: str) -> Fin
     return Finding(check, Level.WARNING, f"none at the default address: {text}", help_)
 
 
-def check_queues(api: SubmissionApi) -> Iterator[Finding]:
+def check_queues(api: Backend) -> Iterator[Finding]:
     """Look for work that nobody does."""
     try:
         queues = api.queues()
@@ -334,12 +334,12 @@ def check_everything(
     yield from noted(check_store(store_url))
     yield from noted(check_api(api_url, token))
     if seen["api"] is Level.GOOD and seen.get("api-token") is Level.GOOD:
-        api = HttpApi(api_url or DEFAULT_API_URL, token=token)
+        api = HttpBackend(api_url or DEFAULT_API_URL, token=token)
         yield from check_queues(api)
         api.close()
     elif seen["redis"] is Level.GOOD:
         client = connect(redis_url or DEFAULT_REDIS_URL)
-        yield from check_queues(QueueApi(client))
+        yield from check_queues(RedisBackend(client))
         client.close()
     elif Level.GOOD not in (seen["api"], seen["redis"]):
         yield Finding(

@@ -16,9 +16,9 @@ from click.core import ParameterSource
 
 from opsqueue.cli.tables import say
 from opsqueue.exceptions import RedisUnavailableError
-from opsqueue.producer.backends import SubmissionApi
-from opsqueue.producer.http_api import HttpApi
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.backends import Backend
+from opsqueue.producer.http_api import HttpBackend
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.store import open_store
@@ -199,7 +199,7 @@ def open_api(
     redis_url: str | None,
     *,
     durability: Durability = Durability.NONE,
-) -> Iterator[SubmissionApi]:
+) -> Iterator[Backend]:
     """Give Redis's answers where its URL is given, else the API's; connects with the first call.
 
     With a durability, which is for Redis alone, it looks first whether that can be kept.
@@ -209,11 +209,11 @@ def open_api(
         try:
             for warning in check_durability(client, durability, url=redis_url):
                 say(f"warning: {warning}")
-            yield QueueApi(client, durability=durability)
+            yield RedisBackend(client, durability=durability)
         finally:
             client.close()
         return
-    api = HttpApi(api_url or DEFAULT_API_URL, token=token)
+    api = HttpBackend(api_url or DEFAULT_API_URL, token=token)
     try:
         yield api
     finally:

@@ -19,7 +19,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.submission import Submission, SubmissionId
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import Backend
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.script import queue_names
 
@@ -120,9 +120,7 @@ new_option = click.option(
 submission_argument = click.argument("submission_id", metavar="ID", type=SubmissionNumber())
 
 
-def find_submission(
-    api: SubmissionApi, submission_id: SubmissionId, queue: str | None
-) -> Submission:
+def find_submission(api: Backend, submission_id: SubmissionId, queue: str | None) -> Submission:
     """Give a submission of a queue, or of whichever queue has it.
 
     Raises:
@@ -131,7 +129,7 @@ def find_submission(
     """
     if queue is not None:
         try:
-            return api.get(queue, submission_id)
+            return api.queue(queue).get_submission(submission_id)
         except SubmissionNotFoundError:
             check_is_known(api, queue)
             raise
@@ -146,7 +144,7 @@ def find_submission(
         if not any(counts.submissions.values()):
             continue
         try:
-            found.append(api.get(name, submission_id))
+            found.append(api.queue(name).get_submission(submission_id))
         except SubmissionNotFoundError:
             continue
     match found:
@@ -164,7 +162,7 @@ def find_submission(
             raise InvalidArgumentError(message)
 
 
-def check_is_known(api: SubmissionApi, queue: str) -> None:
+def check_is_known(api: Backend, queue: str) -> None:
     """Raise UnknownQueueError unless the queue ever had a submission or a worker.
 
     Passes where a token is not allowed to list all queues.
@@ -181,13 +179,13 @@ def note_new(client: Client, queue: str) -> None:
         say(f"note: there is no queue {queue} yet{_hint(queue, names)}")
 
 
-def near_names(api: SubmissionApi, queue: str) -> list[str]:
+def near_names(api: Backend, queue: str) -> list[str]:
     """Give other queues whose names are similar."""
     others = [name for name in known_names(api) or [] if name != queue]
     return difflib.get_close_matches(queue, others, n=3, cutoff=0.6)
 
 
-def known_names(api: SubmissionApi) -> list[str] | None:
+def known_names(api: Backend) -> list[str] | None:
     """Give the names of all queues; None where the token is not for that."""
     try:
         return sorted(api.queues())

@@ -17,7 +17,7 @@ from opsqueue.cli.names import near_names
 from opsqueue.cli.tables import console, fraction, say
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import Submission, SubmissionState
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import Backend
 
 LINE_EVERY_S: Final = 10.0
 _POLL_S: Final = 1.0
@@ -109,7 +109,7 @@ def _size_of(stream: BinaryIO) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def follow(api: SubmissionApi, submission: Submission) -> Submission:
+def follow(api: Backend, submission: Submission) -> Submission:
     """Show how far a submission is until it has ended, and give it; outlasts a restart of the API.
 
     Raises:
@@ -123,7 +123,7 @@ def follow(api: SubmissionApi, submission: Submission) -> Submission:
         with Display(str(submission.id)) as display:
             while submission.state is SubmissionState.IN_PROGRESS:
                 asked_at = time.monotonic()
-                submission = api.get(submission.queue, submission.id, _POLL_S)
+                submission = api.queue(submission.queue).wait_for_end(submission.id, wait_s=_POLL_S)
                 now = time.monotonic()
                 pace.add(now, submission.operations_done)
                 display.show(
@@ -149,12 +149,12 @@ def follow(api: SubmissionApi, submission: Submission) -> Submission:
     return submission
 
 
-def warn_if_nobody_works(api: SubmissionApi, submission: Submission) -> None:
+def warn_if_nobody_works(api: Backend, submission: Submission) -> None:
     """Say why nothing happens, if it is for want of workers or for a pause."""
     queue = submission.queue
     if submission.state is not SubmissionState.IN_PROGRESS:
         return
-    counts = api.count(queue)
+    counts = api.queue(queue).count_queue()
     if counts.is_paused:
         say(f"queue {queue} is paused: `opsqueue resume {queue}` lets it go on")
     elif counts.workers == 0:

@@ -17,7 +17,7 @@ from opsqueue.cli.tables import age, console, counted, print_json, say, table
 from opsqueue.http.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
 from opsqueue.model.answers import Counts, WorkerSeen
 from opsqueue.model.submission import SubmissionState
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import Backend
 
 _SILENT_MS: Final = 15_000
 """A worker beats every few seconds: after this something is wrong with it."""
@@ -33,7 +33,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @as_json
 @with_api
-def queues(*, api: SubmissionApi, as_json: bool) -> None:
+def queues(*, api: Backend, as_json: bool) -> None:
     """Show all queues: what waits, how fast it goes, who works."""
     found = api.queues()
     if as_json:
@@ -80,13 +80,13 @@ def _remark(counts: Counts) -> Text:
 @click.argument("queue", type=QueueName(), required=False)
 @as_json
 @with_api
-def workers(*, api: SubmissionApi, queue: str | None, as_json: bool) -> None:
+def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
     """Show the workers of QUEUE, or of all: where they run, what they hold and since when."""
     if queue is None:
-        found = {name: list(api.workers(name)) for name in api.queues()}
+        found = {name: list(api.queue(name).list_workers()) for name in api.queues()}
     else:
         check_is_known(api, queue)
-        found = {queue: list(api.workers(queue))}
+        found = {queue: list(api.queue(queue).list_workers())}
     if as_json:
         print_json(
             {
@@ -143,11 +143,11 @@ def _up(started_at_ms: object) -> str:
 @new_option
 @as_json
 @with_api
-def pause(*, api: SubmissionApi, queue: str, is_new: bool, as_json: bool) -> None:
+def pause(*, api: Backend, queue: str, is_new: bool, as_json: bool) -> None:
     """Let no chunk of QUEUE be taken until `resume`; chunks in hand are finished."""
     if not is_new:
         check_is_known(api, queue)
-    api.pause(queue)
+    api.queue(queue).pause_queue()
     _tell(api, queue, as_json=as_json)
 
 
@@ -155,15 +155,15 @@ def pause(*, api: SubmissionApi, queue: str, is_new: bool, as_json: bool) -> Non
 @queue_argument
 @as_json
 @with_api
-def resume(*, api: SubmissionApi, queue: str, as_json: bool) -> None:
+def resume(*, api: Backend, queue: str, as_json: bool) -> None:
     """Let chunks of QUEUE be taken again."""
     check_is_known(api, queue)
-    api.resume(queue)
+    api.queue(queue).resume_queue()
     _tell(api, queue, as_json=as_json)
 
 
-def _tell(api: SubmissionApi, queue: str, *, as_json: bool) -> None:
-    counts = api.count(queue)
+def _tell(api: Backend, queue: str, *, as_json: bool) -> None:
+    counts = api.queue(queue).count_queue()
     if as_json:
         print_json(CountsBody.of(queue, counts))
         return

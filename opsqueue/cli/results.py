@@ -18,7 +18,7 @@ from opsqueue.http.progress_wire import OperationFailedBody
 from opsqueue.http.result_lines import result_line
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import Backend
 from opsqueue.store import ObjectStore
 
 _RESULTS_EPILOG: Final = """
@@ -64,7 +64,7 @@ errors_option = click.option(
 @with_api
 def results(
     *,
-    api: SubmissionApi,
+    api: Backend,
     store: ObjectStore,
     submission_id: SubmissionId,
     queue: str | None,
@@ -94,7 +94,7 @@ def results(
 @with_api
 def errors(
     *,
-    api: SubmissionApi,
+    api: Backend,
     store: ObjectStore,
     submission_id: SubmissionId,
     queue: str | None,

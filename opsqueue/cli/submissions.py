@@ -43,7 +43,7 @@ from opsqueue.http.submission_wire import SubmissionBody, SubmissionsBody
 from opsqueue.model.answers import Counts
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.backends import Order, SubmissionApi
+from opsqueue.producer.backends import Backend, Order
 from opsqueue.store import open_store
 
 _PAGE: Final = 100
@@ -90,7 +90,7 @@ Exit codes: 0 it is in progress again, or the new one is; 1 it had not failed, o
 @with_api
 def list_(  # noqa: PLR0913 its options
     *,
-    api: SubmissionApi,
+    api: Backend,
     queue: str,
     state: str | None,
     meta: dict[str, int],
@@ -144,14 +144,14 @@ def _instant_before(span: timedelta | None) -> datetime | None:
 
 
 def _first(
-    api: SubmissionApi, queue: str, wanted: SubmissionFilter, order: Order, limit: int
+    api: Backend, queue: str, wanted: SubmissionFilter, order: Order, limit: int
 ) -> tuple[list[Submission], bool]:
     """Give the first submissions that fit, and whether there are more."""
     found: list[Submission] = []
     after: SubmissionId | None = None
     while True:
         page_limit = min(_PAGE, limit + 1 - len(found))
-        page = api.list(queue, wanted, after=after, order=order, limit=page_limit)
+        page = api.queue(queue).list_submissions(wanted, after=after, order=order, limit=page_limit)
         found += page.submissions
         if page.next in (None, after) or len(found) > limit:
             return found[:limit], len(found) > limit
@@ -171,7 +171,7 @@ def _took(submission: Submission) -> str:
 @as_json
 @with_api
 def show(
-    *, api: SubmissionApi, submission_id: SubmissionId, queue: str | None, wait: bool, as_json: bool
+    *, api: Backend, submission_id: SubmissionId, queue: str | None, wait: bool, as_json: bool
 ) -> None:
     """Show submission ID: how far it is, how fast, and what failed."""
     submission = find_submission(api, submission_id, queue)
@@ -181,7 +181,7 @@ def show(
         print_json(SubmissionBody.of(submission))
     else:
         is_running = submission.state is SubmissionState.IN_PROGRESS
-        _print(submission, api.count(submission.queue) if is_running else None)
+        _print(submission, api.queue(submission.queue).count_queue() if is_running else None)
     if wait:
         check_completed(submission)
 
@@ -259,15 +259,13 @@ def _local(at: datetime) -> str:
 @optional_queue
 @as_json
 @with_api
-def cancel(
-    *, api: SubmissionApi, submission_id: SubmissionId, queue: str | None, as_json: bool
-) -> None:
+def cancel(*, api: Backend, submission_id: SubmissionId, queue: str | None, as_json: bool) -> None:
     """Drop what is left of submission ID; chunks that are done stay done.
 
     Exit codes: 0 cancelled, 1 it had ended already, 2 there is none, 3 unreachable.
     """
     found = find_submission(api, submission_id, queue)
-    _tell(api.cancel(found.queue, found.id), as_json=as_json)
+    _tell(api.queue(found.queue).cancel_submission(found.id), as_json=as_json)
 
 
 @click.command(epilog=_RETRY_EPILOG)
@@ -290,7 +288,7 @@ def cancel(
 @with_api
 def retry(
     *,
-    api: SubmissionApi,
+    api: Backend,
     store_url: str | None,
     submission_id: SubmissionId,
     queue: str | None,
@@ -309,7 +307,7 @@ def retry(
         if max_failed_operations is not None:
             message = "--max-failed-operations goes with --only failed"
             raise click.UsageError(message)
-        _tell(api.retry(found.queue, found.id), as_json=as_json)
+        _tell(api.queue(found.queue).retry_submission(found.id), as_json=as_json)
         return
     if store_url is None:
         message = (
@@ -323,7 +321,7 @@ def retry(
         new_id = producer.retry_submission(
             found.id, only=only, max_failed_operations=max_failed_operations
         )
-    new = api.get(found.queue, new_id)
+    new = api.queue(found.queue).get_submission(new_id)
     if as_json:
         print_json(SubmissionBody.of(new))
         return

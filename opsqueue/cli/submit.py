@@ -21,7 +21,7 @@ from opsqueue.http.submission_wire import SubmissionBody
 from opsqueue.model.durations import milliseconds
 from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import Backend
 from opsqueue.store import ObjectStore
 from opsqueue.tracing.export import export_spans
 
@@ -175,7 +175,7 @@ meta_option = click.option(
 @with_api
 def submit(  # noqa: PLR0913 its options
     *,
-    api: SubmissionApi,
+    api: Backend,
     store: ObjectStore,
     queue: str,
     file: Path,
@@ -239,7 +239,7 @@ def submit(  # noqa: PLR0913 its options
             raise
     # Before the wait: whoever reads the pipe has it, whatever happens then.
     say_id(submission_id)
-    submission = api.get(queue, submission_id)
+    submission = api.queue(queue).get_submission(submission_id)
     if wait or output is not None:
         submission = follow(api, submission)
         say(ended_text(submission))

@@ -29,7 +29,7 @@ from opsqueue.exceptions import ConnectionTroubleError
 from opsqueue.model.answers import Counts, WorkerSeen
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import Backend
 
 _LOOKED_INTO: Final = 10
 """Queues whose submissions and workers are asked for: the ones with the most to do."""
@@ -93,7 +93,7 @@ class Paces:
 )
 @click.option("--once", is_flag=True, help="Print one frame.")
 @with_api
-def top(*, api: SubmissionApi, queue: str | None, interval: float, once: bool) -> None:
+def top(*, api: Backend, queue: str | None, interval: float, once: bool) -> None:
     """Watch QUEUE, or all: what waits, how fast it goes, how long it takes; q leaves."""
     paces = Paces()
     frame = read_frame(api, queue)
@@ -110,9 +110,7 @@ def top(*, api: SubmissionApi, queue: str | None, interval: float, once: bool) -
         return
 
 
-def _watch(
-    api: SubmissionApi, queue: str | None, interval: float, frame: Frame, paces: Paces
-) -> None:
+def _watch(api: Backend, queue: str | None, interval: float, frame: Frame, paces: Paces) -> None:
     screen = console()
     with _keys() as pressed, Live(console=screen, screen=True, auto_refresh=False) as live:
         trouble = ""
@@ -157,7 +155,7 @@ def _sleep(timeout_s: float) -> str:
     return ""
 
 
-def read_frame(api: SubmissionApi, queue: str | None) -> Frame:
+def read_frame(api: Backend, queue: str | None) -> Frame:
     """Ask for all that is shown; a bounded number of questions.
 
     Raises:
@@ -173,13 +171,18 @@ def read_frame(api: SubmissionApi, queue: str | None) -> Frame:
     submissions: list[Submission] = []
     for name in busiest:
         if queues[name].submissions[SubmissionState.IN_PROGRESS]:
-            page = api.list(name, _IN_PROGRESS, order="oldest", limit=_SUBMISSIONS)
+            page = api.queue(name).list_submissions(
+                _IN_PROGRESS, order="oldest", limit=_SUBMISSIONS
+            )
             submissions += page.submissions
     return Frame(
         at=datetime.now(UTC),
         queues=queues,
         submissions=tuple(submissions),
-        workers={name: list(api.workers(name)) if queues[name].workers else [] for name in busiest},
+        workers={
+            name: list(api.queue(name).list_workers()) if queues[name].workers else []
+            for name in busiest
+        },
     )
 
 

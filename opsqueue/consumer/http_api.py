@@ -86,7 +86,7 @@ class HttpChunkApi(HttpClient):
 
     def check(self) -> None:
         """See `ChunkApi`."""
-        self._read(self._send("GET", "/version"), VersionBody, "")
+        self.read(self.send("GET", "/version"), VersionBody, "")
 
     def reserve(
         self,
@@ -145,9 +145,9 @@ class HttpChunkApi(HttpClient):
 
     def retire(self) -> None:
         """See `ChunkApi`."""
-        response = self._send("DELETE", self._worker_path)
+        response = self.send("DELETE", self._worker_path)
         if not response.is_success:
-            raise self._error(response, self._queue, None)
+            raise self.error(response, self._queue, None)
 
     def _report(self, verb: str, body: msgspec.Struct, tokens: Sequence[Token]) -> list[AnyOutcome]:
         path = f"{self._chunks}/{verb}"
@@ -157,7 +157,7 @@ class HttpChunkApi(HttpClient):
         return [outcome.to_outcome() for outcome in outcomes]
 
     def _wrong_tokens(self, path: str) -> WrongAnswerError:
-        return self._wrong_answer("POST", path, "it is about other chunks")
+        return self.wrong_answer("POST", path, "it is about other chunks")
 
     def _post(
         self,
@@ -168,7 +168,7 @@ class HttpChunkApi(HttpClient):
         wait_s: float = 0,
         patience: Patience = CALL_PATIENCE,
     ) -> Body:
-        response = self._send(
+        response = self.send(
             "POST",
             path,
             patience=patience,
@@ -176,4 +176,4 @@ class HttpChunkApi(HttpClient):
             content=msgspec.json.encode(body),
             headers=JSON_TYPE,
         )
-        return self._read(response, answer, self._queue)
+        return self.read(response, answer, self._queue)

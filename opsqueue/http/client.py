@@ -27,6 +27,7 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
     OpsqueueInternalError,
+    PrefixTakenError,
     SubmissionNotCancellableError,
     SubmissionNotConfirmedError,
     SubmissionNotFoundError,
@@ -140,7 +141,7 @@ class HttpClient:
         """Close the connections, if they are this process's own."""
         self._client.close(httpx.Client.close)
 
-    def _send(  # noqa: PLR0913 a request and its repetition
+    def send(  # noqa: PLR0913 a request and its repetition
         self,
         method: str,
         path: str,
@@ -198,7 +199,7 @@ class HttpClient:
                 # would follow on it belongs to other requests, too.
                 came = response.headers.get(ECHO_HEADER)
                 if came not in (sent, None):  # none: an older API, or a proxy's own answer
-                    raise self._wrong_answer(
+                    raise self.wrong_answer(
                         request.method, request.url.path, "it repeats the id of another request"
                     )
                 response.read()
@@ -207,7 +208,8 @@ class HttpClient:
             spans.answered(span, response.status_code, is_error=response.is_error)
             return response
 
-    def _wrong_answer(self, method: str, path: str, why: str) -> WrongAnswerError:
+    def wrong_answer(self, method: str, path: str, why: str) -> WrongAnswerError:
+        """Return the error for an answer that belongs to another request."""
         return WrongAnswerError(
             f"an answer from the API at {self.url} is not that of {method} {path}: "
             f"{why}. It was dropped; whether the request was carried out is "
@@ -219,23 +221,29 @@ class HttpClient:
         message = f"no answer from the API at {self.url} ({exc or type(exc).__name__}): {_HELP}"
         return ApiUnavailableError(message)
 
-    def _read(
+    def read(
         self,
         response: httpx.Response,
         body: type[Body],
         queue: str,
         submission_id: SubmissionId | None = None,
     ) -> Body:
+        """Decode an answer, or raise the error that it says.
+
+        Raises:
+            WrongAnswerError: it names another queue or submission.
+            ApiUnavailableError: it is not the API's.
+        """
         if not response.is_success:
-            raise self._error(response, queue, submission_id)
+            raise self.error(response, queue, submission_id)
         try:
             answer = decoder_of(body).decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise self._not_ours(response) from exc
-        self._check_names(response, answer, queue, submission_id)
+        self.check_names(response, answer, queue, submission_id)
         return answer
 
-    def _check_names(
+    def check_names(
         self,
         response: httpx.Response,
         answer: object,
@@ -252,11 +260,12 @@ class HttpClient:
             if SubmissionId(named_id) != submission_id:
                 why = f"it is about submission {named_id}"
         if why:
-            raise self._wrong_answer(request.method, request.url.path, why)
+            raise self.wrong_answer(request.method, request.url.path, why)
 
-    def _error(
+    def error(
         self, response: httpx.Response, queue: str, submission_id: SubmissionId | None
     ) -> OpsqueueError:
+        """Return the error that an answer says."""
         problem = _problem_of(response)
         if response.status_code in _DENIED:
             why = problem.detail if problem else "a proxy before it says so"
@@ -267,7 +276,7 @@ class HttpClient:
         if problem is None:
             return self._not_ours(response)
         if problem.submission is not None:
-            self._check_names(response, problem.submission, queue, submission_id)
+            self.check_names(response, problem.submission, queue, submission_id)
         make = _ERRORS.get(problem.type)
         if make is not None:
             return make(problem, queue, submission_id or SubmissionId(0))
@@ -314,6 +323,10 @@ def _invalid(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueEr
     return InvalidArgumentError(problem.detail)
 
 
+def _prefix_taken(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return PrefixTakenError(problem.detail)
+
+
 def _unreadable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     return EncodingError(problem.detail)
 
@@ -348,7 +361,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.MALFORMED_JSON: _invalid,
     ProblemType.INVALID_ARGUMENT: _invalid,
     ProblemType.TOO_LARGE: _invalid,
-    ProblemType.PREFIX_TAKEN: _invalid,
+    ProblemType.PREFIX_TAKEN: _prefix_taken,
     ProblemType.OUTPUT_REFUSED: _unreadable,
     ProblemType.SUBMISSION_NOT_FOUND: _not_found,
     ProblemType.SUBMISSION_ENDED: _ended,

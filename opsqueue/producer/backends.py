@@ -1,6 +1,6 @@
-"""The back end of a producer: one interface to submissions, which Redis and the HTTP API implement.
+"""The back end of a producer: the queue's own interface, which Redis and the HTTP API implement.
 
-`HttpApi` (in http_api.py) asks the HTTP API; `QueueApi` (in redis_api.py) asks Redis itself.
+`Queue` (opsqueue/queue) is Redis's implementation, `HttpQueue` (in http_api.py) asks the HTTP API.
 """
 
 from __future__ import annotations
@@ -9,27 +9,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from opsqueue.contents.inline import Kind
-from opsqueue.model.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
+from opsqueue.model.answers import (
+    Counts,
+    ErrorChunks,
+    Inserted,
+    Progress,
+    SubmissionPage,
+    WorkerSeen,
+)
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 
 Order = Literal["newest", "oldest"]
-Ids = list[SubmissionId]
-"""Named here, since `list` is a method below."""
 
 
-class SubmissionApi(Protocol):
-    """Submissions of any queue, in values.
+class ProducerQueue(Protocol):
+    """The submissions of one queue; see the methods of `Queue`.
 
-    Every method raises InvalidArgumentError for a queue name that can't be one, and an error of
-    ConnectionTroubleError's kind when there is no answer: what was asked for may have happened.
+    Every method raises an error of ConnectionTroubleError's kind when there is no answer: what was
+    asked for may have happened.
     """
 
-    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+
+    def insert_submission(self, new: NewSubmission, *, idempotency_key: str = "") -> Inserted:
         """Insert a submission whose contents are stored.
 
-        Returns the submission of this key: when it is an earlier one, its prefix is not the one
-        given. (Not a flag: an insert repeated after a lost answer would find itself known.)
+        When the key is known, the answer is its submission, whose prefix is another one. (Not
+        `is_new`: an insert repeated after a lost answer finds itself known.)
 
         Raises:
             InvalidArgumentError: also when another submission has its prefix.
@@ -37,8 +46,11 @@ class SubmissionApi(Protocol):
                 API, was asked to make it.
         """
 
-    def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
-        """Give a submission as it is now; waits up to `wait_s`, at most 60, for its end.
+    def get_submission(self, submission_id: SubmissionId, /) -> Submission:
+        """Return a submission as it is now; raises SubmissionNotFoundError."""
+
+    def wait_for_end(self, submission_id: SubmissionId, *, wait_s: float) -> Submission:
+        """Return a submission when it has ended, or as it is after `wait_s`, at most 60.
 
         May answer before the time is over though nothing has changed.
 
@@ -46,16 +58,15 @@ class SubmissionApi(Protocol):
             SubmissionNotFoundError.
         """
 
-    def progress(
+    def wait_for_progress(
         self,
-        queue: str,
         submission_id: SubmissionId,
         start: int = 0,
         *,
         seen: int | None = None,
         wait_s: float = 0,
     ) -> Progress:
-        """Give how far a submission is, and which chunks from `start` on are done.
+        """Return how far a submission is, and which chunks from `start` on are done.
 
         Waits up to `wait_s`, at most 60, until chunk `start` is done or the submission has ended;
         with `seen` until other than that many chunks are done or it has ended. May answer before
@@ -65,92 +76,73 @@ class SubmissionApi(Protocol):
             SubmissionNotFoundError.
         """
 
-    def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
-        """Drop what is left of a submission, and give it as it is then.
+    def cancel_submission(self, submission_id: SubmissionId, /) -> Submission:
+        """Cancel a submission in progress and return it as it is then."""
 
-        Raises:
-            SubmissionNotFoundError, SubmissionNotCancellableError.
-        """
-
-    def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
-        """Put a failed or cancelled submission back to work, and give it as it is then.
-
-        Raises:
-            SubmissionNotFoundError, SubmissionNotRetryableError.
-        """
+    def retry_submission(self, submission_id: SubmissionId, /) -> Submission:
+        """Put a failed or cancelled submission back to work and return it as it is then."""
 
     def update_metadata(
-        self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
+        self, submission_id: SubmissionId, changes: Mapping[str, int | None], /
     ) -> Submission:
-        """Change strategic metadata of a submission in progress; None removes a key.
+        """Change strategic metadata of a submission in progress; None removes a key."""
 
-        Raises:
-            SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
-        """
-
-    def list(
+    def list_submissions(
         self,
-        queue: str,
-        wanted: SubmissionFilter,
+        wanted: SubmissionFilter | None = None,
         *,
         after: SubmissionId | None = None,
         order: Order = "newest",
-        limit: int = 50,
+        limit: int = 100,
     ) -> SubmissionPage:
         """List a page of the submissions that fit, of at most 100."""
 
-    def lookup(
-        self,
-        queue: str,
-        pairs: Mapping[str, int],
-        *,
-        states: Iterable[SubmissionState],
-        limit: int,
-    ) -> Ids:
-        """Give the ids of submissions with all pairs in one of the states, ascending.
+    def lookup_submissions(
+        self, pairs: Mapping[str, int], *, states: Iterable[SubmissionState], limit: int
+    ) -> list[SubmissionId]:
+        """Return the ids of submissions with all pairs in one of the states, ascending.
 
         Raises:
             TooManyMatchingSubmissionsError: there are more than `limit`.
         """
 
-    def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
-        """Give the submission whose contents lie below a prefix."""
+    def lookup_prefix(self, prefix: str, /) -> SubmissionId | None:
+        """Return the submission whose contents lie below a prefix."""
 
     def inline_contents(
-        self, queue: str, submission_id: SubmissionId, kind: Kind, index: int | None = None
+        self, submission_id: SubmissionId, kind: Kind, index: int | None = None
     ) -> Mapping[int, bytes]:
-        """Give what a small submission has in Redis, encoded, by chunk; all, or of one chunk.
-
-        Raises:
-            SubmissionNotFoundError.
-        """
+        """Return what a small submission has in Redis, encoded, by chunk; all, or of one chunk."""
 
     def chunks_with_errors(
-        self, queue: str, submission_id: SubmissionId, first_index: int = 0
+        self, submission_id: SubmissionId, first_index: int = 0, /
     ) -> ErrorChunks:
-        """Give a page of the finished chunks that have operations that failed, ascending.
+        """Return a page of the finished chunks that have operations that failed, ascending."""
 
-        Raises:
-            SubmissionNotFoundError.
-        """
-
-    def count(self, queue: str) -> Counts:
+    def count_queue(self) -> Counts:
         """Count what the queue holds now."""
+
+    def list_workers(self) -> Sequence[WorkerSeen]:
+        """List the queue's workers that have not gone, the ones seen last first."""
+
+    def pause_queue(self) -> None:
+        """Hand out no chunk until `resume_queue`."""
+
+    def resume_queue(self) -> None:
+        """Hand out chunks again."""
+
+
+class Backend(Protocol):
+    """Redis or the HTTP API: the queues that it has."""
+
+    def queue(self, name: str, /) -> ProducerQueue:
+        """Return a queue; raises InvalidArgumentError for a name that can't be one."""
 
     def queues(self) -> Mapping[str, Counts]:
         """Count what each queue holds, by name."""
 
-    def workers(self, queue: str) -> Sequence[WorkerSeen]:
-        """List the queue's workers that have not gone, the ones seen last first."""
-
-    def pause(self, queue: str) -> None:
-        """Let no chunk be reserved until `resume`."""
-
-    def resume(self, queue: str) -> None:
-        """Let chunks be reserved again."""
-
     def version(self) -> str:
-        """Give the version of whoever answers."""
+        """Return the version of whoever answers."""
 
     def close(self) -> None:
         """Give connections back."""

@@ -1,11 +1,12 @@
 """The producer's client: submits, waits for submissions, streams their results.
 
 What can be asked for is here; how a submission gets in is in insert.py. I/O is the store's
-and that of a `SubmissionApi`, which is also the seam for tests.
+and that of a `Backend`, which is also the seam for tests.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -15,7 +16,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -40,12 +41,11 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionNotFoundError,
 )
-from opsqueue.http.client import WAIT_PATIENCE
 from opsqueue.model.checks import is_whole, shown
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
 from opsqueue.model.names import check_queue_name
-from opsqueue.model.new_submission import INLINE_BYTES, Backoff, NewSubmission
+from opsqueue.model.new_submission import INLINE_BYTES, Backoff, NewSubmission, is_idempotency_key
 from opsqueue.model.status import (
     SubmissionStatus,
     status_of,
@@ -58,15 +58,14 @@ from opsqueue.model.submission import (
     SubmissionState,
 )
 from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
-from opsqueue.producer.backends import Order, SubmissionApi
+from opsqueue.producer.backends import Backend, Order
 from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
-from opsqueue.producer.http_api import HttpApi
 from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
 from opsqueue.store import ObjectStore, Readable, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
-from opsqueue.tracing import spans
+from opsqueue.tracing import current_carrier, spans
 
 _DEFAULT_BACKOFF: Final = Backoff()
 
@@ -143,8 +142,12 @@ class ProducerClient:
         codec: str | Codec = PRODUCER_CODEC,
         allow_pickle: bool = False,
     ) -> None:
+        # httpx takes long to import, and clients made by `over` need none of it.
+        from opsqueue.http.client import WAIT_PATIENCE  # noqa: PLC0415 as above
+        from opsqueue.producer.http_api import HttpBackend  # noqa: PLC0415 as above
+
         with ExitStack() as resources:
-            api = HttpApi(opsqueue_url, token=token, patience=WAIT_PATIENCE)
+            api = HttpBackend(opsqueue_url, token=token, patience=WAIT_PATIENCE)
             resources.callback(api.close)
             store = open_store(with_options(object_store_url, object_store_options))
             resources.callback(store.close)
@@ -163,7 +166,7 @@ class ProducerClient:
     @classmethod
     def over(
         cls,
-        api: SubmissionApi,
+        api: Backend,
         store: ObjectStore,
         *,
         queue: str = "default",
@@ -194,7 +197,7 @@ class ProducerClient:
 
     def _set_up(
         self,
-        api: SubmissionApi,
+        api: Backend,
         store: ObjectStore,
         *,
         queue: str,
@@ -209,13 +212,17 @@ class ProducerClient:
         self.queue = check_queue_name(queue)
         self.threads = Threads()
         self._api = api
+        self._has_answered = False
+        self._on = api.queue(queue)
         self._store = store
         self._at_once = at_once
         self._allow_pickle = allow_pickle
         self._codec = (
             open_codec(codec, allow_pickle=allow_pickle) if isinstance(codec, str) else codec
         )
-        self._inserter = SubmissionInserter(api, store, at_once=at_once, inline_bytes=inline_bytes)
+        self._inserter = SubmissionInserter(
+            self._on, store, at_once=at_once, inline_bytes=inline_bytes
+        )
         self._whole_bytes: int | None = None
 
     def __repr__(self) -> str:
@@ -284,7 +291,28 @@ class ProducerClient:
             retention_ms=None if retention is None else milliseconds(retention),
             delete_inputs_at_completion=delete_inputs_at_completion,
         )
-        return self._inserter.insert(self.queue, empty, ops, codec, idempotency_key)
+        return self._insert(empty, ops, codec, idempotency_key)
+
+    def _insert(
+        self, empty: NewSubmission, ops: Iterable[Any], codec: Codec, idempotency_key: str | None
+    ) -> SubmissionId:
+        if idempotency_key is not None and not is_idempotency_key(idempotency_key):
+            message = (
+                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
+            )
+            raise InvalidArgumentError(message)
+        with spans.send(self.queue) as span:
+            if not self._has_answered:
+                # That nobody listens is found out before an hour of uploads, not after.
+                self._api.version()
+                self._has_answered = True
+            # A retry of somebody without a trace stays in that of the first.
+            empty = replace(empty, trace_context=current_carrier() or empty.trace_context)
+            # With a key of our own where none is given, so that a repeated request is safe.
+            key = idempotency_key or uuid.uuid4().hex
+            inserted = self._inserter.insert(empty, ops, codec, key)
+            span.note(spans.sent(inserted))
+        return inserted.id
 
     def run_submission(
         self,
@@ -401,7 +429,7 @@ class ProducerClient:
             if max_failed_operations is not None or idempotency_key is not None:
                 message = "max_failed_operations and idempotency_key go with only='failed'"
                 raise InvalidArgumentError(message)
-            self._api.retry(self.queue, SubmissionId(submission_id))
+            self._on.retry_submission(SubmissionId(submission_id))
             return None
         check_only(only)
         old = self.get_submission(submission_id)
@@ -419,7 +447,7 @@ class ProducerClient:
         )
         # With the number: after a retry of the old one in place, more of it may have failed.
         key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
-        return self._inserter.insert(self.queue, empty, ops, codec, key)
+        return self._insert(empty, ops, codec, key)
 
     # Submissions that are there
 
@@ -429,7 +457,7 @@ class ProducerClient:
         Raises:
             SubmissionNotFoundError: also after its retention.
         """
-        return self._api.get(self.queue, SubmissionId(submission_id))
+        return self._on.get_submission(SubmissionId(submission_id))
 
     def get_submission_status(self, submission_id: SubmissionId) -> SubmissionStatus | None:
         """Give a submission's state as a class, such as SubmissionStatus.InProgress.
@@ -481,7 +509,7 @@ class ProducerClient:
             return await self.threads.wait(waiting.turn, turn_s=LONG_POLL_S)
 
     def _waiting(self, submission_id: SubmissionId, timeout: float | None) -> Waiting:
-        return Waiting(self._api, self.queue, SubmissionId(submission_id), timeout=timeout)
+        return Waiting(self._on, SubmissionId(submission_id), timeout=timeout)
 
     def cancel_submission(self, submission_id: SubmissionId) -> None:
         """Drop what is left of a submission in progress.
@@ -489,7 +517,7 @@ class ProducerClient:
         Raises:
             SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
         """
-        self._api.cancel(self.queue, SubmissionId(submission_id))
+        self._on.cancel_submission(SubmissionId(submission_id))
 
     def update_strategic_metadata(
         self, submission_id: SubmissionId, changes: Mapping[str, int | None]
@@ -504,7 +532,7 @@ class ProducerClient:
             InvalidArgumentError: a key or value that can't be one, or too many pairs.
             SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
         """
-        self._api.update_metadata(self.queue, SubmissionId(submission_id), changes)
+        self._on.update_metadata(SubmissionId(submission_id), changes)
 
     def lookup_submission_ids_by_strategic_metadata(
         self,
@@ -523,11 +551,11 @@ class ProducerClient:
         Raises:
             TooManyMatchingSubmissionsError: there are more than `limit`.
         """
-        return self._api.lookup(self.queue, strategic_metadata, states=states, limit=limit)
+        return self._on.lookup_submissions(strategic_metadata, states=states, limit=limit)
 
     def lookup_submission_id_by_prefix(self, prefix: str) -> SubmissionId | None:
         """Give the submission whose contents lie below a prefix of the object store."""
-        return self._api.lookup_prefix(self.queue, prefix)
+        return self._on.lookup_prefix(prefix)
 
     def list_submissions(
         self, wanted: SubmissionFilter | None = None, *, order: Order = "newest"
@@ -547,7 +575,7 @@ class ProducerClient:
     ) -> Generator[Iterable[Submission], None, None]:
         after: SubmissionId | None = None
         while True:
-            page = self._api.list(self.queue, wanted, after=after, order=order, limit=100)
+            page = self._on.list_submissions(wanted, after=after, order=order, limit=100)
             yield page.submissions
             if page.next in (None, after):
                 return
@@ -555,7 +583,7 @@ class ProducerClient:
 
     def count_submissions(self) -> int:
         """Count the queue's submissions in progress."""
-        return self._api.count(self.queue).submissions[SubmissionState.IN_PROGRESS]
+        return self._on.count_queue().submissions[SubmissionState.IN_PROGRESS]
 
     def server_version(self) -> str:
         """Give the API's version."""
@@ -665,7 +693,7 @@ class ProducerClient:
         submission = self.get_submission(submission_id)
         codec = self._codec_of(submission.codec, None)
         follow = chunks_in_order if ordered else chunks_as_they_come
-        for indexes in follow(self._api, self.queue, submission.id, start=start):
+        for indexes in follow(self._on, submission.id, start=start):
             by_chunk = results_by_chunk(
                 self._reader_of(submission),
                 submission,
@@ -715,7 +743,7 @@ class ProducerClient:
     def _chunks_with_errors(self, submission: Submission) -> Iterator[int]:
         if submission.operations_failed == 0:
             return iter(())
-        return all_pages(partial(self._api.chunks_with_errors, self.queue, submission.id))
+        return all_pages(partial(self._on.chunks_with_errors, submission.id))
 
     def _results_of(
         self, submission: Submission, errors: ErrorMode, given: SerializationFormat | None
@@ -738,7 +766,7 @@ class ProducerClient:
         return Batched(cast(Iterator[bytes], output) for output in outputs)
 
     def _reader_of(self, submission: Submission) -> Readable:
-        return reader_of(submission, self._store, partial(self._api.inline_contents, self.queue))
+        return reader_of(submission, self._store, self._on.inline_contents)
 
     def _codec_of(self, name: str, given: SerializationFormat | None) -> Codec:
         """Give the codec to read by: what is asked for, our own, maybe a custom one, or another."""

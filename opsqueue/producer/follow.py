@@ -9,7 +9,7 @@ from opsqueue.contents.chunks import check_completed
 from opsqueue.exceptions import InvalidArgumentError, OpsqueueInternalError
 from opsqueue.model.answers import Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import ProducerQueue
 
 TURN_S = 10.0
 """How long one request waits; then nothing is yielded, so that whoever iterates has a say."""
@@ -18,7 +18,7 @@ _MOST_ENDED_TURNS: Final = 100
 
 
 def chunks_in_order(
-    api: SubmissionApi, queue: str, submission_id: SubmissionId, *, start: int
+    queue: ProducerQueue, submission_id: SubmissionId, *, start: int
 ) -> Iterator[Sequence[int]]:
     """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
 
@@ -30,12 +30,12 @@ def chunks_in_order(
     """
 
     def ask(first: int, wait_s: float) -> Progress:
-        progress = api.progress(queue, submission_id, first, wait_s=wait_s)
+        progress = queue.wait_for_progress(submission_id, first, wait_s=wait_s)
         _check_start(progress, first)
         return progress
 
     def check_end(_state: SubmissionState, _first: int) -> None:
-        check_completed(api.get(queue, submission_id))
+        check_completed(queue.get_submission(submission_id))
 
     return done_in_order(ask, check_end, start=start, turn_s=TURN_S)
 
@@ -76,7 +76,7 @@ def done_in_order(
 
 
 def chunks_as_they_come(
-    api: SubmissionApi, queue: str, submission_id: SubmissionId, *, start: int
+    queue: ProducerQueue, submission_id: SubmissionId, *, start: int
 ) -> Iterator[Sequence[int]]:
     """Yield the chunks from `start` on in the order that they are seen done; a bit a chunk.
 
@@ -84,13 +84,13 @@ def chunks_as_they_come(
         SubmissionFailedError, SubmissionCancelledError: after all that were done.
         SubmissionNotFoundError, InvalidArgumentError: as `chunks_in_order`.
     """
-    first = api.progress(queue, submission_id, start)
+    first = queue.wait_for_progress(submission_id, start)
     _check_start(first, start)
     seen = bytearray(-(-first.chunks_total // 8))
     progress = first
     while True:
         found = 0
-        for window in _windows(api, queue, submission_id, progress):
+        for window in _windows(queue, submission_id, progress):
             fresh = [index for index in window.done if not seen[index >> 3] & 1 << (index & 7)]
             for index in fresh:
                 seen[index >> 3] |= 1 << (index & 7)
@@ -98,20 +98,20 @@ def chunks_as_they_come(
             yield fresh
         if progress.state is not SubmissionState.IN_PROGRESS and not found:
             if progress.state is not SubmissionState.COMPLETED:
-                check_completed(api.get(queue, submission_id))
+                check_completed(queue.get_submission(submission_id))
             return
-        progress = api.progress(
-            queue, submission_id, start, seen=progress.chunks_done, wait_s=TURN_S
+        progress = queue.wait_for_progress(
+            submission_id, start, seen=progress.chunks_done, wait_s=TURN_S
         )
 
 
 def _windows(
-    api: SubmissionApi, queue: str, submission_id: SubmissionId, progress: Progress
+    queue: ProducerQueue, submission_id: SubmissionId, progress: Progress
 ) -> Iterator[Progress]:
     """Give the window that is there, and all that follow it."""
     yield progress
     while (end := progress.done.end) < progress.chunks_total:
-        progress = api.progress(queue, submission_id, end)
+        progress = queue.wait_for_progress(submission_id, end)
         yield progress
         if progress.done.end <= end:
             return  # the same window once more: the next look may have a further one

@@ -1,8 +1,9 @@
-"""The HTTP API as `SubmissionApi`: which requests answer what; `http/client.py` makes them."""
+"""The HTTP API as a producer's back end: which requests answer what."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 
 import msgspec
 
@@ -26,96 +27,132 @@ from opsqueue.http.submission_wire import (
     SubmissionsBody,
 )
 from opsqueue.http.wire import CountsBody, QueuesBody, VersionBody, WorkersBody
-from opsqueue.model.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
+from opsqueue.model.answers import (
+    Counts,
+    ErrorChunks,
+    Inserted,
+    Progress,
+    SubmissionPage,
+    WorkerSeen,
+)
 from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.producer.backends import Ids, Order
+from opsqueue.producer.backends import Order
 
 
-class HttpApi(HttpClient):
-    """Submissions over HTTP."""
+class HttpBackend(HttpClient):
+    """The HTTP API's queues."""
 
-    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
-        """Insert a submission; see `SubmissionApi.insert`. Repeated safely, by its key."""
-        response = self._send(
+    def queue(self, name: str, /) -> HttpQueue:
+        """Return a queue; raises InvalidArgumentError for a name that can't be one."""
+        return HttpQueue(self, name)
+
+    def queues(self) -> Mapping[str, Counts]:
+        """Count all; see `Backend.queues`."""
+        body = self.read(self.send("GET", "/v1/queues"), QueuesBody, "")
+        return {counts.queue: counts.to_counts() for counts in body.queues}
+
+    def version(self) -> str:
+        """Give the API's version. Of little patience: who asks wants to know if it is there."""
+        response = self.send("GET", "/version", patience=CALL_PATIENCE)
+        return self.read(response, VersionBody, "").version
+
+
+class HttpQueue:
+    """The submissions of one queue over HTTP."""
+
+    def __init__(self, client: HttpClient, name: str) -> None:
+        """Ask nothing yet."""
+        self._path = queue_path(name)
+        self._client = client
+        self.name = name
+
+    def insert_submission(self, new: NewSubmission, *, idempotency_key: str = "") -> Inserted:
+        """Insert a submission; see `ProducerQueue.insert_submission`. Safe to repeat, by key."""
+        response = self._client.send(
             "POST",
-            f"{queue_path(queue)}/submissions",
+            f"{self._path}/submissions",
             content=msgspec.json.encode(InsertBody.of(new)),
             headers={**JSON_TYPE, "idempotency-key": idempotency_key},
         )
-        return self._read(response, SubmissionBody, queue).to_submission()
+        submission = self._client.read(response, SubmissionBody, self.name).to_submission()
+        is_new = response.status_code == HTTPStatus.CREATED
+        return Inserted(id=submission.id, is_new=is_new, submission=submission)
 
-    def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
-        """Give a submission; see `SubmissionApi.get`. More patient while it waits."""
+    def get_submission(self, submission_id: SubmissionId, /) -> Submission:
+        """Return a submission; see `ProducerQueue.get_submission`."""
+        return self.wait_for_end(submission_id, wait_s=0)
+
+    def wait_for_end(self, submission_id: SubmissionId, *, wait_s: float) -> Submission:
+        """Wait for a submission; see `ProducerQueue.wait_for_end`. More patient while it waits."""
         wait_s = max(0.0, min(wait_s, MAX_WAIT_S))
-        response = self._send(
+        response = self._client.send(
             "GET",
-            f"{queue_path(queue)}/submissions/{submission_id}",
+            f"{self._path}/submissions/{submission_id}",
             patience=WAIT_PATIENCE if wait_s else None,
             wait_s=wait_s,
         )
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
 
-    def progress(
+    def wait_for_progress(
         self,
-        queue: str,
         submission_id: SubmissionId,
         start: int = 0,
         *,
         seen: int | None = None,
         wait_s: float = 0,
     ) -> Progress:
-        """Give progress; see `SubmissionApi.progress`. More patient while it waits."""
+        """Give progress; see `ProducerQueue.wait_for_progress`. More patient while it waits."""
         wait_s = max(0.0, min(wait_s, MAX_WAIT_S))
-        response = self._send(
+        response = self._client.send(
             "GET",
-            f"{queue_path(queue)}/submissions/{submission_id}/progress",
+            f"{self._path}/submissions/{submission_id}/progress",
             patience=WAIT_PATIENCE if wait_s else None,
             wait_s=wait_s,
             params={"from": str(start)}
             if seen is None
             else {"from": str(start), "seen": str(seen)},
         )
-        return self._read(response, ProgressBody, queue, submission_id).to_progress()
+        return self._client.read(response, ProgressBody, self.name, submission_id).to_progress()
 
-    def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
-        """Cancel a submission; see `SubmissionApi.cancel`."""
-        response = self._send(
+    def cancel_submission(self, submission_id: SubmissionId, /) -> Submission:
+        """Cancel a submission; see `ProducerQueue.cancel_submission`."""
+        response = self._client.send(
             "POST",
-            f"{queue_path(queue)}/submissions/{submission_id}/cancel",
+            f"{self._path}/submissions/{submission_id}/cancel",
             # Repeated after a lost answer it would be refused: it is cancelled already.
             is_repeatable=False,
         )
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
 
-    def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
-        """Retry; see `SubmissionApi.retry`."""
-        path = f"{queue_path(queue)}/submissions/{submission_id}/retry"
-        response = self._send("POST", path, is_repeatable=False)
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+    def retry_submission(self, submission_id: SubmissionId, /) -> Submission:
+        """Retry; see `ProducerQueue.retry_submission`."""
+        path = f"{self._path}/submissions/{submission_id}/retry"
+        response = self._client.send("POST", path, is_repeatable=False)
+        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
 
     def update_metadata(
-        self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
+        self, submission_id: SubmissionId, changes: Mapping[str, int | None], /
     ) -> Submission:
-        """Change strategic metadata; see `SubmissionApi.update_metadata`."""
-        response = self._send(
+        """Change strategic metadata; see `ProducerQueue.update_metadata`."""
+        response = self._client.send(
             "PATCH",
-            f"{queue_path(queue)}/submissions/{submission_id}",
+            f"{self._path}/submissions/{submission_id}",
             content=msgspec.json.encode(PatchBody(strategic_metadata=dict(changes))),
             headers=JSON_TYPE,
         )
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
 
-    def list(
+    def list_submissions(
         self,
-        queue: str,
-        wanted: SubmissionFilter,
+        wanted: SubmissionFilter | None = None,
         *,
         after: SubmissionId | None = None,
         order: Order = "newest",
-        limit: int = 50,
+        limit: int = 100,
     ) -> SubmissionPage:
-        """List submissions; see `SubmissionApi.list`."""
+        """List submissions; see `ProducerQueue.list_submissions`."""
+        wanted = wanted or SubmissionFilter()
         params: dict[str, Params] = {
             "state": wanted.state.value if wanted.state else "any",
             "order": order,
@@ -128,89 +165,82 @@ class HttpApi(HttpClient):
             params["created_until"] = wanted.created_until.isoformat()
         if after is not None:
             params["after"] = str(after)
-        response = self._send("GET", f"{queue_path(queue)}/submissions", params=params)
-        body = self._read(response, SubmissionsBody, queue)
+        response = self._client.send("GET", f"{self._path}/submissions", params=params)
+        body = self._client.read(response, SubmissionsBody, self.name)
         for submission in body.submissions:
-            self._check_names(response, submission, queue, None)
+            self._client.check_names(response, submission, self.name, None)
         return body.to_page()
 
-    def lookup(
+    def lookup_submissions(
         self,
-        queue: str,
         pairs: Mapping[str, int],
         *,
         states: Iterable[SubmissionState],
         limit: int,
-    ) -> Ids:
-        """Look up submissions; see `SubmissionApi.lookup`."""
-        response = self._send(
+    ) -> list[SubmissionId]:
+        """Look up submissions; see `ProducerQueue.lookup_submissions`."""
+        response = self._client.send(
             "GET",
-            f"{queue_path(queue)}/submission-ids",
+            f"{self._path}/submission-ids",
             params={
                 "meta": _pairs(pairs),
                 "state": [state.value for state in states],
                 "limit": str(limit),
             },
         )
-        ids = self._read(response, IdsBody, queue).ids
+        ids = self._client.read(response, IdsBody, self.name).ids
         return [SubmissionId(id_) for id_ in ids]
 
-    def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
-        """Look up a prefix; see `SubmissionApi.lookup_prefix`."""
-        response = self._send(
-            "GET", f"{queue_path(queue)}/submission-ids", params={"prefix": prefix}
+    def lookup_prefix(self, prefix: str, /) -> SubmissionId | None:
+        """Look up a prefix; see `ProducerQueue.lookup_prefix`."""
+        response = self._client.send(
+            "GET", f"{self._path}/submission-ids", params={"prefix": prefix}
         )
-        ids = self._read(response, IdsBody, queue).ids
+        ids = self._client.read(response, IdsBody, self.name).ids
         return SubmissionId(ids[0]) if ids else None
 
     def inline_contents(
-        self, queue: str, submission_id: SubmissionId, kind: Kind, index: int | None = None
+        self, submission_id: SubmissionId, kind: Kind, index: int | None = None
     ) -> Mapping[int, bytes]:
-        """Give contents; see `SubmissionApi.inline_contents`."""
-        response = self._send(
+        """Give contents; see `ProducerQueue.inline_contents`."""
+        response = self._client.send(
             "GET",
-            f"{queue_path(queue)}/submissions/{submission_id}/inline-{kind}",
+            f"{self._path}/submissions/{submission_id}/inline-{kind}",
             params=None if index is None else {"index": str(index)},
         )
-        return self._read(response, InlineBody, queue, submission_id).chunks
+        return self._client.read(response, InlineBody, self.name, submission_id).chunks
 
     def chunks_with_errors(
-        self, queue: str, submission_id: SubmissionId, first_index: int = 0
+        self, submission_id: SubmissionId, first_index: int = 0, /
     ) -> ErrorChunks:
-        """Give a page of chunks; see `SubmissionApi.chunks_with_errors`."""
-        response = self._send(
+        """Give a page of chunks; see `ProducerQueue.chunks_with_errors`."""
+        response = self._client.send(
             "GET",
-            f"{queue_path(queue)}/submissions/{submission_id}/errors/chunks",
+            f"{self._path}/submissions/{submission_id}/errors/chunks",
             params={"from": str(first_index)},
         )
-        return self._read(response, ErrorChunksBody, queue, submission_id).to_page()
+        return self._client.read(response, ErrorChunksBody, self.name, submission_id).to_page()
 
-    def count(self, queue: str) -> Counts:
-        """Count; see `SubmissionApi.count`."""
-        return self._read(self._send("GET", queue_path(queue)), CountsBody, queue).to_counts()
+    def count_queue(self) -> Counts:
+        """Count; see `ProducerQueue.count_queue`."""
+        return self._client.read(
+            self._client.send("GET", self._path), CountsBody, self.name
+        ).to_counts()
 
-    def queues(self) -> Mapping[str, Counts]:
-        """Count all; see `SubmissionApi.queues`."""
-        body = self._read(self._send("GET", "/v1/queues"), QueuesBody, "")
-        return {counts.queue: counts.to_counts() for counts in body.queues}
-
-    def workers(self, queue: str) -> Sequence[WorkerSeen]:
-        """List workers; see `SubmissionApi.workers`."""
-        body = self._read(self._send("GET", f"{queue_path(queue)}/workers"), WorkersBody, queue)
+    def list_workers(self) -> Sequence[WorkerSeen]:
+        """List workers; see `ProducerQueue.list_workers`."""
+        body = self._client.read(
+            self._client.send("GET", f"{self._path}/workers"), WorkersBody, self.name
+        )
         return [worker.to_worker() for worker in body.workers]
 
-    def pause(self, queue: str) -> None:
-        """Pause; see `SubmissionApi.pause`."""
-        self._read(self._send("POST", f"{queue_path(queue)}/pause"), CountsBody, queue)
+    def pause_queue(self) -> None:
+        """Pause; see `ProducerQueue.pause_queue`."""
+        self._client.read(self._client.send("POST", f"{self._path}/pause"), CountsBody, self.name)
 
-    def resume(self, queue: str) -> None:
-        """Resume; see `SubmissionApi.resume`."""
-        self._read(self._send("POST", f"{queue_path(queue)}/resume"), CountsBody, queue)
-
-    def version(self) -> str:
-        """Give the API's version. Of little patience: who asks wants to know if it is there."""
-        response = self._send("GET", "/version", patience=CALL_PATIENCE)
-        return self._read(response, VersionBody, "").version
+    def resume_queue(self) -> None:
+        """Resume; see `ProducerQueue.resume_queue`."""
+        self._client.read(self._client.send("POST", f"{self._path}/resume"), CountsBody, self.name)
 
 
 def _pairs(pairs: Mapping[str, int]) -> list[str]:

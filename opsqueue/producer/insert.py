@@ -1,12 +1,11 @@
-"""How a submission gets in: its operations stored as chunks, then told to the API.
+"""How a submission gets in: its chunks stored, then the queue told where they are.
 
-Contents go to the object store directly; the API hears only of where they are. What was stored for
-nothing is deleted again. I/O is the store's and that of a `SubmissionApi`.
+`ProducerClient` and the API insert in this one way. What was stored in vain is deleted again. I/O
+is the store's and that of a `ProducerQueue`.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -18,130 +17,119 @@ from opsqueue.contents.chunks import (
     store_operations,
 )
 from opsqueue.contents.codec import Codec
-from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
+from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.http.manifest import store_manifest
-from opsqueue.model.new_submission import NewSubmission, is_idempotency_key
+from opsqueue.model.answers import Inserted
+from opsqueue.model.names import check_own_prefix
+from opsqueue.model.new_submission import NewSubmission, fits_inline
 from opsqueue.model.process import Origin
 from opsqueue.model.submission import SubmissionId
-from opsqueue.producer.backends import SubmissionApi
-from opsqueue.store import ObjectStore
-from opsqueue.tracing import current_carrier, spans
+from opsqueue.producer.backends import ProducerQueue
+from opsqueue.store import ObjectStore, input_key
+from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
+from opsqueue.tracing import spans
 
 
 class SubmissionInserter:
-    """Hands submissions in; may be used from several threads.
+    """Inserts submissions into one queue; may be used from several threads.
 
     Args:
-        api: told of each; stays the caller's.
+        queue: where they go.
         store: where chunks go; stays the caller's.
         at_once: objects uploaded in parallel.
-        inline_bytes: chunks that are at most this large together, encoded, go through the API.
+        inline_bytes: chunks that are at most this large together, encoded, go to the queue alone.
     """
 
     def __init__(
         self,
-        api: SubmissionApi,
+        queue: ProducerQueue,
         store: ObjectStore,
         *,
-        at_once: int,
+        at_once: int = DEFAULT_AT_ONCE,
         inline_bytes: int,
     ) -> None:
         """Ask nothing yet."""
-        self._api = api
+        self._queue = queue
         self._store = store
         self._at_once = at_once
         self._inline_bytes = check_inline_bytes(inline_bytes)
-        self._has_reached_api = False
 
     def insert(
-        self,
-        queue: str,
-        empty: NewSubmission,
-        ops: Iterable[Any],
-        codec: Codec,
-        idempotency_key: str | None,
-    ) -> SubmissionId:
-        """Store operations under the prefix of a submission that has none yet, and hand it in.
+        self, empty: NewSubmission, operations: Iterable[Any], codec: Codec, idempotency_key: str
+    ) -> Inserted:
+        """Store operations under the prefix of a submission that has none yet, and insert it.
 
         Raises:
-            as `ProducerClient.insert_submission`.
+            as `store_operations` and `ProducerQueue.insert_submission`.
         """
-        if idempotency_key is not None and not is_idempotency_key(idempotency_key):
-            message = (
-                f"idempotency key {idempotency_key[:80]!r}: 1 to 255 printable ASCII characters"
+        origin = Origin()
+        with spans.store_inputs():
+            stored = store_operations(
+                self._store,
+                operations,
+                prefix=empty.prefix,
+                chunk_size=empty.chunk_size,
+                codec=codec,
+                inline_bytes=self._inline_bytes,
+                at_once=self._at_once,
             )
-            raise InvalidArgumentError(message)
-        with spans.send(queue) as span:
-            origin = Origin()
-            self._reach_api()
-            with spans.store_inputs():
-                stored = store_operations(
-                    self._store,
-                    ops,
-                    prefix=empty.prefix,
-                    chunk_size=empty.chunk_size,
-                    codec=codec,
-                    inline_bytes=self._inline_bytes,
-                    at_once=self._at_once,
-                )
-            origin.check("a submission", "end the child that the iterable of operations has forked")
-            new = replace(
-                empty,
-                chunks_total=stored.chunks_total,
-                operations_total=stored.operations_total,
-                inline=stored.inline,
-                # A retry of somebody without a trace stays in that of the first.
-                trace_context=current_carrier() or empty.trace_context,
-            )
-            # With a key of our own where none is given, so that a repeated request is safe.
-            key = idempotency_key or uuid.uuid4().hex
-            self._store_manifest(queue, new, key)
-            submission_id = self._insert(queue, new, key)
-            span.note(
-                spans.sent(
-                    submission_id,
-                    chunks_total=new.chunks_total,
-                    operations_total=new.operations_total,
-                    is_inline=new.inline is not None,
-                )
-            )
-        return submission_id
+        origin.check("a submission", "end the child that the iterable of operations has forked")
+        new = replace(
+            empty,
+            chunks_total=stored.chunks_total,
+            operations_total=stored.operations_total,
+            inline=stored.inline,
+        )
+        return self._insert_stored(new, idempotency_key)
 
-    def _reach_api(self) -> None:
-        """Find out that nobody listens before an hour of uploads, not after; only once."""
-        if not self._has_reached_api:
-            self._api.version()
-            self._has_reached_api = True
+    def insert_encoded(self, new: NewSubmission, idempotency_key: str) -> Inserted:
+        """Insert a submission whose chunks its producer has stored, or sends along encoded.
 
-    def _store_manifest(self, queue: str, new: NewSubmission, idempotency_key: str) -> None:
+        Chunks that the producer took for small, and this side does not, are stored first.
+
+        Raises:
+            InvalidArgumentError: its prefix is another one's, or of another form.
+            as `ProducerQueue.insert_submission`.
+        """
+        check_own_prefix(new.prefix, self._queue.name)
+        if (
+            new.inline is None
+            or fits_inline(new.inline, self._inline_bytes)
+            # Nothing may be stored there, not even the manifest that an upload lacks. Only a
+            # repetition whose key is known is answered; any other is refused.
+            or self._queue.lookup_prefix(new.prefix) is not None
+        ):
+            return self._queue.insert_submission(new, idempotency_key=idempotency_key)
+        items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
+        create_many(self._store, items)
+        return self._insert_stored(replace(new, inline=None), idempotency_key)
+
+    def _insert_stored(self, new: NewSubmission, idempotency_key: str) -> Inserted:
+        """Insert a submission whose chunks are stored here, and delete them if that is in vain."""
         try:
-            store_manifest(self._store, queue, new, idempotency_key)
+            store_manifest(self._store, self._queue.name, new, idempotency_key)
         except BaseException:
-            self._discard(new)
+            if new.inline is None:
+                discard(self._store, new.prefix)
             raise
-
-    def _insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> SubmissionId:
         try:
-            submission = self._api.insert(queue, new, idempotency_key)
+            inserted = self._queue.insert_submission(new, idempotency_key=idempotency_key)
         except IncorrectUsageError:
             # Only a refusal: after a lost answer a submission may be using these objects.
-            owner = self._discard_unless_owned(queue, new)
+            owner = self._discard_unless_owned(new)
             if owner is None:
                 raise
-            return owner
-        if submission.prefix == new.prefix:
-            return submission.id
-        return self._discard_unless_owned(queue, new) or submission.id
+            return Inserted(id=owner, is_new=False)
+        if inserted.submission is not None and inserted.submission.prefix == new.prefix:
+            return inserted
+        owner = self._discard_unless_owned(new)
+        return inserted if owner is None else Inserted(id=owner, is_new=False)
 
-    def _discard_unless_owned(self, queue: str, new: NewSubmission) -> SubmissionId | None:
+    def _discard_unless_owned(self, new: NewSubmission) -> SubmissionId | None:
         def owner_of(prefix: str) -> SubmissionId | None:
             try:
-                return self._api.lookup_prefix(queue, prefix)
+                return self._queue.lookup_prefix(prefix)
             except IncorrectUsageError:  # refused, as the insert
                 return None
 
         return discard_unless_owned(self._store, new, owner_of)
-
-    def _discard(self, new: NewSubmission) -> None:
-        if new.inline is None:
-            discard(self._store, new.prefix)

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer.backends import ProducerQueue
 
 LONG_POLL_S: Final = 30.0
 """One request's wait: below what proxies cut off, often 60 s."""
@@ -23,17 +23,15 @@ class Waiting:
     """Waits until a submission has ended.
 
     Args:
-        api: to ask.
-        queue: its queue.
+        queue: to ask.
         submission_id: its id.
         timeout: seconds from now; None: as long as it takes.
     """
 
     def __init__(
-        self, api: SubmissionApi, queue: str, submission_id: SubmissionId, *, timeout: float | None
+        self, queue: ProducerQueue, submission_id: SubmissionId, *, timeout: float | None
     ) -> None:
         """Ask nothing yet."""
-        self._api = api
         self._queue = queue
         self._id = submission_id
         self._timeout = timeout
@@ -51,7 +49,7 @@ class Waiting:
         asked_at = time.monotonic()
         left_s = at_most_s if self._deadline is None else self._deadline - asked_at
         wait_s = max(0.0, min(at_most_s, left_s, _FIRST_POLL_S if self._is_first else at_most_s))
-        submission = self._api.get(self._queue, self._id, wait_s)
+        submission = self._queue.wait_for_end(self._id, wait_s=wait_s)
         if submission.state is not SubmissionState.IN_PROGRESS:
             return submission
         if left_s <= 0:
@@ -70,10 +68,10 @@ class Waiting:
 
     def _warn_if_nobody_works(self, submission: Submission) -> None:
         """Say why nothing happens, if it is for want of workers; a typo in a name does that."""
-        if submission.chunks_done == 0 and self._api.count(self._queue).workers == 0:
+        if submission.chunks_done == 0 and self._queue.count_queue().workers == 0:
             _LOG.warning(
                 "submission %s waits: no worker serves queue %r; is that its right name, and is "
                 "opsqueue-worker running?",
                 submission.id,
-                self._queue,
+                self._queue.name,
             )

@@ -21,6 +21,7 @@ import msgspec
 from opsqueue.contents.inline import Kind
 from opsqueue.exceptions import (
     InvalidArgumentError,
+    PrefixTakenError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
@@ -309,10 +310,10 @@ def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
     raise unexpected(reply)
 
 
-def prefix_taken(prefix: str, owner: SubmissionId | None) -> InvalidArgumentError:
+def prefix_taken(prefix: str, owner: SubmissionId | None) -> PrefixTakenError:
     """Return the refusal of an insert; `owner` None: the prefix's objects are being deleted."""
     why = f"belongs to submission {owner}" if owner else "is being deleted"
-    return InvalidArgumentError(
+    return PrefixTakenError(
         f"prefix {prefix!r} {why}: upload under a prefix of its own, or repeat an insert with its "
         "idempotency key"
     )
@@ -851,7 +852,7 @@ def inline_contents(
 
 
 def chunks_with_errors(
-    submission_id: SubmissionId, *, first_index: int = 0, limit: int = MAX_BATCH
+    submission_id: SubmissionId, first_index: int = 0, *, limit: int = MAX_BATCH
 ) -> Command[ErrorChunks]:
     """Return a page of the finished chunks that have operations that failed, ascending.
 

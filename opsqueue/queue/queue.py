@@ -9,8 +9,10 @@ be missed, or counted twice.
 from __future__ import annotations
 
 import inspect
+import math
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from opsqueue.model.answers import (
     Alive,
     Inserted,
     Limit,
+    Progress,
     Reserved,
     SubmissionPage,
     Swept,
@@ -62,6 +65,7 @@ from opsqueue.queue.commands import (
     checked_limit,
     prefix_taken,
 )
+from opsqueue.queue.connection import BLOCK_MS
 from opsqueue.queue.durability import Durability, confirming, unconfirmed
 from opsqueue.queue.partitions import (
     Partitions,
@@ -82,6 +86,7 @@ Item = TypeVar("Item")
 P = ParamSpec("P")
 
 _LEAST_BLOCK_MS: Final = 10
+_GATHER_S: Final = 0.02
 _MOST_ROUNDS: Final = 100
 
 
@@ -798,6 +803,89 @@ class Queue:
         return HandPage(_by_age(chunks), None)
 
     # Waiting
+
+    def wait_for_end(
+        self,
+        submission_id: SubmissionId,
+        *,
+        wait_s: float,
+        slice_ms: int = BLOCK_MS,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> Submission:
+        """Return a submission when it has ended, or as it is after `wait_s`.
+
+        Args:
+            submission_id: its id.
+            wait_s: seconds from now; 0 only reads.
+            slice_ms: after each the state is read again, in case an event was trimmed away, and
+                `is_stopping` is asked; at most BLOCK_MS, for the connection's sake.
+            is_stopping: ends the waiting early, when the process shuts down.
+
+        Raises:
+            SubmissionNotFoundError: also when it is cleaned up meanwhile.
+        """
+        if wait_s <= 0:
+            return self.get_submission(submission_id)
+        part = self.part(submission_id.partition)
+        deadline = time.monotonic() + wait_s
+        # Before the state is read: an end between the two is then among the events.
+        last_id = part.last_event_id()
+        while True:
+            submission = part.get_submission(submission_id)
+            now = time.monotonic()
+            if submission.state is not SubmissionState.IN_PROGRESS or now >= deadline:
+                return submission
+            until = min(deadline, now + slice_ms / 1000)
+            is_named = False
+            while not is_named and (left_s := until - time.monotonic()) > 0:
+                if is_stopping():
+                    return submission
+                last_id, events = part.wait_for_events(last_id, block_ms=math.ceil(left_s * 1000))
+                is_named = any(id_ == submission_id for id_, _ in events)
+
+    def wait_for_progress(
+        self,
+        submission_id: SubmissionId,
+        start: int = 0,
+        *,
+        seen: int | None = None,
+        wait_s: float = 0,
+        slice_ms: int = BLOCK_MS,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Return how far a submission is, and which chunks from `start` on are done.
+
+        Waits up to `wait_s` until chunk `start` is done or the submission has ended; with `seen`
+        until other than that many chunks are done or it has ended.
+
+        Args:
+            submission_id: its id.
+            start: the first chunk of the window.
+            seen: chunks done, as the caller knows already.
+            wait_s: seconds from now; 0 only reads.
+            slice_ms: as of `wait_for_end`.
+            is_stopping: as of `wait_for_end`.
+
+        Raises:
+            SubmissionNotFoundError: also when it is cleaned up meanwhile.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            left_s = deadline - time.monotonic()
+            news_id = None
+            if left_s > 0:
+                # Before the progress is read: a change between the two is then among the news.
+                news_id = self.watch_submission(submission_id, watch_ms=2 * BLOCK_MS)
+            progress = self.done_chunks(submission_id, start=start)
+            is_due = start in progress.done if seen is None else progress.chunks_done != seen
+            has_ended = progress.state is not SubmissionState.IN_PROGRESS
+            if is_due or has_ended or news_id is None or is_stopping():
+                return progress
+            block_ms = math.ceil(min(left_s * 1000, slice_ms))
+            if self.wait_for_news(submission_id, news_id, block_ms=block_ms):
+                # Chunks may be done by the thousand a second: what comes meanwhile is read
+                # together.
+                time.sleep(_GATHER_S)
 
     def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
         """Sleep until a chunk may have become free since the reserve that gave `wake_id`.

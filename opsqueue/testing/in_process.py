@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from opsqueue.exceptions import IncorrectUsageError
@@ -24,7 +25,7 @@ from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
 from opsqueue.model.chunk import Lost
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer.client import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, open_store
@@ -45,12 +46,16 @@ class LocalOpsqueue:
         self.client = client
         self._skipped_ms = 0
         self.store = store
-        self.api = _WorkingApi(self)
+        self.api = RedisBackend(client, queue_of=self._queue_that_works)
+
+    def _queue_that_works(self, name: str) -> Queue:
+        self._app.handler_of(name)
+        return _WorkingQueue(self, name)
 
     def queue(self, name: str) -> Queue:
         """Give a queue of the app, to look into or to drive by hand."""
         self._app.handler_of(name)
-        return Queue(self.client, name, clock=self._now_ms)
+        return Queue(self.client, name, clock=self.now_ms)
 
     def producer(self, queue: str) -> ProducerClient:
         """Give a client as production code has it; waiting for a submission does its work.
@@ -114,22 +119,29 @@ class LocalOpsqueue:
                 raise IncorrectUsageError(message)
         return ran
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
+        """Return the time of its queues, milliseconds since 1970: `skip` moves it on."""
         return time.time_ns() // 1_000_000 + self._skipped_ms
 
 
-class _WorkingApi(QueueApi):
+class _WorkingQueue(Queue):
     """Does the work when somebody waits for a submission, since nobody else will."""
 
-    def __init__(self, local: LocalOpsqueue) -> None:
-        super().__init__(local.client, queue_of=local.queue)
-        self._local = local
+    def __init__(self, local: LocalOpsqueue, name: str) -> None:
+        super().__init__(local.client, name, clock=local.now_ms)
+        self._work = partial(local.work, name)
 
-    def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
-        """Give a submission; with a wait, after all work is done."""
+    def wait_for_end(
+        self,
+        submission_id: SubmissionId,
+        *,
+        wait_s: float,
+        **_options: Any,  # noqa: ANN401 how to wait, which is not done
+    ) -> Submission:
+        """Return a submission; with a wait, after all work is done."""
         if wait_s > 0:
-            self._local.work(queue)
-        return super().get(queue, submission_id)
+            self._work()
+        return self.get_submission(submission_id)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from opsqueue.tracing import context as tracing
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
+    from opsqueue.model.answers import Inserted
     from opsqueue.model.chunk import ChunkFailure, Reservation
     from opsqueue.model.submission import SubmissionId
 
@@ -30,16 +31,17 @@ def send(queue: str) -> Span:
     return tracing.span(f"send {queue}", "producer", attributes=_messaging("send", queue))
 
 
-def sent(
-    submission_id: SubmissionId, *, chunks_total: int, operations_total: int | None, is_inline: bool
-) -> Attributes:
-    """Give what is known of a submission in the end."""
-    return {
-        "messaging.batch.message_count": chunks_total,
-        "opsqueue.submission.id": str(submission_id),
-        "opsqueue.submission.operations": operations_total or 0,
-        "opsqueue.submission.inline": is_inline,
-    }
+def sent(inserted: Inserted) -> Attributes:
+    """Return what is known of a submission in the end."""
+    known: Attributes = {"opsqueue.submission.id": str(inserted.id)}
+    if inserted.submission is not None:
+        known = {
+            **known,
+            "messaging.batch.message_count": inserted.submission.chunks_total,
+            "opsqueue.submission.operations": inserted.submission.operations_total,
+            "opsqueue.submission.inline": inserted.submission.is_inline,
+        }
+    return known
 
 
 def store_inputs() -> Span:

@@ -21,7 +21,7 @@ from opsqueue.exceptions import ConnectionTroubleError, OpsqueueError
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from tests.chaos import checker, schedule
@@ -319,7 +319,7 @@ def _outcomes(stage: Stage, expected: Sequence[Expected]) -> dict[Key, Outcome]:
     outcomes: dict[Key, Outcome] = {}
     store = open_store(stage.store_url)
     for one in expected:
-        client = ProducerClient.over(QueueApi(stage.client), store, queue=one.queue)
+        client = ProducerClient.over(RedisBackend(stage.client), store, queue=one.queue)
         try:
             submission = client.get_submission(SubmissionId(one.id))
             results = None

@@ -32,8 +32,8 @@ from opsqueue.model.status import (
 )
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.http_api import HttpApi
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.http_api import HttpBackend
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App
@@ -43,12 +43,12 @@ UNKNOWN = SubmissionId(1)
 
 
 @pytest.fixture
-def api(app: App) -> HttpApi:
-    return HttpApi("http://api", transport=httpx.WSGITransport(app))
+def api(app: App) -> HttpBackend:
+    return HttpBackend("http://api", transport=httpx.WSGITransport(app))
 
 
 @pytest.fixture
-def producer(api: HttpApi, store: ObjectStore, queue_name: str) -> ProducerClient:
+def producer(api: HttpBackend, store: ObjectStore, queue_name: str) -> ProducerClient:
     return ProducerClient.over(api, store, queue=queue_name)
 
 
@@ -81,12 +81,12 @@ def test_a_submission_reads_the_same_over_http_and_from_redis(
 
 
 def test_counts_read_the_same_over_http_and_from_redis(
-    producer: ProducerClient, api: HttpApi, queue: Queue
+    producer: ProducerClient, api: HttpBackend, queue: Queue
 ) -> None:
     """And the client's number is those in progress."""
     producer.insert_submission([1], chunk_size=1)
 
-    assert queue.count_queue() == api.count(queue.name)
+    assert queue.count_queue() == api.queue(queue.name).count_queue()
     assert producer.count_submissions() == 1
 
 
@@ -139,12 +139,12 @@ READERS = [read_blocking, read_if_there, read_as_they_come, read_async]
 @pytest.fixture(params=["redis", "http"])
 def either_producer(
     request: pytest.FixtureRequest,
-    api: HttpApi,
+    api: HttpBackend,
     client: redis.Redis,
     store: ObjectStore,
     queue_name: str,
 ) -> ProducerClient:
-    over = api if request.param == "http" else QueueApi(client)
+    over = api if request.param == "http" else RedisBackend(client)
     return ProducerClient.over(over, store, queue=queue_name)
 
 
@@ -229,13 +229,13 @@ def test_an_unknown_submission_is_raised_over_http(producer: ProducerClient) -> 
     assert raised.value.submission_id == UNKNOWN
 
 
-def test_a_taken_prefix_is_raised_over_http(api: HttpApi, queue_name: str) -> None:
+def test_a_taken_prefix_is_raised_over_http(api: HttpBackend, queue_name: str) -> None:
     """With another idempotency key."""
     new = NewSubmission(prefix=fresh_prefix(queue_name), chunks_total=1)
-    api.insert(queue_name, new, "k1")
+    api.queue(queue_name).insert_submission(new, idempotency_key="k1")
 
     with pytest.raises(InvalidArgumentError, match="belongs to submission"):
-        api.insert(queue_name, new, "k2")
+        api.queue(queue_name).insert_submission(new, idempotency_key="k2")
 
 
 def test_an_idempotency_key_works_over_http(producer: ProducerClient, store: ObjectStore) -> None:
@@ -251,10 +251,10 @@ def test_the_version_is_told_over_http(producer: ProducerClient) -> None:
 
 
 def test_whatever_is_asked_over_http_is_answered_as_by_redis(
-    producer: ProducerClient, api: HttpApi, queue: Queue
+    producer: ProducerClient, api: HttpBackend, queue: Queue
 ) -> None:
     """Lists, look-ups, counts, workers: the same values either way."""
-    straight = QueueApi(queue._client)
+    straight = RedisBackend(queue._client)
     ids = [
         producer.insert_submission([n], chunk_size=1, strategic_metadata={"customer": n % 2})
         for n in range(5)
@@ -267,12 +267,14 @@ def test_whatever_is_asked_over_http_is_answered_as_by_redis(
     )
 
     for asked in (
-        lambda a: a.list(queue.name, wanted, limit=2),
-        lambda a: a.list(queue.name, wanted, order="oldest", after=ids[0]),
-        lambda a: a.lookup(queue.name, {"customer": 0}, states=SubmissionState, limit=9),
-        lambda a: a.lookup_prefix(queue.name, prefix),
+        lambda a: a.queue(queue.name).list_submissions(wanted, limit=2),
+        lambda a: a.queue(queue.name).list_submissions(wanted, order="oldest", after=ids[0]),
+        lambda a: a.queue(queue.name).lookup_submissions(
+            {"customer": 0}, states=SubmissionState, limit=9
+        ),
+        lambda a: a.queue(queue.name).lookup_prefix(prefix),
         lambda a: a.queues()[queue.name].submissions,
-        lambda a: [w.name for w in a.workers(queue.name)],
+        lambda a: [w.name for w in a.queue(queue.name).list_workers()],
     ):
         assert asked(api) == asked(straight)
     listed = list(producer.list_submissions(SubmissionFilter(strategic_metadata={"customer": 0})))
@@ -311,10 +313,10 @@ def test_a_look_up_that_finds_too_many_names_its_limit(producer: ProducerClient)
     assert raised.value.max_submissions == 1
 
 
-def test_a_queue_is_paused_over_http(api: HttpApi, queue: Queue) -> None:
+def test_a_queue_is_paused_over_http(api: HttpBackend, queue: Queue) -> None:
     """And goes on after a resume."""
-    api.pause(queue.name)
-    assert api.count(queue.name).is_paused
+    api.queue(queue.name).pause_queue()
+    assert api.queue(queue.name).count_queue().is_paused
 
-    api.resume(queue.name)
-    assert not api.count(queue.name).is_paused
+    api.queue(queue.name).resume_queue()
+    assert not api.queue(queue.name).count_queue().is_paused

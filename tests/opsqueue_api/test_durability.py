@@ -15,7 +15,7 @@ from opsqueue.http.wire import ProblemType
 from opsqueue.model.chunk import OperationError
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue import durability
 from opsqueue.queue.connection import connect
 from opsqueue.queue.durability import Durability
@@ -101,7 +101,7 @@ def test_a_producer_is_told_what_the_api_is_told(
 ) -> None:
     """After some repetitions; its uploads stay, and the same key finds them later."""
     pauses: list[float] = []
-    api = HttpApi("http://api", transport=httpx.WSGITransport(app), pause=pauses.append)
+    api = HttpBackend("http://api", transport=httpx.WSGITransport(app), pause=pauses.append)
     producer = ProducerClient.over(api, store, queue=queue_name, inline_bytes=0)
 
     with pytest.raises(SubmissionNotConfirmedError, match="appendfsync everysec") as caught:

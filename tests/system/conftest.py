@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.store import open_store
 
 APPS = Path(__file__).parent / "apps"
@@ -166,7 +166,7 @@ def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
     """A producer of the test's queue, or of one with a suffix."""
 
     def make(suffix: str = "", **settings: Any) -> ProducerClient:
-        api = QueueApi(real_client)
+        api = RedisBackend(real_client)
         store = open_store(f"{store_url}?durable=false")
         return ProducerClient.over(api, store, queue=queue_name + suffix, **settings)
 

@@ -24,7 +24,7 @@ from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import ApiUnavailableError
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, open_store, output_key
 
@@ -368,7 +368,7 @@ def test_tokens_access_log_and_gzip_work_in_the_process(redis_url: str, store_ur
 
 def test_a_client_of_an_api_that_is_gone_says_what_helps() -> None:
     """Nobody listens on that port."""
-    api = HttpApi("http://127.0.0.1:1", pause=lambda _s: None)
+    api = HttpBackend("http://127.0.0.1:1", pause=lambda _s: None)
 
     with pytest.raises(ApiUnavailableError, match="is opsqueue-api running"):
         api.version()

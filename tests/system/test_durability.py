@@ -17,7 +17,7 @@ import pytest
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.queue.queue import Queue
@@ -214,7 +214,7 @@ def test_completions_that_a_server_lost_are_made_again(
         environment["OPSQUEUE_REDIS_URL"] = server.url
         client = connect(server.url)
         queue, store = Queue(client, name), open_store(store_url)
-        producer = ProducerClient.over(QueueApi(client), store, queue=name, inline_bytes=0)
+        producer = ProducerClient.over(RedisBackend(client), store, queue=name, inline_bytes=0)
         worker = start("opsqueue_worker", "tasks:app", *quick, **environment)
         id_ = producer.insert_submission([["log", str(log)]] * CHUNKS, chunk_size=1)
 
@@ -255,10 +255,15 @@ def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(place, tmp
     with place(tmp_path / "servers") as servers:
         client = connect(servers.url)
         assert [] == check_durability(client, Durability.REPLICA, url=servers.url)
-        api = QueueApi(client, durability=Durability.REPLICA)
+        api = RedisBackend(client, durability=Durability.REPLICA)
 
         ids = {
-            (queue, api.insert(queue, new_submission(queue), f"key {n}").id)
+            (
+                queue,
+                api.queue(queue)
+                .insert_submission(new_submission(queue), idempotency_key=f"key {n}")
+                .id,
+            )
             for n in range(10)
             for queue in (f"q{number}" for number in range(8))
         }
@@ -267,7 +272,7 @@ def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(place, tmp
 
         def found() -> set[tuple[str, int]]:
             try:
-                return {(queue, api.get(queue, id_).id) for queue, id_ in ids}
+                return {(queue, api.queue(queue).get_submission(id_).id) for queue, id_ in ids}
             except RedisUnavailableError:
                 return set()
 

@@ -24,7 +24,7 @@ from opsqueue.consumer import ConsumerClient
 from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import run_on_all
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
@@ -392,7 +392,9 @@ def test_clients_of_redis_start_afresh_in_children(any_redis: str, queue_name: s
     """One server, a cluster and Sentinels; while other threads are in the middle of calls."""
     redis_client = connect(any_redis)
     queue = Queue(redis_client, queue_name)
-    client = ProducerClient.over(QueueApi(redis_client), open_store(store_url), queue=queue_name)
+    client = ProducerClient.over(
+        RedisBackend(redis_client), open_store(store_url), queue=queue_name
+    )
     ids = [client.insert_submission([n], chunk_size=1) for n in range(10)]
     is_over = threading.Event()
 

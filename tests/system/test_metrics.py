@@ -13,7 +13,7 @@ import pytest
 
 from opsqueue.model.new_submission import Backoff
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.store import open_store
 from opsqueue.testing.embedded import EmbeddedServer
@@ -174,7 +174,7 @@ def test_a_worker_measures_its_children_and_survives_their_deaths(
 ):
     """A chunk that kills its process is counted, and what is documented is served."""
     worker = start_worker(*QUICK, "--metrics-port", "0")
-    api, store = QueueApi(connect(redis_url)), open_store(f"{store_url}?durable=false")
+    api, store = RedisBackend(connect(redis_url)), open_store(f"{store_url}?durable=false")
     producer = ProducerClient.over(api, store, queue=queue_name, inline_bytes=0)
 
     id_ = producer.insert_submission([1, 2, ["kill"]], chunk_size=1, max_attempts=1)

@@ -21,7 +21,7 @@ import redis
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
@@ -87,7 +87,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         client = connect(server.url)
         store_url = f"file://{tmp_path}/store?durable=false"
         name = f"recovery-{secrets.token_hex(4)}"
-        producer = ProducerClient.over(QueueApi(client), open_store(store_url), queue=name)
+        producer = ProducerClient.over(RedisBackend(client), open_store(store_url), queue=name)
         yield Run(
             server=server,
             client=client,

@@ -17,7 +17,7 @@ from opsqueue.exceptions import SubmissionFailedError
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from tests.waiting import until
@@ -28,7 +28,7 @@ NO_WAIT = Backoff(first_ms=0, max_ms=0)
 
 @pytest.fixture
 def producer(real_client: redis.Redis, store_url: str, queue_name: str) -> Iterator[ProducerClient]:
-    api = QueueApi(real_client)
+    api = RedisBackend(real_client)
     store = open_store(f"{store_url}?durable=false")
     with ProducerClient.over(api, store, queue=queue_name) as client:
         yield client

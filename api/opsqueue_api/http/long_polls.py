@@ -13,7 +13,6 @@ from typing import Final
 
 from opsqueue.http.wire import ProblemType
 from opsqueue.model.submission import Submission, SubmissionId
-from opsqueue.producer.redis_api import wait_until_ended
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.problem import Problem, ProblemError
 
@@ -50,8 +49,7 @@ class LongPolls:
     def wait(self, queue: Queue, submission_id: SubmissionId, wait_s: float) -> Submission:
         """Give a submission when it has ended, or as it is when time or room is over."""
         with self.room_for(wait_s) as granted_s:
-            return wait_until_ended(
-                queue,
+            return queue.wait_for_end(
                 submission_id,
                 wait_s=granted_s,
                 slice_ms=WAIT_SLICE_MS,

@@ -21,7 +21,6 @@ from opsqueue.http.submission_wire import SubmissionBody
 from opsqueue.http.wire import CountsBody
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer.redis_api import wait_for_progress
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.http.operation import EVENT_STREAM as MEDIA_TYPE
@@ -86,8 +85,7 @@ def _of_submission(
     pace: Pace | None = None
     wait_s = 0.0
     while True:
-        progress = wait_for_progress(
-            on,
+        progress = on.wait_for_progress(
             id_,
             seen=seen,
             wait_s=wait_s,

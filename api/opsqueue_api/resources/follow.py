@@ -8,7 +8,6 @@ from typing import Final
 from opsqueue.model.answers import Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer.follow import done_in_order
-from opsqueue.producer.redis_api import wait_for_progress
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.long_polls import WAIT_SLICE_MS
 from opsqueue_api.http.streams import Reader, cut_off
@@ -31,8 +30,7 @@ def followed_chunks(
         if wait_s and reader.is_gone:
             why = "the process stops, or nobody reads"
             raise cut_off(why)
-        return wait_for_progress(
-            queue,
+        return queue.wait_for_progress(
             submission_id,
             first,
             wait_s=wait_s,

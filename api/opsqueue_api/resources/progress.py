@@ -8,7 +8,6 @@ import falcon
 
 from opsqueue.http.progress_wire import ProgressBody
 from opsqueue.model.new_submission import MAX_CHUNKS
-from opsqueue.producer.redis_api import wait_for_progress
 from opsqueue_api.http.long_polls import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls
 from opsqueue_api.http.operation import WAIT, integer_parameter, operation
 from opsqueue_api.http.parameters import checked_id, integer, number, optional_integer, write
@@ -45,8 +44,7 @@ class SubmissionProgress:
         wait_s = number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         with self.long_polls.room_for(wait_s) as granted_s:
-            progress = wait_for_progress(
-                on,
+            progress = on.wait_for_progress(
                 id_,
                 start,
                 seen=seen,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import falcon
 import msgspec
 
-from opsqueue.contents.chunks import discard, discard_unless_owned, fresh_prefix, store_operations
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
-from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.http.manifest import store_manifest
 from opsqueue.http.submission_wire import (
     IdsBody,
     InsertBody,
@@ -22,13 +20,13 @@ from opsqueue.http.submission_wire import (
 )
 from opsqueue.http.wire import ProblemType
 from opsqueue.model.answers import Inserted
-from opsqueue.model.names import check_own_prefix
-from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission, fits_inline
+from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.model.submission import MAX_LOOKED_UP, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.producer.backends import SubmissionApi
+from opsqueue.producer import ProducerClient
+from opsqueue.producer.backends import Backend
+from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.queue.queue import Queue
-from opsqueue.store import ObjectStore, input_key
-from opsqueue.store.parallel import create_many
+from opsqueue.store import ObjectStore
 from opsqueue_api.http.body import (
     Contents,
     Uploaded,
@@ -116,7 +114,7 @@ class Submissions:
         if is_ndjson(req):
             body = traced(body_of_query(req), req)
             operations = lines_of(req, chunk_size=body.chunk_size, limits=self._limits)
-            inserted = self._store_and_insert(on, body, operations, key)
+            inserted = self._insert(on, body, operations, key)
             self._answer(resp, on, inserted)
             return
         if req.params:
@@ -128,7 +126,7 @@ class Submissions:
         body = traced(decode_insert(read_body(req, limit_bytes=self._limits.body_bytes)), req)
         match contents_of(body, self._limits):
             case Contents() as contents:
-                inserted = self._store_and_insert(on, body, contents.operations, key)
+                inserted = self._insert(on, body, contents.operations, key)
             case Uploaded() as uploaded:
                 new = body.to_new_submission(
                     prefix=uploaded.prefix,
@@ -137,7 +135,7 @@ class Submissions:
                     codec=uploaded.codec,
                     inline=uploaded.inline,
                 )
-                inserted = self._insert_inline(on, new, key)
+                inserted = self._inserter(on).insert_encoded(new, key)
         self._answer(resp, on, inserted)
 
     def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
@@ -145,61 +143,15 @@ class Submissions:
         resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
         write(resp, SubmissionBody.of(inserted.submission or on.get_submission(inserted.id)))
 
-    def _store_and_insert(
-        self,
-        on: Queue,
-        body: InsertBody,
-        operations: Iterable[Any],
-        key: str,
-    ) -> Inserted:
+    def _insert(self, on: Queue, body: InsertBody, operations: Iterable[Any], key: str) -> Inserted:
         # Made before anything is stored: it checks every value of the body but their number.
-        unsized = body.to_new_submission(
+        empty = body.to_new_submission(
             prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
         )
-        stored = store_operations(
-            self._store,
-            operations,
-            prefix=unsized.prefix,
-            chunk_size=unsized.chunk_size,
-            codec=self._codec,
-            inline_bytes=self._limits.inline_bytes,
-        )
-        new = replace(
-            unsized,
-            chunks_total=stored.chunks_total,
-            operations_total=stored.operations_total,
-            inline=stored.inline,
-        )
-        _store_manifest(self._store, on, new, key)
-        # When Redis gives no answer, the objects stay: a submission may be using them.
-        inserted = _insert(on, new, key)
-        return inserted if inserted.is_new else self._without_unused(on, new, inserted)
+        return self._inserter(on).insert(empty, operations, self._codec, key)
 
-    def _insert_inline(self, on: Queue, new: NewSubmission, key: str) -> Inserted:
-        """Insert; what the client took for small, and we do not, is stored by us."""
-        check_own_prefix(new.prefix, on.name)
-        if new.inline is None or fits_inline(new.inline, self._limits.inline_bytes):
-            return _insert(on, new, key)
-        owner = on.lookup_prefix(new.prefix)
-        if owner is not None:
-            # Nothing may be stored there, not even the manifest that an upload lacks. Only a
-            # repetition whose key is known is answered; any other is refused.
-            return _insert(on, new, key)
-        items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
-        create_many(self._store, items)
-        stored = replace(new, inline=None)
-        store_manifest(self._store, on.name, stored, key)
-        try:
-            inserted = _insert(on, stored, key)
-        except ProblemError:
-            discard_unless_owned(self._store, stored, on.lookup_prefix)
-            raise
-        return inserted if inserted.is_new else self._without_unused(on, stored, inserted)
-
-    def _without_unused(self, on: Queue, new: NewSubmission, known: Inserted) -> Inserted:
-        """Delete what was stored for nothing, the idempotency key having been known."""
-        owner = discard_unless_owned(self._store, new, on.lookup_prefix)
-        return known if owner is None else Inserted(id=owner, is_new=False)
+    def _inserter(self, on: Queue) -> SubmissionInserter:
+        return SubmissionInserter(on, self._store, inline_bytes=self._limits.inline_bytes)
 
     @operation(
         choice_parameter("state", _STATES, "Only those in this state."),
@@ -285,7 +237,7 @@ class RetrySubmission:
     """`.../submissions/{submission_id}/retry`."""
 
     queue_of: QueueOf
-    api: SubmissionApi
+    api: Backend
     store: ObjectStore
     limits: Limits
 
@@ -321,9 +273,6 @@ class RetrySubmission:
                 f"submission {submission_id} has no operation that failed: there is none to retry"
             )
             raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_RETRYABLE, detail))
-        # Only now: with httpx, which comes with it, the API would take an eighth longer to start.
-        from opsqueue.producer import ProducerClient  # noqa: PLC0415 as above
-
         with ProducerClient.over(
             self.api,
             self.store,
@@ -378,20 +327,3 @@ class SubmissionIds:
             pairs, states=[SubmissionState(state) for state in states], limit=limit
         )
         write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
-
-
-def _store_manifest(store: ObjectStore, on: Queue, new: NewSubmission, key: str) -> None:
-    try:
-        store_manifest(store, on.name, new, key)
-    except BaseException:
-        if new.inline is None:
-            discard(store, new.prefix)
-        raise
-
-
-def _insert(on: Queue, new: NewSubmission, key: str) -> Inserted:
-    try:
-        return on.insert_submission(new, idempotency_key=key)
-    except InvalidArgumentError as exc:
-        # All other values were checked when `new` was made.
-        raise ProblemError(Problem(ProblemType.PREFIX_TAKEN, str(exc))) from exc

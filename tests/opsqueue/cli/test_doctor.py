@@ -132,7 +132,7 @@ def test_a_refused_token_is_a_problem(run, durable, monkeypatch):
         message = "the API refused (401)"
         raise InvalidArgumentError(message)
 
-    monkeypatch.setattr(http_api.HttpApi, "queues", refuse)
+    monkeypatch.setattr(http_api.HttpBackend, "queues", refuse)
 
     shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
 
@@ -145,7 +145,7 @@ def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(run, durable, 
         message = "the API can't serve: Redis does not answer"
         raise ApiUnavailableError(message)
 
-    monkeypatch.setattr(http_api.HttpApi, "queues", can_not_serve)
+    monkeypatch.setattr(http_api.HttpBackend, "queues", can_not_serve)
 
     shown = run("doctor", OPSQUEUE_REDIS_URL="redis://127.0.0.1:1/0")
 
@@ -157,7 +157,7 @@ def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(run, durable, 
 
 def test_another_version_and_another_time_are_warnings(run, durable, monkeypatch):
     """What they do, and what to do about it."""
-    monkeypatch.setattr(http_api.HttpApi, "version", lambda _: "0.0.9")
+    monkeypatch.setattr(http_api.HttpBackend, "version", lambda _: "0.0.9")
     now = time.time
     monkeypatch.setattr(checks.time, "time", lambda: now() + 60)
 

@@ -19,7 +19,7 @@ from opsqueue.http import client as http_client
 from opsqueue.model.chunk import OperationError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient, http_api
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.strategy import Oldest
@@ -29,7 +29,7 @@ Document = Callable[[Result], Any]
 
 @pytest.fixture
 def producer(real_client: redis.Redis, store: ObjectStore, queue: Queue) -> ProducerClient:
-    return ProducerClient.over(QueueApi(real_client), store, queue=queue.name)
+    return ProducerClient.over(RedisBackend(real_client), store, queue=queue.name)
 
 
 def with_errors(queue: Queue, store: ObjectStore) -> None:
@@ -291,7 +291,7 @@ def test_a_token_for_one_queue_is_enough_for_it(run, queue: Queue, monkeypatch):
         message = "token 'web' lacks the scope admin for all queues"
         raise IncorrectUsageError(message)
 
-    monkeypatch.setattr(http_api.HttpApi, "queues", refuse)
+    monkeypatch.setattr(http_api.HttpBackend, "queues", refuse)
 
     listed = run("list", queue.name)
     paused = run("pause", queue.name)

@@ -23,6 +23,7 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
     OpsqueueInternalError,
+    PrefixTakenError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     WrongAnswerError,
@@ -33,8 +34,8 @@ from opsqueue.http.submission_wire import SubmissionBody, SubmissionsBody
 from opsqueue.http.wire import ECHO_HEADER, ProblemType
 from opsqueue.model.chunk import ChunkFailure, Token
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.producer.http_api import HttpBackend
 
 ID = SubmissionId(41)
 NEW = NewSubmission(prefix="q/1", chunks_total=1)
@@ -67,7 +68,7 @@ class Wire:
         self.answers = list(answers)
         self.requests: list[httpx.Request] = []
         self.pauses_s: list[float] = []
-        self.api = HttpApi(
+        self.api = HttpBackend(
             "api:3999",
             token="t",  # noqa: S106 nobody's secret
             patience=patience,
@@ -92,10 +93,10 @@ def problem(status: int, kind: str = "about:blank", **more: object) -> httpx.Res
     )
 
 
-CALLS: dict[str, Callable[[HttpApi], Any]] = {
-    "insert": lambda api: api.insert("q", NEW, "key"),
-    "get": lambda api: api.get("q", ID),
-    "cancel": lambda api: api.cancel("q", ID),
+CALLS: dict[str, Callable[[HttpBackend], Any]] = {
+    "insert": lambda api: api.queue("q").insert_submission(NEW, idempotency_key="key"),
+    "get": lambda api: api.queue("q").get_submission(ID),
+    "cancel": lambda api: api.queue("q").cancel_submission(ID),
 }
 TROUBLES: list[Answer] = [
     httpx.ConnectError("refused"),
@@ -124,7 +125,7 @@ def test_a_request_is_repeated_a_few_times_only(trouble: Answer) -> None:
     wire = Wire(trouble)
 
     with pytest.raises(ApiUnavailableError, match="http://api:3999"):
-        wire.api.insert("q", NEW, "key")
+        wire.api.queue("q").insert_submission(NEW, idempotency_key="key")
 
     assert 1 + CALL_PATIENCE.repeats == len(wire.requests)
 
@@ -142,7 +143,7 @@ def test_waiting_is_more_patient_than_calling() -> None:
     wire = Wire(httpx.ConnectError("refused"))
 
     with pytest.raises(ApiUnavailableError):
-        wire.api.get("q", ID, wait_s=30)
+        wire.api.queue("q").wait_for_end(ID, wait_s=30)
 
     assert 1 + WAIT_PATIENCE.repeats == len(wire.requests)
     assert 20 < sum(wire.pauses_s) < 90
@@ -156,7 +157,7 @@ def test_a_patient_client_asks_longer_for_all_but_whether_the_api_is_there() -> 
         wire.api.version()
     asked_of_version = len(wire.requests)
     with pytest.raises(ApiUnavailableError):
-        wire.api.insert("q", NEW, "key")
+        wire.api.queue("q").insert_submission(NEW, idempotency_key="key")
 
     assert 1 + CALL_PATIENCE.repeats == asked_of_version
     assert 1 + WAIT_PATIENCE.repeats == len(wire.requests) - asked_of_version
@@ -174,7 +175,7 @@ def test_a_cancel_is_not_repeated_once_it_was_sent() -> None:
     wire = Wire(httpx.ReadTimeout("slow"), OK)
 
     with pytest.raises(ApiUnavailableError):
-        wire.api.cancel("q", ID)
+        wire.api.queue("q").cancel_submission(ID)
 
     assert len(wire.requests) == 1
 
@@ -183,7 +184,7 @@ def test_a_cancel_is_repeated_while_it_cannot_be_sent() -> None:
     """Nobody has heard of it."""
     wire = Wire(httpx.ConnectError("refused"), OK)
 
-    wire.api.cancel("q", ID)
+    wire.api.queue("q").cancel_submission(ID)
 
     assert len(wire.requests) == 2
 
@@ -193,7 +194,7 @@ def test_a_refusal_is_not_repeated() -> None:
     wire = Wire(problem(422, ProblemType.INVALID_ARGUMENT))
 
     with pytest.raises(InvalidArgumentError):
-        wire.api.insert("q", NEW, "key")
+        wire.api.queue("q").insert_submission(NEW, idempotency_key="key")
 
     assert len(wire.requests) == 1
 
@@ -202,7 +203,7 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
     """And the token."""
     wire = Wire(httpx.ReadTimeout("slow"), OK)
 
-    wire.api.insert("q", NEW, "key")
+    wire.api.queue("q").insert_submission(NEW, idempotency_key="key")
 
     sent = [(r.headers["idempotency-key"], r.headers["authorization"]) for r in wire.requests]
     assert sent == [("key", "Bearer t")] * 2
@@ -212,7 +213,7 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
     ("answer", "error"),
     [
         (problem(400, ProblemType.QUEUE_NAME), InvalidArgumentError),
-        (problem(409, ProblemType.PREFIX_TAKEN), InvalidArgumentError),
+        (problem(409, ProblemType.PREFIX_TAKEN), PrefixTakenError),
         (problem(413, ProblemType.TOO_LARGE), InvalidArgumentError),
         (problem(404, ProblemType.SUBMISSION_NOT_FOUND), SubmissionNotFoundError),
         (problem(401), AccessDeniedError),
@@ -231,7 +232,7 @@ def test_an_answer_becomes_the_exception_that_fits(
     wire = Wire(answer)
 
     with pytest.raises(OpsqueueError) as raised:
-        wire.api.get("q", ID)
+        wire.api.queue("q").get_submission(ID)
 
     assert error is type(raised.value)
 
@@ -241,7 +242,7 @@ def test_a_refused_cancel_has_the_submission() -> None:
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=BODY))
 
     with pytest.raises(SubmissionNotCancellableError, match="is completed") as raised:
-        wire.api.cancel("q", ID)
+        wire.api.queue("q").cancel_submission(ID)
 
     assert raised.value.ended.id == ID
 
@@ -250,7 +251,7 @@ def test_a_refused_cancel_has_the_submission() -> None:
 def test_a_url_that_cannot_be_one_is_refused_at_once(url: str) -> None:
     """With the forms that are right."""
     with pytest.raises(InvalidArgumentError, match="host:3999"):
-        HttpApi(url)
+        HttpBackend(url)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_a_url_may_have_a_path_or_no_scheme(url: str, requested: str) -> None:
         seen.append(str(request.url))
         return httpx.Response(200, content=b'{"name": "opsqueue-redis", "version": "1"}')
 
-    version = HttpApi(url, transport=httpx.MockTransport(answer)).version()
+    version = HttpBackend(url, transport=httpx.MockTransport(answer)).version()
 
     assert ("1", [requested]) == (version, seen)
 
@@ -320,8 +321,8 @@ class Echo:
         return httpx.Response(200, content=msgspec.json.encode(self.body), headers=headers)
 
 
-def api_of(answers: Echo) -> HttpApi:
-    return HttpApi("api:3999", transport=httpx.MockTransport(answers))
+def api_of(answers: Echo) -> HttpBackend:
+    return HttpBackend("api:3999", transport=httpx.MockTransport(answers))
 
 
 @pytest.mark.parametrize("id_of", ["this", "none"])
@@ -330,7 +331,7 @@ def test_an_answer_with_the_requests_id_is_accepted_and_so_is_an_older_api(id_of
     answers = Echo(BODY, id_of=id_of)
     api = api_of(answers)
 
-    assert [api.get("q", ID).id, api.get("q", ID).id] == [ID, ID]
+    assert [api.queue("q").get_submission(ID).id, api.queue("q").get_submission(ID).id] == [ID, ID]
     assert len(set(answers.ids)) == 2
 
 
@@ -365,7 +366,7 @@ def test_an_answer_about_another_submission_or_queue_is_never_handed_on(
 def test_a_list_or_count_of_another_queue_is_never_handed_on() -> None:
     other = msgspec.structs.replace(BODY, queue="other")
     with pytest.raises(WrongAnswerError, match="queue 'other'"):
-        api_of(Echo(SubmissionsBody(submissions=[BODY, other]))).list("q", SubmissionFilter())
+        api_of(Echo(SubmissionsBody(submissions=[BODY, other]))).queue("q").list_submissions()
 
 
 def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
@@ -374,7 +375,7 @@ def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=other))
 
     with pytest.raises(WrongAnswerError, match=r"submission .*42"):
-        wire.api.cancel("q", ID)
+        wire.api.queue("q").cancel_submission(ID)
 
 
 def test_reports_about_another_chunk_are_never_handed_on() -> None:
@@ -424,11 +425,11 @@ def test_a_connection_with_a_wrong_answer_is_given_up() -> None:
                 threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    api = HttpApi(f"127.0.0.1:{listener.getsockname()[1]}")
+    api = HttpBackend(f"127.0.0.1:{listener.getsockname()[1]}")
 
     with pytest.raises(WrongAnswerError):
-        api.get("q", ID)
-    found = [api.get("q", ID).id for _ in range(3)]
+        api.queue("q").get_submission(ID)
+    found = [api.queue("q").get_submission(ID).id for _ in range(3)]
 
     assert found == [ID] * 3
     assert connections == [0, 1]

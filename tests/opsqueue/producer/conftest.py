@@ -10,7 +10,7 @@ import redis
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
@@ -30,12 +30,12 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 
 @pytest.fixture
-def api(client: redis.Redis) -> QueueApi:
-    return QueueApi(client)
+def api(client: redis.Redis) -> RedisBackend:
+    return RedisBackend(client)
 
 
 @pytest.fixture
-def producer(api: QueueApi, store: MemoryStore, queue_name: str) -> ProducerClient:
+def producer(api: RedisBackend, store: MemoryStore, queue_name: str) -> ProducerClient:
     """All goes to the store; test_inline.py has what does not."""
     return ProducerClient.over(api, store, queue=queue_name, at_once=4, inline_bytes=0)
 

@@ -15,7 +15,7 @@ from opsqueue.handlers.execute import Done, execute
 from opsqueue.model.chunk import Reservation
 from opsqueue.model.new_submission import INLINE_CHUNKS
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from tests.opsqueue.steps import take
@@ -52,7 +52,7 @@ class NoStore(MemoryStore):
 
 @pytest.fixture
 def producer(fake_client: redis.Redis, queue_name: str) -> ProducerClient:
-    return ProducerClient.over(QueueApi(fake_client), NoStore(queue_name), queue=queue_name)
+    return ProducerClient.over(RedisBackend(fake_client), NoStore(queue_name), queue=queue_name)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_large_output_of_a_small_submission_is_stored(
 ) -> None:
     """Results come in order from both."""
     store = MemoryStore(queue_name)
-    producer = ProducerClient.over(QueueApi(fake_client), store, queue=queue_name)
+    producer = ProducerClient.over(RedisBackend(fake_client), store, queue=queue_name)
 
     id_ = producer.insert_submission([0, 1, 2], chunk_size=1)
     work(queue, store, "large")
@@ -102,7 +102,7 @@ def test_a_second_attempt_finds_the_large_output_of_the_first(
 ) -> None:
     """As for any other submission, it does not run again."""
     store = MemoryStore(queue_name)
-    producer = ProducerClient.over(QueueApi(fake_client), store, queue=queue_name)
+    producer = ProducerClient.over(RedisBackend(fake_client), store, queue=queue_name)
     producer.insert_submission([1], chunk_size=1)
     (chunk,) = take(queue, 1)
     execute(chunk, app.handler_of("large"), store)
@@ -122,7 +122,7 @@ def test_what_is_larger_than_the_limit_is_stored(
     """All of it, also what was kept back before; 0 switches it off."""
     store = MemoryStore(queue_name)
     producer = ProducerClient.over(
-        QueueApi(fake_client), store, queue=queue_name, inline_bytes=inline_bytes
+        RedisBackend(fake_client), store, queue=queue_name, inline_bytes=inline_bytes
     )
 
     id_ = producer.insert_submission(range(100), chunk_size=2)
@@ -138,7 +138,7 @@ def test_many_tiny_chunks_are_stored(
 ) -> None:
     """No script is to be busy for long."""
     store = MemoryStore(queue_name)
-    producer = ProducerClient.over(QueueApi(fake_client), store, queue=queue_name)
+    producer = ProducerClient.over(RedisBackend(fake_client), store, queue=queue_name)
 
     few = producer.insert_submission(range(INLINE_CHUNKS), chunk_size=1)
     many = producer.insert_submission(range(INLINE_CHUNKS + 1), chunk_size=1)
@@ -173,7 +173,7 @@ def test_a_limit_that_cannot_be_kept_is_refused(fake_client: redis.Redis, queue_
     for wrong in (-1, 256 * 1024 + 1):
         with pytest.raises(InvalidArgumentError, match="262,144"):
             ProducerClient.over(
-                QueueApi(fake_client), NoStore(queue_name), queue=queue_name, inline_bytes=wrong
+                RedisBackend(fake_client), NoStore(queue_name), queue=queue_name, inline_bytes=wrong
             )
 
 
@@ -182,7 +182,7 @@ def test_results_are_read_while_the_submission_runs(
 ) -> None:
     """Outputs that come after the first look are found too, wherever they are."""
     store = MemoryStore(queue_name)
-    producer = ProducerClient.over(QueueApi(fake_client), store, queue=queue_name)
+    producer = ProducerClient.over(RedisBackend(fake_client), store, queue=queue_name)
     id_ = producer.insert_submission([0, 1, 2], chunk_size=1)
 
     sizes = []

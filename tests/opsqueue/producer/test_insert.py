@@ -18,10 +18,11 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     StoreUnavailableError,
 )
+from opsqueue.model.answers import Inserted
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.model.submission import Submission, SubmissionState
+from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from tests.opsqueue.steps import Clock, listed, take_one
@@ -55,7 +56,7 @@ def test_a_submission_is_recorded_as_it_was_asked_for(
 
 
 def test_an_endless_iterable_is_consumed_a_few_chunks_ahead_only(
-    api: QueueApi, queue_name: str
+    api: RedisBackend, queue_name: str
 ) -> None:
     """Memory is bounded: a chunk is not made before there is room to upload it."""
 
@@ -134,7 +135,7 @@ def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
 
 
 def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
-    api: QueueApi, queue_name: str, caplog: pytest.LogCaptureFixture
+    api: RedisBackend, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What stays is logged."""
 
@@ -185,31 +186,32 @@ def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
     assert len(ids) == 2
 
 
-class Answers(QueueApi):
+class Answers(Queue):
     """Refuses, or inserts and then answers what a test wants."""
 
     error: Exception | None = None
 
-    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+    def insert_submission(self, new: NewSubmission, **options: Any) -> Inserted:
         if isinstance(self.error, IncorrectUsageError):
             raise self.error
-        super().insert(queue, new, idempotency_key)
+        super().insert_submission(new, **options)
         if self.error:
             raise self.error
         # As a request repeated after a lost answer finds it: known already.
-        return super().insert(queue, new, idempotency_key)
+        return super().insert_submission(new, **options)
 
 
 @pytest.fixture
-def answers(client: redis.Redis) -> Answers:
-    return Answers(client)
+def answers(client: redis.Redis, queue_name: str) -> Answers:
+    return Answers(client, queue_name)
 
 
 def test_an_insert_that_finds_itself_keeps_its_upload(
-    answers: Answers, store: MemoryStore, queue_name: str
+    answers: Answers, store: MemoryStore, client: redis.Redis
 ) -> None:
     """A known key is no proof that the upload is unused: the prefix is."""
-    producer = ProducerClient.over(answers, store, queue=queue_name, inline_bytes=0)
+    api = RedisBackend(client, queue_of=lambda _: answers)
+    producer = ProducerClient.over(api, store, queue=answers.name, inline_bytes=0)
 
     producer.insert_submission([1], chunk_size=1)
 
@@ -221,10 +223,11 @@ def test_an_insert_that_finds_itself_keeps_its_upload(
     [(ApiUnavailableError("no answer"), 2), (InvalidArgumentError("no"), 0)],
 )
 def test_an_upload_is_deleted_after_a_refusal_alone(
-    answers: Answers, store: MemoryStore, queue_name: str, error: Exception, objects: int
+    answers: Answers, store: MemoryStore, client: redis.Redis, error: Exception, objects: int
 ) -> None:
     """After a lost answer a submission may be using it."""
-    producer = ProducerClient.over(answers, store, queue=queue_name, inline_bytes=0)
+    api = RedisBackend(client, queue_of=lambda _: answers)
+    producer = ProducerClient.over(api, store, queue=answers.name, inline_bytes=0)
     answers.error = error
 
     with pytest.raises(type(error)):
@@ -238,7 +241,7 @@ def test_an_api_that_does_not_answer_is_found_out_before_the_upload(
 ) -> None:
     """Not after an hour of it."""
 
-    class Down(QueueApi):
+    class Down(RedisBackend):
         def version(self) -> str:
             message = "nobody listens"
             raise ApiUnavailableError(message)
@@ -264,7 +267,7 @@ def test_submissions_in_progress_are_counted(producer: ProducerClient) -> None:
     "wrong", [{"queue": "a b"}, {"at_once": 0}, {"codec": "yaml"}, {"codec": "pickle"}]
 )
 def test_wrong_arguments_are_refused_at_once(
-    api: QueueApi, store: MemoryStore, wrong: dict[str, Any]
+    api: RedisBackend, store: MemoryStore, wrong: dict[str, Any]
 ) -> None:
     """Not at the first call."""
     with pytest.raises(InvalidArgumentError):
@@ -294,7 +297,7 @@ def test_a_retention_is_given_as_timedelta_or_seconds(
     """And inputs may go before the rest."""
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
-    api = QueueApi(fake_client, queue_of=lambda _: queue)
+    api = RedisBackend(fake_client, queue_of=lambda _: queue)
     producer = ProducerClient.over(api, store, queue=queue_name, inline_bytes=0)
 
     producer.insert_submission(

@@ -20,12 +20,13 @@ from opsqueue.exceptions import (
     SubmissionNotCompletedYetError,
     SubmissionNotFoundError,
 )
+from opsqueue.model.answers import Inserted
 from opsqueue.model.chunk import ChunkFailure
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.aio import Batched
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
@@ -56,13 +57,14 @@ def test_run_submission_waits_for_the_results(
     """It blocks at the call, until somebody has done the work."""
     handed_in = Event()
 
-    class Tells(QueueApi):
-        def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
-            submission = super().insert(queue, new, idempotency_key)
+    class Tells(Queue):
+        def insert_submission(self, new: NewSubmission, **options: Any) -> Inserted:
+            inserted = super().insert_submission(new, **options)
             handed_in.set()
-            return submission
+            return inserted
 
-    producer = ProducerClient.over(Tells(client), store, queue=queue_name)
+    api = RedisBackend(client, queue_of=lambda name: Tells(client, name))
+    producer = ProducerClient.over(api, store, queue=queue_name)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(producer.run_submission, range(5), chunk_size=2)
         assert handed_in.wait(10)
@@ -79,7 +81,7 @@ def test_no_operations_give_no_results(producer: ProducerClient) -> None:
 
 
 def test_results_are_read_ahead_within_bounds(
-    api: QueueApi, producer: ProducerClient, work: Work, queue_name: str
+    api: RedisBackend, producer: ProducerClient, work: Work, queue_name: str
 ) -> None:
     """A million results don't fit into memory."""
     gets: list[str] = []
@@ -192,7 +194,7 @@ def test_a_timeout_of_zero_only_looks(producer: ProducerClient) -> None:
 
 
 def test_pickled_results_need_to_be_allowed(
-    api: QueueApi, store: MemoryStore, queue_name: str, work: Work
+    api: RedisBackend, store: MemoryStore, queue_name: str, work: Work
 ) -> None:
     """Unpickling runs code of whoever can write to the store."""
     options: dict[str, Any] = {"queue": queue_name}
@@ -208,7 +210,7 @@ def test_pickled_results_need_to_be_allowed(
 
 
 def test_a_custom_codec_is_used_both_ways(
-    api: QueueApi, store: MemoryStore, queue_name: str, queue: Queue
+    api: RedisBackend, store: MemoryStore, queue_name: str, queue: Queue
 ) -> None:
     """Its name is recorded with the submission."""
     codec = CustomCodec("reversed", lambda ops: repr(ops).encode()[::-1], lambda _data: ["read"])

@@ -16,7 +16,7 @@ from opsqueue.model.chunk import ChunkFailure, Completed, Lost, Released, Token
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore
@@ -100,7 +100,7 @@ class Work:
         self.store = LocalStore(str(folder), durable=False)
         self.runs: list[int] = []
         self.producer = ProducerClient.over(
-            QueueApi(client), self.store, queue=queue.name, inline_bytes=0
+            RedisBackend(client), self.store, queue=queue.name, inline_bytes=0
         )
         app = Opsqueue()
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import redis
 
+from opsqueue.model.answers import Inserted
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.model.submission import Submission
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key
@@ -19,18 +19,18 @@ from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import insert, the_rebuilt
 
 
-class RebuiltMeanwhile(QueueApi):
+class RebuiltMeanwhile(Queue):
     """Whose Redis is lost, and rebuilt, while a producer's insert is on its way."""
 
     def __init__(self, client: redis.Redis, store: ObjectStore, *, partitions: int = 1) -> None:
-        super().__init__(client)
-        self.client, self.store, self.partitions = client, store, partitions
+        super().__init__(client, "numbers")
+        self.client, self.store, self.spread_over = client, store, partitions
         self.keeps_keys = True
 
-    def insert(self, queue: str, new: NewSubmission, idempotency_key: str) -> Submission:
+    def insert_submission(self, new: NewSubmission, **options: Any) -> Inserted:
         self.client.flushall()
-        on = Queue(self.client, queue)
-        on.set_partitions(self.partitions)
+        on = Queue(self.client, self.name)
+        on.set_partitions(self.spread_over)
         if not self.keeps_keys:  # as of an older version
             key = manifest_key(new.prefix)
             manifest = json.loads(self.store.get(key))
@@ -38,7 +38,7 @@ class RebuiltMeanwhile(QueueApi):
             self.store.delete_objects([key])
             self.store.create(key, json.dumps(manifest).encode())
         assert all(isinstance(outcome, Rebuilt) for outcome in rebuild(self.store, on))
-        return super().insert(queue, new, idempotency_key)
+        return super().insert_submission(new, **options)
 
 
 @pytest.mark.parametrize("partitions", [1, 7])
@@ -47,7 +47,8 @@ def test_an_insert_that_is_repeated_behind_a_rebuild_finds_what_that_restored(
     client: redis.Redis, store: ObjectStore, options: dict[str, Any], partitions: int
 ) -> None:
     """And its chunks stay; of the same key, too, under which another one was restored before."""
-    api = RebuiltMeanwhile(client, store, partitions=partitions)
+    queue = RebuiltMeanwhile(client, store, partitions=partitions)
+    api = RedisBackend(client, queue_of=lambda _: queue)
     producer = ProducerClient.over(api, store, queue="numbers", inline_bytes=0)
 
     for _ in range(2):
@@ -63,8 +64,9 @@ def test_an_insert_that_is_repeated_behind_a_rebuild_finds_what_that_restored(
 def test_an_insert_whose_key_was_not_restored_finds_its_submission_by_the_prefix(
     local: LocalOpsqueue, client: redis.Redis, store: ObjectStore
 ) -> None:
-    api = RebuiltMeanwhile(client, store)
-    api.keeps_keys = False
+    queue = RebuiltMeanwhile(client, store)
+    api = RedisBackend(client, queue_of=lambda _: queue)
+    queue.keeps_keys = False
     producer = ProducerClient.over(api, store, queue="numbers", inline_bytes=0)
 
     id_ = producer.insert_submission([2, 4], chunk_size=2)

@@ -16,7 +16,7 @@ from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.consumer.redis_api import QueueChunkApi
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import Backoff, ProducerClient
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App
@@ -50,7 +50,7 @@ def consumer(api: ChunkApi, store: ObjectStore, queue: Queue) -> Iterator[Consum
 @pytest.fixture
 def producer(client: redis.Redis, store: ObjectStore, queue_name: str) -> ProducerClient:
     """All goes to the store; test_inline.py has what does not."""
-    return ProducerClient.over(QueueApi(client), store, queue=queue_name, inline_bytes=0)
+    return ProducerClient.over(RedisBackend(client), store, queue=queue_name, inline_bytes=0)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from falcon import inspect
 from opsqueue.exceptions import AccessDeniedError
 from opsqueue.http.wire import ProblemType
 from opsqueue.model.submission import SubmissionId
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
@@ -207,18 +207,18 @@ def test_a_token_without_the_scope_is_told_scope_and_queue(ask: Ask) -> None:
 
 def test_the_client_sends_its_token(app: App, queue: Queue) -> None:
     """And is let in."""
-    api = HttpApi("http://api", token=SECRETS["ops"], transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api", token=SECRETS["ops"], transport=httpx.WSGITransport(app))
 
-    assert api.count(queue.name) == queue.count_queue()
+    assert api.queue(queue.name).count_queue() == queue.count_queue()
 
 
 @pytest.mark.parametrize("token", [None, SECRETS["consumer"]])
 def test_the_client_says_what_is_missing(app: App, token: str | None) -> None:
     """An exception of its own, with the API's sentence and where the token goes."""
-    api = HttpApi("http://api", token=token, transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api", token=token, transport=httpx.WSGITransport(app))
 
     with pytest.raises(AccessDeniedError, match=r"http://api refused access .*token.*token="):
-        api.get("mine", SubmissionId(1))
+        api.queue("mine").get_submission(SubmissionId(1))
 
 
 def test_a_gateways_refusal_is_one_too() -> None:
@@ -226,4 +226,4 @@ def test_a_gateways_refusal_is_one_too() -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(403, html="<p>no</p>"))
 
     with pytest.raises(AccessDeniedError, match="a proxy before it"):
-        HttpApi("http://api", transport=transport).version()
+        HttpBackend("http://api", transport=transport).version()

@@ -8,7 +8,7 @@ import redis
 
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.http.wire import ProblemType
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import create_app
@@ -194,7 +194,7 @@ def test_an_api_with_tokens_answers_to_any_name(
 
 def test_a_client_shows_what_helps(fake_client: redis.Redis, store: ObjectStore) -> None:
     app = create_app(fake_client, store, allowed_hosts=[])
-    api = HttpApi("http://api.example:3999", transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api.example:3999", transport=httpx.WSGITransport(app))
 
     with pytest.raises(IncorrectUsageError, match=r"refused \(421\): .*--allowed-hosts"):
         api.queues()

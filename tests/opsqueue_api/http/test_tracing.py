@@ -18,7 +18,7 @@ from opsqueue import tracing
 from opsqueue.consumer import ConsumerClient, Strategy
 from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.tracing import context as own_context
@@ -41,7 +41,7 @@ def client(fake_client: redis.Redis) -> redis.Redis:
 
 @pytest.fixture
 def producer(app: App, store: ObjectStore, queue_name: str) -> ProducerClient:
-    api = HttpApi("http://api:3999", transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api:3999", transport=httpx.WSGITransport(app))
     return ProducerClient.over(api, store, queue=queue_name, inline_bytes=0)
 
 

@@ -15,7 +15,7 @@ from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import encode_output
 from opsqueue.model.chunk import OperationError
 from opsqueue.producer import OperationFailed, ProducerClient
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
 from opsqueue.strategy import Oldest
@@ -162,7 +162,7 @@ def test_a_producer_over_http_sees_them(
     app: App, store: ObjectStore, queue_name: str, work: Callable[..., None]
 ) -> None:
     """Errors, and a retry of the failed alone."""
-    api = HttpApi("http://api", transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api", transport=httpx.WSGITransport(app))
     producer = ProducerClient.over(api, store, queue=queue_name)
     id_ = producer.insert_submission([1, -2, -3], chunk_size=1, max_failed_operations=1.0)
     work()

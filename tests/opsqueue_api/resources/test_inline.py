@@ -11,7 +11,7 @@ import redis
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.http_api import HttpApi
+from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
@@ -52,7 +52,7 @@ def test_the_producer_sends_and_reads_small_contents_over_http(
     app: App, queue: Queue, queue_name: str, store: ObjectStore
 ) -> None:
     """Bytes are kept as they are."""
-    api = HttpApi("http://api", transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api", transport=httpx.WSGITransport(app))
     producer = ProducerClient.over(api, store, queue=queue_name)
 
     id_ = producer.insert_submission([b"\x00\xff", b""], chunk_size=1)
@@ -68,7 +68,7 @@ def test_an_api_that_keeps_nothing_inline_stores_what_clients_send(
 ) -> None:
     """Once, also when the insert is repeated; another one's upload is deleted."""
     app = create_app(client, store, limits=Limits(inline_bytes=0))
-    api = HttpApi("http://api", transport=httpx.WSGITransport(app))
+    api = HttpBackend("http://api", transport=httpx.WSGITransport(app))
     producer = ProducerClient.over(api, store, queue=queue_name)
 
     ids = {producer.insert_submission([1], chunk_size=1, idempotency_key="a") for _ in range(2)}

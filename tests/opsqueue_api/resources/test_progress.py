@@ -1,4 +1,4 @@
-"""GET .../progress, asked by HttpApi; QueueApi gives the same."""
+"""GET .../progress, asked by HttpBackend; RedisBackend gives the same."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import redis
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.model.answers import Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer.backends import SubmissionApi
-from opsqueue.producer.http_api import HttpApi
-from opsqueue.producer.redis_api import QueueApi
+from opsqueue.producer.backends import Backend
+from opsqueue.producer.http_api import HttpBackend
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue_api.app import App
 from tests.opsqueue.steps import insert, take, tokens_of
 
 
 @pytest.fixture(params=["http", "redis"])
-def api(request: pytest.FixtureRequest, app: App, client: redis.Redis) -> SubmissionApi:
+def api(request: pytest.FixtureRequest, app: App, client: redis.Redis) -> Backend:
     if request.param == "redis":
-        return QueueApi(client)
-    return HttpApi("http://api", transport=httpx.WSGITransport(app))
+        return RedisBackend(client)
+    return HttpBackend("http://api", transport=httpx.WSGITransport(app))
 
 
-def test_progress_has_the_counts_and_the_chunks(api: SubmissionApi, queue: Queue) -> None:
+def test_progress_has_the_counts_and_the_chunks(api: Backend, queue: Queue) -> None:
     """At once where no wait is asked for."""
     id_ = insert(queue, 20, chunk_size=2)
     queue.complete_chunks(tokens_of(take(queue, 3)))
 
-    progress = api.progress(queue.name, id_, 1)
+    progress = api.queue(queue.name).wait_for_progress(id_, 1)
 
     assert progress.state is SubmissionState.IN_PROGRESS
     assert (20, 3, 40, 6) == (
@@ -45,9 +45,7 @@ def test_progress_has_the_counts_and_the_chunks(api: SubmissionApi, queue: Queue
 
 
 @pytest.mark.parametrize("wanted", ["its chunk", "any chunk", "the end"])
-def test_waiting_ends_with_what_was_waited_for(
-    api: SubmissionApi, queue: Queue, wanted: str
-) -> None:
+def test_waiting_ends_with_what_was_waited_for(api: Backend, queue: Queue, wanted: str) -> None:
     """Long before the time is over."""
     id_ = insert(queue, 3)
     first, second = tokens_of(take(queue, 2))
@@ -55,7 +53,7 @@ def test_waiting_ends_with_what_was_waited_for(
     found: list[Progress] = []
 
     def wait() -> None:
-        found.append(api.progress(queue.name, id_, 1, seen=seen, wait_s=30))
+        found.append(api.queue(queue.name).wait_for_progress(id_, 1, seen=seen, wait_s=30))
 
     waiter = Thread(target=wait)
     waiter.start()
@@ -71,17 +69,17 @@ def test_waiting_ends_with_what_was_waited_for(
     assert expected == found[0].chunks_done
 
 
-def test_waiting_gives_up_in_time(api: SubmissionApi, queue: Queue) -> None:
+def test_waiting_gives_up_in_time(api: Backend, queue: Queue) -> None:
     """And says how things stand."""
     id_ = insert(queue, 1)
 
-    assert api.progress(queue.name, id_, wait_s=0.05).chunks_done == 0
+    assert api.queue(queue.name).wait_for_progress(id_, wait_s=0.05).chunks_done == 0
 
 
-def test_there_is_no_progress_of_what_is_not_there(api: SubmissionApi, queue: Queue) -> None:
+def test_there_is_no_progress_of_what_is_not_there(api: Backend, queue: Queue) -> None:
     """As everywhere."""
     with pytest.raises(SubmissionNotFoundError):
-        api.progress(queue.name, SubmissionId(42), wait_s=1)
+        api.queue(queue.name).wait_for_progress(SubmissionId(42), wait_s=1)
 
 
 @pytest.mark.parametrize("query", ["from=-1", "from=x", "seen=1.5", "wait=61", "from=99999999999"])
