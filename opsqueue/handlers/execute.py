@@ -23,6 +23,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.handlers.app import Chunk, Handler
 from opsqueue.handlers.invoke import Invoker, frames_from_handler
+from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.model.process import EndsForkedChildren
 from opsqueue.store import ObjectStore, input_key
@@ -36,6 +37,7 @@ STORE_TROUBLE_DELAY_MS: Final = 2_000
 
 SAVE_TRIES: Final = 4
 """Of storing an output: the work is done already, so we try harder than for an input."""
+_SAVE_BACKOFF: Final = RetryBackoff(first_s=0.5, max_s=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +286,7 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
         except StoreUnavailableError as exc:
             if attempt == SAVE_TRIES:
                 return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
-            time.sleep(0.25 * 2**attempt)
+            time.sleep(_SAVE_BACKOFF.pause_s(attempt))
         except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
             return Failed(token=token, failure=ChunkFailure.of(exc))
         else:

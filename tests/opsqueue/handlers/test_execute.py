@@ -277,6 +277,7 @@ def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
 
     monkeypatch.setattr(store, "create", create)
     monkeypatch.setattr("opsqueue.handlers.execute.time.sleep", pauses.append)
+    monkeypatch.setattr("opsqueue.model.backoff.random.uniform", lambda _least, most: most)
 
     report = execute(reservation(), chunk_handler(list), store)
 
