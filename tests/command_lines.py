@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -45,15 +46,41 @@ def problem_of(call: list[str]) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Declared:
+    """An option as a command has it."""
+
+    command: str
+    option: click.Option
+    variable: str
+
+    @property
+    def program(self) -> str:
+        return self.command.partition(" ")[0]
+
+
+def declared() -> Iterator[Declared]:
+    """Every option of every command, with the variable that it reads."""
+    commands = [
+        (name, command, str(command.context_settings["auto_envvar_prefix"]))
+        for name, command in PROGRAMS.items()
+    ]
+    for path, command, prefix in commands:
+        for option in command.params:
+            if isinstance(option, click.Option):
+                own = f"{prefix}_{option.name}".upper()
+                yield Declared(path, option, str(option.envvar or own))
+        if isinstance(command, click.Group):
+            commands += [
+                (f"{path} {name}", below, f"{prefix}_{name}".replace("-", "_").upper())
+                for name, below in command.commands.items()
+            ]
+
+
 def all_options() -> set[str]:
     """Of all commands together."""
-    found: set[str] = {"--help", "-h"}
-    commands = list(PROGRAMS.values())
-    for command in commands:
-        found |= _options_of(command)
-        if isinstance(command, click.Group):
-            commands += command.commands.values()
-    return found
+    names = {name for one in declared() for name in (*one.option.opts, *one.option.secondary_opts)}
+    return {"--help", "-h"} | names
 
 
 def _options_of(command: click.Command) -> set[str]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import boto3
-import click
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
@@ -22,7 +21,7 @@ from opsqueue.handlers.app import load_app
 from opsqueue.store.base import parse_store_url
 from opsqueue_api.http.hosts import AllowedHosts
 from opsqueue_api.server import GRACEFUL_S
-from tests.command_lines import PROGRAMS
+from tests.command_lines import PROGRAMS, declared
 from tests.dockerfiles import DOCKERFILES, ROOT, health_code, last, tool
 
 DEVELOPMENT_SECRET = "development-only"  # noqa: S105  the fact tested is that nothing else is one
@@ -77,19 +76,9 @@ def template() -> dict[str, Any]:
     return _read_compose("--no-interpolate")
 
 
-def _variables_of(command: click.Command) -> set[str]:
+def _variables_of(program: str) -> set[str]:
     """The environment variables that a program reads."""
-    prefix = command.context_settings.get("auto_envvar_prefix")
-    found: set[str] = set()
-    for parameter in command.params:
-        given = parameter.envvar
-        if isinstance(given, str):
-            found.add(given)
-        elif given is not None:
-            found.update(given)
-        if given is None and prefix and isinstance(parameter, click.Option):
-            found.add(f"{prefix}_{parameter.name}".upper())
-    return found
+    return {one.variable for one in declared() if one.program == program}
 
 
 def _settings(
@@ -349,7 +338,7 @@ def test_programs_read_every_variable_that_they_are_given(
         (program,) = json.loads(last(name, "ENTRYPOINT"))
         image = set(re.findall(r"OPSQUEUE_\w+", dockerfile.read_text()))
         given = {key for key in services[name]["environment"] if key.startswith("OPSQUEUE_")}
-        assert given | image <= _variables_of(PROGRAMS[program]), name
+        assert given | image <= _variables_of(program), name
     others = [service for name, service in services.items() if name not in DOCKERFILES]
     assert not [key for s in others for key in s.get("environment", {}) if "OPSQUEUE" in key]
 
@@ -360,7 +349,7 @@ def test_compose_reads_no_variable_that_a_program_reads_otherwise(
     """`${OPSQUEUE_X}` in the file is passed on as OPSQUEUE_X, or compose's alone."""
     text = json.dumps(template["services"])
     used = set(re.findall(r"\$\{(OPSQUEUE_\w+)", text))
-    programs = _variables_of(PROGRAMS["opsqueue-api"]) | _variables_of(PROGRAMS["opsqueue-worker"])
+    programs = _variables_of("opsqueue-api") | _variables_of("opsqueue-worker")
 
     assert COMPOSE_ONLY == used - programs
     for variable in used & programs:

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from opsqueue import config
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -31,7 +32,6 @@ from opsqueue.tracing.logs import set_up_logging
 from opsqueue_api.http.hosts import AllowedHosts, is_name
 from opsqueue_api.http.request_ids import add_request_id
 from opsqueue_api.http.settings import (
-    DEFAULT_REDIS_URL,
     METRICS_FOLDER,
     MULTIPROCESS_DIR,
     Limits,
@@ -40,7 +40,8 @@ from opsqueue_api.http.settings import (
 from opsqueue_api.http.tokens import FORM, Scope, Token, parse_tokens
 
 EXIT_UNAVAILABLE: Final = 3
-_LIMITS: Final = Limits()
+_DEFAULTS: Final = Settings(store_url="")
+_LIMITS: Final = _DEFAULTS.limits
 
 _EPILOG: Final = """\b
 Examples:
@@ -69,39 +70,18 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     },
     epilog=_EPILOG,
 )
-@click.option(
-    "--redis-url",
-    envvar="OPSQUEUE_REDIS_URL",
-    show_envvar=True,
-    default=DEFAULT_REDIS_URL,
-    help="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
-)
-@click.option(
-    "--store-url",
-    envvar="OPSQUEUE_STORE_URL",
-    show_envvar=True,
-    required=True,
-    help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and producers have",
-)
+@config.REDIS_URL()
+@config.STORE_URL(required=True)
 @click.option(
     "--host",
-    default="127.0.0.1",
-    show_envvar=True,
+    default=_DEFAULTS.host,
     help="Address to listen on. One that other machines reach takes tokens or --insecure.",
 )
-@click.option(
-    "-p",
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=3999,
-    show_envvar=True,
-    help="0 takes a free one and names it.",
-)
+@config.PORT()
 @click.option(
     "--tokens",
     default="",
     show_default=False,
-    show_envvar=True,
     metavar="TOKENS",
     help=f"{FORM}, separated by semicolons; scopes: {', '.join(Scope)}. Give it as the variable: "
     "command lines are seen by everybody on the machine.",
@@ -109,20 +89,17 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
 @click.option(
     "--tokens-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    show_envvar=True,
     help="More of them, one a line. Read at start.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    show_envvar=True,
     help="Listen on any address without tokens.",
 )
 @click.option(
     "--allowed-hosts",
     multiple=True,
     show_default=False,
-    show_envvar=True,
     metavar="NAMES",
     help="Without tokens: names that requests may be sent to, beside localhost, IP addresses and "
     "--host; separated by commas, or given several times. *.example.com is all names below it, * "
@@ -131,25 +108,22 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
 @click.option(
     "--threads",
     type=click.IntRange(2, 1_000),
-    default=32,
-    show_envvar=True,
+    default=_DEFAULTS.threads,
     help="Requests at a time in each process; three quarters of them may be long polls.",
 )
 @click.option(
-    "-w", "--workers", type=click.IntRange(1, 100), default=1, show_envvar=True, help="Processes."
+    "-w", "--workers", type=click.IntRange(1, 100), default=_DEFAULTS.workers, help="Processes."
 )
 @click.option(
     "--max-body-bytes",
     type=click.IntRange(1),
     default=_LIMITS.body_bytes,
-    show_envvar=True,
     help="Of a request.",
 )
 @click.option(
     "--max-chunk-bytes",
     type=click.IntRange(1_024, 1 << 30),
     default=_LIMITS.chunk_bytes,
-    show_envvar=True,
     help="Bytes, before compression, of a chunk that is decoded whole: operations as JSON, results "
     "that are reported encoded. Result streams decode larger ones piece by piece.",
 )
@@ -157,68 +131,40 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     "--max-operations",
     type=click.IntRange(1),
     default=_LIMITS.operations,
-    show_envvar=True,
     help="In a body.",
 )
 @click.option(
     "--max-body-chunks",
     type=click.IntRange(1),
     default=_LIMITS.body_chunks,
-    show_envvar=True,
     help="Cut from a body, and stored while the client waits.",
 )
 @click.option(
     "--max-chunks",
     type=click.IntRange(1, MAX_CHUNKS),
     default=_LIMITS.chunks,
-    show_envvar=True,
     help="Of a submission whose chunks are uploaded already; a bit of Redis's memory each.",
 )
 @click.option(
     "--max-metadata-bytes",
     type=click.IntRange(0, MAX_METADATA_BYTES),
     default=_LIMITS.metadata_bytes,
-    show_envvar=True,
     help="Of a submission's opaque metadata.",
 )
 @click.option(
     "--inline-bytes",
     type=click.IntRange(0, INLINE_BYTES),
     default=_LIMITS.inline_bytes,
-    show_envvar=True,
     help="Of a submission's chunks together that are kept in Redis, not in the store; 0: none.",
 )
-@click.option(
-    "--heartbeat-timeout",
-    type=click.FloatRange(0.1),
-    default=30.0,
-    show_envvar=True,
-    help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise.",
+@config.HEARTBEAT_TIMEOUT(
+    help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise."
 )
-@click.option(
-    "--durability",
-    type=click.Choice([one.value for one in Durability]),
-    default=Durability.NONE.value,
-    envvar="OPSQUEUE_DURABILITY",
-    show_envvar=True,
-    help="What an answered insert survives: fsync, power loss of Redis's machine; replica, loss of "
-    "that machine. Refused where the server never keeps it; while no replica is in reach, inserts "
-    "are answered 503.",
-)
-@click.option(
-    "-l",
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    default="info",
-    show_envvar=True,
-)
-@click.option(
-    "--log-format", type=click.Choice(["plain", "json"]), default="plain", show_envvar=True
-)
-@click.option(
-    "--access-log/--no-access-log", default=False, show_envvar=True, help="A line a request."
-)
-@click.version_option(__version__, prog_name="opsqueue-api")
+@config.DURABILITY()
+@config.LOG_LEVEL()
+@config.LOG_FORMAT()
+@click.option("--access-log/--no-access-log", default=False, help="A line a request.")
+@click.version_option(__version__, prog_name="opsqueue-api", allow_from_autoenv=False)
 def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its type
     """Serve opsqueue's HTTP API."""
     settings = _settings_of(options)
@@ -237,6 +183,9 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     from opsqueue_api.server import Server  # noqa: PLC0415
 
     Server(settings).run()
+
+
+config.name_variables(main)
 
 
 def settings_of_environment() -> Settings:

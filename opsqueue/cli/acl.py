@@ -6,6 +6,7 @@ from typing import get_args
 
 import click
 
+from opsqueue import config
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.queue.acl import FSYNC_EXPOSES, Role, user_line
 from opsqueue.queue.durability import Durability
@@ -24,11 +25,8 @@ The line is one of an ACL file (redis.conf: aclfile). To try it: ACL SETUSER in 
 @click.command(epilog=_EPILOG)
 @click.argument("role", type=click.Choice(get_args(Role)))
 @click.option("--user", help="Its name.  [default: opsqueue-ROLE]")
-@click.option(
-    "--durability",
-    type=click.Choice([one.value for one in Durability]),
-    default=Durability.NONE.value,
-    show_default=True,
+@config.DURABILITY(
+    envvar=None,  # of its own: a worker's user needs no more rights where the API's has them
     help="What the API is told to promise. Only fsync takes more rights: the user may read all "
     "settings of the server, its passwords too.",
 )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from opsqueue.cli.connections import DEFAULT_API_URL, DEFAULT_REDIS_URL
+from opsqueue import config
+from opsqueue.cli.connections import DEFAULT_API_URL
 from opsqueue.cli.queues import backlog_of
 from opsqueue.cli.tables import counted
 from opsqueue.exceptions import (
@@ -84,7 +85,7 @@ def check_redis(url: str | None, durability: Durability = Durability.NONE) -> It
         url: where it is.
         durability: that somebody has chosen; NONE: nobody has, so none can be missing.
     """
-    used_url = url or DEFAULT_REDIS_URL
+    used_url = url or config.REDIS_URL.default
     try:
         client = connect(used_url, timeout_s=_ANSWER_WITHIN_S)
     except IncorrectUsageError as exc:
@@ -338,7 +339,7 @@ def check_everything(
         yield from check_queues(api)
         api.close()
     elif seen["redis"] is Level.GOOD:
-        client = connect(redis_url or DEFAULT_REDIS_URL)
+        client = connect(redis_url or config.REDIS_URL.default)
         yield from check_queues(RedisBackend(client))
         client.close()
     elif Level.GOOD not in (seen["api"], seen["redis"]):

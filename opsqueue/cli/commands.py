@@ -13,7 +13,7 @@ from opsqueue.cli.completion import completion
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
 from opsqueue.cli.doctor import doctor
-from opsqueue.cli.group import Commands, name_variables
+from opsqueue.cli.group import Commands
 from opsqueue.cli.limits import limits
 from opsqueue.cli.orphans import orphans
 from opsqueue.cli.partitions import partitions
@@ -25,6 +25,7 @@ from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
+from opsqueue.config import name_variables
 from opsqueue.model.version import __version__
 
 _EPILOG = """

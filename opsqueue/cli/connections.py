@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from opsqueue import config
 from opsqueue.cli.tables import say
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.producer.backends import Backend
@@ -23,8 +24,7 @@ from opsqueue.queue.connection import connect
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.store import open_store
 
-DEFAULT_API_URL: Final = "http://127.0.0.1:3999"
-DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+DEFAULT_API_URL: Final = f"http://127.0.0.1:{config.PORT.default}"
 
 Command = Callable[..., None]
 
@@ -40,36 +40,17 @@ _token = click.option(
     metavar="SECRET",
     help="Of the API. Give it as the variable: command lines are seen by everybody on the machine.",
 )
-_redis_url = click.option(
-    "--redis-url",
-    envvar="OPSQUEUE_REDIS_URL",
-    metavar="URL",
+_redis_url = config.REDIS_URL(
+    default=None,
     help="Ask Redis itself, in place of the API; what the command line names goes before the "
     "environment, then the API before Redis.",
 )
-
-
-def _store_url(*, required: bool) -> Callable[[Command], Command]:
-    return click.option(
-        "--store-url",
-        envvar="OPSQUEUE_STORE_URL",
-        metavar="URL",
-        required=required,
-        help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and API have.",
-    )
-
-
 as_json = click.option(
     "--json", "as_json", envvar="OPSQUEUE_JSON", is_flag=True, help="Print JSON."
 )
 
 
-durability_option = click.option(
-    "--durability",
-    envvar="OPSQUEUE_DURABILITY",
-    type=click.Choice([one.value for one in Durability]),
-    default=Durability.NONE.value,
-    show_default=True,
+durability_option = config.DURABILITY(
     help="What it waits for where Redis itself is asked: fsync, its disk; replica, a replica. "
     "(An API decides by itself.)",
 )
@@ -107,7 +88,7 @@ def with_api(command: Command) -> Command:
 def with_store(command: Command) -> Command:
     """Pass `store`."""
 
-    @_store_url(required=True)
+    @config.STORE_URL(required=True)
     @wraps(command)
     def run(*, store_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
         store = open_store(store_url)
@@ -121,23 +102,13 @@ def with_store(command: Command) -> Command:
 
 def with_optional_store(command: Command) -> Command:
     """Pass `store_url`, for what needs the store only now and then."""
-    return _store_url(required=False)(command)
-
-
-_required_redis_url = click.option(
-    "--redis-url",
-    envvar="OPSQUEUE_REDIS_URL",
-    metavar="URL",
-    default=DEFAULT_REDIS_URL,
-    show_default=True,
-    help="Where the queues are.",
-)
+    return config.STORE_URL()(command)
 
 
 def _with_redis_url(command: Command) -> Command:
     """Pass `redis_url`; who gave none and finds none there is told how to."""
 
-    @_required_redis_url
+    @config.REDIS_URL()
     @wraps(command)
     def run(*, redis_url: str, **options: Any) -> None:  # noqa: ANN401 the command types them
         try:
@@ -171,12 +142,12 @@ def with_redis(command: Command) -> Command:
 
 def with_redis_and_store_urls(command: Command) -> Command:
     """Pass `redis_url` and `store_url`, for what needs both and no API."""
-    return _with_redis_url(_store_url(required=True)(command))
+    return _with_redis_url(config.STORE_URL(required=True)(command))
 
 
 def with_urls(command: Command) -> Command:
     """Pass the options themselves, as `doctor` wants them; none is required."""
-    return _api_url(_token(_redis_url(_store_url(required=False)(command))))
+    return _api_url(_token(_redis_url(config.STORE_URL()(command))))
 
 
 def preferred_redis_url(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import sysconfig
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from opsqueue import config
 from opsqueue.cli.demo_app import QUEUE, Findings, count
 from opsqueue.cli.local_stack import LocalStack
 from opsqueue.exceptions import OpsqueueError
@@ -39,14 +39,7 @@ class Totals:
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--concurrency",
-    type=click.IntRange(1, 1024),
-    default=os.cpu_count() or 1,
-    show_default="cores",
-    help="Child processes of the worker.",
-)
+@config.CONCURRENCY()
 @click.option(
     "--files", type=click.IntRange(1), default=None, help="Take only so many.  [default: all]"
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from opsqueue import config
 from opsqueue.cli.local_stack import LocalStack
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.handlers.app import load_app
@@ -28,22 +28,8 @@ Examples:
 """
 )
 @click.argument("app", metavar="MODULE:APP")
-@click.option(
-    "-p",
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=3999,
-    show_default=True,
-    help="Of the API on 127.0.0.1; 0 takes a free one.",
-)
-@click.option(
-    "-c",
-    "--concurrency",
-    type=click.IntRange(1, 1024),
-    default=os.cpu_count() or 1,
-    show_default="cores",
-    help="Child processes of the worker.",
-)
+@config.PORT()
+@config.CONCURRENCY()
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),

@@ -7,8 +7,9 @@ from typing import Final
 import click
 from rich.text import Text
 
+from opsqueue import config
 from opsqueue.cli.checks import Level, check_everything
-from opsqueue.cli.connections import DEFAULT_REDIS_URL, as_json, with_urls
+from opsqueue.cli.connections import as_json, with_urls
 from opsqueue.cli.group import EXIT_FAILED, EXIT_UNREACHABLE
 from opsqueue.cli.orphans import orphans as list_orphans
 from opsqueue.cli.tables import console, print_json
@@ -42,14 +43,7 @@ or used.
 )
 @click.option("--delete", is_flag=True, help="Of --orphans: delete them, after asking.")
 @click.option("-y", "--yes", is_flag=True, help="Of --delete: without asking.")
-@click.option(
-    "--durability",
-    envvar="OPSQUEUE_DURABILITY",
-    type=click.Choice([one.value for one in Durability]),
-    default=Durability.NONE.value,
-    show_default=True,
-    help="What the API is told to promise: a problem if the server can't keep it.",
-)
+@config.DURABILITY(help="What the API is told to promise: a problem if the server can't keep it.")
 @as_json
 @with_urls
 @click.pass_context
@@ -81,7 +75,7 @@ def doctor(  # noqa: PLR0913 its options
             delete=delete,
             yes=yes,
             queues=(),
-            redis_url=redis_url or DEFAULT_REDIS_URL,
+            redis_url=redis_url or config.REDIS_URL.default,
             store_url=store_url,
         )
         return

@@ -88,13 +88,3 @@ class Commands(click.Group):
             ctx.exit(exit_code_of(exc))
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
-
-
-def name_variables(command: click.Command) -> None:
-    """Let help name the variable of every option, below any command."""
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.allow_from_autoenv:
-            parameter.show_envvar = True
-    if isinstance(command, click.Group):
-        for below in command.commands.values():
-            name_variables(below)

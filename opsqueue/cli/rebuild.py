@@ -8,6 +8,7 @@ from contextlib import closing
 
 import click
 
+from opsqueue import config
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.tables import counted
 from opsqueue.exceptions import InvalidArgumentError
@@ -26,15 +27,7 @@ Examples:
 
 
 @click.command("rebuild", epilog=_EPILOG)
-@click.option(
-    "--store",
-    "--store-url",
-    "store_url",
-    envvar="OPSQUEUE_STORE_URL",
-    metavar="URL",
-    required=True,
-    help="file:///folder, s3://bucket/prefix or gs://bucket/prefix, as workers and API have.",
-)
+@config.STORE_URL("--store", "store_url", required=True)
 @click.option(
     "--queue",
     "queues",

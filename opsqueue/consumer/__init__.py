@@ -1,7 +1,7 @@
 """The consumer's client: takes chunks, has them worked on by a callback, stores what comes out."""
 
 from opsqueue.consumer.client import ConsumerClient
-from opsqueue.handlers.callback import Chunk
+from opsqueue.handlers.app import Chunk
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.strategy import Strategy
 

@@ -21,21 +21,18 @@ from opsqueue.consumer.held import REPORT_WITHIN_S, InHand
 from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.contents.codec import RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
-from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
-from opsqueue.handlers.callback import (
-    Chunk,
-    ChunkCallback,
-    ProgramEndsError,
-    RawCallback,
-    Work,
+from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError, StoreUnavailableError
+from opsqueue.handlers.app import Chunk, Handler, Kind
+from opsqueue.handlers.execute import (
+    Failed,
+    GivenBack,
+    Ran,
     checked_output,
-    decoded,
-    raise_unless_done,
-    raw,
-    work_on,
+    chunk_of,
+    execute,
+    save,
 )
-from opsqueue.handlers.execute import Failed, GivenBack, Ran, save
-from opsqueue.model.chunk import MAX_BATCH, ChunkFailure, Reservation
+from opsqueue.model.chunk import MAX_BATCH, ChunkFailure
 from opsqueue.model.extras import missing
 from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
 from opsqueue.model.submission import ChunkIndex, SubmissionId
@@ -52,6 +49,8 @@ MAX_HELD: Final = 9_000
 logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 OpCallback = Callable[[Any], Any]
+ChunkCallback = Callable[[Sequence[Any], Chunk], Sequence[Any]]
+RawCallback = Callable[[Chunk], bytes]
 _RANDOM, _NEWEST = Random(), Newest()
 
 
@@ -280,11 +279,7 @@ class ConsumerClient:
 
         Takes and raises what `run_each_chunk` does.
         """
-        self.run_each_chunk(
-            lambda ops, _chunk: [op_callback(op) for op in ops],
-            strategy=strategy,
-            serialization_format=serialization_format,
-        )
+        self._run(op_callback, "operation", strategy, serialization_format)
 
     def run_each_chunk(
         self,
@@ -309,16 +304,7 @@ class ConsumerClient:
         Raises:
             ConnectionTroubleError: no answer at the first call of this client.
         """
-        given = None if serialization_format is None else codec_of_format(serialization_format)
-
-        def codec_of(reservation: Reservation) -> Codec:
-            if given is not None:
-                return given
-            if reservation.source.codec == RAW.name:
-                return codec_of_format(DEFAULT_SERIALIZATION_FORMAT)
-            return open_codec(reservation.source.codec, allow_pickle=self._allow_pickle)
-
-        self._run(decoded(chunk_callback, codec_of), strategy)
+        self._run(chunk_callback, "chunk", strategy, serialization_format)
 
     def run_each_chunk_raw(
         self, chunk_callback: RawCallback, *, strategy: AnyStrategy = _RANDOM
@@ -330,7 +316,7 @@ class ConsumerClient:
 
         Raises what `run_each_chunk` does.
         """
-        self._run(raw(chunk_callback), strategy)
+        self._run(chunk_callback, "raw", strategy)
 
     def stop(self) -> None:
         """Let `run_…` return after the chunk in hand; may be called by signal handlers.
@@ -339,22 +325,41 @@ class ConsumerClient:
         """
         self._hand.is_stopping.set()
 
-    def _run(self, work: Work, strategy: AnyStrategy) -> None:
+    def _run(
+        self,
+        callback: Callable[..., Any],
+        kind: Kind,
+        strategy: AnyStrategy,
+        serialization_format: SerializationFormat | None = None,
+    ) -> None:
+        given = None if serialization_format is None else codec_of_format(serialization_format)
+
+        def codec_of(name: str) -> Codec:
+            if given is not None:
+                return given
+            if name == RAW.name:
+                return codec_of_format(DEFAULT_SERIALIZATION_FORMAT)
+            return open_codec(name, allow_pickle=self._allow_pickle)
+
+        handler = Handler(
+            queue=self.queue,
+            function=callback,
+            kind=kind,
+            takes_chunk=kind == "chunk",
+            codec_of=codec_of,
+        )
         self._begin()
         hand = self._hand
         while not hand.is_stopping.is_set():
             for reservation in hand.reserve(1, strategy):
                 with hand.given_back_if_interrupted([reservation]):
                     is_void = hand.is_void(reservation.token)
-                    try:
-                        report = work_on(
-                            reservation, self._store, work, is_void=is_void, worker=self.name
-                        )
-                    except ProgramEndsError as exc:
-                        if hand.is_here():  # else the callback forked, and its child ends
-                            hand.settle(reservation, exc.report)
-                        raise exc.cause from None
+                    report = execute(
+                        reservation, handler, self._store, is_void=is_void, worker=self.name
+                    )
                     hand.settle(reservation, report)
+                    if isinstance(report, Failed) and report.ends_program is not None:
+                        raise report.ends_program
 
     # Single steps
 
@@ -382,7 +387,7 @@ class ConsumerClient:
             reservations = self._hand.reserve(limit, strategy)
             with self._hand.given_back_if_interrupted(reservations):
                 chunks = [
-                    Chunk.of(fetched, self._hand.is_void(fetched.reservation.token))
+                    chunk_of(fetched, self._hand.is_void(fetched.reservation.token))
                     for fetched in self._hand.fetch(reservations, self._store)
                 ]
         return chunks
@@ -413,7 +418,13 @@ class ConsumerClient:
         operations = reservation.source.operations_in(reservation.chunk_index)
         report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
-        raise_unless_done(report, reservation)
+        match report:
+            case GivenBack(reason=why):
+                message = f"the output of chunk {reservation} is not stored, it was released: {why}"
+                raise StoreUnavailableError(message)
+            case Failed(failure=failure):
+                message = f"the output of chunk {reservation} is not stored: {failure.message}"
+                raise InvalidArgumentError(message)
 
     def fail_chunk(
         self,

@@ -7,7 +7,6 @@ more can be collected, and its thread ended.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from opsqueue.exceptions import (
     OpsqueueError,
 )
 from opsqueue.handlers.execute import Done, Failed, Fetched, GivenBack, Report, fetch
+from opsqueue.model.backoff import NO_ROOM, RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Dropped, Lost, Reservation, Token
 from opsqueue.model.process import Origin
 from opsqueue.model.submission import ChunkIndex, SubmissionId
@@ -41,6 +41,7 @@ WAIT_S: Final = 10.0
 """The longest that one request waits for a chunk; that nothing shall be taken is noticed after it.
 """
 REPORT_WITHIN_S: Final = 60.0
+_BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=5.0)
 
 Answer = TypeVar("Answer")
 
@@ -192,8 +193,7 @@ class InHand:
             return ()
         self.add(reservations)
         if not reservations and time.monotonic() - asked_at < WAIT_S / 2:
-            # The API has no room for waiting just now, or is stopping: don't spin.
-            self.is_stopping.wait(random.uniform(0.5, 1.0))  # noqa: S311 jitter
+            self.is_stopping.wait(NO_ROOM.pause_s(1))
         return reservations
 
     def settle(
@@ -304,7 +304,7 @@ class InHand:
                 if failures == 1:
                     logger.warning("%s; trying again until it works", exc)
                 # Not waiting for `stop`, which would not wait any more once it is set.
-                time.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)) * random.uniform(0.5, 1))  # noqa: S311 jitter
+                time.sleep(_BACKOFF.pause_s(failures))
             else:
                 if failures:
                     logger.info("works again")

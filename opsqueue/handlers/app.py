@@ -18,15 +18,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from opsqueue.exceptions import HandlerError
 from opsqueue.model.names import check_queue_name
-from opsqueue.model.submission import SubmissionId
+from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.strategy import AnyStrategy, Random
 
+if TYPE_CHECKING:
+    from opsqueue.contents.codec import Codec
+
 Function = TypeVar("Function", bound=Callable[..., Any])
-_Kind = Literal["chunk", "operation"]
+Kind = Literal["chunk", "operation", "raw"]
 OnError = Literal["fail", "collect"]
 DEFAULT_TIME_LIMIT: Final = 600.0
 """Seconds."""
@@ -34,10 +37,13 @@ DEFAULT_TIME_LIMIT: Final = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What a handler may know of the chunk that it works on."""
+    """What a handler or a consumer's callback may know of the chunk that it works on.
+
+    The properties are the attributes of the reference's class.
+    """
 
     submission_id: SubmissionId
-    chunk_index: int
+    chunk_index: ChunkIndex
     attempt: int
     """1-based."""
     max_attempts: int
@@ -49,24 +55,64 @@ class Chunk:
     """The producer's: `opsqueue.tracing.extract_context` makes it the parent of a span."""
     is_void: Callable[[], bool] = field(repr=False, compare=False)
     """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
+    prefix: str = ""
+    """Of the submission's objects in the store."""
+    input_content: bytes = field(default=b"", repr=False)
+    """The operations, encoded."""
+
+    @property
+    def retries(self) -> int:
+        """Attempts that were used before this one."""
+        return self.attempt - 1
+
+    @property
+    def submission_prefix(self) -> str:
+        """See `prefix`."""
+        return self.prefix
+
+    @property
+    def submission_metadata(self) -> bytes | None:
+        """See `metadata`."""
+        return self.metadata
+
+    @property
+    def submission_strategic_metadata(self) -> dict[str, int]:
+        """A copy of `strategic_metadata`."""
+        return dict(self.strategic_metadata)
+
+    @property
+    def submission_otel_trace_carrier(self) -> dict[str, str]:
+        """A copy of `trace_context`."""
+        return dict(self.trace_context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A decorated function and how it wants to be run. See `Opsqueue.chunk_handler`."""
+    """A user's function and how it is run: see `Opsqueue.chunk_handler`; or a consumer's callback.
+
+    A callback takes the chunk by position and not by name. It may be `raw`: it gets the chunk
+    alone, and returns the encoded output.
+    """
 
     queue: str
     function: Callable[..., Any]
-    kind: _Kind
+    kind: Kind
     takes_chunk: bool
-    is_async: bool
-    allow_pickle: bool
-    strategy: AnyStrategy
-    time_limit: float
-    soft_time_limit: float | None
-    concurrency: int
+    is_async: bool = False
+    allow_pickle: bool = False
+    strategy: AnyStrategy = field(default_factory=Random)
+    time_limit: float = DEFAULT_TIME_LIMIT
+    soft_time_limit: float | None = None
+    concurrency: int = 1
     """Operations of a chunk at once; 1 for chunk handlers."""
     on_error: OnError = "fail"
+    codec_of: Callable[[str], Codec] | None = None
+    """Of callbacks: which codec a chunk is read and written with, by its submission's."""
+
+    @property
+    def is_callback(self) -> bool:
+        """Whether it is a consumer's callback."""
+        return self.codec_of is not None
 
     @property
     def collects(self) -> bool:
@@ -76,7 +122,14 @@ class Handler:
     @property
     def name(self) -> str:
         """Module and name of the function, for banners and messages."""
-        return f"{self.function.__module__}.{self.function.__qualname__}"
+        function = self.function  # a callback can be any callable, such as str.upper
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{getattr(function, '__module__', 'builtins')}.{name}"
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return "the callback" if self.is_callback else f"handler {self.name}"
 
     @property
     def reservation_ms(self) -> int:
@@ -189,7 +242,7 @@ class Opsqueue:
     def _register(
         self,
         queue: str,
-        kind: _Kind,
+        kind: Kind,
         strategy: AnyStrategy | None,
         time_limit: float,
         soft_time_limit: float | None,

@@ -6,25 +6,28 @@ next stage's value or in a report, and none raises for what a handler, a store o
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opsqueue.contents.chunks import failed_in_output, store_output
 from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec
 from opsqueue.contents.output import Encoded, encode_output
+from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import (
     EncodingError,
-    InvalidArgumentError,
     ObjectNotFoundError,
     StoreUnavailableError,
 )
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.handlers.invoke import Invoker, frames_from_handler
+from opsqueue.handlers.invoke import Invoker, failure_of
+from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.model.process import EndsForkedChildren
+from opsqueue.model.submission import ChunkIndex
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.tracing import Span, spans
 
@@ -36,6 +39,7 @@ STORE_TROUBLE_DELAY_MS: Final = 2_000
 
 SAVE_TRIES: Final = 4
 """Of storing an output: the work is done already, so we try harder than for an input."""
+_SAVE_BACKOFF: Final = RetryBackoff(first_s=0.5, max_s=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Failed:
     failure: ChunkFailure
     duration_s: float = 0.0
     times: Times = _NO_TIMES
+    ends_program: BaseException | None = field(default=None, repr=False, compare=False)
+    """What the function raised, where it was to end the program, such as SystemExit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,22 +140,13 @@ def execute(
     if not isinstance(fetched, Fetched):
         return fetched
     invoker = Invoker()
-    interrupts: list[KeyboardInterrupt] = []
-
-    def invoke(*arguments: Any) -> Sequence[object]:  # noqa: ANN401 as Invoke has them
-        try:
-            return invoker.call(*arguments)
-        except KeyboardInterrupt as exc:
-            interrupts.append(exc)
-            raise
-
     try:
-        ran = run(fetched, handler, is_void=is_void, invoke=invoke, worker=worker)
+        ran = run(fetched, handler, is_void=is_void, invoke=invoker.call, worker=worker)
     finally:
         invoker.close()
-    if interrupts:
+    if isinstance(ran, Failed) and isinstance(ran.ends_program, KeyboardInterrupt):
         # Nobody but the person at the terminal: a failure would only be tried again.
-        raise interrupts[0]
+        raise ran.ends_program
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_void=is_void)
@@ -222,7 +219,7 @@ def run(
         started = time.monotonic()
         try:
             opened = _open(fetched, handler, limit_bytes)
-            chunk = _chunk_of(fetched.reservation, is_void)
+            chunk = chunk_of(fetched, is_void)
             with EndsForkedChildren():
                 results = invoke(handler, opened.operations, chunk)
             return _close(fetched, opened, results, handler, started, span)
@@ -246,7 +243,7 @@ async def run_async(
         started = time.monotonic()
         try:
             opened = _open(fetched, handler, limit_bytes)
-            chunk = _chunk_of(fetched.reservation, is_void)
+            chunk = chunk_of(fetched, is_void)
             with EndsForkedChildren():
                 results = await invoke(handler, opened.operations, chunk)
             return _close(fetched, opened, results, handler, started, span)
@@ -284,7 +281,7 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
         except StoreUnavailableError as exc:
             if attempt == SAVE_TRIES:
                 return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
-            time.sleep(0.25 * 2**attempt)
+            time.sleep(_SAVE_BACKOFF.pause_s(attempt))
         except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
             return Failed(token=token, failure=ChunkFailure.of(exc))
         else:
@@ -304,11 +301,16 @@ class _Opened:
 
 
 def _open(fetched: Fetched, handler: Handler, limit_bytes: int) -> _Opened:
-    reservation = fetched.reservation
-    codec = open_codec(reservation.source.codec, allow_pickle=handler.allow_pickle)
+    source = fetched.reservation.source
+    if handler.kind == "raw":
+        return _Opened(RAW, [])
+    if handler.codec_of is not None:
+        codec = handler.codec_of(source.codec)
+    else:
+        codec = open_codec(source.codec, allow_pickle=handler.allow_pickle)
     # What is in a raw chunk, and how many operations that is, is its producer's affair.
-    is_raw = codec.plain_name == RAW.name
-    operations = None if is_raw else reservation.source.operations_in(reservation.chunk_index)
+    is_raw = source.codec.startswith(RAW.name)
+    operations = None if is_raw else source.operations_in(fetched.reservation.chunk_index)
     found = codec.decode(fetched.data, operations=operations, limit_bytes=limit_bytes)
     return _Opened(codec, found)
 
@@ -323,22 +325,53 @@ def _close(
 ) -> Ran:
     # Measured before encoding: how long handlers take decides how far ahead is reserved.
     duration_s = time.monotonic() - started
-    output = encode_output(results, opened.codec, collects=handler.collects)
+    reservation, operations = fetched.reservation, len(opened.operations)
+    if handler.kind == "raw":
+        output = checked_output(results, reservation)
+        operations = reservation.source.operations_in(reservation.chunk_index)
+    else:
+        output = encode_output(results, opened.codec, collects=handler.collects)
+        if opened.codec.name != reservation.source.codec:
+            # A format of the callback's own may be one that nobody could read.
+            output = checked_output(output.data, reservation)
     if output.operations_failed:
         span.note({"opsqueue.chunk.operations_failed": output.operations_failed})
-    return Ran(fetched.reservation, output, len(opened.operations), duration_s, span.context)
+    return Ran(reservation, output, operations, duration_s, span.context)
+
+
+def checked_output(output: object, reservation: Reservation) -> Encoded:
+    """Check a chunk's output that somebody else encoded; all of it is decoded.
+
+    Raises:
+        EncodingError: it is not bytes, or not in the submission's codec, or lacks results. Stored
+            it would stay, and nobody could read it.
+    """
+    if not isinstance(output, bytes | bytearray | memoryview):
+        message = f"the output of a chunk is {type(output).__name__}: give bytes, encoded"
+        raise EncodingError(message)
+    data = bytes(output)
+    source, index = reservation.source, reservation.chunk_index
+    try:
+        failed = count_errors(data, codec=source.codec, operations=source.operations_in(index))
+    except EncodingError as exc:
+        message = f"the output of chunk {reservation} can't be used: {exc}"
+        raise EncodingError(message) from exc
+    return Encoded(data, failed)
 
 
 def _failed(
     fetched: Fetched, exc: BaseException, handler: Handler, started: float, span: Span
 ) -> Failed:
-    failed = Failed(
-        token=fetched.reservation.token,
-        failure=_failure_of(exc, handler),
-        duration_s=time.monotonic() - started,
-    )
+    failure = failure_of(exc, handler)
     span.record(exc)
-    return failed
+    # A CancelledError out of plain code is that of a loop which the function has run.
+    ends_program = not isinstance(exc, Exception | asyncio.CancelledError)
+    return Failed(
+        token=fetched.reservation.token,
+        failure=failure,
+        duration_s=time.monotonic() - started,
+        ends_program=exc if ends_program else None,
+    )
 
 
 def _note(span: Span, outcome: Fetched | Report) -> None:
@@ -352,11 +385,12 @@ def _note(span: Span, outcome: Fetched | Report) -> None:
             pass
 
 
-def _chunk_of(reservation: Reservation, is_void: Callable[[], bool]) -> Chunk:
-    source = reservation.source
+def chunk_of(fetched: Fetched, is_void: Callable[[], bool]) -> Chunk:
+    """Return what the user's function may know of a chunk."""
+    reservation, source = fetched.reservation, fetched.reservation.source
     return Chunk(
         submission_id=source.submission_id,
-        chunk_index=reservation.chunk_index,
+        chunk_index=ChunkIndex(reservation.chunk_index),
         attempt=reservation.attempt,
         max_attempts=source.max_attempts,
         chunks_total=source.chunks_total,
@@ -365,13 +399,6 @@ def _chunk_of(reservation: Reservation, is_void: Callable[[], bool]) -> Chunk:
         strategic_metadata=source.strategic_metadata,
         trace_context=source.trace_context,
         is_void=is_void,
+        prefix=source.prefix,
+        input_content=fetched.data,
     )
-
-
-def _failure_of(error: BaseException, handler: Handler) -> ChunkFailure:
-    """Leave our own frames out of the traceback: the user's begin at the handler."""
-    if isinstance(error, EncodingError | InvalidArgumentError):
-        # The message says it all, and every frame is ours.
-        return ChunkFailure(type=type(error).__name__, message=str(error))
-    frames = frames_from_handler(error, handler) or error.__traceback__
-    return ChunkFailure.of(error.with_traceback(frames))

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from opsqueue.contents.output import NO_RESULT
-from opsqueue.exceptions import EncodingError, SoftTimeLimitExceeded
+from opsqueue.exceptions import EncodingError, InvalidArgumentError, SoftTimeLimitExceeded
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, OperationError
+from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError, text_of
 from opsqueue.model.process import EndsForkedChildren, renew_in_children
 
 Result = TypeVar("Result")
@@ -51,6 +51,8 @@ class Invoker:
     def call(self, handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
         """Call from plain code; `async def` handlers run on a loop that is kept.
 
+        Returns a result for each operation; of a raw callback the bytes that it should return.
+
         Raises:
             EncodingError: it did not return a list with a result for each operation.
         """
@@ -60,9 +62,11 @@ class Invoker:
             # Else a runner keeps the context of its first call: that chunk's log fields and trace.
             running = self.call_async(handler, operations, chunk)
             return self._runner.run(running, context=copy_context())
-        extra = _extra(handler, chunk)
+        if handler.kind == "raw":
+            output: Sequence[object] = handler.function(chunk)
+            return output
         if handler.kind == "chunk":
-            return _checked(handler, handler.function(operations, **extra), operations, chunk)
+            return _checked(handler, _call_of(handler, chunk)(operations), operations, chunk)
         if handler.concurrency == 1 or len(operations) < 2:
             call = _operation_call(handler, chunk)
             return [call(operation) for operation in operations]
@@ -74,7 +78,7 @@ class Invoker:
         """Call from a loop; plain handlers run in a thread beside it."""
         if not handler.is_async:
             return await in_thread(self.call, handler, operations, chunk)
-        call = partial(handler.function, **_extra(handler, chunk))
+        call = _call_of(handler, chunk)
         if handler.kind == "chunk":
             return _checked(handler, await _in_own_task(call(operations)), operations, chunk)
         return await _OperationTasks(handler, call, operations, chunk).run()
@@ -248,7 +252,21 @@ async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # 
     return await asyncio.to_thread(run)
 
 
-def frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
+def failure_of(error: BaseException, handler: Handler) -> ChunkFailure:
+    """Describe what ended a chunk, without our own frames. Never raises."""
+    if isinstance(error, EncodingError | InvalidArgumentError):
+        # The message says it all, and every frame is ours.
+        return ChunkFailure(type=type(error).__name__, message=text_of(error))
+    _cut(error, _frames_from_handler(error, handler) or error.__traceback__)
+    return ChunkFailure.of(error)
+
+
+def _cut(error: BaseException, frames: TracebackType | None) -> None:
+    # Not the error's own method, which its class may have replaced.
+    BaseException.with_traceback(error, frames)
+
+
+def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
     """Leave our own frames out of a traceback: the user's begin at the handler.
 
     Where its code is not among them (a callable object, a function wrapped by a decorator), they
@@ -272,8 +290,8 @@ def _is_ours(frame: TracebackType) -> bool:
 
 
 def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:
-    """Give what calls a plain handler with one operation."""
-    call = partial(handler.function, **_extra(handler, chunk))
+    """Return what calls a plain handler with one operation."""
+    call = _call_of(handler, chunk)
     if not handler.collects:
         return call
 
@@ -287,11 +305,11 @@ def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object
 
 
 def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> OperationError:
-    """Give the record of an operation's error, or raise the error where it is none of these."""
+    """Return the record of an operation's error, or raise the error where it is none of these."""
     if not (handler.collects and _is_collectable(error)) or chunk.is_void():
         raise error
-    found = error.with_traceback(frames_from_handler(error, handler))
-    return OperationError.of(found, max_characters=MAX_ERROR_CHARACTERS)
+    _cut(error, _frames_from_handler(error, handler))
+    return OperationError.of(error, max_characters=MAX_ERROR_CHARACTERS)
 
 
 def _is_collectable(error: BaseException) -> bool:
@@ -319,27 +337,38 @@ def _is_collectable(error: BaseException) -> bool:
 
 def _is_of_operation(error: BaseException) -> bool:
     """Return whether it is an error, and nothing that ends a program, such as GeneratorExit."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_of_operation, error.exceptions))
-    return isinstance(error, _OF_AN_OPERATION)
+    following: list[BaseException] = [error]
+    while following:  # not by recursion: groups can be nested by the thousand
+        exc = following.pop()
+        if isinstance(exc, BaseExceptionGroup):
+            following += exc.exceptions
+        elif not isinstance(exc, _OF_AN_OPERATION):
+            return False
+    return True
 
 
-def _extra(handler: Handler, chunk: Chunk) -> dict[str, Any]:
-    return {"chunk": chunk} if handler.takes_chunk else {}
+def _call_of(handler: Handler, chunk: Chunk) -> Callable[[object], Any]:
+    """Return what calls the function with its operations or one of them, and its chunk."""
+    function = handler.function
+    if not handler.takes_chunk:
+        return function
+    if handler.is_callback:
+        return lambda operations: function(operations, chunk)
+    return partial(function, chunk=chunk)
 
 
 def _checked(
     handler: Handler, results: object, operations: list[object], chunk: Chunk
 ) -> Sequence[object]:
-    if not isinstance(results, list | tuple):
+    if not isinstance(results, Sequence) or isinstance(results, str | bytes | bytearray):
         message = (
-            f"handler {handler.name} returned {type(results).__name__}: a chunk handler returns a "
-            f"list with a result for each of its {len(operations):,} operations"
+            f"{handler.label} returned {type(results).__name__}: return a list with a result for "
+            f"each of its {len(operations):,} operations"
         )
         raise EncodingError(message)
     if len(results) != len(operations):
         message = (
-            f"handler {handler.name} returned {len(results):,} results for "
+            f"{handler.label} returned {len(results):,} results for "
             f"{len(operations):,} operations: return one for each, in their order"
         )
         raise EncodingError(message)

@@ -7,7 +7,6 @@ details by one table (`_ERRORS`).
 
 from __future__ import annotations
 
-import random
 import secrets
 import threading
 import time
@@ -36,6 +35,7 @@ from opsqueue.exceptions import (
     WrongAnswerError,
 )
 from opsqueue.http.wire import ECHO_HEADER, ProblemBody, ProblemType
+from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.checks import is_host
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.process import PerProcess
@@ -49,6 +49,7 @@ MAX_WAIT_S: Final = 60.0
 # The API itself waits 15 s for Redis before it answers 503.
 _ANSWER_WITHIN_S: Final = 20.0
 _CONNECT_WITHIN_S: Final = 5.0
+_BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=8.0)
 _UNAVAILABLE: Final = frozenset({502, 503, 504})
 _DENIED: Final = frozenset({401, 403})
 Transport = httpx.BaseTransport
@@ -66,17 +67,13 @@ Params = str | Sequence[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How often a request is repeated, and after which pauses: doubling, capped, half jitter."""
+    """How often a request is repeated, and after which pauses."""
 
     repeats: int
-    first_s: float = 0.2
-    max_s: float = 8.0
 
     def pauses_s(self) -> Iterator[float]:
         """Yield the pauses in seconds, one before each repetition."""
-        for number in range(self.repeats):
-            full_s = min(self.max_s, self.first_s * 2**number)
-            yield full_s * random.uniform(0.5, 1.0)  # noqa: S311 jitter needs no cryptography
+        return map(_BACKOFF.pause_s, range(1, self.repeats + 1))
 
 
 CALL_PATIENCE: Final = Patience(repeats=4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NewType, Self
 from opsqueue.model.new_submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opsqueue.model.submission import SubmissionId
 
@@ -93,15 +93,19 @@ class ChunkFailure:
 
     @classmethod
     def of(cls, error: BaseException, *, max_characters: int = MAX_FAILURE_CHARACTERS) -> Self:
-        """Describe an exception: qualified type, message, traceback with causes."""
-        kind = type(error)
-        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-        lines = traceback.format_exception(error)
+        """Describe an exception: qualified type, message, traceback with causes.
+
+        Never raises, however the exception behaves: a chunk must be reported.
+        """
+
+        def traceback_of() -> str:
+            # The last line repeats type and message.
+            return _shortened("".join(traceback.format_exception(error)[:-1]), max_characters)
+
         return cls(
-            type=f"{module}{kind.__qualname__}",
-            message=_shortened(_text_of(error), max_characters),
-            # The last line says type and message again.
-            traceback=_shortened("".join(lines[:-1]), max_characters),
+            type=_attempted(lambda: _qualified(type(error)), "its type"),
+            message=_shortened(text_of(error), max_characters),
+            traceback=_attempted(traceback_of, "formatting its traceback"),
         )
 
     @classmethod
@@ -114,11 +118,22 @@ class ChunkFailure:
         )
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return an exception's message, also where its `__str__` raises."""
+    return _attempted(lambda: str(error), "its __str__")
+
+
+def _qualified(kind: type[BaseException]) -> str:
+    module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"
+
+
+def _attempted(describe: Callable[[], str], what: str) -> str:
     try:
-        return str(error)
-    except Exception as exc:  # noqa: BLE001 a chunk must be reported, however its error behaves
-        return f"its __str__ raised {type(exc).__name__}"
+        # A plain str: subclasses, such as those of template engines, may not be encodable.
+        return str.__str__(describe())
+    except BaseException as exc:  # noqa: BLE001 also SystemExit: the chunk must be reported
+        return f"{what} raised {type(exc).__name__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from typing import Final
 
+from opsqueue.model.backoff import NO_ROOM
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer.backends import ProducerQueue
 
@@ -62,8 +62,7 @@ class Waiting:
             self._warn_if_nobody_works(submission)
             self._is_first = False
         if time.monotonic() - asked_at < wait_s / 2:
-            # The API has no room for waiting just now, or is stopping: don't spin.
-            time.sleep(min(wait_s, random.uniform(0.5, 1.0)))  # noqa: S311 jitter
+            time.sleep(min(wait_s, NO_ROOM.pause_s(1)))
         return None
 
     def _warn_if_nobody_works(self, submission: Submission) -> None:

@@ -7,7 +7,6 @@ conflict of two conditional creates, and a download that broke off midway.
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import contextmanager
 from datetime import UTC
@@ -35,6 +34,7 @@ from opsqueue.exceptions import (
     ObjectNotFoundError,
     StoreUnavailableError,
 )
+from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.process import PerProcess
 from opsqueue.store.base import (
     StoredObject,
@@ -63,7 +63,7 @@ MAX_ATTEMPTS = 5
 
 _DELETED_AT_ONCE = 1_000
 _CONFLICT_ATTEMPTS = 6
-_CONFLICT_PAUSE_MS = 50
+_CONFLICT_BACKOFF = RetryBackoff(first_s=0.05, max_s=0.8)
 _DOWNLOAD_ATTEMPTS = 3
 
 _CREDENTIALS_HELP = (
@@ -170,7 +170,7 @@ class S3Store:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
         name = self._root + check_key(key)
         with self._border():
-            for attempt in range(_CONFLICT_ATTEMPTS):
+            for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
                 try:
                     self._client.put_object(
                         Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"
@@ -180,11 +180,10 @@ class S3Store:
                         return False
                     # Another create of this key is under way: S3 wants us to ask again for how
                     # it ended. The pause is random, so that contenders don't meet again.
-                    is_last = attempt == _CONFLICT_ATTEMPTS - 1
+                    is_last = attempt == _CONFLICT_ATTEMPTS
                     if _code_of(exc) != "ConditionalRequestConflict" or is_last:
                         raise
-                    pause_ms = random.uniform(0, _CONFLICT_PAUSE_MS * 2**attempt)  # noqa: S311
-                    time.sleep(pause_ms / 1000)
+                    time.sleep(_CONFLICT_BACKOFF.pause_s(attempt))
                 else:
                     return True
         raise AssertionError  # the last attempt returned or raised

@@ -8,9 +8,12 @@ are is known by spans.py, how they are sent by tracing/export.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from opsqueue.model.chunk import text_of
 
 try:
     from opentelemetry import context as contexts
@@ -180,8 +183,9 @@ class _Recorded(Span):
         self._span.set_status(trace.StatusCode.ERROR, message[:_MAX_VALUE])
 
     def record(self, error: BaseException) -> None:
-        self._span.record_exception(error)
-        self.fail(type(error).__qualname__, f"{type(error).__name__}: {error}")
+        with suppress(BaseException):  # the SDK asks for its text, which may raise anything
+            self._span.record_exception(error)
+        self.fail(type(error).__qualname__, f"{type(error).__name__}: {text_of(error)}")
 
 
 def is_recording() -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 
+from opsqueue import config
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import (
     ConnectionTroubleError,
@@ -22,7 +22,7 @@ from opsqueue.model.version import __version__
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
-from opsqueue_worker.settings import WorkerSettings
+from opsqueue_worker.settings import PoolKind, WorkerSettings
 from opsqueue_worker.worker import Worker
 
 _EPILOG = """
@@ -42,6 +42,7 @@ once; HUP replaces the children; USR1 prints all stacks to stderr.
 Exit codes: 0 ended as told, 1 unexpected, 2 usage or app, 3 Redis or store not reachable.
 """
 
+_DEFAULTS: Final = WorkerSettings(app="", redis_url="", store_url="")
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -108,19 +109,12 @@ def _say(line: str) -> None:
 @click.option(
     "-P",
     "--pool",
-    type=click.Choice(["process", "thread", "async", "solo"]),
-    default="process",
+    type=click.Choice(get_args(PoolKind)),
+    default=_DEFAULTS.pool,
     help="What runs chunks: child processes; threads of one child, for handlers that wait; tasks "
     "of one child's event loop, for async def handlers; this process itself, for debugging.",
 )
-@click.option(
-    "-c",
-    "--concurrency",
-    type=click.IntRange(1, 10_000),
-    default=os.cpu_count() or 1,
-    show_default="cores",
-    help="Chunks that run at a time.",
-)
+@config.CONCURRENCY()
 @click.option(
     "-Q",
     "--queues",
@@ -135,19 +129,8 @@ def _say(line: str) -> None:
     default="auto",
     help="Chunks that wait beside each that runs; auto: about 100 ms of work, 1 to 64.",
 )
-@click.option(
-    "--redis-url",
-    envvar="OPSQUEUE_REDIS_URL",
-    show_envvar=True,
-    default="redis://127.0.0.1:6379/0",
-    help="Where the queues are: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://.",
-)
-@click.option(
-    "--store-url",
-    envvar="OPSQUEUE_STORE_URL",
-    show_envvar=True,
-    help="Where the chunks are: file:///path, s3://bucket/prefix, gs://bucket/prefix.  [required]",
-)
+@config.REDIS_URL()
+@config.STORE_URL(help=f"{config.STORE_URL.help}  [required]")
 @click.option(
     "--strategy",
     type=_Strategy(),
@@ -166,32 +149,30 @@ def _say(line: str) -> None:
 @click.option(
     "--max-chunk-bytes",
     type=click.IntRange(1_024, MAX_CHUNK_BYTES),
-    default=MAX_CHUNK_BYTES,
+    default=_DEFAULTS.max_chunk_bytes,
     help="Bytes, before compression, of a chunk's operations; with more its attempt fails.",
 )
 @click.option(
     "--heartbeat-interval",
     type=click.FloatRange(0.1, 600),
-    default=5.0,
+    default=_DEFAULTS.heartbeat_interval_s,
     help="Seconds between signs of life.",
 )
-@click.option(
-    "--heartbeat-timeout",
+@config.HEARTBEAT_TIMEOUT(
     type=click.FloatRange(0.5, 3600),
-    default=30.0,
     help="Seconds without one after which this worker counts as dead to the others.",
 )
 @click.option(
     "--redis-timeout",
     # Reads wait for 5 s, and their answers take some time.
     type=click.FloatRange(6, 600),
-    default=15.0,
+    default=_DEFAULTS.redis_timeout_s,
     help="Seconds without an answer after which a connection to Redis is given up.",
 )
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0, 86_400),
-    default=60.0,
+    default=_DEFAULTS.shutdown_timeout_s,
     help="Seconds that chunks have to finish at the end.",
 )
 @click.option(
@@ -201,7 +182,7 @@ def _say(line: str) -> None:
 )
 @click.option(
     "--metrics-host",
-    default="127.0.0.1",
+    default=_DEFAULTS.metrics_host,
     help="Address of the metrics; in a container 0.0.0.0. It asks for no token.",
 )
 @click.option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
@@ -209,14 +190,9 @@ def _say(line: str) -> None:
 @click.option(
     "--check", is_flag=True, help="Only say whether a worker of this host is alive: exit 0 or 1."
 )
-@click.option(
-    "-l",
-    "--log-level",
-    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-    default="INFO",
-)
-@click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain")
-@click.version_option(__version__, message="opsqueue-worker %(version)s")
+@config.LOG_LEVEL()
+@config.LOG_FORMAT()
+@click.version_option(__version__, message="opsqueue-worker %(version)s", allow_from_autoenv=False)
 def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
     """Run the handlers of an app: MODULE:APP names it, like tasks:app for `app = …` in tasks.py."""
     try:
@@ -241,6 +217,9 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
         _say(f"Error: {exc}")
         sys.exit(3)
     sys.exit(code)
+
+
+config.name_variables(main)
 
 
 class _ToldToStopError(BaseException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from opsqueue import config
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.model.process import new_worker_name
 from opsqueue.strategy import AnyStrategy
@@ -34,7 +35,7 @@ class WorkerSettings:
     max_chunk_bytes: int = MAX_CHUNK_BYTES
     """Limit of an input before compression; what has more fails its attempt."""
     heartbeat_interval_s: float = 5.0
-    heartbeat_timeout_s: float = 30.0
+    heartbeat_timeout_s: float = config.HEARTBEAT_TIMEOUT.default
     redis_timeout_s: float = 15.0
     shutdown_timeout_s: float = 60.0
     is_burst: bool = False
@@ -44,6 +45,6 @@ class WorkerSettings:
     metrics_port: int | None = None
     """0: any that is free; None: no metrics."""
     metrics_host: str = "127.0.0.1"
-    log_level: str = "INFO"
-    log_format: LogFormat = "plain"
+    log_level: str = config.LOG_LEVEL.default
+    log_format: LogFormat = config.LOG_FORMAT.default
     name: str = field(default_factory=new_worker_name)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from opsqueue import config
 from opsqueue.model.new_submission import INLINE_BYTES, MAX_METADATA_BYTES
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
 from opsqueue_api.http.tokens import Token
-
-DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
-
 
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus-client's variable: a folder where several processes keep their metrics. It must be set
@@ -65,18 +63,18 @@ class Settings:
         durability: what an answered insert survives.
     """
 
-    redis_url: str = DEFAULT_REDIS_URL
+    redis_url: str = config.REDIS_URL.default
     store_url: str
     host: str = "127.0.0.1"
-    port: int = 3999
+    port: int = config.PORT.default
     threads: int = 32
     workers: int = 1
     tokens: tuple[Token, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
-    log_level: str = "info"
-    log_format: LogFormat = "plain"
+    log_level: str = config.LOG_LEVEL.default
+    log_format: LogFormat = config.LOG_FORMAT.default
     has_access_log: bool = False
-    heartbeat_timeout_s: float = 30.0
+    heartbeat_timeout_s: float = config.HEARTBEAT_TIMEOUT.default
     durability: Durability = Durability.NONE
     limits: Limits = field(default_factory=Limits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from opsqueue.contents.codec import open_codec
@@ -12,7 +13,7 @@ from opsqueue.contents.output import decode_output, encode_output, errors_of
 from opsqueue.exceptions import StoreUnavailableError
 from opsqueue.handlers.app import Chunk, Opsqueue
 from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
-from opsqueue.model.chunk import OperationError, Reservation, Source, Token
+from opsqueue.model.chunk import ChunkFailure, OperationError, Reservation, Source, Token
 from opsqueue.model.submission import SubmissionId
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 
@@ -91,6 +92,81 @@ def test_an_error_that_has_no_text_fails_its_chunk_all_the_same(store: ObjectSto
     assert isinstance(report, Failed)
     assert report.failure.message == "its __str__ raised RuntimeError"
     assert report.failure.type.endswith("MuteError")
+
+
+class Text(str):
+    """As template engines have it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+
+class ExitingError(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class NotedError(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError
+
+    def with_traceback(self, _frames: object) -> Any:
+        raise RuntimeError
+
+
+def deep_group() -> BaseException:
+    error: BaseException = ValueError()
+    for _ in range(3_000):
+        error = BaseExceptionGroup("", [error])
+    return error
+
+
+def recursion_error() -> BaseException:
+    def recurse() -> None:
+        recurse()
+
+    try:
+        recurse()
+    except RecursionError as exc:
+        return exc
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError(Text("text")), "text"),
+        (ExitingError(), "its __str__ raised SystemExit"),
+        (NotedError("noted"), "noted"),
+        (ValueError("x" * 10**7), "x" * 2_000),
+        (deep_group(), " (1 sub-exception)"),
+        (recursion_error(), "maximum recursion depth exceeded"),
+    ],
+    ids=["text", "exit", "notes", "long", "group", "recursion"],
+)
+@pytest.mark.parametrize("on_error", ["fail", "collect"])
+def test_whatever_an_exception_is_its_chunk_is_reported(
+    store: ObjectStore, error: BaseException, message: str, on_error: str
+):
+    """Describing it raises nothing, and the description can be sent."""
+
+    def handle(_operation: int) -> int:
+        raise error
+
+    report = execute(reservation(), operation_handler(handle, on_error=on_error), store)
+
+    if isinstance(report, Done):
+        failure: ChunkFailure = errors_of(store.get(output_key("p", 0)))[0]
+    else:
+        assert isinstance(report, Failed)
+        failure = report.failure
+    msgspec.json.encode(failure)
+    assert failure.type.rpartition(".")[2] == type(error).__name__
+    assert failure.message.startswith(message)
+    assert len(failure.traceback) < 33_000
 
 
 @pytest.mark.parametrize(
@@ -277,6 +353,7 @@ def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
 
     monkeypatch.setattr(store, "create", create)
     monkeypatch.setattr("opsqueue.handlers.execute.time.sleep", pauses.append)
+    monkeypatch.setattr("opsqueue.model.backoff.random.uniform", lambda _least, most: most)
 
     report = execute(reservation(), chunk_handler(list), store)
 

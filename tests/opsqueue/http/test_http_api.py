@@ -163,13 +163,6 @@ def test_a_patient_client_asks_longer_for_all_but_whether_the_api_is_there() -> 
     assert 1 + WAIT_PATIENCE.repeats == len(wire.requests) - asked_of_version
 
 
-def test_pauses_double_up_to_a_cap_with_half_jitter() -> None:
-    """So that many clients don't come back at once."""
-    pauses_s = list(Patience(repeats=4, first_s=1, max_s=3).pauses_s())
-
-    assert all(full / 2 <= p <= full for full, p in zip([1, 2, 3, 3], pauses_s, strict=True))
-
-
 def test_a_cancel_is_not_repeated_once_it_was_sent() -> None:
     """The second would be refused, since the first has cancelled."""
     wire = Wire(httpx.ReadTimeout("slow"), OK)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from opsqueue.exceptions import StoreUnavailableError
+from opsqueue.model.backoff import RetryBackoff
 from opsqueue.store import open_store
 from opsqueue.store.base import parse_store_url
 from opsqueue.store.gcs import open_gcs_store
@@ -186,7 +187,8 @@ def test_an_s3_that_ignores_conditions_is_found() -> None:
 
 def test_an_s3_in_endless_conflict_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conflicts of conditional creates are retried, but not for ever."""
-    monkeypatch.setattr("opsqueue.store.s3._CONFLICT_PAUSE_MS", 0)
+    no_pauses = RetryBackoff(first_s=0, max_s=0)
+    monkeypatch.setattr("opsqueue.store.s3._CONFLICT_BACKOFF", no_pauses)
     conflict = Reply(HTTPStatus.CONFLICT, b"<Error><Code>ConditionalRequestConflict</Code></Error>")
     with canned_server({"PUT": conflict}) as endpoint:
         store = quick_store(f"s3://bucket/p?endpoint_url={endpoint}")

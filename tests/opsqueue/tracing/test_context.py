@@ -193,6 +193,26 @@ def test_what_a_handler_raises_is_recorded(recorded: InMemorySpanExporter):
     assert second.attributes["error.type"] == "ValueError"
 
 
+def test_an_exception_that_has_no_text_is_recorded_all_the_same(recorded: InMemorySpanExporter):
+    """Nothing that its class does comes out of the recording."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    def fail(_: int) -> None:
+        raise MuteError
+
+    store = open_store("memory://mute")
+    store.create(input_key("p", 0), CODEC.encode([1]))
+
+    report = execute(reservation(), app_of(fail).handler_of("q"), store)
+
+    assert isinstance(report, Failed)
+    (span,) = named(recorded, "process q")
+    assert span.status.description == "MuteError: its __str__ raised SystemExit"
+
+
 def test_an_output_is_stored_below_its_chunk_and_an_input_fetched_beside_it(
     recorded: InMemorySpanExporter,
 ):

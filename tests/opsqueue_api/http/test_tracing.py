@@ -211,7 +211,7 @@ def test_one_trace_from_producer_to_consumer_as_the_docs_have_it(
     never = {name: rows[name][2] - seen[name] for name in rows if rows[name][2] - seen[name]}
     assert never == {
         "{method}": {"http.request.resend_count"},
-        "process {queue}": {"opsqueue.chunk.operations_failed", "code.function.name"},
+        "process {queue}": {"opsqueue.chunk.operations_failed"},
     }
 
 

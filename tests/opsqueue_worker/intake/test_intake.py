@@ -15,7 +15,7 @@ from opsqueue.handlers.execute import GivenBack
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.queue import Queue
-from opsqueue_worker.intake.intake import Intake, pause_s
+from opsqueue_worker.intake.intake import Intake
 
 WITHIN_S = 3.0
 """Less than the 5 s after which an intake looks again by itself."""
@@ -92,12 +92,6 @@ class SlowQueue(Queue):
     def together(self, many):
         self.let.wait(10)
         return super().pipeline(many)
-
-
-@pytest.mark.parametrize("failures", [1, 10, 1_100, 10_000])
-def test_it_goes_on_trying_however_long_the_outage(failures: int):
-    """Twenty minutes without Redis were once more than a float could hold."""
-    assert 0 < pause_s(failures) <= 1.5
 
 
 class EndlessPool(OnePlace):

@@ -8,7 +8,6 @@ report. When Redis does not answer it keeps the reports and tries again, more sl
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
 from opsqueue.handlers.app import Handler
 from opsqueue.handlers.execute import Failed, Report
 from opsqueue.model.answers import Reserved
+from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.queue import commands
 from opsqueue.queue.connection import BLOCK_MS
@@ -36,7 +36,7 @@ MAX_REPORTS: Final = 500
 MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua): it takes those that it
 does not get to for void."""
-_SLOWEST_RETRY_S: Final = 1.5
+_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5)
 
 
 class Intake:
@@ -161,7 +161,7 @@ class Intake:
                 logger.warning(
                     "queue %s: %s; trying again until it works", self.queue.label, trouble
                 )
-            time.sleep(pause_s(failures))
+            time.sleep(_BACKOFF.pause_s(failures))
 
     def _wait_for_something_to_do(self) -> tuple[list[Report], int]:
         with self._changed:
@@ -263,17 +263,10 @@ class Intake:
             except OpsqueueError:
                 # The exchange meets the same trouble, says so, and slows down.
                 is_awake = True
-                time.sleep(_SLOWEST_RETRY_S / 3)
+                time.sleep(_BACKOFF.max_s / 3)
             with self._changed:
                 # Also without a wake-up: a look now and then costs nothing, and finds what none
                 # announced (a lost stream, a wake stream that was deleted).
                 if is_awake or self._wake_id == wake_id:
                     self._is_empty = False
                     self._changed.notify_all()
-
-
-def pause_s(failures: int) -> float:
-    """Give how long to wait after so many failures in a row: longer each time, half jitter."""
-    # An outage of half an hour is more failures than a float has powers of two.
-    longest_s = min(_SLOWEST_RETRY_S, 0.05 * 2.0 ** min(failures, 10))
-    return longest_s * random.uniform(0.5, 1)  # noqa: S311 jitter

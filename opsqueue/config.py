@@ -1,0 +1,115 @@
+"""The options that several of our programs have: names, variable, default, check and help, once.
+
+Each is a value; calling it makes the decorator for a command, with what is different there, such as
+its help. Options that only one program has are declared in its own `cli` module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, get_args
+
+import click
+
+from opsqueue.queue.commands import DEFAULT_TIMEOUT_MS
+from opsqueue.queue.durability import Durability
+from opsqueue.tracing.logs import LogFormat
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """An option of several programs."""
+
+    names: tuple[str, ...]
+    variable: str | None = None
+    """The same for all programs; None: each has its own, such as OPSQUEUE_API_LOG_LEVEL."""
+    default: Any = None
+    show_default: bool | str = True
+    check: click.ParamType[Any] | None = None
+    metavar: str | None = None
+    help: str | None = None
+
+    def __call__(self, *names: str, **own: Any) -> Callable[[Command], Command]:  # noqa: ANN401 click's
+        """Return the decorator that adds it to a command.
+
+        Args:
+            names: further ones that it has there.
+            own: arguments of `click.option` that are different there; None: there is none.
+        """
+        shared = {
+            "envvar": self.variable,
+            "default": self.default,
+            "show_default": self.show_default,
+            "type": self.check,
+            "metavar": self.metavar,
+            "help": self.help,
+        }
+        given = {name: value for name, value in {**shared, **own}.items() if value is not None}
+        return click.option(*self.names, *names, **given)
+
+
+REDIS_URL: Final = Option(
+    names=("--redis-url",),
+    variable="OPSQUEUE_REDIS_URL",
+    default="redis://127.0.0.1:6379/0",
+    metavar="URL",
+    help="Where the queues are: redis://, rediss://, unix://, redis+sentinel:// or "
+    "redis+cluster://.",
+)
+STORE_URL: Final = Option(
+    names=("--store-url",),
+    variable="OPSQUEUE_STORE_URL",
+    metavar="URL",
+    help="Where the chunks are: file:///folder, s3://bucket/prefix or gs://bucket/prefix, the same "
+    "for producers, workers and API.",
+)
+DURABILITY: Final = Option(
+    names=("--durability",),
+    variable="OPSQUEUE_DURABILITY",
+    default=Durability.NONE.value,
+    check=click.Choice([one.value for one in Durability]),
+    help="What an answered insert survives: fsync, power loss of Redis's machine; replica, loss of "
+    "that machine. Refused where the server never keeps it; while no replica is in reach, inserts "
+    "are answered 503.",
+)
+PORT: Final = Option(
+    names=("-p", "--port"),
+    default=3999,
+    check=click.IntRange(0, 65_535),
+    help="Of the API; 0 takes a free one and names it.",
+)
+CONCURRENCY: Final = Option(
+    names=("-c", "--concurrency"),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    check=click.IntRange(1, 10_000),
+    help="Chunks that run at a time.",
+)
+HEARTBEAT_TIMEOUT: Final = Option(
+    names=("--heartbeat-timeout",),
+    default=DEFAULT_TIMEOUT_MS / 1000,
+    check=click.FloatRange(0.1),
+    help="Seconds of silence after which a worker or consumer counts as dead.",
+)
+LOG_LEVEL: Final = Option(
+    names=("-l", "--log-level"),
+    default="info",
+    check=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+)
+LOG_FORMAT: Final = Option(
+    names=("--log-format",), default="plain", check=click.Choice(get_args(LogFormat))
+)
+
+
+def name_variables(command: click.Command) -> None:
+    """Let help name the variable of every option, below any command."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.allow_from_autoenv:
+            parameter.show_envvar = True
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            name_variables(below)

@@ -1,0 +1,113 @@
+"""Options: what several programs have is declared once, and every page agrees with it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any
+
+import click
+import pytest
+
+from opsqueue import config
+from tests.command_lines import PROGRAMS, Declared, declared
+from tests.documents import PAGES, ROOT
+
+SHARED = {
+    option.names[-1]: option
+    for option in vars(config).values()
+    if isinstance(option, config.Option)
+}
+# Options of different programs that have no more than their name in common.
+UNLIKE = {
+    "--burst": "tokens of a bucket; work until the queues are empty",
+    "--max-chunk-bytes": "what an API decodes whole; what a worker takes at all",
+    "--version": "click's own",
+}
+# Where one command differs from the others, and why.
+OTHERWISE = {
+    ("opsqueue acl", "--durability", "variable"): "it is not told what the API promises",
+    ("opsqueue-worker", "--heartbeat-timeout", "check"): "it beats at least every 0.1 s itself",
+}
+# What Compose itself reads.
+OF_COMPOSE = {"OPSQUEUE_WORKERS"}
+TEXTS = [
+    *PAGES,
+    *(ROOT / name for name in ("ARCHITECTURE.md", ".env.example", "docker-compose.yml")),
+    *(path for part in ("api", "worker") for path in (ROOT / part).iterdir() if path.is_file()),
+    *(path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".md", ".yaml", ".yml")),
+]
+_UNITS = {"": 1, "s": 1, "ms": 0.001, "m": 60, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+# `--shutdown-timeout` (60 s)
+_DEFAULT = re.compile(rf"(--[a-z-]+)`? \((\d[\d,.]*) ?({'|'.join(filter(None, _UNITS))})?\)")
+
+
+def by_name() -> dict[str, list[Declared]]:
+    found = defaultdict(list)
+    for one in declared():
+        for name in one.option.opts:
+            if name.startswith("--"):
+                found[name].append(one)
+    return found
+
+
+def check_of(option: click.Option) -> dict[str, Any]:
+    return option.type.to_info_dict()
+
+
+def test_an_option_of_several_programs_is_declared_once():
+    """One that a second program gets goes into opsqueue/config.py."""
+    several = {name for name, found in by_name().items() if len({one.program for one in found}) > 1}
+
+    assert several - UNLIKE.keys() == SHARED.keys()
+    assert several >= UNLIKE.keys()
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_it_is_the_same_in_every_command(name: str):
+    """Variable, default and check, but for the exceptions, which have their reasons."""
+    option = SHARED[name]
+
+    for one in by_name()[name]:
+        differs = {
+            "names": set(option.names) <= {*one.option.opts},
+            "variable": one.variable == option.variable or not option.variable,
+            # No default is none anywhere: then the API is asked, or an error says what is missing.
+            "default": one.option.to_info_dict()["default"] in (option.default, None),
+            "check": option.check is None or check_of(one.option) == option.check.to_info_dict(),
+        }
+        wrong = {what for what, is_same in differs.items() if not is_same}
+        assert wrong == {what for at, of, what in OTHERWISE if (at, of) == (one.command, name)}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_names_the_variable_of_every_option(program: str):
+    """Of all but --version, which a deployment may have a variable of that name for."""
+    unnamed = {
+        one.option.opts[0]
+        for one in declared()
+        if one.program == program and not one.option.show_envvar
+    }
+
+    assert unnamed <= {"--version"}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_variable_that_is_named_is_one_of_an_option(path):
+    """One that nobody reads would be ignored in silence."""
+    named = set(re.findall(r"OPSQUEUE_[A-Z_]+[A-Z]\b", path.read_text()))
+
+    assert named - {one.variable for one in declared()} - OF_COMPOSE == set()
+
+
+def test_a_default_that_is_named_is_the_options():
+    """As in: --shutdown-timeout (60 s)."""
+    named = [
+        (name, float(number.replace(",", "")) * _UNITS[unit])
+        for path in TEXTS
+        for name, number, unit in _DEFAULT.findall(path.read_text())
+    ]
+
+    defaults = {name: {one.option.default for one in found} for name, found in by_name().items()}
+    assert len(named) > 4
+    assert [(name, value) for name, value in named if value not in defaults[name]] == []
