@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from opsqueue.model.answers import (
     SubmissionPage,
 )
-from opsqueue.model.new_submission import MAX_RETENTION_MS, Backoff, NewSubmission
+from opsqueue.model.new_submission import MAX_BACKOFF_MS, MAX_RETENTION_MS, Backoff, NewSubmission
 from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 
-MAX_WAIT_MS: Final = 7 * 24 * 3600 * 1000
-
-# Bounds only where the values themselves have none: a back-off of a century is a wrong unit.
-DelayMs = Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)]
+DelayMs = Annotated[int, Meta(ge=0, le=MAX_BACKOFF_MS)]
 RetentionMs = Annotated[int, Meta(ge=0, le=MAX_RETENTION_MS)]
 CodecName = Annotated[str, Meta(min_length=1, max_length=100)]
 TraceContext = Annotated[

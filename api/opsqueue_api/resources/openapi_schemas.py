@@ -10,7 +10,6 @@ import inspect
 from typing import Any, Final
 
 from opsqueue.model.new_submission import (
-    MAX_BACKOFF_MS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
     MAX_OPERATIONS,
@@ -128,9 +127,6 @@ def refine(schemas: Schemas) -> Schemas:
         ],
         "default": None,
     }
-    backoff = schemas["BackoffBody"]["properties"]
-    for name in ("first_ms", "max_ms"):
-        backoff[name]["maximum"] = min(backoff[name]["maximum"], MAX_BACKOFF_MS)
     _split_insert(schemas, insert)
     if "PatchBody" in schemas:
         values = {"anyOf": [_INT64, {"type": "null"}]}

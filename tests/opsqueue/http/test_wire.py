@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opsqueue.http.submission_wire import InsertBody, SubmissionBody
 from opsqueue.http.wire import CountsBody
 from opsqueue.model.answers import Counts
-from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.new_submission import MAX_BACKOFF_MS, Backoff, NewSubmission
 from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 
 numbers = st.integers(min_value=0, max_value=2**53)
@@ -43,7 +43,9 @@ submissions = st.builds(
     state=st.sampled_from(SubmissionState),
     prefix=texts,
     codec=texts,
-    backoff=st.builds(Backoff, first_ms=st.integers(0, 1_000), max_ms=st.integers(1_000, 2_000)),
+    backoff=st.builds(
+        Backoff, first_ms=st.integers(0, 1_000), max_ms=st.integers(1_000, MAX_BACKOFF_MS)
+    ),
     retention_ms=st.none() | numbers,
     delete_inputs_at_completion=st.booleans(),
     **dict.fromkeys(
@@ -189,7 +191,7 @@ def test_a_new_submission_survives_the_wire(
         operations_total=chunks_total * chunk_size,
         codec="cbor",
         max_attempts=max_attempts,
-        backoff=Backoff(first_ms=first_ms),
+        backoff=Backoff(first_ms=first_ms, max_ms=MAX_BACKOFF_MS),
         metadata=metadata,
         strategic_metadata=strategic_metadata,
         trace_context={"traceparent": "00-1-2-01"},
