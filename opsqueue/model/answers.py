@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
@@ -14,16 +15,14 @@ _ALL_DONE: Final = 0xFF
 """A byte of a bitmap whose eight chunks are all done."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inserted:
+class Inserted(Struct, frozen=True, kw_only=True):
     """An accepted submission. `is_new` is False when its idempotency key was known."""
 
     id: SubmissionId
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserved:
+class Reserved(Struct, frozen=True, kw_only=True):
     """What a reserve gave, and what to wait for when it gave too little."""
 
     chunks: tuple[Reservation, ...]
@@ -38,8 +37,7 @@ class Reserved:
     """Fewer chunks than there may be, since their inputs make the answer large enough."""
 
 
-@dataclass(frozen=True, slots=True)
-class Alive:
+class Alive(Struct, frozen=True):
     """A heartbeat's answer."""
 
     void: frozenset[Token]
@@ -53,8 +51,7 @@ class Alive:
 LimitKind = Literal["max", "rate"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(Struct, frozen=True, kw_only=True):
     """A limit set while running, in place of the strategies' own numbers; of one kind."""
 
     meta_key: str
@@ -78,8 +75,7 @@ class Limit:
         return self.meta_key, self.value, self.kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSeen:
+class WorkerSeen(Struct, frozen=True, kw_only=True):
     """A worker that gave a sign of life and has not gone."""
 
     name: str
@@ -95,8 +91,7 @@ class WorkerSeen:
     """Whether it has been silent for less long than its own heartbeat timeout."""
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(Struct, frozen=True):
     """Result of one bounded sweep. `next_from` None: this was the last page."""
 
     chunks: int
@@ -105,8 +100,7 @@ class Swept:
     """Reservations that something other than a report or a sweep removed from Redis."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepairStep:
+class RepairStep(Struct, frozen=True, kw_only=True):
     """Result of one bounded step of a repair, with the totals of the repair so far."""
 
     chunks: int = 0
@@ -125,16 +119,14 @@ class RepairStep:
     """Reservations of which only a half was left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(Struct, frozen=True):
     """Submissions gone, and prefixes whose objects are to be deleted."""
 
     submissions: int
     prefixes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorChunks:
+class ErrorChunks(Struct, frozen=True):
     """A page of the finished chunks that have operations that failed, ascending."""
 
     indexes: tuple[int, ...]
@@ -142,8 +134,7 @@ class ErrorChunks:
     """Where the next page begins; None: this was the last."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpentInputs:
+class SpentInputs(Struct, frozen=True, kw_only=True):
     """Inputs that nobody needs any more: of chunks from `first_index` on."""
 
     submission_id: SubmissionId
@@ -152,16 +143,14 @@ class SpentInputs:
     chunks_total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionPage:
+class SubmissionPage(Struct, frozen=True, kw_only=True):
     """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
 
     submissions: tuple[Submission, ...]
     next: SubmissionId | None
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkWindow:
+class ChunkWindow(Struct, frozen=True):
     """Which of some consecutive chunks are done, a bit each."""
 
     first: int
@@ -199,8 +188,7 @@ class ChunkWindow:
         return min(index, self.end)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """How far a submission is at one instant, and which chunks of a window are done."""
 
     state: SubmissionState
@@ -213,8 +201,7 @@ class Progress:
     done: ChunkWindow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Counts(Struct, frozen=True, kw_only=True):
     """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
 
     submissions: Mapping[SubmissionState, int]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final
+
+from msgspec import Struct
 
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.errors import InvalidArgumentError
@@ -47,8 +48,7 @@ _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
+class Backoff(Struct, frozen=True, kw_only=True):
     """How long a chunk waits after a failed attempt: doubling, capped, half of it jitter.
 
     Zero for both: no wait at all.
@@ -71,8 +71,7 @@ class Backoff:
             raise InvalidArgumentError(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewSubmission:
+class NewSubmission(Struct, frozen=True, kw_only=True):
     """A submission whose contents are in the store, ready to be inserted.
 
     Args:
@@ -103,10 +102,10 @@ class NewSubmission:
     codec: str = DEFAULT_CODEC
     max_attempts: int = 10
     max_failed_operations: float | None = None
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = Backoff()
     metadata: bytes | None = None
-    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
-    trace_context: Mapping[str, str] = field(default_factory=dict)
+    strategic_metadata: Mapping[str, int] = {}
+    trace_context: Mapping[str, str] = {}
     retention_ms: int | None = None
     delete_inputs_at_completion: bool = False
     inline: Sequence[bytes] | None = None

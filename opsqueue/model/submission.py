@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
+
+from msgspec import Struct
 
 from opsqueue.model.checks import INT64, shown
 from opsqueue.model.errors import InvalidArgumentError, TryFromIntError
@@ -106,8 +107,7 @@ class SubmissionState(StrEnum):
     """Somebody cancelled it; the rest was dropped. `retry_submission` moves it on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionFilter:
+class SubmissionFilter(Struct, frozen=True, kw_only=True):
     """Which submissions a list is to have: all that fit everything given.
 
     Args:
@@ -118,7 +118,7 @@ class SubmissionFilter:
     """
 
     state: SubmissionState | None = None
-    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    strategic_metadata: Mapping[str, int] = {}
     created_from: datetime | None = None
     created_until: datetime | None = None
 
@@ -152,8 +152,7 @@ def _first_id(at: datetime) -> SubmissionId:
     return SubmissionId(milliseconds * 10**6)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """Why an attempt of a chunk did not succeed."""
 
     chunk_index: int
@@ -178,8 +177,7 @@ class Failure:
         return f"{self.traceback.rstrip()}\n{last}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkFailed:
+class ChunkFailed(Struct, frozen=True, kw_only=True):
     """The chunk that failed its last attempt, and the submission with it."""
 
     submission_id: SubmissionId
@@ -189,8 +187,7 @@ class ChunkFailed:
     failed_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(Struct, frozen=True, kw_only=True):
     """What Redis knows of a submission at one instant."""
 
     id: SubmissionId

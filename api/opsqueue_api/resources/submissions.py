@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import falcon
 import msgspec
+from msgspec.structs import replace
 
 from opsqueue.contents.chunks import discard, discard_unless_owned, fresh_prefix, store_operations
 from opsqueue.contents.codec import open_codec
