@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
@@ -76,19 +77,21 @@ class Limit(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSeen(Struct, frozen=True, kw_only=True):
-    """A worker that gave a sign of life and has not gone."""
+    """A worker that has not gone. `info` is what it tells of itself.
+
+    `oldest_ms`: how long it has had the chunk that it has had for longest; null: it has none.
+    `is_alive`: it has been silent for less long than its own heartbeat timeout.
+    """
 
     name: str
     seen_ms_ago: int
     """Since its last sign of life, on Redis's clock; a reserve need not be one."""
     info: Mapping[str, Any]
-    """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
+    """Host, pid, queues and more; empty before its first heartbeat."""
     chunks_in_hand: int = 0
     """Of this queue."""
     oldest_ms: int | None = None
-    """How long it has had the one that it has had for longest; None: it has none."""
     is_alive: bool = True
-    """Whether it has been silent for less long than its own heartbeat timeout."""
 
 
 class Swept(Struct, frozen=True):
@@ -126,11 +129,12 @@ class Forgotten(Struct, frozen=True):
     prefixes: tuple[str, ...]
 
 
-class ErrorChunks(Struct, frozen=True):
-    """A page of the finished chunks that have operations that failed, ascending."""
+class ErrorChunks(Struct, frozen=True, rename={"indexes": "chunks", "next_index": "next"}):
+    """A page of the chunks with errors; `next` is what `from=` takes, null on the last."""
 
     indexes: tuple[int, ...]
-    next_index: int | None
+    """Ascending, of finished chunks."""
+    next_index: int | None = None
     """Where the next page begins; None: this was the last."""
 
 
@@ -144,10 +148,10 @@ class SpentInputs(Struct, frozen=True, kw_only=True):
 
 
 class SubmissionPage(Struct, frozen=True, kw_only=True):
-    """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
+    """A page of a list; `next` is what `after=` takes for the next page, null on the last."""
 
     submissions: tuple[Submission, ...]
-    next: SubmissionId | None
+    next: SubmissionId | None = None
 
 
 class ChunkWindow(Struct, frozen=True):
@@ -188,8 +192,8 @@ class ChunkWindow(Struct, frozen=True):
         return min(index, self.end)
 
 
-class Progress(Struct, frozen=True, kw_only=True):
-    """How far a submission is at one instant, and which chunks of a window are done."""
+class ProgressNumbers(Struct, frozen=True, kw_only=True):
+    """How far a submission is at one instant."""
 
     state: SubmissionState
     chunks_total: int
@@ -198,12 +202,40 @@ class Progress(Struct, frozen=True, kw_only=True):
     operations_total: int
     operations_done: int
     operations_failed: int
-    done: ChunkWindow
+
+
+class Progress(
+    ProgressNumbers,
+    frozen=True,
+    kw_only=True,
+    rename={"first": "from", "end": "to", "bits": "done"},
+):
+    """How far a submission is, and which chunks of a window are done.
+
+    `done_until` is the first chunk of the window that is not done. `done` has a bit for each chunk
+    from `from` to before `to`; the highest bit of its first byte is chunk `from - from % 8`, and
+    zeros at its end may be missing.
+    """
+
+    done_until: int = 0
+    first: int
+    end: int
+    bits: bytes
+
+    def __post_init__(self) -> None:
+        """Compute what answers show and follows from the rest."""
+        force_setattr(self, "done_until", self.done.done_until)
+
+    @property
+    def done(self) -> ChunkWindow:
+        """The chunks of the window that are done."""
+        return ChunkWindow(self.first, self.end, self.bits)
 
 
 class Counts(Struct, frozen=True, kw_only=True):
     """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
 
+    queue: str
     submissions: Mapping[SubmissionState, int]
     submissions_ready: int
     chunks_delayed: int
@@ -212,9 +244,14 @@ class Counts(Struct, frozen=True, kw_only=True):
     chunks_per_second: float
     operations_per_second: float
     is_paused: bool
-    oldest_waiting_at: datetime | None
+    oldest_waiting_at: datetime | None = None
     """When the oldest submission that has a chunk waiting was handed in."""
     stats: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        """Round the rates: further digits are noise."""
+        for name in ("chunks_per_second", "operations_per_second"):
+            force_setattr(self, name, round(getattr(self, name), 3))
 
     @property
     def backlog_chunks(self) -> int:

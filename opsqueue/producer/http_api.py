@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from opsqueue.contents.inline import Kind
+from opsqueue.http.bodies import (
+    IdsBody,
+    InlineBody,
+    InsertBody,
+    PatchBody,
+    QueuesBody,
+    VersionBody,
+    WorkersBody,
+)
 from opsqueue.http.client import (
     CALL_PATIENCE,
     JSON_TYPE,
@@ -16,16 +25,6 @@ from opsqueue.http.client import (
     Params,
     queue_path,
 )
-from opsqueue.http.progress_wire import ErrorChunksBody, ProgressBody
-from opsqueue.http.submission_wire import (
-    IdsBody,
-    InlineBody,
-    InsertBody,
-    PatchBody,
-    SubmissionBody,
-    SubmissionsBody,
-)
-from opsqueue.http.wire import CountsBody, QueuesBody, VersionBody, WorkersBody
 from opsqueue.model.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
 from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
@@ -43,7 +42,7 @@ class HttpApi(HttpClient):
             content=msgspec.json.encode(InsertBody.of(new)),
             headers={**JSON_TYPE, "idempotency-key": idempotency_key},
         )
-        return self._read(response, SubmissionBody, queue).to_submission()
+        return self._read(response, Submission, queue)
 
     def get(self, queue: str, submission_id: SubmissionId, wait_s: float = 0) -> Submission:
         """Give a submission; see `SubmissionApi.get`. More patient while it waits."""
@@ -54,7 +53,7 @@ class HttpApi(HttpClient):
             patience=WAIT_PATIENCE if wait_s else None,
             wait_s=wait_s,
         )
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._read(response, Submission, queue, submission_id)
 
     def progress(
         self,
@@ -76,7 +75,7 @@ class HttpApi(HttpClient):
             if seen is None
             else {"from": str(start), "seen": str(seen)},
         )
-        return self._read(response, ProgressBody, queue, submission_id).to_progress()
+        return self._read(response, Progress, queue, submission_id)
 
     def cancel(self, queue: str, submission_id: SubmissionId) -> Submission:
         """Cancel a submission; see `SubmissionApi.cancel`."""
@@ -86,13 +85,13 @@ class HttpApi(HttpClient):
             # Repeated after a lost answer it would be refused: it is cancelled already.
             is_repeatable=False,
         )
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._read(response, Submission, queue, submission_id)
 
     def retry(self, queue: str, submission_id: SubmissionId) -> Submission:
         """Retry; see `SubmissionApi.retry`."""
         path = f"{queue_path(queue)}/submissions/{submission_id}/retry"
         response = self._send("POST", path, is_repeatable=False)
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._read(response, Submission, queue, submission_id)
 
     def update_metadata(
         self, queue: str, submission_id: SubmissionId, changes: Mapping[str, int | None]
@@ -104,7 +103,7 @@ class HttpApi(HttpClient):
             content=msgspec.json.encode(PatchBody(strategic_metadata=dict(changes))),
             headers=JSON_TYPE,
         )
-        return self._read(response, SubmissionBody, queue, submission_id).to_submission()
+        return self._read(response, Submission, queue, submission_id)
 
     def list(
         self,
@@ -129,10 +128,10 @@ class HttpApi(HttpClient):
         if after is not None:
             params["after"] = str(after)
         response = self._send("GET", f"{queue_path(queue)}/submissions", params=params)
-        body = self._read(response, SubmissionsBody, queue)
-        for submission in body.submissions:
+        page = self._read(response, SubmissionPage, queue)
+        for submission in page.submissions:
             self._check_names(response, submission, queue, None)
-        return body.to_page()
+        return page
 
     def lookup(
         self,
@@ -152,8 +151,7 @@ class HttpApi(HttpClient):
                 "limit": str(limit),
             },
         )
-        ids = self._read(response, IdsBody, queue).ids
-        return [SubmissionId(id_) for id_ in ids]
+        return self._read(response, IdsBody, queue).ids
 
     def lookup_prefix(self, queue: str, prefix: str) -> SubmissionId | None:
         """Look up a prefix; see `SubmissionApi.lookup_prefix`."""
@@ -161,7 +159,7 @@ class HttpApi(HttpClient):
             "GET", f"{queue_path(queue)}/submission-ids", params={"prefix": prefix}
         )
         ids = self._read(response, IdsBody, queue).ids
-        return SubmissionId(ids[0]) if ids else None
+        return ids[0] if ids else None
 
     def inline_contents(
         self, queue: str, submission_id: SubmissionId, kind: Kind, index: int | None = None
@@ -183,29 +181,29 @@ class HttpApi(HttpClient):
             f"{queue_path(queue)}/submissions/{submission_id}/errors/chunks",
             params={"from": str(first_index)},
         )
-        return self._read(response, ErrorChunksBody, queue, submission_id).to_page()
+        return self._read(response, ErrorChunks, queue, submission_id)
 
     def count(self, queue: str) -> Counts:
         """Count; see `SubmissionApi.count`."""
-        return self._read(self._send("GET", queue_path(queue)), CountsBody, queue).to_counts()
+        return self._read(self._send("GET", queue_path(queue)), Counts, queue)
 
     def queues(self) -> Mapping[str, Counts]:
         """Count all; see `SubmissionApi.queues`."""
         body = self._read(self._send("GET", "/v1/queues"), QueuesBody, "")
-        return {counts.queue: counts.to_counts() for counts in body.queues}
+        return {counts.queue: counts for counts in body.queues}
 
     def workers(self, queue: str) -> Sequence[WorkerSeen]:
         """List workers; see `SubmissionApi.workers`."""
-        body = self._read(self._send("GET", f"{queue_path(queue)}/workers"), WorkersBody, queue)
-        return [worker.to_worker() for worker in body.workers]
+        response = self._send("GET", f"{queue_path(queue)}/workers")
+        return self._read(response, WorkersBody, queue).workers
 
     def pause(self, queue: str) -> None:
         """Pause; see `SubmissionApi.pause`."""
-        self._read(self._send("POST", f"{queue_path(queue)}/pause"), CountsBody, queue)
+        self._read(self._send("POST", f"{queue_path(queue)}/pause"), Counts, queue)
 
     def resume(self, queue: str) -> None:
         """Resume; see `SubmissionApi.resume`."""
-        self._read(self._send("POST", f"{queue_path(queue)}/resume"), CountsBody, queue)
+        self._read(self._send("POST", f"{queue_path(queue)}/resume"), Counts, queue)
 
     def version(self) -> str:
         """Give the API's version. Of little patience: who asks wants to know if it is there."""

@@ -76,6 +76,7 @@ def summed(counted: Sequence[Counts]) -> Counts:
     """Give the counts of a queue of those of its partitions."""
     oldest = [c.oldest_waiting_at for c in counted if c.oldest_waiting_at is not None]
     return Counts(
+        queue=counted[0].queue,
         submissions={s: sum(c.submissions.get(s, 0) for c in counted) for s in SubmissionState},
         submissions_ready=sum(c.submissions_ready for c in counted),
         chunks_delayed=sum(c.chunks_delayed for c in counted),

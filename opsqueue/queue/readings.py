@@ -321,7 +321,7 @@ class Readings(GridReadings):
         answer = self._scripts.call("count_queue")
         match answer:
             case [b"counted", numbers, stats]:
-                return read_counts(numbers, stats)
+                return read_counts(self.name, numbers, stats)
         raise unexpected(answer)
 
     def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:

@@ -17,10 +17,9 @@ import msgspec
 
 from opsqueue.contents.json_lines import JsonLineError, is_blank, values_of
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.http.submission_wire import BackoffBody, InsertBody
-from opsqueue.http.wire import ProblemType
-from opsqueue.model.new_submission import MAX_BACKOFF_MS, MAX_CHUNKS, MAX_RETENTION_MS
-from opsqueue_api.http.body import check_number, read_body
+from opsqueue.http.bodies import InsertBody, ProblemType
+from opsqueue.model.new_submission import MAX_BACKOFF_MS, MAX_CHUNKS, MAX_RETENTION_MS, Backoff
+from opsqueue_api.http.body import check_number, read_body, refusal
 from opsqueue_api.http.operation import META, NDJSON, Parameter, integer_parameter
 from opsqueue_api.http.parameters import integer, optional_integer, pairs_of
 from opsqueue_api.http.problem import Problem, ProblemError, invalid
@@ -63,7 +62,7 @@ def body_of_query(req: falcon.Request) -> InsertBody:
         raise invalid(message)
     if chunk_size < 1:
         raise ChunkSizeIsZeroError(chunk_size)
-    backoff = BackoffBody()
+    backoff = Backoff()
     fields: dict[str, Any] = {
         "chunk_size": chunk_size,
         "strategic_metadata": pairs_of(req),
@@ -91,7 +90,7 @@ def body_of_query(req: falcon.Request) -> InsertBody:
         # Held to the bounds that the same fields of a JSON body have.
         return msgspec.convert(fields, InsertBody)
     except msgspec.ValidationError as exc:
-        raise invalid(str(exc)) from exc
+        raise refusal(exc) from exc
 
 
 def lines_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterator[Any]:

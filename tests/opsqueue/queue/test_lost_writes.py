@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Done, execute
-from opsqueue.http.chunk_wire import ChunkBody
+from opsqueue.http.bodies import ChunkBody
 from opsqueue.model.chunk import ChunkFailure, Completed, Lost, Released, Token
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState

@@ -24,27 +24,24 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
-from opsqueue.http.chunk_wire import AliveBody, ChunkBody, OutcomesBody, ReservedBody
-from opsqueue.http.progress_wire import (
-    ErrorChunksBody,
-    OperationFailedBody,
-    ProgressBody,
-    ProgressEvent,
-    SubmissionEvent,
-)
-from opsqueue.http.submission_wire import IdsBody, InlineBody, SubmissionBody, SubmissionsBody
-from opsqueue.http.wire import (
-    CountsBody,
+from opsqueue.http.bodies import (
+    AliveBody,
+    ChunkBody,
     HealthBody,
+    IdsBody,
+    InlineBody,
+    OutcomesBody,
+    ProgressEvent,
     QueuesBody,
+    ReservedBody,
     ScalingBody,
+    SubmissionEvent,
     VersionBody,
-    WorkerBody,
     WorkersBody,
 )
+from opsqueue.http.json_form import decoder_of
 from opsqueue.model.answers import (
     Alive,
-    ChunkWindow,
     Counts,
     ErrorChunks,
     Progress,
@@ -177,6 +174,7 @@ FULL_CHUNK: Final = Reservation(
     input=b"\x91\x01",
 )
 COUNTS: Final = Counts(
+    queue="mails",
     submissions={state: number for number, state in enumerate(sorted(SubmissionState), 1)},
     submissions_ready=1,
     chunks_delayed=2,
@@ -189,6 +187,7 @@ COUNTS: Final = Counts(
     stats={"chunks_inserted": 2**40, "backlog_chunks": 9},
 )
 NEW_COUNTS: Final = Counts(
+    queue="a",
     submissions=dict.fromkeys(sorted(SubmissionState), 0),
     submissions_ready=0,
     chunks_delayed=0,
@@ -218,7 +217,9 @@ PROGRESS: Final = Progress(
     operations_total=100,
     operations_done=30,
     operations_failed=1,
-    done=ChunkWindow(1, 10, b"\xe0"),
+    first=1,
+    end=10,
+    bits=b"\xe0",
 )
 OUTCOMES: Final = (
     Completed(ID, 3),
@@ -266,29 +267,25 @@ def answers() -> dict[str, bytes]:
     """Every kind of answer."""
     tokens = [f"token-{number}" for number in range(len(OUTCOMES))]
     return {
-        "running": written(SubmissionBody.of(RUNNING)),
-        "completed": written(SubmissionBody.of(COMPLETED)),
-        "failed": written(SubmissionBody.of(FAILED)),
-        "cancelled": written(SubmissionBody.of(CANCELLED)),
-        "page": written(
-            SubmissionsBody.of(SubmissionPage(submissions=(CANCELLED, FAILED), next=ID))
-        ),
-        "last_page": written(SubmissionsBody.of(SubmissionPage(submissions=(), next=None))),
-        "ids": written(IdsBody(ids=[str(SubmissionId(7)), str(ID)])),
+        "running": written(RUNNING),
+        "completed": written(COMPLETED),
+        "failed": written(FAILED),
+        "cancelled": written(CANCELLED),
+        "page": written(SubmissionPage(submissions=(CANCELLED, FAILED), next=ID)),
+        "last_page": written(SubmissionPage(submissions=(), next=None)),
+        "ids": written(IdsBody(ids=[SubmissionId(7), ID])),
         "inline": written(InlineBody(chunks={0: b"\x00\xff", 12: b""})),
-        "counts": written(CountsBody.of("mails", COUNTS)),
-        "queues": written(
-            QueuesBody(queues=[CountsBody.of("a", NEW_COUNTS), CountsBody.of("mails", COUNTS)])
-        ),
-        "workers": written(WorkersBody(workers=[WorkerBody.of(worker) for worker in WORKERS])),
+        "counts": written(COUNTS),
+        "queues": written(QueuesBody(queues=[NEW_COUNTS, COUNTS])),
+        "workers": written(WorkersBody(workers=list(WORKERS))),
         "scaling": written(ScalingBody(queue="mails", value=7)),
         "alive": written(HealthBody(status="alive")),
         "ready": written(HealthBody(status="ready", redis="ok", store="ok")),
         "version": written(VersionBody(name="opsqueue-redis", version="0.1.0")),
-        "progress": written(ProgressBody.of(PROGRESS)),
-        "errors": msgspec.json.encode(OperationFailedBody.of(OPERATION)),
-        "errors_chunks": written(ErrorChunksBody.of(ErrorChunks((1, 5), 6))),
-        "errors_chunks_end": written(ErrorChunksBody.of(ErrorChunks((), None))),
+        "progress": written(PROGRESS),
+        "errors": msgspec.json.encode(OPERATION),
+        "errors_chunks": written(ErrorChunks((1, 5), 6)),
+        "errors_chunks_end": written(ErrorChunks((), None)),
         "reserved": written(ReservedBody(chunks=[ChunkBody.of(CHUNK), ChunkBody.of(FULL_CHUNK)])),
         "reserved_none": written(ReservedBody(chunks=[], is_paused=True, next_due_in_ms=250)),
         "reserved_operations": written(
@@ -311,10 +308,10 @@ def answers() -> dict[str, bytes]:
         "event_progress_first": sse(
             "progress", ProgressEvent.of(PROGRESS, operations_per_second=None, remaining_s=None)
         ),
-        "event_end": sse("end", SubmissionBody.of(FAILED), id_="end"),
-        "event_counts": sse("counts", CountsBody.of("mails", COUNTS)),
+        "event_end": sse("end", (FAILED), id_="end"),
+        "event_counts": sse("counts", COUNTS),
         "event_submission": sse(
-            "submission", SubmissionEvent(queue="mails", id=str(ID), event="created")
+            "submission", SubmissionEvent(queue="mails", id=ID, event="created")
         ),
         "problem_not_found": problem(SubmissionNotFoundError(ID, "mails")),
         "problem_ended": problem(SubmissionNotCancellableError(FAILED)),
@@ -339,6 +336,28 @@ def recorded() -> Mapping[str, bytes]:
 def test_an_answer_has_the_form_that_was_recorded(name: str) -> None:
     """Every field, in its order."""
     assert recorded()[name].decode() == answers()[name].decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("running", RUNNING),
+        ("completed", COMPLETED),
+        ("failed", FAILED),
+        ("cancelled", CANCELLED),
+        ("page", SubmissionPage(submissions=(CANCELLED, FAILED), next=ID)),
+        ("last_page", SubmissionPage(submissions=())),
+        ("counts", COUNTS),
+        ("workers", WorkersBody(workers=list(WORKERS))),
+        ("progress", PROGRESS),
+        ("errors", OPERATION),
+        ("errors_chunks", ErrorChunks((1, 5), 6)),
+        ("heartbeat", Alive(frozenset({Token("a"), Token("b")}), 2)),
+    ],
+)
+def test_a_value_is_read_off_its_answer(name: str, value: msgspec.Struct) -> None:
+    """As it was, all that is computed included."""
+    assert value == decoder_of(type(value)).decode(recorded()[name])
 
 
 def test_every_answer_is_recorded() -> None:
