@@ -10,7 +10,7 @@ import falcon
 from prometheus_client import CollectorRegistry
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.durability import Durability

@@ -14,7 +14,7 @@ from opsqueue.cli.connections import as_json, with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, check_is_known, new_option, queue_argument
 from opsqueue.cli.tables import age, console, counted, print_json, say, table
-from opsqueue.http.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue.http.bodies import QueuesBody, WorkersBody
 from opsqueue.model.answers import Counts, WorkerSeen
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer.backends import Backend
@@ -37,7 +37,7 @@ def queues(*, api: Backend, as_json: bool) -> None:
     """Show all queues: what waits, how fast it goes, who works."""
     found = api.queues()
     if as_json:
-        print_json(QueuesBody(queues=[CountsBody.of(name, found[name]) for name in sorted(found)]))
+        print_json(QueuesBody(queues=[found[name] for name in sorted(found)]))
         return
     console().print(queues_table(found))
     if not found:
@@ -89,12 +89,7 @@ def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
         found = {queue: list(api.queue(queue).list_workers())}
     if as_json:
         print_json(
-            {
-                "queues": {
-                    name: WorkersBody(workers=[WorkerBody.of(worker) for worker in seen])
-                    for name, seen in sorted(found.items())
-                }
-            }
+            {"queues": {name: WorkersBody(workers=seen) for name, seen in sorted(found.items())}}
         )
         return
     console().print(workers_table(found))
@@ -165,7 +160,7 @@ def resume(*, api: Backend, queue: str, as_json: bool) -> None:
 def _tell(api: Backend, queue: str, *, as_json: bool) -> None:
     counts = api.queue(queue).count_queue()
     if as_json:
-        print_json(CountsBody.of(queue, counts))
+        print_json(counts)
         return
     left = f"{counted(backlog_of(counts), 'chunk')} left, {counts.chunks_in_hand:,} in hand"
     say(f"queue {queue} is {'paused' if counts.is_paused else 'running'}: {left}")

@@ -14,7 +14,6 @@ from opsqueue.cli.names import find_submission, optional_queue, submission_argum
 from opsqueue.cli.progress import follow
 from opsqueue.contents.chunks import ErrorMode, check_completed
 from opsqueue.exceptions import EncodingError, OpsqueueError
-from opsqueue.http.progress_wire import OperationFailedBody
 from opsqueue.http.result_lines import result_line
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
@@ -112,7 +111,7 @@ def errors(
     found = producer.iter_errors(submission.id)
     with replaced(output) as stream:
         for failed in found:
-            stream.write(msgspec.json.encode(OperationFailedBody.of(failed)) + b"\n")
+            stream.write(msgspec.json.encode(failed) + b"\n")
 
 
 def write_results(

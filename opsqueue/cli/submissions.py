@@ -39,8 +39,7 @@ from opsqueue.cli.tables import (
     table,
 )
 from opsqueue.contents.chunks import began_at, check_completed
-from opsqueue.http.submission_wire import SubmissionBody, SubmissionsBody
-from opsqueue.model.answers import Counts
+from opsqueue.model.answers import Counts, SubmissionPage
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.backends import Backend, Order
@@ -111,7 +110,7 @@ def list_(  # noqa: PLR0913 its options
     if not found:
         check_is_known(api, queue)
     if as_json:
-        print_json(SubmissionsBody(submissions=[SubmissionBody.of(one) for one in found]))
+        print_json(SubmissionPage(submissions=tuple(found)))
         return
     listed = table("id", "state", "chunks", "operations", "age", "took", "metadata", right=_NUMBERS)
     for one in found:
@@ -178,7 +177,7 @@ def show(
     if wait:
         submission = follow(api, submission)
     if as_json:
-        print_json(SubmissionBody.of(submission))
+        print_json(submission)
     else:
         is_running = submission.state is SubmissionState.IN_PROGRESS
         _print(submission, api.queue(submission.queue).count_queue() if is_running else None)
@@ -323,7 +322,7 @@ def retry(
         )
     new = api.queue(found.queue).get_submission(new_id)
     if as_json:
-        print_json(SubmissionBody.of(new))
+        print_json(new)
         return
     click.echo(str(new_id))
     operations, began = counted(new.operations_total, "operation"), began_at(new.prefix)
@@ -339,7 +338,7 @@ def retry(
 
 def _tell(submission: Submission, *, as_json: bool) -> None:
     if as_json:
-        print_json(SubmissionBody.of(submission))
+        print_json(submission)
     else:
         state = submission.state.value.replace("_", " ")
         chunks = fraction(submission.chunks_done, submission.chunks_total)

@@ -17,7 +17,6 @@ from opsqueue.cli.results import errors_option, output_option, write_results
 from opsqueue.cli.tables import print_json, say
 from opsqueue.contents.chunks import ErrorMode, check_completed
 from opsqueue.exceptions import SubmissionNotConfirmedError
-from opsqueue.http.submission_wire import SubmissionBody
 from opsqueue.model.durations import milliseconds
 from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.producer import Backoff, ProducerClient
@@ -246,7 +245,7 @@ def submit(  # noqa: PLR0913 its options
     else:
         warn_if_nobody_works(api, submission)
     if as_json:
-        print_json(SubmissionBody.of(submission))
+        print_json(submission)
     if output is not None:
         write_results(producer, submission, output, errors)
     elif wait:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opsqueue.cli.durations import short
+from opsqueue.http.json_form import encode
 from opsqueue.model.submission import Submission, SubmissionState
 
 _PIPE_WIDTH: Final = 1_000
@@ -43,9 +44,9 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
     return made
 
 
-def print_json(body: Any) -> None:  # noqa: ANN401 what the wire has
+def print_json(body: Any) -> None:  # noqa: ANN401 whatever has a JSON form
     """Print one JSON document."""
-    click.echo(msgspec.json.format(msgspec.json.encode(body), indent=2))
+    click.echo(msgspec.json.format(encode(body), indent=2))
 
 
 def say(line: str) -> None:

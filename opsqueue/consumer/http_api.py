@@ -9,18 +9,18 @@ from urllib.parse import quote
 import msgspec
 
 from opsqueue.exceptions import InvalidArgumentError, WrongAnswerError
-from opsqueue.http.chunk_wire import (
-    AliveBody,
+from opsqueue.http.bodies import (
     AnyOutcome,
     CompleteBody,
     DoneBody,
     FailBody,
-    FailedBody,
+    FailedChunkBody,
     HeartbeatBody,
     OutcomesBody,
     ReleaseBody,
     ReserveBody,
     ReservedBody,
+    VersionBody,
 )
 from opsqueue.http.client import (
     CALL_PATIENCE,
@@ -31,7 +31,6 @@ from opsqueue.http.client import (
     Transport,
     queue_path,
 )
-from opsqueue.http.wire import VersionBody
 from opsqueue.model.answers import Alive
 from opsqueue.model.chunk import (
     ChunkFailure,
@@ -124,7 +123,7 @@ class HttpChunkApi(HttpClient):
 
     def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
         """See `ChunkApi`."""
-        body = FailBody(chunks=[FailedBody.of(token, failure)])
+        body = FailBody(chunks=[FailedChunkBody.reporting(token, failure)])
         return cast(FailOutcome, self._report("fail", body, [token])[0])
 
     def release(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
@@ -138,7 +137,7 @@ class HttpChunkApi(HttpClient):
             tokens=list(tokens), info=msgspec.json.decode(info), timeout_ms=self._timeout_ms
         )
         path = f"{self._worker_path}/heartbeat"
-        alive = self._post(path, body, AliveBody, patience=_ONCE).to_alive()
+        alive = self._post(path, body, Alive, patience=_ONCE)
         if not alive.void <= set(tokens):
             raise self._wrong_tokens(path)
         return alive

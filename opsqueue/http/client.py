@@ -8,11 +8,10 @@ details by one table (`_ERRORS`).
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -34,7 +33,8 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
     WrongAnswerError,
 )
-from opsqueue.http.wire import ECHO_HEADER, ProblemBody, ProblemType
+from opsqueue.http.bodies import ECHO_HEADER, ProblemBody, ProblemType
+from opsqueue.http.json_form import decoder_of
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.checks import is_host
 from opsqueue.model.names import check_queue_name
@@ -57,9 +57,6 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 JSON_TYPE: Final = {"content-type": "application/json"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
-
-_ONE_AT_A_TIME: Final = PerProcess(threading.Lock)
-_DECODERS: Final[dict[type, Any]] = {}
 
 Body = TypeVar("Body")
 Params = str | Sequence[str]
@@ -254,7 +251,7 @@ class HttpClient:
             why = f"it is about queue {named!r}"
         elif submission_id is not None:
             named_id = getattr(answer, "id", submission_id)
-            if SubmissionId(named_id) != submission_id:
+            if named_id != submission_id:
                 why = f"it is about submission {named_id}"
         if why:
             raise self.wrong_answer(request.method, request.url.path, why)
@@ -294,19 +291,6 @@ class HttpClient:
         return ApiUnavailableError(message)
 
 
-def decoder_of(body: type[Body]) -> msgspec.json.Decoder[Body]:
-    """Give a type's decoder, made in one thread at a time.
-
-    msgspec keeps with a Struct what it has found out about it, from before it is complete: a thread
-    that decodes one for the first time while another does so crashes the interpreter.
-    """
-    with _ONE_AT_A_TIME.get():
-        if body not in _DECODERS:
-            _DECODERS[body] = msgspec.json.Decoder(body)
-        decoder: msgspec.json.Decoder[Body] = _DECODERS[body]
-        return decoder
-
-
 def _problem_of(response: httpx.Response) -> ProblemBody | None:
     if not response.headers.get("content-type", "").startswith("application/problem+json"):
         return None
@@ -335,13 +319,13 @@ def _not_found(_problem: ProblemBody, queue: str, submission_id: SubmissionId) -
 def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
         return OpsqueueInternalError(f"the API did not say what ended: {problem.detail}")
-    return SubmissionNotCancellableError(problem.submission.to_submission())
+    return SubmissionNotCancellableError(problem.submission)
 
 
 def _not_retryable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
         return OpsqueueInternalError(f"the API did not say what it is: {problem.detail}")
-    return SubmissionNotRetryableError(problem.submission.to_submission())
+    return SubmissionNotRetryableError(problem.submission)
 
 
 def _too_many(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from opsqueue.exceptions import EncodingError
-from opsqueue.http.submission_wire import InsertBody
+from opsqueue.http.bodies import InsertBody
 from opsqueue.model.new_submission import NewSubmission, is_idempotency_key
 from opsqueue.store import ObjectStore, manifest_key
 

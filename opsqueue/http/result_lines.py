@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 
 from opsqueue.exceptions import EncodingError
-from opsqueue.http.progress_wire import OperationFailedBody
 from opsqueue.model.chunk import OperationFailed
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -60,5 +59,5 @@ def _not_finite(form: object) -> str:
 
 def _told_apart(result: object) -> object:
     if isinstance(result, OperationFailed):
-        return {"error": OperationFailedBody.of(result)}
+        return {"error": result}
     return {"result": result}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
@@ -14,8 +16,7 @@ _ALL_DONE: Final = 0xFF
 """A byte of a bitmap whose eight chunks are all done."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inserted:
+class Inserted(Struct, frozen=True, kw_only=True):
     """An accepted submission. `is_new` is False when its idempotency key was known."""
 
     id: SubmissionId
@@ -24,8 +25,7 @@ class Inserted:
     """As it is now; None: it was inserted with the same key before, and has been forgotten."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserved:
+class Reserved(Struct, frozen=True, kw_only=True):
     """What a reserve gave, and what to wait for when it gave too little."""
 
     chunks: tuple[Reservation, ...]
@@ -40,8 +40,7 @@ class Reserved:
     """Fewer chunks than there may be, since their inputs make the answer large enough."""
 
 
-@dataclass(frozen=True, slots=True)
-class Alive:
+class Alive(Struct, frozen=True):
     """A heartbeat's answer."""
 
     void: frozenset[Token]
@@ -55,8 +54,7 @@ class Alive:
 LimitKind = Literal["max", "rate"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(Struct, frozen=True, kw_only=True):
     """A limit set while running, in place of the strategies' own numbers; of one kind."""
 
     meta_key: str
@@ -80,25 +78,25 @@ class Limit:
         return self.meta_key, self.value, self.kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSeen:
-    """A worker that gave a sign of life and has not gone."""
+class WorkerSeen(Struct, frozen=True, kw_only=True):
+    """A worker that has not gone. `info` is what it tells of itself.
+
+    `oldest_ms`: how long it has had the chunk that it has had for longest; null: it has none.
+    `is_alive`: it has been silent for less long than its own heartbeat timeout.
+    """
 
     name: str
     seen_ms_ago: int
     """Since its last sign of life, on Redis's clock; a reserve need not be one."""
     info: Mapping[str, Any]
-    """What it tells of itself: host, pid, queues and more; empty before its first heartbeat."""
+    """Host, pid, queues and more; empty before its first heartbeat."""
     chunks_in_hand: int = 0
     """Of this queue."""
     oldest_ms: int | None = None
-    """How long it has had the one that it has had for longest; None: it has none."""
     is_alive: bool = True
-    """Whether it has been silent for less long than its own heartbeat timeout."""
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(Struct, frozen=True):
     """Result of one bounded sweep. `next_from` None: this was the last page."""
 
     chunks: int
@@ -107,8 +105,7 @@ class Swept:
     """Reservations that something other than a report or a sweep removed from Redis."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepairStep:
+class RepairStep(Struct, frozen=True, kw_only=True):
     """Result of one bounded step of a repair, with the totals of the repair so far."""
 
     chunks: int = 0
@@ -127,25 +124,23 @@ class RepairStep:
     """Reservations of which only a half was left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(Struct, frozen=True):
     """Submissions gone, and prefixes whose objects are to be deleted."""
 
     submissions: int
     prefixes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorChunks:
-    """A page of the finished chunks that have operations that failed, ascending."""
+class ErrorChunks(Struct, frozen=True, rename={"indexes": "chunks", "next_index": "next"}):
+    """A page of the chunks with errors; `next` is what `from=` takes, null on the last."""
 
     indexes: tuple[int, ...]
-    next_index: int | None
+    """Ascending, of finished chunks."""
+    next_index: int | None = None
     """Where the next page begins; None: this was the last."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpentInputs:
+class SpentInputs(Struct, frozen=True, kw_only=True):
     """Inputs that nobody needs any more: of chunks from `first_index` on."""
 
     submission_id: SubmissionId
@@ -154,16 +149,14 @@ class SpentInputs:
     chunks_total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionPage:
-    """A part of a list. `next` is what goes after it, as `after`; None on the last page."""
+class SubmissionPage(Struct, frozen=True, kw_only=True):
+    """A page of a list; `next` is what `after=` takes for the next page, null on the last."""
 
     submissions: tuple[Submission, ...]
-    next: SubmissionId | None
+    next: SubmissionId | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkWindow:
+class ChunkWindow(Struct, frozen=True):
     """Which of some consecutive chunks are done, a bit each."""
 
     first: int
@@ -201,9 +194,8 @@ class ChunkWindow:
         return min(index, self.end)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a submission is at one instant, and which chunks of a window are done."""
+class ProgressNumbers(Struct, frozen=True, kw_only=True):
+    """How far a submission is at one instant."""
 
     state: SubmissionState
     chunks_total: int
@@ -212,13 +204,40 @@ class Progress:
     operations_total: int
     operations_done: int
     operations_failed: int
-    done: ChunkWindow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Progress(
+    ProgressNumbers,
+    frozen=True,
+    kw_only=True,
+    rename={"first": "from", "end": "to", "bits": "done"},
+):
+    """How far a submission is, and which chunks of a window are done.
+
+    `done_until` is the first chunk of the window that is not done. `done` has a bit for each chunk
+    from `from` to before `to`; the highest bit of its first byte is chunk `from - from % 8`, and
+    zeros at its end may be missing.
+    """
+
+    done_until: int = 0
+    first: int
+    end: int
+    bits: bytes
+
+    def __post_init__(self) -> None:
+        """Compute what answers show and follows from the rest."""
+        force_setattr(self, "done_until", self.done.done_until)
+
+    @property
+    def done(self) -> ChunkWindow:
+        """The chunks of the window that are done."""
+        return ChunkWindow(self.first, self.end, self.bits)
+
+
+class Counts(Struct, frozen=True, kw_only=True):
     """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
 
+    queue: str
     submissions: Mapping[SubmissionState, int]
     submissions_ready: int
     chunks_delayed: int
@@ -227,9 +246,14 @@ class Counts:
     chunks_per_second: float
     operations_per_second: float
     is_paused: bool
-    oldest_waiting_at: datetime | None
+    oldest_waiting_at: datetime | None = None
     """When the oldest submission that has a chunk waiting was handed in."""
     stats: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        """Round the rates: further digits are noise."""
+        for name in ("chunks_per_second", "operations_per_second"):
+            force_setattr(self, name, round(getattr(self, name), 3))
 
     @property
     def backlog_chunks(self) -> int:

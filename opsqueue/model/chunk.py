@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NewType, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NewType, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from opsqueue.model.new_submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from opsqueue.model.submission import SubmissionId
+from opsqueue.model.submission import SubmissionId
 
 Token = NewType("Token", str)
 """A reservation's fencing token: the id of its stream entry, and the chunk that it is for."""
@@ -27,8 +26,7 @@ MAX_BATCH: Final = 1_000
 """Chunks in one call, so that no script keeps the server busy for long."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """What every chunk of a submission shares, and a worker needs to know."""
 
     submission_id: SubmissionId
@@ -40,8 +38,8 @@ class Source:
     operations_total: int
     max_attempts: int
     metadata: bytes | None = None
-    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
-    trace_context: Mapping[str, str] = field(default_factory=dict)
+    strategic_metadata: Mapping[str, int] = {}
+    trace_context: Mapping[str, str] = {}
     is_inline: bool = False
     """Inputs come with the reservation; small outputs go with the report."""
     is_suspect: bool = False
@@ -64,8 +62,7 @@ class Source:
         return self.operations_total - (self.chunks_total - 1) * self.chunk_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """The right to work on a chunk until it is reported, lost or expired."""
 
     token: Token
@@ -75,16 +72,19 @@ class Reservation:
     """1-based: how often this chunk has been taken, deaths and expiries included."""
     expires_at_ms: int
     """On Redis's clock."""
-    input: bytes | None = field(default=None, repr=False)
+    input: bytes | None = None
     """Encoded; None: it is in the store."""
+
+    def __repr__(self) -> str:
+        """Without the input."""
+        return Struct.__repr__(replace(self, input=None))
 
     def __str__(self) -> str:
         """As messages name it: submission/index."""
         return f"{self.source.submission_id}/{self.chunk_index}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkFailure:
+class ChunkFailure(Struct, frozen=True, kw_only=True):
     """Why an attempt failed, as it is reported."""
 
     type: str
@@ -136,8 +136,7 @@ def _attempted(describe: Callable[[], str], what: str) -> str:
         return f"{what} raised {type(exc).__name__}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperationError(ChunkFailure):
+class OperationError(ChunkFailure, frozen=True, kw_only=True):
     """Why one operation of a chunk failed: it stands in the place of its result."""
 
 
@@ -153,8 +152,7 @@ def _shortened(text: str, max_characters: int) -> str:
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """The chunk is done; this report or an earlier one counted it."""
 
     submission_id: SubmissionId
@@ -163,8 +161,7 @@ class Completed:
     """Its failed operations passed `max_failed_operations`: the submission failed with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(Struct, frozen=True):
     """The attempt failed; the next one may start at `next_at_ms` on Redis's clock."""
 
     submission_id: SubmissionId
@@ -172,30 +169,26 @@ class Retried:
     next_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class FinallyFailed:
+class FinallyFailed(Struct, frozen=True):
     """The last attempt failed, and the submission with it."""
 
     submission_id: SubmissionId
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(Struct, frozen=True):
     """Given back; no attempt was used."""
 
     submission_id: SubmissionId
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(Struct, frozen=True):
     """The submission had ended meanwhile: nothing was counted."""
 
     submission_id: SubmissionId
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """The reservation was not ours any more: nothing was changed."""
 
 
@@ -204,8 +197,7 @@ FailOutcome = Retried | FinallyFailed | Dropped | Lost
 ReleaseOutcome = Released | Dropped | Lost
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """Which chunks of a lost submission are done, as Redis will have it again."""
 
     cursor: int
@@ -223,8 +215,7 @@ class Finished:
     """The last of these; -1: there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationFailed:
+class OperationFailed(Struct, frozen=True):
     """An operation that failed, where its handler collects errors (`on_error="collect"`)."""
 
     index: int
@@ -232,7 +223,14 @@ class OperationFailed:
     chunk_index: int
     type: str
     message: str
-    traceback: str = field(repr=False)
+    traceback: str
+
+    def __repr__(self) -> str:
+        """Without the traceback."""
+        return (
+            f"OperationFailed(index={self.index}, chunk_index={self.chunk_index}, "
+            f"type={self.type!r}, message={self.message!r})"
+        )
 
     @property
     def text(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
 
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.errors import InvalidArgumentError
@@ -47,15 +48,23 @@ _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
+# Bounds that hold for JSON as it is read; values that are made in Python check theirs themselves.
+_WaitMs = Annotated[int, Meta(ge=0, le=MAX_BACKOFF_MS)]
+_RetentionMs = Annotated[int, Meta(ge=0, le=MAX_RETENTION_MS)]
+_TraceContext = Annotated[
+    Mapping[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=1000)]],
+    Meta(max_length=MAX_TRACE_HEADERS),
+]
+
+
+class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a chunk waits after a failed attempt: doubling, capped, half of it jitter.
 
     Zero for both: no wait at all.
     """
 
-    first_ms: int = 1_000
-    max_ms: int = 60_000
+    first_ms: _WaitMs = 1_000
+    max_ms: _WaitMs = 60_000
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant."""
@@ -71,8 +80,38 @@ class Backoff:
             raise InvalidArgumentError(message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewSubmission:
+class SubmissionOptions(Struct, frozen=True, kw_only=True):
+    """What may be asked for of a submission, whether its contents are stored or come along.
+
+    Args:
+        max_attempts: of each chunk; failures, expiries and deaths count alike.
+        max_failed_operations: where the handler collects errors, how many may fail before the
+            submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
+        backoff: the wait after a failed attempt.
+        metadata: opaque bytes for the handler.
+        strategic_metadata: what strategies and look-ups read; 64-bit integers.
+        trace_context: W3C headers of the producer's trace.
+        retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
+        delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
+            not only with the rest of it.
+    """
+
+    max_attempts: int = 10
+    max_failed_operations: int | float | None = None
+    backoff: Backoff = Backoff()
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = {}
+    trace_context: _TraceContext = {}
+    retention_ms: _RetentionMs | None = None
+    delete_inputs_at_completion: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """These alone, by name, without what a subclass adds."""
+        return {name: getattr(self, name) for name in SubmissionOptions.__struct_fields__}
+
+
+class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
     """A submission whose contents are in the store, ready to be inserted.
 
     Args:
@@ -83,15 +122,6 @@ class NewSubmission:
         chunk_size: operations a chunk; only the last may have fewer.
         operations_total: None: every chunk is full.
         codec: how its chunks are encoded, so that workers need not be told.
-        max_attempts: of each chunk; failures, expiries and deaths count alike.
-        max_failed_operations: where the handler collects errors, how many may fail before the
-            submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
-        metadata: opaque bytes for the handler.
-        strategic_metadata: what strategies and look-ups read; 64-bit integers.
-        trace_context: W3C headers of the producer's trace.
-        retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
-        delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
-            not only with the rest of it.
         inline: the encoded chunks themselves, all of them, where they are not stored; at most
             INLINE_CHUNKS of INLINE_BYTES together.
     """
@@ -101,14 +131,6 @@ class NewSubmission:
     chunk_size: int = 1
     operations_total: int | None = None
     codec: str = DEFAULT_CODEC
-    max_attempts: int = 10
-    max_failed_operations: float | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-    metadata: bytes | None = None
-    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
-    trace_context: Mapping[str, str] = field(default_factory=dict)
-    retention_ms: int | None = None
-    delete_inputs_at_completion: bool = False
     inline: Sequence[bytes] | None = None
 
     def __post_init__(self) -> None:

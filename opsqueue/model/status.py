@@ -6,19 +6,19 @@ gives the same as one value with a `state`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
+
+import msgspec
+from msgspec import Struct
 
 from opsqueue.model.submission import ChunkFailed, Submission, SubmissionState
 
 Kind = TypeVar("Kind", bound=Submission)
 
 
-class SubmissionCompleted(Submission):
+class SubmissionCompleted(Submission, frozen=True, kw_only=True):
     """A submission whose every chunk is done."""
-
-    __slots__ = ()
 
     @property
     def completed_at(self) -> datetime:
@@ -26,10 +26,8 @@ class SubmissionCompleted(Submission):
         return _ended(self)
 
 
-class SubmissionFailed(Submission):
+class SubmissionFailed(Submission, frozen=True, kw_only=True):
     """A submission that a chunk's last attempt ended."""
-
-    __slots__ = ()
 
     @property
     def failed_at(self) -> datetime:
@@ -42,10 +40,8 @@ class SubmissionFailed(Submission):
         return 0 if self.last_failure is None else self.last_failure.chunk_index
 
 
-class SubmissionCancelled(Submission):
+class SubmissionCancelled(Submission, frozen=True, kw_only=True):
     """A submission that somebody cancelled."""
-
-    __slots__ = ()
 
     @property
     def cancelled_at(self) -> datetime:
@@ -53,8 +49,7 @@ class SubmissionCancelled(Submission):
         return _ended(self)
 
 
-@dataclass(frozen=True, slots=True)
-class SubmissionStatus:
+class SubmissionStatus(Struct, frozen=True):
     """Base of the four: `isinstance(status, SubmissionStatus.InProgress)`."""
 
     InProgress: ClassVar[type[_InProgress]]
@@ -63,28 +58,24 @@ class SubmissionStatus:
     Cancelled: ClassVar[type[_Cancelled]]
 
 
-@dataclass(frozen=True, slots=True)
-class _InProgress(SubmissionStatus):
+class _InProgress(SubmissionStatus, frozen=True):
     submission: Submission
 
 
-@dataclass(frozen=True, slots=True)
-class _Completed(SubmissionStatus):
+class _Completed(SubmissionStatus, frozen=True):
     submission: SubmissionCompleted
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed(SubmissionStatus):
+class _Failed(SubmissionStatus, frozen=True):
     submission: SubmissionFailed
     chunk: ChunkFailed
 
 
-@dataclass(frozen=True, slots=True)
-class _Cancelled(SubmissionStatus):
+class _Cancelled(SubmissionStatus, frozen=True):
     submission: SubmissionCancelled
 
 
-class SubmissionNotCancellable:
+class SubmissionNotCancellable(Struct, frozen=True):
     """What a submission that can't be cancelled is: one of three, as `submission` of the error."""
 
     Completed: ClassVar[type[_NotCancellableCompleted]]
@@ -92,19 +83,16 @@ class SubmissionNotCancellable:
     Cancelled: ClassVar[type[_NotCancellableCancelled]]
 
 
-@dataclass(frozen=True, slots=True)
-class _NotCancellableCompleted(SubmissionNotCancellable):
+class _NotCancellableCompleted(SubmissionNotCancellable, frozen=True):
     submission: SubmissionCompleted
 
 
-@dataclass(frozen=True, slots=True)
-class _NotCancellableFailed(SubmissionNotCancellable):
+class _NotCancellableFailed(SubmissionNotCancellable, frozen=True):
     submission: SubmissionFailed
     chunk: ChunkFailed
 
 
-@dataclass(frozen=True, slots=True)
-class _NotCancellableCancelled(SubmissionNotCancellable):
+class _NotCancellableCancelled(SubmissionNotCancellable, frozen=True):
     submission: SubmissionCancelled
 
 
@@ -179,8 +167,7 @@ def as_ended(submission: Submission) -> Submission:
 def _as(kind: type[Kind], submission: Submission) -> Kind:
     if isinstance(submission, kind):
         return submission
-    values: dict[str, Any] = {f.name: getattr(submission, f.name) for f in fields(Submission)}
-    return kind(**values)
+    return kind(**msgspec.structs.asdict(submission))
 
 
 def _ended(submission: Submission) -> datetime:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from opsqueue.model.checks import INT64, shown
 from opsqueue.model.errors import InvalidArgumentError, TryFromIntError
@@ -106,8 +108,7 @@ class SubmissionState(StrEnum):
     """Somebody cancelled it; the rest was dropped. `retry_submission` moves it on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionFilter:
+class SubmissionFilter(Struct, frozen=True, kw_only=True):
     """Which submissions a list is to have: all that fit everything given.
 
     Args:
@@ -118,7 +119,7 @@ class SubmissionFilter:
     """
 
     state: SubmissionState | None = None
-    strategic_metadata: Mapping[str, int] = field(default_factory=dict)
+    strategic_metadata: Mapping[str, int] = {}
     created_from: datetime | None = None
     created_until: datetime | None = None
 
@@ -152,8 +153,7 @@ def _first_id(at: datetime) -> SubmissionId:
     return SubmissionId(milliseconds * 10**6)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """Why an attempt of a chunk did not succeed."""
 
     chunk_index: int
@@ -178,8 +178,7 @@ class Failure:
         return f"{self.traceback.rstrip()}\n{last}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkFailed:
+class ChunkFailed(Struct, frozen=True, kw_only=True):
     """The chunk that failed its last attempt, and the submission with it."""
 
     submission_id: SubmissionId
@@ -189,15 +188,12 @@ class ChunkFailed:
     failed_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """What Redis knows of a submission at one instant."""
+class Submission(Struct, frozen=True, kw_only=True):
+    """A submission's status. `failure` is what ended it; null unless it failed."""
 
     id: SubmissionId
     queue: str
     state: SubmissionState
-    prefix: str
-    codec: str
     chunks_total: int
     chunks_done: int
     chunks_in_hand: int
@@ -206,33 +202,49 @@ class Submission:
 
     0 for a submission that failed because too many single operations did.
     """
+    chunks_dropped: int = 0
+    """Chunks that will not be worked on, because the submission failed or was cancelled."""
     chunk_size: int
     operations_total: int
     operations_done: int
     """Of finished chunks, whether they have a result or an error."""
     operations_failed: int
     """Of these, those that have an error, where the handler collects errors."""
-    max_failed_operations: int | None
+    operations_succeeded: int = 0
+    """Operations that have a result. With those failed and dropped all, once it has ended."""
+    operations_dropped: int = 0
+    """Operations without result or error, because the submission failed or was cancelled."""
+    max_failed_operations: int | None = None
     """Past so many the submission fails; None: never, also after a retry."""
     max_attempts: int
-    backoff: Backoff
-    retention_ms: int | None
+    backoff: Backoff = Backoff()
+    retention_ms: int | None = None
     """How long it is kept after its end; None: as the queue has it, else a day."""
-    delete_inputs_at_completion: bool
-    metadata: bytes | None
-    strategic_metadata: Mapping[str, int]
-    trace_context: Mapping[str, str]
-    is_inline: bool
-    """Inputs, and small outputs, are in Redis (`inline_contents`), other outputs in the store."""
+    delete_inputs_at_completion: bool = False
+    prefix: str
+    codec: str
     created_at: datetime
-    ended_at: datetime | None
-    last_failure: Failure | None
+    ended_at: datetime | None = None
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = {}
+    trace_context: Mapping[str, str] = {}
+    is_inline: bool = False
+    """Inputs, and small outputs, are in Redis (`inline_contents`), other outputs in the store."""
+    failure: Failure | None = None
+    """What ended the submission; None unless it failed."""
+    last_failure: Failure | None = None
     """Of any attempt, also of one that is or was retried."""
 
-    @property
-    def failure(self) -> Failure | None:
-        """What ended the submission; None unless it failed."""
-        return self.last_failure if self.state is SubmissionState.FAILED else None
+    def __post_init__(self) -> None:
+        """Compute what answers show and follows from the rest, whatever was given for it."""
+        has_dropped = self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED)
+        chunks_left = self.chunks_total - self.chunks_done - self.chunks_failed
+        operations_left = self.operations_total - self.operations_done
+        has_failed = self.state is SubmissionState.FAILED
+        force_setattr(self, "chunks_dropped", chunks_left if has_dropped else 0)
+        force_setattr(self, "operations_succeeded", self.operations_done - self.operations_failed)
+        force_setattr(self, "operations_dropped", operations_left if has_dropped else 0)
+        force_setattr(self, "failure", self.last_failure if has_failed else None)
 
     @property
     def failed_chunk(self) -> ChunkFailed:
@@ -244,22 +256,3 @@ class Submission:
             failure="" if failure is None else failure.text,
             failed_at=self.ended_at or self.created_at,
         )
-
-    @property
-    def chunks_dropped(self) -> int:
-        """Chunks that will not be worked on, because the submission failed or was cancelled."""
-        if self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED):
-            return self.chunks_total - self.chunks_done - self.chunks_failed
-        return 0
-
-    @property
-    def operations_succeeded(self) -> int:
-        """Operations that have a result. With those failed and dropped all, once it has ended."""
-        return self.operations_done - self.operations_failed
-
-    @property
-    def operations_dropped(self) -> int:
-        """Operations without result or error, because the submission failed or was cancelled."""
-        if self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED):
-            return self.operations_total - self.operations_done
-        return 0

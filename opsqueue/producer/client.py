@@ -16,11 +16,13 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Required, Self, TypedDict, Unpack, cast, overload
+
+from msgspec.structs import replace
 
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.contents.chunks import (

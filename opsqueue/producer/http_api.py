@@ -8,6 +8,15 @@ from http import HTTPStatus
 import msgspec
 
 from opsqueue.contents.inline import Kind
+from opsqueue.http.bodies import (
+    IdsBody,
+    InlineBody,
+    InsertBody,
+    PatchBody,
+    QueuesBody,
+    VersionBody,
+    WorkersBody,
+)
 from opsqueue.http.client import (
     CALL_PATIENCE,
     JSON_TYPE,
@@ -17,16 +26,6 @@ from opsqueue.http.client import (
     Params,
     queue_path,
 )
-from opsqueue.http.progress_wire import ErrorChunksBody, ProgressBody
-from opsqueue.http.submission_wire import (
-    IdsBody,
-    InlineBody,
-    InsertBody,
-    PatchBody,
-    SubmissionBody,
-    SubmissionsBody,
-)
-from opsqueue.http.wire import CountsBody, QueuesBody, VersionBody, WorkersBody
 from opsqueue.model.answers import (
     Counts,
     ErrorChunks,
@@ -50,7 +49,7 @@ class HttpBackend(HttpClient):
     def queues(self) -> Mapping[str, Counts]:
         """Count all; see `Backend.queues`."""
         body = self.read(self.send("GET", "/v1/queues"), QueuesBody, "")
-        return {counts.queue: counts.to_counts() for counts in body.queues}
+        return {counts.queue: counts for counts in body.queues}
 
     def version(self) -> str:
         """Give the API's version. Of little patience: who asks wants to know if it is there."""
@@ -75,7 +74,7 @@ class HttpQueue:
             content=msgspec.json.encode(InsertBody.of(new)),
             headers={**JSON_TYPE, "idempotency-key": idempotency_key},
         )
-        submission = self._client.read(response, SubmissionBody, self.name).to_submission()
+        submission = self._client.read(response, Submission, self.name)
         is_new = response.status_code == HTTPStatus.CREATED
         return Inserted(id=submission.id, is_new=is_new, submission=submission)
 
@@ -92,7 +91,7 @@ class HttpQueue:
             patience=WAIT_PATIENCE if wait_s else None,
             wait_s=wait_s,
         )
-        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
+        return self._client.read(response, Submission, self.name, submission_id)
 
     def wait_for_progress(
         self,
@@ -113,7 +112,7 @@ class HttpQueue:
             if seen is None
             else {"from": str(start), "seen": str(seen)},
         )
-        return self._client.read(response, ProgressBody, self.name, submission_id).to_progress()
+        return self._client.read(response, Progress, self.name, submission_id)
 
     def cancel_submission(self, submission_id: SubmissionId, /) -> Submission:
         """Cancel a submission; see `ProducerQueue.cancel_submission`."""
@@ -123,13 +122,13 @@ class HttpQueue:
             # Repeated after a lost answer it would be refused: it is cancelled already.
             is_repeatable=False,
         )
-        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
+        return self._client.read(response, Submission, self.name, submission_id)
 
     def retry_submission(self, submission_id: SubmissionId, /) -> Submission:
         """Retry; see `ProducerQueue.retry_submission`."""
         path = f"{self._path}/submissions/{submission_id}/retry"
         response = self._client.send("POST", path, is_repeatable=False)
-        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
+        return self._client.read(response, Submission, self.name, submission_id)
 
     def update_metadata(
         self, submission_id: SubmissionId, changes: Mapping[str, int | None], /
@@ -141,7 +140,7 @@ class HttpQueue:
             content=msgspec.json.encode(PatchBody(strategic_metadata=dict(changes))),
             headers=JSON_TYPE,
         )
-        return self._client.read(response, SubmissionBody, self.name, submission_id).to_submission()
+        return self._client.read(response, Submission, self.name, submission_id)
 
     def list_submissions(
         self,
@@ -166,10 +165,10 @@ class HttpQueue:
         if after is not None:
             params["after"] = str(after)
         response = self._client.send("GET", f"{self._path}/submissions", params=params)
-        body = self._client.read(response, SubmissionsBody, self.name)
+        body = self._client.read(response, SubmissionPage, self.name)
         for submission in body.submissions:
             self._client.check_names(response, submission, self.name, None)
-        return body.to_page()
+        return body
 
     def lookup_submissions(
         self,
@@ -188,8 +187,7 @@ class HttpQueue:
                 "limit": str(limit),
             },
         )
-        ids = self._client.read(response, IdsBody, self.name).ids
-        return [SubmissionId(id_) for id_ in ids]
+        return self._client.read(response, IdsBody, self.name).ids
 
     def lookup_prefix(self, prefix: str, /) -> SubmissionId | None:
         """Look up a prefix; see `ProducerQueue.lookup_prefix`."""
@@ -197,7 +195,7 @@ class HttpQueue:
             "GET", f"{self._path}/submission-ids", params={"prefix": prefix}
         )
         ids = self._client.read(response, IdsBody, self.name).ids
-        return SubmissionId(ids[0]) if ids else None
+        return ids[0] if ids else None
 
     def inline_contents(
         self, submission_id: SubmissionId, kind: Kind, index: int | None = None
@@ -219,28 +217,26 @@ class HttpQueue:
             f"{self._path}/submissions/{submission_id}/errors/chunks",
             params={"from": str(first_index)},
         )
-        return self._client.read(response, ErrorChunksBody, self.name, submission_id).to_page()
+        return self._client.read(response, ErrorChunks, self.name, submission_id)
 
     def count_queue(self) -> Counts:
         """Count; see `ProducerQueue.count_queue`."""
-        return self._client.read(
-            self._client.send("GET", self._path), CountsBody, self.name
-        ).to_counts()
+        return self._client.read(self._client.send("GET", self._path), Counts, self.name)
 
     def list_workers(self) -> Sequence[WorkerSeen]:
         """List workers; see `ProducerQueue.list_workers`."""
         body = self._client.read(
             self._client.send("GET", f"{self._path}/workers"), WorkersBody, self.name
         )
-        return [worker.to_worker() for worker in body.workers]
+        return body.workers
 
     def pause_queue(self) -> None:
         """Pause; see `ProducerQueue.pause_queue`."""
-        self._client.read(self._client.send("POST", f"{self._path}/pause"), CountsBody, self.name)
+        self._client.read(self._client.send("POST", f"{self._path}/pause"), Counts, self.name)
 
     def resume_queue(self) -> None:
         """Resume; see `ProducerQueue.resume_queue`."""
-        self._client.read(self._client.send("POST", f"{self._path}/resume"), CountsBody, self.name)
+        self._client.read(self._client.send("POST", f"{self._path}/resume"), Counts, self.name)
 
 
 def _pairs(pairs: Mapping[str, int]) -> list[str]:

@@ -7,8 +7,9 @@ is the store's and that of a `ProducerQueue`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from opsqueue.contents.chunks import (
     check_inline_bytes,

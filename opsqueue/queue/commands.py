@@ -1052,9 +1052,16 @@ def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
 
 def count_queue() -> Command[Counts]:
     """Count what the queue holds now, and return its totals."""
+
+    def parse(reply: list[Any], queue: str) -> Counts:
+        match reply:
+            case [b"counted", numbers, stats]:
+                return replies.read_counts(queue, numbers, stats)
+        raise unexpected(reply)
+
     return Command(
         script="count_queue",
-        parse=_tagged(counted=replies.read_counts),
+        parse=parse,
         scope=Scope.EACH,
         merge=summed,
     )

@@ -11,10 +11,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Final, TypeVar
 from zlib import crc32
+
+from msgspec.structs import replace
 
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.model.answers import Counts, RepairStep, Reserved, SubmissionPage, Swept, WorkerSeen
@@ -171,6 +172,7 @@ def summed(counted: Sequence[Counts]) -> Counts:
         return counted[0]
     oldest = [c.oldest_waiting_at for c in counted if c.oldest_waiting_at is not None]
     return Counts(
+        queue=counted[0].queue,
         submissions={s: sum(c.submissions.get(s, 0) for c in counted) for s in SubmissionState},
         submissions_ready=sum(c.submissions_ready for c in counted),
         chunks_delayed=sum(c.chunks_delayed for c in counted),

@@ -14,7 +14,6 @@ import msgspec
 
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import (
-    ChunkWindow,
     Counts,
     Limit,
     Progress,
@@ -172,10 +171,11 @@ def read_limits(flat: list[bytes]) -> list[Limit]:
     return limits
 
 
-def read_counts(numbers: list[Any], stats: list[Any]) -> Counts:
+def read_counts(queue: str, numbers: list[Any], stats: list[Any]) -> Counts:
     """Parse the reply of `count_queue`."""
     n = _integers(numbers)
     return Counts(
+        queue=queue,
         submissions={s: n[f"submissions_{s.value}"] for s in SubmissionState},
         submissions_ready=n["submissions_ready"],
         chunks_delayed=n["chunks_delayed"],
@@ -276,7 +276,9 @@ def read_progress(
         bits = b"\xff" * (-(-end // 8) - first // 8)
     return Progress(
         state=SubmissionState(state.decode()),
-        done=ChunkWindow(first, max(first, end), bits),
+        first=first,
+        end=max(first, end),
+        bits=bits,
         **n,
     )
 

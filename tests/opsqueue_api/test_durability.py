@@ -11,7 +11,7 @@ import redis
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import encode_output
 from opsqueue.exceptions import SubmissionNotConfirmedError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.model.chunk import OperationError
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import falcon
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue_api.http.problem import Problem, ProblemError
 from opsqueue_api.http.request_ids import TOKEN_KEY
 from opsqueue_api.http.tokens import Scope, Token, find_token

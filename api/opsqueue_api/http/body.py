@@ -9,9 +9,8 @@ import falcon
 import msgspec
 from falcon.typing import ReadableIO
 
-from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.http.submission_wire import InsertBody
-from opsqueue.http.wire import ProblemType
+from opsqueue.exceptions import ChunkSizeIsZeroError, InvalidArgumentError
+from opsqueue.http.bodies import InsertBody, ProblemType
 from opsqueue.model.new_submission import DEFAULT_CODEC, is_idempotency_key
 from opsqueue_api.http.compression import decompressed
 from opsqueue_api.http.problem import Problem, ProblemError, invalid, too_large
@@ -138,8 +137,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as exc:
-        message = f"{exc}; the API's README shows the bodies"
-        raise invalid(message) from exc
+        raise refusal(exc, "; the API's README shows the bodies") from exc
     except msgspec.DecodeError as exc:
         where = "" if "(byte" in str(exc) else f" (at its end, byte {len(data)})"
         # msgspec takes a lone surrogate in a string for the end of the data.
@@ -153,6 +151,12 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     except RecursionError as exc:
         message = "it is nested too deeply"
         raise _malformed(message) from exc
+
+
+def refusal(exc: msgspec.ValidationError, hint: str = "") -> Exception:
+    """Return the error for fields that are refused: the own one of a value that refuses them."""
+    own = exc.__cause__
+    return own if isinstance(own, InvalidArgumentError) else invalid(f"{exc}{hint}")
 
 
 def contents_of(body: InsertBody, limits: Limits) -> Contents | Uploaded:

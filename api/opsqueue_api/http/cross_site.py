@@ -11,7 +11,7 @@ from typing import Final
 
 import falcon
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue_api.http.problem import Problem, ProblemError
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

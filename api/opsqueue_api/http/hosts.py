@@ -15,7 +15,7 @@ from typing import Final
 import falcon
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue_api.http.problem import Problem, ProblemError
 
 _LABELS: Final = r"[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from threading import BoundedSemaphore
 from typing import Final
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.problem import Problem, ProblemError

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import falcon
 import msgspec
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.model.new_submission import MAX_STRATEGIC_PAIRS
 from opsqueue_api.http.long_polls import MAX_WAIT_S
 from opsqueue_api.http.problem import invalid

@@ -11,7 +11,8 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
+from opsqueue.http.json_form import encode
 from opsqueue.model.submission import SubmissionId
 from opsqueue_api.http.problem import Problem, ProblemError, invalid
 
@@ -105,4 +106,4 @@ def checked_id(text: str) -> SubmissionId:
 def write(resp: falcon.Response, body: msgspec.Struct) -> None:
     """Answer with a body."""
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = msgspec.json.encode(body)
+    resp.data = encode(body)

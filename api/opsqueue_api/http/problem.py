@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import falcon
-import msgspec
 
 from opsqueue.exceptions import (
     ChunkTooLargeError,
@@ -31,8 +30,8 @@ from opsqueue.exceptions import (
     SubmissionNotRetryableError,
     TooManyMatchingSubmissionsError,
 )
-from opsqueue.http.submission_wire import SubmissionBody
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
+from opsqueue.http.json_form import encode
 from opsqueue.model.submission import Submission
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -209,7 +208,7 @@ def _write(
     # Set by RequestIds; the log's lines about this request have it, too.
     request_id = getattr(resp.context, "request_id", None)
     about = {} if request_id is None else {"request_id": request_id}
-    resp.data = msgspec.json.encode({**head, "status": status, **about, **fields})
+    resp.data = encode({**head, "status": status, **about, **fields})
 
 
 def _internal() -> Problem:
@@ -231,5 +230,5 @@ def fields_of(submission: Submission | None) -> dict[str, Any]:
         "state": submission.state,
         "chunks_done": submission.chunks_done,
         "chunks_total": submission.chunks_total,
-        "submission": SubmissionBody.of(submission),
+        "submission": submission,
     }

@@ -13,7 +13,7 @@ from typing import Final
 
 import falcon
 
-from opsqueue.http.wire import ECHO_HEADER
+from opsqueue.http.bodies import ECHO_HEADER
 
 HEADER: Final = "X-Request-Id"
 # In the WSGI environment, where the access log and other servers' formats find them.

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import falcon
 import msgspec
 
-from opsqueue.http.submission_wire import InsertBody
+from opsqueue.http.bodies import InsertBody
 from opsqueue.tracing import HEADERS, NO_SPAN, Span, current_carrier, sane_carrier, spans
 
 _POLLED: Final = ("/healthz", "/readyz", "/metrics", "/chunks/reserve", "/heartbeat")

@@ -19,8 +19,7 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     ObjectNotFoundError,
 )
-from opsqueue.http.chunk_wire import DoneBody
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import DoneBody, ProblemType
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.store import ObjectStore, Readable, input_key
 from opsqueue_api.http.body import read_body

@@ -15,7 +15,7 @@ import msgspec
 from opsqueue.consumer.redis_api import UNKNOWN_MS, reserve_when_free, retire_wholly
 from opsqueue.contents.output import Encoded
 from opsqueue.exceptions import OpsqueueError, SubmissionNotFoundError
-from opsqueue.http.chunk_wire import (
+from opsqueue.http.bodies import (
     AliveBody,
     ChunkBody,
     CompleteBody,
@@ -23,11 +23,11 @@ from opsqueue.http.chunk_wire import (
     FailBody,
     HeartbeatBody,
     OutcomesBody,
+    ProblemType,
     ReleaseBody,
     ReserveBody,
     ReservedBody,
 )
-from opsqueue.http.wire import ProblemType
 from opsqueue.model.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
 from opsqueue.model.submission import SubmissionState
 from opsqueue.queue.queue import Queue
@@ -103,7 +103,7 @@ class ReserveChunks:
         )
 
     def _with_operations(self) -> Callable[[Reservation], ChunkBody]:
-        """Make what puts chunks of one answer on the wire, together with their operations."""
+        """Return what makes the bodies of the chunks of one answer, with their operations."""
         limit_bytes = left_bytes = self.limits.chunk_bytes
 
         def chunk_of(chunk: Reservation) -> ChunkBody:

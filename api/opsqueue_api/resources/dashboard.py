@@ -15,7 +15,7 @@ from typing import Final
 
 import falcon
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue_api.http.auth import Need
 from opsqueue_api.http.operation import Content, operation
 from opsqueue_api.http.problem import Problem, ProblemError

@@ -11,8 +11,9 @@ import msgspec
 
 from opsqueue.contents.chunks import all_pages, errors_by_chunk
 from opsqueue.contents.inline import reader_of
-from opsqueue.http.progress_wire import ErrorChunksBody, OperationFailedBody
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
+from opsqueue.model.answers import ErrorChunks
+from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.new_submission import MAX_CHUNKS
 from opsqueue.store import ObjectStore
 from opsqueue_api.http.operation import NDJSON, Content, integer_parameter, operation
@@ -31,7 +32,7 @@ class Errors:
     store: ObjectStore
 
     @operation(
-        answers={200: Content(OperationFailedBody, NDJSON, "A line an error, in order.")},
+        answers={200: Content(OperationFailed, NDJSON, "A line an error, in order.")},
         problems=(ProblemType.RESULTS_GONE, ProblemType.INVALID_ARGUMENT),
     )
     def on_get(
@@ -50,7 +51,7 @@ class Errors:
             )
             reader = reader_of(submission, self.store, on.inline_contents)
             for errors in errors_by_chunk(reader, submission, indexes):
-                lines = (_ENCODER.encode(OperationFailedBody.of(error)) + b"\n" for error in errors)
+                lines = (_ENCODER.encode(error) + b"\n" for error in errors)
                 yield from joined(lines)
 
         resp.content_type = NDJSON
@@ -65,7 +66,7 @@ class ErrorsChunks:
 
     @operation(
         integer_parameter("from", "The first chunk.", least=0, most=MAX_CHUNKS, default=0),
-        answers=ErrorChunksBody,
+        answers=ErrorChunks,
     )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
@@ -75,4 +76,4 @@ class ErrorsChunks:
         page = self.queue_of(queue).chunks_with_errors(
             checked_id(submission_id), first_index=first_index
         )
-        write(resp, ErrorChunksBody.of(page))
+        write(resp, page)

@@ -16,9 +16,9 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.http.progress_wire import ProgressEvent, SubmissionEvent
-from opsqueue.http.submission_wire import SubmissionBody
-from opsqueue.http.wire import CountsBody
+from opsqueue.http.bodies import ProgressEvent, SubmissionEvent
+from opsqueue.http.json_form import encode
+from opsqueue.model.answers import Counts
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
@@ -46,7 +46,7 @@ _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(@[0-9]{2})?")
 def sse(event: str, body: msgspec.Struct, *, id_: str | None = None) -> bytes:
     """Write an event; JSON has no line breaks."""
     head = f"event: {event}\n" if id_ is None else f"event: {event}\nid: {id_}\n"
-    return head.encode() + b"data: " + msgspec.json.encode(body) + b"\n\n"
+    return head.encode() + b"data: " + encode(body) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _of_submission(
             is_stopping=reader.is_stopping,
         )
         has_ended = progress.state is not SubmissionState.IN_PROGRESS
-        status = SubmissionBody.of(on.get_submission(id_)) if has_ended else None
+        status = on.get_submission(id_) if has_ended else None
         wait_s = WAIT_SLICE_MS / 1000
         done, now_s = progress.operations_done, time.monotonic()
         pace = pace or Pace(now_s, done, window_s=_PACE_WINDOW_S)
@@ -125,7 +125,7 @@ class QueueEvents:
 
     @operation(
         LAST_EVENT_ID,
-        answers={200: Content(CountsBody, MEDIA_TYPE, "Events `counts` and `submission`.")},
+        answers={200: Content(Counts, MEDIA_TYPE, "Events `counts` and `submission`.")},
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Stream `counts` when they change, and `submission` for what becomes of submissions.
@@ -142,20 +142,20 @@ class QueueEvents:
 
 
 def _of_queue(on: Queue, since: str) -> Generator[bytes]:
-    counted: CountsBody | None = None
+    counted: Counts | None = None
     count_at = 0.0
     while True:
         parts = []
         if time.monotonic() >= count_at:
             count_at = time.monotonic() + _COUNT_EVERY_S
-            counts = CountsBody.of(on.name, on.count_queue())
+            counts = on.count_queue()
             if counts != counted:
                 counted = counts
                 parts.append(sse("counts", counts))
         wait_s = max(0.0, count_at - time.monotonic())
         since, events = on.wait_for_events(since, block_ms=int(wait_s * 1000) + 1)
         parts += [
-            sse("submission", SubmissionEvent(queue=on.name, id=str(id_), event=event), id_=since)
+            sse("submission", SubmissionEvent(queue=on.name, id=id_, event=event), id_=since)
             for id_, event in events
         ]
         yield b"".join(parts)
@@ -169,16 +169,16 @@ class AllEvents:
     names: Callable[[], list[str]]
     long_polls: LongPolls
 
-    @operation(answers={200: Content(CountsBody, MEDIA_TYPE, "Events `counts`.")})
+    @operation(answers={200: Content(Counts, MEDIA_TYPE, "Events `counts`.")})
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Stream `counts` of each queue, once a second at most, when they change."""
         with admitted(self.long_polls, req) as reader:
             _begin(resp, reader, self._of_all())
 
     def _of_all(self) -> Generator[bytes]:
-        counted: dict[str, CountsBody] = {}
+        counted: dict[str, Counts] = {}
         while True:
-            counts = {n: CountsBody.of(n, self.queue_of(n).count_queue()) for n in self.names()}
+            counts = {n: self.queue_of(n).count_queue() for n in self.names()}
             parts = [sse("counts", body) for n, body in counts.items() if counted.get(n) != body]
             counted = counts
             yield b"".join(parts)

@@ -11,7 +11,7 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.http.wire import HealthBody, ProblemType, VersionBody
+from opsqueue.http.bodies import HealthBody, ProblemType, VersionBody
 from opsqueue.model.version import __version__
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.script import ping

@@ -8,7 +8,7 @@ from typing import Final
 import falcon
 
 from opsqueue.contents.inline import Kind
-from opsqueue.http.submission_wire import InlineBody
+from opsqueue.http.bodies import InlineBody
 from opsqueue.model.new_submission import INLINE_CHUNKS
 from opsqueue_api.http.operation import integer_parameter, operation
 from opsqueue_api.http.parameters import checked_id, integer, write

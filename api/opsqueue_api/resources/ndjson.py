@@ -17,10 +17,9 @@ import msgspec
 
 from opsqueue.contents.json_lines import JsonLineError, is_blank, values_of
 from opsqueue.exceptions import ChunkSizeIsZeroError
-from opsqueue.http.submission_wire import MAX_WAIT_MS, BackoffBody, InsertBody
-from opsqueue.http.wire import ProblemType
-from opsqueue.model.new_submission import MAX_CHUNKS, MAX_RETENTION_MS
-from opsqueue_api.http.body import check_number, read_body
+from opsqueue.http.bodies import InsertBody, ProblemType
+from opsqueue.model.new_submission import MAX_BACKOFF_MS, MAX_CHUNKS, MAX_RETENTION_MS, Backoff
+from opsqueue_api.http.body import check_number, read_body, refusal
 from opsqueue_api.http.operation import META, NDJSON, Parameter, integer_parameter
 from opsqueue_api.http.parameters import integer, optional_integer, pairs_of
 from opsqueue_api.http.problem import Problem, ProblemError, invalid
@@ -37,8 +36,8 @@ NDJSON_PARAMETERS: Final = (
         "max_attempts", f"{_ONLY} attempts of each chunk.", least=1, most=1_000_000, default=10
     ),
     Parameter("max_failed_operations", _SHARE, f"{_ONLY} a count, or a share such as 0.01."),
-    integer_parameter("backoff_first_ms", f"{_ONLY} the first wait.", least=0, most=MAX_WAIT_MS),
-    integer_parameter("backoff_max_ms", f"{_ONLY} the longest wait.", least=0, most=MAX_WAIT_MS),
+    integer_parameter("backoff_first_ms", f"{_ONLY} the first wait.", least=0, most=MAX_BACKOFF_MS),
+    integer_parameter("backoff_max_ms", f"{_ONLY} the longest wait.", least=0, most=MAX_BACKOFF_MS),
     integer_parameter(
         "retention_ms",
         f"{_ONLY} how long it is kept after its end.",
@@ -63,7 +62,7 @@ def body_of_query(req: falcon.Request) -> InsertBody:
         raise invalid(message)
     if chunk_size < 1:
         raise ChunkSizeIsZeroError(chunk_size)
-    backoff = BackoffBody()
+    backoff = Backoff()
     fields: dict[str, Any] = {
         "chunk_size": chunk_size,
         "strategic_metadata": pairs_of(req),
@@ -91,7 +90,7 @@ def body_of_query(req: falcon.Request) -> InsertBody:
         # Held to the bounds that the same fields of a JSON body have.
         return msgspec.convert(fields, InsertBody)
     except msgspec.ValidationError as exc:
-        raise invalid(str(exc)) from exc
+        raise refusal(exc) from exc
 
 
 def lines_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterator[Any]:

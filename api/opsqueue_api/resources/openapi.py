@@ -1,4 +1,4 @@
-"""`/openapi.json`: OpenAPI 3.1, made of the routes, their operations and the types on the wire.
+"""`/openapi.json`: OpenAPI 3.1, made of the routes, their operations and the types of bodies.
 
 Nothing is written twice: paths and methods are those routed, schemas are msgspec's, problems are
 those of problem.py. No I/O.
@@ -10,13 +10,13 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import falcon
 import msgspec
 
-from opsqueue.http.submission_wire import InsertBody
-from opsqueue.http.wire import ProblemBody, ProblemType
+from opsqueue.http.bodies import InsertBody, ProblemBody, ProblemType
+from opsqueue.http.json_form import schemas_of
 from opsqueue.model.version import __version__
 from opsqueue_api.http import problem
 from opsqueue_api.http.auth import Need
@@ -30,7 +30,7 @@ from opsqueue_api.http.operation import (
     operation_of,
 )
 from opsqueue_api.resources.dashboard import page_files
-from opsqueue_api.resources.openapi_schemas import EXAMPLES, refine
+from opsqueue_api.resources.openapi_schemas import EXAMPLES, refine, renamed
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _REF: Final = "#/components/schemas/{name}"
@@ -108,10 +108,8 @@ def document_of(routes: list[Route], *, has_tokens: bool) -> dict[str, Any]:
             paths.setdefault(route.path, {})[method.lower()] = entry
             contents = [*declared.body, *declared.answers.values()]
             types.update(content.of for content in contents if content and content.of)
-    _, schemas = msgspec.json.schema_components(
-        sorted(types, key=lambda kind: kind.__name__), ref_template=_REF
-    )
-    return {
+    schemas = schemas_of(sorted(types, key=lambda kind: kind.__name__), _REF)
+    document = {
         "openapi": "3.1.0",
         "info": {
             "title": "opsqueue",
@@ -134,6 +132,7 @@ def document_of(routes: list[Route], *, has_tokens: bool) -> dict[str, Any]:
             },
         },
     }
+    return cast(dict[str, Any], renamed(document))
 
 
 def _entry(
@@ -208,14 +207,13 @@ def _media(content: Content) -> dict[str, Any]:
     if content.of is None:
         is_json = content.media_type == falcon.MEDIA_JSON
         return {"schema": {"type": "object"} if is_json else _TEXT}
-    name = content.of.__name__
-    schema: dict[str, Any] = {"$ref": _REF.format(name=name)}
+    schema: dict[str, Any] = {"$ref": _REF.format(name=content.of.__name__)}
     if content.media_type != falcon.MEDIA_JSON:
         # 3.1 has no word for a stream's items.
         return {"schema": {**_TEXT, "contentSchema": schema}}
     media: dict[str, Any] = {"schema": schema}
-    if name in EXAMPLES:
-        media["examples"] = {key: {"value": value} for key, value in EXAMPLES[name].items()}
+    if content.of in EXAMPLES:
+        media["examples"] = {key: {"value": value} for key, value in EXAMPLES[content.of].items()}
     return media
 
 

@@ -1,4 +1,4 @@
-"""What the document says of the types on the wire beyond msgspec's schemas: bounds and examples.
+"""What the document says of bodies beyond msgspec's schemas: bounds and examples.
 
 The bounds are those of the values in `opsqueue.model.new_submission`, whose own messages say more
 than a decoder's would: so they are checked there, and told here.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 from typing import Any, Final
 
+from opsqueue.http.bodies import IdsBody, InsertBody, PatchBody
+from opsqueue.model.answers import Progress, SubmissionPage
 from opsqueue.model.new_submission import (
-    MAX_BACKOFF_MS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
     MAX_OPERATIONS,
     MAX_STRATEGIC_PAIRS,
 )
+from opsqueue.model.submission import Submission
 from opsqueue_api.http.operation import META_KEY
 from opsqueue_api.http.settings import Limits
 
@@ -68,8 +70,24 @@ _STATUS: Final = {
     "created_at": "2026-01-31T12:00:00Z",
     "ended_at": "2026-01-31T12:00:01Z",
 }
-EXAMPLES: Final[dict[str, dict[str, Any]]] = {
-    "InsertBody": {
+_NAMES: Final = {
+    "Backoff": "BackoffBody",
+    "Counts": "CountsBody",
+    "ErrorChunks": "ErrorChunksBody",
+    "Failure": "FailureBody",
+    "OperationFailed": "OperationFailedBody",
+    "Progress": "ProgressBody",
+    "Submission": "SubmissionBody",
+    "SubmissionPage": "SubmissionsBody",
+    "WorkerSeen": "WorkerBody",
+}
+"""What clients that are generated know values as."""
+
+_COMPUTED: Final = {"Submission": "chunks_dropped", "Progress": "done_until"}
+"""Fields that all versions of the API answer, though the values compute them themselves."""
+
+EXAMPLES: Final[dict[type, dict[str, Any]]] = {
+    InsertBody: {
         "operations": {
             "chunk_size": 2,
             "operations": [1, "two", {"three": 3}],
@@ -81,11 +99,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "chunks_total": 40,
         },
     },
-    "PatchBody": {"priority": {"strategic_metadata": {"priority": 2, "customer": None}}},
-    "SubmissionBody": {"completed": _STATUS},
-    "SubmissionsBody": {"one": {"submissions": [_STATUS], "next": None}},
-    "IdsBody": {"one": {"ids": ["1795479162987000000"]}},
-    "ProgressBody": {
+    PatchBody: {"priority": {"strategic_metadata": {"priority": 2, "customer": None}}},
+    Submission: {"completed": _STATUS},
+    SubmissionPage: {"one": {"submissions": [_STATUS], "next": None}},
+    IdsBody: {"one": {"ids": ["1795479162987000000"]}},
+    Progress: {
         "running": {
             "state": "in_progress",
             "chunks_total": 10,
@@ -104,10 +122,15 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 
 
 def refine(schemas: Schemas) -> Schemas:
-    """Add what msgspec can't know; gives the same schemas, changed."""
+    """Add what msgspec can't know; the schemas are changed."""
     for schema in schemas.values():
         if "description" in schema:
             schema["description"] = inspect.cleandoc(schema["description"])
+    for name, field in _COMPUTED.items():
+        schema = schemas[name]
+        del schema["properties"][field]["default"]
+        shown = {field, *schema["required"]}
+        schema["required"] = [name for name in schema["properties"] if name in shown]
     insert = schemas["InsertBody"]
     properties = insert["properties"]
     for name, bounds in _BOUNDS.items():
@@ -128,9 +151,6 @@ def refine(schemas: Schemas) -> Schemas:
         ],
         "default": None,
     }
-    backoff = schemas["BackoffBody"]["properties"]
-    for name in ("first_ms", "max_ms"):
-        backoff[name]["maximum"] = min(backoff[name]["maximum"], MAX_BACKOFF_MS)
     _split_insert(schemas, insert)
     if "PatchBody" in schemas:
         values = {"anyOf": [_INT64, {"type": "null"}]}
@@ -139,7 +159,24 @@ def refine(schemas: Schemas) -> Schemas:
             propertyNames=_META_KEYS,
             additionalProperties=values,
         )
-    return schemas
+    return {_NAMES.get(name, name): schema for name, schema in schemas.items()}
+
+
+def renamed(part: Any) -> Any:  # noqa: ANN401 JSON
+    """Return a part of the document with values under the names that clients know."""
+    match part:
+        case {"$ref": str() as ref}:
+            at, _, name = ref.rpartition("/")
+            return {**part, "$ref": f"{at}/{_NAMES.get(name, name)}"}
+        case {"title": str() as name, "type": "object"}:
+            rest = {key: renamed(of) for key, of in part.items()}
+            return {**rest, "title": _NAMES.get(name, name)}
+        case dict():
+            return {key: renamed(of) for key, of in part.items()}
+        case list():
+            return [renamed(of) for of in part]
+        case _:
+            return part
 
 
 def _split_insert(schemas: Schemas, insert: dict[str, Any]) -> None:

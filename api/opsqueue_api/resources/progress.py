@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.http.progress_wire import ProgressBody
+from opsqueue.model.answers import Progress
 from opsqueue.model.new_submission import MAX_CHUNKS
 from opsqueue_api.http.long_polls import MAX_WAIT_S, WAIT_SLICE_MS, LongPolls
 from opsqueue_api.http.operation import WAIT, integer_parameter, operation
@@ -29,7 +29,7 @@ class SubmissionProgress:
             "seen", "Wait until other than so many are done.", least=0, most=MAX_CHUNKS
         ),
         WAIT,
-        answers=ProgressBody,
+        answers=Progress,
     )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
@@ -52,4 +52,4 @@ class SubmissionProgress:
                 slice_ms=WAIT_SLICE_MS,
                 is_stopping=self.long_polls.is_stopping,
             )
-        write(resp, ProgressBody.of(progress))
+        write(resp, progress)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.http.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
+from opsqueue.http.bodies import QueuesBody, WorkersBody
+from opsqueue.model.answers import Counts
 from opsqueue.queue.queue import Queue
 from opsqueue_api.http.operation import operation
 from opsqueue_api.http.parameters import write
@@ -25,7 +26,7 @@ class Queues:
     @operation(answers=QueuesBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Count what each queue holds."""
-        counts = [_counts(self.queue_of(name)) for name in self.names()]
+        counts = [self.queue_of(name).count_queue() for name in self.names()]
         write(resp, QueuesBody(queues=counts))
 
 
@@ -35,10 +36,10 @@ class OneQueue:
 
     queue_of: QueueOf
 
-    @operation(answers=CountsBody)
+    @operation(answers=Counts)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Count what the queue holds."""
-        write(resp, _counts(self.queue_of(queue)))
+        write(resp, self.queue_of(queue).count_queue())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,12 @@ class PauseQueue:
 
     queue_of: QueueOf
 
-    @operation(answers=CountsBody)
+    @operation(answers=Counts)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let no chunk be reserved; twice is once. Chunks in hand are finished."""
         on = self.queue_of(queue)
         on.pause_queue()
-        write(resp, _counts(on))
+        write(resp, on.count_queue())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,12 @@ class ResumeQueue:
 
     queue_of: QueueOf
 
-    @operation(answers=CountsBody)
+    @operation(answers=Counts)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Let chunks be reserved again; twice is once."""
         on = self.queue_of(queue)
         on.resume_queue()
-        write(resp, _counts(on))
+        write(resp, on.count_queue())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,4 @@ class Workers:
     @operation(answers=WorkersBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """List the workers that have not gone, the ones seen last first."""
-        workers = self.queue_of(queue).list_workers()
-        write(resp, WorkersBody(workers=[WorkerBody.of(worker) for worker in workers]))
-
-
-def _counts(on: Queue) -> CountsBody:
-    return CountsBody.of(on.name, on.count_queue())
+        write(resp, WorkersBody(workers=self.queue_of(queue).list_workers()))

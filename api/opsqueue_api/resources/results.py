@@ -26,8 +26,8 @@ from opsqueue.exceptions import (
     OperationFailedError,
     OpsqueueError,
 )
+from opsqueue.http.bodies import ProblemType
 from opsqueue.http.result_lines import result_line
-from opsqueue.http.wire import ProblemType
 from opsqueue.model.new_submission import MAX_CHUNKS
 from opsqueue.model.submission import Submission, SubmissionState
 from opsqueue.queue.queue import Queue

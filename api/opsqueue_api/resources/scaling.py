@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import falcon
 
-from opsqueue.http.wire import ScalingBody
+from opsqueue.http.bodies import ScalingBody
 from opsqueue_api.http.operation import operation
 from opsqueue_api.http.parameters import write
 from opsqueue_api.resources.queues import QueueOf

@@ -11,17 +11,21 @@ import msgspec
 
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
-from opsqueue.http.submission_wire import (
+from opsqueue.http.bodies import (
     IdsBody,
     InsertBody,
     PatchBody,
-    SubmissionBody,
-    SubmissionsBody,
+    ProblemType,
 )
-from opsqueue.http.wire import ProblemType
-from opsqueue.model.answers import Inserted
+from opsqueue.model.answers import Inserted, SubmissionPage
 from opsqueue.model.new_submission import DEFAULT_CODEC
-from opsqueue.model.submission import MAX_LOOKED_UP, SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.model.submission import (
+    MAX_LOOKED_UP,
+    Submission,
+    SubmissionFilter,
+    SubmissionId,
+    SubmissionState,
+)
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.backends import Backend
 from opsqueue.producer.insert import SubmissionInserter
@@ -102,8 +106,8 @@ class Submissions:
             ),
         ),
         answers={
-            201: Content(SubmissionBody, about="Inserted."),
-            200: Content(SubmissionBody, about="The idempotency key was known: its submission."),
+            201: Content(Submission, about="Inserted."),
+            200: Content(Submission, about="The idempotency key was known: its submission."),
         },
         problems=(ProblemType.PREFIX_TAKEN, ProblemType.NOT_CONFIRMED),
     )
@@ -141,7 +145,7 @@ class Submissions:
     def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
         resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
-        write(resp, SubmissionBody.of(inserted.submission or on.get_submission(inserted.id)))
+        write(resp, inserted.submission or on.get_submission(inserted.id))
 
     def _insert(self, on: Queue, body: InsertBody, operations: Iterable[Any], key: str) -> Inserted:
         # Made before anything is stored: it checks every value of the body but their number.
@@ -161,7 +165,7 @@ class Submissions:
         Parameter("after", ID_SCHEMA, "`next` of the page before."),
         choice_parameter("order", ["newest", "oldest"], "Which come first."),
         integer_parameter("limit", "At most so many.", least=1, most=MAX_LISTED, default=50),
-        answers=SubmissionsBody,
+        answers=SubmissionPage,
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """List a page of the submissions that fit the filters."""
@@ -182,7 +186,7 @@ class Submissions:
             order=cast(Literal["newest", "oldest"], choice(req, "order", ["newest", "oldest"])),
             limit=integer(req, "limit", default=50, least=1, most=MAX_LISTED),
         )
-        write(resp, SubmissionsBody.of(page))
+        write(resp, page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,7 @@ class OneSubmission:
     queue_of: QueueOf
     long_polls: LongPolls
 
-    @operation(WAIT, answers=SubmissionBody)
+    @operation(WAIT, answers=Submission)
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
@@ -200,11 +204,11 @@ class OneSubmission:
         wait_s = number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
         on = self.queue_of(queue)
         submission = self.long_polls.wait(on, checked_id(submission_id), wait_s)
-        write(resp, SubmissionBody.of(submission))
+        write(resp, submission)
 
     @operation(
         body=(Content(PatchBody),),
-        answers=SubmissionBody,
+        answers=Submission,
         problems=(ProblemType.SUBMISSION_ENDED,),
     )
     def on_patch(
@@ -214,7 +218,7 @@ class OneSubmission:
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         data = read_body(req, limit_bytes=_PATCH_BYTES)
         changes = decode(data, _PATCH_DECODER).strategic_metadata
-        write(resp, SubmissionBody.of(on.update_metadata(id_, changes)))
+        write(resp, on.update_metadata(id_, changes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +227,13 @@ class CancelSubmission:
 
     queue_of: QueueOf
 
-    @operation(answers=SubmissionBody, problems=(ProblemType.SUBMISSION_ENDED,))
+    @operation(answers=Submission, problems=(ProblemType.SUBMISSION_ENDED,))
     def on_post(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
         """Cancel it and give its status."""
         submission = self.queue_of(queue).cancel_submission(checked_id(submission_id))
-        write(resp, SubmissionBody.of(submission))
+        write(resp, submission)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +252,7 @@ class RetrySubmission:
             "failed: a new submission of the operations that have an error, also of a completed "
             "one; the same one when it is asked again within a day.",
         ),
-        answers={200: Content(SubmissionBody), 201: Content(SubmissionBody)},
+        answers={200: Content(Submission), 201: Content(Submission)},
         problems=(
             ProblemType.SUBMISSION_NOT_RETRYABLE,
             ProblemType.SUBMISSION_NOT_COMPLETED,
@@ -265,7 +269,7 @@ class RetrySubmission:
             resp.status = falcon.HTTP_201
         else:
             submission = on.retry_submission(id_)
-        write(resp, SubmissionBody.of(submission))
+        write(resp, submission)
 
     def _hand_in_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
         if on.get_submission(submission_id).operations_failed == 0:
@@ -321,9 +325,9 @@ class SubmissionIds:
         prefix = req.get_param("prefix")
         if prefix is not None:
             found = on.lookup_prefix(prefix)
-            write(resp, IdsBody(ids=[] if found is None else [str(found)]))
+            write(resp, IdsBody(ids=[] if found is None else [found]))
             return
         ids = on.lookup_submissions(
             pairs, states=[SubmissionState(state) for state in states], limit=limit
         )
-        write(resp, IdsBody(ids=[str(id_) for id_ in ids]))
+        write(resp, IdsBody(ids=list(ids)))

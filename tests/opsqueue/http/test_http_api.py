@@ -28,19 +28,25 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     WrongAnswerError,
 )
-from opsqueue.http.chunk_wire import AliveBody, OutcomeBody, OutcomesBody
-from opsqueue.http.client import CALL_PATIENCE, WAIT_PATIENCE, Patience, decoder_of
-from opsqueue.http.submission_wire import SubmissionBody, SubmissionsBody
-from opsqueue.http.wire import ECHO_HEADER, ProblemType
+from opsqueue.http.bodies import (
+    ECHO_HEADER,
+    AliveBody,
+    OutcomeBody,
+    OutcomesBody,
+    ProblemType,
+)
+from opsqueue.http.client import CALL_PATIENCE, WAIT_PATIENCE, Patience
+from opsqueue.http.json_form import decoder_of, encode
+from opsqueue.model.answers import SubmissionPage
 from opsqueue.model.chunk import ChunkFailure, Token
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer.http_api import HttpBackend
 
 ID = SubmissionId(41)
 NEW = NewSubmission(prefix="q/1", chunks_total=1)
-BODY = SubmissionBody(
-    id=str(ID),
+BODY = Submission(
+    id=ID,
     queue="q",
     state=SubmissionState.COMPLETED,
     prefix="q/1",
@@ -50,14 +56,13 @@ BODY = SubmissionBody(
     chunks_done=1,
     chunks_in_hand=0,
     chunks_failed=0,
-    chunks_dropped=0,
     chunk_size=1,
     operations_total=1,
     operations_done=1,
     operations_failed=0,
     max_attempts=10,
 )
-OK = httpx.Response(200, content=msgspec.json.encode(BODY))
+OK = httpx.Response(200, content=encode(BODY))
 Answer = httpx.Response | Exception
 
 
@@ -88,7 +93,7 @@ def problem(status: int, kind: str = "about:blank", **more: object) -> httpx.Res
     body = {"type": kind, "status": status, "detail": "a sentence", **more}
     return httpx.Response(
         status,
-        content=msgspec.json.encode(body),
+        content=encode(body),
         headers={"content-type": "application/problem+json"},
     )
 
@@ -274,7 +279,7 @@ def test_decoders_are_made_in_one_thread_at_a_time(monkeypatch: pytest.MonkeyPat
     all_there, lock, at_once, most = threading.Barrier(len(bodies)), threading.Lock(), 0, 0
     make = msgspec.json.Decoder
 
-    def make_slowly(body: type) -> Any:
+    def make_slowly(body: type, **hooks: Any) -> Any:
         nonlocal at_once, most
         with lock:
             at_once += 1
@@ -282,7 +287,7 @@ def test_decoders_are_made_in_one_thread_at_a_time(monkeypatch: pytest.MonkeyPat
         threading.Event().wait(0.005)  # as if another thread had its turn
         with lock:
             at_once -= 1
-        return make(body)
+        return make(body, **hooks)
 
     def ask(body: type) -> bytes:
         all_there.wait(60)
@@ -311,7 +316,7 @@ class Echo:
             "another": {ECHO_HEADER: "0" * 32},
             "none": {},
         }[self.id_of]
-        return httpx.Response(200, content=msgspec.json.encode(self.body), headers=headers)
+        return httpx.Response(200, content=encode(self.body), headers=headers)
 
 
 def api_of(answers: Echo) -> HttpBackend:
@@ -342,13 +347,13 @@ def test_the_answer_to_another_request_is_never_handed_on(call: str) -> None:
 @pytest.mark.parametrize(
     ("body", "about"),
     [
-        (msgspec.structs.replace(BODY, id=str(SubmissionId(42))), "submission .*42"),
+        (msgspec.structs.replace(BODY, id=SubmissionId(42)), "submission .*42"),
         (msgspec.structs.replace(BODY, queue="other"), "queue 'other'"),
     ],
 )
 @pytest.mark.parametrize("id_of", ["this", "none"])
 def test_an_answer_about_another_submission_or_queue_is_never_handed_on(
-    body: SubmissionBody, about: str, id_of: str
+    body: Submission, about: str, id_of: str
 ) -> None:
     """With an older API this is all that tells."""
     for call in (CALLS["get"], CALLS["cancel"]):
@@ -359,12 +364,12 @@ def test_an_answer_about_another_submission_or_queue_is_never_handed_on(
 def test_a_list_or_count_of_another_queue_is_never_handed_on() -> None:
     other = msgspec.structs.replace(BODY, queue="other")
     with pytest.raises(WrongAnswerError, match="queue 'other'"):
-        api_of(Echo(SubmissionsBody(submissions=[BODY, other]))).queue("q").list_submissions()
+        api_of(Echo(SubmissionPage(submissions=(BODY, other)))).queue("q").list_submissions()
 
 
 def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
     """Else somebody would believe that theirs has ended."""
-    other = msgspec.to_builtins(msgspec.structs.replace(BODY, id=str(SubmissionId(42))))
+    other = msgspec.structs.replace(BODY, id=SubmissionId(42))
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=other))
 
     with pytest.raises(WrongAnswerError, match=r"submission .*42"):
@@ -373,7 +378,7 @@ def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
 
 def test_reports_about_another_chunk_are_never_handed_on() -> None:
     """Completed, failed, released; and heartbeats that free what is not held."""
-    token, other = Token("0-1-2-3"), "0-7-7-7"
+    token, other = Token("0-1-2-3"), Token("0-7-7-7")
     outcome = OutcomeBody(token=other, outcome="lost")
 
     def chunks(body: msgspec.Struct) -> HttpChunkApi:
@@ -406,7 +411,7 @@ def test_a_connection_with_a_wrong_answer_is_given_up() -> None:
                 found = re.search(rb"(?i)opsqueue-request-id: (\w+)", head)
                 assert found
                 echo = b"another" if number == 0 else found[1]
-                body = msgspec.json.encode(BODY)
+                body = encode(BODY)
                 connection.sendall(
                     b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nopsqueue-request-id: %s\r\n\r\n%s"
                     % (len(body), echo, body)

@@ -15,8 +15,8 @@ import pytest
 
 from opsqueue.exceptions import IncorrectUsageError, OtherProcessError
 from opsqueue.handlers.invoke import Invoker
-from opsqueue.http.client import decoder_of
-from opsqueue.http.wire import VersionBody
+from opsqueue.http.bodies import VersionBody
+from opsqueue.http.json_form import decoder_of
 from opsqueue.model.process import EndsForkedChildren, Origin, PerProcess
 from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue.tracing.export import _Exporter
@@ -156,9 +156,9 @@ def test_an_embedded_server_outlives_a_child_that_leaves_with(tmp_path: Path):
 
 def test_a_decoder_is_made_in_a_child_though_a_thread_made_one_at_the_fork():
     """Its lock is one for all."""
-    from opsqueue.http import client as http_client  # noqa: PLC0415 its private lock
+    from opsqueue.http import json_form  # noqa: PLC0415 its private lock
 
-    with http_client._ONE_AT_A_TIME.get():
+    with json_form._ONE_AT_A_TIME.get():
         assert in_child(
             lambda: decoder_of(VersionBody).decode(b'{"name":"a","version":"b"}').name == "a",
             within_s=10,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from opsqueue.exceptions import EncodingError, InvalidArgumentError
 from opsqueue.handlers.app import Opsqueue

@@ -17,7 +17,7 @@ import pytest
 from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.contents.chunks import all_pages
 from opsqueue.exceptions import OpsqueueInternalError
-from opsqueue.model.answers import ChunkWindow, ErrorChunks, Forgotten, Progress, SpentInputs
+from opsqueue.model.answers import ErrorChunks, Forgotten, Progress, SpentInputs
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
 from opsqueue.queue import sweeper
@@ -189,7 +189,9 @@ def stuck_progress(state: SubmissionState, done: range) -> Progress:
         operations_total=9,
         operations_done=9,
         operations_failed=0,
-        done=ChunkWindow(done.start, done.stop, b""),
+        first=done.start,
+        end=done.stop,
+        bits=b"",
     )
 
 

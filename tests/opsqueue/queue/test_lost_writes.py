@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Done, execute
-from opsqueue.http.chunk_wire import ChunkBody
+from opsqueue.http.bodies import ChunkBody
 from opsqueue.model.chunk import ChunkFailure, Completed, Lost, Released, Token
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState

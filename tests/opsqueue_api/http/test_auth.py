@@ -11,7 +11,7 @@ import redis
 from falcon import inspect
 
 from opsqueue.exceptions import AccessDeniedError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue

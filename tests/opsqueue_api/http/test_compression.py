@@ -14,7 +14,7 @@ import pytest
 import redis
 from falcon import testing
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
 from opsqueue_api.http.compression import Compression, accepts_gzip, compressed, decompressed

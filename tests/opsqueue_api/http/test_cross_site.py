@@ -6,7 +6,7 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import create_app

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from opsqueue.exceptions import ScriptError, StoreUnavailableError
-from opsqueue.http.wire import ProblemType
+from opsqueue.http.bodies import ProblemType
 from opsqueue.queue.connection import connect
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app

@@ -19,7 +19,7 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from opsqueue.http import progress_wire, submission_wire
+from opsqueue.http.json_form import decoder_of
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
@@ -104,12 +104,11 @@ def test_tokens_are_told_where_they_are_asked_for(
     assert health["security"] == []
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_are_what_they_are_examples_of(name: str) -> None:
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_examples_are_what_they_are_examples_of(kind: type) -> None:
     """By the decoder that reads such a body."""
-    type_ = getattr(submission_wire, name, None) or getattr(progress_wire, name)
-    for value in EXAMPLES[name].values():
-        msgspec.json.decode(msgspec.json.encode(value), type=type_)
+    for value in EXAMPLES[kind].values():
+        decoder_of(kind).decode(msgspec.json.encode(value))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from multiprocessing import Pipe
+
+from msgspec.structs import replace
 
 from opsqueue.model.chunk import Token
 from opsqueue.model.submission import SubmissionId

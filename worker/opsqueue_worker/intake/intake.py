@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from msgspec import structs
+
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
 from opsqueue.handlers.app import Handler
 from opsqueue.handlers.execute import Failed, Report
@@ -227,7 +229,7 @@ class Intake:
         with self._changed:
             for chunk in reserved.chunks:
                 # Without its input: what waits to be reported takes little memory.
-                self._held[chunk.token] = replace(chunk, input=None)
+                self._held[chunk.token] = structs.replace(chunk, input=None)
             # Not '': the strategy has not looked at everything yet, go on at once.
             self._look_from = "" if reserved.chunks else reserved.look_from
             self._has_looked = not self._look_from
@@ -240,7 +242,10 @@ class Intake:
         self._give_places_back(places - len(reserved.chunks))
         if reserved.chunks:
             self._pool.submit(
-                [replace(chunk, token=self.ticket(chunk.token)) for chunk in reserved.chunks]
+                [
+                    structs.replace(chunk, token=self.ticket(chunk.token))
+                    for chunk in reserved.chunks
+                ]
             )
 
     def _give_places_back(self, number: int) -> None:

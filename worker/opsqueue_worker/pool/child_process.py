@@ -12,9 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Final
+
+from msgspec.structs import replace
 
 from opsqueue.handlers.execute import Report
 from opsqueue.model.chunk import Reservation, Token

@@ -11,7 +11,6 @@ import msgspec
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report, Times
 from opsqueue.model.chunk import ChunkFailure, Reservation, Source, Token, encodable
-from opsqueue.model.submission import SubmissionId
 from opsqueue.tracing.logs import LogFormat
 from opsqueue_worker.settings import PoolKind
 
@@ -50,19 +49,7 @@ class WorkChunk(msgspec.Struct, array_like=True):
 class Work(msgspec.Struct, array_like=True, tag=True):
     """Parent: chunks of one submission. The child works on them in the order they come."""
 
-    submission_id: int
-    queue: str
-    prefix: str
-    codec: str
-    chunks_total: int
-    chunk_size: int
-    operations_total: int
-    max_attempts: int
-    metadata: bytes | None
-    strategic_metadata: dict[str, int]
-    trace_context: dict[str, str]
-    is_inline: bool
-    is_suspect: bool
+    source: Source
     chunks: list[WorkChunk]
 
 
@@ -120,8 +107,11 @@ class Reports(msgspec.Struct, array_like=True, tag=True):
 ToChild = Hello | Work | Void | Stop
 ToParent = Ready | Reports
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
-read_from_parent: Callable[[bytes], ToChild] = msgspec.msgpack.Decoder(ToChild).decode
+# The one type of Python's own in them is SubmissionId, which is an int.
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=int)
+read_from_parent: Callable[[bytes], ToChild] = msgspec.msgpack.Decoder(
+    ToChild, dec_hook=lambda kind, number: kind(number)
+).decode
 read_from_child: Callable[[bytes], ToParent] = msgspec.msgpack.Decoder(ToParent).decode
 
 
@@ -141,7 +131,7 @@ def works_of(chunks: Iterable[tuple[int, Reservation]]) -> list[Work]:
     for sequence, chunk in chunks:
         if chunk.source is not source:
             source = chunk.source
-            works.append(_work_of(source))
+            works.append(Work(source=source, chunks=[]))
         works[-1].chunks.append(
             WorkChunk(
                 sequence,
@@ -155,46 +145,12 @@ def works_of(chunks: Iterable[tuple[int, Reservation]]) -> list[Work]:
     return works
 
 
-def _work_of(source: Source) -> Work:
-    return Work(
-        submission_id=int(source.submission_id),
-        queue=source.queue,
-        prefix=source.prefix,
-        codec=source.codec,
-        chunks_total=source.chunks_total,
-        chunk_size=source.chunk_size,
-        operations_total=source.operations_total,
-        max_attempts=source.max_attempts,
-        metadata=source.metadata,
-        strategic_metadata=dict(source.strategic_metadata),
-        trace_context=dict(source.trace_context),
-        is_inline=source.is_inline,
-        is_suspect=source.is_suspect,
-        chunks=[],
-    )
-
-
 def chunks_of(work: Work) -> Iterator[tuple[int, Reservation]]:
     """Read the chunks of a message, with their sequence numbers."""
-    source = Source(
-        submission_id=SubmissionId(work.submission_id),
-        queue=work.queue,
-        prefix=work.prefix,
-        codec=work.codec,
-        chunks_total=work.chunks_total,
-        chunk_size=work.chunk_size,
-        operations_total=work.operations_total,
-        max_attempts=work.max_attempts,
-        metadata=work.metadata,
-        strategic_metadata=work.strategic_metadata,
-        trace_context=work.trace_context,
-        is_inline=work.is_inline,
-        is_suspect=work.is_suspect,
-    )
     for chunk in work.chunks:
         reservation = Reservation(
             token=Token(chunk.token),
-            source=source,
+            source=work.source,
             chunk_index=chunk.index,
             attempt=chunk.attempt,
             expires_at_ms=chunk.expires_at_ms,

@@ -1,4 +1,4 @@
-"""The JSON of API and client: what goes onto the wire comes off it."""
+"""The JSON of API and client: what one writes the other reads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsqueue.http.submission_wire import InsertBody, SubmissionBody
-from opsqueue.http.wire import CountsBody
+from opsqueue.http.bodies import InsertBody
+from opsqueue.http.json_form import decoder_of, encode
 from opsqueue.model.answers import Counts
-from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.new_submission import MAX_BACKOFF_MS, Backoff, NewSubmission
 from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 
 numbers = st.integers(min_value=0, max_value=2**53)
@@ -43,7 +43,9 @@ submissions = st.builds(
     state=st.sampled_from(SubmissionState),
     prefix=texts,
     codec=texts,
-    backoff=st.builds(Backoff, first_ms=st.integers(0, 1_000), max_ms=st.integers(1_000, 2_000)),
+    backoff=st.builds(
+        Backoff, first_ms=st.integers(0, 1_000), max_ms=st.integers(1_000, MAX_BACKOFF_MS)
+    ),
     retention_ms=st.none() | numbers,
     delete_inputs_at_completion=st.booleans(),
     **dict.fromkeys(
@@ -102,24 +104,24 @@ def a_submission(**changes: object) -> Submission:
     return Submission(**values | changes)
 
 
-def on_the_wire(submission: Submission) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(msgspec.json.encode(SubmissionBody.of(submission)))
+def as_json(submission: Submission) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(encode(submission))
     return found
 
 
 @given(submission=submissions)
-def test_a_submission_survives_the_wire(submission: Submission) -> None:
+def test_a_submission_survives_json(submission: Submission) -> None:
     """Whatever its values."""
-    data = msgspec.json.encode(SubmissionBody.of(submission))
+    data = encode(submission)
 
-    back = msgspec.json.decode(data, type=SubmissionBody).to_submission()
+    back = decoder_of(Submission).decode(data)
 
     assert submission == back
 
 
 def test_json_forms_are_those_that_other_languages_can_read() -> None:
     """The id is 19 digits in a string, instants end with Z, bytes are base64."""
-    body = on_the_wire(a_submission())
+    body = as_json(a_submission())
 
     assert body["id"] == "0000000000000000007"
     assert body["created_at"] == "2026-11-23T12:00:00.250000Z"
@@ -129,7 +131,7 @@ def test_json_forms_are_those_that_other_languages_can_read() -> None:
 
 def test_dropped_chunks_are_told() -> None:
     """Computed, so that other clients need not."""
-    body = on_the_wire(a_submission(state=SubmissionState.CANCELLED))
+    body = as_json(a_submission(state=SubmissionState.CANCELLED))
 
     assert body["chunks_dropped"] == 3
 
@@ -150,7 +152,7 @@ def test_failure_is_null_unless_the_submission_failed(
         traceback="",
     )
 
-    body = on_the_wire(a_submission(state=state, last_failure=last))
+    body = as_json(a_submission(state=state, last_failure=last))
 
     assert failure == (body["failure"] and body["failure"]["message"])
     assert body["last_failure"]["message"] == "boom"
@@ -158,9 +160,9 @@ def test_failure_is_null_unless_the_submission_failed(
 
 def test_a_client_ignores_fields_that_it_does_not_know() -> None:
     """An older client reads a newer API."""
-    body = on_the_wire(a_submission()) | {"colour": "red"}
+    body = as_json(a_submission()) | {"colour": "red"}
 
-    back = msgspec.json.decode(json.dumps(body), type=SubmissionBody).to_submission()
+    back = decoder_of(Submission).decode(json.dumps(body))
 
     assert a_submission() == back
 
@@ -173,7 +175,7 @@ def test_a_client_ignores_fields_that_it_does_not_know() -> None:
     strategic_metadata=meta,
     first_ms=st.integers(min_value=0, max_value=60_000),
 )
-def test_a_new_submission_survives_the_wire(
+def test_a_new_submission_survives_json(
     chunks_total: int,
     chunk_size: int,
     max_attempts: int,
@@ -189,7 +191,7 @@ def test_a_new_submission_survives_the_wire(
         operations_total=chunks_total * chunk_size,
         codec="cbor",
         max_attempts=max_attempts,
-        backoff=Backoff(first_ms=first_ms),
+        backoff=Backoff(first_ms=first_ms, max_ms=MAX_BACKOFF_MS),
         metadata=metadata,
         strategic_metadata=strategic_metadata,
         trace_context={"traceparent": "00-1-2-01"},
@@ -208,9 +210,10 @@ def test_a_new_submission_survives_the_wire(
     assert new == back
 
 
-def test_counts_survive_the_wire() -> None:
+def test_counts_survive_json() -> None:
     """Totals and what is there now."""
     counts = Counts(
+        queue="q",
         submissions=dict.fromkeys(SubmissionState, 3),
         submissions_ready=1,
         chunks_delayed=2,
@@ -223,6 +226,4 @@ def test_counts_survive_the_wire() -> None:
         stats={"chunks_inserted": 2**40},
     )
 
-    data = msgspec.json.encode(CountsBody.of("q", counts))
-
-    assert counts == msgspec.json.decode(data, type=CountsBody).to_counts()
+    assert counts == decoder_of(Counts).decode(encode(counts))

@@ -1,0 +1,471 @@
+"""Bodies of requests, and of those answers that are no values of their own. No I/O.
+
+The rules of their JSON are those of `json_form.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
+
+from opsqueue.model.answers import Alive, Counts, Progress, ProgressNumbers, WorkerSeen
+from opsqueue.model.chunk import (
+    MAX_BATCH,
+    ChunkFailure,
+    Completed,
+    CompleteOutcome,
+    Dropped,
+    FailOutcome,
+    FinallyFailed,
+    Lost,
+    Released,
+    ReleaseOutcome,
+    Reservation,
+    Retried,
+    Source,
+    Token,
+)
+from opsqueue.model.new_submission import MAX_CODEC_CHARACTERS, NewSubmission, SubmissionOptions
+from opsqueue.model.submission import Submission, SubmissionId
+from opsqueue.store import input_key, output_key
+
+ECHO_HEADER: Final = "Opsqueue-Request-Id"
+"""A client's own id for one request, sent back with its answer: so that the client notices the
+answer to another one. Not X-Request-Id, which proxies replace."""
+
+
+class ProblemType(StrEnum):
+    """The `type` of a problem detail (RFC 9457): what programs decide by."""
+
+    ROUTE_NOT_FOUND = "urn:opsqueue:problem:route-not-found"
+    METHOD_NOT_ALLOWED = "urn:opsqueue:problem:method-not-allowed"
+    UNAUTHENTICATED = "urn:opsqueue:problem:unauthenticated"
+    FORBIDDEN = "urn:opsqueue:problem:forbidden"
+    MISDIRECTED = "urn:opsqueue:problem:misdirected"
+    MEDIA_TYPE = "urn:opsqueue:problem:media-type"
+    CONTENT_ENCODING = "urn:opsqueue:problem:content-encoding"
+    BROKEN_OFF = "urn:opsqueue:problem:broken-off"
+    MALFORMED_GZIP = "urn:opsqueue:problem:malformed-gzip"
+    MALFORMED_JSON = "urn:opsqueue:problem:malformed-json"
+    QUEUE_NAME = "urn:opsqueue:problem:queue-name"
+    INVALID_ARGUMENT = "urn:opsqueue:problem:invalid-argument"
+    TOO_LARGE = "urn:opsqueue:problem:too-large"
+    PREFIX_TAKEN = "urn:opsqueue:problem:prefix-taken"
+    SUBMISSION_NOT_FOUND = "urn:opsqueue:problem:submission-not-found"
+    SUBMISSION_ENDED = "urn:opsqueue:problem:submission-ended"
+    SUBMISSION_NOT_RETRYABLE = "urn:opsqueue:problem:submission-not-retryable"
+    SUBMISSION_NOT_COMPLETED = "urn:opsqueue:problem:submission-not-completed"
+    TOO_MANY_MATCHES = "urn:opsqueue:problem:too-many-matches"
+    RESULTS_NOT_JSON = "urn:opsqueue:problem:results-not-json"
+    OPERATIONS_FAILED = "urn:opsqueue:problem:operations-failed"
+    RESULTS_GONE = "urn:opsqueue:problem:results-gone"
+    NOT_JSON = "urn:opsqueue:problem:not-json"
+    INPUT_GONE = "urn:opsqueue:problem:input-gone"
+    CHUNK_LOST = "urn:opsqueue:problem:chunk-lost"
+    OUTPUT_REFUSED = "urn:opsqueue:problem:output-refused"
+    NOT_CONFIRMED = "urn:opsqueue:problem:not-confirmed"
+    UNAVAILABLE = "urn:opsqueue:problem:unavailable"
+    INTERNAL = "urn:opsqueue:problem:internal"
+
+
+OutcomeName = Literal["completed", "retried", "failed", "released", "dropped", "lost"]
+AnyOutcome = CompleteOutcome | FailOutcome | ReleaseOutcome
+CodecName = Annotated[str, Meta(min_length=1, max_length=MAX_CODEC_CHARACTERS)]
+TimeoutMs = Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)]
+DelayMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
+
+WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/]+$")]
+"""Heartbeats have it in their path."""
+
+
+class ProblemBody(Struct, frozen=True, kw_only=True):
+    """A problem detail as a client reads it; `submission` where the problem is about one.
+
+    `submission_id` and `why` are of an insert that is not confirmed yet.
+    """
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    submission: Submission | None = None
+    max_submissions: int = 0
+    submission_id: str = "0"
+    why: str = ""
+
+
+class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether the API is alive or ready, and what it depends on."""
+
+    status: str
+    redis: str = ""
+    store: str = ""
+
+
+class VersionBody(Struct, frozen=True, kw_only=True):
+    """Who answers."""
+
+    name: str
+    version: str
+
+
+class ScalingBody(Struct, frozen=True, kw_only=True):
+    """How much work there is for a queue's workers, in chunks."""
+
+    queue: str
+    value: int
+
+
+class QueuesBody(Struct, frozen=True, kw_only=True):
+    """All queues that ever had a submission or a worker, by name."""
+
+    queues: list[Counts]
+
+
+class WorkersBody(Struct, frozen=True, kw_only=True):
+    """The workers of a queue, the ones seen last first."""
+
+    workers: list[WorkerSeen]
+
+
+class InsertBody(
+    SubmissionOptions, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A new submission: either its `operations`, or where they are stored already.
+
+    A `prefix` is the queue's name, a slash and 32 hexadecimal digits that no other submission has.
+
+    `chunks_total`, `operations_total` and `codec` go with `prefix` alone. `max_failed_operations`
+    is a count, or a share where it is written with a point: 1 is one operation, 1.0 are all.
+    `inline` goes with `prefix`, too: all chunks, encoded (base64), where they are small and nothing
+    is stored below `prefix` yet.
+    """
+
+    chunk_size: int
+    operations: list[Any] | UnsetType = UNSET
+    prefix: str | UnsetType = UNSET
+    chunks_total: int | UnsetType = UNSET
+    operations_total: int | UnsetType = UNSET
+    inline: list[bytes] | UnsetType = UNSET
+    codec: CodecName | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, new: NewSubmission) -> InsertBody:
+        """Return the body for a submission whose contents are stored, or inline."""
+        return cls(
+            chunk_size=new.chunk_size,
+            prefix=new.prefix,
+            chunks_total=new.chunks_total,
+            operations_total=new.operations,
+            inline=UNSET if new.inline is None else list(new.inline),
+            codec=new.codec,
+            **new.options | {"max_failed_operations": new.failed_operations_limit},
+        )
+
+    def to_new_submission(
+        self,
+        *,
+        prefix: str,
+        chunks_total: int,
+        operations_total: int | None,
+        codec: str,
+        inline: Sequence[bytes] | None = None,
+    ) -> NewSubmission:
+        """Return the submission to insert; the arguments are what the two kinds of body differ in.
+
+        Raises:
+            InvalidArgumentError: a value is out of range.
+        """
+        return NewSubmission(
+            prefix=prefix,
+            chunks_total=chunks_total,
+            chunk_size=self.chunk_size,
+            operations_total=operations_total,
+            codec=codec,
+            inline=inline,
+            **self.options,
+        )
+
+
+class PatchBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Changes to a submission in progress: a value for a key, or null to remove it."""
+
+    strategic_metadata: dict[str, int | None]
+
+
+class IdsBody(Struct, frozen=True, kw_only=True):
+    """Ids of submissions, ascending."""
+
+    ids: list[SubmissionId]
+
+
+class InlineBody(Struct, frozen=True, kw_only=True):
+    """What a small submission has in Redis: encoded chunks (base64) by index."""
+
+    chunks: dict[int, bytes]
+
+
+class ProgressEvent(ProgressNumbers, frozen=True, kw_only=True):
+    """How far a submission is, as an event; rate and rest are null until they can be told."""
+
+    operations_per_second: float | None
+    remaining_s: float | None
+
+    @classmethod
+    def of(
+        cls,
+        progress: Progress,
+        *,
+        operations_per_second: float | None,
+        remaining_s: float | None,
+    ) -> ProgressEvent:
+        """Return the event for progress."""
+        numbers = {name: getattr(progress, name) for name in ProgressNumbers.__struct_fields__}
+        rate, left_s = operations_per_second, remaining_s
+        return cls(
+            **numbers,
+            operations_per_second=None if rate is None else round(rate, 3),
+            remaining_s=None if left_s is None else round(left_s, 1),
+        )
+
+
+class SubmissionEvent(Struct, frozen=True, kw_only=True):
+    """What became of a submission: created, retried, completed, failed or cancelled."""
+
+    queue: str
+    id: SubmissionId
+    event: str
+
+
+class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a consumer wants. `strategy` is text as on command lines, or JSON.
+
+    `heartbeat_timeout_ms`: `timeout_ms` of its heartbeats, which counts until the first of them.
+    """
+
+    worker: WorkerName
+    max: Annotated[int, Meta(ge=1, le=MAX_BATCH)] = 1
+    strategy: Annotated[str, Meta(max_length=2_000)] | dict[str, Any] = "Random"
+    wait: Annotated[float, Meta(ge=0, le=60)] = 0
+    reservation_ms: int = 600_000
+    heartbeat_timeout_ms: TimeoutMs | None = None
+    include_operations: bool = False
+
+
+class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A chunk in a consumer's hands; the token is the right to report it.
+
+    `is_suspect`: Redis may have lost that it was done: look for its output before running it.
+    `operations` only when asked for; null when they have no JSON form, `problem` then says why.
+    """
+
+    token: Token
+    submission_id: SubmissionId
+    chunk_index: int
+    attempt: int
+    max_attempts: int
+    expires_at: datetime
+    chunks_total: int
+    chunk_size: int
+    operations_total: int
+    codec: str
+    prefix: str
+    input_key: str
+    output_key: str
+    input_url: str
+    input: bytes | None = None
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = {}
+    trace_context: Mapping[str, str] = {}
+    is_suspect: bool = False
+    operations: Any = UNSET
+    problem: str | UnsetType = UNSET
+
+    @classmethod
+    def of(
+        cls,
+        chunk: Reservation,
+        *,
+        operations: Any = UNSET,  # noqa: ANN401 JSON
+        problem: str | UnsetType = UNSET,
+    ) -> ChunkBody:
+        """Return the body for a reservation."""
+        source, index = chunk.source, chunk.chunk_index
+        return cls(
+            **{name: getattr(source, name) for name in _OF_SOURCE},
+            token=chunk.token,
+            chunk_index=index,
+            attempt=chunk.attempt,
+            expires_at=datetime.fromtimestamp(chunk.expires_at_ms / 1000, tz=UTC),
+            input_key=input_key(source.prefix, index),
+            output_key=output_key(source.prefix, index),
+            input_url=(
+                f"/v1/queues/{source.queue}/submissions/{source.submission_id}/chunks/{index}/input"
+            ),
+            # Operations say the same.
+            input=chunk.input if operations is UNSET else None,
+            operations=operations,
+            problem=problem,
+        )
+
+    def to_reservation(self, queue: str) -> Reservation:
+        """Return the reservation."""
+        return Reservation(
+            token=self.token,
+            source=Source(queue=queue, **{name: getattr(self, name) for name in _OF_SOURCE}),
+            chunk_index=self.chunk_index,
+            attempt=self.attempt,
+            expires_at_ms=_milliseconds(self.expires_at),
+            input=self.input,
+        )
+
+
+_OF_SOURCE: Final = tuple(
+    name for name in Source.__struct_fields__ if name in ChunkBody.__struct_fields__
+)
+
+
+def _milliseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+class ReservedBody(Struct, frozen=True, kw_only=True):
+    """Chunks, or none. `next_due_in_ms`: when a delayed chunk can be had, if that is known."""
+
+    chunks: list[ChunkBody]
+    is_paused: bool = False
+    next_due_in_ms: int | None = None
+
+
+class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A chunk that is done, with its output unless that is stored: results or encoded bytes.
+
+    `operations_failed` is counted in the output, which says it itself: the field is kept for
+    clients that send it.
+    """
+
+    token: str
+    results: list[Any] | UnsetType = UNSET
+    output: bytes | UnsetType = UNSET
+    operations_failed: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether its output comes along."""
+        return self.results is not UNSET or self.output is not UNSET
+
+
+class CompleteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Chunks that are done."""
+
+    chunks: Annotated[list[DoneBody], Meta(max_length=MAX_BATCH)]
+
+
+class FailedChunkBody(ChunkFailure, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chunk whose attempt failed, and why."""
+
+    type: Annotated[str, Meta(max_length=200)] = ""
+    token: str
+
+    @classmethod
+    def reporting(cls, token: Token, failure: ChunkFailure) -> FailedChunkBody:
+        """Return the body for a chunk and its failure."""
+        return cls(token=token, **asdict(failure) | {"type": failure.type[:200]})
+
+    def to_failure(self) -> ChunkFailure:
+        """Return the failure, shortened as ours are."""
+        return ChunkFailure.told(type=self.type, message=self.message, traceback=self.traceback)
+
+
+class FailBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Chunks whose attempts failed."""
+
+    chunks: Annotated[list[FailedChunkBody], Meta(max_length=MAX_BATCH)]
+
+
+class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Chunks that are given back without using an attempt, free at once or after a delay."""
+
+    tokens: Annotated[list[str], Meta(max_length=MAX_BATCH)]
+    delay_ms: DelayMs = 0
+
+
+class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a report. `lost`: the chunk was not the reporter's any more."""
+
+    token: str
+    outcome: OutcomeName
+    submission_id: SubmissionId | None = None
+    chunks_left: int | None = None
+    is_limit_passed: bool = False
+    attempt: int | None = None
+    next_at: datetime | None = None
+
+    @classmethod
+    def of(cls, token: str, outcome: AnyOutcome) -> OutcomeBody:
+        """Return the body for the outcome of a report."""
+        values = asdict(outcome)
+        if isinstance(outcome, Retried):
+            values["next_at"] = datetime.fromtimestamp(values.pop("next_at_ms") / 1000, tz=UTC)
+        return cls(token=token, outcome=_NAMES[type(outcome)], **values)
+
+    @property
+    def next_at_ms(self) -> int:
+        """As `Retried` has it."""
+        return _milliseconds(self.next_at) if self.next_at else 0
+
+    def to_outcome(self) -> AnyOutcome:
+        """Return the outcome."""
+        kind = _KINDS[self.outcome]
+        return kind(**{name: getattr(self, name) for name in kind.__struct_fields__})
+
+
+_KINDS: Final[Mapping[OutcomeName, type[AnyOutcome]]] = {
+    "completed": Completed,
+    "retried": Retried,
+    "failed": FinallyFailed,
+    "released": Released,
+    "dropped": Dropped,
+    "lost": Lost,
+}
+_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+
+
+class OutcomesBody(Struct, frozen=True, kw_only=True):
+    """What became of reports, in their order."""
+
+    outcomes: list[OutcomeBody]
+
+    @classmethod
+    def of(cls, tokens: Sequence[str], outcomes: Sequence[AnyOutcome]) -> OutcomesBody:
+        """Return the body for the outcomes of reports."""
+        pairs = zip(tokens, outcomes, strict=True)
+        return cls(outcomes=[OutcomeBody.of(token, outcome) for token, outcome in pairs])
+
+
+class HeartbeatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sign of life: all that the worker holds, and what it tells of itself.
+
+    `timeout_ms`: after so long a silence it is dead; without it the API's --heartbeat-timeout.
+    """
+
+    tokens: Annotated[list[str], Meta(max_length=10_000)] = []
+    info: dict[str, Any] = {}
+    timeout_ms: TimeoutMs | None = None
+
+
+class AliveBody(Struct, frozen=True, kw_only=True):
+    """Of the tokens named, those that nobody wants; chunks released that it did not know of."""
+
+    void: list[Token]
+    released: int
+
+    @classmethod
+    def of(cls, alive: Alive) -> AliveBody:
+        """Return the body for a heartbeat's answer."""
+        return cls(void=sorted(alive.void), released=alive.released)

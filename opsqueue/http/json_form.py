@@ -1,0 +1,70 @@
+"""The JSON form of values: its rules, in one place. No I/O.
+
+A value is an object of the fields that its class declares, in their order: a field that is added to
+one is in the answers, in what clients read of them and in the OpenAPI document. Ids are strings of
+19 digits, since JavaScript's numbers end at 2**53; instants are RFC 3339 in UTC with a Z; bytes are
+base64. Whoever reads an answer ignores fields that it does not know, so that a newer API can serve
+an older client; a request with such a field is refused, naming it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from opsqueue.model.process import PerProcess
+from opsqueue.model.submission import SubmissionId
+
+Value = TypeVar("Value")
+
+_ONE_AT_A_TIME: Final = PerProcess(threading.Lock)
+_DECODERS: Final[dict[Any, Any]] = {}
+
+
+def _written(value: object) -> str:
+    if isinstance(value, SubmissionId):
+        return str(value)
+    raise _no_form(type(value))
+
+
+def _read(kind: type, form: Any) -> SubmissionId:  # noqa: ANN401 JSON
+    if kind is SubmissionId:
+        return SubmissionId(form)
+    raise _no_form(kind)
+
+
+def _schema(kind: type) -> dict[str, Any]:
+    if kind is SubmissionId:
+        return {"type": "string"}
+    raise _no_form(kind)
+
+
+def _no_form(kind: type) -> NotImplementedError:
+    return NotImplementedError(f"{kind.__qualname__} has no JSON form")
+
+
+encode: Final = msgspec.json.Encoder(enc_hook=_written).encode
+
+
+def decoder_of(kind: type[Value]) -> msgspec.json.Decoder[Value]:
+    """Return a type's decoder, made in one thread at a time.
+
+    msgspec keeps with a Struct what it has found out about it, from before it is complete: a thread
+    that decodes one for the first time while another does so crashes the interpreter.
+    """
+    with _ONE_AT_A_TIME.get():
+        if kind not in _DECODERS:
+            _DECODERS[kind] = msgspec.json.Decoder(kind, dec_hook=_read)
+        decoder: msgspec.json.Decoder[Value] = _DECODERS[kind]
+        return decoder
+
+
+def schemas_of(kinds: Iterable[type], ref_template: str) -> dict[str, Any]:
+    """Return the JSON schemas of types and of all that they have in them, by name."""
+    _, schemas = msgspec.json.schema_components(
+        kinds, schema_hook=_schema, ref_template=ref_template
+    )
+    return schemas
