@@ -1,69 +1,74 @@
-"""The back end of a consumer: one interface to chunks, which Redis and the HTTP API implement.
+"""The back end of a consumer: the queue's own interface, which Redis and the HTTP API implement.
 
-`HttpChunkApi` (in http_api.py) asks the HTTP API; `QueueChunkApi` (in redis_api.py) asks Redis.
+`Queue` (opsqueue/queue) is Redis's implementation, `HttpChunkQueue` (in http_api.py) asks the API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from opsqueue.model.answers import Alive
+from opsqueue.model.answers import Alive, Reserved
 from opsqueue.model.chunk import (
     ChunkFailure,
     CompleteOutcome,
     FailOutcome,
     ReleaseOutcome,
-    Reservation,
     Token,
 )
 from opsqueue.strategy import AnyStrategy
 
 
-class ChunkApi(Protocol):
-    """The chunks of one queue in one worker's hands, in values.
+class ConsumerQueue(Protocol):
+    """The chunks of one queue; see the methods of `Queue`.
 
     Every method raises an error of ConnectionTroubleError's kind when there is no answer: what was
     asked for may have happened, and may be asked for again.
     """
 
     @property
-    def url(self) -> str:
-        """Names who answers, without credentials."""
+    def name(self) -> str:
+        """The queue's name."""
 
-    def check(self) -> None:
-        """Find out whether anybody answers, before the first chunk; may be repeated."""
-
-    def reserve(
+    def reserve_when_free(
         self,
+        worker: str,
         *,
         limit: int,
         reservation_ms: int,
         strategy: AnyStrategy,
+        heartbeat_timeout_ms: int | None,
         wait_s: float,
         is_gone: Callable[[], bool],
-    ) -> Sequence[Reservation]:
+    ) -> Reserved:
         """Reserve up to `limit` chunks; wait up to `wait_s` for the first, or less.
 
-        Who can asks `is_gone` about once a second, and takes nothing any more when it is True.
+        Where that is possible, `is_gone` is asked about once a second; nothing is reserved any
+        more when it is True.
         """
 
-    def complete(
-        self, token: Token, *, operations_failed: int = 0, output: bytes | None = None
-    ) -> CompleteOutcome:
-        """Report a chunk as done, with the errors of so many operations.
+    def complete_chunks(
+        self,
+        tokens: Sequence[Token],
+        *,
+        operations_failed: Mapping[Token, int],
+        outputs: Mapping[Token, bytes],
+    ) -> list[CompleteOutcome]:
+        """Report chunks as done, with the number of their operations that failed.
 
-        Its output is stored, unless it comes along, see `Source.inline_output_bytes`.
+        Their output is stored, unless it comes along, see `Source.inline_output_bytes`.
         """
 
-    def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
+    def fail_chunk(self, token: Token, failure: ChunkFailure, /) -> FailOutcome:
         """Report that an attempt failed."""
 
-    def release(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
+    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
         """Release chunks without using an attempt."""
 
-    def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
-        """Send a heartbeat with what the worker holds; return what of that is void."""
+    def heartbeat(
+        self, worker: str, *, tokens: Iterable[Token], info: bytes, timeout_ms: int | None
+    ) -> Alive:
+        """Send a heartbeat with what the worker holds; return what of that is revoked."""
 
-    def retire(self) -> None:
+    def retire_worker(self, worker: str) -> None:
         """Sign off; what is still held is released."""

@@ -1,7 +1,7 @@
 """The consumer's client: takes chunks, has them worked on by a callback, stores what comes out.
 
 For programs that bring their own processes; `opsqueue-worker` brings pools, time limits and more.
-Decisions are here, I/O is the store's and that of a `ChunkApi`, which is also the seam for tests.
+Decisions are here, I/O is the store's and that of a `ConsumerQueue`, also the seam for tests.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
-from opsqueue.consumer.backends import ChunkApi
-from opsqueue.consumer.held import REPORT_WITHIN_S, InHand
-from opsqueue.consumer.http_api import HttpChunkApi
+from opsqueue.consumer.backends import ConsumerQueue
+from opsqueue.consumer.held import REPORT_WITHIN_S, Connected, InHand
+from opsqueue.consumer.http_api import HttpChunkQueue, worker_in_path
 from opsqueue.contents.codec import RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError, StoreUnavailableError
@@ -32,6 +32,7 @@ from opsqueue.handlers.execute import (
     execute,
     save,
 )
+from opsqueue.http.client import HttpClient
 from opsqueue.model.chunk import MAX_BATCH, ChunkFailure
 from opsqueue.model.extras import missing
 from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
@@ -39,10 +40,6 @@ from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.model.version import __version__
 from opsqueue.store import ObjectStore, open_store, with_options
 from opsqueue.strategy import AnyStrategy, Newest, Random
-
-if TYPE_CHECKING:
-    from opsqueue.queue.sweeper import Sweeper
-
 
 MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""
@@ -59,9 +56,8 @@ class _Worker:
     """One process's part of a consumer: a worker with its own name, connections and threads."""
 
     name: str
-    api: ChunkApi
+    connected: Connected
     hand: InHand
-    sweeper: Sweeper | None
     resources: ExitStack
     has_begun: bool = False
 
@@ -124,13 +120,13 @@ class ConsumerClient:
                 raise InvalidArgumentError(message)
         store = open_store(with_options(object_store_url, object_store_options))
 
-        def opened(worker: str, resources: ExitStack) -> tuple[ChunkApi, Sweeper | None]:
+        def opened(worker: str, resources: ExitStack) -> Connected:
             if not opsqueue_url.startswith(_REDIS):
-                over_http = HttpChunkApi(
-                    opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms
-                )
-                resources.callback(over_http.close)
-                return over_http, None
+                worker_in_path(worker)
+                client = HttpClient(opsqueue_url, token=token)
+                resources.callback(client.close)
+                on = HttpChunkQueue(client, queue)
+                return Connected(on, url=client.url, check=client.version, timeout_ms=timeout_ms)
             try:
                 # Only now: a consumer over HTTP needs no Redis client.
                 from opsqueue.consumer.redis_api import connected  # noqa: PLC0415 as above
@@ -172,11 +168,10 @@ class ConsumerClient:
     @classmethod
     def over(
         cls,
-        api: ChunkApi,
+        queue: ConsumerQueue,
         store: ObjectStore,
         *,
         name: str = "consumer",
-        queue: str = "default",
         allow_pickle: bool = False,
         reservation_ms: int = 600_000,
         heartbeat_interval_s: float = 5.0,
@@ -187,18 +182,16 @@ class ConsumerClient:
         """
         origin = Origin()
 
-        def given(_worker: str, _resources: ExitStack) -> tuple[ChunkApi, None]:
-            origin.check(
-                "this consumer's ChunkApi", "make an api and a ConsumerClient in the child"
-            )
-            return api, None
+        def given(_worker: str, _resources: ExitStack) -> Connected:
+            origin.check("this consumer's queue", "make a queue and a ConsumerClient in the child")
+            return Connected(queue, url=repr(queue), check=lambda: None)
 
         self = cls.__new__(cls)
         self._assemble(
             given,
             store,
             worker_name=lambda: name,
-            queue=queue,
+            queue=queue.name,
             allow_pickle=allow_pickle,
             reservation_ms=reservation_ms,
             heartbeat_interval_s=heartbeat_interval_s,
@@ -208,7 +201,7 @@ class ConsumerClient:
 
     def _assemble(
         self,
-        connected: Callable[[str, ExitStack], tuple[ChunkApi, Sweeper | None]],
+        connected: Callable[[str, ExitStack], Connected],
         store: ObjectStore,
         *,
         worker_name: Callable[[], str],
@@ -228,21 +221,21 @@ class ConsumerClient:
         def make() -> _Worker:
             worker = worker_name()
             with ExitStack() as resources:
-                api, sweeper = connected(worker, resources)
+                found = connected(worker, resources)
                 hand = InHand(
-                    api,
-                    queue=queue,
+                    found.queue,
                     worker=worker,
+                    timeout_ms=found.timeout_ms,
                     info=worker_info(
                         version=__version__, pool="consumer", concurrency=1, queues=[queue]
                     ),
                     interval_s=heartbeat_interval_s,
                     reservation_ms=reservation_ms,
                 )
-                if sweeper is not None:
-                    resources.callback(sweeper.stop)
+                if found.sweeper is not None:
+                    resources.callback(found.sweeper.stop)
                 resources.callback(hand.close)
-                return _Worker(worker, api, hand, sweeper, resources.pop_all())
+                return _Worker(worker, found, hand, resources.pop_all())
 
         self.queue = queue
         self._store = store
@@ -263,8 +256,8 @@ class ConsumerClient:
 
     def __repr__(self) -> str:
         """URLs without credentials, never the token."""
-        api = self._workers.get().api
-        return f"ConsumerClient({api.url!r}, {self._store.url!r}, queue={self.queue!r})"
+        url = self._workers.get().connected.url
+        return f"ConsumerClient({url!r}, {self._store.url!r}, queue={self.queue!r})"
 
     # Callbacks
 
@@ -478,11 +471,11 @@ class ConsumerClient:
         """Find out once that somebody answers and the store can be used, and begin to beat."""
         worker = self._workers.get()
         if not worker.has_begun:
-            worker.api.check()
+            worker.connected.check()
             self._store.check()
             worker.hand.start()
-            if worker.sweeper is not None:
-                worker.sweeper.start()
+            if worker.connected.sweeper is not None:
+                worker.connected.sweeper.start()
             worker.has_begun = True
 
 

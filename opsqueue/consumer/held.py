@@ -1,7 +1,7 @@
 """What one consumer has in its hands: taken, reported, and the thread that says so to the queue.
 
-The I/O is a `ChunkApi`'s. Nothing here refers to the client, so that a client which nobody has any
-more can be collected, and its thread ended.
+The I/O is a `ConsumerQueue`'s. Nothing here refers to the client, so that a client which nobody has
+any more can be collected, and its thread ended.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from opsqueue.consumer.backends import ChunkApi
+from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.exceptions import (
     ChunkNotFoundError,
     ConnectionTroubleError,
@@ -33,6 +34,9 @@ from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.strategy import AnyStrategy
 from opsqueue.tracing import spans
 
+if TYPE_CHECKING:
+    from opsqueue.queue.sweeper import Sweeper
+
 logger = logging.getLogger("opsqueue.consumer")
 
 Key = tuple[SubmissionId, int]
@@ -46,13 +50,27 @@ _BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=5.0)
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A queue that a worker is connected to."""
+
+    queue: ConsumerQueue
+    url: str
+    """Names who answers, without credentials."""
+    check: Callable[[], object]
+    """Raises when nobody answers, or when it can't hold a queue; before the first chunk."""
+    sweeper: Sweeper | None = None
+    timeout_ms: int | None = None
+    """After so long a silence the worker is dead to the others; None: as the queue has it."""
+
+
 class InHand:
     """The chunks that a consumer holds, by submission and index; safe for several threads.
 
     Args:
-        api: told what is held.
-        queue: of the chunks; named in spans, as the worker is.
+        queue: told what is held.
         worker: who holds them.
+        timeout_ms: after so long a silence the worker is dead; None: as the queue has it.
         info: JSON that lists of workers show.
         interval_s: between heartbeats.
         reservation_ms: how long a chunk may be held.
@@ -60,17 +78,17 @@ class InHand:
 
     def __init__(
         self,
-        api: ChunkApi,
+        queue: ConsumerQueue,
         *,
-        queue: str,
         worker: str,
+        timeout_ms: int | None,
         info: bytes,
         interval_s: float,
         reservation_ms: int,
     ) -> None:
-        self._api = api
         self._queue = queue
         self._worker = worker
+        self._timeout_ms = timeout_ms
         self._reservation_ms = reservation_ms
         self.is_stopping = threading.Event()
         """Set: take nothing more; reports still go out, for a minute."""
@@ -149,14 +167,16 @@ class InHand:
         # A beat after the signing off would bring the worker back.
         thread.join(timeout=self._interval_s + 20)
         try:
-            self._api.retire()
+            self._queue.retire_worker(self._worker)
         except OpsqueueError as exc:
             logger.warning("could not sign off: %s; what is held is taken back later", exc)
 
     def beat(self) -> None:
         """Beat once."""
         tokens = self.tokens()
-        alive = self._api.heartbeat(tokens, self._info)
+        alive = self._queue.heartbeat(
+            self._worker, tokens=tokens, info=self._info, timeout_ms=self._timeout_ms
+        )
         if alive.released:
             logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
         if alive.lost:
@@ -175,14 +195,16 @@ class InHand:
 
         def reserve() -> Sequence[Reservation]:
             began_ns = time.time_ns()
-            found = self._api.reserve(
+            found = self._queue.reserve_when_free(
+                self._worker,
                 limit=limit,
                 reservation_ms=self._reservation_ms,
                 strategy=strategy,
+                heartbeat_timeout_ms=self._timeout_ms,
                 wait_s=WAIT_S,
                 is_gone=self.is_stopping.is_set,
-            )
-            spans.received(self._queue, self._worker, found, began_ns=began_ns)
+            ).chunks
+            spans.received(self._queue.name, self._worker, found, began_ns=began_ns)
             return found
 
         try:
@@ -207,17 +229,21 @@ class InHand:
         def send() -> object:
             match report:
                 case Done(operations_failed=failed, output=output):
-                    return self._api.complete(token, operations_failed=failed, output=output)
+                    return self._queue.complete_chunks(
+                        [token],
+                        operations_failed={token: failed},
+                        outputs={} if output is None else {token: output},
+                    )[0]
                 case Failed(failure=failure):
-                    return self._api.fail(token, failure)
+                    return self._queue.fail_chunk(token, failure)
                 case GivenBack(delay_ms=delay_ms):
-                    return self._api.release([token], delay_ms=delay_ms)[0]
+                    return self._queue.release_chunks([token], delay_ms=delay_ms)[0]
 
         def is_over(seconds: float) -> bool:
             limit_s = REPORT_WITHIN_S if self.is_stopping.is_set() else within_s
             return limit_s is not None and seconds > limit_s
 
-        with spans.settle(self._queue, self._worker, reservation, failure):
+        with spans.settle(self._queue.name, self._worker, reservation, failure):
             try:
                 outcome = self._until_answered(send, is_over=is_over)
             except EncodingError as exc:
@@ -278,7 +304,7 @@ class InHand:
             left = [one for one in reservations if one.token in held]
             try:
                 if left:
-                    self._api.release([one.token for one in left])
+                    self._queue.release_chunks([one.token for one in left])
             except OpsqueueError as exc:
                 logger.warning("could not give %d chunks back: %s", len(left), exc)
             for one in left:

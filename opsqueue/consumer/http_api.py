@@ -1,8 +1,8 @@
-"""The HTTP API as `ChunkApi`: which requests answer what; `http/client.py` makes them."""
+"""The HTTP API as a consumer's back end: which requests answer what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 from urllib.parse import quote
 
@@ -20,7 +20,6 @@ from opsqueue.http.bodies import (
     ReleaseBody,
     ReserveBody,
     ReservedBody,
-    VersionBody,
 )
 from opsqueue.http.client import (
     CALL_PATIENCE,
@@ -28,16 +27,14 @@ from opsqueue.http.client import (
     Body,
     HttpClient,
     Patience,
-    Transport,
     queue_path,
 )
-from opsqueue.model.answers import Alive
+from opsqueue.model.answers import Alive, Reserved
 from opsqueue.model.chunk import (
     ChunkFailure,
     CompleteOutcome,
     FailOutcome,
     ReleaseOutcome,
-    Reservation,
     Token,
 )
 from opsqueue.model.names import checked_worker
@@ -47,116 +44,102 @@ _ONCE = Patience(repeats=0)
 """Who waits, or beats, asks again by itself."""
 
 
-class HttpChunkApi(HttpClient):
-    """The chunks of one queue over HTTP.
+class HttpChunkQueue:
+    """The chunks of one queue over HTTP."""
 
-    Args:
-        api_url: http://host:port, https://…, or host:port alone.
-        queue: whose chunks.
-        worker: the name under which they are held.
-        token: sent as a bearer token.
-        timeout_ms: after so long a silence the worker is dead; None: as the API says.
-        transport: for tests, such as `httpx.WSGITransport(app)`.
+    def __init__(self, client: HttpClient, name: str) -> None:
+        """Ask nothing yet."""
+        self._path = queue_path(name)
+        self._client = client
+        self.name = name
 
-    Raises:
-        InvalidArgumentError: of the arguments.
-    """
-
-    def __init__(
+    def reserve_when_free(
         self,
-        api_url: str,
-        queue: str,
         worker: str,
-        *,
-        token: str | None = None,
-        timeout_ms: int | None = None,
-        transport: Transport | None = None,
-    ) -> None:
-        """Connect to nothing yet."""
-        if "/" in checked_worker(worker):
-            message = f"worker name {worker!r}: over HTTP it can't have a slash"
-            raise InvalidArgumentError(message)
-        self._queue = queue
-        self._worker = worker
-        self._timeout_ms = timeout_ms
-        self._chunks = f"{queue_path(queue)}/chunks"
-        self._worker_path = f"{queue_path(queue)}/workers/{quote(worker, safe='')}"
-        super().__init__(api_url, token=token, transport=transport)
-
-    def check(self) -> None:
-        """See `ChunkApi`."""
-        self.read(self.send("GET", "/version"), VersionBody, "")
-
-    def reserve(
-        self,
         *,
         limit: int,
         reservation_ms: int,
         strategy: AnyStrategy,
+        heartbeat_timeout_ms: int | None,
         wait_s: float,
         is_gone: Callable[[], bool],  # noqa: ARG002 a request under way can't be taken back
-    ) -> Sequence[Reservation]:
-        """See `ChunkApi`."""
+    ) -> Reserved:
+        """See `ConsumerQueue`."""
         body = ReserveBody(
-            worker=self._worker,
+            worker=worker,
             max=limit,
             reservation_ms=reservation_ms,
             strategy=str(strategy),
             wait=wait_s,
-            heartbeat_timeout_ms=self._timeout_ms,
+            heartbeat_timeout_ms=heartbeat_timeout_ms,
         )
         # Not repeated here: after a lost answer chunks are held unnoticed until a heartbeat frees
         # them, and more of them must not pile up within a second.
-        reserved = self._post(
-            f"{self._chunks}/reserve", body, ReservedBody, wait_s=wait_s, patience=_ONCE
+        reserved = self._post("chunks/reserve", body, ReservedBody, wait_s=wait_s, patience=_ONCE)
+        return Reserved(
+            chunks=tuple(chunk.to_reservation(self.name) for chunk in reserved.chunks),
+            is_paused=reserved.is_paused,
+            next_due_in_ms=reserved.next_due_in_ms,
         )
-        return [chunk.to_reservation(self._queue) for chunk in reserved.chunks]
 
-    def complete(
-        self, token: Token, *, operations_failed: int = 0, output: bytes | None = None
-    ) -> CompleteOutcome:
-        """See `ChunkApi`."""
-        encoded = msgspec.UNSET if output is None else output
-        done = DoneBody(token=token, operations_failed=operations_failed, output=encoded)
-        body = CompleteBody(chunks=[done])
-        return cast(CompleteOutcome, self._report("complete", body, [token])[0])
+    def complete_chunks(
+        self,
+        tokens: Sequence[Token],
+        *,
+        operations_failed: Mapping[Token, int],
+        outputs: Mapping[Token, bytes],
+    ) -> list[CompleteOutcome]:
+        """See `ConsumerQueue`."""
+        chunks = [
+            DoneBody(
+                token=token,
+                operations_failed=operations_failed.get(token, 0),
+                output=outputs.get(token, msgspec.UNSET),
+            )
+            for token in tokens
+        ]
+        body = CompleteBody(chunks=chunks)
+        return cast("list[CompleteOutcome]", self._report("complete", body, tokens))
 
-    def fail(self, token: Token, failure: ChunkFailure) -> FailOutcome:
-        """See `ChunkApi`."""
+    def fail_chunk(self, token: Token, failure: ChunkFailure, /) -> FailOutcome:
+        """See `ConsumerQueue`."""
         body = FailBody(chunks=[FailedChunkBody.reporting(token, failure)])
         return cast(FailOutcome, self._report("fail", body, [token])[0])
 
-    def release(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
-        """See `ChunkApi`."""
+    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
+        """See `ConsumerQueue`."""
         body = ReleaseBody(tokens=list(tokens), delay_ms=delay_ms)
         return cast("list[ReleaseOutcome]", self._report("release", body, tokens))
 
-    def heartbeat(self, tokens: Sequence[Token], info: bytes) -> Alive:
-        """See `ChunkApi`."""
+    def heartbeat(
+        self, worker: str, *, tokens: Iterable[Token], info: bytes, timeout_ms: int | None
+    ) -> Alive:
+        """See `ConsumerQueue`."""
+        tokens = list(tokens)
         body = HeartbeatBody(
-            tokens=list(tokens), info=msgspec.json.decode(info), timeout_ms=self._timeout_ms
+            tokens=list(tokens), info=msgspec.json.decode(info), timeout_ms=timeout_ms
         )
-        path = f"{self._worker_path}/heartbeat"
+        path = f"workers/{worker_in_path(worker)}/heartbeat"
         alive = self._post(path, body, Alive, patience=_ONCE)
         if not alive.void <= set(tokens):
             raise self._wrong_tokens(path)
         return alive
 
-    def retire(self) -> None:
-        """See `ChunkApi`."""
-        response = self.send("DELETE", self._worker_path)
+    def retire_worker(self, worker: str) -> None:
+        """See `ConsumerQueue`."""
+        response = self._client.send("DELETE", f"{self._path}/workers/{worker_in_path(worker)}")
         if not response.is_success:
-            raise self.error(response, self._queue, None)
+            raise self._client.error(response, self.name, None)
 
     def _report(self, verb: str, body: msgspec.Struct, tokens: Sequence[Token]) -> list[AnyOutcome]:
-        path = f"{self._chunks}/{verb}"
+        path = f"chunks/{verb}"
         outcomes = self._post(path, body, OutcomesBody).outcomes
         if [outcome.token for outcome in outcomes] != list(tokens):
             raise self._wrong_tokens(path)
         return [outcome.to_outcome() for outcome in outcomes]
 
     def _wrong_tokens(self, path: str) -> WrongAnswerError:
-        return self.wrong_answer("POST", path, "it is about other chunks")
+        return self._client.wrong_answer("POST", f"{self._path}/{path}", "it is about other chunks")
 
     def _post(
         self,
@@ -167,12 +150,20 @@ class HttpChunkApi(HttpClient):
         wait_s: float = 0,
         patience: Patience = CALL_PATIENCE,
     ) -> Body:
-        response = self.send(
+        response = self._client.send(
             "POST",
-            path,
+            f"{self._path}/{path}",
             patience=patience,
             body_wait_s=wait_s,
             content=msgspec.json.encode(body),
             headers=JSON_TYPE,
         )
-        return self.read(response, answer, self._queue)
+        return self._client.read(response, answer, self.name)
+
+
+def worker_in_path(worker: str) -> str:
+    """Return a worker's name as it stands in paths, or raise InvalidArgumentError."""
+    if "/" in checked_worker(worker):
+        message = f"worker name {worker!r}: over HTTP it can't have a slash"
+        raise InvalidArgumentError(message)
+    return quote(worker, safe="")

@@ -33,7 +33,7 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
     WrongAnswerError,
 )
-from opsqueue.http.bodies import ECHO_HEADER, ProblemBody, ProblemType
+from opsqueue.http.bodies import ECHO_HEADER, ProblemBody, ProblemType, VersionBody
 from opsqueue.http.json_form import decoder_of
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.checks import is_host
@@ -134,6 +134,11 @@ class HttpClient:
     def close(self) -> None:
         """Close the connections, if they are this process's own."""
         self._client.close(httpx.Client.close)
+
+    def version(self) -> str:
+        """Return the API's version. Of little patience: who asks wants to know if it is there."""
+        response = self.send("GET", "/version", patience=CALL_PATIENCE)
+        return self.read(response, VersionBody, "").version
 
     def send(  # noqa: PLR0913 a request and its repetition
         self,

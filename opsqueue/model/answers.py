@@ -30,8 +30,8 @@ class Reserved(Struct, frozen=True, kw_only=True):
 
     chunks: tuple[Reservation, ...]
     is_paused: bool
-    wake_id: str
-    """`Queue.wait_for_wake` after this one misses nothing."""
+    wake_id: str = ""
+    """`Queue.wait_for_wake` after this one misses nothing; "": over HTTP, the API waits."""
     next_due_in_ms: int | None
     """Until the next delayed chunk is free, or a rate limit lets one through; None: unknown."""
     look_from: str = ""

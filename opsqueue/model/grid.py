@@ -5,11 +5,12 @@ No I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
+from msgspec import Struct, field
+
+from opsqueue.model.submission import SubmissionId, SubmissionState
 
 MAX_CELLS: Final = 2_000
 MAX_LISTED: Final = 100
@@ -19,8 +20,7 @@ MAX_PAGE: Final = 1_000
 """Chunks in hand, or delayed, that one reading looks at."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cells:
+class Cells(Struct, frozen=True, kw_only=True):
     """Counts of chunks by cell. `state` is the submission's at that instant."""
 
     state: SubmissionState
@@ -31,9 +31,8 @@ class Cells:
     """Of those done, the ones with operations that failed; empty: none has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkInHand:
-    """A chunk that a worker holds."""
+class ChunkInHand(Struct, frozen=True, kw_only=True):
+    """A chunk that a worker holds; `attempt` is the number of this one."""
 
     submission_id: SubmissionId
     index: int
@@ -43,33 +42,29 @@ class ChunkInHand:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DelayedChunk:
-    """A chunk that waits for its next attempt."""
+class DelayedChunk(Struct, frozen=True, kw_only=True):
+    """A chunk that waits for its next attempt; `attempt` is the number of those used."""
 
     index: int
-    attempts_used: int
+    attempts_used: int = field(name="attempt")
     due_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RetriedChunk:
+class RetriedChunk(Struct, frozen=True):
     """A chunk that has used attempts and is not done."""
 
     index: int
-    attempts_used: int
+    attempts_used: int = field(name="attempts")
 
 
-@dataclass(frozen=True, slots=True)
-class HandPage:
+class HandPage(Struct, frozen=True):
     """A page of chunks in hand, the oldest first; `next_from` None: the last one."""
 
     chunks: tuple[ChunkInHand, ...]
     next_from: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delayed:
+class Delayed(Struct, frozen=True, kw_only=True):
     """What a submission has waiting for another attempt. `is_partial`: there may be more."""
 
     chunks: tuple[DelayedChunk, ...]
@@ -78,9 +73,11 @@ class Delayed:
     retried_total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """How many chunks of a cell are what; those in no count are free, or dropped at the end."""
+class Cell(Struct, frozen=True):
+    """How many chunks of a cell are what. The others are free, or dropped once it has ended.
+
+    Those with `errors` of operations are among those done.
+    """
 
     done: int
     in_hand: int
@@ -89,16 +86,27 @@ class Cell:
     errors: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """A submission's chunks, cell by cell, and the first of those that are under way."""
+class FailedChunk(Struct, frozen=True, kw_only=True):
+    """The chunk whose last attempt failed, and the submission with it."""
 
-    submission: Submission
+    index: int
+    attempt: int
+    at: datetime
+
+
+class Grid(Struct, frozen=True, kw_only=True):
+    """A submission's chunks, `chunks_per_cell` a cell, and the first 100 of those under way.
+
+    `is_partial`: the queue has more chunks in hand or delayed than were looked through.
+    """
+
+    state: SubmissionState
+    chunks_total: int
     chunks_per_cell: int
     cells: tuple[Cell, ...]
     in_hand: tuple[ChunkInHand, ...]
     delayed: tuple[DelayedChunk, ...]
+    failed: tuple[FailedChunk, ...]
     retried: tuple[RetriedChunk, ...]
     retried_total: int
     is_partial: bool
-    """The queue has more in hand, or delayed, than was looked through."""

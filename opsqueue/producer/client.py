@@ -46,7 +46,6 @@ from opsqueue.exceptions import (
 from opsqueue.model.checks import is_whole, shown
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
-from opsqueue.model.names import check_queue_name
 from opsqueue.model.new_submission import INLINE_BYTES, Backoff, NewSubmission, is_idempotency_key
 from opsqueue.model.status import (
     SubmissionStatus,
@@ -211,21 +210,30 @@ class ProducerClient:
         if at_once < 1:
             message = f"at_once is {at_once}: it counts objects, give 1 or more"
             raise InvalidArgumentError(message)
-        self.queue = check_queue_name(queue)
         self.threads = Threads()
         self._api = api
         self._has_answered = False
-        self._on = api.queue(queue)
         self._store = store
         self._at_once = at_once
         self._allow_pickle = allow_pickle
         self._codec = (
             open_codec(codec, allow_pickle=allow_pickle) if isinstance(codec, str) else codec
         )
-        self._inserter = SubmissionInserter(
-            self._on, store, at_once=at_once, inline_bytes=inline_bytes
+        self._inserter_of = partial(
+            SubmissionInserter, store=store, at_once=at_once, inline_bytes=inline_bytes
         )
+        self.queue = queue
         self._whole_bytes: int | None = None
+
+    @property
+    def queue(self) -> str:
+        """The queue's name; may be set to that of another one."""
+        return self._on.name
+
+    @queue.setter
+    def queue(self, name: str) -> None:
+        self._on = self._api.queue(name)
+        self._inserter = self._inserter_of(self._on)
 
     def __repr__(self) -> str:
         """URLs without credentials, never the token."""

@@ -14,11 +14,9 @@ from opsqueue.http.bodies import (
     InsertBody,
     PatchBody,
     QueuesBody,
-    VersionBody,
     WorkersBody,
 )
 from opsqueue.http.client import (
-    CALL_PATIENCE,
     JSON_TYPE,
     MAX_WAIT_S,
     WAIT_PATIENCE,
@@ -50,11 +48,6 @@ class HttpBackend(HttpClient):
         """Count all; see `Backend.queues`."""
         body = self.read(self.send("GET", "/v1/queues"), QueuesBody, "")
         return {counts.queue: counts for counts in body.queues}
-
-    def version(self) -> str:
-        """Give the API's version. Of little patience: who asks wants to know if it is there."""
-        response = self.send("GET", "/version", patience=CALL_PATIENCE)
-        return self.read(response, VersionBody, "").version
 
 
 class HttpQueue:

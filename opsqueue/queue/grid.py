@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from opsqueue.model.grid import MAX_CELLS, MAX_LISTED, Cell, ChunkInHand, Grid
+from opsqueue.model.grid import MAX_CELLS, MAX_LISTED, Cell, ChunkInHand, FailedChunk, Grid
 from opsqueue.model.submission import Submission
 from opsqueue.queue.commands import MAX_DELAYED
 from opsqueue.queue.queue import Queue
@@ -36,17 +36,23 @@ def chunk_grid(on: Queue, submission: Submission, *, cells: int) -> Grid:
     in_hand, is_cut = _chunks_in_hand(on, submission)
     delayed = on.list_delayed(submission.id, limit=MAX_DELAYED)
     failure = submission.last_failure if submission.chunks_failed else None
-    failed = [] if failure is None else [failure.chunk_index]
+    failed = []
+    if failure is not None:
+        failed.append(
+            FailedChunk(index=failure.chunk_index, attempt=failure.attempt, at=failure.at)
+        )
     held_of = _tally((chunk.index for chunk in in_hand), per_cell, len(done))
     delayed_of = _tally((chunk.index for chunk in delayed.chunks), per_cell, len(done))
-    failed_of = _tally(failed, per_cell, len(done))
+    failed_of = _tally((chunk.index for chunk in failed), per_cell, len(done))
     retried = sorted(delayed.retried, key=lambda chunk: (-chunk.attempts_used, chunk.index))
     return Grid(
-        submission=submission,
+        state=submission.state,
+        chunks_total=submission.chunks_total,
         chunks_per_cell=per_cell,
         cells=tuple(map(Cell, done, held_of, delayed_of, failed_of, errors)),
         in_hand=in_hand[:MAX_LISTED],
         delayed=delayed.chunks[:MAX_LISTED],
+        failed=tuple(failed),
         retried=tuple(retried[:MAX_LISTED]),
         retried_total=delayed.retried_total,
         is_partial=is_cut or delayed.is_partial,

@@ -65,7 +65,7 @@ from opsqueue.queue.commands import (
     checked_limit,
     prefix_taken,
 )
-from opsqueue.queue.connection import BLOCK_MS
+from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S
 from opsqueue.queue.durability import Durability, confirming, unconfirmed
 from opsqueue.queue.partitions import (
     Partitions,
@@ -87,7 +87,10 @@ P = ParamSpec("P")
 
 _LEAST_BLOCK_MS: Final = 10
 _GATHER_S: Final = 0.02
+UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
+"""A reserve that was not answered within the socket's timeout never will be."""
 _MOST_ROUNDS: Final = 100
+_MOST_BATCHES: Final = 1_000
 
 
 def _runs(command: Callable[P, Command[Answer]]) -> Callable[Concatenate[Queue, P], Answer]:
@@ -422,7 +425,7 @@ class Queue:
         limit: int = 1,
         reservation_ms: int = 600_000,
         strategy: AnyStrategy | None = None,
-        heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        heartbeat_timeout_ms: int | None = None,
     ) -> Reserved:
         """Reserve up to `limit` chunks, partition by partition; also a sign of the worker's life.
 
@@ -432,9 +435,12 @@ class Queue:
             reservation_ms: from now, on Redis's clock, until the chunks are taken back.
             strategy: Random by default.
             heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
-                of them: for a worker that is new, or that was forgotten as dead.
+                of them: for a worker that is new, or that was forgotten as dead. None:
+                DEFAULT_TIMEOUT_MS.
         """
         self._register_if_possible()
+        if heartbeat_timeout_ms is None:
+            heartbeat_timeout_ms = DEFAULT_TIMEOUT_MS
         numbers = self._numbers()
         first = random.randrange(len(numbers))  # noqa: S311 chance needs no cryptography
         found: dict[int, Reserved] = {}
@@ -548,8 +554,8 @@ class Queue:
         *,
         tokens: Iterable[Token] = (),
         info: bytes = b"{}",
-        unknown_ms: int = 30_000,
-        timeout_ms: int = DEFAULT_TIMEOUT_MS,
+        unknown_ms: int = UNKNOWN_MS,
+        timeout_ms: int | None = None,
     ) -> Alive:
         """Tell that a worker lives and what it holds; return what of that is revoked.
 
@@ -560,7 +566,7 @@ class Queue:
             unknown_ms: chunks pending for it for longer that it does not name are released; longer
                 than an answer of reserve can be under way.
             timeout_ms: after so long a silence from now on it is dead, and its chunks are taken
-                back by whoever sweeps.
+                back by whoever sweeps. None: DEFAULT_TIMEOUT_MS.
         """
         tokens = list(tokens)
         named = grouped(tokens, tokens)
@@ -571,7 +577,7 @@ class Queue:
                 tokens=named.get(partition, []),
                 info=info,
                 unknown_ms=unknown_ms,
-                timeout_ms=timeout_ms,
+                timeout_ms=DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
             )
 
         beat(self.partition)  # checks the arguments before anything is sent
@@ -585,7 +591,16 @@ class Queue:
             lost=sum(answer.lost for answer in alive),
         )
 
-    retire_worker = _runs(commands.retire_worker)
+    def retire_worker(self, worker: str) -> None:
+        """Release all that a worker holds, a batch at a time, and forget it.
+
+        Bounded: a worker that goes on reserving meanwhile is released by its own end, or by
+        sweepers.
+        """
+        for _ in range(_MOST_BATCHES):
+            if self.run(commands.retire_worker(worker)):
+                return
+
     reclaim_dead = _runs(commands.reclaim_dead)
     repair = _runs(commands.repair)
 
@@ -842,6 +857,52 @@ class Queue:
                     return submission
                 last_id, events = part.wait_for_events(last_id, block_ms=math.ceil(left_s * 1000))
                 is_named = any(id_ == submission_id for id_, _ in events)
+
+    def reserve_when_free(
+        self,
+        worker: str,
+        *,
+        limit: int,
+        reservation_ms: int,
+        strategy: AnyStrategy,
+        heartbeat_timeout_ms: int | None,
+        wait_s: float,
+        slice_ms: int = 1_000,
+        is_gone: Callable[[], bool],
+    ) -> Reserved:
+        """Reserve chunks as soon as there are any, or none after `wait_s`.
+
+        Args:
+            worker: its name.
+            limit: chunks at most.
+            reservation_ms: from when they are reserved.
+            strategy: which.
+            heartbeat_timeout_ms: as of `reserve_chunks`.
+            wait_s: seconds from now; 0 only looks.
+            slice_ms: after each `is_gone` is asked; at most BLOCK_MS, for the connection's sake.
+            is_gone: nobody waits any more, or the process shuts down: reserves nothing after that.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            reserved = self.reserve_chunks(
+                worker,
+                limit=limit,
+                reservation_ms=reservation_ms,
+                strategy=strategy,
+                heartbeat_timeout_ms=heartbeat_timeout_ms,
+            )
+            # Also without a wake-up: a look now and then finds what none announced.
+            until = min(deadline, time.monotonic() + BLOCK_MS / 1000)
+            if reserved.next_due_in_ms is not None and not reserved.is_paused:
+                until = min(until, time.monotonic() + reserved.next_due_in_ms / 1000)
+            if reserved.chunks or time.monotonic() >= deadline:
+                return reserved
+            is_awake = False
+            while not is_awake and (left_s := until - time.monotonic()) > 0:
+                block_ms = min(slice_ms, math.ceil(left_s * 1000))
+                is_awake = self.wait_for_wake(reserved.wake_id, block_ms=block_ms)
+                if is_gone():
+                    return reserved
 
     def wait_for_progress(
         self,

@@ -22,7 +22,8 @@ from opsqueue.model.version import __version__
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
-from opsqueue_worker.settings import PoolKind, WorkerSettings
+from opsqueue_worker.pool import PoolKind
+from opsqueue_worker.settings import WorkerSettings
 from opsqueue_worker.worker import Worker
 
 _EPILOG = """

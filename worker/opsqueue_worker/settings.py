@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from opsqueue import config
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.model.process import new_worker_name
 from opsqueue.strategy import AnyStrategy
 from opsqueue.tracing.logs import LogFormat
-
-PoolKind = Literal["process", "thread", "async", "solo"]
+from opsqueue_worker.pool import PoolKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from types import FrameType, TracebackType
 from typing import Final
 
 import opsqueue
-from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Report
@@ -251,7 +250,7 @@ class Worker:
         self._heartbeat.stop()
         for intake in self._intakes:
             try:
-                retire_wholly(intake.queue, self._settings.name)
+                intake.queue.retire_worker(self._settings.name)
             except OpsqueueError as exc:
                 logger.warning("could not sign off from queue %s: %s", intake.queue.label, exc)
         self._say(f"stopped after {sum(i.chunks_done for i in self._intakes):,} chunks")

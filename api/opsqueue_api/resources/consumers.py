@@ -12,7 +12,6 @@ from typing import Final
 import falcon
 import msgspec
 
-from opsqueue.consumer.redis_api import UNKNOWN_MS, reserve_when_free, retire_wholly
 from opsqueue.contents.output import Encoded
 from opsqueue.exceptions import OpsqueueError, SubmissionNotFoundError
 from opsqueue.http.bodies import (
@@ -82,8 +81,7 @@ class ReserveChunks:
         strategy = read_strategy(body.strategy)
         is_gone = partial(has_closed, req.env.get("gunicorn.socket"))
         with self.long_polls.room_for(body.wait) as wait_s:
-            reserved = reserve_when_free(
-                on,
+            reserved = on.reserve_when_free(
                 body.worker,
                 limit=body.max,
                 reservation_ms=body.reservation_ms,
@@ -271,9 +269,7 @@ class WorkerHeartbeat:
             raise invalid(message)
         tokens = [Token(token) for token in body.tokens]
         timeout_ms = self.timeout_ms if body.timeout_ms is None else body.timeout_ms
-        alive = on.heartbeat(
-            worker, tokens=tokens, info=info, unknown_ms=UNKNOWN_MS, timeout_ms=timeout_ms
-        )
+        alive = on.heartbeat(worker, tokens=tokens, info=info, timeout_ms=timeout_ms)
         write(resp, AliveBody.of(alive))
 
 
@@ -288,7 +284,7 @@ class OneWorker:
         self, _req: falcon.Request, resp: falcon.Response, queue: str, worker: str
     ) -> None:
         """Let it go in peace: what it holds is released; 204 also for one that nobody knows."""
-        retire_wholly(self.queue_of(queue), worker)
+        self.queue_of(queue).retire_worker(worker)
         resp.status = falcon.HTTP_204
 
 

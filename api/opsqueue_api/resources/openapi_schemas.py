@@ -72,11 +72,17 @@ _STATUS: Final = {
 }
 _NAMES: Final = {
     "Backoff": "BackoffBody",
+    "Cell": "CellBody",
+    "ChunkInHand": "InHandBody",
     "Counts": "CountsBody",
+    "DelayedChunk": "DelayedBody",
     "ErrorChunks": "ErrorChunksBody",
+    "FailedChunk": "FailedBody",
     "Failure": "FailureBody",
+    "Grid": "ChunksBody",
     "OperationFailed": "OperationFailedBody",
     "Progress": "ProgressBody",
+    "RetriedChunk": "RetriedBody",
     "Submission": "SubmissionBody",
     "SubmissionPage": "SubmissionsBody",
     "WorkerSeen": "WorkerBody",

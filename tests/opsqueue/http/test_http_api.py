@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from opsqueue.consumer.http_api import HttpChunkApi
+from opsqueue.consumer.http_api import HttpChunkQueue
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
@@ -35,7 +35,7 @@ from opsqueue.http.bodies import (
     OutcomesBody,
     ProblemType,
 )
-from opsqueue.http.client import CALL_PATIENCE, WAIT_PATIENCE, Patience
+from opsqueue.http.client import CALL_PATIENCE, WAIT_PATIENCE, HttpClient, Patience
 from opsqueue.http.json_form import decoder_of, encode
 from opsqueue.model.answers import SubmissionPage
 from opsqueue.model.chunk import ChunkFailure, Token
@@ -381,21 +381,23 @@ def test_reports_about_another_chunk_are_never_handed_on() -> None:
     token, other = Token("0-1-2-3"), Token("0-7-7-7")
     outcome = OutcomeBody(token=other, outcome="lost")
 
-    def chunks(body: msgspec.Struct) -> HttpChunkApi:
+    def chunks(body: msgspec.Struct) -> HttpChunkQueue:
         transport = httpx.MockTransport(Echo(body))
-        return HttpChunkApi("api:3999", "q", "w", transport=transport)
+        return HttpChunkQueue(HttpClient("api:3999", transport=transport), "q")
 
-    reports: list[Callable[[HttpChunkApi], object]] = [
-        lambda api: api.complete(token),
-        lambda api: api.fail(token, ChunkFailure(type="E", message="m")),
-        lambda api: api.release([token]),
+    reports: list[Callable[[HttpChunkQueue], object]] = [
+        lambda on: on.complete_chunks([token], operations_failed={}, outputs={}),
+        lambda on: on.fail_chunk(token, ChunkFailure(type="E", message="m")),
+        lambda on: on.release_chunks([token]),
     ]
     for outcomes in ([outcome], [], [outcome, outcome]):
         for report in reports:
             with pytest.raises(WrongAnswerError, match="other chunks"):
                 report(chunks(OutcomesBody(outcomes=outcomes)))
     with pytest.raises(WrongAnswerError, match="other chunks"):
-        chunks(AliveBody(void=[other], released=0)).heartbeat([token], b"{}")
+        chunks(AliveBody(void=[other], released=0)).heartbeat(
+            "w", tokens=[token], info=b"{}", timeout_ms=None
+        )
 
 
 def test_a_connection_with_a_wrong_answer_is_given_up() -> None:

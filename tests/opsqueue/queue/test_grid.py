@@ -85,7 +85,7 @@ def test_the_chunk_that_failed_a_submission_is_the_failed_one(queue: Queue) -> N
     failed = Cell(done=0, in_hand=0, delayed=0, failed=1, errors=0)
     assert (DONE, failed, EMPTY, EMPTY) == grid.cells
     assert [(1, 2)] == [(one.index, one.attempts_used) for one in grid.retried]
-    assert grid.submission.state is SubmissionState.FAILED
+    assert grid.state is SubmissionState.FAILED
 
 
 def test_a_submission_without_chunks_has_no_cells(queue: Queue) -> None:

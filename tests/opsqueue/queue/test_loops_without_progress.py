@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import fakeredis
 import pytest
 
-from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.contents.chunks import all_pages
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import ErrorChunks, Forgotten, Progress, SpentInputs
@@ -77,7 +76,7 @@ def sweeping(queue_name: str) -> Callable[[Queue], Sweeper]:
 def test_retiring_ends_when_nothing_could_be_ended(stuck) -> None:
     queue, scripts = stuck(retire_worker=[b"retired", 0, 1, 0])
 
-    retire_wholly(queue, "w1")
+    queue.retire_worker("w1")
 
     assert scripts.calls == {"retire_worker": 1}
 
@@ -86,7 +85,7 @@ def test_retiring_a_worker_that_goes_on_reserving_ends(stuck) -> None:
     """There is always more to release."""
     queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0])
 
-    retire_wholly(queue, "w1")
+    queue.retire_worker("w1")
 
     assert scripts.calls == {"retire_worker": 1_000}
 
@@ -197,18 +196,18 @@ def stuck_progress(state: SubmissionState, done: range) -> Progress:
 
 def test_following_in_order_ends_where_an_ended_submission_has_a_chunk_that_is_not_done() -> None:
     """An error: results would be missing."""
-    api = Mock()
-    api.progress.return_value = stuck_progress(SubmissionState.COMPLETED, range(0))
-    api.get.return_value.state = SubmissionState.COMPLETED
+    queue = Mock()
+    queue.wait_for_progress.return_value = stuck_progress(SubmissionState.COMPLETED, range(0))
+    queue.get_submission.return_value.state = SubmissionState.COMPLETED
 
     with pytest.raises(OpsqueueInternalError, match="chunk 0 is not done"):
-        list(chunks_in_order(api, "q", ID, start=0))
+        list(chunks_in_order(queue, ID, start=0))
 
-    assert api.progress.call_count < 200
+    assert queue.wait_for_progress.call_count < 200
 
 
 def test_following_as_they_come_ends_where_windows_do_not_get_on() -> None:
-    api = Mock()
-    api.progress.return_value = stuck_progress(SubmissionState.COMPLETED, range(0))
+    queue = Mock()
+    queue.wait_for_progress.return_value = stuck_progress(SubmissionState.COMPLETED, range(0))
 
-    assert [list(page) for page in chunks_as_they_come(api, "q", ID, start=0)] == [[], []]
+    assert [list(page) for page in chunks_as_they_come(queue, ID, start=0)] == [[], []]

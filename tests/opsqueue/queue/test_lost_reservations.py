@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from opsqueue.consumer.redis_api import retire_wholly
 from opsqueue.model.chunk import Completed, Lost, Reservation
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
@@ -92,7 +92,7 @@ def test_a_removed_entry_is_acknowledged_by_whoever_meets_it_and_its_chunk_is_fr
             alive = queue.heartbeat("w1", tokens=[held.token])
             assert ({held.token}, 0, 1) == (alive.void, alive.released, alive.lost)
         case "retire":
-            assert queue.retire_worker("w1")
+            assert queue.run(commands.retire_worker("w1"))
         case "reclaim_dead":
             clock.advance(60_000)
             swept = queue.reclaim_dead("w2")
@@ -196,7 +196,7 @@ def test_a_worker_with_ten_thousand_removed_entries_retires_in_bounded_steps(
 
     monkeypatch.setattr(scripts, "call", counted)
 
-    retire_wholly(queue, "w1")
+    queue.retire_worker("w1")
 
     assert steps == ["retire_worker"] * 10
     assert repair_wholly(queue) == 10_000
@@ -307,7 +307,7 @@ def test_a_group_that_was_moved_gives_each_worker_its_own_chunks(
     assert ([0, 1], [2], [3]) == (indexes_of(first), indexes_of(second), indexes_of(third))
     assert frozenset() == queue.heartbeat("w3", tokens=tokens_of(third)).void
     for worker in ("w1", "w2", "w3"):
-        retire_wholly(queue, worker)
+        queue.retire_worker(worker)
     queue.reclaim_expired("w4")
     repair_wholly(queue)
     assert indexes_of(take(queue, 9, worker="w4")) == [0, 1, 2, 3]

@@ -36,6 +36,7 @@ from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import ChunkFailure, Completed, Token
 from opsqueue.model.new_submission import Backoff, NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import AnyStrategy
 from tests.opsqueue.queue_actions import ACTION, META_KEYS, NEW
@@ -323,7 +324,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.model.stats["reservations_lost"] - lost_before == alive.lost
 
     def retire(self, worker: str, limit: int) -> None:
-        assert self.queue.retire_worker(worker, limit=limit) == self.model.retire(worker, limit)
+        is_done = self.queue.run(commands.retire_worker(worker, limit=limit))
+        assert is_done == self.model.retire(worker, limit)
 
     def reclaim_dead(self, limit: int) -> None:
         swept = self.queue.reclaim_dead("sweeper", limit=limit)

@@ -6,6 +6,7 @@ import pytest
 
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.chunk import Lost
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import Raw, indexes_of, insert, take, tokens_of
 
@@ -17,7 +18,7 @@ def test_a_retired_worker_gives_back_what_it_holds_without_using_an_attempt(
     insert(queue, 3, strategic_metadata={"customer": 7})
     chunks = take(queue, 2, worker="leaving")
 
-    is_done = queue.retire_worker("leaving")
+    is_done = queue.run(commands.retire_worker("leaving"))
 
     again = take(queue, 5, worker="w2")
     assert is_done
@@ -35,9 +36,9 @@ def test_retiring_is_bounded_and_the_worker_stays_known_until_the_end(
     insert(queue, 3)
     take(queue, 3, worker="leaving")
 
-    first = queue.retire_worker("leaving", limit=2)
+    first = queue.run(commands.retire_worker("leaving", limit=2))
     known = raw.workers()
-    second = queue.retire_worker("leaving", limit=2)
+    second = queue.run(commands.retire_worker("leaving", limit=2))
 
     assert (first, second) == (False, True)
     assert known == ["leaving"]
@@ -59,8 +60,8 @@ def test_chunks_of_a_cancelled_submission_wait_for_a_retry(queue: Queue) -> None
 
 def test_a_worker_that_nobody_knows_may_retire(queue: Queue) -> None:
     """Also twice: the call may be repeated after a lost answer."""
-    assert queue.retire_worker("nobody")
-    assert queue.retire_worker("nobody")
+    assert queue.run(commands.retire_worker("nobody"))
+    assert queue.run(commands.retire_worker("nobody"))
 
 
 def test_a_limit_that_the_server_can_not_count_up_to_loses_no_chunk(queue: Queue) -> None:
@@ -70,6 +71,6 @@ def test_a_limit_that_the_server_can_not_count_up_to_loses_no_chunk(queue: Queue
     (token,) = tokens_of(take(queue, 1, worker="leaving"))
 
     with pytest.raises(InvalidArgumentError, match="limit is"):
-        queue.retire_worker("leaving", limit=10**18)
+        queue.run(commands.retire_worker("leaving", limit=10**18))
 
     assert queue.complete_chunks([token]) != [Lost()]

@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from opsqueue.consumer import ConsumerClient
-from opsqueue.consumer.backends import ChunkApi
-from opsqueue.consumer.http_api import HttpChunkApi
-from opsqueue.consumer.redis_api import QueueChunkApi
+from opsqueue.consumer.backends import ConsumerQueue
+from opsqueue.consumer.http_api import HttpChunkQueue
+from opsqueue.http.client import HttpClient
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.producer.redis_api import RedisBackend
@@ -32,18 +32,19 @@ def client(real_client: redis.Redis) -> redis.Redis:
 
 
 @pytest.fixture(params=["redis", "http"])
-def api(request: pytest.FixtureRequest, app: App, queue: Queue) -> Iterator[ChunkApi]:
+def on(request: pytest.FixtureRequest, app: App, queue: Queue) -> Iterator[ConsumerQueue]:
+    """The queue as the consumer has it."""
     if request.param == "redis":
-        yield QueueChunkApi(queue, "consumer")
+        yield queue
         return
-    http = HttpChunkApi("http://api", queue.name, "consumer", transport=httpx.WSGITransport(app))
-    yield http
+    http = HttpClient("http://api", transport=httpx.WSGITransport(app))
+    yield HttpChunkQueue(http, queue.name)
     http.close()
 
 
 @pytest.fixture
-def consumer(api: ChunkApi, store: ObjectStore, queue: Queue) -> Iterator[ConsumerClient]:
-    with ConsumerClient.over(api, store, queue=queue.name, heartbeat_interval_s=60) as consumer:
+def consumer(on: ConsumerQueue, store: ObjectStore) -> Iterator[ConsumerClient]:
+    with ConsumerClient.over(on, store, heartbeat_interval_s=60) as consumer:
         yield consumer
 
 

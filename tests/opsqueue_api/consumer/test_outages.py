@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opsqueue.consumer import ConsumerClient
-from opsqueue.consumer.backends import ChunkApi
+from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.exceptions import ApiUnavailableError
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
@@ -15,14 +15,14 @@ from tests.opsqueue_api.consumer.conftest import Insert
 
 
 @pytest.mark.parametrize("lost", ["call", "answer"])
-@pytest.mark.parametrize("call", ["reserve", "complete"])
+@pytest.mark.parametrize("call", ["reserve_when_free", "complete_chunks"])
 def test_a_call_that_was_not_answered_is_made_again(
-    consumer: ConsumerClient, api: ChunkApi, insert: Insert, producer: ProducerClient,
+    consumer: ConsumerClient, on: ConsumerQueue, insert: Insert, producer: ProducerClient,
     monkeypatch: pytest.MonkeyPatch, call: str, lost: str,
 ) -> None:  # fmt: skip
     """Whether it was heard is not known; a report that was is not counted twice."""
     id_ = insert([1, 2, 3, 4])
-    real, calls = getattr(api, call), []
+    real, calls = getattr(on, call), []
 
     def cut_off_once(*arguments: Any, **more: Any) -> Any:
         calls.append(arguments)
@@ -35,7 +35,7 @@ def test_a_call_that_was_not_answered_is_made_again(
         raise ApiUnavailableError(message)
 
     with monkeypatch.context() as outage:
-        outage.setattr(api, call, cut_off_once)
+        outage.setattr(on, call, cut_off_once)
         (first,) = consumer.reserve_chunks()
         consumer.complete_chunk(id_, None, first.chunk_index, first.input_content)
 

@@ -60,15 +60,15 @@ from opsqueue.model.chunk import (
     Source,
     Token,
 )
+from opsqueue.model.grid import Cell, ChunkInHand, DelayedChunk, FailedChunk, Grid, RetriedChunk
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
-from opsqueue.queue.grid import Cell, ChunkInHand, DelayedChunk, Grid, RetriedChunk
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import create_app
 from opsqueue_api.http.parameters import write
 from opsqueue_api.http.problem import problem_of
 from opsqueue_api.resources.events import sse
-from opsqueue_api.resources.grid import ChunksBody, InHandBody, ReservationsBody
+from opsqueue_api.resources.grid import ReservationsBody
 from tests.opsqueue_api.clients import client_of
 
 FOLDER: Final = Path(__file__).parent / "samples"
@@ -239,11 +239,13 @@ IN_HAND: Final = ChunkInHand(
     expires_at=AT.replace(minute=10),
 )
 GRID: Final = Grid(
-    submission=FAILED,
+    state=FAILED.state,
+    chunks_total=FAILED.chunks_total,
     chunks_per_cell=8,
     cells=(Cell(done=1, in_hand=2, delayed=3, failed=4, errors=5),),
     in_hand=(IN_HAND,),
     delayed=(DelayedChunk(index=4, attempts_used=1, due_at=AT),),
+    failed=(FailedChunk(index=3, attempt=10, at=AT),),
     retried=(RetriedChunk(5, 2),),
     retried_total=9,
     is_partial=True,
@@ -298,8 +300,8 @@ def answers() -> dict[str, bytes]:
         ),
         "outcomes": written(OutcomesBody.of(tokens, OUTCOMES)),
         "heartbeat": written(AliveBody.of(Alive(frozenset({Token("b"), Token("a")}), 2, lost=1))),
-        "chunks": written(ChunksBody.of(GRID)),
-        "reservations": written(ReservationsBody(reservations=[InHandBody.of(IN_HAND)])),
+        "chunks": written(GRID),
+        "reservations": written(ReservationsBody(reservations=(IN_HAND,))),
         "event_progress": sse(
             "progress",
             ProgressEvent.of(PROGRESS, operations_per_second=2 / 3, remaining_s=100 / 3),

@@ -10,9 +10,9 @@ import httpx
 import pytest
 import redis
 
-from opsqueue.consumer.backends import ChunkApi
-from opsqueue.consumer.http_api import HttpChunkApi
-from opsqueue.consumer.redis_api import QueueChunkApi
+from opsqueue.consumer.backends import ConsumerQueue
+from opsqueue.consumer.http_api import HttpChunkQueue
+from opsqueue.http.client import HttpClient
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest
@@ -85,25 +85,31 @@ def test_a_consumer_over_http_is_dead_by_its_own_word_else_by_the_apis(
 
 
 @pytest.fixture(params=["redis", "http"])
-def api(request: pytest.FixtureRequest, app: App, queue: Queue) -> ChunkApi:
-    """As a ConsumerClient with a `heartbeat_timeout_s` has it."""
+def on(request: pytest.FixtureRequest, app: App, queue: Queue) -> ConsumerQueue:
+    """The queue as a ConsumerClient has it."""
     if request.param == "redis":
-        return QueueChunkApi(queue, "w1", timeout_ms=OWN_MS)
-    transport = httpx.WSGITransport(app)
-    return HttpChunkApi("http://api", queue.name, "w1", timeout_ms=OWN_MS, transport=transport)
+        return queue
+    client = HttpClient("http://api", transport=httpx.WSGITransport(app))
+    return HttpChunkQueue(client, queue.name)
 
 
 @pytest.mark.parametrize("has_beaten", [False, True])
 def test_a_consumer_client_says_its_own_timeout(
-    api: ChunkApi, http: httpx.Client, queue: Queue, client: redis.Redis, *, has_beaten: bool
+    on: ConsumerQueue, http: httpx.Client, queue: Queue, client: redis.Redis, *, has_beaten: bool
 ) -> None:
     """In its reserves as in its heartbeats."""
     insert_one(http)
-    (chunk,) = api.reserve(
-        limit=1, reservation_ms=60_000, strategy=Oldest(), wait_s=0, is_gone=lambda: False
-    )
+    (chunk,) = on.reserve_when_free(
+        "w1",
+        limit=1,
+        reservation_ms=60_000,
+        strategy=Oldest(),
+        heartbeat_timeout_ms=OWN_MS,
+        wait_s=0,
+        is_gone=lambda: False,
+    ).chunks
     if has_beaten:
-        api.heartbeat([chunk.token], b"{}")
+        on.heartbeat("w1", tokens=[chunk.token], info=b"{}", timeout_ms=OWN_MS)
 
     check_dies_after(queue, client, OWN_MS)
 

@@ -12,7 +12,7 @@ from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report, Times
 from opsqueue.model.chunk import ChunkFailure, Reservation, Source, Token, encodable
 from opsqueue.tracing.logs import LogFormat
-from opsqueue_worker.settings import PoolKind
+from opsqueue_worker.pool import PoolKind
 
 
 class Hello(msgspec.Struct, array_like=True, tag=True):
