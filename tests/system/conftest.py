@@ -98,6 +98,7 @@ class Process:
 
 
 Start = Callable[..., Process]
+ProducerOf = Callable[..., ProducerClient]
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def module_api_url(module_api: Process) -> str:
 
 
 @pytest.fixture
-def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
+def producer_of(real_client: redis.Redis, store_url: str, queue_name: str) -> ProducerOf:
     """A producer of the test's queue, or of one with a suffix."""
 
     def make(suffix: str = "", **settings: Any) -> ProducerClient:
