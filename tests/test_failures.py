@@ -219,12 +219,12 @@ def names_in(path: str) -> frozenset[str]:
     )
 
 
-def test_every_row_of_the_failure_table_has_a_test():
+def test_every_row_of_the_failure_table_has_a_test() -> None:
     assert set(rows()) == set(SHOWN_BY)
 
 
 @pytest.mark.parametrize("row", SHOWN_BY)
-def test_the_tests_of_a_row_exist(row: str):
+def test_the_tests_of_a_row_exist(row: str) -> None:
     assert SHOWN_BY[row]
     for test in SHOWN_BY[row]:
         path, _, name = test.partition("::")

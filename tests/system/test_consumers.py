@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
-from opsqueue.consumer import ConsumerClient, Strategy
+from opsqueue.consumer import Chunk, ConsumerClient, Strategy
 from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError, RedisUnavailableError
 from opsqueue.http.client import Patience
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.queue.queue import Queue
 from tests.redis_sets import until
-from tests.system.conftest import Process, Start
+from tests.system.conftest import Process, ProducerOf, Start
 
 pytestmark = pytest.mark.system
 
@@ -40,7 +41,7 @@ def api_url(start: Start, redis_url: str, store: str) -> str:
 
 
 @pytest.fixture
-def producer(producer_of) -> ProducerClient:
+def producer(producer_of: ProducerOf) -> ProducerClient:
     return producer_of()
 
 
@@ -65,7 +66,7 @@ def test_a_killed_consumers_chunk_is_done_by_another(
     dying.signal(signal.SIGKILL)
     with ConsumerClient(url, store, queue=queue_name, heartbeat_interval_s=0.3) as consumer:
 
-        def increment(ops, chunk):
+        def increment(ops: Sequence[int], chunk: Chunk) -> list[int]:
             seen.append(chunk.retries)
             consumer.stop()
             return [op + 1 for op in ops]
