@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.consumer.backends import ChunkApi
 from opsqueue.consumer.held import REPORT_WITHIN_S, InHand
-from opsqueue.consumer.http_api import HttpChunkApi
 from opsqueue.contents.codec import RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
@@ -127,6 +126,9 @@ class ConsumerClient:
 
         def opened(worker: str, resources: ExitStack) -> tuple[ChunkApi, Sweeper | None]:
             if not opsqueue_url.startswith(_REDIS):
+                # Only now: workers and consumers on Redis need no HTTP client, a slow import.
+                from opsqueue.consumer.http_api import HttpChunkApi  # noqa: PLC0415 as above
+
                 over_http = HttpChunkApi(
                     opsqueue_url, queue, worker, token=token, timeout_ms=timeout_ms
                 )
