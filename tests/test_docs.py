@@ -263,7 +263,7 @@ def test_all_that_a_handler_may_know_of_its_chunk_is_in_the_table() -> None:
 
 def test_links_lead_somewhere() -> None:
     """In every Markdown file of the project, anchors too."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
 
     broken = []
     for page in pages:
