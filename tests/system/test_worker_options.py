@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from opsqueue.producer.redis_api import QueueApi
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue_worker.cli import main
-from tests.system.conftest import APPS, Process, ProducerOf, Start
+from tests.system.conftest import Process, ProducerOf, Start, running
 from tests.waiting import until
 
 pytestmark = pytest.mark.system
@@ -42,24 +41,15 @@ def queue_of_pool(
 ) -> Iterator[str]:
     """Run a worker of each pool in turn, for tests that leave it as it was; the queue it serves."""
     queue_name = f"test-{secrets.token_hex(6)}"
-    worker = Process(
-        [
-            *(sys.executable, "-m", "opsqueue_worker", "tasks:app"),
-            *("--concurrency", "2", "--pool", request.param),
-        ],
-        cwd=APPS,
-        environment={
-            "OPSQUEUE_REDIS_URL": redis_url,
-            "OPSQUEUE_STORE_URL": module_store_url,
-            "OPSQUEUE_WORKER_MAX_CHUNK_BYTES": "10000",
-            "TEST_QUEUE": queue_name,
-        },
-    )
-    try:
+    with running(
+        *("opsqueue_worker", "tasks:app", "--concurrency", "2", "--pool", request.param),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=module_store_url,
+        OPSQUEUE_WORKER_MAX_CHUNK_BYTES="10000",
+        TEST_QUEUE=queue_name,
+    ) as worker:
         worker.wait_for_line("ready")
         yield queue_name
-    finally:
-        worker.end()
 
 
 @pytest.fixture
