@@ -2,8 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One more than there are cores: most tests wait for processes for half of their time.
-JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
+# Twice as many as there are cores: most tests wait for processes for half of their time.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) * 2)))
 # Tests start hundreds of processes: without compiled modules each would compile the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 

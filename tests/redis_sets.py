@@ -6,8 +6,9 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def ask(port: int, *command: str | int) -> Any:
     """Send a command to a server, and give its answer as it is."""
     client = server_client(f"redis://127.0.0.1:{port}/0", max_connections=1)
     try:
-        return client.execute_command(*command)
+        return client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no type for it
     finally:
         client.close()
 
@@ -115,9 +116,9 @@ def _form(servers: list[EmbeddedServer], bus_ports: list[int]) -> None:
         ask(ports[0], "CLUSTER", "MEET", "127.0.0.1", port, bus)
     ids = {port: ask(port, "CLUSTER", "MYID").decode() for port in masters}
     for port, replica in zip(masters, replicas, strict=True):
-        until(lambda p=port, r=replica: _knows(r, ids[p]), "the replica knows its master")
+        until(partial(_knows, replica, ids[port]), "the replica knows its master")
         ask(replica, "CLUSTER", "REPLICATE", ids[port])
-        until(lambda r=replica: _is_linked(r), "the replica has its master's data")
+        until(partial(_is_linked, replica), "the replica has its master's data")
 
 
 def _knows(port: int, node_id: str) -> bool:
@@ -175,6 +176,10 @@ def behind_sentinels(folder: Path) -> Iterator[SentinelSet]:
 def _is_watched(whole: SentinelSet, port: int) -> bool:
     others = ask(port, "SENTINEL", "SENTINELS", whole.service)
     return len(others) == 2 and len(ask(port, "SENTINEL", "REPLICAS", whole.service)) == 1
+
+
+Place = Callable[[Path], AbstractContextManager[ClusterSet | SentinelSet]]
+"""Where a set of servers is started: `cluster` or `behind_sentinels`."""
 
 
 @contextmanager

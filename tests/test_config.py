@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -52,10 +53,10 @@ def by_name() -> dict[str, list[Declared]]:
 
 
 def check_of(option: click.Option) -> dict[str, Any]:
-    return option.type.to_info_dict()
+    return {**option.type.to_info_dict()}
 
 
-def test_an_option_of_several_programs_is_declared_once():
+def test_an_option_of_several_programs_is_declared_once() -> None:
     """One that a second program gets goes into opsqueue/config.py."""
     several = {name for name, found in by_name().items() if len({one.program for one in found}) > 1}
 
@@ -64,7 +65,7 @@ def test_an_option_of_several_programs_is_declared_once():
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_it_is_the_same_in_every_command(name: str):
+def test_it_is_the_same_in_every_command(name: str) -> None:
     """Variable, default and check, but for the exceptions, which have their reasons."""
     option = SHARED[name]
 
@@ -81,7 +82,7 @@ def test_it_is_the_same_in_every_command(name: str):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_names_the_variable_of_every_option(program: str):
+def test_help_names_the_variable_of_every_option(program: str) -> None:
     """Of all but --version, which a deployment may have a variable of that name for."""
     unnamed = {
         one.option.opts[0]
@@ -93,14 +94,14 @@ def test_help_names_the_variable_of_every_option(program: str):
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_variable_that_is_named_is_one_of_an_option(path):
+def test_a_variable_that_is_named_is_one_of_an_option(path: Path) -> None:
     """One that nobody reads would be ignored in silence."""
     named = set(re.findall(r"OPSQUEUE_[A-Z_]+[A-Z]\b", path.read_text()))
 
     assert named - {one.variable for one in declared()} - OF_COMPOSE == set()
 
 
-def test_a_default_that_is_named_is_the_options():
+def test_a_default_that_is_named_is_the_options() -> None:
     """As in: --shutdown-timeout (60 s)."""
     named = [
         (name, float(number.replace(",", "")) * _UNITS[unit])

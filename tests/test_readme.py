@@ -31,7 +31,7 @@ def shell_of(text: str) -> str:
 
 
 @pytest.mark.system
-def test_curl_alone_can_use_it(dev: Dev):
+def test_curl_alone_can_use_it(dev: Dev) -> None:
     """Post ten operations as JSON, wait, get ten results: the README's commands, word by word."""
     status, *results = dev.run_shell(shell_of("curl --silent --json"))
 
@@ -40,7 +40,7 @@ def test_curl_alone_can_use_it(dev: Dev):
 
 
 @pytest.mark.system
-def test_httpie_and_plain_node_can_use_it(dev: Dev):
+def test_httpie_and_plain_node_can_use_it(dev: Dev) -> None:
     """The one hands in, the other works; it has some thirty lines and imports nothing."""
     program = file_of("consumer.mjs")
     assert len(program.splitlines()) <= 30
@@ -67,7 +67,7 @@ def test_httpie_and_plain_node_can_use_it(dev: Dev):
         ("async_producer.py", ["[1, 2, 3, 4, 5]"]),
     ],
 )
-def test_producers_work_as_shown(dev: Dev, name: str, expected: list[str]):
+def test_producers_work_as_shown(dev: Dev, name: str, expected: list[str]) -> None:
     """With the placeholders of their URLs filled in."""
     shown = dev.run(file_of(name))
 
@@ -75,7 +75,7 @@ def test_producers_work_as_shown(dev: Dev, name: str, expected: list[str]):
 
 
 @pytest.mark.system
-def test_the_shell_can_hand_in_files_as_shown(dev: Dev):
+def test_the_shell_can_hand_in_files_as_shown(dev: Dev) -> None:
     """Once waiting for the results, once with an id to come back to."""
     lines = dev.run_shell(shell_of("opsqueue submit numbers"))
 
@@ -85,7 +85,7 @@ def test_the_shell_can_hand_in_files_as_shown(dev: Dev):
 
 
 @pytest.mark.system
-def test_errors_of_single_operations_are_seen_as_shown(dev: Dev):
+def test_errors_of_single_operations_are_seen_as_shown(dev: Dev) -> None:
     """By the README's own handler and producer."""
     with dev.running(sys.executable, "-m", "opsqueue_worker", "prices:app", "-c", "1"):
         shown = dev.run(file_of("price_producer.py"))
@@ -94,7 +94,7 @@ def test_errors_of_single_operations_are_seen_as_shown(dev: Dev):
 
 
 @pytest.mark.system
-def test_the_consumer_works_as_shown(dev: Dev):
+def test_the_consumer_works_as_shown(dev: Dev) -> None:
     """Until somebody ends it."""
     with (
         dev.running(sys.executable, "-c", dev.filled(file_of("consumer.py"))),
@@ -105,7 +105,7 @@ def test_the_consumer_works_as_shown(dev: Dev):
         assert ["A!", "B!"] == list(producer.run_submission(["a", "b"], chunk_size=1))
 
 
-def test_the_example_of_testing_handlers_passes(tmp_path: Path):
+def test_the_example_of_testing_handlers_passes(tmp_path: Path) -> None:
     """Under the user's own pytest, in the user's own folder."""
     (tmp_path / "tasks.py").write_text(file_of("tasks.py"))
     (tmp_path / "test_tasks.py").write_text(file_of("test_tasks.py"))
@@ -115,7 +115,7 @@ def test_the_example_of_testing_handlers_passes(tmp_path: Path):
     assert re.search(r"^2 passed", shown, re.MULTILINE), shown
 
 
-def test_the_async_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_async_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the local testing of the section before."""
     (tmp_path / "calls.py").write_text(file_of("calls.py"))
     monkeypatch.chdir(tmp_path)
@@ -124,7 +124,7 @@ def test_the_async_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert list(opsqueue.run_submission("calls", ["ab", "cd"], chunk_size=2)) == ["ba", "dc"]
 
 
-def test_every_python_snippet_is_among_those_that_are_run():
+def test_every_python_snippet_is_among_those_that_are_run() -> None:
     """Each begins with its name; a new one needs its test here."""
     run = {"tasks.py", "test_tasks.py", "calls.py", "prices.py", "price_producer.py"}
     run |= {"produce.py", "producer.py", "async_producer.py", "consumer.py"}
@@ -134,7 +134,7 @@ def test_every_python_snippet_is_among_those_that_are_run():
     )
 
 
-def test_the_two_commands_are_targets_of_the_makefile():
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
     """`make demo` and `make test` are all the set-up that there is."""
     makefile = (ROOT / "Makefile").read_text()
 

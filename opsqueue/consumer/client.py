@@ -18,7 +18,6 @@ from typing import Any, Final, Self
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.consumer.held import REPORT_WITHIN_S, Connected, InHand
-from opsqueue.consumer.http_api import HttpChunkQueue, worker_in_path
 from opsqueue.contents.codec import RAW, Codec, open_codec
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError, StoreUnavailableError
@@ -32,7 +31,6 @@ from opsqueue.handlers.execute import (
     execute,
     save,
 )
-from opsqueue.http.client import HttpClient
 from opsqueue.model.chunk import MAX_BATCH, ChunkFailure
 from opsqueue.model.extras import missing
 from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
@@ -122,6 +120,13 @@ class ConsumerClient:
 
         def opened(worker: str, resources: ExitStack) -> Connected:
             if not opsqueue_url.startswith(_REDIS):
+                # Only now: workers and consumers on Redis need no HTTP client, a slow import.
+                from opsqueue.consumer.http_api import (  # noqa: PLC0415 as above
+                    HttpChunkQueue,
+                    worker_in_path,
+                )
+                from opsqueue.http.client import HttpClient  # noqa: PLC0415 as above
+
                 worker_in_path(worker)
                 client = HttpClient(opsqueue_url, token=token)
                 resources.callback(client.close)

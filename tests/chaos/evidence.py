@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tests.chaos.checker import check
 from tests.chaos.values import (
@@ -22,7 +23,7 @@ ID = 1795636784480000000
 HERE = frozenset({"worker-0"})
 
 
-def run_of(chunk: int, began: float, **changes) -> Execution:
+def run_of(chunk: int, began: float, **changes: Any) -> Execution:
     """A handler's call on a chunk of `clean()`, of 0.1 s, by a child of worker-0."""
     one = Execution(
         queue=FAIR,
@@ -84,18 +85,18 @@ def clean(*executions: Execution, faults: tuple[Fault, ...] = ()) -> Evidence:
     )
 
 
-def with_outcome(**changes) -> Evidence:
+def with_outcome(**changes: Any) -> Evidence:
     evidence = clean()
     outcome = replace(evidence.outcomes[FAIR, ID], **changes)
     return replace(evidence, outcomes={(FAIR, ID): outcome})
 
 
-def with_end(**changes) -> Evidence:
+def with_end(**changes: Any) -> Evidence:
     evidence = clean()
     return replace(evidence, queues={FAIR: replace(evidence.queues[FAIR], **changes)})
 
 
-def fault(kind: str, began: float, ended: float | None = None, **scope) -> Fault:
+def fault(kind: str, began: float, ended: float | None = None, **scope: Any) -> Fault:
     return Fault(kind=kind, target="", began=began, ended=ended or began, **scope)
 
 

@@ -243,9 +243,12 @@ class _Witness:
 def _settle(stage: Stage, producers: Sequence[Producer], drama: _Drama) -> tuple[Evidence, float]:
     began = time.monotonic()
     deadline = began + SETTLE_WITHIN_S
-    stopping = threading.Thread(
-        target=lambda: [one.stop(deadline - time.monotonic()) for one in producers]
-    )
+
+    def stop_all() -> None:
+        for one in producers:
+            one.stop(deadline - time.monotonic())
+
+    stopping = threading.Thread(target=stop_all)
     stopping.start()
     while stopping.is_alive():
         drama.tick()
@@ -295,7 +298,8 @@ def _end_of(stage: Stage, name: str) -> QueueEnd:
     counted: dict[str, int] = {}
     for part in queue.parts():
         for key in stage.client.scan_iter(f"{base_key(name, part.partition)}inhand*"):
-            for value, number in stage.client.hgetall(key).items():
+            by_value: Any = stage.client.hgetall(key)
+            for value, number in by_value.items():
                 if int(number):
                     counted[f"{key.decode()} {value.decode()}"] = int(number)
     submissions = counts.submissions

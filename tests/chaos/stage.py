@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.chaos.program import Program
@@ -87,7 +87,7 @@ def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
         server = stack.enter_context(
             EmbeddedServer(folder / "redis", arguments=("--appendfsync", cast.appendfsync))
         )
-        client = connect(server.url)
+        client = server_client(server.url)
         stack.callback(client.close)
         loop = stack.enter_context(Loop())
         redis_proxies = {name: stack.enter_context(Proxy(loop, server.port)) for name in PROGRAMS}

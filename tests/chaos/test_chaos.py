@@ -15,7 +15,7 @@ SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 @pytest.mark.system
 @pytest.mark.timeout(240)
-def test_faults_lose_nothing_count_nothing_twice_and_leave_nothing_behind(tmp_path: Path):
+def test_faults_lose_nothing_count_nothing_twice_and_leave_nothing_behind(tmp_path: Path) -> None:
     result = run_seed(SEED, seconds=12, folder=tmp_path)
 
     print(result.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,24 +18,24 @@ from tests.chaos.values import (
 )
 
 
-def test_an_execution_without_a_fault_is_found():
+def test_an_execution_without_a_fault_is_found() -> None:
     assert "ran again without a fault" in the_one(clean(run_of(0, 15.0)))
 
 
-def test_a_handler_that_raised_runs_again():
+def test_a_handler_that_raised_runs_again() -> None:
     first, *others = clean().executions
     runs = (run_of(0, 9.5, how="raised"), replace(first, attempt=2), *others)
 
     assert check(replace(clean(), executions=runs)) == []
 
 
-def test_a_handler_that_raised_and_used_no_attempt_is_found():
+def test_a_handler_that_raised_and_used_no_attempt_is_found() -> None:
     evidence = clean(run_of(0, 9.5, how="raised"))
 
     assert "ran again without a fault" in the_one(evidence)
 
 
-def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained():
+def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained() -> None:
     """Another attempt has begun before; the silence was that of the worker which is late."""
     first = clean().executions[0]
     taken_over = replace(run_of(0, 9.5, attempt=2), program="worker-1", pid=9)
@@ -49,7 +50,7 @@ SILENT = fault("stop-worker", 4.0, 9.9, programs=HERE)
 OF_OTHER = {"program": "worker-1", "pid": 9}
 
 
-def after_another(*faults: Fault, late: Execution | None = None, **changes) -> Evidence:
+def after_another(*faults: Fault, late: Execution | None = None, **changes: Any) -> Evidence:
     """Worker-0 begins a chunk at 10.0 that worker-1 ran at 8.0, the reservation lost at 5.0."""
     first, *others = clean().executions
     taken_over = run_of(0, 8.0, **{**OF_OTHER, **changes})
@@ -84,12 +85,12 @@ def after_another(*faults: Fault, late: Execution | None = None, **changes) -> E
 )
 def test_what_is_run_by_a_process_that_did_not_hear_of_its_loss_is_explained(
     lost: Fault, silent: list[Fault]
-):
+) -> None:
     """Others have run it meanwhile, with the same attempt: nobody was thought dead."""
     assert check_executions(after_another(lost, *silent)) == []
 
 
-def test_a_retry_while_a_process_is_silent_gives_attempts_again():
+def test_a_retry_while_a_process_is_silent_gives_attempts_again() -> None:
     """It holds the third attempt of before the cancellation, the others have the first again."""
     retried = replace(LOST, kind="cancel-and-retry")
     third = replace(clean().executions[0], attempt=3)
@@ -122,7 +123,7 @@ def test_a_retry_while_a_process_is_silent_gives_attempts_again():
         [LOST, replace(SILENT, ended=7.5)],
     ],
 )
-def test_what_is_run_after_another_without_both_faults_is_found(faults: list[Fault]):
+def test_what_is_run_after_another_without_both_faults_is_found(faults: list[Fault]) -> None:
     """The right process, queue, partition and submission, and the right order."""
     (wrong,) = check_executions(after_another(*faults))
 
@@ -133,7 +134,7 @@ def check_executions(evidence: Evidence) -> list[str]:
     return [text for text in check(evidence) if "ran again" in text]
 
 
-def test_a_late_execution_that_raised_is_no_reason_for_itself():
+def test_a_late_execution_that_raised_is_no_reason_for_itself() -> None:
     """It is not what the attempt before it was made for: that one began earlier."""
     taken_over = run_of(0, 9.5, attempt=2, program="worker-1")
     late, *others = clean().executions
@@ -145,7 +146,7 @@ def test_a_late_execution_that_raised_is_no_reason_for_itself():
     )
 
 
-def test_a_retried_submission_has_its_attempts_again():
+def test_a_retried_submission_has_its_attempts_again() -> None:
     """Also of a chunk that raised long before, and waited for its next attempt."""
     retried = fault("cancel-and-retry", 8.0, 8.5, submissions=frozenset({ID}))
     evidence = clean(run_of(0, 5.0, how="raised"), faults=(retried,))
@@ -153,27 +154,27 @@ def test_a_retried_submission_has_its_attempts_again():
     assert check(evidence) == []
 
 
-def test_a_killed_child_explains_what_it_ran():
+def test_a_killed_child_explains_what_it_ran() -> None:
     killed = run_of(0, 9.5, ended=None, how="", pid=7)
     kill = fault("kill-child", 9.6, programs=HERE, pids=frozenset({7}))
 
     assert check(clean(killed, faults=(kill,))) == []
 
 
-def test_a_killed_child_explains_nothing_of_its_neighbour():
+def test_a_killed_child_explains_nothing_of_its_neighbour() -> None:
     neighbour = run_of(0, 9.5, pid=8)
     kill = fault("kill-child", 9.6, programs=HERE, pids=frozenset({7}))
 
     assert "ran again" in the_one(clean(neighbour, faults=(kill,)))
 
 
-def test_a_kill_long_after_the_report_explains_nothing():
+def test_a_kill_long_after_the_report_explains_nothing() -> None:
     kill = fault("kill-worker", 14.0, programs=HERE)
 
     assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(kill,)))
 
 
-def test_a_kill_while_the_report_could_not_be_sent_explains():
+def test_a_kill_while_the_report_could_not_be_sent_explains() -> None:
     """The connection hung from the handler's end on; before it came back the worker was killed."""
     stall = fault("redis-stall", 10.05, 12.5, programs=HERE)
     kill = fault("kill-worker", 12.4, programs=HERE)
@@ -181,13 +182,13 @@ def test_a_kill_while_the_report_could_not_be_sent_explains():
     assert check(clean(run_of(0, 15.0), faults=(stall, kill))) == []
 
 
-def test_a_fault_of_another_queue_explains_nothing():
+def test_a_fault_of_another_queue_explains_nothing() -> None:
     lost = fault("delete-stream", 10.0, queues=frozenset({STORED}))
 
     assert "ran again" in the_one(clean(run_of(0, 12.0), faults=(lost,)))
 
 
-def test_a_silence_explains_only_when_it_was_long():
+def test_a_silence_explains_only_when_it_was_long() -> None:
     short = fault("stop-worker", 10.0, 11.0, programs=HERE)
     long = fault("stop-worker", 10.0, 14.0, programs=HERE)
 
@@ -195,7 +196,7 @@ def test_a_silence_explains_only_when_it_was_long():
     assert check(clean(run_of(0, 15.0), faults=(long,))) == []
 
 
-def test_short_silences_in_a_row_are_a_long_one():
+def test_short_silences_in_a_row_are_a_long_one() -> None:
     row = tuple(fault("stop-worker", 10.0 + i, 10.8 + i, programs=HERE) for i in range(4))
 
     assert check(clean(run_of(0, 15.0), faults=row)) == []
@@ -208,13 +209,13 @@ def test_short_silences_in_a_row_are_a_long_one():
         *("pause-queue", "term-worker", "hup-worker"),
     ],
 )
-def test_what_must_not_be_noticed_explains_nothing(kind: str):
+def test_what_must_not_be_noticed_explains_nothing(kind: str) -> None:
     harmless = fault(kind, 9.0, 15.0)
 
     assert "ran again" in the_one(clean(run_of(0, 15.0), faults=(harmless,)))
 
 
-def test_a_handler_that_vanished_without_a_kill_is_found():
+def test_a_handler_that_vanished_without_a_kill_is_found() -> None:
     vanished = run_of(0, 9.5, ended=None, how="")
     lost = fault("delete-stream", 9.6, queues=frozenset({FAIR}))
 
@@ -224,7 +225,7 @@ def test_a_handler_that_vanished_without_a_kill_is_found():
 @pytest.mark.parametrize(
     "kind", ["redis-partition", "redis-stall", "stop-server", "stop-api", "stop-consumer"]
 )
-def test_a_long_silence_kills_no_handler(kind: str):
+def test_a_long_silence_kills_no_handler(kind: str) -> None:
     """Others may take its chunk over; the process that had it is there still, and ends it."""
     vanished = run_of(0, 9.5, ended=None, how="")
     silence = fault(kind, 9.4, 16.0)
@@ -232,7 +233,7 @@ def test_a_long_silence_kills_no_handler(kind: str):
     assert "never ended" in the_one(clean(vanished, faults=(silence,)))
 
 
-def test_what_ran_beside_a_handler_that_was_held_up_is_killed_with_it():
+def test_what_ran_beside_a_handler_that_was_held_up_is_killed_with_it() -> None:
     """It began when its process woke up, just before that was killed for the other one."""
     held_up, stop = (
         run_of(0, 3.0, ended=None, how=""),
@@ -263,7 +264,7 @@ def with_attempt_used(*faults: Fault) -> Evidence:
     ],
     ids=lambda faults: " ".join(one.kind for one in faults) or "none",
 )
-def test_an_attempt_that_nothing_used_is_found(faults: list[Fault]):
+def test_an_attempt_that_nothing_used_is_found(faults: list[Fault]) -> None:
     """A fault of who never has chunks of this queue, one before the insert, short ones."""
     assert "without a fault that used an attempt" in the_one(with_attempt_used(*faults))
 
@@ -278,5 +279,5 @@ def test_an_attempt_that_nothing_used_is_found(faults: list[Fault]):
     ],
     ids=lambda used: used.kind,
 )
-def test_an_attempt_that_a_fault_used_before_the_handler_ran_is_explained(used: Fault):
+def test_an_attempt_that_a_fault_used_before_the_handler_ran_is_explained(used: Fault) -> None:
     assert check(with_attempt_used(used)) == []

@@ -25,7 +25,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]
 
 
 @pytest.mark.parametrize("program", [CHILD], indirect=True)
-def test_a_process_that_outlives_its_killed_parent_is_found_and_ended(program: Program):
+def test_a_process_that_outlives_its_killed_parent_is_found_and_ended(program: Program) -> None:
     (child,) = program.children()
 
     program.kill(start_after_s=0)
@@ -37,14 +37,14 @@ def test_a_process_that_outlives_its_killed_parent_is_found_and_ended(program: P
 
 
 @pytest.mark.parametrize("program", [CHILD_THAT_ENDS], indirect=True)
-def test_a_process_that_ends_with_its_parent_is_not_left_behind(program: Program):
+def test_a_process_that_ends_with_its_parent_is_not_left_behind(program: Program) -> None:
     program.ask(signal.SIGTERM)
 
     assert program.left_behind() is None
 
 
 @pytest.mark.parametrize("program", [CHILD], indirect=True)
-def test_a_family_that_stays_is_not_left_behind(program: Program):
+def test_a_family_that_stays_is_not_left_behind(program: Program) -> None:
     """A signal need not end it."""
     program.ask(signal.SIGCONT)
 

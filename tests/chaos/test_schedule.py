@@ -9,18 +9,18 @@ from tests.chaos.explanations import KINDS
 from tests.chaos.injectors import INJECTORS
 
 
-def test_a_schedule_is_a_function_of_its_seed():
+def test_a_schedule_is_a_function_of_its_seed() -> None:
     assert schedule.schedule(7, seconds=30) == schedule.schedule(7, seconds=30)
     assert schedule.schedule(7, seconds=30) != schedule.schedule(8, seconds=30)
 
 
-def test_every_kind_of_fault_has_an_injector_and_a_rule():
+def test_every_kind_of_fault_has_an_injector_and_a_rule() -> None:
     assert schedule.KINDS == set(INJECTORS)
     # What producers do, and what befalls the machine, is not planned.
     assert KINDS - schedule.KINDS == {"cancel-and-retry", "machine-stall", "store-slow"}
 
 
-def test_twenty_seeds_have_every_kind_many_times():
+def test_twenty_seeds_have_every_kind_many_times() -> None:
     planned = Counter(
         plan.kind for seed in range(20) for plan in schedule.schedule(seed, seconds=40)
     )
@@ -29,7 +29,7 @@ def test_twenty_seeds_have_every_kind_many_times():
     assert min(planned.values()) > 10
 
 
-def test_no_program_is_killed_while_it_is_stopped():
+def test_no_program_is_killed_while_it_is_stopped() -> None:
     """Else one fault would take the other back."""
     for seed in range(20):
         busy: dict[str, float] = {}

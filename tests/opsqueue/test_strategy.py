@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import cast
 
 import pytest
 
@@ -31,7 +32,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("strategy", ALL, ids=str)
-def test_a_strategy_is_a_value(strategy: AnyStrategy):
+def test_a_strategy_is_a_value(strategy: AnyStrategy) -> None:
     """It compares, hashes and pickles."""
     copy = pickle.loads(pickle.dumps(strategy))  # noqa: S301 our own bytes
 
@@ -40,7 +41,7 @@ def test_a_strategy_is_a_value(strategy: AnyStrategy):
 
 
 @pytest.mark.parametrize("strategy", ALL, ids=str)
-def test_its_repr_is_python_and_its_text_is_read_back(strategy: AnyStrategy):
+def test_its_repr_is_python_and_its_text_is_read_back(strategy: AnyStrategy) -> None:
     """The text is what command lines take."""
     names = {name: getattr(Strategy, name) for name in vars(Strategy) if name[0] != "_"}
 
@@ -48,10 +49,11 @@ def test_its_repr_is_python_and_its_text_is_read_back(strategy: AnyStrategy):
     assert parse_strategy(str(strategy)) == strategy
 
 
-def test_different_strategies_are_different():
+def test_different_strategies_are_different() -> None:
     """Also those that have the same fields."""
     assert len(set(ALL)) == len(ALL)
-    assert Strategy.Highest("k") != Strategy.Lowest("k")
+    highest, lowest = cast("list[object]", [Strategy.Highest("k"), Strategy.Lowest("k")])
+    assert highest != lowest
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_different_strategies_are_different():
         ("OrElse(Oldest, 3)", "3 is no strategy"),
     ],
 )
-def test_a_wrong_text_shows_the_right_form(text: str, says: str):
+def test_a_wrong_text_shows_the_right_form(text: str, says: str) -> None:
     """Unknown names, keys that are not text, limits of zero."""
     with pytest.raises(InvalidArgumentError) as caught:
         parse_strategy(text)
@@ -81,7 +83,7 @@ def test_a_wrong_text_shows_the_right_form(text: str, says: str):
     assert says in str(caught.value)
 
 
-def test_nesting_has_a_limit():
+def test_nesting_has_a_limit() -> None:
     """Nobody means seventeen."""
     strategy: AnyStrategy = Oldest()
     for _ in range(15):
@@ -92,7 +94,7 @@ def test_nesting_has_a_limit():
 
 
 @pytest.mark.parametrize("text", ["OrElse(", "PreferDistinct(a, ", "OrElse(Oldest, "])
-def test_a_text_nested_without_end_is_refused(text: str):
+def test_a_text_nested_without_end_is_refused(text: str) -> None:
     """Rather than filling the stack of whoever reads it."""
     with pytest.raises(InvalidArgumentError, match="nested") as caught:
         parse_strategy(text * 100_000)
@@ -100,7 +102,7 @@ def test_a_text_nested_without_end_is_refused(text: str):
     assert len(str(caught.value)) < 500
 
 
-def test_alternatives_have_a_limit():
+def test_alternatives_have_a_limit() -> None:
     """They double with each level, and all are tried in one script while Redis serves nobody."""
     strategy: AnyStrategy = Oldest()
     for _ in range(5):

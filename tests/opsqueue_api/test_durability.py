@@ -17,7 +17,7 @@ from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue import durability
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 def client(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """Of a server whose `fsync` is broken and mended by `appendfsync`."""
     monkeypatch.setattr(durability, "CONFIRM_WITHIN_MS", 300)
-    client = connect(server.url)
+    client = server_client(server.url)
     client.config_set("appendfsync", "everysec")
     yield client
     client.close()

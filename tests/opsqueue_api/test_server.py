@@ -16,7 +16,7 @@ import opsqueue_api.server
 """
 
 
-def test_the_server_is_imported_where_gunicorn_has_fewer_errors():
+def test_the_server_is_imported_where_gunicorn_has_fewer_errors() -> None:
     """23.0 lacks those: the API did not start with it."""
     ran = subprocess.run(
         [sys.executable, "-c", OLDER], check=False, capture_output=True, text=True, timeout=60

@@ -33,7 +33,7 @@ def filled() -> WorkerMetrics:
     return metrics
 
 
-def test_each_stage_of_a_chunk_is_measured_once():
+def test_each_stage_of_a_chunk_is_measured_once() -> None:
     """What an earlier attempt did is not this one's, and what was given back has no duration."""
     lines = set(generate_latest(filled().registry).decode().splitlines())
 
@@ -53,14 +53,14 @@ def test_each_stage_of_a_chunk_is_measured_once():
     } <= lines
 
 
-def test_what_is_served_is_what_is_documented():
+def test_what_is_served_is_what_is_documented() -> None:
     """Names, types and labels, in both directions, from a real port."""
     url = filled().serve("127.0.0.1", 0)
 
     assert documented("Of a worker") == served(httpx.get(url).text)
 
 
-def test_a_port_that_is_taken_is_named():
+def test_a_port_that_is_taken_is_named() -> None:
     """Before anything is reserved."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,18 @@ class Process:
         self.popen.wait(WITHIN_S)
 
 
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[Process]:
+    """Run `python -m MODULE ARGUMENTS…` for longer than a test."""
+    process = Process([sys.executable, "-m", *arguments], cwd=APPS, environment=environment)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
 Start = Callable[..., Process]
+ProducerOf = Callable[..., ProducerClient]
 
 
 @pytest.fixture
@@ -144,15 +156,12 @@ def module_store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def module_api(redis_url: str, module_store_url: str) -> Iterator[Process]:
     """An API for all tests of a module, which tell their submissions apart by their queues."""
-    api = Process(
-        [sys.executable, "-m", "opsqueue_api", "--port", "0"],
-        cwd=APPS,
-        environment={"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": module_store_url},
-    )
-    try:
+    with running(
+        *("opsqueue_api", "--port", "0"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=module_store_url,
+    ) as api:
         yield api
-    finally:
-        api.end()
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +171,7 @@ def module_api_url(module_api: Process) -> str:
 
 
 @pytest.fixture
-def producer_of(real_client: redis.Redis, store_url: str, queue_name: str):
+def producer_of(real_client: redis.Redis, store_url: str, queue_name: str) -> ProducerOf:
     """A producer of the test's queue, or of one with a suffix."""
 
     def make(suffix: str = "", **settings: Any) -> ProducerClient:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
-from opsqueue.consumer import ConsumerClient, Strategy
+from opsqueue.consumer import Chunk, ConsumerClient, Strategy
 from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError, RedisUnavailableError
 from opsqueue.http.client import Patience
 from opsqueue.producer import Backoff, ProducerClient
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
+from opsqueue.store import open_store
 from tests.redis_sets import until
-from tests.system.conftest import Process, Start
+from tests.system.conftest import Process, Start, running
 
 pytestmark = pytest.mark.system
 
@@ -24,24 +27,24 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "consumer.mjs"
 NO_WAIT = Backoff(first_ms=0, max_ms=0)
 
 
-@pytest.fixture
-def store(store_url: str) -> str:
-    return f"{store_url}?durable=false"
+@pytest.fixture(scope="module")
+def store(module_store_url: str) -> str:
+    return module_store_url
 
 
-@pytest.fixture
-def api_url(start: Start, redis_url: str, store: str) -> str:
-    api = start(
+@pytest.fixture(scope="module")
+def api_url(redis_url: str, store: str) -> Iterator[str]:
+    with running(
         *("opsqueue_api", "--port", "0", "--heartbeat-timeout", "1"),
         OPSQUEUE_REDIS_URL=redis_url,
         OPSQUEUE_STORE_URL=store,
-    )
-    return api.wait_for_line("ready on").rpartition(" ")[2]
+    ) as api:
+        yield api.wait_for_line("ready on").rpartition(" ")[2]
 
 
 @pytest.fixture
-def producer(producer_of) -> ProducerClient:
-    return producer_of()
+def producer(real_client: redis.Redis, store: str, queue_name: str) -> ProducerClient:
+    return ProducerClient.over(RedisBackend(real_client), open_store(store), queue=queue_name)
 
 
 @pytest.fixture(params=["redis", "http"])
@@ -65,7 +68,7 @@ def test_a_killed_consumers_chunk_is_done_by_another(
     dying.signal(signal.SIGKILL)
     with ConsumerClient(url, store, queue=queue_name, heartbeat_interval_s=0.3) as consumer:
 
-        def increment(ops, chunk):
+        def increment(ops: Sequence[int], chunk: Chunk) -> list[int]:
             seen.append(chunk.retries)
             consumer.stop()
             return [op + 1 for op in ops]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
@@ -210,7 +211,9 @@ def test_a_queue_is_paused_and_resumed_by_keyboard_alone(live: Live, queue_name:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_both_colours(live: Live, queue_name: str, scheme: str) -> None:
+def test_it_fits_a_phone_in_both_colours(
+    live: Live, queue_name: str, scheme: Literal["light", "dark"]
+) -> None:
     """Nothing is wider than the screen, and the text is not of the ground's colour."""
     id_ = live.producer.insert_submission(range(500), chunk_size=1)
     page = live.page
@@ -303,8 +306,8 @@ def test_a_lost_connection_is_told_and_made_again(
     page.evaluate("window.isSame = true")
 
     # The parent first, which would start another child.
-    for process in (api, *api.children()):
-        kill(process.pid)
+    for pid in (api.pid, *(child.pid for child in api.children())):
+        kill(pid)
     api.wait()
 
     expect(page.get_by_role("alert").filter(has_text="Connection lost")).to_be_visible()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ import redis
 
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.queue.queue import Queue
-from tests.system.conftest import Process, Start
+from tests.system.conftest import Process, ProducerOf, Start
 
 pytestmark = pytest.mark.system
 
+StartDefective = Callable[..., tuple[Process, Path]]
 NO_WAIT = Backoff(first_ms=0, max_ms=0)
 
 
 @pytest.fixture
-def start_defective(start_worker, tmp_path: Path):
+def start_defective(start_worker: Start, tmp_path: Path) -> StartDefective:
     """Start a worker of `apps/defective.py`; it breaks when a file is made in the folder."""
     folder = tmp_path / "defects"
     folder.mkdir()
@@ -34,8 +36,8 @@ def start_defective(start_worker, tmp_path: Path):
 
 @pytest.mark.parametrize(("pool", "where"), [("process", "stored"), ("async", "small")])
 def test_a_defect_in_a_childs_thread_ends_the_child_as_if_it_had_died(
-    start_worker, producer_of, pool: str, where: str
-):
+    start_worker: Start, producer_of: ProducerOf, pool: str, where: str
+) -> None:
     """An attempt is used, a new child takes over, the worker stays."""
     worker = start_worker("--pool", pool, "--concurrency", "1")
     producer = producer_of(inline_bytes=0 if where == "stored" else 10_000)
@@ -52,8 +54,12 @@ def test_a_defect_in_a_childs_thread_ends_the_child_as_if_it_had_died(
 
 
 def test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it(
-    start_defective, producer_of, real_client: redis.Redis, queue_name: str, tmp_path: Path
-):
+    start_defective: StartDefective,
+    producer_of: ProducerOf,
+    real_client: redis.Redis,
+    queue_name: str,
+    tmp_path: Path,
+) -> None:
     """With exit code 1, and no attempt used."""
     worker, folder = start_defective("--heartbeat-interval", "0.1", "--shutdown-timeout", "0.2")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
@@ -68,8 +74,8 @@ def test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it(
 
 
 def test_children_that_die_while_they_start_are_started_again_more_slowly(
-    start_defective, producer_of
-):
+    start_defective: StartDefective, producer_of: ProducerOf
+) -> None:
     """After the third in a row there is a pause; HUP, as after a repair, cuts it short."""
     worker, folder = start_defective("--concurrency", "1")
     (folder / "import").touch()
@@ -86,8 +92,13 @@ def test_children_that_die_while_they_start_are_started_again_more_slowly(
 
 
 def test_an_api_that_was_killed_has_kept_nothing(
-    start: Start, start_worker, redis_url: str, store_url: str, queue_name: str, tmp_path: Path
-):
+    start: Start,
+    start_worker: Start,
+    redis_url: str,
+    store_url: str,
+    queue_name: str,
+    tmp_path: Path,
+) -> None:
     """Who waited goes on waiting at the one that its supervisor starts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

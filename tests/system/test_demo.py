@@ -10,10 +10,12 @@ import httpx
 import psutil
 import pytest
 
+from tests.system.conftest import Start
+
 pytestmark = pytest.mark.system
 
 
-def test_the_demo_checks_its_totals_and_leaves_nothing(start, tmp_path: Path):
+def test_the_demo_checks_its_totals_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
     """A real batch of real files; no process and no folder of it is there afterwards."""
     demo = start("opsqueue.cli", "demo", "--files", "150", "-c", "1", TMPDIR=str(tmp_path))
     demo.wait_for_line("submitted")
@@ -29,7 +31,7 @@ def test_the_demo_checks_its_totals_and_leaves_nothing(start, tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_demo_leaves_nothing(start, tmp_path: Path, number: int):
+def test_a_stopped_demo_leaves_nothing(start: Start, tmp_path: Path, number: int) -> None:
     """Ctrl-C in the middle ends every process it has started."""
     demo = start("opsqueue.cli", "demo", "-c", "1", TMPDIR=str(tmp_path))
     demo.wait_for_line("submitted")
@@ -44,7 +46,7 @@ def test_a_stopped_demo_leaves_nothing(start, tmp_path: Path, number: int):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dev_keeps_its_data_between_runs(start, tmp_path: Path):
+def test_dev_keeps_its_data_between_runs(start: Start, tmp_path: Path) -> None:
     """The second run has the submissions of the first."""
     options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
     first = start("opsqueue.cli", "dev", "tasks:app", *options)
@@ -61,7 +63,7 @@ def test_dev_keeps_its_data_between_runs(start, tmp_path: Path):
     assert "appendonlydir" in kept
 
 
-def test_dev_says_what_is_wrong_with_the_app(start, tmp_path: Path):
+def test_dev_says_what_is_wrong_with_the_app(start: Start, tmp_path: Path) -> None:
     """Before anything is started."""
     dev = start("opsqueue.cli", "dev", "tsks:app", "--folder", str(tmp_path / "data"))
 
@@ -77,7 +79,9 @@ def test_dev_says_what_is_wrong_with_the_app(start, tmp_path: Path):
         ("valkey-server", "the embedded Redis ended by itself"),
     ],
 )
-def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path, part: str, named: str):
+def test_a_part_that_dies_ends_dev_and_is_named(
+    start: Start, tmp_path: Path, part: str, named: str
+) -> None:
     """With its last lines; the other parts are ended too."""
     dev = start(
         *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),
@@ -95,7 +99,7 @@ def test_a_part_that_dies_ends_dev_and_is_named(start, tmp_path: Path, part: str
     assert alive == []
 
 
-def test_a_second_dev_in_the_same_folder_is_refused(start, tmp_path: Path):
+def test_a_second_dev_in_the_same_folder_is_refused(start: Start, tmp_path: Path) -> None:
     """Its server would write the first one's files, its worker take the first one's chunks."""
     options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
     start("opsqueue.cli", "dev", "tasks:app", *options).wait_for_line("Ctrl-C ends it")
@@ -106,7 +110,7 @@ def test_a_second_dev_in_the_same_folder_is_refused(start, tmp_path: Path):
     assert "is `opsqueue dev` running already?" in " ".join(second.output.split())
 
 
-def test_a_second_ctrl_c_ends_dev_without_waiting_for_chunks(start, tmp_path: Path):
+def test_a_second_ctrl_c_ends_dev_without_waiting_for_chunks(start: Start, tmp_path: Path) -> None:
     """The first one waits for the handler, up to a minute."""
     dev = start(
         *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),

@@ -18,13 +18,13 @@ from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import RedisBackend
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import connect, server_client
 from opsqueue.queue.durability import Durability, check_durability
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store, output_key
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import new_submission
-from tests.redis_sets import behind_sentinels, cluster, until
+from tests.redis_sets import ClusterSet, Place, behind_sentinels, cluster, until
 from tests.servers import ALWAYS, lose_writes_since, replica_of, saved, wait_for_replica
 from tests.system.conftest import Process, Start
 
@@ -34,7 +34,7 @@ BODY = {"operations": [1, 2, 3], "chunk_size": 2}
 
 
 @pytest.fixture
-def start_api(start: Start, store_url: str):
+def start_api(start: Start, store_url: str) -> Start:
     def start_one(server: EmbeddedServer, *arguments: str, **environment: str) -> Process:
         return start(
             *("opsqueue_api", "--port", "0", *arguments),
@@ -82,8 +82,8 @@ def url_of(api: Process) -> str:
 
 @pytest.mark.parametrize(("durability", "policy"), [("none", "everysec"), ("fsync", "always")])
 def test_an_insert_that_was_answered_survives_a_killed_server(
-    start_api, tmp_path: Path, durability: str, policy: str
-):
+    start_api: Start, tmp_path: Path, durability: str, policy: str
+) -> None:
     """With an append-only file; killed right after the answer, twenty times.
 
     With everysec once it is written, which a server puts off while its disk is slow, see
@@ -97,7 +97,7 @@ def test_an_insert_that_was_answered_survives_a_killed_server(
             id_ = insert(url, "q")
             if policy == "everysec":
                 until(
-                    lambda: connect(server.url).info("persistence")["aof_buffer_length"] == 0,
+                    lambda: server_client(server.url).info("persistence")["aof_buffer_length"] == 0,
                     "it is written",
                 )
             server.kill()
@@ -114,7 +114,9 @@ def test_an_insert_that_was_answered_survives_a_killed_server(
 
 
 @pytest.mark.parametrize("disk", ["as it is", "slow"])
-def test_no_answered_insert_is_lost_by_a_server_killed_under_load(tmp_path: Path, disk: str):
+def test_no_answered_insert_is_lost_by_a_server_killed_under_load(
+    tmp_path: Path, disk: str
+) -> None:
     """Killed while eight threads insert, whose answers wait for a disk that takes 0.2 s."""
     with EmbeddedServer(tmp_path / "redis", arguments=ALWAYS) as server, ExitStack() as tools:
         if disk == "slow":
@@ -140,23 +142,25 @@ def test_no_answered_insert_is_lost_by_a_server_killed_under_load(tmp_path: Path
         assert answered == [queue.get_submission(id_).id for id_ in answered]
 
 
-def test_an_insert_that_was_answered_under_replica_outlives_the_primary(start_api, tmp_path: Path):
+def test_an_insert_that_was_answered_under_replica_outlives_the_primary(
+    start_api: Start, tmp_path: Path
+) -> None:
     """The primary keeps nothing on its disk and is killed right after the answer."""
     with (
         EmbeddedServer(tmp_path / "primary", is_durable=False) as primary,
         replica_of(primary, tmp_path / "replica") as replica,
     ):
-        wait_for_replica(connect(primary.url))
+        wait_for_replica(server_client(primary.url))
         url = url_of(start_api(primary, OPSQUEUE_DURABILITY="replica"))
 
         ids = [insert(url, "q") for _ in range(20)]
         primary.kill()
 
         heir = Queue(connect(replica.url), "q")
-        assert ids == [str(heir.get_submission(int(id_)).id) for id_ in ids]
+        assert ids == [str(heir.get_submission(SubmissionId(id_)).id) for id_ in ids]
 
 
-def test_an_api_that_can_not_keep_fsync_does_not_start(start_api, tmp_path: Path):
+def test_an_api_that_can_not_keep_fsync_does_not_start(start_api: Start, tmp_path: Path) -> None:
     """Exit code 2, and what helps."""
     with EmbeddedServer(tmp_path / "redis") as server:
         api = start_api(server, "--durability", "fsync")
@@ -167,8 +171,8 @@ def test_an_api_that_can_not_keep_fsync_does_not_start(start_api, tmp_path: Path
 
 
 def test_an_api_without_replicas_warns_and_says_that_inserts_are_not_confirmed(
-    start_api, tmp_path: Path
-):
+    start_api: Start, tmp_path: Path
+) -> None:
     """Everything else works."""
     with EmbeddedServer(tmp_path / "redis") as server:
         api = start_api(server, "--durability", "replica")
@@ -183,7 +187,7 @@ def test_an_api_without_replicas_warns_and_says_that_inserts_are_not_confirmed(
         assert 200 == httpx.get(url).status_code
 
 
-def test_an_api_on_a_replica_warns(start_api, tmp_path: Path):
+def test_an_api_on_a_replica_warns(start_api: Start, tmp_path: Path) -> None:
     """Its inserts would all be refused; the warning says whose URL to give."""
     with (
         EmbeddedServer(tmp_path / "primary") as primary,
@@ -203,7 +207,7 @@ CHUNKS = 200
 @pytest.mark.parametrize("who", ["the same worker", "another worker"])
 def test_completions_that_a_server_lost_are_made_again(
     start: Start, tmp_path: Path, store_url: str, who: str
-):
+) -> None:
     """All results right, each chunk counted once; none runs again whose output was stored."""
     name, log = f"lost-{secrets.token_hex(4)}", tmp_path / "log"
     environment = {"OPSQUEUE_STORE_URL": f"{store_url}?durable=false", "TEST_QUEUE": name}
@@ -212,7 +216,7 @@ def test_completions_that_a_server_lost_are_made_again(
              "--redis-timeout", "6")  # fmt: skip
     with EmbeddedServer(tmp_path / "redis") as server:
         environment["OPSQUEUE_REDIS_URL"] = server.url
-        client = connect(server.url)
+        client = server_client(server.url)
         queue, store = Queue(client, name), open_store(store_url)
         producer = ProducerClient.over(RedisBackend(client), store, queue=name, inline_bytes=0)
         worker = start("opsqueue_worker", "tasks:app", *quick, **environment)
@@ -250,7 +254,9 @@ def test_completions_that_a_server_lost_are_made_again(
 
 
 @pytest.mark.parametrize("place", [cluster, behind_sentinels])
-def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(place, tmp_path: Path):
+def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(
+    place: Place, tmp_path: Path
+) -> None:
     """A master is killed right after the last answer; eight queues lie on it and on others."""
     with place(tmp_path / "servers") as servers:
         client = connect(servers.url)
@@ -267,7 +273,7 @@ def test_inserts_that_a_replica_confirmed_are_there_after_a_fail_over(place, tmp
             for n in range(10)
             for queue in (f"q{number}" for number in range(8))
         }
-        victim = servers.master_of("{q0}") if place is cluster else servers.master()
+        victim = servers.master_of("{q0}") if isinstance(servers, ClusterSet) else servers.master()
         victim.kill()
 
         def found() -> set[tuple[str, int]]:

@@ -52,7 +52,7 @@ def run(*arguments: str, stdin: str = "") -> list[str]:
     return ran.stdout.splitlines()
 
 
-def test_capitalize(work: Start, module_api_url: str, module_store_url: str):
+def test_capitalize(work: Start, module_api_url: str, module_store_url: str) -> None:
     """A text comes back capitalised, in order."""
     work("capitalize:app")
     text = "".join(f"line {n} of a text\n" for n in range(250))
@@ -62,7 +62,7 @@ def test_capitalize(work: Start, module_api_url: str, module_store_url: str):
     assert text.upper().splitlines() == lines
 
 
-def test_increment(work: Start, module_api_url: str, module_store_url: str):
+def test_increment(work: Start, module_api_url: str, module_store_url: str) -> None:
     """By a worker."""
     work("increment:app")
 
@@ -70,7 +70,7 @@ def test_increment(work: Start, module_api_url: str, module_store_url: str):
         assert list(range(1, 101)) == list(producer.run_submission(range(100), chunk_size=10))
 
 
-def test_consumer(start: Start, module_api_url: str, redis_url: str, module_store_url: str):
+def test_consumer(start: Start, module_api_url: str, redis_url: str, module_store_url: str) -> None:
     """By a program that takes chunks itself, until SIGTERM."""
     consumer = start(
         str(EXAMPLES / "consumer.py"),
@@ -87,14 +87,14 @@ def test_consumer(start: Start, module_api_url: str, redis_url: str, module_stor
     assert (consumer.wait(), consumer.lines) == (0, ["waiting for numbers"])
 
 
-def test_many_producers_and_consumers(module_api_url: str, module_store_url: str):
+def test_many_producers_and_consumers(module_api_url: str, module_store_url: str) -> None:
     """Every producer checks its own results."""
     assert run("many.py", module_api_url, module_store_url, "2", "2") == [
         "2 producers have their squares, in order, of 2 consumers"
     ]
 
 
-def test_asynchronous(work: Start, module_api_url: str, module_store_url: str):
+def test_asynchronous(work: Start, module_api_url: str, module_store_url: str) -> None:
     """Three submissions at once, then results as they come."""
     work("asynchronous:app", "--pool", "async")
 
@@ -106,7 +106,7 @@ def test_asynchronous(work: Start, module_api_url: str, module_store_url: str):
 
 def test_traced(
     start: Start, work: Start, module_api_url: str, redis_url: str, module_store_url: str
-):
+) -> None:
     """What a handler does, and a consumer's callback, is in the producer's trace, below `send`."""
     worker = work("traced:app", OTEL_TRACES_EXPORTER="console")
     by_handler = run("traced.py", "produce", module_api_url, module_store_url)
@@ -136,7 +136,7 @@ def test_traced(
         ]
 
 
-def test_llm(start: Start, work: Start, module_api_url: str, module_store_url: str):
+def test_llm(start: Start, work: Start, module_api_url: str, module_store_url: str) -> None:
     """Fifty calls at a time, some refused beyond the rate; what fails succeeds when retried."""
     stub = start(str(EXAMPLES / "llm_stub.py"), "0", program=sys.executable)
     llm_url = stub.wait_for_line("http")

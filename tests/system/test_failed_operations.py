@@ -7,19 +7,26 @@ from pathlib import Path
 import pytest
 
 from opsqueue.producer import OperationFailed
+from tests.system.conftest import Process, ProducerOf, Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("victim", ["child", "worker"])
 def test_counts_and_errors_are_those_of_the_output_that_was_stored_first(
-    start, redis_url: str, store_url: str, queue_name: str, producer_of, tmp_path: Path, victim: str
-):
+    start: Start,
+    redis_url: str,
+    store_url: str,
+    queue_name: str,
+    producer_of: ProducerOf,
+    tmp_path: Path,
+    victim: str,
+) -> None:
     """A child's chunk is run again and finds the output as it stores its own; a dead worker's is
     a second attempt, and finds it before.
     """
 
-    def start_worker():
+    def start_worker() -> Process:
         worker = start(
             *("opsqueue_worker", "dies_after_storing:app", "-c", "1"),
             *("--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5"),

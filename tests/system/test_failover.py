@@ -20,6 +20,7 @@ from tests.redis_sets import (
     MASTERS,
     WITHIN_S,
     ClusterSet,
+    Place,
     SentinelSet,
     behind_sentinels,
     cluster,
@@ -40,8 +41,8 @@ CHUNKS_BEFORE = 20
 
 @pytest.fixture(params=["cluster", "sentinel"])
 def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterSet | SentinelSet]:
-    make = {"cluster": cluster, "sentinel": behind_sentinels}[request.param]
-    with make(tmp_path / "servers") as formed:
+    make: dict[str, Place] = {"cluster": cluster, "sentinel": behind_sentinels}
+    with make[request.param](tmp_path / "servers") as formed:
         yield formed
 
 

@@ -32,7 +32,8 @@ from opsqueue.store import open_store
 from opsqueue.strategy import Oldest
 from tests import redis_sets
 from tests.forks import Child, error_in_child, in_child
-from tests.system.conftest import Start
+from tests.redis_sets import Place
+from tests.system.conftest import ProducerOf, Start
 from tests.waiting import until
 
 pytestmark = pytest.mark.system
@@ -92,7 +93,7 @@ def mistakes(client: ProducerClient, expected: Expected, *, seed: int, count: in
 
 def test_each_process_gets_the_answers_to_its_own_requests(
     client: ProducerClient, completed: Expected
-):
+) -> None:
     """The parent and three children read at once, 20 times, with connections that were open."""
     for seed in range(ROUNDS):
         assert mistakes(client, completed, seed=seed, count=2) == []  # opens connections
@@ -105,7 +106,7 @@ def test_each_process_gets_the_answers_to_its_own_requests(
 
 def test_a_fork_in_the_middle_of_other_threads_requests_leaves_no_lock_behind(
     client: ProducerClient, completed: Expected
-):
+) -> None:
     """Children of a process that has several requests under way all the time."""
     is_over = threading.Event()
 
@@ -132,7 +133,9 @@ def _read_in_pool(id_: SubmissionId) -> list[int]:
     return list(_SHARED[0].blocking_stream_completed_submission(id_))
 
 
-def test_a_pool_of_forked_processes_shares_a_client(client: ProducerClient, completed: Expected):
+def test_a_pool_of_forked_processes_shares_a_client(
+    client: ProducerClient, completed: Expected
+) -> None:
     """What `multiprocessing` and `concurrent.futures` make with the context "fork"."""
     _SHARED[:] = [client]
     context = multiprocessing.get_context("fork")
@@ -142,7 +145,7 @@ def test_a_pool_of_forked_processes_shares_a_client(client: ProducerClient, comp
     assert found == completed
 
 
-def test_a_child_of_a_child_starts_afresh_too(client: ProducerClient, completed: Expected):
+def test_a_child_of_a_child_starts_afresh_too(client: ProducerClient, completed: Expected) -> None:
     """As a program that makes itself a daemon does."""
 
     def fork_again() -> list[list[str]]:
@@ -157,7 +160,7 @@ def test_a_child_of_a_child_starts_afresh_too(client: ProducerClient, completed:
 
 def test_what_a_child_closes_or_collects_stays_open_in_its_parent(
     module_api_url: str, module_store_url: str, completed: Expected, queue_name: str
-):
+) -> None:
     """Also its second close, and the end of the child's last reference."""
     shared = [ProducerClient(module_api_url, module_store_url, queue=queue_name)]
     assert mistakes(shared[0], completed, seed=1) == []
@@ -180,7 +183,7 @@ def test_what_a_child_closes_or_collects_stays_open_in_its_parent(
 
 def test_a_client_closed_before_a_fork_stays_closed(
     module_api_url: str, module_store_url: str, queue_name: str
-):
+) -> None:
     client = ProducerClient(module_api_url, module_store_url, queue=queue_name)
     client.close()
 
@@ -189,14 +192,14 @@ def test_a_client_closed_before_a_fork_stays_closed(
 
 def test_an_iterator_begun_before_a_fork_is_an_error_in_the_child(
     client: ProducerClient, completed: Expected
-):
+) -> None:
     """It says which processes and what helps; the parent's own goes on."""
     id_ = next(iter(completed))
     for begin in (client.iter_results, client.blocking_stream_completed_submission):
         results = begin(id_)
         first = next(results)
 
-        said = error_in_child(lambda results=results: list(results))
+        said = error_in_child(partial(list, results))
 
         assert said.startswith("OtherProcessError: an iterator belongs to process ")
         assert "call the client's method again" in said
@@ -205,7 +208,7 @@ def test_an_iterator_begun_before_a_fork_is_an_error_in_the_child(
 
 def test_a_list_begun_before_a_fork_is_an_error_in_the_child(
     client: ProducerClient, completed: Expected
-):
+) -> None:
     listed = client.list_submissions()
     next(listed)
 
@@ -215,7 +218,7 @@ def test_a_list_begun_before_a_fork_is_an_error_in_the_child(
 
 def test_a_child_that_drops_an_iterator_does_not_wait_for_threads_of_its_parent(
     client: ProducerClient, completed: Expected
-):
+) -> None:
     """Its `close`, too."""
     shared = [client.iter_results(id_) for id_ in completed]
     for results in shared:
@@ -232,7 +235,9 @@ def test_a_child_that_drops_an_iterator_does_not_wait_for_threads_of_its_parent(
         assert list(results) == completed[id_][1:]
 
 
-def test_asynchronous_calls_work_in_parent_and_child(client: ProducerClient, completed: Expected):
+def test_asynchronous_calls_work_in_parent_and_child(
+    client: ProducerClient, completed: Expected
+) -> None:
     """Each with threads of its own."""
 
     async def read_all() -> Expected:
@@ -248,7 +253,7 @@ def test_asynchronous_calls_work_in_parent_and_child(client: ProducerClient, com
     assert child.result() == completed
 
 
-def test_a_coroutine_that_waits_at_a_fork_is_an_error_in_the_child(client: ProducerClient):
+def test_a_coroutine_that_waits_at_a_fork_is_an_error_in_the_child(client: ProducerClient) -> None:
     """It waits for a thread of the parent's, which would never answer."""
     id_ = client.insert_submission([1], chunk_size=1)
     loop = asyncio.new_event_loop()
@@ -265,7 +270,7 @@ def test_a_coroutine_that_waits_at_a_fork_is_an_error_in_the_child(client: Produ
 
 def test_a_child_forked_by_the_iterable_of_operations_leaves_the_uploads_alone(
     client: ProducerClient, queue: Queue, store_url: str
-):
+) -> None:
     """Whether it exits in there, or comes back from it."""
     statuses: list[int] = []
 
@@ -306,7 +311,7 @@ def test_a_preloaded_application_under_load(
     completed: Expected,
     queue_name: str,
     tmp_path: Path,
-):
+) -> None:
     """gunicorn --preload with a client that was used at import; every answer is the asked one."""
     (tmp_path / "preloaded.py").write_text(PRELOADED)
     server = start(
@@ -338,7 +343,7 @@ def test_a_preloaded_application_under_load(
 
 def test_a_preloaded_api_answers_every_request_with_its_own_answer(
     start: Start, redis_url: str, module_store_url: str, queue_name: str, queue: Queue
-):
+) -> None:
     """Its connections to Redis and its store were made before the fork."""
     server = start(
         *("gunicorn", "--preload", "--workers", "3", "--threads", "4", "--bind", "127.0.0.1:0"),
@@ -383,12 +388,17 @@ def any_redis(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) ->
     if request.param == "server":
         yield redis_url
         return
-    make = {"cluster": redis_sets.cluster, "sentinel": redis_sets.behind_sentinels}[request.param]
-    with make(tmp_path) as servers:
+    make: dict[str, Place] = {
+        "cluster": redis_sets.cluster,
+        "sentinel": redis_sets.behind_sentinels,
+    }
+    with make[request.param](tmp_path) as servers:
         yield servers.url
 
 
-def test_clients_of_redis_start_afresh_in_children(any_redis: str, queue_name: str, store_url: str):
+def test_clients_of_redis_start_afresh_in_children(
+    any_redis: str, queue_name: str, store_url: str
+) -> None:
     """One server, a cluster and Sentinels; while other threads are in the middle of calls."""
     redis_client = connect(any_redis)
     queue = Queue(redis_client, queue_name)
@@ -419,7 +429,7 @@ def test_clients_of_redis_start_afresh_in_children(any_redis: str, queue_name: s
     redis_client.close()
 
 
-def test_a_pool_that_was_locked_at_a_fork_is_not_in_the_child(any_redis: str):
+def test_a_pool_that_was_locked_at_a_fork_is_not_in_the_child(any_redis: str) -> None:
     """redis-py takes that lock in the child, before it begins anew there."""
     redis_client = connect(any_redis)
     run_on_all(redis_client, lambda server: server.ping())
@@ -468,7 +478,7 @@ def holders(queue: Queue) -> dict[str, int]:
 
 def test_a_consumer_in_a_child_is_a_worker_of_its_own(
     consumer: ConsumerClient, client: ProducerClient, queue: Queue
-):
+) -> None:
     """With a name and a heartbeat; what the one holds the other can't report."""
     id_ = client.insert_submission([1, 2], chunk_size=1)
     (mine,) = consumer.reserve_chunks(strategy=Oldest())
@@ -505,7 +515,7 @@ def seen_again(queue: Queue, name: str, before_ms: int) -> bool:
 @pytest.mark.parametrize("leave", ["exit", "close", "collect"])
 def test_a_childs_end_does_not_sign_its_parents_worker_off(
     consumer: ConsumerClient, client: ProducerClient, queue: Queue, leave: str
-):
+) -> None:
     """By sys.exit with all handlers of atexit, by `close`, or by the garbage collector."""
     id_ = client.insert_submission([1], chunk_size=1)
     (chunk,) = consumer.reserve_chunks()
@@ -537,7 +547,7 @@ def error_of(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("leave", ["return", "sys.exit", "error", "interrupt"])
 def test_a_child_forked_by_a_callback_reports_nothing(
     consumer: ConsumerClient, client: ProducerClient, queue: Queue, leave: str
-):
+) -> None:
     """However it leaves the callback; the parent's own results are stored, once."""
     id_ = client.insert_submission([1], chunk_size=1)
     statuses = []
@@ -566,18 +576,16 @@ def test_a_child_forked_by_a_callback_reports_nothing(
 
 
 @pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
-@pytest.mark.parametrize("leave", ["return", "exit", "raise"])
 def test_a_child_forked_by_a_handler_ends_instead_of_reporting(
-    start_worker: Start, producer_of, tmp_path: Path, pool: str, leave: str
-):
-    """In every pool; the chunk's results are those of the process that has it."""
+    start_worker: Start, producer_of: ProducerOf, tmp_path: Path, pool: str
+) -> None:
+    """In every pool, however it leaves; the results are those of the process that has the chunk."""
     (tmp_path / "forking.py").write_text(FORKING)
-    start_worker("--pool", pool, app="forking:app", cwd=tmp_path, TEST_LEAVE=leave)
+    start_worker("--pool", pool, app="forking:app", cwd=tmp_path)
     producer = producer_of()
 
-    results = list(producer.run_submission([1, 2, 3], chunk_size=3))
-
-    assert results == [{"return": 1, "exit": 3, "raise": 1}[leave]] * 3
+    for leave, code in (("return", 1), ("exit", 3), ("raise", 1)):
+        assert list(producer.run_submission([leave] * 3, chunk_size=3)) == [code] * 3
 
 
 FORKING = """
@@ -588,10 +596,10 @@ app = Opsqueue()
 
 
 @app.operation_handler(os.environ["TEST_QUEUE"], concurrency=1)
-def fork(operation):
+def fork(leave):
     pid = os.fork()
     if pid == 0:
-        match os.environ["TEST_LEAVE"]:
+        match leave:
             case "return":
                 return "the child's"
             case "exit":

@@ -23,7 +23,7 @@ EVIL = "evil.example"
 
 
 @pytest.fixture
-def start_api(start: Start, redis_url: str, store_url: str):
+def start_api(start: Start, redis_url: str, store_url: str) -> Start:
     def start_one(*arguments: str, **environment: str) -> Process:
         return start(
             *("opsqueue_api", "--port", "0", *arguments),
@@ -44,7 +44,7 @@ def resolving(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let this name be this machine, as a rebound one is."""
     resolve = socket.getaddrinfo
 
-    def resolve_it(host: object, *rest: Any, **more: Any) -> Any:
+    def resolve_it(host: Any, *rest: Any, **more: Any) -> Any:
         return resolve("127.0.0.1" if host == name else host, *rest, **more)
 
     with monkeypatch.context() as patch:
@@ -60,7 +60,7 @@ def status_of(url: str, *lines: str) -> int:
         return int(connection.makefile("rb").readline().split()[1])
 
 
-def test_a_rebound_name_reaches_nothing_of_a_real_api(start_api) -> None:
+def test_a_rebound_name_reaches_nothing_of_a_real_api(start_api: Start) -> None:
     """Whatever form the request has."""
     url = url_of(start_api("--allowed-hosts", "api, *.internal", "--allowed-hosts", "gateway"))
     queues = "GET /v1/queues HTTP/1.1"
@@ -102,7 +102,7 @@ def test_a_rebound_name_reaches_nothing_of_a_real_api(start_api) -> None:
 
 
 def test_clients_show_which_option_helps(
-    start_api, store_url: str, monkeypatch: pytest.MonkeyPatch
+    start_api: Start, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the name that they were given, which this API was not."""
     url = url_of(start_api())
@@ -123,14 +123,14 @@ def test_clients_show_which_option_helps(
     assert (2, True) == (told.exit_code, "--allowed-hosts" in told.output)
 
 
-def test_names_come_from_the_environment_too(start_api) -> None:
+def test_names_come_from_the_environment_too(start_api: Start) -> None:
     url = url_of(start_api(OPSQUEUE_API_ALLOWED_HOSTS="api,opsqueue.example gateway"))
 
     for host in ("api", "opsqueue.example", "gateway"):
         assert 200 == status_of(url, "GET /v1/queues HTTP/1.1", f"Host: {host}")
 
 
-def test_an_api_that_others_reach_says_by_which_names(start_api) -> None:
+def test_an_api_that_others_reach_says_by_which_names(start_api: Start) -> None:
     """Before it is asked by another."""
     api = start_api("--host", "0.0.0.0", "--insecure", "--allowed-hosts", "api")  # noqa: S104
 
@@ -140,20 +140,20 @@ def test_an_api_that_others_reach_says_by_which_names(start_api) -> None:
     assert 421 == status_of(url, "GET /v1/queues HTTP/1.1", f"Host: {EVIL}")
 
 
-def test_a_name_that_is_listened_on_is_accepted(start_api) -> None:
+def test_a_name_that_is_listened_on_is_accepted(start_api: Start) -> None:
     url = url_of(start_api("--host", "localhost"))
     assert 200 == httpx.get(f"{url}/v1/queues").status_code
 
 
 @pytest.mark.parametrize("names", ["http://api", "api:3999", "api,*bad"])
-def test_a_name_that_can_be_none_ends_it_with_exit_code_2(start_api, names: str) -> None:
+def test_a_name_that_can_be_none_ends_it_with_exit_code_2(start_api: Start, names: str) -> None:
     api = start_api("--allowed-hosts", names)
 
     assert 2 == api.wait()
     assert "give a name without scheme and port" in " ".join(api.output.split())
 
 
-def test_an_api_with_tokens_answers_to_any_name(start_api) -> None:
+def test_an_api_with_tokens_answers_to_any_name(start_api: Start) -> None:
     """No foreign page has one."""
     url = url_of(start_api(OPSQUEUE_API_TOKENS="ops:0123456789abcdef:admin"))
     known = "Authorization: Bearer 0123456789abcdef"

@@ -37,7 +37,7 @@ def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[i
     counts.put((done, most))
 
 
-def test_a_hard_limit_is_never_exceeded(real_client: redis.Redis, redis_url: str):
+def test_a_hard_limit_is_never_exceeded(real_client: redis.Redis, redis_url: str) -> None:
     """Not by one, and every chunk is done once, whoever waits being woken."""
     name = f"limits-{secrets.token_hex(4)}"
     queue = Queue(real_client, name)

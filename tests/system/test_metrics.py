@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -106,7 +107,7 @@ def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
     tmp_path: Path,
     start: Start,
     start_worker: Start,
-):
+) -> None:
     """100 chunks, one of which raises at first, with one of two workers killed; and one that fails.
 
     The totals are Redis's, so that no process's end takes any of them away.
@@ -143,11 +144,15 @@ def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
     completed = (
         f'opsqueue_worker_chunk_duration_seconds_count{{outcome="completed",queue="{queue_name}"}}'
     )
+
+    def is_told(ask: Callable[[str], float | None], metric: str, value: float) -> bool:
+        return ask(metric) == value
+
     # The second one skips where there is no Prometheus.
     for ask_of in (scraped, lambda urls: queried(start_prometheus(start, tmp_path, urls))):
         ask = ask_of(urls)
         for metric, value in expected.items():
-            until(lambda ask=ask, metric=metric, value=value: ask(metric) == value)
+            until(partial(is_told, ask, metric, value))
         reclaimed = ask(f"opsqueue_chunks_reclaimed_total{of}}}")
         assert reclaimed is not None
         assert reclaimed >= 1
@@ -155,7 +160,7 @@ def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
         assert 0 < (ask(completed) or 0) <= CHUNKS
 
 
-def test_requests_are_counted_over_all_processes_of_an_api(api_url: str):
+def test_requests_are_counted_over_all_processes_of_an_api(api_url: str) -> None:
     """Whichever of the two answers; each request is counted once."""
     count = (
         'opsqueue_http_request_duration_seconds_count{method="GET",route="/version",status="200"}'
@@ -171,7 +176,7 @@ def test_requests_are_counted_over_all_processes_of_an_api(api_url: str):
 
 def test_a_worker_measures_its_children_and_survives_their_deaths(
     start_worker: Start, redis_url: str, store_url: str, queue_name: str
-):
+) -> None:
     """A chunk that kills its process is counted, and what is documented is served."""
     worker = start_worker(*QUICK, "--metrics-port", "0")
     api, store = RedisBackend(connect(redis_url)), open_store(f"{store_url}?durable=false")

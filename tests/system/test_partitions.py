@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from opsqueue.consumer import ConsumerClient, Strategy
-from opsqueue.model.submission import SubmissionState
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.queue import Queue
 from tests.redis_sets import until
@@ -39,9 +39,9 @@ def producer(api_url: str, store: str, queue_name: str) -> ProducerClient:
     return producer
 
 
-def insert_in_all(producer: ProducerClient) -> list[int]:
+def insert_in_all(producer: ProducerClient) -> list[SubmissionId]:
     """Hand in until the API has used each partition; it learns of new ones in seconds."""
-    ids: list[int] = []
+    ids: list[SubmissionId] = []
 
     def is_spread() -> bool:
         ids.append(producer.insert_submission([len(ids), 10], chunk_size=1))

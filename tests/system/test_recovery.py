@@ -22,11 +22,12 @@ from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import RedisBackend
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.chaos.proxy import Loop, Proxy
+from tests.system.conftest import Process, Start
 from tests.waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -84,7 +85,7 @@ class Run:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     with EmbeddedServer(tmp_path / "redis", arguments=("--appendfsync", "always")) as server:
-        client = connect(server.url)
+        client = server_client(server.url)
         store_url = f"file://{tmp_path}/store?durable=false"
         name = f"recovery-{secrets.token_hex(4)}"
         producer = ProducerClient.over(RedisBackend(client), open_store(store_url), queue=name)
@@ -105,8 +106,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 @pytest.fixture
-def start_quick(start, run: Run):
-    def start_ready(*arguments: str, **environment: str):
+def start_quick(start: Start, run: Run) -> Start:
+    def start_ready(*arguments: str, **environment: str) -> Process:
         worker = start(
             *("opsqueue_worker", "tasks:app", "-c", "2", *QUICK, *arguments),
             **(run.environment | environment),
@@ -117,7 +118,9 @@ def start_quick(start, run: Run):
     return start_ready
 
 
-def test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second(start_quick, run: Run):
+def test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second(
+    start_quick: Start, run: Run
+) -> None:
     """The parent notices at once; the chunk's failure tells the signal."""
     worker = start_quick()
     submission_id = run.submit()
@@ -137,7 +140,7 @@ def test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second(sta
     until(lambda: len(worker.children()) == 2)
 
 
-def test_a_server_that_restarts_finds_its_worker_again(start_quick, run: Run):
+def test_a_server_that_restarts_finds_its_worker_again(start_quick: Start, run: Run) -> None:
     """Killed and started on the same data: work goes on within 2 s, without a new worker."""
     worker = start_quick()
     submission_id = run.submit()
@@ -154,7 +157,7 @@ def test_a_server_that_restarts_finds_its_worker_again(start_quick, run: Run):
     assert worker.popen.poll() is None
 
 
-def test_flushed_scripts_are_loaded_again(start_quick, run: Run):
+def test_flushed_scripts_are_loaded_again(start_quick: Start, run: Run) -> None:
     """SCRIPT FLUSH in the middle changes nothing."""
     worker = start_quick()
     submission_id = run.submit()
@@ -167,7 +170,9 @@ def test_flushed_scripts_are_loaded_again(start_quick, run: Run):
 
 
 @pytest.mark.parametrize("what", ["group", "stream"])
-def test_a_deleted_group_or_stream_is_made_again_and_repaired(start_quick, run: Run, what: str):
+def test_a_deleted_group_or_stream_is_made_again_and_repaired(
+    start_quick: Start, run: Run, what: str
+) -> None:
     """What was in hand is found and freed; nothing is counted twice."""
     start_quick()
     submission_id = run.submit()
@@ -182,7 +187,7 @@ def test_a_deleted_group_or_stream_is_made_again_and_repaired(start_quick, run: 
     run.check(submission_id)
 
 
-def test_a_worker_outlives_a_flushed_server(start_quick, run: Run):
+def test_a_worker_outlives_a_flushed_server(start_quick: Start, run: Run) -> None:
     """What was submitted is gone; what comes next is worked on."""
     worker = start_quick()
     run.submit()
@@ -195,7 +200,7 @@ def test_a_worker_outlives_a_flushed_server(start_quick, run: Run):
     assert worker.popen.poll() is None
 
 
-def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick, run: Run):
+def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick: Start, run: Run) -> None:
     """Stopped past its timeout, its chunks are taken over; awake again it goes on with others."""
     stalled = start_quick()
     submission_id = run.submit()
@@ -217,7 +222,7 @@ def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick, run: Run):
     until(lambda: len(run.queue.list_workers()) == 2)
 
 
-def test_a_connection_that_hangs_is_given_up(start_quick, run: Run):
+def test_a_connection_that_hangs_is_given_up(start_quick: Start, run: Run) -> None:
     """A proxy swallows everything for a while; reports are repeated until they are stored."""
     with Loop() as loop, Proxy(loop, run.server.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}/0"
@@ -232,7 +237,9 @@ def test_a_connection_that_hangs_is_given_up(start_quick, run: Run):
         run.check(submission_id, 60)
 
 
-def test_random_kills_of_children_and_parents_lose_nothing(start, start_quick, run: Run):
+def test_random_kills_of_children_and_parents_lose_nothing(
+    start: Start, start_quick: Start, run: Run
+) -> None:
     """Ten rounds, every 200 ms, over 2,000 chunks; a parent that dies is started again."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # noqa: T201 shown when it fails

@@ -417,7 +417,7 @@ REFUSED = re.compile(r"permission|ACL|(DEBUG|MODULE) command not allowed|not all
 
 def refusal(client: redis.Redis, *command: str | int) -> str:
     try:
-        return f"answered {client.execute_command(*command)!r}"
+        return f"answered {client.execute_command(*command)!r}"  # type: ignore[no-untyped-call]  # redis-py has no type for it
     except redis.exceptions.ResponseError as exc:
         return str(exc)
 

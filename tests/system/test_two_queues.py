@@ -8,7 +8,7 @@ import redis
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import OperationFailed
-from tests.system.conftest import Start
+from tests.system.conftest import ProducerOf, Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -18,7 +18,7 @@ COUNT = 200
 @pytest.mark.parametrize(("pool", "inline_bytes"), [("process", 256 * 1024), ("thread", 0)])
 def test_queues_whose_tokens_are_alike_are_not_taken_for_each_other(
     start: Start, real_client: redis.Redis, redis_url: str, store_url: str, queue_name: str,
-    producer_of, pool: str, inline_bytes: int,
+    producer_of: ProducerOf, pool: str, inline_bytes: int,
 ) -> None:  # fmt: skip
     """A token is a stream's id: unique in its queue, and by chance the same in another."""
     a, b = (producer_of(suffix, inline_bytes=inline_bytes) for suffix in ("-a", "-b"))

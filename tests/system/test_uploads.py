@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
 from tests.system.conftest import Start
 
@@ -22,7 +23,7 @@ COUNT = 200
 
 def test_a_producer_killed_half_way_has_inserted_nothing_and_its_key_goes_on(
     start: Start, redis_url: str, module_api_url: str, module_store_url: str, queue_name: str
-):
+) -> None:
     """The second run with the key inserts, once; the third is given the second's submission."""
     arguments = ("upload", module_api_url, module_store_url, queue_name, "key", str(COUNT))
     folder = Path(re.sub(r"^file://|\?.*$", "", module_store_url)) / queue_name
@@ -36,7 +37,9 @@ def test_a_producer_killed_half_way_has_inserted_nothing_and_its_key_goes_on(
         inserted_half = list(producer.list_submissions())
         second, third = (start(*arguments).wait_for_line("inserted") for _ in range(2))
         start("consume", redis_url, module_store_url, queue_name)
-        results = list(producer.blocking_stream_completed_submission(int(second.split()[1])))
+        results = list(
+            producer.blocking_stream_completed_submission(SubmissionId(second.split()[1]))
+        )
         (inserted,) = producer.list_submissions()
 
     assert 0 < stored_half < COUNT // 10
@@ -47,7 +50,7 @@ def test_a_producer_killed_half_way_has_inserted_nothing_and_its_key_goes_on(
 
 def test_memory_does_not_grow_with_the_operations_of_a_generator(
     module_api_url: str, module_store_url: str
-):
+) -> None:
     """Ten times as many under the same cap of the kernel's take no more; as a list they fail."""
     command = [sys.executable, str(BENCHMARK), "--into", module_api_url, module_store_url]
     sizes = ("--operations", "20000", "200000", "--text-bytes", "1000")

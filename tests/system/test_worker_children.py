@@ -6,17 +6,19 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from opsqueue.exceptions import SubmissionFailedError
 from opsqueue.model.new_submission import Backoff
+from tests.system.conftest import ProducerOf, Start
 
 pytestmark = pytest.mark.system
-ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
+ONCE: dict[str, Any] = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
 
 
-def test_a_handler_can_end_what_it_starts(start_worker, producer_of):
+def test_a_handler_can_end_what_it_starts(start_worker: Start, producer_of: ProducerOf) -> None:
     """That children ignore SIGTERM is not inherited by the programs of handlers."""
     start_worker("--concurrency", "1")
 
@@ -25,7 +27,9 @@ def test_a_handler_can_end_what_it_starts(start_worker, producer_of):
     assert results == [-signal.SIGTERM]
 
 
-def test_a_death_is_noticed_though_a_fork_lives_on(start_worker, producer_of, tmp_path: Path):
+def test_a_death_is_noticed_though_a_fork_lives_on(
+    start_worker: Start, producer_of: ProducerOf, tmp_path: Path
+) -> None:
     """It has our socket open; the chunk is charged within a second or two all the same."""
     path = tmp_path / "fork"
     start_worker("--concurrency", "1")
@@ -44,8 +48,8 @@ def test_a_death_is_noticed_though_a_fork_lives_on(start_worker, producer_of, tm
 
 @pytest.mark.parametrize("inline_bytes", [0, 1_000])
 def test_a_chunk_is_reported_while_the_next_one_runs(
-    start_worker, producer_of, tmp_path: Path, inline_bytes: int
-):
+    start_worker: Start, producer_of: ProducerOf, tmp_path: Path, inline_bytes: int
+) -> None:
     """However long that one takes: reports share messages, but none waits for another."""
     start_worker("--concurrency", "1")
     producer = producer_of(inline_bytes=inline_bytes)
@@ -58,7 +62,9 @@ def test_a_chunk_is_reported_while_the_next_one_runs(
     assert [first, *results] == [2, "went"]
 
 
-def test_a_second_stop_delivers_its_reports(start_worker, producer_of, tmp_path: Path):
+def test_a_second_stop_delivers_its_reports(
+    start_worker: Start, producer_of: ProducerOf, tmp_path: Path
+) -> None:
     """What is given back is reported; nobody has to take over."""
     worker = start_worker("--concurrency", "2", "--heartbeat-interval", "0.5")
     producer_of().insert_submission([["wait", str(tmp_path)]] * 2, chunk_size=1)
@@ -74,7 +80,9 @@ def test_a_second_stop_delivers_its_reports(start_worker, producer_of, tmp_path:
     assert "could not be delivered" not in worker.output
 
 
-def test_an_exit_in_an_async_worker_fails_its_chunk(start_worker, producer_of):
+def test_an_exit_in_an_async_worker_fails_its_chunk(
+    start_worker: Start, producer_of: ProducerOf
+) -> None:
     """With its reason."""
     start_worker("--pool", "async")
 
@@ -82,7 +90,7 @@ def test_an_exit_in_an_async_worker_fails_its_chunk(start_worker, producer_of):
         producer_of().run_submission([["exit"]], chunk_size=1, **ONCE)
 
 
-def test_reload_needs_children(start):
+def test_reload_needs_children(start: Start) -> None:
     """The solo pool has none; said at the start instead of doing nothing."""
     worker = start(
         *("opsqueue_worker", "tasks:app", "--pool", "solo", "--reload"),

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from opsqueue.exceptions import SubmissionFailedError
 from opsqueue.model.new_submission import Backoff
+from opsqueue.producer import ProducerClient
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
+from opsqueue.store import open_store
+from opsqueue_worker.cli import main
+from tests.system.conftest import Process, ProducerOf, Start, running
 from tests.waiting import until
 
 pytestmark = pytest.mark.system
-ONCE = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
+ONCE: dict[str, Any] = {"max_attempts": 1, "backoff": Backoff(first_ms=0, max_ms=0)}
 
 
 @pytest.fixture
@@ -26,29 +35,56 @@ def meeting(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
-def test_every_pool_gives_results_in_order(start_worker, producer_of, pool: str):
-    """A plain handler works in each of them."""
-    start_worker("--pool", pool)
+@pytest.fixture(scope="module", params=["process", "thread", "async", "solo"])
+def queue_of_pool(
+    request: pytest.FixtureRequest, redis_url: str, module_store_url: str
+) -> Iterator[str]:
+    """Run a worker of each pool in turn, for tests that leave it as it was; the queue it serves."""
+    queue_name = f"test-{secrets.token_hex(6)}"
+    with running(
+        *("opsqueue_worker", "tasks:app", "--concurrency", "2", "--pool", request.param),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=module_store_url,
+        OPSQUEUE_WORKER_MAX_CHUNK_BYTES="10000",
+        TEST_QUEUE=queue_name,
+    ) as worker:
+        worker.wait_for_line("ready")
+        yield queue_name
 
-    results = list(producer_of().run_submission(range(300), chunk_size=7))
+
+@pytest.fixture
+def producer_of_pool(
+    real_client: redis.Redis, module_store_url: str, queue_of_pool: str
+) -> ProducerOf:
+    """A producer of one of that worker's queues."""
+
+    def make(suffix: str = "") -> ProducerClient:
+        store = open_store(module_store_url)
+        return ProducerClient.over(RedisBackend(real_client), store, queue=queue_of_pool + suffix)
+
+    return make
+
+
+def test_every_pool_gives_results_in_order(producer_of_pool: ProducerOf) -> None:
+    """A plain handler works in each of them."""
+    results = list(producer_of_pool().run_submission(range(300), chunk_size=7))
 
     assert results == list(range(1, 301))
 
 
-@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
-def test_every_pool_runs_async_handlers(start_worker, producer_of, meeting: Path, pool: str):
+def test_every_pool_runs_async_handlers(producer_of_pool: ProducerOf, meeting: Path) -> None:
     """Eight operations of the chunk at once, as tasks."""
     for name in "abcdefgh":  # the other chunk's half of the meeting
         (meeting / name).touch()
-    start_worker("--pool", pool)
 
-    results = list(producer_of("-async").run_submission([str(meeting)] * 8, chunk_size=8))
+    results = list(producer_of_pool("-async").run_submission([str(meeting)] * 8, chunk_size=8))
 
     assert results == ["met"] * 8
 
 
-def test_the_async_pool_runs_many_chunks_on_one_loop(start_worker, producer_of, meeting: Path):
+def test_the_async_pool_runs_many_chunks_on_one_loop(
+    start_worker: Start, producer_of: ProducerOf, meeting: Path
+) -> None:
     """Two chunks of eight operations are all there at the same time, in one process."""
     start_worker("--pool", "async", "--concurrency", "2")
 
@@ -59,8 +95,8 @@ def test_the_async_pool_runs_many_chunks_on_one_loop(start_worker, producer_of, 
 
 
 def test_the_thread_pool_runs_several_chunks_in_one_process(
-    start_worker, producer_of, meeting: Path
-):
+    start_worker: Start, producer_of: ProducerOf, meeting: Path
+) -> None:
     """Four chunks of two operations meet, though each chunk runs two at once only."""
     start_worker("--pool", "thread", "--concurrency", "4")
 
@@ -70,7 +106,9 @@ def test_the_thread_pool_runs_several_chunks_in_one_process(
     assert len({path.name.split("-")[0] for path in meeting.iterdir()}) == 1
 
 
-def test_operations_of_a_chunk_run_at_once_in_threads(start_worker, producer_of, meeting: Path):
+def test_operations_of_a_chunk_run_at_once_in_threads(
+    start_worker: Start, producer_of: ProducerOf, meeting: Path
+) -> None:
     """`concurrency=8` of a plain handler, in a process with one slot."""
     start_worker("--concurrency", "1")
 
@@ -80,7 +118,9 @@ def test_operations_of_a_chunk_run_at_once_in_threads(start_worker, producer_of,
 
 
 @pytest.mark.parametrize("pool", ["process", "thread"])
-def test_a_chunk_past_its_time_limit_is_killed(start_worker, producer_of, pool: str):
+def test_a_chunk_past_its_time_limit_is_killed(
+    start_worker: Start, producer_of: ProducerOf, pool: str
+) -> None:
     """It fails with that reason, the child is replaced, and others are not charged."""
     worker = start_worker("--pool", pool, "--concurrency", "1")
     before = worker.children()[0].pid
@@ -93,17 +133,14 @@ def test_a_chunk_past_its_time_limit_is_killed(start_worker, producer_of, pool: 
     assert [child.pid for child in worker.children()] != [before]
 
 
-@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
-def test_a_soft_time_limit_is_raised_in_the_handler(start_worker, producer_of, pool: str):
+def test_a_soft_time_limit_is_raised_in_the_handler(producer_of_pool: ProducerOf) -> None:
     """It can tidy up and even give a result."""
-    start_worker("--pool", pool)
-
-    results = list(producer_of("-soft").run_submission([60, 0], chunk_size=1))
+    results = list(producer_of_pool("-soft").run_submission([60, 0], chunk_size=1))
 
     assert results == ["tidied up", "in time"]
 
 
-def test_a_child_is_replaced_after_its_chunks(start_worker, producer_of):
+def test_a_child_is_replaced_after_its_chunks(start_worker: Start, producer_of: ProducerOf) -> None:
     """With --max-chunks-per-child 5, twenty chunks need four processes, and lose none."""
     start_worker("--max-chunks-per-child", "5", "--concurrency", "1", "--prefetch", "0")
 
@@ -113,7 +150,9 @@ def test_a_child_is_replaced_after_its_chunks(start_worker, producer_of):
     assert len(set(pids)) == 4
 
 
-def test_a_child_is_replaced_after_too_much_memory(start_worker, producer_of):
+def test_a_child_is_replaced_after_too_much_memory(
+    start_worker: Start, producer_of: ProducerOf
+) -> None:
     """Any Python has had more than 1 MB, so each child is replaced after a chunk or a few."""
     start_worker("--max-memory-per-child", "1MB", "--concurrency", "1", "--prefetch", "0")
 
@@ -125,7 +164,9 @@ def test_a_child_is_replaced_after_too_much_memory(start_worker, producer_of):
     assert first != second
 
 
-def test_hooks_run_once_a_process(start_worker, producer_of, tmp_path: Path):
+def test_hooks_run_once_a_process(
+    start_worker: Start, producer_of: ProducerOf, tmp_path: Path
+) -> None:
     """At its start before the first chunk, at its end after the last."""
     worker = start_worker("--concurrency", "1", TEST_STOPPED=str(tmp_path))
     (child,) = worker.children()
@@ -138,7 +179,9 @@ def test_hooks_run_once_a_process(start_worker, producer_of, tmp_path: Path):
     assert [path.name for path in tmp_path.glob("stopped-*")] == [f"stopped-{child.pid}"]
 
 
-def test_burst_drains_the_queue_and_exits(start, producer_of, redis_url, store_url, queue_name):
+def test_burst_drains_the_queue_and_exits(
+    start: Start, producer_of: ProducerOf, redis_url: str, store_url: str, queue_name: str
+) -> None:
     """Chunks that wait for their back-off included."""
     producer = producer_of()
     submission_id = producer.insert_submission(range(50), chunk_size=5)
@@ -155,8 +198,13 @@ def test_burst_drains_the_queue_and_exits(start, producer_of, redis_url, store_u
 
 
 def test_reload_replaces_the_children_when_a_file_changes(
-    start, producer_of, redis_url, store_url, queue_name, tmp_path: Path
-):
+    start: Start,
+    producer_of: ProducerOf,
+    redis_url: str,
+    store_url: str,
+    queue_name: str,
+    tmp_path: Path,
+) -> None:
     """What is run next is what was written last."""
     source = tmp_path / "changing.py"
     text = (
@@ -184,11 +232,11 @@ def test_reload_replaces_the_children_when_a_file_changes(
 
 
 def test_check_says_whether_a_worker_of_this_host_lives(
-    start, start_worker, redis_url, store_url, queue_name
-):
+    start: Start, start_worker: Start, redis_url: str, store_url: str, queue_name: str
+) -> None:
     """Exit code 1 before, 0 while, 1 after."""
 
-    def check():
+    def check() -> Process:
         return start(
             *("opsqueue_worker", "tasks:app", "--check", "-Q", queue_name),
             OPSQUEUE_REDIS_URL=redis_url,
@@ -205,7 +253,7 @@ def test_check_says_whether_a_worker_of_this_host_lives(
     assert check().wait() == 1
 
 
-def test_json_logs_have_a_line_a_chunk(start_worker, producer_of):
+def test_json_logs_have_a_line_a_chunk(start_worker: Start, producer_of: ProducerOf) -> None:
     """With queue, submission, chunk, attempt, operations and duration."""
     worker = start_worker("--log-format", "json")
 
@@ -221,7 +269,9 @@ def test_json_logs_have_a_line_a_chunk(start_worker, producer_of):
 
 
 @pytest.mark.parametrize("form", ["plain", "json"])
-def test_a_handlers_own_lines_carry_submission_and_chunk(start_worker, producer_of, form: str):
+def test_a_handlers_own_lines_carry_submission_and_chunk(
+    start_worker: Start, producer_of: ProducerOf, form: str
+) -> None:
     """So that what went wrong with one chunk can be found."""
     worker = start_worker("--log-format", form)
     submission_id = producer_of("-hooks").insert_submission([0], chunk_size=1)
@@ -236,8 +286,12 @@ def test_a_handlers_own_lines_carry_submission_and_chunk(start_worker, producer_
 
 
 def test_a_handler_that_holds_the_interpreter_does_not_stop_the_heartbeat(
-    start_worker, producer_of, real_client: redis.Redis, queue_name: str, tmp_path: Path
-):
+    start_worker: Start,
+    producer_of: ProducerOf,
+    real_client: redis.Redis,
+    queue_name: str,
+    tmp_path: Path,
+) -> None:
     """A stopped child is the worst of them; the parent goes on giving signs of life."""
     worker = start_worker("--heartbeat-interval", "0.2", "--concurrency", "1")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
@@ -260,19 +314,29 @@ def test_a_handler_that_holds_the_interpreter_does_not_stop_the_heartbeat(
     [
         (("--max-memory-per-child", "lots"), "write it like 512MB"),
         (("--prefetch", "-1"), "give auto, or a number"),
-        (("--heartbeat-timeout", "1", "--heartbeat-interval", "1"), "a healthy worker would count"),
         (("--pool", "gevent"), "'process', 'thread', 'async', 'solo'"),
     ],
 )
-def test_a_wrong_option_says_what_is_right(start, store_url, option, says: str):
+def test_a_wrong_option_says_what_is_right(option: list[str], says: str) -> None:
     """Exit code 2."""
-    worker = start("opsqueue_worker", "tasks:app", *option, OPSQUEUE_STORE_URL=store_url)
+    shown = CliRunner(env={"OPSQUEUE_STORE_URL": "memory://x"}).invoke(main, ["tasks:app", *option])
+
+    assert shown.exit_code == 2
+    assert says in shown.output
+
+
+def test_heartbeats_that_are_too_seldom_are_refused(start: Start, store_url: str) -> None:
+    """Exit code 2: others would take the worker for dead."""
+    worker = start(
+        *("opsqueue_worker", "tasks:app", "--heartbeat-timeout", "1", "--heartbeat-interval", "1"),
+        OPSQUEUE_STORE_URL=store_url,
+    )
 
     assert worker.wait() == 2
-    assert says in worker.output
+    assert "a healthy worker would count" in worker.output
 
 
-def test_a_worker_without_a_store_says_what_to_give(start):
+def test_a_worker_without_a_store_says_what_to_give(start: Start) -> None:
     """Exit code 2, with an example."""
     worker = start("opsqueue_worker", "tasks:app")
 
@@ -280,13 +344,11 @@ def test_a_worker_without_a_store_says_what_to_give(start):
     assert "set OPSQUEUE_STORE_URL" in worker.output
 
 
-@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
 def test_a_chunk_larger_than_the_workers_limit_fails_by_its_name(
-    start_worker, producer_of, pool: str
-):
+    producer_of_pool: ProducerOf,
+) -> None:
     """Before the handler is called; smaller ones are served."""
-    start_worker("--pool", pool, OPSQUEUE_WORKER_MAX_CHUNK_BYTES="10000")
-    producer = producer_of()
+    producer = producer_of_pool()
 
     assert list(producer.run_submission(range(10), chunk_size=5)) == list(range(1, 11))
     with pytest.raises(SubmissionFailedError, match=r"limit of 10,000 bytes .max-chunk-bytes"):

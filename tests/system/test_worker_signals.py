@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
+from tests.system.conftest import Process, ProducerOf, Start
 from tests.waiting import until
 
 pytestmark = pytest.mark.system
 
+Begun = tuple[Process, ProducerClient, SubmissionId]
+Begin = Callable[..., Begun]
+
 
 @pytest.fixture
-def begin(start_worker, producer_of, tmp_path: Path):
+def begin(start_worker: Start, producer_of: ProducerOf, tmp_path: Path) -> Begin:
     """Start a worker of one child, and a submission whose chunk runs in it until `go` is there.
 
     Gives the worker, a producer, and the submission's id.
     """
 
-    def start_and_wait(*options: str, **settings: int):
+    def start_and_wait(*options: str, **settings: Any) -> Begun:
         worker, producer = start_worker("--concurrency", "1", *options), producer_of()
         submission_id = producer.insert_submission(
             [["wait", str(tmp_path)]], chunk_size=1, **settings
@@ -40,7 +46,7 @@ def check_given_back(producer: ProducerClient, submission_id: SubmissionId) -> N
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
 
 
-def test_a_second_stop_gives_back_at_once(begin):
+def test_a_second_stop_gives_back_at_once(begin: Begin) -> None:
     """The chunk that runs goes back with its attempt unused; exit code 0."""
     worker, producer, submission_id = begin()
 
@@ -52,7 +58,9 @@ def test_a_second_stop_gives_back_at_once(begin):
     check_given_back(producer, submission_id)
 
 
-def test_a_term_while_it_starts_ends_it_at_once(start, redis_url, store_url, queue_name):
+def test_a_term_while_it_starts_ends_it_at_once(
+    start: Start, redis_url: str, store_url: str, queue_name: str
+) -> None:
     """Nothing is in hand yet; exit code 0."""
     worker = start(
         *("opsqueue_worker", "tasks:app", "-c", "4"),
@@ -69,8 +77,8 @@ def test_a_term_while_it_starts_ends_it_at_once(start, redis_url, store_url, que
 
 
 def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
-    start, tmp_path: Path, redis_url: str, store_url: str
-):
+    start: Start, tmp_path: Path, redis_url: str, store_url: str
+) -> None:
     """Importing can take long; that it was cut short is no mistake of the app."""
     (tmp_path / "slow.py").write_text(
         "import threading\nprint('importing', flush=True)\nthreading.Event().wait(60)\n"
@@ -88,7 +96,7 @@ def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
     assert (0, ["importing"]) == (worker.wait(), worker.lines)
 
 
-def test_quit_gives_back_at_once(begin):
+def test_quit_gives_back_at_once(begin: Begin) -> None:
     """As two TERMs do."""
     worker, producer, submission_id = begin()
 
@@ -98,7 +106,7 @@ def test_quit_gives_back_at_once(begin):
     check_given_back(producer, submission_id)
 
 
-def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin):
+def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin: Begin) -> None:
     """The orchestrator's patience is not endless."""
     worker, producer, submission_id = begin("--shutdown-timeout", "0.5")
 
@@ -108,7 +116,7 @@ def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin):
     check_given_back(producer, submission_id)
 
 
-def test_a_term_to_the_whole_group_lets_children_finish(begin, tmp_path: Path):
+def test_a_term_to_the_whole_group_lets_children_finish(begin: Begin, tmp_path: Path) -> None:
     """As a terminal or an init system sends it."""
     worker, producer, submission_id = begin()
 
@@ -121,7 +129,7 @@ def test_a_term_to_the_whole_group_lets_children_finish(begin, tmp_path: Path):
     assert list(producer.try_stream_completed_submission(submission_id)) == ["went"]
 
 
-def test_hup_replaces_the_children_after_their_chunks(begin, tmp_path: Path):
+def test_hup_replaces_the_children_after_their_chunks(begin: Begin, tmp_path: Path) -> None:
     """The chunk that runs is completed by the old one; what waits behind it is run by a new one."""
     worker, producer, submission_id = begin("--prefetch", "1")
     (old,) = worker.children()
@@ -137,7 +145,7 @@ def test_hup_replaces_the_children_after_their_chunks(begin, tmp_path: Path):
     old.wait(20)
 
 
-def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin):
+def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin: Begin) -> None:
     """Or one that always does would come back for as long as somebody sends HUP."""
     worker, producer, submission_id = begin(max_attempts=1)
     (old,) = worker.children()
@@ -152,7 +160,9 @@ def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin):
     assert failure.type == "WorkerChildDied"
 
 
-def test_usr1_prints_the_stacks_of_all_threads(start_worker, producer_of, tmp_path: Path):
+def test_usr1_prints_the_stacks_of_all_threads(
+    start_worker: Start, producer_of: ProducerOf, tmp_path: Path
+) -> None:
     """Of the parent and of the child, whose handler stands in there."""
     worker = start_worker("--concurrency", "1")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
@@ -23,6 +23,8 @@ from opsqueue.strategy import Oldest
 from opsqueue_api.app import create_app
 
 Run = Callable[..., Result]
+Document = Callable[[Result], Any]
+Work = Callable[..., None]
 
 
 class ThreadingServer(ThreadingMixIn, WSGIServer):
@@ -79,7 +81,7 @@ def run(api_url: str, store_url: str, queue_name: str) -> Run:
 
 
 @pytest.fixture
-def document() -> Callable[[Result], Any]:
+def document() -> Document:
     """Read what a command printed as JSON."""
 
     def read(result: Result) -> Any:
@@ -97,15 +99,15 @@ def do_free_chunks(queue: Queue, store: ObjectStore, limit: int) -> Reserved:
         data = chunk.input
         if data is None:
             data = store.get(input_key(prefix, chunk.chunk_index))
-        operations = codec.decode(data)
-        results = codec.encode([operation + 1 for operation in operations])
+        numbers = cast("list[int]", codec.decode(data))
+        results = codec.encode([number + 1 for number in numbers])
         store.create(output_key(prefix, chunk.chunk_index), results)
         queue.complete_chunks([chunk.token])
     return reserved
 
 
 @pytest.fixture
-def work(queue: Queue, store: ObjectStore) -> Callable[..., None]:
+def work(queue: Queue, store: ObjectStore) -> Work:
     """Do every chunk that is free, adding 1 to each operation."""
 
     def do(*, limit: int = 100) -> None:

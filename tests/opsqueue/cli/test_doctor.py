@@ -20,10 +20,11 @@ from opsqueue.exceptions import ApiUnavailableError, InvalidArgumentError
 from opsqueue.http import client as http_client
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.producer import http_api
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import connect, server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
 from opsqueue.testing.embedded import EmbeddedServer
+from tests.opsqueue.cli.conftest import Document, Run
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 @pytest.fixture
 def real_client(durable: EmbeddedServer) -> Iterator[redis.Redis]:
     """The API's, too."""
-    client = connect(durable.url)
+    client = server_client(durable.url)
     client.flushall()
     yield client
     client.close()
@@ -46,7 +47,7 @@ def by_check(document: Any) -> dict[str, dict[str, str]]:
     return {finding["check"]: finding for finding in document["findings"]}
 
 
-def test_all_is_well(run, document, durable: EmbeddedServer):
+def test_all_is_well(run: Run, document: Document, durable: EmbeddedServer) -> None:
     """Exit code 0, and nothing is left in the store."""
     found = by_check(document(run("doctor", "--json", OPSQUEUE_REDIS_URL=durable.url)))
     shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
@@ -60,7 +61,9 @@ def test_all_is_well(run, document, durable: EmbeddedServer):
     assert "✓ store: " in shown.stdout
 
 
-def test_work_without_workers_is_a_warning(run, document, durable: EmbeddedServer, real_client):
+def test_work_without_workers_is_a_warning(
+    run: Run, document: Document, durable: EmbeddedServer, real_client: redis.Redis
+) -> None:
     """So is a paused queue; each with what to do."""
     for name in ("idle", "paused"):
         Queue(real_client, name).insert_submission(
@@ -75,7 +78,9 @@ def test_work_without_workers_is_a_warning(run, document, durable: EmbeddedServe
     assert "→ `opsqueue resume paused` lets it go on" in shown.stdout
 
 
-def test_a_server_that_evicts_is_a_problem(run, durable: EmbeddedServer, real_client):
+def test_a_server_that_evicts_is_a_problem(
+    run: Run, durable: EmbeddedServer, real_client: redis.Redis
+) -> None:
     """Exit code 1; without an append-only file it is a warning."""
     real_client.config_set("maxmemory-policy", "allkeys-lru")
     real_client.config_set("appendonly", "no")
@@ -98,7 +103,9 @@ def test_a_server_that_evicts_is_a_problem(run, durable: EmbeddedServer, real_cl
         {"OPSQUEUE_STORE_URL": "file:///proc/no-such-folder"},
     ],
 )
-def test_what_is_given_must_be_reachable(run, durable, variables: dict[str, str], monkeypatch):
+def test_what_is_given_must_be_reachable(
+    run: Run, durable: EmbeddedServer, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit code 3; the others are checked all the same."""
     monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
@@ -109,7 +116,9 @@ def test_what_is_given_must_be_reachable(run, durable, variables: dict[str, str]
     assert "queue: " in shown.stdout
 
 
-def test_a_store_that_replaces_objects_is_found(monkeypatch, tmp_path: Path):
+def test_a_store_that_replaces_objects_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It would let a late worker replace results."""
 
     class Forgetful(MemoryStore):
@@ -125,7 +134,9 @@ def test_a_store_that_replaces_objects_is_found(monkeypatch, tmp_path: Path):
     assert "does not keep the first object" in finding.text
 
 
-def test_a_refused_token_is_a_problem(run, durable, monkeypatch):
+def test_a_refused_token_is_a_problem(
+    run: Run, durable: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though the version can be asked for without one."""
 
     def refuse(_: object) -> None:
@@ -140,7 +151,9 @@ def test_a_refused_token_is_a_problem(run, durable, monkeypatch):
     assert "✗ api-token: the API refused (401)\n  → give OPSQUEUE_API_TOKEN" in shown.stdout
 
 
-def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(run, durable, monkeypatch):
+def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(
+    run: Run, durable: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def can_not_serve(_: object) -> None:
         message = "the API can't serve: Redis does not answer"
         raise ApiUnavailableError(message)
@@ -155,11 +168,13 @@ def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(run, durable, 
     assert "neither Redis nor the API" not in shown.stdout
 
 
-def test_another_version_and_another_time_are_warnings(run, durable, monkeypatch):
+def test_another_version_and_another_time_are_warnings(
+    run: Run, durable: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What they do, and what to do about it."""
     monkeypatch.setattr(http_api.HttpBackend, "version", lambda _: "0.0.9")
     now = time.time
-    monkeypatch.setattr(checks.time, "time", lambda: now() + 60)
+    monkeypatch.setattr(time, "time", lambda: now() + 60)
 
     shown = run("doctor", OPSQUEUE_REDIS_URL=durable.url)
 
@@ -168,7 +183,7 @@ def test_another_version_and_another_time_are_warnings(run, durable, monkeypatch
     assert "! clock: this machine's clock is 60.0 s ahead of the server's" in shown.stdout
 
 
-def test_replicas_are_looked_at():
+def test_replicas_are_looked_at() -> None:
     """A replica takes no writes; one that lags would lose them."""
     replica = {"role": "slave", "master_host": "a", "master_port": 6379}
     late = {"ip": "b", "port": 6379, "state": "online", "lag": 60}

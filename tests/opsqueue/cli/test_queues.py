@@ -16,6 +16,7 @@ from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Oldest
+from tests.opsqueue.cli.conftest import Document, Run
 
 INFO = json.dumps(
     {"host": "box", "pid": 7, "pool": "process", "concurrency": 4, "version": "0.1.0"}
@@ -38,7 +39,7 @@ def line_of(output: str, name: str) -> list[str]:
     return line.split()
 
 
-def test_queues_show_what_waits(run, document, busy: Queue):
+def test_queues_show_what_waits(run: Run, document: Document, busy: Queue) -> None:
     shown = run("queues").stdout
     found = {one["queue"]: one for one in document(run("queues", "--json"))["queues"]}
 
@@ -49,7 +50,7 @@ def test_queues_show_what_waits(run, document, busy: Queue):
     )
 
 
-def test_workers_show_what_they_hold(run, document, busy: Queue):
+def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) -> None:
     """And since when."""
     shown = line_of(run("workers", busy.name).stdout, busy.name)
     (worker,) = document(run("workers", busy.name, "--json"))["queues"][busy.name]["workers"]
@@ -60,7 +61,9 @@ def test_workers_show_what_they_hold(run, document, busy: Queue):
     assert worker["oldest_ms"] >= 0
 
 
-def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(run, document, busy: Queue):
+def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(
+    run: Run, document: Document, busy: Queue
+) -> None:
     """And is shown as paused."""
     paused = document(run("pause", busy.name, "--json"))
     taken = busy.reserve_chunks("w2", strategy=Oldest()).chunks
@@ -72,7 +75,7 @@ def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(run, document, busy: 
     assert 1 == len(busy.reserve_chunks("w2", strategy=Oldest()).chunks)
 
 
-def test_a_queue_can_be_paused_before_its_first_submission(run, queue: Queue):
+def test_a_queue_can_be_paused_before_its_first_submission(run: Run, queue: Queue) -> None:
     """As before a rebuild; without the option it is taken for a typo."""
     refused, paused = run("pause", queue.name), run("pause", queue.name, "--new")
 
@@ -81,7 +84,9 @@ def test_a_queue_can_be_paused_before_its_first_submission(run, queue: Queue):
     assert queue.count_queue().is_paused
 
 
-def test_limits_are_listed_as_json(run, document, queue_name: str, redis_url: str):
+def test_limits_are_listed_as_json(
+    run: Run, document: Document, queue_name: str, redis_url: str
+) -> None:
     """Set through Redis, which alone answers for them."""
     redis = ("--redis-url", redis_url)
     command = ("limits", "set", queue_name, "customer")
@@ -93,7 +98,7 @@ def test_limits_are_listed_as_json(run, document, queue_name: str, redis_url: st
     assert ("customer", 7, 3) == (limit["meta_key"], limit["value"], limit["max"])
 
 
-def test_a_frame_shows_queues_submissions_and_workers(run, busy: Queue):
+def test_a_frame_shows_queues_submissions_and_workers(run: Run, busy: Queue) -> None:
     """Only those of the queue that is named."""
     shown = run("top", busy.name, "--once").stdout
 
@@ -106,7 +111,7 @@ def test_a_frame_shows_queues_submissions_and_workers(run, busy: Queue):
 
 
 @pytest.mark.system
-def test_q_leaves_the_live_screen(busy: Queue, redis_url: str):
+def test_q_leaves_the_live_screen(busy: Queue, redis_url: str) -> None:
     """On a real terminal, which is as before afterwards."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "opsqueue.cli", "top", busy.name, "--redis-url", redis_url]
@@ -139,7 +144,9 @@ def read_until(descriptor: int, text: bytes) -> None:
     ("typed", "expected"),
     [("opsqueue sub", "submit"), ("opsqueue list {queue}", "{queue}"), ("opsqueue list zz", None)],
 )
-def test_a_shell_completes_commands_and_queues(run, queue: Queue, typed: str, expected: str | None):
+def test_a_shell_completes_commands_and_queues(
+    run: Run, queue: Queue, typed: str, expected: str | None
+) -> None:
     """Silently nothing where there is nothing."""
     queue.heartbeat("w1")
     half = queue.name[:-2]
@@ -155,7 +162,7 @@ def test_a_shell_completes_commands_and_queues(run, queue: Queue, typed: str, ex
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_has_a_script(run, shell: str):
+def test_each_shell_has_a_script(run: Run, shell: str) -> None:
     result = run("completion", shell)
 
     assert 0 == result.exit_code

@@ -23,6 +23,7 @@ from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, output_key
 from opsqueue.strategy import Oldest
+from tests.opsqueue.cli.conftest import Run, Work
 
 Document = Callable[[Result], Any]
 
@@ -42,7 +43,9 @@ def with_errors(queue: Queue, store: ObjectStore) -> None:
     queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
 
 
-def test_a_list_narrows_down(run, document: Document, queue: Queue, producer: ProducerClient, work):
+def test_a_list_narrows_down(
+    run: Run, document: Document, queue: Queue, producer: ProducerClient, work: Work
+) -> None:
     """By state, metadata and age; the newest first."""
     done = producer.insert_submission([1], chunk_size=1, strategic_metadata={"customer": 7})
     work()
@@ -61,7 +64,9 @@ def test_a_list_narrows_down(run, document: Document, queue: Queue, producer: Pr
     assert 3 == len(listed("--since", "2h"))
 
 
-def test_a_list_for_people_says_that_there_is_more(run, queue: Queue, producer: ProducerClient):
+def test_a_list_for_people_says_that_there_is_more(
+    run: Run, queue: Queue, producer: ProducerClient
+) -> None:
     """Ids whole, also in a pipe."""
     ids = [producer.insert_submission(range(7), chunk_size=2) for _ in range(3)]
 
@@ -75,7 +80,9 @@ def test_a_list_for_people_says_that_there_is_more(run, queue: Queue, producer: 
     assert "there are more than these 2" in result.stderr
 
 
-def test_an_unknown_queue_is_not_an_empty_one(run, queue: Queue, producer: ProducerClient):
+def test_an_unknown_queue_is_not_an_empty_one(
+    run: Run, queue: Queue, producer: ProducerClient
+) -> None:
     """Exit code 2, with names that are similar."""
     producer.insert_submission([1], chunk_size=1)
     typo = queue.name[:-1] + "_"
@@ -89,8 +96,8 @@ def test_an_unknown_queue_is_not_an_empty_one(run, queue: Queue, producer: Produ
 
 
 def test_a_submission_is_found_without_its_queue(
-    run, document: Document, producer: ProducerClient, work
-):
+    run: Run, document: Document, producer: ProducerClient, work: Work
+) -> None:
     """Ids are looked for in all queues."""
     without = {"OPSQUEUE_QUEUE": None}
     submission_id = producer.insert_submission(range(4), chunk_size=1)
@@ -106,7 +113,7 @@ def test_a_submission_is_found_without_its_queue(
     assert "remaining" in shown
 
 
-def test_an_unknown_id_is_a_mistake(run):
+def test_an_unknown_id_is_a_mistake(run: Run) -> None:
     result = run("show", "1234", OPSQUEUE_QUEUE=None)
 
     assert 2 == result.exit_code
@@ -114,8 +121,8 @@ def test_an_unknown_id_is_a_mistake(run):
 
 
 def test_cancel_and_retry_answer_by_exit_code(
-    run, queue: Queue, producer: ProducerClient, document: Document
-):
+    run: Run, queue: Queue, producer: ProducerClient, document: Document
+) -> None:
     """0 done, 1 its state forbids it."""
     submission_id = producer.insert_submission([1], chunk_size=1)
     command = (str(submission_id), "-q", queue.name)
@@ -131,7 +138,9 @@ def test_cancel_and_retry_answer_by_exit_code(
     assert SubmissionState.IN_PROGRESS is queue.get_submission(submission_id).state
 
 
-def test_results_are_lines_in_order(run, producer: ProducerClient, work, tmp_path: Path):
+def test_results_are_lines_in_order(
+    run: Run, producer: ProducerClient, work: Work, tmp_path: Path
+) -> None:
     """Not there before the end: exit code 1, and no file."""
     submission_id = producer.insert_submission([1, 2, 3], chunk_size=2)
     output = tmp_path / "out.jsonl"
@@ -152,8 +161,14 @@ def test_results_are_lines_in_order(run, producer: ProducerClient, work, tmp_pat
 )
 @pytest.mark.parametrize("errors", ["raise", "yield"])
 def test_a_result_that_is_no_number_of_json_is_refused(
-    run, producer: ProducerClient, work, tmp_path: Path, operation: float, name: str, errors: str
-):
+    run: Run,
+    producer: ProducerClient,
+    work: Work,
+    tmp_path: Path,
+    operation: float,
+    name: str,
+    errors: str,
+) -> None:
     """Rather than written as null, which is another result; no file appears."""
     submission_id = producer.insert_submission([1, operation], chunk_size=2)
     output = tmp_path / "out.jsonl"
@@ -167,7 +182,9 @@ def test_a_result_that_is_no_number_of_json_is_refused(
     assert not output.exists()
 
 
-def test_a_null_of_a_result_stays_one(run, queue: Queue, producer: ProducerClient, store):
+def test_a_null_of_a_result_stays_one(
+    run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
+) -> None:
     """Wherever it is, beside numbers that are some."""
     submission_id = producer.insert_submission([1], chunk_size=1)
     (chunk,) = queue.reserve_chunks("w1").chunks
@@ -180,8 +197,8 @@ def test_a_null_of_a_result_stays_one(run, queue: Queue, producer: ProducerClien
 
 
 def test_operations_that_failed_are_told_apart(
-    run, queue: Queue, producer: ProducerClient, store: ObjectStore
-):
+    run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
+) -> None:
     """Refused unless it is said how they shall be seen; listed by `errors`."""
     submission_id = producer.insert_submission([1, 2, 3], chunk_size=3)
     with_errors(queue, store)
@@ -200,8 +217,8 @@ def test_operations_that_failed_are_told_apart(
 
 
 def test_failed_operations_alone_are_handed_in_anew(
-    run, queue: Queue, producer: ProducerClient, store: ObjectStore
-):
+    run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
+) -> None:
     """The id is on standard output; what is asked for wrongly is named."""
     submission_id = str(producer.insert_submission([1, 2, 3], chunk_size=3, retention=60))
     early = run("retry", submission_id, "--only", "failed")
@@ -224,7 +241,7 @@ def test_failed_operations_alone_are_handed_in_anew(
     assert "goes with --only failed" in misplaced.stderr
 
 
-def test_what_failed_is_shown(run, producer: ProducerClient, fail):
+def test_what_failed_is_shown(run: Run, producer: ProducerClient, fail: Callable[[], None]) -> None:
     """With chunk, attempt and traceback."""
     submission_id = producer.insert_submission([1], chunk_size=1, max_attempts=1)
     fail()
@@ -236,7 +253,9 @@ def test_what_failed_is_shown(run, producer: ProducerClient, fail):
     assert "  line 3\nValueError: bad row 7" in shown.stdout
 
 
-def test_why_nothing_runs_is_shown(run, producer: ProducerClient, queue: Queue, fail):
+def test_why_nothing_runs_is_shown(
+    run: Run, producer: ProducerClient, queue: Queue, fail: Callable[[], None]
+) -> None:
     """A back-off, a pause, nobody there."""
     submission_id = producer.insert_submission([1], chunk_size=1)
     fail()
@@ -251,8 +270,8 @@ def test_why_nothing_runs_is_shown(run, producer: ProducerClient, queue: Queue, 
 
 
 def test_redis_can_be_asked_in_place_of_the_api(
-    run, document: Document, producer: ProducerClient, redis_url: str
-):
+    run: Run, document: Document, producer: ProducerClient, redis_url: str
+) -> None:
     """What the command line names goes before the environment; nobody listens at that URL."""
     submission_id = str(producer.insert_submission([1], chunk_size=1))
     nobody = "http://127.0.0.1:1"
@@ -274,7 +293,9 @@ def test_redis_can_be_asked_in_place_of_the_api(
         {"OPSQUEUE_API_URL": None, "OPSQUEUE_REDIS_URL": "redis://127.0.0.1:1"},
     ],
 )
-def test_what_is_not_reachable_is_exit_code_3(run, variables: dict[str, str | None], monkeypatch):
+def test_what_is_not_reachable_is_exit_code_3(
+    run: Run, variables: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The line says what, without the password."""
     monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
@@ -284,7 +305,9 @@ def test_what_is_not_reachable_is_exit_code_3(run, variables: dict[str, str | No
     assert "127.0.0.1:1" in result.stderr
 
 
-def test_a_token_for_one_queue_is_enough_for_it(run, queue: Queue, monkeypatch):
+def test_a_token_for_one_queue_is_enough_for_it(
+    run: Run, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though it may not list all of them, to look for similar names."""
 
     def refuse(_: object) -> None:

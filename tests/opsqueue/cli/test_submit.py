@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.queue import Queue
+from opsqueue.store import ObjectStore
+from tests.opsqueue.cli.conftest import Run
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def id_of(result: Result) -> SubmissionId:
     return SubmissionId(result.stdout.removesuffix("\n"))
 
 
-def test_the_id_alone_is_on_standard_output(run, queue: Queue, numbers: str):
+def test_the_id_alone_is_on_standard_output(run: Run, queue: Queue, numbers: str) -> None:
     """So that a script can take it; that nobody works on it yet is said elsewhere."""
     result = run("submit", queue.name, numbers, "--chunk-size", "3")
 
@@ -46,7 +50,7 @@ def test_the_id_alone_is_on_standard_output(run, queue: Queue, numbers: str):
     assert f"no worker serves queue {queue.name}" in result.stderr
 
 
-def test_every_option_reaches_the_submission(run, queue: Queue):
+def test_every_option_reaches_the_submission(run: Run, queue: Queue) -> None:
     """From standard input, by options and by variables."""
     result = run(
         *("submit", queue.name, "-", "--meta", "customer=7", "--meta", "priority=-1"),
@@ -73,7 +77,7 @@ def test_every_option_reaches_the_submission(run, queue: Queue):
     )
 
 
-def test_an_idempotency_key_gives_the_first_one(run, queue: Queue, numbers: str):
+def test_an_idempotency_key_gives_the_first_one(run: Run, queue: Queue, numbers: str) -> None:
     command = ("submit", queue.name, numbers, "-c", "5", "--idempotency-key", "today")
     first = id_of(run(*command))
 
@@ -81,8 +85,8 @@ def test_an_idempotency_key_gives_the_first_one(run, queue: Queue, numbers: str)
 
 
 def test_an_insert_that_is_not_confirmed_gives_its_id_all_the_same(
-    run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
-):
+    run: Run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is inserted: a script that has no id would hand it in again."""
     insert = ProducerClient.insert_submission
 
@@ -97,14 +101,16 @@ def test_an_insert_that_is_not_confirmed_gives_its_id_all_the_same(
     assert "no replica" in result.stderr
 
 
-def test_an_empty_file_is_completed_without_a_worker(run, queue: Queue):
+def test_an_empty_file_is_completed_without_a_worker(run: Run, queue: Queue) -> None:
     result = run("submit", queue.name, "-", "-c", "5", stdin="")
 
     assert queue.get_submission(id_of(result)).state is SubmissionState.COMPLETED
     assert "no worker" not in result.stderr
 
 
-def test_waiting_writes_the_results_in_order(run, queue, worker, numbers: str, tmp_path: Path):
+def test_waiting_writes_the_results_in_order(
+    run: Run, queue: Queue, worker: None, numbers: str, tmp_path: Path
+) -> None:
     """The file is whole when it appears, and nothing else is left beside it."""
     output = tmp_path / "out" / "out.jsonl"
     output.parent.mkdir()
@@ -117,7 +123,9 @@ def test_waiting_writes_the_results_in_order(run, queue, worker, numbers: str, t
     assert "10 of 10 operations" in result.stderr
 
 
-def test_results_on_standard_output_leave_the_id_to_standard_error(run, queue, worker):
+def test_results_on_standard_output_leave_the_id_to_standard_error(
+    run: Run, queue: Queue, worker: None
+) -> None:
     result = run("submit", queue.name, "-", "-c", "1", "--output", "-", stdin="1\n2\n")
 
     assert (0, "2\n3\n") == (result.exit_code, result.stdout)
@@ -141,8 +149,8 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(run, queue, w
     ],
 )
 def test_a_bad_line_is_named_and_nothing_handed_in(
-    run, queue: Queue, store, tmp_path: Path, text: bytes, where: str, why: str
-):
+    run: Run, queue: Queue, store: ObjectStore, tmp_path: Path, text: bytes, where: str, why: str
+) -> None:
     """Neither a submission nor objects are left."""
     file = tmp_path / "in.jsonl"
     file.write_bytes(text)
@@ -161,8 +169,8 @@ def test_a_bad_line_is_named_and_nothing_handed_in(
     ("line", "why"), [("[" * 200 + "]" * 200, "128 levels"), ("9" * 30, "64 bits")]
 )
 def test_a_line_that_no_codec_carries_is_refused_and_nothing_handed_in(
-    run, queue: Queue, store, line: str, why: str
-):
+    run: Run, queue: Queue, store: ObjectStore, line: str, why: str
+) -> None:
     """As over HTTP."""
     result = run("submit", queue.name, "-", "-c", "2", stdin=f"1\n2\n3\n{line}\n")
 
@@ -174,8 +182,8 @@ def test_a_line_that_no_codec_carries_is_refused_and_nothing_handed_in(
 
 @pytest.mark.parametrize("source", ["file", "standard input"])
 def test_a_mark_blank_lines_and_other_ends_of_lines_are_no_operations(
-    run, queue: Queue, worker, tmp_path: Path, source: str
-):
+    run: Run, queue: Queue, worker: None, tmp_path: Path, source: str
+) -> None:
     """As over HTTP."""
     text = b"\xef\xbb\xbf\r\n1\r\n\n \t\r\n18446744073709551615\n-0\n3"
     file = tmp_path / "in.jsonl"
@@ -187,7 +195,9 @@ def test_a_mark_blank_lines_and_other_ends_of_lines_are_no_operations(
     assert (0, "2\n18446744073709551616\n1\n4\n") == (result.exit_code, result.stdout)
 
 
-def test_a_failed_submission_shows_its_failure(run, queue: Queue, fail, numbers: str):
+def test_a_failed_submission_shows_its_failure(
+    run: Run, queue: Queue, fail: Callable[[], None], numbers: str
+) -> None:
     """Chunk, attempt and traceback; exit code 1."""
     submission_id = id_of(run("submit", queue.name, numbers, "-c", "10", "--max-attempts", "1"))
     fail()
@@ -198,13 +208,15 @@ def test_a_failed_submission_shows_its_failure(run, queue: Queue, fail, numbers:
     assert "chunk 0 failed attempt 1 of 1:\n  line 3\nValueError: bad row 7" in result.stderr
 
 
-def test_ctrl_c_says_how_it_goes_on(run, queue: Queue, numbers: str, monkeypatch):
+def test_ctrl_c_says_how_it_goes_on(
+    run: Run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The submission is not cancelled by it."""
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress.time, "sleep", interrupt)
+    monkeypatch.setattr(time, "sleep", interrupt)
     monkeypatch.setattr(progress, "_POLL_S", 0.01)
 
     result = run("submit", queue.name, numbers, "-c", "3", "--wait")
@@ -228,7 +240,9 @@ def test_ctrl_c_says_how_it_goes_on(run, queue: Queue, numbers: str, monkeypatch
         (["-", "-c", "1", "--codec", "xml"], "no codec is called 'xml'"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_read(run, queue, arguments: list[str], why: str):
+def test_what_is_wrong_is_said_before_anything_is_read(
+    run: Run, queue: Queue, arguments: list[str], why: str
+) -> None:
     """Exit code 2, and nothing consumed from a pipe."""
     result = run("submit", queue.name, *arguments, stdin="no JSON")
 
@@ -236,10 +250,12 @@ def test_what_is_wrong_is_said_before_anything_is_read(run, queue, arguments: li
     assert why in " ".join(result.stderr.split())
 
 
-def test_every_option_can_be_a_variable():
+def test_every_option_can_be_a_variable() -> None:
     """Also those of nested groups; what is shared has one name for all."""
 
-    def options(command: click.Command, prefix: str):
+    def options(
+        command: click.Command, prefix: str
+    ) -> Iterator[tuple[str | None, tuple[str, ...]]]:
         context = click.Context(command, auto_envvar_prefix=prefix)
         for parameter in command.params:
             if isinstance(parameter, click.Option) and parameter.name != "version":

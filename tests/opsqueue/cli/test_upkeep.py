@@ -14,11 +14,12 @@ from opsqueue.cli.commands import main
 from opsqueue.cli.retention import show
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
+from tests.opsqueue.cli.conftest import Run
 from tests.opsqueue.steps import insert, new_submission
 
 
 @pytest.fixture
-def run(redis_url: str, store_url: str):
+def run(redis_url: str, store_url: str) -> Run:
     def call(*arguments: str, given: str = "", **variables: str | None) -> Result:
         environment = {"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": store_url}
         return CliRunner().invoke(main, arguments, input=given, env={**environment, **variables})
@@ -36,7 +37,7 @@ def orphan(store_url: str, queue_name: str, tmp_path: Path) -> str:
     return key.removesuffix("/0-in")
 
 
-def test_a_queues_retention_is_set_shown_and_removed(run, queue_name: str) -> None:
+def test_a_queues_retention_is_set_shown_and_removed(run: Run, queue_name: str) -> None:
     """In units that people use."""
     shown = []
     for command in (("set", queue_name, "7d"), ("remove", queue_name)):
@@ -48,7 +49,7 @@ def test_a_queues_retention_is_set_shown_and_removed(run, queue_name: str) -> No
 
 
 def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
-    run, real_client: redis.Redis, queue_name: str
+    run: Run, real_client: redis.Redis, queue_name: str
 ) -> None:
     """Setting it before the first submission is right; it may be a typo, too."""
     Queue(real_client, queue_name).insert_submission(new_submission(queue_name))
@@ -67,7 +68,7 @@ def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
 
 
 def test_who_gives_no_redis_and_finds_none_there_is_told_how_to_give_one(
-    run, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (option,) = (option for option in show.params if option.name == "redis_url")
     monkeypatch.setattr(option, "default", "redis://127.0.0.1:1/0")
@@ -80,7 +81,7 @@ def test_who_gives_no_redis_and_finds_none_there_is_told_how_to_give_one(
     assert "--redis-url" not in named.stderr
 
 
-def test_half_a_rate_limit_is_refused_by_its_options(run, queue_name: str) -> None:
+def test_half_a_rate_limit_is_refused_by_its_options(run: Run, queue_name: str) -> None:
     result = run("limits", "set", queue_name, "api", "--per-second", "3")
 
     assert result.exit_code == 2
@@ -88,7 +89,7 @@ def test_half_a_rate_limit_is_refused_by_its_options(run, queue_name: str) -> No
 
 
 def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
-    run, queue_name: str
+    run: Run, queue_name: str
 ) -> None:
     """There can't be fewer later."""
     refused = run("partitions", "set", queue_name, "4")
@@ -102,7 +103,7 @@ def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
     assert run("partitions", "show", queue_name).output == "4\n"
 
 
-def test_a_wrong_duration_is_refused(run, queue_name: str) -> None:
+def test_a_wrong_duration_is_refused(run: Run, queue_name: str) -> None:
     """With what would be right."""
     result = run("retention", "set", queue_name, "7")
 
@@ -110,7 +111,7 @@ def test_a_wrong_duration_is_refused(run, queue_name: str) -> None:
     assert "like 24h or 7d" in result.output
 
 
-def test_orphans_are_listed_and_left_alone(run, orphan: str, queue_name: str) -> None:
+def test_orphans_are_listed_and_left_alone(run: Run, orphan: str, queue_name: str) -> None:
     """Exit code 1 says that there are some."""
     result = run("orphans", "--queue", queue_name)
 
@@ -120,7 +121,7 @@ def test_orphans_are_listed_and_left_alone(run, orphan: str, queue_name: str) ->
 
 
 def test_orphans_are_deleted_when_the_answer_is_yes(
-    run, orphan: str, queue_name: str, store_url: str
+    run: Run, orphan: str, queue_name: str, store_url: str
 ) -> None:
     """And only then."""
     refused = run("orphans", "--queue", queue_name, "--delete", given="n\n")
@@ -133,7 +134,7 @@ def test_orphans_are_deleted_when_the_answer_is_yes(
 
 
 def test_orphans_of_queues_that_redis_knows_are_found_without_naming_them(
-    run, orphan: str, queue_name: str, real_client: redis.Redis, store_url: str
+    run: Run, orphan: str, queue_name: str, real_client: redis.Redis, store_url: str
 ) -> None:
     """Folders of others are named and left alone: they may belong to another server."""
     open_store(store_url).create(f"elsewhere/{'0' * 32}/0-in", b"x")
@@ -147,7 +148,9 @@ def test_orphans_of_queues_that_redis_knows_are_found_without_naming_them(
     assert list(open_store(store_url).list_prefix("")) == [f"elsewhere/{'0' * 32}/0-in"]
 
 
-def test_uploads_younger_than_the_age_are_no_orphans(run, orphan: str, queue_name: str) -> None:
+def test_uploads_younger_than_the_age_are_no_orphans(
+    run: Run, orphan: str, queue_name: str
+) -> None:
     """Which can be given."""
     result = run("orphans", "--queue", queue_name, "--older-than", "3d")
 

@@ -31,7 +31,7 @@ CODECS = [name + zstd for name in ("msgpack", "json", "cbor", "pickle") for zstd
 @pytest.mark.parametrize(
     "results",
     [[], [1], [BAD], [1, BAD, "x", None, BAD], [BAD] * 300, list(range(300)), [*range(70_000)]],
-    ids=str,
+    ids=["none", "one", "one bad", "mixed", "300 bad", "300", "70,000"],
 )
 def test_what_goes_in_comes_out_in_its_place(name: str, results: list[object]) -> None:
     """With every codec."""

@@ -13,7 +13,7 @@ from opsqueue.exceptions import HandlerError
 from opsqueue.handlers.app import Opsqueue, load_app
 
 
-def test_a_decorated_function_stays_as_it_is():
+def test_a_decorated_function_stays_as_it_is() -> None:
     """It can be called and tested like any other."""
     app = Opsqueue()
 
@@ -25,7 +25,7 @@ def test_a_decorated_function_stays_as_it_is():
     assert app.handlers["numbers"].function is increment
 
 
-def test_a_queue_has_one_handler():
+def test_a_queue_has_one_handler() -> None:
     """The error names the one that is there."""
     app = Opsqueue()
     app.operation_handler("numbers")(abs)
@@ -34,7 +34,7 @@ def test_a_queue_has_one_handler():
         app.chunk_handler("numbers")(sorted)
 
 
-def test_a_decorator_without_its_queue_says_how_to_write_it():
+def test_a_decorator_without_its_queue_says_how_to_write_it() -> None:
     """`@app.operation_handler` without parentheses gets the function as its queue."""
     app = Opsqueue()
 
@@ -42,7 +42,7 @@ def test_a_decorator_without_its_queue_says_how_to_write_it():
         app.operation_handler(abs)  # type: ignore[arg-type]
 
 
-def test_a_handler_that_wants_more_than_it_gets_is_refused():
+def test_a_handler_that_wants_more_than_it_gets_is_refused() -> None:
     """Found when it is decorated, not with the first chunk."""
     app = Opsqueue()
 
@@ -54,13 +54,13 @@ def test_a_handler_that_wants_more_than_it_gets_is_refused():
 
 
 @pytest.mark.parametrize("handler", [lambda: 1, lambda *, number: number, lambda chunk: chunk])
-def test_a_handler_that_takes_no_operations_is_refused(handler):
+def test_a_handler_that_takes_no_operations_is_refused(handler: Callable[..., Any]) -> None:
     with pytest.raises(HandlerError, match="takes no operations"):
         Opsqueue().operation_handler("numbers")(handler)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 10**9])
-def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float):
+def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float) -> None:
     """Zero, negative and years."""
     app = Opsqueue()
 
@@ -75,7 +75,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_app_is_found_in_the_current_folder(folder: Path):
+def test_an_app_is_found_in_the_current_folder(folder: Path) -> None:
     """As `opsqueue-worker module:name` names it."""
     (folder / "found_tasks.py").write_text(
         "from opsqueue import Opsqueue\napp = Opsqueue()\napp.operation_handler('q')(abs)\n"
@@ -86,7 +86,7 @@ def test_an_app_is_found_in_the_current_folder(folder: Path):
     assert list(app.handlers) == ["q"]
 
 
-def test_a_module_that_needs_something_missing_says_what(folder: Path):
+def test_a_module_that_needs_something_missing_says_what(folder: Path) -> None:
     """Not "no module found_tasks", which is there."""
     (folder / "needy_tasks.py").write_text("import surely_not_installed\n")
 
@@ -94,7 +94,7 @@ def test_a_module_that_needs_something_missing_says_what(folder: Path):
         load_app("needy_tasks:app")
 
 
-def test_a_module_that_raises_says_what_it_raised(folder: Path):
+def test_a_module_that_raises_says_what_it_raised(folder: Path) -> None:
     """And keeps the exception as the cause."""
     (folder / "raising_tasks.py").write_text("1 / 0\n")
 
@@ -104,7 +104,27 @@ def test_a_module_that_raises_says_what_it_raised(folder: Path):
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_a_module_that_raises_says_where(folder: Path):
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("wrong_tasks", "give MODULE:NAME"),
+        ("wrong_task:app", "no module 'wrong_task'"),
+        ("wrong_tasks:ap", "apps found there: wrong_tasks:app"),
+        ("wrong_tasks:act", "is a function, not an Opsqueue"),
+    ],
+)
+def test_a_wrong_path_says_what_is_wrong(folder: Path, path: str, says: str) -> None:
+    """With what would be right."""
+    (folder / "wrong_tasks.py").write_text(
+        "from opsqueue import Opsqueue\napp = Opsqueue()\n"
+        "@app.operation_handler('q')\ndef act(number): return number\n"
+    )
+
+    with pytest.raises(HandlerError, match=says):
+        load_app(path)
+
+
+def test_a_module_that_raises_says_where(folder: Path) -> None:
     """The innermost line that is the user's own."""
     (folder / "placed_tasks.py").write_text("import json\n\njson.loads('no')\n")
 
@@ -112,7 +132,7 @@ def test_a_module_that_raises_says_where(folder: Path):
         load_app("placed_tasks:app")
 
 
-def test_a_module_that_exits_is_refused(folder: Path):
+def test_a_module_that_exits_is_refused(folder: Path) -> None:
     """A script whose last line calls sys.exit() would end the worker without a word."""
     (folder / "leaving_tasks.py").write_text("import sys\nsys.exit(0)\n")
 
@@ -120,7 +140,7 @@ def test_a_module_that_exits_is_refused(folder: Path):
         load_app("leaving_tasks:app")
 
 
-def test_an_app_without_handlers_is_refused(folder: Path):
+def test_an_app_without_handlers_is_refused(folder: Path) -> None:
     """A worker of it would wait for ever."""
     (folder / "empty_tasks.py").write_text("from opsqueue import Opsqueue\napp = Opsqueue()\n")
 
@@ -141,7 +161,7 @@ async def asynchronous_generator(*_: object) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("kind", ["chunk_handler", "operation_handler"])
 @pytest.mark.parametrize("function", [generator, asynchronous_generator, partial(generator, 1)])
-def test_a_handler_that_is_a_generator_is_refused(kind: str, function: Callable[..., Any]):
+def test_a_handler_that_is_a_generator_is_refused(kind: str, function: Callable[..., Any]) -> None:
     """Calling it runs nothing of it."""
     app = Opsqueue()
 
@@ -152,7 +172,7 @@ def test_a_handler_that_is_a_generator_is_refused(kind: str, function: Callable[
 
 @pytest.mark.parametrize("kind", ["on_worker_start", "on_worker_stop"])
 @pytest.mark.parametrize("function", [asynchronous, generator, asynchronous_generator])
-def test_a_hook_whose_call_runs_nothing_is_refused(kind: str, function: Callable[..., Any]):
+def test_a_hook_whose_call_runs_nothing_is_refused(kind: str, function: Callable[..., Any]) -> None:
     """It would count as done at each worker's start."""
     app = Opsqueue()
 

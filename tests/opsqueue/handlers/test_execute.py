@@ -55,7 +55,7 @@ def operation_handler(function: Callable[..., Any], **options: Any) -> Any:
     return app.handler_of("q")
 
 
-def test_results_are_stored_before_the_chunk_counts_as_done(store: ObjectStore):
+def test_results_are_stored_before_the_chunk_counts_as_done(store: ObjectStore) -> None:
     """The report says done when the output is there."""
     report = execute(reservation(), operation_handler(lambda n: n * 2), store)
 
@@ -64,7 +64,7 @@ def test_results_are_stored_before_the_chunk_counts_as_done(store: ObjectStore):
     assert CODEC.decode(store.get(output_key("p", 0))) == [2, 4, 6]
 
 
-def test_a_handler_may_ask_for_its_chunk(store: ObjectStore):
+def test_a_handler_may_ask_for_its_chunk(store: ObjectStore) -> None:
     """By an argument of that name."""
     seen: list[Chunk] = []
 
@@ -77,7 +77,7 @@ def test_a_handler_may_ask_for_its_chunk(store: ObjectStore):
     assert [(c.submission_id, c.chunk_index, c.attempt) for c in seen] == [(41, 0, 2)]
 
 
-def test_an_error_that_has_no_text_fails_its_chunk_all_the_same(store: ObjectStore):
+def test_an_error_that_has_no_text_fails_its_chunk_all_the_same(store: ObjectStore) -> None:
     """However an exception behaves, the chunk is reported."""
 
     class MuteError(Exception):
@@ -110,7 +110,7 @@ class ExitingError(BaseException):
 
 class NotedError(Exception):
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self) -> list[str]:  # type: ignore[override] # as odd classes do
         raise RuntimeError
 
     def with_traceback(self, _frames: object) -> Any:
@@ -150,7 +150,7 @@ def recursion_error() -> BaseException:
 @pytest.mark.parametrize("on_error", ["fail", "collect"])
 def test_whatever_an_exception_is_its_chunk_is_reported(
     store: ObjectStore, error: BaseException, message: str, on_error: str
-):
+) -> None:
     """Describing it raises nothing, and the description can be sent."""
 
     def handle(_operation: int) -> int:
@@ -180,7 +180,7 @@ def test_whatever_an_exception_is_its_chunk_is_reported(
 )
 def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(
     store: ObjectStore, returned: object, says: str
-):
+) -> None:
     """Wrong length, wrong type, not encodable: never stored."""
     report = execute(reservation(), chunk_handler(lambda _: returned), store)
 
@@ -189,7 +189,7 @@ def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(
     assert not store.exists(output_key("p", 0))
 
 
-def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: ObjectStore):
+def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: ObjectStore) -> None:
     """The worker before died between storing and reporting."""
     store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
 
@@ -198,7 +198,7 @@ def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: Object
     assert report == Done(token=Token("1-0"), operations=3, duration_s=0.0, ran=False)
 
 
-def test_the_first_stored_output_stays(store: ObjectStore):
+def test_the_first_stored_output_stays(store: ObjectStore) -> None:
     """A stalled worker that wakes up late replaces nothing."""
     store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
 
@@ -207,7 +207,7 @@ def test_the_first_stored_output_stays(store: ObjectStore):
     assert CODEC.decode(store.get(output_key("p", 0))) == ["first"] * 3
 
 
-def test_a_missing_input_fails_the_chunk_at_once(queue_name: str):
+def test_a_missing_input_fails_the_chunk_at_once(queue_name: str) -> None:
     """Waiting would not bring it back; the failure names the object."""
     empty = open_store(f"memory://empty-{queue_name}")
 
@@ -218,7 +218,9 @@ def test_a_missing_input_fails_the_chunk_at_once(queue_name: str):
     assert "p/0-in" in report.failure.message
 
 
-def test_a_store_out_of_order_uses_no_attempt(store: ObjectStore, monkeypatch):
+def test_a_store_out_of_order_uses_no_attempt(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not the chunk's fault; it goes back, and waits a little."""
 
     def get(_: str) -> bytes:
@@ -233,7 +235,7 @@ def test_a_store_out_of_order_uses_no_attempt(store: ObjectStore, monkeypatch):
     assert (report.reason, report.delay_ms > 0) == ("the store is down", True)
 
 
-def test_damaged_input_fails_the_chunk(queue_name: str):
+def test_damaged_input_fails_the_chunk(queue_name: str) -> None:
     """With the codec's own words."""
     damaged = open_store(f"memory://damaged-{queue_name}")
     damaged.create(input_key("p", 0), b"\xc1")
@@ -244,7 +246,7 @@ def test_damaged_input_fails_the_chunk(queue_name: str):
     assert report.failure.type == "EncodingError"
 
 
-def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore):
+def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore) -> None:
     """It can run any code of who submits it."""
     report = execute(reservation(codec="pickle"), chunk_handler(list), store)
 
@@ -252,7 +254,7 @@ def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore):
     assert "allow_pickle=True" in report.failure.message
 
 
-def test_pickle_works_where_the_handler_allows_it(queue_name: str):
+def test_pickle_works_where_the_handler_allows_it(queue_name: str) -> None:
     """Both sides have asked for it."""
     store = open_store(f"memory://pickle-{queue_name}")
     pickle = open_codec("pickle", allow_pickle=True)
@@ -266,7 +268,7 @@ def test_pickle_works_where_the_handler_allows_it(queue_name: str):
     assert pickle.decode(store.get(output_key("p", 0))) == [{1}, {2}, {3}]
 
 
-def test_a_void_chunk_is_neither_run_nor_stored(store: ObjectStore):
+def test_a_void_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
     """Nobody wants its result any more."""
     report = execute(reservation(), chunk_handler(pytest.fail), store, is_void=lambda: True)
 
@@ -284,7 +286,7 @@ def fail_on_one(operation: int) -> int:
     return operation * 2
 
 
-def test_errors_are_stored_with_the_results_and_counted(store: ObjectStore):
+def test_errors_are_stored_with_the_results_and_counted(store: ObjectStore) -> None:
     """In one object."""
     report = execute(reservation(), operation_handler(fail_on_one, on_error="collect"), store)
 
@@ -295,7 +297,7 @@ def test_errors_are_stored_with_the_results_and_counted(store: ObjectStore):
     assert (error.type, results) == ("ValueError", [4, 6])
 
 
-def test_where_errors_are_not_collected_one_fails_the_chunk(store: ObjectStore):
+def test_where_errors_are_not_collected_one_fails_the_chunk(store: ObjectStore) -> None:
     """The default."""
     report = execute(reservation(), operation_handler(fail_on_one), store)
 
@@ -303,7 +305,7 @@ def test_where_errors_are_not_collected_one_fails_the_chunk(store: ObjectStore):
     assert not store.exists(output_key("p", 0))
 
 
-def test_a_result_that_cannot_be_encoded_is_an_error_of_its_operation(store: ObjectStore):
+def test_a_result_that_cannot_be_encoded_is_an_error_of_its_operation(store: ObjectStore) -> None:
     """The others are stored."""
     handler = operation_handler(lambda n: object() if n == 2 else n, on_error="collect")
 
@@ -314,7 +316,9 @@ def test_a_result_that_cannot_be_encoded_is_an_error_of_its_operation(store: Obj
     assert errors_of(store.get(output_key("p", 0)))[1].type == "EncodingError"
 
 
-def test_a_second_attempt_reports_the_errors_of_the_output_that_is_there(store: ObjectStore):
+def test_a_second_attempt_reports_the_errors_of_the_output_that_is_there(
+    store: ObjectStore,
+) -> None:
     """The worker before died between storing and reporting."""
     store.create(output_key("p", 0), FIRST)
 
@@ -328,7 +332,7 @@ def test_a_second_attempt_reports_the_errors_of_the_output_that_is_there(store: 
 @pytest.mark.parametrize("function", [fail_on_one, lambda operation: operation])
 def test_whoever_comes_second_reports_the_errors_of_the_first_output(
     store: ObjectStore, function: Callable[[int], int]
-):
+) -> None:
     """It stays, and with it the errors that it has, not ours."""
     store.create(output_key("p", 0), FIRST)
 
@@ -340,8 +344,8 @@ def test_whoever_comes_second_reports_the_errors_of_the_first_output(
 
 
 def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
-    store: ObjectStore, monkeypatch
-):
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The work is done already, so it is tried four times, more slowly each time."""
     tries: list[str] = []
     pauses: list[float] = []
@@ -364,8 +368,8 @@ def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
 
 
 def test_a_store_that_works_again_while_an_output_is_stored_is_enough(
-    store: ObjectStore, monkeypatch
-):
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The chunk is done as if nothing had been."""
     create, tries = store.create, []
 

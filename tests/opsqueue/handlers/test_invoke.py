@@ -18,11 +18,11 @@ from opsqueue.handlers.app import Chunk, Handler, Opsqueue
 from opsqueue.handlers.execute import never_void
 from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import OperationError
-from opsqueue.model.submission import SubmissionId
+from opsqueue.model.submission import ChunkIndex, SubmissionId
 
 CHUNK = Chunk(
     submission_id=SubmissionId(1),
-    chunk_index=0,
+    chunk_index=ChunkIndex(0),
     attempt=1,
     max_attempts=10,
     chunks_total=1,
@@ -46,7 +46,7 @@ def handler_of(function: Callable[..., Any], **options: Any) -> Handler:
     return app.handler_of("q")
 
 
-def test_several_plain_operations_run_at_once(invoker: Invoker):
+def test_several_plain_operations_run_at_once(invoker: Invoker) -> None:
     """Four meet at a barrier that lets nobody through before."""
     barrier = threading.Barrier(4, timeout=20)
 
@@ -59,7 +59,7 @@ def test_several_plain_operations_run_at_once(invoker: Invoker):
     assert results == [1, 2, 3, 4]
 
 
-def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker):
+def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker) -> None:
     """The loop is kept from chunk to chunk; the log's fields and the trace are not."""
     of_chunk: ContextVar[int] = ContextVar("of_chunk")
 
@@ -68,7 +68,7 @@ def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker):
 
     handler = handler_of(handle)
 
-    seen = []
+    seen: list[object] = []
     for chunk in (1, 2):
         of_chunk.set(chunk)
         seen += invoker.call(handler, [0], CHUNK)
@@ -76,7 +76,7 @@ def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker):
     assert [1, 2] == seen
 
 
-def test_no_more_async_operations_run_than_allowed(invoker: Invoker):
+def test_no_more_async_operations_run_than_allowed(invoker: Invoker) -> None:
     """Never more than three of ten, and three at some time."""
     running, most = 0, 0
 
@@ -95,7 +95,7 @@ def test_no_more_async_operations_run_than_allowed(invoker: Invoker):
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_the_first_error_comes_out_as_it_is(invoker: Invoker, concurrency: int):
+def test_the_first_error_comes_out_as_it_is(invoker: Invoker, concurrency: int) -> None:
     """Not wrapped in a group."""
 
     async def fail(operation: int) -> int:
@@ -108,7 +108,7 @@ def test_the_first_error_comes_out_as_it_is(invoker: Invoker, concurrency: int):
         invoker.call(handler_of(fail, concurrency=concurrency), [1, 2, 3], CHUNK)
 
 
-def test_an_event_loop_is_kept_between_chunks(invoker: Invoker):
+def test_an_event_loop_is_kept_between_chunks(invoker: Invoker) -> None:
     """Clients that belong to a loop can be kept, too."""
     loops = []
 
@@ -122,7 +122,7 @@ def test_an_event_loop_is_kept_between_chunks(invoker: Invoker):
     assert loops[0] is loops[1]
 
 
-def test_a_plain_handler_does_not_block_the_loop(invoker: Invoker):
+def test_a_plain_handler_does_not_block_the_loop(invoker: Invoker) -> None:
     """In the async pool it runs in a thread."""
     threads = []
 
@@ -135,7 +135,7 @@ def test_a_plain_handler_does_not_block_the_loop(invoker: Invoker):
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 10**6])
-def test_a_concurrency_that_cannot_be_meant_is_refused(concurrency: int):
+def test_a_concurrency_that_cannot_be_meant_is_refused(concurrency: int) -> None:
     """Zero would wait for ever."""
     with pytest.raises(HandlerError, match="concurrency="):
         handler_of(abs, concurrency=concurrency)
@@ -144,7 +144,7 @@ def test_a_concurrency_that_cannot_be_meant_is_refused(concurrency: int):
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_an_exit_in_an_async_handler_is_a_failure_like_any_other(
     invoker: Invoker, concurrency: int
-):
+) -> None:
     """It would end the loop, and with it every other chunk of an async worker."""
 
     async def leave(_: int) -> None:
@@ -154,7 +154,7 @@ def test_an_exit_in_an_async_handler_is_a_failure_like_any_other(
         invoker.call(handler_of(leave, concurrency=concurrency), [1, 2], CHUNK)
 
 
-def test_stop_iteration_out_of_a_thread_is_not_waited_for_for_ever(invoker: Invoker):
+def test_stop_iteration_out_of_a_thread_is_not_waited_for_for_ever(invoker: Invoker) -> None:
     """A plain handler's `next()` of something empty, in the async pool."""
 
     def take_first(_: int) -> int:
@@ -183,7 +183,7 @@ async def odd_later(operation: int) -> int:
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_an_operation_that_raises_becomes_an_error_and_the_others_go_on(
     invoker: Invoker, function: Callable[..., Any], concurrency: int
-):
+) -> None:
     """In each way that a handler can run; the traceback begins at the handler."""
     handler = handler_of(function, concurrency=concurrency, on_error="collect")
 
@@ -201,7 +201,7 @@ def test_an_operation_that_raises_becomes_an_error_and_the_others_go_on(
     assert lines[1].endswith(f"in {function.__name__}")
 
 
-def test_the_traceback_of_a_wrapped_handler_has_no_frames_of_ours(invoker: Invoker):
+def test_the_traceback_of_a_wrapped_handler_has_no_frames_of_ours(invoker: Invoker) -> None:
     """Its own code is not where the call begins."""
 
     class Odd:
@@ -218,12 +218,12 @@ def test_the_traceback_of_a_wrapped_handler_has_no_frames_of_ours(invoker: Invok
     assert error.traceback.splitlines()[-1].strip() == "raise ValueError(message)"
 
 
-def test_a_long_message_and_a_long_traceback_are_bounded(invoker: Invoker):
+def test_a_long_message_and_a_long_traceback_are_bounded(invoker: Invoker) -> None:
     """A chunk may have thousands of them."""
 
     def fail(_: int) -> None:
         try:
-            {}["y" * 10**6]
+            dict[str, int]()["y" * 10**6]
         except KeyError as exc:
             raise ValueError("x" * 10**6) from exc
 
@@ -266,7 +266,7 @@ def raise_interrupt() -> None:
 )
 def test_what_befalls_the_whole_chunk_is_not_collected(
     invoker: Invoker, fail: Callable[[], None], concurrency: int, *, is_async: bool
-):
+) -> None:
     """A limit, lack of memory, an exit: also one that was turned into another error."""
 
     def plain(_: int) -> None:
@@ -282,7 +282,7 @@ def test_what_befalls_the_whole_chunk_is_not_collected(
     assert not isinstance(caught.value, AssertionError)
 
 
-def test_an_operation_of_a_void_chunk_that_raises_ends_the_chunk(invoker: Invoker):
+def test_an_operation_of_a_void_chunk_that_raises_ends_the_chunk(invoker: Invoker) -> None:
     """Nobody wants the rest any more."""
     calls = []
 
@@ -297,7 +297,7 @@ def test_an_operation_of_a_void_chunk_that_raises_ends_the_chunk(invoker: Invoke
     assert calls == [1]
 
 
-def test_a_cancellation_that_is_turned_into_an_error_is_not_collected(invoker: Invoker):
+def test_a_cancellation_that_is_turned_into_an_error_is_not_collected(invoker: Invoker) -> None:
     """A time limit cancels the task; the other operations must not run on beyond it."""
     started = []
 
@@ -317,7 +317,7 @@ def test_a_cancellation_that_is_turned_into_an_error_is_not_collected(invoker: I
     assert len(started) <= 1
 
 
-def test_a_timeout_of_an_operation_s_own_is_its_error(invoker: Invoker):
+def test_a_timeout_of_an_operation_s_own_is_its_error(invoker: Invoker) -> None:
     """It has a cancellation as its cause, of a part of the operation."""
 
     async def too_slow(_: int) -> None:
@@ -331,7 +331,7 @@ def test_a_timeout_of_an_operation_s_own_is_its_error(invoker: Invoker):
     assert first.type == "TimeoutError"
 
 
-def test_a_chunk_handler_may_return_exceptions_in_place_of_results(invoker: Invoker):
+def test_a_chunk_handler_may_return_exceptions_in_place_of_results(invoker: Invoker) -> None:
     """As asyncio.gather gives them."""
     app = Opsqueue()
 
@@ -347,7 +347,7 @@ def test_a_chunk_handler_may_return_exceptions_in_place_of_results(invoker: Invo
     assert "in odd" in second.traceback
 
 
-def test_an_on_error_that_is_none_is_refused():
+def test_an_on_error_that_is_none_is_refused() -> None:
     """A typo would fail whole chunks."""
     with pytest.raises(HandlerError, match="give 'fail' or 'collect'"):
         handler_of(odd, on_error="ignore")
@@ -425,7 +425,7 @@ def call_through(
 @pytest.mark.parametrize("fail", CANCELLATIONS)
 def test_a_cancellation_that_nobody_of_ours_asked_for_fails_the_chunk(
     invoker: Invoker, fail: Callable[[], Any], concurrency: int, *, is_on_loop: bool
-):
+) -> None:
     """A task group takes it for the end of a task that it cancelled itself, and goes on."""
     called = []
 
@@ -449,7 +449,7 @@ def test_a_cancellation_that_nobody_of_ours_asked_for_fails_the_chunk(
 @pytest.mark.parametrize("fail", CANCELLATIONS)
 def test_a_cancellation_that_nobody_of_ours_asked_for_is_collected(
     invoker: Invoker, fail: Callable[[], Any], concurrency: int, *, is_on_loop: bool
-):
+) -> None:
     """As the error of that operation and of no other; those behind it are called."""
 
     async def handle(operation: int) -> int:
@@ -473,7 +473,7 @@ def test_a_cancellation_that_nobody_of_ours_asked_for_is_collected(
 @pytest.mark.parametrize("fail", [run_in_own_loop, wait_for_cancelled_future])
 def test_a_cancellation_in_a_plain_handler_is_its_operations_error(
     invoker: Invoker, fail: Callable[[], None], concurrency: int, *, is_on_loop: bool
-):
+) -> None:
     """Of a loop or of a future of its own: nobody can cancel plain code."""
 
     def handle(operation: int) -> int:
@@ -493,7 +493,7 @@ def test_a_cancellation_in_a_plain_handler_is_its_operations_error(
         call_through(invoker, failing, [1, 2, 3], is_on_loop=is_on_loop)
 
 
-def test_a_cancellation_is_collected_in_a_task_whose_earlier_group_failed(invoker: Invoker):
+def test_a_cancellation_is_collected_in_a_task_whose_earlier_group_failed(invoker: Invoker) -> None:
     """Until Python 3.13 the task counts as cancelled from then on."""
 
     async def fail(_: int) -> None:
@@ -518,7 +518,7 @@ def handler_function_of(fail: Callable[[], Any]) -> Callable[..., Any]:
     return handle
 
 
-def test_an_operation_that_survives_its_own_cancellation_has_its_result(invoker: Invoker):
+def test_an_operation_that_survives_its_own_cancellation_has_its_result(invoker: Invoker) -> None:
     """It caught it, so it has ended well; the next one is not cancelled."""
 
     async def survive(operation: int) -> int:
@@ -531,7 +531,7 @@ def test_an_operation_that_survives_its_own_cancellation_has_its_result(invoker:
     assert results == [1, 2, 3]
 
 
-def test_an_operation_that_cancels_its_task_and_raises_has_its_own_error(invoker: Invoker):
+def test_an_operation_that_cancels_its_task_and_raises_has_its_own_error(invoker: Invoker) -> None:
     """The next one is not cancelled."""
 
     async def fail(operation: int) -> int:
@@ -552,7 +552,7 @@ def test_an_operation_that_cancels_its_task_and_raises_has_its_own_error(invoker
 @pytest.mark.parametrize("on_error", ["fail", "collect"])
 def test_operations_do_not_begin_in_a_chunk_that_is_cancelled(
     invoker: Invoker, concurrency: int, on_error: str
-):
+) -> None:
     """A time limit is meant for all of them, also where one swallows it."""
     started = []
 
@@ -576,7 +576,7 @@ def test_operations_do_not_begin_in_a_chunk_that_is_cancelled(
 @pytest.mark.parametrize("fail", CANCELLATIONS)
 def test_a_chunk_handler_that_is_cancelled_fails_its_chunk(
     invoker: Invoker, fail: Callable[[], Any]
-):
+) -> None:
     """And cancels nothing of what runs the next one."""
     app = Opsqueue()
 
@@ -596,7 +596,7 @@ def test_a_chunk_handler_that_is_cancelled_fails_its_chunk(
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_what_a_chunk_handler_raises_ends_no_loop(invoker: Invoker, error: BaseException):
+def test_what_a_chunk_handler_raises_ends_no_loop(invoker: Invoker, error: BaseException) -> None:
     """The other chunks of an async worker run on it."""
     app = Opsqueue()
 
@@ -634,7 +634,7 @@ class OwnError(BaseException):
 )
 def test_what_ends_a_program_or_a_chunk_is_not_collected(
     invoker: Invoker, error: BaseException, concurrency: int, *, is_async: bool
-):
+) -> None:
     """Neither alone nor in a group with what would be."""
 
     def plain(_: int) -> None:
@@ -662,7 +662,7 @@ def test_what_ends_a_program_or_a_chunk_is_not_collected(
 )
 def test_what_is_an_operations_own_error_is_collected(
     invoker: Invoker, error: BaseException, concurrency: int, *, is_async: bool
-):
+) -> None:
     """Also where it means something to those who iterate, or is a group of such errors."""
 
     def plain(operation: int) -> int:
@@ -683,15 +683,14 @@ def test_what_is_an_operations_own_error_is_collected(
 
 def test_a_cancellation_among_the_results_of_a_chunk_handler_is_its_operations_error(
     invoker: Invoker,
-):
+) -> None:
     """As asyncio.gather gives it."""
     app = Opsqueue()
 
     @app.chunk_handler("q", on_error="collect")
     async def all_at_once(operations: list[int]) -> list[Any]:
-        return await asyncio.gather(
-            asyncio.sleep(0, operations[0]), await_cancelled_task(), return_exceptions=True
-        )
+        first = asyncio.sleep(0, operations[0])
+        return list(await asyncio.gather(first, await_cancelled_task(), return_exceptions=True))
 
     first, second = invoker.call(app.handler_of("q"), [1, 2], CHUNK)
 
@@ -700,7 +699,7 @@ def test_a_cancellation_among_the_results_of_a_chunk_handler_is_its_operations_e
     assert second.type == "asyncio.exceptions.CancelledError"
 
 
-def test_an_exit_among_the_results_of_a_chunk_handler_fails_the_chunk(invoker: Invoker):
+def test_an_exit_among_the_results_of_a_chunk_handler_fails_the_chunk(invoker: Invoker) -> None:
     """It is no error of one operation."""
     app = Opsqueue()
     app.chunk_handler("q", on_error="collect")(lambda _: [SystemExit(3)])
@@ -709,7 +708,7 @@ def test_an_exit_among_the_results_of_a_chunk_handler_fails_the_chunk(invoker: I
         invoker.call(app.handler_of("q"), [1], CHUNK)
 
 
-def test_an_error_of_an_async_operation_keeps_its_cause(invoker: Invoker):
+def test_an_error_of_an_async_operation_keeps_its_cause(invoker: Invoker) -> None:
     """It is often the one that says what is wrong."""
 
     async def fail(_: int) -> None:

@@ -40,7 +40,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_seconds_and_timedelta_are_taken_alike() -> None:
     """What is less than a millisecond is not taken for none."""
-    given_ = [timedelta(hours=1), 3_600, 0.5, 0.0001, 0]
+    given_: list[timedelta | float] = [timedelta(hours=1), 3_600, 0.5, 0.0001, 0]
 
     assert [milliseconds(one) for one in given_] == [3_600_000, 3_600_000, 500, 1, 0]
 

@@ -32,7 +32,7 @@ class Made:
         weakref.finalize(self, ended.append, "collected")
 
 
-def test_each_process_makes_its_own_value_once():
+def test_each_process_makes_its_own_value_once() -> None:
     ended: list[str] = []
     value = PerProcess(lambda: Made(ended))
     mine = value.get()
@@ -45,7 +45,7 @@ def test_each_process_makes_its_own_value_once():
     assert value.get() is mine
 
 
-def test_a_child_neither_closes_nor_collects_what_it_inherits():
+def test_a_child_neither_closes_nor_collects_what_it_inherits() -> None:
     """Finalizers might wait for locks, or change what the parent uses."""
     ended: list[str] = []
     values = [PerProcess(lambda: Made(ended))]
@@ -60,7 +60,7 @@ def test_a_child_neither_closes_nor_collects_what_it_inherits():
     assert in_child(child) == []
 
 
-def test_a_value_that_a_child_closed_before_its_use_says_so():
+def test_a_value_that_a_child_closed_before_its_use_says_so() -> None:
     value = PerProcess(object)
     value.get()
 
@@ -71,11 +71,16 @@ def test_a_value_that_a_child_closed_before_its_use_says_so():
     assert error_in_child(child).startswith(IncorrectUsageError.__name__)
 
 
-def test_a_value_is_made_by_one_thread_while_others_wait():
+def test_a_value_is_made_by_one_thread_while_others_wait() -> None:
     """Also the first in a child."""
     made: list[int] = []
     gate = threading.Barrier(4)
-    value = PerProcess(lambda: made.append(1) or object())
+
+    def make() -> object:
+        made.append(1)
+        return object()
+
+    value = PerProcess(make)
 
     def child() -> int:
         def use() -> None:
@@ -92,7 +97,7 @@ def test_a_value_is_made_by_one_thread_while_others_wait():
     assert in_child(child) == 1
 
 
-def test_a_child_does_not_wait_for_a_value_that_a_thread_of_its_parent_makes():
+def test_a_child_does_not_wait_for_a_value_that_a_thread_of_its_parent_makes() -> None:
     """The lock is held at the fork."""
     is_making, may_go_on = threading.Event(), threading.Event()
 
@@ -114,7 +119,7 @@ def test_a_child_does_not_wait_for_a_value_that_a_thread_of_its_parent_makes():
         thread.join()
 
 
-def test_the_processes_are_named_where_one_uses_what_is_anothers():
+def test_the_processes_are_named_where_one_uses_what_is_anothers() -> None:
     origin = Origin()
     origin.check("a thing", "make another")
 
@@ -130,7 +135,7 @@ def test_the_processes_are_named_where_one_uses_what_is_anothers():
     ("leave", "status"),
     [(lambda: None, 1), (lambda: sys.exit(3), 3), (sys.exit, 0), (lambda: 1 / 0, 1)],
 )
-def test_a_forked_child_does_not_leave_the_block(leave: Any, status: int):
+def test_a_forked_child_does_not_leave_the_block(leave: Any, status: int) -> None:
     """However it tries; the parent does."""
     with EndsForkedChildren():
         pid = os.fork()
@@ -141,7 +146,7 @@ def test_a_forked_child_does_not_leave_the_block(leave: Any, status: int):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
 
 
-def test_an_embedded_server_outlives_a_child_that_leaves_with(tmp_path: Path):
+def test_an_embedded_server_outlives_a_child_that_leaves_with(tmp_path: Path) -> None:
     """Its `stop` and `kill` end nothing there."""
     with EmbeddedServer(tmp_path, is_durable=False) as server:
 
@@ -154,7 +159,7 @@ def test_an_embedded_server_outlives_a_child_that_leaves_with(tmp_path: Path):
         assert server.is_running
 
 
-def test_a_decoder_is_made_in_a_child_though_a_thread_made_one_at_the_fork():
+def test_a_decoder_is_made_in_a_child_though_a_thread_made_one_at_the_fork() -> None:
     """Its lock is one for all."""
     from opsqueue.http import json_form  # noqa: PLC0415 its private lock
 
@@ -165,7 +170,7 @@ def test_a_decoder_is_made_in_a_child_though_a_thread_made_one_at_the_fork():
         )
 
 
-def test_a_kept_event_loop_is_not_shared_with_a_child():
+def test_a_kept_event_loop_is_not_shared_with_a_child() -> None:
     """A child that used or collected it would make the parent's deaf to its threads."""
 
     async def handle(operation: int) -> int:
@@ -189,7 +194,9 @@ def test_a_kept_event_loop_is_not_shared_with_a_child():
     invokers[0].close()
 
 
-def test_a_span_exporter_has_connections_of_its_own_in_a_child(monkeypatch: pytest.MonkeyPatch):
+def test_a_span_exporter_has_connections_of_its_own_in_a_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """And a child's end does not shut its parent's down."""
     shut_down: list[int] = []
 
@@ -210,6 +217,9 @@ def test_a_span_exporter_has_connections_of_its_own_in_a_child(monkeypatch: pyte
         exporter.shutdown()
         return shut_down
 
-    assert exporter.export([]) == os.getpid()
-    assert in_child(lambda: exporter.export([]) == os.getpid())
+    def exported_by() -> object:
+        return exporter.export([])
+
+    assert exported_by() == os.getpid()
+    assert in_child(lambda: exported_by() == os.getpid())
     assert in_child(end) == []

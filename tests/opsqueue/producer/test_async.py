@@ -61,7 +61,7 @@ def test_more_may_wait_than_there_are_threads(producer: ProducerClient, work: Wo
     """They take turns."""
 
     async def main() -> set[SubmissionState]:
-        ids = [await producer.async_insert_submission([n], chunk_size=1) for n in range(100)]
+        ids = [await producer.async_insert_submission([n], chunk_size=1) for n in range(40)]
         waits = [asyncio.create_task(producer.async_wait_for_submission(id_)) for id_ in ids]
         await asyncio.to_thread(work, lambda x: x)
         return {submission.state for submission in await asyncio.gather(*waits)}

@@ -24,7 +24,7 @@ from opsqueue.model.answers import Inserted
 from opsqueue.model.chunk import ChunkFailure
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.producer import ProducerClient
+from opsqueue.producer import ProducerClient, SubmissionStatus
 from opsqueue.producer.aio import Batched
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
@@ -164,7 +164,7 @@ def test_the_status_can_be_asked_for_by_a_plain_int(producer: ProducerClient) ->
 
     status = producer.get_submission_status(int(id_))  # type: ignore[arg-type]  # as users may
 
-    assert status is not None
+    assert isinstance(status, SubmissionStatus.InProgress)
     assert id_ == status.submission.id
 
 
@@ -263,7 +263,7 @@ def test_waiting_without_a_worker_is_told(
     assert caplog.messages == [told]
 
 
-def test_iterators_over_the_same_results_share_their_place():
+def test_iterators_over_the_same_results_share_their_place() -> None:
     """What one has taken no other gives, and nothing is left out in between."""
     results = Batched(batch for batch in ([1, 2, 3], [], [4, 5, 6], [7]))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import Clock, Raw
@@ -32,6 +32,6 @@ def raw(client: redis.Redis, queue_name: str) -> Raw:
 def own_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
     """A server of this module alone, to flush and to measure."""
     with EmbeddedServer(tmp_path_factory.mktemp("own"), is_durable=False) as server:
-        client = connect(server.url)
+        client = server_client(server.url)
         yield client
         client.close()

@@ -10,7 +10,14 @@ import redis
 
 from opsqueue.cli.checks import Level, _server_findings
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
-from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S, check, connect, masked
+from opsqueue.queue.connection import (
+    BLOCK_MS,
+    SOCKET_TIMEOUT_S,
+    check,
+    connect,
+    masked,
+    server_client,
+)
 from opsqueue.queue.script import ping
 from opsqueue.testing.embedded import EmbeddedServer
 
@@ -31,7 +38,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSer
 
 @pytest.fixture
 def own_client(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
-    client = connect(own_server.url)
+    client = server_client(own_server.url)
     yield client
     client.close()
 
@@ -119,7 +126,7 @@ def test_nothing_is_sent_before_the_first_command() -> None:
 
 def test_redis_py_repeats_nothing(own_server: EmbeddedServer) -> None:
     """By default a script slower than its timeout would run eleven times."""
-    options = connect(own_server.url).connection_pool.connection_kwargs
+    options = server_client(own_server.url).connection_pool.connection_kwargs
 
     assert options["retry"]._retries == 0
     assert options["protocol"] == 2
@@ -229,7 +236,7 @@ def test_missing_credentials_are_an_error(
         with pytest.raises(RedisUnavailableError, match="refused the credentials"):
             check(connect(own_server.url), url=own_server.url)
     finally:
-        connect(own_server.url.replace("//", "//:secret@")).config_set("requirepass", "")
+        server_client(own_server.url.replace("//", "//:secret@")).config_set("requirepass", "")
 
 
 def test_nobody_there_is_an_error_that_says_what_to_do() -> None:

@@ -11,7 +11,7 @@ import redis
 
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
 from opsqueue.model.new_submission import NewSubmission
-from opsqueue.model.submission import SubmissionState
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue import durability
 from opsqueue.queue.acl import user_line
 from opsqueue.queue.connection import check, connect, server_client
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 @pytest.fixture
 def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
-    client = connect(server.url)
+    client = server_client(server.url)
     yield client
     client.config_set("appendfsync", "always")
     client.config_set("no-appendfsync-on-rewrite", "no")
@@ -59,7 +59,7 @@ def replica(
     server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedServer]:
     with replica_of(server, tmp_path_factory.mktemp("replica")) as replica:
-        wait_for_replica(connect(server.url))
+        wait_for_replica(server_client(server.url))
         yield replica
 
 
@@ -149,7 +149,7 @@ def test_fsync_is_refused_where_settings_may_not_be_read(
 
 def limited_url(client: redis.Redis, server: EmbeddedServer, *refused: str) -> str:
     """Of a user who may do all but these."""
-    client.execute_command(
+    client.execute_command(  # type: ignore[no-untyped-call]  # redis-py has no type for it
         *("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all"),
         *(f"-{command}" for command in refused),
     )
@@ -293,7 +293,8 @@ def test_an_insert_is_confirmed_by_a_replica(
 
     id_, _ = insert(Queue(client, queue_name, durability=Durability.REPLICA), new)
 
-    assert new.prefix == Queue(connect(replica.url), queue_name).get_submission(id_).prefix
+    there = Queue(connect(replica.url), queue_name)
+    assert new.prefix == there.get_submission(SubmissionId(id_)).prefix
 
 
 def test_a_repeated_insert_waits_too(
@@ -341,13 +342,13 @@ def test_an_insert_that_a_replica_confirmed_survives_its_primary(
         EmbeddedServer(tmp_path / "primary", is_durable=False) as primary,
         replica_of(primary, tmp_path / "replica") as replica,
     ):
-        client = connect(primary.url)
+        client = server_client(primary.url)
         wait_for_replica(client)
         queue = Queue(client, queue_name, durability=Durability.REPLICA)
 
         ids = [queue.insert_submission(new_submission(queue)).id for _ in range(50)]
         primary.kill()
-        heir = connect(replica.url)
+        heir = server_client(replica.url)
         heir.replicaof("NO", "ONE")
 
         after = Queue(heir, queue_name)
@@ -410,7 +411,7 @@ def test_the_apis_acl_user_may_wait(
     secret = secrets.token_hex(8)
     line = user_line("api", name="durable-api", password=secret, durability=promise)
     _, name, *rules = line.split()
-    client.execute_command("ACL", "SETUSER", name, *rules)
+    client.execute_command("ACL", "SETUSER", name, *rules)  # type: ignore[no-untyped-call]  # redis-py has no type for it
     url = server.url.replace("//", f"//{name}:{secret}@")
     theirs = server_client(url)
 

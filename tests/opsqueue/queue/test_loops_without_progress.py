@@ -73,7 +73,9 @@ def sweeping(queue_name: str) -> Callable[[Queue], Sweeper]:
     return lambda queue: Sweeper(lambda: [queue], sweeper="s", store=store)
 
 
-def test_retiring_ends_when_nothing_could_be_ended(stuck) -> None:
+def test_retiring_ends_when_nothing_could_be_ended(
+    stuck: Callable[..., tuple[Queue, Stuck]],
+) -> None:
     queue, scripts = stuck(retire_worker=[b"retired", 0, 1, 0])
 
     queue.retire_worker("w1")
@@ -81,7 +83,9 @@ def test_retiring_ends_when_nothing_could_be_ended(stuck) -> None:
     assert scripts.calls == {"retire_worker": 1}
 
 
-def test_retiring_a_worker_that_goes_on_reserving_ends(stuck) -> None:
+def test_retiring_a_worker_that_goes_on_reserving_ends(
+    stuck: Callable[..., tuple[Queue, Stuck]],
+) -> None:
     """There is always more to release."""
     queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0])
 
@@ -90,7 +94,9 @@ def test_retiring_a_worker_that_goes_on_reserving_ends(stuck) -> None:
     assert scripts.calls == {"retire_worker": 1_000}
 
 
-def test_a_sweep_of_dead_workers_ends(stuck, sweeping) -> None:
+def test_a_sweep_of_dead_workers_ends(
+    stuck: Callable[..., tuple[Queue, Stuck]], sweeping: Callable[[Queue], Sweeper]
+) -> None:
     queue, scripts = stuck(reclaim_dead=[b"reclaimed", 0, 0, 0])
 
     sweeping(queue).reclaim_from_the_dead(queue)
@@ -98,7 +104,9 @@ def test_a_sweep_of_dead_workers_ends(stuck, sweeping) -> None:
     assert scripts.calls == {"reclaim_dead": 1}
 
 
-def test_a_walk_over_reservations_ends_where_it_does_not_get_on(stuck, sweeping) -> None:
+def test_a_walk_over_reservations_ends_where_it_does_not_get_on(
+    stuck: Callable[..., tuple[Queue, Stuck]], sweeping: Callable[[Queue], Sweeper]
+) -> None:
     queue, scripts = stuck(reclaim_expired=[b"reclaimed", 0, b"(1-1", 0])
 
     sweeping(queue).reclaim_expired(queue)
@@ -107,7 +115,9 @@ def test_a_walk_over_reservations_ends_where_it_does_not_get_on(stuck, sweeping)
 
 
 def test_a_sweep_that_repairs_ends_in_time(
-    stuck, sweeping, monkeypatch: pytest.MonkeyPatch
+    stuck: Callable[..., tuple[Queue, Stuck]],
+    sweeping: Callable[[Queue], Sweeper],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sweeper, "_REPAIR_FOR_S", 0.05)
     queue, scripts = stuck(repair=[b"repaired", 0, 1, 0, 0, 0, 0, 0])
@@ -117,7 +127,9 @@ def test_a_sweep_that_repairs_ends_in_time(
     assert scripts.calls["repair"] < MOST_CALLS
 
 
-def test_a_sweep_leaves_a_repair_to_the_one_that_does_it(stuck, sweeping) -> None:
+def test_a_sweep_leaves_a_repair_to_the_one_that_does_it(
+    stuck: Callable[..., tuple[Queue, Stuck]], sweeping: Callable[[Queue], Sweeper]
+) -> None:
     queue, scripts = stuck(repair=[b"busy"])
 
     sweeping(queue).repair(queue)
@@ -145,7 +157,9 @@ def test_deleting_inputs_ends_when_it_does_not_get_on(queue_name: str) -> None:
     assert queue.delete_inputs.call_count == 2
 
 
-def test_a_retrys_walk_over_delayed_chunks_ends_where_it_does_not_get_on(stuck) -> None:
+def test_a_retrys_walk_over_delayed_chunks_ends_where_it_does_not_get_on(
+    stuck: Callable[..., tuple[Queue, Stuck]],
+) -> None:
     queue, scripts = stuck(retry_submission=[b"retried", ROW, b"17"])
 
     queue.retry_submission(ID)
@@ -153,7 +167,7 @@ def test_a_retrys_walk_over_delayed_chunks_ends_where_it_does_not_get_on(stuck) 
     assert scripts.calls == {"retry_submission": 2}
 
 
-def test_a_look_up_ends_where_it_does_not_get_on(stuck) -> None:
+def test_a_look_up_ends_where_it_does_not_get_on(stuck: Callable[..., tuple[Queue, Stuck]]) -> None:
     queue, scripts = stuck(lookup_submissions=[b"found", [], str(ID).encode()])
 
     assert queue.lookup_submissions({"customer": 1}) == []

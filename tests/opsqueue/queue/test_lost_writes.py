@@ -62,7 +62,7 @@ def test_a_token_that_is_lost_does_not_stand_for_another_chunk(
     """
     insert(queue, 1)
     second = insert(queue, 1)
-    client.execute_command("XSETID", base_key(queue.name) + "reservations", "9000000000000-0")
+    client.execute_command("XSETID", base_key(queue.name) + "reservations", "9000000000000-0")  # type: ignore[no-untyped-call]  # redis-py has no type for it
     copy = saved(server, tmp_path / "copy")
     (late,) = take(queue, worker="w1", strategy=Oldest())
 

@@ -59,7 +59,7 @@ def test_a_list_goes_on_after_an_id(queue: Queue, order: str) -> None:
             queue,
             SubmissionState.IN_PROGRESS,
             after=after,
-            order=order,  # type: ignore[arg-type]
+            order=order,
             limit=2,
         )
         pages += [s.id for s in page]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from opsqueue.exceptions import SubmissionNotFoundError, SubmissionNotRetryableError
-from opsqueue.model.chunk import Completed
+from opsqueue.model.chunk import MAX_BATCH, Completed
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
@@ -99,16 +99,16 @@ def test_a_chunk_that_was_delayed_before_its_submission_ended_is_not_forgotten(
 
 def test_a_retry_ends_the_back_offs_of_its_submission_and_of_no_other(queue: Queue) -> None:
     """However many: the cause is mended, and nobody would know why nothing runs."""
-    mended, other = insert(queue, 1_500), insert(queue, 1_500)
-    while chunks := take(queue, 1_000):
+    mended, other = insert(queue, MAX_BATCH + 1), insert(queue, MAX_BATCH + 1)
+    while chunks := take(queue, MAX_BATCH):
         queue.release_chunks(tokens_of(chunks), delay_ms=60_000)
     queue.cancel_submission(mended)
 
     queue.retry_submission(mended)
 
-    assert queue.count_queue().chunks_delayed == 1_500
-    chunks = [*take(queue, 1_000), *take(queue, 1_000)]
-    assert indexes_of(chunks) == list(range(1_500))
+    assert queue.count_queue().chunks_delayed == MAX_BATCH + 1
+    chunks = [*take(queue, MAX_BATCH), *take(queue, MAX_BATCH)]
+    assert indexes_of(chunks) == list(range(MAX_BATCH + 1))
     assert {mended} == {chunk.source.submission_id for chunk in chunks}
     assert queue.get_submission(other).chunks_in_hand == 0
 

@@ -16,7 +16,7 @@ import redis
 import opsqueue
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
 from opsqueue.model.submission import SubmissionId
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import connect, server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import Scripts, load_script
 from opsqueue.queue.state import READINGS, TRANSITIONS
@@ -36,7 +36,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSer
 
 @pytest.fixture
 def own_client(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
-    client = connect(own_server.url)
+    client = server_client(own_server.url)
     yield client
     client.close()
 

@@ -47,7 +47,7 @@ def order(queue: Queue, ids: list[SubmissionId], text: str, *, limit: int = 20) 
         ("PreferDistinct(customer, SelectOnly(customer, 1))", [0, 0, 1, 1]),
     ],
 )
-def test_the_order(queue: Queue, text: str, expected: list[int]):
+def test_the_order(queue: Queue, text: str, expected: list[int]) -> None:
     """Customers 1, 1, 2 and none; priorities 5, none, 9 and -3."""
     ids = fill(
         queue,
@@ -71,7 +71,7 @@ def test_the_order(queue: Queue, text: str, expected: list[int]):
 )
 def test_a_batch_is_what_as_many_reserves_of_one_chunk_give(
     real_client: redis.Redis, queue_name: str, text: str
-):
+) -> None:
     """Customers that are equally busy are asked for a hundred at a time: here 130, some twice."""
     queue = Queue(real_client, queue_name)
     customers = [*range(130), *range(0, 130, 7)]
@@ -86,7 +86,7 @@ def test_a_batch_is_what_as_many_reserves_of_one_chunk_give(
 
 
 @pytest.mark.parametrize("text", ["PreferDistinct(customer)", "PreferDistinct(customer, Newest)"])
-def test_a_submission_with_nothing_left_is_passed_over(queue: Queue, raw: Raw, text: str):
+def test_a_submission_with_nothing_left_is_passed_over(queue: Queue, raw: Raw, text: str) -> None:
     """No transition leaves one among those that are ready; if it is there, a reserve must end."""
     ids = fill(queue, {"customer": 1}, {"customer": 2}, {"customer": 3})
     raw.client.hset(raw.key(f"sub:{ids[1]}"), "cursor", 2)
@@ -94,7 +94,7 @@ def test_a_submission_with_nothing_left_is_passed_over(queue: Queue, raw: Raw, t
     assert sorted(order(queue, ids, text)) == [0, 0, 2, 2]
 
 
-def test_values_beyond_53_bits_keep_their_order(queue: Queue):
+def test_values_beyond_53_bits_keep_their_order(queue: Queue) -> None:
     """A score would take them for equal."""
     ids = fill(
         queue, {"v": 2**62}, {"v": 2**62 + 1}, {"v": -(2**62)}, {"v": -(2**62) - 1}, chunks=1
@@ -103,7 +103,7 @@ def test_values_beyond_53_bits_keep_their_order(queue: Queue):
     assert order(queue, ids, "Highest(v, Oldest)") == [1, 0, 2, 3]
 
 
-def test_a_priority_can_be_changed_while_it_runs(queue: Queue):
+def test_a_priority_can_be_changed_while_it_runs(queue: Queue) -> None:
     """It is a key like any other."""
     ids = fill(queue, {"priority": 1}, {"priority": 2})
     first = order(queue, ids, "Highest(priority)", limit=1)
@@ -113,7 +113,7 @@ def test_a_priority_can_be_changed_while_it_runs(queue: Queue):
     assert (first, order(queue, ids, "Highest(priority)", limit=1)) == ([1], [0])
 
 
-def test_a_hard_limit_lets_go_when_a_chunk_is_reported(queue: Queue):
+def test_a_hard_limit_lets_go_when_a_chunk_is_reported(queue: Queue) -> None:
     """And who waits for that is woken."""
     ids = fill(queue, {"api": 1}, {"api": 1})
     strategy = Strategy.MaxSimultaneous("api", 1)
@@ -127,7 +127,7 @@ def test_a_hard_limit_lets_go_when_a_chunk_is_reported(queue: Queue):
     assert order(queue, ids, "MaxSimultaneous(api, 1)") == [0]
 
 
-def test_a_rate_limit_tells_when_the_next_token_comes(queue: Queue, clock: Clock):
+def test_a_rate_limit_tells_when_the_next_token_comes(queue: Queue, clock: Clock) -> None:
     """Two at once, then one every half second."""
     ids = fill(queue, {"api": 1}, chunks=10)
     text = "RateLimit(api, 2, 2, Oldest)"
@@ -141,7 +141,7 @@ def test_a_rate_limit_tells_when_the_next_token_comes(queue: Queue, clock: Clock
     assert len(order(queue, ids, text)) == 1
 
 
-def test_a_rate_limit_in_operations_counts_operations(queue: Queue, clock: Clock):
+def test_a_rate_limit_in_operations_counts_operations(queue: Queue, clock: Clock) -> None:
     """A chunk of ten borrows what is missing; the average is kept."""
     queue.insert_submission(
         NewSubmission(
@@ -161,14 +161,14 @@ def test_a_rate_limit_in_operations_counts_operations(queue: Queue, clock: Clock
     assert taken in (5, 6)
 
 
-def test_submissions_without_the_key_have_no_limit(queue: Queue):
+def test_submissions_without_the_key_have_no_limit(queue: Queue) -> None:
     """They have no value that could be limited."""
     ids = fill(queue, {"api": 1}, {}, chunks=3)
 
     assert order(queue, ids, "MaxSimultaneous(api, 1)") == [0, 1, 1, 1]
 
 
-def test_nothing_is_answered_only_when_nothing_is_allowed(queue: Queue):
+def test_nothing_is_answered_only_when_nothing_is_allowed(queue: Queue) -> None:
     """600 submissions that a filter holds back are in front of the one that it lets through."""
     metas = [{"a": 1, "b": number % 7} for number in range(600)]
     ids = fill(queue, *metas, {"a": 1, "b": 99}, chunks=1)
@@ -177,7 +177,7 @@ def test_nothing_is_answered_only_when_nothing_is_allowed(queue: Queue):
     assert order(queue, ids, text) == [600]
 
 
-def test_limits_set_while_running_take_the_place_of_the_strategys_own(queue: Queue):
+def test_limits_set_while_running_take_the_place_of_the_strategys_own(queue: Queue) -> None:
     """For all values, and for one."""
     ids = fill(queue, {"api": 1}, {"api": 2}, chunks=9)
     queue.set_limit("api", max=2)
@@ -192,7 +192,7 @@ def test_limits_set_while_running_take_the_place_of_the_strategys_own(queue: Que
     ]
 
 
-def test_a_raised_limit_wakes_who_waits(queue: Queue):
+def test_a_raised_limit_wakes_who_waits(queue: Queue) -> None:
     """And a removed one lets the strategy's own number hold again."""
     fill(queue, {"api": 1}, chunks=9)
     queue.reserve_chunks("w1", strategy=Strategy.MaxSimultaneous("api", 1))
@@ -206,13 +206,13 @@ def test_a_raised_limit_wakes_who_waits(queue: Queue):
     assert queue.list_limits() == []
 
 
-def test_a_limit_without_numbers_is_refused(queue: Queue):
+def test_a_limit_without_numbers_is_refused(queue: Queue) -> None:
     """Says what to give."""
     with pytest.raises(InvalidArgumentError, match="no limit given"):
         queue.set_limit("api")
 
 
-def test_submissions_are_looked_up_by_all_pairs(queue: Queue):
+def test_submissions_are_looked_up_by_all_pairs(queue: Queue) -> None:
     """Ascending; in progress unless other states are asked for."""
     ids = fill(queue, {"a": 1, "b": 1}, {"a": 1}, {"a": 1, "b": 1}, {})
     queue.cancel_submission(ids[2])
@@ -223,7 +223,7 @@ def test_submissions_are_looked_up_by_all_pairs(queue: Queue):
     assert queue.lookup_submissions({"a": 2}) == []
 
 
-def test_too_many_matches_are_an_error_that_names_the_limit(queue: Queue):
+def test_too_many_matches_are_an_error_that_names_the_limit(queue: Queue) -> None:
     """Nobody is given half of them."""
     fill(queue, {"a": 1}, {"a": 1}, {"a": 1})
 
@@ -235,7 +235,7 @@ def test_too_many_matches_are_an_error_that_names_the_limit(queue: Queue):
 
 def test_forgotten_submissions_leave_the_index_of_look_ups(
     queue: Queue, client: redis.Redis, clock: Clock
-):
+) -> None:
     """Nothing of them stays."""
     (id_,) = fill(queue, {"a": 1})
     queue.cancel_submission(id_)

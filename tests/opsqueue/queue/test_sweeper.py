@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -204,9 +205,14 @@ def test_only_queues_whose_turn_it_is_are_asked_for_their_partitions(
 ) -> None:
     """Else a thousand queues would be asked each time that fifty are swept."""
     queues = [Queue(fake_client, f"q{number}") for number in range(3)]
-    asked = []
+    asked: list[str] = []
+
+    def parts(name: str) -> list[Queue]:
+        asked.append(name)
+        return []
+
     for queue in queues:
-        monkeypatch.setattr(queue, "parts", lambda name=queue.name: asked.append(name) or [])
+        monkeypatch.setattr(queue, "parts", partial(parts, queue.name))
     monkeypatch.setattr(sweeper, "_QUEUES_A_ROUND", 1)
     sweeping = Sweeper(lambda: queues, sweeper="w1", store=store)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import redis
 
 from opsqueue.producer import ProducerClient
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.testing import LocalOpsqueue
 from opsqueue.testing.embedded import EmbeddedServer
@@ -14,10 +16,10 @@ from tests.opsqueue.rebuild.steps import app
 
 
 @pytest.fixture(scope="module")
-def own_client(tmp_path_factory: pytest.TempPathFactory):
+def own_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
     """A server of this module alone, to flush."""
     with EmbeddedServer(tmp_path_factory.mktemp("own"), is_durable=False) as server:
-        client = connect(server.url)
+        client = server_client(server.url)
         yield client
         client.close()
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.producer import ProducerClient
+from opsqueue.queue.cluster import run_on_all
 from opsqueue.queue.rebuild import Rebuilt, Skipped, rebuild
 from opsqueue.store import input_key, manifest_key, open_store, output_key
 from opsqueue.testing import LocalOpsqueue
@@ -39,7 +40,7 @@ def test_a_damaged_output_is_said_and_runs_again_once_it_is_deleted(
             "empty": b"",
         }[damage],
     )
-    local.client.flushall()
+    run_on_all(local.client, lambda server: server.flushall())
 
     (outcome,) = rebuild(local.store, local.queue("numbers"))
 
@@ -62,7 +63,7 @@ def test_a_key_that_can_be_none_is_said(
     manifest = json.loads(local.store.get(name)) | {"idempotency_key": key}
     local.store.delete_objects([name])
     local.store.create(name, json.dumps(manifest).encode())
-    local.client.flushall()
+    run_on_all(local.client, lambda server: server.flushall())
 
     (outcome,) = rebuild(local.store, local.queue("numbers"))
 

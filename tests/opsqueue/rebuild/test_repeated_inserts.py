@@ -12,6 +12,7 @@ from opsqueue.model.answers import Inserted
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import RedisBackend
+from opsqueue.queue.cluster import run_on_all
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key, manifest_key
@@ -80,7 +81,7 @@ def test_a_key_that_somebody_has_by_now_stays_theirs(
     local: LocalOpsqueue, producer: ProducerClient
 ) -> None:
     insert(producer, 1, idempotency_key="k")
-    local.client.flushall()
+    run_on_all(local.client, lambda server: server.flushall())
     again = insert(producer, 1, idempotency_key="k")
 
     assert the_rebuilt(local).id != again.id

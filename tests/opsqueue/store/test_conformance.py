@@ -208,7 +208,7 @@ def test_many_objects_come_back_in_order(store: ObjectStore) -> None:
     Fewer where a request takes milliseconds of this machine's time; pages beyond the first are
     tested in test_pages.py.
     """
-    total = 1_000 if store.url.startswith(("file:", "memory:")) else 100
+    total = 1_000 if store.url.startswith(("file:", "memory:")) else 40
     keys = [input_key("41", index) for index in range(total)]
 
     count = create_many(store, ((key, key.encode()) for key in keys))

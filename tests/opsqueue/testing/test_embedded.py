@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from opsqueue.exceptions import IncorrectUsageError, RedisUnavailableError
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.testing.embedded import EmbeddedServer
 
 START_AND_WAIT = """
@@ -45,7 +45,7 @@ def test_it_answers_inside_with_and_is_gone_after_it(tmp_path: Path) -> None:
     """On a port of its own."""
     with EmbeddedServer(tmp_path) as server:
         pid = server.pid
-        assert connect(server.url).ping()
+        assert server_client(server.url).ping()
 
     assert not psutil.pid_exists(pid)
 
@@ -61,48 +61,48 @@ def test_it_listens_on_the_loopback_address_alone(tmp_path: Path) -> None:
 def test_data_is_kept_between_runs_when_it_is_durable(tmp_path: Path) -> None:
     """`opsqueue dev` goes on where it stopped."""
     with EmbeddedServer(tmp_path) as server:
-        connect(server.url).set("k", "v")
+        server_client(server.url).set("k", "v")
 
     with EmbeddedServer(tmp_path) as server:
-        assert connect(server.url).get("k") == b"v"
+        assert server_client(server.url).get("k") == b"v"
 
 
 def test_data_survives_a_crash_when_it_is_durable(tmp_path: Path) -> None:
     """The append-only file is written with each command."""
     with EmbeddedServer(tmp_path) as server:
-        connect(server.url).set("k", "v")
+        server_client(server.url).set("k", "v")
         server.kill()
 
     with EmbeddedServer(tmp_path) as server:
-        assert connect(server.url).get("k") == b"v"
+        assert server_client(server.url).get("k") == b"v"
 
 
 def test_it_is_ready_only_when_its_data_are_read(tmp_path: Path) -> None:
     """Until then every command but INFO is refused."""
     with EmbeddedServer(tmp_path) as server:
-        pipe = connect(server.url).pipeline(transaction=False)
+        pipe = server_client(server.url).pipeline(transaction=False)
         for number in range(10_000):
             pipe.set(f"k{number}", number)
         pipe.execute()
 
     slowly = ("--key-load-delay", "100")  # microseconds each; it looks up every 1,024 of them
     with EmbeddedServer(tmp_path, arguments=slowly) as server:
-        assert connect(server.url).get("k9999") == b"9999"
+        assert server_client(server.url).get("k9999") == b"9999"
 
 
 def test_data_is_gone_when_it_is_not_durable(tmp_path: Path) -> None:
     """Tests and the demo leave nothing behind."""
     with EmbeddedServer(tmp_path, is_durable=False) as server:
-        connect(server.url).set("k", "v")
+        server_client(server.url).set("k", "v")
 
     with EmbeddedServer(tmp_path, is_durable=False) as server:
-        assert connect(server.url).get("k") is None
+        assert server_client(server.url).get("k") is None
 
 
 def test_it_never_evicts(tmp_path: Path) -> None:
     """A queue's keys are no cache."""
     with EmbeddedServer(tmp_path, is_durable=False) as server:
-        info = connect(server.url).info("memory")
+        info = server_client(server.url).info("memory")
 
     assert info["maxmemory_policy"] == "noeviction"
 
@@ -112,7 +112,7 @@ def test_arguments_go_to_the_server(tmp_path: Path) -> None:
     arguments = ("--maxmemory", "50mb")
 
     with EmbeddedServer(tmp_path, is_durable=False, arguments=arguments) as server:
-        assert connect(server.url).info("memory")["maxmemory"] == 50 * 1024 * 1024
+        assert server_client(server.url).info("memory")["maxmemory"] == 50 * 1024 * 1024
 
 
 def test_two_run_side_by_side(tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_two_run_side_by_side(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path / "a", is_durable=False) as first,
         EmbeddedServer(tmp_path / "b", is_durable=False) as second,
     ):
-        connect(first.url).set("k", "first")
+        server_client(first.url).set("k", "first")
 
-        assert connect(second.url).get("k") is None
+        assert server_client(second.url).get("k") is None
 
 
 def test_it_takes_the_port_that_it_is_given(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path) as first:
         with pytest.raises(IncorrectUsageError, match="another server uses the folder"):
             EmbeddedServer(tmp_path).start()
-        assert connect(first.url).ping()
+        assert server_client(first.url).ping()
 
     with EmbeddedServer(tmp_path) as third:
-        assert connect(third.url).ping()
+        assert server_client(third.url).ping()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def opsqueue_app() -> Opsqueue:
     return app
 
 
-def test_results_come_in_order(opsqueue_app: Opsqueue):
+def test_results_come_in_order(opsqueue_app: Opsqueue) -> None:
     """Through real scripts, codecs and the executor."""
     with local(opsqueue_app) as opsqueue:
         results = list(opsqueue.run_submission("numbers", range(10), chunk_size=3))
@@ -47,7 +48,7 @@ def test_results_come_in_order(opsqueue_app: Opsqueue):
     assert results == list(range(1, 11))
 
 
-def test_hooks_run_as_in_a_worker(opsqueue_app: Opsqueue):
+def test_hooks_run_as_in_a_worker(opsqueue_app: Opsqueue) -> None:
     """Before the first chunk and after the last."""
     seen: list[str] = []
     opsqueue_app.on_worker_start(lambda: seen.append("start"))
@@ -60,14 +61,14 @@ def test_hooks_run_as_in_a_worker(opsqueue_app: Opsqueue):
     assert ["start", "ran", "stop"] == seen
 
 
-def test_the_fixture_runs_the_users_app(opsqueue_local: LocalOpsqueue):
+def test_the_fixture_runs_the_users_app(opsqueue_local: LocalOpsqueue) -> None:
     """The user defines `opsqueue_app` and asks for `opsqueue_local`."""
     results = list(opsqueue_local.run_submission("numbers", [1]))
 
     assert results == [2]
 
 
-def test_back_offs_pass_without_waiting(opsqueue_local: LocalOpsqueue):
+def test_back_offs_pass_without_waiting(opsqueue_local: LocalOpsqueue) -> None:
     """A chunk that succeeds at its third attempt would wait for 3 s otherwise."""
     producer = opsqueue_local.producer("moody")
     submission_id = producer.insert_submission([7], chunk_size=1)
@@ -81,19 +82,19 @@ def test_back_offs_pass_without_waiting(opsqueue_local: LocalOpsqueue):
     assert status.last_failure.message == "not yet, attempt 2"
 
 
-def test_a_failing_handler_shows_its_failure(opsqueue_local: LocalOpsqueue):
+def test_a_failing_handler_shows_its_failure(opsqueue_local: LocalOpsqueue) -> None:
     """As a producer in production would see it."""
     with pytest.raises(SubmissionFailedError, match="returned 1 results for 2 operations"):
         opsqueue_local.run_submission("broken", [1, 2], chunk_size=2, max_attempts=2)
 
 
-def test_a_typo_in_a_queues_name_names_the_queues(opsqueue_local: LocalOpsqueue):
+def test_a_typo_in_a_queues_name_names_the_queues(opsqueue_local: LocalOpsqueue) -> None:
     """Instead of waiting for a worker that will never come."""
     with pytest.raises(HandlerError, match="no handler for queue 'number'; this app has: broken"):
         opsqueue_local.run_submission("number", [1])
 
 
-def test_work_can_be_done_step_by_step(opsqueue_local: LocalOpsqueue):
+def test_work_can_be_done_step_by_step(opsqueue_local: LocalOpsqueue) -> None:
     """To test what a half-done submission looks like."""
     producer = opsqueue_local.producer("numbers")
     submission_id = producer.insert_submission(range(4), chunk_size=1)
@@ -106,7 +107,7 @@ def test_work_can_be_done_step_by_step(opsqueue_local: LocalOpsqueue):
     assert (status.state, status.chunks_done) == (SubmissionState.IN_PROGRESS, 3)
 
 
-def test_two_of_them_share_nothing(opsqueue_app: Opsqueue):
+def test_two_of_them_share_nothing(opsqueue_app: Opsqueue) -> None:
     """Each has a server and a store of its own."""
     with local(opsqueue_app) as first, local(opsqueue_app) as second:
         first.producer("numbers").insert_submission([1], chunk_size=1)
@@ -116,7 +117,7 @@ def test_two_of_them_share_nothing(opsqueue_app: Opsqueue):
     assert counts.submissions[SubmissionState.IN_PROGRESS] == 0
 
 
-def test_ctrl_c_in_a_handler_ends_the_test():
+def test_ctrl_c_in_a_handler_ends_the_test() -> None:
     """It is no failure of the chunk, to be tried ten times."""
     app = Opsqueue()
 
@@ -129,11 +130,13 @@ def test_ctrl_c_in_a_handler_ends_the_test():
 
 
 @pytest.mark.parametrize("kind", ["operation_handler", "chunk_handler"])
-def test_ctrl_c_in_an_async_handler_ends_the_test(kind: str):
+def test_ctrl_c_in_an_async_handler_ends_the_test(kind: str) -> None:
     """It cancels the handler, which is not taken for a cancellation of the handler's own."""
     app = Opsqueue()
 
-    @getattr(app, kind)("slow", on_error="collect")
+    decorate: Callable[..., Callable[[Any], Any]] = getattr(app, kind)
+
+    @decorate("slow", on_error="collect")
     async def interrupt(_: object) -> None:
         signal.raise_signal(signal.SIGINT)
         await asyncio.Event().wait()
@@ -142,7 +145,7 @@ def test_ctrl_c_in_an_async_handler_ends_the_test(kind: str):
         opsqueue.run_submission("slow", [1])
 
 
-def test_an_operation_that_is_cancelled_is_seen_as_in_a_worker():
+def test_an_operation_that_is_cancelled_is_seen_as_in_a_worker() -> None:
     """Collected, or the end of the submission; never None."""
     app = Opsqueue()
 
@@ -169,7 +172,7 @@ def test_an_operation_that_is_cancelled_is_seen_as_in_a_worker():
 
 
 @pytest.mark.filterwarnings("ignore:coroutine")
-def test_a_coroutine_behind_a_plain_function_is_no_result():
+def test_a_coroutine_behind_a_plain_function_is_no_result() -> None:
     """Such as that of a decorator which does not know of `async def`."""
     app = Opsqueue()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, propagate, trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from opsqueue import Opsqueue, tracing
@@ -92,7 +92,7 @@ async def see_async(operation: object) -> list[object]:
 )
 def test_one_trace_and_its_baggage_reach_the_handler(
     recorded: InMemorySpanExporter, function: Any, options: Any
-):
+) -> None:
     """Of every kind, however many operations it works on at a time."""
     with local(app_of(function, **options)) as opsqueue, with_baggage(tenant="acme"):
         results = list(opsqueue.run_submission("q", [1, 2, 3], chunk_size=2))
@@ -106,7 +106,7 @@ def test_one_trace_and_its_baggage_reach_the_handler(
     assert {"acme"} == {tenant for _, _, tenant in results}
 
 
-def test_a_context_without_an_sdk_reaches_the_handler_all_the_same():
+def test_a_context_without_an_sdk_reaches_the_handler_all_the_same() -> None:
     """Nothing is recorded here, and the handler's own calls still join the producer's trace."""
     with local(app_of(see)) as opsqueue:
         token = context.attach(propagate.extract(SENT))
@@ -117,7 +117,7 @@ def test_a_context_without_an_sdk_reaches_the_handler_all_the_same():
     assert [[f"{7:032x}", f"{8:016x}", "acme"]] == results
 
 
-def test_nothing_is_made_where_nothing_is_recorded():
+def test_nothing_is_made_where_nothing_is_recorded() -> None:
     """One object stands for every span of a chunk without a context."""
     chunk = reservation(carrier={})
 
@@ -134,7 +134,7 @@ def test_nothing_is_made_where_nothing_is_recorded():
     assert {id(tracing.NO_SPAN)} == {id(span) for span in made}
 
 
-def test_all_works_without_opentelemetry(monkeypatch: pytest.MonkeyPatch):
+def test_all_works_without_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra."""
     for name in ("contexts", "propagate", "trace"):
         monkeypatch.setattr(own_context, name, None)
@@ -147,7 +147,7 @@ def test_all_works_without_opentelemetry(monkeypatch: pytest.MonkeyPatch):
     assert (results, submission.trace_context) == ([2], {})
 
 
-def test_what_the_store_s_library_records_is_in_the_trace(recorded: InMemorySpanExporter):
+def test_what_the_store_s_library_records_is_in_the_trace(recorded: InMemorySpanExporter) -> None:
     """Objects go up and down in threads, each with the span of who wants them."""
     seen: list[tuple[str, int]] = []
 
@@ -171,7 +171,7 @@ def test_what_the_store_s_library_records_is_in_the_trace(recorded: InMemorySpan
     assert seen == [("create", up.context.span_id)] * 2 + [("get", down.context.span_id)] * 2
 
 
-def test_what_a_handler_raises_is_recorded(recorded: InMemorySpanExporter):
+def test_what_a_handler_raises_is_recorded(recorded: InMemorySpanExporter) -> None:
     """With its traceback, in each attempt's span."""
 
     def fail(_: int) -> None:
@@ -182,18 +182,20 @@ def test_what_a_handler_raises_is_recorded(recorded: InMemorySpanExporter):
         opsqueue.run_submission("q", [1], chunk_size=1, max_attempts=2)
 
     first, second = named(recorded, "process q")
-    assert [1, 2] == [span.attributes["opsqueue.chunk.attempt"] for span in (first, second)]
+    assert [1, 2] == [attribute(span, "opsqueue.chunk.attempt") for span in (first, second)]
     (event,) = second.events
-    assert event.attributes["exception.type"] == "ValueError"
-    assert "in fail" in event.attributes["exception.stacktrace"]
+    assert attribute(event, "exception.type") == "ValueError"
+    assert "in fail" in attribute(event, "exception.stacktrace")
     assert (second.status.status_code, second.status.description) == (
         trace.StatusCode.ERROR,
         "ValueError: bad row 7",
     )
-    assert second.attributes["error.type"] == "ValueError"
+    assert attribute(second, "error.type") == "ValueError"
 
 
-def test_an_exception_that_has_no_text_is_recorded_all_the_same(recorded: InMemorySpanExporter):
+def test_an_exception_that_has_no_text_is_recorded_all_the_same(
+    recorded: InMemorySpanExporter,
+) -> None:
     """Nothing that its class does comes out of the recording."""
 
     class MuteError(Exception):
@@ -215,7 +217,7 @@ def test_an_exception_that_has_no_text_is_recorded_all_the_same(recorded: InMemo
 
 def test_an_output_is_stored_below_its_chunk_and_an_input_fetched_beside_it(
     recorded: InMemorySpanExporter,
-):
+) -> None:
     """Since it is fetched ahead."""
     store = open_store("memory://traced")
     store.create(input_key("p", 0), CODEC.encode([1]))
@@ -224,24 +226,24 @@ def test_an_output_is_stored_below_its_chunk_and_an_input_fetched_beside_it(
 
     (processed,) = named(recorded, "process q")
     assert isinstance(report, Done)
-    assert processed.attributes["messaging.client.id"] == "w"
-    assert processed.attributes["code.function.name"] == f"{see.__module__}.see"
+    assert attribute(processed, "messaging.client.id") == "w"
+    assert attribute(processed, "code.function.name") == f"{see.__module__}.see"
     assert {processed.context.span_id} == parents(named(recorded, "store output"))
     assert {8} == parents([processed, *named(recorded, "fetch input")])
     assert {7} == {span.context.trace_id for span in recorded.get_finished_spans()}
 
 
-def test_a_store_out_of_order_is_seen_in_its_span(recorded: InMemorySpanExporter):
+def test_a_store_out_of_order_is_seen_in_its_span(recorded: InMemorySpanExporter) -> None:
     """A missing input."""
     report = execute(reservation(index=1), app_of(see).handler_of("q"), open_store("memory://none"))
 
     (fetched,) = named(recorded, "fetch input")
     assert isinstance(report, Failed)
-    assert fetched.attributes["error.type"] == "InputMissing"
+    assert attribute(fetched, "error.type") == "InputMissing"
     assert not named(recorded, "process q")
 
 
-def test_a_chunk_that_nobody_wants_is_not_processed(recorded: InMemorySpanExporter):
+def test_a_chunk_that_nobody_wants_is_not_processed(recorded: InMemorySpanExporter) -> None:
     """And no span says so."""
     store = open_store("memory://void")
     store.create(input_key("p", 0), CODEC.encode([1]))
@@ -252,18 +254,20 @@ def test_a_chunk_that_nobody_wants_is_not_processed(recorded: InMemorySpanExport
     assert not named(recorded, "process q")
 
 
-def test_a_reservation_of_one_submission_is_its_child(recorded: InMemorySpanExporter):
+def test_a_reservation_of_one_submission_is_its_child(recorded: InMemorySpanExporter) -> None:
     """However many chunks."""
     spans.received("q", "w", [reservation(), reservation(index=1)], began_ns=1_000)
 
     (received,) = named(recorded, "receive q")
     assert {8} == parents([received])
     assert received.start_time == 1_000
-    assert received.attributes["messaging.batch.message_count"] == 2
-    assert received.attributes["opsqueue.submission.id"] == str(SubmissionId(41))
+    assert attribute(received, "messaging.batch.message_count") == 2
+    assert attribute(received, "opsqueue.submission.id") == str(SubmissionId(41))
 
 
-def test_a_reservation_of_several_submissions_has_a_link_to_each(recorded: InMemorySpanExporter):
+def test_a_reservation_of_several_submissions_has_a_link_to_each(
+    recorded: InMemorySpanExporter,
+) -> None:
     """It is a trace of its own; who carries none has no link."""
     other = {"traceparent": f"00-{9:032x}-{10:016x}-01"}
     chunks = [
@@ -280,7 +284,7 @@ def test_a_reservation_of_several_submissions_has_a_link_to_each(recorded: InMem
     assert [(7, 8), (9, 10)] == [(to.context.trace_id, to.context.span_id) for to in received.links]
 
 
-def test_a_look_that_finds_nothing_has_no_span(recorded: InMemorySpanExporter):
+def test_a_look_that_finds_nothing_has_no_span(recorded: InMemorySpanExporter) -> None:
     """An idle worker records nothing."""
     spans.received("q", "w", [], began_ns=1)
     spans.settled("q", "w", [], began_ns=1)
@@ -288,9 +292,16 @@ def test_a_look_that_finds_nothing_has_no_span(recorded: InMemorySpanExporter):
     assert () == recorded.get_finished_spans()
 
 
-def test_the_reference_s_names_work():
+def attribute(told: ReadableSpan | Event, name: str) -> Any:
+    assert told.attributes is not None
+    return told.attributes[name]
+
+
+def test_the_reference_s_names_work() -> None:
     """Programs written for it import these."""
-    token = context.attach(tracing.carrier_to_opentelemetry_tracecontext(SENT))
+    sent = tracing.carrier_to_opentelemetry_tracecontext(SENT)
+    assert sent is not None
+    token = context.attach(sent)
     carrier = tracing.current_opentelemetry_tracecontext_to_carrier()
     context.detach(token)
 
@@ -298,7 +309,7 @@ def test_the_reference_s_names_work():
     assert tracing.otel_propagator() is propagate
 
 
-def test_an_asynchronous_producer_hands_its_trace_in(recorded: InMemorySpanExporter):
+def test_an_asynchronous_producer_hands_its_trace_in(recorded: InMemorySpanExporter) -> None:
     """Though its calls run in threads."""
     del recorded
 
@@ -319,7 +330,7 @@ def test_an_asynchronous_producer_hands_its_trace_in(recorded: InMemorySpanExpor
     assert submission.trace_context["baggage"] == "tenant=acme"
 
 
-def test_the_docs_handler_runs():
+def test_the_docs_handler_runs() -> None:
     """With the baggage that it reads."""
     (snippet,) = re.findall("```python\n(.+?)```", DOCS.read_text(), re.DOTALL)
     app = Opsqueue()

@@ -44,7 +44,7 @@ def set_up(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 )
 def test_the_variables_say_which_exporters(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], names: list[str]
-):
+) -> None:
     """None without them."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -61,7 +61,7 @@ def test_a_service_is_named_by_its_program_unless_the_variables_do(
     set_up: list[object],
     variables: dict[str, str],
     service: str,
-):
+) -> None:
     """OTEL_SERVICE_NAME goes first."""
     monkeypatch.setattr(span_export, "_send_the_rest_at_exit", lambda *_: None)
     for name, value in {"OTEL_TRACES_EXPORTER": "console", **variables}.items():
@@ -75,7 +75,9 @@ def test_a_service_is_named_by_its_program_unless_the_variables_do(
 
 
 @pytest.mark.usefixtures("recorded")
-def test_an_sdk_that_is_there_is_left_alone(monkeypatch: pytest.MonkeyPatch, set_up: list[object]):
+def test_an_sdk_that_is_there_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, set_up: list[object]
+) -> None:
     """The app's own, or that of opentelemetry-instrument."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
 
@@ -86,7 +88,7 @@ def test_an_sdk_that_is_there_is_left_alone(monkeypatch: pytest.MonkeyPatch, set
 
 def test_work_goes_on_without_an_exporter_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, set_up: list[object], caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """A line says so, and what can be set."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkinn")
 
@@ -96,7 +98,7 @@ def test_work_goes_on_without_an_exporter_that_is_not_there(
     assert "no exporter 'zipkinn' is installed" in caplog.text
 
 
-def test_a_program_s_end_does_not_wait_for_a_collector_that_is_not_there():
+def test_a_program_s_end_does_not_wait_for_a_collector_that_is_not_there() -> None:
     """The exporter alone would go on trying for several seconds."""
     program = (
         "from opsqueue import tracing\n"

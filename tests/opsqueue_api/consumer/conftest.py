@@ -23,6 +23,7 @@ from opsqueue_api.app import App
 
 NO_WAIT = Backoff(first_ms=0, max_ms=0)
 Insert = Callable[..., SubmissionId]
+Run = Callable[..., Submission]
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def insert(producer: ProducerClient) -> Insert:
 
 
 @pytest.fixture
-def run(consumer: ConsumerClient, queue: Queue) -> Callable[..., Submission]:
+def run(consumer: ConsumerClient, queue: Queue) -> Run:
     """Runs a method of the consumer until the submission has ended; gives what became of it."""
 
     def run_until_ended(

@@ -18,6 +18,7 @@ from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
+from tests.opsqueue_api.consumer.conftest import Run
 
 Insert = Callable[..., SubmissionId]
 
@@ -33,7 +34,7 @@ class LenientJson:
 
 
 def test_each_operation_has_its_result(
-    consumer: ConsumerClient, producer: ProducerClient, insert: Insert, run
+    consumer: ConsumerClient, producer: ProducerClient, insert: Insert, run: Run
 ) -> None:
     """In the order of the input; the codec is the one that is recorded."""
     id_ = insert(range(7))
@@ -44,7 +45,7 @@ def test_each_operation_has_its_result(
 
 
 def test_a_chunk_callback_is_told_of_its_chunk(
-    consumer: ConsumerClient, producer: ProducerClient, run
+    consumer: ConsumerClient, producer: ProducerClient, run: Run
 ) -> None:
     """With the attributes of the reference's class."""
     seen: list[Chunk] = []
@@ -73,7 +74,7 @@ def test_a_chunk_callback_is_told_of_its_chunk(
 
 
 def test_a_raw_callback_has_bytes_on_both_sides(
-    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run: Run
 ) -> None:
     """As they lie in the store."""
     id_ = insert([1])
@@ -96,7 +97,7 @@ def test_a_raw_callback_has_bytes_on_both_sides(
     ids=["empty", "text", "another-codec", "too-many"],
 )
 def test_a_raw_output_that_nobody_could_read_fails_the_attempt(
-    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, output: bytes
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run: Run, output: bytes
 ) -> None:
     """It is not stored: the first output stays, and with it no attempt could succeed."""
     id_ = insert([1], max_attempts=1)
@@ -110,7 +111,7 @@ def test_a_raw_output_that_nobody_could_read_fails_the_attempt(
 
 @pytest.mark.parametrize("form", [cbor2, pickle, json])
 def test_a_serialization_format_takes_the_codecs_place(
-    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, form: Any
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run: Run, form: Any
 ) -> None:
     """Any object with dumps and loads; a tuple is a chunk, too."""
     id_ = insert([1, 2], serialization_format=form)
@@ -127,7 +128,7 @@ def test_a_serialization_format_takes_the_codecs_place(
 
 @pytest.mark.parametrize("form", [cbor2, pickle, json])
 def test_a_serialization_format_that_is_not_the_submissions_fails_the_attempt(
-    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run, form: Any
+    consumer: ConsumerClient, store: ObjectStore, insert: Insert, run: Run, form: Any
 ) -> None:
     """Whoever reads the results goes by the codec that is recorded, and would find none."""
     id_ = insert([1], max_attempts=1)
@@ -154,7 +155,7 @@ def test_a_serialization_format_that_is_not_the_submissions_fails_the_attempt(
     ],
 )
 def test_a_wrong_result_fails_the_attempt(
-    consumer: ConsumerClient, insert: Insert, run, callback: Any, says: str
+    consumer: ConsumerClient, insert: Insert, run: Run, callback: Any, says: str
 ) -> None:
     """Where the reference would have stored it."""
     id_ = insert([1, 2], max_attempts=1)
@@ -167,7 +168,7 @@ def test_a_wrong_result_fails_the_attempt(
 
 
 def test_an_exception_fails_the_attempt_and_the_loop_goes_on(
-    consumer: ConsumerClient, producer: ProducerClient, insert: Insert, run
+    consumer: ConsumerClient, producer: ProducerClient, insert: Insert, run: Run
 ) -> None:
     """The failure has type, message and the callback's own lines."""
     seen: list[int] = []
@@ -218,7 +219,7 @@ def test_the_end_of_the_program_in_a_callback_is_raised_and_fails_the_attempt(
 
 
 def test_a_cancellation_in_a_callback_fails_the_attempt_and_no_more(
-    consumer: ConsumerClient, queue: Queue, insert: Insert, run
+    consumer: ConsumerClient, queue: Queue, insert: Insert, run: Run
 ) -> None:
     """It is that of a loop which the callback runs: nobody cancelled the consumer."""
     id_ = insert([1, 2], max_attempts=1)
@@ -238,7 +239,7 @@ def test_a_cancellation_in_a_callback_fails_the_attempt_and_no_more(
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize("form", [None, pickle, LenientJson])
 def test_a_callback_that_is_async_fails_the_attempt(
-    consumer: ConsumerClient, queue: Queue, insert: Insert, run, form: Any
+    consumer: ConsumerClient, queue: Queue, insert: Insert, run: Run, form: Any
 ) -> None:
     """Nobody awaits what it returns, and no format writes that in place of a result."""
     id_ = insert([1, 2], max_attempts=1, serialization_format=form)

@@ -20,6 +20,7 @@ from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
+from tests.opsqueue_api.consumer.conftest import Run
 
 OLDEST = Strategy.Oldest()
 Insert = Callable[..., SubmissionId]
@@ -131,7 +132,8 @@ def test_a_cancelled_submissions_chunk_is_void(
     consumer: ConsumerClient, queue: Queue, insert: Insert
 ) -> None:
     """Since the next heartbeat."""
-    (chunk,) = [insert([1])] and consumer.reserve_chunks()
+    insert([1])
+    (chunk,) = consumer.reserve_chunks()
     queue.cancel_submission(chunk.submission_id)
 
     consumer._hand.beat()
@@ -140,7 +142,7 @@ def test_a_cancelled_submissions_chunk_is_void(
 
 
 def test_an_output_that_is_there_completes_the_chunk(
-    consumer: ConsumerClient, queue: Queue, store: ObjectStore, insert: Insert, run
+    consumer: ConsumerClient, queue: Queue, store: ObjectStore, insert: Insert, run: Run
 ) -> None:
     """An attempt that stored it and died has done the work."""
     id_ = insert([1])
@@ -194,7 +196,7 @@ def test_what_is_no_strategy_and_what_is_no_format_is_refused(consumer: Consumer
     with pytest.raises(InvalidArgumentError, match="give an instance"):
         consumer.reserve_chunks(1, Strategy.Newest)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="no dumps and loads"):
-        consumer.run_each_op(print, serialization_format=math_like)
+        consumer.run_each_op(print, serialization_format=math_like)  # type: ignore[arg-type]  # on purpose
 
 
 @pytest.mark.parametrize("results", [[], [1], [1, 2, 3]])

@@ -123,7 +123,7 @@ def test_a_defects_line_has_the_requests_id(
         response = get(app, "/fails", **{"x-request-id": "mine"})
 
     (record,) = caplog.records
-    assert response.json()["request_id"] == record.request_id == "mine"
+    assert response.json()["request_id"] == vars(record)["request_id"] == "mine"
     assert "[request_id=mine]" in formatter("plain").format(record)
 
 
@@ -193,7 +193,7 @@ def test_a_streams_line_comes_at_its_end(
     assert told.get("cut_off", False) is is_broken
 
 
-def test_a_clients_own_id_comes_back_with_every_answer(app: App):
+def test_a_clients_own_id_comes_back_with_every_answer(app: App) -> None:
     """Beside the other id; not one that could spoil a header."""
     for path in ("/healthz", "/nowhere", "/v1/queues/q"):
         mine = get(app, path, **{"opsqueue-request-id": "0a1b", "x-request-id": "proxy"}).headers

@@ -265,7 +265,7 @@ def with_errors(*results: Any) -> str:
     return base64.b64encode(data).decode()
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "neither": ({}, "has no output"),
     "empty": ({"output": ""}, "empty"),
     "no-bytes-of-any-codec": ({"output": "AAAA"}, "can't be decompressed"),

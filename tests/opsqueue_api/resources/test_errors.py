@@ -180,7 +180,9 @@ def test_a_producer_over_http_sees_them(
     api.close()
 
 
-def test_failed_operations_alone_are_handed_in_anew(http: httpx.Client, work, queue: Queue):
+def test_failed_operations_alone_are_handed_in_anew(
+    http: httpx.Client, work: Callable[..., None], queue: Queue
+) -> None:
     """201 and the new submission; the same one when it is asked again; nothing failed: 409."""
     id_ = http.post("/submissions", json={"operations": [1, -2, -3], "chunk_size": 2}).json()["id"]
     early = http.post(f"/submissions/{id_}/retry?only=failed")

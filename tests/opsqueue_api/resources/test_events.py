@@ -108,7 +108,7 @@ def test_a_queue_tells_its_counts_and_what_becomes_of_submissions(
         name, _, counts = next(found)
         assert (name, counts["submissions"]["in_progress"]) == ("counts", 1)
         id_ = insert(queue, 1)
-        both = {}
+        both: dict[str, Any] = {}
         while both.keys() != {"submission", "counts"}:
             event = next(found)
             both[event[0]] = event

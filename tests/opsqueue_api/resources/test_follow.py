@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -218,13 +219,13 @@ def test_room_is_given_back_by_an_answer_that_is_closed_unread(
         query_string=what.partition("?")[2],
         headers={"accept-encoding": accepts},
     )
-    answered = []
+    start_response = Mock()
 
     for _ in range(2):
-        body = app(environ, lambda status, *_: answered.append(status))
+        body = app(environ, start_response)
         body.close()  # type: ignore[attr-defined]  # a WSGI server does
 
-    assert ["200 OK"] * 2 == answered
+    assert ["200 OK"] * 2 == [call.args[0] for call in start_response.call_args_list]
     assert len(kept_rooms) == 2
 
 

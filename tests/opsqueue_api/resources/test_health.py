@@ -12,7 +12,7 @@ from falcon import testing
 
 from opsqueue import __version__
 from opsqueue.exceptions import StoreUnavailableError
-from opsqueue.queue.connection import connect
+from opsqueue.queue.connection import server_client
 from opsqueue.store import ObjectStore
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import App
@@ -74,7 +74,7 @@ def test_a_process_is_ready_when_redis_and_store_answer(root: httpx.Client) -> N
 
 def test_a_process_without_redis_is_not_ready(store: ObjectStore) -> None:
     """503 that names Redis, and when to ask again."""
-    client = connect("redis://127.0.0.1:1/0")
+    client = server_client("redis://127.0.0.1:1/0")
 
     response = ready(client, store).simulate_get("/readyz")
 

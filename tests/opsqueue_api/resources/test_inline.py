@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -29,7 +29,7 @@ def complete_inline(queue: Queue) -> None:
     for chunk in take(queue, 100):
         assert chunk.input is not None
         codec = open_codec(chunk.source.codec)
-        data = codec.encode([2 * operation for operation in codec.decode(chunk.input)])
+        data = codec.encode([2 * number for number in cast("list[int]", codec.decode(chunk.input))])
         queue.complete_chunks([chunk.token], outputs={chunk.token: data})
 
 

@@ -150,7 +150,7 @@ def test_what_a_rebuild_found_before_its_insert_is_kept_and_answered(
 ) -> None:
     """Redis may be lost, and rebuilt, while the API repeats an insert."""
     insert = Queue.insert_submission
-    rebuilt = []
+    rebuilt: list[object] = []
 
     def after_a_rebuild(self: Queue, new: NewSubmission, *, idempotency_key: str = "") -> Inserted:
         rebuilt.extend(rebuild(store, self))

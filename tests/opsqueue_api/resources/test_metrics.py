@@ -51,7 +51,7 @@ def test_totals_are_what_became_of_submissions_chunks_and_operations(
     work: Work,
     fail_a_chunk: Callable[[], None],
     queue: Queue,
-):
+) -> None:
     """One completed, one failed with a chunk dropped, one cancelled with two of them in it."""
     insert(http, [1, 2, 3])
     work(lambda number: number + 1)
@@ -84,7 +84,7 @@ def test_totals_are_what_became_of_submissions_chunks_and_operations(
 
 def test_a_backlog_is_ready_delayed_or_in_hand(
     http: httpx.Client, scrape: Callable[[], dict[str, float]], queue: Queue
-):
+) -> None:
     """Of five chunks one is in a back-off, one in hand, and the oldest is some time old."""
     insert(http, list(range(10)), backoff={"first_ms": 60_000, "max_ms": 60_000})
     failing, _ = queue.reserve_chunks("w1", limit=2, strategy=Oldest()).chunks
@@ -113,7 +113,7 @@ def test_a_backlog_is_ready_delayed_or_in_hand(
 
 def test_the_oldest_waiting_is_found_among_all_metadata(
     http: httpx.Client, scrape: Callable[[], dict[str, float]], queue: Queue
-):
+) -> None:
     """Submissions with metadata are in an index of their own."""
     insert(http, [1], strategic_metadata={"customer": 7})
     first = scrape()["opsqueue_oldest_waiting_seconds"]
@@ -122,7 +122,7 @@ def test_the_oldest_waiting_is_found_among_all_metadata(
     assert first <= scrape()["opsqueue_oldest_waiting_seconds"]
 
 
-def test_without_redis_a_scrape_says_so(store: ObjectStore):
+def test_without_redis_a_scrape_says_so(store: ObjectStore) -> None:
     """And gives what the API knows itself."""
     app = create_app(connect("redis://127.0.0.1:1/0"), store)
 
@@ -135,7 +135,7 @@ def test_without_redis_a_scrape_says_so(store: ObjectStore):
     assert 'route="/healthz",status="200"' in text
 
 
-def test_requests_are_counted_by_route_and_never_by_path(http: httpx.Client, app: App):
+def test_requests_are_counted_by_route_and_never_by_path(http: httpx.Client, app: App) -> None:
     """Paths are their senders' to choose: they would fill Prometheus."""
     http.get("/submissions/1795000000000000000")
     http.get("/submissions/x")
@@ -150,7 +150,7 @@ def test_requests_are_counted_by_route_and_never_by_path(http: httpx.Client, app
     assert "/tea" not in text
 
 
-def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App):
+def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App) -> None:
     """Names, types and labels, in both directions."""
     insert(http, [1])
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
@@ -159,7 +159,7 @@ def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App):
     assert documented("Of the API") == served(text)
 
 
-def test_openmetrics_is_given_to_who_accepts_it(app: App):
+def test_openmetrics_is_given_to_who_accepts_it(app: App) -> None:
     """As newer Prometheus versions do."""
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
         accept = {"accept": "application/openmetrics-text;version=1.0.0"}
@@ -175,7 +175,7 @@ def test_openmetrics_is_given_to_who_accepts_it(app: App):
 )
 def test_tokens_read_metrics_by_scope(
     fake_client: redis.Redis, store: ObjectStore, scope: str, metrics: int, scaling: int
-):
+) -> None:
     """A scraper's token does nothing else."""
     tokens = parse_tokens(";".join(f"{name}:{secret}:{name}" for name, secret in SECRETS.items()))
     app = create_app(fake_client, store, tokens=tokens)

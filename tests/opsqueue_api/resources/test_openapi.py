@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import falcon.inspect
 import httpx
@@ -162,13 +162,13 @@ def failure_of(operation: Any, all_there: list[dict[str, str]]) -> str:
     """
     # JSON Schema can't say what fields of a body must hold together (back-off, numbers of chunks
     # and operations), nor what a strategy's text is, and takes 7.0 for an integer.
-    excluded = [positive_data_acceptance] if operation.body else []
+    excluded: list[Any] = [positive_data_acceptance] if operation.body else []
 
     @BOUNDS
-    @given(st.one_of(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
-    def ask(case: schemathesis.Case) -> None:
+    @given(st.one_of([operation.as_strategy(generation_mode=mode) for mode in GenerationMode]))
+    def ask(case: schemathesis.Case[Any]) -> None:
         case.call_and_validate(excluded_checks=excluded, headers=_PLAIN)
-        if case.meta.generation.mode is GenerationMode.POSITIVE:
+        if case.meta and case.meta.generation.mode is GenerationMode.POSITIVE:
             for there in all_there if case.path_parameters else []:
                 case.path_parameters |= {name: there[name] for name in case.path_parameters}
                 # How results that are followed end when the process stops.
@@ -197,7 +197,7 @@ def test_schemathesis_finds_nothing(
     all_there = [{**there, "submission_id": id_} for id_ in (running, completed)]
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
 
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [cast("Any", result).ok() for result in schema.get_all_operations()]
 
     told = {f"{name.upper()} {path}" for path, of in document["paths"].items() for name in of}
     # The document that schemathesis has just read is the one thing that it does not ask for.

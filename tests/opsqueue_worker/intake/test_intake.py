@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import GivenBack
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.commands import Command
 from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intake import Intake
 
@@ -64,11 +66,15 @@ class OnePlace:
     def kill(self) -> None: ...
 
     @property
+    def chunks_running(self) -> int:
+        return 0
+
+    @property
     def is_empty(self) -> bool:
         return True
 
 
-def intake_of(queue: Queue, pool: OnePlace, **options: int) -> Intake:
+def intake_of(queue: Queue, pool: OnePlace, **options: Any) -> Intake:
     """An intake of the queue that fills the pool."""
     app = Opsqueue()
     app.operation_handler(queue.name)(abs)
@@ -89,7 +95,7 @@ class SlowQueue(Queue):
 
     let = threading.Event()
 
-    def together(self, many):
+    def pipeline(self, many: Sequence[Command[Any]]) -> list[Any]:
         self.let.wait(10)
         return super().pipeline(many)
 
@@ -109,7 +115,7 @@ class EndlessPool(OnePlace):
 
 def test_no_more_is_held_than_a_heartbeat_can_tell(
     real_client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """What a heartbeat's script does not get to would count as void, and never be done."""
     monkeypatch.setattr("opsqueue_worker.intake.intake.MAX_HELD", 3)
     pool, queue = EndlessPool(), Queue(real_client, queue_name)
@@ -127,7 +133,7 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
 
 def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
     real_client: redis.Redis, queue_name: str
-):
+) -> None:
     """Its next one may be minutes away, after a flush or a stall."""
     pool, queue = OnePlace(), Queue(real_client, queue_name)
     queue.insert_submission(
@@ -147,7 +153,7 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
 
 def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
     real_client: redis.Redis, queue_name: str
-):
+) -> None:
     """The first partition is named like the queue, so its name begins those of the others."""
     app = Opsqueue()
     app.operation_handler(queue_name)(abs)
@@ -169,7 +175,9 @@ def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
     assert fourth.report([report]) == [report]
 
 
-def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis, queue_name: str):
+def test_places_that_one_queue_gives_back_wake_another(
+    real_client: redis.Redis, queue_name: str
+) -> None:
     """Its intake fell asleep when all places were promised: nothing else would wake it."""
     pool, changed = OnePlace(), threading.Condition()
     empty = SlowQueue(real_client, f"{queue_name}-empty")
@@ -184,7 +192,12 @@ def test_places_that_one_queue_gives_back_wake_another(real_client: redis.Redis,
         handler = app.handler_of(queue.name)
         intakes.append(
             Intake(
-                queue, handler, strategy=handler.strategy, worker="w", pool=pool, changed=changed
+                queue,
+                handler,
+                strategy=handler.strategy,
+                worker="w",
+                pool=pool,
+                changed=changed,
             )
         )
     intakes[0].start()
@@ -216,7 +229,7 @@ class DeafQueue(Queue):
 
 def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
     real_client: redis.Redis, queue_name: str
-):
+) -> None:
     """After each blocking read, so every 5 s."""
     pool, queue = OnePlace(), DeafQueue(real_client, queue_name)
     intake = intake_of(queue, pool)

@@ -32,7 +32,7 @@ def queue(fake_client: redis.Redis, queue_name: str) -> Queue:
 
 def test_a_worker_is_not_drained_before_it_knows_its_partitions(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Redis did not answer the first look: what is in the others is still to be found."""
     queue.set_partitions(2)
     look, answers = queue.parts, threading.Event()
@@ -53,7 +53,7 @@ def test_a_worker_is_not_drained_before_it_knows_its_partitions(
             has_both.set()
         return Drained(part)
 
-    intakes = Intakes([queue], make, look_every_s=0.01)  # type: ignore[arg-type,return-value]
+    intakes = Intakes([queue], make, look_every_s=0.01)  # type: ignore[arg-type]
     intakes.start()
     assert not intakes.is_drained
     answers.set()

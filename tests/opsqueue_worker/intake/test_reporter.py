@@ -37,7 +37,9 @@ CHUNK = Reservation(
 @pytest.mark.parametrize(
     "outcome", [Retried(ID, attempt=1, next_at_ms=0), FinallyFailed(ID, attempt=3)]
 )
-def test_the_line_of_a_failed_chunk_says_why(caplog: pytest.LogCaptureFixture, outcome: object):
+def test_the_line_of_a_failed_chunk_says_why(
+    caplog: pytest.LogCaptureFixture, outcome: object
+) -> None:
     """Whoever reads the log at night need not ask the API first; one line, and a bounded one."""
     failure = ChunkFailure(type="KeyError", message="no luck\n" + "x" * 100_000)
     (batch,) = batches_of([Failed(token=TOKEN, failure=failure)])

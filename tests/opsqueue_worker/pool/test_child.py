@@ -56,7 +56,7 @@ def store() -> Iterator[HangingStore]:
     store.goes_on.set()
 
 
-def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingStore):
+def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingStore) -> None:
     """Another chunk's output, which is to be stored, may hang there for as long as it likes."""
     ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
     child = Child(ours, HELLO, Status.new(1), Opsqueue(), store)
@@ -86,7 +86,7 @@ def token_of_report(connection: Connection) -> str:
 
 def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     """Closed earlier, its number is the next child's, which would hear what was not for it."""
     is_speaking, goes_on = threading.Event(), threading.Event()
 
@@ -134,7 +134,7 @@ def test_a_child_knows_no_redis_and_no_http() -> None:
     assert found.stdout.split() == []
 
 
-def test_a_child_whose_parent_is_gone_ends_without_a_word():
+def test_a_child_whose_parent_is_gone_ends_without_a_word() -> None:
     """On whatever thread it notices: others take over, and nobody needs a traceback."""
     program = """
 import socket

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
@@ -32,7 +33,7 @@ def task_of(reservation: Reservation) -> Task:
 
 
 @pytest.mark.parametrize("kind", ["process", "thread", "async"])
-def test_a_chunk_without_a_handler_goes_back(kind: str):
+def test_a_chunk_without_a_handler_goes_back(kind: str) -> None:
     """A child that was reloaded without it stays alive, and another worker may take the chunk."""
     reports: list[Report] = []
     inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -49,11 +50,12 @@ def test_a_chunk_without_a_handler_goes_back(kind: str):
         report=report_and_stop,
         save=lambda *_: pytest.fail("nothing to save"),
     )
-    executor: Executor = {
+    make: dict[str, Callable[[], Executor]] = {
         "process": lambda: MainThreadExecutor(bench),
         "thread": lambda: ThreadsExecutor(bench, 2),
         "async": lambda: LoopExecutor(bench, 2),
-    }[kind]()
+    }
+    executor = make[kind]()
     inbox.put(task_of(CHUNK))
 
     executor.run(inbox)
@@ -64,7 +66,7 @@ def test_a_chunk_without_a_handler_goes_back(kind: str):
     assert "no handler for queue 'q'" in report.reason
 
 
-def test_the_loop_has_a_thread_for_each_slot():
+def test_the_loop_has_a_thread_for_each_slot() -> None:
     """A plain handler's time limit runs while it waits for a thread."""
     barrier = threading.Barrier(60, timeout=20)
     app = Opsqueue()
@@ -95,7 +97,7 @@ def test_the_loop_has_a_thread_for_each_slot():
     assert not thread.is_alive()
 
 
-def test_a_stop_hook_that_raises_does_not_keep_others_from_running():
+def test_a_stop_hook_that_raises_does_not_keep_others_from_running() -> None:
     """Nor the worker from reporting what it did."""
     app = Opsqueue()
     ran = []

@@ -6,13 +6,13 @@ from multiprocessing import Pipe
 
 from msgspec.structs import replace
 
-from opsqueue.model.chunk import Token
+from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.submission import SubmissionId
 from opsqueue_worker.pool.messages import Work, chunks_of, read_from_parent, send, works_of
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
-def test_chunks_of_one_submission_share_a_message():
+def test_chunks_of_one_submission_share_a_message() -> None:
     """It is named once; chunks of others between them make further messages, in order."""
     other = replace(CHUNK, source=replace(CHUNK.source, submission_id=SubmissionId(42)))
     chunks = [
@@ -22,7 +22,7 @@ def test_chunks_of_one_submission_share_a_message():
     ours, theirs = Pipe()
 
     works = works_of(enumerate(chunks, start=7))
-    came = []
+    came: list[tuple[int, Reservation]] = []
     for work in works:
         send(ours, work)
         message = read_from_parent(theirs.recv_bytes())

@@ -7,7 +7,7 @@ import pytest
 from opsqueue_worker.pool.pool import AHEAD_AT_MOST, Ahead
 
 
-def test_at_first_one_chunk_is_held_ahead():
+def test_at_first_one_chunk_is_held_ahead() -> None:
     """Nothing is known of their durations yet."""
     assert Ahead(None).chunks == 1
 
@@ -15,7 +15,7 @@ def test_at_first_one_chunk_is_held_ahead():
 @pytest.mark.parametrize(
     ("duration_s", "chunks"), [(0.0, AHEAD_AT_MOST), (0.001, 64), (0.01, 10), (0.1, 1), (30.0, 1)]
 )
-def test_some_100_ms_of_work_are_held_ahead(duration_s: float, chunks: int):
+def test_some_100_ms_of_work_are_held_ahead(duration_s: float, chunks: int) -> None:
     """Tiny chunks share round trips, long ones are not hoarded."""
     ahead = Ahead(None)
 
@@ -24,7 +24,7 @@ def test_some_100_ms_of_work_are_held_ahead(duration_s: float, chunks: int):
     assert ahead.chunks == chunks
 
 
-def test_it_follows_when_chunks_become_longer():
+def test_it_follows_when_chunks_become_longer() -> None:
     """Within some chunks."""
     ahead = Ahead(None)
     ahead.saw(0.001)
@@ -35,7 +35,7 @@ def test_it_follows_when_chunks_become_longer():
     assert ahead.chunks == 1
 
 
-def test_a_fixed_number_stays():
+def test_a_fixed_number_stays() -> None:
     """Whatever was seen; none at all is allowed, too."""
     ahead = Ahead(0)
 

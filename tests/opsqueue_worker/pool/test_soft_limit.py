@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -12,7 +14,7 @@ from opsqueue.exceptions import SoftTimeLimitExceeded
 from opsqueue_worker.pool import soft_limit
 
 
-def test_it_ends_a_blocking_call_on_the_main_thread():
+def test_it_ends_a_blocking_call_on_the_main_thread() -> None:
     """By a signal."""
     with (
         pytest.raises(SoftTimeLimitExceeded, match=r"soft_time_limit of 0\.05 s"),
@@ -21,7 +23,7 @@ def test_it_ends_a_blocking_call_on_the_main_thread():
         threading.Event().wait(20)
 
 
-def test_it_ends_a_loop_on_any_thread():
+def test_it_ends_a_loop_on_any_thread() -> None:
     """By an exception set from outside."""
     end = time.monotonic() + 20
 
@@ -34,7 +36,7 @@ def test_it_ends_a_loop_on_any_thread():
         handle()
 
 
-def test_it_cancels_a_task_on_the_loop():
+def test_it_cancels_a_task_on_the_loop() -> None:
     """The handler sees a cancellation, the worker the limit."""
     seen = []
 
@@ -52,7 +54,7 @@ def test_it_cancels_a_task_on_the_loop():
     assert seen == ["cancelled"]
 
 
-def test_a_handlers_own_timeout_is_its_own():
+def test_a_handlers_own_timeout_is_its_own() -> None:
     """It is not taken for the limit."""
 
     async def handle() -> None:
@@ -64,7 +66,9 @@ def test_a_handlers_own_timeout_is_its_own():
 
 
 @pytest.mark.parametrize("limited", [soft_limit.on_main_thread, soft_limit.on_this_thread])
-def test_a_handler_in_time_is_left_alone(limited):
+def test_a_handler_in_time_is_left_alone(
+    limited: Callable[[float], AbstractContextManager[None]],
+) -> None:
     """Neither in it nor after it is anything raised."""
     for _ in range(50):
         with limited(0.5):

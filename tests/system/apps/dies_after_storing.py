@@ -39,4 +39,4 @@ def save_and_die(*arguments: Any, is_void: Callable[[], bool]) -> Any:
     return report
 
 
-execution.save = save_and_die
+vars(execution)["save"] = save_and_die

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def act(operation: Any, chunk: Chunk) -> Any:
     if isinstance(operation, int):
         return operation + 1
     action, *arguments = operation
-    return {
+    actions: dict[str, Callable[..., Any]] = {
         "raise": raise_error,
         "raise_once": lambda path: (
             log_run(Path(path), chunk) if chunk.attempt > 1 else raise_error("")
@@ -44,7 +45,8 @@ def act(operation: Any, chunk: Chunk) -> Any:
         "terminate": start_and_terminate,
         "fork": lambda path: fork_and_die(Path(path)),
         "break": lambda _: break_saving() if chunk.attempt == 1 else "whole",
-    }[action](*arguments or [""])
+    }
+    return actions[action](*arguments or [""])
 
 
 @app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-collecting", on_error="collect")
@@ -65,7 +67,7 @@ def break_saving() -> None:
         message = "a defect for a test"
         raise AssertionError(message)
 
-    execution.save = broken
+    vars(execution)["save"] = broken
 
 
 def kill_myself(_: str) -> None:
