@@ -2,7 +2,7 @@
 
 They repeat every command up to ten times, EVALSHA included, after 5 s without an answer: a script
 slower than that would run eleven times. Here nothing is repeated; who may repeat decides (see the
-failure table in ARCHITECTURE.md).
+table in docs/internals/failures.md).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _OWN_VERSIONS: Final = frozenset({"redis_version", "gcc_version"})
 
 
 class Durability(StrEnum):
-    """What an answered insert survives; which transitions wait is ARCHITECTURE.md's to say."""
+    """What an answered insert survives; docs/internals/durability.md says which calls wait."""
 
     NONE = "none"
     """What the server itself promises: with an append-only file, most often its own crash."""

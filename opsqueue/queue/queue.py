@@ -169,22 +169,27 @@ class Queue:
         return command.read(reply, self.name)
 
     def pipeline(self, many: Sequence[Command[Any]]) -> list[Any]:
-        """Run commands in one round trip a partition; each is a transition of its own.
+        """Run commands, each in one partition, in one round trip a partition.
+
+        Each is a transition of its own. One of several partitions runs in the first alone.
 
         Returns their answers in order, and in place of an answer the error that it met, a
         RedisUnavailableError or a ScriptError: the others may have happened all the same.
         """
         self._register_if_possible()
-        answers: dict[int, Any] = {}
-        places = [self._place_of(command) for command in many]
-        for place in dict.fromkeys(places):
-            numbers = [number for number, other in enumerate(places) if other == place]
+        places: dict[int, list[int]] = {}
+        for number, command in enumerate(many):
+            places.setdefault(self._place_of(command), []).append(number)
+        answers: list[Any] = [None] * len(many)
+        for place, numbers in places.items():
             calls = [(c.script, c.arguments, c.rest) for c in (many[n] for n in numbers)]
-            answers |= zip(numbers, self._scripts_of(place).call_many(calls), strict=True)
-        return [
-            reply if isinstance(reply, OpsqueueError) else command.read(reply, self.name)
-            for command, reply in zip(many, (answers[n] for n in range(len(many))), strict=True)
-        ]
+            replies = self._scripts_of(place).call_many(calls)
+            for number, reply in zip(numbers, replies, strict=True):
+                if isinstance(reply, OpsqueueError):
+                    answers[number] = reply
+                else:
+                    answers[number] = many[number].read(reply, self.name)
+        return answers
 
     def part(self, partition: int) -> Queue:
         """Return one of the queue's partitions as a queue of its own; asks nobody."""
@@ -321,9 +326,9 @@ class Queue:
         """Return the partition of an insert, and how many partitions its script must find."""
         if self._is_one:
             return self.partition, None
-        if self.partitions.count() == 1:
-            # The script says so when there are more by now: another process may have put this
-            # very submission into one of them, and its answer may have been lost.
+        if self.partitions.history[-1] == 1:
+            # Not asked first: the script says so when there are more. Another process may have put
+            # this very submission into one of them, and its answer may have been lost.
             return 0, 1
         if not key:
             return home_of(new.prefix, self.partitions.count()), None
