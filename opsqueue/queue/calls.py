@@ -99,7 +99,7 @@ def reserve_chunks(
     checked_whole("heartbeat_timeout_ms", heartbeat_timeout_ms, most=MAX_MS)
     strategy = strategy or Random()
     return Call(
-        script=f"reserve_chunks {strategy.case}",
+        script="reserve_chunks",
         read=lambda answer: read_reserved(answer, queue),
         arguments={
             "worker": checked_worker(worker),

@@ -1,9 +1,14 @@
 -- Candidate: submissions that a strategy of several orders and filters compares one by one.
+--
+-- With _order, _limit.
 local LOOK = 256
 
--- Its functions are made when it is called, since most reserves of a single limit do without: a
--- server makes every other one anew at each call, which takes as long as four commands.
-local function make_comparison()
+-- Its functions are made when it is called, see _strategy.lua.
+local function make_comparison(order, limits)
+  local in_hand_lacking, split_label, least_busy = order.in_hand_lacking, order.split_label,
+    order.least_busy
+  local passes, value_of, soonest_of = limits.passes, limits.value_of, limits.soonest_of
+
   -- Candidates share many values, and what is asked about one is asked for each: so once a pick.
   local function remembering(ask)
     local answers = {}
@@ -63,9 +68,9 @@ local function make_comparison()
     elseif leading[1] == 'rate' then
       values = soonest_of(key, LOOK / 2)
     else
-      local order = basic == 'newest' and 'newest' or 'oldest'
-      score_groups(order, key)
-      local index = base .. order .. ':' .. key
+      local name = basic == 'newest' and 'newest' or 'oldest'
+      score_groups(name, key)
+      local index = base .. name .. ':' .. key
       for i, label in ipairs(redis.call('ZRANGE', index, 0, LOOK / 2 - 1)) do
         local head, value = split_label(label)
         values[i] = value

@@ -1,4 +1,5 @@
--- Prelude: the loader puts this text in front of every script.
+-- Prelude: the loader puts this text in front of every script, and behind it the parts that the
+-- script's header names.
 --
 -- The data model; every key begins with `base`, which has the queue's hash tag, so that all lie in
 -- one slot of a cluster.
@@ -69,15 +70,6 @@ local function go_on_without_memory()
   redis.call('DEL', base .. 'none')
 end
 
--- Whether a prefix of objects is of the form that inserts into this queue take. Any other may lie
--- above, below or at the objects of another submission or queue. names.py checks the same form.
-local function is_own_prefix(prefix)
-  local queue = string.match(base, '^oq:{([^/}]+)')
-  local digits = string.sub(prefix, #queue + 2)
-  return string.sub(prefix, 1, #queue + 1) == queue .. '/' and #digits == 32
-    and not string.find(digits, '[^0-9a-f]')
-end
-
 local function sub_key(id)
   return base .. 'sub:' .. id
 end
@@ -95,40 +87,3 @@ end
 local function wake()
   redis.call('XADD', base .. 'wake', 'MAXLEN', 1, '*', 'at', now)
 end
-
-local function event(id, what)
-  redis.call('XADD', base .. 'events', 'MAXLEN', '~', 10000, '*', 'submission', id, 'event', what)
-end
-
--- Begin to look for chunks that are nowhere; see repair.lua. What a repair under way has looked at
--- already, it looks at once more. (A hash without a phase is that of an older version.)
-local function begin_repair()
-  local repair = base .. 'repair'
-  local at = redis.call('HMGET', repair, 'phase', 'from')
-  if not at[1] then
-    redis.call('DEL', repair)
-    redis.call('HSET', repair, 'phase', 'pending', 'from', '-')
-  elseif at[1] ~= 'pending' or at[2] ~= '-' then
-    redis.call('HSET', repair, 'again', 1)
-  end
-end
-
--- Reservations found by this script to be lost: of their two halves, the entry in the stream and
--- that it is pending for a worker, something other than our scripts has removed one.
-local lost_now = 0
-local function note_lost(number)
-  lost_now = lost_now + number
-  count('reservations_lost', number)
-end
-
--- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
-local function take_sweep(name, worker, lock_ms)
-  local key = base .. 'sweeper:' .. name
-  local owner = redis.call('GET', key)
-  if owner and owner ~= worker then
-    return false
-  end
-  redis.call('SET', key, worker, 'PX', lock_ms)
-  return true
-end
-

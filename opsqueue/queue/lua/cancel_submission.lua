@@ -7,6 +7,8 @@
 -- ARGV[1] now   see _prelude
 -- ARGV[2] id
 --
+-- With _end_submission.
+--
 -- Returns {"cancelled"}, {"ended", state}, or {"unknown"}.
 local id = ARGV[2]
 

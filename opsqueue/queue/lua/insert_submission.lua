@@ -19,7 +19,7 @@
 -- ARGV[11...] rest            first those pairs, then fields of sub:ID with their values, then
 --                             those inputs
 --
--- With _insert.
+-- With _insert, _prefix.
 --
 -- Returns {"inserted", id}, {"known", id}, {"prefix_taken", id}, or {"prefix_refused"}: it is not
 -- of the form that this queue's inserts take.
@@ -41,10 +41,12 @@ if owner then
   return {'prefix_taken', owner}
 end
 
-local id, inline_from = next_id(partition), #ARGV - inline_count + 1
+local fields_from, inline_from = 11 + 2 * meta_count, #ARGV - inline_count + 1
+local id = next_id(partition)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = chunk_size,
-  operations_total = operations_total, cursor = 0, pairs_from = 11,
-  fields_from = 11 + 2 * meta_count, fields_end = inline_from})
+  operations_total = operations_total, cursor = 0,
+  pairs = {unpack(ARGV, 11, fields_from - 1)},
+  fields = {unpack(ARGV, fields_from, inline_from - 1)}})
 if inline_count > 0 then
   local key = sub_key(id)
   redis.call('HSET', key, 'inline', 1)

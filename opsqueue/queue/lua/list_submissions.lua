@@ -16,7 +16,7 @@
 -- are looked at, so that with pairs a page may be short, or empty, and not the last.
 local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
-local sets = sets_of_pairs(7, state)
+local sets = sets_of_pairs({unpack(ARGV, 7)}, state)
 local smallest = smallest_of(sets)
 local least, most = from == '' and '-' or '[' .. from, below == '' and '+' or '(' .. below
 -- One more than asked for tells whether there is a next page.

@@ -13,6 +13,8 @@
 -- ARGV[2] id
 -- ARGV[3] look_from  '' to retry it; then where the last answer said to go on
 --
+-- With _end_submission.
+--
 -- Returns {"retried", look_from}, '' when that was all; {"not_retryable", state}; or {"unknown"}.
 local id, look_from = ARGV[2], ARGV[3]
 local key = sub_key(id)

@@ -9,6 +9,8 @@
 -- ARGV[3]    limit pairs that it may have afterwards
 -- ARGV[4...] rest  key and value; an empty value removes the key
 --
+-- With _in_hand, _pairs.
+--
 -- Returns {"updated"}, {"ended", state}, {"too_many", pairs}, or {"unknown"}.
 local id, limit = ARGV[2], tonumber(ARGV[3])
 local key = sub_key(id)
