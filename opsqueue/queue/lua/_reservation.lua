@@ -1,6 +1,6 @@
 -- Reservation: ways in which one ends.
 --
--- With _in_hand, _lost, _token.
+-- With _entry, _in_hand, _lost.
 
 -- Acknowledge entries that the stream has no longer (it was trimmed, or the server lost its last
 -- writes), so that nobody meets them again. Which chunks they were for, a repair finds out.

@@ -1,4 +1,4 @@
--- Token: entries of the stream of reservations, and what names them.
+-- Token: what names a reservation.
 
 -- A token is the entry's id and what it is for: "ENTRY:ID:INDEX". The entry's id alone would not
 -- do: a server that lost its last writes (a crash, a fail-over to a replica that lagged) and whose
@@ -6,24 +6,4 @@
 -- late report of the same chunk, whose output is as good as the new one's.
 local function token_of(entry)
   return entry[1] .. ':' .. entry[2][2] .. ':' .. entry[2][4]
-end
-
--- Whether an entry of the stream is a reservation: an operator can add anything to it.
-local function is_reservation(entry)
-  local f = entry[2]
-  return #f == 10 and f[1] == 's' and tonumber(f[4]) and tonumber(f[8]) and tonumber(f[10])
-end
-
--- The reservation that a token, or an entry's id, names; nil when it is gone or for another chunk.
--- Answers behind it the entry's id, and whether the stream has an entry of that id.
-local function entry_of(token)
-  local entry_id, chunk = string.match(token, '^(%d+%-%d+)(.*)$')
-  if not entry_id then
-    return nil
-  end
-  local entry = redis.call('XRANGE', base .. 'reservations', entry_id, entry_id)[1]
-  if entry and is_reservation(entry) and (chunk == '' or token == token_of(entry)) then
-    return entry, entry_id, true
-  end
-  return nil, entry_id, entry ~= nil
 end
