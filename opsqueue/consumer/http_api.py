@@ -31,7 +31,6 @@ from opsqueue.http.client import (
     Transport,
     queue_path,
 )
-from opsqueue.http.wire import VersionBody
 from opsqueue.model.answers import Alive
 from opsqueue.model.chunk import (
     ChunkFailure,
@@ -86,7 +85,7 @@ class HttpChunkApi(HttpClient):
 
     def check(self) -> None:
         """See `ChunkApi`."""
-        self._read(self._send("GET", "/version"), VersionBody, "")
+        self._ask_version()
 
     def reserve(
         self,
@@ -173,7 +172,7 @@ class HttpChunkApi(HttpClient):
             path,
             patience=patience,
             body_wait_s=wait_s,
-            content=msgspec.json.encode(body),
+            content=self._encoded(body),
             headers=JSON_TYPE,
         )
         return self._read(response, answer, self._queue)

@@ -7,6 +7,7 @@ details by one table (`_ERRORS`).
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 import threading
@@ -23,6 +24,7 @@ from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
     EncodingError,
+    FormatTooNewError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -34,13 +36,15 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
     WrongAnswerError,
 )
-from opsqueue.http.wire import ECHO_HEADER, ProblemBody, ProblemType
+from opsqueue.http.wire import ECHO_HEADER, FEATURES, ProblemBody, ProblemType, VersionBody
 from opsqueue.model.checks import is_host
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.process import PerProcess
 from opsqueue.model.submission import SubmissionId
 from opsqueue.model.version import __version__
 from opsqueue.tracing import current_carrier, spans
+
+logger = logging.getLogger("opsqueue.http")
 
 MAX_WAIT_S: Final = 60.0
 """The longest that the API lets one request wait."""
@@ -131,6 +135,8 @@ class HttpClient:
         self._client.get()  # raises what is wrong with the URL or the environment now
         self._patience = patience
         self._pause = pause
+        self._lacking: frozenset[str] = frozenset()
+        self._left_out: set[str] = set()
 
     def __repr__(self) -> str:
         """Without token and credentials."""
@@ -139,6 +145,34 @@ class HttpClient:
     def close(self) -> None:
         """Close the connections, if they are this process's own."""
         self._client.close(httpx.Client.close)
+
+    def _ask_version(self, patience: Patience | None = None) -> str:
+        """Ask which version the API is of, and which fields it knows; see `_encoded`."""
+        body = self._read(self._send("GET", "/version", patience=patience), VersionBody, "")
+        self._lacking = frozenset(FEATURES) - set(body.features)
+        return body.version
+
+    def _encoded(self, body: msgspec.Struct) -> bytes:
+        """Encode a request without fields that the API has said not to know.
+
+        Raises:
+            InvalidArgumentError: one of them can't be left out.
+        """
+        if not self._lacking:
+            return msgspec.json.encode(body)
+        fields = msgspec.to_builtins(body)
+        for feature in sorted(self._lacking):
+            kind, _, name = feature.partition(".")
+            if kind != type(body).__name__ or name not in fields:
+                continue
+            if not FEATURES[feature]:
+                message = f"the API at {self.url} is too old for {name}: upgrade it, or do without"
+                raise InvalidArgumentError(message)
+            del fields[name]
+            if feature not in self._left_out:
+                self._left_out.add(feature)
+                logger.warning("the API at %s is too old for %s: left out", self.url, name)
+        return msgspec.json.encode(fields)
 
     def _send(  # noqa: PLR0913 a request and its repetition
         self,
@@ -342,6 +376,12 @@ def _not_confirmed(problem: ProblemBody, _queue: str, _id: SubmissionId) -> Opsq
     return SubmissionNotConfirmedError(SubmissionId(problem.submission_id), problem.why)
 
 
+def _format_too_new(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return FormatTooNewError(
+        problem.name, problem.found, problem.readable, kind=problem.kind, program="the API"
+    )
+
+
 _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueError]]] = {
     ProblemType.QUEUE_NAME: _invalid,
     ProblemType.BROKEN_OFF: _invalid,
@@ -355,6 +395,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
     ProblemType.TOO_MANY_MATCHES: _too_many,
     ProblemType.NOT_CONFIRMED: _not_confirmed,
+    ProblemType.FORMAT_TOO_NEW: _format_too_new,
 }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import msgspec
-
 from opsqueue.contents.inline import Kind
 from opsqueue.http.client import (
     CALL_PATIENCE,
@@ -25,7 +23,7 @@ from opsqueue.http.submission_wire import (
     SubmissionBody,
     SubmissionsBody,
 )
-from opsqueue.http.wire import CountsBody, QueuesBody, VersionBody, WorkersBody
+from opsqueue.http.wire import CountsBody, QueuesBody, WorkersBody
 from opsqueue.model.answers import Counts, ErrorChunks, Progress, SubmissionPage, WorkerSeen
 from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
@@ -40,7 +38,7 @@ class HttpApi(HttpClient):
         response = self._send(
             "POST",
             f"{queue_path(queue)}/submissions",
-            content=msgspec.json.encode(InsertBody.of(new)),
+            content=self._encoded(InsertBody.of(new)),
             headers={**JSON_TYPE, "idempotency-key": idempotency_key},
         )
         return self._read(response, SubmissionBody, queue).to_submission()
@@ -101,7 +99,7 @@ class HttpApi(HttpClient):
         response = self._send(
             "PATCH",
             f"{queue_path(queue)}/submissions/{submission_id}",
-            content=msgspec.json.encode(PatchBody(strategic_metadata=dict(changes))),
+            content=self._encoded(PatchBody(strategic_metadata=dict(changes))),
             headers=JSON_TYPE,
         )
         return self._read(response, SubmissionBody, queue, submission_id).to_submission()
@@ -209,8 +207,7 @@ class HttpApi(HttpClient):
 
     def version(self) -> str:
         """Give the API's version. Of little patience: who asks wants to know if it is there."""
-        response = self._send("GET", "/version", patience=CALL_PATIENCE)
-        return self._read(response, VersionBody, "").version
+        return self._ask_version(CALL_PATIENCE)
 
 
 def _pairs(pairs: Mapping[str, int]) -> list[str]:

@@ -22,7 +22,7 @@ from opsqueue.queue.connection import BLOCK_MS
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.partitioned import PartitionedQueue
 from opsqueue.queue.queue import Queue
-from opsqueue.queue.script import queue_names
+from opsqueue.queue.script import each_readable, queue_names
 
 _QUEUES_KEPT: Final = 1_000
 _GATHER_S: Final = 0.02
@@ -137,7 +137,7 @@ class QueueApi:
 
     def queues(self) -> Mapping[str, Counts]:
         """Count all; see `SubmissionApi.queues`."""
-        return {name: self.count(name) for name in self._queue_names()}
+        return dict(each_readable(self._queue_names(), self.count))
 
     def workers(self, queue: str) -> Sequence[WorkerSeen]:
         """List workers; see `SubmissionApi.workers`."""

@@ -204,6 +204,12 @@ class PartitionedReadings(Partitions):
         """Set in all partitions for how long ended submissions are kept."""
         self.tell_all(lambda part: part.set_retention(retention_ms))
 
+    def upgrade_queue(self) -> tuple[int, int]:
+        """Raise the format of all partitions; see `Queue.upgrade_queue`."""
+        formats: list[tuple[int, int]] = []
+        self.tell_all(lambda part: formats.append(part.upgrade_queue()))
+        return min(formats)
+
     def forget_submissions(
         self, *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
     ) -> Forgotten:

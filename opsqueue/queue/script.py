@@ -8,8 +8,9 @@ rolling deploy.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,6 +21,7 @@ import redis
 from redis.exceptions import NoScriptError, RedisClusterException
 
 from opsqueue.exceptions import (
+    FormatTooNewError,
     InvalidArgumentError,
     OpsqueueError,
     OpsqueueInternalError,
@@ -29,6 +31,8 @@ from opsqueue.exceptions import (
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.names import QUEUES_KEY, base_key
 from opsqueue.queue.cluster import Client, reason_of, run_on, run_on_all
+
+logger = logging.getLogger("opsqueue.queue")
 
 Argument = str | bytes | int
 _Answer = TypeVar("_Answer")
@@ -157,12 +161,14 @@ class Scripts:
         """Load nothing yet: a script is loaded when the server says that it does not know it."""
         self._client = client
         self._clock = clock
+        self._queue = queue
         self.base = base_key(queue, partition)
 
     def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
         """Run a script: wholly, or not at all.
 
         Raises:
+            FormatTooNewError: the queue's format is newer than this version; nothing was changed.
             RedisUnavailableError: no answer; whether it ran is not known.
             ScriptError: it ran into a defect; says file and line.
         """
@@ -170,11 +176,7 @@ class Scripts:
         arguments["now"] = self._clock() if self._clock else ""
         argv = script.argv(arguments, rest)
         with translated_errors(script):
-            answer = self._run(partial(_evaluate, script, self.base, argv))
-        if not isinstance(answer, list):
-            message = f"{name}.lua answered {answer!r}, not a list"
-            raise OpsqueueInternalError(message)
-        return answer
+            return self._checked(script, self._run(partial(_evaluate, script, self.base, argv)))
 
     def call_followed(
         self,
@@ -210,7 +212,7 @@ class Scripts:
                     case [Exception() as exc, *_]:
                         raise exc
                     case [answer, *answers]:
-                        return list(answer), answers
+                        return self._checked(script, answer), answers
             message = f"{name}.lua: the server asks for the text that it was sent"
             raise OpsqueueInternalError(message)
 
@@ -269,10 +271,19 @@ class Scripts:
 
         try:
             with translated_errors(script):
-                answer = self._run(answered)
+                return self._checked(script, self._run(answered))
         except OpsqueueError as exc:
             return exc
-        return list(answer)
+
+    def _checked(self, script: Script, answer: object) -> list[Any]:
+        """Return a script's answer, unless it is the prelude's: that of a format too new for it."""
+        match answer:
+            case [b"format", int(found), int(readable)]:
+                raise FormatTooNewError(self._queue, found, readable)
+            case list():
+                return answer
+        message = f"{script.name}.lua answered {answer!r}, not a list"
+        raise OpsqueueInternalError(message)
 
     def read_after(
         self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
@@ -334,6 +345,17 @@ def queue_names(client: Client) -> list[str]:
     with translated_errors(None):
         names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
     return sorted(name.decode() for name in names)
+
+
+def each_readable(
+    names: Iterable[str], ask: Callable[[str], _Answer]
+) -> Iterator[tuple[str, _Answer]]:
+    """Yield each queue's name and answer, without those whose format is newer than this version."""
+    for name in names:
+        try:
+            yield name, ask(name)
+        except FormatTooNewError as exc:
+            logger.debug("left out: %s", exc)
 
 
 @contextmanager

@@ -118,6 +118,19 @@ class Upkeep(Readings):
             case answer:
                 raise unexpected(answer)
 
+    def upgrade_queue(self) -> tuple[int, int]:
+        """Raise the queue's format to the newest that this version knows.
+
+        Programs that can't read it refuse the queue from then on: upgrade them first.
+
+        Returns the format before and the one now.
+        """
+        match self._scripts.call("upgrade_queue"):
+            case [b"upgraded", int(before), int(now)]:
+                return before, now
+            case answer:
+                raise unexpected(answer)
+
     # Clean-up
 
     def forget_submissions(

@@ -1,4 +1,4 @@
-"""Programs of two versions on one server: the release beside the working tree."""
+"""Programs of two versions on one server: the release beside the working tree; formats too new."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import redis
 
 import opsqueue
+from opsqueue.model.names import base_key
 from opsqueue.producer import ProducerClient
 from tests.system.conftest import Start
 
@@ -80,3 +82,28 @@ def test_programs_of_the_last_release_and_of_this_version_share_a_queue(
         for _, worker, file in results:
             assert file == f"{folders[worker]}/opsqueue/__init__.py"
     assert {path.name for path in (tmp_path / "meeting").iterdir()} == {"old", "new"}
+
+
+def test_a_worker_leaves_a_queue_whose_format_is_too_new_and_serves_the_others(
+    start: Start, real_client: redis.Redis, redis_url: str, store_url: str, queue_name: str,
+    producer_of,
+) -> None:  # fmt: skip
+    """It names both versions, changes nothing, and goes on once the format can be read."""
+    a, b = producer_of("-a"), producer_of("-b")
+    of_a, of_b = (one.insert_submission([0, 2], chunk_size=1) for one in (a, b))
+    format_of_a = f"{base_key(a.queue)}format"
+    real_client.set(format_of_a, 2)
+
+    worker = start(
+        *("opsqueue_worker", "two_queues:app", "-c", "1"),
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+        TEST_QUEUE=queue_name,
+    )
+
+    line = worker.wait_for_line(f"queue {a.queue}: queue {a.queue} has format 2, and opsqueue ")
+    assert "reads formats up to 1: upgrade that program" in line
+    assert list(b.iter_results(of_b)) == ["b0", "b2"]
+    real_client.delete(format_of_a)
+    assert a.get_submission(of_a).chunks_done == 0
+    assert list(a.iter_results(of_a)) == ["a0", "a2"]

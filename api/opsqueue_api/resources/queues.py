@@ -9,6 +9,7 @@ import falcon
 
 from opsqueue.http.wire import CountsBody, QueuesBody, WorkerBody, WorkersBody
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import each_readable
 from opsqueue_api.http.operation import operation
 from opsqueue_api.http.parameters import write
 
@@ -25,8 +26,8 @@ class Queues:
     @operation(answers=QueuesBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Count what each queue holds."""
-        counts = [_counts(self.queue_of(name)) for name in self.names()]
-        write(resp, QueuesBody(queues=counts))
+        counted = each_readable(self.names(), lambda name: _counts(self.queue_of(name)))
+        write(resp, QueuesBody(queues=[counts for _, counts in counted]))
 
 
 @dataclass(frozen=True, slots=True)

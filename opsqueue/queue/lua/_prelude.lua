@@ -53,11 +53,19 @@
 -- suspect            string  stamp of the last submission's id when that changed
 -- repair             hash    of a repair under way: phase, where it is, and what it looked at
 -- repair:held        set     "ID:index" of each chunk that it has seen reserved
+-- format             string  number of the form of all this; 1 without it. It rises by
+--                            upgrade_queue, or at the first use of what older ones would misread
 -- last_id, paused, fence, sweeper:NAME (string)
 --
 -- KEYS[1] base  text          prefix of the queue's keys
 -- ARGV[1] now   milliseconds  only tests give it; '' asks the server, whose clock is the only one
 local base = KEYS[1]
+local FORMAT = 1  -- the newest that this version knows
+-- In every call: a program may run for months, and whoever raises a format can't ask them all.
+local format = tonumber(redis.call('GET', base .. 'format') or 1)
+if format > FORMAT then
+  return {'format', format, FORMAT}
+end
 local now = tonumber(ARGV[1])
 if not now then
   local time = redis.call('TIME')
