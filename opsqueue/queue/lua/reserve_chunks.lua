@@ -87,9 +87,9 @@ while #entries < asked and inputs_bytes_left > 0 do
     sub.taken, taken = sub.taken + 1, taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     note_in_hand(sub.pairs, 1)
-    if limits then
+    if composed then
       local is_last = index == sub.total - 1
-      limits.take_tokens(strategy[found], id,
+      composed.take_tokens(strategy[found], id,
         is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
     end
   end
@@ -118,8 +118,8 @@ for _, id in ipairs(order) do
   end
 end
 write_in_hand()
-if limits then
-  limits.write_all_paces()
+if composed then
+  composed.write_all_paces()
 end
 
 -- Made from what was delivered, not from what was added: this is what we hold.
