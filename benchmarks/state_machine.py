@@ -139,7 +139,7 @@ class Ours:
         self._base = f"oq:{{{name}}}:"
         strategy = parse_strategy(case.strategy)
         self._wire = strategy.wire()
-        self._reserve = load_script(f"reserve_chunks {strategy.case}")
+        self._reserve = load_script("reserve_chunks")
         self._complete = load_script("complete_chunks")
         client.script_load(self._reserve.text)
         client.script_load(self._complete.text)

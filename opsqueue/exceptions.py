@@ -26,6 +26,9 @@
     +-- SubmissionNotRetryableError         it has not ended, or it completed
     +-- ObjectNotFoundError                 the store has no object of that key
     |
+    |   another version's data: upgrade the program that says so
+    +-- FormatTooNewError                   a queue or store has a format that it can't read
+    |
     |   the outside's failures: trying again later can help
     +-- ConnectionTroubleError
     |   +-- RedisUnavailableError           no answer: the transition may or may not have happened
@@ -66,6 +69,7 @@ from opsqueue.model.status import (
     as_failed,
     not_cancellable,
 )
+from opsqueue.model.version import __version__
 
 if TYPE_CHECKING:
     from opsqueue.model.chunk import OperationFailed
@@ -83,6 +87,7 @@ __all__ = [
     "ChunksStorageError",
     "ConnectionTroubleError",
     "EncodingError",
+    "FormatTooNewError",
     "HandlerError",
     "IncorrectUsageError",
     "InternalConsumerClientError",
@@ -334,6 +339,29 @@ class ObjectNotFoundError(OpsqueueError):
         super().__init__(
             f"{store} has no object {key!r}: was it deleted, or stored by a program with another "
             "store URL?"
+        )
+
+
+class FormatTooNewError(OpsqueueError):
+    """A queue or store has a format that the program can't read; nothing was changed."""
+
+    def __init__(
+        self,
+        name: str,
+        found: int,
+        readable: int,
+        *,
+        kind: str = "queue",
+        program: str = f"opsqueue {__version__}",
+    ) -> None:
+        """Keep which queue or store it is, its format, and the newest that the program reads."""
+        self.kind = kind
+        self.name = name
+        self.found = found
+        self.readable = readable
+        super().__init__(
+            f"{kind} {name} has format {found}, and {program} reads formats up to {readable}: "
+            "upgrade that program"
         )
 
 

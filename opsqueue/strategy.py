@@ -29,7 +29,6 @@ from typing import Any, Final, Literal
 from opsqueue.exceptions import InvalidArgumentError
 
 Layer = Sequence[str | int]
-Case = Literal["basic", "ordered", "composed"]
 TICKS_A_SECOND: Final = 100_000_000
 """Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
 MOST_IN_HAND: Final = 10**9
@@ -39,7 +38,6 @@ _MOST_LAYERS: Final = 16
 _MOST_ALTERNATIVES: Final = 32
 """Each is tried in one script, so that their number is what a reserve can cost."""
 _DEEPEST: Final = _MOST_LAYERS + _MOST_ALTERNATIVES
-_ORDERS: Final = ("prefer_distinct", "highest", "lowest")
 
 
 class AnyStrategy:
@@ -54,20 +52,6 @@ class AnyStrategy:
     def wire(self) -> str:
         """Give the JSON that `_strategy.lua` documents."""
         return json.dumps(self.alternatives(), separators=(",", ":"))
-
-    @property
-    def case(self) -> Case:
-        """The case of `reserve_chunks.lua` that has all it needs, and the least besides.
-
-        basic: no alternative has an order, or a filter but one SelectOnly; ordered: none has a
-        filter, or more than one order.
-        """
-        above = [[layer[0] for layer in layers[:-1]] for layers in self.alternatives()]
-        if all(kinds in ([], ["select_only"]) for kinds in above):
-            return "basic"
-        if all(kinds == [] or (len(kinds) == 1 and kinds[0] in _ORDERS) for kinds in above):
-            return "ordered"
-        return "composed"
 
     def __str__(self) -> str:
         """As `parse_strategy` reads it."""

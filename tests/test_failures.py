@@ -118,6 +118,14 @@ SHOWN_BY: Final = {
     "Redis has lost all its data": (
         "opsqueue/rebuild/test_restored.py::test_work_goes_on_after_redis_was_lost",
     ),
+    "a queue's or store's format is newer than a program": (
+        "opsqueue/queue/test_format.py::test_a_call_is_refused_naming_both_versions",
+        "opsqueue/store/test_conformance.py::test_a_store_whose_format_is_too_new_is_refused",
+        (
+            "system/test_versions.py::"
+            "test_a_worker_leaves_a_queue_whose_format_is_too_new_and_serves_the_others"
+        ),
+    ),
     "disk or replica does not confirm an insert": (
         "opsqueue_api/test_durability.py::test_an_insert_that_is_not_confirmed_is_answered_503",
         "opsqueue_api/test_durability.py::test_an_insert_is_confirmed_by_repeating_it",

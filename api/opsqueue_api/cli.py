@@ -20,6 +20,7 @@ import click
 from opsqueue import config
 from opsqueue.exceptions import (
     ConnectionTroubleError,
+    FormatTooNewError,
     IncorrectUsageError,
     InvalidArgumentError,
 )
@@ -293,7 +294,7 @@ def _check_outside(settings: Settings) -> list[str]:
         store.check()
     except IncorrectUsageError as exc:
         raise click.UsageError(str(exc)) from exc
-    except ConnectionTroubleError as exc:
+    except (ConnectionTroubleError, FormatTooNewError) as exc:
         _give_up(str(exc))
     client.close()
     store.close()

@@ -14,6 +14,7 @@ from opsqueue.cli.queues import backlog_of
 from opsqueue.cli.tables import counted
 from opsqueue.exceptions import (
     ConnectionTroubleError,
+    FormatTooNewError,
     IncorrectUsageError,
     OpsqueueError,
     StoreUnavailableError,
@@ -220,6 +221,8 @@ def check_store(url: str | None) -> Iterator[Finding]:
         yield Finding(
             "store", Level.GOOD, f"{store.url} writes, reads, deletes, and keeps the first object"
         )
+    except FormatTooNewError as exc:
+        yield Finding("store", Level.PROBLEM, str(exc))
     except StoreUnavailableError as exc:
         yield Finding("store", Level.UNREACHABLE, str(exc))
     finally:

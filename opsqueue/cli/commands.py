@@ -25,6 +25,7 @@ from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
+from opsqueue.cli.upgrade import upgrade
 from opsqueue.config import name_variables
 from opsqueue.model.version import __version__
 
@@ -51,7 +52,7 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
     "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
-    "Set-up": (doctor, acl, orphans, repair_, rebuild_, demo, dev, completion),
+    "Set-up": (doctor, acl, orphans, repair_, rebuild_, upgrade, demo, dev, completion),
 }
 
 

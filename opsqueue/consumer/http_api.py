@@ -155,7 +155,7 @@ class HttpChunkQueue:
             f"{self._path}/{path}",
             patience=patience,
             body_wait_s=wait_s,
-            content=msgspec.json.encode(body),
+            content=self._client.encoded(body),
             headers=JSON_TYPE,
         )
         return self._client.read(response, answer, self.name)

@@ -35,6 +35,7 @@ from opsqueue.model.new_submission import INLINE_BYTES, INLINE_CHUNKS, MAX_CHUNK
 from opsqueue.model.process import Origin
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.store import ObjectStore, Readable, input_key, output_key
+from opsqueue.store.base import check_format
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 
 ErrorMode = Literal["raise", "yield", "skip"]
@@ -101,6 +102,7 @@ def store_operations(
 
     Raises:
         EncodingError: names the chunk and the operation.
+        FormatTooNewError: a newer version has raised the store's format.
         StoreUnavailableError: the store refuses or does not answer.
     """
     origin = Origin()
@@ -137,6 +139,7 @@ def store_operations(
         # A copy: zstandard's bytes keep the memory that the chunk could have taken uncompressed.
         first.append((key, bytes(memoryview(data))))
         bytes_left -= len(data)
+    check_format(store)
     try:
         create_many(store, chain(first, items), at_once=at_once)
     except BaseException:

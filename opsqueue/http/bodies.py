@@ -69,6 +69,7 @@ class ProblemType(StrEnum):
     CHUNK_LOST = "urn:opsqueue:problem:chunk-lost"
     OUTPUT_REFUSED = "urn:opsqueue:problem:output-refused"
     NOT_CONFIRMED = "urn:opsqueue:problem:not-confirmed"
+    FORMAT_TOO_NEW = "urn:opsqueue:problem:format-too-new"
     UNAVAILABLE = "urn:opsqueue:problem:unavailable"
     INTERNAL = "urn:opsqueue:problem:internal"
 
@@ -86,7 +87,8 @@ WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/]+$")]
 class ProblemBody(Struct, frozen=True, kw_only=True):
     """A problem detail as a client reads it; `submission` where the problem is about one.
 
-    `submission_id` and `why` are of an insert that is not confirmed yet.
+    `submission_id` and `why` are of an insert that is not confirmed yet; `kind`, `name`, `found`
+    and `readable` of a format that the API can't read.
     """
 
     type: str = "about:blank"
@@ -97,6 +99,10 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     max_submissions: int = 0
     submission_id: str = "0"
     why: str = ""
+    kind: str = ""
+    name: str = ""
+    found: int = 0
+    readable: int = 0
 
 
 class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,11 +113,17 @@ class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     store: str = ""
 
 
+FEATURES: Final[Mapping[str, bool]] = {}
+"""Optional fields of requests that came after version 0.1.0, as "InsertBody.FIELD": whether a
+client may leave the field out for an API that does not know it. Where it may not, it raises."""
+
+
 class VersionBody(Struct, frozen=True, kw_only=True):
-    """Who answers."""
+    """Who answers. `features` are the fields of requests that it knows beside those of 0.1.0."""
 
     name: str
     version: str
+    features: list[str] = []
 
 
 class ScalingBody(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ details by one table (`_ERRORS`).
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
     EncodingError,
+    FormatTooNewError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -33,7 +35,7 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
     WrongAnswerError,
 )
-from opsqueue.http.bodies import ECHO_HEADER, ProblemBody, ProblemType, VersionBody
+from opsqueue.http.bodies import ECHO_HEADER, FEATURES, ProblemBody, ProblemType, VersionBody
 from opsqueue.http.json_form import decoder_of
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.checks import is_host
@@ -42,6 +44,8 @@ from opsqueue.model.process import PerProcess
 from opsqueue.model.submission import SubmissionId
 from opsqueue.model.version import __version__
 from opsqueue.tracing import current_carrier, spans
+
+logger = logging.getLogger("opsqueue.http")
 
 MAX_WAIT_S: Final = 60.0
 """The longest that the API lets one request wait."""
@@ -126,6 +130,8 @@ class HttpClient:
         self._client.get()  # raises what is wrong with the URL or the environment now
         self._patience = patience
         self._pause = pause
+        self._lacking: frozenset[str] = frozenset()
+        self._left_out: set[str] = set()
 
     def __repr__(self) -> str:
         """Without token and credentials."""
@@ -136,9 +142,35 @@ class HttpClient:
         self._client.close(httpx.Client.close)
 
     def version(self) -> str:
-        """Return the API's version. Of little patience: who asks wants to know if it is there."""
-        response = self.send("GET", "/version", patience=CALL_PATIENCE)
-        return self.read(response, VersionBody, "").version
+        """Return the API's version, and learn which fields it knows; see `encoded`.
+
+        Of little patience: who asks wants to know if it is there.
+        """
+        body = self.read(self.send("GET", "/version", patience=CALL_PATIENCE), VersionBody, "")
+        self._lacking = frozenset(FEATURES) - set(body.features)
+        return body.version
+
+    def encoded(self, body: msgspec.Struct) -> bytes:
+        """Encode a request without fields that the API has said not to know.
+
+        Raises:
+            InvalidArgumentError: one of them can't be left out.
+        """
+        if not self._lacking:
+            return msgspec.json.encode(body)
+        fields = msgspec.to_builtins(body)
+        for feature in sorted(self._lacking):
+            kind, _, name = feature.partition(".")
+            if kind != type(body).__name__ or name not in fields:
+                continue
+            if not FEATURES[feature]:
+                message = f"the API at {self.url} is too old for {name}: upgrade it, or do without"
+                raise InvalidArgumentError(message)
+            del fields[name]
+            if feature not in self._left_out:
+                self._left_out.add(feature)
+                logger.warning("the API at %s is too old for %s: left out", self.url, name)
+        return msgspec.json.encode(fields)
 
     def send(  # noqa: PLR0913 a request and its repetition
         self,
@@ -341,6 +373,12 @@ def _not_confirmed(problem: ProblemBody, _queue: str, _id: SubmissionId) -> Opsq
     return SubmissionNotConfirmedError(SubmissionId(problem.submission_id), problem.why)
 
 
+def _format_too_new(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
+    return FormatTooNewError(
+        problem.name, problem.found, problem.readable, kind=problem.kind, program="the API"
+    )
+
+
 _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueError]]] = {
     ProblemType.QUEUE_NAME: _invalid,
     ProblemType.BROKEN_OFF: _invalid,
@@ -354,6 +392,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
     ProblemType.TOO_MANY_MATCHES: _too_many,
     ProblemType.NOT_CONFIRMED: _not_confirmed,
+    ProblemType.FORMAT_TOO_NEW: _format_too_new,
 }
 
 

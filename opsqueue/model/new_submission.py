@@ -22,7 +22,7 @@ MAX_OPERATIONS: Final = 2**53
 MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
 MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
 DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
-"""Where neither submission nor queue has one; `_chunk.lua` has it, too."""
+"""Where neither submission nor queue has one; `_end_submission.lua` has it, too."""
 
 DEFAULT_CODEC: Final = "msgpack+zstd"
 """Of operations that come as JSON, and of a submission that does not say."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 
-import msgspec
-
 from opsqueue.contents.inline import Kind
 from opsqueue.http.bodies import (
     IdsBody,
@@ -64,7 +62,7 @@ class HttpQueue:
         response = self._client.send(
             "POST",
             f"{self._path}/submissions",
-            content=msgspec.json.encode(InsertBody.of(new)),
+            content=self._client.encoded(InsertBody.of(new)),
             headers={**JSON_TYPE, "idempotency-key": idempotency_key},
         )
         submission = self._client.read(response, Submission, self.name)
@@ -130,7 +128,7 @@ class HttpQueue:
         response = self._client.send(
             "PATCH",
             f"{self._path}/submissions/{submission_id}",
-            content=msgspec.json.encode(PatchBody(strategic_metadata=dict(changes))),
+            content=self._client.encoded(PatchBody(strategic_metadata=dict(changes))),
             headers=JSON_TYPE,
         )
         return self._client.read(response, Submission, self.name, submission_id)

@@ -12,7 +12,7 @@ from opsqueue.producer.backends import ProducerQueue
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.queue import Queue
-from opsqueue.queue.script import queue_names
+from opsqueue.queue.script import each_readable, queue_names
 
 _QUEUES_KEPT: Final = 1_000
 
@@ -45,7 +45,7 @@ class RedisBackend:
 
     def queues(self) -> Mapping[str, Counts]:
         """Count what each queue holds, by name."""
-        return {name: self.queue(name).count_queue() for name in self._queue_names()}
+        return dict(each_readable(self._queue_names(), lambda n: self.queue(n).count_queue()))
 
     def version(self) -> str:
         """Return our own version."""

@@ -53,8 +53,7 @@ def commands_of(role: Role, durability: Durability = Durability.NONE) -> list[st
     beside = _BESIDE if role == "worker" else (*_BESIDE, *_BESIDE_OF_APIS)
     if durability is Durability.FSYNC:
         beside = (*beside, *_OF_FSYNC)
-    # The case that has all that any has.
-    texts = [load_script(f"{name} composed").text for name in scripts]
+    texts = [load_script(name).text for name in scripts]
     called = {
         f"{command}|{subcommand}" if command in _WITH_SUBCOMMANDS else command
         for text in texts

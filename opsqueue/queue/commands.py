@@ -420,7 +420,7 @@ def reserve_chunks(
     checked_whole("heartbeat_timeout_ms", heartbeat_timeout_ms, most=MAX_MS)
     strategy = strategy or Random()
     return Command(
-        script=f"reserve_chunks {strategy.case}",
+        script="reserve_chunks",
         parse=replies.read_reserved,
         arguments={
             "worker": checked_worker(worker),
@@ -703,6 +703,21 @@ def set_retention(retention_ms: int | None) -> Command[None]:
         parse=_tagged(set=_none),
         arguments={"retention_ms": value},
         scope=Scope.EVERY,
+    )
+
+
+def upgrade_queue() -> Command[tuple[int, int]]:
+    """Raise the queue's format to the newest that this version knows.
+
+    Programs that can't read it refuse the queue from then on: upgrade them first.
+
+    Returns the format before and the one now.
+    """
+    return Command(
+        script="upgrade_queue",
+        parse=_tagged(upgraded=lambda before, now: (before, now)),
+        scope=Scope.EVERY,
+        merge=min,
     )
 
 

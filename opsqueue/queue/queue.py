@@ -640,6 +640,7 @@ class Queue:
     set_retention = _runs(commands.set_retention)
     set_limit = _runs(commands.set_limit)
     remove_limit = _runs(commands.remove_limit)
+    upgrade_queue = _runs(commands.upgrade_queue)
     forget_submissions = _runs(commands.forget_submissions)
     delete_inputs = _runs(commands.delete_inputs)
 

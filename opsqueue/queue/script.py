@@ -8,9 +8,9 @@ rolling deploy.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -21,6 +21,7 @@ import redis
 from redis.exceptions import NoScriptError, RedisClusterException
 
 from opsqueue.exceptions import (
+    FormatTooNewError,
     InvalidArgumentError,
     OpsqueueError,
     OpsqueueInternalError,
@@ -31,14 +32,15 @@ from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.names import QUEUES_KEY, base_key
 from opsqueue.queue.cluster import Client, reason_of, run_on, run_on_all
 
+logger = logging.getLogger("opsqueue.queue")
+
 Argument = str | bytes | int
 _Answer = TypeVar("_Answer")
+_LUA: Final = files("opsqueue.queue") / "lua"
 _ARGV: Final = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
-_IN_FRONT: Final = ("_prelude", "_index", "_chunk")
-_WITH: Final = re.compile(r"^-- With (_\w+)(?: if (\w+(?: or \w+)*))?\.$", re.MULTILINE)
-_COMMENT: Final = re.compile(r"--.*")
-_FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
-_WORD: Final = re.compile(r"\w+")
+_HEADER: Final = re.compile(r"^--.*$", re.MULTILINE)
+_USE: Final = re.compile(r"\bARGV\b(?:\[(\d+)\])?")
+_WITH: Final = re.compile(r"^-- With (.+)\.$", re.MULTILINE)
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
 _IN_SCRIPT: Final = re.compile(r"[.,]? script: ([0-9a-f]{40}, )?on @?user_script:\d+\.?$")
 """What a server says of where in a script, which helps nobody when it refuses all of them."""
@@ -85,22 +87,18 @@ def _can_be_sent(value: object) -> bool:
 
 @cache
 def load_script(name: str) -> Script:
-    """Read a script and its header from the package.
+    """Read a script from the package, with the parts that its header names in front.
 
-    Args:
-        name: of its file; behind a space the case that it is for: "reserve_chunks basic" is with
-            what its header has for every case, and `if basic`.
+    A server makes each function anew at every call: a part has only what most scripts with it use.
+
+    Raises:
+        OpsqueueInternalError: the header does not fit the text.
     """
-    folder = files("opsqueue.queue") / "lua"
-    stem, _, case = name.partition(" ")
-    body = (folder / f"{stem}.lua").read_text(encoding="utf-8")
-    asked_for = [
-        part for part, cases in _WITH.findall(body) if not cases or case in cases.split(" or ")
-    ]
-    names_of_parts = [*_IN_FRONT, *asked_for, stem]
-    parts = {part: (folder / f"{part}.lua").read_text(encoding="utf-8") for part in names_of_parts}
-    text = _needed("".join(parts.values()))
-    names = _ARGV.findall(body)
+    parts = {"_prelude": _read("_prelude")}
+    _add_parts(parts, name)
+    text = "".join(parts.values())
+    names = _ARGV.findall(parts[name])
+    _check_arguments(name, parts, [f"{number}{dots}" for number, dots, _ in names])
     return Script(
         name=name,
         text=text,
@@ -111,24 +109,35 @@ def load_script(name: str) -> Script:
     )
 
 
-def _needed(text: str) -> str:
-    """Leave out comments, and functions that nothing calls: a server makes each at every call.
+def _read(name: str) -> str:
+    return (_LUA / f"{name}.lua").read_text(encoding="utf-8")
 
-    The lines stay, so that an error is where the file has it.
-    """
-    text = _COMMENT.sub("", text)
-    while True:
-        uses = Counter(_WORD.findall(text))
-        unused = [
-            f
-            for f in _FUNCTION.finditer(text)
-            if uses[f[1]] == len(re.findall(rf"\b{f[1]}\b", f[0]))  # by none but itself
-        ]
-        if not unused:
-            return text
-        for function in reversed(unused):
-            lines = "\n" * function[0].count("\n")
-            text = text[: function.start()] + lines + text[function.end() :]
+
+def _add_parts(parts: dict[str, str], name: str) -> None:
+    """Add a file behind the parts that it names, each once."""
+    text = _read(name)
+    for line in _WITH.findall(text):
+        for part in line.split(", "):
+            if part not in parts:
+                _add_parts(parts, part)
+    parts[name] = text
+
+
+def _check_arguments(name: str, parts: dict[str, str], declared: list[str]) -> None:
+    """Raise unless a script, and it alone, uses the arguments that its header declares."""
+    used = {part: _USE.findall(_HEADER.sub("", source)) for part, source in parts.items()}
+    numbers = {int(number) for number in used[name] if number} | {1}  # now: the prelude's
+    last = len(declared)
+    if declared[-1:] == [f"{last}..."] and "" in used[name]:
+        numbers.add(last)
+    in_order = [number.removesuffix("...") for number in declared]
+    if (
+        in_order != [str(number) for number in range(1, last + 1)]
+        or numbers != set(range(1, last + 1))
+        or any(used[part] for part in parts if part not in ("_prelude", name))
+    ):
+        message = f"{name}.lua declares ARGV {declared}; it and its parts use {used}"
+        raise OpsqueueInternalError(message)
 
 
 class Scripts:
@@ -152,12 +161,14 @@ class Scripts:
         """Load nothing yet: a script is loaded when the server says that it does not know it."""
         self._client = client
         self._clock = clock
+        self._queue = queue
         self.base = base_key(queue, partition)
 
     def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
         """Run a script: wholly, or not at all.
 
         Raises:
+            FormatTooNewError: the queue's format is newer than this version; nothing was changed.
             RedisUnavailableError: no answer; whether it ran is not known.
             ScriptError: it ran into a defect; says file and line.
         """
@@ -165,11 +176,7 @@ class Scripts:
         arguments["now"] = self._clock() if self._clock else ""
         argv = script.argv(arguments, rest)
         with translated_errors(script):
-            answer = self._run(partial(_evaluate, script, self.base, argv))
-        if not isinstance(answer, list):
-            message = f"{name}.lua answered {answer!r}, not a list"
-            raise OpsqueueInternalError(message)
-        return answer
+            return self._checked(script, self._run(partial(_evaluate, script, self.base, argv)))
 
     def call_followed(
         self,
@@ -205,7 +212,7 @@ class Scripts:
                     case [Exception() as exc, *_]:
                         raise exc
                     case [answer, *answers]:
-                        return list(answer), answers
+                        return self._checked(script, answer), answers
             message = f"{name}.lua: the server asks for the text that it was sent"
             raise OpsqueueInternalError(message)
 
@@ -264,10 +271,19 @@ class Scripts:
 
         try:
             with translated_errors(script):
-                answer = self._run(answered)
+                return self._checked(script, self._run(answered))
         except OpsqueueError as exc:
             return exc
-        return list(answer)
+
+    def _checked(self, script: Script, answer: object) -> list[Any]:
+        """Return a script's answer, unless it is the prelude's: that of a format too new for it."""
+        match answer:
+            case [b"format", int(found), int(readable)]:
+                raise FormatTooNewError(self._queue, found, readable)
+            case list():
+                return answer
+        message = f"{script.name}.lua answered {answer!r}, not a list"
+        raise OpsqueueInternalError(message)
 
     def read_after(
         self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
@@ -329,6 +345,17 @@ def queue_names(client: Client) -> list[str]:
     with translated_errors(None):
         names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
     return sorted(name.decode() for name in names)
+
+
+def each_readable(
+    names: Iterable[str], ask: Callable[[str], _Answer]
+) -> Iterator[tuple[str, _Answer]]:
+    """Yield each queue's name and answer, without those whose format is newer than this version."""
+    for name in names:
+        try:
+            yield name, ask(name)
+        except FormatTooNewError as exc:
+            logger.debug("left out: %s", exc)
 
 
 @contextmanager

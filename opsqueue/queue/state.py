@@ -156,6 +156,12 @@ TRANSITIONS: Final = (
         "as many as there are, or more",
     ),
     Transition(
+        "upgrade_queue",
+        ("running",),
+        ("running",),
+        "none; programs that can't read the new format refuse the queue from then on",
+    ),
+    Transition(
         "delete_inputs",
         ("completed",),
         ("completed",),

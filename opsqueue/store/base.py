@@ -1,6 +1,6 @@
 """What every object store promises, how objects are named, and how store URLs are read.
 
-Pure, except `check_conditional_create`, which does its I/O through the store that it is given.
+Pure, except the checks of a store and its upgrade, which do their I/O through the store given.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from opsqueue.exceptions import (
+    FormatTooNewError,
     InvalidArgumentError,
     NewObjectStoreClientError,
     StoreUnavailableError,
@@ -21,6 +22,11 @@ from opsqueue.model.checks import is_host
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
+
+FORMAT = 1
+"""The newest format of a store that this version knows; a store without a number has format 1."""
+
+_MOST_FORMATS = 100
 
 # S3 and GCS allow 1,024 bytes for a whole name; the rest is left for the store's own prefix.
 MAX_KEY_BYTES = 800
@@ -314,10 +320,45 @@ def deletable_folder_of(prefix: str) -> str:
     return folder_of(prefix)
 
 
+def check_format(store: ObjectStore) -> None:
+    """Make sure that this version can read what the store holds.
+
+    Objects never change, so a store's format is told by which objects `opsqueue-format-N` it has.
+
+    Raises:
+        FormatTooNewError: a newer version has raised its format.
+        StoreUnavailableError: nothing is known.
+
+    """
+    if store.exists(_format_key(FORMAT + 1)):
+        later = range(FORMAT + 2, FORMAT + _MOST_FORMATS)
+        missing = (number for number in later if not store.exists(_format_key(number)))
+        found = next(missing, later.stop) - 1
+        raise FormatTooNewError(store.url, found, FORMAT, kind="store")
+
+
+def upgrade_store(store: ObjectStore) -> int:
+    """Raise the store's format to this version's, and return that.
+
+    Raises:
+        as `check_format`.
+
+    """
+    check_format(store)
+    for number in range(2, FORMAT + 1):
+        store.create(_format_key(number), b"")
+    return FORMAT
+
+
+def _format_key(number: int) -> str:
+    return f"opsqueue-format-{number}"
+
+
 def check_conditional_create(store: ObjectStore) -> None:
     """Make sure, with a probe object, that the store keeps the first object of a key.
 
     Raises:
+        FormatTooNewError: see `check_format`.
         StoreUnavailableError: it replaced it, or gave back other bytes; or any step failed.
 
     """
@@ -337,3 +378,4 @@ def check_conditional_create(store: ObjectStore) -> None:
             "store that honours them, such as AWS S3, SeaweedFS, a current MinIO or GCS"
         )
         raise StoreUnavailableError(message)
+    check_format(store)

@@ -14,6 +14,7 @@ from opsqueue import config
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import (
     ConnectionTroubleError,
+    FormatTooNewError,
     IncorrectUsageError,
     InvalidArgumentError,
 )
@@ -214,7 +215,7 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
         logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
         _say(f"Error: {exc}")
         sys.exit(2)
-    except ConnectionTroubleError as exc:
+    except (ConnectionTroubleError, FormatTooNewError) as exc:
         _say(f"Error: {exc}")
         sys.exit(3)
     sys.exit(code)

@@ -17,6 +17,7 @@ from opsqueue.exceptions import (
     ChunkTooLargeError,
     ConnectionTroubleError,
     EncodingError,
+    FormatTooNewError,
     InvalidArgumentError,
     ObjectNotFoundError,
     OpsqueueError,
@@ -66,6 +67,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.CHUNK_LOST: (409, "Chunk is lost"),
     ProblemType.OUTPUT_REFUSED: (422, "Output is refused"),
     ProblemType.NOT_CONFIRMED: (503, "Inserted, but not confirmed yet"),
+    ProblemType.FORMAT_TOO_NEW: (501, "Format of a newer version"),
     ProblemType.UNAVAILABLE: (503, "Unavailable"),
     ProblemType.INTERNAL: (500, "Internal error"),
 }
@@ -85,6 +87,7 @@ _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (EncodingError, ProblemType.INVALID_ARGUMENT),
     (ObjectNotFoundError, ProblemType.RESULTS_GONE),
     (SubmissionNotConfirmedError, ProblemType.NOT_CONFIRMED),
+    (FormatTooNewError, ProblemType.FORMAT_TOO_NEW),
     (ConnectionTroubleError, ProblemType.UNAVAILABLE),
 )
 
@@ -153,6 +156,9 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
                 fields["max_submissions"] = exc.max_submissions
             if isinstance(exc, SubmissionNotConfirmedError):
                 fields |= {"submission_id": str(exc.submission_id), "why": exc.why}
+            if isinstance(exc, FormatTooNewError):
+                fields |= {"kind": exc.kind, "name": exc.name}
+                fields |= {"found": exc.found, "readable": exc.readable}
             return Problem(problem_type, str(exc), fields)
     _LOG.error("internal error", exc_info=exc)
     return _internal()

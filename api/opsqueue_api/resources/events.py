@@ -22,6 +22,7 @@ from opsqueue.model.answers import Counts
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import each_readable
 from opsqueue_api.http.long_polls import WAIT_SLICE_MS, LongPolls
 from opsqueue_api.http.operation import EVENT_STREAM as MEDIA_TYPE
 from opsqueue_api.http.operation import LAST_EVENT_ID, Content, operation
@@ -178,7 +179,7 @@ class AllEvents:
     def _of_all(self) -> Generator[bytes]:
         counted: dict[str, Counts] = {}
         while True:
-            counts = {n: self.queue_of(n).count_queue() for n in self.names()}
+            counts = dict(each_readable(self.names(), lambda n: self.queue_of(n).count_queue()))
             parts = [sse("counts", body) for n, body in counts.items() if counted.get(n) != body]
             counted = counts
             yield b"".join(parts)

@@ -11,7 +11,7 @@ import falcon
 import msgspec
 
 from opsqueue.exceptions import OpsqueueError
-from opsqueue.http.bodies import HealthBody, ProblemType, VersionBody
+from opsqueue.http.bodies import FEATURES, HealthBody, ProblemType, VersionBody
 from opsqueue.model.version import __version__
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.script import ping
@@ -39,7 +39,7 @@ class Version:
     @operation(answers=VersionBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer."""
-        body = VersionBody(name="opsqueue-redis", version=__version__)
+        body = VersionBody(name="opsqueue-redis", version=__version__, features=sorted(FEATURES))
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(body)
 

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.answers import Counts
 from opsqueue.model.version import __version__
+from opsqueue.queue.script import each_readable
 from opsqueue_api.http.operation import Content, operation
 from opsqueue_api.http.settings import MULTIPROCESS_DIR
 from opsqueue_api.resources.queues import QueueOf
@@ -151,7 +152,9 @@ class QueueTotals(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give the metrics; without Redis only that it does not answer."""
         try:
-            by_queue = {name: self._queue_of(name).count_queue() for name in self._names()}
+            by_queue = dict(
+                each_readable(self._names(), lambda name: self._queue_of(name).count_queue())
+            )
             is_up = True
         except RedisUnavailableError:
             by_queue, is_up = {}, False

@@ -224,7 +224,7 @@ def _problem_types(
     types = [*declared.problems, ProblemType.INVALID_ARGUMENT, ProblemType.INTERNAL]
     types.append(ProblemType.UNAVAILABLE)
     if "queue" in names:
-        types.append(ProblemType.QUEUE_NAME)
+        types += (ProblemType.QUEUE_NAME, ProblemType.FORMAT_TOO_NEW)
     if "submission_id" in names:
         types.append(ProblemType.SUBMISSION_NOT_FOUND)
     if names:

@@ -10,6 +10,7 @@ import falcon
 from opsqueue.http.bodies import QueuesBody, WorkersBody
 from opsqueue.model.answers import Counts
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import each_readable
 from opsqueue_api.http.operation import operation
 from opsqueue_api.http.parameters import write
 
@@ -26,8 +27,8 @@ class Queues:
     @operation(answers=QueuesBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Count what each queue holds."""
-        counts = [self.queue_of(name).count_queue() for name in self.names()]
-        write(resp, QueuesBody(queues=counts))
+        counted = each_readable(self.names(), lambda name: self.queue_of(name).count_queue())
+        write(resp, QueuesBody(queues=[counts for _, counts in counted]))
 
 
 @dataclass(frozen=True, slots=True)

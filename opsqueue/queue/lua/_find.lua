@@ -1,13 +1,11 @@
--- Find: the loader puts this text in front of scripts that say «With _find».
---
--- Submissions by pairs of strategic metadata and by state.
+-- Find: submissions by pairs of strategic metadata and by state.
 
--- The sets in which all must be: ARGV from `from` on is key and value of each pair; without any it
--- is the index of a state.
-local function sets_of_pairs(from, state)
+-- The sets in which all must be, given key and value of each pair; without any it is the index of a
+-- state.
+local function sets_of_pairs(pairs_flat, state)
   local sets = {}
-  for i = from, #ARGV, 2 do
-    sets[#sets + 1] = base .. 'pairs:' .. ARGV[i] .. ':' .. ARGV[i + 1]
+  for i = 1, #pairs_flat, 2 do
+    sets[#sets + 1] = base .. 'pairs:' .. pairs_flat[i] .. ':' .. pairs_flat[i + 1]
   end
   if #sets == 0 then
     sets[1] = base .. 'submissions:' .. state

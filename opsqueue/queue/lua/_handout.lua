@@ -1,7 +1,7 @@
--- Handout: the loader puts this text in front of scripts that say "With _handout.".
+-- Handout: what is read before chunks are handed out, and how they are.
 --
--- What is read before chunks are handed out.
-local taken = 0  -- chunks, by this call so far
+-- With _index, _stream.
+local asked, taken = 0, 0  -- chunks, of this call; taken so far
 -- Strategic metadata by submission, flat, where a strategy has asked for it; it does not change
 -- while chunks are handed out.
 local known_pairs = {}

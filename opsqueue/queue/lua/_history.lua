@@ -1,4 +1,4 @@
--- History: the loader puts this text in front of the scripts that say "With _history.".
+-- History: whether this server is the one that had the last writes.
 --
 -- A server that starts again, or takes over from another, may lack the last writes: chunks that
 -- were completed, whose outputs lie in the store, are handed out as if nobody had had them. Its

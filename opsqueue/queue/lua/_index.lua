@@ -1,6 +1,4 @@
--- Index: the loader puts this text behind the prelude, in front of every script.
---
--- What a submission that is ready, or has chunks in hand, or has strategic metadata, is found by.
+-- Index: what ready submissions are found by.
 
 local function complement(digits)
   return (string.gsub(digits, '%d', function(digit)
@@ -41,10 +39,6 @@ local function last_of(set)
     lasts[set] = redis.call('ZRANGE', set, -1, -1)[1] or false
   end
   return lasts[set] or nil
-end
-local function size_of(set)
-  sizes[set] = sizes[set] or redis.call('ZCARD', set)
-  return sizes[set]
 end
 local function change_set(command, set, ...)
   firsts[set], lasts[set], sizes[set] = nil, nil, nil
@@ -127,130 +121,16 @@ local function leave_ready(id)
   return true
 end
 
--- Note that chunks of a submission, whose pairs of strategic metadata are given, came into hand or
--- left it. Written by write_in_hand, once for all that a script takes or ends.
-local function note_in_hand(pairs_flat, change)
-  for i = 1, #pairs_flat, 2 do
-    local key, value = pairs_flat[i], pairs_flat[i + 1]
-    local known, changes = in_hand[key], table_in(unwritten, key)
-    if known and known[value] then
-      known[value] = math.max(0, known[value] + change)
-    end
-    changes[value] = (changes[value] or 0) + change
-    in_hand_changes[key] = (in_hand_changes[key] or 0) + change
-    table_in(unscored.oldest, key)[value] = true
-    table_in(unscored.newest, key)[value] = true
+-- Give a chunk back. For a submission that has ended it only waits there for a retry; for one that
+-- is forgotten it is nothing. Answers whether somebody can take it now.
+local function put_back(id, index, state)
+  if not state then
+    return false
   end
+  redis.call('ZADD', sub_key(id) .. ':redo', index, index)
+  if state ~= 'in_progress' then
+    return false
+  end
+  enter_ready(id)
+  return true
 end
-
--- Bring an index of groups ("oldest" or "newest") up to date with what is noted.
-local function score_groups(index, key)
-  local values, scored = unscored[index][key], {}
-  if not values then
-    return
-  end
-  unscored[index][key] = nil
-  local head_of = index == 'oldest' and first_of or last_of
-  for value in pairs(values) do
-    local head = head_of(base .. 'meta:' .. key .. ':' .. value)
-    if head then
-      scored[#scored + 1] = in_hand_of(key, value)
-      scored[#scored + 1] = head .. ':' .. value
-    end
-  end
-  if #scored > 0 then
-    redis.call('ZADD', base .. index .. ':' .. key, unpack(scored))
-  end
-end
-
--- Make counts known that changes were noted of and that nobody has asked for; one alone is written
--- down with the same command. Answers that one.
-local function learn_in_hand(key, changes)
-  local known, unknown = table_in(in_hand, key), {}
-  for value in pairs(changes) do
-    if not known[value] then
-      unknown[#unknown + 1] = value
-    end
-  end
-  if #unknown == 1 then
-    local alone = unknown[1]
-    local count_now = redis.call('HINCRBY', base .. 'inhand:' .. key, alone, changes[alone])
-    known[alone] = math.max(0, count_now)
-    return alone
-  elseif #unknown > 1 then
-    local counts = redis.call('HMGET', base .. 'inhand:' .. key, unpack(unknown))
-    for i, value in ipairs(unknown) do
-      known[value] = math.max(0, (counts[i] or 0) + changes[value])
-    end
-  end
-end
-
-local function write_in_hand()
-  local has_room = false
-  for key, changes in pairs(unwritten) do
-    local written = learn_in_hand(key, changes)
-    local counts, empty = {}, {}
-    for value in pairs(changes) do
-      local count_now = in_hand[key][value]
-      if count_now == 0 then
-        empty[#empty + 1] = value
-      elseif value ~= written then
-        counts[#counts + 1] = value
-        counts[#counts + 1] = count_now
-      end
-    end
-    if #counts > 0 then
-      redis.call('HSET', base .. 'inhand:' .. key, unpack(counts))
-    end
-    if #empty > 0 then
-      redis.call('HDEL', base .. 'inhand:' .. key, unpack(empty))
-    end
-    local change = in_hand_changes[key]
-    has_room = has_room or change < 0
-    if redis.call('HINCRBY', base .. 'inhand', key, change) == 0 then
-      redis.call('HDEL', base .. 'inhand', key)
-    end
-    score_groups('oldest', key)
-    score_groups('newest', key)
-  end
-  unwritten, in_hand_changes = {}, {}
-  -- A reserve has found work that a limit held back.
-  if has_room and redis.call('DEL', base .. 'blocked') == 1 then
-    wake()
-  end
-end
-
--- Every entry into `reserved` counts +1, every exit -1, in the script of the transition.
-local function count_in_hand(id, change)
-  local key = sub_key(id)
-  redis.call('HINCRBY', key, 'chunks_in_hand', change)
-  if change ~= 0 and redis.call('HEXISTS', key, 'signature') == 1 then
-    note_in_hand(redis.call('HGETALL', key .. ':meta'), change)
-    write_in_hand()
-  end
-end
-
--- Strategic metadata of a submission: its pairs are in the index of look-ups until it is forgotten.
-local function change_pairs(id, command)
-  local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
-  for i = 1, #pairs_flat, 2 do
-    local set = base .. 'pairs:' .. pairs_flat[i] .. ':' .. pairs_flat[i + 1]
-    if command == 'ZADD' then
-      redis.call('ZADD', set, 0, id)
-    else
-      redis.call('ZREM', set, id)
-    end
-  end
-end
-
--- The keys of a submission's strategic metadata, as `ready:SIGNATURE` has them.
-local function sign(id)
-  local names = redis.call('HKEYS', sub_key(id) .. ':meta')
-  if #names == 0 then
-    redis.call('HDEL', sub_key(id), 'signature')
-  else
-    table.sort(names)
-    redis.call('HSET', sub_key(id), 'signature', table.concat(names, ','))
-  end
-end
-

@@ -1,6 +1,6 @@
--- Insert: the loader puts this text in front of the scripts that say "With _insert.".
+-- Insert: what inserting a submission and restoring one share.
 --
--- What inserting a submission and restoring one share.
+-- With _end_submission, _pairs, _stream.
 
 local function next_id(partition)
   -- Ids ascend even when the clock steps back or an instant has more than 10,000 of them. They are
@@ -22,21 +22,17 @@ local function next_id(partition)
 end
 
 -- Write down a submission that has no chunk done, as `new` describes it: prefix, chunks_total,
--- chunk_size, operations_total and cursor, and where in ARGV its pairs of strategic metadata
--- begin, its fields begin, and its fields end.
+-- chunk_size, operations_total and cursor; and, flat, its pairs of strategic metadata, and fields
+-- of its hash.
 local function add_submission(id, new)
   local key = sub_key(id)
   redis.call('HSET', key, 'state', 'in_progress', 'prefix', new.prefix,
     'chunks_total', new.chunks_total, 'chunk_size', new.chunk_size,
     'operations_total', new.operations_total, 'cursor', new.cursor, 'chunks_done', 0,
-    'operations_done', 0, 'operations_failed', 0, 'chunks_in_hand', 0, 'created_at', now)
-  for i = new.fields_from, new.fields_end - 1, 2 do
-    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
-  end
-  if new.fields_from > new.pairs_from then
-    for i = new.pairs_from, new.fields_from - 1, 2 do
-      redis.call('HSET', key .. ':meta', ARGV[i], ARGV[i + 1])
-    end
+    'operations_done', 0, 'operations_failed', 0, 'chunks_in_hand', 0, 'created_at', now,
+    unpack(new.fields))
+  if #new.pairs > 0 then
+    redis.call('HSET', key .. ':meta', unpack(new.pairs))
     sign(id)
     change_pairs(id, 'ZADD')
   end

@@ -1,4 +1,4 @@
--- Partitions: the loader puts this text in front of the scripts that say "With _partitions.".
+-- Partitions: how many a queue has had.
 
 -- All numbers of partitions that the queue has had; the last one holds. In partition 0 alone.
 local function partition_numbers()

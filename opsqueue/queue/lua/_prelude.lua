@@ -1,4 +1,5 @@
--- Prelude: the loader puts this text in front of every script.
+-- Prelude: the loader puts this text in front of every script, and behind it the parts that the
+-- script's header names.
 --
 -- The data model; every key begins with `base`, which has the queue's hash tag, so that all lie in
 -- one slot of a cluster.
@@ -52,11 +53,19 @@
 -- suspect            string  stamp of the last submission's id when that changed
 -- repair             hash    of a repair under way: phase, where it is, and what it looked at
 -- repair:held        set     "ID:index" of each chunk that it has seen reserved
+-- format             string  number of the form of all this; 1 without it. It rises by
+--                            upgrade_queue, or at the first use of what older ones would misread
 -- last_id, paused, fence, sweeper:NAME (string)
 --
 -- KEYS[1] base  text          prefix of the queue's keys
 -- ARGV[1] now   milliseconds  only tests give it; '' asks the server, whose clock is the only one
 local base = KEYS[1]
+local FORMAT = 1  -- the newest that this version knows
+-- In every call: a program may run for months, and whoever raises a format can't ask them all.
+local format = tonumber(redis.call('GET', base .. 'format') or 1)
+if format > FORMAT then
+  return {'format', format, FORMAT}
+end
 local now = tonumber(ARGV[1])
 if not now then
   local time = redis.call('TIME')
@@ -67,15 +76,6 @@ end
 -- room must go on then, so its first write is one that takes none; the key is never there.
 local function go_on_without_memory()
   redis.call('DEL', base .. 'none')
-end
-
--- Whether a prefix of objects is of the form that inserts into this queue take. Any other may lie
--- above, below or at the objects of another submission or queue. names.py checks the same form.
-local function is_own_prefix(prefix)
-  local queue = string.match(base, '^oq:{([^/}]+)')
-  local digits = string.sub(prefix, #queue + 2)
-  return string.sub(prefix, 1, #queue + 1) == queue .. '/' and #digits == 32
-    and not string.find(digits, '[^0-9a-f]')
 end
 
 local function sub_key(id)
@@ -95,40 +95,3 @@ end
 local function wake()
   redis.call('XADD', base .. 'wake', 'MAXLEN', 1, '*', 'at', now)
 end
-
-local function event(id, what)
-  redis.call('XADD', base .. 'events', 'MAXLEN', '~', 10000, '*', 'submission', id, 'event', what)
-end
-
--- Begin to look for chunks that are nowhere; see repair.lua. What a repair under way has looked at
--- already, it looks at once more. (A hash without a phase is that of an older version.)
-local function begin_repair()
-  local repair = base .. 'repair'
-  local at = redis.call('HMGET', repair, 'phase', 'from')
-  if not at[1] then
-    redis.call('DEL', repair)
-    redis.call('HSET', repair, 'phase', 'pending', 'from', '-')
-  elseif at[1] ~= 'pending' or at[2] ~= '-' then
-    redis.call('HSET', repair, 'again', 1)
-  end
-end
-
--- Reservations found by this script to be lost: of their two halves, the entry in the stream and
--- that it is pending for a worker, something other than our scripts has removed one.
-local lost_now = 0
-local function note_lost(number)
-  lost_now = lost_now + number
-  count('reservations_lost', number)
-end
-
--- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
-local function take_sweep(name, worker, lock_ms)
-  local key = base .. 'sweeper:' .. name
-  local owner = redis.call('GET', key)
-  if owner and owner ~= worker then
-    return false
-  end
-  redis.call('SET', key, worker, 'PX', lock_ms)
-  return true
-end
-

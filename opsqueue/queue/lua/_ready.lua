@@ -2,6 +2,8 @@
 --
 -- Submissions without strategic metadata are in `ready`, those with it in `ready:SIGNATURE`, the
 -- signature being their keys: so those that lack a key are found without looking at each.
+--
+-- With _index.
 local signatures
 local sets_lacking = {}
 -- Sets of ready submissions that lack the key; all of them without one.
@@ -20,6 +22,11 @@ local function ready_sets(lacking)
     end
   end
   return sets
+end
+
+local function size_of(set)
+  sizes[set] = sizes[set] or redis.call('ZCARD', set)
+  return sizes[set]
 end
 
 -- The best of some sets by a basic order; exact. Random: each submission as likely as the others.

@@ -1,6 +1,6 @@
--- Reported: the loader puts this text in front of scripts that say "With _reported.".
+-- Reported: many reservations ended at once.
 --
--- Many reservations ended at once.
+-- With _reservation.
 
 -- Whether an entry's id is in front of another: 13 digits of milliseconds, a hyphen, a sequence.
 local function is_before(a, b)

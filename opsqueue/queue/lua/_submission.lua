@@ -1,4 +1,4 @@
--- Submission: the loader puts this text in front of the scripts that say "With _submission.".
+-- Submission: all of one, as scripts answer it.
 
 -- All of a submission: {id, fields, metadata, failure}, flat lists but the id; {} when unknown.
 local function submission_row(id)

@@ -1,7 +1,7 @@
--- Walk: the loader puts this text in front of scripts that say "With _walk.".
+-- Walk: the last phase of a repair: submissions in the order of their ids, and in each the chunks
+-- below the cursor; see repair.lua.
 --
--- The last phase of a repair: submissions in the order of their ids, and in each the chunks below
--- the cursor; see repair.lua.
+-- With _in_hand.
 local PAGE_BYTES = 4096  -- of a bitmap, read at once
 local SUBMISSION_COST = 3  -- as many commands as for so many chunks
 local DONE_COST = 1 / 32  -- of looking at a done chunk, or at eight of them: no command

@@ -7,7 +7,7 @@
 -- ARGV[1] now   see _prelude
 -- ARGV[2] id
 --
--- With _submission.
+-- With _end_submission, _submission.
 --
 -- Returns {"changed", submission}, {"ended", submission}, or {"unknown"}.
 local id = ARGV[2]

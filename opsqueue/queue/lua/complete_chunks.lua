@@ -9,7 +9,7 @@
 -- ARGV[1]    now   see _prelude
 -- ARGV[2...] rest  token, operations_failed, has_output (0 or 1) and output of each chunk
 --
--- With _reported.
+-- With _end_submission, _in_hand, _reported.
 --
 -- Returns a flat list, for each "completed", id, chunks_left, or "limit_passed", id, chunks_left:
 -- completed, and the submission failed with it; "lost", "", 0: somebody else holds or held it by
@@ -102,6 +102,21 @@ local function complete(token, operations_failed, has_output, output)
     sub.state = 'completed'
   end
   return 'completed', id, sub.total - sub.done
+end
+
+-- Keep the rate: what was completed lately, in slots of 10 s.
+local function count_recent(chunks, operations)
+  local recent = base .. 'recent'
+  local slot = string.format('%.0f', now - now % 10000)
+  if redis.call('HINCRBY', recent, 'c:' .. slot, chunks) == chunks then
+    -- The first of its slot; whoever comes first after a pause finds older ones, few as they are.
+    for _, field in ipairs(redis.call('HKEYS', recent)) do
+      if tonumber(string.sub(field, 3)) < now - 70000 then
+        redis.call('HDEL', recent, field)
+      end
+    end
+  end
+  redis.call('HINCRBY', recent, 'o:' .. slot, operations)
 end
 
 local answers = {}

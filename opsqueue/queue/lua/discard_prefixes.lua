@@ -9,6 +9,8 @@
 -- ARGV[2]    step  discard; or hold: refuse inserts, and no more; or let_go: refuse no longer
 -- ARGV[3...] rest  prefixes
 --
+-- With _prefix.
+--
 -- Returns {"discarded", prefixes}: without those that a submission has or that are not of this
 -- queue's form, and with those that were garbage before.
 local step = ARGV[2]

@@ -11,6 +11,8 @@
 -- ARGV[5] traceback
 -- ARGV[6] jitter     0 to 1000 per mille of the half of the back-off that is left to chance
 --
+-- With _attempt, _reservation.
+--
 -- Returns {"retried" | "failed", id, attempt, next_at}, {"lost"}, or {"dropped", id}.
 local token = ARGV[2]
 local failure = {type = ARGV[3], message = ARGV[4], traceback = ARGV[5]}

@@ -9,6 +9,8 @@
 -- ARGV[2]    limit  submissions, and prefixes, at most
 -- ARGV[3...] rest   prefixes whose objects are deleted
 --
+-- With _pairs.
+--
 -- Returns {"forgotten", submissions, prefixes}.
 local limit = tonumber(ARGV[2])
 local garbage = base .. 'garbage'

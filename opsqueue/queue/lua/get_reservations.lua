@@ -7,6 +7,8 @@
 -- ARGV[1]    now   see _prelude
 -- ARGV[2...] rest  tokens
 --
+-- With _entry.
+--
 -- Returns {"found", chunks, submissions}: those that hold, in the order of the tokens; chunks
 -- {token, id, index, attempt, expires_at, {input} or {}} each, the input of a small submission;
 -- submissions {id, fields, metadata} each.

@@ -13,8 +13,10 @@
 -- ARGV[5]    timeout_ms  without a sign of life for so long it is dead
 -- ARGV[6...] rest        tokens that it holds
 --
+-- With _alive, _reservation, _worker.
+--
 -- Returns {"alive", void_tokens, released, lost}: lost are reservations that were pending for it
--- but no longer in the stream, see _chunk.lua.
+-- but no longer in the stream, see _reservation.lua.
 local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 go_on_without_memory()

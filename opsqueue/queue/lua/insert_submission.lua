@@ -20,9 +20,7 @@
 -- ARGV[12...] rest            first those pairs, then fields of sub:ID with their values, then
 --                             those inputs
 --
--- With _insert.
--- With _partitions.
--- With _submission.
+-- With _insert, _partitions, _prefix, _submission.
 --
 -- Returns {"inserted", id, submission}; {"known", id, submission}, the latter {} when it has been
 -- forgotten; {"partitions", numbers}: there are others than the caller knows of; {"prefix_taken",
@@ -53,10 +51,12 @@ if owner then
   return {'prefix_taken', owner}
 end
 
-local id, inline_from = next_id(partition), #ARGV - inline_count + 1
+local fields_from, inline_from = 12 + 2 * meta_count, #ARGV - inline_count + 1
+local id = next_id(partition)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = chunk_size,
-  operations_total = operations_total, cursor = 0, pairs_from = 12,
-  fields_from = 12 + 2 * meta_count, fields_end = inline_from})
+  operations_total = operations_total, cursor = 0,
+  pairs = {unpack(ARGV, 12, fields_from - 1)},
+  fields = {unpack(ARGV, fields_from, inline_from - 1)}})
 if inline_count > 0 then
   local key = sub_key(id)
   redis.call('HSET', key, 'inline', 1)

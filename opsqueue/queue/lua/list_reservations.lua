@@ -8,6 +8,8 @@
 -- ARGV[3] from   where the page begins: '-' or what the last call answered
 -- ARGV[4] limit  entries looked at, at most
 --
+-- With _entry.
+--
 -- Returns {"listed", chunks, next_from}: chunks {id, index, attempt, worker, reserved_at,
 -- expires_at} each; next_from '' after the last page.
 local wanted, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])

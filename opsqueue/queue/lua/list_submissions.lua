@@ -9,14 +9,14 @@
 -- ARGV[6]    limit  submissions at most
 -- ARGV[7...] rest   key and value of each pair of strategic metadata that they must have
 --
--- With _find.
--- With _submission.
+-- With _find, _submission.
 --
--- Returns {"listed", submissions, last}; `last` is the id up to which was looked, '' when there is nothing behind it. At most 1,000
--- are looked at, so that with pairs a page may be short, or empty, and not the last.
+-- Returns {"listed", submissions, last}; `last` is the id up to which was looked, '' when there is
+-- nothing behind it. At most 1,000 are looked at, so that with pairs a page may be short, or empty,
+-- and not the last.
 local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
-local sets = sets_of_pairs(7, state)
+local sets = sets_of_pairs({unpack(ARGV, 7)}, state)
 local smallest = smallest_of(sets)
 local least, most = from == '' and '-' or '[' .. from, below == '' and '+' or '(' .. below
 -- One more than asked for tells whether there is a next page.

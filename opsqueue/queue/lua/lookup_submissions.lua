@@ -15,7 +15,7 @@
 -- Returns {"found", ids, next_after}; next_after '' after the last page.
 local after, limit, states = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
-local sets = sets_of_pairs(5, states)
+local sets = sets_of_pairs({unpack(ARGV, 5)}, states)
 local smallest = smallest_of(sets)
 local page = redis.call('ZRANGEBYLEX', sets[smallest], after == '' and '-' or '(' .. after, '+',
   'LIMIT', 0, limit)

@@ -9,8 +9,11 @@
 -- ARGV[3] limit    chunks at most
 -- ARGV[4] lock_ms  how long others leave it to this one
 --
+-- With _attempt, _reservation, _worker.
+--
 -- Returns {"reclaimed", chunks, has_more, lost}, or {"busy"}: lost are reservations that were
--- pending but no longer in the stream, see _chunk.lua. has_more 1 only when something changed.
+-- pending but no longer in the stream, see _reservation.lua. has_more 1 only when something
+-- changed.
 local sweeper, limit = ARGV[2], tonumber(ARGV[3])
 
 go_on_without_memory()

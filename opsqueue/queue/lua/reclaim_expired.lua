@@ -14,6 +14,8 @@
 -- ARGV[4] limit    entries looked at, at most
 -- ARGV[5] lock_ms  how long others leave it to this one
 --
+-- With _attempt, _reservation, _stream, _worker.
+--
 -- Returns {"reclaimed", chunks, next_from, lost}, next_from '' after the last page; or {"busy"}.
 -- Lost are reservations that were in the stream but not pending; their chunks are free again.
 local sweeper, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -8,6 +8,8 @@
 -- ARGV[2]    delay_ms  0: free at once
 -- ARGV[3...] rest      tokens
 --
+-- With _reservation.
+--
 -- Returns for each {"released", id}, {"lost"}, or {"dropped", id}.
 local delay_ms = tonumber(ARGV[2])
 

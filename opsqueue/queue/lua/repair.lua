@@ -34,7 +34,7 @@
 -- ARGV[4] sweeper  who does it; one at a time, and a "begin" takes over; '': also beside others
 -- ARGV[5] lock_ms  how long others leave it to this one
 --
--- With _walk.
+-- With _reservation, _walk, _worker.
 --
 -- Returns {"repaired", chunks, has_more, entries, submissions, chunks_seen, freed, lost}: chunks
 -- freed by this call; then totals of this repair; {"busy"}; or {"idle"}.

@@ -9,20 +9,12 @@
 -- ARGV[2] worker                who reserves
 -- ARGV[3] limit                 chunks at most
 -- ARGV[4] reservation_ms        until it expires
--- ARGV[5] strategy              JSON, see _strategy.lua; the case is what strategy.py says
+-- ARGV[5] strategy              JSON, see _strategy.lua
 -- ARGV[6] chance                an integer of 30 bits, drawn by the caller
 -- ARGV[7] look_from             '', or where an answer with nothing said to go on looking
 -- ARGV[8] heartbeat_timeout_ms  of a worker not heard of yet; else what its heartbeat said
 --
--- With _handout.
--- With _ready.
--- With _basic if basic.
--- With _order if ordered or composed.
--- With _ordered if ordered.
--- With _limit if composed.
--- With _candidate if composed.
--- With _strategy if composed.
--- With _history.
+-- With _alive, _handout, _history, _in_hand, _strategy, _token.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
 -- look_from, is_cut}: read `wake` after wake_id to sleep until something may be free; next_due is
@@ -30,7 +22,8 @@
 -- be had before a resume; chunks a flat list of token, attempt, and input of a small submission or
 -- nil; submissions {values, id, is_suspect, metadata} each, flat too, the nine values being of the
 -- fields that _handout.lua reads; is_cut 1 when inputs filled the answer.
-local worker, limit, reservation_ms = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local worker, reservation_ms = ARGV[2], ARGV[4]
+asked = tonumber(ARGV[3])
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 local next_due
@@ -61,7 +54,7 @@ end
 next_due = free_due_chunks()
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
-while #entries < limit and inputs_bytes_left > 0 do
+while #entries < asked and inputs_bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
   local id, found = pick(strategy, chance, look_from)
@@ -94,9 +87,9 @@ while #entries < limit and inputs_bytes_left > 0 do
     sub.taken, taken = sub.taken + 1, taken + 1
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     note_in_hand(sub.pairs, 1)
-    if take_tokens then
+    if composed then
       local is_last = index == sub.total - 1
-      take_tokens(strategy[found], id,
+      composed.take_tokens(strategy[found], id,
         is_last and sub.operations - (sub.total - 1) * sub.size or sub.size)
     end
   end
@@ -104,7 +97,7 @@ while #entries < limit and inputs_bytes_left > 0 do
     leave_ready(id)
   end
 end
-if is_blocked and #entries < limit then
+if is_blocked and #entries < asked then
   -- Whoever ends a reservation next wakes those that wait for it.
   redis.call('SET', base .. 'blocked', 1)
 end
@@ -125,8 +118,8 @@ for _, id in ipairs(order) do
   end
 end
 write_in_hand()
-if write_all_paces then
-  write_all_paces()
+if composed then
+  composed.write_all_paces()
 end
 
 -- Made from what was delivered, not from what was added: this is what we hold.

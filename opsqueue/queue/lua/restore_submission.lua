@@ -26,8 +26,7 @@
 -- ARGV[18...] rest               first those pairs, then fields of sub:ID with their values, then
 --                                the indexes of those chunks
 --
--- With _insert.
--- With _submission.
+-- With _insert, _submission.
 --
 -- Returns {"inserted", id, submission}, or {"prefix_taken", id}.
 local prefix, chunks_total, operations_total = ARGV[3], ARGV[4], ARGV[6]
@@ -39,11 +38,12 @@ if owner then
   return {'prefix_taken', owner}
 end
 
-local id, redo_from = next_id(ARGV[2]), #ARGV - redo_count + 1
+local fields_from, redo_from = 18 + 2 * meta_count, #ARGV - redo_count + 1
+local id = next_id(ARGV[2])
 local key = sub_key(id)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = ARGV[5],
-  operations_total = operations_total, cursor = ARGV[7], pairs_from = 18,
-  fields_from = 18 + 2 * meta_count, fields_end = redo_from})
+  operations_total = operations_total, cursor = ARGV[7],
+  pairs = {unpack(ARGV, 18, fields_from - 1)}, fields = {unpack(ARGV, fields_from, redo_from - 1)}})
 redis.call('HSET', key, 'chunks_done', chunks_done, 'operations_done', operations_done,
   'operations_failed', operations_failed)
 if chunks_done ~= '0' then

@@ -2,12 +2,14 @@
 --
 -- A worker goes in peace: what it still holds is released without using an attempt, and it is
 -- forgotten. (What a worker that just vanishes holds is for reclaim_dead.) What is pending for it
--- but no longer in the stream is acknowledged, see _chunk.lua.
+-- but no longer in the stream is acknowledged, see _reservation.lua.
 --
 -- KEYS[1] base    prefix of the queue's keys
 -- ARGV[1] now     see _prelude
 -- ARGV[2] worker
 -- ARGV[3] limit   chunks at most
+--
+-- With _reservation, _worker.
 --
 -- Returns {"retired", ended, has_more, lost}: entries that are not pending for it any more, lost
 -- reservations among them. has_more 0 too when nothing could be ended: to repeat that is no use.

@@ -13,7 +13,7 @@
 -- ARGV[2] id
 -- ARGV[3] look_from  '' to retry it; then where the last answer said to go on
 --
--- With _submission.
+-- With _end_submission, _submission.
 --
 -- Returns {"retried", submission, look_from}, '' when that was all; {"not_retryable", submission};
 -- or {"unknown"}.

@@ -9,7 +9,7 @@
 -- ARGV[3]    limit pairs that it may have afterwards
 -- ARGV[4...] rest  key and value; an empty value removes the key
 --
--- With _submission.
+-- With _in_hand, _pairs, _submission.
 --
 -- Returns {"changed", submission}, {"ended", submission}, {"too_many", pairs}, or {"unknown"}.
 local id, limit = ARGV[2], tonumber(ARGV[3])

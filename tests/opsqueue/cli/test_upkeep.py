@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from opsqueue.cli.commands import main
 from opsqueue.cli.retention import show
+from opsqueue.model.names import base_key
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from tests.opsqueue.cli.conftest import Run
@@ -155,3 +156,30 @@ def test_uploads_younger_than_the_age_are_no_orphans(
     result = run("orphans", "--queue", queue_name, "--older-than", "3d")
 
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "no orphans")
+
+
+def test_an_upgrade_says_which_format_queue_and_store_have(
+    run: Run, store_url: str, queue_name: str, real_client: redis.Redis
+) -> None:
+    """The newest already: nothing changes."""
+    insert(Queue(real_client, queue_name), 1)
+
+    upgraded = run("upgrade", queue_name)
+
+    assert upgraded.exit_code == 0
+    assert f"queue {queue_name} has format 1, the newest that this version knows" in upgraded.output
+    assert f"store {open_store(store_url).url} has format 1" in upgraded.output
+
+
+def test_commands_refuse_a_queue_whose_format_is_too_new(
+    run: Run, queue_name: str, real_client: redis.Redis
+) -> None:
+    """With what helps; lists leave it out."""
+    insert(Queue(real_client, queue_name), 1)
+    real_client.set(f"{base_key(queue_name)}format", 2)
+
+    listed, refused = run("queues"), run("upgrade", queue_name)
+
+    assert (0, 1) == (listed.exit_code, refused.exit_code)
+    assert queue_name not in listed.output
+    assert f"Error: queue {queue_name} has format 2, and opsqueue" in refused.output

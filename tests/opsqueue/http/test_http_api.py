@@ -14,11 +14,13 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from opsqueue.consumer.http_api import HttpChunkQueue
 from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
+    FormatTooNewError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -28,9 +30,11 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
     WrongAnswerError,
 )
+from opsqueue.http import client as http_client
 from opsqueue.http.bodies import (
     ECHO_HEADER,
     AliveBody,
+    InsertBody,
     OutcomeBody,
     OutcomesBody,
     ProblemType,
@@ -89,7 +93,7 @@ class Wire:
         return answer
 
 
-def problem(status: int, kind: str = "about:blank", **more: object) -> httpx.Response:
+def problem(status: int, kind: str = "about:blank", /, **more: object) -> httpx.Response:
     body = {"type": kind, "status": status, "detail": "a sentence", **more}
     return httpx.Response(
         status,
@@ -233,6 +237,76 @@ def test_an_answer_becomes_the_exception_that_fits(
         wire.api.queue("q").get_submission(ID)
 
     assert error is type(raised.value)
+
+
+def test_a_format_that_the_api_cannot_read_is_the_apis_to_learn() -> None:
+    """The queue is named, and both versions."""
+    wire = Wire(
+        problem(501, ProblemType.FORMAT_TOO_NEW, kind="queue", name="q", found=2, readable=1)
+    )
+
+    with pytest.raises(FormatTooNewError) as raised:
+        wire.api.queue("q").get_submission(ID)
+
+    assert str(raised.value) == (
+        "queue q has format 2, and the API reads formats up to 1: upgrade that program"
+    )
+    assert len(wire.requests) == 1
+
+
+@pytest.fixture
+def newer_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of a version that has added two fields to the insert."""
+    added = {"InsertBody.trace_context": True, "InsertBody.max_failed_operations": False}
+    monkeypatch.setattr(http_client, "FEATURES", added)
+
+
+def version(*features: str) -> httpx.Response:
+    return httpx.Response(200, json={"name": "a", "version": "0.1.0", "features": list(features)})
+
+
+@pytest.mark.usefixtures("newer_client")
+def test_what_an_older_api_does_not_know_is_left_out_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where it may be; an API that does not tell its features knows those of the first version."""
+    wire = Wire(httpx.Response(200, json={"name": "a", "version": "0.1.0"}), OK)
+    new = replace(NEW, trace_context={"traceparent": "x"})
+
+    wire.api.version()
+    for _ in range(2):
+        wire.api.queue("q").insert_submission(new)
+
+    sent = [msgspec.json.decode(request.content) for request in wire.requests[1:]]
+    assert sent == [msgspec.to_builtins(InsertBody.of(NEW))] * 2
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "the API at http://api:3999 is too old for trace_context: left out"
+    ]
+
+
+@pytest.mark.usefixtures("newer_client")
+def test_what_an_older_api_must_know_is_refused() -> None:
+    """Without it the submission would be another one."""
+    wire = Wire(version("InsertBody.trace_context"), OK)
+    wire.api.version()
+
+    with pytest.raises(InvalidArgumentError, match="too old for max_failed_operations: upgrade it"):
+        wire.api.queue("q").insert_submission(replace(NEW, max_failed_operations=1))
+
+    assert len(wire.requests) == 1
+
+
+@pytest.mark.usefixtures("newer_client")
+def test_what_the_api_knows_is_sent() -> None:
+    """All of it."""
+    wire = Wire(version("InsertBody.trace_context", "InsertBody.max_failed_operations"), OK)
+    new = replace(NEW, trace_context={"traceparent": "x"}, max_failed_operations=1)
+
+    wire.api.version()
+    wire.api.queue("q").insert_submission(new)
+
+    sent = msgspec.json.decode(wire.requests[1].content)
+    assert (sent["trace_context"], sent["max_failed_operations"]) == ({"traceparent": "x"}, 1)
 
 
 def test_a_refused_cancel_has_the_submission() -> None:

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import redis
@@ -16,11 +16,11 @@ import redis
 import opsqueue
 from opsqueue.exceptions import OpsqueueInternalError, RedisUnavailableError, ScriptError
 from opsqueue.model.submission import SubmissionId
+from opsqueue.queue import script
 from opsqueue.queue.connection import connect, server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import Scripts, load_script
 from opsqueue.queue.state import READINGS, TRANSITIONS
-from opsqueue.strategy import Case, parse_strategy
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.opsqueue.steps import Raw, insert, take, tokens_of
 
@@ -80,9 +80,9 @@ def test_a_script_is_sent_once_and_then_called_by_its_sha(
 
 def test_arguments_come_in_the_order_of_the_header() -> None:
     """Callers name them."""
-    script = load_script("fail_chunk")
+    loaded = load_script("fail_chunk")
 
-    argv = script.argv(
+    argv = loaded.argv(
         {"token": "t", "jitter": 5, "now": "", "traceback": "tb", "message": "m", "type": "T"}, []
     )
 
@@ -91,10 +91,10 @@ def test_arguments_come_in_the_order_of_the_header() -> None:
 
 def test_the_rest_comes_last() -> None:
     """As many as there are."""
-    script = load_script("release_chunks")
+    loaded = load_script("release_chunks")
 
-    assert script.has_rest
-    assert ["", 0, "a", "b"] == script.argv({"now": "", "delay_ms": 0}, ["a", "b"])
+    assert loaded.has_rest
+    assert ["", 0, "a", "b"] == loaded.argv({"now": "", "delay_ms": 0}, ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -110,61 +110,53 @@ def test_wrong_arguments_name_what_the_script_takes(
     arguments: dict[str, Any], rest: list[Any]
 ) -> None:
     """Missing, too many, misspelt, or a rest that it has not."""
-    script = load_script("cancel_submission")
+    loaded = load_script("cancel_submission")
 
     with pytest.raises(OpsqueueInternalError, match=r"cancel_submission.lua takes \['id', 'now'\]"):
-        script.argv(arguments, rest)
+        loaded.argv(arguments, rest)
 
 
 @pytest.mark.parametrize("name", [*(one.name for one in TRANSITIONS), *READINGS])
 def test_no_script_negates_a_number_that_may_be_0(name: str) -> None:
     """Redis 7.0 writes -0 as "-0", which HINCRBY takes for no integer; `0 - n` is never it."""
-    negated = re.findall(
-        r"[,(=]\s*-[a-z]\w*.*|return -[a-z].*", load_script(f"{name} composed").text
-    )
+    negated = re.findall(r"[,(=]\s*-[a-z]\w*.*|return -[a-z].*", load_script(name).text)
 
     assert [] == negated
 
 
-def test_a_script_has_only_the_functions_that_it_calls() -> None:
-    """A server makes each anew at every call; what another of them calls is there, too."""
-    failing, pausing = load_script("fail_chunk").text, load_script("pause_queue").text
+def test_a_script_has_the_parts_that_it_names_and_those_that_they_name() -> None:
+    """Each once, what it needs in front of it, and no others: a server makes their functions anew
+    at every call."""
+    parts = [name for name, _ in load_script("fail_chunk").parts]
 
-    assert "function use_attempt(" in failing
-    assert "function put_back(" in failing
-    assert "function use_attempt(" not in pausing
-    assert "function put_back(" not in pausing
-
-
-def test_a_script_has_the_parts_of_its_case() -> None:
-    """A strategy without limits and orders does without what chooses by them."""
-    cases = {case: load_script(f"reserve_chunks {case}") for case in get_args(Case)}
-    parts = {case: {name for name, _ in script.parts} for case, script in cases.items()}
-
-    assert {"_basic"} == parts["basic"] - parts["ordered"]
-    assert {"_order", "_ordered"} == parts["ordered"] - parts["basic"]
-    assert {"_ordered"} == parts["ordered"] - parts["composed"]
-    assert {"_limit", "_candidate", "_strategy"} == parts["composed"] - parts["ordered"]
-    assert len({script.arguments for script in cases.values()}) == 1
+    assert parts[0] == "_prelude"
+    assert parts.index("_index") < parts.index("_end_submission") < parts.index("_attempt")
+    assert len(parts) == len(set(parts))
+    assert [name for name, _ in load_script("pause_queue").parts] == ["_prelude", "pause_queue"]
 
 
 @pytest.mark.parametrize(
-    ("text", "case"),
+    "text",
     [
-        ("Random", "basic"),
-        ("OrElse(Oldest, Random)", "basic"),
-        ("PreferDistinct(customer, Newest)", "ordered"),
-        ("OrElse(Highest(priority, Oldest), Random)", "ordered"),
-        ("Highest(priority, PreferDistinct(customer, Oldest))", "composed"),
-        ("OrElse(SelectOnly(priority, 3, Oldest), Newest)", "basic"),
-        ("SelectOnly(priority, 3, SelectOnly(customer, 3, Oldest))", "composed"),
-        ("OrElse(SelectOnly(priority, 3, Oldest), PreferDistinct(customer))", "composed"),
-        ("OrElse(Oldest, MaxSimultaneous(customer, 2, Oldest))", "composed"),
+        "-- ARGV[1] now\n-- ARGV[2] id\nreturn {}\n",
+        "-- ARGV[1] now\nreturn {ARGV[2]}\n",
+        "-- ARGV[1] now\n-- ARGV[3] id\nreturn {ARGV[3]}\n",
+        "-- ARGV[1] now\n-- ARGV[2...] rest\nreturn {}\n",
+        "-- ARGV[1] now\n-- ARGV[2] id\n-- With _nosy.\nreturn {ARGV[2]}\n",
     ],
+    ids=["unused", "undeclared", "not in order", "unused rest", "used by a part"],
 )
-def test_the_case_is_that_of_the_alternative_that_needs_most(text: str, case: Case) -> None:
-    """Limits or several orders in one of them need all."""
-    assert parse_strategy(text).case == case
+def test_a_header_that_does_not_fit_its_text_is_refused(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that text and call can't drift apart."""
+    (tmp_path / "_prelude.lua").write_text("local now = ARGV[1]\n")
+    (tmp_path / "_nosy.lua").write_text("local id = ARGV[2]\n")
+    (tmp_path / "unfit.lua").write_text(text)
+    monkeypatch.setattr(script, "_LUA", tmp_path)
+
+    with pytest.raises(OpsqueueInternalError, match=r"unfit\.lua declares ARGV"):
+        load_script("unfit")
 
 
 def test_a_failure_in_a_script_is_reported_as_its_file_and_line(
@@ -204,9 +196,9 @@ def test_a_value_that_is_nil_is_reported_as_its_file_and_line(
     queue = Queue(real_client, queue_name)
     id_ = insert(queue, 1)
     real_client.hset(Raw(real_client, queue_name).key(f"sub:{id_}"), "retention_ms", "a day")
-    line = line_of("_chunk", "now + tonumber(retention_ms)")
+    line = line_of("_end_submission", "now + tonumber(retention_ms)")
 
-    with pytest.raises(ScriptError, match=rf"lua/_chunk\.lua:{line}\b"):
+    with pytest.raises(ScriptError, match=rf"lua/_end_submission\.lua:{line}\b"):
         queue.cancel_submission(id_)
 
 

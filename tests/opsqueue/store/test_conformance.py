@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from opsqueue.exceptions import InvalidArgumentError, ObjectNotFoundError
+from opsqueue.contents.chunks import store_operations
+from opsqueue.contents.codec import open_codec
+from opsqueue.exceptions import FormatTooNewError, InvalidArgumentError, ObjectNotFoundError
 from opsqueue.store import input_key, output_key
+from opsqueue.store.base import upgrade_store
 from opsqueue.store.parallel import create_many, get_many
 
 if TYPE_CHECKING:
@@ -224,6 +228,24 @@ def test_a_good_store_passes_its_check(store: ObjectStore) -> None:
     store.check()
 
     assert list(store.list_prefix("")) == []
+
+
+def test_a_store_whose_format_is_too_new_is_refused(store: ObjectStore) -> None:
+    """Before anything is written to it; a store without a number has the first format."""
+    assert upgrade_store(store) == 1
+    assert list(store.list_prefix("")) == []
+    keys = ["opsqueue-format-2", "opsqueue-format-3"]
+    for key in keys:
+        store.create(key, b"")
+
+    for use in (
+        store.check,
+        partial(upgrade_store, store),
+        partial(store_operations, store, [1], prefix="41", chunk_size=1, codec=open_codec("json")),
+    ):
+        with pytest.raises(FormatTooNewError, match=r"^store .* has format 3, .* up to 1: upgrade"):
+            use()
+    assert keys == sorted(store.list_prefix(""))
 
 
 def test_unusual_keys_are_kept_exactly(store: ObjectStore) -> None:

@@ -12,10 +12,13 @@ import redis
 
 from opsqueue.exceptions import ScriptError, StoreUnavailableError
 from opsqueue.http.bodies import ProblemType
+from opsqueue.model.names import base_key
 from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
 from opsqueue_api.http import problem
+from tests.opsqueue.steps import insert
 from tests.opsqueue_api.clients import client_of
 
 
@@ -79,6 +82,25 @@ def test_redis_that_does_not_answer_is_503(store: ObjectStore) -> None:
     assert told(response)[::2] == (503, ProblemType.UNAVAILABLE)
     assert response.headers["retry-after"] == "2"
     assert "Redis does not answer" in response.json()["detail"]
+
+
+def test_a_queue_whose_format_is_too_new_is_501_and_left_out_of_lists(
+    fake_client: redis.Redis, store: ObjectStore
+) -> None:
+    """The other queues are served."""
+    app = create_app(fake_client, store)
+    for name in ("known", "newer"):
+        insert(Queue(fake_client, name), 1)
+    fake_client.set(f"{base_key('newer')}format", 2)
+
+    refused, listed = get(app, "/v1/queues/newer"), get(app, "/v1/queues").json()
+
+    assert told(refused)[::2] == (501, ProblemType.FORMAT_TOO_NEW)
+    assert "queue newer has format 2" in refused.json()["detail"]
+    assert [counts["queue"] for counts in listed["queues"]] == ["known"]
+    metrics = get(app, "/metrics").text
+    assert 'queue="known"' in metrics
+    assert 'queue="newer"' not in metrics
 
 
 def test_a_store_that_does_not_answer_is_503() -> None:

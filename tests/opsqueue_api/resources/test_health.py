@@ -12,6 +12,7 @@ from falcon import testing
 
 from opsqueue import __version__
 from opsqueue.exceptions import StoreUnavailableError
+from opsqueue.http.bodies import FEATURES
 from opsqueue.queue.connection import server_client
 from opsqueue.store import ObjectStore
 from opsqueue.store.memory import MemoryStore
@@ -62,7 +63,8 @@ def test_the_version_is_told(root: httpx.Client) -> None:
     """With the name of the program that answers."""
     answer = root.get("/version").json()
 
-    assert {"name": "opsqueue-redis", "version": __version__} == answer
+    told = {"name": "opsqueue-redis", "version": __version__, "features": sorted(FEATURES)}
+    assert told == answer
 
 
 def test_a_process_is_ready_when_redis_and_store_answer(root: httpx.Client) -> None:

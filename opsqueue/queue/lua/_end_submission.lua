@@ -1,0 +1,58 @@
+-- End submission: what ends a submission, whether all went well or not.
+--
+-- With _index.
+
+local function event(id, what)
+  redis.call('XADD', base .. 'events', 'MAXLEN', '~', 10000, '*', 'submission', id, 'event', what)
+end
+
+-- Tell those who watch a submission that it changed; `watched_until` is its field, false or text.
+local function tell_watchers(id, watched_until, what)
+  if watched_until and now < tonumber(watched_until) then
+    redis.call('XADD', sub_key(id) .. ':news', 'MAXLEN', 1, '*', 'what', what)
+  end
+end
+
+local DEFAULT_RETENTION_MS = 24 * 3600 * 1000
+
+-- Move a submission from in_progress to `state`, and out of every index of work. Of its chunks
+-- `failed` are neither done nor dropped.
+local function end_submission(id, state, failed)
+  local key = sub_key(id)
+  redis.call('HSET', key, 'state', state, 'ended_at', now)
+  redis.call('ZREM', base .. 'submissions:in_progress', id)
+  redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
+  local row = redis.call('HMGET', key, 'retention_ms', 'watched_until', 'chunks_total',
+    'chunks_done', 'operations_total', 'operations_done', 'delete_inputs', 'inline')
+  local retention_ms = row[1] or redis.call('GET', base .. 'retention') or DEFAULT_RETENTION_MS
+  redis.call('ZADD', base .. 'expiring', now + tonumber(retention_ms), id)
+  leave_ready(id)
+  count('submissions_' .. state, 1)
+  event(id, state)
+  tell_watchers(id, row[2], state)
+  if state ~= 'completed' then
+    count('chunks_dropped', row[3] - row[4] - failed)
+    count('backlog_chunks', row[4] - row[3])
+    count('backlog_operations', row[6] - row[5])
+    return
+  end
+  -- All bits are set: the state says as much.
+  redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
+  if row[7] and row[8] then
+    redis.call('UNLINK', key .. ':in')
+  elseif row[7] and row[3] ~= '0' then
+    redis.call('ZADD', base .. 'spent_inputs', 0, id)
+  end
+end
+
+-- More operations failed than the submission allows: it fails. Chunk `index`, which passed the
+-- limit, is done like those before.
+local function fail_past_limit(id, index, failed, limit)
+  local key = sub_key(id)
+  local used = redis.call('HGET', key .. ':attempts', index) or 0
+  redis.call('HSET', key .. ':failure', 'chunk_index', index, 'attempt', used + 1, 'at', now,
+    'type', 'TooManyFailedOperations', 'message', failed .. ' operations failed, of '
+    .. redis.call('HGET', key, 'operations_total') .. ' in all; max_failed_operations is '
+    .. limit, 'traceback', '')
+  end_submission(id, 'failed', 0)
+end

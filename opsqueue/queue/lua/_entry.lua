@@ -1,0 +1,23 @@
+-- Entry: entries of the stream of reservations.
+--
+-- With _token.
+
+-- Whether an entry of the stream is a reservation: an operator can add anything to it.
+local function is_reservation(entry)
+  local f = entry[2]
+  return #f == 10 and f[1] == 's' and tonumber(f[4]) and tonumber(f[8]) and tonumber(f[10])
+end
+
+-- The reservation that a token, or an entry's id, names; nil when it is gone or for another chunk.
+-- Answers behind it the entry's id, and whether the stream has an entry of that id.
+local function entry_of(token)
+  local entry_id, chunk = string.match(token, '^(%d+%-%d+)(.*)$')
+  if not entry_id then
+    return nil
+  end
+  local entry = redis.call('XRANGE', base .. 'reservations', entry_id, entry_id)[1]
+  if entry and is_reservation(entry) and (chunk == '' or token == token_of(entry)) then
+    return entry, entry_id, true
+  end
+  return nil, entry_id, entry ~= nil
+end

@@ -1,0 +1,106 @@
+-- In hand: counts of chunks in hand, by submission and by value of strategic metadata.
+--
+-- With _index.
+
+-- Note that chunks of a submission, whose pairs of strategic metadata are given, came into hand or
+-- left it. Written by write_in_hand, once for all that a script takes or ends.
+local function note_in_hand(pairs_flat, change)
+  for i = 1, #pairs_flat, 2 do
+    local key, value = pairs_flat[i], pairs_flat[i + 1]
+    local known, changes = in_hand[key], table_in(unwritten, key)
+    if known and known[value] then
+      known[value] = math.max(0, known[value] + change)
+    end
+    changes[value] = (changes[value] or 0) + change
+    in_hand_changes[key] = (in_hand_changes[key] or 0) + change
+    table_in(unscored.oldest, key)[value] = true
+    table_in(unscored.newest, key)[value] = true
+  end
+end
+
+-- Bring an index of groups ("oldest" or "newest") up to date with what is noted.
+local function score_groups(index, key)
+  local values, scored = unscored[index][key], {}
+  if not values then
+    return
+  end
+  unscored[index][key] = nil
+  local head_of = index == 'oldest' and first_of or last_of
+  for value in pairs(values) do
+    local head = head_of(base .. 'meta:' .. key .. ':' .. value)
+    if head then
+      scored[#scored + 1] = in_hand_of(key, value)
+      scored[#scored + 1] = head .. ':' .. value
+    end
+  end
+  if #scored > 0 then
+    redis.call('ZADD', base .. index .. ':' .. key, unpack(scored))
+  end
+end
+
+-- Make counts known that changes were noted of and that nobody has asked for; one alone is written
+-- down with the same command. Answers that one.
+local function learn_in_hand(key, changes)
+  local known, unknown = table_in(in_hand, key), {}
+  for value in pairs(changes) do
+    if not known[value] then
+      unknown[#unknown + 1] = value
+    end
+  end
+  if #unknown == 1 then
+    local alone = unknown[1]
+    local count_now = redis.call('HINCRBY', base .. 'inhand:' .. key, alone, changes[alone])
+    known[alone] = math.max(0, count_now)
+    return alone
+  elseif #unknown > 1 then
+    local counts = redis.call('HMGET', base .. 'inhand:' .. key, unpack(unknown))
+    for i, value in ipairs(unknown) do
+      known[value] = math.max(0, (counts[i] or 0) + changes[value])
+    end
+  end
+end
+
+local function write_in_hand()
+  local has_room = false
+  for key, changes in pairs(unwritten) do
+    local written = learn_in_hand(key, changes)
+    local counts, empty = {}, {}
+    for value in pairs(changes) do
+      local count_now = in_hand[key][value]
+      if count_now == 0 then
+        empty[#empty + 1] = value
+      elseif value ~= written then
+        counts[#counts + 1] = value
+        counts[#counts + 1] = count_now
+      end
+    end
+    if #counts > 0 then
+      redis.call('HSET', base .. 'inhand:' .. key, unpack(counts))
+    end
+    if #empty > 0 then
+      redis.call('HDEL', base .. 'inhand:' .. key, unpack(empty))
+    end
+    local change = in_hand_changes[key]
+    has_room = has_room or change < 0
+    if redis.call('HINCRBY', base .. 'inhand', key, change) == 0 then
+      redis.call('HDEL', base .. 'inhand', key)
+    end
+    score_groups('oldest', key)
+    score_groups('newest', key)
+  end
+  unwritten, in_hand_changes = {}, {}
+  -- A reserve has found work that a limit held back.
+  if has_room and redis.call('DEL', base .. 'blocked') == 1 then
+    wake()
+  end
+end
+
+-- Every entry into `reserved` counts +1, every exit -1, in the script of the transition.
+local function count_in_hand(id, change)
+  local key = sub_key(id)
+  redis.call('HINCRBY', key, 'chunks_in_hand', change)
+  if change ~= 0 and redis.call('HEXISTS', key, 'signature') == 1 then
+    note_in_hand(redis.call('HGETALL', key .. ':meta'), change)
+    write_in_hand()
+  end
+end

@@ -1,0 +1,25 @@
+-- Pairs: a submission's strategic metadata, and what it is found by.
+
+-- Strategic metadata of a submission: its pairs are in the index of look-ups until it is forgotten.
+local function change_pairs(id, command)
+  local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
+  for i = 1, #pairs_flat, 2 do
+    local set = base .. 'pairs:' .. pairs_flat[i] .. ':' .. pairs_flat[i + 1]
+    if command == 'ZADD' then
+      redis.call('ZADD', set, 0, id)
+    else
+      redis.call('ZREM', set, id)
+    end
+  end
+end
+
+-- The keys of a submission's strategic metadata, as `ready:SIGNATURE` has them.
+local function sign(id)
+  local names = redis.call('HKEYS', sub_key(id) .. ':meta')
+  if #names == 0 then
+    redis.call('HDEL', sub_key(id), 'signature')
+  else
+    table.sort(names)
+    redis.call('HSET', sub_key(id), 'signature', table.concat(names, ','))
+  end
+end

@@ -1,0 +1,61 @@
+-- Reservation: ways in which one ends.
+--
+-- With _entry, _in_hand, _lost.
+
+-- Acknowledge entries that the stream has no longer (it was trimmed, or the server lost its last
+-- writes), so that nobody meets them again. Which chunks they were for, a repair finds out.
+local function acknowledge_lost(entry_ids)
+  local lost = redis.call('XACK', base .. 'reservations', 'workers', unpack(entry_ids))
+  if lost > 0 then
+    if lost_now == 0 then
+      begin_repair()
+    end
+    note_lost(lost)
+  end
+end
+
+-- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group):
+-- no worker knows of it any more, and nobody else can have its chunk while it is there. Given its
+-- fields; answers whether a submission has the chunk again.
+local function free_unheld(entry_id, f)
+  redis.call('XDEL', base .. 'reservations', entry_id)
+  local id, index = f[2], tonumber(f[4])
+  local state = redis.call('HGET', sub_key(id), 'state')
+  note_lost(1)
+  if state then
+    count_in_hand(id, -1)
+    if put_back(id, index, state) then
+      wake()
+    end
+  end
+  return state ~= false
+end
+
+-- End a reservation: acknowledging its entry is the one act that does, so whoever acknowledges owns
+-- the outcome and everybody later is `lost`. Answers id, index, state of the submission (false when
+-- it is forgotten); nothing when the token is not pending any more. Given an entry's id, it is not
+-- pending afterwards, whatever it is.
+local function end_reservation(token)
+  local reservations = base .. 'reservations'
+  local entry, entry_id, is_there = entry_of(token)
+  if entry then
+    if redis.call('XACK', reservations, 'workers', entry_id) == 0 then
+      free_unheld(entry_id, entry[2])
+      return nil
+    end
+    redis.call('XDEL', reservations, entry_id)
+    local id, index = entry[2][2], tonumber(entry[2][4])
+    local state = redis.call('HGET', sub_key(id), 'state')
+    if state then
+      count_in_hand(id, -1)
+    end
+    return id, index, state
+  elseif entry_id and not is_there then
+    acknowledge_lost({entry_id})
+  elseif entry_id == token then
+    -- No reservation: nobody can report it.
+    redis.call('XACK', reservations, 'workers', entry_id)
+    redis.call('XDEL', reservations, entry_id)
+  end
+  return nil
+end

@@ -1,0 +1,36 @@
+-- Worker: what a worker holds, and what ends with it.
+--
+-- With _stream.
+
+-- The entries pending for a worker: {token, worker, idle, deliveries} each, oldest first.
+local function pending_of(worker, limit)
+  local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', '-', '+', limit,
+    worker)
+  if is_nogroup(pending) then
+    reset_reservations()
+    return {}
+  elseif pending.err then
+    -- Not "none": a worker that seems to hold nothing is forgotten with what it holds.
+    return redis.call('XPENDING', base .. 'reservations', 'workers', '-', '+', limit, worker)
+  end
+  return pending
+end
+
+-- Forget a worker that holds nothing any more; answers 1 if it was known.
+local function remove_worker(worker)
+  redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)
+  redis.call('ZREM', base .. 'workers', worker)
+  redis.call('HDEL', base .. 'worker_info', worker)
+  return redis.call('ZREM', base .. 'dead_at', worker)
+end
+
+-- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
+local function take_sweep(name, worker, lock_ms)
+  local key = base .. 'sweeper:' .. name
+  local owner = redis.call('GET', key)
+  if owner and owner ~= worker then
+    return false
+  end
+  redis.call('SET', key, worker, 'PX', lock_ms)
+  return true
+end
