@@ -113,7 +113,7 @@ SHOWN_BY: Final = {
     ),
     "Redis does not answer a worker": (
         "system/test_recovery.py::test_a_server_that_restarts_finds_its_worker_again",
-        "opsqueue_worker/intake/test_intake.py::test_it_goes_on_trying_however_long_the_outage",
+        "opsqueue/model/test_backoff.py::test_there_is_a_pause_however_long_the_outage",
     ),
     "Redis has lost all its data": (
         "opsqueue/rebuild/test_restored.py::test_work_goes_on_after_redis_was_lost",

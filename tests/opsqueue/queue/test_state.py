@@ -27,11 +27,16 @@ NO_SCRIPTS = {
     "wait_for_wake",
     "wait_for_news",
     "wait_for_events",
+    "wait_for_end",
+    "wait_for_progress",
+    "reserve_when_free",
     "last_event_id",
-    "together",
     "fail_chunks",  # many calls of one
+    "run",
+    "pipeline",
+    "part",
     "parts",
-    "part_of",
+    "parts_now",
 }
 
 

@@ -381,4 +381,6 @@ def test_schemas_are_those_that_were_recorded() -> None:
 if __name__ == "__main__":
     lines = [f"{name} {json.dumps(data.decode())}\n" for name, data in answers().items()]
     (FOLDER / "answers.txt").write_text("".join(lines), "utf-8")
-    (FOLDER / "schemas.json").write_text(json.dumps(schemas(), indent=1) + "\n", "utf-8")
+    (FOLDER / "schemas.json").write_text(
+        json.dumps(dict(sorted(schemas().items())), indent=1) + "\n", "utf-8"
+    )
