@@ -91,6 +91,16 @@ class SubmissionOptions(ChunksOptions, total=False):
     serialization_format: SerializationFormat | None
 
 
+class ClientOptions(TypedDict, total=False):
+    """What is set of a client, see `ProducerClient`."""
+
+    queue: str
+    at_once: int
+    inline_bytes: int
+    codec: str | Codec
+    allow_pickle: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkResults:
     """A chunk's results: those of operations index * chunk_size and on."""
@@ -170,28 +180,16 @@ class ProducerClient:
         api: Backend,
         store: ObjectStore,
         *,
-        queue: str = "default",
-        at_once: int = DEFAULT_AT_ONCE,
-        inline_bytes: int = INLINE_BYTES,
-        codec: str | Codec = PRODUCER_CODEC,
-        allow_pickle: bool = False,
         whole_bytes: int | None = None,
+        **options: Unpack[ClientOptions],
     ) -> Self:
         """Make a client of parts that are there already; `close` leaves them to the caller.
 
         `whole_bytes` limits what a retry of failed operations decodes, see `failed_operations`.
         """
         self = cls.__new__(cls)
-        self._set_up(
-            api,
-            store,
-            queue=queue,
-            at_once=at_once,
-            inline_bytes=inline_bytes,
-            codec=codec,
-            allow_pickle=allow_pickle,
-        )
-        self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={queue!r})"
+        self._set_up(api, store, **options)
+        self._name = f"ProducerClient.over({api!r}, {store.url!r}, queue={self.queue!r})"
         self._whole_bytes = whole_bytes
         self._resources = ExitStack()
         return self
@@ -201,11 +199,11 @@ class ProducerClient:
         api: Backend,
         store: ObjectStore,
         *,
-        queue: str,
-        at_once: int,
-        inline_bytes: int,
-        codec: str | Codec,
-        allow_pickle: bool,
+        queue: str = "default",
+        at_once: int = DEFAULT_AT_ONCE,
+        inline_bytes: int = INLINE_BYTES,
+        codec: str | Codec = PRODUCER_CODEC,
+        allow_pickle: bool = False,
     ) -> None:
         if at_once < 1:
             message = f"at_once is {at_once}: it counts objects, give 1 or more"
