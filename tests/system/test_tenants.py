@@ -125,7 +125,7 @@ def victim(api_url: str, redis_url: str, module_store_url: str) -> Iterator[Vict
         results = http.get(f"/submissions/{status['id']}/results").text.splitlines()
         assert ['"secret result"', '"another"', '"mine"', '"mine"'] == results
         # It may be needed once more: tests of a module need not run one after the other.
-        client.delete(*client.scan_iter(match=base_key(VICTIM) + "*"))
+        client.delete(*client.scan_iter(match=base_key(VICTIM) + "*", count=10_000))
 
 
 @pytest.fixture(params=[ATTACKER, AROUND])

@@ -17,9 +17,11 @@ from opsqueue.cli.commands import main
 from opsqueue.contents.codec import open_codec
 from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import ChunkFailure
+from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
+from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue_api.app import create_app
 
 Run = Callable[..., Result]
@@ -34,6 +36,20 @@ class ThreadingServer(ThreadingMixIn, WSGIServer):
 class Silent(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of these tests alone: many commands look into all queues that there are."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def real_client(redis_url: str) -> Iterator[redis.Redis]:
+    client = server_client(redis_url)
+    yield client
+    client.close()
 
 
 @pytest.fixture

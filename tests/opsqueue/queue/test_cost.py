@@ -33,9 +33,10 @@ def commands_in(client: redis.Redis, act: Callable[[], object]) -> int:
 def own_queue(own_client: redis.Redis, queue_name: str) -> Queue:
     """Its scripts are loaded, its stream is there, and its clock stands.
 
-    Once a second a reserve looks whether the server is still the same, which is a command more.
+    Once a second a reserve looks whether the server is still the same, and a queue now and then how
+    many partitions it has: commands more.
     """
-    queue = Queue(own_client, queue_name, clock=Clock())
+    queue = Queue(own_client, queue_name, partition=0, clock=Clock())
     warm = insert(queue, 3)
     queue.complete_chunks(tokens_of(take(queue, 1)))
     queue.cancel_submission(warm)
