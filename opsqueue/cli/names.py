@@ -169,6 +169,8 @@ def check_is_known(api: Backend, queue: str) -> None:
     """
     names = known_names(api)
     if names is not None and queue not in names:
+        # Lists leave out a queue whose format is too new: this call says so.
+        api.queue(queue).count_queue()
         raise UnknownQueueError(queue, names)
 
 

@@ -17,6 +17,7 @@ from opsqueue.queue.orphans import Orphan, delete_orphans, find_orphans
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 from opsqueue.store import ObjectStore, open_store
+from opsqueue.store.base import check_format
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _EPILOG = """
@@ -87,6 +88,7 @@ def check_orphans(
         closing(open_store(store_url)) as store,
         closing(connect(redis_url)) as client,
     ):
+        check_format(store)
         names = list(queues) or queue_names(client)
         is_left = False
         click.echo(f"redis   {masked(redis_url)}\nstore   {store.url}")

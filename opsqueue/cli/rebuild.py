@@ -17,6 +17,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.queue.script import ping
 from opsqueue.store import ObjectStore, open_store
+from opsqueue.store.base import check_format
 
 _EPILOG = """
 \b
@@ -52,6 +53,7 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     ping(client)
     with closing(open_store(store_url)) as store:
         click.echo(f"store   {store.url}")
+        check_format(store)
         names = _checked(store, queues)
         outcomes = [_rebuild(store, Queue(client, name), is_dry_run=dry_run) for name in names]
     if any(rebuilt for rebuilt, _ in outcomes):

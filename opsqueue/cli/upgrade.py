@@ -12,7 +12,7 @@ from opsqueue.cli.tables import say
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
-from opsqueue.store.base import upgrade_store
+from opsqueue.store.base import check_format, upgrade_store
 
 _EPILOG = """
 \b
@@ -33,6 +33,9 @@ def upgrade(*, queue: str, store_url: str | None, client: Client) -> None:
     queue from then on. A format is never lowered.
     """
     note_new(client, queue)
+    if store_url is not None:
+        with closing(open_store(store_url)) as store:
+            check_format(store)
     before, now = Queue(client, queue).upgrade_queue()
     if before == now:
         say(f"queue {queue} has format {now}, the newest that this version knows")

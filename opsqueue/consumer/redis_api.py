@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from opsqueue.consumer.held import Connected
+from opsqueue.model.names import checked_worker
 from opsqueue.queue import connection
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
@@ -22,6 +23,7 @@ def connected(
     resources: ExitStack,
 ) -> Connected:
     """Connect a worker to its queue, with what sweeps that; `resources` closes the connections."""
+    checked_worker(worker)
     client = connection.connect(url, max_connections=8)
     resources.callback(client.close)
     on = Queue(client, queue)

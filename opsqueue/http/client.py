@@ -159,9 +159,13 @@ class HttpClient:
         if not self._lacking:
             return msgspec.json.encode(body)
         fields = msgspec.to_builtins(body)
+        defaults = {field.name: field.default for field in msgspec.structs.fields(body)}
         for feature in sorted(self._lacking):
             kind, _, name = feature.partition(".")
             if kind != type(body).__name__ or name not in fields:
+                continue
+            if getattr(body, name) == defaults[name]:
+                del fields[name]
                 continue
             if not FEATURES[feature]:
                 message = f"the API at {self.url} is too old for {name}: upgrade it, or do without"

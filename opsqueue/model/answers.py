@@ -12,7 +12,7 @@ from msgspec.structs import force_setattr
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 
-_ALL_DONE: Final = 0xFF
+_ALL_DONE: Final = b"\xff"
 """A byte of a bitmap whose eight chunks are all done."""
 
 
@@ -187,11 +187,15 @@ class ChunkWindow(Struct, frozen=True):
     @property
     def done_until(self) -> int:
         """The first chunk of the window that is not done, `end` when all are."""
-        index = self.first
-        while index in self:
-            is_whole = index % 8 == 0 and self.bits[index // 8 - self.first // 8] == _ALL_DONE
-            index += 8 if is_whole else 1
-        return min(index, self.end)
+        offset = self.first % 8
+        if not self.bits:
+            return min(self.first, self.end)
+        # As if the chunks of the first byte that are before the window were done.
+        bits = bytes([self.bits[0] | (0xFF00 >> offset & 0xFF)]) + self.bits[1:]
+        whole = len(bits) - len(bits.lstrip(_ALL_DONE))
+        rest = bits[whole] if whole < len(bits) else 0
+        leading = 8 - (~rest & 0xFF).bit_length()
+        return min(self.first - offset + 8 * whole + leading, self.end)
 
 
 class ProgressNumbers(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from opsqueue.model.process import Origin
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer.backends import ProducerQueue
 from opsqueue.store import ObjectStore, input_key
+from opsqueue.store.base import check_format
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
 from opsqueue.tracing import spans
 
@@ -81,7 +82,7 @@ class SubmissionInserter:
             operations_total=stored.operations_total,
             inline=stored.inline,
         )
-        return self._insert_stored(new, idempotency_key)
+        return self._insert_stored(new, idempotency_key, is_prefix_fresh=True)
 
     def insert_encoded(self, new: NewSubmission, idempotency_key: str) -> Inserted:
         """Insert a submission whose chunks its producer has stored, or sends along encoded.
@@ -101,12 +102,20 @@ class SubmissionInserter:
             or self._queue.lookup_prefix(new.prefix) is not None
         ):
             return self._queue.insert_submission(new, idempotency_key=idempotency_key)
+        check_format(self._store)
         items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
         create_many(self._store, items)
-        return self._insert_stored(replace(new, inline=None), idempotency_key)
+        stored = replace(new, inline=None)
+        return self._insert_stored(stored, idempotency_key, is_prefix_fresh=False)
 
-    def _insert_stored(self, new: NewSubmission, idempotency_key: str) -> Inserted:
-        """Insert a submission whose chunks are stored here, and delete them if that is in vain."""
+    def _insert_stored(
+        self, new: NewSubmission, idempotency_key: str, *, is_prefix_fresh: bool
+    ) -> Inserted:
+        """Insert a submission whose chunks are stored here, and delete them if that is in vain.
+
+        Whoever has a prefix that was made here is this very submission, inserted by a request whose
+        answer was lost; a prefix that a client chose may be a stranger's.
+        """
         try:
             store_manifest(self._store, self._queue.name, new, idempotency_key)
         except BaseException:
@@ -118,7 +127,7 @@ class SubmissionInserter:
         except IncorrectUsageError:
             # Only a refusal: after a lost answer a submission may be using these objects.
             owner = self._discard_unless_owned(new)
-            if owner is None:
+            if owner is None or not is_prefix_fresh:
                 raise
             return Inserted(id=owner, is_new=False)
         if inserted.submission is not None and inserted.submission.prefix == new.prefix:

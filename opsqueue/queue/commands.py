@@ -180,10 +180,6 @@ def _texts(items: list[bytes]) -> list[str]:
     return [item.decode() for item in items]
 
 
-def _first(answers: Iterable[Answer | None]) -> Answer | None:
-    return next((answer for answer in answers if answer is not None), None)
-
-
 def _concatenated(lists: Iterable[list[Answer]]) -> list[Answer]:
     return [item for items in lists for item in items]
 
@@ -1013,8 +1009,6 @@ def lookup_prefix(prefix: str) -> Command[SubmissionId | None]:
         script="lookup_prefix",
         parse=_tagged(found=_id, unknown=_none),
         arguments={"prefix": prefix},
-        scope=Scope.EVERY,
-        merge=_first,
     )
 
 
@@ -1024,8 +1018,6 @@ def lookup_key(idempotency_key: str) -> Command[SubmissionId | None]:
         script="lookup_key",
         parse=_tagged(found=_id, unknown=_none),
         arguments={"idempotency": idempotency_key},
-        scope=Scope.EACH,
-        merge=_first,
     )
 
 

@@ -79,25 +79,21 @@ class Partitions:
         Raises:
             RedisUnavailableError: the first partition does not answer.
         """
-        with self._lock.get():
-            self._asked += 1
-            number = self._asked
-        self._learn(self.ask(), number)
+        question = self.next_question()
+        self.learn(self.ask(), question)
         return self.history[-1]
 
-    def learn(self, history: list[int]) -> None:
-        """Remember what another answer of Redis said just now."""
+    def next_question(self) -> int:
+        """Return the number of a question, before it is asked; `learn` takes it with the answer."""
         with self._lock.get():
             self._asked += 1
-            number = self._asked
-        self._learn(history, number)
+            return self._asked
 
-    def _learn(self, history: list[int], number: int) -> None:
+    def learn(self, history: list[int], question: int) -> None:
+        """Remember an answer of Redis, unless a later question has been answered already."""
         with self._lock.get():
-            # When several threads ask, the one that asked last has the newest answer, whenever it
-            # comes.
-            if number > self._answered:
-                self.history, self._answered = history, number
+            if question > self._answered:
+                self.history, self._answered = history, question
         self._asked_at = time.monotonic()
 
 

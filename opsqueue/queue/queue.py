@@ -20,6 +20,7 @@ from functools import wraps
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
 from opsqueue.exceptions import (
+    InvalidArgumentError,
     OpsqueueError,
     RedisUnavailableError,
     SubmissionNotConfirmedError,
@@ -34,6 +35,7 @@ from opsqueue.model.answers import (
     SubmissionPage,
     Swept,
 )
+from opsqueue.model.checks import shown
 from opsqueue.model.chunk import (
     MAX_BATCH,
     ChunkFailure,
@@ -307,6 +309,7 @@ class Queue:
         self._register()
         for _ in range(_MOST_ROUNDS):
             home, known = self._home_of_insert(new, idempotency_key)
+            question = self.partitions.next_question()
             inserted = self._insert(
                 commands.insert_submission(
                     new,
@@ -318,7 +321,7 @@ class Queue:
             )
             if isinstance(inserted, Inserted):
                 return inserted
-            self.partitions.learn(inserted)
+            self.partitions.learn(inserted, question)
         message = f"queue {self.name}: its partitions change faster than an insert can follow"
         raise RedisUnavailableError(message)
 
@@ -574,7 +577,7 @@ class Queue:
                 back by whoever sweeps. None: DEFAULT_TIMEOUT_MS.
         """
         tokens = list(tokens)
-        named = grouped(tokens, tokens)
+        named = {self.partition: tokens} if self._is_one else grouped(tokens, tokens)
 
         def beat(partition: int) -> Command[Alive]:
             return commands.heartbeat(
@@ -716,8 +719,6 @@ class Queue:
     get_partitions = _runs(commands.get_partitions)
     list_limits = _runs(commands.list_limits)
     get_retention = _runs(commands.get_retention)
-    lookup_prefix = _runs(commands.lookup_prefix)
-    lookup_key = _runs(commands.lookup_key)
     unknown_prefixes = _runs(commands.unknown_prefixes)
     list_workers = _runs(commands.list_workers)
     count_queue = _runs(commands.count_queue)
@@ -787,6 +788,18 @@ class Queue:
                     after = next_after
         return sorted(found)
 
+    def lookup_prefix(self, prefix: str) -> SubmissionId | None:
+        """Return the submission whose contents lie below a prefix of objects."""
+        command = commands.lookup_prefix(prefix)
+        found = (self.run(command, partition=number) for number in self._numbers_now())
+        return next((id_ for id_ in found if id_ is not None), None)
+
+    def lookup_key(self, idempotency_key: str) -> SubmissionId | None:
+        """Return the submission that was inserted with a key, as long as the key is remembered."""
+        command = commands.lookup_key(idempotency_key)
+        found = (self.run(command, partition=number) for number in self._numbers())
+        return next((id_ for id_ in found if id_ is not None), None)
+
     def list_reservations(
         self,
         submission_id: SubmissionId | None = None,
@@ -808,6 +821,9 @@ class Queue:
         if submission_id is not None:
             numbers = [SubmissionId(str(submission_id)).partition]
         partition, start = place_of(from_ or "-", first=numbers[0])
+        if partition not in range(numbers[0], numbers[-1] + 1):
+            message = f"a page from {shown(from_)}: it is of a partition that was not asked for"
+            raise InvalidArgumentError(message)
         chunks: list[ChunkInHand] = []
         for number in [number for number in numbers if number >= partition]:
             if len(chunks) >= limit:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import redis
 
 from opsqueue.exceptions import (
     InvalidArgumentError,
+    RedisUnavailableError,
     SubmissionNotFoundError,
     TooManyMatchingSubmissionsError,
 )
@@ -330,3 +333,38 @@ def test_commands_of_several_partitions_go_in_one_pipeline(queue: Queue) -> None
     assert [[Completed]] * 40 == [[type(outcome) for outcome in answer] for answer in completed]
     assert submission.chunks_done == 1
     assert failed.chunks_in_hand == 0
+
+
+def test_a_look_up_needs_no_partition_behind_the_one_that_answers(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its master may be down."""
+    first = next(id_ for id_ in spread(queue) if id_.partition == 0)
+    prefix = queue.get_submission(first).prefix
+    no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
+    monkeypatch.setattr(queue._scripts_of(PARTITIONS - 1), "call", no_answer)
+
+    assert queue.lookup_prefix(prefix) == first
+    with pytest.raises(RedisUnavailableError):
+        queue.lookup_prefix(f"{queue.name}/{'0' * 32}")
+
+
+def test_a_page_of_another_partition_is_refused(queue: Queue) -> None:
+    """It would look like the last one."""
+    id_ = next(id_ for id_ in spread(queue) if id_.partition == 1)
+
+    with pytest.raises(InvalidArgumentError, match="was not asked for"):
+        queue.list_reservations(id_, from_="-@03")
+
+
+def test_a_heartbeat_of_one_partition_stays_in_it(queue: Queue) -> None:
+    spread(queue)
+    tokens = tokens_of(take(queue, 40))
+
+    alive = queue.part(1).heartbeat("w2", tokens=tokens)
+
+    assert [[], ["w2"], [], []] == [
+        [worker.name for worker in part.list_workers() if worker.name == "w2"]
+        for part in queue.parts()
+    ]
+    assert alive.void == frozenset(tokens)

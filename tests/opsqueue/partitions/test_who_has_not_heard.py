@@ -132,3 +132,16 @@ def test_a_queue_whose_redis_was_lost_has_one_partition_again(
     monkeypatch.setattr(queue.partitions, "ask", Mock(return_value=[1]))
 
     assert len(queue.parts_now()) == 1
+
+
+def test_an_insert_that_meets_more_partitions_does_not_hide_still_later_ones(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """Its script's answer is as old as its question, whenever it is read."""
+    queue = Queue(client, queue_name)
+    question = queue.partitions.next_question()
+    queue.set_partitions(3)
+
+    queue.partitions.learn([1, 2], question)
+
+    assert [1, 3] == queue.partitions.history

@@ -7,21 +7,25 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import (
     ApiUnavailableError,
     ChunkSizeIsZeroError,
     EncodingError,
     IncorrectUsageError,
     InvalidArgumentError,
+    PrefixTakenError,
     StoreUnavailableError,
 )
 from opsqueue.model.answers import Inserted
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
+from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store.memory import MemoryStore
@@ -328,3 +332,24 @@ def test_a_client_that_is_given_another_queue_hands_in_there(
 
     assert producer.get_submission(id_).queue == producer.queue
     assert Queue(client, producer.queue).get_submission(id_).prefix.startswith(producer.queue)
+
+
+class TakenMeanwhile(Queue):
+    """Somebody else inserts under the same prefix while a client's chunks are stored."""
+
+    def insert_submission(self, new: NewSubmission, **options: Any) -> Inserted:
+        stranger = msgspec.structs.replace(new, chunks_total=5, operations_total=5)
+        super().insert_submission(stranger)
+        return super().insert_submission(new, **options)
+
+
+def test_a_strangers_submission_is_no_answer_to_an_insert_with_a_chosen_prefix(
+    client: redis.Redis, store: MemoryStore, queue_name: str
+) -> None:
+    """Unlike a fresh prefix, which nobody else can have."""
+    queue = TakenMeanwhile(client, queue_name)
+    new = NewSubmission(prefix=fresh_prefix(queue_name), chunks_total=1, inline=[b"[1]"])
+    inserter = SubmissionInserter(queue, store, inline_bytes=0)
+
+    with pytest.raises(PrefixTakenError):
+        inserter.insert_encoded(new, "key")
