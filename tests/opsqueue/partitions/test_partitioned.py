@@ -320,6 +320,7 @@ def test_one_partition_alone_is_a_queue_too(queue: Queue) -> None:
 def test_commands_of_several_partitions_go_in_one_pipeline(queue: Queue) -> None:
     spread(queue)
     tokens = tokens_of(take(queue, 40))
+    queue.run(commands.complete_chunks([]))  # the server knows its script from now on
     id_ = queue.get_reservations(tokens[:1])[tokens[0]].source.submission_id
 
     *completed, submission, failed = queue.pipeline(
