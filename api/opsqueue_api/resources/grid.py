@@ -1,21 +1,39 @@
-"""A submission's chunks as a grid, and the chunks in hand of a queue: what dashboards draw."""
+"""A submission's chunks as a grid, and the chunks in progress of a queue: what dashboards draw.
+
+The grid is put together by a bounded number of bounded readings, so it is no single instant: what
+moved in between may be counted in two places.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import falcon
 from msgspec import Struct
 
-from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, ChunkInHand, Grid
-from opsqueue.queue.grid import chunk_grid
+from opsqueue.model.grid import (
+    MAX_CELLS,
+    MAX_LISTED,
+    MAX_PAGE,
+    Cell,
+    ChunkInHand,
+    FailedChunk,
+    Grid,
+)
+from opsqueue.model.submission import Submission
+from opsqueue.queue.commands import MAX_DELAYED
+from opsqueue.queue.queue import Queue
 from opsqueue_api.http.operation import integer_parameter, operation
 from opsqueue_api.http.parameters import checked_id, integer, write
 from opsqueue_api.resources.queues import QueueOf
 
 MIN_CELLS: Final = 100
 """Fewer would make Redis count more chunks at once; small submissions have fewer all the same."""
+_PAGES: Final = 10
+_BITMAP_BYTES: Final = 1024 * 1024
+"""Of each bitmap, in one reading: some eight million chunks, counted in less than a millisecond."""
 
 
 class ReservationsBody(Struct, frozen=True, kw_only=True):
@@ -64,3 +82,83 @@ class Reservations:
         limit = integer(req, "limit", default=100, least=1, most=MAX_PAGE)
         page = self.queue_of(queue).list_reservations(limit=limit)
         write(resp, ReservationsBody(reservations=page.chunks))
+
+
+def chunk_grid(on: Queue, submission: Submission, *, cells: int) -> Grid:
+    """Look at a submission's chunks.
+
+    Args:
+        on: its queue.
+        submission: as it is now.
+        cells: at most, up to MAX_CELLS.
+
+    Raises:
+        SubmissionNotFoundError: it was forgotten meanwhile.
+    """
+    total = submission.chunks_total
+    # One chunk a cell, or whole bytes of the bitmap, so that Redis can count them.
+    per_cell = 1 if total <= cells else 8 * -(-total // (8 * cells))
+    done, errors = _counts(on, submission, per_cell)
+    in_hand, is_cut = _chunks_in_hand(on, submission)
+    delayed = on.list_delayed(submission.id, limit=MAX_DELAYED)
+    failure = submission.last_failure if submission.chunks_failed else None
+    failed = []
+    if failure is not None:
+        failed.append(
+            FailedChunk(index=failure.chunk_index, attempt=failure.attempt, at=failure.at)
+        )
+    held_of = _tally((chunk.index for chunk in in_hand), per_cell, len(done))
+    delayed_of = _tally((chunk.index for chunk in delayed.chunks), per_cell, len(done))
+    failed_of = _tally((chunk.index for chunk in failed), per_cell, len(done))
+    retried = sorted(delayed.retried, key=lambda chunk: (-chunk.attempts_used, chunk.index))
+    return Grid(
+        state=submission.state,
+        chunks_total=submission.chunks_total,
+        chunks_per_cell=per_cell,
+        cells=tuple(map(Cell, done, held_of, delayed_of, failed_of, errors)),
+        in_hand=in_hand[:MAX_LISTED],
+        delayed=delayed.chunks[:MAX_LISTED],
+        failed=tuple(failed),
+        retried=tuple(retried[:MAX_LISTED]),
+        retried_total=delayed.retried_total,
+        is_partial=is_cut or delayed.is_partial,
+    )
+
+
+def _counts(on: Queue, submission: Submission, per_cell: int) -> tuple[list[int], list[int]]:
+    """Give how many of each cell are done, and have errors."""
+    total = submission.chunks_total
+    cells = -(-total // per_cell)
+    at_once = max(1, min(MAX_CELLS, 8 * _BITMAP_BYTES // per_cell))
+    done: list[int] = []
+    errors: list[int] = []
+    for first in range(0, cells, at_once):
+        counted = on.count_cells(
+            submission.id, chunks_per_cell=per_cell, first_cell=first, limit=at_once
+        )
+        end = min(cells, first + at_once)
+        all_of = [min(per_cell, total - cell * per_cell) for cell in range(first, end)]
+        done += counted.done or all_of
+        errors += counted.errors or [0] * len(all_of)
+    return done, errors
+
+
+def _chunks_in_hand(on: Queue, submission: Submission) -> tuple[tuple[ChunkInHand, ...], bool]:
+    """Give those of a submission, and whether the queue has more than was looked through."""
+    found: list[ChunkInHand] = []
+    next_from: str | None = None
+    for _ in range(_PAGES):
+        page = on.list_reservations(submission.id, from_=next_from)
+        found += page.chunks
+        next_from = page.next_from
+        if next_from is None or len(found) >= submission.chunks_in_hand:
+            return tuple(found), False
+    return tuple(found), True
+
+
+def _tally(indexes: Iterable[int], per_cell: int, cells: int) -> list[int]:
+    counts = [0] * cells
+    for index in indexes:
+        if index // per_cell < cells:
+            counts[index // per_cell] += 1
+    return counts

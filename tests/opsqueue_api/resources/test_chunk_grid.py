@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from opsqueue.exceptions import SubmissionNotFoundError
 from opsqueue.model.grid import Cell
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import SubmissionId, SubmissionState
-from opsqueue.queue.grid import chunk_grid
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Newest
+from opsqueue_api.resources.grid import chunk_grid
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, insert, take, take_one, tokens_of
 
 EMPTY = Cell(done=0, in_hand=0, delayed=0, failed=0, errors=0)
 DONE = Cell(done=1, in_hand=0, delayed=0, failed=0, errors=0)
 MINUTE = Backoff(first_ms=60_000, max_ms=60_000)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(client: redis.Redis, queue_name: str, clock: Clock) -> Queue:
+    return Queue(client, queue_name, clock=clock)
 
 
 def test_each_chunk_of_a_small_submission_has_a_cell(queue: Queue, clock: Clock) -> None:
