@@ -21,7 +21,8 @@
 -- signatures         set     of those that have a ready submission
 -- pairs:KEY:VALUE    zset    submissions with that pair, in any state: the index of look-ups
 -- limits             hash    limits set while running: max:KEY, max:KEY:VALUE, rate:KEY, ...
--- full_at:KEY        hash    value -> tick at which its rate limit's bucket is full again
+-- full_at:KEY        hash    value -> tick at which its rate limit's bucket is full again; expires
+--                            when all are
 -- blocked            string  a reserve found work that a limit held back
 -- submissions:STATE  zset    submissions in that state; score 0, by id
 -- expiring           zset    ended submissions -> instant after which they may be forgotten
