@@ -103,6 +103,8 @@ class Swept(Struct, frozen=True):
     next_from: str | None
     lost: int = 0
     """Reservations that something other than a report or a sweep removed from Redis."""
+    workers: tuple[str, ...] = ()
+    """Whose chunks were taken back."""
 
 
 class RepairStep(Struct, frozen=True, kw_only=True):

@@ -556,7 +556,9 @@ def reclaim_dead(sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Com
     return Command(
         script="reclaim_dead",
         parse=_tagged(
-            reclaimed=lambda chunks, has_more, lost: Swept(chunks, "-" if has_more else None, lost),
+            reclaimed=lambda chunks, has_more, lost, workers: Swept(
+                chunks, "-" if has_more else None, lost, tuple(_texts(workers))
+            ),
             busy=_none,
         ),
         arguments={
@@ -576,8 +578,8 @@ def reclaim_expired(
     return Command(
         script="reclaim_expired",
         parse=_tagged(
-            reclaimed=lambda chunks, next_from, lost: Swept(
-                chunks, next_from.decode() or None, lost
+            reclaimed=lambda chunks, next_from, lost, workers: Swept(
+                chunks, next_from.decode() or None, lost, tuple(_texts(workers))
             ),
             busy=_none,
         ),

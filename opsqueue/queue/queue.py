@@ -632,9 +632,10 @@ class Queue:
         if swept is None or len(numbers) == 1:
             return swept
         if swept.next_from is not None:
-            return Swept(swept.chunks, placed(swept.next_from, partition), swept.lost)
-        is_last = partition >= numbers[-1]
-        return Swept(swept.chunks, None if is_last else placed("-", partition + 1), swept.lost)
+            next_from: str | None = placed(swept.next_from, partition)
+        else:
+            next_from = None if partition >= numbers[-1] else placed("-", partition + 1)
+        return Swept(swept.chunks, next_from, swept.lost, swept.workers)
 
     # The queue as a whole, and its clean-up
 
