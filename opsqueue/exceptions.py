@@ -13,6 +13,7 @@
     |   +-- TooManyMatchingSubmissionsError a look-up finds more than its limit
     |   +-- ChunkNotFoundError              no chunk of this index
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
+    |   +-- SubmissionForgottenError        an insert's key is that of one that was cleaned up
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
     |   +-- AccessDeniedError               the API wants a token, or one that may do this
@@ -73,7 +74,7 @@ from opsqueue.model.version import __version__
 
 if TYPE_CHECKING:
     from opsqueue.model.chunk import OperationFailed
-    from opsqueue.model.submission import ChunkFailed, Submission
+    from opsqueue.model.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
 
 __all__ = [
     "AccessDeniedError",
@@ -106,6 +107,7 @@ __all__ = [
     "StoreUnavailableError",
     "SubmissionCancelledError",
     "SubmissionFailedError",
+    "SubmissionForgottenError",
     "SubmissionNotCancellableError",
     "SubmissionNotCompletedYetError",
     "SubmissionNotConfirmedError",
@@ -171,6 +173,26 @@ class SubmissionNotFoundError(IncorrectUsageError):
         super().__init__(
             f"queue {queue!r} has no submission {submission_id}: "
             "check the id and the queue; ended submissions are cleaned up after their retention"
+        )
+
+
+class SubmissionForgottenError(IncorrectUsageError):
+    """An idempotency key is known, but its submission has ended and was forgotten since.
+
+    `submission_id` is its id; `state` says how it ended, None where that is not known any more.
+    """
+
+    def __init__(
+        self, submission_id: SubmissionId, queue: str, state: SubmissionState | None
+    ) -> None:
+        self.submission_id = submission_id
+        self.queue = queue
+        self.state = state
+        ended = "has ended" if state is None else "failed" if state == "failed" else f"was {state}"
+        super().__init__(
+            f"queue {queue!r} knows the idempotency key: it was that of submission "
+            f"{submission_id}, which {ended} and was forgotten after its retention; give another "
+            "key to insert it once more, or a longer retention to have its results"
         )
 
 

@@ -5,13 +5,16 @@ Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port c
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -178,8 +181,9 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     _say(f"store  {_masked_store(settings.store_url)}")
     for warning in warnings:
         _say(f"warning: {warning}")
-    if settings.workers > 1:
-        os.environ.setdefault(MULTIPROCESS_DIR, tempfile.mkdtemp(prefix=METRICS_FOLDER))
+    if settings.workers > 1 and MULTIPROCESS_DIR not in os.environ:
+        _remove_dead_metrics()
+        os.environ[MULTIPROCESS_DIR] = _make_metrics_folder()
     # Only now: importing gunicorn takes longer than `--help` should.
     from opsqueue_api.server import Server  # noqa: PLC0415
 
@@ -187,6 +191,30 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
 
 
 config.name_variables(main)
+
+
+def _make_metrics_folder() -> str:
+    """Make a folder that is locked for as long as this process, or a child of it, is there."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=METRICS_FOLDER)
+        lock = os.open(folder, os.O_RDONLY)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if Path(folder).exists():
+                return folder
+        os.close(lock)  # another API has just taken it for one whose process is dead
+
+
+def _remove_dead_metrics() -> None:
+    """Remove the folders that killed APIs have left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{METRICS_FOLDER}*"):
+        with suppress(OSError):  # another user's, in use, or gone meanwhile
+            lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 def settings_of_environment() -> Settings:

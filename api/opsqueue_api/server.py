@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from functools import lru_cache, partial
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from wsgiref.types import WSGIApplication
@@ -18,6 +19,8 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  #
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
 from gunicorn.http import errors  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
+from prometheus_client import values
+from prometheus_client.values import MultiProcessValue
 
 from opsqueue.model.process import new_worker_name
 from opsqueue.queue.connection import connect
@@ -65,6 +68,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "loglevel": "debug" if settings.log_level == "debug" else "warning",
             "logger_class": _Log,
             "accesslog": None,  # ours is AccessLog's
+            "pre_fork": _give_place,
+            "post_fork": _count_for_place,
             "post_worker_init": self._begin,
             "on_exit": lambda _arbiter: _remove_metrics(),
             # After its line about an answer that failed.
@@ -174,6 +179,22 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         return app
     set_up_access_log(settings.log_format)
     return AccessLog(app)
+
+
+def _give_place(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
+    """Give a worker process the first place that no other one has."""
+    taken = {other.place for other in arbiter.WORKERS.values()}
+    worker.place = next(place for place in count() if place not in taken)
+
+
+def _count_for_place(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 as above
+    """Let a process go on with the metrics of the one whose place it takes.
+
+    prometheus-client keeps a file a process; by process id, each that ended would leave one.
+    """
+    if MULTIPROCESS_DIR in os.environ:
+        place = f"{worker.ppid}-{worker.place}"
+        values.ValueClass = MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 
 
 def _remove_metrics() -> None:

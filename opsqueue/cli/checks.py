@@ -11,7 +11,6 @@ from typing import Any, Final
 from opsqueue import config
 from opsqueue.cli.connections import DEFAULT_API_URL
 from opsqueue.cli.queues import backlog_of
-from opsqueue.cli.tables import counted
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     FormatTooNewError,
@@ -20,6 +19,7 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.model.answers import Counts
+from opsqueue.model.checks import counted
 from opsqueue.model.submission import SubmissionState
 from opsqueue.model.version import __version__
 from opsqueue.producer.backends import Backend

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from opsqueue.cli.connections import with_redis_and_store_urls
-from opsqueue.cli.tables import counted
+from opsqueue.model.checks import counted
 from opsqueue.model.durations import parse_duration
 from opsqueue.queue.connection import connect, masked
 from opsqueue.queue.orphans import Orphan, delete_orphans, find_orphans

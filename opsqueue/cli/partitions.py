@@ -6,8 +6,9 @@ import click
 
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.names import UnknownQueueError, new_option
-from opsqueue.cli.tables import counted, say
+from opsqueue.cli.tables import say
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.checks import counted
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names

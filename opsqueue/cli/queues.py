@@ -13,9 +13,10 @@ from rich.text import Text
 from opsqueue.cli.connections import as_json, with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, check_is_known, new_option, queue_argument
-from opsqueue.cli.tables import age, console, counted, print_json, say, table
+from opsqueue.cli.tables import age, console, print_json, say, table
 from opsqueue.http.bodies import QueuesBody, WorkersBody
 from opsqueue.model.answers import Counts, WorkerSeen
+from opsqueue.model.checks import counted
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer.backends import Backend
 

@@ -10,8 +10,8 @@ import click
 
 from opsqueue import config
 from opsqueue.cli.connections import with_redis
-from opsqueue.cli.tables import counted
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.checks import counted
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, queues_in, rebuild

@@ -11,8 +11,9 @@ import click
 
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.names import UnknownQueueError, queue_argument
-from opsqueue.cli.tables import counted, say
+from opsqueue.cli.tables import say
 from opsqueue.model.answers import RepairStep
+from opsqueue.model.checks import counted
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names

@@ -30,7 +30,6 @@ from opsqueue.cli.tables import (
     age,
     bar,
     console,
-    counted,
     fraction,
     pairs_text,
     print_json,
@@ -40,6 +39,7 @@ from opsqueue.cli.tables import (
 )
 from opsqueue.contents.chunks import began_at, check_completed
 from opsqueue.model.answers import Counts, SubmissionPage
+from opsqueue.model.checks import counted
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.backends import Backend, Order

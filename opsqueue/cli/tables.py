@@ -64,11 +64,6 @@ def fraction(done: int, total: int) -> str:
     return f"{done:,} of {total:,}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Give `1 chunk`, `2 chunks`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def bar(submission: Submission, width: int = 20) -> ProgressBar:
     """Draw how many chunks are done."""
     total = max(1, submission.chunks_total)

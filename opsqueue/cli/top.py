@@ -24,9 +24,10 @@ from opsqueue.cli.connections import with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, UnknownQueueError
 from opsqueue.cli.queues import backlog_of, queues_table, workers_table
-from opsqueue.cli.tables import bar, console, counted, fraction, table
+from opsqueue.cli.tables import bar, console, fraction, table
 from opsqueue.exceptions import ConnectionTroubleError
 from opsqueue.model.answers import Counts, WorkerSeen
+from opsqueue.model.checks import counted
 from opsqueue.model.rate import Pace
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer.backends import Backend

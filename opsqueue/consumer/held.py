@@ -26,7 +26,8 @@ from opsqueue.exceptions import (
 )
 from opsqueue.handlers.execute import Done, Failed, Fetched, GivenBack, Report, fetch
 from opsqueue.model.backoff import NO_ROOM, RetryBackoff
-from opsqueue.model.chunk import ChunkFailure, Dropped, Lost, Reservation, Token
+from opsqueue.model.checks import counted
+from opsqueue.model.chunk import ChunkFailure, Dropped, Lost, Reservation, Retried, Token
 from opsqueue.model.process import Origin
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.store import ObjectStore
@@ -178,7 +179,12 @@ class InHand:
             self._worker, tokens=tokens, info=self._info, timeout_ms=self._timeout_ms
         )
         if alive.released:
-            logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
+            logger.warning(
+                "queue %s: %s were reserved for worker %s unnoticed, and are given back",
+                self._queue.name,
+                counted(alive.released, "chunk"),
+                self._worker,
+            )
         if alive.lost:
             logger.warning("%d reservations were removed from Redis by something else", alive.lost)
         with self._lock:
@@ -368,7 +374,8 @@ def _log(reservation: Reservation, report: Report, outcome: object) -> None:
         case Dropped(), _:
             logger.info("chunk %s dropped: its submission had ended", reservation)
         case _, Failed(failure=failure):
-            logger.warning(
+            logger.log(
+                logging.INFO if isinstance(outcome, Retried) else logging.WARNING,
                 "chunk %s failed attempt %d of %d: %s: %s",
                 reservation,
                 reservation.attempt,

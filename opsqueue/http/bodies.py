@@ -55,6 +55,7 @@ class ProblemType(StrEnum):
     QUEUE_NAME = "urn:opsqueue:problem:queue-name"
     INVALID_ARGUMENT = "urn:opsqueue:problem:invalid-argument"
     TOO_LARGE = "urn:opsqueue:problem:too-large"
+    SUBMISSION_FORGOTTEN = "urn:opsqueue:problem:submission-forgotten"
     PREFIX_TAKEN = "urn:opsqueue:problem:prefix-taken"
     SUBMISSION_NOT_FOUND = "urn:opsqueue:problem:submission-not-found"
     SUBMISSION_ENDED = "urn:opsqueue:problem:submission-ended"
@@ -87,7 +88,8 @@ WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/]+$")]
 class ProblemBody(Struct, frozen=True, kw_only=True):
     """A problem detail as a client reads it; `submission` where the problem is about one.
 
-    `submission_id` and `why` are of an insert that is not confirmed yet; `kind`, `name`, `found`
+    `submission_id` and `why` are of an insert that is not confirmed yet; `submission_id` and
+    `state` of one whose key is that of a submission that was forgotten; `kind`, `name`, `found`
     and `readable` of a format that the API can't read.
     """
 
@@ -99,6 +101,7 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     max_submissions: int = 0
     submission_id: str = "0"
     why: str = ""
+    state: str = ""
     kind: str = ""
     name: str = ""
     found: int = 0

@@ -28,6 +28,7 @@ from opsqueue.exceptions import (
     OpsqueueError,
     OpsqueueInternalError,
     PrefixTakenError,
+    SubmissionForgottenError,
     SubmissionNotCancellableError,
     SubmissionNotConfirmedError,
     SubmissionNotFoundError,
@@ -41,7 +42,7 @@ from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.checks import is_host
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.process import PerProcess
-from opsqueue.model.submission import SubmissionId
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.model.version import __version__
 from opsqueue.tracing import current_carrier, spans
 
@@ -357,6 +358,11 @@ def _not_found(_problem: ProblemBody, queue: str, submission_id: SubmissionId) -
     return SubmissionNotFoundError(submission_id, queue)
 
 
+def _forgotten(problem: ProblemBody, queue: str, _id: SubmissionId) -> OpsqueueError:
+    state = SubmissionState(problem.state) if problem.state else None
+    return SubmissionForgottenError(SubmissionId(problem.submission_id), queue, state)
+
+
 def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
         return OpsqueueInternalError(f"the API did not say what ended: {problem.detail}")
@@ -392,6 +398,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.PREFIX_TAKEN: _prefix_taken,
     ProblemType.OUTPUT_REFUSED: _unreadable,
     ProblemType.SUBMISSION_NOT_FOUND: _not_found,
+    ProblemType.SUBMISSION_FORGOTTEN: _forgotten,
     ProblemType.SUBMISSION_ENDED: _ended,
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
     ProblemType.TOO_MANY_MATCHES: _too_many,

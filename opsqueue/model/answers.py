@@ -22,7 +22,7 @@ class Inserted(Struct, frozen=True, kw_only=True):
     id: SubmissionId
     is_new: bool
     submission: Submission | None = None
-    """As it is now; None: it was inserted with the same key before, and has been forgotten."""
+    """As it is now; None: only its id is known, by its prefix."""
 
 
 class Reserved(Struct, frozen=True, kw_only=True):
@@ -103,6 +103,8 @@ class Swept(Struct, frozen=True):
     next_from: str | None
     lost: int = 0
     """Reservations that something other than a report or a sweep removed from Redis."""
+    workers: tuple[str, ...] = ()
+    """Whose chunks were taken back."""
 
 
 class RepairStep(Struct, frozen=True, kw_only=True):

@@ -48,6 +48,11 @@ def is_host(name: str) -> bool:
     return True
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 chunk`, `2 chunks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def shown(value: object) -> str:
     """Give any value as messages have it, however long it is."""
     try:

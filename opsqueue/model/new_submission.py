@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Final
@@ -45,6 +46,10 @@ INLINE_OUTPUTS_BYTES: Final = 1024 * 1024
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_KEY_KEPT_MS: Final = 24 * 3600 * 1000
+_OWN_IDEMPOTENCY_KEY: Final = re.compile(r"opsqueue-once-[0-9a-f]{32}")
+_OWN_KEY_KEPT_MS: Final = 10 * 60 * 1000
+"""Longer than a client repeats a request."""
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -265,6 +270,16 @@ def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> boo
 def is_idempotency_key(text: str) -> bool:
     """Tell whether a text can be one: 1 to 255 printable ASCII characters."""
     return _IDEMPOTENCY_KEY.fullmatch(text) is not None
+
+
+def own_idempotency_key() -> str:
+    """Return a new key for an insert whose caller gave none, so that a repeated request is safe."""
+    return f"opsqueue-once-{uuid.uuid4().hex}"
+
+
+def idempotency_key_kept_ms(key: str) -> int:
+    """Return for how long a key is remembered: one of a caller's, or of `own_idempotency_key`."""
+    return _OWN_KEY_KEPT_MS if _OWN_IDEMPOTENCY_KEY.fullmatch(key) else _KEY_KEPT_MS
 
 
 def check_retention_ms(retention_ms: int) -> int:

@@ -6,7 +6,6 @@ and that of a `Backend`, which is also the seam for tests.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -41,12 +40,20 @@ from opsqueue.contents.inline import reader_of
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     InvalidArgumentError,
+    SubmissionForgottenError,
     SubmissionNotFoundError,
 )
+from opsqueue.model.answers import Inserted
 from opsqueue.model.checks import is_whole, shown
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
-from opsqueue.model.new_submission import INLINE_BYTES, Backoff, NewSubmission, is_idempotency_key
+from opsqueue.model.new_submission import (
+    INLINE_BYTES,
+    Backoff,
+    NewSubmission,
+    is_idempotency_key,
+    own_idempotency_key,
+)
 from opsqueue.model.status import (
     SubmissionStatus,
     status_of,
@@ -276,6 +283,7 @@ class ProducerClient:
             ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed; the latter also
                 for a text, which is an iterable of its characters.
             EncodingError: names chunk and operation.
+            SubmissionForgottenError: the key's submission has ended and was forgotten since.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
         """
@@ -317,8 +325,14 @@ class ProducerClient:
             # A retry of somebody without a trace stays in that of the first.
             empty = replace(empty, trace_context=current_carrier() or empty.trace_context)
             # With a key of our own where none is given, so that a repeated request is safe.
-            key = idempotency_key or uuid.uuid4().hex
-            inserted = self._inserter.insert(empty, ops, codec, key)
+            key = idempotency_key or own_idempotency_key()
+            try:
+                inserted = self._inserter.insert(empty, ops, codec, key)
+            except SubmissionForgottenError as exc:
+                if idempotency_key is not None:
+                    raise
+                # This very one: the answer was lost, and its retention was short.
+                inserted = Inserted(id=exc.submission_id, is_new=True)
             span.note(spans.sent(inserted))
         return inserted.id
 

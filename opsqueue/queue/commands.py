@@ -22,6 +22,7 @@ from opsqueue.contents.inline import Kind
 from opsqueue.exceptions import (
     InvalidArgumentError,
     PrefixTakenError,
+    SubmissionForgottenError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
@@ -64,6 +65,7 @@ from opsqueue.model.new_submission import (
     NewSubmission,
     check_retention_ms,
     check_strategic_metadata,
+    idempotency_key_kept_ms,
 )
 from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
 from opsqueue.queue import replies
@@ -80,8 +82,6 @@ from opsqueue.strategy import AnyStrategy, MaxSimultaneous, Random, RateLimit, i
 
 Answer = TypeVar("Answer")
 
-KEY_KEPT_MS: Final = 24 * 3600 * 1000
-"""How long an idempotency key is remembered."""
 MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """A worker that does not say otherwise is dead after so long a silence."""
@@ -205,13 +205,15 @@ def insert_submission(
     partition: int,
     partitions: int | None,
     idempotency_key: str,
-    idempotency_ms: int,
+    idempotency_ms: int | None,
 ) -> Command[Inserted | list[int]]:
     """Accept a submission whose chunks are stored already.
 
     With `partitions` the script first compares how many partitions the queue has; the answer is
     their numbers (see `get_partitions`) when there are others, and nothing has happened then.
     """
+    if idempotency_ms is None:
+        idempotency_ms = idempotency_key_kept_ms(idempotency_key)
     checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
     inline = new.inline or ()
 
@@ -265,7 +267,7 @@ def restore_submission(
             "meta_count": len(new.strategic_metadata),
             "redo_count": len(finished.redo),
             "idempotency": idempotency_key,
-            "idempotency_ms": KEY_KEPT_MS,
+            "idempotency_ms": idempotency_key_kept_ms(idempotency_key),
         },
         rest=[*_pairs_and_fields(new), *finished.redo],
         partition=partition,
@@ -299,8 +301,11 @@ def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
             return Inserted(
                 id=SubmissionId(id_.decode()),
                 is_new=tag == b"inserted",
-                submission=replies.read_submission(row, queue) if row else None,
+                submission=replies.read_submission(row, queue),
             )
+        case [b"forgotten", id_, state]:
+            ended = SubmissionState(state.decode()) if state else None
+            raise SubmissionForgottenError(SubmissionId(id_.decode()), queue, ended)
         case [b"prefix_taken", id_]:
             raise prefix_taken(prefix, SubmissionId(id_.decode()) if id_ else None)
     raise unexpected(reply)
@@ -556,7 +561,9 @@ def reclaim_dead(sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Com
     return Command(
         script="reclaim_dead",
         parse=_tagged(
-            reclaimed=lambda chunks, has_more, lost: Swept(chunks, "-" if has_more else None, lost),
+            reclaimed=lambda chunks, has_more, lost, workers: Swept(
+                chunks, "-" if has_more else None, lost, tuple(_texts(workers))
+            ),
             busy=_none,
         ),
         arguments={
@@ -576,8 +583,8 @@ def reclaim_expired(
     return Command(
         script="reclaim_expired",
         parse=_tagged(
-            reclaimed=lambda chunks, next_from, lost: Swept(
-                chunks, next_from.decode() or None, lost
+            reclaimed=lambda chunks, next_from, lost, workers: Swept(
+                chunks, next_from.decode() or None, lost, tuple(_texts(workers))
             ),
             busy=_none,
         ),

@@ -223,6 +223,7 @@ def merged_sweeps(parts: Sequence[Swept | None]) -> Swept | None:
         sum(one.chunks for one in swept),
         "-" if any(one.next_from for one in swept) else None,
         sum(one.lost for one in swept),
+        tuple(dict.fromkeys(worker for one in swept for worker in one.workers)),
     )
 
 

@@ -61,7 +61,6 @@ from opsqueue.queue import commands
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.commands import (
     DEFAULT_TIMEOUT_MS,
-    KEY_KEPT_MS,
     Command,
     Scope,
     checked_limit,
@@ -292,16 +291,23 @@ class Queue:
         new: NewSubmission,
         *,
         idempotency_key: str = "",
-        idempotency_ms: int = KEY_KEPT_MS,
+        idempotency_ms: int | None = None,
     ) -> Inserted:
         """Accept a submission whose chunks are stored already; costs the same for any number.
 
         It goes to the partition that its idempotency key says, or else its prefix. With several
         partitions, a key is looked for in the others first, lest two submissions have one prefix.
 
+        Args:
+            new: what is inserted.
+            idempotency_key: the same one again answers the same submission.
+            idempotency_ms: for which the key is remembered. None: a day, and ten minutes if it is
+                from `own_idempotency_key`.
+
         Raises:
             InvalidArgumentError: another submission has this prefix, or it is not of the form
                 `QUEUE/` and 32 hexadecimal digits.
+            SubmissionForgottenError: the key is known, and its submission was forgotten meanwhile.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
@@ -381,7 +387,8 @@ class Queue:
         Args:
             new: as it was inserted.
             finished: which of its chunks are done.
-            idempotency_key: of that insert; from now on for a day, unless it is another one's.
+            idempotency_key: of that insert; from now on remembered as by an insert, unless it is
+                another one's.
 
         Raises:
             InvalidArgumentError: a submission has this prefix, so this one was not lost; or what
@@ -632,9 +639,10 @@ class Queue:
         if swept is None or len(numbers) == 1:
             return swept
         if swept.next_from is not None:
-            return Swept(swept.chunks, placed(swept.next_from, partition), swept.lost)
-        is_last = partition >= numbers[-1]
-        return Swept(swept.chunks, None if is_last else placed("-", partition + 1), swept.lost)
+            next_from: str | None = placed(swept.next_from, partition)
+        else:
+            next_from = None if partition >= numbers[-1] else placed("-", partition + 1)
+        return Swept(swept.chunks, next_from, swept.lost, swept.workers)
 
     # The queue as a whole, and its clean-up
 

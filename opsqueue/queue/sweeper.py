@@ -16,6 +16,7 @@ from typing import Final
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.model.answers import RepairStep, SpentInputs
+from opsqueue.model.checks import counted
 from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
@@ -34,6 +35,8 @@ _REPAIR_PAUSE: Final = 6.0
 """Between two steps of a repair, in times of what the last one took: a seventh of the server."""
 _LONGEST_PAUSE_S: Final = 1.0
 """Shorter than the time for which a step keeps others away."""
+_NAMED: Final = 5
+"""Workers that a line of the log names."""
 _INPUTS_FOR_S: Final = 1.0
 _INPUTS_OF: Final = 20
 _INPUTS_AT_ONCE: Final = 1_000
@@ -110,7 +113,12 @@ class Sweeper:
         for _ in range(_MOST_STEPS):
             swept = queue.reclaim_dead(self._sweeper)
             if swept and swept.chunks:
-                logger.warning("took %d chunks back from dead workers", swept.chunks)
+                logger.warning(
+                    "queue %s: took %s back from dead workers: %s",
+                    queue.label,
+                    counted(swept.chunks, "chunk"),
+                    _named(swept.workers),
+                )
             if swept and swept.lost:
                 logger.warning("queue %s: %s", queue.label, lost_reservations(swept.lost))
             if swept is None or swept.next_from is None:
@@ -122,7 +130,12 @@ class Sweeper:
         for _ in range(_MOST_STEPS):
             swept = queue.reclaim_expired(self._sweeper, page_from=page_from)
             if swept and swept.chunks:
-                logger.warning("took %d chunks back whose reservation was over", swept.chunks)
+                logger.warning(
+                    "queue %s: took %s back whose reservation was over, from %s",
+                    queue.label,
+                    counted(swept.chunks, "chunk"),
+                    _named(swept.workers),
+                )
             if swept and swept.lost:
                 logger.warning("queue %s: %s", queue.label, lost_reservations(swept.lost))
             if swept is None or swept.next_from in (None, page_from):
@@ -140,7 +153,11 @@ class Sweeper:
             if time.monotonic() >= until or self._is_stopping.is_set():
                 break
         if freed:
-            logger.warning("freed %d chunks that Redis had lost track of", freed)
+            logger.warning(
+                "queue %s: freed %s that Redis had lost track of",
+                queue.label,
+                counted(freed, "chunk"),
+            )
 
     def forget(self, queue: Queue) -> None:
         """Forget ended submissions after their retention, and delete their objects."""
@@ -153,7 +170,9 @@ class Sweeper:
             deleted = self._delete_prefixes(forgotten.prefixes)
             if not deleted:
                 return
-            logger.info("deleted the objects of %d ended submissions", len(deleted))
+            logger.debug(
+                "queue %s: deleted the objects of %d ended submissions", queue.label, len(deleted)
+            )
 
     def _delete_prefixes(self, prefixes: Sequence[str]) -> list[str]:
         """Delete the objects of prefixes, and return those for which it worked.
@@ -203,6 +222,11 @@ class Sweeper:
                     return
             if not deleted:
                 return
+
+
+def _named(workers: Sequence[str]) -> str:
+    more = f" and {len(workers) - _NAMED:,} more" if len(workers) > _NAMED else ""
+    return ", ".join(workers[:_NAMED]) + more
 
 
 def repair_steps(

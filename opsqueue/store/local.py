@@ -64,7 +64,7 @@ _PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _UNNAMED = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
 
 # A folder may be deleted between making it and using it, by a clean-up: that many times.
-_MAX_FOLDER_TRIES = 4
+_MAX_FOLDER_TRIES = 20
 
 
 def open_local_store(url: StoreUrl) -> LocalStore:
@@ -118,7 +118,8 @@ class LocalStore:
                 try:
                     return self._create_in(folder, name, data)
                 except FileNotFoundError:
-                    self._make_folder(folder)
+                    with suppress(FileNotFoundError):
+                        self._make_folder(folder)
             return self._create_in(folder, name, data)
 
     def exists(self, key: str) -> bool:
@@ -137,21 +138,17 @@ class LocalStore:
     def delete_prefix(self, prefix: str) -> int:
         """Delete a submission's objects; see `ObjectStore.delete_prefix`.
 
-        Temporary files that a killed writer left there go, too, and the folder if it is empty then.
+        Temporary files that a killed writer left there go, too, and the folder if it is empty then,
+        with those above it that held nothing else.
         """
         folder = deletable_folder_of(prefix).rstrip("/")
-        parent, _, name = folder.rpartition("/")
         with self._border(), suppress(FileNotFoundError, NotADirectoryError):
             within = self._open_folder(folder, os.O_RDONLY)
             try:
                 count = _delete_own(within)
             finally:
                 os.close(within)
-            above = self._open_folder(parent)
-            try:
-                _remove_if_empty(name, above)
-            finally:
-                os.close(above)
+            self._remove_empty(folder)
             return count
         return 0
 
@@ -173,6 +170,7 @@ class LocalStore:
                             os.unlink(key.rpartition("/")[2], dir_fd=within)
                 finally:
                     os.close(within)
+                self._remove_empty(folder)
 
     def list_folders(self, prefix: str) -> Iterator[str]:
         """Yield the folders of a folder; see `ObjectStore.list_folders`."""
@@ -197,6 +195,18 @@ class LocalStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _remove_empty(self, folder: str) -> None:
+        """Remove a folder if it is empty, and then those above it; the root stays."""
+        while folder:
+            parent, _, name = folder.rpartition("/")
+            above = self._open_folder(parent)
+            try:
+                if not _remove_if_empty(name, above):
+                    return
+            finally:
+                os.close(above)
+            folder = parent
 
     def _open_folder(self, folder: str, flags: int = _PATH) -> int:
         """Open a folder of the store, "" for its root, without following a link below the root.
@@ -377,6 +387,7 @@ class LocalStore:
             os.fsync(file.fileno())
 
     def _make_folder(self, folder: str) -> None:
+        """Make a folder, with those above it; a clean-up may remove any of them meanwhile."""
         if not folder:
             self._make_root(self._root)
             return
@@ -450,15 +461,19 @@ def _delete_own(within: int) -> int:
     return count
 
 
-def _remove_if_empty(name: str, within: int) -> None:
+def _remove_if_empty(name: str, within: int) -> bool:
+    """Remove a folder if it is empty; return whether it is gone."""
     try:
         os.rmdir(name, dir_fd=within)
     except FileNotFoundError:
-        pass
+        return True
     except OSError as exc:
-        # Somebody creates objects here right now, or other things lie here: they stay.
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+        # Somebody creates objects here right now, or other things lie here: they stay. So does a
+        # folder that another disk is mounted at.
+        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
             raise
+        return False
+    return True
 
 
 def _is_temporary(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -194,3 +195,54 @@ def test_a_worker_measures_its_children_and_survives_their_deaths(
     until(is_counted)
     assert "opsqueue_worker_slots 2.0" in text
     assert served(text) == documented("Of a worker")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def has_new_children(pid: int, before: list[int]) -> bool:
+    return len(set(children_of(pid)) - set(before)) == len(before)
+
+
+def is_there(pids: list[int]) -> bool:
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_killed_processes_of_an_api_leave_no_metrics_and_lose_none(
+    start: Start, redis_url: str, store_url: str, tmp_path: Path
+) -> None:
+    """A process goes on with the file of the one whose place it takes; the next API cleans up."""
+
+    def start_api() -> tuple[Process, str]:
+        api = start(
+            *("opsqueue_api", "--port", "0", "--workers", "2"),
+            OPSQUEUE_REDIS_URL=redis_url,
+            OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+            TMPDIR=str(tmp_path),
+        )
+        return api, api.wait_for_line("ready on ").rpartition(" ")[2]
+
+    api, url = start_api()
+    answered = 'opsqueue_http_request_duration_seconds_count{method="GET",route="/v1/queues",'
+    for _ in range(20):
+        httpx.get(f"{url}/v1/queues", timeout=10)
+    for _ in range(3):
+        before = children_of(api.pid)
+        for child in before:
+            os.kill(child, signal.SIGKILL)
+        until(partial(has_new_children, api.pid, before), "both are replaced")
+        assert httpx.get(f"{url}/v1/queues", timeout=10).status_code == 200
+
+    assert 23 == scraped([f"{url}/metrics"])(f'{answered}status="200"}}')
+    (folder,) = tmp_path.glob("opsqueue-*")
+    assert len(list(folder.glob("histogram_*.db"))) <= 2
+
+    children = children_of(api.pid)
+    os.killpg(api.pid, signal.SIGKILL)
+    api.popen.wait()
+    until(lambda: not is_there(children), "its processes are gone")
+    start_api()
+
+    (other,) = tmp_path.glob("opsqueue-*")
+    assert other != folder

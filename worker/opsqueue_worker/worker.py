@@ -249,6 +249,7 @@ class Worker:
         self._wait_until_reported(max(5.0, deadline - time.monotonic()))
         self._heartbeat.stop()
         for intake in self._intakes:
+            intake.sum_up(is_last=True)
             try:
                 intake.queue.retire_worker(self._settings.name)
             except OpsqueueError as exc:

@@ -24,6 +24,7 @@ from opsqueue.exceptions import (
     PrefixTakenError,
     SubmissionCancelledError,
     SubmissionFailedError,
+    SubmissionForgottenError,
     SubmissionNotCancellableError,
     SubmissionNotCompletedYetError,
     SubmissionNotConfirmedError,
@@ -53,6 +54,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.QUEUE_NAME: (400, "Not a queue's name"),
     ProblemType.INVALID_ARGUMENT: (422, "Invalid argument"),
     ProblemType.TOO_LARGE: (413, "Too large"),
+    ProblemType.SUBMISSION_FORGOTTEN: (409, "Submission was forgotten"),
     ProblemType.PREFIX_TAKEN: (409, "Prefix taken"),
     ProblemType.SUBMISSION_NOT_FOUND: (404, "Submission not found"),
     ProblemType.SUBMISSION_ENDED: (409, "Submission has ended"),
@@ -75,6 +77,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
 # The first that fits: subclasses stand before their bases.
 _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (SubmissionNotFoundError, ProblemType.SUBMISSION_NOT_FOUND),
+    (SubmissionForgottenError, ProblemType.SUBMISSION_FORGOTTEN),
     (SubmissionNotCancellableError, ProblemType.SUBMISSION_ENDED),
     (SubmissionNotRetryableError, ProblemType.SUBMISSION_NOT_RETRYABLE),
     (TooManyMatchingSubmissionsError, ProblemType.TOO_MANY_MATCHES),
@@ -156,6 +159,8 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
                 fields["max_submissions"] = exc.max_submissions
             if isinstance(exc, SubmissionNotConfirmedError):
                 fields |= {"submission_id": str(exc.submission_id), "why": exc.why}
+            if isinstance(exc, SubmissionForgottenError):
+                fields |= {"submission_id": str(exc.submission_id), "state": exc.state or ""}
             if isinstance(exc, FormatTooNewError):
                 fields |= {"kind": exc.kind, "name": exc.name}
                 fields |= {"found": exc.found, "readable": exc.readable}

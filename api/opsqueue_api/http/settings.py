@@ -14,8 +14,9 @@ from opsqueue_api.http.tokens import Token
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus-client's variable: a folder where several processes keep their metrics. It must be set
 before the library is imported."""
-METRICS_FOLDER: Final = "opsqueue-api-metrics-"
-"""How the name of such a folder begins that `cli` makes, and that goes with the process."""
+METRICS_FOLDER: Final = "opsqueue-metrics-"
+"""How the name of such a folder begins that `cli` makes, and that goes with the process. (Earlier
+versions had another name and no lock: theirs are left alone.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

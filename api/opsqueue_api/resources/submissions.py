@@ -109,7 +109,11 @@ class Submissions:
             201: Content(Submission, about="Inserted."),
             200: Content(Submission, about="The idempotency key was known: its submission."),
         },
-        problems=(ProblemType.PREFIX_TAKEN, ProblemType.NOT_CONFIRMED),
+        problems=(
+            ProblemType.PREFIX_TAKEN,
+            ProblemType.SUBMISSION_FORGOTTEN,
+            ProblemType.NOT_CONFIRMED,
+        ),
     )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """Insert: 201 with the status, or 200 with the first one's when the key was known."""

@@ -4,6 +4,7 @@
 local LOOK = 256  -- candidates that are compared at most
 local TICKS_A_MS = 100000
 local EPOCH_MS = 1735689600000  -- keeps ticks of 10 ns below 2^53
+local BUCKETS_KEPT_MS = 10000  -- after the last one is full: a server's clock may be set back
 
 -- The instant at which a bucket has a token again, and whether a limit of chunks in hand held work
 -- back.
@@ -55,13 +56,49 @@ local function make_composed(order)
     return known[value]
   end
 
+  -- A bucket that is full again is the same as none. Each bucket written looks at some others and
+  -- removes those that are full, so that a constant share of what is kept is in use; all go when
+  -- the last one is full. Without an expiry, they were written by an earlier version.
+  local function remove_full(key, written, latest)
+    local buckets = base .. 'full_at:' .. key
+    local some = redis.call('HRANDFIELD', buckets, 3 * written, 'WITHVALUES')
+    local full = {}
+    for i = 1, #some, 2 do
+      if tonumber(some[i + 1]) <= now_ticks then
+        full[#full + 1] = some[i]
+      end
+    end
+    if #full > 0 then
+      redis.call('HDEL', buckets, unpack(full))
+    end
+    local left_ms = redis.call('PTTL', buckets)
+    if left_ms == -1 then
+      if redis.call('HLEN', buckets) > LOOK then
+        return
+      end
+      for _, full_at in ipairs(redis.call('HVALS', buckets)) do
+        latest = math.max(latest, tonumber(full_at))
+      end
+    end
+    local needed_ms = math.ceil((latest - now_ticks) / TICKS_A_MS) + BUCKETS_KEPT_MS
+    if needed_ms > left_ms then
+      redis.call('PEXPIRE', buckets, string.format('%.0f', needed_ms))
+    end
+  end
+
   local function write_paces(key)
+    local written, latest = 0, 0
     for value in pairs(unpaced[key] or {}) do
-      local text = string.format('%.0f', full_ats[key][value])
+      local full_at = full_ats[key][value]
+      local text = string.format('%.0f', full_at)
       redis.call('HSET', base .. 'full_at:' .. key, value, text)
       redis.call('ZADD', base .. 'paced:' .. key, 'XX', text, value)
+      written, latest = written + 1, math.max(latest, full_at)
     end
     unpaced[key] = nil
+    if written > 0 then
+      remove_full(key, written, latest)
+    end
   end
 
   local function write_all_paces()

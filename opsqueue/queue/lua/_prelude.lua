@@ -21,7 +21,8 @@
 -- signatures         set     of those that have a ready submission
 -- pairs:KEY:VALUE    zset    submissions with that pair, in any state: the index of look-ups
 -- limits             hash    limits set while running: max:KEY, max:KEY:VALUE, rate:KEY, ...
--- full_at:KEY        hash    value -> tick at which its rate limit's bucket is full again
+-- full_at:KEY        hash    value -> tick at which its rate limit's bucket is full again; expires
+--                            when all are
 -- blocked            string  a reserve found work that a limit held back
 -- submissions:STATE  zset    submissions in that state; score 0, by id
 -- expiring           zset    ended submissions -> instant after which they may be forgotten
@@ -42,11 +43,13 @@
 -- partitions         list    numbers of partitions that were set, ascending; in partition 0 alone
 -- retention          string  milliseconds, for submissions that have none of their own
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
--- events             stream  capped: what became of submissions
+-- events             stream  capped in length and age: what became of submissions
 -- stats              hash    totals since the queue exists
 -- recent             hash    "c:B" and "o:B" -> chunks and operations completed in the 10 s from
 --                            instant B on, of the last 60 to 70 s
 -- idem:KEY           string  idempotency key -> submission, expires
+-- forgotten:ID       string  how a submission ended that its idempotency key outlives, expires with
+--                            the key
 -- confirmed          string  written behind each insert that waits for disk or replica
 -- history            string  of the server that handed out chunks last: replication id, LASTSAVE,
 --                            and when it was looked at

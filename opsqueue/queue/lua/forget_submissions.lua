@@ -2,7 +2,7 @@
 --
 -- After its retention an ended submission leaves Redis; its prefix becomes garbage until the caller
 -- says that the objects are deleted, so that a crash between the two leaks nothing. One with chunks
--- in hand waits: their reports still count it down.
+-- in hand waits: their reports still count it down. Events of an hour ago go, too.
 --
 -- KEYS[1]    base   prefix of the queue's keys
 -- ARGV[1]    now    see _prelude
@@ -13,6 +13,7 @@
 --
 -- Returns {"forgotten", submissions, prefixes}.
 local limit = tonumber(ARGV[2])
+local EVENTS_KEPT_S = 3600  -- whoever follows them reads on within seconds
 local garbage = base .. 'garbage'
 
 go_on_without_memory()
@@ -26,7 +27,7 @@ local forgotten = 0
 local due = redis.call('ZRANGEBYSCORE', base .. 'expiring', '-inf', now, 'LIMIT', 0, limit)
 for _, id in ipairs(due) do
   local key = sub_key(id)
-  local row = redis.call('HMGET', key, 'state', 'prefix', 'chunks_in_hand')
+  local row = redis.call('HMGET', key, 'state', 'prefix', 'chunks_in_hand', 'idempotency')
   if tonumber(row[3]) > 0 then
     redis.call('ZADD', base .. 'expiring', now + 60000, id)
   else
@@ -35,9 +36,17 @@ for _, id in ipairs(due) do
     redis.call('ZREM', base .. 'submissions:' .. row[1], id)
     redis.call('ZREM', base .. 'spent_inputs', id)
     change_pairs(id, 'ZREM')
+    -- A key that outlives its submission says how that ended.
+    local idempotency = row[4] and base .. 'idem:' .. row[4]
+    if idempotency and redis.call('GET', idempotency) == id then
+      redis.call('SET', base .. 'forgotten:' .. id, row[1], 'PX',
+        math.max(1, redis.call('PTTL', idempotency)))
+    end
     redis.call('UNLINK', key, key .. ':done', key .. ':errors', key .. ':redo', key .. ':attempts',
       key .. ':meta', key .. ':failure', key .. ':news', key .. ':in', key .. ':out')
     forgotten = forgotten + 1
   end
 end
+-- Entries have the server's own time, which a test's is not.
+redis.call('XTRIM', base .. 'events', 'MINID', (redis.call('TIME')[1] - EVENTS_KEPT_S) .. '000')
 return {'forgotten', forgotten, redis.call('SRANDMEMBER', garbage, limit)}

@@ -22,9 +22,10 @@
 --
 -- With _insert, _partitions, _prefix, _submission.
 --
--- Returns {"inserted", id, submission}; {"known", id, submission}, the latter {} when it has been
--- forgotten; {"partitions", numbers}: there are others than the caller knows of; {"prefix_taken",
--- id}; or {"prefix_refused"}: it is not of the form that this queue's inserts take.
+-- Returns {"inserted", id, submission}; {"known", id, submission}; {"forgotten", id, state}: the
+-- first one's, and how it ended, '' where an earlier version forgot it; {"partitions", numbers}:
+-- there are others than the caller knows of; {"prefix_taken", id}; or {"prefix_refused"}: it is not
+-- of the form that this queue's inserts take.
 local partition, partitions, idempotency = ARGV[2], ARGV[3], ARGV[4]
 local idempotency_ms, prefix = ARGV[5], ARGV[6]
 local chunks_total, chunk_size, operations_total = ARGV[7], ARGV[8], ARGV[9]
@@ -40,7 +41,11 @@ end
 if idempotency ~= '' then
   local known = redis.call('GET', base .. 'idem:' .. idempotency)
   if known then
-    return {'known', known, submission_row(known)}
+    local row = submission_row(known)
+    if #row == 0 then
+      return {'forgotten', known, redis.call('GET', base .. 'forgotten:' .. known) or ''}
+    end
+    return {'known', known, row}
   end
 end
 if not is_own_prefix(prefix) then
@@ -66,6 +71,7 @@ if inline_count > 0 then
 end
 if idempotency ~= '' then
   redis.call('SET', base .. 'idem:' .. idempotency, id, 'PX', idempotency_ms)
+  redis.call('HSET', sub_key(id), 'idempotency', idempotency)
 end
 
 if chunks_total == '0' then

@@ -11,9 +11,9 @@
 --
 -- With _attempt, _reservation, _worker.
 --
--- Returns {"reclaimed", chunks, has_more, lost}, or {"busy"}: lost are reservations that were
--- pending but no longer in the stream, see _reservation.lua. has_more 1 only when something
--- changed.
+-- Returns {"reclaimed", chunks, has_more, lost, workers}, or {"busy"}: lost are reservations that
+-- were pending but no longer in the stream, see _reservation.lua. has_more 1 only when something
+-- changed. Workers are those whose chunks were taken back.
 local sweeper, limit = ARGV[2], tonumber(ARGV[3])
 
 go_on_without_memory()
@@ -21,13 +21,14 @@ if not take_sweep('dead', sweeper, ARGV[4]) then
   return {'busy'}
 end
 
-local left, reclaimed, removed = limit, 0, 0
+local left, reclaimed, removed, holders = limit, 0, 0, {}
 local dead = redis.call('ZRANGEBYSCORE', base .. 'dead_at', '-inf', now, 'LIMIT', 0, 10)
 for _, worker in ipairs(dead) do
   local last_seen = tonumber(redis.call('ZSCORE', base .. 'workers', worker) or now)
   local failure = {type = 'WorkerDied', traceback = '', message = string.format(
     'worker %s gave no sign of life for %.0f ms', worker, now - last_seen)}
   local pending = left > 0 and pending_of(worker, left) or {}
+  local reclaimed_before = reclaimed
   for _, entry in ipairs(pending) do
     left = left - 1
     local id, index, state = end_reservation(entry[1])
@@ -37,9 +38,12 @@ for _, worker in ipairs(dead) do
       use_attempt(id, index, state, failure, nil)
     end
   end
+  if reclaimed > reclaimed_before then
+    holders[#holders + 1] = worker
+  end
   if left > 0 then
     removed = removed + remove_worker(worker)
   end
 end
 local has_more = (left == 0 or #dead == 10) and reclaimed + lost_now + removed > 0
-return {'reclaimed', reclaimed, has_more and 1 or 0, lost_now}
+return {'reclaimed', reclaimed, has_more and 1 or 0, lost_now, holders}

@@ -16,8 +16,9 @@
 --
 -- With _attempt, _reservation, _stream, _worker.
 --
--- Returns {"reclaimed", chunks, next_from, lost}, next_from '' after the last page; or {"busy"}.
--- Lost are reservations that were in the stream but not pending; their chunks are free again.
+-- Returns {"reclaimed", chunks, next_from, lost, workers}, next_from '' after the last page; or
+-- {"busy"}. Lost are reservations that were in the stream but not pending; their chunks are free
+-- again. Workers are those whose chunks were taken back.
 local sweeper, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reservations = base .. 'reservations'
 
@@ -26,7 +27,7 @@ if not take_sweep('expired', sweeper, ARGV[5]) then
   return {'busy'}
 end
 
-local reclaimed = 0
+local reclaimed, holders, is_holder = 0, {}, {}
 local page = redis.call('XRANGE', reservations, from, '+', 'COUNT', limit)
 for _, entry in ipairs(page) do
   local token, f = entry[1], entry[2]
@@ -38,6 +39,10 @@ for _, entry in ipairs(page) do
     local id, index, state = end_reservation(token)
     if id then
       reclaimed = reclaimed + 1
+      if not is_holder[worker] then
+        is_holder[worker] = true
+        holders[#holders + 1] = worker
+      end
       count('chunks_reclaimed', 1)
       use_attempt(id, index, state, {type = 'ReservationExpired', traceback = '',
         message = string.format('worker %s did not report within %.0f ms', worker,
@@ -46,7 +51,7 @@ for _, entry in ipairs(page) do
   end
 end
 if #page == limit then
-  return {'reclaimed', reclaimed, '(' .. page[#page][1], lost_now}
+  return {'reclaimed', reclaimed, '(' .. page[#page][1], lost_now, holders}
 end
 local pending, entries = redis.pcall('XPENDING', reservations, 'workers'),
   redis.call('XLEN', reservations)
@@ -58,4 +63,4 @@ elseif not pending.err and tonumber(pending[1]) ~= entries
   and redis.call('EXISTS', base .. 'repair') == 0 then
   begin_repair()
 end
-return {'reclaimed', reclaimed, '', lost_now}
+return {'reclaimed', reclaimed, '', lost_now, holders}

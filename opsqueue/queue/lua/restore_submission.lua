@@ -57,6 +57,7 @@ for i = redo_from, #ARGV do
 end
 if ARGV[14] ~= '' then
   redis.call('SET', base .. 'idem:' .. ARGV[14], id, 'PX', ARGV[15], 'NX')
+  redis.call('HSET', key, 'idempotency', ARGV[14])
 end
 count('chunks_completed', chunks_done)
 count('operations_completed', operations_done)

@@ -21,14 +21,30 @@ for i = 4, #ARGV, 2 do
     redis.call('HDEL', limits, field)
   else
     redis.call('HSET', limits, field, limit)
-    if value ~= '' and kind == 'rate' then
-      redis.call('HSET', limits, 'own_rates:' .. key, 1)
-    elseif value ~= '' then
-      -- How far up the index of groups by chunks in hand there can be one below its limit.
-      local most = tonumber(redis.call('HGET', limits, 'most:' .. key) or 0)
-      redis.call('HSET', limits, 'most:' .. key, math.max(most, tonumber(limit)))
-    end
   end
 end
+
+-- What an empty reserve must know of the limits of single values: whether there are rates, and how
+-- far up the index of groups by chunks in hand there can be one below its limit.
+local has_rates, most = false, 0
+local fields = redis.call('HGETALL', limits)
+for i = 1, #fields, 2 do
+  local kind, rest = string.match(fields[i], '^(%a+):(.*)$')
+  local front = key .. ':'
+  if rest and string.sub(rest, 1, #front) == front
+    and string.match(string.sub(rest, #front + 1), '^%-?%d+$') then
+    has_rates = has_rates or kind == 'rate'
+    most = kind == 'max' and math.max(most, tonumber(fields[i + 1])) or most
+  end
+end
+local function note(field, number)
+  if number == 0 then
+    redis.call('HDEL', limits, field)
+  else
+    redis.call('HSET', limits, field, number)
+  end
+end
+note('own_rates:' .. key, has_rates and 1 or 0)
+note('most:' .. key, most)
 wake()
 return {'set'}

@@ -26,6 +26,7 @@ from opsqueue.exceptions import (
     OpsqueueError,
     OpsqueueInternalError,
     PrefixTakenError,
+    SubmissionForgottenError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     WrongAnswerError,
@@ -216,6 +217,10 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
     [
         (problem(400, ProblemType.QUEUE_NAME), InvalidArgumentError),
         (problem(409, ProblemType.PREFIX_TAKEN), PrefixTakenError),
+        (
+            problem(409, ProblemType.SUBMISSION_FORGOTTEN, submission_id="7", state="failed"),
+            SubmissionForgottenError,
+        ),
         (problem(413, ProblemType.TOO_LARGE), InvalidArgumentError),
         (problem(404, ProblemType.SUBMISSION_NOT_FOUND), SubmissionNotFoundError),
         (problem(401), AccessDeniedError),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import redis
 
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import InvalidArgumentError, SubmissionForgottenError
 from opsqueue.model.answers import Forgotten
+from opsqueue.model.new_submission import own_idempotency_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import Scripts, queue_names
 from tests.opsqueue.steps import (
+    FAILURE,
     Clock,
     Raw,
     indexes_of,
@@ -19,6 +21,7 @@ from tests.opsqueue.steps import (
     new_submission,
     prefix_of,
     take,
+    take_one,
     tokens_of,
 )
 
@@ -66,6 +69,46 @@ def test_a_known_idempotency_key_answers_the_first_id_and_changes_nothing(queue:
     assert not again.is_new
     assert queue.get_submission(first.id).chunks_total == 3
     assert queue.count_queue().stats["submissions_inserted"] == 1
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_an_idempotency_key_that_outlives_its_submission_says_how_that_ended(
+    queue: Queue, clock: Clock, end: str
+) -> None:
+    """It was done once: neither is it done again, nor is there nothing of this id."""
+    new = new_submission(queue, 1, retention_ms=10, max_attempts=1)
+    id_ = queue.insert_submission(new, idempotency_key="order-7").id
+    match end:
+        case "completed":
+            queue.complete_chunks([take_one(queue).token])
+        case "failed":
+            queue.fail_chunk(take_one(queue).token, FAILURE)
+        case _:
+            queue.cancel_submission(id_)
+    clock.advance(10)
+    queue.forget_submissions()
+
+    with pytest.raises(SubmissionForgottenError) as raised:
+        queue.insert_submission(new_submission(queue), idempotency_key="order-7")
+
+    assert (raised.value.submission_id, raised.value.state) == (id_, end)
+
+
+@pytest.mark.parametrize(
+    ("key", "kept_ms"),
+    [(own_idempotency_key(), 600_000), ("order-7", 86_400_000)],
+    ids=["own", "given"],
+)
+def test_a_clients_own_key_is_remembered_for_as_long_as_it_repeats(
+    queue: Queue, client: redis.Redis, raw: Raw, clock: Clock, key: str, kept_ms: int
+) -> None:
+    """A caller's key is remembered for a day; what is kept of a forgotten submission, as long."""
+    new = new_submission(queue, 0, retention_ms=0)
+    id_ = queue.insert_submission(new, idempotency_key=key).id
+    queue.forget_submissions()
+
+    for name in (f"idem:{key}", f"forgotten:{id_}"):
+        assert kept_ms - 60_000 < client.pttl(raw.key(name)) <= kept_ms
 
 
 def test_an_idempotency_key_is_known_before_its_prefix_is_found_taken(queue: Queue) -> None:

@@ -252,3 +252,60 @@ def test_limits_of_which_one_is_wrong_are_not_set_at_all(queue: Queue) -> None:
         queue.set_limit("api", max=2, per_second=-1, burst=3)
 
     assert queue.list_limits() == []
+
+
+def test_rate_limits_keep_no_bucket_of_values_that_were_seen_once(
+    queue: Queue, client: redis.Redis, clock: Clock, raw: Raw
+) -> None:
+    """A full bucket is the same as none: what is kept follows what is in use, not what ever was."""
+    strategy = parse_strategy("RateLimit(customer, 10, 1)")
+    for customer in range(300):
+        fill(queue, {"customer": customer}, chunks=1)
+        assert queue.reserve_chunks("w", strategy=strategy).chunks
+        clock.advance(100)
+
+    buckets = raw.key("full_at:customer")
+
+    assert client.hlen(buckets) < 30
+    assert 0 < client.pttl(buckets) <= 10_100
+
+
+def test_a_bucket_that_is_not_full_keeps_its_key(
+    queue: Queue, client: redis.Redis, clock: Clock, raw: Raw
+) -> None:
+    """The key lives as long as the last of its buckets, one of an earlier version as well."""
+    slow, fast = (parse_strategy(f"RateLimit(customer, {rate}, 1)") for rate in (0.001, 1000))
+    fill(queue, {"customer": 1})
+    queue.reserve_chunks("w", strategy=slow)
+    client.persist(raw.key("full_at:customer"))
+    clock.advance(10)
+    fill(queue, {"customer": 2})
+
+    queue.reserve_chunks("w", limit=2, strategy=parse_strategy(f"SelectOnly(customer, 2, {fast})"))
+
+    assert client.pttl(raw.key("full_at:customer")) > 900_000
+
+
+def test_removed_limits_leave_nothing(queue: Queue, client: redis.Redis, raw: Raw) -> None:
+    """Also not what empty reserves must know of the limits of single values."""
+    queue.set_limit("api", max=5, per_second=1, burst=1)
+    queue.set_limit("api", value=1, max=7, per_second=1, burst=1)
+    queue.set_limit("api", value=-2, max=9)
+    queue.set_limit("apis", value=1, max=20)
+
+    queue.remove_limit("api", value=-2)
+
+    assert client.hget(raw.key("limits"), "most:api") == b"7"
+
+    queue.remove_limit("api", value=1, kind="rate")
+
+    assert client.hget(raw.key("limits"), "own_rates:api") is None
+
+    queue.remove_limit("api", value=1)
+    queue.remove_limit("api")
+
+    assert client.hkeys(raw.key("limits")) == [b"max:apis:1", b"most:apis"]
+
+    queue.remove_limit("apis", value=1)
+
+    assert not client.exists(raw.key("limits"))

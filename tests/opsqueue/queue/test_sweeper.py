@@ -183,6 +183,29 @@ def test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_live
     assert again.attempt == 2
 
 
+def test_what_is_taken_back_is_logged_with_its_queue_and_workers(
+    fake_client: redis.Redis,
+    store: MemoryStore,
+    queue_name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The line says where to look, for dead workers and for those that hang."""
+    clock = Clock()
+    queue = Queue(fake_client, queue_name, clock=clock)
+    insert(queue, 3)
+    queue.reserve_chunks("hanging", reservation_ms=20_000)
+    queue.reserve_chunks("dead", reservation_ms=60_000, heartbeat_timeout_ms=1_000, limit=2)
+    clock.advance(20_000)
+    queue.heartbeat("hanging", unknown_ms=60_000, timeout_ms=60_000)
+
+    Sweeper(lambda: [queue], sweeper="w1", store=store)._sweep(queue, is_slow_round=True)
+
+    assert caplog.messages == [
+        f"queue {queue_name}: took 2 chunks back from dead workers: dead",
+        f"queue {queue_name}: took 1 chunk back whose reservation was over, from hanging",
+    ]
+
+
 def test_a_queue_whose_master_is_gone_does_not_keep_others_from_being_swept(
     fake_client: redis.Redis, store: MemoryStore, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -195,7 +196,6 @@ def test_the_stores_own_folder_may_be_a_link(tmp_path: Path) -> None:
         assert store.get("q/41/0-in") == b"x"
         assert list(store.list_prefix("")) == ["q/41/0-in"]
         assert store.delete_prefix("q/41") == 1
-        shutil.rmtree(root / "q")
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "socket", "folder"])
@@ -252,6 +252,44 @@ def test_a_folder_with_other_things_in_it_stays(tmp_path: Path) -> None:
     assert count == 1
     assert sorted(file.name for file in folder.iterdir()) == ["deep", "link", "notes.txt"]
     assert len(list((folder / "deep").iterdir())) == 1
+
+
+@pytest.mark.parametrize("how", ["delete_prefix", "delete_objects"])
+def test_empty_folders_go_with_what_was_in_them(tmp_path: Path, how: str) -> None:
+    """Up to the store's own; those that hold something else stay."""
+    store = LocalStore(str(tmp_path / "store"))
+    store.create("jobs/41/0-in", b"x")
+    store.create("jobs/42/0-in", b"x")
+
+    def delete(folder: str) -> None:
+        if how == "delete_prefix":
+            store.delete_prefix(folder)
+        else:
+            store.delete_objects([f"{folder}/0-in"])
+
+    delete("jobs/41")
+    assert [path.name for path in (tmp_path / "store" / "jobs").iterdir()] == ["42"]
+
+    delete("jobs/42")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_objects_are_stored_while_the_folder_above_comes_and_goes(tmp_path: Path) -> None:
+    """Each thread's last object takes the queue's folder with it, if it is empty just then."""
+    store = LocalStore(str(tmp_path / "store"), durable=False)
+
+    def use(number: int) -> None:
+        for turn in range(200):
+            prefix = f"jobs/{number}-{turn}"
+            assert store.create(f"{prefix}/0-in", b"x")
+            assert store.get(f"{prefix}/0-in") == b"x"
+            store.delete_prefix(prefix)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(use, number) for number in range(4)]:
+            done.result()
+
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(

@@ -15,6 +15,7 @@ from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
+from tests.waiting import until
 
 
 def stored_prefixes(store: ObjectStore) -> set[str]:
@@ -120,6 +121,23 @@ def test_a_known_idempotency_key_answers_the_first_submission(http: httpx.Client
 
     assert [first.status_code, again.status_code] == [201, 200]
     assert first.json() == again.json()
+
+
+def test_a_key_that_outlives_its_submission_is_answered_with_how_that_ended(
+    http: httpx.Client, queue: Queue
+) -> None:
+    """409 with the first id; not 404, and not a second submission."""
+    body = {"operations": [], "chunk_size": 1, "retention_ms": 0}
+    headers = {"idempotency-key": "k"}
+    first = http.post("/submissions", json=body, headers=headers).json()
+    until(lambda: queue.forget_submissions().submissions)
+
+    again = http.post("/submissions", json=body, headers=headers)
+
+    assert again.status_code == 409
+    problem = again.json()
+    assert problem["type"] == "urn:opsqueue:problem:submission-forgotten"
+    assert (problem["submission_id"], problem["state"]) == (first["id"], "completed")
 
 
 def test_a_known_idempotency_key_leaves_no_second_upload(

@@ -36,6 +36,9 @@ class Beaten:
     def held(self) -> list[str]:
         return []
 
+    def sum_up(self) -> None:
+        pass
+
     def ticket(self, token: str) -> str:
         return f"{self.queue.label}/{token}"
 

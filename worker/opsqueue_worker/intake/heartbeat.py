@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from opsqueue.exceptions import OpsqueueError
+from opsqueue.model.checks import counted
 from opsqueue.model.chunk import Token
 from opsqueue.queue.sweeper import lost_reservations
 from opsqueue_worker.intake.intake import Intake
@@ -83,6 +84,7 @@ class Heartbeat:
                 self.beat(intake)
             except OpsqueueError as exc:
                 logger.warning("heartbeat of queue %s: %s", intake.queue.label, exc)
+            intake.sum_up()
             self._is_stopping.wait(self._interval_s)
 
     def beat(self, intake: Intake) -> None:
@@ -95,7 +97,12 @@ class Heartbeat:
             timeout_ms=self._timeout_ms,
         )
         if alive.released:
-            logger.warning("gave %d chunks back that were reserved unnoticed", alive.released)
+            logger.warning(
+                "queue %s: %s were reserved for worker %s unnoticed, and are given back",
+                intake.queue.label,
+                counted(alive.released, "chunk"),
+                self._worker,
+            )
         if alive.lost:
             logger.warning("queue %s: %s", intake.queue.label, lost_reservations(alive.lost))
         if alive.void:

@@ -140,6 +140,10 @@ class Intake:
         """Chunks that this worker completed."""
         return self._reporter.chunks_done
 
+    def sum_up(self, *, is_last: bool = False) -> None:
+        """Log how many chunks were completed; see `Reporter.sum_up`."""
+        self._reporter.sum_up(is_last=is_last)
+
     def stop_taking(self) -> None:
         """Reserve no more; reports still go out."""
         with self._changed:

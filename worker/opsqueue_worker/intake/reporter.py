@@ -6,12 +6,15 @@ It sends nothing itself: its calls go into the round trip in which the intake re
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
+from opsqueue.model.checks import counted
 from opsqueue.model.chunk import (
     Completed,
     Dropped,
@@ -26,6 +29,7 @@ from opsqueue.queue import commands
 logger = logging.getLogger("opsqueue.worker")
 
 _LINE_AT_MOST: Final = 500
+_SUMMARY_S: Final = 60.0
 _OUTPUTS_BYTES: Final = 1024 * 1024
 
 
@@ -80,11 +84,25 @@ def _completion_of(done: Sequence[Done]) -> Batch:
 
 
 class Reporter:
-    """Settles reports with what Redis answered; counts, and writes a line a chunk."""
+    """Settles reports with what Redis answered; counts, and writes a line a chunk.
 
-    def __init__(self, queue: str, *, worker: str) -> None:
+    Completed chunks are summed up in a line a minute; each has a line of its own at DEBUG.
+
+    Args:
+        queue: its name.
+        worker: the worker's name.
+        clock: seconds, of any beginning.
+    """
+
+    def __init__(
+        self, queue: str, *, worker: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._queue = queue
         self._worker = worker
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._summed_up_at = clock()
+        self._chunks_summed_up = 0
         self.chunks_done = 0
 
     def settle(
@@ -99,6 +117,29 @@ class Reporter:
             if chunk is not None:
                 self._write_line(chunk, report, outcome)
         return ()
+
+    def sum_up(self, *, is_last: bool = False) -> None:
+        """Log how many chunks were completed, if any, when a minute has passed since the last time.
+
+        Args:
+            is_last: the worker stops: don't wait for the minute.
+        """
+        with self._lock:
+            seconds = self._clock() - self._summed_up_at
+            chunks = self.chunks_done - self._chunks_summed_up
+            if seconds < _SUMMARY_S and not is_last:
+                return
+            self._summed_up_at += seconds
+            self._chunks_summed_up += chunks
+        if chunks:
+            about = {"queue": self._queue, "chunks": chunks, "duration_s": round(seconds)}
+            logger.info(
+                "queue %s: %s completed in %.0f s",
+                self._queue,
+                counted(chunks, "chunk"),
+                seconds,
+                extra=about,
+            )
 
     def _write_line(self, chunk: Reservation, report: Report, outcome: object) -> None:
         about: dict[str, object] = {
@@ -115,7 +156,7 @@ class Reporter:
         match outcome:
             case Completed(is_limit_passed=True):
                 self.chunks_done += 1
-                logger.error(
+                logger.warning(
                     "chunk %s completed, and its submission failed: %s of its operations failed, "
                     "and too many in all",
                     chunk,
@@ -135,17 +176,17 @@ class Reporter:
                 logger.info("chunk %s dropped: its submission had ended", chunk, extra=about)
             case Retried():
                 why = _first_line(report)
-                logger.warning("chunk %s failed, it is tried again: %s", chunk, why, extra=about)
+                logger.info("chunk %s failed, it is tried again: %s", chunk, why, extra=about)
             case FinallyFailed():
                 why = _first_line(report)
-                logger.error(
+                logger.warning(
                     "chunk %s failed, and its submission with it: %s", chunk, why, extra=about
                 )
             case _ if isinstance(report, GivenBack):
                 logger.info("chunk %s given back: %s", chunk, report.reason, extra=about)
             case _:
                 self.chunks_done += 1
-                logger.info("chunk %s completed", chunk, extra=about)
+                logger.debug("chunk %s completed", chunk, extra=about)
 
 
 def _first_line(report: Report) -> str:
