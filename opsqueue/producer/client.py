@@ -108,6 +108,11 @@ class ChunkResults:
     index: int
     results: list[Any]
 
+    @property
+    def chunk_index(self) -> int:
+        """See `index`: the name that a handler's chunk has."""
+        return self.index
+
 
 class ProducerClient:
     """Hands in submissions to one queue; may be used from several threads.
