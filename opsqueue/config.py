@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from opsqueue.contents import json_lines
 from opsqueue.queue.commands import DEFAULT_TIMEOUT_MS
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
@@ -94,6 +95,12 @@ HEARTBEAT_TIMEOUT: Final = Option(
     default=DEFAULT_TIMEOUT_MS / 1000,
     check=click.FloatRange(0.1),
     help="Seconds of silence after which a worker or consumer counts as dead.",
+)
+MAX_LINE_BYTES: Final = Option(
+    names=("--max-line-bytes",),
+    default=json_lines.MAX_LINE_BYTES,
+    check=click.IntRange(1, 1 << 30),
+    help="Of a line of NDJSON, which is an operation.",
 )
 LOG_LEVEL: Final = Option(
     names=("-l", "--log-level"),

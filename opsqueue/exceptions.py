@@ -25,26 +25,33 @@
     +-- SubmissionCancelledError            somebody cancelled it
     +-- SubmissionNotCancellableError       it has ended already
     +-- SubmissionNotRetryableError         it has not ended, or it completed
-    +-- ObjectNotFoundError                 the store has no object of that key
     |
     |   another version's data: upgrade the program that says so
     +-- FormatTooNewError                   a queue or store has a format that it can't read
     |
-    |   the outside's failures: trying again later can help
-    +-- ConnectionTroubleError
-    |   +-- RedisUnavailableError           no answer: the transition may or may not have happened
-    |   +-- SubmissionNotConfirmedError     inserted, but not yet as durable as was asked for
-    |   +-- StoreUnavailableError           bucket missing, credentials refused, network down
-    |   +-- ApiUnavailableError             no answer from the HTTP API, or not one of ours
-    |
-    |   what is wrong between us and the API: not repeated by us
-    +-- WrongAnswerError                    an answer that belongs to another request
-    |
     |   raised in handlers
     +-- SoftTimeLimitExceeded               its chunk runs for longer than soft_time_limit
     |
-    |   our own defects: please report
+    |   not the caller's mistake: the base that the reference's programs catch
     +-- OpsqueueInternalError
+        |
+        |   the outside's failures: trying again later can help
+        +-- ConnectionTroubleError
+        |   +-- RedisUnavailableError       no answer: the transition may or may not have happened
+        |   +-- SubmissionNotConfirmedError inserted, but not yet as durable as was asked for
+        |   +-- StoreUnavailableError       bucket missing, credentials refused, network down
+        |   +-- ApiUnavailableError         no answer from the HTTP API, or not one of ours
+        |
+        |   the reference's names of what happens to chunks; a StoreUnavailableError is each of them
+        +-- ChunkRetrievalError             contents can't be read
+        |   +-- ObjectNotFoundError         the store has no object of that key
+        +-- ChunksStorageError              operations can't be read from their iterable, or stored
+        +-- ChunkStorageError               an output can't be stored
+        |
+        |   what is wrong between us and the API: not repeated by us
+        +-- WrongAnswerError                an answer that belongs to another request
+        |
+        |   our own defects: please report
         +-- ScriptError                     a Lua script failed; says file and line
 
 Attributes hold the data; the message names the thing, what happened, and what helps.
@@ -123,7 +130,7 @@ __all__ = [
 class ChunkSizeIsZeroError(InvalidArgumentError):
     """`chunk_size` counts operations and is at least 1."""
 
-    def __init__(self, chunk_size: object) -> None:
+    def __init__(self, chunk_size: object = 0) -> None:
         """Say what was given."""
         super().__init__(f"chunk_size is {chunk_size!r}: it counts operations, give 1 or more")
 
@@ -166,7 +173,7 @@ class TooManyMatchingSubmissionsError(IncorrectUsageError):
 class SubmissionNotFoundError(IncorrectUsageError):
     """The queue has no submission of this id: it never had, or it ended and was cleaned up."""
 
-    def __init__(self, submission_id: int, queue: str) -> None:
+    def __init__(self, submission_id: int, queue: str = "default") -> None:
         """Keep the id as an int."""
         self.submission_id = submission_id
         self.queue = queue
@@ -239,10 +246,10 @@ class SubmissionFailedError(OpsqueueError):
 
     submission: SubmissionFailed
 
-    def __init__(self, submission: Submission) -> None:
-        """Keep everything of the failed submission."""
+    def __init__(self, submission: Submission, chunk: ChunkFailed | None = None) -> None:
+        """Keep everything of the failed submission; `chunk` is where it does not say which."""
         self.submission = as_failed(submission)
-        self.chunk = submission.failed_chunk
+        self.chunk = chunk or submission.failed_chunk
         self.failure = self.chunk.failure
         super().__init__(self.submission)
 
@@ -306,8 +313,9 @@ class _SubmissionHasEndedError(OpsqueueError):
     action: str
     wants: str
 
-    def __init__(self, submission: Submission) -> None:
+    def __init__(self, submission: Submission, chunk: ChunkFailed | None = None) -> None:
         self.ended = as_ended(submission)
+        self._chunk = chunk
         super().__init__(self.ended)
 
     def __str__(self) -> str:
@@ -333,7 +341,9 @@ class SubmissionNotCancellableError(_SubmissionHasEndedError):
     @property
     def chunk(self) -> ChunkFailed | None:
         """The chunk that failed it."""
-        return self.ended.failed_chunk if self.ended.failure is not None else None
+        if self.ended.failure is None:
+            return self._chunk
+        return self.ended.failed_chunk
 
 
 class SubmissionNotRetryableError(_SubmissionHasEndedError):
@@ -351,7 +361,23 @@ class SubmissionNotRetryableError(_SubmissionHasEndedError):
         return self.ended
 
 
-class ObjectNotFoundError(OpsqueueError):
+class OpsqueueInternalError(OpsqueueError):
+    """What is not the caller's mistake; itself a defect of opsqueue's own: please report it."""
+
+
+class ChunkRetrievalError(OpsqueueInternalError):
+    """The contents of a chunk can't be read."""
+
+
+class ChunksStorageError(OpsqueueInternalError):
+    """Operations can't be read from their iterable (its exception is the cause), or stored."""
+
+
+class ChunkStorageError(OpsqueueInternalError):
+    """The output of a chunk can't be stored."""
+
+
+class ObjectNotFoundError(ChunkRetrievalError):
     """The object store has no object of this key."""
 
     def __init__(self, key: str, store: str) -> None:
@@ -387,7 +413,7 @@ class FormatTooNewError(OpsqueueError):
         )
 
 
-class ConnectionTroubleError(OpsqueueError):
+class ConnectionTroubleError(OpsqueueInternalError):
     """Something outside did not answer as it should; trying again later can help."""
 
 
@@ -409,7 +435,9 @@ class SubmissionNotConfirmedError(ConnectionTroubleError):
         )
 
 
-class StoreUnavailableError(ConnectionTroubleError):
+class StoreUnavailableError(
+    ConnectionTroubleError, ChunkRetrievalError, ChunksStorageError, ChunkStorageError
+):
     """The object store refused or did not answer: bucket, credentials, network."""
 
 
@@ -417,7 +445,7 @@ class ApiUnavailableError(ConnectionTroubleError):
     """The HTTP API did not answer, or something answered that is not the API."""
 
 
-class WrongAnswerError(OpsqueueError):
+class WrongAnswerError(OpsqueueInternalError):
     """An answer is not that of its request. It was dropped, with the connection that it came on.
 
     The request may have been carried out. Not a ConnectionTroubleError: what repeats those would
@@ -432,10 +460,6 @@ class SoftTimeLimitExceeded(OpsqueueError):  # noqa: N818 the field's name for i
     """
 
 
-class OpsqueueInternalError(OpsqueueError):
-    """A defect of opsqueue's own: please report it."""
-
-
 class ScriptError(OpsqueueInternalError):
     """A Lua script failed. The message says file and line."""
 
@@ -445,6 +469,5 @@ class ChunkCountIsZeroError(IncorrectUsageError):
 
 
 # Names of the reference's client for what has one name here.
-ChunkRetrievalError = ChunksStorageError = ChunkStorageError = StoreUnavailableError
 UnexpectedOpsqueueConsumerServerResponseError = ApiUnavailableError
 InternalConsumerClientError = InternalProducerClientError = ConnectionTroubleError

@@ -26,6 +26,7 @@ from opsqueue_api.http.long_polls import LongPolls
 from opsqueue_api.http.operation import KnownParameters
 from opsqueue_api.http.request_ids import RequestIds
 from opsqueue_api.http.settings import Limits
+from opsqueue_api.http.streams import Heads
 from opsqueue_api.http.tokens import Token
 from opsqueue_api.http.tracing import Spans
 from opsqueue_api.resources import consumers, dashboard
@@ -96,6 +97,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     registry = CollectorRegistry()
     app: App = falcon.App(
         middleware=[
+            Heads(),
             HttpMetrics(registry),
             Spans(),
             RequestIds(),
@@ -106,7 +108,7 @@ def create_app(  # noqa: PLR0913 what each part is told
             authentication,
             KnownParameters(),
             *middleware,
-        ]
+        ],
     )
     app.req_options.strip_url_path_trailing_slash = True
     problem.install(app)

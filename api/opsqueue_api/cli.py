@@ -131,6 +131,7 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     help="Bytes, before compression, of a chunk that is decoded whole: operations as JSON, results "
     "that are reported encoded. Result streams decode larger ones piece by piece.",
 )
+@config.MAX_LINE_BYTES(help="Of a line of an NDJSON body.")
 @click.option(
     "--max-operations",
     type=click.IntRange(1),
@@ -254,6 +255,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         limits=Limits(
             body_bytes=options["max_body_bytes"],
             chunk_bytes=options["max_chunk_bytes"],
+            line_bytes=options["max_line_bytes"],
             operations=options["max_operations"],
             body_chunks=options["max_body_chunks"],
             chunks=options["max_chunks"],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import time
 from contextlib import suppress
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -16,8 +18,10 @@ from wsgiref.types import WSGIApplication
 import msgspec
 from gunicorn import util  # type: ignore[import-untyped]  # it ships none
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # it ships none
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # as above
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # as above
 from gunicorn.http import errors  # type: ignore[import-untyped]  # as above
+from gunicorn.workers import gthread  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # as above
 from prometheus_client import values
 from prometheus_client.values import MultiProcessValue
@@ -37,6 +41,16 @@ from opsqueue_api.http.settings import METRICS_FOLDER, MULTIPROCESS_DIR, Setting
 
 GRACEFUL_S: Final = 30
 """Requests under way at SIGTERM have this long; those that only wait end within a second."""
+
+STOP_LINGER_S: Final = 0.2
+"""At SIGTERM a connection that has no request under way has this long: one that is on its way is
+answered, with `connection: close`."""
+
+CLOSE_WITHIN_S: Final = 0.05
+"""A client that has been told that its connection ends has this long to end it, at SIGTERM."""
+
+FIRST_BYTE_S: Final = 0.2
+"""A new connection that sends nothing for so long waits without a thread."""
 
 KEEPALIVE_S: Final = 75
 """Longer than clients and load balancers keep idle connections (httpx 5 s, often 60 s), so that
@@ -81,6 +95,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
+    def run(self) -> None:
+        """Serve."""
+        _Arbiter(self).run()
+
     def load(self) -> WSGIApplication:
         """Make the app, in each worker process: connections must not be shared by a fork."""
         export_spans("opsqueue-api")
@@ -104,6 +122,45 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
     connection they have, would keep it and the port for GRACEFUL_S, and no other could start.
     """
 
+    def init_signals(self) -> None:
+        """Leave out the signals that would replace, stop or kill the process by themselves."""
+        super().init_signals()
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 gunicorn's
+        """Take what has connected before the process stops to listen, which would be reset."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                taken = -1
+                while taken != self.nr_conns:
+                    taken = self.nr_conns
+                    self.accept(listener)
+                # Now, not at the end: clients that come meanwhile are refused, and go elsewhere.
+                listener.close()
+
+    def handle(self, conn: Any) -> Any:  # noqa: ANN401 as above
+        """Serve a connection's next request."""
+        is_new = _DEFER is not None and not conn.initialized and not conn.data_ready
+        if is_new and not conn.wait_for_data(FIRST_BYTE_S):
+            return _DEFER
+        return super().handle(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:  # noqa: ANN401 as above
+        """Keep the connection, or end it; one after the other, so no client may delay a stop."""
+        if self.alive or _DEFER is None or fs.cancelled() or fs.exception() or fs.result():
+            super().finish_request(conn, fs)
+            return
+        self.nr_conns -= 1
+        util.close_graceful(conn.sock, timeout=CLOSE_WITHIN_S)
+
+    def _cap_keepalive(self, _deadline: float) -> None:
+        """Let connections without a request end soon after SIGTERM, whether they had one or not."""
+        super()._cap_keepalive(time.monotonic() + STOP_LINGER_S)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_LINGER_S)
+
     def is_parent_alive(self) -> bool:
         """Asked about once a second."""
         if not super().is_parent_alive():
@@ -123,11 +180,34 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
         body = msgspec.json.encode({"title": reason, "detail": detail, "status": status})
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         with suppress(OSError):  # it has hung up
             util.write_nonblock(client, head.encode() + body)
 
+
+class _Arbiter(Arbiter):  # type: ignore[misc]  # no types, as above
+    """gunicorn's supervising process, which only starts and stops."""
+
+    def init_signals(self) -> None:
+        """Leave out what it would do at others: start a second API, end or replace processes."""
+        super().init_signals()
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+
+
+_IGNORED: Final = (
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+)
+
+_DEFER: Final = getattr(gthread, "_DEFER", None)
+"""What tells gunicorn that a connection waits without a thread; None: a version without that."""
 
 # By their names: older versions lack some.
 _STATUSES: Final = {

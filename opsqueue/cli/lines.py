@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
-from opsqueue.contents.json_lines import MAX_LINE_BYTES, JsonLineError, values_of
+from opsqueue.contents.json_lines import JsonLineError, values_of
 from opsqueue.exceptions import InvalidArgumentError
 
 STANDARD: Final = Path("-")
@@ -34,24 +34,24 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def operations_of(stream: BinaryIO, file: Path) -> Iterator[Any]:
-    """Yield the value of each line, with memory for one; see `json_lines`.
+def operations_of(stream: BinaryIO, file: Path, *, limit_bytes: int) -> Iterator[Any]:
+    """Yield the value of each line, with memory for one of `limit_bytes`; see `json_lines`.
 
     Raises:
         InvalidArgumentError: a line is no JSON; names file, line and column.
     """
     name = "standard input" if file == STANDARD else str(file)
     try:
-        yield from values_of(_lines_of(stream, name))
+        yield from values_of(_lines_of(stream, name, limit_bytes), limit_bytes=limit_bytes)
     except JsonLineError as exc:
         message = f"{name}, {exc}; nothing was handed in"
         raise InvalidArgumentError(f"{message}\n  {exc.text}" if exc.text else message) from None
 
 
-def _lines_of(stream: BinaryIO, name: str) -> Iterator[bytes]:
+def _lines_of(stream: BinaryIO, name: str, limit_bytes: int) -> Iterator[bytes]:
     try:
         # One byte more than a line may have, and its end: a longer one is not read to its end.
-        while line := stream.readline(MAX_LINE_BYTES + 2):
+        while line := stream.readline(limit_bytes + 2):
             yield line
     except OSError as exc:
         message = f"can't read {name}: {exc.strerror or exc}; nothing was handed in"

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from opsqueue import config
 from opsqueue.cli.connections import as_json, durability_option, with_api, with_store
 from opsqueue.cli.durations import Duration
 from opsqueue.cli.lines import STANDARD, check_writable, opened, operations_of
@@ -168,6 +169,7 @@ meta_option = click.option(
     show_default=True,
     help="How chunks are stored: msgpack, json or cbor, each also with +zstd.",
 )
+@config.MAX_LINE_BYTES()
 @as_json
 @durability_option
 @with_store
@@ -192,6 +194,7 @@ def submit(  # noqa: PLR0913 its options
     delete_inputs: bool,
     idempotency_key: str | None,
     codec: str,
+    max_line_bytes: int,
     as_json: bool,
 ) -> None:
     """Hand in the operations of FILE, a JSON value a line; - is standard input.
@@ -214,7 +217,10 @@ def submit(  # noqa: PLR0913 its options
 
     export_spans("opsqueue")
     producer = ProducerClient.over(api, store, queue=queue, codec=codec)
-    with opened(file) as stream, reading(stream, operations_of(stream, file)) as operations:
+    with (
+        opened(file) as stream,
+        reading(stream, operations_of(stream, file, limit_bytes=max_line_bytes)) as operations,
+    ):
         try:
             submission_id = producer.insert_submission(
                 operations,

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from opsqueue.exceptions import InvalidArgumentError, WrongAnswerError
+from opsqueue.exceptions import WrongAnswerError
 from opsqueue.http.bodies import (
     AnyOutcome,
     CompleteBody,
@@ -37,7 +37,7 @@ from opsqueue.model.chunk import (
     ReleaseOutcome,
     Token,
 )
-from opsqueue.model.names import checked_worker
+from opsqueue.model.names import checked_worker_in_path
 from opsqueue.strategy import AnyStrategy
 
 _ONCE = Patience(repeats=0)
@@ -163,7 +163,4 @@ class HttpChunkQueue:
 
 def worker_in_path(worker: str) -> str:
     """Return a worker's name as it stands in paths, or raise InvalidArgumentError."""
-    if "/" in checked_worker(worker):
-        message = f"worker name {worker!r}: over HTTP it can't have a slash"
-        raise InvalidArgumentError(message)
-    return quote(worker, safe="")
+    return quote(checked_worker_in_path(worker), safe="")

@@ -5,7 +5,7 @@ r"""JSON lines (NDJSON): one value a line, by the same rules on the command line
 | a byte order mark at the very beginning    | left out                                      |
 | a blank line (spaces, tabs)                | none                                          |
 | `\r\n`, a last line without an end          | as `\n`; no other character ends a line        |
-| a line of more than `MAX_LINE_BYTES`       | refused                                       |
+| a line of more than the limit              | refused                                       |
 | NaN, Infinity, 1e400                       | refused: JSON has no form for their values    |
 | a lone surrogate, invalid UTF-8, UTF-16    | refused: it is no text                        |
 | integers of up to 4,300 digits             | exact                                         |
@@ -66,23 +66,25 @@ def is_blank(line: bytes, number: int) -> bool:
     return not _without_bom(line, number).strip(_WHITE)
 
 
-def values_of(lines: Iterable[bytes]) -> Iterator[Any]:
+def values_of(lines: Iterable[bytes], *, limit_bytes: int = MAX_LINE_BYTES) -> Iterator[Any]:
     """Yield the value of each line that is not blank.
 
     Args:
         lines: split at line feeds alone, which they may still have at their end.
+        limit_bytes: of a line.
 
     Raises:
         JsonLineError: a line is too long, or not one JSON value.
     """
     for number, whole in enumerate(lines, 1):
         line = _without_bom(whole, number)
-        if len(line) > MAX_LINE_BYTES and len(line.removesuffix(b"\n")) > MAX_LINE_BYTES:
+        if len(line) > limit_bytes and len(line.removesuffix(b"\n")) > limit_bytes:
             why = (
-                f"the line is longer than the limit of {MAX_LINE_BYTES:,} bytes: put large things "
-                "into the object store, and where they are into the operation"
+                f"the line is longer than the limit (max-line-bytes) of {limit_bytes:,} bytes: "
+                "raise it, or put large things into the object store, and where they are into the "
+                "operation"
             )
-            raise JsonLineError(number, MAX_LINE_BYTES + 1, why)
+            raise JsonLineError(number, limit_bytes + 1, why)
         if not line.strip(_WHITE):
             continue
         try:

@@ -61,6 +61,11 @@ class Chunk:
     """The operations, encoded."""
 
     @property
+    def index(self) -> ChunkIndex:
+        """See `chunk_index`."""
+        return self.chunk_index
+
+    @property
     def retries(self) -> int:
         """Attempts that were used before this one."""
         return self.attempt - 1

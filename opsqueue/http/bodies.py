@@ -81,8 +81,8 @@ CodecName = Annotated[str, Meta(min_length=1, max_length=MAX_CODEC_CHARACTERS)]
 TimeoutMs = Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)]
 DelayMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 
-WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[^/]+$")]
-"""Heartbeats have it in their path."""
+WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[!-.0-~]{1,200}$")]
+"""Heartbeats have it in their path: as `checked_worker_in_path` has it."""
 
 
 class ProblemBody(Struct, frozen=True, kw_only=True):

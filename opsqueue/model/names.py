@@ -10,6 +10,8 @@ from opsqueue.model.errors import InvalidArgumentError
 
 _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_DOTS: Final = (".", "..")
+"""What clients and proxies take out of a path."""
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 QUEUES_KEY: Final = "oq:queues"
 """A set of the names of all queues that ever had a submission or a worker."""
@@ -32,6 +34,14 @@ def checked_worker(worker: str) -> str:
         message = (
             f"worker name {shown(worker)}: at most 200 printable ASCII characters without spaces"
         )
+        raise InvalidArgumentError(message)
+    return worker
+
+
+def checked_worker_in_path(worker: str) -> str:
+    """Return the name, or raise InvalidArgumentError unless it can stand in a path, too."""
+    if "/" in checked_worker(worker) or worker in _DOTS:
+        message = f"worker name {shown(worker)}: over HTTP it can't have a slash, or be dots alone"
         raise InvalidArgumentError(message)
     return worker
 

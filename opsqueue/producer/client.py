@@ -39,7 +39,9 @@ from opsqueue.contents.formats import codec_of_format
 from opsqueue.contents.inline import reader_of
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
+    ChunksStorageError,
     InvalidArgumentError,
+    OpsqueueError,
     SubmissionForgottenError,
     SubmissionNotFoundError,
 )
@@ -114,6 +116,11 @@ class ChunkResults:
 
     index: int
     results: list[Any]
+
+    @property
+    def chunk_index(self) -> int:
+        """See `index`: the name that a handler's chunk has."""
+        return self.index
 
 
 class ProducerClient:
@@ -262,8 +269,9 @@ class ProducerClient:
         """Upload operations as chunks, in parallel, and hand them in; does not wait for workers.
 
         Args:
-            ops: any iterable, consumed once, a few chunks in memory at a time. What it raises,
-                KeyboardInterrupt too, is raised here, and nothing is handed in.
+            ops: any iterable, consumed once, a few chunks in memory at a time. What it raises is
+                raised here, an Exception as the cause of a ChunksStorageError, and nothing is
+                handed in.
             chunk_size: operations a chunk.
             serialization_format: in place of the client's codec.
             metadata: opaque bytes for the handler.
@@ -284,6 +292,7 @@ class ProducerClient:
                 for a text, which is an iterable of its characters.
             EncodingError: names chunk and operation.
             SubmissionForgottenError: the key's submission has ended and was forgotten since.
+            ChunksStorageError: `ops` raised an exception.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
         """
@@ -324,6 +333,7 @@ class ProducerClient:
                 self._has_answered = True
             # A retry of somebody without a trace stays in that of the first.
             empty = replace(empty, trace_context=current_carrier() or empty.trace_context)
+            ops = _iterated(iter(ops))
             # With a key of our own where none is given, so that a repeated request is safe.
             key = idempotency_key or own_idempotency_key()
             try:
@@ -837,3 +847,19 @@ class ProducerClient:
     async_iter_results = streamed(iter_results)
     async_iter_chunk_results = streamed(iter_chunk_results)
     async_iter_errors = streamed(iter_errors)
+
+
+def _iterated(ops: Iterator[Any]) -> Iterator[Any]:
+    """Yield operations; an exception of theirs becomes the one that programs catch for it.
+
+    Ours stay as they are, and so does what ends a program.
+    """
+    try:
+        yield from ops
+    except (OpsqueueError, GeneratorExit):
+        raise
+    except Exception as exc:
+        message = (
+            f"the iterable of operations raised {type(exc).__name__}: {exc}; nothing is handed in"
+        )
+        raise ChunksStorageError(message) from exc

@@ -231,6 +231,59 @@ def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
     assert b"in_progress" in answer
 
 
+def test_signals_that_are_not_ours_change_nothing(process: subprocess.Popen[str]) -> None:
+    """No second API, no other processes, none that is stopped or killed."""
+    url = url_of(process)
+    children = psutil.Process(process.pid).children()
+
+    for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1):
+        process.send_signal(number)
+        for child in children:
+            child.send_signal(number)
+
+    assert {200} == {httpx.get(f"{url}/healthz").status_code for _ in range(3)}
+    assert children == psutil.Process(process.pid).children()
+
+
+def answer_on(connection: socket.socket) -> bytes:
+    """Read an answer of /healthz, whose head and body may come apart."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        part = connection.recv(65_536)
+        assert part, answer
+        answer += part
+    return answer
+
+
+def test_idle_clients_do_not_hold_it_up_and_are_not_cut_off(
+    process: subprocess.Popen[str],
+) -> None:
+    """Those that had an answer, and those that only connected; a request under way is answered."""
+    url = httpx.URL(url_of(process))
+    address = (url.host, url.port or 0)
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        socket.create_connection(address),
+        socket.create_connection(address) as idle,
+        socket.create_connection(address) as busy,
+    ):
+        for kept in (idle, busy):
+            kept.sendall(request)
+            assert answer_on(kept).startswith(b"HTTP/1.1 200")
+
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        busy.sendall(request)
+        answer = answer_on(busy)
+        ends = [kept.recv(65_536) for kept in (idle, busy)]
+        code = process.wait(timeout=20)
+
+    assert time.monotonic() - began < 5  # of which the end of two processes takes most
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+    assert ([b"", b""], 0) == (ends, code)
+
+
 def ask_for(seconds: float, client: httpx.Client) -> None:
     """Ask on the connection that it has."""
     deadline = time.monotonic() + seconds

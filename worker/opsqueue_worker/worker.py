@@ -194,6 +194,8 @@ class Worker:
         export_spans("opsqueue-worker")
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
+        # Python would end us. Not SIG_IGN, which what a handler starts would inherit.
+        signal.signal(signal.SIGUSR2, lambda *_: None)
         # In front of our handler, in C: it tells where a main thread hangs that can't be asked.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect

@@ -1,9 +1,9 @@
 /** What can be done to queues and submissions; each is asked first. */
 
-import { queuePath, send, submissionPath } from "/dashboard/api.js";
-import { confirmed, editMetadata } from "/dashboard/dialogs.js";
-import { counted, number } from "/dashboard/format.js";
-import { keepCounts } from "/dashboard/history.js";
+import { queuePath, send, submissionPath } from "./api.js";
+import { confirmed, editMetadata } from "./dialogs.js";
+import { counted, number } from "./format.js";
+import { keepCounts } from "./history.js";
 
 /** @param {string} queue @param {boolean} isPaused */
 export function pauseOrResume(queue, isPaused) {

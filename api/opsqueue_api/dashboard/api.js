@@ -4,6 +4,9 @@
 
 const KEY = "opsqueue-token";
 
+/** Where the API is: what serves this file, maybe below a path of a proxy's. */
+const API = new URL("..", import.meta.url);
+
 /** A refusal, as the API explains it. */
 export class Problem extends Error {
   /** @param {number} status @param {{title?: string, detail?: string, type?: string, scopes?: string[]}} body */
@@ -47,7 +50,7 @@ export function onUnauthenticated(ask) {
 
 /**
  * Fetch, with the token; where the API asks for one, so do we.
- * @param {string} path
+ * @param {string} path below the API's
  * @param {RequestInit} [init]
  * @returns {Promise<Response>}
  */
@@ -56,7 +59,7 @@ export async function request(path, init = {}) {
     const given = token.get();
     const headers = new Headers(init.headers);
     if (given) headers.set("authorization", `Bearer ${given}`);
-    const response = await fetch(path, { ...init, headers, cache: "no-store", credentials: "omit" }).catch((error) => {
+    const response = await fetch(new URL(path, API), { ...init, headers, cache: "no-store", credentials: "omit" }).catch((error) => {
       throw init.signal?.aborted ? error : new Unreachable();
     });
     if (response.ok) return response;
@@ -131,7 +134,7 @@ export async function lines(path, limit, signal) {
 }
 
 /** @param {string} queue */
-export const queuePath = (queue) => `/v1/queues/${encodeURIComponent(queue)}`;
+export const queuePath = (queue) => `v1/queues/${encodeURIComponent(queue)}`;
 
 /** @param {string} queue @param {string} id */
 export const submissionPath = (queue, id) => `${queuePath(queue)}/submissions/${encodeURIComponent(id)}`;

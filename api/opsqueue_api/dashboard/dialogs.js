@@ -1,12 +1,12 @@
 /** What is asked of people: whether they mean it, a token, other metadata. Each is a `<dialog>`. */
 
-import { token } from "/dashboard/api.js";
-import { h, setText, show } from "/dashboard/dom.js";
-import { tell } from "/dashboard/parts.js";
+import { token } from "./api.js";
+import { h, setText, show } from "./dom.js";
+import { tell } from "./parts.js";
 
 /**
  * Open a dialog with a form; the promise tells whether it was done.
- * @param {{title: string, body: import("/dashboard/dom.js").Child, yes: string, isGrave?: boolean,
+ * @param {{title: string, body: import("./dom.js").Child, yes: string, isGrave?: boolean,
  *   act: () => Promise<void>}} of `act` throws what is then shown in the dialog
  * @returns {Promise<boolean>}
  */
@@ -45,7 +45,7 @@ function ask({ title, body, yes, isGrave, act }) {
 
 /**
  * Ask whether somebody means it, then do it, and say that it is done.
- * @param {{title: string, what: import("/dashboard/dom.js").Child, yes: string, isGrave?: boolean,
+ * @param {{title: string, what: import("./dom.js").Child, yes: string, isGrave?: boolean,
  *   act: () => Promise<unknown>, done: string}} of
  */
 export async function confirmed({ title, what, yes, isGrave, act, done }) {

@@ -3,7 +3,7 @@
  * why it was refused. Connects again, more slowly each time, and says how it stands.
  */
 
-import { Problem, parse, request } from "/dashboard/api.js";
+import { Problem, parse, request } from "./api.js";
 
 const FIRST_PAUSE_MS = 1_000;
 const MAX_PAUSE_MS = 30_000;

@@ -1,8 +1,8 @@
 /** The chunks of a submission as a grid: a cell is a chunk, or some in a row where they are many. */
 
-import { h, reconcile, setAttribute, setText, show, table } from "/dashboard/dom.js";
-import { counted, duration, number } from "/dashboard/format.js";
-import { ago, badge } from "/dashboard/parts.js";
+import { h, reconcile, setAttribute, setText, show, table } from "./dom.js";
+import { counted, duration, number } from "./format.js";
+import { ago, badge } from "./parts.js";
 
 /**
  * @typedef {{done: number, in_hand: number, delayed: number, failed: number, errors: number}} Cell

@@ -1,12 +1,12 @@
 /** The submissions of a queue: filters, a page of them, what each is doing. */
 
-import { Unreachable, get, queuePath } from "/dashboard/api.js";
-import { h, reconcile, replace, setAttribute, setText, show, table } from "/dashboard/dom.js";
-import { duration, number, rate } from "/dashboard/format.js";
-import { pace } from "/dashboard/history.js";
-import { throttled } from "/dashboard/live.js";
-import { ago, bar, command, empty, refusal, setBadge } from "/dashboard/parts.js";
-import { queueAddress } from "/dashboard/queues.js";
+import { Unreachable, get, queuePath } from "./api.js";
+import { h, reconcile, replace, setAttribute, setText, show, table } from "./dom.js";
+import { duration, number, rate } from "./format.js";
+import { pace } from "./history.js";
+import { throttled } from "./live.js";
+import { ago, bar, command, empty, refusal, setBadge } from "./parts.js";
+import { queueAddress } from "./queues.js";
 
 const LIMIT = 25;
 const STATES = [["any", "Any state"], ["in_progress", "In progress"], ["completed", "Completed"], ["failed", "Failed"], ["cancelled", "Cancelled"]];
@@ -79,7 +79,7 @@ export function submissionList(queue, query, signal) {
   const pages = h("nav", { class: "pages", "aria-label": "Pages of submissions" }, newest, older);
   show(list.node, false);
 
-  /** @param {import("/dashboard/actions.js").Submission} first */
+  /** @param {import("./actions.js").Submission} first */
   function makeRow(first) {
     const state = h("span", { class: "badge" });
     const progress = bar(`Progress of submission ${first.id}`);
@@ -91,7 +91,7 @@ export function submissionList(queue, query, signal) {
     ]);
     return {
       node,
-      update(/** @type {import("/dashboard/actions.js").Submission} */ of) {
+      update(/** @type {import("./actions.js").Submission} */ of) {
         const isRunning = of.state === "in_progress";
         const speed = isRunning ? pace(of.id, of.operations_done) : null;
         setBadge(state, of.state);

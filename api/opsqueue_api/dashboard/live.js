@@ -1,9 +1,9 @@
 /** How the connection stands, in the header and, when it is lost, across the page. */
 
-import { h, replace, setAttribute, show } from "/dashboard/dom.js";
-import { follow } from "/dashboard/events.js";
-import { clock, duration } from "/dashboard/format.js";
-import { refusal } from "/dashboard/parts.js";
+import { h, replace, setAttribute, show } from "./dom.js";
+import { follow } from "./events.js";
+import { clock, duration } from "./format.js";
+import { refusal } from "./parts.js";
 
 const place = /** @type {HTMLElement} */ (document.getElementById("live"));
 const banner = /** @type {HTMLElement} */ (document.getElementById("banner"));
@@ -17,7 +17,7 @@ function say(state, text) {
   if (place.textContent !== text) replace(place, h("span", { class: "dot" }), text);
 }
 
-/** @param {import("/dashboard/events.js").Connection} connection */
+/** @param {import("./events.js").Connection} connection */
 function tellConnection(connection) {
   clearInterval(countdown);
   const isLost = connection.state === "lost";

@@ -1,14 +1,14 @@
 /** The page: which view the address asks for, colours, the token. */
 
-import { onUnauthenticated, token } from "/dashboard/api.js";
-import { askForToken } from "/dashboard/dialogs.js";
-import { h, replace, setAttribute, setText, show } from "/dashboard/dom.js";
-import { quiet } from "/dashboard/live.js";
-import { tell, turnAges } from "/dashboard/parts.js";
-import { queueView } from "/dashboard/queue.js";
-import { queuesView } from "/dashboard/queues.js";
-import { submissionView } from "/dashboard/submission.js";
-import { workersView } from "/dashboard/workers.js";
+import { onUnauthenticated, token } from "./api.js";
+import { askForToken } from "./dialogs.js";
+import { h, replace, setAttribute, setText, show } from "./dom.js";
+import { quiet } from "./live.js";
+import { tell, turnAges } from "./parts.js";
+import { queueView } from "./queue.js";
+import { queuesView } from "./queues.js";
+import { submissionView } from "./submission.js";
+import { workersView } from "./workers.js";
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 

@@ -1,16 +1,16 @@
 /** What came of a submission: its failure, the errors of its operations, its results. */
 
-import { Unreachable, lines, request, submissionPath, token } from "/dashboard/api.js";
-import { h, reconcile, replace, setText, show } from "/dashboard/dom.js";
-import { clock, counted, number } from "/dashboard/format.js";
-import { command, refusal, section, tell } from "/dashboard/parts.js";
+import { Unreachable, lines, request, submissionPath, token } from "./api.js";
+import { h, reconcile, replace, setText, show } from "./dom.js";
+import { clock, counted, number } from "./format.js";
+import { command, refusal, section, tell } from "./parts.js";
 
-/** @typedef {import("/dashboard/actions.js").Submission} Submission */
+/** @typedef {import("./actions.js").Submission} Submission */
 
 const FIRST_ERRORS = 20;
 const MOST_ERRORS = 1_000;
 
-/** Draw only when something is another: what is selected or open stays so. @param {Element} place @param {string} key @param {() => import("/dashboard/dom.js").Child} make */
+/** Draw only when something is another: what is selected or open stays so. @param {Element} place @param {string} key @param {() => import("./dom.js").Child} make */
 function drawn(place, key, make) {
   if (/** @type {HTMLElement} */ (place).dataset.key === key) return;
   /** @type {HTMLElement} */ (place).dataset.key = key;

@@ -1,8 +1,8 @@
 /** Small things that several views show: badges, bars, sparklines, tiles, refusals. */
 
-import { Problem } from "/dashboard/api.js";
-import { h, replace, setAttribute, setText, svg } from "/dashboard/dom.js";
-import { age, clock, number, percent, stateName } from "/dashboard/format.js";
+import { Problem } from "./api.js";
+import { h, replace, setAttribute, setText, svg } from "./dom.js";
+import { age, clock, number, percent, stateName } from "./format.js";
 
 /** A submission's or a queue's state. @param {string} state @param {string} [text] */
 export function badge(state, text = stateName(state)) {
@@ -69,7 +69,7 @@ export function tile(title, about) {
   return {
     node: h("div", { class: "tile", title: about }, h("dt", {}, title), value, note),
     value,
-    /** @param {import("/dashboard/dom.js").Child} text @param {import("/dashboard/dom.js").Child} [more] */
+    /** @param {import("./dom.js").Child} text @param {import("./dom.js").Child} [more] */
     update(text, more = "") {
       setText(value, text);
       setText(note, more);
@@ -105,7 +105,7 @@ export function command(text) {
   return h("div", { class: "command" }, h("pre", { tabindex: 0 }, h("code", {}, text)), button);
 }
 
-/** What stands where nothing is yet. @param {string} title @param {...import("/dashboard/dom.js").Child} rest */
+/** What stands where nothing is yet. @param {string} title @param {...import("./dom.js").Child} rest */
 export function empty(title, ...rest) {
   return h("div", { class: "empty" }, h("p", { class: "strong" }, title), rest);
 }
@@ -125,7 +125,7 @@ export function refusal(error, what, again) {
     again && h("p", {}, h("button", { type: "button", onclick: again }, problem?.status === 401 ? "Give a token" : "Try again")));
 }
 
-/** A section with its heading. @param {string} title @param {...import("/dashboard/dom.js").Child} children */
+/** A section with its heading. @param {string} title @param {...import("./dom.js").Child} children */
 export function section(title, ...children) {
   const id = `s-${title.toLowerCase().replaceAll(/\W+/g, "-")}`;
   return h("section", { "aria-labelledby": id }, h("h2", { id }, title), children);

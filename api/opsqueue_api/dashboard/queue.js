@@ -1,15 +1,15 @@
 /** One queue: its numbers, its submissions, its workers. */
 
-import { pauseOrResume } from "/dashboard/actions.js";
-import { h, replace, setText, show } from "/dashboard/dom.js";
-import { counted, duration, number, rate } from "/dashboard/format.js";
-import { SAMPLES, counts, keepCounts, pastBacklog, pastRates } from "/dashboard/history.js";
-import { submissionList } from "/dashboard/list.js";
-import { Unreachable } from "/dashboard/api.js";
-import { followLive, throttled } from "/dashboard/live.js";
-import { refusal, section, setBadge, sparkline, tile } from "/dashboard/parts.js";
-import { backlogOf, stateOf } from "/dashboard/queues.js";
-import { noWorkers, readWorkers, workersTable } from "/dashboard/workers.js";
+import { pauseOrResume } from "./actions.js";
+import { h, replace, setText, show } from "./dom.js";
+import { counted, duration, number, rate } from "./format.js";
+import { SAMPLES, counts, keepCounts, pastBacklog, pastRates } from "./history.js";
+import { submissionList } from "./list.js";
+import { Unreachable } from "./api.js";
+import { followLive, throttled } from "./live.js";
+import { refusal, section, setBadge, sparkline, tile } from "./parts.js";
+import { backlogOf, stateOf } from "./queues.js";
+import { noWorkers, readWorkers, workersTable } from "./workers.js";
 
 /** @param {string} queue @param {URLSearchParams} query @param {AbortSignal} signal */
 export function queueView(queue, query, signal) {
@@ -81,7 +81,7 @@ export function queueView(queue, query, signal) {
   signal.addEventListener("abort", () => clearInterval(timer));
   draw();
   readingWorkers.run();
-  followLive(`/v1/queues/${encodeURIComponent(queue)}/events`, {
+  followLive(`v1/queues/${encodeURIComponent(queue)}/events`, {
     signal,
     refused,
     what: `Queue ${queue}`,

@@ -1,15 +1,15 @@
 /** All queues: what each holds, how fast it goes. */
 
-import { h, reconcile, replace, setText, show, table } from "/dashboard/dom.js";
-import { counted, duration, number, rate } from "/dashboard/format.js";
-import { SAMPLES, counts, keepCounts, pastRates } from "/dashboard/history.js";
-import { followLive } from "/dashboard/live.js";
-import { command, empty, setBadge, sparkline } from "/dashboard/parts.js";
+import { h, reconcile, replace, setText, show, table } from "./dom.js";
+import { counted, duration, number, rate } from "./format.js";
+import { SAMPLES, counts, keepCounts, pastRates } from "./history.js";
+import { followLive } from "./live.js";
+import { command, empty, setBadge, sparkline } from "./parts.js";
 
 /** @param {string} name */
 export const queueAddress = (name) => `#/queues/${encodeURIComponent(name)}`;
 
-/** A queue's state in a word. @param {import("/dashboard/history.js").Counts} body @returns {[string, string]} */
+/** A queue's state in a word. @param {import("./history.js").Counts} body @returns {[string, string]} */
 export function stateOf(body) {
   if (body.is_paused) return ["paused", "Paused"];
   const backlog = backlogOf(body);
@@ -17,7 +17,7 @@ export function stateOf(body) {
   return backlog.operations > 0 ? ["in_progress", "Working"] : ["idle", "Idle"];
 }
 
-/** What is not done yet. @param {import("/dashboard/history.js").Counts} body */
+/** What is not done yet. @param {import("./history.js").Counts} body */
 export function backlogOf(body) {
   return {
     operations: Math.max(0, body.stats.backlog_operations ?? 0),
@@ -70,7 +70,7 @@ export function queuesView(query, signal) {
     reconcile(list.body, found, (body) => body.queue, makeRow);
   }
 
-  /** @param {import("/dashboard/history.js").Counts} first */
+  /** @param {import("./history.js").Counts} first */
   function makeRow(first) {
     const state = h("span", { class: "badge" });
     const [backlog, chunks, perSecond, left, submissions, failed, workers] = Array.from({ length: 7 }, () => h("span", {}));
@@ -82,7 +82,7 @@ export function queuesView(query, signal) {
     ]);
     return {
       node: row,
-      update(/** @type {import("/dashboard/history.js").Counts} */ body) {
+      update(/** @type {import("./history.js").Counts} */ body) {
         const [kind, text] = stateOf(body);
         const of = backlogOf(body);
         setBadge(state, kind, text);
@@ -106,7 +106,7 @@ export function queuesView(query, signal) {
     draw();
   }, 1_500);
   signal.addEventListener("abort", () => clearTimeout(heard));
-  followLive("/v1/events", {
+  followLive("v1/events", {
     signal,
     refused,
     what: "The list of queues",

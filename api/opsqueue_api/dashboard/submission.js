@@ -1,17 +1,17 @@
 /** One submission: how far it is, its chunks, what went wrong, what can be done. */
 
-import { cancel, changeMetadata, retry, retryOnlyFailed } from "/dashboard/actions.js";
-import { Problem, Unreachable, get, queuePath, submissionPath } from "/dashboard/api.js";
-import { h, reconcile, replace, setText, show } from "/dashboard/dom.js";
-import { errorsList, failureOf, resultsOf } from "/dashboard/outcome.js";
-import { clock, counted, duration, number, rate } from "/dashboard/format.js";
-import { chunkGrid } from "/dashboard/grid.js";
-import { pace } from "/dashboard/history.js";
-import { followLive, throttled } from "/dashboard/live.js";
-import { ago, bar, command, empty, refusal, section, setBadge, tile } from "/dashboard/parts.js";
-import { queueAddress } from "/dashboard/queues.js";
+import { cancel, changeMetadata, retry, retryOnlyFailed } from "./actions.js";
+import { Problem, Unreachable, get, queuePath, submissionPath } from "./api.js";
+import { h, reconcile, replace, setText, show } from "./dom.js";
+import { errorsList, failureOf, resultsOf } from "./outcome.js";
+import { clock, counted, duration, number, rate } from "./format.js";
+import { chunkGrid } from "./grid.js";
+import { pace } from "./history.js";
+import { followLive, throttled } from "./live.js";
+import { ago, bar, command, empty, refusal, section, setBadge, tile } from "./parts.js";
+import { queueAddress } from "./queues.js";
 
-/** @typedef {import("/dashboard/actions.js").Submission} Submission */
+/** @typedef {import("./actions.js").Submission} Submission */
 
 /** @param {string} queue @param {string} id @param {AbortSignal} signal */
 export function submissionView(queue, id, signal) {

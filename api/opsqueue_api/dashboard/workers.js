@@ -1,12 +1,12 @@
 /** Workers: what each holds, and since when; of one queue, or of all. */
 
-import { Unreachable, get, queuePath } from "/dashboard/api.js";
-import { h, reconcile, replace, setText, show, table } from "/dashboard/dom.js";
-import { counted, duration, number } from "/dashboard/format.js";
-import { counts, keepCounts } from "/dashboard/history.js";
-import { followLive, throttled } from "/dashboard/live.js";
-import { ago, badge, command, empty, refusal, setBadge } from "/dashboard/parts.js";
-import { queueAddress } from "/dashboard/queues.js";
+import { Unreachable, get, queuePath } from "./api.js";
+import { h, reconcile, replace, setText, show, table } from "./dom.js";
+import { counted, duration, number } from "./format.js";
+import { counts, keepCounts } from "./history.js";
+import { followLive, throttled } from "./live.js";
+import { ago, badge, command, empty, refusal, setBadge } from "./parts.js";
+import { queueAddress } from "./queues.js";
 
 const SHOWN = 5;
 
@@ -121,7 +121,7 @@ export function workersView(signal) {
     }
   }, { everyMs: 1_500, atLeastMs: 5_000, signal });
 
-  followLive("/v1/events", {
+  followLive("v1/events", {
     signal,
     refused,
     what: "Workers of all queues",

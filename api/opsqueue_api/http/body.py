@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -55,8 +56,16 @@ def idempotency_key(req: falcon.Request) -> str:
     return key
 
 
+def media_type_of(req: falcon.Request) -> str:
+    """Return the type of a body without its parameters, such as a charset; '' where it has none."""
+    return (req.content_type or "").partition(";")[0].strip().lower()
+
+
 def read_body(
-    req: falcon.Request, *, limit_bytes: int, media_type: str = falcon.MEDIA_JSON
+    req: falcon.Request,
+    *,
+    limit_bytes: int,
+    media_types: Sequence[str] = (falcon.MEDIA_JSON,),
 ) -> bytes:
     """Read a body of at most `limit_bytes`, whether its length was announced or not.
 
@@ -64,10 +73,11 @@ def read_body(
     """
     # Required, so that a page in somebody's browser can't post here: without a preflight request,
     # which we don't answer, browsers send forms and plain text only.
-    if not (req.content_type or "").lower().startswith(media_type):
+    if media_type_of(req) not in media_types:
+        is_json = falcon.MEDIA_JSON in media_types
         detail = (
-            f"the body is {req.content_type or 'of no type'}: send it with the header "
-            f"content-type: {media_type}{', as `curl --json` does' if 'json' in media_type else ''}"
+            f"the body is {(req.content_type or 'of no type')[:100]}: send it with the header "
+            f"content-type: {media_types[0]}{', as `curl --json` does' if is_json else ''}"
         )
         raise ProblemError(Problem(ProblemType.MEDIA_TYPE, detail))
     packed = _is_gzip(req)

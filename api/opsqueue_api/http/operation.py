@@ -22,6 +22,9 @@ Responder = TypeVar("Responder", bound=Callable[..., None])
 Schema = Mapping[str, Any]
 _ATTRIBUTE: Final = "opsqueue_operation"
 NDJSON: Final = "application/x-ndjson"
+NDJSON_TYPES: Final = (NDJSON, "application/ndjson", "application/jsonl")
+"""Names that bodies of JSON lines are sent under; none of them is registered. Answers have the
+first."""
 META_KEY: Final = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 """A regular expression, as JSON Schema has them."""
 ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}

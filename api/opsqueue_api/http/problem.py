@@ -127,8 +127,6 @@ class Problem:
         )
         for name, value in self.headers.items():
             resp.set_header(name, value)
-        if status == 503:
-            resp.set_header("Retry-After", str(RETRY_AFTER_S))
 
 
 class ProblemError(Exception):
@@ -215,6 +213,8 @@ def _write(
     resp: falcon.Response, status: int, head: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> None:
     resp.status = falcon.code_to_http_status(status)
+    if status == 503:
+        resp.set_header("Retry-After", str(RETRY_AFTER_S))
     resp.content_type = MEDIA_TYPE
     # Set by RequestIds; the log's lines about this request have it, too.
     request_id = getattr(resp.context, "request_id", None)

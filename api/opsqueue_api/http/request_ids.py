@@ -39,6 +39,8 @@ class RequestIds:
             resp.set_header(ECHO_HEADER, echo)
         # A stored answer would carry the ids of another request. Resources may say otherwise.
         resp.cache_control = ["no-store"]
+        # An answer holds what clients have sent, and no browser shall take it for a page.
+        resp.set_header("X-Content-Type-Options", "nosniff")
         # Until `forget_request`, since a stream is written when the app has long returned.
         _current.set(request_id)
 

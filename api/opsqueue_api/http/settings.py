@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from opsqueue import config
+from opsqueue.contents.json_lines import MAX_LINE_BYTES
 from opsqueue.model.new_submission import INLINE_BYTES, MAX_METADATA_BYTES
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
@@ -28,6 +29,7 @@ class Limits:
             as much memory.
         chunk_bytes: of a chunk that is decoded whole, before compression; it may hold an eighth of
             it as many values. Results are streamed one by one where a chunk has more.
+        line_bytes: of a line of an NDJSON body.
         operations: in a body.
         body_chunks: cut from a body, each being an upload while the client waits.
         chunks: of a submission that is uploaded already; a bit of Redis's memory each.
@@ -37,6 +39,7 @@ class Limits:
 
     body_bytes: int = 16 * 1024 * 1024
     chunk_bytes: int = 32 * 1024 * 1024
+    line_bytes: int = MAX_LINE_BYTES
     operations: int = 1_000_000
     body_chunks: int = 10_000
     chunks: int = 100_000_000

@@ -71,6 +71,33 @@ class Stream:
                 stack.callback(call)
 
 
+class Heads:
+    """Falcon middleware, the first one: a HEAD is a GET whose body is left out.
+
+    To everything behind it, it is a GET: it needs the same token and takes the same parameters.
+    """
+
+    def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
+        """Make it one."""
+        if req.method == "HEAD":
+            req.context.is_head = True
+            req.method = "GET"
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: object
+    ) -> None:
+        """Let Falcon leave the body out, and end a stream, whose room would stay taken."""
+        if not getattr(req.context, "is_head", False):
+            return
+        req.method = "HEAD"
+        if resp.stream is None:
+            return
+        close = getattr(resp.stream, "close", None)
+        resp.stream = None
+        if close is not None:
+            close()
+
+
 def begun(parts: Generator[bytes], *at_end: Callable[[], object]) -> Stream:
     """Make a stream whose first part is made now, so that what that raises can be a problem."""
     first = next(parts, b"")

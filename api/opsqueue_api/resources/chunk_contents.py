@@ -101,7 +101,7 @@ class ChunkOutput:
     ) -> None:
         """Store an output in the submission's codec, unless there is one; `?token=` allows it."""
         token = Token(req.get_param("token") or "")
-        data = read_body(req, limit_bytes=self.limits.body_bytes, media_type=_BYTES)
+        data = read_body(req, limit_bytes=self.limits.body_bytes, media_types=(_BYTES,))
         chunk = self.queue_of(queue).get_reservations([token]).get(token)
         where = (checked_id(submission_id), _checked_index(index))
         if chunk is None or (chunk.source.submission_id, chunk.chunk_index) != where:

@@ -28,6 +28,7 @@ from opsqueue.http.bodies import (
     ReservedBody,
 )
 from opsqueue.model.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
+from opsqueue.model.names import checked_worker_in_path
 from opsqueue.model.submission import SubmissionState
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key
@@ -82,7 +83,7 @@ class ReserveChunks:
         is_gone = partial(has_closed, req.env.get("gunicorn.socket"))
         with self.long_polls.room_for(body.wait) as wait_s:
             reserved = on.reserve_when_free(
-                body.worker,
+                checked_worker_in_path(body.worker),
                 limit=body.max,
                 reservation_ms=body.reservation_ms,
                 strategy=strategy,
@@ -269,6 +270,7 @@ class WorkerHeartbeat:
             raise invalid(message)
         tokens = [Token(token) for token in body.tokens]
         timeout_ms = self.timeout_ms if body.timeout_ms is None else body.timeout_ms
+        checked_worker_in_path(worker)
         alive = on.heartbeat(worker, tokens=tokens, info=info, timeout_ms=timeout_ms)
         write(resp, AliveBody.of(alive))
 
@@ -284,7 +286,7 @@ class OneWorker:
         self, _req: falcon.Request, resp: falcon.Response, queue: str, worker: str
     ) -> None:
         """Let it go in peace: what it holds is released; 204 also for one that nobody knows."""
-        self.queue_of(queue).retire_worker(worker)
+        self.queue_of(queue).retire_worker(checked_worker_in_path(worker))
         resp.status = falcon.HTTP_204
 
 

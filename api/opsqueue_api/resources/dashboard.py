@@ -32,7 +32,6 @@ _HEADERS: Final = {
     # there could be led to a button here.
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     # Kept, and asked about each time: a new version of the API is a new page at once.

@@ -19,8 +19,8 @@ from opsqueue.contents.json_lines import JsonLineError, is_blank, values_of
 from opsqueue.exceptions import ChunkSizeIsZeroError
 from opsqueue.http.bodies import InsertBody, ProblemType
 from opsqueue.model.new_submission import MAX_BACKOFF_MS, MAX_CHUNKS, MAX_RETENTION_MS, Backoff
-from opsqueue_api.http.body import check_number, read_body, refusal
-from opsqueue_api.http.operation import META, NDJSON, Parameter, integer_parameter
+from opsqueue_api.http.body import check_number, media_type_of, read_body, refusal
+from opsqueue_api.http.operation import META, NDJSON_TYPES, Parameter, integer_parameter
 from opsqueue_api.http.parameters import integer, optional_integer, pairs_of
 from opsqueue_api.http.problem import Problem, ProblemError, invalid
 from opsqueue_api.http.settings import Limits
@@ -49,8 +49,7 @@ NDJSON_PARAMETERS: Final = (
 
 def is_ndjson(req: falcon.Request) -> bool:
     """Tell by the body's type."""
-    kind = (req.content_type or "").partition(";")[0].strip().lower()
-    return kind == NDJSON
+    return media_type_of(req) in NDJSON_TYPES
 
 
 def body_of_query(req: falcon.Request) -> InsertBody:
@@ -100,17 +99,17 @@ def lines_of(req: falcon.Request, *, chunk_size: int, limits: Limits) -> Iterato
         ProblemError: the body breaks off, or passes a limit that a JSON body has, too. While it is
             iterated: a line is no JSON.
     """
-    data = read_body(req, limit_bytes=limits.body_bytes, media_type=NDJSON)
+    data = read_body(req, limit_bytes=limits.body_bytes, media_types=NDJSON_TYPES)
     # Counted before one is stored. No list of lines: 16 MiB can have as many millions of them.
     lines = enumerate(io.BytesIO(data), 1)
     operations = sum(not is_blank(line, number) for number, line in lines)
     check_number(operations, chunk_size=chunk_size, limits=limits)
-    return _values_of(data)
+    return _values_of(data, limits.line_bytes)
 
 
-def _values_of(data: bytes) -> Iterator[Any]:
+def _values_of(data: bytes, limit_bytes: int) -> Iterator[Any]:
     try:
-        yield from values_of(io.BytesIO(data))
+        yield from values_of(io.BytesIO(data), limit_bytes=limit_bytes)
     except JsonLineError as exc:
         fields = {"line": exc.line, "column": exc.column}
         why = f"the body is no NDJSON: {exc}; nothing is inserted"

@@ -46,6 +46,7 @@ from opsqueue_api.http.operation import (
     IDEMPOTENCY_KEY,
     META,
     NDJSON,
+    NDJSON_TYPES,
     WAIT,
     Content,
     Parameter,
@@ -78,13 +79,13 @@ MAX_LISTED: Final = 100
 """Each can have 64 KiB of metadata and as much of a traceback."""
 
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
-_STATES: Final = [*(state.value for state in SubmissionState), "any"]
+_STATES: Final = ["any", *(state.value for state in SubmissionState)]
 _PATCH_BYTES: Final = 64 * 1024
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 
 
 class Submissions:
-    """`/v1/queues/{queue}/submissions`: insert one, list those of a state."""
+    """`/v1/queues/{queue}/submissions`: insert one, list those that fit."""
 
     def __init__(self, queue_of: QueueOf, store: ObjectStore, limits: Limits) -> None:
         """Take the collaborators."""
@@ -103,6 +104,7 @@ class Submissions:
                 NDJSON,
                 "Operations, a line each, as many as a JSON body may have; the other fields "
                 "stand in the query.",
+                NDJSON_TYPES[1:],
             ),
         ),
         answers={
@@ -123,7 +125,7 @@ class Submissions:
             body = traced(body_of_query(req), req)
             operations = lines_of(req, chunk_size=body.chunk_size, limits=self._limits)
             inserted = self._insert(on, body, operations, key)
-            self._answer(resp, on, inserted)
+            self._answer(req, resp, on, inserted)
             return
         if req.params:
             message = (
@@ -144,11 +146,15 @@ class Submissions:
                     inline=uploaded.inline,
                 )
                 inserted = self._inserter(on).insert_encoded(new, key)
-        self._answer(resp, on, inserted)
+        self._answer(req, resp, on, inserted)
 
-    def _answer(self, resp: falcon.Response, on: Queue, inserted: Inserted) -> None:
+    def _answer(
+        self, req: falcon.Request, resp: falcon.Response, on: Queue, inserted: Inserted
+    ) -> None:
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
-        resp.location = f"/v1/queues/{on.name}/submissions/{inserted.id}"
+        # Relative to the request's path, of which a proxy may have cut off a prefix.
+        has_slash = req.env["PATH_INFO"].endswith("/")
+        resp.location = f"{inserted.id}" if has_slash else f"submissions/{inserted.id}"
         write(resp, inserted.submission or on.get_submission(inserted.id))
 
     def _insert(self, on: Queue, body: InsertBody, operations: Iterable[Any], key: str) -> Inserted:
@@ -162,7 +168,7 @@ class Submissions:
         return SubmissionInserter(on, self._store, inline_bytes=self._limits.inline_bytes)
 
     @operation(
-        choice_parameter("state", _STATES, "Only those in this state."),
+        choice_parameter("state", _STATES, "Only those in this state; any: in all states."),
         META,
         Parameter("created_from", _INSTANT, "Created at this instant or later."),
         Parameter("created_until", _INSTANT, "Created before this instant."),

@@ -214,3 +214,29 @@ def test_a_chunk_is_a_sequence() -> None:
     assert decode_chunk(encode_chunk([1], json_as_bytes), json_as_bytes) == [1]
     with pytest.raises(EncodingError, match="a chunk is a sequence"):
         decode_chunk(cbor2.dumps("text"))
+
+
+@pytest.mark.parametrize("name", EXCEPTIONS.split()[10:])
+def test_what_is_not_the_callers_mistake_has_one_base(name: str) -> None:
+    """A loop that catches it and goes on survives an outage of anything."""
+    errors = opsqueue.exceptions
+    assert issubclass(getattr(errors, name), errors.OpsqueueInternalError)
+
+
+def test_a_missing_or_unreadable_object_is_a_chunk_retrieval_error() -> None:
+    """By the reference's name, whether it is gone or its store is."""
+    errors = opsqueue.exceptions
+    for raised in (errors.ObjectNotFoundError("k", "s"), errors.StoreUnavailableError("s is gone")):
+        assert isinstance(raised, errors.ChunkRetrievalError)
+        assert isinstance(raised, errors.OpsqueueInternalError)
+    assert not issubclass(errors.EncodingError, errors.OpsqueueInternalError)
+
+
+def test_exceptions_are_made_as_there() -> None:
+    """Programs' tests make them, too."""
+    errors = opsqueue.exceptions
+
+    assert 7 == errors.SubmissionNotFoundError(7).submission_id
+    assert 5 == errors.TooManyMatchingSubmissionsError(5).max_submissions
+    assert "chunk_size is 0" in str(errors.ChunkSizeIsZeroError())
+    assert ("no", 7) == errors.SubmissionNotCompletedYetError("no", 7).args

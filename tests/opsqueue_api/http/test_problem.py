@@ -51,6 +51,14 @@ def told(response: httpx.Response) -> tuple[int, str, Any]:
     return response.status_code, response.headers["content-type"], body["type"]
 
 
+def test_503_of_any_kind_says_when_to_come_again() -> None:
+    """Also one that Falcon, or a middleware of somebody's, raises itself."""
+    for error in (falcon.HTTPServiceUnavailable(), StoreUnavailableError("gone")):
+        response = get(failing_app(error), "/")
+
+        assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+
+
 def test_every_problem_type_has_a_status_and_a_title() -> None:
     """The table of kinds is complete."""
     assert set(ProblemType) == set(problem._KINDS)

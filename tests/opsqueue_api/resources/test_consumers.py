@@ -671,3 +671,25 @@ def test_numbers_that_take_the_square_of_their_length_are_refused(
 
     assert answer.status_code == 422
     assert "4,300 digits" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a b", "x" * 201, ""])
+def test_a_worker_that_could_not_sign_off_may_not_reserve(http: httpx.Client, name: str) -> None:
+    """Names are held to one rule, wherever they stand."""
+    answer = http.post("/chunks/reserve", json={"worker": name})
+
+    assert answer.status_code == 422
+    assert "worker" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["a%20b", "x" * 201, "caf%C3%A9"])
+def test_a_worker_may_not_beat_with_a_name_that_may_not_reserve(
+    http: httpx.Client, name: str
+) -> None:
+    """Nor sign off."""
+    answers = [
+        http.post(f"/workers/{name}/heartbeat", json={"tokens": []}),
+        http.delete(f"/workers/{name}"),
+    ]
+
+    assert {422} == {answer.status_code for answer in answers}

@@ -84,9 +84,15 @@ def test_scripts_stand_in_files_of_their_own() -> None:
     named = {
         name
         for text in TEXTS.values()
-        for name in re.findall(r"[\"']/dashboard/([\w.]+)[\"']", text)
+        for name in re.findall(r"[\"'](?:\./|dashboard/)([\w.]+)[\"']", text)
     }
     assert named | {"index.html"} == set(TEXTS) == set(page_files())
+
+
+def test_the_page_works_below_a_prefix_of_a_proxy() -> None:
+    """Nothing that it loads or asks for begins at the root of its host."""
+    found = re.compile(r"[\"'`(]/(?!/)(?:dashboard|v1|version|openapi|metrics)")
+    assert [name for name, text in TEXTS.items() if found.search(text)] == []
 
 
 def luminance(colour: str) -> float:

@@ -279,3 +279,26 @@ def test_lines_are_decoded_a_chunk_at_a_time(fake_client: redis.Redis, queue_nam
     tracemalloc.stop()
     assert (status, answer["operations_total"]) == ("201 Created", 40_000)
     assert peak < 5_000_000
+
+
+@pytest.mark.parametrize("kind", ["application/ndjson", "application/jsonl; charset=utf-8"])
+def test_lines_are_known_by_any_of_their_types(http: httpx.Client, kind: str) -> None:
+    """None of these is registered, and all are in use."""
+    answer = http.post(
+        "/submissions?chunk_size=1", content=b"1\n2\n", headers={"content-type": kind}
+    )
+
+    assert (201, 2) == (answer.status_code, answer.json()["chunks_total"])
+
+
+def test_the_limit_of_a_line_can_be_set(client: redis.Redis, store: ObjectStore) -> None:
+    """And the refusal names it."""
+    app = create_app(client, store, limits=Limits(line_bytes=10))
+    with client_of(app, "/v1/queues/lines") as http:
+        headers = {"content-type": "application/x-ndjson"}
+
+        taken = http.post("/submissions?chunk_size=1", content=b"1234567890\n", headers=headers)
+        refused = http.post("/submissions?chunk_size=1", content=b"12345678901\n", headers=headers)
+
+    assert 201 == taken.status_code
+    assert (400, True) == (refused.status_code, "max-line-bytes" in refused.json()["detail"])

@@ -15,6 +15,7 @@ from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue_api.app import App, create_app
+from opsqueue_api.http.tokens import parse_tokens
 from tests.opsqueue_api.clients import client_of
 
 
@@ -214,11 +215,11 @@ def test_an_unknown_submission_cannot_be_cancelled(http: httpx.Client) -> None:
 
 
 def test_a_list_shows_a_state_newest_first(http: httpx.Client) -> None:
-    """By default those in progress."""
+    """Those that ended are of another one."""
     ids = [insert(http) for _ in range(3)]
     http.post(f"/submissions/{ids[1]}/cancel")
 
-    found = http.get("/submissions").json()
+    found = http.get("/submissions", params={"state": "in_progress"}).json()
 
     assert [ids[2], ids[0]] == [submission["id"] for submission in found["submissions"]]
     assert None is found["next"]
@@ -384,3 +385,81 @@ def test_queues_and_workers_are_listed(http: httpx.Client, queue: Queue) -> None
 
     assert queues[queue.name]["submissions"]["in_progress"] == 1
     assert [(w["name"], w["info"]) for w in workers] == [("w1", {"host": "a"})]
+
+
+@pytest.mark.parametrize("path", ["/submissions", "/submissions/"])
+def test_the_location_leads_to_the_submission_below_any_prefix(
+    http: httpx.Client, path: str
+) -> None:
+    """Resolved against the URL that the client asked, of which a proxy may cut something off."""
+    answer = http.post(path, json={"operations": [1], "chunk_size": 1})
+
+    location = httpx.URL(f"https://proxy/oq/v1/queues/q{path}").join(answer.headers["location"])
+    assert f"https://proxy/oq/v1/queues/q/submissions/{answer.json()['id']}" == str(location)
+
+
+def test_a_list_without_a_state_has_all_states(http: httpx.Client) -> None:
+    """As on the command line."""
+    ids = [insert(http), insert(http)]
+    http.post(f"/submissions/{ids[0]}/cancel")
+
+    found = http.get("/submissions", params={"order": "oldest"}).json()["submissions"]
+
+    assert ids == [one["id"] for one in found]
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/submissions", "/submissions/{id}", "/submissions/{id}/results", "/events"]
+)
+def test_head_is_answered_as_get_without_the_body(http: httpx.Client, work: Any, path: str) -> None:
+    """With the headers that GET has, and the same refusals; a stream leaves its place."""
+    id_ = insert(http)
+    work(lambda x: x)
+    path = path.format(id=id_)
+
+    answers = [http.head(path) for _ in range(30)]
+
+    assert {(200, b"")} == {(one.status_code, one.content) for one in answers}
+    with http.stream("GET", path) as whole:
+        assert whole.headers["content-type"] == answers[0].headers["content-type"]
+    assert http.head(path, params={"none": 1}).status_code == 422
+
+
+def test_head_needs_the_token_that_get_needs(client: redis.Redis, store: ObjectStore) -> None:
+    """And not an administrator's."""
+    tokens = parse_tokens(f"web:{'x' * 32}:produce@emails")
+    app = create_app(client, store, tokens=tokens)
+    with client_of(app) as http:
+        bearer = {"authorization": f"Bearer {'x' * 32}"}
+
+        assert http.head("/v1/queues/emails/submissions", headers=bearer).status_code == 200
+        assert http.head("/v1/queues/emails/submissions").status_code == 401
+        assert http.head("/v1/queues/other/submissions", headers=bearer).status_code == 403
+        assert http.head("/v1/queues/emails/cancel", headers=bearer).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["", "/submissions", "/submissions/12", "/nothing", "/../x"])
+def test_no_answer_is_stored_or_taken_for_a_page(http: httpx.Client, path: str) -> None:
+    """Refusals too."""
+    headers = http.get(path).headers
+
+    assert ("nosniff", "no-store") == (
+        headers["x-content-type-options"],
+        headers["cache-control"],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/jsonx", "application/json-seq", "application/jsonp; charset=utf-8", "text/json"],
+)
+def test_a_type_that_only_begins_like_json_is_refused(http: httpx.Client, kind: str) -> None:
+    """Types are compared whole; parameters may follow them."""
+    body = b'{"operations": [1], "chunk_size": 1}'
+
+    refused = http.post("/submissions", content=body, headers={"content-type": kind})
+    taken = http.post(
+        "/submissions", content=body, headers={"content-type": "Application/JSON ; charset=utf-8"}
+    )
+
+    assert (415, 201) == (refused.status_code, taken.status_code)

@@ -202,7 +202,7 @@ class Child:
 
 def _leave_signals_to_parent() -> None:
     """Do nothing at Ctrl-C and at a TERM to the whole group: the parent tells us what to do."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     # Not SIG_IGN, which is inherited: what a handler starts could not be ended by terminate().
     signal.signal(signal.SIGTERM, lambda *_: None)
