@@ -33,6 +33,7 @@ from opsqueue.contents.chunks import (
     errors_by_chunk,
     failed_operations,
     fresh_prefix,
+    indexed_results,
     results_by_chunk,
 )
 from opsqueue.contents.codec import PRODUCER_CODEC, RAW, Codec, open_codec
@@ -60,7 +61,7 @@ from opsqueue.model.submission import (
 )
 from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
 from opsqueue.producer.backends import Backend, Order
-from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
+from opsqueue.producer.follow import chunks_as_they_come, chunks_done, chunks_in_order
 from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
@@ -712,6 +713,51 @@ class ProducerClient:
             )
             yield zip(indexes, by_chunk, strict=True)
 
+    # Results of what is done
+
+    def partial_results(
+        self,
+        submission_id: SubmissionId,
+        *,
+        start: int = 0,
+        errors: ErrorMode = "yield",
+        serialization_format: SerializationFormat | None = None,
+    ) -> Batched[tuple[int, Any]]:
+        """Return the results of the chunks that are done, also of a failed or cancelled submission.
+
+        Args:
+            submission_id: its id.
+            start: the first chunk.
+            errors: as in `blocking_stream_completed_submission`, but "yield" is the default.
+            serialization_format: in place of the recorded codec.
+
+        Returns pairs of an operation's index, which is its position in the submission, and its
+        result, in the order of the operations, lazily. Of a submission in progress they are those
+        of the chunks that are done while it is read; of a completed one they are all. Does not
+        wait.
+
+        Raises at the call:
+            SubmissionNotFoundError.
+
+        Raises while iterating:
+            InvalidArgumentError: it has no chunk `start`.
+        """
+        check_error_mode(errors)
+        submission = self.get_submission(submission_id)
+        codec = self._codec_of(submission.codec, serialization_format)
+        return Batched(
+            results
+            for indexes in chunks_done(self._on, submission.id, start=start)
+            for results in indexed_results(
+                self._reader_of(submission),
+                submission,
+                indexes,
+                codec=codec,
+                errors=errors,
+                at_once=self._at_once,
+            )
+        )
+
     # Chunks as bytes
 
     def blocking_stream_completed_submission_chunks(
@@ -822,4 +868,5 @@ class ProducerClient:
     async_try_stream_completed_submission_chunks = streamed(try_stream_completed_submission_chunks)
     async_iter_results = streamed(iter_results)
     async_iter_chunk_results = streamed(iter_chunk_results)
+    async_partial_results = streamed(partial_results)
     async_iter_errors = streamed(iter_errors)

@@ -155,6 +155,44 @@ def test_results_are_lines_in_order(
     assert "2\n3\n4\n" == output.read_text() == printed.stdout
 
 
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_partial_results_are_what_is_done(
+    run: Run, producer: ProducerClient, work: Work, fail: Callable[[], None], end: str
+) -> None:
+    """Each line with its operation's index; the refusal names the option."""
+    id_ = producer.insert_submission([1, 2, 3, 4, 5], chunk_size=2, max_attempts=1)
+    work(limit=1)
+    if end == "failed":
+        fail()
+    else:
+        producer.cancel_submission(id_)
+
+    refused = run("results", str(id_))
+    partial = run("results", str(id_), "--partial", "--wait")
+
+    assert (1, "") == (refused.exit_code, refused.stdout)
+    assert f"opsqueue results {id_} --partial" in refused.stderr
+    assert (0, '{"index":0,"result":2}\n{"index":1,"result":3}\n') == (
+        partial.exit_code,
+        partial.stdout,
+    )
+
+
+def test_partial_results_tell_operations_that_failed_apart(
+    run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
+) -> None:
+    """With the index that they have, also where others are left out."""
+    id_ = producer.insert_submission([1, 2, 3, 4], chunk_size=3)
+    with_errors(queue, store)
+
+    all_lines = run("results", str(id_), "--partial").stdout.splitlines()
+    skipped = run("results", str(id_), "--partial", "--errors", "skip").stdout
+
+    assert [0, 1, 2] == [json.loads(line)["index"] for line in all_lines]
+    assert "no mail" == json.loads(all_lines[1])["error"]["message"]
+    assert '{"index":0,"result":"a"}\n{"index":2,"result":"c"}\n' == skipped
+
+
 @pytest.mark.parametrize(
     ("operation", "name"),
     [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")],
