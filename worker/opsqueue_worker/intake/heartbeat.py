@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.model.chunk import Token
@@ -25,7 +25,7 @@ class Heartbeat:
     Args:
         intakes: of the queues.
         worker: its name.
-        info: JSON that lists of workers show.
+        info: makes the JSON that lists of workers show, of the codecs that a handler reads.
         interval_s: between beats.
         timeout_s: after so long a silence the worker is dead to the others.
         redis_timeout_s: what Redis has not answered within it, it never will.
@@ -37,7 +37,7 @@ class Heartbeat:
         intakes: Iterable[Intake],
         *,
         worker: str,
-        info: bytes,
+        info: Callable[[Sequence[str]], bytes],
         interval_s: float,
         timeout_s: float,
         redis_timeout_s: float,
@@ -90,7 +90,7 @@ class Heartbeat:
         alive = intake.queue.heartbeat(
             self._worker,
             tokens=intake.held(),
-            info=self._info,
+            info=self._info(intake.codecs),
             unknown_ms=self._unknown_ms,
             timeout_ms=self._timeout_ms,
         )
