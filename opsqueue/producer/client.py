@@ -102,6 +102,32 @@ class ClientOptions(TypedDict, total=False):
     allow_pickle: bool
 
 
+def _check_is_operations(ops: object) -> None:
+    """Refuse what can be iterated over, but whose items are hardly meant to be operations."""
+    if isinstance(ops, str | bytes | bytearray | memoryview):
+        message = f"{shown(ops)} would be an operation a character: give a list of operations"
+    elif isinstance(ops, Mapping):
+        message = (
+            f"ops is a {type(ops).__name__}, whose keys would be the operations: give "
+            "ops.items(), ops.values(), or [ops] for one operation"
+        )
+    elif _names_columns(ops):
+        message = (
+            f"ops is a {type(ops).__name__}, whose column names would be the operations: give its "
+            "rows, such as ops.to_dict('records') of pandas or ops.to_dicts() of polars"
+        )
+    else:
+        return
+    raise InvalidArgumentError(message)
+
+
+def _names_columns(ops: object) -> bool:
+    """Tell a data frame, by what those of pandas, polars and others have in common."""
+    kind = type(ops)
+    is_frame = hasattr(kind, "__dataframe__") or hasattr(kind, "groupby")
+    return is_frame and hasattr(kind, "columns")
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkResults:
     """A chunk's results: those of operations index * chunk_size and on."""
@@ -275,16 +301,15 @@ class ProducerClient:
 
         Raises:
             ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed; the latter also
-                for a text, which is an iterable of its characters.
+                for a text, which is an iterable of its characters, and for a dict or a data frame,
+                which are iterables of keys and column names.
             EncodingError: names chunk and operation.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
         """
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
-        if isinstance(ops, str | bytes):
-            message = f"{shown(ops)} would be an operation a character: give a list of operations"
-            raise InvalidArgumentError(message)
+        _check_is_operations(ops)
         codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),
