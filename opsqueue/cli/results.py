@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from opsqueue.cli.connections import with_api, with_store
-from opsqueue.cli.lines import STANDARD, check_writable, replaced
+from opsqueue.cli.lines import STANDARD, check_writable, json_line, replaced
 from opsqueue.cli.names import find_submission, optional_queue, submission_argument
 from opsqueue.cli.progress import follow
 from opsqueue.contents.chunks import ErrorMode, check_completed
@@ -124,7 +124,7 @@ def errors(
     found = producer.iter_errors(submission.id)
     with replaced(output) as stream:
         for failed in found:
-            stream.write(msgspec.json.encode(failed) + b"\n")
+            stream.write(json_line(msgspec.json.encode(failed)) + b"\n")
 
 
 def write_results(
@@ -165,7 +165,7 @@ def write_results(
         )
     with replaced(output) as stream:
         for line in lines:
-            stream.write(line)
+            stream.write(json_line(line))
 
 
 class _MakesLine(Protocol):
