@@ -127,6 +127,17 @@ __all__ = [
 ]
 
 
+def partial_hint(submission: Submission) -> str:
+    """Name the ways to read the results of finished chunks; "": no chunk is finished."""
+    if not submission.chunks_done:
+        return ""
+    return (
+        "the results of finished chunks can be read by "
+        f"`opsqueue results {submission.id} --partial`, over HTTP with ?partial=true, in Python by "
+        "ProducerClient.partial_results"
+    )
+
+
 class ChunkSizeIsZeroError(InvalidArgumentError):
     """`chunk_size` counts operations and is at least 1."""
 
@@ -255,18 +266,21 @@ class SubmissionFailedError(OpsqueueError):
 
     def __str__(self) -> str:
         """Name the submission, the chunk and the failure with its traceback."""
-        failure = self.submission.failure
+        failure, hint = self.submission.failure, partial_hint(self.submission)
+        message = f"submission {self.submission.id} failed"
         if failure is None:
-            return f"submission {self.submission.id} failed"
-        if failure.is_of_operations:
-            return (
-                f"submission {self.submission.id} failed: {failure.message}; its errors can be "
+            pass
+        elif failure.is_of_operations:
+            message += (
+                f": {failure.message}; its errors can be "
                 "read, and a retry of it goes on without that limit"
             )
-        return (
-            f"submission {self.submission.id} failed: chunk {failure.chunk_index} failed "
-            f"attempt {failure.attempt} of {self.submission.max_attempts}:\n{failure.text}"
-        )
+        else:
+            message += (
+                f": chunk {failure.chunk_index} failed "
+                f"attempt {failure.attempt} of {self.submission.max_attempts}:\n{failure.text}"
+            )
+        return f"{message}\n{hint}" if hint else message
 
 
 class OperationFailedError(OpsqueueError):
@@ -302,9 +316,11 @@ class SubmissionCancelledError(OpsqueueError):
     def __str__(self) -> str:
         """Say how far it came."""
         done, total = self.submission.chunks_done, self.submission.chunks_total
-        return (
+        message = (
             f"submission {self.submission.id} was cancelled with {done:,} of {total:,} chunks done"
         )
+        hint = partial_hint(self.submission)
+        return f"{message}: {hint}" if hint else message
 
 
 class _SubmissionHasEndedError(OpsqueueError):

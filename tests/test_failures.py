@@ -98,9 +98,23 @@ SHOWN_BY: Final = {
             "test_past_its_limit_a_submission_fails_and_the_rest_is_dropped"
         ),
     ),
-    "input missing or damaged": (
+    "input missing": (
         "opsqueue/handlers/test_execute.py::test_a_missing_input_fails_the_chunk_at_once",
+    ),
+    (
+        "input damaged, or in a codec that no live worker reads; a stored output that can't be read"
+    ): (
         "opsqueue/handlers/test_execute.py::test_damaged_input_fails_the_chunk",
+        "opsqueue/handlers/test_execute.py::test_what_no_further_attempt_can_mend_is_not_tried_again",
+        (
+            "opsqueue/handlers/test_execute.py::"
+            "test_a_stored_output_that_cannot_be_read_is_not_tried_again"
+        ),
+        (
+            "opsqueue/handlers/test_execute.py::"
+            "test_a_chunk_is_left_to_a_live_worker_that_reads_its_codec"
+        ),
+        "opsqueue/queue/test_fail.py::test_a_final_failure_is_the_last_attempt",
     ),
     "store out of order while fetching": (
         "opsqueue/handlers/test_execute.py::test_a_store_out_of_order_uses_no_attempt",

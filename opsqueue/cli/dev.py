@@ -13,6 +13,7 @@ from rich.text import Text
 
 from opsqueue import config
 from opsqueue.cli.local_stack import LocalStack
+from opsqueue.cli.tables import text_of
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.handlers.app import load_app
 
@@ -73,6 +74,6 @@ def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
                 stack.check()
             say("dev", "stopping; Ctrl-C again does not wait for chunks that run")
     except OpsqueueError as exc:
-        console.print(Text(f"Error: {exc}", style="red"))
+        console.print(text_of(f"Error: {exc}", "red"))
         sys.exit(2 if isinstance(exc, TypeError) else 1)
     say("dev", "stopped")

@@ -12,7 +12,7 @@ from opsqueue.cli.checks import Level, check_everything
 from opsqueue.cli.connections import as_json, with_urls
 from opsqueue.cli.group import EXIT_FAILED, EXIT_UNREACHABLE
 from opsqueue.cli.orphans import orphans as list_orphans
-from opsqueue.cli.tables import console, print_json
+from opsqueue.cli.tables import console, print_json, text_of
 from opsqueue.queue.durability import Durability
 
 _SIGNS: Final = {
@@ -94,9 +94,11 @@ def doctor(  # noqa: PLR0913 its options
         findings.append(finding)
         if not as_json:
             sign, style = _SIGNS[finding.level]
-            screen.print(Text(f"{sign} ", style=style) + Text(f"{finding.check}: {finding.text}"))
+            screen.print(
+                Text(f"{sign} ", style=style) + text_of(f"{finding.check}: {finding.text}")
+            )
             if finding.help:
-                screen.print(Text(f"  → {finding.help}"))
+                screen.print(text_of(f"  → {finding.help}"))
     if as_json:
         print_json({"findings": findings})
     levels = {finding.level for finding in findings}

@@ -16,6 +16,7 @@ from opsqueue.exceptions import (
     OpsqueueError,
     SubmissionNotCompletedYetError,
 )
+from opsqueue.model.checks import printable
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -84,7 +85,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except OpsqueueError as exc:
-            click.echo(f"Error: {exc}", err=True)
+            click.echo(printable(f"Error: {exc}"), err=True)
             ctx.exit(exit_code_of(exc))
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)

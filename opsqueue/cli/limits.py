@@ -6,7 +6,7 @@ import click
 
 from opsqueue.cli.connections import as_json, with_redis
 from opsqueue.cli.names import note_new
-from opsqueue.cli.tables import print_json, say
+from opsqueue.cli.tables import print_json, say, tell
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.answers import Limit
 from opsqueue.queue.cluster import Client
@@ -96,7 +96,7 @@ def list_(*, client: Client, queue: str, as_json: bool) -> None:
         print_json({"queue": queue, "limits": found})
         return
     for limit in found:
-        click.echo(_text_of(limit))
+        tell(_text_of(limit))
 
 
 def _text_of(limit: Limit) -> str:

@@ -11,8 +11,16 @@ from typing import IO, Any, BinaryIO, Final
 
 from opsqueue.contents.json_lines import JsonLineError, values_of
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.checks import printable_json
 
 STANDARD: Final = Path("-")
+
+
+def json_line(line: bytes) -> bytes:
+    """Escape control characters in a line of JSON that others wrote; it stays the same value."""
+    if not line.isascii() or b"\x7f" in line:
+        return printable_json(line.decode()).encode()
+    return line
 
 
 @contextmanager

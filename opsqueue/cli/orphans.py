@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from opsqueue.cli.connections import with_redis_and_store_urls
+from opsqueue.cli.tables import tell
 from opsqueue.model.checks import counted
 from opsqueue.model.durations import parse_duration
 from opsqueue.queue.connection import connect, masked
@@ -91,14 +92,14 @@ def check_orphans(
         check_format(store)
         names = list(queues) or queue_names(client)
         is_left = False
-        click.echo(f"redis   {masked(redis_url)}\nstore   {store.url}")
+        tell(f"redis   {masked(redis_url)}\nstore   {store.url}")
         for name in names:
             found = _list(store, Queue(client, name), datetime.now(UTC) - age)
             if found and not (delete and _delete(store, Queue(client, name), found, is_asked)):
                 is_left = True
         is_whole = bool(queues) or not _name_unknown(store, names)
     if not is_left:
-        click.echo("no orphans" if is_whole else "no orphans in the queues that Redis knows")
+        tell("no orphans" if is_whole else "no orphans in the queues that Redis knows")
     return is_left
 
 
@@ -107,13 +108,13 @@ def _list(store: ObjectStore, queue: Queue, older_than: datetime) -> list[Orphan
     found = []
     for orphan in find_orphans(store, queue, older_than=older_than):
         found.append(orphan)
-        click.echo(
+        tell(
             f"{orphan.prefix}  since {orphan.began_at:%Y-%m-%d %H:%M} UTC  "
             f"{counted(orphan.objects, 'object')}  {_size(orphan.size_bytes)}"
         )
     if found:
         were = "was" if len(found) == 1 else "were"
-        click.echo(
+        tell(
             f"{counted(len(found), 'upload')} of queue {queue.name} {were} never handed in: "
             f"{counted(sum(orphan.objects for orphan in found), 'object')}, "
             f"{_size(sum(orphan.size_bytes for orphan in found))}"
@@ -125,9 +126,9 @@ def _delete(store: ObjectStore, queue: Queue, found: Sequence[Orphan], is_asked:
     if is_asked and not click.confirm("delete them?"):
         return False
     deleted = sum(1 for _ in delete_orphans(store, queue, (orphan.prefix for orphan in found)))
-    click.echo(f"deleted {deleted:,}")
+    tell(f"deleted {deleted:,}")
     if deleted < len(found):
-        click.echo(f"left {len(found) - deleted:,}, which were handed in meanwhile")
+        tell(f"left {len(found) - deleted:,}, which were handed in meanwhile")
     return True
 
 
@@ -135,7 +136,7 @@ def _name_unknown(store: ObjectStore, names: Sequence[str]) -> bool:
     unknown = sorted(set(store.list_folders("")) - set(names))
     if unknown:
         shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-        click.echo(f"not looked at, since Redis knows no such queue: {shown} (--queue)")
+        tell(f"not looked at, since Redis knows no such queue: {shown} (--queue)")
     return bool(unknown)
 
 

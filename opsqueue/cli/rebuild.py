@@ -10,6 +10,7 @@ import click
 
 from opsqueue import config
 from opsqueue.cli.connections import with_redis
+from opsqueue.cli.tables import tell
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.checks import counted
 from opsqueue.queue.cluster import Client
@@ -52,12 +53,12 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     """
     ping(client)
     with closing(open_store(store_url)) as store:
-        click.echo(f"store   {store.url}")
+        tell(f"store   {store.url}")
         check_format(store)
         names = _checked(store, queues)
         outcomes = [_rebuild(store, Queue(client, name), is_dry_run=dry_run) for name in names]
     if any(rebuilt for rebuilt, _ in outcomes):
-        click.echo("small submissions, whose chunks were in Redis, are lost: the store has none")
+        tell("small submissions, whose chunks were in Redis, are lost: the store has none")
     sys.exit(1 if any(skipped for _, skipped in outcomes) else 0)
 
 
@@ -85,14 +86,14 @@ def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> tuple[int
             rebuilt += 1
             id_ = outcome.submission_id or "would be inserted"
             failed = outcome.operations_failed
-            click.echo(
+            tell(
                 f"{outcome.prefix}  {id_}  "
                 f"{outcome.chunks_done:,} of {counted(outcome.chunks_total, 'chunk')} done"
                 + (f"  {counted(failed, 'operation')} failed" if failed else "")
             )
         else:
             skipped += 1
-            click.echo(f"{outcome.prefix}  skipped: {outcome.reason}")
+            tell(f"{outcome.prefix}  skipped: {outcome.reason}")
     would = "would be " if is_dry_run else ""
-    click.echo(f"queue {queue.name}: {rebuilt:,} {would}inserted again, {skipped:,} skipped")
+    tell(f"queue {queue.name}: {rebuilt:,} {would}inserted again, {skipped:,} skipped")
     return rebuilt, skipped

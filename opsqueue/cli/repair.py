@@ -11,7 +11,7 @@ import click
 
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.names import UnknownQueueError, queue_argument
-from opsqueue.cli.tables import say
+from opsqueue.cli.tables import say, tell
 from opsqueue.model.answers import RepairStep
 from opsqueue.model.checks import counted
 from opsqueue.queue.cluster import Client
@@ -51,8 +51,8 @@ def repair_(*, queue: str, client: Client) -> None:
         label = f"partition {number} of {len(parts)}: " if len(parts) > 1 else ""
         last = _repair(part, label)
         freed += last.freed
-        click.echo(label + _described(last))
-    click.echo(f"queue {queue}: {counted(freed, 'chunk')} freed")
+        tell(label + _described(last))
+    tell(f"queue {queue}: {counted(freed, 'chunk')} freed")
 
 
 def _repair(part: Queue, label: str) -> RepairStep:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import click
 import msgspec
 
 from opsqueue.cli.connections import with_api, with_store
-from opsqueue.cli.lines import STANDARD, check_writable, replaced
+from opsqueue.cli.lines import STANDARD, check_writable, json_line, replaced
 from opsqueue.cli.names import find_submission, optional_queue, submission_argument
 from opsqueue.cli.progress import follow
 from opsqueue.contents.chunks import ErrorMode, check_completed
 from opsqueue.exceptions import EncodingError, OpsqueueError
-from opsqueue.http.result_lines import result_line
+from opsqueue.http.result_lines import indexed_line, result_line
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.backends import Backend
@@ -26,6 +28,7 @@ Examples:
   opsqueue results 1795000000000000000 > results.jsonl
   opsqueue results 1795000000000000000 --wait --output results.jsonl
   opsqueue results 1795000000000000000 --errors yield | jq -c 'select(.error)'
+  opsqueue results 1795000000000000000 --partial | jq -c 'select(.result) | [.index, .result]'
 
 \b
 Exit codes: 0 all written, 1 failed, cancelled or not completed yet, 2 usage, 3 unreachable.
@@ -46,10 +49,8 @@ output_option = click.option(
 errors_option = click.option(
     "--errors",
     type=click.Choice(["raise", "yield", "skip"]),
-    default="raise",
-    show_default=True,
     help="Where operations failed: refuse, make every line an object with `result` or `error`, or "
-    "leave them out.",
+    "leave them out.  [default: raise; with --partial: yield]",
 )
 
 
@@ -57,6 +58,13 @@ errors_option = click.option(
 @submission_argument
 @optional_queue
 @click.option("--wait", is_flag=True, help="Until it has ended, showing progress.")
+@click.option(
+    "--partial",
+    "is_partial",
+    is_flag=True,
+    help="What is done, also of a failed or cancelled submission; every line is an object with the "
+    "operation's `index`, and `result` or `error`.",
+)
 @output_option
 @errors_option
 @with_store
@@ -68,8 +76,9 @@ def results(
     submission_id: SubmissionId,
     queue: str | None,
     wait: bool,
+    is_partial: bool,
     output: Path | None,
-    errors: ErrorMode,
+    errors: ErrorMode | None,
 ) -> None:
     """Write the results of submission ID as lines of JSON, in the order of the operations.
 
@@ -81,7 +90,11 @@ def results(
     if wait:
         submission = follow(api, submission)
     write_results(
-        ProducerClient.over(api, store, queue=submission.queue), submission, output, errors
+        ProducerClient.over(api, store, queue=submission.queue),
+        submission,
+        output,
+        errors,
+        is_partial=is_partial,
     )
 
 
@@ -111,19 +124,26 @@ def errors(
     found = producer.iter_errors(submission.id)
     with replaced(output) as stream:
         for failed in found:
-            stream.write(msgspec.json.encode(failed) + b"\n")
+            stream.write(json_line(msgspec.json.encode(failed)) + b"\n")
 
 
 def write_results(
-    producer: ProducerClient, submission: Submission, output: Path, errors: ErrorMode
+    producer: ProducerClient,
+    submission: Submission,
+    output: Path,
+    errors: ErrorMode | None,
+    *,
+    is_partial: bool = False,
 ) -> None:
-    """Write a line an operation.
+    """Write a line an operation; with `is_partial` those of the chunks that are done.
 
     Raises:
         OpsqueueError: operations failed and `errors` is "raise"; nothing was written.
         SubmissionFailedError and what else says that there are no results.
     """
-    check_completed(submission)
+    errors = errors or ("yield" if is_partial else "raise")
+    if not is_partial:
+        check_completed(submission)
     if errors == "raise" and submission.operations_failed:
         message = (
             f"{submission.operations_failed:,} of {submission.operations_total:,} operations of "
@@ -131,15 +151,30 @@ def write_results(
             "makes each line an object with `result` or `error`, `opsqueue errors` lists them"
         )
         raise OpsqueueError(message)
-    found = producer.try_stream_completed_submission(submission.id, errors=errors)
+    lines: Iterator[bytes]
+    if is_partial:
+        lines = (
+            _line(submission, partial(indexed_line, index, result))
+            for index, result in producer.partial_results(submission.id, errors=errors)
+        )
+    else:
+        tells_apart = errors == "yield"
+        lines = (
+            _line(submission, partial(result_line, result, tells_apart=tells_apart))
+            for result in producer.try_stream_completed_submission(submission.id, errors=errors)
+        )
     with replaced(output) as stream:
-        for result in found:
-            stream.write(_line(result, submission, tells_apart=errors == "yield"))
+        for line in lines:
+            stream.write(json_line(line))
 
 
-def _line(result: object, submission: Submission, *, tells_apart: bool) -> bytes:
+class _MakesLine(Protocol):
+    def __call__(self, *, has_null_for_nan: bool) -> bytes: ...
+
+
+def _line(submission: Submission, make: _MakesLine) -> bytes:
     try:
-        return result_line(result, tells_apart=tells_apart, has_null_for_nan=False)
+        return make(has_null_for_nan=False)
     except EncodingError as exc:
         message = (
             f"the results of submission {submission.id} can't be given as JSON: {exc}; "

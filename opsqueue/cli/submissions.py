@@ -36,6 +36,7 @@ from opsqueue.cli.tables import (
     say,
     state_text,
     table,
+    text_of,
 )
 from opsqueue.contents.chunks import began_at, check_completed
 from opsqueue.model.answers import Counts, SubmissionPage
@@ -218,7 +219,7 @@ def _print(one: Submission, counts: Counts | None) -> None:
             f"{_local(failure.at)}"
         )
         screen.print(Text(f"\n{where}", style="red" if one.failure else "yellow"))
-        screen.print(Text(failure.text), soft_wrap=True)
+        screen.print(text_of(failure.text), soft_wrap=True)
 
 
 def _queue(name: str, counts: Counts) -> str:

@@ -183,7 +183,7 @@ def submit(  # noqa: PLR0913 its options
     chunk_size: int,
     wait: bool,
     output: Path | None,
-    errors: ErrorMode,
+    errors: ErrorMode | None,
     meta: dict[str, int],
     metadata: str | None,
     max_attempts: int,

@@ -9,13 +9,14 @@ from typing import Any, Final
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from opsqueue.cli.durations import short
 from opsqueue.http.json_form import encode
+from opsqueue.model.checks import printable, printable_json
 from opsqueue.model.submission import Submission, SubmissionState
 
 _PIPE_WIDTH: Final = 1_000
@@ -36,9 +37,20 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
+class _Table(Table):
+    """A table whose cells can't act on the terminal, whoever wrote them."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:  # noqa: ANN401 rich's
+        """Add a row; texts are escaped."""
+        escaped = [
+            printable(cell, is_line=True) if isinstance(cell, str) else cell for cell in cells
+        ]
+        super().add_row(*escaped, **options)
+
+
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
-    """Make a table without lines, so that pipes can read it, too."""
-    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    """Make a table without lines, so that pipes can read it, too; see `_Table`."""
+    made = _Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     return made
@@ -46,12 +58,22 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
 
 def print_json(body: Any) -> None:  # noqa: ANN401 whatever has a JSON form
     """Print one JSON document."""
-    click.echo(msgspec.json.format(encode(body), indent=2))
+    click.echo(printable_json(msgspec.json.format(encode(body), indent=2).decode()))
 
 
 def say(line: str) -> None:
     """Tell people, not scripts."""
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
+
+
+def tell(line: str) -> None:
+    """Print a line of an answer on standard output."""
+    click.echo(printable(line))
+
+
+def text_of(text: str, style: str = "") -> Text:
+    """Return a text that others may have written, to be drawn."""
+    return Text(printable(text), style=style)
 
 
 def state_text(state: SubmissionState) -> Text:

@@ -24,7 +24,7 @@ from opsqueue.cli.connections import with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, UnknownQueueError
 from opsqueue.cli.queues import backlog_of, queues_table, workers_table
-from opsqueue.cli.tables import bar, console, fraction, table
+from opsqueue.cli.tables import bar, console, fraction, table, text_of
 from opsqueue.exceptions import ConnectionTroubleError
 from opsqueue.model.answers import Counts, WorkerSeen
 from opsqueue.model.checks import counted
@@ -193,7 +193,7 @@ def render(
     """Draw a frame; with a height, only as many submissions as there is room for."""
     parts: list[RenderableType] = [_title(frame)]
     if trouble:
-        parts.append(Text(trouble, style="bold red"))
+        parts.append(text_of(trouble, "bold red"))
     parts += [Text(""), queues_table(frame.queues), Text("")]
     workers = sum(len(seen) for seen in frame.workers.values())
     room = _SUBMISSIONS

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from opsqueue.model.answers import Alive, Reserved
+from opsqueue.model.answers import Alive, Reserved, WorkerSeen
 from opsqueue.model.chunk import (
     ChunkFailure,
     CompleteOutcome,
@@ -59,8 +59,10 @@ class ConsumerQueue(Protocol):
         Their output is stored, unless it comes along, see `Source.inline_output_bytes`.
         """
 
-    def fail_chunk(self, token: Token, failure: ChunkFailure, /) -> FailOutcome:
-        """Report that an attempt failed."""
+    def fail_chunk(
+        self, token: Token, failure: ChunkFailure, /, *, is_final: bool = False
+    ) -> FailOutcome:
+        """Report that an attempt failed; with `is_final` there is no further one."""
 
     def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
         """Release chunks without using an attempt."""
@@ -69,6 +71,9 @@ class ConsumerQueue(Protocol):
         self, worker: str, *, tokens: Iterable[Token], info: bytes, timeout_ms: int | None
     ) -> Alive:
         """Send a heartbeat with what the worker holds; return what of that is revoked."""
+
+    def list_workers(self) -> Sequence[WorkerSeen]:
+        """List the queue's workers that have not gone, the ones seen last first."""
 
     def retire_worker(self, worker: str) -> None:
         """Sign off; what is still held is released."""

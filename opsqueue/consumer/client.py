@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.consumer.held import REPORT_WITHIN_S, Connected, InHand
-from opsqueue.contents.codec import RAW, Codec, open_codec
+from opsqueue.contents.codec import RAW, Codec, open_codec, readable_codecs
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError, StoreUnavailableError
 from opsqueue.handlers.app import Chunk, Handler, Kind
@@ -232,7 +232,11 @@ class ConsumerClient:
                     worker=worker,
                     timeout_ms=found.timeout_ms,
                     info=worker_info(
-                        version=__version__, pool="consumer", concurrency=1, queues=[queue]
+                        version=__version__,
+                        pool="consumer",
+                        concurrency=1,
+                        queues=[queue],
+                        codecs=readable_codecs(allow_pickle=allow_pickle),
                     ),
                     interval_s=heartbeat_interval_s,
                     reservation_ms=reservation_ms,

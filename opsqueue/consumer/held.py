@@ -24,7 +24,15 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
 )
-from opsqueue.handlers.execute import Done, Failed, Fetched, GivenBack, Report, fetch
+from opsqueue.handlers.execute import (
+    Done,
+    Failed,
+    Fetched,
+    GivenBack,
+    Report,
+    fetch,
+    left_to_readers,
+)
 from opsqueue.model.backoff import NO_ROOM, RetryBackoff
 from opsqueue.model.checks import counted
 from opsqueue.model.chunk import ChunkFailure, Dropped, Lost, Reservation, Retried, Token
@@ -230,6 +238,8 @@ class InHand:
         """Send a report until it is answered; an output that is refused fails the attempt."""
         self.check_is_here()
         token = reservation.token
+        if isinstance(report, Failed):
+            report = left_to_readers(report, self._queue.list_workers, worker=self._worker)
         failure = report.failure if isinstance(report, Failed) else None
 
         def send() -> object:
@@ -241,7 +251,7 @@ class InHand:
                         outputs={} if output is None else {token: output},
                     )[0]
                 case Failed(failure=failure):
-                    return self._queue.fail_chunk(token, failure)
+                    return self._queue.fail_chunk(token, failure, is_final=report.is_final)
                 case GivenBack(delay_ms=delay_ms):
                     return self._queue.release_chunks([token], delay_ms=delay_ms)[0]
 

@@ -20,6 +20,7 @@ from opsqueue.http.bodies import (
     ReleaseBody,
     ReserveBody,
     ReservedBody,
+    WorkersBody,
 )
 from opsqueue.http.client import (
     CALL_PATIENCE,
@@ -29,7 +30,7 @@ from opsqueue.http.client import (
     Patience,
     queue_path,
 )
-from opsqueue.model.answers import Alive, Reserved
+from opsqueue.model.answers import Alive, Reserved, WorkerSeen
 from opsqueue.model.chunk import (
     ChunkFailure,
     CompleteOutcome,
@@ -101,9 +102,11 @@ class HttpChunkQueue:
         body = CompleteBody(chunks=chunks)
         return cast("list[CompleteOutcome]", self._report("complete", body, tokens))
 
-    def fail_chunk(self, token: Token, failure: ChunkFailure, /) -> FailOutcome:
+    def fail_chunk(
+        self, token: Token, failure: ChunkFailure, /, *, is_final: bool = False
+    ) -> FailOutcome:
         """See `ConsumerQueue`."""
-        body = FailBody(chunks=[FailedChunkBody.reporting(token, failure)])
+        body = FailBody(chunks=[FailedChunkBody.reporting(token, failure)], is_final=is_final)
         return cast(FailOutcome, self._report("fail", body, [token])[0])
 
     def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
@@ -124,6 +127,11 @@ class HttpChunkQueue:
         if not alive.void <= set(tokens):
             raise self._wrong_tokens(path)
         return alive
+
+    def list_workers(self) -> Sequence[WorkerSeen]:
+        """See `ConsumerQueue`."""
+        response = self._client.send("GET", f"{self._path}/workers", patience=_ONCE)
+        return self._client.read(response, WorkersBody, self.name).workers
 
     def retire_worker(self, worker: str) -> None:
         """See `ConsumerQueue`."""

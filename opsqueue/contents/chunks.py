@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -28,6 +28,7 @@ from opsqueue.exceptions import (
     SubmissionCancelledError,
     SubmissionFailedError,
     SubmissionNotCompletedYetError,
+    partial_hint,
 )
 from opsqueue.model.answers import ErrorChunks
 from opsqueue.model.chunk import OperationError, OperationFailed, Source
@@ -238,9 +239,11 @@ def check_completed(submission: Submission) -> None:
         case SubmissionState.CANCELLED:
             raise SubmissionCancelledError(submission)
         case SubmissionState.IN_PROGRESS:
+            hint = partial_hint(submission)
             message = (
                 f"submission {submission.id} is in progress, {submission.chunks_done:,} of "
                 f"{submission.chunks_total:,} chunks are done: results are there when all are"
+                + (f"; {hint}" if hint else "")
             )
             raise SubmissionNotCompletedYetError(message, submission.id)
 
@@ -288,6 +291,38 @@ def results_by_chunk(
         outcomes = _outcomes(data, codec, _operations_in(submission, index), whole_bytes)
         has_errors = data.startswith(MAGIC)
         yield _seen(outcomes, submission, index, errors) if has_errors else iter(outcomes)
+
+
+def indexed_results(
+    store: Readable,
+    submission: Submission,
+    chunk_indexes: Sequence[int],
+    *,
+    codec: Codec,
+    errors: ErrorMode,
+    at_once: int = DEFAULT_AT_ONCE,
+    whole_bytes: int | None = None,
+) -> Iterator[Iterator[tuple[int, object]]]:
+    """Yield what `results_by_chunk` yields, each result with the index of its operation.
+
+    Of chunks that are bytes already each result has its chunk's index.
+    """
+    by_chunk = results_by_chunk(
+        store,
+        submission,
+        codec=codec,
+        errors="raise" if errors == "raise" else "yield",
+        chunk_indexes=chunk_indexes,
+        at_once=at_once,
+        whole_bytes=whole_bytes,
+    )
+    for chunk_index, outcomes in zip(chunk_indexes, by_chunk, strict=True):
+        first = chunk_index * submission.chunk_size
+        yield (
+            (first + min(position, submission.chunk_size - 1), outcome)
+            for position, outcome in enumerate(outcomes)
+            if errors != "skip" or not isinstance(outcome, OperationFailed)
+        )
 
 
 def _operations_in(submission: Submission, chunk_index: int) -> int | None:

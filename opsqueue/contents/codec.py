@@ -343,6 +343,12 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
     return _COMPRESSED[plain.name] if name.endswith(_ZSTD) else plain
 
 
+def readable_codecs(*, allow_pickle: bool, custom: Iterable[str] = ()) -> list[str]:
+    """Return the names of the codecs that can be read, without `+zstd`; custom ones as given."""
+    own = [name for name in _PLAIN if allow_pickle or name != _PICKLE.name]
+    return sorted({*own, *custom})
+
+
 def _compress(data: bytes) -> bytes:
     if len(data) < len(_STORED):
         return _STORED[len(data)] + data

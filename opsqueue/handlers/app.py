@@ -132,6 +132,13 @@ class Handler:
         return f"{getattr(function, '__module__', 'builtins')}.{name}"
 
     @property
+    def readable_codecs(self) -> list[str]:
+        """Names of the codecs that it reads, without `+zstd`."""
+        from opsqueue.contents.codec import readable_codecs  # noqa: PLC0415 a slow import
+
+        return readable_codecs(allow_pickle=self.allow_pickle)
+
+    @property
     def label(self) -> str:
         """What messages call it."""
         return "the callback" if self.is_callback else f"handler {self.name}"

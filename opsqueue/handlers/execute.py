@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import structs
 
 from opsqueue.contents.chunks import failed_in_output, store_output
 from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec
@@ -19,11 +21,14 @@ from opsqueue.contents.output import Encoded, encode_output
 from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import (
     EncodingError,
+    InvalidArgumentError,
     ObjectNotFoundError,
+    OpsqueueError,
     StoreUnavailableError,
 )
 from opsqueue.handlers.app import Chunk, Handler
 from opsqueue.handlers.invoke import Invoker, failure_of
+from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.model.process import EndsForkedChildren
@@ -77,6 +82,10 @@ class Failed:
     failure: ChunkFailure
     duration_s: float = 0.0
     times: Times = _NO_TIMES
+    is_final: bool = False
+    """No further attempt would end otherwise."""
+    unread_codec: str = ""
+    """The codec of the input, where it is one that this program can't read but others may."""
     ends_program: BaseException | None = field(default=None, repr=False, compare=False)
     """What the function raised, where it was to end the program, such as SystemExit."""
 
@@ -94,6 +103,9 @@ class GivenBack:
 Report = Done | Failed | GivenBack
 Invoke = Callable[[Handler, list[object], Chunk], Sequence[object]]
 InvokeAsync = Callable[[Handler, list[object], Chunk], Awaitable[Sequence[object]]]
+SAVE_ATTEMPTS: Final = 2
+"""Of a chunk whose results can't be encoded: a second one may have others."""
+_Stage = Literal["open", "call", "close"]
 _VOID: Final = "nobody wants it any more"
 
 
@@ -191,7 +203,7 @@ def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     except ObjectNotFoundError as exc:
         return Failed(token=token, failure=ChunkFailure(type="InputMissing", message=str(exc)))
     except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
-        return Failed(token=token, failure=ChunkFailure.of(exc))
+        return _stored_wrongly(reservation, exc)
 
 
 def run(
@@ -217,14 +229,17 @@ def run(
         return GivenBack(token=fetched.reservation.token, reason=_VOID)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
+        stage: _Stage = "open"
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = chunk_of(fetched, is_void)
+            stage = "call"
             with EndsForkedChildren():
                 results = invoke(handler, opened.operations, chunk)
+            stage = "close"
             return _close(fetched, opened, results, handler, started, span)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-            return _failed(fetched, exc, handler, started, span)
+            return _failed(fetched, exc, handler, started, span, stage)
 
 
 async def run_async(
@@ -241,14 +256,17 @@ async def run_async(
         return GivenBack(token=fetched.reservation.token, reason=_VOID)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
+        stage: _Stage = "open"
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = chunk_of(fetched, is_void)
+            stage = "call"
             with EndsForkedChildren():
                 results = await invoke(handler, opened.operations, chunk)
+            stage = "close"
             return _close(fetched, opened, results, handler, started, span)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-            return _failed(fetched, exc, handler, started, span)
+            return _failed(fetched, exc, handler, started, span, stage)
 
 
 def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_void) -> Report:
@@ -283,7 +301,7 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
                 return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
             time.sleep(_SAVE_BACKOFF.pause_s(attempt))
         except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
-            return Failed(token=token, failure=ChunkFailure.of(exc))
+            return _stored_wrongly(ran.reservation, exc)
         else:
             break
     return Done(
@@ -292,6 +310,14 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
         operations_failed=failed,
         duration_s=ran.duration_s,
     )
+
+
+def _stored_wrongly(reservation: Reservation, exc: Exception) -> Failed:
+    """Fail an attempt at reading or storing; for good, if a stored output can't be read."""
+    if not isinstance(exc, EncodingError):
+        return Failed(token=reservation.token, failure=ChunkFailure.of(exc))
+    failure = _final(ChunkFailure(type=type(exc).__name__, message=str(exc)), "the output stays")
+    return Failed(token=reservation.token, failure=failure, is_final=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,9 +386,28 @@ def checked_output(output: object, reservation: Reservation) -> Encoded:
 
 
 def _failed(
-    fetched: Fetched, exc: BaseException, handler: Handler, started: float, span: Span
+    fetched: Fetched,
+    exc: BaseException,
+    handler: Handler,
+    started: float,
+    span: Span,
+    stage: _Stage,
 ) -> Failed:
     failure = failure_of(exc, handler)
+    source = fetched.reservation.source
+    # Lack of memory or of what a custom codec asks for may be over by the next attempt.
+    is_lasting = isinstance(exc, EncodingError | InvalidArgumentError) and not isinstance(
+        exc.__cause__, MemoryError | OSError
+    )
+    is_final, unread_codec = False, ""
+    if is_lasting and stage == "open":
+        is_final = True
+        failure = _final(failure, "the input would be the same")
+        if isinstance(exc, InvalidArgumentError):
+            unread_codec = source.codec
+    elif is_lasting and stage == "close" and fetched.reservation.attempt >= SAVE_ATTEMPTS:
+        is_final = True
+        failure = _final(failure, f"attempt {fetched.reservation.attempt} ended like this, too")
     span.record(exc)
     # A CancelledError out of plain code is that of a loop which the function has run.
     ends_program = not isinstance(exc, Exception | asyncio.CancelledError)
@@ -370,7 +415,40 @@ def _failed(
         token=fetched.reservation.token,
         failure=failure,
         duration_s=time.monotonic() - started,
+        is_final=is_final,
+        unread_codec=unread_codec,
         ends_program=exc if ends_program else None,
+    )
+
+
+def _final(failure: ChunkFailure, why: str) -> ChunkFailure:
+    return structs.replace(failure, message=f"{failure.message} (not tried again: {why})")
+
+
+def left_to_readers(
+    report: Failed, list_workers: Callable[[], Iterable[WorkerSeen]], *, worker: str
+) -> Failed | GivenBack:
+    """Return the report to send of a chunk whose codec `worker` can't read.
+
+    If another live worker of the queue reads it, the chunk is given back. If that can't be asked,
+    the chunk is tried again as after any failure.
+    """
+    if not report.unread_codec:
+        return report
+    try:
+        readers = [
+            one.name
+            for one in list_workers()
+            if one.is_alive and one.name != worker and one.reads(report.unread_codec)
+        ]
+    except OpsqueueError:
+        return replace(report, is_final=False)
+    if not readers:
+        return report
+    return GivenBack(
+        token=report.token,
+        reason=f"worker {readers[0]} reads codec {report.unread_codec!r}, and this one doesn't",
+        delay_ms=STORE_TROUBLE_DELAY_MS,
     )
 
 

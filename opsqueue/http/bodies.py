@@ -116,7 +116,7 @@ class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     store: str = ""
 
 
-FEATURES: Final[Mapping[str, bool]] = {}
+FEATURES: Final[Mapping[str, bool]] = {"FailBody.is_final": True}
 """Optional fields of requests that came after version 0.1.0, as "InsertBody.FIELD": whether a
 client may leave the field out for an API that does not know it. Where it may not, it raises."""
 
@@ -397,10 +397,11 @@ class FailedChunkBody(ChunkFailure, frozen=True, kw_only=True, forbid_unknown_fi
         return ChunkFailure.told(type=self.type, message=self.message, traceback=self.traceback)
 
 
-class FailBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Chunks whose attempts failed."""
+class FailBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Chunks whose attempts failed. `is_final`: no further attempt would end otherwise."""
 
     chunks: Annotated[list[FailedChunkBody], Meta(max_length=MAX_BATCH)]
+    is_final: bool = False
 
 
 class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

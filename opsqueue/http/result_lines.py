@@ -43,6 +43,16 @@ def result_line(result: object, *, tells_apart: bool, has_null_for_nan: bool) ->
     return line
 
 
+def indexed_line(index: int, result: object, *, has_null_for_nan: bool) -> bytes:
+    """Return a result as a line that is an object with `index`, and `result` or `error`.
+
+    Raises:
+        EncodingError: as `result_line`.
+    """
+    line = result_line(result, tells_apart=True, has_null_for_nan=has_null_for_nan)
+    return b'{"index":%d,' % index + line[1:]
+
+
 def _not_finite(form: object) -> str:
     """Name the first number that JSON has no form for; "": there is none."""
     left = [msgspec.to_builtins(form)]

@@ -95,6 +95,11 @@ class WorkerSeen(Struct, frozen=True, kw_only=True):
     oldest_ms: int | None = None
     is_alive: bool = True
 
+    def reads(self, codec: str) -> bool | None:
+        """Whether its handler of this queue reads a codec; None: it does not tell."""
+        told = self.info.get("codecs")
+        return codec.removesuffix("+zstd") in told if isinstance(told, list) else None
+
 
 class Swept(Struct, frozen=True):
     """Result of one bounded sweep. `next_from` None: this was the last page."""

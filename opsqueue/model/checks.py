@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, TypeGuard
 
 from opsqueue.model.errors import InvalidArgumentError
@@ -51,6 +52,34 @@ def is_host(name: str) -> bool:
 def counted(number: int, noun: str) -> str:
     """Return `1 chunk`, `2 chunks`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # directions, separators of lines
+    "\ud800-\udfff]"  # lone surrogates
+)
+
+
+def printable(text: str, *, is_line: bool = False) -> str:
+    r"""Escape what would act on a terminal or reorder text, as `\x1b` or `\u202e`.
+
+    For what others wrote: failures, names, lines of logs. Line feeds and tabs stay, unless it is
+    to be one line.
+    """
+    text = _UNPRINTABLE.sub(_escaped, text)
+    return text.replace("\n", "\\n").replace("\t", "\\t") if is_line else text
+
+
+def printable_json(document: str) -> str:
+    """Escape the same in a JSON document, which stays the same value."""
+    # Within a document such characters are in texts alone.
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def shown(value: object) -> str:

@@ -199,7 +199,9 @@ def new_worker_name(role: str = "") -> str:
     return f"{role}{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-def worker_info(*, version: str, pool: str, concurrency: int, queues: Sequence[str]) -> bytes:
+def worker_info(
+    *, version: str, pool: str, concurrency: int, queues: Sequence[str], codecs: Sequence[str]
+) -> bytes:
     """Give the JSON that a worker tells of itself: the arguments, where it runs, since when."""
     return msgspec.json.encode(
         {
@@ -209,6 +211,7 @@ def worker_info(*, version: str, pool: str, concurrency: int, queues: Sequence[s
             "pool": pool,
             "concurrency": concurrency,
             "queues": list(queues),
+            "codecs": list(codecs),
             "started_at": time.time_ns() // 1_000_000,
         }
     )

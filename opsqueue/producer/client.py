@@ -32,6 +32,7 @@ from opsqueue.contents.chunks import (
     errors_by_chunk,
     failed_operations,
     fresh_prefix,
+    indexed_results,
     results_by_chunk,
 )
 from opsqueue.contents.codec import PRODUCER_CODEC, RAW, Codec, open_codec
@@ -69,7 +70,7 @@ from opsqueue.model.submission import (
 )
 from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
 from opsqueue.producer.backends import Backend, Order
-from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
+from opsqueue.producer.follow import chunks_as_they_come, chunks_done, chunks_in_order
 from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
@@ -108,6 +109,32 @@ class ClientOptions(TypedDict, total=False):
     inline_bytes: int
     codec: str | Codec
     allow_pickle: bool
+
+
+def _check_is_operations(ops: object) -> None:
+    """Refuse what can be iterated over, but whose items are hardly meant to be operations."""
+    if isinstance(ops, str | bytes | bytearray | memoryview):
+        message = f"{shown(ops)} would be an operation a character: give a list of operations"
+    elif isinstance(ops, Mapping):
+        message = (
+            f"ops is a {type(ops).__name__}, whose keys would be the operations: give "
+            "ops.items(), ops.values(), or [ops] for one operation"
+        )
+    elif _names_columns(ops):
+        message = (
+            f"ops is a {type(ops).__name__}, whose column names would be the operations: give its "
+            "rows, such as ops.to_dict('records') of pandas or ops.to_dicts() of polars"
+        )
+    else:
+        return
+    raise InvalidArgumentError(message)
+
+
+def _names_columns(ops: object) -> bool:
+    """Tell a data frame, by what those of pandas, polars and others have in common."""
+    kind = type(ops)
+    is_frame = hasattr(kind, "__dataframe__") or hasattr(kind, "groupby")
+    return is_frame and hasattr(kind, "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +316,8 @@ class ProducerClient:
 
         Raises:
             ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed; the latter also
-                for a text, which is an iterable of its characters.
+                for a text, which is an iterable of its characters, and for a dict or a data frame,
+                which are iterables of keys and column names.
             EncodingError: names chunk and operation.
             SubmissionForgottenError: the key's submission has ended and was forgotten since.
             ChunksStorageError: `ops` raised an exception.
@@ -298,9 +326,7 @@ class ProducerClient:
         """
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
-        if isinstance(ops, str | bytes):
-            message = f"{shown(ops)} would be an operation a character: give a list of operations"
-            raise InvalidArgumentError(message)
+        _check_is_operations(ops)
         codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),
@@ -736,6 +762,51 @@ class ProducerClient:
             )
             yield zip(indexes, by_chunk, strict=True)
 
+    # Results of what is done
+
+    def partial_results(
+        self,
+        submission_id: SubmissionId,
+        *,
+        start: int = 0,
+        errors: ErrorMode = "yield",
+        serialization_format: SerializationFormat | None = None,
+    ) -> Batched[tuple[int, Any]]:
+        """Return the results of the chunks that are done, also of a failed or cancelled submission.
+
+        Args:
+            submission_id: its id.
+            start: the first chunk.
+            errors: as in `blocking_stream_completed_submission`, but "yield" is the default.
+            serialization_format: in place of the recorded codec.
+
+        Returns pairs of an operation's index, which is its position in the submission, and its
+        result, in the order of the operations, lazily. Of a submission in progress they are those
+        of the chunks that are done while it is read; of a completed one they are all. Does not
+        wait.
+
+        Raises at the call:
+            SubmissionNotFoundError.
+
+        Raises while iterating:
+            InvalidArgumentError: it has no chunk `start`.
+        """
+        check_error_mode(errors)
+        submission = self.get_submission(submission_id)
+        codec = self._codec_of(submission.codec, serialization_format)
+        return Batched(
+            results
+            for indexes in chunks_done(self._on, submission.id, start=start)
+            for results in indexed_results(
+                self._reader_of(submission),
+                submission,
+                indexes,
+                codec=codec,
+                errors=errors,
+                at_once=self._at_once,
+            )
+        )
+
     # Chunks as bytes
 
     def blocking_stream_completed_submission_chunks(
@@ -846,6 +917,7 @@ class ProducerClient:
     async_try_stream_completed_submission_chunks = streamed(try_stream_completed_submission_chunks)
     async_iter_results = streamed(iter_results)
     async_iter_chunk_results = streamed(iter_chunk_results)
+    async_partial_results = streamed(partial_results)
     async_iter_errors = streamed(iter_errors)
 
 

@@ -105,6 +105,20 @@ def chunks_as_they_come(
         )
 
 
+def chunks_done(
+    queue: ProducerQueue, submission_id: SubmissionId, *, start: int = 0
+) -> Iterator[Sequence[int]]:
+    """Yield the chunks from `start` on that are done now, ascending, whatever its state is.
+
+    Raises:
+        SubmissionNotFoundError, InvalidArgumentError: as `chunks_in_order`.
+    """
+    progress = queue.wait_for_progress(submission_id, start)
+    _check_start(progress, start)
+    for window in _windows(queue, submission_id, progress):
+        yield tuple(window.done)
+
+
 def _windows(
     queue: ProducerQueue, submission_id: SubmissionId, progress: Progress
 ) -> Iterator[Progress]:

@@ -466,13 +466,14 @@ def complete_chunks(
 
 
 def fail_chunk(
-    token: Token, failure: ChunkFailure, *, jitter: int | None = None
+    token: Token, failure: ChunkFailure, *, is_final: bool = False, jitter: int | None = None
 ) -> Command[FailOutcome]:
     """Report that an attempt failed; the next one waits for the submission's back-off.
 
     Args:
         token: of the reservation.
         failure: kept with the submission, the last one only.
+        is_final: no further attempt would end otherwise: the submission fails at once.
         jitter: 0 to 1000 per mille of half the back-off; drawn here unless a test gives it.
     """
     jitter = secrets.randbelow(1001) if jitter is None else jitter
@@ -485,6 +486,7 @@ def fail_chunk(
             "message": encodable(failure.message),
             "traceback": encodable(failure.traceback),
             "jitter": checked_whole("jitter", jitter, most=1_000),
+            "is_final": int(is_final),
         },
         partition=partition_of(token),
     )

@@ -526,13 +526,17 @@ class Queue:
 
     fail_chunk = _runs(commands.fail_chunk)
 
-    def fail_chunks(self, failures: Sequence[tuple[Token, ChunkFailure]]) -> list[FailOutcome]:
+    def fail_chunks(
+        self, failures: Sequence[tuple[Token, ChunkFailure]], *, is_final: bool = False
+    ) -> list[FailOutcome]:
         """Report attempts that failed, each as `fail_chunk` does; at most MAX_BATCH.
 
         After an error all may be reported again: those that were counted are lost then.
         """
         commands.checked_tokens([token for token, _ in failures])
-        outcomes = self.pipeline([commands.fail_chunk(token, why) for token, why in failures])
+        outcomes = self.pipeline(
+            [commands.fail_chunk(token, why, is_final=is_final) for token, why in failures]
+        )
         for outcome in outcomes:
             if isinstance(outcome, OpsqueueError):
                 raise outcome

@@ -110,8 +110,8 @@ class LocalOpsqueue:
                             [token], operations_failed={token: failed}, outputs=outputs
                         )
                     )
-                case Failed(token=token, failure=failure):
-                    outcomes = [on.fail_chunk(token, failure)]
+                case Failed(token=token, failure=failure, is_final=is_final):
+                    outcomes = [on.fail_chunk(token, failure, is_final=is_final)]
                 case GivenBack(token=token, delay_ms=delay_ms):
                     outcomes = list(on.release_chunks([token], delay_ms=delay_ms))
             if any(isinstance(outcome, Lost) for outcome in outcomes):

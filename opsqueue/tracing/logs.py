@@ -10,6 +10,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from opsqueue.model.checks import printable, printable_json
+from opsqueue.model.chunk import encodable
+
 LogFormat = Literal["plain", "json"]
 _STANDARD: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", None, None)).keys() | {"message", "asctime"}
@@ -44,6 +47,10 @@ class _PlainFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape what would act on a terminal: failures are what users' code says."""
+        return printable(super().format(record))
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's name
         """Put the extras behind the text."""
         extras = " ".join(f"{key}={value}" for key, value in _extras(record).items())
@@ -66,4 +73,9 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        # Lone surrogates have no JSON, and names of files in failures hold some.
+        line = {
+            key: encodable(value) if isinstance(value, str) else value
+            for key, value in line.items()
+        }
+        return printable_json(msgspec.json.encode(line, enc_hook=str).decode())

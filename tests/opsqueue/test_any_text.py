@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import httpx
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError
 from opsqueue.http.client import HttpClient
+from opsqueue.model.checks import printable
 from opsqueue.model.durations import parse_duration
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.connection import connect, masked
 from opsqueue.store import open_store
 from opsqueue.strategy import parse_strategy
+from opsqueue.tracing.logs import LogFormat, formatter
 from opsqueue_api.http.tokens import parse_tokens
 
 PIECES = {
@@ -142,3 +145,23 @@ def test_any_text_is_read_or_refused(name: str) -> None:
             assert str(exc)  # noqa: PT017 as above
 
     read()
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_no_text_in_a_log_line_acts_on_a_terminal(form: LogFormat) -> None:
+    """Message, fields and traceback; of other letters nothing is changed."""
+    hostile = "\x1b[2J \x9b \u202e \u2069 \r \x00 \ud800"
+    record = logging.LogRecord("opsqueue", logging.INFO, "", 0, f"größe {hostile}", None, None)
+    record.worker = hostile
+    record.exc_info = (ValueError, ValueError(hostile), None)
+
+    line = formatter(form).format(record)
+
+    assert set("\x1b\x9b\u202e\u2069\r\x00\ud800").isdisjoint(line)
+    assert "größe" in line
+
+
+def test_a_cell_of_a_table_stays_in_its_line() -> None:
+    """A worker's name with a line feed would make a row of its own."""
+    assert r"w1\n\x1b[31mw2\u202e" == printable("w1\n\x1b[31mw2\u202e", is_line=True)
+    assert "naïve 漢字 🙂\n" == printable("naïve 漢字 🙂\n")

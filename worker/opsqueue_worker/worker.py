@@ -88,7 +88,7 @@ class Worker:
         self._heartbeat = Heartbeat(
             self._intakes,
             worker=settings.name,
-            info=self._info(),
+            info=self._info,
             interval_s=settings.heartbeat_interval_s,
             timeout_s=settings.heartbeat_timeout_s,
             redis_timeout_s=settings.redis_timeout_s,
@@ -314,13 +314,14 @@ class Worker:
 
     # What the worker tells of itself
 
-    def _info(self) -> bytes:
+    def _info(self, codecs: Sequence[str]) -> bytes:
         settings = self._settings
         return worker_info(
             version=opsqueue.__version__,
             pool=settings.pool,
             concurrency=settings.concurrency,
             queues=list(self._handlers),
+            codecs=codecs,
         )
 
     def _print_banner(self) -> None:

@@ -232,7 +232,7 @@ class FailChunks:
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _FAIL)
         tokens = [Token(failed.token) for failed in body.chunks]
         failures = [failed.to_failure() for failed in body.chunks]
-        outcomes = on.fail_chunks(list(zip(tokens, failures, strict=True)))
+        outcomes = on.fail_chunks(list(zip(tokens, failures, strict=True)), is_final=body.is_final)
         write(resp, OutcomesBody.of(tokens, outcomes))
 
 

@@ -3,6 +3,9 @@
 A line is the result alone, whatever that is; so where operations failed it must be said how they
 shall be seen. `?errors=yield` makes each line an object with either `result` or `error`.
 
+With `?partial=true` the chunks that are done are given in any state of the submission; each line
+is then an object with the `index` of its operation.
+
 With `?follow=true` results come while the submission still runs. Where that ends without them all
 the answer is cut off, since no line could say so; `?from_chunk=` goes on from there. A chunk has
 `chunk_size` lines (but with `errors=skip`, and the last), so a client knows which one it is at.
@@ -10,13 +13,18 @@ the answer is cut off, since no line could say so; `?from_chunk=` goes on from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
 import falcon
 
-from opsqueue.contents.chunks import ErrorMode, check_completed, results_by_chunk
+from opsqueue.contents.chunks import (
+    ErrorMode,
+    check_completed,
+    indexed_results,
+    results_by_chunk,
+)
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.inline import reader_of
 from opsqueue.exceptions import (
@@ -27,9 +35,10 @@ from opsqueue.exceptions import (
     OpsqueueError,
 )
 from opsqueue.http.bodies import ProblemType
-from opsqueue.http.result_lines import result_line
+from opsqueue.http.result_lines import indexed_line, result_line
 from opsqueue.model.new_submission import MAX_CHUNKS
 from opsqueue.model.submission import Submission, SubmissionState
+from opsqueue.producer.follow import chunks_done
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, Readable
 from opsqueue_api.http.long_polls import LongPolls
@@ -41,7 +50,14 @@ from opsqueue_api.http.operation import (
     operation,
 )
 from opsqueue_api.http.parameters import checked_id, choice, integer
-from opsqueue_api.http.problem import Problem, ProblemError, fields_of, problem_of, too_large
+from opsqueue_api.http.problem import (
+    Problem,
+    ProblemError,
+    fields_of,
+    invalid,
+    problem_of,
+    too_large,
+)
 from opsqueue_api.http.settings import Limits
 from opsqueue_api.http.streams import Stream, admitted, begun, joined
 from opsqueue_api.resources.follow import followed_chunks
@@ -60,6 +76,12 @@ class Results:
     @operation(
         choice_parameter("errors", list(get_args(ErrorMode)), "How operations that failed come."),
         choice_parameter("follow", ["false", "true"], "Whether to begin before it has completed."),
+        choice_parameter(
+            "partial",
+            ["false", "true"],
+            "Whether to give what is done, in any state, each result with its operation's `index`. "
+            "`errors` is `yield` then, unless given.",
+        ),
         integer_parameter(
             "from_chunk", "The chunk to begin with.", least=0, most=MAX_CHUNKS, default=0
         ),
@@ -83,20 +105,29 @@ class Results:
         answered as a problem. What goes wrong later cuts the stream off: the client sees that the
         chunked body has no end.
         """
-        errors = cast(ErrorMode, choice(req, "errors", list(get_args(ErrorMode))))
+        is_partial = choice(req, "partial", ["false", "true"]) == "true"
         is_followed = choice(req, "follow", ["false", "true"]) == "true"
+        if is_partial and is_followed:
+            message = "partial=true gives what is done, follow=true waits for the rest: give one"
+            raise invalid(message)
+        modes = ["yield", "raise", "skip"] if is_partial else list(get_args(ErrorMode))
+        errors = cast(ErrorMode, choice(req, "errors", modes))
         start = integer(req, "from_chunk", default=0, least=0, most=MAX_CHUNKS)
         on = self.queue_of(queue)
         submission = on.get_submission(checked_id(submission_id))
         is_running = submission.state is SubmissionState.IN_PROGRESS
         try:
-            if not (is_followed and is_running):
+            if not (is_partial or (is_followed and is_running)):
                 check_completed(submission)
         except OpsqueueError as exc:
             raise ProblemError(problem_of(exc, submission=submission)) from exc
         if errors == "raise" and submission.operations_failed:
             raise _operations_failed(submission)
         resp.content_type = NDJSON
+        if is_partial:
+            done = chunks_done(on, submission.id, start=min(start, submission.chunks_total))
+            resp.stream = self._begun(on, submission, errors, done, is_partial=True)
+            return
         if not is_running:
             batches = [range(start, submission.chunks_total)]
             resp.stream = self._begun(on, submission, errors, batches)
@@ -110,12 +141,20 @@ class Results:
         on: Queue,
         submission: Submission,
         errors: ErrorMode,
-        batches: Iterable[range],
+        batches: Iterable[Sequence[int]],
         *at_end: Callable[[], object],
+        is_partial: bool = False,
     ) -> Stream:
         contents = reader_of(submission, self.store, on.inline_contents)
         try:
-            lines = _lines(contents, submission, errors, batches, self.limits.chunk_bytes)
+            lines = _lines(
+                contents,
+                submission,
+                errors,
+                batches,
+                self.limits.chunk_bytes,
+                is_partial=is_partial,
+            )
             return begun(lines, *at_end)
         except ChunkTooLargeError as exc:
             message = f"the results of submission {submission.id}: {exc}"
@@ -131,8 +170,10 @@ def _lines(
     contents: Readable,
     submission: Submission,
     errors: ErrorMode,
-    batches: Iterable[range],
+    batches: Iterable[Sequence[int]],
     whole_bytes: int,
+    *,
+    is_partial: bool,
 ) -> Generator[bytes]:
     try:
         codec = open_codec(submission.codec)
@@ -141,19 +182,29 @@ def _lines(
         message = f"they are encoded by {submission.codec!r}, which the API does not read"
         raise EncodingError(message) from exc
     tells_apart = errors == "yield"
-    for indexes in batches:
-        chunks = results_by_chunk(
+
+    def chunks_of(indexes: Sequence[int]) -> Iterator[Iterator[bytes]]:
+        if is_partial:
+            for pairs in indexed_results(
+                contents, submission, indexes, codec=codec, errors=errors, whole_bytes=whole_bytes
+            ):
+                yield (indexed_line(i, one, has_null_for_nan=True) for i, one in pairs)
+            return
+        for results in results_by_chunk(
             contents,
             submission,
             codec=codec,
             errors=errors,
             chunk_indexes=indexes,
             whole_bytes=whole_bytes,
-        )
-        for results in chunks:
-            yield from joined(
+        ):
+            yield (
                 result_line(one, tells_apart=tells_apart, has_null_for_nan=True) for one in results
             )
+
+    for indexes in batches:
+        for lines in chunks_of(indexes):
+            yield from joined(lines)
         if not indexes:
             # Nothing is done yet: the client gets the headers, and knows that it is heard.
             yield b""

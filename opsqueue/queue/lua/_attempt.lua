@@ -4,9 +4,10 @@
 
 -- Use up an attempt of a chunk whose reservation has just ended. `jitter` (0 to 1000 per mille)
 -- makes the next attempt wait for the submission's back-off; without it the chunk is free at once.
+-- `is_final`: there is no next attempt.
 -- Answers "retried", "failed" (and the submission with it) or "dropped" (it had ended before), the
 -- number of the attempt, and the instant of the next one.
-local function use_attempt(id, index, state, failure, jitter)
+local function use_attempt(id, index, state, failure, jitter, is_final)
   if state ~= 'in_progress' then
     put_back(id, index, state)
     return 'dropped', 0, now
@@ -16,7 +17,7 @@ local function use_attempt(id, index, state, failure, jitter)
   local attempt = redis.call('HINCRBY', key .. ':attempts', index, 1)
   redis.call('HSET', key .. ':failure', 'chunk_index', index, 'attempt', attempt, 'at', now,
     'type', failure.type, 'message', failure.message, 'traceback', failure.traceback)
-  if attempt >= tonumber(row[1]) then
+  if is_final or attempt >= tonumber(row[1]) then
     -- Back into redo: a retry of the submission starts with the chunk that failed it.
     put_back(id, index, 'failed')
     redis.call('HSET', key, 'chunks_failed', 1)

@@ -16,7 +16,7 @@ from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import encode_output
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.http import client as http_client
-from opsqueue.model.chunk import OperationError
+from opsqueue.model.chunk import ChunkFailure, OperationError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient, http_api
 from opsqueue.producer.redis_api import RedisBackend
@@ -153,6 +153,88 @@ def test_results_are_lines_in_order(
     assert (1, 0) == (early.exit_code, late.exit_code)
     assert "is in progress, 0 of 2 chunks are done" in early.stderr
     assert "2\n3\n4\n" == output.read_text() == printed.stdout
+
+
+HOSTILE = "\x1b]0;owned\x07 \x9b31m \u202egnp.exe \u2066 \r over \x7f"
+RAW_CHARACTERS = set("\x1b\x07\x9b\u202e\u2066\r\x7f")
+
+
+def test_what_a_failure_says_cannot_act_on_the_terminal(
+    run: Run, queue: Queue, producer: ProducerClient
+) -> None:
+    """In text, in errors and in JSON, which stays the same value; lines of tracebacks stay."""
+    id_ = producer.insert_submission([1], chunk_size=1, max_attempts=1)
+    (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
+    failure = ChunkFailure(type="ValueError", message=HOSTILE, traceback=f"  line 1\n  {HOSTILE}")
+    queue.fail_chunk(chunk.token, failure)
+
+    shown = run("show", str(id_))
+    as_json = run("show", str(id_), "--json")
+    refused = run("results", str(id_))
+
+    for text in (shown.stdout, as_json.stdout, refused.stderr):
+        assert RAW_CHARACTERS.isdisjoint(text)
+    assert "\\x1b]0;owned\\x07 \\x9b31m \\u202egnp.exe" in shown.stdout
+    assert "  line 1\n" in shown.stdout
+    assert HOSTILE == json.loads(as_json.stdout)["failure"]["message"]
+    assert "\\x1b]0;owned" in refused.stderr
+
+
+def test_errors_and_results_are_the_same_values_without_control_characters(
+    run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
+) -> None:
+    """Lines of JSON have escapes of their own for them."""
+    id_ = producer.insert_submission([1, 2], chunk_size=2)
+    (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
+    error = OperationError(type="ValueError", message=HOSTILE)
+    codec = open_codec(chunk.source.codec)
+    output = encode_output([HOSTILE, error], codec, collects=True)
+    store.create(output_key(chunk.source.prefix, 0), output.data)
+    queue.complete_chunks([chunk.token], operations_failed={chunk.token: 1})
+
+    errors = run("errors", str(id_)).stdout
+    results = run("results", str(id_), "--errors", "skip").stdout
+
+    assert RAW_CHARACTERS.isdisjoint(errors + results)
+    assert HOSTILE == json.loads(errors)["message"] == json.loads(results)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_partial_results_are_what_is_done(
+    run: Run, producer: ProducerClient, work: Work, fail: Callable[[], None], end: str
+) -> None:
+    """Each line with its operation's index; the refusal names the option."""
+    id_ = producer.insert_submission([1, 2, 3, 4, 5], chunk_size=2, max_attempts=1)
+    work(limit=1)
+    if end == "failed":
+        fail()
+    else:
+        producer.cancel_submission(id_)
+
+    refused = run("results", str(id_))
+    partial = run("results", str(id_), "--partial", "--wait")
+
+    assert (1, "") == (refused.exit_code, refused.stdout)
+    assert f"opsqueue results {id_} --partial" in refused.stderr
+    assert (0, '{"index":0,"result":2}\n{"index":1,"result":3}\n') == (
+        partial.exit_code,
+        partial.stdout,
+    )
+
+
+def test_partial_results_tell_operations_that_failed_apart(
+    run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
+) -> None:
+    """With the index that they have, also where others are left out."""
+    id_ = producer.insert_submission([1, 2, 3, 4], chunk_size=3)
+    with_errors(queue, store)
+
+    all_lines = run("results", str(id_), "--partial").stdout.splitlines()
+    skipped = run("results", str(id_), "--partial", "--errors", "skip").stdout
+
+    assert [0, 1, 2] == [json.loads(line)["index"] for line in all_lines]
+    assert "no mail" == json.loads(all_lines[1])["error"]["message"]
+    assert '{"index":0,"result":"a"}\n{"index":2,"result":"c"}\n' == skipped
 
 
 @pytest.mark.parametrize(

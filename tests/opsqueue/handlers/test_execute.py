@@ -10,9 +10,10 @@ import pytest
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import decode_output, encode_output, errors_of
-from opsqueue.exceptions import StoreUnavailableError
+from opsqueue.exceptions import AccessDeniedError, EncodingError, StoreUnavailableError
 from opsqueue.handlers.app import Chunk, Opsqueue
-from opsqueue.handlers.execute import Done, Failed, GivenBack, execute
+from opsqueue.handlers.execute import Done, Failed, GivenBack, execute, left_to_readers
+from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.chunk import ChunkFailure, OperationError, Reservation, Source, Token
 from opsqueue.model.submission import SubmissionId
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
@@ -387,3 +388,102 @@ def test_a_store_that_works_again_while_an_output_is_stored_is_enough(
 
     assert isinstance(report, Done)
     assert store.exists(output_key("p", 0))
+
+
+def test_what_no_further_attempt_can_mend_is_not_tried_again(store: ObjectStore) -> None:
+    """An unknown codec, pickle that is not allowed, an input that can't be decoded."""
+    handler = operation_handler(lambda n: n)
+    unknown = execute(reservation(codec="custom:yaml"), handler, store)
+    pickled = execute(reservation(codec="pickle+zstd"), handler, store)
+    damaged = execute(reservation(codec="msgpack+zstd"), handler, store)
+
+    for report in (unknown, pickled, damaged):
+        assert isinstance(report, Failed)
+        assert report.is_final
+        assert "not tried again: the input would be the same" in report.failure.message
+    assert ["custom:yaml", "pickle+zstd", ""] == [
+        report.unread_codec for report in (unknown, pickled, damaged) if isinstance(report, Failed)
+    ]
+
+
+@pytest.mark.parametrize(("attempt", "is_final"), [(1, False), (2, True)])
+def test_a_result_that_cannot_be_encoded_is_tried_twice(
+    store: ObjectStore,
+    attempt: int,
+    is_final: bool,  # noqa: FBT001
+) -> None:
+    """The second time it may be another one."""
+    report = execute(reservation(attempt=attempt), operation_handler(lambda _: object()), store)
+
+    assert isinstance(report, Failed)
+    assert is_final is report.is_final
+    assert is_final is ("not tried again" in report.failure.message)
+
+
+def test_what_a_handler_raises_itself_is_tried_again(store: ObjectStore) -> None:
+    """Also one of our errors: it may come from another service that it asks."""
+
+    def refuse(_: int) -> None:
+        message = "not ours"
+        raise EncodingError(message)
+
+    report = execute(reservation(attempt=5), operation_handler(refuse), store)
+
+    assert isinstance(report, Failed)
+    assert not report.is_final
+
+
+def test_a_stored_output_that_cannot_be_read_is_not_tried_again(store: ObjectStore) -> None:
+    """Nobody replaces it, so the next attempt would find it, too."""
+    store.create(output_key("p", 0), b"not msgpack")
+
+    first = execute(reservation(), operation_handler(lambda n: n), store)
+    second = execute(reservation(attempt=2), operation_handler(lambda n: n), store)
+
+    for report in (first, second):
+        assert isinstance(report, Failed)
+        assert report.is_final
+
+
+@pytest.mark.parametrize(
+    ("name", "info", "is_alive", "is_given_back"),
+    [
+        ("w2", {"codecs": ["custom:yaml"]}, True, True),
+        ("w2", {"codecs": ["custom:yaml"]}, False, False),
+        ("w2", {"codecs": ["cbor"]}, True, False),
+        ("w2", {}, True, False),
+        ("w1", {"codecs": ["custom:yaml"]}, True, False),
+    ],
+)
+def test_a_chunk_is_left_to_a_live_worker_that_reads_its_codec(
+    name: str,
+    info: dict[str, object],
+    is_alive: bool,  # noqa: FBT001
+    is_given_back: bool,  # noqa: FBT001
+) -> None:
+    """Without using an attempt; no other worker is a reason to wait."""
+    failure = ChunkFailure(type="InvalidArgumentError", message="no codec is called so")
+    report = Failed(
+        token=Token("1-0"), failure=failure, is_final=True, unread_codec="custom:yaml+zstd"
+    )
+    seen = WorkerSeen(name=name, seen_ms_ago=1, info=info, is_alive=is_alive)
+
+    found = left_to_readers(report, lambda: [seen], worker="w1")
+
+    assert is_given_back is isinstance(found, GivenBack)
+    assert is_given_back or found == report
+
+
+def test_where_other_workers_are_not_known_a_chunk_is_tried_again() -> None:
+    """As after any failure: one of them may read it."""
+    failure = ChunkFailure(type="InvalidArgumentError", message="no codec is called so")
+    report = Failed(token=Token("1-0"), failure=failure, is_final=True, unread_codec="x")
+
+    def unknown() -> list[WorkerSeen]:
+        message = "an admin's token is needed"
+        raise AccessDeniedError(message)
+
+    found = left_to_readers(report, unknown, worker="w1")
+
+    assert isinstance(found, Failed)
+    assert not found.is_final

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -356,3 +358,38 @@ def test_a_strangers_submission_is_no_answer_to_an_insert_with_a_chosen_prefix(
 
     with pytest.raises(PrefixTakenError):
         inserter.insert_encoded(new, "key")
+
+
+class Frame:
+    """Iterates over its column names, as data frames do."""
+
+    def __dataframe__(self) -> None: ...
+
+    @property
+    def columns(self) -> list[str]:
+        return ["a", "b"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("ops", "meant"),
+    [
+        ({"a": 1}, r"ops\.items\(\), ops\.values\(\), or \[ops\]"),
+        (Counter("abc"), "is a Counter, whose keys"),
+        (MappingProxyType({"a": 1}), "whose keys"),
+        (ChainMap({"a": 1}), "whose keys"),
+        (Frame(), r"column names would be the operations: .*'records'"),
+        (bytearray(b"abc"), "an operation a character"),
+    ],
+)
+def test_what_iterates_over_names_is_refused_as_operations(
+    producer: ProducerClient, ops: Iterable[Any], meant: str
+) -> None:
+    """It says what was probably meant; views and iterators over it are fine."""
+    with pytest.raises(InvalidArgumentError, match=meant):
+        producer.insert_submission(ops, chunk_size=2)
+
+    assert 0 == producer.count_submissions()
+    producer.insert_submission({"a": 1}.items(), chunk_size=2)

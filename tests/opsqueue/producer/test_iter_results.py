@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import cbor2
 import pytest
 
+from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionCancelledError,
@@ -15,6 +17,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.chunk import Reservation
 from opsqueue.producer import ProducerClient, SubmissionId
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
 from opsqueue.store.memory import MemoryStore
@@ -136,3 +139,51 @@ def test_they_come_asynchronously_too(
         return found + [result async for result in results]
 
     assert asyncio.run(main()) == [0, 1]
+
+
+@pytest.mark.parametrize("inline_bytes", [0, 100_000])
+def test_partial_results_are_pairs_of_index_and_result(
+    api: RedisBackend, store: MemoryStore, queue: Queue, work: Work, inline_bytes: int
+) -> None:
+    """Of the chunks that are done, in order, in each state; nothing is waited for."""
+    producer = ProducerClient.over(api, store, queue=queue.name, inline_bytes=inline_bytes)
+    id_ = producer.insert_submission(range(10, 17), chunk_size=2)
+    before = list(producer.partial_results(id_))
+    chunks = {chunk.chunk_index: chunk for chunk in take_all(queue)}
+    for index in (3, 1):
+        encoded = producer._codec.encode([-10 - i for i in range(2 * index, min(7, 2 * index + 2))])
+        store.create(output_key(chunks[index].source.prefix, index), encoded)
+        queue.complete_chunks([chunks[index].token])
+
+    running = list(producer.partial_results(id_))
+    producer.cancel_submission(id_)
+
+    assert [] == before
+    assert [(2, -12), (3, -13), (6, -16)] == running == list(producer.partial_results(id_))
+    assert [(6, -16)] == list(producer.partial_results(id_, start=2))
+    with pytest.raises(InvalidArgumentError, match="start is 5"):
+        list(producer.partial_results(id_, start=5))
+    queue.release_chunks([chunks[0].token, chunks[2].token])
+    producer.retry_submission(id_)
+    work(lambda x: -x)
+    completed = asyncio.run(collect_async(producer, id_))
+    assert [(i, -10 - i) for i in range(7)] == completed
+
+
+async def collect_async(producer: ProducerClient, id_: SubmissionId) -> list[tuple[int, Any]]:
+    return [pair async for pair in await producer.async_partial_results(id_)]
+
+
+def test_partial_results_of_raw_chunks_have_the_index_of_their_chunk(
+    producer: ProducerClient, queue: Queue, store: MemoryStore
+) -> None:
+    """How many operations are in one is its producer's affair."""
+    encoded = open_codec("cbor").encode(["a", "b"])
+    id_ = producer.insert_submission_chunks([b"1", b"2"])
+    for chunk in take_all(queue):
+        store.create(output_key(chunk.source.prefix, chunk.chunk_index), encoded)
+        queue.complete_chunks([chunk.token])
+
+    found = list(producer.partial_results(id_, serialization_format=cbor2))
+
+    assert [(0, "a"), (0, "b"), (1, "a"), (1, "b")] == found

@@ -32,6 +32,19 @@ def test_a_failed_attempt_is_followed_by_the_next(queue: Queue) -> None:
     assert take_one(queue).attempt == 2
 
 
+def test_a_final_failure_is_the_last_attempt(queue: Queue) -> None:
+    """Whatever number it has; a retry of the submission tries the chunk again."""
+    id_ = insert(queue, 2, max_attempts=10)
+    chunk = take_one(queue)
+
+    outcome = queue.fail_chunk(chunk.token, FAILURE, is_final=True)
+
+    assert FinallyFailed(id_, 1) == outcome
+    assert SubmissionState.FAILED is queue.get_submission(id_).state
+    queue.retry_submission(id_)
+    assert chunk.chunk_index == take_one(queue).chunk_index
+
+
 def test_the_tenth_failure_fails_the_submission_with_that_failure(
     queue: Queue, clock: Clock
 ) -> None:

@@ -18,7 +18,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, output_key
 
-Work = Callable[[Callable[[Any], Any]], int]
+Work = Callable[..., int]
 
 
 def insert(http: httpx.Client, operations: list[Any], **more: object) -> str:
@@ -122,6 +122,45 @@ def test_results_of_a_cancelled_submission_are_refused(http: httpx.Client) -> No
     response = http.get(f"/submissions/{id_}/results")
 
     assert (response.status_code, response.json()["state"]) == (409, "cancelled")
+
+
+@pytest.mark.parametrize("end", ["running", "failed", "cancelled", "completed"])
+def test_partial_results_are_those_of_the_chunks_done_in_any_state(
+    http: httpx.Client, work: Work, fail_a_chunk: Callable[[], None], end: str
+) -> None:
+    """Each with its operation's index; what refuses all of them names the parameter."""
+    id_ = insert(http, [10, 11, 12, 13, 14], max_attempts=1)
+    if end == "completed":
+        work(lambda x: -x)
+    else:
+        work(lambda x: -x, limit=2)
+    if end == "failed":
+        fail_a_chunk()
+    elif end == "cancelled":
+        http.post(f"/submissions/{id_}/cancel")
+
+    response = http.get(f"/submissions/{id_}/results", params={"partial": "true"})
+    later = http.get(f"/submissions/{id_}/results", params={"partial": "true", "from_chunk": 1})
+    refused = http.get(f"/submissions/{id_}/results")
+
+    done = 5 if end == "completed" else 4
+    assert 200 == response.status_code
+    assert [{"index": i, "result": -10 - i} for i in range(done)] == lines_of(response)
+    assert [{"index": i, "result": -10 - i} for i in range(2, done)] == lines_of(later)
+    assert (end == "completed") == (200 == refused.status_code)
+    assert end == "completed" or "?partial=true" in refused.json()["detail"]
+
+
+def test_partial_results_where_no_chunk_is_done_are_none(http: httpx.Client) -> None:
+    """An empty answer; and following at the same time is refused."""
+    id_ = insert(http, [1])
+
+    response = http.get(f"/submissions/{id_}/results", params={"partial": "true"})
+    both = http.get(f"/submissions/{id_}/results", params={"partial": "true", "follow": "true"})
+
+    assert (200, "") == (response.status_code, response.text)
+    assert 422 == both.status_code
+    assert "follow=true" in both.json()["detail"]
 
 
 @pytest.mark.parametrize("codec", ["pickle", "pickle+zstd", "of-our-own"])

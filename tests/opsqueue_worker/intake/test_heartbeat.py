@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from opsqueue.exceptions import RedisUnavailableError
@@ -21,6 +22,7 @@ class Beaten:
 
     def __init__(self, label: str, *, fails: bool = False) -> None:
         self.queue = SimpleNamespace(label=label, heartbeat=self._heartbeat)
+        self.codecs = ["cbor"]
         self.beats = SimpleQueue[str]()
         self.may_answer = threading.Event()
         self._fails = fails
@@ -55,7 +57,7 @@ def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
     heartbeat = Heartbeat(
         intakes,
         worker="w1",
-        info=b"{}",
+        info=lambda codecs: msgspec.json.encode({"codecs": codecs}),
         interval_s=0.01,
         timeout_s=4,
         redis_timeout_s=3,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.model.checks import counted
@@ -26,7 +26,7 @@ class Heartbeat:
     Args:
         intakes: of the queues.
         worker: its name.
-        info: JSON that lists of workers show.
+        info: makes the JSON that lists of workers show, of the codecs that a handler reads.
         interval_s: between beats.
         timeout_s: after so long a silence the worker is dead to the others.
         redis_timeout_s: what Redis has not answered within it, it never will.
@@ -38,7 +38,7 @@ class Heartbeat:
         intakes: Iterable[Intake],
         *,
         worker: str,
-        info: bytes,
+        info: Callable[[Sequence[str]], bytes],
         interval_s: float,
         timeout_s: float,
         redis_timeout_s: float,
@@ -92,7 +92,7 @@ class Heartbeat:
         alive = intake.queue.heartbeat(
             self._worker,
             tokens=intake.held(),
-            info=self._info,
+            info=self._info(intake.codecs),
             unknown_ms=self._unknown_ms,
             timeout_ms=self._timeout_ms,
         )

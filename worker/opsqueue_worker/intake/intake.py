@@ -19,7 +19,7 @@ from msgspec import structs
 
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
 from opsqueue.handlers.app import Handler
-from opsqueue.handlers.execute import Failed, Report
+from opsqueue.handlers.execute import Failed, Report, left_to_readers
 from opsqueue.model.answers import Reserved
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
@@ -119,6 +119,11 @@ class Intake:
         with self._changed:
             return list(self._held)
 
+    @property
+    def codecs(self) -> list[str]:
+        """Names of the codecs that the handler reads."""
+        return self._handler.readable_codecs
+
     def count_held(self) -> int:
         """Count what is in this worker's hands."""
         with self._changed:
@@ -188,7 +193,14 @@ class Intake:
 
     def _exchange(self, reports: list[Report], places: int) -> OpsqueueError | None:
         """Send reports, take chunks; give the trouble met, with what it concerns kept."""
-        batches = batches_of(reports)
+        batches = batches_of(
+            [
+                left_to_readers(report, self.queue.list_workers, worker=self._worker)
+                if isinstance(report, Failed)
+                else report
+                for report in reports
+            ]
+        )
         requests = [batch.call for batch in batches]
         if places:
             requests.append(

@@ -48,8 +48,9 @@ def batches_of(reports: Sequence[Report]) -> list[Batch]:
     released: dict[int, list[GivenBack]] = {}
     for report in reports:
         match report:
-            case Failed(token=token, failure=failure):
-                batches.append(Batch(commands.fail_chunk(token, failure), (report,)))
+            case Failed(token=token, failure=failure, is_final=is_final):
+                call = commands.fail_chunk(token, failure, is_final=is_final)
+                batches.append(Batch(call, (report,)))
             case GivenBack(delay_ms=delay_ms):
                 released.setdefault(delay_ms, []).append(report)
             case Done():

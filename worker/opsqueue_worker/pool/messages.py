@@ -84,6 +84,8 @@ class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
     traceback: str
     duration_s: float
     times: tuple[float | None, float | None]
+    is_final: bool
+    unread_codec: str
 
 
 class ChunkGivenBack(msgspec.Struct, array_like=True, tag=True):
@@ -171,7 +173,8 @@ def message_of(report: Report) -> ChunkReport:
         case Failed(token=token, failure=failure, duration_s=duration_s):
             return ChunkFailed(
                 token, encodable(failure.type), encodable(failure.message),
-                encodable(failure.traceback), duration_s, times,
+                encodable(failure.traceback), duration_s, times, report.is_final,
+                report.unread_codec,
             )  # fmt: skip
         case GivenBack(token=token, reason=reason, delay_ms=delay_ms):
             return ChunkGivenBack(token, encodable(reason), delay_ms, times)
@@ -192,7 +195,13 @@ def report_of(message: ChunkReport) -> Report:
                 times=times,
             )
         case ChunkFailed(_, type_, text, traceback, duration_s):
-            failure = ChunkFailure(type=type_, message=text, traceback=traceback)
-            return Failed(token=token, failure=failure, duration_s=duration_s, times=times)
+            return Failed(
+                token=token,
+                failure=ChunkFailure(type=type_, message=text, traceback=traceback),
+                duration_s=duration_s,
+                times=times,
+                is_final=message.is_final,
+                unread_codec=message.unread_codec,
+            )
         case ChunkGivenBack(_, reason, delay_ms):
             return GivenBack(token=token, reason=reason, delay_ms=delay_ms, times=times)
