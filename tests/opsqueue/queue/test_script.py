@@ -83,10 +83,14 @@ def test_arguments_come_in_the_order_of_the_header() -> None:
     loaded = load_script("fail_chunk")
 
     argv = loaded.argv(
-        {"token": "t", "jitter": 5, "now": "", "traceback": "tb", "message": "m", "type": "T"}, []
-    )
+        {
+            "is_final": 0, "token": "t", "jitter": 5, "now": "", "traceback": "tb", "message": "m",
+            "type": "T",
+        },
+        [],
+    )  # fmt: skip
 
-    assert argv == ["", "t", "T", "m", "tb", 5]
+    assert argv == ["", "t", "T", "m", "tb", 5, 0]
 
 
 def test_the_rest_comes_last() -> None:
