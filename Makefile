@@ -7,13 +7,14 @@ JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) * 2)))
 # Tests start hundreds of processes: without compiled modules each would compile the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all chaos bench check fix lock clean
+.PHONY: help setup demo test test-all chaos soak bench check fix lock clean
 
 help:
 	@echo "make demo      run a real batch on an embedded server: API, workers, results"
 	@echo "make test      all tests"
 	@echo "make test-all  all tests on each of Python 3.11, 3.12, 3.13 that is installed"
 	@echo "make chaos     the fault suite: make chaos SEED=7, make chaos SEED=1..20"
+	@echo "make soak      load and kills, then rest: nothing may be left; make soak MINUTES=30"
 	@echo "make bench     all benchmarks, half an hour or more; QUICK=1: smaller numbers, some minutes"
 	@echo "make check     ruff, mypy, import-linter, luacheck (where installed)"
 	@echo "make fix       format, and fix what ruff can"
@@ -45,6 +46,10 @@ test-all:
 # Real processes, killed, stopped and cut off by a seed's schedule: about a minute a seed.
 chaos: setup
 	$(BIN)/python -m tests.chaos --seed "$(SEED)"
+
+# Two minutes of load unless MINUTES says otherwise, and a minute or so of rest.
+soak: setup
+	$(BIN)/python -m tests.soak --minutes "$(or $(MINUTES),2)"
 
 # Tables on the terminal, benchmarks/results/NAME.json beside them; ONLY="small limits" runs these.
 bench: setup

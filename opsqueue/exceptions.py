@@ -15,6 +15,7 @@
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
     |   +-- SubmissionForgottenError        an insert's key is that of one that was cleaned up
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
+    |   +-- QueueInUseError                 a queue to be deleted has something in it
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
     |   +-- AccessDeniedError               the API wants a token, or one that may do this
     |   +-- OtherProcessError               begun before a fork, continued in the child
@@ -80,6 +81,8 @@ from opsqueue.model.status import (
 from opsqueue.model.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from opsqueue.model.chunk import OperationFailed
     from opsqueue.model.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
 
@@ -108,6 +111,7 @@ __all__ = [
     "OpsqueueInternalError",
     "OtherProcessError",
     "PrefixTakenError",
+    "QueueInUseError",
     "RedisUnavailableError",
     "ScriptError",
     "SoftTimeLimitExceeded",
@@ -246,6 +250,19 @@ class NewObjectStoreClientError(IncorrectUsageError):
 
 class AccessDeniedError(IncorrectUsageError):
     """The HTTP API does not know the token, or the token is not for this."""
+
+
+class QueueInUseError(IncorrectUsageError):
+    """A queue can be deleted only when nothing is in it; `found` says what is, by name."""
+
+    def __init__(self, queue: str, found: Mapping[str, int]) -> None:
+        self.queue = queue
+        self.found = found
+        what = ", ".join(f"{number:,} {name}" for name, number in found.items())
+        super().__init__(
+            f"queue {queue!r} can't be deleted: it has {what}; cancel what is in progress, wait "
+            "for the retention of what has ended, and stop its workers"
+        )
 
 
 class SubmissionFailedError(OpsqueueError):

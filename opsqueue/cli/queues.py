@@ -7,18 +7,28 @@ from datetime import UTC, datetime
 from typing import Final
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 from rich.text import Text
 
-from opsqueue.cli.connections import as_json, with_api
+from opsqueue.cli.connections import as_json, with_api, with_redis
 from opsqueue.cli.durations import short
-from opsqueue.cli.names import QueueName, check_is_known, new_option, queue_argument
+from opsqueue.cli.names import (
+    QueueName,
+    UnknownQueueError,
+    check_is_known,
+    new_option,
+    queue_argument,
+)
 from opsqueue.cli.tables import age, console, print_json, say, table
 from opsqueue.http.bodies import QueuesBody, WorkersBody
 from opsqueue.model.answers import Counts, WorkerSeen
 from opsqueue.model.checks import counted
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer.backends import Backend
+from opsqueue.queue.cluster import Client
+from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import queue_names
 
 _SILENT_MS: Final = 15_000
 """A worker beats every few seconds: after this something is wrong with it."""
@@ -27,15 +37,24 @@ _EPILOG: Final = """
 \b
 Examples:
   opsqueue queues
+  opsqueue queues delete old
   opsqueue queues --json | jq -r '.queues[] | select(.workers == 0) | .queue'
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.group(epilog=_EPILOG, invoke_without_command=True)
 @as_json
 @with_api
 def queues(*, api: Backend, as_json: bool) -> None:
     """Show all queues: what waits, how fast it goes, who works."""
+    context = click.get_current_context()
+    if (subcommand := context.invoked_subcommand) is not None:
+        # It has its own: another Redis than the one named here would be asked.
+        for option in context.command.params:
+            if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
+                message = f"{option.opts[0]} goes behind {subcommand}"
+                raise click.UsageError(message)
+        return
     found = api.queues()
     if as_json:
         print_json(QueuesBody(queues=[found[name] for name in sorted(found)]))
@@ -43,6 +62,20 @@ def queues(*, api: Backend, as_json: bool) -> None:
     console().print(queues_table(found))
     if not found:
         say("there are no queues yet: a queue begins with its first submission or worker")
+
+
+@queues.command()
+@queue_argument
+@with_redis
+def delete(*, client: Client, queue: str) -> None:
+    """Delete QUEUE: its name, settings and totals.
+
+    Refused while it has a submission, objects to be deleted or a live worker.
+    """
+    if queue not in (names := queue_names(client)):
+        raise UnknownQueueError(queue, names)
+    Queue(client, queue).delete_queue()
+    say(f"queue {queue} is deleted")
 
 
 def queues_table(found: Mapping[str, Counts]) -> Table:

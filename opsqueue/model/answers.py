@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -23,6 +23,8 @@ class Inserted(Struct, frozen=True, kw_only=True):
     is_new: bool
     submission: Submission | None = None
     """As it is now; None: only its id is known, by its prefix."""
+    is_first: bool = False
+    """The queue, or its partition, is new or was deleted: its name must be registered."""
 
 
 class Reserved(Struct, frozen=True, kw_only=True):
@@ -243,6 +245,24 @@ class Progress(
     def done(self) -> ChunkWindow:
         """The chunks of the window that are done."""
         return ChunkWindow(self.first, self.end, self.bits)
+
+
+class Durations(Struct, frozen=True, kw_only=True):
+    """How long some things took: how many within each bound in seconds, but not the one before."""
+
+    counts: Mapping[float, int]
+    """Ascending by bound; infinity is the last one."""
+    sum_s: float
+
+    @classmethod
+    def summed(cls, parts: Iterable[Durations]) -> Durations:
+        """Return those of several together."""
+        parts = list(parts)
+        bounds = sorted({bound for part in parts for bound in part.counts})
+        return cls(
+            counts={bound: sum(part.counts.get(bound, 0) for part in parts) for bound in bounds},
+            sum_s=sum(part.sum_s for part in parts),
+        )
 
 
 class Counts(Struct, frozen=True, kw_only=True):

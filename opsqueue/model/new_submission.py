@@ -279,7 +279,7 @@ def own_idempotency_key() -> str:
 
 def idempotency_key_kept_ms(key: str) -> int:
     """Return for how long a key is remembered: one of a caller's, or of `own_idempotency_key`."""
-    return _OWN_KEY_KEPT_MS if _OWN_IDEMPOTENCY_KEY.fullmatch(key) else _KEY_KEPT_MS
+    return _OWN_KEY_KEPT_MS if _OWN_IDEMPOTENCY_KEY.fullmatch(str(key)) else _KEY_KEPT_MS
 
 
 def check_retention_ms(retention_ms: int) -> int:

@@ -35,7 +35,7 @@ _CHOSEN: Final = re.compile(
 # redis-py's client of a cluster.
 _BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "INFO", "COMMAND",
                   "CLUSTER|SLOTS")  # fmt: skip
-_BESIDE_OF_APIS: Final = ("SMEMBERS", "XREVRANGE", "WAIT")
+_BESIDE_OF_APIS: Final = ("SMEMBERS", "SREM", "XREVRANGE", "WAIT")
 # The category is for WAITAOF, which no server before 7.2 knows: it would not start with a line
 # that names it. The others of the category wait for keys, and our keys are all that a user has.
 _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")

@@ -22,6 +22,7 @@ from opsqueue.contents.inline import Kind
 from opsqueue.exceptions import (
     InvalidArgumentError,
     PrefixTakenError,
+    QueueInUseError,
     SubmissionForgottenError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
@@ -30,6 +31,7 @@ from opsqueue.exceptions import (
 from opsqueue.model.answers import (
     Alive,
     Counts,
+    Durations,
     ErrorChunks,
     Forgotten,
     Inserted,
@@ -297,10 +299,11 @@ def _pairs_and_fields(new: NewSubmission) -> list[Argument]:
 
 def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
     match reply:
-        case [(b"inserted" | b"known") as tag, id_, row]:
+        case [(b"inserted" | b"known") as tag, id_, row, *first]:
             return Inserted(
                 id=SubmissionId(id_.decode()),
                 is_new=tag == b"inserted",
+                is_first=first == [1],
                 submission=replies.read_submission(row, queue),
             )
         case [b"forgotten", id_, state]:
@@ -752,6 +755,21 @@ def set_partitions(partitions: int) -> Command[None]:
     )
 
 
+def delete_queue(action: Literal["look", "delete"]) -> Command[None]:
+    """Delete one partition of a queue that has nothing in it; see `Queue.delete_queue`."""
+
+    def parse(reply: list[Any], queue: str) -> None:
+        match reply:
+            case [b"deleted"]:
+                return
+            case [b"in_use", flat]:
+                found = zip(_texts(flat[::2]), flat[1::2], strict=True)
+                raise QueueInUseError(queue, dict(found))
+        raise unexpected(reply)
+
+    return Command(script="delete_queue", parse=parse, arguments={"action": action})
+
+
 def forget_submissions(
     *, limit: int = 100, deleted_prefixes: Iterable[str] = ()
 ) -> Command[Forgotten]:
@@ -1080,6 +1098,18 @@ def count_queue() -> Command[Counts]:
         parse=parse,
         scope=Scope.EACH,
         merge=summed,
+    )
+
+
+def get_durations() -> Command[dict[SubmissionState, Durations]]:
+    """Return how long submissions took from their insert to their end, by how they ended."""
+    return Command(
+        script="get_durations",
+        parse=_tagged(durations=replies.read_durations),
+        scope=Scope.EACH,
+        merge=lambda parts: {
+            state: Durations.summed(part[state] for part in parts) for state in parts[0]
+        },
     )
 
 

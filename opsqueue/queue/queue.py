@@ -79,7 +79,7 @@ from opsqueue.queue.partitions import (
     placed,
     taken_apart,
 )
-from opsqueue.queue.script import Scripts, register_queue
+from opsqueue.queue.script import Scripts, register_queue, unregister_queue
 from opsqueue.strategy import AnyStrategy
 
 Answer = TypeVar("Answer")
@@ -326,6 +326,10 @@ class Queue:
                 )
             )
             if isinstance(inserted, Inserted):
+                if inserted.is_first:
+                    # Somebody may have deleted the queue since this program registered it.
+                    with suppress(RedisUnavailableError):
+                        register_queue(self._client, self.name)
                 return inserted
             self.partitions.learn(inserted, question)
         message = f"queue {self.name}: its partitions change faster than an insert can follow"
@@ -659,6 +663,20 @@ class Queue:
     forget_submissions = _runs(commands.forget_submissions)
     delete_inputs = _runs(commands.delete_inputs)
 
+    def delete_queue(self) -> None:
+        """Delete what is kept of a queue that has nothing in it: its name, settings and totals.
+
+        Raises:
+            QueueInUseError: it has submissions, objects to be deleted or live workers.
+        """
+        numbers = self._numbers_now()
+        for number in numbers:
+            self.run(commands.delete_queue("look"), partition=number)
+        # The first one last: it knows of the others.
+        for number in reversed(numbers):
+            self.run(commands.delete_queue("delete"), partition=number)
+        unregister_queue(self._client, self.name)
+
     def set_partitions(self, partitions: int) -> None:
         """Spread the submissions that come from now on over so many partitions; never fewer.
 
@@ -734,6 +752,7 @@ class Queue:
     unknown_prefixes = _runs(commands.unknown_prefixes)
     list_workers = _runs(commands.list_workers)
     count_queue = _runs(commands.count_queue)
+    get_durations = _runs(commands.get_durations)
 
     def list_submissions(
         self,

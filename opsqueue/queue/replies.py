@@ -15,6 +15,7 @@ import msgspec
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import (
     Counts,
+    Durations,
     Limit,
     Progress,
     RepairStep,
@@ -187,6 +188,31 @@ def read_counts(queue: str, numbers: list[Any], stats: list[Any]) -> Counts:
         oldest_waiting_at=_instant_or_none(n["oldest_waiting_at"]),
         stats=_integers(stats),
     )
+
+
+DURATION_BOUNDS_S: Final = (
+    *(0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0),
+    *(1_800.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, float("inf")),
+)
+"""Those of `_end_submission.lua`."""
+
+
+def read_durations(flat: list[bytes]) -> dict[SubmissionState, Durations]:
+    """Parse the reply of `get_durations`."""
+    found = _integers(flat)
+    ends = [state for state in SubmissionState if state is not SubmissionState.IN_PROGRESS]
+
+    def count(state: SubmissionState, bound_s: float) -> int:
+        bound = "inf" if bound_s == float("inf") else f"{bound_s * 1000:.0f}"
+        return found.get(f"{state}:{bound}", 0)
+
+    return {
+        state: Durations(
+            counts={bound_s: count(state, bound_s) for bound_s in DURATION_BOUNDS_S},
+            sum_s=found.get(f"{state}:sum", 0) / 1000,
+        )
+        for state in ends
+    }
 
 
 def read_inline(flat: list[Any]) -> dict[int, bytes]:

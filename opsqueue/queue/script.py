@@ -340,6 +340,12 @@ def register_queue(client: Client, queue: str) -> None:
         run_on(client, QUEUES_KEY, lambda server: server.sadd(QUEUES_KEY, queue))
 
 
+def unregister_queue(client: Client, queue: str) -> None:
+    """Forget the queue's name; whoever uses it registers it again."""
+    with translated_errors(None):
+        run_on(client, QUEUES_KEY, lambda server: server.srem(QUEUES_KEY, queue))
+
+
 def queue_names(client: Client) -> list[str]:
     """Give the names of all queues, sorted."""
     with translated_errors(None):

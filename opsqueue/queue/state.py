@@ -162,6 +162,12 @@ TRANSITIONS: Final = (
         "none; programs that can't read the new format refuse the queue from then on",
     ),
     Transition(
+        "delete_queue",
+        ("running",),
+        ("deleted",),
+        "no submission, no object to be deleted and no live worker; an insert begins it anew",
+    ),
+    Transition(
         "delete_inputs",
         ("completed",),
         ("completed",),
@@ -204,6 +210,7 @@ READINGS: Final = (
     "get_retention",
     "unknown_prefixes",
     "count_queue",
+    "get_durations",
     "count_cells",
     "list_reservations",
     "list_delayed",

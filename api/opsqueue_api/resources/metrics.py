@@ -11,14 +11,21 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import accumulate
 from typing import Final
 
 import falcon
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.answers import Counts
@@ -152,12 +159,14 @@ class QueueTotals(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give the metrics; without Redis only that it does not answer."""
         try:
-            by_queue = dict(
-                each_readable(self._names(), lambda name: self._queue_of(name).count_queue())
+            names = self._names()
+            by_queue = dict(each_readable(names, lambda name: self._queue_of(name).count_queue()))
+            durations = dict(
+                each_readable(names, lambda name: self._queue_of(name).get_durations())
             )
             is_up = True
         except RedisUnavailableError:
-            by_queue, is_up = {}, False
+            by_queue, durations, is_up = {}, {}, False
         yield GaugeMetricFamily(
             "opsqueue_redis_up", "1 when Redis answered this scrape, else 0.", value=is_up
         )
@@ -177,6 +186,20 @@ class QueueTotals(Collector):
             for queue, counts in by_queue.items():
                 gauge.add_metric([queue], read(counts))
             yield gauge
+        took = HistogramMetricFamily(
+            "opsqueue_submission_duration_seconds",
+            "Time from a submission's insert to its end, by how it ended.",
+            labels=["queue", "state"],
+        )
+        for queue, by_state in durations.items():
+            for state, of_state in by_state.items():
+                buckets = zip(
+                    map(floatToGoString, of_state.counts),
+                    accumulate(of_state.counts.values()),
+                    strict=True,
+                )
+                took.add_metric([queue, state], list(buckets), of_state.sum_s)
+        yield took
 
 
 class HttpMetrics:

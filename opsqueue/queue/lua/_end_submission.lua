@@ -13,6 +13,22 @@ local function tell_watchers(id, watched_until, what)
   end
 end
 
+-- Count how long a submission took, by the first of the bounds that it did not pass.
+local BOUNDS_MS = {100, 500, 1000, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000,
+  21600000, 86400000, 604800000}
+local function count_duration(state, created_at)
+  local took_ms = math.max(0, now - tonumber(created_at))
+  local bound = 'inf'
+  for _, bound_ms in ipairs(BOUNDS_MS) do
+    if took_ms <= bound_ms then
+      bound = string.format('%.0f', bound_ms)
+      break
+    end
+  end
+  redis.call('HINCRBY', base .. 'durations', state .. ':' .. bound, 1)
+  redis.pcall('HINCRBY', base .. 'durations', state .. ':sum', string.format('%.0f', took_ms))
+end
+
 local DEFAULT_RETENTION_MS = 24 * 3600 * 1000
 
 -- Move a submission from in_progress to `state`, and out of every index of work. Of its chunks
@@ -23,11 +39,13 @@ local function end_submission(id, state, failed)
   redis.call('ZREM', base .. 'submissions:in_progress', id)
   redis.call('ZADD', base .. 'submissions:' .. state, 0, id)
   local row = redis.call('HMGET', key, 'retention_ms', 'watched_until', 'chunks_total',
-    'chunks_done', 'operations_total', 'operations_done', 'delete_inputs', 'inline')
+    'chunks_done', 'operations_total', 'operations_done', 'delete_inputs', 'inline',
+    'created_at')
   local retention_ms = row[1] or redis.call('GET', base .. 'retention') or DEFAULT_RETENTION_MS
   redis.call('ZADD', base .. 'expiring', now + tonumber(retention_ms), id)
   leave_ready(id)
   count('submissions_' .. state, 1)
+  count_duration(state, row[9])
   event(id, state)
   tell_watchers(id, row[2], state)
   if state ~= 'completed' then

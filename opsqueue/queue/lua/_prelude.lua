@@ -45,6 +45,8 @@
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
 -- events             stream  capped in length and age: what became of submissions
 -- stats              hash    totals since the queue exists
+-- durations          hash    "STATE:BOUND" -> submissions that ended so within these milliseconds
+--                            but not within the bound before; "STATE:sum" -> their milliseconds
 -- recent             hash    "c:B" and "o:B" -> chunks and operations completed in the 10 s from
 --                            instant B on, of the last 60 to 70 s
 -- idem:KEY           string  idempotency key -> submission, expires

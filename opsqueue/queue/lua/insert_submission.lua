@@ -22,10 +22,11 @@
 --
 -- With _insert, _partitions, _prefix, _submission.
 --
--- Returns {"inserted", id, submission}; {"known", id, submission}; {"forgotten", id, state}: the
--- first one's, and how it ended, '' where an earlier version forgot it; {"partitions", numbers}:
--- there are others than the caller knows of; {"prefix_taken", id}; or {"prefix_refused"}: it is not
--- of the form that this queue's inserts take.
+-- Returns {"inserted", id, submission, is_first}, the last one 1 where the queue had none before or
+-- was deleted; {"known", id, submission}; {"forgotten", id, state}: the first one's, and how it
+-- ended, '' where an earlier version forgot it; {"partitions", numbers}: there are others than the
+-- caller knows of; {"prefix_taken", id}; or {"prefix_refused"}: it is not of the form that this
+-- queue's inserts take.
 local partition, partitions, idempotency = ARGV[2], ARGV[3], ARGV[4]
 local idempotency_ms, prefix = ARGV[5], ARGV[6]
 local chunks_total, chunk_size, operations_total = ARGV[7], ARGV[8], ARGV[9]
@@ -57,6 +58,8 @@ if owner then
 end
 
 local fields_from, inline_from = 12 + 2 * meta_count, #ARGV - inline_count + 1
+local is_first = redis.call('HEXISTS', base .. 'stats', 'submissions_inserted') == 0
+  and 1 or 0
 local id = next_id(partition)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = chunk_size,
   operations_total = operations_total, cursor = 0,
@@ -76,9 +79,9 @@ end
 
 if chunks_total == '0' then
   end_submission(id, 'completed')
-  return {'inserted', id, submission_row(id)}
+  return {'inserted', id, submission_row(id), is_first}
 end
 count('backlog_chunks', chunks_total)
 count('backlog_operations', operations_total)
 offer(id)
-return {'inserted', id, submission_row(id)}
+return {'inserted', id, submission_row(id), is_first}

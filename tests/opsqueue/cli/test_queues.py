@@ -50,6 +50,30 @@ def test_queues_show_what_waits(run: Run, document: Document, busy: Queue) -> No
     )
 
 
+def test_a_queue_is_deleted_when_nothing_is_in_it(run: Run, queue: Queue, redis_url: str) -> None:
+    """Refused with what is in it; what never was is no queue."""
+    prefix = fresh_prefix(queue.name)
+    id_ = queue.insert_submission(
+        NewSubmission(prefix=prefix, chunks_total=1, chunk_size=1, retention_ms=0)
+    ).id
+
+    refused = run("queues", "delete", queue.name, "--redis-url", redis_url)
+    queue.cancel_submission(id_)
+    queue.forget_submissions()
+    queue.forget_submissions(deleted_prefixes=[prefix])
+    deleted = run("queues", "delete", queue.name, "--redis-url", redis_url)
+    again = run("queues", "delete", queue.name, "--redis-url", redis_url)
+
+    assert (refused.exit_code, deleted.exit_code, again.exit_code) == (2, 0, 2)
+    assert "1 submission in_progress" in refused.output
+    assert f"queue {queue.name} is deleted" in deleted.output
+    assert f"there is no queue '{queue.name}'" in again.output
+    assert queue.name not in run("queues").stdout
+    misplaced = run("queues", "--redis-url", redis_url, "delete", queue.name)
+    assert misplaced.exit_code == 2
+    assert "--redis-url goes behind delete" in misplaced.output
+
+
 def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) -> None:
     """And since when."""
     shown = line_of(run("workers", busy.name).stdout, busy.name)

@@ -156,3 +156,14 @@ def test_nothing_of_a_forgotten_submission_stays(
     assert (chunks, keys) == ([], [])
     assert queue.count_queue().chunks_delayed == 0
     assert [Lost()] == queue.complete_chunks([third.token])
+
+
+def test_old_events_are_forgotten(queue: Queue, client: redis.Redis, raw: Raw) -> None:
+    """Also of a queue in which nothing happens any more."""
+    client.xadd(raw.key("events"), {"submission": "1", "event": "created"}, id="1000-0")
+    id_ = insert(queue, 1)
+
+    queue.forget_submissions()
+
+    _, events = queue.wait_for_events("0-0", block_ms=10)
+    assert events == [(id_, "created")]

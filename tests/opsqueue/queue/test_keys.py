@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 
+from opsqueue.exceptions import QueueInUseError
 from opsqueue.model.names import QUEUES_KEY, base_key
 from opsqueue.queue.queue import Queue
-from tests.opsqueue.steps import FAILURE, Clock, insert, repair_wholly, take, tokens_of
+from opsqueue.queue.script import queue_names
+from tests.opsqueue.steps import (
+    FAILURE,
+    Clock,
+    insert,
+    new_submission,
+    repair_wholly,
+    take,
+    tokens_of,
+)
 
 
 def keys_of(client: redis.Redis) -> set[str]:
@@ -75,6 +86,7 @@ def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
     kept = {key.removeprefix(base_key(queue_name)) for key in keys_of(own_client)}
     assert kept == {
         QUEUES_KEY,
+        "durations",
         "events",
         "fence",
         "history",
@@ -88,3 +100,75 @@ def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
         "wake",
     }
     assert own_client.xlen(base_key(queue_name) + "reservations") == 0
+
+
+def test_a_deleted_queue_leaves_no_key_that_stays(
+    own_client: redis.Redis, queue_name: str, clock: Clock
+) -> None:
+    """Whatever was done with it; settings too, and its name."""
+    own_client.flushall()
+    queue = Queue(own_client, queue_name, clock=clock)
+    go_through_every_transition(queue, clock)
+    repair_wholly(queue)
+    queue.set_limit("api", max=1)
+    clock.advance(600_000)
+    forgotten = queue.forget_submissions()
+    queue.forget_submissions(deleted_prefixes=forgotten.prefixes)
+
+    queue.delete_queue()
+
+    assert [key for key in keys_of(own_client) if own_client.ttl(key) == -1] == []
+
+
+def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) -> None:
+    """The error says what is; a worker would bring it back."""
+    new = new_submission(queue, 1, retention_ms=1_000)
+    queue.insert_submission(new)
+    queue.set_retention(5_000)
+
+    def refused() -> str:
+        with pytest.raises(QueueInUseError) as raised:
+            queue.delete_queue()
+        assert queue.get_retention() == 5_000
+        return ", ".join(raised.value.found)
+
+    assert refused() == "submission in_progress"
+    (chunk,) = take(queue)
+    assert refused() == "submission in_progress, chunk in hand, live worker"
+    queue.complete_chunks([chunk.token])
+    assert refused() == "submission completed, live worker"
+    queue.retire_worker("w1")
+    clock.advance(1_000)
+    queue.forget_submissions()
+    assert refused() == "prefix whose objects are to be deleted"
+    queue.forget_submissions(deleted_prefixes=[new.prefix])
+
+    queue.delete_queue()
+
+    assert queue.get_retention() is None
+
+
+def test_an_insert_brings_a_deleted_queue_back(client: redis.Redis, queue: Queue) -> None:
+    """Also by a program that has registered its name before."""
+    other = Queue(client, queue.name)
+    id_ = insert(queue, 0, retention_ms=0)
+    forgotten = queue.forget_submissions()
+    queue.forget_submissions(deleted_prefixes=forgotten.prefixes)
+    other.delete_queue()
+    assert queue.name not in queue_names(client)
+
+    again = insert(queue, 1)
+
+    assert queue.name in queue_names(client)
+    assert again > id_
+
+
+def test_a_queue_is_deleted_with_all_its_partitions(client: redis.Redis, queue: Queue) -> None:
+    """Refused while one of them has something."""
+    queue.set_partitions(3)
+    new = new_submission(queue, 1)
+    queue.part(2).insert_submission(new)
+
+    with pytest.raises(QueueInUseError):
+        queue.delete_queue()
+    assert queue.partitions.look() == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -311,3 +312,27 @@ def test_a_reservation_is_read_by_its_token_while_it_holds(queue: Queue) -> None
 def test_no_reservation_is_read_before_the_first(queue: Queue) -> None:
     """The stream and its group come into being with it."""
     assert queue.get_reservations([Token("1-0")]) == {}
+
+
+def test_durations_are_counted_by_how_submissions_ended(queue: Queue, clock: Clock) -> None:
+    """Each once, within the first bound that it did not pass; one that is retried ends twice."""
+    first, second, third = insert(queue, 1), insert(queue, 1), insert(queue, 1)
+    clock.advance(500)
+    queue.complete_chunks([take_one(queue).token])
+    clock.advance(60_000)
+    queue.cancel_submission(second)
+    clock.advance(10**10)
+    queue.cancel_submission(third)
+    queue.retry_submission(third)
+    queue.complete_chunks([take_one(queue).token])
+
+    durations = queue.get_durations()
+
+    def counted(state: SubmissionState) -> dict[float, int]:
+        return {bound: number for bound, number in durations[state].counts.items() if number}
+
+    assert queue.get_submission(first).state == "completed"
+    assert {0.5: 1, math.inf: 1} == counted(SubmissionState.COMPLETED)
+    assert {300.0: 1, math.inf: 1} == counted(SubmissionState.CANCELLED)
+    assert {} == counted(SubmissionState.FAILED)
+    assert durations[SubmissionState.CANCELLED].sum_s == pytest.approx(60.5 + 60.5 + 10**7)

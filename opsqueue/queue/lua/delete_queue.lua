@@ -1,0 +1,42 @@
+-- delete_queue: running -> deleted.
+--
+-- Deletes what is kept of a queue while nothing is in it: settings, totals, events. What expires by
+-- itself stays until then: idempotency keys of submissions that were forgotten, and buckets.
+--
+-- KEYS[1] base    prefix of the queue's keys
+-- ARGV[1] now     see _prelude
+-- ARGV[2] action  "look" changes nothing, "delete"
+--
+-- Returns {"deleted"}, or {"in_use", names_and_numbers}: what is in it, a flat list.
+local in_use = {}
+local function add(name, number)
+  if number > 0 then
+    in_use[#in_use + 1] = name
+    in_use[#in_use + 1] = number
+  end
+end
+for _, state in ipairs({'in_progress', 'completed', 'failed', 'cancelled'}) do
+  add('submission ' .. state, redis.call('ZCARD', base .. 'submissions:' .. state))
+end
+add('chunk in hand', redis.call('XLEN', base .. 'reservations'))
+add('prefix whose objects are to be deleted', redis.call('SCARD', base .. 'garbage'))
+-- They would bring it back with their next heartbeat.
+add('live worker',
+  redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf'))
+if #in_use > 0 then
+  return {'in_use', in_use}
+elseif ARGV[2] == 'look' then
+  return {'deleted'}
+end
+
+go_on_without_memory()
+for _, name in ipairs({'ready', 'signatures', 'limits', 'blocked', 'expiring', 'delayed',
+  'reservations', 'workers', 'dead_at', 'worker_info', 'inhand', 'prefixes', 'spent_inputs',
+  'partitions', 'retention', 'wake', 'events', 'stats', 'durations', 'recent', 'confirmed',
+  'history', 'suspect', 'repair', 'repair:held', 'format', 'paused', 'fence',
+  'sweeper:dead', 'sweeper:expired', 'sweeper:repair'}) do
+  redis.call('DEL', base .. name)
+end
+-- Ids ascend where the queue begins anew at once, or after the clock was set back.
+redis.call('PEXPIRE', base .. 'last_id', 24 * 3600 * 1000)
+return {'deleted'}
