@@ -20,7 +20,12 @@ from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.consumer.held import REPORT_WITHIN_S, Connected, InHand
 from opsqueue.contents.codec import RAW, Codec, open_codec, readable_codecs
 from opsqueue.contents.formats import codec_of_format
-from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError, StoreUnavailableError
+from opsqueue.exceptions import (
+    EncodingError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+    StoreUnavailableError,
+)
 from opsqueue.handlers.app import Chunk, Handler, Kind
 from opsqueue.handlers.execute import (
     Failed,
@@ -29,8 +34,10 @@ from opsqueue.handlers.execute import (
     checked_output,
     chunk_of,
     execute,
+    packed_output,
     save,
 )
+from opsqueue.model.checks import shown
 from opsqueue.model.chunk import MAX_BATCH, ChunkFailure
 from opsqueue.model.extras import missing
 from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_info
@@ -314,7 +321,8 @@ class ConsumerClient:
         """Call with each chunk, its content encoded; it returns the output's bytes.
 
         These are a list in the submission's codec, with a result for each operation, else the
-        attempt fails; any bytes, where the codec is `raw`.
+        attempt fails; any bytes, where the codec is `raw`. Neither is compressed: that is done
+        here, where the codec says so.
 
         Raises what `run_each_chunk` does.
         """
@@ -334,11 +342,14 @@ class ConsumerClient:
         strategy: AnyStrategy,
         serialization_format: SerializationFormat | None = None,
     ) -> None:
+        if not callable(callback):
+            message = f"the callback is {shown(callback)}: give a function"
+            raise InvalidArgumentError(message)
         given = None if serialization_format is None else codec_of_format(serialization_format)
 
         def codec_of(name: str) -> Codec:
             if given is not None:
-                return given
+                return given.as_in(name)
             if name == RAW.name:
                 return codec_of_format(DEFAULT_SERIALIZATION_FORMAT)
             return open_codec(name, allow_pickle=self._allow_pickle)
@@ -388,10 +399,17 @@ class ConsumerClient:
         while not chunks and not self._hand.is_stopping.is_set():
             reservations = self._hand.reserve(limit, strategy)
             with self._hand.given_back_if_interrupted(reservations):
-                chunks = [
-                    chunk_of(fetched, self._hand.is_void(fetched.reservation.token))
-                    for fetched in self._hand.fetch(reservations, self._store)
-                ]
+                for fetched in self._hand.fetch(reservations, self._store):
+                    reservation = fetched.reservation
+                    try:
+                        chunk = chunk_of(fetched, self._hand.is_void(reservation.token))
+                    except EncodingError as exc:
+                        failure = ChunkFailure.of(exc)
+                        self._hand.settle(
+                            reservation, Failed(token=reservation.token, failure=failure)
+                        )
+                    else:
+                        chunks.append(chunk)
         return chunks
 
     def complete_chunk(
@@ -402,6 +420,8 @@ class ConsumerClient:
         output_content: bytes,
     ) -> None:
         """Store the output of a chunk in hand, unless there is one, and report the chunk as done.
+
+        It is not compressed: that is done here, where the submission's codec says so.
 
         A chunk that was lost meanwhile stays with whoever has it: that is logged, not raised. So is
         a second report of the same chunk.
@@ -416,7 +436,7 @@ class ConsumerClient:
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is None:
             return
-        output = checked_output(output_content, reservation)
+        output = checked_output(packed_output(output_content, reservation), reservation)
         operations = reservation.source.operations_in(reservation.chunk_index)
         report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)

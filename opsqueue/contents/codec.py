@@ -130,6 +130,18 @@ class Codec:
         """The name without compression."""
         return self.name.removesuffix(_ZSTD)
 
+    def as_in(self, recorded: str) -> Codec:
+        """Return this codec, compressed if the one that a submission records is.
+
+        So a program that names a plain codec, or none for raw bytes, works with a submission of
+        another one's that is compressed. What the bytes look like decides nothing.
+        """
+        is_compressed = recorded.endswith(_ZSTD)
+        if self.name == recorded or self.is_compressed == is_compressed:
+            return self
+        name = self.plain_name + (_ZSTD if is_compressed else "")
+        return replace(self, name=name, is_compressed=is_compressed)
+
     def encode(self, operations: Sequence[object], *, noun: str = "operation") -> bytes:
         """Turn the operations of a chunk into bytes, or their results.
 

@@ -150,7 +150,10 @@ def decode_output(
     """
     # A raw output may begin with anything.
     if codec.plain_name == RAW.name:
-        return codec.decode(data, limit_bytes=limit_bytes)
+        # Of an output with errors the list of results alone is compressed.
+        end = envelope_end(data) if codec.is_compressed and data.startswith(MAGIC) else 0
+        plain = codec.decode(data[end:], limit_bytes=limit_bytes)
+        return [data[:end] + bytes(part) for part in plain if isinstance(part, bytes)]
     if not data.startswith(MAGIC):
         return codec.decode(
             data, operations=operations, limit_bytes=limit_bytes, limit_values=limit_values

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from opsqueue.contents.chunks import failed_in_output, store_output
 from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec
-from opsqueue.contents.output import Encoded, encode_output
+from opsqueue.contents.output import MAGIC, Encoded, encode_output
 from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import (
     EncodingError,
@@ -232,7 +232,7 @@ def run(
         stage: _Stage = "open"
         try:
             opened = _open(fetched, handler, limit_bytes)
-            chunk = chunk_of(fetched, is_void)
+            chunk = chunk_of(fetched, is_void, limit_bytes)
             stage = "call"
             with EndsForkedChildren():
                 results = invoke(handler, opened.operations, chunk)
@@ -259,7 +259,7 @@ async def run_async(
         stage: _Stage = "open"
         try:
             opened = _open(fetched, handler, limit_bytes)
-            chunk = chunk_of(fetched, is_void)
+            chunk = chunk_of(fetched, is_void, limit_bytes)
             stage = "call"
             with EndsForkedChildren():
                 results = await invoke(handler, opened.operations, chunk)
@@ -353,7 +353,7 @@ def _close(
     duration_s = time.monotonic() - started
     reservation, operations = fetched.reservation, len(opened.operations)
     if handler.kind == "raw":
-        output = checked_output(results, reservation)
+        output = checked_output(packed_output(results, reservation), reservation)
         operations = reservation.source.operations_in(reservation.chunk_index)
     else:
         output = encode_output(results, opened.codec, collects=handler.collects)
@@ -363,6 +363,15 @@ def _close(
     if output.operations_failed:
         span.note({"opsqueue.chunk.operations_failed": output.operations_failed})
     return Ran(reservation, output, operations, duration_s, span.context)
+
+
+def packed_output(output: object, reservation: Reservation) -> object:
+    """Return a chunk's output as it is stored: compressed, where the submission's codec says so."""
+    codec = RAW.as_in(reservation.source.codec)
+    # One with errors is taken as it is: in it the list of results alone is compressed.
+    if codec.is_compressed and isinstance(output, bytes) and not output.startswith(MAGIC):
+        return codec.encode([output])
+    return output
 
 
 def checked_output(output: object, reservation: Reservation) -> Encoded:
@@ -463,9 +472,19 @@ def _note(span: Span, outcome: Fetched | Report) -> None:
             pass
 
 
-def chunk_of(fetched: Fetched, is_void: Callable[[], bool]) -> Chunk:
-    """Return what the user's function may know of a chunk."""
+def chunk_of(
+    fetched: Fetched, is_void: Callable[[], bool], limit_bytes: int = MAX_CHUNK_BYTES
+) -> Chunk:
+    """Return what the user's function may know of a chunk.
+
+    Raises:
+        EncodingError: its input can't be decompressed, or is larger than the limit.
+    """
     reservation, source = fetched.reservation, fetched.reservation.source
+    content = fetched.data
+    if (codec := RAW.as_in(source.codec)).is_compressed:
+        (plain,) = codec.decode(fetched.data, limit_bytes=limit_bytes)
+        content = plain if isinstance(plain, bytes) else content
     return Chunk(
         submission_id=source.submission_id,
         chunk_index=ChunkIndex(reservation.chunk_index),
@@ -478,5 +497,5 @@ def chunk_of(fetched: Fetched, is_void: Callable[[], bool]) -> Chunk:
         trace_context=source.trace_context,
         is_void=is_void,
         prefix=source.prefix,
-        input_content=fetched.data,
+        input_content=content,
     )

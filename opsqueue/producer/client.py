@@ -865,7 +865,8 @@ class ProducerClient:
     def _outputs_of(self, submission: Submission) -> Batched[bytes]:
         check_completed(submission)
         reader = self._reader_of(submission)
-        outputs = results_by_chunk(reader, submission, codec=RAW, at_once=self._at_once)
+        codec = RAW.as_in(submission.codec)
+        outputs = results_by_chunk(reader, submission, codec=codec, at_once=self._at_once)
         return Batched(cast(Iterator[bytes], output) for output in outputs)
 
     def _reader_of(self, submission: Submission) -> Readable:
@@ -876,7 +877,7 @@ class ProducerClient:
         if given is None and name == RAW.name:
             given = DEFAULT_SERIALIZATION_FORMAT
         if given is not None:
-            return codec_of_format(given)
+            return codec_of_format(given).as_in(name)
         if name == self._codec.name:
             return self._codec
         return open_codec(name, allow_pickle=self._allow_pickle)

@@ -27,8 +27,10 @@ def set_up_logging(
     handler.addFilter(add_fields)
     handler.setFormatter(formatter(form))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("botocore", "boto3", "urllib3", "google"):
-        # At INFO they tell in each process where they found credentials.
+    if logging.getLogger().level <= logging.DEBUG:
+        return
+    for chatty in ("botocore", "boto3", "urllib3", "google", "httpx", "httpcore"):
+        # At INFO they tell of each request, and in each process where they found credentials.
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from opsqueue.consumer import Chunk, ChunkIndex, ConsumerClient, Strategy
 from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
+from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.queue import Queue
@@ -76,9 +77,9 @@ def test_a_chunk_callback_is_told_of_its_chunk(
 def test_a_raw_callback_has_bytes_on_both_sides(
     consumer: ConsumerClient, store: ObjectStore, insert: Insert, run: Run
 ) -> None:
-    """As they lie in the store."""
+    """As they lie in the store, but not compressed."""
     id_ = insert([1])
-    output = open_codec(PRODUCER_CODEC).encode(["one"])
+    output = cbor2.dumps(["one"])
     given = []
 
     def callback(chunk: Chunk) -> bytes:
@@ -87,14 +88,16 @@ def test_a_raw_callback_has_bytes_on_both_sides(
 
     ended = run(consumer.run_each_chunk_raw, callback, id_)
 
-    assert given == [store.get(input_key(ended.prefix, 0))]
-    assert output == store.get(output_key(ended.prefix, 0))
+    codec = open_codec(PRODUCER_CODEC)
+    assert [cbor2.dumps([1])] == given
+    assert [1] == codec.decode(store.get(input_key(ended.prefix, 0)))
+    assert ["one"] == codec.decode(store.get(output_key(ended.prefix, 0)))
 
 
 @pytest.mark.parametrize(
     "output",
-    [b"", b"text", cbor2.dumps([1]), open_codec(PRODUCER_CODEC).encode([1, 2])],
-    ids=["empty", "text", "another-codec", "too-many"],
+    [b"", b"text", open_codec(PRODUCER_CODEC).encode([1]), cbor2.dumps([1, 2])],
+    ids=["empty", "text", "compressed-twice", "too-many"],
 )
 def test_a_raw_output_that_nobody_could_read_fails_the_attempt(
     consumer: ConsumerClient, store: ObjectStore, insert: Insert, run: Run, output: bytes
@@ -252,3 +255,10 @@ def test_a_callback_that_is_async_fails_the_attempt(
     submission = queue.get_submission(id_)
     assert submission.failure is not None
     assert "operation 0 of the chunk is a coroutine" in submission.failure.message
+
+
+def test_what_cannot_be_called_is_refused_at_once(consumer: ConsumerClient) -> None:
+    """Before a chunk has used its attempts on it."""
+    for start in (consumer.run_each_op, consumer.run_each_chunk, consumer.run_each_chunk_raw):
+        with pytest.raises(InvalidArgumentError, match="the callback is 5"):
+            start(5)  # type: ignore[arg-type]  # on purpose

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cbor2
 import pytest
 
 from opsqueue.consumer import ChunkIndex, ConsumerClient, Strategy
@@ -116,7 +117,7 @@ def test_a_lost_chunk_is_left_to_whoever_has_it(
     (chunk,) = consumer.reserve_chunks()
     queue.release_chunks(consumer._hand.tokens())
     (other,) = queue.reserve_chunks("another").chunks
-    first, second = (open_codec(PRODUCER_CODEC).encode([text]) for text in ("first", "second"))
+    first, second = open_codec(PRODUCER_CODEC).encode(["first"]), cbor2.dumps(["second"])
     store.create(output_key(chunk.submission_prefix, 0), first)
     outcome = queue.complete_chunks([other.token])
 
@@ -147,7 +148,8 @@ def test_an_output_that_is_there_completes_the_chunk(
     """An attempt that stored it and died has done the work."""
     id_ = insert([1])
     (chunk,) = consumer.reserve_chunks()
-    store.create(output_key(chunk.submission_prefix, 0), chunk.input_content)
+    output = open_codec(PRODUCER_CODEC).encode([1])
+    store.create(output_key(chunk.submission_prefix, 0), output)
     consumer.fail_chunk(id_, None, 0, "died")
 
     run(consumer.run_each_op, lambda _op: pytest.fail("it ran again"), id_)
@@ -208,7 +210,7 @@ def test_an_output_that_lacks_results_is_refused(
     (chunk,) = consumer.reserve_chunks()
 
     with pytest.raises(EncodingError, match=f"{len(results)} results for 2 operations"):
-        consumer.complete_chunk(id_, None, 0, open_codec(PRODUCER_CODEC).encode(results))
+        consumer.complete_chunk(id_, None, 0, cbor2.dumps(results))
 
     assert not store.exists(output_key(chunk.submission_prefix, 0))
     consumer.complete_chunk(id_, None, 0, chunk.input_content)
@@ -282,3 +284,18 @@ def test_an_output_that_is_no_bytes_is_refused(consumer: ConsumerClient, insert:
 
 class math_like:  # noqa: N801 a module in real life
     """Has neither dumps nor loads."""
+
+
+def test_one_side_may_name_the_plain_codec_alone(
+    producer: ProducerClient, consumer: ConsumerClient
+) -> None:
+    """Programs for the reference name cbor2, or take bytes to be its; ours are compressed."""
+    id_ = producer.insert_submission([{"n": 1}, "x" * 1_000], chunk_size=2)
+    (chunk,) = consumer.reserve_chunks(strategy=OLDEST)
+
+    operations = cbor2.loads(chunk.input_content)
+    consumer.complete_chunk(id_, None, chunk.chunk_index, cbor2.dumps(operations[::-1]))
+
+    (output,) = producer.blocking_stream_completed_submission_chunks(id_)
+    results = producer.blocking_stream_completed_submission(id_, serialization_format=cbor2)
+    assert ["x" * 1_000, {"n": 1}] == cbor2.loads(output) == list(results)
