@@ -23,6 +23,8 @@ class Inserted(Struct, frozen=True, kw_only=True):
     is_new: bool
     submission: Submission | None = None
     """As it is now; None: it was inserted with the same key before, and has been forgotten."""
+    warning: str = ""
+    """What the producer should know of it though it was accepted."""
 
 
 class Reserved(Struct, frozen=True, kw_only=True):
