@@ -361,8 +361,10 @@ class ConsumerClient:
             takes_chunk=kind == "chunk",
             codec_of=codec_of,
         )
-        self._begin()
         hand = self._hand
+        if given is not None:
+            hand.also_reads(given.plain_name)
+        self._begin()
         while not hand.is_stopping.is_set():
             for reservation in hand.reserve(1, strategy):
                 with hand.given_back_if_interrupted([reservation]):

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
+
 from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.exceptions import (
     ChunkNotFoundError,
@@ -110,6 +112,12 @@ class InHand:
         self._is_closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._origin = Origin()
+
+    def also_reads(self, codec: str) -> None:
+        """Tell from the next heartbeat on that a codec is read, too."""
+        info = msgspec.json.decode(self._info)
+        if codec not in info["codecs"]:
+            self._info = msgspec.json.encode(info | {"codecs": [*info["codecs"], codec]})
 
     def is_here(self) -> bool:
         """Whether this is the process that holds the chunks, and not a forked child of it."""

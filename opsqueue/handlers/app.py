@@ -26,6 +26,7 @@ from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.strategy import AnyStrategy, Random
 
 if TYPE_CHECKING:
+    from opsqueue.common import SerializationFormat
     from opsqueue.contents.codec import Codec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -111,6 +112,8 @@ class Handler:
     concurrency: int = 1
     """Operations of a chunk at once; 1 for chunk handlers."""
     on_error: OnError = "fail"
+    codecs: tuple[Codec, ...] = ()
+    """The user's own, which it reads beside ours."""
     codec_of: Callable[[str], Codec] | None = None
     """Of callbacks: which codec a chunk is read and written with, by its submission's."""
 
@@ -136,7 +139,8 @@ class Handler:
         """Names of the codecs that it reads, without `+zstd`."""
         from opsqueue.contents.codec import readable_codecs  # noqa: PLC0415 a slow import
 
-        return readable_codecs(allow_pickle=self.allow_pickle)
+        custom = [codec.plain_name for codec in self.codecs]
+        return readable_codecs(allow_pickle=self.allow_pickle, custom=custom)
 
     @property
     def label(self) -> str:
@@ -150,9 +154,20 @@ class Handler:
 
 
 class Opsqueue:
-    """The handlers of an application, by queue, and what its workers do at start and end."""
+    """The handlers of an application, by queue, and what its workers do at start and end.
 
-    def __init__(self) -> None:
+    Args:
+        codecs: formats of the user's own that its handlers read and write, beside ours: each a
+            `Codec`, or an object with `dumps` and `loads`, as a producer's `serialization_format`.
+            A submission names its format, and the handler takes the one of that name.
+    """
+
+    def __init__(self, *, codecs: Sequence[SerializationFormat | Codec] = ()) -> None:
+        self._codecs: tuple[Codec, ...] = ()
+        if codecs:
+            from opsqueue.contents.formats import codec_of_format  # noqa: PLC0415 a slow import
+
+            self._codecs = tuple(codec_of_format(one) for one in codecs)
         self.handlers: dict[str, Handler] = {}
         self.start_hooks: list[Callable[[], object]] = []
         self.stop_hooks: list[Callable[[], object]] = []
@@ -315,6 +330,7 @@ class Opsqueue:
                 soft_time_limit=soft_time_limit,
                 concurrency=concurrency,
                 on_error=on_error,
+                codecs=self._codecs,
             )
             return function
 

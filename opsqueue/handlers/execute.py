@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec import structs
 
 from opsqueue.contents.chunks import failed_in_output, store_output
-from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec
+from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec, readable_codecs
 from opsqueue.contents.output import MAGIC, Encoded, encode_output
 from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import (
@@ -333,12 +333,29 @@ def _open(fetched: Fetched, handler: Handler, limit_bytes: int) -> _Opened:
     if handler.codec_of is not None:
         codec = handler.codec_of(source.codec)
     else:
-        codec = open_codec(source.codec, allow_pickle=handler.allow_pickle)
+        codec = _codec_of(source.codec, handler)
     # What is in a raw chunk, and how many operations that is, is its producer's affair.
     is_raw = source.codec.startswith(RAW.name)
     operations = None if is_raw else source.operations_in(fetched.reservation.chunk_index)
     found = codec.decode(fetched.data, operations=operations, limit_bytes=limit_bytes)
     return _Opened(codec, found)
+
+
+def _codec_of(name: str, handler: Handler) -> Codec:
+    """Return the codec of a submission: one of the handler's own, or of ours."""
+    for codec in handler.codecs:
+        if codec.name == name:
+            return codec
+    try:
+        return open_codec(name, allow_pickle=handler.allow_pickle)
+    except InvalidArgumentError as exc:
+        if name.removesuffix("+zstd") in readable_codecs(allow_pickle=True):
+            raise
+        message = (
+            f"{exc}. It is the producer's own: register it in the app of the worker, as "
+            f"Opsqueue(codecs=[{name.removeprefix('custom:')}])"
+        )
+        raise InvalidArgumentError(message) from exc
 
 
 def _close(

@@ -34,6 +34,9 @@ from opsqueue.model.new_submission import MAX_CODEC_CHARACTERS, NewSubmission, S
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.store import input_key, output_key
 
+WARNING_HEADER: Final = "Opsqueue-Warning"
+"""What a producer should know of an insert that was accepted."""
+
 ECHO_HEADER: Final = "Opsqueue-Request-Id"
 """A client's own id for one request, sent back with its answer: so that the client notices the
 answer to another one. Not X-Request-Id, which proxies replace."""

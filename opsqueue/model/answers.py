@@ -25,6 +25,8 @@ class Inserted(Struct, frozen=True, kw_only=True):
     """As it is now; None: only its id is known, by its prefix."""
     is_first: bool = False
     """The queue, or its partition, is new or was deleted: its name must be registered."""
+    warning: str = ""
+    """What the producer should know of it though it was accepted."""
 
 
 class Reserved(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ and that of a `Backend`, which is also the seam for tests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -78,6 +79,7 @@ from opsqueue.store import ObjectStore, Readable, open_store, with_options
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.tracing import current_carrier, spans
 
+_LOG: Final = logging.getLogger("opsqueue.producer")
 _DEFAULT_BACKOFF: Final = Backoff()
 
 
@@ -173,8 +175,9 @@ class ProducerClient:
     the API does not answer after some repetitions, and StoreUnavailableError likewise.
 
     `serialization_format`, where a method takes one, is an object with `dumps` and `loads`, such as
-    the module cbor2, and goes before the client's codec. A result is read by the codec that its
-    submission records, so nobody has to give one for reading.
+    the module cbor2, and goes before the client's codec. A format of your own must be registered
+    in the workers' app, `Opsqueue(codecs=[…])`; if no live worker of the queue reads it, a warning
+    is logged at the insert. A result is read by the codec that its submission records.
 
     Raises:
         InvalidArgumentError: of the arguments.
@@ -370,6 +373,8 @@ class ProducerClient:
                 # This very one: the answer was lost, and its retention was short.
                 inserted = Inserted(id=exc.submission_id, is_new=True)
             span.note(spans.sent(inserted))
+        if inserted.warning:
+            _LOG.warning("submission %s: %s", inserted.id, inserted.warning)
         return inserted.id
 
     def run_submission(

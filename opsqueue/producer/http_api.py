@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from urllib.parse import unquote
 
 from opsqueue.contents.inline import Kind
 from opsqueue.http.bodies import (
+    WARNING_HEADER,
     IdsBody,
     InlineBody,
     InsertBody,
@@ -67,7 +69,12 @@ class HttpQueue:
         )
         submission = self._client.read(response, Submission, self.name)
         is_new = response.status_code == HTTPStatus.CREATED
-        return Inserted(id=submission.id, is_new=is_new, submission=submission)
+        return Inserted(
+            id=submission.id,
+            is_new=is_new,
+            submission=submission,
+            warning=unquote(response.headers.get(WARNING_HEADER, "")),
+        )
 
     def get_submission(self, submission_id: SubmissionId, /) -> Submission:
         """Return a submission; see `ProducerQueue.get_submission`."""

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
+from msgspec import structs
+
+from opsqueue.contents.codec import readable_codecs
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
@@ -90,6 +93,7 @@ _LEAST_BLOCK_MS: Final = 10
 _GATHER_S: Final = 0.02
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
+_READ_BY_ALL: Final = frozenset(readable_codecs(allow_pickle=False))
 _MOST_ROUNDS: Final = 100
 _MOST_BATCHES: Final = 1_000
 
@@ -330,10 +334,26 @@ class Queue:
                     # Somebody may have deleted the queue since this program registered it.
                     with suppress(RedisUnavailableError):
                         register_queue(self._client, self.name)
-                return inserted
+                return structs.replace(inserted, warning=self._unread(new.codec))
             self.partitions.learn(inserted, question)
         message = f"queue {self.name}: its partitions change faster than an insert can follow"
         raise RedisUnavailableError(message)
+
+    def _unread(self, codec: str) -> str:
+        """Return a warning if the queue has workers, and none of them reads a codec."""
+        if codec.removesuffix("+zstd") in _READ_BY_ALL:
+            return ""
+        try:
+            told = [one.reads(codec) for one in self.list_workers() if one.is_alive]
+        except OpsqueueError:
+            return ""  # the submission is inserted, whatever is known of workers
+        # None: a worker that does not tell, such as one of an earlier version.
+        if not told or any(reads is not False for reads in told):
+            return ""
+        return (
+            f"no live worker of queue {self.name} reads codec {codec!r}: register it in their app, "
+            "as Opsqueue(codecs=[…]), or allow_pickle=True where it is pickle"
+        )
 
     def _home_of_insert(self, new: NewSubmission, key: str) -> tuple[int, int | None]:
         """Return the partition of an insert, and how many partitions its script must find."""

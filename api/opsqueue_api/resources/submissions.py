@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
+from urllib.parse import quote
 
 import falcon
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
 from opsqueue.http.bodies import (
+    WARNING_HEADER,
     IdsBody,
     InsertBody,
     PatchBody,
@@ -155,6 +157,9 @@ class Submissions:
         # Relative to the request's path, of which a proxy may have cut off a prefix.
         has_slash = req.env["PATH_INFO"].endswith("/")
         resp.location = f"{inserted.id}" if has_slash else f"submissions/{inserted.id}"
+        if inserted.warning:
+            # A header holds printable ASCII alone.
+            resp.set_header(WARNING_HEADER, quote(inserted.warning, safe=" !'(),:=[]"))
         write(resp, inserted.submission or on.get_submission(inserted.id))
 
     def _insert(self, on: Queue, body: InsertBody, operations: Iterable[Any], key: str) -> Inserted:

@@ -487,3 +487,34 @@ def test_where_other_workers_are_not_known_a_chunk_is_tried_again() -> None:
 
     assert isinstance(found, Failed)
     assert not found.is_final
+
+
+class Reversed:
+    """A serialization format of the user's own."""
+
+    __name__ = "reversed"
+
+    @staticmethod
+    def dumps(operations: list[object]) -> bytes:
+        return msgspec.json.encode(operations)[::-1]
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return msgspec.json.decode(data[::-1])
+
+
+def test_a_format_of_the_apps_own_is_read_and_written(queue_name: str) -> None:
+    """By its name, as the producer recorded it; other handlers say what to register."""
+    store = open_store(f"memory://{queue_name}")
+    store.create(input_key("p", 0), Reversed.dumps([1, 20, 3]))
+    app = Opsqueue(codecs=[Reversed()])
+    app.operation_handler("q")(lambda number: number + 10)
+
+    without = execute(reservation(codec="custom:reversed"), operation_handler(abs), store)
+    done = execute(reservation(codec="custom:reversed"), app.handler_of("q"), store)
+
+    assert isinstance(without, Failed)
+    assert "Opsqueue(codecs=[reversed])" in without.failure.message
+    assert isinstance(done, Done)
+    assert [11, 30, 13] == Reversed.loads(store.get(output_key("p", 0)))
+    assert "custom:reversed" in app.handler_of("q").readable_codecs

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from opsqueue.contents.chunks import fresh_prefix
@@ -367,3 +368,39 @@ def test_a_queue_name_that_cannot_be_one_is_refused(http: httpx.Client) -> None:
 
     assert response.status_code == 400
     assert "letters, digits and _.-" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("info", "is_warned"),
+    [
+        ({"codecs": ["cbor", "json"]}, True),
+        ({"codecs": ["custom:own"]}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("codec", ["custom:own", "cbor+zstd"])
+def test_an_insert_that_no_live_worker_reads_is_answered_with_a_warning(
+    http: httpx.Client,
+    queue: Queue,
+    codec: str,
+    info: dict[str, Any] | None,
+    is_warned: bool,  # noqa: FBT001
+) -> None:
+    """It is accepted: a worker may come. Workers that do not tell their codecs may read it."""
+    if info is not None:
+        queue.heartbeat("w1", tokens=[], info=msgspec.json.encode(info), timeout_ms=30_000)
+    body = {
+        "prefix": fresh_prefix(queue.name),
+        "chunks_total": 1,
+        "operations_total": 1,
+        "chunk_size": 1,
+        "codec": codec,
+    }
+
+    response = http.post("/submissions", json=body)
+
+    warning = response.headers.get("Opsqueue-Warning", "")
+    assert 201 == response.status_code
+    assert (is_warned and codec == "custom:own") is bool(warning)
+    assert not warning or "reads codec 'custom:own'" in warning
