@@ -130,6 +130,8 @@ class HttpClient:
         self._client.get()  # raises what is wrong with the URL or the environment now
         self._patience = patience
         self._pause = pause
+        self.store_id = ""
+        """Of the API's object store, once it has told its version; "" where it told none."""
         self._lacking: frozenset[str] = frozenset()
         self._left_out: set[str] = set()
 
@@ -148,6 +150,7 @@ class HttpClient:
         """
         body = self.read(self.send("GET", "/version", patience=CALL_PATIENCE), VersionBody, "")
         self._lacking = frozenset(FEATURES) - set(body.features)
+        self.store_id = body.store_id
         return body.version
 
     def encoded(self, body: msgspec.Struct) -> bytes:

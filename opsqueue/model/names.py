@@ -12,6 +12,8 @@ _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 QUEUES_KEY: Final = "oq:queues"
+STORES_KEY: Final = "oq:stores"
+"""A hash: a store's URL, without options -> the id in its marker."""
 """A set of the names of all queues that ever had a submission or a worker."""
 
 
