@@ -41,6 +41,7 @@
         |   +-- RedisUnavailableError       no answer: the transition may or may not have happened
         |   +-- SubmissionNotConfirmedError inserted, but not yet as durable as was asked for
         |   +-- StoreUnavailableError       bucket missing, credentials refused, network down
+        |   |   +-- ObjectUnusableError     one object can't be read or written, the store can
         |   +-- ApiUnavailableError         no answer from the HTTP API, or not one of ours
         |
         |   the reference's names of what happens to chunks; a StoreUnavailableError is each of them
@@ -106,6 +107,7 @@ __all__ = [
     "InvalidArgumentError",
     "NewObjectStoreClientError",
     "ObjectNotFoundError",
+    "ObjectUnusableError",
     "OperationFailedError",
     "OpsqueueError",
     "OpsqueueInternalError",
@@ -413,13 +415,13 @@ class ChunkStorageError(OpsqueueInternalError):
 class ObjectNotFoundError(ChunkRetrievalError):
     """The object store has no object of this key."""
 
-    def __init__(self, key: str, store: str) -> None:
-        """`store` is the store's URL, without credentials."""
+    def __init__(self, key: str, store: str, why: str = "") -> None:
+        """`store` is the store's URL, without credentials; `why` is what the reader knows."""
         self.key = key
         self.store = store
         super().__init__(
-            f"{store} has no object {key!r}: was it deleted, or stored by a program with another "
-            "store URL?"
+            f"{store} has no object {key!r}: "
+            + (why or "was it deleted, or stored by a program with another store URL?")
         )
 
 
@@ -472,6 +474,14 @@ class StoreUnavailableError(
     ConnectionTroubleError, ChunkRetrievalError, ChunksStorageError, ChunkStorageError
 ):
     """The object store refused or did not answer: bucket, credentials, network."""
+
+
+class ObjectUnusableError(StoreUnavailableError):
+    """One object can't be read or written, while the store answers for others.
+
+    Another user's file, an archived or damaged object: waiting does not help, so the chunk's
+    attempt fails.
+    """
 
 
 class ApiUnavailableError(ConnectionTroubleError):

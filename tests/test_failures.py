@@ -24,6 +24,21 @@ SHOWN_BY: Final = {
         "opsqueue/queue/test_fail.py::test_drawn_jitter_stays_within_its_half",
         "opsqueue/queue/test_fail.py::test_the_tenth_failure_fails_the_submission_with_that_failure",
     ),
+    "a store's disk is not mounted, or its bucket was emptied": (
+        ("system/test_worker_process.py::test_chunks_go_back_while_the_stores_disk_is_not_mounted"),
+        "opsqueue/queue/test_store_identity.py::test_nothing_is_made_or_missing_where_a_disk_was",
+        (
+            "opsqueue_api/resources/test_health.py::"
+            "test_a_store_that_is_not_mounted_makes_a_process_unready"
+        ),
+    ),
+    "one object can't be read or written, and the store's marker can": (
+        "opsqueue/queue/test_store_identity.py::test_a_single_unusable_object_uses_an_attempt",
+        (
+            "opsqueue/queue/test_store_identity.py::"
+            "test_one_bad_file_is_told_apart_from_a_store_that_is_away"
+        ),
+    ),
     "a request's body breaks off": (
         "system/test_malformed_requests.py::test_half_an_output_is_not_stored",
         (

@@ -153,7 +153,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
     route("/healthz", Alive(), GET=Need.OPEN)
     route("/readyz", Ready(client, store), GET=Need.OPEN)
-    route("/version", Version(), GET=Need.OPEN)
+    route("/version", Version(store), GET=Need.OPEN)
     return app
 
 

@@ -31,6 +31,7 @@ from opsqueue.model.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA
 from opsqueue.model.version import __version__
 from opsqueue.queue.connection import check, connect, masked
 from opsqueue.queue.durability import Durability, check_durability
+from opsqueue.queue.store_identity import identify_store
 from opsqueue.store import open_store
 from opsqueue.tracing.logs import set_up_logging
 from opsqueue_api.http.hosts import AllowedHosts, is_name
@@ -321,6 +322,7 @@ def _check_outside(settings: Settings) -> list[str]:
         store = open_store(settings.store_url)
         warnings = check(client, url=settings.redis_url)
         warnings += check_durability(client, settings.durability, url=settings.redis_url)
+        identify_store(client, store)
         store.check()
     except IncorrectUsageError as exc:
         raise click.UsageError(str(exc)) from exc

@@ -26,10 +26,12 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 from prometheus_client import values
 from prometheus_client.values import MultiProcessValue
 
+from opsqueue.exceptions import ConnectionTroubleError, FormatTooNewError
 from opsqueue.model.process import new_worker_name
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
+from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import open_store
 from opsqueue.tracing.export import export_spans
@@ -236,6 +238,9 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
     """Connect to what the settings name, make the app of it, and begin to sweep."""
     client = connect(settings.redis_url, max_connections=settings.redis_connections)
     store = open_store(settings.store_url)
+    # The command has checked both: what has gone since is for /readyz to say.
+    with suppress(ConnectionTroubleError, FormatTooNewError):
+        identify_store(client, store)
     # Consumers over HTTP can't sweep, and no worker needs to be there: somebody must take back what
     # a dead one held.
     queue_of = lru_cache(1_000)(partial(Queue, client))

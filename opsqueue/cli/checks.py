@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,7 +22,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.answers import Counts
 from opsqueue.model.checks import counted
-from opsqueue.model.submission import SubmissionState
+from opsqueue.model.submission import SubmissionFilter, SubmissionState
 from opsqueue.model.version import __version__
 from opsqueue.producer.backends import Backend
 from opsqueue.producer.http_api import HttpBackend
@@ -49,11 +51,14 @@ from opsqueue.queue.durability import (
 )
 from opsqueue.queue.replication import lag_trouble, replica_trouble, replicas_of
 from opsqueue.queue.script import translated_errors
+from opsqueue.queue.store_identity import identify_store
 from opsqueue.store import open_store
 
 _MAX_SKEW_S: Final = 2.0
 _ANSWER_WITHIN_S: Final = 5.0
 _NAMED: Final = 10
+_RECENT_S: Final = 60
+_LOOKED_AT: Final = 100
 _UNSEEN_HELP: Final = {
     Durability.FSYNC: "make sure that appendfsync is everysec or always",
     Durability.REPLICA: "nothing, unless inserts are to wait for a replica",
@@ -203,8 +208,13 @@ def _clock_finding(server: Server) -> Finding:
     )
 
 
-def check_store(url: str | None) -> Iterator[Finding]:
-    """Look at the object store: write, conditional create, read, delete."""
+def check_store(url: str | None, client: Client | None) -> Iterator[Finding]:
+    """Look at the object store: is it the right one, write, conditional create, read, delete.
+
+    Args:
+        url: of the store.
+        client: of Redis, which knows the store's id; None: it can't be reached.
+    """
     if url is None:
         yield Finding("store", Level.WARNING, "not checked", "give OPSQUEUE_STORE_URL")
         return
@@ -217,6 +227,8 @@ def check_store(url: str | None) -> Iterator[Finding]:
         yield Finding("store", Level.UNREACHABLE, str(exc))
         return
     try:
+        if client is not None:
+            identify_store(client, store)
         store.check()
         yield Finding(
             "store", Level.GOOD, f"{store.url} writes, reads, deletes, and keeps the first object"
@@ -305,6 +317,7 @@ def check_queues(api: Backend) -> Iterator[Finding]:
             f"queue {name} is paused and has {counted(backlog_of(queues[name]), 'chunk')} to do",
             f"`opsqueue resume {name}` lets it go on",
         )
+    yield from _given_back(api, [name for name in waiting if name not in idle][:_NAMED])
     more = len(idle[_NAMED:]) + len(paused[_NAMED:])
     if more:
         yield Finding("queue", Level.WARNING, f"{more:,} more wait", "`opsqueue queues`")
@@ -312,6 +325,20 @@ def check_queues(api: Backend) -> Iterator[Finding]:
         yield Finding(
             "queue", Level.GOOD, f"no work waits for a worker in {counted(len(queues), 'queue')}"
         )
+
+
+def _given_back(api: Backend, names: Iterable[str]) -> Iterator[Finding]:
+    """Say of queues why chunks of theirs were given back without an attempt, a short while ago."""
+    recent = datetime.now(UTC) - timedelta(seconds=_RECENT_S)
+    wanted = SubmissionFilter(state=SubmissionState.IN_PROGRESS)
+    for name in names:
+        page = api.queue(name).list_submissions(wanted, order="oldest", limit=_LOOKED_AT)
+        for one in page.submissions:
+            if one.release_reason and one.released_at and one.released_at > recent:
+                text = f"chunks of {name}/{one.id} are given back: {one.release_reason}"
+                help_ = "once that is mended they go on; no attempt is used until then"
+                yield Finding("given-back", Level.WARNING, text, help_)
+                break
 
 
 def _is_waiting(counts: Counts) -> bool:
@@ -335,7 +362,11 @@ def check_everything(
             yield finding
 
     yield from noted(check_redis(redis_url, durability))
-    yield from noted(check_store(store_url))
+    if seen["redis"] is Level.GOOD:
+        with closing(connect(redis_url or config.REDIS_URL.default)) as client:
+            yield from noted(check_store(store_url, client))
+    else:
+        yield from noted(check_store(store_url, None))
     yield from noted(check_api(api_url, token))
     if seen["api"] is Level.GOOD and seen.get("api-token") is Level.GOOD:
         api = HttpBackend(api_url or DEFAULT_API_URL, token=token)

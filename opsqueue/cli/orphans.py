@@ -17,6 +17,7 @@ from opsqueue.queue.connection import connect, masked
 from opsqueue.queue.orphans import Orphan, delete_orphans, find_orphans
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
+from opsqueue.queue.store_identity import expect_known_store
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.store.base import check_format
 
@@ -90,6 +91,7 @@ def check_orphans(
         closing(connect(redis_url)) as client,
     ):
         check_format(store)
+        expect_known_store(client, store)
         names = list(queues) or queue_names(client)
         is_left = False
         tell(f"redis   {masked(redis_url)}\nstore   {store.url}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -17,9 +18,11 @@ from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, queues_in, rebuild
 from opsqueue.queue.script import ping
+from opsqueue.queue.store_identity import expect_known_store
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.store.base import check_format
 
+_PROGRESS_S = 5.0
 _EPILOG = """
 \b
 Examples:
@@ -55,6 +58,7 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     with closing(open_store(store_url)) as store:
         tell(f"store   {store.url}")
         check_format(store)
+        expect_known_store(client, store)
         names = _checked(store, queues)
         outcomes = [_rebuild(store, Queue(client, name), is_dry_run=dry_run) for name in names]
     if any(rebuilt for rebuilt, _ in outcomes):
@@ -81,7 +85,8 @@ def _checked(store: ObjectStore, queues: Sequence[str]) -> Sequence[str]:
 def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> tuple[int, int]:
     """Print what became of each submission, then the totals: rebuilt ones and skipped ones."""
     rebuilt = skipped = 0
-    for outcome in rebuild(store, queue, is_dry_run=is_dry_run):
+    progress = _Progress(queue.name)
+    for outcome in rebuild(store, queue, is_dry_run=is_dry_run, on_progress=progress):
         if isinstance(outcome, Rebuilt):
             rebuilt += 1
             id_ = outcome.submission_id or "would be inserted"
@@ -97,3 +102,18 @@ def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> tuple[int
     would = "would be " if is_dry_run else ""
     tell(f"queue {queue.name}: {rebuilt:,} {would}inserted again, {skipped:,} skipped")
     return rebuilt, skipped
+
+
+class _Progress:
+    """Says on stderr, every few seconds, how far a queue is."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._said_at = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= _PROGRESS_S:
+            self._said_at = now
+            text = f"queue {self._queue}: looked at {done:,} of {counted(total, 'submission')}"
+            click.echo(text, err=True)

@@ -221,6 +221,11 @@ def _print(one: Submission, counts: Counts | None) -> None:
         screen.print(Text(f"\n{where}", style="red" if one.failure else "yellow"))
         screen.print(text_of(failure.text), soft_wrap=True)
 
+    if one.release_reason is not None and one.state is SubmissionState.IN_PROGRESS:
+        when = "" if one.released_at is None else f" {_local(one.released_at)}"
+        screen.print(Text(f"\nlast given back{when}:", style="yellow"))
+        screen.print(Text(one.release_reason), soft_wrap=True)
+
 
 def _queue(name: str, counts: Counts) -> str:
     """Say with its name why chunks that nobody has in hand may wait."""

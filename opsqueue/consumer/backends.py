@@ -64,8 +64,10 @@ class ConsumerQueue(Protocol):
     ) -> FailOutcome:
         """Report that an attempt failed; with `is_final` there is no further one."""
 
-    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
-        """Release chunks without using an attempt."""
+    def release_chunks(
+        self, tokens: Sequence[Token], *, delay_ms: int = 0, reason: str = ""
+    ) -> list[ReleaseOutcome]:
+        """Release chunks without using an attempt; `reason` is shown with their submissions."""
 
     def heartbeat(
         self, worker: str, *, tokens: Iterable[Token], info: bytes, timeout_ms: int | None

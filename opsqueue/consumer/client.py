@@ -44,6 +44,7 @@ from opsqueue.model.process import Origin, PerProcess, new_worker_name, worker_i
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.model.version import __version__
 from opsqueue.store import ObjectStore, open_store, with_options
+from opsqueue.store.base import check_store_id
 from opsqueue.strategy import AnyStrategy, Newest, Random
 
 MAX_HELD: Final = 9_000
@@ -138,7 +139,14 @@ class ConsumerClient:
                 client = HttpClient(opsqueue_url, token=token)
                 resources.callback(client.close)
                 on = HttpChunkQueue(client, queue)
-                return Connected(on, url=client.url, check=client.version, timeout_ms=timeout_ms)
+
+                def check() -> None:
+                    client.version()
+                    # As the producer's: inputs would be missing in another store than the API's.
+                    check_store_id(store, client.store_id)
+                    store.store_id = client.store_id
+
+                return Connected(on, url=client.url, check=check, timeout_ms=timeout_ms)
             try:
                 # Only now: a consumer over HTTP needs no Redis client.
                 from opsqueue.consumer.redis_api import connected  # noqa: PLC0415 as above

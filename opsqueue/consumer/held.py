@@ -261,7 +261,8 @@ class InHand:
                 case Failed(failure=failure):
                     return self._queue.fail_chunk(token, failure, is_final=report.is_final)
                 case GivenBack(delay_ms=delay_ms):
-                    return self._queue.release_chunks([token], delay_ms=delay_ms)[0]
+                    reason = report.shown_reason
+                    return self._queue.release_chunks([token], delay_ms=delay_ms, reason=reason)[0]
 
         def is_over(seconds: float) -> bool:
             limit_s = REPORT_WITHIN_S if self.is_stopping.is_set() else within_s

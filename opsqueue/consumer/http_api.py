@@ -32,11 +32,13 @@ from opsqueue.http.client import (
 )
 from opsqueue.model.answers import Alive, Reserved, WorkerSeen
 from opsqueue.model.chunk import (
+    MAX_REASON_CHARACTERS,
     ChunkFailure,
     CompleteOutcome,
     FailOutcome,
     ReleaseOutcome,
     Token,
+    encodable,
 )
 from opsqueue.model.names import checked_worker_in_path
 from opsqueue.strategy import AnyStrategy
@@ -109,9 +111,12 @@ class HttpChunkQueue:
         body = FailBody(chunks=[FailedChunkBody.reporting(token, failure)], is_final=is_final)
         return cast(FailOutcome, self._report("fail", body, [token])[0])
 
-    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
+    def release_chunks(
+        self, tokens: Sequence[Token], *, delay_ms: int = 0, reason: str = ""
+    ) -> list[ReleaseOutcome]:
         """See `ConsumerQueue`."""
-        body = ReleaseBody(tokens=list(tokens), delay_ms=delay_ms)
+        reason = encodable(reason[:MAX_REASON_CHARACTERS])
+        body = ReleaseBody(tokens=list(tokens), delay_ms=delay_ms, reason=reason)
         return cast("list[ReleaseOutcome]", self._report("release", body, tokens))
 
     def heartbeat(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 
 from opsqueue.consumer.held import Connected
 from opsqueue.model.names import checked_worker
 from opsqueue.queue import connection
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore
 
@@ -27,10 +27,15 @@ def connected(
     client = connection.connect(url, max_connections=8)
     resources.callback(client.close)
     on = Queue(client, queue)
+
+    def check() -> None:
+        connection.check(client, url=url)
+        identify_store(client, store)
+
     return Connected(
         on,
         url=connection.masked(url),
-        check=partial(connection.check, client, url=url),
+        check=check,
         sweeper=Sweeper(lambda: [on], sweeper=worker, store=store),
         timeout_ms=timeout_ms,
     )

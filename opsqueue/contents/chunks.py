@@ -23,6 +23,7 @@ from opsqueue.exceptions import (
     ChunkTooLargeError,
     EncodingError,
     InvalidArgumentError,
+    ObjectNotFoundError,
     OperationFailedError,
     OpsqueueError,
     SubmissionCancelledError,
@@ -286,7 +287,7 @@ def results_by_chunk(
             asked.append(index)
             yield output_key(submission.prefix, index)
 
-    for data in get_many(store, keys(), at_once=at_once):
+    for data in _contents(store, submission, keys(), at_once=at_once):
         index = asked.popleft()
         outcomes = _outcomes(data, codec, _operations_in(submission, index), whole_bytes)
         has_errors = data.startswith(MAGIC)
@@ -323,6 +324,25 @@ def indexed_results(
             for position, outcome in enumerate(outcomes)
             if errors != "skip" or not isinstance(outcome, OperationFailed)
         )
+
+
+def _contents(
+    store: Readable, submission: Submission, keys: Iterable[str], *, at_once: int
+) -> Iterator[bytes]:
+    """Yield what `get_many` does; say of what is missing how long the submission is kept."""
+    try:
+        yield from get_many(store, keys, at_once=at_once)
+    except ObjectNotFoundError as exc:
+        if submission.ended_at is None:
+            raise
+        kept_ms = submission.retention_ms
+        kept = "its queue's retention" if kept_ms is None else f"{kept_ms / 1000:,g} seconds"
+        why = (
+            f"submission {submission.id} ended at {submission.ended_at:%Y-%m-%d %H:%M:%S} UTC and "
+            f"is kept for {kept} from then on; what takes longer to be read needs a longer "
+            "retention. If that is not over, the object was deleted by somebody"
+        )
+        raise ObjectNotFoundError(exc.key, exc.store, why) from exc
 
 
 def _operations_in(submission: Submission, chunk_index: int) -> int | None:
@@ -420,7 +440,7 @@ def errors_by_chunk(
             asked.append(index)
             yield output_key(submission.prefix, index)
 
-    for data in get_many(store, keys(), at_once=at_once):
+    for data in _contents(store, submission, keys(), at_once=at_once):
         chunk_index = asked.popleft()
         yield [
             _failed(error, submission, chunk_index, index)
@@ -454,7 +474,7 @@ def failed_operations(
             yield output_key(submission.prefix, index)
             yield input_key(submission.prefix, index)
 
-    objects = get_many(store, keys(), at_once=at_once)
+    objects = _contents(store, submission, keys(), at_once=at_once)
     for output in objects:
         operations = codec.decode(
             next(objects),

@@ -23,6 +23,7 @@ from opsqueue.exceptions import (
     EncodingError,
     InvalidArgumentError,
     ObjectNotFoundError,
+    ObjectUnusableError,
     OpsqueueError,
     StoreUnavailableError,
 )
@@ -98,6 +99,14 @@ class GivenBack:
     reason: str
     delay_ms: int = 0
     times: Times = _NO_TIMES
+
+    @property
+    def shown_reason(self) -> str:
+        """Return the reason where its submission is to show it, else "".
+
+        A chunk comes back with a delay because something around its handler is out of order.
+        """
+        return self.reason if self.delay_ms else ""
 
 
 Report = Done | Failed | GivenBack
@@ -198,12 +207,20 @@ def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
         if reservation.input is not None:
             return Fetched(reservation, reservation.input)
         return Fetched(reservation, store.get(input_key(source.prefix, index)))
-    except StoreUnavailableError as exc:
-        return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
     except ObjectNotFoundError as exc:
-        return Failed(token=token, failure=ChunkFailure(type="InputMissing", message=str(exc)))
+        failure = ChunkFailure(type="InputMissing", message=str(exc))
+    except ObjectUnusableError as exc:
+        # The store answers for others, so that waiting would not help.
+        failure = ChunkFailure.of(exc)
+    except StoreUnavailableError as exc:
+        return _store_is_away(token, exc)
     except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
         return _stored_wrongly(reservation, exc)
+    return Failed(token=token, failure=failure)
+
+
+def _store_is_away(token: Token, exc: StoreUnavailableError) -> GivenBack:
+    return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
 
 
 def run(
@@ -296,9 +313,11 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
     for attempt in range(1, SAVE_TRIES + 1):
         try:
             failed = store_output(store, source, ran.reservation.chunk_index, ran.output)
+        except ObjectUnusableError as exc:
+            return Failed(token=token, failure=ChunkFailure.of(exc))
         except StoreUnavailableError as exc:
             if attempt == SAVE_TRIES:
-                return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
+                return _store_is_away(token, exc)
             time.sleep(_SAVE_BACKOFF.pause_s(attempt))
         except Exception as exc:  # noqa: BLE001 whatever it is, the chunk must be reported
             return _stored_wrongly(ran.reservation, exc)

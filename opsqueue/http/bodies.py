@@ -16,6 +16,7 @@ from msgspec.structs import asdict
 from opsqueue.model.answers import Alive, Counts, Progress, ProgressNumbers, WorkerSeen
 from opsqueue.model.chunk import (
     MAX_BATCH,
+    MAX_REASON_CHARACTERS,
     ChunkFailure,
     Completed,
     CompleteOutcome,
@@ -119,17 +120,21 @@ class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     store: str = ""
 
 
-FEATURES: Final[Mapping[str, bool]] = {"FailBody.is_final": True}
+FEATURES: Final[Mapping[str, bool]] = {"FailBody.is_final": True, "ReleaseBody.reason": True}
 """Optional fields of requests that came after version 0.1.0, as "InsertBody.FIELD": whether a
 client may leave the field out for an API that does not know it. Where it may not, it raises."""
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):
-    """Who answers. `features` are the fields of requests that it knows beside those of 0.1.0."""
+    """Who answers. `features` are the fields of requests that it knows beside those of 0.1.0.
+
+    `store_id` is that of the object store's marker, "" while it is not known.
+    """
 
     name: str
     version: str
     features: list[str] = []
+    store_id: str = ""
 
 
 class ScalingBody(Struct, frozen=True, kw_only=True):
@@ -412,6 +417,7 @@ class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     tokens: Annotated[list[str], Meta(max_length=MAX_BATCH)]
     delay_ms: DelayMs = 0
+    reason: Annotated[str, Meta(max_length=MAX_REASON_CHARACTERS)] = ""
 
 
 class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ Transport = httpx.BaseTransport
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 JSON_TYPE: Final = {"content-type": "application/json"}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_CA_HELP: Final = (
+    "its certificate is not trusted: name the file of its CA in SSL_CERT_FILE, or the host that "
+    "the certificate is for in the URL"
+)
 _HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
 
 Body = TypeVar("Body")
@@ -118,19 +123,26 @@ class HttpClient:
             headers["authorization"] = f"Bearer {token}"
 
         def connected() -> httpx.Client:
+            # A company's proxy can't reach this machine's own loopback address. Without the
+            # environment, httpx would not look at SSL_CERT_FILE either; OpenSSL itself does.
+            parts = urlsplit(full_url)
+            is_here = parts.hostname in _LOOPBACK
+            has_own_trust = is_here and parts.scheme == "https"
             return httpx.Client(
                 base_url=full_url,
                 headers=headers,
                 transport=transport,
                 timeout=httpx.Timeout(_ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S),
-                # A company's proxy can't reach this machine's own loopback address.
-                trust_env=urlsplit(full_url).hostname not in _LOOPBACK,
+                trust_env=not is_here,
+                verify=ssl.create_default_context() if has_own_trust else True,
             )
 
         self._client = PerProcess(connected)
         self._client.get()  # raises what is wrong with the URL or the environment now
         self._patience = patience
         self._pause = pause
+        self.store_id = ""
+        """Of the API's object store, once it has told its version; "" where it told none."""
         self._lacking: frozenset[str] = frozenset()
         self._left_out: set[str] = set()
 
@@ -149,6 +161,7 @@ class HttpClient:
         """
         body = self.read(self.send("GET", "/version", patience=CALL_PATIENCE), VersionBody, "")
         self._lacking = frozenset(FEATURES) - set(body.features)
+        self.store_id = body.store_id
         return body.version
 
     def encoded(self, body: msgspec.Struct) -> bytes:
@@ -254,7 +267,8 @@ class HttpClient:
         )
 
     def _no_answer(self, exc: httpx.TransportError) -> ApiUnavailableError:
-        message = f"no answer from the API at {self.url} ({exc or type(exc).__name__}): {_HELP}"
+        helps = _CA_HELP if "CERTIFICATE_VERIFY_FAILED" in str(exc) else _HELP
+        message = f"no answer from the API at {self.url} ({exc or type(exc).__name__}): {helps}"
         return ApiUnavailableError(message)
 
     def read(

@@ -22,6 +22,7 @@ MAX_FAILURE_CHARACTERS: Final = 32_000
 MAX_ERROR_CHARACTERS: Final = 4_000
 """The same of a single operation: a chunk may have thousands of them."""
 
+MAX_REASON_CHARACTERS: Final = 1_000
 MAX_BATCH: Final = 1_000
 """Chunks in one call, so that no script keeps the server busy for long."""
 

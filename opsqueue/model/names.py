@@ -14,6 +14,8 @@ _DOTS: Final = (".", "..")
 """What clients and proxies take out of a path."""
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 QUEUES_KEY: Final = "oq:queues"
+STORES_KEY: Final = "oq:stores"
+"""A hash: a store's URL, without options -> the id in its marker."""
 """A set of the names of all queues that ever had a submission or a worker."""
 
 

@@ -234,6 +234,10 @@ class Submission(Struct, frozen=True, kw_only=True):
     """What ended the submission; None unless it failed."""
     last_failure: Failure | None = None
     """Of any attempt, also of one that is or was retried."""
+    release_reason: str | None = None
+    """Why a chunk was last given back because something around its handler was out of order."""
+    released_at: datetime | None = None
+    """When that was."""
 
     def __post_init__(self) -> None:
         """Compute what answers show and follows from the rest, whatever was given for it."""

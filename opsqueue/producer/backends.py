@@ -135,6 +135,9 @@ class ProducerQueue(Protocol):
 class Backend(Protocol):
     """Redis or the HTTP API: the queues that it has."""
 
+    store_id: str
+    """Of the API's object store, once it has told its version; "" where none is known."""
+
     def queue(self, name: str, /) -> ProducerQueue:
         """Return a queue; raises InvalidArgumentError for a name that can't be one."""
 

@@ -43,7 +43,9 @@ from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     ChunksStorageError,
     InvalidArgumentError,
+    NewObjectStoreClientError,
     OpsqueueError,
+    StoreUnavailableError,
     SubmissionForgottenError,
     SubmissionNotFoundError,
 )
@@ -76,6 +78,7 @@ from opsqueue.producer.insert import SubmissionInserter
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
 from opsqueue.store import ObjectStore, Readable, open_store, with_options
+from opsqueue.store.base import read_store_id
 from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.tracing import current_carrier, spans
 
@@ -359,6 +362,7 @@ class ProducerClient:
             if not self._has_answered:
                 # That nobody listens is found out before an hour of uploads, not after.
                 self._api.version()
+                self._check_store()
                 self._has_answered = True
             # A retry of somebody without a trace stays in that of the first.
             empty = replace(empty, trace_context=current_carrier() or empty.trace_context)
@@ -376,6 +380,28 @@ class ProducerClient:
         if inserted.warning:
             _LOG.warning("submission %s: %s", inserted.id, inserted.warning)
         return inserted.id
+
+    def _check_store(self) -> None:
+        """Find out, before anything is stored, whether the API has another store.
+
+        Raises:
+            NewObjectStoreClientError: it has.
+        """
+        expected = self._api.store_id
+        if not expected:
+            return
+        try:
+            found = read_store_id(self._store, self._store.url)
+        except StoreUnavailableError:
+            return  # small submissions need no store, and the first upload of others says it
+        if found != expected:
+            message = (
+                f"{self._store.url} is not the object store of the API "
+                f"({'its id is ' + found if found else 'it has no id'}, the API's is {expected}): "
+                "give the URL that the API and the workers have, and mount the same disk"
+            )
+            raise NewObjectStoreClientError(message)
+        self._store.store_id = found
 
     def run_submission(
         self,

@@ -38,6 +38,7 @@ class RedisBackend:
         # Kept, since a queue registers itself with its first insert.
         make = queue_of or partial(Queue, client, durability=durability)
         self._queue_of = lru_cache(_QUEUES_KEPT)(make)
+        self.store_id = ""
 
     def queue(self, name: str, /) -> ProducerQueue:
         """Return a queue; raises InvalidArgumentError for a name that can't be one."""

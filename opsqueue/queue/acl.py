@@ -33,8 +33,8 @@ _CHOSEN: Final = re.compile(
 )
 # What clients send beside scripts. SELECT is for a URL that names a database, the last two are for
 # redis-py's client of a cluster.
-_BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "INFO", "COMMAND",
-                  "CLUSTER|SLOTS")  # fmt: skip
+_BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "HGET", "HSETNX",
+                  "INFO", "COMMAND", "CLUSTER|SLOTS")  # fmt: skip
 _BESIDE_OF_APIS: Final = ("SMEMBERS", "SREM", "XREVRANGE", "WAIT")
 # The category is for WAITAOF, which no server before 7.2 knows: it would not start with a line
 # that names it. The others of the category wait for keys, and our keys are all that a user has.

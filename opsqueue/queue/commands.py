@@ -48,6 +48,7 @@ from opsqueue.model.answers import (
 from opsqueue.model.checks import MAX_LIMIT, MAX_MS, checked_whole, is_text, shown
 from opsqueue.model.chunk import (
     MAX_BATCH,
+    MAX_REASON_CHARACTERS,
     ChunkFailure,
     CompleteOutcome,
     FailOutcome,
@@ -495,12 +496,20 @@ def fail_chunk(
     )
 
 
-def release_chunks(tokens: Sequence[Token], *, delay_ms: int = 0) -> Command[list[ReleaseOutcome]]:
+def release_chunks(
+    tokens: Sequence[Token], *, delay_ms: int = 0, reason: str = ""
+) -> Command[list[ReleaseOutcome]]:
     """Release chunks of one partition; see `Queue.release_chunks`."""
+    if not isinstance(reason, str):
+        message = f"reason is {shown(reason)}: give a text"
+        raise InvalidArgumentError(message)
     return Command(
         script="release_chunks",
         parse=replies.read_released,
-        arguments={"delay_ms": checked_whole("delay_ms", delay_ms, most=MAX_MS)},
+        arguments={
+            "delay_ms": checked_whole("delay_ms", delay_ms, most=MAX_MS),
+            "reason": encodable(reason[:MAX_REASON_CHARACTERS]),
+        },
         rest=checked_tokens(tokens),
         partition=_partition_of_all(tokens),
     )

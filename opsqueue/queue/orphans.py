@@ -15,6 +15,8 @@ from itertools import islice
 from typing import Final
 
 from opsqueue.contents.chunks import began_at
+from opsqueue.exceptions import EncodingError, ObjectNotFoundError
+from opsqueue.http.manifest import read_manifest
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.store.base import is_own_name
@@ -35,6 +37,10 @@ class Orphan:
 def find_orphans(store: ObjectStore, queue: Queue, *, older_than: datetime) -> Iterator[Orphan]:
     """Yield a queue's orphans, looking them up a page at a time.
 
+    On a folder that does not tell capital letters from small ones, queues `jobs` and `Jobs` have
+    one folder. So what its manifest says is another queue's is left alone, and so is what has none
+    in a folder whose name is not the queue's, letter by letter.
+
     Args:
         store: whose objects are listed.
         queue: that knows its submissions.
@@ -48,10 +54,11 @@ def find_orphans(store: ObjectStore, queue: Queue, *, older_than: datetime) -> I
         for prefix in store.list_folders(queue.name)
         if (began := began_at(prefix)) is not None and began < older_than
     )
+    has_folder = queue.name in store.list_folders("")
     for page in _pages(old):
         for prefix in queue.unknown_prefixes(page):
             orphan = _look_at(store, prefix, older_than)
-            if orphan is not None:
+            if orphan is not None and _is_of(queue.name, store, prefix, has_folder=has_folder):
                 yield orphan
 
 
@@ -66,6 +73,13 @@ def delete_orphans(store: ObjectStore, queue: Queue, prefixes: Iterable[str]) ->
             store.delete_prefix(prefix)
             queue.forget_submissions(limit=1, deleted_prefixes=[prefix])
             yield prefix
+
+
+def _is_of(queue: str, store: ObjectStore, prefix: str, *, has_folder: bool) -> bool:
+    try:
+        return read_manifest(store, prefix).queue == queue
+    except (ObjectNotFoundError, EncodingError):  # the upload did not get that far
+        return has_folder
 
 
 def _look_at(store: ObjectStore, prefix: str, older_than: datetime) -> Orphan | None:

@@ -541,11 +541,16 @@ class Queue:
 
         return self._by_partition(commands.checked_tokens(tokens), complete)
 
-    def release_chunks(self, tokens: Sequence[Token], *, delay_ms: int = 0) -> list[ReleaseOutcome]:
-        """Release chunks without using an attempt, free at once or after a delay."""
+    def release_chunks(
+        self, tokens: Sequence[Token], *, delay_ms: int = 0, reason: str = ""
+    ) -> list[ReleaseOutcome]:
+        """Release chunks without using an attempt, free at once or after a delay.
+
+        A reason is kept as their submissions' last one.
+        """
         return self._by_partition(
             commands.checked_tokens(tokens),
-            lambda named: commands.release_chunks(named, delay_ms=delay_ms),
+            lambda named: commands.release_chunks(named, delay_ms=delay_ms, reason=reason),
         )
 
     fail_chunk = _runs(commands.fail_chunk)

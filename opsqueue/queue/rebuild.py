@@ -8,12 +8,20 @@ The I/O is that of the store and of the queue.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from opsqueue.contents.output_check import count_errors
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, ObjectNotFoundError
+from opsqueue.exceptions import (
+    EncodingError,
+    InvalidArgumentError,
+    ObjectNotFoundError,
+    OpsqueueError,
+)
 from opsqueue.http.manifest import read_manifest
 from opsqueue.model.chunk import Finished
 from opsqueue.model.names import check_queue_name
@@ -24,6 +32,8 @@ from opsqueue.store import ObjectStore, output_key
 from opsqueue.store.parallel import get_many
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}")
+AT_ONCE: Final = 8
+"""Submissions that are read at a time; of each, the store reads several outputs at once."""
 MAX_REDO: Final = 10_000
 """Chunks below the cursor that are not done; beyond, done ones are handed out once more, and the
 output that is there stays."""
@@ -59,38 +69,89 @@ def queues_in(store: ObjectStore) -> list[str]:
 
 
 def rebuild(
-    store: ObjectStore, queue: Queue, *, is_dry_run: bool = False
+    store: ObjectStore,
+    queue: Queue,
+    *,
+    is_dry_run: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Iterator[Rebuilt | Skipped]:
     """Insert a queue's lost submissions again, the oldest first; yield what became of each.
+
+    What the store has of AT_ONCE submissions is read at a time.
 
     Args:
         store: has manifests, inputs and outputs.
         queue: to insert into.
         is_dry_run: only look.
+        on_progress: called after each submission with how many were looked at, of how many.
 
     Raises:
         StoreUnavailableError, RedisUnavailableError: repeat it; what was inserted stays.
     """
-    for prefix in sorted(store.list_folders(queue.name)):
-        if not _is_unknown(queue, prefix):
-            continue
+    prefixes = sorted(store.list_folders(queue.name))
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="opsqueue-rebuild") as pool:
+        ahead = deque[Future[_Found | Skipped | None]]()
+        following = iter(prefixes)
         try:
-            new, key = _described(store, queue, prefix)
-            finished = find_finished(store, new)
-            id_ = None
-            if not is_dry_run:
-                id_ = queue.restore_submission(new, finished, idempotency_key=key).id
-        except (ObjectNotFoundError, EncodingError, InvalidArgumentError) as exc:
-            if _is_unknown(queue, prefix):  # else somebody inserted it meanwhile
-                yield Skipped(prefix=prefix, reason=str(exc))
-            continue
-        yield Rebuilt(
-            prefix=prefix,
-            submission_id=id_,
-            chunks_total=new.chunks_total,
-            chunks_done=finished.chunks_done,
-            operations_failed=finished.operations_failed,
-        )
+            for prefix in islice(following, AT_ONCE):
+                ahead.append(pool.submit(_look_for, store, queue, prefix))
+            for number in range(1, len(prefixes) + 1):
+                found = ahead.popleft().result()
+                for prefix in islice(following, 1):
+                    ahead.append(pool.submit(_look_for, store, queue, prefix))
+                outcome = _restored(queue, found, is_dry_run=is_dry_run)
+                if outcome is not None:
+                    yield outcome
+                on_progress(number, len(prefixes))
+        finally:
+            for coming in ahead:
+                coming.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the store has of a lost submission."""
+
+    new: NewSubmission
+    finished: Finished
+    idempotency_key: str
+
+
+def _look_for(store: ObjectStore, queue: Queue, prefix: str) -> _Found | Skipped | None:
+    """Read what the store has of a submission; None: Redis knows it."""
+    if not _is_unknown(queue, prefix):
+        return None
+    try:
+        new, key = _described(store, queue, prefix)
+        return _Found(new, find_finished(store, new), key)
+    except (ObjectNotFoundError, EncodingError, InvalidArgumentError) as exc:
+        return _skipped(queue, prefix, exc)
+
+
+def _restored(
+    queue: Queue, found: _Found | Skipped | None, *, is_dry_run: bool
+) -> Rebuilt | Skipped | None:
+    if not isinstance(found, _Found):
+        return found
+    new, finished, id_ = found.new, found.finished, None
+    if not is_dry_run:
+        try:
+            key = found.idempotency_key
+            id_ = queue.restore_submission(new, finished, idempotency_key=key).id
+        except InvalidArgumentError as exc:
+            return _skipped(queue, new.prefix, exc)
+    return Rebuilt(
+        prefix=new.prefix,
+        submission_id=id_,
+        chunks_total=new.chunks_total,
+        chunks_done=finished.chunks_done,
+        operations_failed=finished.operations_failed,
+    )
+
+
+def _skipped(queue: Queue, prefix: str, exc: OpsqueueError) -> Skipped | None:
+    # Else somebody inserted it meanwhile.
+    return Skipped(prefix=prefix, reason=str(exc)) if _is_unknown(queue, prefix) else None
 
 
 def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:

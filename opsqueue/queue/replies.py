@@ -263,6 +263,7 @@ def read_submission(row: list[Any], queue: str) -> Submission:
     state = SubmissionState(f[b"state"].decode())
     ended_at, limit = f.get(b"ended_at"), f.get(b"max_failed_operations")
     retention = f.get(b"retention_ms")
+    release_reason, released_at = f.get(b"release_reason"), f.get(b"released_at")
     return Submission(
         id=SubmissionId(id_.decode()),
         queue=queue,
@@ -289,6 +290,8 @@ def read_submission(row: list[Any], queue: str) -> Submission:
         created_at=_instant(f[b"created_at"]),
         ended_at=None if ended_at is None else _instant(ended_at),
         last_failure=_failure(failure),
+        release_reason=None if release_reason is None else release_reason.decode(),
+        released_at=None if released_at is None else _instant(released_at),
     )
 
 

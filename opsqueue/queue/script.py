@@ -29,7 +29,7 @@ from opsqueue.exceptions import (
     ScriptError,
 )
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
-from opsqueue.model.names import QUEUES_KEY, base_key
+from opsqueue.model.names import QUEUES_KEY, STORES_KEY, base_key
 from opsqueue.queue.cluster import Client, reason_of, run_on, run_on_all
 
 logger = logging.getLogger("opsqueue.queue")
@@ -344,6 +344,20 @@ def unregister_queue(client: Client, queue: str) -> None:
     """Forget the queue's name; whoever uses it registers it again."""
     with translated_errors(None):
         run_on(client, QUEUES_KEY, lambda server: server.srem(QUEUES_KEY, queue))
+
+
+def known_store_id(client: Client, url: str) -> str:
+    """Return the id that the store of a URL had when it was first used, "" for a new one."""
+    with translated_errors(None):
+        found: Any = run_on(client, STORES_KEY, lambda server: server.hget(STORES_KEY, url))
+    return found.decode() if found else ""
+
+
+def remember_store_id(client: Client, url: str, store_id: str) -> str:
+    """Remember a store's id unless one is known; return the one that holds."""
+    with translated_errors(None):
+        run_on(client, STORES_KEY, lambda server: server.hsetnx(STORES_KEY, url, store_id))
+    return known_store_id(client, url)
 
 
 def queue_names(client: Client) -> list[str]:

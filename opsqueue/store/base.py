@@ -15,6 +15,7 @@ from opsqueue.exceptions import (
     FormatTooNewError,
     InvalidArgumentError,
     NewObjectStoreClientError,
+    ObjectNotFoundError,
     StoreUnavailableError,
 )
 from opsqueue.model.checks import is_host
@@ -34,12 +35,20 @@ MAX_KEY_BYTES = 800
 # The local store's unfinished files start so: no key may, or an object could be taken for one.
 TEMPORARY_PREFIX = ".opsqueue-tmp-"
 
+STORE_ID_KEY = "opsqueue-store-id"
+"""The marker: its content is the store's random id."""
+
+_STORE_ID = re.compile(r"[0-9a-f]{32}")
+
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "file": ("durable",),
     "memory": (),
     "s3": ("endpoint_url", "region"),
     "gs": ("endpoint_url",),
 }
+_OPTION_AFTER_SEMICOLON = re.compile(
+    f";({'|'.join(sorted({name for names in _KNOWN_OPTIONS.values() for name in names}))})="
+)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _OWN_NAME = re.compile(r"manifest|(0|[1-9][0-9]{0,9})-[a-z]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
@@ -77,7 +86,15 @@ class ObjectStore(Protocol):
     several threads at once.
 
     Every method that does I/O raises StoreUnavailableError when the store refuses or does not
-    answer, and InvalidArgumentError for a key that can't be one.
+    answer, and InvalidArgumentError for a key that can't be one. ObjectUnusableError, which is a
+    StoreUnavailableError, says that only the object is to blame.
+    """
+
+    store_id: str
+    """The id that its marker must have, "" while none is known.
+
+    With an id, an object that is missing is asked about twice: where the marker is missing too, or
+    is another one, the store is unavailable (see `check_store_id`), and no folder is made for it.
     """
 
     @property
@@ -228,6 +245,8 @@ def parse_store_url(url: str) -> StoreUrl:
         raise _malformed(url, f"its scheme {parts.scheme!r} is none of {known}")
     if parts.fragment:
         raise _malformed(url, "'#' starts a fragment, which stores don't have: write %23")
+    if _OPTION_AFTER_SEMICOLON.search(f"{parts.path}?{parts.query}"):
+        raise _malformed(url, "options follow as ?name=value&name=value, not after ';'")
     path = unquote(parts.path)
     if _CONTROL_CHARACTER.search(path):
         raise _malformed(url, "its path has a control character")
@@ -250,7 +269,12 @@ def with_options(url: str, options: Iterable[tuple[str, str]]) -> str:
 
 def _options_of(url: str, scheme: str, query: str) -> dict[str, str]:
     known = _KNOWN_OPTIONS[scheme]
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _malformed(url, f"its option {twice!r} is given twice")
     for name, value in options.items():
         if name not in known:
             listed = ", ".join(known) or "none"
@@ -354,6 +378,69 @@ def _format_key(number: int) -> str:
     return f"opsqueue-format-{number}"
 
 
+def read_store_id(store: Readable, url: str) -> str:
+    """Return the id in the store's marker, "" without one.
+
+    Raises:
+        StoreUnavailableError: also when the marker holds something else.
+
+    """
+    try:
+        found = store.get(STORE_ID_KEY).decode("ascii", "replace").strip()
+    except ObjectNotFoundError:
+        return ""
+    if not _STORE_ID.fullmatch(found):
+        message = f"{url} can't be used: its object {STORE_ID_KEY} holds no id: restore it"
+        raise StoreUnavailableError(message)
+    return found
+
+
+def make_store_id(store: ObjectStore) -> str:
+    """Give a store its marker, unless it has one, and return the id.
+
+    Raises:
+        FormatTooNewError: see `check_format`; nothing was written.
+        StoreUnavailableError: it can't be written or read.
+
+    """
+    if found := read_store_id(store, store.url):
+        return found
+    check_format(store)
+    store.create(STORE_ID_KEY, uuid.uuid4().hex.encode())
+    return read_store_id(store, store.url)
+
+
+def check_store_id(store: ObjectStore, expected: str) -> None:
+    """Make sure that a store is still the one of this id; "" is any.
+
+    Raises:
+        StoreUnavailableError: an unmounted disk, an emptied bucket, or another store at its place.
+
+    """
+    if not expected or (found := read_store_id(store, store.url)) == expected:
+        return
+    what = f"is another store than before (id {found})" if found else "has lost its marker"
+    message = (
+        f"{store.url} {what}: the object {STORE_ID_KEY} must hold {expected}; is the disk mounted, "
+        "and the bucket the right one? If its contents were moved or deleted on purpose, create "
+        "that object with that content"
+    )
+    raise StoreUnavailableError(message)
+
+
+def is_only_one_object(store: ObjectStore) -> bool:
+    """Tell whether a failure is that of one object, since the store's marker can be read.
+
+    Without a known id nothing can be told, and so the store is to blame.
+    """
+    if not store.store_id:
+        return False
+    try:
+        return read_store_id(store, store.url) == store.store_id
+    except StoreUnavailableError:
+        return False
+
+
 def check_conditional_create(store: ObjectStore) -> None:
     """Make sure, with a probe object, that the store keeps the first object of a key.
 
@@ -365,13 +452,17 @@ def check_conditional_create(store: ObjectStore) -> None:
     folder = f"opsqueue-check-{uuid.uuid4().hex}"
     # As an object of a submission: so it is also seen whether those can be deleted.
     key = input_key(folder, 0)
-    first_made = store.create(key, b"first")
+    # What is stored decides, and not what was answered: the answer to the first may be lost, and
+    # then the SDK's repetition meets the object.
+    store.create(key, b"first")
     try:
-        second_made = store.create(key, b"second")
-        found = store.get(key) if first_made and not second_made else b""
+        store.create(key, b"second")
+        found = store.get(key)
+    except ObjectNotFoundError:
+        found = b""
     finally:
         store.delete_prefix(folder)
-    if not first_made or second_made or found != b"first":
+    if found != b"first":
         message = (
             f"{store.url} does not keep the first object of a key: it ignores conditional "
             "creates (If-None-Match: *), so that a late worker could replace results; use a "

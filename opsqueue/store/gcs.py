@@ -8,10 +8,12 @@ GCS keeps the condition too (fake-gcs-server, used in tests, keeps it for smalle
 from __future__ import annotations
 
 from contextlib import contextmanager
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from google.api_core.exceptions import (
+    BadRequest,
     Forbidden,
     GoogleAPIError,
     NotFound,
@@ -36,14 +38,17 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
-from opsqueue.exceptions import ObjectNotFoundError, StoreUnavailableError
+from opsqueue.exceptions import ObjectNotFoundError, ObjectUnusableError, StoreUnavailableError
 from opsqueue.model.process import PerProcess
 from opsqueue.store.base import (
+    STORE_ID_KEY,
     StoredObject,
     check_conditional_create,
     check_key,
+    check_store_id,
     deletable_folder_of,
     folder_of,
+    is_only_one_object,
     is_own_name,
 )
 from opsqueue.store.parallel import for_each
@@ -67,6 +72,7 @@ _SDK_ERRORS = (
     InvalidResponse,
     RequestException,
 )
+_MESSAGE_AT_MOST = 500
 _CREDENTIALS_HELP = (
     "check GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the "
     "machine's service account"
@@ -126,8 +132,11 @@ class GcsStore:
         Raises whatever `connected` does.
         """
         self.url = url
+        self.store_id = ""
         self._clients = PerProcess(connected)
         self._clients.get()
+        # The SDK's pool would open more connections than it keeps, and warn of each.
+        self._connections = PerProcess(lambda: BoundedSemaphore(MAX_CONNECTIONS))
         self._bucket_name = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._retry = DEFAULT_RETRY.with_timeout(retry_s)
@@ -135,14 +144,14 @@ class GcsStore:
     def get(self, key: str) -> bytes:
         """Return an object's content; see `ObjectStore.get`."""
         blob = self._bucket.blob(self._root + check_key(key))
-        with self._border(missing_key=key):
+        with self._border(missing_key=key), self._connections.get():
             data: bytes = blob.download_as_bytes(timeout=_TIMEOUTS_S, retry=self._retry)
             return data
 
     def get_range(self, key: str, start: int, size_bytes: int) -> bytes:
         """Return a part of an object's content; see `ObjectStore.get_range`."""
         blob = self._bucket.blob(self._root + check_key(key))
-        with self._border(missing_key=key):
+        with self._border(missing_key=key), self._connections.get():
             try:
                 data: bytes = blob.download_as_bytes(
                     start=start,
@@ -159,7 +168,7 @@ class GcsStore:
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
         blob = self._bucket.blob(self._root + check_key(key))
-        with self._border():
+        with self._border(), self._connections.get():
             try:
                 blob.upload_from_string(
                     data,
@@ -175,7 +184,7 @@ class GcsStore:
     def exists(self, key: str) -> bool:
         """Tell whether there is an object of this key."""
         blob = self._bucket.blob(self._root + check_key(key))
-        with self._border():
+        with self._border(), self._connections.get():
             return bool(blob.exists(timeout=_TIMEOUTS_S, retry=self._retry))
 
     def delete_prefix(self, prefix: str) -> int:
@@ -252,7 +261,7 @@ class GcsStore:
             )
 
     def _delete(self, name: str) -> None:
-        with self._border():
+        with self._border(), self._connections.get():
             try:
                 self._bucket.blob(name).delete(timeout=_TIMEOUTS_S, retry=self._retry)
             except NotFound:
@@ -264,23 +273,37 @@ class GcsStore:
             yield
         except _SDK_ERRORS as exc:
             if missing_key is not None and isinstance(exc, NotFound):
+                if missing_key != STORE_ID_KEY:
+                    check_store_id(self, self.store_id)
                 raise ObjectNotFoundError(missing_key, self.url) from exc
-            raise _translated(exc, self.url, self._bucket_name) from exc
+            error = _translated(exc, self.url, self._bucket_name)
+            if missing_key is not None and self._is_of_object(exc, missing_key):
+                message = f"{error} (only the object {missing_key!r}: others can be read)"
+                raise ObjectUnusableError(message) from exc
+            raise error from exc
+
+    def _is_of_object(self, exc: Exception, key: str) -> bool:
+        """Tell whether a read failed for what is in one object: checksum, key or owner."""
+        if isinstance(exc, DataCorruption):
+            return True
+        is_refused = isinstance(exc, Forbidden | BadRequest) and key != STORE_ID_KEY
+        return is_refused and is_only_one_object(self)
 
 
 def _translated(exc: Exception, url: str, bucket: str) -> OpsqueueError:
     if isinstance(exc, RetryError) and isinstance(exc.cause, Exception):
         exc = exc.cause  # "retried for 20 s" says less than what failed each time
+    said = str(exc)[:_MESSAGE_AT_MOST]
     match exc:
         case NotFound():
-            text = f"has no bucket {bucket!r}: create it, or correct the store's URL"
+            text = f"has no bucket {bucket!r} ({said}): create it, or correct the store's URL"
         # InvalidOperation: a 401 makes the SDK refresh, which anonymous credentials can't.
         case Unauthorized() | RefreshError() | InvalidOperation():
-            text = f"refused the credentials: {_CREDENTIALS_HELP}"
+            text = f"refused the credentials ({said}): {_CREDENTIALS_HELP}"
         case Forbidden():
             text = (
-                "denied access: check the credentials, and grant them Storage Object User "
-                "(roles/storage.objectUser) on the bucket"
+                f"denied access ({said}): check the credentials, and grant them Storage Object "
+                "User (roles/storage.objectUser) on the bucket"
             )
         case DefaultCredentialsError():
             text = f"has no credentials to use: {_CREDENTIALS_HELP}"

@@ -38,15 +38,19 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     NewObjectStoreClientError,
     ObjectNotFoundError,
+    ObjectUnusableError,
     StoreUnavailableError,
 )
 from opsqueue.store.base import (
+    STORE_ID_KEY,
     TEMPORARY_PREFIX,
     StoredObject,
     check_conditional_create,
     check_key,
+    check_store_id,
     deletable_folder_of,
     folder_of,
+    is_only_one_object,
     is_own_name,
 )
 
@@ -62,6 +66,8 @@ _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 # On Linux a descriptor can name a folder only, which is faster and needs no right to read.
 _PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _UNNAMED = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
+
+_OF_ONE_OBJECT = frozenset({errno.EACCES, errno.EPERM, errno.EIO})
 
 # A folder may be deleted between making it and using it, by a clean-up: that many times.
 _MAX_FOLDER_TRIES = 20
@@ -93,6 +99,7 @@ class LocalStore:
 
         """
         self.url = f"file://{root}"
+        self.store_id = ""
         self._root = root
         self._durable = durable
         self.writes_unnamed = bool(_UNNAMED)
@@ -112,12 +119,13 @@ class LocalStore:
     def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
         folder, _, name = check_key(key).rpartition("/")
-        with self._border():
+        with self._border(key):
             # No look whether the folder is there: it nearly always is, and may go at any time.
             for _ in range(_MAX_FOLDER_TRIES):
                 try:
                     return self._create_in(folder, name, data)
                 except FileNotFoundError:
+                    self._check_root()
                     with suppress(FileNotFoundError):
                         self._make_folder(folder)
             return self._create_in(folder, name, data)
@@ -129,6 +137,7 @@ class LocalStore:
             try:
                 within = self._open_folder(folder)
             except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
                 return False
             try:
                 return self._is_object(within, folder, name)
@@ -150,6 +159,7 @@ class LocalStore:
                 os.close(within)
             self._remove_empty(folder)
             return count
+        self._check_root()
         return 0
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
@@ -162,8 +172,12 @@ class LocalStore:
         """Delete objects; see `ObjectStore.delete_objects`."""
         # Most keys of a call are of one folder: it is opened once.
         for folder, of_folder in groupby(map(check_key, keys), key=_folder_of_key):
-            with self._border(), suppress(FileNotFoundError, NotADirectoryError):
-                within = self._open_folder(folder)
+            with self._border():
+                try:
+                    within = self._open_folder(folder)
+                except (FileNotFoundError, NotADirectoryError):
+                    self._check_root()
+                    continue
                 try:
                     for key in of_folder:
                         with suppress(FileNotFoundError):
@@ -243,12 +257,22 @@ class LocalStore:
         assert within is not None  # noqa: S101 a split has one segment at least
         return within
 
+    def _check_root(self) -> None:
+        """Find out, where something is missing, whether all is: an unmounted disk leaves a folder.
+
+        Raises:
+            StoreUnavailableError: see `check_store_id`.
+        """
+        check_store_id(self, self.store_id)
+
     @contextmanager
     def _opened(self, key: str) -> Iterator[BinaryIO]:
-        with self._border():
+        with self._border(key):
             try:
                 descriptor = self._open_object(key)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                if key != STORE_ID_KEY:
+                    self._check_root()
                 raise ObjectNotFoundError(key, self.url) from None
             with open(descriptor, "rb") as file:
                 yield file
@@ -303,15 +327,15 @@ class LocalStore:
             if not stat.S_ISREG(mode):
                 raise self._no_file(folder, name, mode)
 
-    def _no_file(self, folder: str, name: str, mode: int) -> StoreUnavailableError:
+    def _no_file(self, folder: str, name: str, mode: int) -> ObjectUnusableError:
         if stat.S_ISDIR(mode):
             what = "a folder in an object's place"
         else:
             what = "a symbolic link" if stat.S_ISLNK(mode) else "a pipe, a socket or a device"
         return self._refused("/".join(filter(None, (self._root, folder, name))), what)
 
-    def _refused(self, path: str, what: str) -> StoreUnavailableError:
-        return StoreUnavailableError(
+    def _refused(self, path: str, what: str) -> ObjectUnusableError:
+        return ObjectUnusableError(
             f"{self.url} can't be used: {path} is {what}, and below the store's folder only files "
             "and folders are used, so that nothing leads to other places or to other queues; "
             "replace it by what it stands for (a bind mount, for a folder on another disk)"
@@ -322,6 +346,7 @@ class LocalStore:
         try:
             within = self._open_folder(folder.rstrip("/"), os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
+            self._check_root()
             return
         try:
             with os.scandir(within) as entries:
@@ -421,10 +446,19 @@ class LocalStore:
                 os.close(descriptor)
 
     @contextmanager
-    def _border(self) -> Iterator[None]:
+    def _border(self, key: str = STORE_ID_KEY) -> Iterator[None]:
+        """Translate the system's errors; `key` is of the one object that is used."""
         try:
             yield
         except OSError as exc:
+            may_be_object = exc.errno in _OF_ONE_OBJECT and key != STORE_ID_KEY
+            if may_be_object and is_only_one_object(self):
+                message = (
+                    f"{self.url}: the object {key!r} can't be used ({exc.strerror}), though others "
+                    "can: give the user that runs this program the right to it (programs of "
+                    "several users need a common group and umask 002), or repair the disk"
+                )
+                raise ObjectUnusableError(message) from exc
             raise _translated(exc, self.url) from exc
 
 

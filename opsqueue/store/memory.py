@@ -35,6 +35,7 @@ class MemoryStore:
     def __init__(self, name: str = "") -> None:
         """Open the contents of this name, empty if it is new."""
         self.url = f"memory://{name}"
+        self.store_id = ""
         with _LOCK.get():
             self._objects = _CONTENTS.setdefault(name, {})
             self._stored_at = _STORED_AT.setdefault(name, {})

@@ -7,11 +7,16 @@ conflict of two conditional creates, and a download that broke off midway.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import time
 from contextlib import contextmanager
 from datetime import UTC
+from http import HTTPStatus
 from itertools import islice
-from typing import TYPE_CHECKING
+from threading import BoundedSemaphore
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -32,16 +37,20 @@ from botocore.exceptions import (
 from opsqueue.exceptions import (
     NewObjectStoreClientError,
     ObjectNotFoundError,
+    ObjectUnusableError,
     StoreUnavailableError,
 )
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.process import PerProcess
 from opsqueue.store.base import (
+    STORE_ID_KEY,
     StoredObject,
     check_conditional_create,
     check_key,
+    check_store_id,
     deletable_folder_of,
     folder_of,
+    is_only_one_object,
     is_own_name,
 )
 
@@ -61,6 +70,9 @@ READ_TIMEOUT_S = 60
 MAX_CONNECTIONS = 64
 MAX_ATTEMPTS = 5
 
+# What S3 answers for one object that may not be read or decrypted; the others are of the store.
+_OF_ONE_OBJECT = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN})
+
 _DELETED_AT_ONCE = 1_000
 _CONFLICT_ATTEMPTS = 6
 _CONFLICT_BACKOFF = RetryBackoff(first_s=0.05, max_s=0.8)
@@ -72,18 +84,19 @@ _CREDENTIALS_HELP = (
 )
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
 
-_CREDENTIALS_REFUSED = f"refused the credentials ({{code}}): {_CREDENTIALS_HELP}"
+_CREDENTIALS_REFUSED = f"refused the credentials ({{said}}): {_CREDENTIALS_HELP}"
 _ACCESS_DENIED = (
-    "denied access ({code}): check the credentials, and grant them s3:ListBucket on the bucket "
+    "denied access ({said}): check the credentials, and grant them s3:ListBucket on the bucket "
     "and s3:GetObject, s3:PutObject, s3:DeleteObject on its objects"
 )
-_TOO_BUSY = "has too much to do ({code}): try again later"
-_NO_CONDITIONS = "can't do what is asked ({code}): it needs conditional creates (If-None-Match)"
+_NO_BUCKET = "has no bucket {bucket!r} at {place} ({said}): create it, or correct the store's URL"
+_TOO_BUSY = "has too much to do ({said}): try again later"
+_NO_CONDITIONS = "can't do what is asked ({said}): it needs conditional creates (If-None-Match)"
 
 # S3's error code -> what happened and what helps. HEAD has no body: its codes are the status.
 _REFUSALS: dict[str, str] = {
-    "NoSuchBucket": "has no bucket {bucket!r} at {place}: create it, or correct the store's URL",
-    "404": "has no bucket {bucket!r} at {place}: create it, or correct the store's URL",
+    "NoSuchBucket": _NO_BUCKET,
+    "404": _NO_BUCKET,
     "AccessDenied": _ACCESS_DENIED,
     "Forbidden": _ACCESS_DENIED,
     "403": _ACCESS_DENIED,
@@ -92,14 +105,26 @@ _REFUSALS: dict[str, str] = {
     "InvalidAccessKeyId": _CREDENTIALS_REFUSED,
     "InvalidToken": _CREDENTIALS_REFUSED,
     "SignatureDoesNotMatch": _CREDENTIALS_REFUSED,
-    "PermanentRedirect": "lies in another region ({code}): give ?region=… or AWS_REGION",
+    "RequestTimeTooSkewed": (
+        "refused a request ({said}): this machine's clock is wrong; set it, by NTP for example"
+    ),
+    "InvalidObjectState": (
+        "has archived an object ({said}): restore it, and exclude the store's prefix from the "
+        "lifecycle rules that move objects to an archive"
+    ),
+    "PermanentRedirect": "lies in another region ({said}): give ?region=… or AWS_REGION",
     "NotImplemented": _NO_CONDITIONS,
     "501": _NO_CONDITIONS,
     "SlowDown": _TOO_BUSY,
     "ServiceUnavailable": _TOO_BUSY,
     "503": _TOO_BUSY,
 }
-_OTHER_REFUSAL = "answered with an error from {place} ({code})"
+_OTHER_REFUSAL = "answered with an error from {place} ({said})"
+
+# Amazon names what it has not allowed, also of other services: "is not authorized to perform:
+# kms:GenerateDataKey on resource: …".
+_NOT_ALLOWED = re.compile(r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z]+)")
+_MESSAGE_AT_MOST = 500
 
 
 def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
@@ -129,7 +154,7 @@ def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
     def connected() -> S3Client:
         try:
             # A session of our own: boto3's default one is shared, where making clients is not safe.
-            return boto3.session.Session().client(
+            client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=url.options.get("endpoint_url"),
                 region_name=url.options.get("region"),
@@ -138,8 +163,21 @@ def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
         except (BotoCoreError, ValueError) as exc:
             message = f'no object store for "{url}": {exc}'
             raise NewObjectStoreClientError(message) from exc
+        client.meta.events.register("before-call.s3.DeleteObjects", _with_md5)
+        return client
 
     return S3Store(connected, url=str(url), bucket=url.place, prefix=url.path)
+
+
+def _with_md5(params: dict[str, Any], **_: object) -> None:
+    """Give a request the checksum that every store knows.
+
+    Amazon takes this or one of its newer ones, of which boto3 since 1.36 sends a CRC32 alone. Older
+    MinIO, Ceph and others insist on this one.
+    """
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+    params["context"].pop("checksum", None)
 
 
 class S3Store:
@@ -153,8 +191,11 @@ class S3Store:
         Raises whatever `connected` does.
         """
         self.url = url
+        self.store_id = ""
         self._clients = PerProcess(connected)
         self._clients.get()
+        # The SDK's pool would open more connections than it keeps, and warn of each.
+        self._connections = PerProcess(lambda: BoundedSemaphore(MAX_CONNECTIONS))
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
 
@@ -172,9 +213,10 @@ class S3Store:
         with self._border():
             for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
                 try:
-                    self._client.put_object(
-                        Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"
-                    )
+                    with self._connections.get():
+                        self._client.put_object(
+                            Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"
+                        )
                 except ClientError as exc:
                     if _code_of(exc) in ("PreconditionFailed", "412"):
                         return False
@@ -193,7 +235,8 @@ class S3Store:
         name = self._root + check_key(key)
         with self._border():
             try:
-                self._client.head_object(Bucket=self._bucket, Key=name)
+                with self._connections.get():
+                    self._client.head_object(Bucket=self._bucket, Key=name)
             except ClientError as exc:
                 if _code_of(exc) in ("404", "NoSuchKey", "NotFound"):
                     return False
@@ -268,6 +311,10 @@ class S3Store:
             return self._download(name, bytes_range)
 
     def _download(self, name: str, bytes_range: str) -> bytes:
+        with self._connections.get():
+            return self._read(name, bytes_range)
+
+    def _read(self, name: str, bytes_range: str) -> bytes:
         if not bytes_range:
             return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
         try:
@@ -286,7 +333,9 @@ class S3Store:
         )
         refused = answer.get("Errors", [])
         if refused:
-            raise _not_deleted(self.url, len(refused), refused[0].get("Code", "no code"))
+            first = refused[0]
+            said = _said(first.get("Code", ""), first.get("Message", ""))
+            raise _not_deleted(self.url, len(refused), said)
 
     def _pages(self, folder: str, *, delimiter: str = "") -> Iterator[ListObjectsV2OutputTypeDef]:
         paginator = self._client.get_paginator("list_objects_v2")
@@ -301,9 +350,24 @@ class S3Store:
             yield
         except (ClientError, BotoCoreError) as exc:
             if missing_key is not None and _is_missing_key(exc):
+                if missing_key != STORE_ID_KEY:
+                    check_store_id(self, self.store_id)
                 raise ObjectNotFoundError(missing_key, self.url) from exc
             endpoint = self._client.meta.endpoint_url
-            raise _translated(exc, self.url, self._bucket, endpoint) from exc
+            error = _translated(exc, self.url, self._bucket, endpoint)
+            if missing_key is not None and self._is_of_object(exc, missing_key):
+                message = f"{error} (only the object {missing_key!r}: others can be read)"
+                raise ObjectUnusableError(message) from exc
+            raise error from exc
+
+    def _is_of_object(self, exc: Exception, key: str) -> bool:
+        """Tell whether a read failed for what is in one object: its key, its class, its owner."""
+        if not isinstance(exc, ClientError) or key == STORE_ID_KEY:
+            return False
+        if _code_of(exc) == "InvalidObjectState":
+            return True
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status in _OF_ONE_OBJECT and is_only_one_object(self)
 
 
 def _code_of(exc: ClientError) -> str:
@@ -314,10 +378,21 @@ def _is_missing_key(exc: Exception) -> bool:
     return isinstance(exc, ClientError) and _code_of(exc) in ("NoSuchKey", "404")
 
 
-def _not_deleted(url: str, count: int, code: str) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"{url} refused to delete {count:,} objects ({code}): grant s3:DeleteObject"
-    )
+def _said(code: str, message: str) -> str:
+    """Join what the store itself said: only that tells two causes of one code apart."""
+    if not message or message == code:
+        return code or "no code"
+    return f"{code or 'no code'}: {message[:_MESSAGE_AT_MOST]}"
+
+
+def _not_deleted(url: str, count: int, said: str) -> StoreUnavailableError:
+    helps = f": grant {_action_in(said) or 's3:DeleteObject'}" if "AccessDenied" in said else ""
+    return StoreUnavailableError(f"{url} refused to delete {count:,} objects ({said}){helps}")
+
+
+def _action_in(message: str) -> str:
+    found = _NOT_ALLOWED.search(message)
+    return found[1] if found else ""
 
 
 def _translated(
@@ -327,8 +402,12 @@ def _translated(
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if isinstance(exc, ClientError):
         code = _code_of(exc)
-        template = _REFUSALS.get(code, _OTHER_REFUSAL)
-        text = template.format(bucket=bucket, place=place, code=code or "no code")
+        said = _said(code, exc.response.get("Error", {}).get("Message", ""))
+        if action := _action_in(said):
+            text = f"denied access ({said}): grant the credentials {action}"
+        else:
+            template = _REFUSALS.get(code, _OTHER_REFUSAL)
+            text = template.format(bucket=bucket, place=place, said=said)
     elif isinstance(exc, _NO_CREDENTIALS):
         text = f"has no credentials to use ({exc}): {_CREDENTIALS_HELP}"
     elif isinstance(exc, (ConnectionError, HTTPClientError)):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from opsqueue.exceptions import NewObjectStoreClientError
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
 from tests.system.conftest import Start
@@ -67,3 +68,16 @@ def test_memory_does_not_grow_with_the_operations_of_a_generator(
     assert many < few + 20
     assert "MemoryError" in listed.stderr
     assert [20_000] == [json.loads(row)["operations"] for row in listed.stdout.splitlines()]
+
+
+def test_a_producer_with_another_store_than_the_api_is_told_at_its_first_insert(
+    module_api_url: str, tmp_path: Path, queue_name: str
+) -> None:
+    """Not when the first result is missing; and nothing is stored at the wrong place."""
+    with (
+        ProducerClient(module_api_url, f"file://{tmp_path}/other", queue=queue_name) as producer,
+        pytest.raises(NewObjectStoreClientError, match="is not the object store of the API"),
+    ):
+        producer.insert_submission([1], chunk_size=1)
+
+    assert not (tmp_path / "other").exists()

@@ -20,7 +20,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
-from tests.system.conftest import Start
+from tests.system.conftest import ProducerOf, Start
 from tests.waiting import until
 
 pytestmark = pytest.mark.system
@@ -300,3 +300,29 @@ def test_help_has_examples() -> None:
     ).stdout
 
     assert "opsqueue-worker tasks:app -c 8 -Q images,emails" in shown
+
+
+def test_chunks_go_back_while_the_stores_disk_is_not_mounted(
+    start_worker: Start,
+    producer_of: ProducerOf,
+    real_client: redis.Redis,
+    store_url: str,
+    queue_name: str,
+) -> None:
+    """No attempt is used, nothing is made at its place, and all of it goes on when it is back."""
+    root = Path(store_url.removeprefix("file://"))
+    queue = Queue(real_client, queue_name)
+    start_worker()
+    queue.pause_queue()
+    producer = producer_of(inline_bytes=0)
+    id_ = producer.insert_submission(range(4), chunk_size=1, max_attempts=1)
+    root.rename(root.with_name("unmounted"))
+
+    queue.resume_queue()
+    until(lambda: queue.get_submission(id_).release_reason)
+
+    away = queue.get_submission(id_)
+    assert "has lost its marker" in (away.release_reason or "")
+    assert (away.last_failure, away.chunks_done, root.exists()) == (None, 0, False)
+    root.with_name("unmounted").rename(root)
+    assert producer.wait_for_submission(id_).chunks_done == 4

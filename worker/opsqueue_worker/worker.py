@@ -21,6 +21,7 @@ from opsqueue.model.process import worker_info
 from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
@@ -81,6 +82,7 @@ class Worker:
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
+        self._hello: Hello | None = None
         self._pool = self._make_pool(app, self._store)
         self._intakes = Intakes(
             [Queue(self._client, name) for name in self._handlers], self._make_intake
@@ -149,7 +151,7 @@ class Worker:
         children, slots = settings.concurrency, 1
         if settings.pool in ("thread", "async"):
             children, slots = 1, settings.concurrency
-        hello = Hello(
+        self._hello = Hello(
             app=settings.app,
             store_url=settings.store_url,
             pool=settings.pool,
@@ -160,7 +162,7 @@ class Worker:
             max_chunk_bytes=settings.max_chunk_bytes,
         )
         return ChildPool(
-            hello,
+            self._hello,
             size=children,
             ahead=Ahead(settings.prefetch),
             calls=calls,
@@ -176,6 +178,9 @@ class Worker:
         """
         for warning in connection.check(self._client, url=self._settings.redis_url):
             logger.warning("%s", warning)
+        identify_store(self._client, self._store)
+        if self._hello is not None:
+            self._hello.store_id = self._store.store_id  # no child has been started yet
         self._store.check()
         if self._metrics is not None:
             # The port is among what must be there.

@@ -33,7 +33,7 @@ export function pauseOrResume(queue, isPaused) {
  *   max_attempts: number, prefix: string, codec: string, created_at: string, ended_at: string | null,
  *   metadata: string | null, strategic_metadata: Record<string, number | string>,
  *   trace_context: Record<string, string>, is_inline: boolean, failure: Failure | null,
- *   last_failure: Failure | null}} Submission
+ *   last_failure: Failure | null, release_reason: string | null, released_at: string | null}} Submission
  * @typedef {{chunk_index: number, attempt: number, at: string, type: string, message: string, traceback: string}} Failure
  */
 

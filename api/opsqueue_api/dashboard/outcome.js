@@ -23,7 +23,15 @@ const trace = (title, text) => h("pre", { class: "trace", tabindex: 0, role: "re
 /** The failure that ended it, or of the last attempt that did not succeed. @param {Element} place @param {Submission} of */
 export function failureOf(place, of) {
   const failure = of.failure ?? of.last_failure;
-  drawn(place, JSON.stringify([of.state, failure]), () => {
+  const reason = of.state === "in_progress" ? of.release_reason : null;
+  drawn(place, JSON.stringify([of.state, failure, reason && of.released_at]), () => {
+    if (reason && !(failure && failure.at > (of.released_at ?? ""))) {
+      const box = section("Last given back",
+        h("p", { class: "strong" }, reason),
+        h("p", { class: "note" }, `At ${clock(of.released_at ?? "")}. No attempt was used; the chunk is tried again.`));
+      box.classList.add("failure", "passing");
+      return box;
+    }
     if (!failure) return null;
     const isFinal = of.failure !== null;
     const title = isFinal ? "Failure" : "Last failed attempt";

@@ -22,6 +22,7 @@ from opsqueue.exceptions import (
     ObjectNotFoundError,
     OpsqueueError,
     PrefixTakenError,
+    StoreUnavailableError,
     SubmissionCancelledError,
     SubmissionFailedError,
     SubmissionForgottenError,
@@ -176,8 +177,11 @@ def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
 
 
 def _on_ours(
-    _req: falcon.Request, resp: falcon.Response, exc: OpsqueueError, _params: dict[str, Any]
+    req: falcon.Request, resp: falcon.Response, exc: OpsqueueError, _params: dict[str, Any]
 ) -> None:
+    if isinstance(exc, StoreUnavailableError):
+        # Such as a full disk: who runs the API can mend it, and not who hears the answer.
+        _LOG.warning("%s %s: %s", req.method, req.path, exc)
     problem_of(exc).write(resp)
 
 

@@ -248,7 +248,8 @@ class ReleaseChunks:
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _RELEASE)
         tokens = [Token(token) for token in body.tokens]
-        write(resp, OutcomesBody.of(tokens, on.release_chunks(tokens, delay_ms=body.delay_ms)))
+        released = on.release_chunks(tokens, delay_ms=body.delay_ms, reason=body.reason)
+        write(resp, OutcomesBody.of(tokens, released))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@
 -- KEYS[1]    base      prefix of the queue's keys
 -- ARGV[1]    now       see _prelude
 -- ARGV[2]    delay_ms  0: free at once
--- ARGV[3...] rest      tokens
+-- ARGV[3]    reason    kept with the submission, to be shown; '' is nothing worth it
+-- ARGV[4...] rest      tokens
 --
 -- With _reservation.
 --
 -- Returns for each {"released", id}, {"lost"}, or {"dropped", id}.
-local delay_ms = tonumber(ARGV[2])
+local delay_ms, reason = tonumber(ARGV[2]), ARGV[3]
 
 local function release(token)
   local id, index, state = end_reservation(token)
@@ -27,12 +28,15 @@ local function release(token)
   else
     put_back(id, index, state)
   end
+  if reason ~= '' then
+    redis.call('HSET', sub_key(id), 'release_reason', reason, 'released_at', now)
+  end
   count('chunks_released', 1)
   return {'released', id}
 end
 
 local answers, has_released = {}, false
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local answer = release(ARGV[i])
   has_released = has_released or answer[1] == 'released'
   answers[#answers + 1] = answer

@@ -128,7 +128,7 @@ def test_a_store_that_replaces_objects_is_found(
 
     monkeypatch.setattr(checks, "open_store", lambda _: Forgetful(str(tmp_path)))
 
-    (finding,) = checks.check_store("memory://x")
+    (finding,) = checks.check_store("memory://x", None)
 
     assert Level.UNREACHABLE is finding.level
     assert "does not keep the first object" in finding.text

@@ -335,6 +335,21 @@ def test_what_failed_is_shown(run: Run, producer: ProducerClient, fail: Callable
     assert "  line 3\nValueError: bad row 7" in shown.stdout
 
 
+def test_why_chunks_come_back_is_shown(
+    run: Run, producer: ProducerClient, real_client: redis.Redis
+) -> None:
+    """By `show`; no attempt was used, so there is no failure to be shown."""
+    submission_id = producer.insert_submission([1], chunk_size=1)
+    queue = Queue(real_client, producer.queue)
+    tokens = [chunk.token for chunk in queue.reserve_chunks("w1").chunks]
+    queue.release_chunks(tokens, delay_ms=2_000, reason="file:///mnt can't be used")
+
+    shown = run("show", str(submission_id))
+
+    assert "last given back" in shown.stdout
+    assert "file:///mnt can't be used" in shown.stdout
+
+
 def test_why_nothing_runs_is_shown(
     run: Run, producer: ProducerClient, queue: Queue, fail: Callable[[], None]
 ) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+import trustme
 from msgspec.structs import replace
 
 from opsqueue.consumer.http_api import HttpChunkQueue
@@ -47,6 +51,7 @@ from opsqueue.model.chunk import ChunkFailure, Token
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer.http_api import HttpBackend
+from tests.tls_proxy import TlsProxy
 
 ID = SubmissionId(41)
 NEW = NewSubmission(prefix="q/1", chunks_total=1)
@@ -515,3 +520,40 @@ def test_a_connection_with_a_wrong_answer_is_given_up() -> None:
     api.close()
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_certificate_of_ones_own_holds_on_loopback_as_well(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_trusted: bool
+) -> None:
+    """SSL_CERT_FILE names its CA; without it the message says so."""
+    authority = trustme.CA()
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    answer = b'{"name": "opsqueue-redis", "version": "1.2.3"}'
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with TlsProxy(server.server_port, tls) as proxy:
+            api = HttpBackend(f"https://127.0.0.1:{proxy.port}", patience=Patience(repeats=0))
+            if is_trusted:
+                assert api.version() == "1.2.3"
+            else:
+                with pytest.raises(ApiUnavailableError, match="file of its CA in SSL_CERT"):
+                    api.version()
+            api.close()
+        server.shutdown()

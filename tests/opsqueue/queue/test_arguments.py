@@ -192,7 +192,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "complete_chunks": {"token": token_of, "failed": 1, "output": b"x"},
     "fail_chunk": {"token": token_of, "type": "E", "message": "m", "traceback": "t", "jitter": 500},
-    "release_chunks": {"tokens": lambda stage: stage.tokens, "delay_ms": 10},
+    "release_chunks": {"tokens": lambda stage: stage.tokens, "delay_ms": 10, "reason": "why"},
     "heartbeat": {
         "worker": "w1",
         "tokens": lambda stage: stage.tokens,

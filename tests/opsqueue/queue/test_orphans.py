@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,10 +13,12 @@ import redis
 
 from opsqueue.contents.chunks import began_at, fresh_prefix
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.http.manifest import store_manifest
 from opsqueue.queue.orphans import delete_orphans, find_orphans
 from opsqueue.queue.queue import Queue
+from opsqueue.store import StoredObject
 from opsqueue.store.memory import MemoryStore
-from tests.opsqueue.steps import insert
+from tests.opsqueue.steps import insert, new_submission
 
 DAY = timedelta(days=1)
 
@@ -157,3 +161,47 @@ def test_prefixes_of_another_queue_are_no_orphans_to_be_deleted(
 
     assert store.exists(f"{other}/0-in")
     assert queue.forget_submissions().prefixes == ()
+
+
+class FoldingStore(MemoryStore):
+    """As a folder that does not tell capital letters from small ones, and keeps the first name."""
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        folders = sorted(super().list_folders(""))
+        if not prefix:
+            yield from folders
+            return
+        for folder in folders:
+            if folder.lower() == prefix.lower():
+                for below in super().list_folders(folder):
+                    yield prefix + below.removeprefix(folder)
+
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        for found in super().list_objects(""):
+            if found.key.lower().startswith(f"{prefix.lower()}/"):
+                yield replace(found, key=prefix + found.key[len(prefix) :])
+
+    def get(self, key: str) -> bytes:
+        own = next((found for found in self.list_prefix("") if found.lower() == key.lower()), key)
+        return super().get(own)
+
+
+@pytest.mark.parametrize("is_inserted", [True, False])
+def test_a_queue_of_almost_the_same_name_keeps_its_submissions(
+    fake_client: redis.Redis, queue_name: str, *, is_inserted: bool
+) -> None:
+    """On such a folder the submissions of `Jobs` are listed for `jobs`, which knows none of them.
+
+    Also uploads under way, which have no manifest yet.
+    """
+    store = FoldingStore(queue_name)
+    large = Queue(fake_client, f"Jobs-{queue_name}")
+    small = Queue(fake_client, f"jobs-{queue_name}")
+    prefix = old_prefix(large)
+    store.create(f"{prefix}/0-in", b"input")
+    if is_inserted:
+        store_manifest(store, large.name, new_submission(large, 1, prefix=prefix), "")
+        store.create(f"{small.name}/other", b"makes the folder's name no witness")
+
+    assert found(store, small) == []
+    assert found(store, large) == [prefix]

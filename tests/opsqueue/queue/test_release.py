@@ -64,3 +64,17 @@ def test_a_release_empties_the_in_hand_counts(queue: Queue, raw: Raw) -> None:
 
     assert raw.in_hand("customer") == {}
     assert queue.get_submission(id_).chunks_in_hand == 0
+
+
+def test_the_last_reason_is_kept_with_the_submission(queue: Queue, clock: Clock) -> None:
+    """At first there is none; a release without one changes nothing; a long one is cut."""
+    id_ = insert(queue, 1)
+    before = queue.get_submission(id_)
+    for reason in ("the disk is away", "x" * 5_000, ""):
+        queue.release_chunks([take_one(queue).token], reason=reason)
+        clock.advance(1)
+    last = queue.get_submission(id_)
+
+    assert (before.release_reason, before.released_at) == (None, None)
+    assert last.release_reason == "x" * 1_000
+    assert last.released_at is not None

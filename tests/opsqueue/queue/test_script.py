@@ -98,7 +98,8 @@ def test_the_rest_comes_last() -> None:
     loaded = load_script("release_chunks")
 
     assert loaded.has_rest
-    assert ["", 0, "a", "b"] == loaded.argv({"now": "", "delay_ms": 0}, ["a", "b"])
+    arguments: dict[str, str | bytes | int] = {"now": "", "delay_ms": 0, "reason": "why"}
+    assert ["", 0, "why", "a", "b"] == loaded.argv(arguments, ["a", "b"])
 
 
 @pytest.mark.parametrize(

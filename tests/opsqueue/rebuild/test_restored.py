@@ -170,3 +170,23 @@ def test_deleting_a_submission_deletes_its_manifest(
 
     assert was_there
     assert not local.store.exists(manifest_key(prefix))
+
+
+def test_many_are_restored_in_the_order_of_their_uploads(
+    local: LocalOpsqueue, producer: ProducerClient, client: redis.Redis
+) -> None:
+    """More than are read at a time; how far it is is told after each."""
+    lost = [insert(producer, number).prefix for number in range(3 * rebuilding.AT_ONCE)]
+    client.flushall()
+    told: list[tuple[int, int]] = []
+
+    outcomes = list(
+        rebuild(
+            local.store,
+            local.queue("numbers"),
+            on_progress=lambda done, total: told.append((done, total)),
+        )
+    )
+
+    assert sorted(lost) == [outcome.prefix for outcome in outcomes]
+    assert told == [(number, len(lost)) for number in range(1, len(lost) + 1)]

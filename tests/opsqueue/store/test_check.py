@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import socket
 import threading
@@ -17,6 +19,7 @@ from opsqueue.model.backoff import RetryBackoff
 from opsqueue.store import open_store
 from opsqueue.store.base import parse_store_url
 from opsqueue.store.gcs import open_gcs_store
+from opsqueue.store.memory import MemoryStore
 from opsqueue.store.s3 import open_s3_store
 
 if TYPE_CHECKING:
@@ -37,17 +40,26 @@ class Reply(NamedTuple):
 NO_OBJECTS = Reply(HTTPStatus.OK, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
 
 
-def s3_refusal(code: str) -> Reply:
+def s3_refusal(code: str, message: str = "") -> Reply:
     """Return S3's answer to a request that it refuses."""
-    return Reply(HTTPStatus.FORBIDDEN, f"<Error><Code>{code}</Code></Error>".encode())
+    text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return Reply(HTTPStatus.FORBIDDEN, text.encode())
 
 
 @contextmanager
-def canned_server(replies: dict[str, Reply]) -> Iterator[str]:
-    """Answer each HTTP method the same way always; yield the server's address."""
+def canned_server(
+    replies: dict[str, Reply], seen: list[tuple[dict[str, str], bytes]] | None = None
+) -> Iterator[str]:
+    """Answer each HTTP method the same way always; yield the server's address.
+
+    Headers, their names in small letters, and bodies of requests are added to `seen`.
+    """
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        if seen is not None:
+            headers = {name.lower(): value for name, value in handler.headers.items()}
+            seen.append((headers, body))
         reply = replies.get(handler.command, Reply(HTTPStatus.METHOD_NOT_ALLOWED))
         handler.send_response(reply.status)
         handler.send_header("Content-Type", reply.content_type)
@@ -183,6 +195,76 @@ def test_an_s3_that_ignores_conditions_is_found() -> None:
 
     assert "s3://bucket/p does not keep the first object of a key" in message
     assert "If-None-Match" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "helps"),
+    [
+        (
+            "AccessDenied",
+            "User: arn:aws:iam::1:user/u is not authorized to perform: kms:GenerateDataKey on it",
+            "grant the credentials kms:GenerateDataKey",
+        ),
+        ("RequestTimeTooSkewed", "The difference is too large.", "clock is wrong; set it"),
+        ("InvalidObjectState", "It is in GLACIER.", "restore it, and exclude"),
+        ("NoSuchBucket", "No bucket.", "create it, or correct"),
+        ("InvalidRequest", "Content-MD5 is missing.", "answered with an error"),
+        ("QuotaExceeded", "Your quota is used up.", "answered with an error"),
+    ],
+)
+def test_what_s3_itself_says_is_part_of_the_message(code: str, said: str, helps: str) -> None:
+    """Its code and its text, with the help that fits both; never another right than the lacking."""
+    with canned_server({"GET": s3_refusal(code, said)}) as endpoint:
+        message = failure_of(quick_store(f"s3://bucket/p?endpoint_url={endpoint}"))
+
+    assert f"({code}: {said})" in message
+    assert helps in message
+    assert "s3:PutObject" not in message
+
+
+class LosesFirstAnswer(MemoryStore):
+    """Says of the first object that it was there, as after a lost answer."""
+
+    has_lost = False
+
+    def create(self, key: str, data: bytes) -> bool:
+        created = super().create(key, data)
+        if not self.has_lost:
+            self.has_lost = True
+            return False
+        return created
+
+
+def test_a_lost_answer_makes_no_store_a_bad_one(tmp_path: Path) -> None:
+    """What is stored decides."""
+    LosesFirstAnswer(str(tmp_path)).check()
+
+
+def test_deletions_carry_the_checksum_that_older_stores_want() -> None:
+    """Content-MD5, and no other, which some refuse; moto and Amazon take either."""
+    seen: list[tuple[dict[str, str], bytes]] = []
+    done = Reply(HTTPStatus.OK, b"<DeleteResult></DeleteResult>")
+    with canned_server({"POST": done}, seen) as endpoint:
+        store = quick_store(f"s3://bucket/p?endpoint_url={endpoint}")
+        store.delete_objects(["41/0-in", "41/0-out"])
+        store.close()
+
+    ((headers, body),) = seen
+    assert headers["content-md5"] == base64.b64encode(hashlib.md5(body).digest()).decode()  # noqa: S324 it is asked for
+    assert not [name for name in headers if name.startswith("x-amz-checksum")]
+
+
+def test_deletions_that_are_refused_say_which_and_why() -> None:
+    """Other rights than s3:DeleteObject may lack, or none: a lock, for example."""
+    refused = (
+        b"<DeleteResult><Error><Key>p/a</Key><Code>InvalidRequest</Code>"
+        b"<Message>Object is locked.</Message></Error></DeleteResult>"
+    )
+    with canned_server({"POST": Reply(HTTPStatus.OK, refused)}) as endpoint:
+        store = quick_store(f"s3://bucket/p?endpoint_url={endpoint}")
+        with pytest.raises(StoreUnavailableError, match=r"\(InvalidRequest: Object is locked\.\)$"):
+            store.delete_objects(["a"])
+        store.close()
 
 
 def test_an_s3_in_endless_conflict_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -135,3 +136,23 @@ def test_options_given_as_pairs_stand_in_the_url() -> None:
     )
     with pytest.raises(NewObjectStoreClientError, match="'service_account_key' is not an option"):
         open_store(with_options("gs://bucket/p", [("service_account_key", "secret")]))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("file:///tmp/x?durable=true&durable=false", "its option 'durable' is given twice"),
+        ("s3://bucket/p?region=a&region=a", "its option 'region' is given twice"),
+        ("file:///tmp/x;durable=false", "not after ';'"),
+        ("s3://bucket/p?region=a;endpoint_url=http://h", "not after ';'"),
+    ],
+)
+def test_an_option_that_would_not_hold_is_refused(url: str, says: str) -> None:
+    """One of two, or what would be part of a folder's name."""
+    with pytest.raises(NewObjectStoreClientError, match=re.escape(says)):
+        open_store(url)
+
+
+def test_other_semicolons_are_part_of_a_path(tmp_path: Path) -> None:
+    """A folder may have one."""
+    assert open_store(f"file://{tmp_path}/a;b").url == f"file://{tmp_path}/a;b"

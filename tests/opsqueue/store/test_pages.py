@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 from moto.s3.models import s3_backends
 
 from opsqueue.store import open_store
+from opsqueue.store.parallel import create_many, get_many
 
 BUCKET = "opsqueue-tests"
 TOTAL = 1_001
@@ -38,3 +43,23 @@ def test_s3_lists_folders_and_deletes_keys_beyond_a_page(s3_endpoint: str) -> No
     assert {f"q/{index}" for index in range(TOTAL)} == folders
     assert list(store.list_prefix("")) == []
     store.close()
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_many_readers_open_no_more_connections_than_the_pool_has(
+    kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else each further one is opened, thrown away, and warned of."""
+    fixture = {"s3": "s3_endpoint", "gs": "gcs_endpoint"}[kind]
+    url = f"{kind}://{BUCKET}/{uuid.uuid4().hex}"
+    store = open_store(f"{url}?endpoint_url={request.getfixturevalue(fixture)}")
+    keys = [f"q/{number}-in" for number in range(32)]
+    create_many(store, ((key, b"x" * 1_000) for key in keys))
+
+    with ThreadPoolExecutor(8) as readers:
+        reads = [readers.submit(lambda: list(get_many(store, keys))) for _ in range(8)]
+        contents = [read.result() for read in reads]
+    store.close()
+
+    assert contents == [[b"x" * 1_000] * len(keys)] * 8
+    assert "pool is full" not in caplog.text

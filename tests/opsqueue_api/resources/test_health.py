@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import falcon
 import httpx
@@ -15,9 +16,11 @@ from opsqueue.exceptions import StoreUnavailableError
 from opsqueue.http.bodies import FEATURES
 from opsqueue.queue.connection import server_client
 from opsqueue.store import ObjectStore
+from opsqueue.store.base import STORE_ID_KEY
+from opsqueue.store.local import LocalStore
 from opsqueue.store.memory import MemoryStore
 from opsqueue_api.app import App
-from opsqueue_api.resources.health import STORE_CHECK_S, Ready
+from opsqueue_api.resources.health import STORE_CHECK_S, STORE_WRITE_S, Ready
 from tests.opsqueue_api.clients import client_of
 
 
@@ -63,7 +66,12 @@ def test_the_version_is_told(root: httpx.Client) -> None:
     """With the name of the program that answers."""
     answer = root.get("/version").json()
 
-    told = {"name": "opsqueue-redis", "version": __version__, "features": sorted(FEATURES)}
+    told: dict[str, object] = {
+        "name": "opsqueue-redis",
+        "version": __version__,
+        "features": sorted(FEATURES),
+    }
+    told["store_id"] = ""  # a memory store has none
     assert told == answer
 
 
@@ -105,3 +113,46 @@ def test_the_store_is_asked_every_few_seconds_only(fake_client: redis.Redis) -> 
     later = http.simulate_get("/readyz").status_code
 
     assert [before, soon, later] == [503, 503, 200]
+
+
+def test_a_store_that_can_not_be_written_makes_a_process_unready(
+    fake_client: redis.Redis, tmp_path: Path
+) -> None:
+    """Also one that was written to before: it is tried again and again."""
+    store, clock = LocalStore(str(tmp_path / "store")), Clock()
+    http = ready(fake_client, store, clock)
+    before = http.simulate_get("/readyz").status_code
+
+    class Full(LocalStore):
+        def create(self, key: str, data: bytes) -> bool:
+            raise StoreUnavailableError(key, data)
+
+    store.__class__ = Full
+    clock.now += STORE_WRITE_S
+    full = http.simulate_get("/readyz").status_code
+    store.__class__ = LocalStore
+    clock.now += STORE_CHECK_S
+    later = http.simulate_get("/readyz").status_code
+
+    assert [before, full, later] == [200, 503, 200]
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [STORE_ID_KEY]
+
+
+@pytest.mark.parametrize("what", ["gone", "empty"])
+def test_a_store_that_is_not_mounted_makes_a_process_unready(
+    fake_client: redis.Redis, tmp_path: Path, what: str
+) -> None:
+    """And nothing is made at its place."""
+    root, clock = tmp_path / "store", Clock()
+    http = ready(fake_client, LocalStore(str(root)), clock)
+    before = http.simulate_get("/readyz").status_code
+    root.rename(tmp_path / "unmounted")
+    if what == "empty":
+        root.mkdir()
+
+    clock.now += STORE_WRITE_S
+    response = http.simulate_get("/readyz")
+
+    assert (before, response.status_code) == (200, 503)
+    assert "has lost its marker" in response.json["store"]
+    assert (list(root.iterdir()) if what == "empty" else root.exists()) in ([], False)

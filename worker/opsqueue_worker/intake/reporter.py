@@ -45,19 +45,20 @@ def batches_of(reports: Sequence[Report]) -> list[Batch]:
     """Put reports into few calls: one for all that are done, unless it had many outputs."""
     done = [report for report in reports if isinstance(report, Done)]
     batches = [_completion_of(part) for part in _parts_of(done)]
-    released: dict[int, list[GivenBack]] = {}
+    released: dict[tuple[int, str], list[GivenBack]] = {}
     for report in reports:
         match report:
             case Failed(token=token, failure=failure, is_final=is_final):
                 call = commands.fail_chunk(token, failure, is_final=is_final)
                 batches.append(Batch(call, (report,)))
             case GivenBack(delay_ms=delay_ms):
-                released.setdefault(delay_ms, []).append(report)
+                released.setdefault((delay_ms, report.shown_reason), []).append(report)
             case Done():
                 pass
-    for delay_ms, given_back in released.items():
+    for (delay_ms, reason), given_back in released.items():
         tokens = [report.token for report in given_back]
-        batches.append(Batch(commands.release_chunks(tokens, delay_ms=delay_ms), tuple(given_back)))
+        release = commands.release_chunks(tokens, delay_ms=delay_ms, reason=reason)
+        batches.append(Batch(release, tuple(given_back)))
     return batches
 
 
@@ -184,7 +185,8 @@ class Reporter:
                     "chunk %s failed, and its submission with it: %s", chunk, why, extra=about
                 )
             case _ if isinstance(report, GivenBack):
-                logger.info("chunk %s given back: %s", chunk, report.reason, extra=about)
+                level = logging.WARNING if report.shown_reason else logging.INFO
+                logger.log(level, "chunk %s given back: %s", chunk, report.reason, extra=about)
             case _:
                 self.chunks_done += 1
                 logger.debug("chunk %s completed", chunk, extra=about)

@@ -226,6 +226,7 @@ def main() -> None:
         raise TypeError(message)
     set_up_logging(hello.log_level, hello.log_format)
     app, store = load_app(hello.app), open_store(hello.store_url)
+    store.store_id = hello.store_id
     Child(connection, hello, Status(memory, hello.slots), app, store).run()
 
 

@@ -28,6 +28,8 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
     log_format: LogFormat
     max_chunk_bytes: int = MAX_CHUNK_BYTES
     """Limit of an input before compression."""
+    store_id: str = ""
+    """Of the store's marker, which it must go on having."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):
