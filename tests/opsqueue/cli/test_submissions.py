@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -420,3 +423,45 @@ def test_a_token_for_one_queue_is_enough_for_it(
     assert (0, 0, 2) == (listed.exit_code, paused.exit_code, looked_for.exit_code)
     assert f"no submission of {queue.name} is like that" in listed.stderr
     assert "lacks the scope admin for all queues; name the queue with -q" in looked_for.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [("results", ">&-"), ("list", ">/dev/full"), ("show --json", "<&- >/dev/null 2>&-")],
+)
+def test_a_stream_that_is_closed_or_full_is_one_line_and_an_exit_code(
+    api_url: str, store_url: str, producer: ProducerClient, work: Work, command: str, how: str
+) -> None:
+    """No traceback; what the command does not need may be closed."""
+    id_ = producer.insert_submission(range(50), chunk_size=50)
+    work()
+    verb, *options = command.split()
+    subject = producer.queue if verb == "list" else f"{id_} -q {producer.queue}"
+    program = f"{sys.executable} -m opsqueue.cli {verb} {subject} {' '.join(options)} {how}"
+    environment = os.environ | {"OPSQUEUE_API_URL": api_url, "OPSQUEUE_STORE_URL": store_url}
+
+    ended = subprocess.run(
+        ["/bin/sh", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+
+    is_refused = how in (">&-", ">/dev/full")
+    assert (1 if is_refused else 0) == ended.returncode, ended.stderr
+    assert ("Error: can't read or write: " in ended.stderr) is is_refused
+    assert (1 if is_refused else 0) == len(ended.stderr.splitlines())
+
+
+def test_a_closed_stdin_is_one_line_and_an_exit_code(
+    api_url: str, store_url: str, producer: ProducerClient
+) -> None:
+    """Nothing is handed in."""
+    program = f"{sys.executable} -m opsqueue.cli submit {producer.queue} - --chunk-size 1 <&-"
+    environment = os.environ | {"OPSQUEUE_API_URL": api_url, "OPSQUEUE_STORE_URL": store_url}
+
+    ended = subprocess.run(
+        ["/bin/sh", "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert (2, "") == (ended.returncode, ended.stdout)
+    assert "can't read standard input" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert 0 == producer.count_submissions()
