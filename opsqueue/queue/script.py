@@ -356,7 +356,10 @@ def known_store_id(client: Client, url: str) -> str:
 def remember_store_id(client: Client, url: str, store_id: str) -> str:
     """Remember a store's id unless one is known; return the one that holds."""
     with translated_errors(None):
-        run_on(client, STORES_KEY, lambda server: server.hsetnx(STORES_KEY, url, store_id))
+        try:
+            run_on(client, STORES_KEY, lambda server: server.hsetnx(STORES_KEY, url, store_id))
+        except redis.exceptions.ReadOnlyError:
+            return store_id  # a replica: programs on its primary remember it
     return known_store_id(client, url)
 
 

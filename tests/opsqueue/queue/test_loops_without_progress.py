@@ -97,7 +97,7 @@ def test_retiring_a_worker_that_goes_on_reserving_ends(
 def test_a_sweep_of_dead_workers_ends(
     stuck: Callable[..., tuple[Queue, Stuck]], sweeping: Callable[[Queue], Sweeper]
 ) -> None:
-    queue, scripts = stuck(reclaim_dead=[b"reclaimed", 0, 0, 0])
+    queue, scripts = stuck(reclaim_dead=[b"reclaimed", 0, 0, 0, []])
 
     sweeping(queue).reclaim_from_the_dead(queue)
 
@@ -107,7 +107,7 @@ def test_a_sweep_of_dead_workers_ends(
 def test_a_walk_over_reservations_ends_where_it_does_not_get_on(
     stuck: Callable[..., tuple[Queue, Stuck]], sweeping: Callable[[Queue], Sweeper]
 ) -> None:
-    queue, scripts = stuck(reclaim_expired=[b"reclaimed", 0, b"(1-1", 0])
+    queue, scripts = stuck(reclaim_expired=[b"reclaimed", 0, b"(1-1", 0, []])
 
     sweeping(queue).reclaim_expired(queue)
 

@@ -79,6 +79,8 @@ def test_an_insert_answers_the_whole_status(http: httpx.Client, queue_name: str)
         "is_inline": False,
         "failure": None,
         "last_failure": None,
+        "release_reason": None,
+        "released_at": None,
     }
     assert expected == status
 
