@@ -446,7 +446,14 @@ class ConsumerClient:
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is None:
             return
-        output = checked_output(packed_output(output_content, reservation), reservation)
+        try:
+            output = checked_output(packed_output(output_content, reservation), reservation)
+        except EncodingError as exc:
+            try:
+                # Programs written for 0.1.0 compress it themselves.
+                output = checked_output(output_content, reservation)
+            except EncodingError:
+                raise exc from None
         operations = reservation.source.operations_in(reservation.chunk_index)
         report = save(Ran(reservation, output, operations, 0.0), self._store)
         self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
