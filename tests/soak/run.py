@@ -203,7 +203,8 @@ class Soak:
             now = self.look()
         except psutil.NoSuchProcess:
             return ["a process has just ended"]
-        left = [f"file {path}" for path in now.store_files]
+        # The store's own marker stays.
+        left = [f"file {path}" for path in now.store_files if not path.endswith("store-id")]
         left += self._long_keys()
         if before is None:
             # The first time: nothing of any submission.

@@ -255,7 +255,7 @@ def test_check_says_whether_a_worker_of_this_host_lives(
 
 def test_json_logs_have_a_line_a_chunk(start_worker: Start, producer_of: ProducerOf) -> None:
     """With queue, submission, chunk, attempt, operations and duration."""
-    worker = start_worker("--log-format", "json")
+    worker = start_worker("--log-format", "json", "--log-level", "debug")
 
     submission_id = producer_of().insert_submission(range(6), chunk_size=3)
     list(producer_of().blocking_stream_completed_submission(submission_id))

@@ -185,11 +185,12 @@ def test_a_failure_in_the_prelude_is_reported_as_its_line_there(
 ) -> None:
     """The script that called it is named too."""
     queue = Queue(real_client, queue_name)
+    id_ = insert(queue, 1)
     real_client.set(Raw(real_client, queue_name).key("stats"), "not a hash")
     line = line_of("_prelude", "redis.call('HINCRBY', base .. 'stats', field")
 
-    with pytest.raises(ScriptError, match=rf"insert_submission: .*lua/_prelude\.lua:{line}\b"):
-        insert(queue, 1)
+    with pytest.raises(ScriptError, match=rf"cancel_submission: .*lua/_prelude\.lua:{line}\b"):
+        queue.cancel_submission(id_)
     # Other tests count all queues of this server.
     real_client.delete(Raw(real_client, queue_name).key("stats"))
 
