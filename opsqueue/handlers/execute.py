@@ -78,7 +78,7 @@ class Failed:
     duration_s: float = 0.0
     times: Times = _NO_TIMES
     ends_program: BaseException | None = field(default=None, repr=False, compare=False)
-    """What the function raised, where it was to end the program, such as SystemExit."""
+    """The exception of the function if it was to end the program, such as SystemExit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How a submission gets in: its chunks stored, then the queue told where they are.
+"""The insert of a submission: its chunks are stored, then the queue is told where they are.
 
 `ProducerClient` and the API insert in this one way. What was stored in vain is deleted again. I/O
 is the store's and that of a `ProducerQueue`.

@@ -401,7 +401,7 @@ class Queue:
         )
 
     def retry_submission(self, submission_id: SubmissionId) -> Submission:
-        """Put a failed or cancelled submission back to work and return it.
+        """Retry a failed or cancelled submission and return it.
 
         Finished chunks stay finished; every other one has all its attempts again, at once:
         back-offs end. Its `max_failed_operations` holds no longer. Errors of operations in finished
@@ -565,7 +565,7 @@ class Queue:
         unknown_ms: int = UNKNOWN_MS,
         timeout_ms: int | None = None,
     ) -> Alive:
-        """Tell that a worker lives and what it holds; return what of that is revoked.
+        """Report that a worker lives and what it holds; return what of that is revoked.
 
         Args:
             worker: its name.
@@ -615,7 +615,7 @@ class Queue:
     def reclaim_expired(
         self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
     ) -> Swept | None:
-        """Take chunks back whose reservation is over, a page; None when another sweeps now.
+        """Reclaim chunks whose reservation is over, a page; None when another sweeps now.
 
         Args:
             sweeper: who does it.
@@ -1023,7 +1023,7 @@ def _by_age(chunks: Iterable[ChunkInHand]) -> tuple[ChunkInHand, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What is set of a queue while it runs, the same in all of its partitions."""
+    """The settings of a queue that can change while it runs, the same in all of its partitions."""
 
     limits: tuple[Limit, ...]
     retention_ms: int | None
