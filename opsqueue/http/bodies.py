@@ -1,4 +1,4 @@
-"""Bodies of requests, and of those answers that are no values of their own. No I/O.
+"""JSON bodies of requests, and of answers that are not a value of `opsqueue.model`. No I/O.
 
 The rules of their JSON are those of `json_form.py`.
 """

@@ -41,7 +41,8 @@ class ProducerQueue(Protocol):
         `is_new`: an insert repeated after a lost answer finds itself known.)
 
         Raises:
-            InvalidArgumentError: also when another submission has its prefix.
+            InvalidArgumentError: the submission is not a valid one.
+            PrefixTakenError: another submission has its prefix.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as Redis, or the
                 API, was asked to make it.
         """

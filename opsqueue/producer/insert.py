@@ -90,7 +90,8 @@ class SubmissionInserter:
         Chunks that the producer took for small, and this side does not, are stored first.
 
         Raises:
-            InvalidArgumentError: its prefix is another one's, or of another form.
+            InvalidArgumentError: its prefix is of another form.
+            PrefixTakenError: another submission has its prefix.
             as `ProducerQueue.insert_submission`.
         """
         check_own_prefix(new.prefix, self._queue.name)

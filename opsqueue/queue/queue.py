@@ -300,8 +300,8 @@ class Queue:
         partitions, a key is looked for in the others first, lest two submissions have one prefix.
 
         Raises:
-            InvalidArgumentError: another submission has this prefix, or it is not of the form
-                `QUEUE/` and 32 hexadecimal digits.
+            InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
+            PrefixTakenError: another submission has this prefix.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
