@@ -218,7 +218,7 @@ def insert_submission(
     def parse(reply: list[Any], queue: str) -> Inserted | list[int]:
         match reply:
             case [b"partitions", numbers]:
-                return [int(number) for number in numbers]
+                return list(numbers)
         return _inserted(reply, queue, new.prefix)
 
     return Command(

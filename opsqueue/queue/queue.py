@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
+import msgspec
+
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
@@ -84,7 +86,6 @@ from opsqueue.queue.script import Scripts, register_queue
 from opsqueue.strategy import AnyStrategy
 
 Answer = TypeVar("Answer")
-Item = TypeVar("Item")
 P = ParamSpec("P")
 
 _LEAST_BLOCK_MS: Final = 10
@@ -175,8 +176,11 @@ class Queue:
 
         Each is a transition of its own. One of several partitions runs in the first alone.
 
-        Returns their answers in order, and in place of an answer the error that it met, a
-        RedisUnavailableError or a ScriptError: the others may have happened all the same.
+        Returns their answers in order, and in place of an answer the OpsqueueError of its call,
+        such as RedisUnavailableError: the others may have happened all the same.
+
+        Raises:
+            what an answer is refused with, such as SubmissionNotFoundError: all have been run.
         """
         self._register_if_possible()
         places: dict[int, list[int]] = {}
@@ -241,15 +245,21 @@ class Queue:
     def _run_in_each(
         self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
     ) -> list[Answer]:
+        answers, failures = self._answers_of(numbers, command_of)
+        if failures:
+            raise failures[0]
+        return answers
+
+    def _answers_of(
+        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
+    ) -> tuple[list[Answer], list[RedisUnavailableError]]:
         answers, failures = [], []
         for number in numbers:
             try:
                 answers.append(self.run(command_of(number), partition=number))
             except RedisUnavailableError as exc:
                 failures.append(exc)
-        if failures:
-            raise failures[0]
-        return answers
+        return answers, failures
 
     def _run_in_every(self, command: Command[Answer]) -> list[Answer]:
         answers: list[Answer] = []
@@ -262,11 +272,9 @@ class Queue:
                 failures.append(exc)
                 numbers = range(self.partitions.history[-1])
             # A partition that was added meanwhile was given what the first one had before.
-            for number in numbers[told:]:
-                try:
-                    answers.append(self.run(command, partition=number))
-                except RedisUnavailableError as exc:
-                    failures.append(exc)
+            answered, unavailable = self._answers_of(numbers[told:], lambda _: command)
+            answers += answered
+            failures += unavailable
             if told >= len(numbers) or self._is_one:
                 break
             told = len(numbers)
@@ -297,7 +305,8 @@ class Queue:
         """Accept a submission whose chunks are stored already; costs the same for any number.
 
         It goes to the partition that its idempotency key says, or else its prefix. With several
-        partitions, a key is looked for in the others first, lest two submissions have one prefix.
+        partitions, key and prefix are looked for in the others first: nothing is inserted twice,
+        and no two submissions have one prefix.
 
         Raises:
             InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
@@ -474,7 +483,7 @@ class Queue:
             raise failures[0]
         return found[numbers[0]] if len(numbers) == 1 else merged_reserves(found)
 
-    def _reserve_in(self, partition: int, worker: str, **options: Any) -> Reserved:  # noqa: ANN401 as above
+    def _reserve_in(self, partition: int, worker: str, **options: Any) -> Reserved:  # noqa: ANN401 options of `commands.reserve_chunks`
         look_from = ""
         while True:
             command = commands.reserve_chunks(worker, look_from=look_from, **options)
@@ -539,7 +548,8 @@ class Queue:
         """
         found: dict[Token, Reservation] = {}
         for named in grouped(tokens, commands.checked_tokens(tokens)).values():
-            found.update(self.run(commands.get_reservations(named)).items())
+            reserved = self.run(commands.get_reservations(named))
+            found |= reserved
         return found
 
     def _by_partition(
@@ -548,9 +558,12 @@ class Queue:
         command_of: Callable[[Sequence[Token]], Command[list[Answer]]],
     ) -> list[Answer]:
         """Run a command for the tokens of each partition; return their answers in order."""
+        groups = grouped(range(len(tokens)), tokens).values()
+        # All are made, and so checked, before the first is run.
+        run = [(group, command_of([tokens[number] for number in group])) for group in groups]
         answers: dict[int, Answer] = {}
-        for numbers in grouped(range(len(tokens)), tokens).values():
-            of_partition = self.run(command_of([tokens[number] for number in numbers]))
+        for numbers, command in run:
+            of_partition = self.run(command)
             answers |= zip(numbers, of_partition, strict=True)
         return [answers[number] for number in range(len(tokens))]
 
@@ -631,10 +644,12 @@ class Queue:
         )
         if swept is None or len(numbers) == 1:
             return swept
+        next_from = None
         if swept.next_from is not None:
-            return Swept(swept.chunks, placed(swept.next_from, partition), swept.lost)
-        is_last = partition >= numbers[-1]
-        return Swept(swept.chunks, None if is_last else placed("-", partition + 1), swept.lost)
+            next_from = placed(swept.next_from, partition)
+        elif partition < numbers[-1]:
+            next_from = placed("-", partition + 1)
+        return msgspec.structs.replace(swept, next_from=next_from)
 
     # The queue as a whole, and its clean-up
 
