@@ -67,10 +67,6 @@ def bare(name: str, **parts: str) -> str:
     return Template((HERE / "bare" / f"{name}.lua").read_text()).substitute(parts)
 
 
-READ_COUNT = "redis.call('HGET', base .. 'inhand:customer', id)"
-FIRST_OF = "redis.call('ZRANGE', base .. '{index}', 0, 0)"
-
-
 @dataclass(frozen=True)
 class Case:
     """A strategy, and what the bare limit has of it."""
@@ -92,30 +88,32 @@ class Case:
 
 
 CASES = (
-    Case("Oldest", once=FIRST_OF.format(index="ready")),
-    Case("Newest", once=FIRST_OF.format(index="ready")),
-    Case("Random", each="redis.call('ZRANDMEMBER', base .. 'ready', 1)"),
-    Case("Highest(priority, Oldest)", key="priority", once=FIRST_OF.format(index="value:priority")),
+    Case("Oldest", once=bare("first_of", index="ready")),
+    Case("Newest", once=bare("first_of", index="ready")),
+    Case("Random", each=bare("random_of", index="ready")),
+    Case(
+        "Highest(priority, Oldest)", key="priority", once=bare("first_of", index="value:priority")
+    ),
     Case(
         "SelectOnly(priority, 3, Oldest)",
         key="priority",
-        once=FIRST_OF.format(index="meta:priority:3"),
+        once=bare("first_of", index="meta:priority:3"),
     ),
     Case(
         "PreferDistinct(customer, Oldest)",
         key="customer",
-        each=FIRST_OF.format(index="oldest:customer"),
+        each=bare("first_of", index="oldest:customer"),
     ),
     Case(
         "MaxSimultaneous(customer, 1000, Oldest)",
         key="customer",
-        once=FIRST_OF.format(index="oldest:customer"),
-        limit=READ_COUNT,
+        once=bare("first_of", index="oldest:customer"),
+        limit=bare("read_count"),
     ),
     Case(
         "RateLimit(customer, 1000000, 1000000, Oldest)",
         key="customer",
-        once=FIRST_OF.format(index="paced:customer"),
+        once=bare("first_of", index="paced:customer"),
         limit=bare("use_bucket"),
     ),
 )

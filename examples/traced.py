@@ -1,6 +1,6 @@
 """One trace from the producer over API and worker to the handler, with OpenTelemetry.
 
-    pip install "opsqueue-redis[otel]"
+    pip install "opsqueue-redis[dev,otel]"
     OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 opsqueue dev traced:app
     python traced.py produce http://127.0.0.1:3999 STORE_URL
     python traced.py consume http://127.0.0.1:3999 STORE_URL     # takes chunks as the app does

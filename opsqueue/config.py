@@ -113,7 +113,7 @@ LOG_FORMAT: Final = Option(
 
 
 def name_variables(command: click.Command) -> None:
-    """Let help name the variable of every option, below any command."""
+    """Show the variable of every option in the help of a command and of those below it."""
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.allow_from_autoenv:
             parameter.show_envvar = True

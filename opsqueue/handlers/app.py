@@ -38,7 +38,7 @@ DEFAULT_TIME_LIMIT: Final = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """What a handler or a consumer's callback may know of the chunk that it works on.
+    """The chunk that a handler or a consumer's callback works on, without its operations.
 
     The properties are the attributes of the reference's class.
     """
@@ -57,7 +57,7 @@ class Chunk:
     is_void: Callable[[], bool] = field(repr=False, compare=False)
     """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
     prefix: str = ""
-    """Of the submission's objects in the store."""
+    """The keys of the submission's objects in the store begin with it."""
     input_content: bytes = field(default=b"", repr=False)
     """The operations, encoded."""
 
@@ -115,11 +115,11 @@ class Handler:
     codecs: tuple[Codec, ...] = ()
     """The user's own, which it reads beside ours."""
     codec_of: Callable[[str], Codec] | None = None
-    """Of callbacks: which codec a chunk is read and written with, by its submission's."""
+    """For callbacks: makes the codec of a chunk's contents from the name of the submission's."""
 
     @property
     def is_callback(self) -> bool:
-        """Whether it is a consumer's callback."""
+        """True for a consumer's callback."""
         return self.codec_of is not None
 
     @property
@@ -144,7 +144,7 @@ class Handler:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The name of its kind in messages."""
         return "the callback" if self.is_callback else f"handler {self.name}"
 
     @property

@@ -88,7 +88,7 @@ class Failed:
     unread_codec: str = ""
     """The codec of the input, where it is one that this program can't read but others may."""
     ends_program: BaseException | None = field(default=None, repr=False, compare=False)
-    """What the function raised, where it was to end the program, such as SystemExit."""
+    """The exception of the function if it was to end the program, such as SystemExit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

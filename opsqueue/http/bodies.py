@@ -1,4 +1,4 @@
-"""Bodies of requests, and of those answers that are no values of their own. No I/O.
+"""JSON bodies of requests, and of answers that are not a value of `opsqueue.model`. No I/O.
 
 The rules of their JSON are those of `json_form.py`.
 """
@@ -113,7 +113,7 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
 
 
 class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether the API is alive or ready, and what it depends on."""
+    """The state of the API, and of what it depends on."""
 
     status: str
     redis: str = ""
@@ -126,7 +126,7 @@ client may leave the field out for an API that does not know it. Where it may no
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):
-    """Who answers. `features` are the fields of requests that it knows beside those of 0.1.0.
+    """Name and version of the API. `features`: fields of requests that came after 0.1.0.
 
     `store_id` is that of the object store's marker, "" while it is not known.
     """
@@ -138,7 +138,7 @@ class VersionBody(Struct, frozen=True, kw_only=True):
 
 
 class ScalingBody(Struct, frozen=True, kw_only=True):
-    """How much work there is for a queue's workers, in chunks."""
+    """The work that a queue has for its workers, in chunks."""
 
     queue: str
     value: int
@@ -228,13 +228,13 @@ class IdsBody(Struct, frozen=True, kw_only=True):
 
 
 class InlineBody(Struct, frozen=True, kw_only=True):
-    """What a small submission has in Redis: encoded chunks (base64) by index."""
+    """The contents of a small submission in Redis: encoded chunks (base64) by index."""
 
     chunks: dict[int, bytes]
 
 
 class ProgressEvent(ProgressNumbers, frozen=True, kw_only=True):
-    """How far a submission is, as an event; rate and rest are null until they can be told."""
+    """Progress of a submission as an event; rate and rest are null until they are known."""
 
     operations_per_second: float | None
     remaining_s: float | None
@@ -258,7 +258,7 @@ class ProgressEvent(ProgressNumbers, frozen=True, kw_only=True):
 
 
 class SubmissionEvent(Struct, frozen=True, kw_only=True):
-    """What became of a submission: created, retried, completed, failed or cancelled."""
+    """A change of a submission: created, retried, completed, failed or cancelled."""
 
     queue: str
     id: SubmissionId
@@ -266,7 +266,7 @@ class SubmissionEvent(Struct, frozen=True, kw_only=True):
 
 
 class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a consumer wants. `strategy` is text as on command lines, or JSON.
+    """A consumer's request for chunks. `strategy` is text as on command lines, or JSON.
 
     `heartbeat_timeout_ms`: `timeout_ms` of its heartbeats, which counts until the first of them.
     """
@@ -379,7 +379,7 @@ class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
     @property
     def has_contents(self) -> bool:
-        """Whether its output comes along."""
+        """True if its output comes along."""
         return self.results is not UNSET or self.output is not UNSET
 
 
@@ -421,7 +421,7 @@ class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a report. `lost`: the chunk was not the reporter's any more."""
+    """The outcome of a report. `lost`: the chunk was not the reporter's any more."""
 
     token: str
     outcome: OutcomeName
@@ -441,7 +441,7 @@ class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def next_at_ms(self) -> int:
-        """As `Retried` has it."""
+        """The earliest instant of the next attempt, as `Retried` has it."""
         return _milliseconds(self.next_at) if self.next_at else 0
 
     def to_outcome(self) -> AnyOutcome:
@@ -462,7 +462,7 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
 class OutcomesBody(Struct, frozen=True, kw_only=True):
-    """What became of reports, in their order."""
+    """The outcomes of reports, in their order."""
 
     outcomes: list[OutcomeBody]
 
@@ -485,7 +485,7 @@ class HeartbeatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AliveBody(Struct, frozen=True, kw_only=True):
-    """Of the tokens named, those that nobody wants; chunks released that it did not know of."""
+    """Tokens of a heartbeat that are no longer valid; chunks released that it did not name."""
 
     void: list[Token]
     released: int

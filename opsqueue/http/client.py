@@ -74,7 +74,7 @@ Params = str | Sequence[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How often a request is repeated, and after which pauses."""
+    """The number of repetitions of a request, and the pauses before them."""
 
     repeats: int
 

@@ -43,6 +43,7 @@ def _schema(kind: type) -> dict[str, Any]:
 
 
 def _no_form(kind: type) -> NotImplementedError:
+    """Return the error by which msgspec's hooks are to refuse a type; msgspec names the value."""
     return NotImplementedError(f"{kind.__qualname__} has no JSON form")
 
 

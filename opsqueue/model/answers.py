@@ -22,7 +22,7 @@ class Inserted(Struct, frozen=True, kw_only=True):
     id: SubmissionId
     is_new: bool
     submission: Submission | None = None
-    """As it is now; None: only its id is known, by its prefix."""
+    """Its state now; None: only its id is known."""
     is_first: bool = False
     """The queue, or its partition, is new or was deleted: its name must be registered."""
     warning: str = ""
@@ -210,7 +210,7 @@ class ChunkWindow(Struct, frozen=True):
 
 
 class ProgressNumbers(Struct, frozen=True, kw_only=True):
-    """How far a submission is at one instant."""
+    """Progress of a submission at one instant."""
 
     state: SubmissionState
     chunks_total: int
@@ -227,7 +227,7 @@ class Progress(
     kw_only=True,
     rename={"first": "from", "end": "to", "bits": "done"},
 ):
-    """How far a submission is, and which chunks of a window are done.
+    """Progress of a submission, and the chunks of a window that are done.
 
     `done_until` is the first chunk of the window that is not done. `done` has a bit for each chunk
     from `from` to before `to`; the highest bit of its first byte is chunk `from - from % 8`, and

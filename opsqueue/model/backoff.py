@@ -1,4 +1,4 @@
-"""How long this process waits before it repeats a call that was not answered."""
+"""Pauses of this process before it repeats a call that was not answered."""
 
 from __future__ import annotations
 

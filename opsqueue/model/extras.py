@@ -1,4 +1,4 @@
-"""Extras of the distribution: who needs one that is not installed says which."""
+"""Optional extras of the distribution, and the message that names a missing one."""
 
 from __future__ import annotations
 

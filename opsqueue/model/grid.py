@@ -28,7 +28,7 @@ class Cells(Struct, frozen=True, kw_only=True):
     done: tuple[int, ...]
     """Empty once the submission has completed: all are done then."""
     errors: tuple[int, ...]
-    """Of those done, the ones with operations that failed; empty: none has."""
+    """Counts of those done that have operations that failed; empty: none has."""
 
 
 class ChunkInHand(Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class HandPage(Struct, frozen=True):
 
 
 class Delayed(Struct, frozen=True, kw_only=True):
-    """What a submission has waiting for another attempt. `is_partial`: there may be more."""
+    """The chunks of a submission that wait for another attempt. `is_partial`: there may be more."""
 
     chunks: tuple[DelayedChunk, ...]
     is_partial: bool
@@ -74,7 +74,7 @@ class Delayed(Struct, frozen=True, kw_only=True):
 
 
 class Cell(Struct, frozen=True):
-    """How many chunks of a cell are what. The others are free, or dropped once it has ended.
+    """Counts of a cell's chunks by state. The others are free, or dropped once it has ended.
 
     Those with `errors` of operations are among those done.
     """

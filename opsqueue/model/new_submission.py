@@ -23,7 +23,7 @@ MAX_OPERATIONS: Final = 2**53
 MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
 MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
 DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
-"""Where neither submission nor queue has one; `_end_submission.lua` has it, too."""
+"""The retention where neither submission nor queue has one; `_end_submission.lua` has it, too."""
 
 DEFAULT_CODEC: Final = "msgpack+zstd"
 """Of operations that come as JSON, and of a submission that does not say."""
@@ -86,7 +86,7 @@ class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SubmissionOptions(Struct, frozen=True, kw_only=True):
-    """What may be asked for of a submission, whether its contents are stored or come along.
+    """Options of a new submission, whether its contents are stored or come along.
 
     Args:
         max_attempts: of each chunk; failures, expiries and deaths count alike.

@@ -231,7 +231,7 @@ class Submission(Struct, frozen=True, kw_only=True):
     is_inline: bool = False
     """Inputs, and small outputs, are in Redis (`inline_contents`), other outputs in the store."""
     failure: Failure | None = None
-    """What ended the submission; None unless it failed."""
+    """The failure that ended the submission; None unless it failed."""
     last_failure: Failure | None = None
     """Of any attempt, also of one that is or was retried."""
     release_reason: str | None = None

@@ -41,7 +41,8 @@ class ProducerQueue(Protocol):
         `is_new`: an insert repeated after a lost answer finds itself known.)
 
         Raises:
-            InvalidArgumentError: also when another submission has its prefix.
+            InvalidArgumentError: the submission is not a valid one.
+            PrefixTakenError: another submission has its prefix.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as Redis, or the
                 API, was asked to make it.
         """
@@ -80,7 +81,7 @@ class ProducerQueue(Protocol):
         """Cancel a submission in progress and return it as it is then."""
 
     def retry_submission(self, submission_id: SubmissionId, /) -> Submission:
-        """Put a failed or cancelled submission back to work and return it as it is then."""
+        """Retry a failed or cancelled submission and return it as it is then."""
 
     def update_metadata(
         self, submission_id: SubmissionId, changes: Mapping[str, int | None], /
@@ -126,10 +127,10 @@ class ProducerQueue(Protocol):
         """List the queue's workers that have not gone, the ones seen last first."""
 
     def pause_queue(self) -> None:
-        """Hand out no chunk until `resume_queue`."""
+        """Stop handing out chunks until `resume_queue`."""
 
     def resume_queue(self) -> None:
-        """Hand out chunks again."""
+        """Resume handing out chunks."""
 
 
 class Backend(Protocol):

@@ -107,7 +107,7 @@ class SubmissionOptions(ChunksOptions, total=False):
 
 
 class ClientOptions(TypedDict, total=False):
-    """What is set of a client, see `ProducerClient`."""
+    """Options of a client, see `ProducerClient`."""
 
     queue: str
     at_once: int
@@ -541,7 +541,7 @@ class ProducerClient:
     # Submissions that are there
 
     def get_submission(self, submission_id: SubmissionId) -> Submission:
-        """Give a submission as it is now.
+        """Return a submission as it is now.
 
         Raises:
             SubmissionNotFoundError: also after its retention.
@@ -549,7 +549,7 @@ class ProducerClient:
         return self._on.get_submission(SubmissionId(submission_id))
 
     def get_submission_status(self, submission_id: SubmissionId) -> SubmissionStatus | None:
-        """Give a submission's state as a class, such as SubmissionStatus.InProgress.
+        """Return a submission's state as a class, such as SubmissionStatus.InProgress.
 
         None when the queue has none of this id.
         """
@@ -559,7 +559,7 @@ class ProducerClient:
             return None
 
     def is_completed(self, submission_id: SubmissionId) -> bool:
-        """Tell whether all chunks of a submission are done.
+        """Return whether all chunks of a submission are done.
 
         Raises:
             SubmissionNotFoundError.
@@ -630,7 +630,7 @@ class ProducerClient:
         states: Iterable[SubmissionState] = (SubmissionState.IN_PROGRESS,),
         limit: int = MAX_LOOKED_UP,
     ) -> list[SubmissionId]:
-        """Give the ids of all submissions that have all these pairs, ascending.
+        """Return the ids of all submissions that have all these pairs, ascending.
 
         Args:
             strategic_metadata: the pairs; none: all submissions.
@@ -643,7 +643,7 @@ class ProducerClient:
         return self._on.lookup_submissions(strategic_metadata, states=states, limit=limit)
 
     def lookup_submission_id_by_prefix(self, prefix: str) -> SubmissionId | None:
-        """Give the submission whose contents lie below a prefix of the object store."""
+        """Return the submission whose contents lie below a prefix of the object store."""
         return self._on.lookup_prefix(prefix)
 
     def list_submissions(
@@ -675,7 +675,7 @@ class ProducerClient:
         return self._on.count_queue().submissions[SubmissionState.IN_PROGRESS]
 
     def server_version(self) -> str:
-        """Give the API's version."""
+        """Return the API's version."""
         return self._api.version()
 
     # Results in order
@@ -723,7 +723,7 @@ class ProducerClient:
         serialization_format: SerializationFormat | None = None,
         errors: ErrorMode = "raise",
     ) -> Batched[Any]:
-        """Give a completed submission's results in order, lazily; does not wait.
+        """Return a completed submission's results in order, lazily; do not wait.
 
         Arguments as of `blocking_stream_completed_submission`.
 
@@ -745,7 +745,7 @@ class ProducerClient:
         start: int = 0,
         errors: ErrorMode = "raise",
     ) -> Batched[Any]:
-        """Give results while the submission still runs, chunk by chunk, each when it is done.
+        """Yield results while the submission still runs, chunk by chunk, each when it is done.
 
         Args:
             submission_id: its id.
@@ -768,7 +768,7 @@ class ProducerClient:
         start: int = 0,
         errors: ErrorMode = "raise",
     ) -> Batched[ChunkResults]:
-        """Give what `iter_results` gives, by the chunk and with its index: to go on later."""
+        """Yield the results of `iter_results` by chunk, with its index: to go on later."""
         chunks = self._follow(submission_id, ordered=ordered, start=start, errors=errors)
         return Batched(
             tuple(ChunkResults(index, list(results)) for index, results in batch)
@@ -854,13 +854,13 @@ class ProducerClient:
         return each(outputs, self.threads)
 
     def try_stream_completed_submission_chunks(self, submission_id: SubmissionId) -> Batched[bytes]:
-        """Give a completed submission's outputs as bytes, in order; does not wait."""
+        """Return a completed submission's outputs as bytes, in order; do not wait."""
         return self._outputs_of(self.get_submission(submission_id))
 
     # Errors of single operations
 
     def iter_errors(self, submission_id: SubmissionId) -> Batched[OperationFailed]:
-        """Give the errors of single operations in order, lazily; of finished chunks, in any state.
+        """Yield the errors of single operations in order, lazily; of finished chunks, in any state.
 
         Raises at the call:
             SubmissionNotFoundError.
@@ -904,7 +904,7 @@ class ProducerClient:
         return reader_of(submission, self._store, self._on.inline_contents)
 
     def _codec_of(self, name: str, given: SerializationFormat | None) -> Codec:
-        """Give the codec to read by: what is asked for, our own, maybe a custom one, or another."""
+        """Choose the codec to read by: the one asked for, else our own, else that of the name."""
         if given is None and name == RAW.name:
             given = DEFAULT_SERIALIZATION_FORMAT
         if given is not None:

@@ -59,7 +59,7 @@ def done_in_order(
     wait_s, ended_turns = 0.0, 0
     while True:
         progress = ask(start, wait_s)
-        done = range(start, max(start, progress.done.done_until))
+        done = range(start, max(start, progress.done_until))
         yield done
         start = done.stop
         if start >= progress.chunks_total:

@@ -99,7 +99,7 @@ class HttpQueue:
         seen: int | None = None,
         wait_s: float = 0,
     ) -> Progress:
-        """Give progress; see `ProducerQueue.wait_for_progress`. More patient while it waits."""
+        """Return progress; see `ProducerQueue.wait_for_progress`. More patient while it waits."""
         wait_s = max(0.0, min(wait_s, MAX_WAIT_S))
         response = self._client.send(
             "GET",
@@ -198,7 +198,7 @@ class HttpQueue:
     def inline_contents(
         self, submission_id: SubmissionId, kind: Kind, index: int | None = None
     ) -> Mapping[int, bytes]:
-        """Give contents; see `ProducerQueue.inline_contents`."""
+        """Return contents; see `ProducerQueue.inline_contents`."""
         response = self._client.send(
             "GET",
             f"{self._path}/submissions/{submission_id}/inline-{kind}",
@@ -209,7 +209,7 @@ class HttpQueue:
     def chunks_with_errors(
         self, submission_id: SubmissionId, first_index: int = 0, /
     ) -> ErrorChunks:
-        """Give a page of chunks; see `ProducerQueue.chunks_with_errors`."""
+        """Return a page of chunks; see `ProducerQueue.chunks_with_errors`."""
         response = self._client.send(
             "GET",
             f"{self._path}/submissions/{submission_id}/errors/chunks",

@@ -1,4 +1,4 @@
-"""How a submission gets in: its chunks stored, then the queue told where they are.
+"""The insert of a submission: its chunks are stored, then the queue is told where they are.
 
 `ProducerClient` and the API insert in this one way. What was stored in vain is deleted again. I/O
 is the store's and that of a `ProducerQueue`.
@@ -90,7 +90,8 @@ class SubmissionInserter:
         Chunks that the producer took for small, and this side does not, are stored first.
 
         Raises:
-            InvalidArgumentError: its prefix is another one's, or of another form.
+            InvalidArgumentError: its prefix is of another form.
+            PrefixTakenError: another submission has its prefix.
             as `ProducerQueue.insert_submission`.
         """
         check_own_prefix(new.prefix, self._queue.name)

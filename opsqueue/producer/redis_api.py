@@ -53,4 +53,4 @@ class RedisBackend:
         return __version__
 
     def close(self) -> None:
-        """Give nothing back: the client is the caller's."""
+        """Do nothing: the client is the caller's."""

@@ -94,7 +94,7 @@ MAX_DELAYED: Final = 10 * MAX_PAGE
 """Delayed chunks that one reading looks at."""
 
 _ERROR_PAGE_BYTES: Final = 64 * 1024
-"""Of the bitmap of chunks with errors, in one reading: some 500,000 chunks."""
+"""Bytes of the bitmap of chunks with errors in one reading: some 500,000 chunks."""
 _INFO: Final = msgspec.json.Decoder(dict[str, Any])
 # More digits may not fit 64 bits. Tokens without the chunk are from an earlier version.
 _TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(:[0-9]{19}:[0-9]{1,10})?")
@@ -102,7 +102,7 @@ _PAGE: Final = re.compile(r"-|\([0-9]{1,19}-[0-9]{1,19}")
 
 
 class Scope(Enum):
-    """Which of a queue's partitions a command runs in."""
+    """The partitions of a queue that a command runs in."""
 
     ONE = "one"
     """The one that has what it is about, else the queue's first."""
@@ -223,7 +223,7 @@ def insert_submission(
     def parse(reply: list[Any], queue: str) -> Inserted | list[int]:
         match reply:
             case [b"partitions", numbers]:
-                return [int(number) for number in numbers]
+                return list(numbers)
         return _inserted(reply, queue, new.prefix)
 
     return Command(
@@ -536,7 +536,7 @@ def _partition_of_all(tokens: Sequence[Token]) -> int | None:
 def heartbeat(
     worker: str, *, tokens: Iterable[Token], info: bytes, unknown_ms: int, timeout_ms: int
 ) -> Command[Alive]:
-    """Tell one partition that a worker lives; see `Queue.heartbeat`."""
+    """Report to one partition that a worker lives; see `Queue.heartbeat`."""
     return Command(
         script="heartbeat",
         parse=_tagged(
@@ -651,7 +651,7 @@ def pause_queue() -> Command[None]:
 
 
 def resume_queue() -> Command[None]:
-    """Hand out chunks again."""
+    """Resume handing out chunks."""
     return Command(script="resume_queue", parse=_tagged(running=_none), scope=Scope.EVERY)
 
 

@@ -33,7 +33,7 @@ _OWN_VERSIONS: Final = frozenset({"redis_version", "gcc_version"})
 
 
 class Durability(StrEnum):
-    """What an answered insert survives; docs/internals/durability.md says which calls wait."""
+    """The failures that an answered insert survives; see docs/internals/durability.md."""
 
     NONE = "none"
     """What the server itself promises: with an append-only file, most often its own crash."""

@@ -1,4 +1,4 @@
-"""Which partitions a queue has, which one has what, and how their answers become one.
+"""The partitions of a queue: their number, what each has, and how their answers become one.
 
 A queue may be spread over several slots of a cluster. Each slot is a partition; the last two digits
 of a submission's id name its partition, and so do tokens. What is set while running holds in all of
@@ -42,7 +42,7 @@ def partition_of(token: Token) -> int:
 
 
 class Partitions:
-    """How many partitions a queue has, as Redis said last.
+    """The number of a queue's partitions, as Redis answered last.
 
     Args:
         ask: returns all numbers of partitions that the queue has had, from Redis.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
-from msgspec import structs
+import msgspec
 
 from opsqueue.contents.codec import readable_codecs
 from opsqueue.exceptions import (
@@ -86,7 +86,6 @@ from opsqueue.queue.script import Scripts, register_queue, unregister_queue
 from opsqueue.strategy import AnyStrategy
 
 Answer = TypeVar("Answer")
-Item = TypeVar("Item")
 P = ParamSpec("P")
 
 _LEAST_BLOCK_MS: Final = 10
@@ -178,8 +177,11 @@ class Queue:
 
         Each is a transition of its own. One of several partitions runs in the first alone.
 
-        Returns their answers in order, and in place of an answer the error that it met, a
-        RedisUnavailableError or a ScriptError: the others may have happened all the same.
+        Returns their answers in order, and in place of an answer the OpsqueueError of its call,
+        such as RedisUnavailableError: the others may have happened all the same.
+
+        Raises:
+            what an answer is refused with, such as SubmissionNotFoundError: all have been run.
         """
         self._register_if_possible()
         places: dict[int, list[int]] = {}
@@ -244,15 +246,21 @@ class Queue:
     def _run_in_each(
         self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
     ) -> list[Answer]:
+        answers, failures = self._answers_of(numbers, command_of)
+        if failures:
+            raise failures[0]
+        return answers
+
+    def _answers_of(
+        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
+    ) -> tuple[list[Answer], list[RedisUnavailableError]]:
         answers, failures = [], []
         for number in numbers:
             try:
                 answers.append(self.run(command_of(number), partition=number))
             except RedisUnavailableError as exc:
                 failures.append(exc)
-        if failures:
-            raise failures[0]
-        return answers
+        return answers, failures
 
     def _run_in_every(self, command: Command[Answer]) -> list[Answer]:
         answers: list[Answer] = []
@@ -265,11 +273,9 @@ class Queue:
                 failures.append(exc)
                 numbers = range(self.partitions.history[-1])
             # A partition that was added meanwhile was given what the first one had before.
-            for number in numbers[told:]:
-                try:
-                    answers.append(self.run(command, partition=number))
-                except RedisUnavailableError as exc:
-                    failures.append(exc)
+            answered, unavailable = self._answers_of(numbers[told:], lambda _: command)
+            answers += answered
+            failures += unavailable
             if told >= len(numbers) or self._is_one:
                 break
             told = len(numbers)
@@ -300,7 +306,8 @@ class Queue:
         """Accept a submission whose chunks are stored already; costs the same for any number.
 
         It goes to the partition that its idempotency key says, or else its prefix. With several
-        partitions, a key is looked for in the others first, lest two submissions have one prefix.
+        partitions, key and prefix are looked for in the others first: nothing is inserted twice,
+        and no two submissions have one prefix.
 
         Args:
             new: what is inserted.
@@ -309,8 +316,8 @@ class Queue:
                 from `own_idempotency_key`.
 
         Raises:
-            InvalidArgumentError: another submission has this prefix, or it is not of the form
-                `QUEUE/` and 32 hexadecimal digits.
+            InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
+            PrefixTakenError: another submission has this prefix.
             SubmissionForgottenError: the key is known, and its submission was forgotten meanwhile.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
@@ -334,7 +341,7 @@ class Queue:
                     # Somebody may have deleted the queue since this program registered it.
                     with suppress(RedisUnavailableError):
                         register_queue(self._client, self.name)
-                return structs.replace(inserted, warning=self._unread(new.codec))
+                return msgspec.structs.replace(inserted, warning=self._unread(new.codec))
             self.partitions.learn(inserted, question)
         message = f"queue {self.name}: its partitions change faster than an insert can follow"
         raise RedisUnavailableError(message)
@@ -432,7 +439,7 @@ class Queue:
         )
 
     def retry_submission(self, submission_id: SubmissionId) -> Submission:
-        """Put a failed or cancelled submission back to work and return it.
+        """Retry a failed or cancelled submission and return it.
 
         Finished chunks stay finished; every other one has all its attempts again, at once:
         back-offs end. Its `max_failed_operations` holds no longer. Errors of operations in finished
@@ -505,7 +512,7 @@ class Queue:
             raise failures[0]
         return found[numbers[0]] if len(numbers) == 1 else merged_reserves(found)
 
-    def _reserve_in(self, partition: int, worker: str, **options: Any) -> Reserved:  # noqa: ANN401 as above
+    def _reserve_in(self, partition: int, worker: str, **options: Any) -> Reserved:  # noqa: ANN401 options of `commands.reserve_chunks`
         look_from = ""
         while True:
             command = commands.reserve_chunks(worker, look_from=look_from, **options)
@@ -579,7 +586,8 @@ class Queue:
         """
         found: dict[Token, Reservation] = {}
         for named in grouped(tokens, commands.checked_tokens(tokens)).values():
-            found.update(self.run(commands.get_reservations(named)).items())
+            reserved = self.run(commands.get_reservations(named))
+            found |= reserved
         return found
 
     def _by_partition(
@@ -588,9 +596,12 @@ class Queue:
         command_of: Callable[[Sequence[Token]], Command[list[Answer]]],
     ) -> list[Answer]:
         """Run a command for the tokens of each partition; return their answers in order."""
+        groups = grouped(range(len(tokens)), tokens).values()
+        # All are made, and so checked, before the first is run.
+        run = [(group, command_of([tokens[number] for number in group])) for group in groups]
         answers: dict[int, Answer] = {}
-        for numbers in grouped(range(len(tokens)), tokens).values():
-            of_partition = self.run(command_of([tokens[number] for number in numbers]))
+        for numbers, command in run:
+            of_partition = self.run(command)
             answers |= zip(numbers, of_partition, strict=True)
         return [answers[number] for number in range(len(tokens))]
 
@@ -605,7 +616,7 @@ class Queue:
         unknown_ms: int = UNKNOWN_MS,
         timeout_ms: int | None = None,
     ) -> Alive:
-        """Tell that a worker lives and what it holds; return what of that is revoked.
+        """Report that a worker lives and what it holds; return what of that is revoked.
 
         Args:
             worker: its name.
@@ -655,7 +666,7 @@ class Queue:
     def reclaim_expired(
         self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
     ) -> Swept | None:
-        """Take chunks back whose reservation is over, a page; None when another sweeps now.
+        """Reclaim chunks whose reservation is over, a page; None when another sweeps now.
 
         Args:
             sweeper: who does it.
@@ -671,11 +682,12 @@ class Queue:
         )
         if swept is None or len(numbers) == 1:
             return swept
+        next_from = None
         if swept.next_from is not None:
-            next_from: str | None = placed(swept.next_from, partition)
-        else:
-            next_from = None if partition >= numbers[-1] else placed("-", partition + 1)
-        return Swept(swept.chunks, next_from, swept.lost, swept.workers)
+            next_from = placed(swept.next_from, partition)
+        elif partition < numbers[-1]:
+            next_from = placed("-", partition + 1)
+        return msgspec.structs.replace(swept, next_from=next_from)
 
     # The queue as a whole, and its clean-up
 
@@ -1079,7 +1091,7 @@ def _by_age(chunks: Iterable[ChunkInHand]) -> tuple[ChunkInHand, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What is set of a queue while it runs, the same in all of its partitions."""
+    """The settings of a queue that can change while it runs, the same in all of its partitions."""
 
     limits: tuple[Limit, ...]
     retention_ms: int | None

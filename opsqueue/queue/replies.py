@@ -410,7 +410,7 @@ def _instant(milliseconds: bytes | int) -> datetime:
 
 
 def _instant_or_none(milliseconds: int) -> datetime | None:
-    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC) if milliseconds else None
+    return _instant(milliseconds) if milliseconds else None
 
 
 def _failure(flat: list[bytes]) -> Failure | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -55,8 +56,10 @@ def test_programs_of_the_last_release_and_of_this_version_share_a_queue(
         "OPSQUEUE_STORE_URL": store,
         "TEST_QUEUE": queue_name,
         "MEETING": str(tmp_path / "meeting"),
+        "GATE": str(tmp_path / "gate"),
     }
     (tmp_path / "meeting").mkdir()
+    os.mkfifo(tmp_path / "gate")
     versions = {"old": {"PYTHONPATH": str(release)}, "new": {}}
     folders = {"old": str(release), "new": str(Path(opsqueue.__file__).parents[1])}
     apis = {

@@ -286,7 +286,7 @@ class OneWorker:
     def on_delete(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, worker: str
     ) -> None:
-        """Let it go in peace: what it holds is released; 204 also for one that nobody knows."""
+        """Shut it down in order: what it holds is released; 204 also for one that nobody knows."""
         self.queue_of(queue).retire_worker(checked_worker_in_path(worker))
         resp.status = falcon.HTTP_204
 

@@ -33,7 +33,7 @@ MIN_CELLS: Final = 100
 """Fewer would make Redis count more chunks at once; small submissions have fewer all the same."""
 _PAGES: Final = 10
 _BITMAP_BYTES: Final = 1024 * 1024
-"""Of each bitmap, in one reading: some eight million chunks, counted in less than a millisecond."""
+"""Bytes of each bitmap in one reading: eight million chunks, counted in under a millisecond."""
 
 
 class ReservationsBody(Struct, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ def chunk_grid(on: Queue, submission: Submission, *, cells: int) -> Grid:
 
 
 def _counts(on: Queue, submission: Submission, per_cell: int) -> tuple[list[int], list[int]]:
-    """Give how many of each cell are done, and have errors."""
+    """Count the chunks of each cell that are done, and those that have errors."""
     total = submission.chunks_total
     cells = -(-total // per_cell)
     at_once = max(1, min(MAX_CELLS, 8 * _BITMAP_BYTES // per_cell))
@@ -144,7 +144,7 @@ def _counts(on: Queue, submission: Submission, per_cell: int) -> tuple[list[int]
 
 
 def _chunks_in_hand(on: Queue, submission: Submission) -> tuple[tuple[ChunkInHand, ...], bool]:
-    """Give those of a submission, and whether the queue has more than was looked through."""
+    """Return a submission's reserved chunks, and whether there may be more of them."""
     found: list[ChunkInHand] = []
     next_from: str | None = None
     for _ in range(_PAGES):

@@ -1,4 +1,4 @@
-"""What the document says of bodies beyond msgspec's schemas: bounds and examples.
+"""Bounds, examples and names that the document adds to msgspec's schemas of bodies.
 
 The bounds are those of the values in `opsqueue.model.new_submission`, whose own messages say more
 than a decoder's would: so they are checked there, and told here.
@@ -87,7 +87,7 @@ _NAMES: Final = {
     "SubmissionPage": "SubmissionsBody",
     "WorkerSeen": "WorkerBody",
 }
-"""What clients that are generated know values as."""
+"""The names by which generated clients know values."""
 
 _COMPUTED: Final = {"Submission": "chunks_dropped", "Progress": "done_until"}
 """Fields that all versions of the API answer, though the values compute them themselves."""

@@ -280,13 +280,13 @@ class RetrySubmission:
         """Put a failed or cancelled one back to work and give its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         if choice(req, "only", ["all", "failed"]) == "failed":
-            submission = on.get_submission(self._hand_in_failed(on, id_))
+            submission = on.get_submission(self._insert_failed(on, id_))
             resp.status = falcon.HTTP_201
         else:
             submission = on.retry_submission(id_)
         write(resp, submission)
 
-    def _hand_in_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
+    def _insert_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
         if on.get_submission(submission_id).operations_failed == 0:
             detail = (
                 f"submission {submission_id} has no operation that failed: there is none to retry"

@@ -24,7 +24,7 @@ end
 
 -- The first nine fields are the answer's; the others are what is asked here alone.
 local function read_submission(id)
-  local key = base .. 'sub:' .. id
+  local key = sub_key(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
     'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
     'signature')

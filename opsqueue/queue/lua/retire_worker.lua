@@ -1,6 +1,6 @@
 -- retire_worker: reserved -> ready.
 --
--- A worker goes in peace: what it still holds is released without using an attempt, and it is
+-- Orderly shutdown: what a worker still holds is released without using an attempt, and it is
 -- forgotten. (What a worker that just vanishes holds is for reclaim_dead.) What is pending for it
 -- but no longer in the stream is acknowledged, see _reservation.lua.
 --

@@ -172,7 +172,7 @@ def test_a_shell_completes_commands_and_queues(
     run: Run, queue: Queue, typed: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silently nothing where there is nothing."""
-    # The server has the queues of all tests, which take a busy machine long to count.
+    # A busy machine may take longer than a shell waits for.
     monkeypatch.setattr("opsqueue.cli.names._COMPLETE_WITHIN_S", 60)
     queue.heartbeat("w1")
     half = queue.name[:-2]

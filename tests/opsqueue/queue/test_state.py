@@ -21,7 +21,7 @@ LUA = Path(opsqueue.__file__).parent / "queue" / "lua"
 SCRIPTS = sorted(path for path in LUA.glob("*.lua") if not path.name.startswith("_"))
 PARTS = sorted(LUA.glob("_*.lua"))
 
-# Not scripts of their own: blocking reads of a stream, and many calls in one round trip.
+# Not scripts of their own: blocking reads of a stream, what runs commands, and partitions.
 NO_SCRIPTS = {
     "remove_limit",  # a limit set to nothing
     "wait_for_wake",

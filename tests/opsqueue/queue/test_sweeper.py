@@ -213,13 +213,14 @@ def test_a_queue_whose_master_is_gone_does_not_keep_others_from_being_swept(
     clock = Clock()
     gone, there = Queue(fake_client, "gone"), Queue(fake_client, queue_name, clock=clock)
     no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
-    monkeypatch.setattr(gone.part(0), "get_partitions", no_answer)
+    monkeypatch.setattr(gone.partitions, "ask", no_answer)
     insert(there, 1)
     there.reserve_chunks("dead", heartbeat_timeout_ms=1_000)
     clock.advance(1_000)
 
     Sweeper(lambda: [gone, there], sweeper="w1", store=store)._sweep_round(0)
 
+    no_answer.assert_called()
     assert (there.count_queue().chunks_in_hand, len(take(there))) == (0, 1)
 
 

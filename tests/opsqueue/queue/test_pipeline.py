@@ -1,4 +1,4 @@
-"""Queue.together: many calls in one round trip, each a transition of its own."""
+"""Queue.pipeline: many commands in one round trip, each a transition of its own."""
 
 from __future__ import annotations
 

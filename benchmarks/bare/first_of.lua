@@ -1,0 +1,2 @@
+-- The first member of an index.
+redis.call('ZRANGE', base .. '$index', 0, 0)

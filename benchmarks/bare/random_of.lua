@@ -1,0 +1,2 @@
+-- Any member of an index.
+redis.call('ZRANDMEMBER', base .. '$index', 1)

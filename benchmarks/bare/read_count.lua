@@ -1,0 +1,2 @@
+-- Of a value with a limit of chunks in progress: how many there are.
+redis.call('HGET', base .. 'inhand:customer', id)
