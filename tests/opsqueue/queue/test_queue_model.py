@@ -503,10 +503,10 @@ def test_queue_and_model_agree_on_fakeredis() -> None:
     def fresh() -> redis.Redis:
         return fakeredis.FakeRedis(server=fakeredis.FakeServer(server_type="valkey"), protocol=2)
 
-    _run(fresh, examples=20, steps=40)
+    _run(fresh, examples=10, steps=40)
 
 
 @pytest.mark.timeout(0 if EXAMPLES else 120)
 def test_queue_and_model_agree_on_a_real_server(real_client: redis.Redis) -> None:
     """All transitions, interleaved at random."""
-    _run(lambda: real_client, examples=80, steps=60)
+    _run(lambda: real_client, examples=30, steps=60)
