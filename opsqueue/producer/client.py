@@ -83,7 +83,7 @@ from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.tracing import current_carrier, spans
 
 _LOG: Final = logging.getLogger("opsqueue.producer")
-_DEFAULT_BACKOFF: Final = Backoff()
+_AS_THE_QUEUE_HAS_IT: Final = Backoff()
 
 
 class ChunksOptions(TypedDict, total=False):
@@ -91,7 +91,7 @@ class ChunksOptions(TypedDict, total=False):
 
     metadata: bytes | None
     strategic_metadata: Mapping[str, int] | None
-    max_attempts: int
+    max_attempts: int | None
     max_failed_operations: float | None
     backoff: Backoff
     retention: timedelta | float | None
@@ -292,9 +292,9 @@ class ProducerClient:
         serialization_format: SerializationFormat | None = None,
         metadata: bytes | None = None,
         strategic_metadata: Mapping[str, int] | None = None,
-        max_attempts: int = 10,
+        max_attempts: int | None = None,
         max_failed_operations: float | None = None,
-        backoff: Backoff = _DEFAULT_BACKOFF,
+        backoff: Backoff = _AS_THE_QUEUE_HAS_IT,
         retention: timedelta | float | None = None,
         delete_inputs_at_completion: bool = False,
         idempotency_key: str | None = None,
@@ -309,12 +309,12 @@ class ProducerClient:
             serialization_format: in place of the client's codec.
             metadata: opaque bytes for the handler.
             strategic_metadata: what strategies and look-ups read.
-            max_attempts: of each chunk.
+            max_attempts: of each chunk. Like the next two, where it is not given, as the queue has
+                it (`opsqueue defaults`), else as the API has it, else 10.
             max_failed_operations: where the handler collects errors, how many operations may fail
                 before the submission does: a count (int), or a share of all (float, 0.0 to 1.0).
-            backoff: between attempts.
-            retention: how long it is kept after its end, a timedelta or seconds. Without it as the
-                queue has it (`opsqueue retention`), else a day.
+            backoff: between attempts; either wait may be left out; else 1 s, doubling to 60 s.
+            retention: how long it is kept after its end, a timedelta or seconds; else a day.
             delete_inputs_at_completion: delete the uploaded operations soon after it completed, and
                 only the rest of it after its retention.
             idempotency_key: at most 255 printable characters. A submission with this key that is

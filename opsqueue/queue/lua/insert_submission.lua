@@ -17,8 +17,16 @@
 -- ARGV[9]     operations_total
 -- ARGV[10]    meta_count      pairs of strategic metadata
 -- ARGV[11]    inline_count    inputs that come along: of all chunks, or 0
--- ARGV[12...] rest            first those pairs, then fields of sub:ID with their values, then
---                             those inputs
+-- ARGV[12]    max_attempts              of a chunk; '' for the queue's default
+-- ARGV[13]    backoff_first_ms          before the second attempt, likewise
+-- ARGV[14]    backoff_max_ms            before a later one, likewise
+-- ARGV[15]    retention_ms              from its end on, likewise
+-- ARGV[16]    fallback_max_attempts     where the queue has no default
+-- ARGV[17]    fallback_backoff_first_ms
+-- ARGV[18]    fallback_backoff_max_ms
+-- ARGV[19]    fallback_retention_ms
+-- ARGV[20...] rest            first those pairs, then other fields of sub:ID with their values,
+--                             then those inputs
 --
 -- With _insert, _partitions, _prefix, _submission.
 --
@@ -57,13 +65,15 @@ if owner then
   return {'prefix_taken', owner}
 end
 
-local fields_from, inline_from = 12 + 2 * meta_count, #ARGV - inline_count + 1
+local fields_from, inline_from = 20 + 2 * meta_count, #ARGV - inline_count + 1
 local is_first = redis.call('HEXISTS', base .. 'stats', 'submissions_inserted') == 0
   and 1 or 0
 local id = next_id(partition)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = chunk_size,
   operations_total = operations_total, cursor = 0,
-  pairs = {unpack(ARGV, 12, fields_from - 1)},
+  options = options_of({ARGV[12], ARGV[13], ARGV[14], ARGV[15]},
+    {ARGV[16], ARGV[17], ARGV[18], ARGV[19]}),
+  pairs = {unpack(ARGV, 20, fields_from - 1)},
   fields = {unpack(ARGV, fields_from, inline_from - 1)}})
 if inline_count > 0 then
   local key = sub_key(id)

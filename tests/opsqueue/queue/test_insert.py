@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import redis
+from msgspec.structs import asdict
 
 from opsqueue.exceptions import InvalidArgumentError, SubmissionForgottenError
 from opsqueue.model.answers import Forgotten
-from opsqueue.model.new_submission import own_idempotency_key
+from opsqueue.model.new_submission import BUILT_IN, own_idempotency_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import Scripts, queue_names
@@ -178,7 +179,8 @@ def test_the_script_itself_refuses_a_prefix_of_another_form(
     answer = scripts.call(
         "insert_submission", partition="00", partitions="", idempotency="", idempotency_ms=1,
         prefix=prefix, chunks_total=0, chunk_size=1, operations_total=0, meta_count=0,
-        inline_count=0,
+        inline_count=0, **asdict(BUILT_IN),
+        **{f"fallback_{name}": of for name, of in asdict(BUILT_IN).items()},
     )  # fmt: skip
     discarded = scripts.call("discard_prefixes", step="discard", rest=[prefix])
 

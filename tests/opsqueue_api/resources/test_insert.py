@@ -8,14 +8,17 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import redis
 
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
 from opsqueue.model.answers import Inserted
-from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission
+from opsqueue.model.new_submission import DEFAULT_CODEC, Defaults, NewSubmission
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
+from opsqueue_api.app import create_app
+from tests.opsqueue_api.clients import client_of
 from tests.waiting import until
 
 
@@ -69,7 +72,7 @@ def test_an_insert_answers_the_whole_status(http: httpx.Client, queue_name: str)
         "max_failed_operations": None,
         "max_attempts": 3,
         "backoff": {"first_ms": 1_000, "max_ms": 60_000},
-        "retention_ms": None,
+        "retention_ms": 24 * 3_600_000,
         "delete_inputs_at_completion": False,
         "codec": DEFAULT_CODEC,
         "ended_at": None,
@@ -113,6 +116,55 @@ def test_uploaded_chunks_are_taken_as_they_are(http: httpx.Client, queue_name: s
         25,
         "json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (3, 2_000, 30_000, 7_000)),
+        ({"max_attempts": None, "retention_ms": None}, (3, 2_000, 30_000, 7_000)),
+        ({"max_attempts": 10, "retention_ms": 1}, (10, 2_000, 30_000, 1)),
+        ({"backoff": {"first_ms": 40_000}}, (3, 40_000, 40_000, 7_000)),
+        ({"backoff": {"max_ms": 5}}, (3, 5, 5, 7_000)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "ndjson", "prefix", "inline"])
+def test_what_an_insert_does_not_say_is_as_the_queue_has_it_then_as_the_api(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    kind: str,
+    given: dict[str, Any],
+    expected: tuple[int, ...],
+) -> None:
+    """The answer tells what the submission has, whatever kind of insert it was."""
+    queue.set_defaults({"max_attempts": 3, "backoff_first_ms": 2_000})
+    defaults = Defaults(max_attempts=4, backoff_max_ms=30_000, retention_ms=7_000)
+    path = f"/v1/queues/{queue.name}/submissions"
+    body = {"chunk_size": 1, **given}
+    prefix = fresh_prefix(queue.name)
+    with client_of(create_app(client, store, defaults=defaults)) as http:
+        match kind:
+            case "ndjson":
+                backoff = body.pop("backoff", {})
+                query = body | {f"backoff_{name}": ms for name, ms in backoff.items()}
+                query = {name: value for name, value in query.items() if value is not None}
+                headers = {"content-type": "application/x-ndjson"}
+                status = http.post(path, content="1\n", params=query, headers=headers).json()
+            case "json":
+                status = http.post(path, json=body | {"operations": [1]}).json()
+            case _:
+                body |= {"prefix": prefix, "chunks_total": 1, "codec": "json"}
+                body |= {"inline": ["WzFd"]} if kind == "inline" else {}
+                status = http.post(path, json=body).json()
+
+    backoff = status["backoff"]
+    assert expected == (
+        status["max_attempts"],
+        backoff["first_ms"],
+        backoff["max_ms"],
+        status["retention_ms"],
+    )
 
 
 def test_a_known_idempotency_key_answers_the_first_submission(http: httpx.Client) -> None:
