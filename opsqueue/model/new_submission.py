@@ -50,6 +50,7 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _KEY_KEPT_MS: Final = 24 * 3600 * 1000
 _OWN_IDEMPOTENCY_KEY: Final = re.compile(r"opsqueue-once-[0-9a-f]{32}")
+_KEY_OF_RETRY: Final = re.compile(r"retry-failed-[0-9]{1,19}-[0-9]{1,16}")
 _OWN_KEY_KEPT_MS: Final = 10 * 60 * 1000
 """Longer than a client repeats a request."""
 _META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -197,6 +198,8 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
         codec: how its chunks are encoded, so that workers need not be told.
         inline: the encoded chunks themselves, all of them, where they are not stored; at most
             INLINE_CHUNKS of INLINE_BYTES together.
+        contents_digest: of operations or chunks that came with the request; see
+            `contents.fingerprint`.
     """
 
     prefix: str
@@ -205,6 +208,7 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
     operations_total: int | None = None
     codec: str = DEFAULT_CODEC
     inline: Sequence[bytes] | None = None
+    contents_digest: str = ""
 
     def __post_init__(self) -> None:
         """Refuse bad values before anything is stored: each message says what would be right."""
@@ -351,6 +355,21 @@ def is_idempotency_key(text: str) -> bool:
 def own_idempotency_key() -> str:
     """Return a new key for an insert whose caller gave none, so that a repeated request is safe."""
     return f"opsqueue-once-{uuid.uuid4().hex}"
+
+
+def idempotency_key_of_retry(submission_id: int, operations_failed: int) -> str:
+    """Return the key for a retry of failed operations whose caller gave none: it is made once.
+
+    With their number: after a retry of the old submission in place, more of it may have failed.
+    """
+    return f"retry-failed-{submission_id}-{operations_failed}"
+
+
+def is_callers_key(key: str) -> bool:
+    """Tell whether a caller gave an idempotency key: one that we made is never used for others."""
+    return bool(key) and not any(
+        made.fullmatch(str(key)) for made in (_OWN_IDEMPOTENCY_KEY, _KEY_OF_RETRY)
+    )
 
 
 def idempotency_key_kept_ms(key: str) -> int:

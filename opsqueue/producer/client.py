@@ -57,6 +57,7 @@ from opsqueue.model.new_submission import (
     INLINE_BYTES,
     Backoff,
     NewSubmission,
+    idempotency_key_of_retry,
     is_idempotency_key,
     own_idempotency_key,
 )
@@ -326,6 +327,8 @@ class ProducerClient:
                 which are iterables of keys and column names.
             EncodingError: names chunk and operation.
             SubmissionForgottenError: the key's submission has ended and was forgotten since.
+            IdempotencyKeyReusedError: the key's submission has other options, another number of
+                operations or, where both are small, other operations.
             ChunksStorageError: `ops` raised an exception.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
@@ -534,8 +537,7 @@ class ProducerClient:
             at_once=self._at_once,
             whole_bytes=self._whole_bytes,
         )
-        # With the number: after a retry of the old one in place, more of it may have failed.
-        key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
+        key = idempotency_key or idempotency_key_of_retry(old.id, old.operations_failed)
         return self._insert(empty, ops, codec, key)
 
     # Submissions that are there

@@ -18,8 +18,10 @@ from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
+from opsqueue.contents.fingerprint import differences, fingerprint_of
 from opsqueue.contents.inline import Kind
 from opsqueue.exceptions import (
+    IdempotencyKeyReusedError,
     InvalidArgumentError,
     PrefixTakenError,
     QueueInUseError,
@@ -69,6 +71,7 @@ from opsqueue.model.new_submission import (
     NewSubmission,
     check_strategic_metadata,
     idempotency_key_kept_ms,
+    is_callers_key,
 )
 from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
 from opsqueue.queue import replies
@@ -220,11 +223,22 @@ def insert_submission(
         idempotency_ms = idempotency_key_kept_ms(idempotency_key)
     checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
     inline = new.inline or ()
+    fingerprint = fingerprint_of(new) if is_callers_key(idempotency_key) else ""
 
     def parse(reply: list[Any], queue: str) -> Inserted | list[int]:
         match reply:
             case [b"partitions", numbers]:
                 return list(numbers)
+            case [b"known", _, row, options]:
+                inserted = _inserted(reply, queue, new.prefix)
+                if fingerprint and inserted.submission is not None:
+                    now = _defaults(options)
+                    found = differences(
+                        new, now, inserted.submission, replies.read_fingerprint(row)
+                    )
+                    if found:
+                        raise IdempotencyKeyReusedError(inserted.id, queue, found)
+                return inserted
         return _inserted(reply, queue, new.prefix)
 
     return Command(
@@ -243,7 +257,7 @@ def insert_submission(
             "inline_count": len(inline),
             **_options(new, fallback),
         },
-        rest=[*_pairs_and_fields(new), *inline],
+        rest=[*_pairs_and_fields(new, fingerprint), *inline],
         partition=partition,
     )
 
@@ -258,6 +272,7 @@ def restore_submission(
 ) -> Command[Inserted]:
     """Insert a submission that Redis has lost, whose chunks are stored and some of them done."""
     checked_finished(new, finished)
+    fingerprint = fingerprint_of(new) if is_callers_key(idempotency_key) else ""
     return Command(
         script="restore_submission",
         parse=lambda reply, queue: _inserted(reply, queue, new.prefix),
@@ -280,7 +295,7 @@ def restore_submission(
             "idempotency_ms": idempotency_key_kept_ms(idempotency_key),
             **_options(new, fallback),
         },
-        rest=[*_pairs_and_fields(new), *finished.redo],
+        rest=[*_pairs_and_fields(new, fingerprint), *finished.redo],
         partition=partition,
     )
 
@@ -297,9 +312,11 @@ def _options(new: NewSubmission, fallback: Defaults) -> dict[str, Argument]:
     return {name: "" if value is None else value for name, value in given.items()}
 
 
-def _pairs_and_fields(new: NewSubmission) -> list[Argument]:
+def _pairs_and_fields(new: NewSubmission, fingerprint: str) -> list[Argument]:
     """Return a new submission's strategic metadata, then the other fields of its hash."""
     fields: list[Argument] = ["codec", new.codec]
+    if fingerprint:
+        fields += ["fingerprint", fingerprint]
     if (failed_limit := new.failed_operations_limit) is not None:
         fields += ["max_failed_operations", failed_limit]
     if new.delete_inputs_at_completion:
@@ -313,11 +330,11 @@ def _pairs_and_fields(new: NewSubmission) -> list[Argument]:
 
 def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
     match reply:
-        case [(b"inserted" | b"known") as tag, id_, row, *first]:
+        case [(b"inserted" | b"known") as tag, id_, row, *rest]:
             return Inserted(
                 id=SubmissionId(id_.decode()),
                 is_new=tag == b"inserted",
-                is_first=first == [1],
+                is_first=rest == [1],
                 submission=replies.read_submission(row, queue),
             )
         case [b"forgotten", id_, state]:
@@ -1110,12 +1127,12 @@ def list_limits() -> Command[list[Limit]]:
 
 def get_defaults() -> Command[Defaults]:
     """Return the queue's own options of submissions whose inserts do not give them."""
+    return Command(script="get_defaults", parse=_tagged(defaults=_defaults))
 
-    def defaults(options: list[bytes]) -> Defaults:
-        named = zip(Defaults.__struct_fields__, options, strict=True)
-        return Defaults(**{name: int(value) if value else None for name, value in named})
 
-    return Command(script="get_defaults", parse=_tagged(defaults=defaults))
+def _defaults(options: list[bytes]) -> Defaults:
+    named = zip(Defaults.__struct_fields__, options, strict=True)
+    return Defaults(**{name: int(value) if value else None for name, value in named})
 
 
 def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:

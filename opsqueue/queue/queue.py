@@ -320,7 +320,8 @@ class Queue:
 
         Args:
             new: what is inserted.
-            idempotency_key: the same one again answers the same submission.
+            idempotency_key: the same one again answers the same submission. What both ask for is
+                compared, but for what varies with each try (`contents.fingerprint`).
             idempotency_ms: for which the key is remembered. None: a day, and ten minutes if it is
                 from `own_idempotency_key`.
 
@@ -328,6 +329,7 @@ class Queue:
             InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
             PrefixTakenError: another submission has this prefix.
             SubmissionForgottenError: the key is known, and its submission was forgotten meanwhile.
+            IdempotencyKeyReusedError: the key is known, and its submission is another one.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """

@@ -51,7 +51,8 @@ TRANSITIONS: Final = (
         (),
         ("ready",),
         "the prefix is `QUEUE/` and 32 hexadecimal digits, and no submission has it; "
-        "same idempotency key: the first one's id, nothing changes; no chunks: completed at once",
+        "same idempotency key: the first one's id, nothing changes, refused where it asks for "
+        "something else; no chunks: completed at once",
     ),
     Transition(
         "restore_submission",

@@ -163,9 +163,10 @@ class Model:
     # Submissions
 
     def insert(self, now: int, new: NewSubmission, idempotency_key: str) -> SubmissionId | None:
-        """None: the prefix is taken."""
+        """None: the prefix is taken, or the key is another one's."""
         if idempotency_key and idempotency_key in self.idempotency:
-            return self.idempotency[idempotency_key]
+            id_ = self.idempotency[idempotency_key]
+            return id_ if self._is_repetition(new, self.subs.get(id_)) else None
         if new.prefix in self.prefixes:
             return None
         ms, sequence = self.last_stamp
@@ -195,6 +196,24 @@ class Model:
         if not self.has_stream:
             self._notice_loss()
         return id_
+
+    def _is_repetition(self, new: NewSubmission, first: ModelSubmission | None) -> bool:
+        if first is None:
+            return False  # forgotten
+        old, now = first.new, new.own_defaults.over(self.defaults.over(BUILT_IN))
+        return (
+            (old.operations, old.chunk_size, old.failed_operations_limit)
+            == (new.operations, new.chunk_size, new.failed_operations_limit)
+            and (old.delete_inputs_at_completion, old.strategic_metadata)
+            == (new.delete_inputs_at_completion, new.strategic_metadata)
+            and (None in (old.inline, new.inline) or old.inline == new.inline)
+            and all(
+                getattr(first.options, name) == getattr(now, name)
+                or (getattr(old.own_defaults, name), getattr(new.own_defaults, name))
+                == (None, None)
+                for name in Defaults.__struct_fields__
+            )
+        )
 
     def cancel(self, now: int, id_: SubmissionId) -> bool:
         sub = self.subs.get(id_)

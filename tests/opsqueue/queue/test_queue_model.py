@@ -28,7 +28,9 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 
 from opsqueue.exceptions import (
+    IdempotencyKeyReusedError,
     InvalidArgumentError,
+    SubmissionForgottenError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
     SubmissionNotRetryableError,
@@ -140,7 +142,7 @@ class QueueMachine(RuleBasedStateMachine):
         )
         try:
             inserted = self.queue.insert_submission(new, idempotency_key=key)
-        except InvalidArgumentError:
+        except (InvalidArgumentError, IdempotencyKeyReusedError, SubmissionForgottenError):
             assert self.model.insert(self.clock.now, new, key) is None
             return
         is_new = not key or key not in self.model.idempotency

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -18,6 +19,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
 from opsqueue_api.app import create_app
+from opsqueue_api.http.settings import Limits
 from tests.opsqueue_api.clients import client_of
 from tests.waiting import until
 
@@ -176,6 +178,83 @@ def test_a_known_idempotency_key_answers_the_first_submission(http: httpx.Client
 
     assert [first.status_code, again.status_code] == [201, 200]
     assert first.json() == again.json()
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"operations": [1, {"a": 2, "b": [3]}, 4]}, "operations"),
+        ({"operations": [1, {"a": 2, "b": [3.5]}]}, "operations"),
+        ({"operations": [{"a": 2, "b": [3]}, 1]}, "operations"),
+        ({"chunk_size": 2}, "chunk_size"),
+        ({"metadata": "bQ=="}, "metadata"),
+        ({"max_attempts": 3}, "max_attempts"),
+    ],
+)
+@pytest.mark.parametrize("inline_bytes", [0, 1_000])
+@pytest.mark.parametrize("kind", ["json", "ndjson"])
+def test_a_known_idempotency_key_with_another_request_is_refused(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    kind: str,
+    inline_bytes: int,
+    change: dict[str, Any],
+    differing: str,
+) -> None:
+    """422 with the first id and what is different; its second upload is deleted."""
+    first: dict[str, Any] = {"chunk_size": 1, "operations": [1, {"a": 2, "b": [3]}]}
+    same = {"chunk_size": 1, "operations": [1, {"b": [3], "a": 2}], "max_attempts": 10}
+    if kind == "ndjson" and "metadata" in change:
+        pytest.skip("an NDJSON body has no metadata")
+    app = create_app(client, store, limits=Limits(inline_bytes=inline_bytes))
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
+
+        def post(body: dict[str, Any]) -> httpx.Response:
+            headers = {"idempotency-key": "k"}
+            if kind == "json":
+                return http.post("/submissions", json=body, headers=headers)
+            query = {name: value for name, value in body.items() if name != "operations"}
+            lines = b"\n".join(map(msgspec.json.encode, body["operations"]))
+            headers |= {"content-type": "application/x-ndjson"}
+            return http.post("/submissions", content=lines, params=query, headers=headers)
+
+        id_ = post(first).json()["id"]
+        kept = stored_prefixes(store)
+
+        refused, repeated = post(first | change), post(same)
+
+    problem = refused.json()
+    assert (422, 200) == (refused.status_code, repeated.status_code)
+    assert problem["type"] == "urn:opsqueue:problem:idempotency-key-reused"
+    assert problem["submission_id"] == repeated.json()["id"] == id_
+    assert differing in " ".join(problem["differing"]).replace("operations_total", "operations")
+    assert kept == stored_prefixes(store)
+
+
+@pytest.mark.parametrize("inline_bytes", [0, 1_000])
+def test_chunks_that_a_producer_sends_along_are_compared(
+    client: redis.Redis, store: ObjectStore, queue: Queue, inline_bytes: int
+) -> None:
+    """Also by an API that stores them; each upload has a prefix of its own."""
+    app = create_app(client, store, limits=Limits(inline_bytes=inline_bytes))
+
+    def body(data: bytes) -> dict[str, Any]:
+        inline = [base64.b64encode(data).decode()]
+        prefix = fresh_prefix(queue.name)
+        return {"prefix": prefix, "chunk_size": 1, "chunks_total": 1, "inline": inline}
+
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
+        first, repeated, other = (
+            http.post("/submissions", json=body(data), headers={"idempotency-key": "k"})
+            for data in (b"one", b"one", b"other")
+        )
+
+    assert [201, 200, 422] == [first.status_code, repeated.status_code, other.status_code]
+    assert (first.json()["id"], ["operations"]) == (
+        other.json()["submission_id"],
+        other.json()["differing"],
+    )
 
 
 def test_a_key_that_outlives_its_submission_is_answered_with_how_that_ended(
