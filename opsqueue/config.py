@@ -9,16 +9,40 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, TypeVar, get_args
 
 import click
 
 from opsqueue.contents import json_lines
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.durations import milliseconds, parse_duration
+from opsqueue.model.new_submission import Defaults
 from opsqueue.queue.commands import DEFAULT_TIMEOUT_MS
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[timedelta]):
+    """`90s`, `15m`, `1h30m`, `1.5d`, `3w`."""
+
+    name = "duration"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 what click has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return parse_duration(str(value))
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +134,29 @@ LOG_LEVEL: Final = Option(
 LOG_FORMAT: Final = Option(
     names=("--log-format",), default="plain", check=click.Choice(get_args(LogFormat))
 )
+
+
+def defaults_of(
+    max_attempts: int | None,
+    backoff: timedelta | None,
+    max_backoff: timedelta | None,
+    retention: timedelta | None,
+) -> Defaults:
+    """Return options of submissions, as programs are given them.
+
+    Raises:
+        InvalidArgumentError: a submission can't have them.
+    """
+    backoff_ms, max_backoff_ms, retention_ms = (
+        None if duration is None else milliseconds(duration)
+        for duration in (backoff, max_backoff, retention)
+    )
+    return Defaults(
+        max_attempts=max_attempts,
+        backoff_first_ms=backoff_ms,
+        backoff_max_ms=max_backoff_ms,
+        retention_ms=retention_ms,
+    )
 
 
 def name_variables(command: click.Command) -> None:

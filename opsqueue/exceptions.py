@@ -14,6 +14,7 @@
     |   +-- ChunkNotFoundError              no chunk of this index
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
     |   +-- SubmissionForgottenError        an insert's key is that of one that was cleaned up
+    |   +-- IdempotencyKeyReusedError       an insert's key is that of one that is something else
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- QueueInUseError                 a queue to be deleted has something in it
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
@@ -82,7 +83,7 @@ from opsqueue.model.status import (
 from opsqueue.model.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opsqueue.model.chunk import OperationFailed
     from opsqueue.model.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
@@ -101,6 +102,7 @@ __all__ = [
     "EncodingError",
     "FormatTooNewError",
     "HandlerError",
+    "IdempotencyKeyReusedError",
     "IncorrectUsageError",
     "InternalConsumerClientError",
     "InternalProducerClientError",
@@ -217,6 +219,23 @@ class SubmissionForgottenError(IncorrectUsageError):
             f"queue {queue!r} knows the idempotency key: it was that of submission "
             f"{submission_id}, which {ended} and was forgotten after its retention; give another "
             "key to insert it once more, or a longer retention to have its results"
+        )
+
+
+class IdempotencyKeyReusedError(IncorrectUsageError):
+    """An insert has the idempotency key of another one, which asked for something else.
+
+    `submission_id` is the first one's id; `differing` names what is different: fields of an insert.
+    """
+
+    def __init__(self, submission_id: SubmissionId, queue: str, differing: Sequence[str]) -> None:
+        self.submission_id = submission_id
+        self.queue = queue
+        self.differing = tuple(differing)
+        super().__init__(
+            f"queue {queue!r} knows the idempotency key: it is that of submission {submission_id}, "
+            f"which was inserted with other {', '.join(differing)}; repeat the insert as it was to "
+            "get that submission, or give another key for another one"
         )
 
 

@@ -27,7 +27,14 @@ from opsqueue.exceptions import (
     IncorrectUsageError,
     InvalidArgumentError,
 )
-from opsqueue.model.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue.model.new_submission import (
+    BUILT_IN,
+    INLINE_BYTES,
+    MAX_ATTEMPTS,
+    MAX_CHUNKS,
+    MAX_METADATA_BYTES,
+    Defaults,
+)
 from opsqueue.model.version import __version__
 from opsqueue.queue.connection import check, connect, masked
 from opsqueue.queue.durability import Durability, check_durability
@@ -166,6 +173,38 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
 @config.HEARTBEAT_TIMEOUT(
     help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise."
 )
+@click.option(
+    "--default-max-attempts",
+    envvar="OPSQUEUE_DEFAULT_MAX_ATTEMPTS",
+    type=click.IntRange(1, MAX_ATTEMPTS),
+    show_default=str(BUILT_IN.max_attempts),
+    help="Of each chunk, where neither an insert nor its queue (`opsqueue defaults`) says it; "
+    "likewise the next three.",
+)
+@click.option(
+    "--default-backoff",
+    envvar="OPSQUEUE_DEFAULT_BACKOFF",
+    type=config.Duration(),
+    metavar="DURATION",
+    show_default="1s",
+    help="Before a chunk's second attempt; doubles with each.",
+)
+@click.option(
+    "--default-max-backoff",
+    envvar="OPSQUEUE_DEFAULT_MAX_BACKOFF",
+    type=config.Duration(),
+    metavar="DURATION",
+    show_default="1m",
+    help="It grows no further.",
+)
+@click.option(
+    "--default-retention",
+    envvar="OPSQUEUE_DEFAULT_RETENTION",
+    type=config.Duration(),
+    metavar="DURATION",
+    show_default="1d",
+    help="Submissions are kept so long after their end.",
+)
 @config.DURABILITY()
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
@@ -253,6 +292,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         has_access_log=options["access_log"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
         durability=Durability(options["durability"]),
+        defaults=_defaults_of(options),
         limits=Limits(
             body_bytes=options["max_body_bytes"],
             chunk_bytes=options["max_chunk_bytes"],
@@ -264,6 +304,15 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             inline_bytes=options["inline_bytes"],
         ),
     )
+
+
+def _defaults_of(options: dict[str, Any]) -> Defaults:
+    names = ("max_attempts", "backoff", "max_backoff", "retention")
+    try:
+        return config.defaults_of(*(options[f"default_{name}"] for name in names))
+    except InvalidArgumentError as exc:
+        message = f"--default-… (OPSQUEUE_DEFAULT_…): {exc}"
+        raise click.UsageError(message) from exc
 
 
 def _no_tokens(settings: Settings) -> str:

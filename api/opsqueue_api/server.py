@@ -257,6 +257,7 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         allowed_hosts=settings.allowed_hosts,
         long_polls=settings.long_polls,
         heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        defaults=settings.defaults,
         durability=settings.durability,
         **options,
     )

@@ -10,6 +10,7 @@ import click
 
 from opsqueue.cli.acl import acl
 from opsqueue.cli.completion import completion
+from opsqueue.cli.defaults import defaults, retention
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
 from opsqueue.cli.doctor import doctor
@@ -21,7 +22,6 @@ from opsqueue.cli.queues import pause, queues, resume, workers
 from opsqueue.cli.rebuild import rebuild_
 from opsqueue.cli.repair import repair_
 from opsqueue.cli.results import errors, results
-from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
@@ -51,7 +51,7 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
-    "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
+    "Queues": (queues, workers, pause, resume, limits, defaults, retention, partitions, top),
     "Set-up": (doctor, acl, orphans, repair_, rebuild_, upgrade, demo, dev, completion),
 }
 

@@ -10,7 +10,7 @@ import click
 
 from opsqueue import config
 from opsqueue.cli.connections import as_json, durability_option, with_api, with_store
-from opsqueue.cli.durations import Duration
+from opsqueue.cli.defaults import options_with_defaults
 from opsqueue.cli.lines import STANDARD, check_writable, opened, operations_of
 from opsqueue.cli.names import QueueName
 from opsqueue.cli.progress import ended_text, follow, reading, warn_if_nobody_works
@@ -18,7 +18,6 @@ from opsqueue.cli.results import errors_option, output_option, write_results
 from opsqueue.cli.tables import print_json, say
 from opsqueue.contents.chunks import ErrorMode, check_completed
 from opsqueue.exceptions import SubmissionNotConfirmedError
-from opsqueue.model.durations import milliseconds
 from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.producer.backends import Backend
@@ -121,40 +120,12 @@ meta_option = click.option(
 @meta_option
 @click.option("--metadata", metavar="TEXT", help="For the handler, which gets its bytes.")
 @click.option(
-    "--max-attempts",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Of each chunk.",
-)
-@click.option(
     "--max-failed-operations",
     type=CountOrShare(),
     metavar="N|N%",
     help="Past so many the submission fails, where the handler collects errors.",
 )
-@click.option(
-    "--backoff",
-    type=Duration(),
-    default="1s",
-    show_default=True,
-    metavar="DURATION",
-    help="Before a chunk's second attempt; doubles with each, half of it jitter.",
-)
-@click.option(
-    "--max-backoff",
-    type=Duration(),
-    default="1m",
-    show_default=True,
-    metavar="DURATION",
-    help="It grows no further.",
-)
-@click.option(
-    "--retention",
-    type=Duration(),
-    metavar="DURATION",
-    help="Kept so long after its end, like 12h or 7d.  [default: the queue's, else a day]",
-)
+@options_with_defaults("the queue's, else")
 @click.option(
     "--delete-inputs",
     is_flag=True,
@@ -186,10 +157,10 @@ def submit(  # noqa: PLR0913 its options
     errors: ErrorMode | None,
     meta: dict[str, int],
     metadata: str | None,
-    max_attempts: int,
+    max_attempts: int | None,
     max_failed_operations: float | None,
-    backoff: timedelta,
-    max_backoff: timedelta,
+    backoff: timedelta | None,
+    max_backoff: timedelta | None,
     retention: timedelta | None,
     delete_inputs: bool,
     idempotency_key: str | None,
@@ -205,6 +176,7 @@ def submit(  # noqa: PLR0913 its options
     Prints the submission's id on standard output, and everything else on standard error. --output
     waits, too, and writes the results as lines of JSON, in order.
     """
+    given = config.defaults_of(max_attempts, backoff, max_backoff, retention)
     if output is not None:
         check_writable(output)
     if output == STANDARD and as_json:
@@ -229,11 +201,7 @@ def submit(  # noqa: PLR0913 its options
                 metadata=None if metadata is None else metadata.encode(),
                 max_attempts=max_attempts,
                 max_failed_operations=max_failed_operations,
-                backoff=Backoff(
-                    first_ms=milliseconds(backoff),
-                    # Who sets the first one alone above a minute means that.
-                    max_ms=milliseconds(max(backoff, max_backoff)),
-                ),
+                backoff=Backoff(first_ms=given.backoff_first_ms, max_ms=given.backoff_max_ms),
                 retention=retention,
                 delete_inputs_at_completion=delete_inputs,
                 idempotency_key=idempotency_key,

@@ -60,6 +60,7 @@ class ProblemType(StrEnum):
     INVALID_ARGUMENT = "urn:opsqueue:problem:invalid-argument"
     TOO_LARGE = "urn:opsqueue:problem:too-large"
     SUBMISSION_FORGOTTEN = "urn:opsqueue:problem:submission-forgotten"
+    IDEMPOTENCY_KEY_REUSED = "urn:opsqueue:problem:idempotency-key-reused"
     PREFIX_TAKEN = "urn:opsqueue:problem:prefix-taken"
     SUBMISSION_NOT_FOUND = "urn:opsqueue:problem:submission-not-found"
     SUBMISSION_ENDED = "urn:opsqueue:problem:submission-ended"
@@ -93,8 +94,9 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     """A problem detail as a client reads it; `submission` where the problem is about one.
 
     `submission_id` and `why` are of an insert that is not confirmed yet; `submission_id` and
-    `state` of one whose key is that of a submission that was forgotten; `kind`, `name`, `found`
-    and `readable` of a format that the API can't read.
+    `state` of one whose key is that of a submission that was forgotten, `submission_id` and
+    `differing` of one whose key is that of another one; `kind`, `name`, `found` and `readable` of a
+    format that the API can't read.
     """
 
     type: str = "about:blank"
@@ -106,6 +108,7 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     submission_id: str = "0"
     why: str = ""
     state: str = ""
+    differing: list[str] = []
     kind: str = ""
     name: str = ""
     found: int = 0

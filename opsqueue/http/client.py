@@ -24,6 +24,7 @@ from opsqueue.exceptions import (
     ApiUnavailableError,
     EncodingError,
     FormatTooNewError,
+    IdempotencyKeyReusedError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -377,6 +378,10 @@ def _forgotten(problem: ProblemBody, queue: str, _id: SubmissionId) -> OpsqueueE
     return SubmissionForgottenError(SubmissionId(problem.submission_id), queue, state)
 
 
+def _key_reused(problem: ProblemBody, queue: str, _id: SubmissionId) -> OpsqueueError:
+    return IdempotencyKeyReusedError(SubmissionId(problem.submission_id), queue, problem.differing)
+
+
 def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
         return OpsqueueInternalError(f"the API did not say what ended: {problem.detail}")
@@ -413,6 +418,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.OUTPUT_REFUSED: _unreadable,
     ProblemType.SUBMISSION_NOT_FOUND: _not_found,
     ProblemType.SUBMISSION_FORGOTTEN: _forgotten,
+    ProblemType.IDEMPOTENCY_KEY_REUSED: _key_reused,
     ProblemType.SUBMISSION_ENDED: _ended,
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
     ProblemType.TOO_MANY_MATCHES: _too_many,

@@ -57,6 +57,7 @@ from opsqueue.model.new_submission import (
     INLINE_BYTES,
     Backoff,
     NewSubmission,
+    idempotency_key_of_retry,
     is_idempotency_key,
     own_idempotency_key,
 )
@@ -83,7 +84,7 @@ from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.tracing import current_carrier, spans
 
 _LOG: Final = logging.getLogger("opsqueue.producer")
-_DEFAULT_BACKOFF: Final = Backoff()
+_AS_THE_QUEUE_HAS_IT: Final = Backoff()
 
 
 class ChunksOptions(TypedDict, total=False):
@@ -91,7 +92,7 @@ class ChunksOptions(TypedDict, total=False):
 
     metadata: bytes | None
     strategic_metadata: Mapping[str, int] | None
-    max_attempts: int
+    max_attempts: int | None
     max_failed_operations: float | None
     backoff: Backoff
     retention: timedelta | float | None
@@ -292,9 +293,9 @@ class ProducerClient:
         serialization_format: SerializationFormat | None = None,
         metadata: bytes | None = None,
         strategic_metadata: Mapping[str, int] | None = None,
-        max_attempts: int = 10,
+        max_attempts: int | None = None,
         max_failed_operations: float | None = None,
-        backoff: Backoff = _DEFAULT_BACKOFF,
+        backoff: Backoff = _AS_THE_QUEUE_HAS_IT,
         retention: timedelta | float | None = None,
         delete_inputs_at_completion: bool = False,
         idempotency_key: str | None = None,
@@ -309,12 +310,12 @@ class ProducerClient:
             serialization_format: in place of the client's codec.
             metadata: opaque bytes for the handler.
             strategic_metadata: what strategies and look-ups read.
-            max_attempts: of each chunk.
+            max_attempts: of each chunk. Like the next two, where it is not given, as the queue has
+                it (`opsqueue defaults`), else as the API has it, else 10.
             max_failed_operations: where the handler collects errors, how many operations may fail
                 before the submission does: a count (int), or a share of all (float, 0.0 to 1.0).
-            backoff: between attempts.
-            retention: how long it is kept after its end, a timedelta or seconds. Without it as the
-                queue has it (`opsqueue retention`), else a day.
+            backoff: between attempts; either wait may be left out; else 1 s, doubling to 60 s.
+            retention: how long it is kept after its end, a timedelta or seconds; else a day.
             delete_inputs_at_completion: delete the uploaded operations soon after it completed, and
                 only the rest of it after its retention.
             idempotency_key: at most 255 printable characters. A submission with this key that is
@@ -326,6 +327,8 @@ class ProducerClient:
                 which are iterables of keys and column names.
             EncodingError: names chunk and operation.
             SubmissionForgottenError: the key's submission has ended and was forgotten since.
+            IdempotencyKeyReusedError: the key's submission has other options, another number of
+                operations or, where both are small, other operations.
             ChunksStorageError: `ops` raised an exception.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
@@ -534,8 +537,7 @@ class ProducerClient:
             at_once=self._at_once,
             whole_bytes=self._whole_bytes,
         )
-        # With the number: after a retry of the old one in place, more of it may have failed.
-        key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
+        key = idempotency_key or idempotency_key_of_retry(old.id, old.operations_failed)
         return self._insert(empty, ops, codec, key)
 
     # Submissions that are there

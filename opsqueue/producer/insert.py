@@ -18,6 +18,7 @@ from opsqueue.contents.chunks import (
     store_operations,
 )
 from opsqueue.contents.codec import Codec
+from opsqueue.contents.fingerprint import OperationsDigest, inline_digest
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.http.manifest import store_manifest
 from opsqueue.model.answers import Inserted
@@ -57,18 +58,32 @@ class SubmissionInserter:
         self._inline_bytes = check_inline_bytes(inline_bytes)
 
     def insert(
-        self, empty: NewSubmission, operations: Iterable[Any], codec: Codec, idempotency_key: str
+        self,
+        empty: NewSubmission,
+        operations: Iterable[Any],
+        codec: Codec,
+        idempotency_key: str,
+        *,
+        is_compared: bool = False,
     ) -> Inserted:
         """Store operations under the prefix of a submission that has none yet, and insert it.
+
+        Args:
+            empty: the submission, without its operations.
+            operations: consumed once.
+            codec: of the chunks.
+            idempotency_key: remembered by the queue.
+            is_compared: they came as JSON, and are the same in a repetition with the same key.
 
         Raises:
             as `store_operations` and `ProducerQueue.insert_submission`.
         """
         origin = Origin()
+        digest = OperationsDigest() if is_compared and idempotency_key else None
         with spans.store_inputs():
             stored = store_operations(
                 self._store,
-                operations,
+                operations if digest is None else digest.of(operations),
                 prefix=empty.prefix,
                 chunk_size=empty.chunk_size,
                 codec=codec,
@@ -81,6 +96,7 @@ class SubmissionInserter:
             chunks_total=stored.chunks_total,
             operations_total=stored.operations_total,
             inline=stored.inline,
+            contents_digest="" if digest is None else str(digest),
         )
         return self._insert_stored(new, idempotency_key, is_prefix_fresh=True)
 
@@ -106,7 +122,8 @@ class SubmissionInserter:
         check_format(self._store)
         items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
         create_many(self._store, items)
-        stored = replace(new, inline=None)
+        digest = inline_digest(new.codec, new.inline) if idempotency_key else ""
+        stored = replace(new, inline=None, contents_digest=digest)
         return self._insert_stored(stored, idempotency_key, is_prefix_fresh=False)
 
     def _insert_stored(

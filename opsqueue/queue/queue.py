@@ -51,7 +51,12 @@ from opsqueue.model.chunk import (
 )
 from opsqueue.model.grid import MAX_PAGE, ChunkInHand, HandPage
 from opsqueue.model.names import check_own_prefix, check_queue_name, label
-from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
+from opsqueue.model.new_submission import (
+    BUILT_IN,
+    Defaults,
+    NewSubmission,
+    check_strategic_metadata,
+)
 from opsqueue.model.process import PerProcess
 from opsqueue.model.submission import (
     MAX_LOOKED_UP,
@@ -120,6 +125,7 @@ class Queue:
         name: letters, digits, `_.-`.
         partition: 0 to 99: this one alone, whatever others there are. None: all that there are.
         clock: milliseconds since 1970; for tests alone.
+        defaults: options of inserts that do not say them, where the queue has none of its own.
         durability: that an insert waits for. Nothing else does: what is lost of the rest is done
             again, never counted twice (docs/internals/durability.md).
 
@@ -138,6 +144,7 @@ class Queue:
         *,
         partition: int | None = None,
         clock: Callable[[], int] | None = None,
+        defaults: Defaults = BUILT_IN,
         durability: Durability = Durability.NONE,
     ) -> None:
         """Connect to nothing yet."""
@@ -148,6 +155,7 @@ class Queue:
         self._is_one = partition is not None
         self._client = client
         self._clock = clock
+        self._fallback = defaults.over(BUILT_IN)
         self._durability = durability
         self._is_registered = False
         self._scripts: dict[int, Scripts] = {}
@@ -209,6 +217,7 @@ class Queue:
                     self.name,
                     partition=partition,
                     clock=self._clock,
+                    defaults=self._fallback,
                     durability=self._durability,
                 )
             return self._parts[partition]
@@ -311,7 +320,8 @@ class Queue:
 
         Args:
             new: what is inserted.
-            idempotency_key: the same one again answers the same submission.
+            idempotency_key: the same one again answers the same submission. What both ask for is
+                compared, but for what varies with each try (`contents.fingerprint`).
             idempotency_ms: for which the key is remembered. None: a day, and ten minutes if it is
                 from `own_idempotency_key`.
 
@@ -319,6 +329,7 @@ class Queue:
             InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
             PrefixTakenError: another submission has this prefix.
             SubmissionForgottenError: the key is known, and its submission was forgotten meanwhile.
+            IdempotencyKeyReusedError: the key is known, and its submission is another one.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
@@ -332,6 +343,7 @@ class Queue:
                     new,
                     partition=home,
                     partitions=known,
+                    fallback=self._fallback,
                     idempotency_key=idempotency_key,
                     idempotency_ms=idempotency_ms,
                 )
@@ -434,7 +446,11 @@ class Queue:
             home = home_of(idempotency_key or new.prefix, count)
         return self.run(
             commands.restore_submission(
-                new, finished, partition=home, idempotency_key=idempotency_key
+                new,
+                finished,
+                partition=home,
+                fallback=self._fallback,
+                idempotency_key=idempotency_key,
             )
         )
 
@@ -693,7 +709,7 @@ class Queue:
 
     pause_queue = _runs(commands.pause_queue)
     resume_queue = _runs(commands.resume_queue)
-    set_retention = _runs(commands.set_retention)
+    set_defaults = _runs(commands.set_defaults)
     set_limit = _runs(commands.set_limit)
     remove_limit = _runs(commands.remove_limit)
     upgrade_queue = _runs(commands.upgrade_queue)
@@ -785,7 +801,7 @@ class Queue:
     list_delayed = _runs(commands.list_delayed)
     get_partitions = _runs(commands.get_partitions)
     list_limits = _runs(commands.list_limits)
-    get_retention = _runs(commands.get_retention)
+    get_defaults = _runs(commands.get_defaults)
     unknown_prefixes = _runs(commands.unknown_prefixes)
     list_workers = _runs(commands.list_workers)
     count_queue = _runs(commands.count_queue)
@@ -1094,13 +1110,13 @@ class _Settings:
     """The settings of a queue that can change while it runs, the same in all of its partitions."""
 
     limits: tuple[Limit, ...]
-    retention_ms: int | None
+    defaults: Defaults
     is_paused: bool
 
     @classmethod
     def of(cls, part: Queue) -> _Settings:
         """Ask a partition."""
-        return cls(tuple(part.list_limits()), part.get_retention(), part.count_queue().is_paused)
+        return cls(tuple(part.list_limits()), part.get_defaults(), part.count_queue().is_paused)
 
     def give_to(self, part: Queue) -> None:
         """Make a partition have the same, whatever it had; it may be in use."""
@@ -1117,7 +1133,7 @@ class _Settings:
                 per_second=limit.per_second,
                 burst=limit.burst,
             )
-        part.set_retention(self.retention_ms)
+        part.set_defaults(msgspec.structs.asdict(self.defaults))
         if self.is_paused:
             part.pause_queue()
         else:

@@ -295,6 +295,12 @@ def read_submission(row: list[Any], queue: str) -> Submission:
     )
 
 
+def read_fingerprint(row: list[Any]) -> str:
+    """Return what is kept of a submission's insert; "" where an earlier version made it."""
+    fingerprint: bytes = _by_name(row[1]).get(b"fingerprint", b"")
+    return fingerprint.decode()
+
+
 def read_progress(
     state: bytes, numbers: list[bytes], bits: bytes, *, first: int, limit: int
 ) -> Progress:

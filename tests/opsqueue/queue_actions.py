@@ -49,8 +49,10 @@ NEW = st.fixed_dictionaries(
         "chunks": st.sampled_from([0, 1, 2, 3, 5, 8, 9, 17, 25]),
         "chunk_size": st.integers(1, 3),
         "is_short": st.booleans(),
-        "max_attempts": st.sampled_from([1, 2, 3, 3]),
-        "backoff": st.sampled_from([(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3)]),
+        "max_attempts": st.sampled_from([1, 2, 3, 3, None]),
+        "backoff": st.sampled_from(
+            [(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3), (None, 3), (2_000, None)]
+        ),
         "pairs": PAIRS,
         "max_failed": st.sampled_from([None, None, 0, 1, 2, 0.1, 1.0]),
         "retention_ms": st.sampled_from([0, 5_000, 10**9, None]),
@@ -78,7 +80,21 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
     (2, "retry", {"pick": PICK}),
     (1, "update_metadata", {"pick": PICK, "changes": CHANGES}),
     (1, "forget", {"limit": st.integers(1, 3), "picks": st.lists(PICK, max_size=2)}),
-    (1, "set_retention", {"retention_ms": st.sampled_from([None, 0, 2_000])}),
+    (
+        1,
+        "set_defaults",
+        {
+            "changes": st.fixed_dictionaries(
+                {},
+                optional={
+                    "max_attempts": st.sampled_from([None, 1, 4]),
+                    "backoff_first_ms": st.sampled_from([None, 0, 3_000]),
+                    "backoff_max_ms": st.sampled_from([None, 2_000, 9_000]),
+                    "retention_ms": st.sampled_from([None, 0, 2_000]),
+                },
+            )
+        },
+    ),
     (
         1,
         "delete_inputs",

@@ -12,6 +12,7 @@ from typing import Any, Final
 from opsqueue.http.bodies import IdsBody, InsertBody, PatchBody
 from opsqueue.model.answers import Progress, SubmissionPage
 from opsqueue.model.new_submission import (
+    MAX_ATTEMPTS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
     MAX_OPERATIONS,
@@ -31,7 +32,9 @@ _BOUNDS: Final[dict[str, dict[str, Any]]] = {
     "chunk_size": {"minimum": 1, "maximum": MAX_CHUNKS},
     "chunks_total": {"minimum": 0, "maximum": Limits().chunks},
     "operations_total": {"minimum": 0, "maximum": MAX_OPERATIONS},
-    "max_attempts": {"minimum": 1, "maximum": 1_000_000},
+    "max_attempts": {
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS}, {"type": "null"}]
+    },
     "prefix": {
         "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[0-9a-f]{32}$",
     },

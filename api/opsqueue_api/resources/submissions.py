@@ -116,6 +116,7 @@ class Submissions:
         problems=(
             ProblemType.PREFIX_TAKEN,
             ProblemType.SUBMISSION_FORGOTTEN,
+            ProblemType.IDEMPOTENCY_KEY_REUSED,
             ProblemType.NOT_CONFIRMED,
         ),
     )
@@ -167,7 +168,8 @@ class Submissions:
         empty = body.to_new_submission(
             prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
         )
-        return self._inserter(on).insert(empty, operations, self._codec, key)
+        inserter = self._inserter(on)
+        return inserter.insert(empty, operations, self._codec, key, is_compared=True)
 
     def _inserter(self, on: Queue) -> SubmissionInserter:
         return SubmissionInserter(on, self._store, inline_bytes=self._limits.inline_bytes)

@@ -41,7 +41,8 @@
 --                            inserted, whose objects are to be deleted
 -- spent_inputs       zset    completed submissions whose inputs are to be deleted -> how many are
 -- partitions         list    numbers of partitions that were set, ascending; in partition 0 alone
--- retention          string  milliseconds, for submissions that have none of their own
+-- defaults           hash    options of submissions whose inserts do not give them
+-- retention          string  milliseconds, one of these
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
 -- events             stream  capped in length and age: what became of submissions
 -- stats              hash    totals since the queue exists

@@ -19,6 +19,7 @@ from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     ChunksStorageError,
     EncodingError,
+    IdempotencyKeyReusedError,
     IncorrectUsageError,
     InvalidArgumentError,
     PrefixTakenError,
@@ -186,6 +187,21 @@ def test_the_same_idempotency_key_gives_the_first_submission(
     prefix = queue.get_submission(first).prefix
     assert first == second
     assert {f"{prefix}/0-in", f"{prefix}/1-in", f"{prefix}/manifest"} == set(store.list_prefix(""))
+
+
+def test_a_key_that_comes_with_another_request_is_refused_and_its_upload_deleted(
+    producer: ProducerClient, store: MemoryStore
+) -> None:
+    """An upload is made again after a crash: it is compared by its number of operations alone."""
+    first = producer.insert_submission([1, 2], chunk_size=1, idempotency_key="k")
+    stored = set(store.list_prefix(""))
+
+    again = producer.insert_submission(iter([2, 1]), chunk_size=1, idempotency_key="k")
+    with pytest.raises(IdempotencyKeyReusedError, match=rf"{first}.* operations_total") as raised:
+        producer.insert_submission([1, 2, 3], chunk_size=1, idempotency_key="k")
+
+    assert (first, first) == (again, raised.value.submission_id)
+    assert stored == set(store.list_prefix(""))
 
 
 def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:

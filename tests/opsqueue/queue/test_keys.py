@@ -29,7 +29,7 @@ def keys_of(client: redis.Redis) -> set[str]:
 
 def go_through_every_transition(queue: Queue, clock: Clock) -> None:
     pairs = {"customer": 7}
-    queue.set_retention(60_000)
+    queue.set_defaults({"retention_ms": 60_000})
     insert(queue, 1, delete_inputs_at_completion=True)
     queue.complete_chunks(tokens_of(take(queue, 1)))
     first = insert(queue, 9, strategic_metadata=pairs, retention_ms=0, max_attempts=3)
@@ -124,12 +124,12 @@ def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) 
     """The error says what is; a worker would bring it back."""
     new = new_submission(queue, 1, retention_ms=1_000)
     queue.insert_submission(new)
-    queue.set_retention(5_000)
+    queue.set_defaults({"retention_ms": 5_000})
 
     def refused() -> str:
         with pytest.raises(QueueInUseError) as raised:
             queue.delete_queue()
-        assert queue.get_retention() == 5_000
+        assert queue.get_defaults().retention_ms == 5_000
         return ", ".join(raised.value.found)
 
     assert refused() == "submission in_progress"
@@ -145,7 +145,7 @@ def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) 
 
     queue.delete_queue()
 
-    assert queue.get_retention() is None
+    assert queue.get_defaults().retention_ms is None
 
 
 def test_an_insert_brings_a_deleted_queue_back(client: redis.Redis, queue: Queue) -> None:
