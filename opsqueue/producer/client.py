@@ -446,30 +446,45 @@ class ProducerClient:
 
         Args:
             chunk_contents: the chunks.
-            chunk_size: not needed: how many operations are in a chunk is nobody's business here.
+            chunk_size: how many operations each chunk holds, for what is counted and shown (the
+                backlog, progress, rates). The chunks are not opened: the last one counts as full.
+                None: 1.
             options: those of `insert_submission`, but no `serialization_format`.
+
+        Raises:
+            as `insert_submission`.
         """
-        del chunk_size
         return self.insert_submission(
-            chunk_contents, chunk_size=1, serialization_format=RAW, **options
+            chunk_contents,
+            chunk_size=1 if chunk_size is None else chunk_size,
+            serialization_format=RAW,
+            **options,
         )
 
     def run_submission_chunks(
         self,
         chunk_contents: Iterable[bytes],
+        *,
+        chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> Batched[bytes]:
         """Hand chunks in, block until all are done, give their outputs as bytes in order."""
-        submission_id = self.insert_submission_chunks(chunk_contents, **options)
+        submission_id = self.insert_submission_chunks(
+            chunk_contents, chunk_size=chunk_size, **options
+        )
         return self.blocking_stream_completed_submission_chunks(submission_id)
 
     async def async_run_submission_chunks(
         self,
         chunk_contents: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> AsyncIterator[bytes]:
         """Do what `run_submission_chunks` does."""
-        submission_id = await self.async_insert_submission_chunks(chunk_contents, **options)
+        submission_id = await self.async_insert_submission_chunks(
+            chunk_contents, chunk_size=chunk_size, **options
+        )
         return await self.async_stream_completed_submission_chunks(submission_id)
 
     @overload

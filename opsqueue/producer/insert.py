@@ -17,7 +17,7 @@ from opsqueue.contents.chunks import (
     discard_unless_owned,
     store_operations,
 )
-from opsqueue.contents.codec import Codec
+from opsqueue.contents.codec import RAW, Codec
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.http.manifest import store_manifest
 from opsqueue.model.answers import Inserted
@@ -61,16 +61,19 @@ class SubmissionInserter:
     ) -> Inserted:
         """Store operations under the prefix of a submission that has none yet, and insert it.
 
+        With the codec `raw` each item is a whole chunk, and counts as `chunk_size` operations.
+
         Raises:
             as `store_operations` and `ProducerQueue.insert_submission`.
         """
         origin = Origin()
+        operations_an_item = empty.chunk_size if codec.name == RAW.name else 1
         with spans.store_inputs():
             stored = store_operations(
                 self._store,
                 operations,
                 prefix=empty.prefix,
-                chunk_size=empty.chunk_size,
+                chunk_size=empty.chunk_size // operations_an_item,
                 codec=codec,
                 inline_bytes=self._inline_bytes,
                 at_once=self._at_once,
@@ -79,7 +82,7 @@ class SubmissionInserter:
         new = replace(
             empty,
             chunks_total=stored.chunks_total,
-            operations_total=stored.operations_total,
+            operations_total=stored.operations_total * operations_an_item,
             inline=stored.inline,
         )
         return self._insert_stored(new, idempotency_key, is_prefix_fresh=True)
