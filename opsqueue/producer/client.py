@@ -50,7 +50,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
 )
 from opsqueue.model.answers import Inserted
-from opsqueue.model.checks import is_whole, shown
+from opsqueue.model.checks import is_whole
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
 from opsqueue.model.new_submission import (
@@ -74,7 +74,7 @@ from opsqueue.model.submission import (
 from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
 from opsqueue.producer.backends import Backend, Order
 from opsqueue.producer.follow import chunks_as_they_come, chunks_done, chunks_in_order
-from opsqueue.producer.insert import SubmissionInserter
+from opsqueue.producer.insert import SubmissionInserter, check_is_operations
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
 from opsqueue.store import ObjectStore, Readable, open_store, with_options
@@ -114,32 +114,6 @@ class ClientOptions(TypedDict, total=False):
     inline_bytes: int
     codec: str | Codec
     allow_pickle: bool
-
-
-def _check_is_operations(ops: object) -> None:
-    """Refuse what can be iterated over, but whose items are hardly meant to be operations."""
-    if isinstance(ops, str | bytes | bytearray | memoryview):
-        message = f"{shown(ops)} would be an operation a character: give a list of operations"
-    elif isinstance(ops, Mapping):
-        message = (
-            f"ops is a {type(ops).__name__}, whose keys would be the operations: give "
-            "ops.items(), ops.values(), or [ops] for one operation"
-        )
-    elif _names_columns(ops):
-        message = (
-            f"ops is a {type(ops).__name__}, whose column names would be the operations: give its "
-            "rows, such as ops.to_dict('records') of pandas or ops.to_dicts() of polars"
-        )
-    else:
-        return
-    raise InvalidArgumentError(message)
-
-
-def _names_columns(ops: object) -> bool:
-    """Tell a data frame, by what those of pandas, polars and others have in common."""
-    kind = type(ops)
-    is_frame = hasattr(kind, "__dataframe__") or hasattr(kind, "groupby")
-    return is_frame and hasattr(kind, "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +306,7 @@ class ProducerClient:
         """
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
-        _check_is_operations(ops)
+        check_is_operations(ops)
         codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),

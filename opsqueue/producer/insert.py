@@ -6,7 +6,7 @@ is the store's and that of a `ProducerQueue`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,9 +18,10 @@ from opsqueue.contents.chunks import (
     store_operations,
 )
 from opsqueue.contents.codec import RAW, Codec
-from opsqueue.exceptions import IncorrectUsageError
+from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.http.manifest import store_manifest
 from opsqueue.model.answers import Inserted
+from opsqueue.model.checks import shown
 from opsqueue.model.names import check_own_prefix
 from opsqueue.model.new_submission import NewSubmission, fits_inline
 from opsqueue.model.process import Origin
@@ -30,6 +31,40 @@ from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.base import check_format
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
 from opsqueue.tracing import spans
+
+
+def check_is_operations(ops: object) -> None:
+    """Refuse what can't be iterated over, or whose items are hardly meant to be operations.
+
+    Raises:
+        InvalidArgumentError: it says what was probably meant.
+    """
+    kind = type(ops)
+    if isinstance(ops, str | bytes | bytearray | memoryview):
+        message = f"{shown(ops)} would be an operation a character: give a list of operations"
+    elif isinstance(ops, Mapping):
+        message = (
+            f"ops is a {kind.__name__}, whose keys would be the operations: give "
+            "ops.items(), ops.values(), or [ops] for one operation"
+        )
+    elif _is_data_frame(kind):
+        message = (
+            f"ops is a {kind.__name__}, whose columns or their names would be the operations: give "
+            "its rows, such as ops.to_dict('records') of pandas, ops.to_dicts() of polars or "
+            "ops.to_pylist() of pyarrow"
+        )
+    elif not any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "__getitem__")):
+        message = f"ops is {shown(ops)}: give an iterable, such as a list of operations"
+    else:
+        return
+    raise InvalidArgumentError(message)
+
+
+def _is_data_frame(kind: type) -> bool:
+    """Tell a data frame, by what those of pandas, polars, pyarrow and others have in common."""
+    # Not group_by: queries of databases have it, whose items are rows.
+    marks = ("__dataframe__", "groupby", "collect_schema")
+    return hasattr(kind, "columns") and any(hasattr(kind, mark) for mark in marks)
 
 
 class SubmissionInserter:
