@@ -36,7 +36,7 @@ from opsqueue_api.resources.events import AllEvents, QueueEvents, SubmissionEven
 from opsqueue_api.resources.grid import Reservations, SubmissionChunks
 from opsqueue_api.resources.health import Alive, Ready, Version
 from opsqueue_api.resources.inline import InlineInputs, InlineOutputs
-from opsqueue_api.resources.metrics import HttpMetrics, Metrics, QueueTotals
+from opsqueue_api.resources.metrics import ChunkDurations, HttpMetrics, Metrics, QueueTotals
 from opsqueue_api.resources.openapi import OpenApi, Route
 from opsqueue_api.resources.progress import SubmissionProgress
 from opsqueue_api.resources.queues import (
@@ -150,7 +150,9 @@ def create_app(  # noqa: PLR0913 what each part is told
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
     timeout_ms = int(heartbeat_timeout_s * 1000)
-    consumers.add_routes(route, queue_of, store, limits, waiting, timeout_ms)
+    consumers.add_routes(
+        route, queue_of, store, limits, waiting, timeout_ms, ChunkDurations(registry)
+    )
     route("/metrics", Metrics(QueueTotals(queue_of, names), registry), GET=Need.METRICS)
     dashboard.add_routes(route)
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)

@@ -74,6 +74,7 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
 
 
 @click.command(
+    cls=config.Program,
     context_settings={
         "auto_envvar_prefix": "OPSQUEUE_API",
         "help_option_names": ["-h", "--help"],
@@ -217,11 +218,11 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     warnings = _check_outside(settings)
     if not settings.tokens and not is_loopback(settings.host):
         warnings.append(_no_tokens(settings))
-    _say(f"opsqueue-api {__version__}")
-    _say(f"redis  {masked(settings.redis_url)}")
-    _say(f"store  {_masked_store(settings.store_url)}")
+    config.say(f"opsqueue-api {__version__}")
+    config.say(f"redis  {masked(settings.redis_url)}")
+    config.say(f"store  {_masked_store(settings.store_url)}")
     for warning in warnings:
-        _say(f"warning: {warning}")
+        config.say(f"warning: {warning}")
     if settings.workers > 1 and MULTIPROCESS_DIR not in os.environ:
         _remove_dead_metrics()
         os.environ[MULTIPROCESS_DIR] = _make_metrics_folder()
@@ -406,9 +407,5 @@ def _masked_store(url: str) -> str:
 
 
 def _give_up(message: str) -> NoReturn:
-    _say(f"error: {message}")
+    config.say(f"error: {message}")
     sys.exit(EXIT_UNAVAILABLE)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import time
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -26,6 +25,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 from prometheus_client import values
 from prometheus_client.values import MultiProcessValue
 
+from opsqueue.config import say
 from opsqueue.exceptions import ConnectionTroubleError, FormatTooNewError
 from opsqueue.model.process import new_worker_name
 from opsqueue.queue.connection import connect
@@ -294,4 +294,4 @@ def _say_ready(worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
     # Printed once it serves, with the port that it really got: programs wait for this line.
     address = worker.sockets[0].sock.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    print(f"ready on http://{host}:{address[1]}", file=sys.stderr, flush=True)  # noqa: T201 as above
+    say(f"ready on http://{host}:{address[1]}")

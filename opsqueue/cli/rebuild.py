@@ -76,7 +76,8 @@ def _checked(store: ObjectStore, queues: Sequence[str]) -> Sequence[str]:
         )
         raise InvalidArgumentError(message)
     for name in queues:
-        if name not in there:
+        # A folder that does not tell `Jobs` from `jobs` lists one of them, and has both.
+        if name not in there and not any(True for _ in store.list_folders(name)):
             message = f"{store.url} has no queue {name}: it has {', '.join(there)}"
             raise InvalidArgumentError(message)
     return queues or there

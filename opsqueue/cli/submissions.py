@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import click
-from rich.text import Text
 
 from opsqueue.cli.connections import (
     as_json,
@@ -223,13 +222,13 @@ def _print(one: Submission, counts: Counts | None) -> None:
             f"{what}: chunk {failure.chunk_index:,}, attempt {failure.attempt:,}, "
             f"{_local(failure.at)}"
         )
-        screen.print(Text(f"\n{where}", style="red" if one.failure else "yellow"))
+        screen.print(text_of(f"\n{where}", style="red" if one.failure else "yellow"))
         screen.print(text_of(failure.text), soft_wrap=True)
 
     if one.release_reason is not None and one.state is SubmissionState.IN_PROGRESS:
         when = "" if one.released_at is None else f" {_local(one.released_at)}"
-        screen.print(Text(f"\nlast given back{when}:", style="yellow"))
-        screen.print(Text(one.release_reason), soft_wrap=True)
+        screen.print(text_of(f"\nlast given back{when}:", style="yellow"))
+        screen.print(text_of(one.release_reason), soft_wrap=True)
 
 
 def _waits(backoff: Backoff) -> str:

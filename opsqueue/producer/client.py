@@ -50,7 +50,7 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
 )
 from opsqueue.model.answers import Inserted
-from opsqueue.model.checks import is_whole, shown
+from opsqueue.model.checks import is_whole
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
 from opsqueue.model.new_submission import (
@@ -75,7 +75,7 @@ from opsqueue.model.submission import (
 from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
 from opsqueue.producer.backends import Backend, Order
 from opsqueue.producer.follow import chunks_as_they_come, chunks_done, chunks_in_order
-from opsqueue.producer.insert import SubmissionInserter
+from opsqueue.producer.insert import SubmissionInserter, check_is_operations
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
 from opsqueue.store import ObjectStore, Readable, open_store, with_options
@@ -115,32 +115,6 @@ class ClientOptions(TypedDict, total=False):
     inline_bytes: int
     codec: str | Codec
     allow_pickle: bool
-
-
-def _check_is_operations(ops: object) -> None:
-    """Refuse what can be iterated over, but whose items are hardly meant to be operations."""
-    if isinstance(ops, str | bytes | bytearray | memoryview):
-        message = f"{shown(ops)} would be an operation a character: give a list of operations"
-    elif isinstance(ops, Mapping):
-        message = (
-            f"ops is a {type(ops).__name__}, whose keys would be the operations: give "
-            "ops.items(), ops.values(), or [ops] for one operation"
-        )
-    elif _names_columns(ops):
-        message = (
-            f"ops is a {type(ops).__name__}, whose column names would be the operations: give its "
-            "rows, such as ops.to_dict('records') of pandas or ops.to_dicts() of polars"
-        )
-    else:
-        return
-    raise InvalidArgumentError(message)
-
-
-def _names_columns(ops: object) -> bool:
-    """Tell a data frame, by what those of pandas, polars and others have in common."""
-    kind = type(ops)
-    is_frame = hasattr(kind, "__dataframe__") or hasattr(kind, "groupby")
-    return is_frame and hasattr(kind, "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +309,7 @@ class ProducerClient:
         """
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
-        _check_is_operations(ops)
+        check_is_operations(ops)
         codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),
@@ -449,30 +423,45 @@ class ProducerClient:
 
         Args:
             chunk_contents: the chunks.
-            chunk_size: not needed: how many operations are in a chunk is nobody's business here.
+            chunk_size: how many operations each chunk holds, for what is counted and shown (the
+                backlog, progress, rates). The chunks are not opened: the last one counts as full.
+                None: 1.
             options: those of `insert_submission`, but no `serialization_format`.
+
+        Raises:
+            as `insert_submission`.
         """
-        del chunk_size
         return self.insert_submission(
-            chunk_contents, chunk_size=1, serialization_format=RAW, **options
+            chunk_contents,
+            chunk_size=1 if chunk_size is None else chunk_size,
+            serialization_format=RAW,
+            **options,
         )
 
     def run_submission_chunks(
         self,
         chunk_contents: Iterable[bytes],
+        *,
+        chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> Batched[bytes]:
         """Hand chunks in, block until all are done, give their outputs as bytes in order."""
-        submission_id = self.insert_submission_chunks(chunk_contents, **options)
+        submission_id = self.insert_submission_chunks(
+            chunk_contents, chunk_size=chunk_size, **options
+        )
         return self.blocking_stream_completed_submission_chunks(submission_id)
 
     async def async_run_submission_chunks(
         self,
         chunk_contents: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> AsyncIterator[bytes]:
         """Do what `run_submission_chunks` does."""
-        submission_id = await self.async_insert_submission_chunks(chunk_contents, **options)
+        submission_id = await self.async_insert_submission_chunks(
+            chunk_contents, chunk_size=chunk_size, **options
+        )
         return await self.async_stream_completed_submission_chunks(submission_id)
 
     @overload

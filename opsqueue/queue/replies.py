@@ -80,9 +80,10 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
                     chunk_index=index,
                     attempt=attempt,
                     expires_at_ms=expires_at,
+                    held_ms=held_ms,
                     input=content[0] if content else None,
                 )
-                for token, id_, index, attempt, expires_at, content in chunks
+                for token, id_, index, attempt, expires_at, held_ms, content in chunks
             ]
             return {chunk.token: chunk for chunk in found}
     raise unexpected(reply)

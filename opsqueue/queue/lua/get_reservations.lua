@@ -10,7 +10,7 @@
 -- With _entry.
 --
 -- Returns {"found", chunks, submissions}: those that hold, in the order of the tokens; chunks
--- {token, id, index, attempt, expires_at, {input} or {}} each, the input of a small submission;
+-- {token, id, index, attempt, expires_at, held_ms, {input} or {}} each, the input of a small one;
 -- submissions {id, fields, metadata} each.
 local reservations = base .. 'reservations'
 
@@ -24,7 +24,7 @@ for i = 2, #ARGV do
   if #fields > 0 then
     local input = redis.call('HGET', sub_key(f[2]) .. ':in', f[4])
     chunks[#chunks + 1] = {token, f[2], tonumber(f[4]), tonumber(f[6]), tonumber(f[10]),
-      input and {input} or {}}
+      math.max(0, now - tonumber(f[8])), input and {input} or {}}
     if not is_listed[f[2]] then
       is_listed[f[2]] = true
       local metadata = redis.call('HGETALL', sub_key(f[2]) .. ':meta')

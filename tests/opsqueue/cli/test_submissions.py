@@ -183,6 +183,20 @@ def test_what_a_failure_says_cannot_act_on_the_terminal(
     assert "\\x1b]0;owned" in refused.stderr
 
 
+def test_why_a_chunk_was_given_back_cannot_act_on_the_terminal(
+    run: Run, queue: Queue, producer: ProducerClient
+) -> None:
+    """A consumer writes it, as it writes failures."""
+    id_ = producer.insert_submission([1], chunk_size=1)
+    (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
+    queue.release_chunks([chunk.token], reason=HOSTILE)
+
+    shown = run("show", str(id_)).stdout
+
+    assert RAW_CHARACTERS.isdisjoint(shown)
+    assert "\\x1b]0;owned\\x07" in shown
+
+
 def test_errors_and_results_are_the_same_values_without_control_characters(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:

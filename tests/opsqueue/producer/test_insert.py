@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -379,14 +380,36 @@ def test_a_strangers_submission_is_no_answer_to_an_insert_with_a_chosen_prefix(
 class Frame:
     """Iterates over its column names, as data frames do."""
 
-    def __dataframe__(self) -> None: ...
-
     @property
     def columns(self) -> list[str]:
         return ["a", "b"]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
+
+
+class PandasFrame(Frame):
+    """As pandas, modin, dask and Spark make it."""
+
+    def groupby(self, by: str) -> None: ...
+
+
+class PolarsFrame(Frame):
+    """It has no `__dataframe__` since 2.0, and no `groupby`."""
+
+    def collect_schema(self) -> None: ...
+
+
+class ArrowTable(Frame):
+    """Of pyarrow, and others of the interchange protocol."""
+
+    def __dataframe__(self) -> None: ...
+
+
+class Query(Frame):
+    """As peewee makes it: its items are rows."""
+
+    def group_by(self, *columns: str) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -396,8 +419,12 @@ class Frame:
         (Counter("abc"), "is a Counter, whose keys"),
         (MappingProxyType({"a": 1}), "whose keys"),
         (ChainMap({"a": 1}), "whose keys"),
-        (Frame(), r"column names would be the operations: .*'records'"),
+        (PandasFrame(), r"columns or their names would be the operations: .*'records'"),
+        (PolarsFrame(), r"is a PolarsFrame, whose columns .*to_dicts\(\)"),
+        (ArrowTable(), r"is a ArrowTable, whose columns .*to_pylist\(\)"),
         (bytearray(b"abc"), "an operation a character"),
+        ("abc", "an operation a character"),
+        (3, "ops is 3: give an iterable"),
     ],
 )
 def test_what_iterates_over_names_is_refused_as_operations(
@@ -407,5 +434,11 @@ def test_what_iterates_over_names_is_refused_as_operations(
     with pytest.raises(InvalidArgumentError, match=meant):
         producer.insert_submission(ops, chunk_size=2)
 
+    with pytest.raises(InvalidArgumentError, match=meant):
+        asyncio.run(producer.async_insert_submission(ops, chunk_size=2))
+    with pytest.raises(InvalidArgumentError, match=meant):
+        asyncio.run(producer.async_run_submission(ops, chunk_size=2))
+
     assert 0 == producer.count_submissions()
     producer.insert_submission({"a": 1}.items(), chunk_size=2)
+    asyncio.run(producer.async_insert_submission(Query(), chunk_size=2))
