@@ -34,6 +34,7 @@ from opsqueue.model.chunk import (
 from opsqueue.model.new_submission import MAX_CODEC_CHARACTERS, NewSubmission, SubmissionOptions
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.store import input_key, output_key
+from opsqueue.strategy import MAX_STRATEGY_CHARACTERS
 
 WARNING_HEADER: Final = "Opsqueue-Warning"
 """What a producer should know of an insert that was accepted."""
@@ -273,7 +274,7 @@ class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     worker: WorkerName
     max: Annotated[int, Meta(ge=1, le=MAX_BATCH)] = 1
-    strategy: Annotated[str, Meta(max_length=2_000)] | dict[str, Any] = "Random"
+    strategy: Annotated[str, Meta(max_length=MAX_STRATEGY_CHARACTERS)] | dict[str, Any] = "Random"
     wait: Annotated[float, Meta(ge=0, le=60)] = 0
     reservation_ms: int = 600_000
     heartbeat_timeout_ms: TimeoutMs | None = None

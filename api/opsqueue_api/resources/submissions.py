@@ -82,7 +82,8 @@ MAX_LISTED: Final = 100
 
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
 _STATES: Final = ["any", *(state.value for state in SubmissionState)]
-_PATCH_BYTES: Final = 64 * 1024
+_PATCH_BYTES: Final = 512 * 1024
+"""As many of the longest keys as can go and come at once."""
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 
 
