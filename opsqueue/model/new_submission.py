@@ -31,7 +31,7 @@ DEFAULT_CODEC: Final = "msgpack+zstd"
 
 MAX_CODEC_CHARACTERS: Final = 100
 MAX_TRACE_HEADERS: Final = 10
-MAX_METADATA_BYTES: Final = 64 * 1024
+MAX_METADATA_BYTES: Final = 512 * 1024
 MAX_STRATEGIC_PAIRS: Final = 64
 INLINE_BYTES: Final = 256 * 1024
 """Inputs of a submission that travel through Redis, encoded, all together."""

@@ -417,6 +417,7 @@ def reserve_chunks(
     strategy: AnyStrategy | None = None,
     look_from: str = "",
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    repeats_metadata: bool = False,
 ) -> Command[Reserved]:
     """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
     checked_whole("limit", limit, least=1, most=MAX_BATCH)
@@ -434,6 +435,7 @@ def reserve_chunks(
             "chance": secrets.randbelow(2**30) + 1,
             "look_from": look_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
+            "repeats_metadata": int(repeats_metadata),
         },
     )
 
@@ -515,7 +517,7 @@ def release_chunks(
 
 
 def get_reservations(tokens: Sequence[Token]) -> Command[dict[Token, Reservation]]:
-    """Return what the reservations of one partition are for; see `Queue.get_reservations`."""
+    """Return what reservations of one partition are for; see `Queue.get_reservations`."""
     return Command(
         script="get_reservations",
         parse=replies.read_reservations,

@@ -73,7 +73,7 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
     """Parse the reply of `get_reservations`."""
     match reply:
         case [b"found", chunks, rows]:
-            sources = {id_: _source(id_, _by_name(flat), meta, queue) for id_, flat, meta in rows}
+            sources = {id_: _source(id_, _by_name(flat), [], queue) for id_, flat in rows}
             found = [
                 Reservation(
                     token=Token(token.decode()),
@@ -81,9 +81,8 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
                     chunk_index=index,
                     attempt=attempt,
                     expires_at_ms=expires_at,
-                    input=content[0] if content else None,
                 )
-                for token, id_, index, attempt, expires_at, content in chunks
+                for token, id_, index, attempt, expires_at in chunks
             ]
             return {chunk.token: chunk for chunk in found}
     raise unexpected(reply)

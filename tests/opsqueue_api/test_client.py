@@ -356,3 +356,12 @@ def test_a_look_up_that_no_url_can_hold_is_refused(producer: ProducerClient) -> 
 
     with pytest.raises(InvalidArgumentError, match="its query is too long"):
         producer.lookup_submission_ids_by_strategic_metadata(pairs)
+
+
+def test_the_largest_metadata_goes_over_http(producer: ProducerClient, queue: Queue) -> None:
+    """And comes back."""
+    metadata = bytes(range(256)) * 2048
+    id_ = producer.insert_submission([1], chunk_size=1, metadata=metadata)
+
+    assert metadata == queue.get_submission(id_).metadata
+    assert metadata == producer.get_submission(id_).metadata

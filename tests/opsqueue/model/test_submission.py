@@ -190,7 +190,7 @@ def test_metadata_has_a_limit() -> None:
     """It goes with every reserve that takes chunks of it."""
     NewSubmission(prefix="p", chunks_total=1, metadata=b"x" * MAX_METADATA_BYTES)
 
-    with pytest.raises(InvalidArgumentError, match="metadata has 65,537 bytes"):
+    with pytest.raises(InvalidArgumentError, match="metadata has 524,289 bytes"):
         NewSubmission(prefix="p", chunks_total=1, metadata=b"x" * (MAX_METADATA_BYTES + 1))
 
 
