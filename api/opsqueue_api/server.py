@@ -54,6 +54,9 @@ CLOSE_WITHIN_S: Final = 0.05
 FIRST_BYTE_S: Final = 0.2
 """A new connection that sends nothing for so long waits without a thread."""
 
+MAX_REQUEST_LINE_BYTES: Final = 8_190
+"""The most that gunicorn takes: look-ups by the longest keys fit in."""
+
 KEEPALIVE_S: Final = 75
 """Longer than clients and load balancers keep idle connections (httpx 5 s, often 60 s), so that
 these end them: a request sent while the server closes its connection would be lost."""
@@ -78,6 +81,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "workers": settings.workers,
             "threads": settings.threads,
             "keepalive": KEEPALIVE_S,
+            "limit_request_line": MAX_REQUEST_LINE_BYTES,
             "graceful_timeout": GRACEFUL_S,
             "proc_name": "opsqueue-api",
             # Its "info" tells of its own processes; ours is one line.

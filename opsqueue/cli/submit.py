@@ -17,7 +17,8 @@ from opsqueue.cli.progress import ended_text, follow, reading, warn_if_nobody_wo
 from opsqueue.cli.results import errors_option, output_option, write_results
 from opsqueue.cli.tables import print_json, say
 from opsqueue.contents.chunks import ErrorMode, check_completed
-from opsqueue.exceptions import SubmissionNotConfirmedError
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
+from opsqueue.model.names import parse_meta_key
 from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.producer.backends import Backend
@@ -40,7 +41,7 @@ Exit codes: 0 handed in (with --wait: completed), 1 failed or cancelled, 2 usage
 
 
 class Pair(click.ParamType[tuple[str, int]]):
-    """`key=7`."""
+    """`key=7`: the key as it is, or in double quotes as JSON; the last equals sign divides."""
 
     name = "key=int"
 
@@ -53,14 +54,18 @@ class Pair(click.ParamType[tuple[str, int]]):
         """Read it."""
         if isinstance(value, tuple):
             return value
-        key, equals, number = str(value).partition("=")
+        # From the right: the value is an integer, and a key may have an equals sign.
+        key, _, number = str(value).rpartition("=")
         try:
             pair = key, int(number)
         except ValueError:
             pair = "", 0
-        if not pair[0] or not equals:
+        if not pair[0]:
             self.fail(f"{value!r}: give key=7, the value being an integer", param, ctx)
-        return pair
+        try:
+            return parse_meta_key(key), pair[1]
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class CountOrShare(click.ParamType[float]):
@@ -100,7 +105,8 @@ meta_option = click.option(
     type=Pair(),
     multiple=True,
     callback=as_pairs,
-    help="Strategic metadata, which strategies and look-ups read; may be repeated.",
+    help="Strategic metadata, which strategies and look-ups read; may be repeated. The key is any "
+    "text; the last = divides. One that begins with a double quote is read as a JSON string.",
 )
 
 

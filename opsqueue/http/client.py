@@ -209,16 +209,20 @@ class HttpClient:
         Without `is_repeatable` it is repeated only when no connection was made. `wait_s` is asked
         for in the query, `body_wait_s` in the content.
         """
-        request = self._client.get().build_request(
-            method,
-            path,
-            params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
-            content=content,
-            headers=headers,
-            timeout=httpx.Timeout(
-                wait_s + body_wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S
-            ),
-        )
+        try:
+            request = self._client.get().build_request(
+                method,
+                path,
+                params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
+                content=content,
+                headers=headers,
+                timeout=httpx.Timeout(
+                    wait_s + body_wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S
+                ),
+            )
+        except httpx.InvalidURL as exc:
+            message = f"{method} {path}: its query is too long for HTTP ({exc}); give fewer pairs"
+            raise InvalidArgumentError(message) from exc
         pauses_s = (patience or self._patience).pauses_s()
         resends = 0
         while True:

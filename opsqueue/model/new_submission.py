@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.errors import InvalidArgumentError
+from opsqueue.model.names import checked_meta_key, meta_key_text
 
 MAX_CHUNKS: Final = 2**32 - 1
 """A chunk is a bit of a Redis string, which has at most 2**32 of them."""
@@ -32,8 +33,8 @@ DEFAULT_CODEC: Final = "msgpack+zstd"
 
 MAX_CODEC_CHARACTERS: Final = 100
 MAX_TRACE_HEADERS: Final = 10
-MAX_METADATA_BYTES: Final = 64 * 1024
-MAX_STRATEGIC_PAIRS: Final = 32
+MAX_METADATA_BYTES: Final = 512 * 1024
+MAX_STRATEGIC_PAIRS: Final = 64
 INLINE_BYTES: Final = 256 * 1024
 """Inputs of a submission that travel through Redis, encoded, all together."""
 
@@ -53,7 +54,6 @@ _OWN_IDEMPOTENCY_KEY: Final = re.compile(r"opsqueue-once-[0-9a-f]{32}")
 _KEY_OF_RETRY: Final = re.compile(r"retry-failed-[0-9]{1,19}-[0-9]{1,16}")
 _OWN_KEY_KEPT_MS: Final = 10 * 60 * 1000
 """Longer than a client repeats a request."""
-_META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 # Bounds that hold for JSON as it is read; values that are made in Python check theirs themselves.
@@ -163,7 +163,7 @@ class SubmissionOptions(Struct, frozen=True, kw_only=True):
             submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
         backoff: the wait after a failed attempt.
         metadata: opaque bytes for the handler.
-        strategic_metadata: what strategies and look-ups read; 64-bit integers.
+        strategic_metadata: what strategies and look-ups read; 64-bit integers by key, any text.
         trace_context: W3C headers of the producer's trace.
         retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
         delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
@@ -310,7 +310,7 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
 
 
 def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
-    """Raise InvalidArgumentError unless all keys are short names and all values 64-bit ints."""
+    """Raise InvalidArgumentError unless all keys are texts and all values 64-bit integers."""
     _require(
         isinstance(pairs, Mapping),
         f"strategic metadata {shown(pairs)}: give a mapping of names to integers",
@@ -320,16 +320,22 @@ def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
         f"strategic metadata has {len(pairs)} pairs, at most {MAX_STRATEGIC_PAIRS}",
     )
     for key, value in pairs.items():
-        _require(
-            isinstance(key, str) and _META_KEY.fullmatch(key) is not None,
-            f"strategic metadata key {shown(key)}: at most 64 letters, digits and _, and .- after "
-            "the first",
-        )
-        _require(
-            is_whole(value) and value in INT64,
-            f"strategic metadata {key}={shown(value)}: values are 64-bit integers; "
-            "give texts a number of your own or hash them",
-        )
+        checked_meta_key(key)
+        if not (is_whole(value) and value in INT64):
+            message = (
+                f"strategic metadata {meta_key_text(key)}={shown(value)}: values are 64-bit "
+                "integers; give texts a number of your own or hash them"
+            )
+            raise InvalidArgumentError(message)
+
+
+def check_metadata_changes(changes: Mapping[str, int | None]) -> None:
+    """Raise InvalidArgumentError unless strategic metadata can be changed so; None removes a key.
+
+    Together they may be more than a submission may have: as many may go as come.
+    """
+    for key, value in changes.items():
+        check_strategic_metadata({key: 0 if value is None else value})
 
 
 def check_trace_context(carrier: Mapping[str, str]) -> None:

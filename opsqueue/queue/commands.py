@@ -61,7 +61,7 @@ from opsqueue.model.chunk import (
     encodable,
 )
 from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, Cells, Delayed, HandPage
-from opsqueue.model.names import check_own_prefix, checked_worker
+from opsqueue.model.names import check_own_prefix, checked_worker, stored_meta_key
 from opsqueue.model.new_submission import (
     INLINE_OUTPUT_BYTES,
     MAX_CHUNKS,
@@ -69,6 +69,7 @@ from opsqueue.model.new_submission import (
     MAX_STRATEGIC_PAIRS,
     Defaults,
     NewSubmission,
+    check_metadata_changes,
     check_strategic_metadata,
     idempotency_key_kept_ms,
     is_callers_key,
@@ -325,7 +326,7 @@ def _pairs_and_fields(new: NewSubmission, fingerprint: str) -> list[Argument]:
         fields += ["metadata", new.metadata]
     if new.trace_context:
         fields += ["trace_context", msgspec.json.encode(dict(new.trace_context))]
-    return [*_flat(new.strategic_metadata), *fields]
+    return [*_stored(new.strategic_metadata), *fields]
 
 
 def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
@@ -371,9 +372,7 @@ def update_metadata(
     Raises:
         SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
     """
-    # Together they may be more than a submission may have: as many may go as come.
-    for key, value in changes.items():
-        check_strategic_metadata({key: 0 if value is None else value})
+    check_metadata_changes(changes)
 
     def parse(reply: list[Any], queue: str) -> Submission:
         match reply:
@@ -390,7 +389,7 @@ def update_metadata(
         "update_metadata",
         parse,
         limit=MAX_STRATEGIC_PAIRS,
-        rest=_flat({key: "" if value is None else value for key, value in changes.items()}),
+        rest=_stored({key: "" if value is None else value for key, value in changes.items()}),
     )
 
 
@@ -448,6 +447,7 @@ def reserve_chunks(
     strategy: AnyStrategy | None = None,
     look_from: str = "",
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    repeats_metadata: bool = False,
 ) -> Command[Reserved]:
     """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
     checked_whole("limit", limit, least=1, most=MAX_BATCH)
@@ -465,6 +465,7 @@ def reserve_chunks(
             "chance": secrets.randbelow(2**30) + 1,
             "look_from": look_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
+            "repeats_metadata": int(repeats_metadata),
         },
     )
 
@@ -546,7 +547,7 @@ def release_chunks(
 
 
 def get_reservations(tokens: Sequence[Token]) -> Command[dict[Token, Reservation]]:
-    """Return what the reservations of one partition are for; see `Queue.get_reservations`."""
+    """Return what reservations of one partition are for; see `Queue.get_reservations`."""
     return Command(
         script="get_reservations",
         parse=replies.read_reservations,
@@ -730,7 +731,7 @@ def _limits(meta_key: str, value: int | None, limits: Mapping[LimitKind, str]) -
     return Command(
         script="set_limit",
         parse=_tagged(set=_none),
-        arguments={"key": meta_key, "value": "" if value is None else str(value)},
+        arguments={"key": stored_meta_key(meta_key), "value": "" if value is None else str(value)},
         rest=_flat(limits),
         scope=Scope.EVERY,
     )
@@ -1066,7 +1067,7 @@ def list_submissions(
             "order": order,
             "limit": limit,
         },
-        rest=_flat(pairs),
+        rest=_stored(pairs),
         scope=Scope.EACH,
         merge=_concatenated,
     )
@@ -1085,7 +1086,7 @@ def lookup_submissions(
             )
         ),
         arguments={"after": after, "limit": MAX_BATCH, "states": states},
-        rest=_flat(pairs),
+        rest=_stored(pairs),
     )
 
 
@@ -1260,3 +1261,8 @@ def _checked_page(from_: str) -> str:
 
 def _flat(pairs: Mapping[Any, Argument]) -> list[Argument]:
     return [part for pair in pairs.items() for part in pair]
+
+
+def _stored(pairs: Mapping[str, Argument]) -> list[Argument]:
+    """Return pairs of strategic metadata, flat, with keys as the scripts know them."""
+    return [part for key, value in pairs.items() for part in (stored_meta_key(key), value)]

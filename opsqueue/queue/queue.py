@@ -488,6 +488,7 @@ class Queue:
         reservation_ms: int = 600_000,
         strategy: AnyStrategy | None = None,
         heartbeat_timeout_ms: int | None = None,
+        repeats_metadata: bool = False,
     ) -> Reserved:
         """Reserve up to `limit` chunks, partition by partition; also a sign of the worker's life.
 
@@ -499,6 +500,8 @@ class Queue:
             heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
                 of them: for a worker that is new, or that was forgotten as dead. None:
                 DEFAULT_TIMEOUT_MS.
+            repeats_metadata: the caller passes metadata on with each chunk: it counts as often in
+                the answer's limit of bytes.
         """
         self._register_if_possible()
         if heartbeat_timeout_ms is None:
@@ -517,6 +520,7 @@ class Queue:
                     reservation_ms=reservation_ms,
                     strategy=strategy,
                     heartbeat_timeout_ms=heartbeat_timeout_ms,
+                    repeats_metadata=repeats_metadata,
                 )
             except RedisUnavailableError as exc:
                 failures.append(exc)
@@ -596,6 +600,8 @@ class Queue:
 
     def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
         """Return what the reservations of these tokens are for, without those that have ended.
+
+        Inputs and metadata are left out.
 
         Args:
             tokens: at most MAX_BATCH.
@@ -818,7 +824,7 @@ class Queue:
         """List submissions by creation, at most MAX_BATCH, from after an id on.
 
         Where `wanted` has pairs, a page may be shorter than `limit`, or empty, and still have a
-        `next`: each call looks at a bounded number.
+        `next`: each call looks at a bounded number. So may one of submissions with large metadata.
         """
         wanted = wanted or SubmissionFilter()
         limit = min(checked_limit(limit), MAX_BATCH)
@@ -964,7 +970,7 @@ class Queue:
                 last_id, events = part.wait_for_events(last_id, block_ms=math.ceil(left_s * 1000))
                 is_named = any(id_ == submission_id for id_, _ in events)
 
-    def reserve_when_free(
+    def reserve_when_free(  # noqa: PLR0913 options of `reserve_chunks`, and how to wait
         self,
         worker: str,
         *,
@@ -975,6 +981,7 @@ class Queue:
         wait_s: float,
         slice_ms: int = 1_000,
         is_gone: Callable[[], bool],
+        repeats_metadata: bool = False,
     ) -> Reserved:
         """Reserve chunks as soon as there are any, or none after `wait_s`.
 
@@ -987,6 +994,7 @@ class Queue:
             wait_s: seconds from now; 0 only looks.
             slice_ms: after each `is_gone` is asked; at most BLOCK_MS, for the connection's sake.
             is_gone: nobody waits any more, or the process shuts down: reserves nothing after that.
+            repeats_metadata: as of `reserve_chunks`.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -996,6 +1004,7 @@ class Queue:
                 reservation_ms=reservation_ms,
                 strategy=strategy,
                 heartbeat_timeout_ms=heartbeat_timeout_ms,
+                repeats_metadata=repeats_metadata,
             )
             # Also without a wake-up: a look now and then finds what none announced.
             until = min(deadline, time.monotonic() + BLOCK_MS / 1000)

@@ -6,17 +6,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from opsqueue.model.names import meta_key_text
 from opsqueue.strategy import parse_strategy
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
-META_KEYS = ("customer", "region")
+META_KEYS = ("customer", 're:g,ion=1 %C3 "ö😀\n\0')
+"""One that stands in Redis as it is, and one that is encoded there."""
 PAIRS = st.dictionaries(st.sampled_from(META_KEYS), st.integers(-1, 2), max_size=2)
 CHANGES = st.dictionaries(
     st.sampled_from(META_KEYS), st.none() | st.integers(-1, 2), min_size=1, max_size=2
 )
 STRATEGIES = st.sampled_from(
     [
-        parse_strategy(text)
+        parse_strategy(text.replace("region", meta_key_text(META_KEYS[1])))
         for text in (
             "Oldest",
             "Newest",

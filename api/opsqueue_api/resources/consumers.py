@@ -26,6 +26,7 @@ from opsqueue.http.bodies import (
     ReleaseBody,
     ReserveBody,
     ReservedBody,
+    SharedBody,
 )
 from opsqueue.model.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
 from opsqueue.model.names import checked_worker_in_path
@@ -91,14 +92,22 @@ class ReserveChunks:
                 heartbeat_timeout_ms=body.heartbeat_timeout_ms or self.timeout_ms,
                 wait_s=wait_s,
                 is_gone=lambda: self.long_polls.is_stopping() or is_gone(),
+                repeats_metadata=not body.share_metadata,
             )
         chunk_of = self._with_operations() if body.include_operations else ChunkBody.of
+        chunks = [chunk_of(chunk) for chunk in reserved.chunks]
+        shared: list[SharedBody] | msgspec.UnsetType = msgspec.UNSET
+        if body.share_metadata:
+            chunks = [chunk.without_shared() for chunk in chunks]
+            sources = {chunk.source.submission_id: chunk.source for chunk in reserved.chunks}
+            shared = [SharedBody.of(source) for source in sources.values()]
         write(
             resp,
             ReservedBody(
-                chunks=[chunk_of(chunk) for chunk in reserved.chunks],
+                chunks=chunks,
                 is_paused=reserved.is_paused,
                 next_due_in_ms=reserved.next_due_in_ms,
+                shared=shared,
             ),
         )
 

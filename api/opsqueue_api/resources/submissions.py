@@ -78,11 +78,12 @@ from opsqueue_api.resources.ndjson import (
 from opsqueue_api.resources.queues import QueueOf
 
 MAX_LISTED: Final = 100
-"""Each can have 64 KiB of metadata and as much of a traceback."""
+"""Each can have a traceback of 64 KiB. A page with much metadata is shorter."""
 
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
 _STATES: Final = ["any", *(state.value for state in SubmissionState)]
-_PATCH_BYTES: Final = 64 * 1024
+_PATCH_BYTES: Final = 512 * 1024
+"""As many of the longest keys as can go and come at once."""
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 
 
