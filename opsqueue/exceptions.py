@@ -260,9 +260,9 @@ class QueueInUseError(IncorrectUsageError):
     def __init__(self, queue: str, found: Mapping[str, int]) -> None:
         self.queue = queue
         self.found = found
-        what = ", ".join(f"{number:,} {name}" for name, number in found.items())
+        what = ", ".join(f"{name}: {number:,}" for name, number in found.items())
         super().__init__(
-            f"queue {queue!r} can't be deleted: it has {what}; cancel what is in progress, wait "
+            f"queue {queue!r} can't be deleted ({what}): cancel what is in progress, wait "
             "for the retention of what has ended, and stop its workers"
         )
 

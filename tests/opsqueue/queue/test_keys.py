@@ -130,17 +130,18 @@ def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) 
         with pytest.raises(QueueInUseError) as raised:
             queue.delete_queue()
         assert queue.get_retention() == 5_000
+        assert f"{next(iter(raised.value.found))}: 1" in str(raised.value)
         return ", ".join(raised.value.found)
 
-    assert refused() == "submission in_progress"
+    assert refused() == "submissions in progress"
     (chunk,) = take(queue)
-    assert refused() == "submission in_progress, chunk in hand, live worker"
+    assert refused() == "submissions in progress, chunks in hand, live workers"
     queue.complete_chunks([chunk.token])
-    assert refused() == "submission completed, live worker"
+    assert refused() == "submissions completed, live workers"
     queue.retire_worker("w1")
     clock.advance(1_000)
     queue.forget_submissions()
-    assert refused() == "prefix whose objects are to be deleted"
+    assert refused() == "prefixes whose objects are to be deleted"
     queue.forget_submissions(deleted_prefixes=[new.prefix])
 
     queue.delete_queue()
