@@ -120,7 +120,7 @@ def test_wrong_values_are_refused_before_anything_is_consumed(
 
 @pytest.mark.parametrize("text", ["one operation", b"bytes"])
 def test_a_text_is_not_taken_for_its_characters(producer: ProducerClient, text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="would be an operation a character"):
+    with pytest.raises(InvalidArgumentError, match="would be one operation per character"):
         producer.insert_submission(text, chunk_size=1)
 
 
@@ -381,7 +381,7 @@ class Frame:
         (MappingProxyType({"a": 1}), "whose keys"),
         (ChainMap({"a": 1}), "whose keys"),
         (Frame(), r"column names would be the operations: .*'records'"),
-        (bytearray(b"abc"), "an operation a character"),
+        (bytearray(b"abc"), "one operation per character"),
     ],
 )
 def test_what_iterates_over_names_is_refused_as_operations(
