@@ -1,4 +1,4 @@
-"""Spans of time, as people write and read them."""
+"""Durations, as people write and read them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Duration(click.ParamType[timedelta]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> timedelta:
-        """Read it."""
+        """Parse a duration."""
         if isinstance(value, timedelta):
             return value
         try:
@@ -32,7 +32,7 @@ class Duration(click.ParamType[timedelta]):
 
 
 def short(seconds: float) -> str:
-    """Give two units at most: `4 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`."""
+    """Return a duration in at most two units: `4 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)

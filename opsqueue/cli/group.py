@@ -1,6 +1,6 @@
 """The group of all commands: sections in its help, and errors as a line and an exit code.
 
-The one place where an error of ours ends a command; no command has to.
+Errors of opsqueue end every command here, so that no command has to handle them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def exit_code_of(error: OpsqueueError) -> int:
-    """Give what scripts learn of an error."""
+    """Return the exit code for an error."""
     match error:
         case SubmissionNotCompletedYetError():
-            # The call was right, and will be answered otherwise later.
+            # The call was right, and its answer will differ later.
             return EXIT_FAILED
         case IncorrectUsageError():
             return EXIT_USAGE
@@ -43,9 +43,9 @@ def exit_code_of(error: OpsqueueError) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Replace standard streams that the caller has closed, which Python has None for.
+    """Replace standard streams that the caller has closed; for these Python has None.
 
-    Reading or writing there is an OSError then, and no connection gets their numbers. What is
+    Reading or writing then raises an OSError, and no connection gets their descriptors. What is
     written to a closed stderr is dropped.
     """
     if sys.stdin is None:
@@ -58,23 +58,23 @@ def _open_closed_streams() -> None:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Turn trouble with the standard streams into a line and an exit code."""
+    """Turn errors of the standard streams into a line and an exit code."""
     _open_closed_streams()
     try:
         try:
             yield
         finally:
-            # Now, and not when the interpreter ends, where it would be a traceback.
+            # Flush here: when the interpreter does so at its end, an error becomes a traceback.
             sys.stdout.flush()
     except OSError as exc:
         _drop_output()
-        if exc.errno != errno.EPIPE:  # `head` has read what it wants
+        if exc.errno != errno.EPIPE:  # a reader like `head` has ended
             click.echo(f"Error: can't read or write: {exc.strerror or exc}", err=True)
         raise click.exceptions.Exit(EXIT_FAILED) from None
 
 
 def _drop_output() -> None:
-    """Drop what can't be written, which the interpreter would try again at its end."""
+    """Drop output that can't be written; the interpreter would try to write it at its end."""
     with suppress(OSError, ValueError):  # no file, as in tests
         descriptor = sys.stdout.fileno()
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
@@ -84,7 +84,7 @@ class Commands(click.Group):
     """A group with its commands in sections.
 
     Args:
-        sections: titles, each with the names of its commands in their order.
+        sections: the commands of each section, in their order, by its title.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Commands(click.Group):
                 self.add_command(command)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names in the order of the sections."""
+        """Return the names in the order of the sections."""
         _ = ctx
         return [name for names in self._sections.values() for name in names]
 

@@ -1,4 +1,4 @@
-"""`opsqueue retention`: for how long a queue keeps submissions that have ended."""
+"""`opsqueue retention`: sets for how long a queue keeps submissions that have ended."""
 
 from __future__ import annotations
 

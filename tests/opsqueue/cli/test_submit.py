@@ -235,7 +235,7 @@ def test_ctrl_c_says_how_it_goes_on(
         (["-", "-c", "1", "--meta", "customer"], "give key=7"),
         (["-", "-c", "1", "--meta", "a=1", "--meta", "a=2"], "a key is given twice"),
         (["-", "-c", "1", "-o", "no/such/out"], "there is no folder"),
-        (["-", "-c", "1", "-o", "-", "--json"], "both want standard output"),
+        (["-", "-c", "1", "-o", "-", "--json"], "both write to standard output"),
         (["-", "-c", "1", "--max-failed-operations", "150%"], "a share from 0.0 to 1.0"),
         (["-", "-c", "1", "--codec", "xml"], "no codec is called 'xml'"),
     ],
