@@ -136,8 +136,8 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(
     ("text", "where", "why"),
     [
         (b'1\n{"a": }\n', "line 2, column 7", "Expecting value"),
-        (b'1\n  "\xff"\n', "line 2, column 4", "this byte is no UTF-8"),
-        (b"1\n  [NaN]\n", "line 2, column 4", "NaN is no JSON"),
+        (b'1\n  "\xff"\n', "line 2, column 4", "this byte is not UTF-8"),
+        (b"1\n  [NaN]\n", "line 2, column 4", "NaN is not JSON"),
         (b'1\n{"price": -1e999}', "line 2, column 11", "-1e999 is beyond"),
         (b"1\n2 3\n", "line 2, column 3", "Extra data"),
         (b'1\n"\\ud800"\n', "line 2, column 1", "lone surrogate"),
