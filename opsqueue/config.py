@@ -1,7 +1,8 @@
-"""What several of our programs have: options, each declared once, and their standard streams.
+"""What several programs share: options, each declared once, and their standard streams.
 
-Each option is a value; calling it makes the decorator for a command, with what is different there,
-such as its help. Options that only one program has are declared in its own `cli` module.
+Each option is a value. Calling it returns the decorator for a command; arguments of the call
+replace what differs there, such as the help text. Options of a single program are declared in its
+own `cli` module.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Option:
 
     names: tuple[str, ...]
     variable: str | None = None
-    """The same for all programs; None: each has its own, such as OPSQUEUE_API_LOG_LEVEL."""
+    """The same for all programs; None: each program has its own, like OPSQUEUE_API_LOG_LEVEL."""
     default: Any = None
     show_default: bool | str = True
     check: click.ParamType[Any] | None = None
@@ -63,11 +64,11 @@ class Option:
     help: str | None = None
 
     def __call__(self, *names: str, **own: Any) -> Callable[[Command], Command]:  # noqa: ANN401 click's
-        """Return the decorator that adds it to a command.
+        """Return the decorator that adds the option to a command.
 
         Args:
-            names: further ones that it has there.
-            own: arguments of `click.option` that are different there; None: there is none.
+            names: additional names for this command.
+            own: arguments of `click.option` that replace the shared ones; None removes one.
         """
         shared = {
             "envvar": self.variable,

@@ -1,4 +1,4 @@
-"""The `opsqueue` command: a group in `commands`, and modules for its commands."""
+"""The `opsqueue` command: its group is in `commands`, and each command in a module."""
 
 from opsqueue.model.extras import needing
 
@@ -6,6 +6,6 @@ from opsqueue.model.extras import needing
 def main() -> None:
     """Run `opsqueue`."""
     with needing("cli", by="opsqueue"):
-        # Only now: what the command needs may not be installed.
+        # Imported here since the packages that it needs may not be installed.
         from opsqueue.cli.commands import main as command  # noqa: PLC0415 as above
     command(prog_name="opsqueue")

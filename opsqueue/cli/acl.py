@@ -1,4 +1,4 @@
-"""`opsqueue acl`: print the line that makes a Redis user with no more rights than are needed."""
+"""`opsqueue acl`: prints the line of an ACL file for a Redis user with minimal rights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ The line is one of an ACL file (redis.conf: aclfile). To try it: ACL SETUSER in 
 @click.argument("role", type=click.Choice(get_args(Role)))
 @click.option("--user", help="Its name.  [default: opsqueue-ROLE]")
 @config.DURABILITY(
-    envvar=None,  # of its own: a worker's user needs no more rights where the API's has them
+    envvar=None,  # not the API's variable: it must not give a worker's user more rights
     help="What the API is told to promise. Only fsync takes more rights: the user may read all "
     "settings of the server, its passwords too.",
 )
@@ -39,6 +39,6 @@ def acl(*, role: Role, user: str | None, durability: str) -> None:
     except InvalidArgumentError as exc:
         raise click.UsageError(str(exc)) from exc
     if chosen is Durability.FSYNC:
-        # Not into the file: an ACL file can have no comments.
+        # On stderr, not into the file: an ACL file can't have comments.
         click.echo(f"# {FSYNC_EXPOSES}", err=True)
     click.echo(line)

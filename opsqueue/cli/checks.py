@@ -1,4 +1,4 @@
-"""What `opsqueue doctor` looks at: each check gives findings, with what to do; none raises."""
+"""The checks of `opsqueue doctor`: each yields findings, with what helps, and none raises."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _UNSEEN_HELP: Final = {
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     GOOD = "good"
     WARNING = "warning"
@@ -76,7 +76,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found. `help` says what to do; '' where there is nothing to do."""
+    """The result of a check. `help` says what to do; it is '' if there is nothing to do."""
 
     check: str
     level: Level
@@ -85,11 +85,11 @@ class Finding:
 
 
 def check_redis(url: str | None, durability: Durability = Durability.NONE) -> Iterator[Finding]:
-    """Look at the server: reachable, version, settings, clock, replicas.
+    """Check the server: whether it is reachable, its version, settings, clock and replicas.
 
     Args:
-        url: where it is.
-        durability: that somebody has chosen; NONE: nobody has, so none can be missing.
+        url: the server's URL; None: the default.
+        durability: the one that the API promises. With NONE, none can be missing.
     """
     used_url = url or config.REDIS_URL.default
     try:
@@ -100,7 +100,7 @@ def check_redis(url: str | None, durability: Durability = Durability.NONE) -> It
     try:
         infos = read_info(client, url=used_url)
         yield Finding("redis", Level.GOOD, f"Redis answers at {masked(used_url)}")
-        # A cluster's masters say mostly the same; what they all say is said once.
+        # The primaries of a cluster mostly have the same findings; each is shown once.
         findings = [finding for info in infos for finding in _server_findings(info)]
         findings += _durability_findings(client, infos, durability)
         yield from dict.fromkeys([*findings, *_clock_findings(client)])
@@ -121,16 +121,16 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
         return
     for unseen in unseen_facts(info):
         yield _split("redis-info", Level.WARNING, unseen)
-    if trouble := version_trouble(info):
-        yield Finding("redis-version", Level.PROBLEM, trouble, "upgrade the server")
+    if warning := version_trouble(info):
+        yield Finding("redis-version", Level.PROBLEM, warning, "upgrade the server")
     elif "redis_version" in info:
         yield Finding("redis-version", Level.GOOD, server_name(info))
-    if trouble := eviction_trouble(info):
-        yield _split("redis-eviction", Level.PROBLEM, trouble)
+    if warning := eviction_trouble(info):
+        yield _split("redis-eviction", Level.PROBLEM, warning)
     elif "maxmemory_policy" in info:
         yield Finding("redis-eviction", Level.GOOD, "keys are not evicted (noeviction)")
-    if trouble := loss_trouble(info):
-        yield _split("redis-persistence", Level.WARNING, trouble)
+    if warning := loss_trouble(info):
+        yield _split("redis-persistence", Level.WARNING, warning)
     elif "aof_enabled" in info:
         yield Finding(
             "redis-persistence",
@@ -141,16 +141,16 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
     yield from _replication_findings(info)
 
 
-def _split(check: str, level: Level, trouble: str) -> Finding:
-    text, _, help_ = trouble.rpartition("; ")
+def _split(check: str, level: Level, warning: str) -> Finding:
+    text, _, help_ = warning.rpartition("; ")
     return Finding(check, level, text, help_)
 
 
 def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
-    if trouble := replica_trouble(info):
-        yield _split("redis-replication", Level.PROBLEM, trouble)
-    elif trouble := lag_trouble(info):
-        yield _split("redis-replication", Level.WARNING, trouble)
+    if warning := replica_trouble(info):
+        yield _split("redis-replication", Level.PROBLEM, warning)
+    elif warning := lag_trouble(info):
+        yield _split("redis-replication", Level.WARNING, warning)
     elif replicas := replicas_of(info):
         yield Finding("redis-replication", Level.GOOD, f"replicas up to date: {len(replicas)}")
 
@@ -158,9 +158,9 @@ def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
 def _durability_findings(
     client: Client, infos: Sequence[Mapping[str, Any] | None], chosen: Durability
 ) -> Iterator[Finding]:
-    """Report of each promise whether the servers keep it; only a chosen one can be missing."""
+    """Report for each durability whether the servers keep it; only a chosen one is a problem."""
     settings = read_settings(client)
-    troubles = {
+    warnings = {
         Durability.FSYNC: fsync_troubles(infos, settings),
         Durability.REPLICA: absent_troubles(infos) + unseen_replicas(infos),
     }
@@ -168,21 +168,21 @@ def _durability_findings(
         Durability.FSYNC: all_unseen_settings(infos, settings),
         Durability.REPLICA: unseen_replicas(infos),
     }
-    for durability, of_servers in troubles.items():
+    for durability, of_servers in warnings.items():
         check, option = f"durability-{durability}", f"--durability {durability}"
         found = of_servers or wait_troubles(client, durability)
         if not found:
             yield Finding(check, Level.GOOD, f"{option} is kept by this server")
         elif durability is chosen:
-            for trouble in found:
-                yield _split(check, Level.PROBLEM, f"{option} is not kept: {trouble}")
+            for warning in found:
+                yield _split(check, Level.PROBLEM, f"{option} is not kept: {warning}")
         elif unseen[durability]:
-            for trouble in unseen[durability]:
-                text = f"{option} is not asked for; whether it would be kept is not seen: {trouble}"
+            for warning in unseen[durability]:
+                text = f"{option} is not asked for; it can't be seen if it would be kept: {warning}"
                 yield Finding(check, Level.WARNING, text, _UNSEEN_HELP[durability])
         else:
-            for trouble in found:
-                text = f"{option} is not asked for, nor kept: {trouble}"
+            for warning in found:
+                text = f"{option} is not asked for, nor kept: {warning}"
                 yield Finding(check, Level.GOOD, text)
 
 
@@ -204,16 +204,16 @@ def _clock_finding(server: Server) -> Finding:
         Level.WARNING,
         f"this machine's clock is {abs(skew_s):,.1f} s {direction} the server's: ages are shown "
         "wrong, and --since counts from another instant",
-        "let NTP set both",
+        "set both clocks by NTP",
     )
 
 
 def check_store(url: str | None, client: Client | None) -> Iterator[Finding]:
-    """Look at the object store: is it the right one, write, conditional create, read, delete.
+    """Check the object store: whether it is the right one, and can write, create, read and delete.
 
     Args:
-        url: of the store.
-        client: of Redis, which knows the store's id; None: it can't be reached.
+        url: the store's URL.
+        client: a client of Redis, which knows the store's id; None: Redis can't be reached.
     """
     if url is None:
         yield Finding("store", Level.WARNING, "not checked", "give OPSQUEUE_STORE_URL")
@@ -242,7 +242,7 @@ def check_store(url: str | None, client: Client | None) -> Iterator[Finding]:
 
 
 def check_api(url: str | None, token: str | None) -> Iterator[Finding]:
-    """Look at the HTTP API: reachable, of our version, token accepted."""
+    """Check the HTTP API: whether it is reachable, has our version and accepts the token."""
     try:
         api = HttpBackend(url or DEFAULT_API_URL, token=token)
     except IncorrectUsageError as exc:
@@ -252,7 +252,7 @@ def check_api(url: str | None, token: str | None) -> Iterator[Finding]:
         version = api.version()
         yield Finding("api", Level.GOOD, f"the API answers at {api.url}")
         yield (
-            Finding("api-version", Level.GOOD, f"of our version, {version}")
+            Finding("api-version", Level.GOOD, f"the API has our version, {version}")
             if version == __version__
             else Finding(
                 "api-version",
@@ -274,10 +274,14 @@ def _token_finding(api: HttpBackend, token: str | None) -> Finding:
     try:
         api.queues()
     except IncorrectUsageError as exc:
-        help_ = "give OPSQUEUE_API_TOKEN" if token is None else "is it this API's, and for this?"
+        help_ = (
+            "give OPSQUEUE_API_TOKEN"
+            if token is None
+            else "check that the token is one of this API, and allows this"
+        )
         return Finding("api-token", Level.PROBLEM, str(exc), help_)
     except ConnectionTroubleError as exc:
-        # It has just told its version: what is away is what lies behind it.
+        # It has just answered with its version: what can't be reached is the Redis behind it.
         help_ = "start the Redis that the API was given, or give the API another one"
         return Finding("api-redis", Level.UNREACHABLE, str(exc), help_)
     text = "no token is needed" if token is None else "the token is accepted"
@@ -285,7 +289,7 @@ def _token_finding(api: HttpBackend, token: str | None) -> Finding:
 
 
 def _unreachable(check: str, text: str, *, is_given: bool, variable: str) -> Finding:
-    """Judge by whether somebody said that there is one; what nobody named may not be there."""
+    """Return a finding that is only a warning unless the URL was given."""
     if is_given:
         return Finding(check, Level.UNREACHABLE, text)
     help_ = f"give OPSQUEUE_{variable}_URL if there is one"
@@ -293,11 +297,11 @@ def _unreachable(check: str, text: str, *, is_given: bool, variable: str) -> Fin
 
 
 def check_queues(api: Backend) -> Iterator[Finding]:
-    """Look for work that nobody does."""
+    """Check for work that waits for a worker."""
     try:
         queues = api.queues()
     except OpsqueueError:
-        # Said already by the check of what does not answer.
+        # The check of Redis or the API has reported it already.
         return
     waiting = {name: counts for name, counts in queues.items() if _is_waiting(counts)}
     idle = [name for name, c in waiting.items() if c.workers == 0 and not c.is_paused]
@@ -315,9 +319,9 @@ def check_queues(api: Backend) -> Iterator[Finding]:
             "queue",
             Level.WARNING,
             f"queue {name} is paused and has {counted(backlog_of(queues[name]), 'chunk')} to do",
-            f"`opsqueue resume {name}` lets it go on",
+            f"`opsqueue resume {name}` resumes it",
         )
-    yield from _given_back(api, [name for name in waiting if name not in idle][:_NAMED])
+    yield from _released(api, [name for name in waiting if name not in idle][:_NAMED])
     more = len(idle[_NAMED:]) + len(paused[_NAMED:])
     if more:
         yield Finding("queue", Level.WARNING, f"{more:,} more wait", "`opsqueue queues`")
@@ -327,16 +331,16 @@ def check_queues(api: Backend) -> Iterator[Finding]:
         )
 
 
-def _given_back(api: Backend, names: Iterable[str]) -> Iterator[Finding]:
-    """Say of queues why chunks of theirs were given back without an attempt, a short while ago."""
+def _released(api: Backend, names: Iterable[str]) -> Iterator[Finding]:
+    """Report why chunks of queues were released without an attempt within the last minute."""
     recent = datetime.now(UTC) - timedelta(seconds=_RECENT_S)
     wanted = SubmissionFilter(state=SubmissionState.IN_PROGRESS)
     for name in names:
         page = api.queue(name).list_submissions(wanted, order="oldest", limit=_LOOKED_AT)
         for one in page.submissions:
             if one.release_reason and one.released_at and one.released_at > recent:
-                text = f"chunks of {name}/{one.id} are given back: {one.release_reason}"
-                help_ = "once that is mended they go on; no attempt is used until then"
+                text = f"chunks of {name}/{one.id} are released again: {one.release_reason}"
+                help_ = "once that is repaired they go on; no attempt is used until then"
                 yield Finding("given-back", Level.WARNING, text, help_)
                 break
 
@@ -353,7 +357,7 @@ def check_everything(
     store_url: str | None,
     durability: Durability,
 ) -> Iterator[Finding]:
-    """Run all checks; each finding comes as it is made."""
+    """Run all checks, and yield each finding as soon as it is made."""
     seen: dict[str, Level] = {}
 
     def noted(findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The `opsqueue` command: a group, and modules for its commands.
+"""The `opsqueue` command: the group of all commands, each of which is in a module of its own.
 
 Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 something can't be reached,
 130 Ctrl-C.

@@ -1,4 +1,4 @@
-"""`opsqueue completion`: what makes a shell complete our commands, options and queues."""
+"""`opsqueue completion`: prints the script by which a shell completes commands and queues."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where commands find submissions: shared options, and what they open.
+"""Options that name the API, Redis and the object store, and the clients made from them.
 
-Commands speak to the HTTP API, or to Redis itself where only that is given; contents come from the
-object store. Each decorator here adds its options and passes what they name.
+Commands use the HTTP API, or Redis directly if only that is given; contents come from the object
+store. Each decorator here adds its options to a command and passes it the client for them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ durability_option = config.DURABILITY(
 
 
 def with_api(command: Command) -> Command:
-    """Pass `api`, of the options for API and Redis; with `durability_option` it waits for that."""
+    """Pass `api`, made from the options for API and Redis; honours `durability_option`."""
 
     @_redis_url
     @_token
@@ -75,9 +75,7 @@ def with_api(command: Command) -> Command:
         preferred = preferred_redis_url(context, api_url, redis_url)
         source = context.get_parameter_source("durability")
         if preferred is None and source is ParameterSource.COMMANDLINE:
-            message = (
-                "--durability is for --redis-url: an API waits for what it was started with itself"
-            )
+            message = "--durability needs --redis-url: an API has a durability of its own"
             raise click.UsageError(message)
         with open_api(api_url, token, preferred, durability=Durability(durability)) as api:
             command(api=api, **options)
@@ -101,12 +99,12 @@ def with_store(command: Command) -> Command:
 
 
 def with_optional_store(command: Command) -> Command:
-    """Pass `store_url`, for what needs the store only now and then."""
+    """Pass `store_url`, for commands that do not always need the store."""
     return config.STORE_URL()(command)
 
 
 def _with_redis_url(command: Command) -> Command:
-    """Pass `redis_url`; who gave none and finds none there is told how to."""
+    """Pass `redis_url`; if none was given and the default fails, the error says how to give one."""
 
     @config.REDIS_URL()
     @wraps(command)
@@ -118,7 +116,7 @@ def _with_redis_url(command: Command) -> Command:
             if source is not ParameterSource.DEFAULT:
                 raise
             message = (
-                f"{exc} This command asks Redis itself: give --redis-url or set OPSQUEUE_REDIS_URL"
+                f"{exc} This command needs Redis itself: give --redis-url or set OPSQUEUE_REDIS_URL"
             )
             raise RedisUnavailableError(message) from exc
 
@@ -126,7 +124,7 @@ def _with_redis_url(command: Command) -> Command:
 
 
 def with_redis(command: Command) -> Command:
-    """Pass `client`, for what only Redis answers."""
+    """Pass `client`, for commands that need Redis itself."""
 
     @_with_redis_url
     @wraps(command)
@@ -141,19 +139,19 @@ def with_redis(command: Command) -> Command:
 
 
 def with_redis_and_store_urls(command: Command) -> Command:
-    """Pass `redis_url` and `store_url`, for what needs both and no API."""
+    """Pass `redis_url` and `store_url`, for commands that need both and no API."""
     return _with_redis_url(config.STORE_URL(required=True)(command))
 
 
 def with_urls(command: Command) -> Command:
-    """Pass the options themselves, as `doctor` wants them; none is required."""
+    """Pass the options themselves, as `doctor` needs them; none is required."""
     return _api_url(_token(_redis_url(config.STORE_URL()(command))))
 
 
 def preferred_redis_url(
     context: click.Context, api_url: str | None, redis_url: str | None
 ) -> str | None:
-    """Give the Redis to ask in place of the API; None: ask the API."""
+    """Return the URL of the Redis to use instead of the API; None: use the API."""
     if api_url is None or redis_url is None:
         return redis_url
     is_typed = {
@@ -171,9 +169,9 @@ def open_api(
     *,
     durability: Durability = Durability.NONE,
 ) -> Iterator[Backend]:
-    """Give Redis's answers where its URL is given, else the API's; connects with the first call.
+    """Yield a back end on Redis if its URL is given, else on the API; connects with the first call.
 
-    With a durability, which is for Redis alone, it looks first whether that can be kept.
+    With a durability, which is for Redis only, check first that the server can keep it.
     """
     if redis_url is not None:
         client = connect(redis_url)

@@ -1,4 +1,4 @@
-"""`opsqueue demo`: a real batch through a real server, API and worker, its results checked."""
+"""`opsqueue demo`: runs a real batch with a real server, API and worker, and checks its results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHUNK_SIZE = 20
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Over all files."""
+    """The sums over all files."""
 
     files: int
     lines: int
@@ -51,7 +51,7 @@ def demo(*, concurrency: int, files: int | None, verbose: bool) -> None:
     operation, shows progress, checks the totals against a plain loop, and leaves nothing behind.
     """
     console = Console(highlight=False)
-    # A TERM ends it as Ctrl-C does: through every `with`, so that no process is left.
+    # SIGTERM ends it like Ctrl-C, through every `with`, so that no process is left.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def say(part: str, line: str) -> None:
@@ -93,7 +93,7 @@ def demo(*, concurrency: int, files: int | None, verbose: bool) -> None:
 
 
 def _files() -> Iterator[tuple[str, bytes]]:
-    """Give every Python file of the standard library, by name, with its bytes."""
+    """Yield the name and the bytes of every Python file of the standard library."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         if "site-packages" not in path.parts:

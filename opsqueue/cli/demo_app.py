@@ -1,4 +1,4 @@
-"""The demo's app: an operation is a Python file, its result is what is in it."""
+"""The demo's app: an operation is a Python file, its result the number of definitions in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = Opsqueue()
 
 
 class Findings(TypedDict):
-    """What is in one file; all zero but for the lines where it does not parse."""
+    """The counts of one file. If it does not parse, all are zero except the lines."""
 
     name: str
     lines: int
@@ -30,7 +30,7 @@ def count(file: tuple[str, bytes]) -> Findings:
     error = None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes in old files are not our business
+            warnings.simplefilter("ignore")  # old files have invalid escapes
             tree = ast.parse(source)
         for node in ast.walk(tree):
             functions += isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

@@ -1,4 +1,4 @@
-"""`opsqueue dev`: the whole system for one app, in one terminal."""
+"""`opsqueue dev`: runs the whole system for one app in one terminal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
                 stack.hurry()
             is_stopping.set()
 
-        # A handler, not KeyboardInterrupt: the parts are told one after the other, whatever we do.
+        # A handler, not KeyboardInterrupt, so that the parts are always stopped one by one.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
         with stack:
@@ -72,7 +72,7 @@ def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
             say("dev", "Ctrl-C ends it")
             while not is_stopping.wait(0.2):
                 stack.check()
-            say("dev", "stopping; Ctrl-C again does not wait for chunks that run")
+            say("dev", "stopping; press Ctrl-C again not to wait for running chunks")
     except OpsqueueError as exc:
         console.print(text_of(f"Error: {exc}", "red"))
         sys.exit(2 if isinstance(exc, TypeError) else 1)

@@ -1,4 +1,4 @@
-"""`opsqueue doctor`: whether everything that opsqueue needs is there, and what to do if not."""
+"""`opsqueue doctor`: checks that everything opsqueue needs works, and says what to do if not."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def doctor(  # noqa: PLR0913 its options
         )
         return
     if delete or yes:
-        message = "--delete and --yes go with --orphans"
+        message = "--delete and --yes need --orphans"
         raise click.UsageError(message)
     findings = []
     screen = console()

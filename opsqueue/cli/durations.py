@@ -1,10 +1,10 @@
-"""Spans of time, as people read them."""
+"""Durations, as people read them."""
 
 from __future__ import annotations
 
 
 def short(seconds: float) -> str:
-    """Give two units at most: `4 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`."""
+    """Return a duration in at most two units: `4 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)

@@ -1,6 +1,6 @@
 """The group of all commands: sections in its help, and errors as a line and an exit code.
 
-The one place where an error of ours ends a command; no command has to.
+Errors of opsqueue end every command here, so that no command has to handle them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def exit_code_of(error: OpsqueueError) -> int:
-    """Give what scripts learn of an error."""
+    """Return the exit code for an error."""
     match error:
         case SubmissionNotCompletedYetError():
-            # The call was right, and will be answered otherwise later.
+            # The call was right, and its answer will differ later.
             return EXIT_FAILED
         case IncorrectUsageError():
             return EXIT_USAGE
@@ -43,7 +43,7 @@ class Commands(click.Group):
     """A group with its commands in sections.
 
     Args:
-        sections: titles, each with the names of its commands in their order.
+        sections: the commands of each section, in their order, by its title.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Commands(click.Group):
                 self.add_command(command)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names in the order of the sections."""
+        """Return the names in the order of the sections."""
         _ = ctx
         return [name for names in self._sections.values() for name in names]
 

@@ -1,4 +1,4 @@
-"""`opsqueue limits`: the limits of strategies, changed while everything runs."""
+"""`opsqueue limits`: changes the limits of strategies while everything runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def set_(
 ) -> None:
     """Set limits of QUEUE by KEY of strategic metadata."""
     if (per_second is None) != (burst is None):
-        message = "--per-second and --burst go together: tokens that come, and as many at once"
+        message = "--per-second and --burst need each other: a bucket has a rate and a capacity"
         raise InvalidArgumentError(message)
     note_new(client, queue)
     on = Queue(client, queue)
@@ -87,7 +87,7 @@ def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
     is_there = any((limit.meta_key, limit.value) == (key, value) for limit in on.list_limits())
     on.remove_limit(key, value=value)
     whose = _whose(key, value)
-    say(f"queue {queue}: {whose}  {'no limit set any more' if is_there else 'had no limit set'}")
+    say(f"queue {queue}: {whose}  {'the limit is removed' if is_there else 'had no limit set'}")
 
 
 @limits.command("list")
@@ -111,5 +111,5 @@ def _whose(key: str, value: int | None) -> str:
 def _text_of(limit: Limit) -> str:
     whose = _whose(limit.meta_key, limit.value)
     if limit.max is not None:
-        return f"{whose}  at most {limit.max:,} chunks in hand"
+        return f"{whose}  at most {limit.max:,} reserved chunks"
     return f"{whose}  {limit.per_second:g} a second, burst {limit.burst:,}"

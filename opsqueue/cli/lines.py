@@ -1,4 +1,4 @@
-"""JSON lines: operations read one by one, results written so that half a file is never seen."""
+"""Files of JSON lines: operations are read one by one, results appear as a complete file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD: Final = Path("-")
 
 
 def json_line(line: bytes) -> bytes:
-    """Escape control characters in a line of JSON that others wrote; it stays the same value."""
+    """Escape control characters in a line of JSON that others wrote, without changing its value."""
     if not line.isascii() or b"\x7f" in line:
         return printable_json(line.decode()).encode()
     return line
@@ -43,34 +43,34 @@ def opened(file: Path) -> Iterator[BinaryIO]:
 
 
 def operations_of(stream: BinaryIO, file: Path, *, limit_bytes: int) -> Iterator[Any]:
-    """Yield the value of each line, with memory for one of `limit_bytes`; see `json_lines`.
+    """Yield the value of each line, with memory for one line of `limit_bytes`; see `json_lines`.
 
     Raises:
-        InvalidArgumentError: a line is no JSON; names file, line and column.
+        InvalidArgumentError: a line is not JSON; the message names file, line and column.
     """
     name = "standard input" if file == STANDARD else str(file)
     try:
         yield from values_of(_lines_of(stream, name, limit_bytes), limit_bytes=limit_bytes)
     except JsonLineError as exc:
-        message = f"{name}, {exc}; nothing was handed in"
+        message = f"{name}, {exc}; nothing was submitted"
         raise InvalidArgumentError(f"{message}\n  {exc.text}" if exc.text else message) from None
 
 
 def _lines_of(stream: BinaryIO, name: str, limit_bytes: int) -> Iterator[bytes]:
     try:
-        # One byte more than a line may have, and its end: a longer one is not read to its end.
+        # The limit, one byte more and the line feed: a longer line is not read to its end.
         while line := stream.readline(limit_bytes + 2):
             yield line
     except OSError as exc:
-        message = f"can't read {name}: {exc.strerror or exc}; nothing was handed in"
+        message = f"can't read {name}: {exc.strerror or exc}; nothing was submitted"
         raise InvalidArgumentError(message) from exc
 
 
 def check_writable(file: Path) -> None:
-    """Find out before hours of work that nothing could be written.
+    """Check, before hours of work, that a file can be written.
 
     Raises:
-        InvalidArgumentError: says why.
+        InvalidArgumentError: it can't be; the message says why.
     """
     if file == STANDARD:
         return
@@ -86,17 +86,19 @@ def check_writable(file: Path) -> None:
 
 @contextmanager
 def replaced(file: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears when it is whole; `-` is standard output, as pipes are, at once.
+    """Yield a stream for a file that appears when it is complete.
+
+    `-` is standard output. Standard output and pipes are written to at once.
 
     Raises:
-        InvalidArgumentError: it can't be written.
+        InvalidArgumentError: the file can't be written.
     """
     if file == STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     is_plain = file.is_file() or not file.exists()
-    # Beside the file a link names, so that the link stays.
+    # Beside the target of a link, so that the link stays.
     target = file.resolve() if is_plain else file
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part") if is_plain else target
     try:

@@ -1,7 +1,7 @@
-"""Everything on this machine: an embedded server, the API and a worker, each a process of its own.
+"""The whole system on this machine: an embedded server, the API and a worker, each a process.
 
-What `opsqueue dev` and `opsqueue demo` bring up. Ended in the order that loses nothing: the worker
-first, the server last.
+`opsqueue dev` and `opsqueue demo` start it. It is stopped in the order that loses nothing: the
+worker first, the server last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from opsqueue.testing.embedded import EmbeddedServer
 
 _READY_WITHIN_S: Final = 120.0
 Say = Callable[[str, str], None]
-"""Takes the name of a part and a line of it."""
+"""A function that is called with the name of a part and a line of its output."""
 
 
 class PartEndedError(ConnectionTroubleError):
@@ -44,21 +44,21 @@ class _Part:
 
 
 class LocalStack:
-    """A server, an API and a worker; `with` starts and ends them. On the main thread.
+    """A server, an API and workers; `with`, on the main thread, starts and ends them.
 
     Args:
-        folder: where the data lies.
+        folder: the folder of the data.
         app: "module:name".
-        api_port: 0: a free one, see `api_url`.
-        concurrency: children of each worker.
-        say: gets each line that a part prints.
-        log_level: of worker and API.
-        workers: how many.
-        worker_options: more of `opsqueue-worker`'s.
-        store_options: after the store's URL, such as "?durable=false".
+        api_port: the API's port; 0 chooses a free one, see `api_url`.
+        concurrency: the number of children of each worker.
+        say: called with each line that a part prints.
+        log_level: the log level of workers and API.
+        workers: the number of workers.
+        worker_options: more options for `opsqueue-worker`.
+        store_options: appended to the store's URL, such as "?durable=false".
     """
 
-    def __init__(  # noqa: PLR0913 what each part is told
+    def __init__(  # noqa: PLR0913 the options of each part
         self,
         folder: Path,
         app: str,
@@ -86,14 +86,14 @@ class LocalStack:
 
     @property
     def redis_url(self) -> str:
-        """Of the embedded server."""
+        """The URL of the embedded server."""
         return self._server.url
 
     def start(self) -> None:
-        """Start all three, and wait until each says that it is ready.
+        """Start all parts, and wait until each has printed that it is ready.
 
         Raises:
-            PartEndedError: one ended instead; the message has its last lines.
+            PartEndedError: one of them ended; the message has its last lines.
         """
         self._server.start()
         try:
@@ -135,7 +135,8 @@ class LocalStack:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Its own session: Ctrl-C is for us to handle, so that parts end in order.
+            # Its own session, so that Ctrl-C reaches this process alone, which ends the parts in
+            # order.
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(pid),  # noqa: PLW1509 touches no locks
         )
@@ -169,11 +170,11 @@ class LocalStack:
                     raise PartEndedError(message)
 
     def pid_of(self, name: str) -> int:
-        """Give the process id of a part: "api", "worker", "worker-2", ..."""
+        """Return the process id of a part: "api", "worker", "worker-2", ..."""
         return next(part.process.pid for part in self._parts if part.name == name)
 
     def check(self) -> None:
-        """Raise PartEndedError when a part, or the server, has ended by itself."""
+        """Raise PartEndedError if a part or the server has ended by itself."""
         if not self._server.is_running:
             message = (
                 "the embedded Redis ended by itself. What it had written is kept, and the next "
@@ -189,13 +190,13 @@ class LocalStack:
         raise PartEndedError(message)
 
     def hurry(self) -> None:
-        """While it stops: let workers give back what runs instead of finishing it."""
+        """Make workers that are stopping release running chunks instead of finishing them."""
         for part in self._parts:
             if part.name.startswith("worker") and part.process.poll() is None:
                 part.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End worker, API and server, in this order, each after its work in hand."""
+        """End workers, API and server, in this order, each after its current work."""
         for part in self._parts:
             if part.process.poll() is None:
                 part.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Queues and submissions as they are named on the command line, and how they are found."""
+"""Queues and submissions on the command line: parsing their names and finding them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _COMPLETE_WITHIN_S: Final = 1.0
 
 
 class UnknownQueueError(IncorrectUsageError):
-    """There is no queue of this name: it never had a submission or a worker."""
+    """No queue has this name: it never had a submission or a worker."""
 
     def __init__(self, name: str, names: list[str]) -> None:
-        """Name those that there are, the most similar ones first."""
+        """Make the message, which suggests similar names or lists the existing ones."""
         self.name = name
         super().__init__(f"there is no queue {name!r}{_hint(name, names)}")
 
@@ -56,7 +56,7 @@ class QueueName(click.ParamType[str]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> str:
-        """Refuse what can't be a name."""
+        """Check that the text can be a queue's name."""
         try:
             return check_queue_name(value)
         except InvalidArgumentError as exc:
@@ -65,7 +65,7 @@ class QueueName(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Give the names that begin so; none if they can't be had in a moment."""
+        """Return the names that begin like this; none if there is no answer within a second."""
         _ = param
         found: list[str] = []
 
@@ -78,7 +78,7 @@ class QueueName(click.ParamType[str]):
             except OpsqueueError:
                 return
 
-        # A daemon: whoever presses Tab does not wait until a connection gives up.
+        # A daemon thread: the completion does not wait for the timeout of a connection.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(_COMPLETE_WITHIN_S)
@@ -96,10 +96,10 @@ class SubmissionNumber(click.ParamType[SubmissionId]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> SubmissionId:
-        """Read it."""
+        """Parse an id."""
         text = str(value)
         if not (text.isascii() and text.isdecimal() and len(text) <= 19):
-            self.fail(f"{text!r} is no submission's id: it is 19 digits", param, ctx)
+            self.fail(f"{text!r} is not a submission's id, which has 19 digits", param, ctx)
         return SubmissionId(text)
 
 
@@ -121,11 +121,11 @@ submission_argument = click.argument("submission_id", metavar="ID", type=Submiss
 
 
 def find_submission(api: Backend, submission_id: SubmissionId, queue: str | None) -> Submission:
-    """Give a submission of a queue, or of whichever queue has it.
+    """Return the submission with an id, of the queue if that is given, else of any queue.
 
     Raises:
         SubmissionNotFoundError, UnknownQueueError.
-        InvalidArgumentError: several queues have one of this id.
+        InvalidArgumentError: no queue has a submission with this id, or several have one.
     """
     if queue is not None:
         try:
@@ -136,7 +136,7 @@ def find_submission(api: Backend, submission_id: SubmissionId, queue: str | None
     try:
         queues = api.queues()
     except IncorrectUsageError as exc:
-        # A token for some queues alone.
+        # The token is for some queues only.
         message = f"{exc}; name the queue with -q"
         raise InvalidArgumentError(message) from exc
     found = []
@@ -165,30 +165,30 @@ def find_submission(api: Backend, submission_id: SubmissionId, queue: str | None
 def check_is_known(api: Backend, queue: str) -> None:
     """Raise UnknownQueueError unless the queue ever had a submission or a worker.
 
-    Passes where a token is not allowed to list all queues.
+    Do nothing if the token may not list all queues.
     """
     names = known_names(api)
     if names is not None and queue not in names:
-        # Lists leave out a queue whose format is too new: this call says so.
+        # Lists leave out a queue whose format is too new. This call raises an error for it.
         api.queue(queue).count_queue()
         raise UnknownQueueError(queue, names)
 
 
 def note_new(client: Client, queue: str) -> None:
-    """Tell who sets something of a queue that nobody has used yet: it may be a typo."""
+    """Print a note if nobody has used the queue yet, since its name may be a typo."""
     names = queue_names(client)
     if queue not in names:
         say(f"note: there is no queue {queue} yet{_hint(queue, names)}")
 
 
 def near_names(api: Backend, queue: str) -> list[str]:
-    """Give other queues whose names are similar."""
+    """Return the names of other queues that are similar."""
     others = [name for name in known_names(api) or [] if name != queue]
     return difflib.get_close_matches(queue, others, n=3, cutoff=0.6)
 
 
 def known_names(api: Backend) -> list[str] | None:
-    """Give the names of all queues; None where the token is not for that."""
+    """Return the names of all queues; None if the token may not list them."""
     try:
         return sorted(api.queues())
     except IncorrectUsageError:

@@ -1,4 +1,4 @@
-"""`opsqueue orphans`: finds uploads whose insert never came, and deletes them if told to."""
+"""`opsqueue orphans`: finds uploads that were never submitted, and deletes them on request."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def check_orphans(
     is_asked: bool = True,
     queues: Sequence[str] = (),
 ) -> bool:
-    """Print the orphans, delete them if asked to; tell whether any are left.
+    """Print the orphans and delete them if requested; return whether any are left.
 
     Raises:
-        OpsqueueError: as Redis and the store do.
+        OpsqueueError: the errors of Redis and the store.
     """
     with (
         closing(open_store(store_url)) as store,
@@ -106,7 +106,7 @@ def check_orphans(
 
 
 def _list(store: ObjectStore, queue: Queue, older_than: datetime) -> list[Orphan]:
-    # A line an orphan while they are found; what is kept of each is small.
+    # Print a line for each orphan as it is found. Little is kept of each.
     found = []
     for orphan in find_orphans(store, queue, older_than=older_than):
         found.append(orphan)
@@ -117,7 +117,7 @@ def _list(store: ObjectStore, queue: Queue, older_than: datetime) -> list[Orphan
     if found:
         were = "was" if len(found) == 1 else "were"
         tell(
-            f"{counted(len(found), 'upload')} of queue {queue.name} {were} never handed in: "
+            f"{counted(len(found), 'upload')} of queue {queue.name} {were} never submitted: "
             f"{counted(sum(orphan.objects for orphan in found), 'object')}, "
             f"{_size(sum(orphan.size_bytes for orphan in found))}"
         )
@@ -130,7 +130,7 @@ def _delete(store: ObjectStore, queue: Queue, found: Sequence[Orphan], is_asked:
     deleted = sum(1 for _ in delete_orphans(store, queue, (orphan.prefix for orphan in found)))
     tell(f"deleted {deleted:,}")
     if deleted < len(found):
-        tell(f"left {len(found) - deleted:,}, which were handed in meanwhile")
+        tell(f"left {len(found) - deleted:,}, which were submitted meanwhile")
     return True
 
 
@@ -138,7 +138,7 @@ def _name_unknown(store: ObjectStore, names: Sequence[str]) -> bool:
     unknown = sorted(set(store.list_folders("")) - set(names))
     if unknown:
         shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-        tell(f"not looked at, since Redis knows no such queue: {shown} (--queue)")
+        tell(f"not checked, since Redis knows no such queue: {shown} (--queue)")
     return bool(unknown)
 
 

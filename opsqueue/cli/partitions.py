@@ -1,4 +1,4 @@
-"""`opsqueue partitions`: over how many slots of a cluster a queue's submissions are spread."""
+"""`opsqueue partitions`: spreads a queue's submissions over several slots of a cluster."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
     """Spread the submissions of QUEUE over NUMBER partitions, 1 to 100; never fewer than now."""
     names = queue_names(client)
     if queue not in names and not is_new:
-        hint = "--new if it is meant: this can't be taken back"
+        hint = "give --new if the name is right, since this can't be undone"
         message = f"{UnknownQueueError(queue, names)}; {hint}"
         raise InvalidArgumentError(message)
     Queue(client, queue).set_partitions(number)

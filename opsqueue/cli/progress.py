@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
+"""Progress on stderr: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from opsqueue.producer.backends import Backend
 
 LINE_EVERY_S: Final = 10.0
 _POLL_S: Final = 1.0
-_TELL_AFTER_S: Final = 5.0
-"""Then whoever waits is told that there is no worker."""
+_WARN_AFTER_S: Final = 5.0
+"""The wait after which a warning is printed if the queue has no worker."""
 
 _LOOK_EVERY_S: Final = 0.1
-"""At how far a file is read."""
+"""The time between two looks at the position in a file."""
 
 
 class Display:
-    """A bar with a text behind it on a terminal; elsewhere the text alone, a line at a time.
+    """A bar followed by a text on a terminal; otherwise only the text, line by line.
 
     Args:
-        title: in front.
+        title: shown in front.
     """
 
     def __init__(self, title: str) -> None:
@@ -62,7 +62,7 @@ class Display:
             self._progress.stop()
 
     def show(self, done: int, total: int | None, text: str) -> None:
-        """Show how far it is; a total of None: not known."""
+        """Show the progress; None: the total is not known."""
         if self._progress is not None:
             task = self._progress.task_ids[0]
             self._progress.update(task, completed=done, total=total, text=text)
@@ -73,7 +73,7 @@ class Display:
 
 @contextmanager
 def reading(stream: BinaryIO, operations: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """Show how far a file is read and stored, while the operations of its lines are consumed."""
+    """Yield operations, and show how much of their file is read and stored meanwhile."""
     total_bytes = _size_of(stream)
     with Display("storing") as display:
         yield _counted(stream, operations, total_bytes, display)
@@ -94,7 +94,7 @@ def _counted(
         pace.add(now, count)
         text = f"{count:,} operations, {pace.per_second:,.0f} a second"
         if total_bytes:
-            # By the share of bytes: how many lines there will be is not known.
+            # Estimated by the share of bytes, since the number of lines is not known.
             read = min(total_bytes, stream.tell())
             left_s = (now - began) / read * (total_bytes - read) if read else None
             text += _left(left_s)
@@ -104,21 +104,21 @@ def _counted(
 def _size_of(stream: BinaryIO) -> int | None:
     try:
         status = os.fstat(stream.fileno())
-    except OSError:  # no file, such as standard input in tests
+    except OSError:  # not a file, such as standard input in tests
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def follow(api: Backend, submission: Submission) -> Submission:
-    """Show how far a submission is until it has ended, and give it; outlasts a restart of the API.
+    """Show a submission's progress until it has ended, and return it; survives API restarts.
 
     Raises:
         SubmissionNotFoundError: it was cleaned up meanwhile.
-        KeyboardInterrupt: after it was said that it goes on.
+        KeyboardInterrupt: after a message that the submission goes on.
     """
     began = time.monotonic()
     pace = Pace(began, submission.operations_done)
-    is_told = False
+    is_warned = False
     try:
         with Display(str(submission.id)) as display:
             while submission.state is SubmissionState.IN_PROGRESS:
@@ -131,32 +131,32 @@ def follow(api: Backend, submission: Submission) -> Submission:
                     submission.chunks_total,
                     _progress_text(submission, pace),
                 )
-                if not is_told and now - began > _TELL_AFTER_S:
-                    is_told = True
+                if not is_warned and now - began > _WARN_AFTER_S:
+                    is_warned = True
                     warn_if_nobody_works(api, submission)
                 if submission.state is SubmissionState.IN_PROGRESS:
-                    # It answers early when it has no room for waiting, or is stopping: don't spin.
+                    # The API answers early if it has no room for waits, or is stopping: don't spin.
                     time.sleep(max(0.0, _POLL_S / 2 - (now - asked_at)))
     except KeyboardInterrupt:
         name = f"{submission.id} -q {submission.queue}"
         say(
             f"submission {submission.id} goes on:\n"
             f"  opsqueue show {name} --wait       follows it again\n"
-            f"  opsqueue results {name} --wait    gives its results\n"
-            f"  opsqueue cancel {name}            drops what is left of it"
+            f"  opsqueue results {name} --wait    prints its results\n"
+            f"  opsqueue cancel {name}            cancels it"
         )
         raise
     return submission
 
 
 def warn_if_nobody_works(api: Backend, submission: Submission) -> None:
-    """Say why nothing happens, if it is for want of workers or for a pause."""
+    """Print why nothing happens if the queue is paused or has no worker."""
     queue = submission.queue
     if submission.state is not SubmissionState.IN_PROGRESS:
         return
     counts = api.queue(queue).count_queue()
     if counts.is_paused:
-        say(f"queue {queue} is paused: `opsqueue resume {queue}` lets it go on")
+        say(f"queue {queue} is paused: `opsqueue resume {queue}` resumes it")
     elif counts.workers == 0:
         near = near_names(api, queue)
         hint = f"did you mean {' or '.join(near)}?" if near else "is opsqueue-worker running?"
@@ -176,7 +176,7 @@ def _left(left_s: float | None) -> str:
 
 
 def ended_text(submission: Submission) -> str:
-    """Give the sentence that ends it."""
+    """Return the sentence that reports a submission's end."""
     text = f"submission {submission.id} {submission.state.value.replace('_', ' ')}"
     if submission.ended_at is not None:
         took_s = (submission.ended_at - submission.created_at).total_seconds()

@@ -1,4 +1,4 @@
-"""`opsqueue queues`, `workers`, `pause`, `resume`: what there is, and stopping it."""
+"""`opsqueue queues`, `workers`, `pause`, `resume`: lists, and stopping and resuming queues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
 
 _SILENT_MS: Final = 15_000
-"""A worker beats every few seconds: after this something is wrong with it."""
+"""A worker sends a heartbeat every few seconds; a longer silence is shown in red."""
 
 _EPILOG: Final = """
 \b
@@ -49,10 +49,10 @@ def queues(*, api: Backend, as_json: bool) -> None:
     """Show all queues: what waits, how fast it goes, who works."""
     context = click.get_current_context()
     if (subcommand := context.invoked_subcommand) is not None:
-        # It has its own: another Redis than the one named here would be asked.
+        # Options of the group would be ignored: the subcommand has its own.
         for option in context.command.params:
             if context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
-                message = f"{option.opts[0]} goes behind {subcommand}"
+                message = f"{option.opts[0]} must follow {subcommand}"
                 raise click.UsageError(message)
         return
     found = api.queues()
@@ -79,8 +79,8 @@ def delete(*, client: Client, queue: str) -> None:
 
 
 def queues_table(found: Mapping[str, Counts]) -> Table:
-    """Make a table of queues, those with work first."""
-    numbers = ("submissions", "chunks left", "in hand", "delayed", "operations/s", "workers")
+    """Return a table of queues, those with work first."""
+    numbers = ("submissions", "chunks left", "reserved", "delayed", "operations/s", "workers")
     rows = table("queue", *numbers, "", right=numbers)
     for name in sorted(found, key=lambda name: (not backlog_of(found[name]), name)):
         counts = found[name]
@@ -98,7 +98,7 @@ def queues_table(found: Mapping[str, Counts]) -> Table:
 
 
 def backlog_of(counts: Counts) -> int:
-    """Give the chunks of submissions in progress that are not done."""
+    """Return the number of chunks of submissions in progress that are not done."""
     return max(0, counts.stats.get("backlog_chunks", 0))
 
 
@@ -132,11 +132,11 @@ def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
 
 
 def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:
-    """Make a table of workers, by queue."""
+    """Return a table of workers, by queue."""
     rows = table(
-        *("worker", "queue", "in hand", "oldest", "host", "pid", "pool", "slots", "version", "up"),
-        "last sign",
-        right=("in hand", "oldest", "pid", "slots"),
+        *("worker", "queue", "reserved", "oldest", "host", "pid", "pool", "slots", "version", "up"),
+        "last seen",
+        right=("reserved", "oldest", "pid", "slots"),
     )
     for queue, worker in _by_queue(found):
         info = worker.info
@@ -196,5 +196,5 @@ def _tell(api: Backend, queue: str, *, as_json: bool) -> None:
     if as_json:
         print_json(counts)
         return
-    left = f"{counted(backlog_of(counts), 'chunk')} left, {counts.chunks_in_hand:,} in hand"
+    left = f"{counted(backlog_of(counts), 'chunk')} left, {counts.chunks_in_hand:,} reserved"
     say(f"queue {queue} is {'paused' if counts.is_paused else 'running'}: {left}")

@@ -1,4 +1,4 @@
-"""`opsqueue rebuild`: inserts submissions again that Redis has lost, from the object store."""
+"""`opsqueue rebuild`: restores submissions that Redis has lost from the object store."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
 
 
 def _checked(store: ObjectStore, queues: Sequence[str]) -> Sequence[str]:
-    """Give the queues to look at: those named, all of which the store must have, or all."""
+    """Return the queues to restore: the given ones, which the store must have, or all."""
     there = queues_in(store)
     if not there:
         message = (
-            f"{store.url} has no submissions: is this the store URL that workers and API have? "
+            f"{store.url} has no submissions: is this the store URL that workers and API use? "
             "Small submissions (up to 256 KiB) are in no store"
         )
         raise InvalidArgumentError(message)
@@ -84,7 +84,7 @@ def _checked(store: ObjectStore, queues: Sequence[str]) -> Sequence[str]:
 
 
 def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> tuple[int, int]:
-    """Print what became of each submission, then the totals: rebuilt ones and skipped ones."""
+    """Print the outcome for each submission, then the totals; return both: rebuilt and skipped."""
     rebuilt = skipped = 0
     progress = _Progress(queue.name)
     for outcome in rebuild(store, queue, is_dry_run=is_dry_run, on_progress=progress):
@@ -106,7 +106,7 @@ def _rebuild(store: ObjectStore, queue: Queue, *, is_dry_run: bool) -> tuple[int
 
 
 class _Progress:
-    """Says on stderr, every few seconds, how far a queue is."""
+    """Prints the progress of a queue on stderr every few seconds."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
@@ -116,5 +116,5 @@ class _Progress:
         now = time.monotonic()
         if now - self._said_at >= _PROGRESS_S:
             self._said_at = now
-            text = f"queue {self._queue}: looked at {done:,} of {counted(total, 'submission')}"
+            text = f"queue {self._queue}: read {done:,} of {counted(total, 'submission')}"
             click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""`opsqueue repair`: finds chunks that nobody holds and nobody can take, and frees them."""
+"""`opsqueue repair`: finds chunks that nobody holds and nobody can reserve, and frees them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def repair_(*, queue: str, client: Client) -> None:
 
 
 def _repair(part: Queue, label: str) -> RepairStep:
-    """Repair one partition to the end; return its last step, which has the totals."""
+    """Repair one partition completely; return its last step, which has the totals."""
     last, is_begun = RepairStep(), False
     sweeper = f"opsqueue-repair-{secrets.token_hex(8)}"
     progress = _Progress(label)
@@ -70,17 +70,17 @@ def _repair(part: Queue, label: str) -> RepairStep:
                 last = step
                 progress.show(step)
         if last.next_from is not None and not is_busy:
-            # Another command took it over, and has ended it.
+            # Another program took the repair over and finished it.
             break
         if is_busy:
-            # Nothing announces that another sweeper's turn is over: its lock in Redis just expires.
+            # Another sweeper has its turn. Its lock in Redis expires without a notification.
             time.sleep(_LOOK_AGAIN_S)
     progress.end()
     return last
 
 
 class _Progress:
-    """A line on a terminal that is written over; in a file, one now and then."""
+    """A line that is overwritten on a terminal; in a file, a line every few seconds."""
 
     def __init__(self, label: str) -> None:
         self._label = label

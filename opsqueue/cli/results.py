@@ -1,4 +1,4 @@
-"""`opsqueue results` and `opsqueue errors`: what came of the operations, as lines of JSON."""
+"""`opsqueue results` and `opsqueue errors`: write results and errors as lines of JSON."""
 
 from __future__ import annotations
 
@@ -135,11 +135,12 @@ def write_results(
     *,
     is_partial: bool = False,
 ) -> None:
-    """Write a line an operation; with `is_partial` those of the chunks that are done.
+    """Write a line for each operation; with `is_partial` for those in chunks that are done.
 
     Raises:
         OpsqueueError: operations failed and `errors` is "raise"; nothing was written.
-        SubmissionFailedError and what else says that there are no results.
+        SubmissionFailedError, SubmissionCancelledError, SubmissionNotCompletedYetError: there are
+            no results.
     """
     errors = errors or ("yield" if is_partial else "raise")
     if not is_partial:
@@ -177,7 +178,7 @@ def _line(submission: Submission, make: _MakesLine) -> bytes:
         return make(has_null_for_nan=False)
     except EncodingError as exc:
         message = (
-            f"the results of submission {submission.id} can't be given as JSON: {exc}; "
+            f"the results of submission {submission.id} can't be written as JSON: {exc}; "
             "read them with the ProducerClient"
         )
         raise EncodingError(message) from exc

@@ -1,4 +1,4 @@
-"""`opsqueue list`, `show`, `cancel`, `retry`: what became of submissions, and changing it."""
+"""`opsqueue list`, `show`, `cancel`, `retry`: the state of submissions, and changing it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def list_(  # noqa: PLR0913 its options
     if has_more:
         say(f"there are more than these {limit:,}: --limit shows them")
     elif not found:
-        say(f"no submission of {queue} is like that")
+        say(f"no submission of {queue} matches")
 
 
 _NUMBERS: Final = ("chunks", "operations", "age", "took")
@@ -148,7 +148,7 @@ def _instant_before(span: timedelta | None) -> datetime | None:
 def _first(
     api: Backend, queue: str, wanted: SubmissionFilter, order: Order, limit: int
 ) -> tuple[list[Submission], bool]:
-    """Give the first submissions that fit, and whether there are more."""
+    """Return the first matching submissions, and whether there are more."""
     found: list[Submission] = []
     after: SubmissionId | None = None
     while True:
@@ -227,7 +227,7 @@ def _print(one: Submission, counts: Counts | None) -> None:
 
     if one.release_reason is not None and one.state is SubmissionState.IN_PROGRESS:
         when = "" if one.released_at is None else f" {_local(one.released_at)}"
-        screen.print(text_of(f"\nlast given back{when}:", style="yellow"))
+        screen.print(text_of(f"\nlast released{when}:", style="yellow"))
         screen.print(text_of(one.release_reason), soft_wrap=True)
 
 
@@ -239,7 +239,7 @@ def _waits(backoff: Backoff) -> str:
 
 
 def _queue(name: str, counts: Counts) -> str:
-    """Say with its name why chunks that nobody has in hand may wait."""
+    """Return a queue's name with the reasons why chunks may wait."""
     parts = ["paused"] if counts.is_paused else []
     if not counts.workers:
         parts.append("no worker")
@@ -251,7 +251,7 @@ def _queue(name: str, counts: Counts) -> str:
 def _chunks(one: Submission) -> str:
     parts = [f"{fraction(one.chunks_done, one.chunks_total)} done"]
     if one.chunks_in_hand:
-        parts.append(f"{one.chunks_in_hand:,} in hand")
+        parts.append(f"{one.chunks_in_hand:,} reserved")
     if one.chunks_failed:
         parts.append(f"{one.chunks_failed:,} failed")
     if one.chunks_dropped:
@@ -321,14 +321,14 @@ def retry(
     found = find_submission(api, submission_id, queue)
     if only is None:
         if max_failed_operations is not None:
-            message = "--max-failed-operations goes with --only failed"
+            message = "--max-failed-operations needs --only failed"
             raise click.UsageError(message)
         _tell(api.queue(found.queue).retry_submission(found.id), as_json=as_json)
         return
     if store_url is None:
         message = (
             "--only failed reads the operations from the object store: give --store-url or set "
-            "OPSQUEUE_STORE_URL, as workers and producers have it"
+            "OPSQUEUE_STORE_URL to the one that workers and producers use"
         )
         raise click.UsageError(message)
     started_ms = time.time_ns() // 1_000_000
@@ -346,11 +346,11 @@ def retry(
     if began is not None and began.timestamp() * 1000 < started_ms:
         state = new.state.value.replace("_", " ")
         say(
-            f"these {operations} of {found.id} were handed in before, as {new_id}, which is "
-            f"{state}; for what fails in that one: opsqueue retry {new_id} --only failed"
+            f"these {operations} of {found.id} were submitted before, as {new_id}, which is "
+            f"{state}; to retry what fails in that one: opsqueue retry {new_id} --only failed"
         )
     else:
-        say(f"handed in {operations} of {found.id} anew")
+        say(f"submitted {operations} of {found.id} again")
 
 
 def _tell(submission: Submission, *, as_json: bool) -> None:

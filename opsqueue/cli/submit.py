@@ -1,4 +1,4 @@
-"""`opsqueue submit`: a file of operations in, an id out; with `--wait` the results, too."""
+"""`opsqueue submit`: submits a file of operations and prints an id, or waits for the results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Pair(click.ParamType[tuple[str, int]]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> tuple[str, int]:
-        """Read it."""
+        """Parse a pair."""
         if isinstance(value, tuple):
             return value
         # From the right: the value is an integer, and a key may have an equals sign.
@@ -61,7 +61,7 @@ class Pair(click.ParamType[tuple[str, int]]):
         except ValueError:
             pair = "", 0
         if not pair[0]:
-            self.fail(f"{value!r}: give key=7, the value being an integer", param, ctx)
+            self.fail(f"{value!r}: give key=7, where the value is an integer", param, ctx)
         try:
             return parse_meta_key(key), pair[1]
         except InvalidArgumentError as exc:
@@ -79,7 +79,7 @@ class CountOrShare(click.ParamType[float]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> float:
-        """Read it; whether it is within its bounds is the submission's to say."""
+        """Parse a count or a share; the submission checks its bounds."""
         text = str(value)
         try:
             if text.endswith("%"):
@@ -92,7 +92,7 @@ class CountOrShare(click.ParamType[float]):
 def as_pairs(
     _context: click.Context, _parameter: click.Parameter, pairs: tuple[tuple[str, int], ...]
 ) -> dict[str, int]:
-    """Refuse a key that is given twice."""
+    """Return the pairs as a dict, or raise BadParameter if a key is given twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         message = "a key is given twice"
@@ -186,7 +186,7 @@ def submit(  # noqa: PLR0913 its options
     if output is not None:
         check_writable(output)
     if output == STANDARD and as_json:
-        message = "--json and --output - both want standard output"
+        message = "--json and --output - both write to standard output: leave out one of them"
         raise click.UsageError(message)
 
     def say_id(submission_id: int) -> None:
@@ -213,10 +213,10 @@ def submit(  # noqa: PLR0913 its options
                 idempotency_key=idempotency_key,
             )
         except SubmissionNotConfirmedError as exc:
-            # It is inserted, and its id is what a script goes on with.
+            # It is inserted, so print its id for scripts.
             say_id(exc.submission_id)
             raise
-    # Before the wait: whoever reads the pipe has it, whatever happens then.
+    # Before the wait, so that a reader of the pipe has it, whatever happens afterwards.
     say_id(submission_id)
     submission = api.queue(queue).get_submission(submission_id)
     if wait or output is not None:

@@ -1,4 +1,4 @@
-"""What people read on a terminal or in a pipe: consoles, tables, JSON."""
+"""Output on a terminal or into a pipe: consoles, tables, JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opsqueue.model.names import meta_key_text
 from opsqueue.model.submission import Submission, SubmissionState
 
 _PIPE_WIDTH: Final = 1_000
-"""In a pipe nothing is cut off: whoever reads it splits lines."""
+"""The width in a pipe, large enough to cut nothing off: its reader splits lines."""
 
 STYLES: Final = {
     SubmissionState.IN_PROGRESS: "cyan",
@@ -32,17 +32,17 @@ STYLES: Final = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Make a console of one of the streams."""
+    """Return a console on one of the standard streams."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 class _Table(Table):
-    """A table whose cells can't act on the terminal, whoever wrote them."""
+    """A table whose cells are escaped, so that text from others can't control the terminal."""
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:  # noqa: ANN401 rich's
-        """Add a row; texts are escaped."""
+        """Add a row, with its texts escaped."""
         escaped = [
             printable(cell, is_line=True) if isinstance(cell, str) else cell for cell in cells
         ]
@@ -50,7 +50,7 @@ class _Table(Table):
 
 
 def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
-    """Make a table without lines, so that pipes can read it, too; see `_Table`."""
+    """Return a table without lines, so that programs can read it from pipes; see `_Table`."""
     made = _Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
@@ -63,7 +63,7 @@ def print_json(body: Any) -> None:  # noqa: ANN401 whatever has a JSON form
 
 
 def say(line: str) -> None:
-    """Tell people, not scripts."""
+    """Print a line for people, on standard error."""
     click.echo(printable(line), err=True)
 
 
@@ -73,32 +73,32 @@ def tell(line: str) -> None:
 
 
 def text_of(text: str, style: str = "") -> Text:
-    """Return a text that others may have written, to be drawn."""
+    """Return a text that others may have written, escaped for the terminal."""
     return Text(printable(text), style=style)
 
 
 def state_text(state: SubmissionState) -> Text:
-    """Give a state in its colour."""
+    """Return a state in its colour."""
     return Text(state.value.replace("_", " "), style=STYLES[state])
 
 
 def fraction(done: int, total: int) -> str:
-    """Give `3 of 7`."""
+    """Return a text like `3 of 7`."""
     return f"{done:,} of {total:,}"
 
 
 def bar(submission: Submission, width: int = 20) -> ProgressBar:
-    """Draw how many chunks are done."""
+    """Return a bar of the chunks that are done."""
     total = max(1, submission.chunks_total)
     done = submission.chunks_done if submission.chunks_total else 1
     return ProgressBar(total=total, completed=done, width=width)
 
 
 def age(at: datetime, now: datetime | None = None) -> str:
-    """Give how long ago an instant was."""
+    """Return the time since an instant, as text."""
     return short(max(0.0, ((now or datetime.now(UTC)) - at).total_seconds()))
 
 
 def pairs_text(pairs: Mapping[str, int]) -> str:
-    """Give strategic metadata as it is given, `key=7 other=8`."""
+    """Return strategic metadata in the form of the command line, `key=7 other=8`."""
     return " ".join(f"{meta_key_text(key)}={value}" for key, value in sorted(pairs.items()))

@@ -1,4 +1,4 @@
-"""`opsqueue top`: queues, submissions and workers, live."""
+"""`opsqueue top`: shows queues, submissions and workers live."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId
 from opsqueue.producer.backends import Backend
 
 _LOOKED_INTO: Final = 10
-"""Queues whose submissions and workers are asked for: the ones with the most to do."""
+"""The number of queues whose submissions and workers are read: those with the largest backlog."""
 
 _SUBMISSIONS: Final = 20
 _LEAVE: Final = ("q", "Q")
 Pressed = Callable[[float], str]
-"""Waits so many seconds for a key, and gives it, or ''."""
+"""A function that waits for a key for some seconds and returns it, or ''."""
 
 _IN_PROGRESS: Final = SubmissionFilter(state=SubmissionState.IN_PROGRESS)
 _EPILOG: Final = """
@@ -52,23 +52,23 @@ Examples:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What was read at one instant."""
+    """The data read at one instant."""
 
     at: datetime
     queues: Mapping[str, Counts]
     submissions: tuple[Submission, ...]
-    """In progress, the oldest of each queue first."""
+    """Those in progress, the oldest of each queue first."""
     workers: Mapping[str, list[WorkerSeen]]
 
 
 @dataclass(slots=True)
 class Paces:
-    """How fast each submission goes, from frame to frame."""
+    """The pace of each submission, measured from frame to frame."""
 
     _by_id: dict[tuple[str, SubmissionId], Pace] = field(default_factory=dict)
 
     def add(self, frame: Frame) -> None:
-        """Take a frame; what is no longer in it is forgotten."""
+        """Add a frame, and forget submissions that are not in it."""
         now_s = frame.at.timestamp()
         kept = {}
         for one in frame.submissions:
@@ -78,7 +78,7 @@ class Paces:
         self._by_id = kept
 
     def of(self, submission: Submission) -> Pace:
-        """Give a submission's of the last frame."""
+        """Return the pace of a submission in the last frame."""
         return self._by_id[submission.queue, submission.id]
 
 
@@ -103,35 +103,35 @@ def top(*, api: Backend, queue: str | None, interval: float, once: bool) -> None
         console().print(render(frame, paces))
         return
     if not sys.stdout.isatty():
-        message = "standard output is no terminal: --once prints one frame"
+        message = "standard output is not a terminal: --once prints one frame"
         raise click.UsageError(message)
     try:
         _watch(api, queue, interval, frame, paces)
-    except KeyboardInterrupt:  # as good as q
+    except KeyboardInterrupt:  # the same as q
         return
 
 
 def _watch(api: Backend, queue: str | None, interval: float, frame: Frame, paces: Paces) -> None:
     screen = console()
     with _keys() as pressed, Live(console=screen, screen=True, auto_refresh=False) as live:
-        trouble = ""
+        error = ""
         while True:
-            live.update(render(frame, paces, trouble=trouble, height=screen.height), refresh=True)
+            live.update(render(frame, paces, error=error, height=screen.height), refresh=True)
             if pressed(interval) in _LEAVE:
                 return
             try:
                 frame = read_frame(api, queue)
             except ConnectionTroubleError as exc:
-                # Whoever watches wants to see it come back.
-                trouble = f"{exc} (shown is what was {frame.at.astimezone():%H:%M:%S})"
+                # Go on, so that the next frames show when it works again.
+                error = f"{exc} (shown is what was {frame.at.astimezone():%H:%M:%S})"
             else:
-                trouble = ""
+                error = ""
                 paces.add(frame)
 
 
 @contextmanager
 def _keys() -> Iterator[Pressed]:
-    """Let keys be read as they are pressed; the terminal is as before afterwards."""
+    """Switch the terminal to unbuffered keys, and restore it afterwards."""
     if not sys.stdin.isatty():
         yield _sleep
         return
@@ -145,7 +145,7 @@ def _keys() -> Iterator[Pressed]:
 
 
 def _wait_for_key(timeout_s: float) -> str:
-    # Past Python's buffer, which select does not see.
+    # Not from sys.stdin: select does not see its buffer.
     number = sys.stdin.fileno()
     ready, _, _ = select.select([number], [], [], timeout_s)
     return os.read(number, 1).decode(errors="replace") if ready else ""
@@ -157,7 +157,7 @@ def _sleep(timeout_s: float) -> str:
 
 
 def read_frame(api: Backend, queue: str | None) -> Frame:
-    """Ask for all that is shown; a bounded number of questions.
+    """Read everything that a frame shows, with a bounded number of requests.
 
     Raises:
         UnknownQueueError: there is no queue of that name.
@@ -188,12 +188,12 @@ def read_frame(api: Backend, queue: str | None) -> Frame:
 
 
 def render(
-    frame: Frame, paces: Paces, *, trouble: str = "", height: int | None = None
+    frame: Frame, paces: Paces, *, error: str = "", height: int | None = None
 ) -> RenderableType:
-    """Draw a frame; with a height, only as many submissions as there is room for."""
+    """Return a frame as text; with a height, only as many submissions as there is room for."""
     parts: list[RenderableType] = [_title(frame)]
-    if trouble:
-        parts.append(text_of(trouble, "bold red"))
+    if error:
+        parts.append(text_of(error, "bold red"))
     parts += [Text(""), queues_table(frame.queues), Text("")]
     workers = sum(len(seen) for seen in frame.workers.values())
     room = _SUBMISSIONS
@@ -225,7 +225,7 @@ def _hidden(frame: Frame, room: int) -> int:
 
 
 def _submissions_table(frame: Frame, paces: Paces, room: int) -> Table:
-    numbers = ("chunks", "in hand", "operations/s", "left")
+    numbers = ("chunks", "reserved", "operations/s", "left")
     rows = table("submission", "queue", "progress", *numbers, right=numbers)
     for one in frame.submissions[:room]:
         pace = paces.of(one)

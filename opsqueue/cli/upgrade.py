@@ -1,4 +1,4 @@
-"""`opsqueue upgrade`: raise the format of a queue and its store once all programs can read it."""
+"""`opsqueue upgrade`: raises the format of a queue and its store once all programs can read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The consumer's client: takes chunks, has them worked on by a callback, stores what comes out."""
+"""The consumer's client: reserves chunks, calls a callback with them and stores the outputs."""
 
 from opsqueue.consumer.client import ConsumerClient
 from opsqueue.handlers.app import Chunk

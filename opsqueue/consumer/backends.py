@@ -1,6 +1,6 @@
-"""The back end of a consumer: the queue's own interface, which Redis and the HTTP API implement.
+"""The back end of a consumer: an interface that Redis and the HTTP API implement.
 
-`Queue` (opsqueue/queue) is Redis's implementation, `HttpChunkQueue` (in http_api.py) asks the API.
+`Queue` (opsqueue/queue) implements it on Redis, `HttpChunkQueue` (in http_api.py) on the API.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from opsqueue.strategy import AnyStrategy
 class ConsumerQueue(Protocol):
     """The chunks of one queue; see the methods of `Queue`.
 
-    Every method raises an error of ConnectionTroubleError's kind when there is no answer: what was
-    asked for may have happened, and may be asked for again.
+    Every method raises a ConnectionTroubleError if there is no answer. The operation may have taken
+    effect nevertheless; it is safe to repeat it.
     """
 
     @property
@@ -43,8 +43,8 @@ class ConsumerQueue(Protocol):
     ) -> Reserved:
         """Reserve up to `limit` chunks; wait up to `wait_s` for the first, or less.
 
-        Where that is possible, `is_gone` is asked about once a second; nothing is reserved any
-        more when it is True.
+        Where that is possible, `is_gone` is called about once a second; if it returns True, nothing
+        more is reserved.
         """
 
     def complete_chunks(
@@ -56,13 +56,14 @@ class ConsumerQueue(Protocol):
     ) -> list[CompleteOutcome]:
         """Report chunks as done, with the number of their operations that failed.
 
-        Their output is stored, unless it comes along, see `Source.inline_output_bytes`.
+        Each chunk's output has been stored, unless it is in `outputs`, see
+        `Source.inline_output_bytes`.
         """
 
     def fail_chunk(
         self, token: Token, failure: ChunkFailure, /, *, is_final: bool = False
     ) -> FailOutcome:
-        """Report that an attempt failed; with `is_final` there is no further one."""
+        """Report that an attempt failed; with `is_final` the chunk is not tried again."""
 
     def release_chunks(
         self, tokens: Sequence[Token], *, delay_ms: int = 0, reason: str = ""
@@ -72,10 +73,10 @@ class ConsumerQueue(Protocol):
     def heartbeat(
         self, worker: str, *, tokens: Iterable[Token], info: bytes, timeout_ms: int | None
     ) -> Alive:
-        """Send a heartbeat with what the worker holds; return what of that is revoked."""
+        """Send a heartbeat with the reservations that the worker holds; return the revoked ones."""
 
     def list_workers(self) -> Sequence[WorkerSeen]:
-        """List the queue's workers that have not gone, the ones seen last first."""
+        """List the queue's registered workers, the most recently seen first."""
 
     def retire_worker(self, worker: str) -> None:
-        """Sign off; what is still held is released."""
+        """Remove a worker; the chunks that it still holds are released."""

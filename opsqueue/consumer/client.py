@@ -1,7 +1,7 @@
-"""The consumer's client: takes chunks, has them worked on by a callback, stores what comes out.
+"""The consumer's client: reserves chunks, calls a callback with them and stores the outputs.
 
-For programs that bring their own processes; `opsqueue-worker` brings pools, time limits and more.
-Decisions are here, I/O is the store's and that of a `ConsumerQueue`, also the seam for tests.
+It is for programs that bring their own processes; `opsqueue-worker` has pools, time limits and
+more. All I/O goes through the object store and a `ConsumerQueue`, which is also the seam for tests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from opsqueue.store.base import check_store_id
 from opsqueue.strategy import AnyStrategy, Newest, Random
 
 MAX_HELD: Final = 9_000
-"""Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua)."""
+"""It is below the number of pending chunks that one heartbeat checks (heartbeat.lua)."""
 logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 OpCallback = Callable[[Any], Any]
@@ -59,7 +59,7 @@ _RANDOM, _NEWEST = Random(), Newest()
 
 @dataclass
 class _Worker:
-    """One process's part of a consumer: a worker with its own name, connections and threads."""
+    """A consumer in one process: a worker with its own name, connections and threads."""
 
     name: str
     connected: Connected
@@ -69,38 +69,39 @@ class _Worker:
 
 
 class ConsumerClient:
-    """Works on one queue's chunks; a callback at a time, on the thread that calls `run_…`.
+    """A client that works on the chunks of one queue.
+
+    It runs one callback at a time, on the thread that calls `run_…`.
 
     Args:
-        opsqueue_url: the API's, http://host:3999, https://… or host:3999; or that of Redis,
-            redis://…, rediss://…, unix://…, redis+sentinel://… or
-            redis+cluster://….
-        object_store_url: the object store, the one that producers have.
-        object_store_options: pairs of names and values, as they could stand in its URL.
+        opsqueue_url: the URL of the API, http://host:3999, https://… or host:3999; or that of
+            Redis, redis://…, rediss://…, unix://…, redis+sentinel://… or redis+cluster://….
+        object_store_url: the object store, the same one that producers use.
+        object_store_options: pairs of names and values, as in the query of its URL.
         queue: the queue's name.
-        token: of the API, if it asks for one.
-        name: of this consumer in lists of workers, unique among all.
-        allow_pickle: let the codec `pickle` be used: it runs code of whoever can write to the
-            store.
-        reservation_ms: how long one chunk may take; after that others get it.
-        heartbeat_interval_s: between signs of life, which a thread gives.
-        heartbeat_timeout_s: after so long a silence this consumer is dead to the others, which take
-            back what it held. Without it 30 s, over HTTP what the API says.
+        token: the API's token, if it requires one.
+        name: this consumer's name in lists of workers; no other worker may have it.
+        allow_pickle: allow the codec `pickle`. Reading pickled data runs code of anybody who can
+            write to the store.
+        reservation_ms: how long one chunk may take; after that other workers get it.
+        heartbeat_interval_s: the time between heartbeats, which a thread sends.
+        heartbeat_timeout_s: after this long without a heartbeat the consumer counts as dead, and
+            its chunks are reclaimed. The default is 30 s, or the API's setting over HTTP.
 
-    Nothing is asked for before the first chunk. The first call raises ApiUnavailableError,
-    RedisUnavailableError or StoreUnavailableError when it gets no answer; later ones wait until
+    The client makes no request before the first chunk. The first call raises ApiUnavailableError,
+    RedisUnavailableError or StoreUnavailableError if there is no answer; later calls wait until
     there is one again.
 
-    A forked child that uses the client is a worker of its own, with another name (a given one has
-    the process's id behind it), connections and heartbeat. What is in hand stays with the process
-    that reserved it.
+    A forked child that uses the client becomes a worker of its own, with its own connections and
+    heartbeat and another name: a given name is followed by the process's id. Reserved chunks stay
+    with the process that reserved them.
 
     Raises:
-        InvalidArgumentError: of the arguments.
+        InvalidArgumentError: an argument is invalid.
         NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
     """
 
-    def __init__(  # noqa: PLR0913 two URLs and what can be set
+    def __init__(  # noqa: PLR0913 two URLs and the options
         self,
         opsqueue_url: str,
         object_store_url: str,
@@ -121,14 +122,14 @@ class ConsumerClient:
                 message = (
                     f"heartbeat_timeout_s {heartbeat_timeout_s:g} is less than two times "
                     f"heartbeat_interval_s {heartbeat_interval_s:g}: a healthy consumer would "
-                    "count as dead when one sign of life is late"
+                    "count as dead when one heartbeat is late"
                 )
                 raise InvalidArgumentError(message)
         store = open_store(with_options(object_store_url, object_store_options))
 
         def opened(worker: str, resources: ExitStack) -> Connected:
             if not opsqueue_url.startswith(_REDIS):
-                # Only now: workers and consumers on Redis need no HTTP client, a slow import.
+                # A slow import, which workers and consumers on Redis don't need.
                 from opsqueue.consumer.http_api import (  # noqa: PLC0415 as above
                     HttpChunkQueue,
                     worker_in_path,
@@ -142,13 +143,13 @@ class ConsumerClient:
 
                 def check() -> None:
                     client.version()
-                    # As the producer's: inputs would be missing in another store than the API's.
+                    # As in the producer: inputs would be missing in another store than the API's.
                     check_store_id(store, client.store_id)
                     store.store_id = client.store_id
 
                 return Connected(on, url=client.url, check=check, timeout_ms=timeout_ms)
             try:
-                # Only now: a consumer over HTTP needs no Redis client.
+                # Imported here since a consumer over HTTP needs no Redis client.
                 from opsqueue.consumer.redis_api import connected  # noqa: PLC0415 as above
             except ModuleNotFoundError as exc:
                 if text := missing(exc, "redis", by=f"a consumer of {queue} on Redis"):
@@ -196,9 +197,9 @@ class ConsumerClient:
         reservation_ms: int = 600_000,
         heartbeat_interval_s: float = 5.0,
     ) -> Self:
-        """Make a client of parts that are there already; `close` leaves them to the caller.
+        """Create a client from an existing queue and store; `close` does not close them.
 
-        Nobody sweeps: what dead consumers held is for others to take back.
+        It runs no sweeper, so that another program must reclaim the chunks of dead consumers.
         """
         origin = Origin()
 
@@ -266,12 +267,12 @@ class ConsumerClient:
         self._allow_pickle = allow_pickle
         self._workers = PerProcess(make)
         self._workers.get()
-        # Also when the program ends without a close: what is held is free at once.
+        # Also if the program ends without a close, so that held chunks are released at once.
         self._closer = weakref.finalize(self, _close, self._workers, close)
 
     @property
     def name(self) -> str:
-        """The worker's name; another one in each forked child."""
+        """The worker's name, which differs in each forked child."""
         return self._workers.get().name
 
     @property
@@ -279,7 +280,7 @@ class ConsumerClient:
         return self._workers.get().hand
 
     def __repr__(self) -> str:
-        """URLs without credentials, never the token."""
+        """Show the URLs without credentials, and never the token."""
         url = self._workers.get().connected.url
         return f"ConsumerClient({url!r}, {self._store.url!r}, queue={self.queue!r})"
 
@@ -292,9 +293,9 @@ class ConsumerClient:
         strategy: AnyStrategy = _RANDOM,
         serialization_format: SerializationFormat | None = None,
     ) -> None:
-        """Call with each operation; what it returns is its result. Returns after `stop`.
+        """Call a function with each operation and store what it returns, until `stop`.
 
-        Takes and raises what `run_each_chunk` does.
+        The arguments and errors are those of `run_each_chunk`.
         """
         self._run(op_callback, "operation", strategy, serialization_format)
 
@@ -305,41 +306,43 @@ class ConsumerClient:
         strategy: AnyStrategy = _RANDOM,
         serialization_format: SerializationFormat | None = None,
     ) -> None:
-        """Call with the operations of each chunk and the chunk; it returns a result for each.
+        """Call a function with each chunk and its operations, until `stop`.
 
-        An exception of the callback, or a CancelledError, fails the attempt, and the loop goes on.
-        Ctrl-C gives the chunk back without using an attempt and is raised, wherever it strikes;
-        other exceptions that end a program, such as SystemExit, fail the attempt and are raised.
+        The function returns a list with a result for each operation. If it raises an exception or a
+        CancelledError, the attempt fails, and the loop goes on. Ctrl-C releases the chunk without
+        using an attempt, wherever it strikes, and is raised. Other exceptions that end a program,
+        such as SystemExit, fail the attempt and are raised.
 
         Args:
-            chunk_callback: gets (operations, chunk).
-            strategy: which chunk next.
-            serialization_format: an object with dumps and loads, such as the module cbor2; None:
-                the codec that is recorded with the submission, CBOR for raw chunks. It must write
-                what that codec reads, else the attempt fails: nobody could read the results.
+            chunk_callback: called with (operations, chunk).
+            strategy: selects the next chunk.
+            serialization_format: an object with dumps and loads, such as the module cbor2. None
+                uses the codec that is recorded with the submission, or CBOR for raw chunks. The
+                recorded codec must be able to read what this format writes; otherwise the attempt
+                fails, since nobody could read the results.
 
         Raises:
-            ConnectionTroubleError: no answer at the first call of this client.
+            ConnectionTroubleError: there is no answer at the first call of this client.
         """
         self._run(chunk_callback, "chunk", strategy, serialization_format)
 
     def run_each_chunk_raw(
         self, chunk_callback: RawCallback, *, strategy: AnyStrategy = _RANDOM
     ) -> None:
-        """Call with each chunk, its content encoded; it returns the output's bytes.
+        """Call a function with each chunk, whose content stays encoded, until `stop`.
 
-        These are a list in the submission's codec, with a result for each operation, else the
-        attempt fails; any bytes, where the codec is `raw`. Neither is compressed: that is done
-        here, where the codec says so.
+        The function returns the output as bytes: a list in the submission's codec, with a result
+        for each operation, or any bytes if the codec is `raw`. Otherwise the attempt fails. Content
+        and output are not compressed; the client compresses the output if the codec requires it.
 
-        Raises what `run_each_chunk` does.
+        The errors are those of `run_each_chunk`.
         """
         self._run(chunk_callback, "raw", strategy)
 
     def stop(self) -> None:
-        """Let `run_…` return after the chunk in hand; may be called by signal handlers.
+        """Make `run_…` return after the current chunk; safe to call in signal handlers.
 
-        Who waits for a chunk notices within a second or so; over HTTP within ten.
+        A call that waits for a chunk notices it within about a second; over HTTP within ten.
         """
         self._hand.is_stopping.set()
 
@@ -387,22 +390,22 @@ class ConsumerClient:
     # Single steps
 
     def reserve_chunks(self, max: int = 1, strategy: AnyStrategy = _NEWEST) -> list[Chunk]:  # noqa: A002 the reference's name
-        """Wait for chunks and take up to `max`, at most 1,000, with their contents.
+        """Wait for chunks and reserve up to `max` of them, at most 1,000, with their contents.
 
-        Each is to be given to `complete_chunk`, `fail_chunk` or `release_chunk`. Chunks whose input
-        is missing have failed an attempt; chunks whose output was there are completed; neither is
-        given. After `stop` the list can be empty.
+        Report each with `complete_chunk`, `fail_chunk` or `release_chunk`. Chunks whose input is
+        missing are reported as failed here, and chunks whose output is stored already as
+        completed; neither are returned. After `stop` the list can be empty.
 
         Raises:
-            InvalidArgumentError: max is below 1, or this consumer holds thousands already.
-            ConnectionTroubleError: no answer at the first call of this client.
+            InvalidArgumentError: max is below 1, or this consumer would hold more than MAX_HELD.
+            ConnectionTroubleError: there is no answer at the first call of this client.
         """
         if max < 1:
             message = f"max is {max}: give 1 or more"
             raise InvalidArgumentError(message)
         limit = min(max, MAX_BATCH)
         if (held := len(self._hand.tokens())) + limit > MAX_HELD:
-            message = f"{held:,} chunks are in hand, {MAX_HELD:,} can be: report some first"
+            message = f"{held:,} chunks are reserved, the limit is {MAX_HELD:,}: report some first"
             raise InvalidArgumentError(message)
         self._begin()
         chunks: list[Chunk] = []
@@ -429,19 +432,19 @@ class ConsumerClient:
         chunk_index: ChunkIndex | int,
         output_content: bytes,
     ) -> None:
-        """Store the output of a chunk in hand, unless there is one, and report the chunk as done.
+        """Store the output of a reserved chunk, unless it has one, and report the chunk as done.
 
-        It is not compressed: that is done here, where the submission's codec says so.
+        Pass the output uncompressed; it is compressed here if the submission's codec requires it.
 
-        A chunk that was lost meanwhile stays with whoever has it: that is logged, not raised. So is
-        a second report of the same chunk.
+        If the chunk was lost meanwhile, or was reported before, a warning is logged and nothing is
+        raised. A lost chunk stays with the worker that has it now.
 
         Raises:
             ChunkNotFoundError: this consumer never held it.
-            EncodingError: the output is not in the submission's codec, or has not a result for each
-                operation; nothing is stored, and the chunk is still in hand.
+            EncodingError: the output is not in the submission's codec, or lacks a result for an
+                operation. Nothing is stored, and the chunk stays reserved.
             StoreUnavailableError: the output could not be stored; the chunk was released.
-            ConnectionTroubleError: no answer for a minute.
+            ConnectionTroubleError: there was no answer for a minute.
         """
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is None:
@@ -472,22 +475,22 @@ class ConsumerClient:
         chunk_index: ChunkIndex | int,
         failure: str,
     ) -> None:
-        """Report that the attempt at a chunk in hand failed, with a text that says why.
+        """Report that the attempt at a reserved chunk failed, with a text that says why.
 
-        Raises what `complete_chunk` does, for the same reasons.
+        The errors are those of `complete_chunk`.
         """
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is not None:
-            told = ChunkFailure.told(type="", message=failure)
-            report = Failed(token=reservation.token, failure=told)
+            reported = ChunkFailure.told(type="", message=failure)
+            report = Failed(token=reservation.token, failure=reported)
             self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
 
     def release_chunk(
         self, submission_id: SubmissionId, chunk_index: ChunkIndex | int, *, delay_ms: int = 0
     ) -> None:
-        """Give a chunk in hand back without using an attempt, free at once or after a delay.
+        """Release a reserved chunk without using an attempt; it is ready at once or after a delay.
 
-        Raises what `complete_chunk` does, for the same reasons.
+        The errors are those of `complete_chunk`.
         """
         reservation = self._hand.named(submission_id, chunk_index, None)
         if reservation is not None:
@@ -495,7 +498,7 @@ class ConsumerClient:
             self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
 
     def close(self) -> None:
-        """Give back what is held, sign off and let connections go; may be repeated."""
+        """Release the reserved chunks, retire and close the connections; may be called again."""
         if (worker := self._workers.made) is not None:
             worker.hand.is_stopping.set()
         self._closer()
@@ -511,10 +514,10 @@ class ConsumerClient:
     ) -> None:
         self.close()
 
-    # What these are made of
+    # Private
 
     def _begin(self) -> None:
-        """Find out once that somebody answers and the store can be used, and begin to beat."""
+        """Check the connection and the store, and start the heartbeat; only once."""
         worker = self._workers.get()
         if not worker.has_begun:
             worker.connected.check()

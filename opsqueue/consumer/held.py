@@ -1,7 +1,7 @@
-"""What one consumer has in its hands: taken, reported, and the thread that says so to the queue.
+"""The chunks that one consumer has reserved, their reports, and the thread that sends heartbeats.
 
-The I/O is a `ConsumerQueue`'s. Nothing here refers to the client, so that a client which nobody has
-any more can be collected, and its thread ended.
+All I/O goes through a `ConsumerQueue`. Nothing here refers to the client, so that an unreferenced
+client can be collected, which ends its thread.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ logger = logging.getLogger("opsqueue.consumer")
 Key = tuple[SubmissionId, int]
 _REMEMBERED: Final = 1_000
 WAIT_S: Final = 10.0
-"""The longest that one request waits for a chunk; that nothing shall be taken is noticed after it.
-"""
+"""The longest wait of one request for a chunk. Over HTTP `stop` takes effect after it."""
 REPORT_WITHIN_S: Final = 60.0
 _BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=5.0)
 
@@ -67,23 +66,24 @@ class Connected:
 
     queue: ConsumerQueue
     url: str
-    """Names who answers, without credentials."""
+    """The URL of Redis or the API, without credentials."""
     check: Callable[[], object]
-    """Raises when nobody answers, or when it can't hold a queue; before the first chunk."""
+    """Called before the first chunk. Raises if nothing answers, or if it can't hold a queue."""
     sweeper: Sweeper | None = None
     timeout_ms: int | None = None
-    """After so long a silence the worker is dead to the others; None: as the queue has it."""
+    """After this long without a heartbeat the worker counts as dead; None: the queue's setting."""
 
 
 class InHand:
-    """The chunks that a consumer holds, by submission and index; safe for several threads.
+    """The chunks that a consumer holds, by submission and index; safe to use from several threads.
 
     Args:
-        queue: told what is held.
-        worker: who holds them.
-        timeout_ms: after so long a silence the worker is dead; None: as the queue has it.
+        queue: the queue that the chunks are reserved from and reported to.
+        worker: the name of the worker that holds them.
+        timeout_ms: after this long without a heartbeat the worker counts as dead; None: the queue's
+            setting.
         info: JSON that lists of workers show.
-        interval_s: between heartbeats.
+        interval_s: the time between heartbeats.
         reservation_ms: how long a chunk may be held.
     """
 
@@ -102,69 +102,69 @@ class InHand:
         self._timeout_ms = timeout_ms
         self._reservation_ms = reservation_ms
         self.is_stopping = threading.Event()
-        """Set: take nothing more; reports still go out, for a minute."""
+        """If set, nothing more is reserved. Reports are still sent, for a minute."""
         self._info = info
         self._interval_s = interval_s
         self._lock = threading.Lock()
         self._held: dict[Key, Reservation] = {}
-        self._void: set[Token] = set()
+        self._revoked: set[Token] = set()
         self._let_go: deque[Key] = deque(maxlen=_REMEMBERED)
         self._is_closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._origin = Origin()
 
     def also_reads(self, codec: str) -> None:
-        """Tell from the next heartbeat on that a codec is read, too."""
+        """Add a codec to those that the heartbeats list as readable."""
         info = msgspec.json.decode(self._info)
         if codec not in info["codecs"]:
             self._info = msgspec.json.encode(info | {"codecs": [*info["codecs"], codec]})
 
     def is_here(self) -> bool:
-        """Whether this is the process that holds the chunks, and not a forked child of it."""
+        """Return whether this is the process that holds the chunks, and not a forked child."""
         return self._origin.is_here()
 
     def check_is_here(self) -> None:
-        """Raise OtherProcessError in a forked child: the chunks are its parent's to report."""
+        """Raise OtherProcessError in a forked child, since its parent reports the chunks."""
         self._origin.check(
-            "a chunk in hand", "end a child that the callback forks, with os._exit()"
+            "a reserved chunk", "end a child that the callback forks, with os._exit()"
         )
 
     def add(self, reservations: Sequence[Reservation]) -> None:
-        """Hold these from now on."""
+        """Add reservations to those that are held."""
         with self._lock:
             self._held.update({_key_of(chunk): chunk for chunk in reservations})
 
     def find(self, submission_id: SubmissionId, chunk_index: int) -> Reservation | None:
-        """Give the reservation of a chunk; None when it is not in hand."""
+        """Return the reservation of a chunk; None if it is not held."""
         with self._lock:
             return self._held.get((submission_id, chunk_index))
 
     def was_let_go(self, submission_id: SubmissionId, chunk_index: int) -> bool:
-        """Tell whether the chunk was in hand and is not any more; the last thousand are known."""
+        """Return whether the chunk was held before; only the last thousand are remembered."""
         with self._lock:
             return (submission_id, chunk_index) in self._let_go
 
     def let_go(self, reservation: Reservation) -> None:
-        """Hold it no more: it was reported."""
+        """Remove a reservation, which was reported."""
         key = _key_of(reservation)
         with self._lock:
-            # Not when it was lost and then taken anew: that is another reservation.
+            # If it was lost and then reserved again, the one held now is another reservation.
             if (held := self._held.get(key)) and held.token == reservation.token:
                 del self._held[key]
                 self._let_go.append(key)
-            self._void.discard(reservation.token)
+            self._revoked.discard(reservation.token)
 
     def tokens(self) -> list[Token]:
-        """Give the tokens of all that is held."""
+        """Return the tokens of all held reservations."""
         with self._lock:
             return [chunk.token for chunk in self._held.values()]
 
     def is_void(self, token: Token) -> Callable[[], bool]:
-        """Give what tells whether nobody wants the chunk any more, as of the last heartbeat."""
-        return lambda: token in self._void
+        """Return a function that returns whether the last heartbeat found a reservation revoked."""
+        return lambda: token in self._revoked
 
     def start(self) -> None:
-        """Begin to beat, in a thread of its own; once."""
+        """Start the thread that sends heartbeats, unless it was started before."""
         with self._lock:
             if self._thread is None and not self._is_closed.is_set():
                 self._thread = threading.Thread(
@@ -173,7 +173,7 @@ class InHand:
                 self._thread.start()
 
     def close(self) -> None:
-        """Beat no more, and sign off: what is held is released. May be repeated."""
+        """End the heartbeats and retire the worker, which releases its chunks; may be repeated."""
         self.check_is_here()
         with self._lock:
             thread, self._thread = self._thread, None
@@ -181,22 +181,22 @@ class InHand:
             self._is_closed.set()
         if was_closed or thread is None:
             return
-        # A beat after the signing off would bring the worker back.
+        # A heartbeat after the retirement would register the worker again.
         thread.join(timeout=self._interval_s + 20)
         try:
             self._queue.retire_worker(self._worker)
         except OpsqueueError as exc:
-            logger.warning("could not sign off: %s; what is held is taken back later", exc)
+            logger.warning("could not sign off: %s; reserved chunks are reclaimed later", exc)
 
     def beat(self) -> None:
-        """Beat once."""
+        """Send one heartbeat."""
         tokens = self.tokens()
         alive = self._queue.heartbeat(
             self._worker, tokens=tokens, info=self._info, timeout_ms=self._timeout_ms
         )
         if alive.released:
             logger.warning(
-                "queue %s: %s were reserved for worker %s unnoticed, and are given back",
+                "queue %s: %s, reserved for worker %s without its knowledge, released",
                 self._queue.name,
                 counted(alive.released, "chunk"),
                 self._worker,
@@ -205,10 +205,10 @@ class InHand:
             logger.warning("%d reservations were removed from Redis by something else", alive.lost)
         with self._lock:
             still_held = {chunk.token for chunk in self._held.values()}
-            self._void = set(alive.void) & still_held
+            self._revoked = set(alive.void) & still_held
 
     def reserve(self, limit: int, strategy: AnyStrategy) -> Sequence[Reservation]:
-        """Take chunks as soon as there are any; none after a while."""
+        """Reserve chunks as soon as there are any; return none after WAIT_S."""
         self.check_is_here()
         if not isinstance(strategy, AnyStrategy):
             message = f"strategy {strategy!r}: give an instance, such as Strategy.Random()"
@@ -283,10 +283,10 @@ class InHand:
     def named(
         self, submission_id: SubmissionId, chunk_index: ChunkIndex | int, prefix: str | None
     ) -> Reservation | None:
-        """Give the reservation of a chunk to be reported; None when it was reported before.
+        """Return the reservation of a chunk to report; None if it was reported before.
 
         Raises:
-            ChunkNotFoundError: it never was in hand.
+            ChunkNotFoundError: it was never held.
             InvalidArgumentError: the prefix is not its submission's.
         """
         id_, index = SubmissionId(submission_id), int(chunk_index)
@@ -294,7 +294,7 @@ class InHand:
         if reservation is None:
             if not self.was_let_go(id_, index):
                 raise ChunkNotFoundError(id_, index)
-            logger.warning("chunk %s/%d was reported before: nothing is changed", id_, index)
+            logger.warning("chunk %s/%d was reported before: nothing changes", id_, index)
         elif prefix is not None and prefix != reservation.source.prefix:
             message = (
                 f"prefix {prefix!r} is not that of submission {id_}: give the chunk's own "
@@ -304,7 +304,7 @@ class InHand:
         return reservation
 
     def fetch(self, reservations: Sequence[Reservation], store: ObjectStore) -> list[Fetched]:
-        """Get the inputs, in parallel; what there is no input for is reported and left out."""
+        """Get the inputs in parallel; chunks without one are reported and left out."""
         if not reservations:
             return []
         with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, len(reservations))) as pool:
@@ -319,7 +319,7 @@ class InHand:
 
     @contextmanager
     def given_back_if_interrupted(self, reservations: Sequence[Reservation]) -> Iterator[None]:
-        """Release what is still in hand when something ends the work on it, then let that out."""
+        """Release the chunks that are still held if an exception ends the work, and raise it."""
         try:
             yield
         except BaseException:
@@ -331,7 +331,7 @@ class InHand:
                 if left:
                     self._queue.release_chunks([one.token for one in left])
             except OpsqueueError as exc:
-                logger.warning("could not give %d chunks back: %s", len(left), exc)
+                logger.warning("could not release %d chunks: %s", len(left), exc)
             for one in left:
                 self.let_go(one)
             raise
@@ -339,10 +339,12 @@ class InHand:
     def _until_answered(
         self, ask: Callable[[], Answer], *, is_over: Callable[[float], bool]
     ) -> Answer:
-        """Ask until there is an answer, more slowly each time, or `is_over` after so many seconds.
+        """Repeat a request, with growing pauses, until there is an answer or `is_over`.
+
+        `is_over` is called with the seconds since the first try.
 
         Raises:
-            ConnectionTroubleError: it is over.
+            ConnectionTroubleError: there was no answer before `is_over` returned True.
         """
         started, failures = time.monotonic(), 0
         while True:
@@ -354,7 +356,7 @@ class InHand:
                     raise
                 if failures == 1:
                     logger.warning("%s; trying again until it works", exc)
-                # Not waiting for `stop`, which would not wait any more once it is set.
+                # Not `is_stopping.wait`, which returns at once when it is set.
                 time.sleep(_BACKOFF.pause_s(failures))
             else:
                 if failures:
@@ -382,7 +384,7 @@ def _key_of(reservation: Reservation) -> Key:
 
 
 def _log(reservation: Reservation, report: Report, outcome: object) -> None:
-    """Say what became of a chunk."""
+    """Log the outcome of a chunk's report."""
     match outcome, report:
         case Lost(), _:
             logger.warning(
@@ -403,6 +405,6 @@ def _log(reservation: Reservation, report: Report, outcome: object) -> None:
                 failure.message.partition("\n")[0][:500],
             )
         case _, GivenBack(reason=reason):
-            logger.info("chunk %s given back: %s", reservation, reason)
+            logger.info("chunk %s released: %s", reservation, reason)
         case _:
             logger.debug("chunk %s completed", reservation)

@@ -1,4 +1,4 @@
-"""The HTTP API as a consumer's back end: which requests answer what."""
+"""The HTTP API as a consumer's back end: the request behind each method."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from opsqueue.model.names import checked_worker_in_path
 from opsqueue.strategy import AnyStrategy
 
 _ONCE = Patience(repeats=0)
-"""Who waits, or beats, asks again by itself."""
+"""The patience of waits and heartbeats, which the caller repeats anyway."""
 
 
 class HttpChunkQueue:
     """The chunks of one queue over HTTP."""
 
     def __init__(self, client: HttpClient, name: str) -> None:
-        """Ask nothing yet."""
+        """Make no request yet."""
         self._path = queue_path(name)
         self._client = client
         self.name = name
@@ -65,7 +65,7 @@ class HttpChunkQueue:
         strategy: AnyStrategy,
         heartbeat_timeout_ms: int | None,
         wait_s: float,
-        is_gone: Callable[[], bool],  # noqa: ARG002 a request under way can't be taken back
+        is_gone: Callable[[], bool],  # noqa: ARG002 a request can't be withdrawn
     ) -> Reserved:
         """See `ConsumerQueue`."""
         body = ReserveBody(
@@ -77,8 +77,8 @@ class HttpChunkQueue:
             heartbeat_timeout_ms=heartbeat_timeout_ms,
             share_metadata=True,
         )
-        # Not repeated here: after a lost answer chunks are held unnoticed until a heartbeat frees
-        # them, and more of them must not pile up within a second.
+        # Not repeated here: after a lost answer chunks stay reserved, without our knowledge, until
+        # a heartbeat frees them. Repetitions would add more of them within a second.
         reserved = self._post("chunks/reserve", body, ReservedBody, wait_s=wait_s, patience=_ONCE)
         return Reserved(
             chunks=reserved.to_reservations(self.name),
@@ -176,5 +176,5 @@ class HttpChunkQueue:
 
 
 def worker_in_path(worker: str) -> str:
-    """Return a worker's name as it stands in paths, or raise InvalidArgumentError."""
+    """Return a worker's name quoted for a path, or raise InvalidArgumentError."""
     return quote(checked_worker_in_path(worker), safe="")

@@ -1,4 +1,4 @@
-"""Redis itself as a consumer's back end."""
+"""Redis as a consumer's back end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def connected(
     store: ObjectStore,
     resources: ExitStack,
 ) -> Connected:
-    """Connect a worker to its queue, with what sweeps that; `resources` closes the connections."""
+    """Connect a worker to its queue, with a sweeper; `resources` closes the connections."""
     checked_worker(worker)
     client = connection.connect(url, max_connections=8)
     resources.callback(client.close)

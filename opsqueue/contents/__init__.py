@@ -1,1 +1,1 @@
-"""Contents of chunks: how operations and results become objects of a store, and are read again."""
+"""Contents of chunks: storing operations and results as objects of a store, and reading them."""

@@ -1,6 +1,6 @@
-"""A submission's contents in the object store: operations cut, encoded and stored, results read.
+"""A submission's contents in the object store: storing operations in chunks, and reading results.
 
-The I/O is the store's. Producers and the API share this, so that both store alike.
+All I/O goes through the store. Producers and the API share this module, so both store alike.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from opsqueue.store.base import check_format
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many, get_many
 
 ErrorMode = Literal["raise", "yield", "skip"]
-"""How operations that failed are seen among results."""
+"""The treatment of failed operations among results."""
 
 _FRESH_PREFIX: Final = re.compile(r"[^/]+/([0-9a-f]{12})[0-9a-f]{20}")
 _LOG: Final = logging.getLogger("opsqueue.contents")
@@ -49,7 +49,7 @@ _LOG: Final = logging.getLogger("opsqueue.contents")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """How much was stored."""
+    """The numbers of chunks and operations that were stored."""
 
     chunks_total: int
     operations_total: int
@@ -58,28 +58,28 @@ class Stored:
 
 
 def fresh_prefix(queue: str) -> str:
-    """Give a prefix that nobody has: the queue, then 12 hex digits of time and 20 of chance.
+    """Return a unique prefix: the queue, then 12 hex digits of time and 20 random ones.
 
-    Ascending in time as UUIDv7 is, so that a listing of the store is in order of submission.
+    Like UUIDv7 they ascend in time, so that a listing of the store is in the order of submission.
     """
     return f"{queue}/{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def began_at(prefix: str) -> datetime | None:
-    """Give when a prefix of `fresh_prefix`'s was made; None: it is not of that form."""
+    """Return the instant when `fresh_prefix` made a prefix; None if it has another form."""
     found = _FRESH_PREFIX.fullmatch(prefix)
     if found is None:
         return None
     try:
         return datetime.fromtimestamp(int(found[1], 16) / 1000, tz=UTC)
     except (ValueError, OverflowError, OSError):
-        return None  # hex digits, but no instant that there is
+        return None  # hex digits that are not a valid instant
 
 
 def check_inline_bytes(inline_bytes: int) -> int:
     """Return the number, or raise InvalidArgumentError unless it is 0 to INLINE_BYTES."""
     if not 0 <= inline_bytes <= INLINE_BYTES:
-        message = f"inline_bytes is {inline_bytes}: 0 (all goes to the store) to {INLINE_BYTES:,}"
+        message = f"inline_bytes is {inline_bytes}: give 0 (no inline chunks) to {INLINE_BYTES:,}"
         raise InvalidArgumentError(message)
     return inline_bytes
 
@@ -94,16 +94,16 @@ def store_operations(
     inline_bytes: int = 0,
     at_once: int = DEFAULT_AT_ONCE,
 ) -> Stored:
-    """Cut any iterable into chunks and store them under a fresh prefix; memory for a few chunks.
+    """Cut any iterable into chunks and store them under a fresh prefix.
 
-    As long as they are at most `inline_bytes` together, and no more than INLINE_CHUNKS, they are
-    kept back; if that holds to the end, they are given back and the store is never asked.
+    A few chunks are in memory at a time. If all chunks are at most `inline_bytes` together, and no
+    more than INLINE_CHUNKS, they are returned instead, and the store is not used.
 
-    Whatever is raised, by the iterable too, comes out unchanged, KeyboardInterrupt included, after
-    what was stored has been deleted as far as possible.
+    Every exception, including those of the iterable and KeyboardInterrupt, is raised unchanged,
+    after the stored chunks have been deleted as far as possible.
 
     Raises:
-        EncodingError: names the chunk and the operation.
+        EncodingError: an operation can't be encoded; the message names it and its chunk.
         FormatTooNewError: a newer version has raised the store's format.
         StoreUnavailableError: the store refuses or does not answer.
     """
@@ -138,27 +138,28 @@ def store_operations(
                 inline=tuple(data for _, data in first),
             )
         key, data = item
-        # A copy: zstandard's bytes keep the memory that the chunk could have taken uncompressed.
+        # A copy: zstandard's bytes hold as much memory as the uncompressed chunk could have taken.
         first.append((key, bytes(memoryview(data))))
         bytes_left -= len(data)
     check_format(store)
     try:
         create_many(store, chain(first, items), at_once=at_once)
     except BaseException:
-        if origin.is_here():  # else the iterable has forked: its parent goes on storing
+        if origin.is_here():  # otherwise the iterable has forked, and the parent goes on storing
             discard(store, prefix)
         raise
     return Stored(chunks_total=chunks_total, operations_total=operations_total)
 
 
 def store_output(store: ObjectStore, source: Source, chunk_index: int, output: Encoded) -> int:
-    """Store a chunk's output unless there is one; return how many operations failed in what stays.
+    """Store a chunk's output unless it has one; return the number of failed operations in it.
 
-    Another attempt may have failed at other operations, and the first output stored is the one.
+    The first output that is stored stays. The number is that of the stored output, since other
+    operations may have failed in another attempt.
 
     Raises:
-        EncodingError: the one that was there can't be read, or lacks results.
-        StoreUnavailableError: nothing is known; may be repeated.
+        EncodingError: the output that was there can't be read, or lacks results.
+        StoreUnavailableError: the output may or may not be stored; it is safe to repeat the call.
     """
     if store.create(output_key(source.prefix, chunk_index), output.data):
         return output.operations_failed
@@ -166,7 +167,7 @@ def store_output(store: ObjectStore, source: Source, chunk_index: int, output: E
 
 
 def failed_in_output(store: ObjectStore, source: Source, chunk_index: int) -> int:
-    """Return how many operations failed in a chunk's stored output, of which only a part is read.
+    """Return the number of failed operations in a chunk's stored output, reading a part of it.
 
     Raises:
         EncodingError: it can't be read, or lacks results.
@@ -192,16 +193,16 @@ def discard_unless_owned(
     new: NewSubmission,
     owner_of: Callable[[str], SubmissionId | None],
 ) -> SubmissionId | None:
-    """Delete what was stored for an insert that came to nothing, unless a submission has it.
+    """Delete the objects of an insert that was refused, unless a submission uses them.
 
-    Redis may have been lost since the manifest was stored, and a rebuild may have found it.
+    Redis may have lost its data since the manifest was stored, and a rebuild may have found it.
 
     Args:
-        store: has the objects.
-        new: what was to be inserted.
-        owner_of: looks a prefix up.
+        store: the store with the objects.
+        new: the submission that was not inserted.
+        owner_of: returns the submission that has a prefix.
 
-    Returns that submission.
+    Returns the submission that uses them, or None.
     """
     if new.inline is not None:
         return None
@@ -212,7 +213,7 @@ def discard_unless_owned(
 
 
 def discard(store: ObjectStore, prefix: str) -> None:
-    """Delete contents that no submission uses; what can't be deleted is logged, not raised."""
+    """Delete contents that no submission uses; if that fails, log it instead of raising."""
     try:
         store.delete_prefix(prefix)
     except OpsqueueError as exc:
@@ -220,14 +221,14 @@ def discard(store: ObjectStore, prefix: str) -> None:
 
 
 def check_error_mode(errors: str) -> None:
-    """Raise InvalidArgumentError unless it is an ErrorMode: a typo must not read as one."""
+    """Raise InvalidArgumentError unless it is an ErrorMode, so that typos are noticed."""
     if errors not in get_args(ErrorMode):
         message = f"errors={errors!r}: give one of {', '.join(get_args(ErrorMode))}"
         raise InvalidArgumentError(message)
 
 
 def check_completed(submission: Submission) -> None:
-    """Raise the exception that says why there are no results, unless the submission completed.
+    """Raise the exception that says why there are no results, unless the submission is completed.
 
     Raises:
         SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError.
@@ -243,7 +244,7 @@ def check_completed(submission: Submission) -> None:
             hint = partial_hint(submission)
             message = (
                 f"submission {submission.id} is in progress, {submission.chunks_done:,} of "
-                f"{submission.chunks_total:,} chunks are done: results are there when all are"
+                f"{submission.chunks_total:,} chunks are done: results are available when all are"
                 + (f"; {hint}" if hint else "")
             )
             raise SubmissionNotCompletedYetError(message, submission.id)
@@ -261,23 +262,25 @@ def results_by_chunk(
 ) -> Iterator[Iterator[object]]:
     """Yield the results of a submission, chunk by chunk, in order, reading ahead.
 
-    Nothing is read before the first is asked for.
+    Nothing is read before the first chunk is requested.
 
     Args:
-        store: that has them.
-        submission: completed, or chosen chunks of it are.
-        codec: the submission's.
-        errors: "raise" raises OperationFailedError in the place of the first operation that
-            failed, "yield" gives an OperationFailed in the place of each, "skip" leaves them out.
-        chunk_indexes: of chunks that are done; None: all.
-        at_once: objects read ahead.
-        whole_bytes: a chunk's results that take more bytes, or have more than an eighth of it as
-            many values, are decoded one by one as they are asked for; None: all are decoded whole.
+        store: the store with the results.
+        submission: a completed submission, or one of which the given chunks are done.
+        codec: the submission's codec.
+        errors: "raise" raises OperationFailedError in the place of the first failed operation,
+            "yield" yields an OperationFailed in the place of each, "skip" omits them.
+        chunk_indexes: chunks that are done; None: all.
+        at_once: how many objects are read ahead.
+        whole_bytes: a chunk is decoded one result at a time, as they are requested, if its results
+            have more bytes than this, or more values than an eighth of it. None: every chunk is
+            decoded as a whole.
 
     Raises:
         OperationFailedError: see `errors`.
-        ChunkTooLargeError: a chunk has more than MAX_CHUNK_BYTES, or one result too much.
-        ObjectNotFoundError: they were deleted, after the retention or by somebody.
+        ChunkTooLargeError: a chunk has more than MAX_CHUNK_BYTES, or one of its results is too
+            large.
+        ObjectNotFoundError: the results were deleted, after the retention or by somebody.
         StoreUnavailableError, EncodingError.
     """
     asked: deque[int] = deque()
@@ -306,7 +309,7 @@ def indexed_results(
 ) -> Iterator[Iterator[tuple[int, object]]]:
     """Yield what `results_by_chunk` yields, each result with the index of its operation.
 
-    Of chunks that are bytes already each result has its chunk's index.
+    If chunks were submitted as bytes, each result has the index of its chunk.
     """
     by_chunk = results_by_chunk(
         store,
@@ -329,7 +332,7 @@ def indexed_results(
 def _contents(
     store: Readable, submission: Submission, keys: Iterable[str], *, at_once: int
 ) -> Iterator[bytes]:
-    """Yield what `get_many` does; say of what is missing how long the submission is kept."""
+    """Yield what `get_many` yields; for missing objects the error names the retention."""
     try:
         yield from get_many(store, keys, at_once=at_once)
     except ObjectNotFoundError as exc:
@@ -339,14 +342,14 @@ def _contents(
         kept = "its queue's retention" if kept_ms is None else f"{kept_ms / 1000:,g} seconds"
         why = (
             f"submission {submission.id} ended at {submission.ended_at:%Y-%m-%d %H:%M:%S} UTC and "
-            f"is kept for {kept} from then on; what takes longer to be read needs a longer "
-            "retention. If that is not over, the object was deleted by somebody"
+            f"is kept for {kept} from then on; if reading takes longer, set a longer retention. If "
+            "that time is not over, somebody has deleted the object"
         )
         raise ObjectNotFoundError(exc.key, exc.store, why) from exc
 
 
 def _operations_in(submission: Submission, chunk_index: int) -> int | None:
-    """Return how many operations a chunk has; None: that is the producer's own affair."""
+    """Return the number of operations in a chunk; None for raw chunks, which are opaque."""
     if submission.codec.startswith(RAW.name):
         return None
     before = chunk_index * submission.chunk_size
@@ -357,12 +360,12 @@ def _outcomes(
     data: bytes, codec: Codec, operations: int | None, whole_bytes: int | None
 ) -> Iterable[object]:
     if codec.plain_name == RAW.name:
-        # The raw bytes of any chunk can be asked for, too.
+        # The raw bytes of any chunk can be requested, too.
         operations = None
     if whole_bytes is None:
         return decode_output(data, codec, operations=operations)
-    # One result may be as large as a chunk that is decoded whole, and larger where it is stored
-    # with many bytes, too: it is no bomb then.
+    # One result may be as large as a chunk that is decoded as a whole. It may be larger if its
+    # stored form is large, too: it is not a decompression bomb then.
     one_bytes = max(whole_bytes, min(16 * len(data), MAX_CHUNK_BYTES))
     if operations is None:
         return decode_output(data, codec, limit_bytes=one_bytes)
@@ -410,7 +413,7 @@ def _failed(
 
 
 def all_pages(page_from: Callable[[int], ErrorChunks]) -> Iterator[int]:
-    """Yield the indexes of all chunks with errors, given what reads the page from an index on."""
+    """Yield the indexes of all chunks with errors; `page_from` reads the page from an index on."""
     first_index: int | None = 0
     while first_index is not None:
         page = page_from(first_index)
@@ -426,12 +429,12 @@ def errors_by_chunk(
     *,
     at_once: int = DEFAULT_AT_ONCE,
 ) -> Iterator[list[OperationFailed]]:
-    """Yield the errors of chunks that have some, a list a chunk, in order, reading ahead.
+    """Yield a list of errors for each of the given chunks, in order, reading ahead.
 
-    The submission may be in any state, and its codec any.
+    The submission may be in any state and have any codec.
 
     Raises:
-        ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+        ObjectNotFoundError, StoreUnavailableError, EncodingError: see `results_by_chunk`.
     """
     asked: deque[int] = deque()
 
@@ -457,13 +460,13 @@ def failed_operations(
     at_once: int = DEFAULT_AT_ONCE,
     whole_bytes: int | None = None,
 ) -> Iterator[object]:
-    """Yield the operations that failed, as they were handed in, in order, reading ahead.
+    """Yield the operations that failed, as they were submitted, in order, reading ahead.
 
-    `whole_bytes` limits the operations of a chunk, and an eighth of it the values in them; None:
-    as all chunks are limited.
+    `whole_bytes` limits the bytes of a chunk's operations; the limit of the values in them is an
+    eighth of it. None: only the limit of all chunks applies.
 
     Raises:
-        ObjectNotFoundError, StoreUnavailableError, EncodingError: as `results_by_chunk`.
+        ObjectNotFoundError, StoreUnavailableError, EncodingError: see `results_by_chunk`.
         ChunkTooLargeError: a chunk holds more than `whole_bytes`.
     """
     asked: deque[int] = deque()

@@ -1,8 +1,8 @@
-"""Codecs: how a chunk's operations, and its results, become bytes. Pure, no I/O.
+"""Codecs, which encode a chunk's operations and its results as bytes. Pure, no I/O.
 
-A chunk is one encoded list. The codec's name is recorded with the submission, so that nobody has
-to agree on it by word of mouth. Whatever goes wrong in either direction is an EncodingError that
-says which operation can't be carried, and by what it could be.
+A chunk is one encoded list. The codec's name is recorded with the submission, so that its readers
+need not agree on it by other means. Every failure in either direction is an EncodingError that says
+which operation can't be encoded, and with which codec it could be.
 
 | name      | carries                                  | comes back changed                      |
 |-----------|------------------------------------------|-----------------------------------------|
@@ -10,8 +10,8 @@ says which operation can't be carried, and by what it could be.
 |           |                                          | Struct: dict; Enum: its value; Decimal, |
 |           |                                          | UUID, date, time, timedelta, naive      |
 |           |                                          | datetime: str; other datetimes: in UTC  |
-| `json`    | plain data; integers of 4,300 digits,    | tuple: list; keys of a dict that are no |
-|           | NaN and infinities                       | text: their JSON text                   |
+| `json`    | plain data; integers of 4,300 digits,    | tuple: list; keys of a dict that are    |
+|           | NaN and infinities                       | not text: their JSON text               |
 | `cbor`    | plain data, bytes, any integer, datetime | tuple and other sequences: list;        |
 |           | with a zone, date, Decimal, Fraction,    | frozenset: set; a datetime's zone: its  |
 |           | complex, UUID, IP addresses, set,        | offset from UTC; infinite Decimal: float |
@@ -24,10 +24,10 @@ says which operation can't be carried, and by what it could be.
 In all but pickle an instance of a subclass of a plain type (an IntEnum, an OrderedDict, a
 namedtuple) comes back as that type, and bytearray as bytes.
 
-`encode` refuses what could not be read back: values nested deeper than MAX_DEPTH, a dict two of
-whose keys would become one, and what a library writes but can't read, or reads as something else.
-Exceptions: what the bytes in msgspec's Raw and Ext mean, and whether pickled classes can be
-imported elsewhere, is the user's affair.
+`encode` refuses values that could not be read back: values nested deeper than MAX_DEPTH, a dict of
+which two keys would become the same, and values that a library writes but can't read, or reads as
+something else. It does not check the meaning of the bytes in msgspec's Raw and Ext, nor whether
+pickled classes can be imported elsewhere.
 """
 
 from __future__ import annotations
@@ -57,40 +57,40 @@ from opsqueue.contents import pieces
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 PRODUCER_CODEC = "cbor+zstd"
-"""Default of a ProducerClient: Python's types survive, for 1 to 4 us an operation
-more than msgpack takes."""
+"""The default of a ProducerClient. It keeps Python's types, and takes 1 to 4 us more for each
+operation than msgpack does."""
 
 MAX_CHUNK_BYTES: Final = 1 << 30
-"""Default limit of a chunk before compression, in both directions: what is larger is not written,
-and a few bytes from outside must not fill the memory."""
+"""The default limit of a chunk before compression, for writing and reading. A few bytes from
+outside must not fill the memory."""
 
 MAX_DEPTH: Final = 128
-"""How deep lists, dicts and other containers may be nested within an operation or a result, in all
-codecs, and so in JSON over HTTP. The decoders read more: cbor2 400 levels, of which a set takes
-two, the others what Python's recursion limit of 1,000 leaves on a fresh stack."""
+"""The nesting limit of lists, dicts and other containers within an operation or a result, for all
+codecs, and so for JSON over HTTP. The decoders can read more: cbor2 400 levels, of which a set
+takes two, the others as many as Python's recursion limit of 1,000 allows on a fresh stack."""
 
 _SMALL_BYTES: Final = 1 << 20
-"""May be allocated because a frame claims it."""
+"""The largest size that is allocated only because a frame claims it."""
 
 VALUE_BYTES: Final = 8
-"""Where memory is bounded, a chunk of so many bytes may hold one value for each of these: a value
-takes up to 80 bytes of memory, such as an empty dict of one byte."""
+"""The number of bytes for each value that a chunk may hold where memory is bounded. A value of one
+byte, such as an empty dict, can take up to 80 bytes of memory."""
 
 _PIECE_BYTES: Final = 1 << 10
-"""Compressed data read at a time. Four bytes can stand for a block of 128 KiB, so this much holds
-32 MiB at most."""
+"""The size of compressed data that is read at a time. Four bytes can stand for a block of 128 KiB,
+so that this size holds 32 MiB at most."""
 
 CBOR_TAG: Final = b"\xd9\xd9\xf7"
-"""In front of a value that it leaves as it is: self-described CBOR."""
+"""The tag of self-described CBOR. It stands in front of a value and does not change it."""
 
 CBOR_UNDECLARED: Final = b"\x9f"
-"""Begins a list that does not say how long it is."""
+"""The first byte of a list that does not declare its length."""
 
 _ZSTD = "+zstd"
 _ZSTD_LEVEL = 3
 _PICKLE_PROTOCOL = 5
 _STACK_GLOBAL: Final = b"\x93"
-"""The opcode by which that protocol names a class or a function."""
+"""The opcode of that protocol that names a class or a function."""
 
 _MINUTE: Final = timedelta(minutes=1)
 _CBOR_SCALARS: Final = frozenset({date, UUID})
@@ -103,7 +103,7 @@ def _declares_nothing(_data: bytes) -> None:
 
 
 def _on_enough_stack(function: Callable[[_T], _R], value: _T) -> _R:
-    """Call a function that may recurse MAX_DEPTH times, also from deep in a call stack."""
+    """Call a function that may recurse MAX_DEPTH times, even from deep in a call stack."""
     try:
         return function(value)
     except RecursionError:
@@ -114,15 +114,15 @@ def _on_enough_stack(function: Callable[[_T], _R], value: _T) -> _R:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A named pair of functions between a list and bytes; may be used from several threads."""
+    """A named pair of functions between a list and bytes; safe to use from several threads."""
 
     name: str
     dumps: Callable[[list[object]], bytes]
     loads: Callable[[bytes], object]
     declared: Callable[[bytes], int | None] = _declares_nothing
-    """Return the length that the list's head declares; None: it declares none."""
+    """Returns the length that the list's head declares, or None."""
     heads: pieces.Heads | None = None
-    """How values begin, where the codec declares their lengths."""
+    """The first bytes of values, if the codec declares their lengths."""
     is_compressed: bool = False
 
     @property
@@ -131,10 +131,10 @@ class Codec:
         return self.name.removesuffix(_ZSTD)
 
     def as_in(self, recorded: str) -> Codec:
-        """Return this codec, compressed if the one that a submission records is.
+        """Return this codec, compressed if the one that a submission records is compressed.
 
-        So a program that names a plain codec, or none for raw bytes, works with a submission of
-        another one's that is compressed. What the bytes look like decides nothing.
+        A program that names a plain codec, or none for raw bytes, can thus read another program's
+        compressed submission. Only the recorded name decides, and not the look of the bytes.
         """
         is_compressed = recorded.endswith(_ZSTD)
         if self.name == recorded or self.is_compressed == is_compressed:
@@ -143,30 +143,31 @@ class Codec:
         return replace(self, name=name, is_compressed=is_compressed)
 
     def encode(self, operations: Sequence[object], *, noun: str = "operation") -> bytes:
-        """Turn the operations of a chunk into bytes, or their results.
+        """Encode the operations of a chunk, or their results.
 
         Args:
-            operations: in the order of the chunk.
-            noun: what errors call one of them, in front of its number.
+            operations: the operations, in the order of the chunk.
+            noun: the word for one of them in errors, in front of its number.
 
         Raises:
-            EncodingError: names the first operation that can't be carried, its type, what helps.
+            EncodingError: an operation can't be encoded. The message names the first such one, its
+                type, and what helps.
 
         """
         try:
             data = _on_enough_stack(self.dumps, list(operations))
         except EncodingError:
             raise
-        # Everything: a custom or pickled object's own code may raise what it likes.
+        # Any exception: the code of custom or pickled objects may raise anything.
         except Exception as exc:
             raise self._not_encodable(operations, noun, exc) from exc
         if not isinstance(data, bytes):
-            message = f"codec {self.name!r} gave {_type_of(data)} instead of bytes"
+            message = f"codec {self.name!r} returned {_type_of(data)} instead of bytes"
             raise EncodingError(message)
         if len(data) > MAX_CHUNK_BYTES:
             message = (
-                f"the chunk has {len(data):,} bytes before compression, "
-                f"{MAX_CHUNK_BYTES:,} are allowed: make chunks smaller"
+                f"the chunk has {len(data):,} bytes before compression, the limit is "
+                f"{MAX_CHUNK_BYTES:,}: make chunks smaller"
             )
             raise EncodingError(message)
         return _compress(data) if self.is_compressed else data
@@ -179,21 +180,20 @@ class Codec:
         limit_bytes: int = MAX_CHUNK_BYTES,
         limit_values: int | None = None,
     ) -> list[object]:
-        """Turn bytes into the list that they were made from.
+        """Decode bytes into the list that they were made from.
 
         Args:
-            data: what `encode` gave.
-            operations: the length that the list must have. Where the list declares its length in
-                front (MessagePack, CBOR) it is checked before anything is built, else afterwards.
-            limit_bytes: of the list before compression. Compressed data is decompressed up to the
-                limit only, whatever size it claims.
-            limit_values: of the list with all that it contains, where it is large. A value takes up
-                to 80 times the memory of its bytes; None: that is fine here. Of MessagePack, CBOR
-                and JSON.
+            data: the return value of `encode`.
+            operations: the length that the list must have. If the list declares its length in front
+                (MessagePack, CBOR), it is checked before anything is built, otherwise afterwards.
+            limit_bytes: the limit of the list before compression. Compressed data is decompressed
+                up to the limit only, whatever size it claims.
+            limit_values: the limit of all values that a large list contains, for MessagePack, CBOR
+                and JSON. A value can take 80 times the memory of its bytes. None: no limit.
 
         Raises:
             ChunkTooLargeError: the list has more bytes than `limit_bytes`, or more values.
-            EncodingError: the bytes are cut short, damaged, of another codec, no list, or a list
+            EncodingError: the bytes are cut short, damaged, of another codec, not a list, or a list
                 of another length.
 
         """
@@ -201,14 +201,14 @@ class Codec:
             found = self._read(data, operations, limit_bytes, limit_values)
         except EncodingError:
             raise
-        except Exception as exc:  # as above, and damaged pickles raise anything at all
+        except Exception as exc:  # as above; damaged pickles can raise any exception
             message = (
                 f"{len(data):,} bytes can't be read by codec {self.name!r} "
                 f"({_text_of(exc)}): they are damaged, or were written by another codec"
             )
             raise EncodingError(message) from exc
         if isinstance(found, tuple):
-            found = list(found)  # as the reference's client pickles them
+            found = list(found)  # the reference's client pickles tuples
         if not isinstance(found, list):
             message = f"codec {self.name!r} read {_type_of(found)}: a chunk is a list"
             raise EncodingError(message)
@@ -218,19 +218,19 @@ class Codec:
     def decode_each(
         self, data: bytes, *, limit_bytes: int, operations: int, piece_bytes: int
     ) -> Iterator[object]:
-        """Yield what a list of MessagePack, CBOR or JSON holds, one by one, as it is decompressed.
+        """Yield the values of a list in MessagePack, CBOR or JSON one by one, decompressing it.
 
-        For lists that are too large to be decoded at once: it takes memory for a piece.
+        It is for lists that are too large to be decoded at once, and takes memory for a piece.
 
         Args:
-            data: what `encode` gave.
-            limit_bytes: of the list.
+            data: the return value of `encode`.
+            limit_bytes: the limit of the list.
             operations: the length that it must have.
-            piece_bytes: limit of each value that it holds, which has at most an eighth of it as
-                many values.
+            piece_bytes: the limit of each value in it. The number of values within each is limited
+                to an eighth of it.
 
         Raises:
-            ChunkTooLargeError, EncodingError: as `decode`; also after values were yielded.
+            ChunkTooLargeError, EncodingError: see `decode`; also after values were yielded.
         """
         parts = _decompressed_parts(data, limit_bytes) if self.is_compressed else iter((data,))
         window = _Window(parts, piece_bytes)
@@ -242,7 +242,7 @@ class Codec:
                 self._check_length(self.declared(window.data), operations)
                 found = _each_of(window, self.heads, self.loads)
             else:
-                raise ChunkTooLargeError(piece_bytes)  # noqa: TRY301 as what the others raise
+                raise ChunkTooLargeError(piece_bytes)  # noqa: TRY301 like the errors of the others
             count = 0
             for value in found:
                 count += 1
@@ -289,19 +289,19 @@ class Codec:
         if found != expected and found is not None and expected is not None:
             message = (
                 f"codec {self.name!r} read a list of {found:,}, the chunk has {expected:,} "
-                "operations: it is damaged, or the bytes are of another chunk"
+                "operations: it is damaged, or the bytes belong to another chunk"
             )
             raise EncodingError(message)
 
     def refusal_of(
         self, operation: object, *, position: int, noun: str = "operation"
     ) -> EncodingError | None:
-        """Say why an operation, or its result, can't be carried; None: alone it can."""
+        """Return the error for an operation or result that can't be encoded; None if it can."""
         try:
             _on_enough_stack(self.dumps, [operation])
         except Exception as exc:  # noqa: BLE001  as in encode
             return EncodingError(
-                f"codec {self.name!r} can't carry {noun} {position} of the chunk, "
+                f"codec {self.name!r} can't encode {noun} {position} of the chunk, "
                 f"{_type_of(operation)} ({_text_of(exc)}): {_helps(self.name)}"
             )
         return None
@@ -312,23 +312,23 @@ class Codec:
         for position, operation in enumerate(operations):
             if refusal := self.refusal_of(operation, position=position, noun=noun):
                 return refusal
-        # One by one they all pass: the failure is of the whole, such as memory.
+        # Each of them alone passes: it is a failure of the whole, such as a lack of memory.
         return EncodingError(
-            f"codec {self.name!r} can't carry the chunk ({_text_of(failure)}): "
-            "each of its parts alone it can; try smaller chunks"
+            f"codec {self.name!r} can't encode the chunk ({_text_of(failure)}), although it can "
+            "encode each of its parts; try smaller chunks"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CustomCodec(Codec):
-    """A codec of the user's: `dumps` takes a list and gives bytes, `loads` the reverse.
+    """A user's codec: `dumps` turns a list into bytes, `loads` does the reverse.
 
-    Both must be safe to call from several threads. Workers and producers must be given the same
-    one under the same name.
+    Both must be safe to call from several threads. Workers and producers must use the same codec
+    under the same name.
     """
 
     def __post_init__(self) -> None:
-        """Refuse the names of our own codecs: a recorded name must have one meaning."""
+        """Refuse the names of built-in codecs, so that a recorded name has one meaning."""
         if not self.name or self.name.removesuffix(_ZSTD) in _PLAIN:
             message = f"a custom codec can't be called {self.name!r}: choose a name of your own"
             raise InvalidArgumentError(message)
@@ -338,7 +338,7 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
     """Return the codec of a name: `msgpack`, `json`, `cbor` or `pickle`, each also with `+zstd`.
 
     Raises:
-        InvalidArgumentError: the name is unknown, or it is pickle's and `allow_pickle` is false.
+        InvalidArgumentError: the name is unknown, or it is `pickle` and `allow_pickle` is false.
 
     """
     plain = _PLAIN.get(name.removesuffix(_ZSTD))
@@ -348,15 +348,15 @@ def open_codec(name: str, *, allow_pickle: bool = False) -> Codec:
         raise InvalidArgumentError(message)
     if plain is _PICKLE and not allow_pickle:
         message = (
-            f"codec {name!r} runs whatever code the bytes tell it to: if you trust everybody who "
-            "can write to the store, pass allow_pickle=True to the producer and to the handler"
+            f"codec {name!r} runs any code that is in the bytes: if you trust everybody who can "
+            "write to the store, pass allow_pickle=True to the producer and to the handler"
         )
         raise InvalidArgumentError(message)
     return _COMPRESSED[plain.name] if name.endswith(_ZSTD) else plain
 
 
 def readable_codecs(*, allow_pickle: bool, custom: Iterable[str] = ()) -> list[str]:
-    """Return the names of the codecs that can be read, without `+zstd`; custom ones as given."""
+    """Return the names of the codecs that can be read, without `+zstd`, and the custom ones."""
     own = [name for name in _PLAIN if allow_pickle or name != _PICKLE.name]
     return sorted({*own, *custom})
 
@@ -368,7 +368,7 @@ def _compress(data: bytes) -> bytes:
 
 
 def _stored(size_bytes: int) -> bytes:
-    """Give what stands in front of so many bytes in a frame that holds them as they are.
+    """Return the head of a zstd frame that holds so many bytes uncompressed.
 
     Source: RFC 8878: magic number, one segment with its size in a byte, a last block that is raw.
     """
@@ -378,12 +378,12 @@ def _stored(size_bytes: int) -> bytes:
 
 
 _STORED: Final = [_stored(size_bytes) for size_bytes in range(256)]
-"""By size: to compress a small chunk takes longer than all else that is done with it, and gains
-little. Any zstd reads such a frame."""
+"""The heads of such frames by size. Compressing a small chunk would take longer than all other work
+on it, and gains little. Every zstd decoder reads such a frame."""
 
 
 class _Zstd(threading.local):
-    """A thread's own: zstandard's objects must not be shared, and making one takes 0.02 ms."""
+    """A thread's own objects: zstandard's can't be shared, and creating one takes 0.02 ms."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_content_size=True)
@@ -412,8 +412,8 @@ def _decompress(data: bytes, limit_bytes: int) -> bytes:
     size_bytes = len(data) - len(_STORED[0])
     if 0 <= size_bytes < len(_STORED) and data.startswith(_STORED[size_bytes]):
         return data[len(_STORED[0]) :]
-    # zstandard allocates what a frame claims to hold, so only small claims are tried at once. What
-    # is larger, or claims nothing, is decompressed with a running limit.
+    # zstandard allocates what a frame claims to hold, so only small claims are decompressed at
+    # once. Frames with larger claims, or without one, are decompressed with a running limit.
     claimed_bytes = zstandard.get_frame_parameters(data).content_size
     has_claim = claimed_bytes not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR)
     if has_claim and claimed_bytes > limit_bytes:
@@ -427,10 +427,10 @@ def _decompressed_parts(data: bytes, limit_bytes: int) -> Iterator[bytes]:
     """Decompress one frame in parts of bounded size.
 
     Raises:
-        ChunkTooLargeError: there is more than the limit.
+        ChunkTooLargeError: the frame holds more than the limit.
         EncodingError: the frame has no end, or something follows it.
     """
-    # Not a stream_reader, which takes a frame that is cut short for a whole one.
+    # Not a stream_reader, which accepts a frame that is cut short.
     decompressor = _OF_THREAD.decompressor.decompressobj()
     left = limit_bytes
     for at in range(0, len(data), _PIECE_BYTES):
@@ -451,7 +451,7 @@ def _decompressed_parts(data: bytes, limit_bytes: int) -> Iterator[bytes]:
 
 
 class _Window:
-    """The part of a list that is there, decompressed; what was read is dropped from its front."""
+    """The part of a list that is decompressed; values that were read are dropped from its front."""
 
     def __init__(self, parts: Iterator[bytes], limit_bytes: int) -> None:
         self._parts = parts
@@ -460,7 +460,7 @@ class _Window:
         self.at = 0
 
     def grow(self) -> bool:
-        """Make what is left about twice as long; False: there is no more.
+        """Decompress about as many bytes as are left unread; return False if there are no more.
 
         Raises:
             ChunkTooLargeError: one value is larger than the limit.
@@ -477,14 +477,14 @@ class _Window:
 
     @property
     def limit_values(self) -> int:
-        """How many values each may contain."""
+        """The limit of the values within each value of the list."""
         return self._limit_bytes // VALUE_BYTES
 
 
 def _each_of(
     window: _Window, heads: pieces.Heads, loads: Callable[[bytes], object]
 ) -> Iterator[object]:
-    """Yield the values of a list, whose head says how many there are, or that a BREAK ends it."""
+    """Yield the values of a list whose head declares their number, or which a BREAK ends."""
     number = _declared_length(window, heads)
     while number != 0:
         if number is None:
@@ -513,7 +513,7 @@ def _each_of(
 
 
 def _declared_length(window: _Window, heads: pieces.Heads) -> int | None:
-    """Read the head of a list; return its length, None where it ends with a BREAK."""
+    """Read the head of a list; return its length, or None if it ends with a BREAK."""
     if heads is pieces.CBOR:
         if window.data.startswith(CBOR_TAG):
             window.at = len(CBOR_TAG)
@@ -523,7 +523,7 @@ def _declared_length(window: _Window, heads: pieces.Heads) -> int | None:
     length = (_cbor_length if heads is pieces.CBOR else _msgpack_length)(window.data)
     head = heads[window.data[window.at]] if length is not None else None
     if head is None:
-        message = "a chunk is a list: it was written by another codec, or is damaged"
+        message = "it is not a list: it was written by another codec, or is damaged"
         raise EncodingError(message)
     window.at += head.size
     return length
@@ -555,10 +555,10 @@ _JSON_DEPTH: Final = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 
 
 def _json_value_end(window: _Window) -> int:
-    """Return where the value that begins at the window's place ends; the window grows for it.
+    """Return the end of the value that begins at the window's position, growing the window.
 
     Raises:
-        pieces.ManyValuesError: it contains more than the window's limit.
+        pieces.ManyValuesError: it contains more values than the window's limit.
         pieces.IncompleteError: it has no end.
     """
     depth = marks = seen_bytes = 0
@@ -584,7 +584,11 @@ def _json_value_end(window: _Window) -> int:
 
 
 def _json_mark(window: _Window, mark: bytes, *, is_asked: bool = False) -> bool:
-    """Skip white space and the mark; where `is_asked`, return whether it is there."""
+    """Skip white space and the mark, and return whether it is there.
+
+    Raises:
+        EncodingError: it is missing, unless `is_asked`.
+    """
     while True:
         window.at = _JSON_SPACE.match(window.data, window.at).end()  # type: ignore[union-attr]
         if window.at < len(window.data) or not window.grow():
@@ -600,7 +604,7 @@ def _json_mark(window: _Window, mark: bytes, *, is_asked: bool = False) -> bool:
 
 def _json_end(window: _Window) -> None:
     if _json_mark(window, b" ", is_asked=True) or window.at == len(window.data):
-        return  # there is no space after spaces
+        return  # `_json_mark` has skipped all spaces already
     message = "bytes follow the end of the chunk: it is damaged"
     raise EncodingError(message)
 
@@ -622,7 +626,7 @@ def _cbor_length(data: bytes) -> int | None:
     head = data[0] if data else 0
     if not 0x80 <= head <= 0x9B:
         return None
-    # 24 to 27: the length stands in the 1, 2, 4 or 8 bytes that follow.
+    # 24 to 27: the length is in the 1, 2, 4 or 8 bytes that follow.
     short = head & 0x1F
     return short if short < 24 else int.from_bytes(data[1 : 1 + (1 << short - 24)], "big")
 
@@ -634,7 +638,7 @@ class _UnreadableError(ValueError):
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 _TEXT: Final = frozenset({str})
 _SHARED_BELOW_DEPTH: Final = 3
-"""From here on an object that occurs more than once in a level is looked at once."""
+"""Below this depth an object that occurs more than once in a level is checked once."""
 
 
 def _nothing_in(_value: object) -> None:
@@ -643,15 +647,16 @@ def _nothing_in(_value: object) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Check:
-    """A check for what a codec would write but not read back; 50 to 100 ns a value.
+    """A check for values that a codec would write but not read back; 50 to 100 ns for each value.
 
     Args:
-        by_tracking: look at values that the garbage collector tracks, instead of all but scalars.
-        inner: returns what a value of no plain type contains, None where it is no container; raises
-            _UnreadableError.
-        plain_keys: types of keys that come back as they are.
-        is_lossy: whether a dict with other keys would come back with fewer of them.
-        may_be_cyclic: the codec carries lists of themselves; an object counts where it is first.
+        by_tracking: check the values that the garbage collector tracks, instead of all but scalars.
+        inner: returns the contents of a value that is not of a plain type, or None if it is not a
+            container; raises _UnreadableError.
+        plain_keys: types of keys that come back unchanged.
+        is_lossy: returns whether a dict with other keys would come back with fewer of them.
+        may_be_cyclic: the codec can encode lists that contain themselves. An object counts at the
+            depth where it occurs first.
     """
 
     by_tracking: bool = False
@@ -661,21 +666,22 @@ class _Check:
     may_be_cyclic: bool = False
 
     def __call__(self, operations: Iterable[object]) -> None:
-        """Raise _UnreadableError with the reason why operations could not be read back.
+        """Raise _UnreadableError with the reason if operations could not be read back.
 
-        Level by level rather than recursively, since what nests too deep would exhaust the stack:
-        cbor2 ends the process then.
+        It works level by level and not recursively, since values nested too deep would exhaust the
+        stack, which cbor2 answers by ending the process.
         """
         level = operations
         seen: dict[int, object] = {}
         for depth in range(MAX_DEPTH + 1):
-            # The innermost dict may hold scalars alone, so in the last level all are looked at.
+            # The innermost dict may hold only scalars, so in the last level all values are checked.
             if self.by_tracking and depth < MAX_DEPTH:
                 found = list(filter(gc.is_tracked, level))
             else:
                 found = [value for value in level if type(value) not in _SCALARS]
             if depth > _SHARED_BELOW_DEPTH or self.may_be_cyclic:
-                # Else a list of the same list twice, of the same list twice, … would never end.
+                # Otherwise a list that holds the same list twice, which holds the same list twice,
+                # and so on, would never end.
                 distinct = {id(value): value for value in found}
                 found = [value for id_, value in distinct.items() if id_ not in seen]
                 if self.may_be_cyclic:
@@ -689,7 +695,7 @@ class _Check:
             level = chain.from_iterable(parts)
 
     def _parts(self, found: list[object]) -> list[Iterable[object]]:
-        """Return what values contain."""
+        """Return the contents of values."""
         dicts = [value for value in found if type(value) is dict]
         parts: list[Iterable[object]] = list(map(dict.values, dicts))
         if len(dicts) < len(found):
@@ -715,19 +721,19 @@ _SEQUENCES: Final = (list, tuple, set, frozenset)
 
 
 _MSGPACK: Final = msgspec.msgpack.Encoder()
-"""msgspec's objects keep no state between calls and may be shared by threads."""
+"""An encoder shared by all threads: msgspec's objects keep no state between calls."""
 
 _SMALL_MSGPACK_BYTES: Final = 1 << 10
 _AT_ONCE: Final = 1_000
-"""Operations whose copies take memory together."""
+"""The number of operations that are copied into memory together."""
 
 
 def _dump_msgpack(operations: list[object]) -> bytes:
     data = _MSGPACK.encode(operations)
-    # msgspec takes 0.08 ms for 1,000 small dicts, a look at each of their keys and values 5 times
-    # that. So in larger chunks of plain data only what the garbage collector tracks is looked at:
-    # not scalars, nor dicts of scalars. That overlooks how deep tuples of scalars are; but the
-    # decoder reads far more than MAX_DEPTH.
+    # msgspec takes 0.08 ms for 1,000 small dicts; checking each of their keys and values takes 5
+    # times as long. So in larger chunks of plain data only values that the garbage collector tracks
+    # are checked, and not scalars or dicts of scalars. That ignores the depth of tuples of scalars,
+    # but the decoder reads far more levels than MAX_DEPTH.
     is_large = len(data) > _SMALL_MSGPACK_BYTES
     check = _CHECK_PLAIN_MSGPACK if is_large and _is_plain(operations) else _CHECK_MSGPACK
     check(operations)
@@ -735,7 +741,7 @@ def _dump_msgpack(operations: list[object]) -> bytes:
 
 
 def _is_plain(operations: list[object]) -> bool:
-    """Return whether all is of the types that Python's own bytecode files have; quickly."""
+    """Return whether all values are of types that `marshal` can write, which is a fast check."""
     try:
         for at in range(0, len(operations), _AT_ONCE):
             marshal.dumps(operations[at : at + _AT_ONCE])
@@ -781,14 +787,14 @@ def _dump_json(operations: list[object]) -> bytes:
 
 
 def _load_json(data: bytes) -> object:
-    # Decoded here: json.loads would guess UTF-16 and UTF-32 from damaged bytes.
+    # Decode the text first: json.loads would guess UTF-16 or UTF-32 from damaged bytes.
     return json.loads(data.decode())
 
 
 def _in_cbor(value: object) -> Iterable[object] | None:
-    """Return what a value contains; raise _UnreadableError for what would come back as another."""
+    """Return a value's contents; raise _UnreadableError if it would come back as another value."""
     if type(value) is Decimal:
-        # cbor2 makes a float of a NaN.
+        # cbor2 turns a NaN into a float.
         is_readable = not value.is_nan() and len(value.as_tuple().digits) <= _MAX_DIGITS
     elif type(value) is datetime:
         offset = value.utcoffset()
@@ -817,12 +823,12 @@ _CHECK_CBOR: Final = _Check(inner=_in_cbor)
 
 
 def _dump_cbor(operations: list[object]) -> bytes:
-    _CHECK_CBOR(operations)  # before: cbor2 exhausts the stack with what nests too deep
+    _CHECK_CBOR(operations)  # before encoding: cbor2 exhausts the stack on too deep nesting
     return cbor2.dumps(operations)
 
 
 def _comes_back_from_cbor(value: object) -> bool:
-    # Kinds that are rare, and hold nothing else.
+    # Only for rare types that contain no other values.
     try:
         found = _load_cbor(cbor2.dumps(value))
     except (cbor2.CBORDecodeError, EncodingError):
@@ -847,21 +853,22 @@ def _of_bounded_integers(tag: int) -> Callable[..., object]:
 
 
 _MAX_DIGITS: Final = 4_300
-"""The longest integer that Python reads. Decimals and fractions take the square of it in time."""
+"""The longest integer that Python reads. The time for decimals and fractions grows with its square.
+"""
 
 _MAX_BITS: Final = 14_285
-"""Bits of the largest number of `_MAX_DIGITS` digits."""
+"""The number of bits of the largest number with `_MAX_DIGITS` digits."""
 
 _DECODERS: Final = {
-    # Shared values and strings: a few bytes could refer to each other so often that no memory holds
-    # what they stand for, once that is written as JSON.
+    # Shared values and strings: a few bytes could refer to each other so often that their JSON form
+    # does not fit into any memory.
     **dict.fromkeys((25, 28, 29, 256), _no_reference),
     **{tag: _of_bounded_integers(tag) for tag in (4, 5, 30)},
 }
 
 
 def _load_cbor(data: bytes) -> object:
-    # Without the tag: cbor2 makes tuples of lists in tags.
+    # Without the tag: cbor2 turns lists within tags into tuples.
     stream = io.BytesIO(data.removeprefix(CBOR_TAG))
     return _at_end(stream, cbor2.CBORDecoder(stream, semantic_decoders=_DECODERS).decode())
 
@@ -872,8 +879,9 @@ _CHECK_PICKLE: Final = _Check(may_be_cyclic=True)
 def _dump_pickle(operations: list[object]) -> bytes:
     _CHECK_PICKLE(operations)
     data = pickle.dumps(operations, protocol=_PICKLE_PROTOCOL)
-    # Many classes are pickled in a way that can't be undone, such as exceptions with arguments of
-    # their own. Objects of classes are read back, which about doubles the time; plain data is not.
+    # The pickles of many classes can't be read, such as those of exceptions with arguments of their
+    # own. So pickles that name classes are read back, which about doubles the time. Plain data is
+    # not.
     if _STACK_GLOBAL in data:
         pickle.loads(data)  # noqa: S301  our own
     return data
@@ -881,11 +889,11 @@ def _dump_pickle(operations: list[object]) -> bytes:
 
 def _load_pickle(data: bytes) -> object:
     stream = io.BytesIO(data)
-    return _at_end(stream, pickle.load(stream))  # noqa: S301  see open_codec: asked for
+    return _at_end(stream, pickle.load(stream))  # noqa: S301  allowed by the user: see open_codec
 
 
 def _at_end(stream: io.BytesIO, value: object) -> object:
-    # cbor2 and pickle ignore what follows the first value: for us it is damage.
+    # cbor2 and pickle ignore bytes after the first value; here they mean that it is damaged.
     left = len(stream.read())
     if left:
         message = f"{left:,} bytes follow the end of the chunk: it is damaged"
@@ -901,7 +909,7 @@ def _dump_raw(operations: list[object]) -> bytes:
 
 
 RAW = Codec("raw", _dump_raw, lambda data: [data])
-"""Of chunks that are bytes already: the producer's own affair what is in them."""
+"""The codec of chunks that are bytes already; only their producer knows what is in them."""
 
 _PICKLE = Codec("pickle", _dump_pickle, _load_pickle)
 _PLAIN: dict[str, Codec] = {
@@ -940,7 +948,7 @@ def _helps(name: str) -> str:
         case "pickle":
             return "it must be importable by name; no lambdas, open files, locks or connections"
         case _:
-            return "its dumps refused it"
+            return "the codec's own dumps refused it"
 
 
 def _text_of(exc: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Serialisation formats, objects with `dumps` and `loads`, as codecs with a name."""
+"""Codecs made of serialization formats, which are objects with `dumps` and `loads`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from opsqueue.exceptions import InvalidArgumentError
 
 
 def codec_of_format(serialization_format: SerializationFormat) -> Codec:
-    """Give the codec of a format: a known one where there is one, so that anybody can read it.
+    """Return the codec of a format: a built-in one if possible, so that everybody can read it.
 
-    pickle is allowed here: whoever passes the module has asked for it.
+    pickle is allowed here, since a caller that passes the module wants it.
 
     Raises:
-        InvalidArgumentError: it has no dumps and loads.
+        InvalidArgumentError: the format has no dumps and loads.
     """
     given: Any = serialization_format
     if isinstance(given, Codec):

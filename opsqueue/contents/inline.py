@@ -1,8 +1,8 @@
-"""Where the contents of small submissions are read: in Redis first, then in the store.
+"""Reading the contents of small submissions: from Redis first, then from the store.
 
 A submission whose encoded inputs are few and small together is inserted with them, and its chunks
-are handed out with them. Its small outputs come with the reports. What is larger lies in the store,
-as for every other submission. The I/O is that of what is asked.
+are reserved with them. Its small outputs are sent with the reports. Larger outputs are in the
+store, as for every other submission. All I/O goes through the given queue and store.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from opsqueue.store.base import Readable
 
 Kind = Literal["inputs", "outputs"]
-"""Of contents."""
+"""The kinds of contents."""
 
 _KINDS: Final[Mapping[str, Kind]] = {"in": "inputs", "out": "outputs"}
 
 
 class InlineOf(Protocol):
-    """What Redis has of a submission: all of a kind, or of one chunk."""
+    """A function that reads a submission's contents in Redis: all of a kind, or one chunk's."""
 
     def __call__(
         self, submission_id: SubmissionId, kind: Kind, index: int | None = None
     ) -> Mapping[int, bytes]:
-        """Give encoded contents by chunk."""
+        """Return encoded contents by chunk."""
 
 
 class InlineFirst:
-    """Objects of a small submission, by the keys that they would have in the store.
+    """The objects of a small submission, by the keys that they would have in the store.
 
     Args:
-        submission: as it was when it was looked at.
-        store: has what Redis does not.
-        inline_of: asked when the first is read, once a kind; while the submission runs, for each
-            output anew, since it may have come in between.
+        submission: the submission, in the state in which it was read.
+        store: the store with the objects that are not in Redis.
+        inline_of: reads contents from Redis. It is called once for each kind, with the first read.
+            While the submission runs it is called for each output, which may be new.
     """
 
     def __init__(self, submission: Submission, store: Readable, inline_of: InlineOf) -> None:
@@ -50,7 +50,7 @@ class InlineFirst:
         self._found: dict[Kind, Mapping[int, bytes]] = {}
 
     def get(self, key: str) -> bytes:
-        """Give an object's content; see `ObjectStore.get`."""
+        """Return an object's content; see `ObjectStore.get`."""
         kind, index = _parsed(key)
         if self._is_growing(kind):
             data = self._inline_of(self._submission.id, kind, index).get(index)
@@ -59,7 +59,7 @@ class InlineFirst:
         return self._store.get(key) if data is None else data
 
     def at_hand(self, key: str) -> bytes | None:
-        """Give an object's content; see `HasAtHand.at_hand`. The first one asks Redis for all."""
+        """Return an object's content; see `HasAtHand.at_hand`. Reads all of a kind at once."""
         kind, index = _parsed(key)
         return None if self._is_growing(kind) else self._look_up(kind, index)
 
@@ -80,5 +80,5 @@ def _parsed(key: str) -> tuple[Kind, int]:
 
 
 def reader_of(submission: Submission, store: Readable, inline_of: InlineOf) -> Readable:
-    """Give what reads a submission's objects, wherever they are; asks nothing yet."""
+    """Return a reader for a submission's objects, wherever they are; it makes no request yet."""
     return InlineFirst(submission, store, inline_of) if submission.is_inline else store

@@ -1,13 +1,13 @@
 r"""JSON lines (NDJSON): one value a line, by the same rules on the command line and over HTTP.
 
-| in the text                                | what becomes of it                            |
+| in the text                                | treatment                                     |
 |--------------------------------------------|-----------------------------------------------|
-| a byte order mark at the very beginning    | left out                                      |
-| a blank line (spaces, tabs)                | none                                          |
-| `\r\n`, a last line without an end          | as `\n`; no other character ends a line        |
-| a line of more than the limit              | refused                                       |
+| a byte order mark at the very beginning    | skipped                                       |
+| a blank line (spaces, tabs)                | skipped                                       |
+| `\r\n`, a last line without an end          | like `\n`; no other character ends a line      |
+| a line longer than the limit               | refused                                       |
 | NaN, Infinity, 1e400                       | refused: JSON has no form for their values    |
-| a lone surrogate, invalid UTF-8, UTF-16    | refused: it is no text                        |
+| a lone surrogate, invalid UTF-8, UTF-16    | refused: it is not text                       |
 | integers of up to 4,300 digits             | exact                                         |
 | a key that is repeated in an object        | the last one stays                            |
 
@@ -27,7 +27,7 @@ import msgspec
 from opsqueue.contents.codec import MAX_DEPTH
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""The size of a whole body of the API by default: a longer line is mostly no line at all."""
+"""The default size of a whole body of the API. A longer line is mostly an error."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -35,7 +35,7 @@ _WHITE: Final = b" \t\r\n"
 _DECODER: Final = msgspec.json.Decoder()
 _SHOWN_CHARACTERS: Final = 60
 
-# Possessive, and without an end that must be there: it takes one pass through any text.
+# Possessive, and with an optional end, so that it takes one pass through any text.
 _TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]|[^\s\[\]{},:"]+', re.DOTALL)
 _FRACTION: Final = re.compile(r"[.eE]")
 _MAX_DIGITS: Final = 4_300
@@ -49,7 +49,7 @@ class JsonLineError(ValueError):
     """A line is not one JSON value."""
 
     def __init__(self, line: int, column: int, why: str, text: str = "") -> None:
-        """Keep the place, from 1 on and in characters, the reason, and the line's beginning."""
+        """Store the place (from 1, in characters), the reason and the line's beginning."""
         self.line = line
         self.column = column
         self.why = why
@@ -70,8 +70,8 @@ def values_of(lines: Iterable[bytes], *, limit_bytes: int = MAX_LINE_BYTES) -> I
     """Yield the value of each line that is not blank.
 
     Args:
-        lines: split at line feeds alone, which they may still have at their end.
-        limit_bytes: of a line.
+        lines: lines that were split at line feeds only, and may still end with them.
+        limit_bytes: the limit of a line.
 
     Raises:
         JsonLineError: a line is too long, or not one JSON value.
@@ -81,7 +81,7 @@ def values_of(lines: Iterable[bytes], *, limit_bytes: int = MAX_LINE_BYTES) -> I
         if len(line) > limit_bytes and len(line.removesuffix(b"\n")) > limit_bytes:
             why = (
                 f"the line is longer than the limit (max-line-bytes) of {limit_bytes:,} bytes: "
-                "raise it, or put large things into the object store, and where they are into the "
+                "raise it, or store large data in the object store, and put its location into the "
                 "operation"
             )
             raise JsonLineError(number, limit_bytes + 1, why)
@@ -98,14 +98,14 @@ def _without_bom(line: bytes, number: int) -> bytes:
 
 
 def _explained(line: bytes, number: int, exc: Exception) -> JsonLineError:
-    """Find out where a line is wrong, and why: the decoder is fast and does not say it well."""
+    """Return the place and the reason of a line's error, which the fast decoder lacks."""
     if line.startswith(_UTF_16):
         return JsonLineError(number, 1, "this is UTF-16: save it as UTF-8")
     try:
         text = line.decode()
     except UnicodeDecodeError as found:
         column = len(line[: found.start].decode()) + 1
-        return JsonLineError(number, column, "this byte is no UTF-8")
+        return JsonLineError(number, column, "this byte is not UTF-8")
     text = text.rstrip("\r\n")
     position, why = _diagnosed(text, exc)
     return JsonLineError(number, position + 1, why, text.strip(" \t"))
@@ -120,7 +120,7 @@ def _diagnosed(text: str, exc: Exception) -> tuple[int, str]:
         return found.pos, _reason(text[found.pos : found.pos + 1], found.msg)
     except (ValueError, RecursionError):
         pass  # an integer of more digits than Python reads
-    # What Python's decoder takes, and JSON has not.
+    # Find what Python's decoder accepts although it is not JSON.
     for token in _TOKEN.finditer(text):
         if why := _refusal_of(token[0]):
             return token.start(), why
@@ -148,16 +148,16 @@ def _too_deep(text: str) -> tuple[int, str]:
 
 
 def _refusal_of(token: str) -> str:
-    """Return what is wrong about a string, a number or a constant; '': nothing."""
+    """Return why a string, a number or a constant is refused; '' if it is not."""
     if token.startswith('"'):
         has_lone = _SURROGATE.search(json.loads(token))
-        return "a lone surrogate in this string, which is no character" if has_lone else ""
+        return "a lone surrogate in this string, which is not a character" if has_lone else ""
     if token in _CONSTANTS:
-        return f"{token} is no JSON: give null or a string in its place"
+        return f"{token} is not JSON: give null or a string instead"
     if token[0] not in "-0123456789" or not _is_beyond(token):
         return ""
     shown = token if len(token) <= _SHOWN_CHARACTERS else f"{token[:_SHOWN_CHARACTERS]}…"
-    return f"{shown} is beyond what a number can be"
+    return f"{shown} is beyond the range of numbers"
 
 
 def _is_beyond(number: str) -> bool:

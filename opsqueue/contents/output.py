@@ -1,15 +1,15 @@
-"""A chunk's output as bytes: its results, and the errors of its operations that failed.
+"""A chunk's output as bytes: its results, and the errors of its failed operations.
 
-One object holds both, since two attempts may fail at different operations: results of one and
-errors of the other would not make up the chunk. Without errors it is the codec's list alone, with
-errors an envelope about it. Pure, no I/O.
+One object holds both, since two attempts may fail at different operations: results of one attempt
+and errors of another would not add up to the chunk. Without errors it is only the codec's list,
+with errors an envelope around it. Pure, no I/O.
 
-| bytes       | what                                                                          |
+| bytes       | contents                                                                      |
 |-------------|-------------------------------------------------------------------------------|
 | 8           | `MAGIC`; its first byte begins no MessagePack, no JSON, no pickle, no zstd     |
 | 8           | length of the records, big-endian                                             |
 | that many   | records, MessagePack: operations, tracebacks, (index, type, message, number of |
-|             | the traceback) of each error, ascending; always, whatever the codec           |
+|             | the traceback) of each error, ascending; MessagePack for every codec          |
 | the rest    | the codec's list of the results, in order                                     |
 """
 
@@ -30,10 +30,11 @@ from opsqueue.model.chunk import MAX_FAILURE_CHARACTERS, OperationError, encodab
 
 MAGIC: Final = b"\xc1OQERR\x01\n"
 MAX_TRACEBACK_CHARACTERS: Final = 1_000_000
-"""Of all different tracebacks of a chunk; errors beyond come without, but for one seen before."""
+"""The limit of all different tracebacks of a chunk. Errors beyond it are stored without a
+traceback, unless theirs was stored with an earlier error."""
 
 MAX_TRACEBACK_READ: Final = 2 * MAX_FAILURE_CHARACTERS
-"""Limit of one traceback that is read; more than any of our programs writes."""
+"""The limit of one traceback that is read. It is above what any of our programs writes."""
 
 _RESULT: Final = "the result of operation"
 _LENGTH_BYTES: Final = 8
@@ -50,7 +51,7 @@ class _NoResult:
 
 
 NO_RESULT: Final = _NoResult()
-"""Stands for an operation that has neither a result nor an error yet; None is a result."""
+"""A placeholder for an operation without a result or an error; None is a valid result."""
 
 _NO_VALUES: Final = frozenset(
     {
@@ -63,7 +64,7 @@ _NO_VALUES: Final = frozenset(
         concurrent.futures.Future,
     }
 )
-"""Calls that have not run, or not to their end: a lenient codec would write their `repr`."""
+"""The types of calls that have not run to their end; a lenient codec would write their `repr`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,18 @@ class Encoded:
 
 
 def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = False) -> Encoded:
-    """Encode what a handler gave for each operation of a chunk.
+    """Encode the results that a handler returned for the operations of a chunk.
 
     Args:
-        results: in the order of the operations.
-        codec: of the submission.
-        collects: an OperationError among the results is that operation's error, and a result that
-            the codec can't carry becomes one.
+        results: the results, in the order of the operations.
+        codec: the submission's codec.
+        collects: an OperationError among the results is the error of its operation, and a result
+            that the codec can't encode becomes one.
 
     Raises:
-        EncodingError: a result is none, such as a coroutine that nobody awaited, or can't be
-            carried; with `collects`, only if all of them together can't, though each alone could.
+        EncodingError: a result is not a value, such as a coroutine that was not awaited, or can't
+            be encoded. With `collects`, this is raised only if the results can't be encoded
+            together, although each of them could.
         OpsqueueInternalError: an operation has neither a result nor an error.
     """
     if not _NO_VALUES.isdisjoint(map(type, results)):
@@ -109,7 +111,7 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
 
 
 def _value(result: object, index: int, *, collects: bool) -> object:
-    """Return a result, or the error of an operation that returned a call instead of its value."""
+    """Return a result, or the error of an operation that returned an unfinished call."""
     if type(result) not in _NO_VALUES:
         return result
     if result is NO_RESULT:
@@ -137,20 +139,20 @@ def decode_output(
 
     Args:
         data: the output.
-        codec: of the submission.
-        operations: how many the chunk has; checked before the results are built where the codec
-            declares their number. None: unknown. Ignored for raw outputs.
-        limit_bytes: of the results before compression.
-        limit_values: of all that the results contain; see `Codec.decode`.
+        codec: the submission's codec.
+        operations: the number of operations in the chunk. It is checked before the results are
+            built if the codec declares their number. None: unknown. Ignored for raw outputs.
+        limit_bytes: the limit of the results before compression.
+        limit_values: the limit of all values in the results; see `Codec.decode`.
 
     Raises:
-        ChunkTooLargeError: there are more bytes of results than `limit_bytes`.
+        ChunkTooLargeError: the results have more bytes than `limit_bytes`.
         EncodingError: the bytes are damaged, were written by another codec, or are the output of a
             chunk of another length.
     """
     # A raw output may begin with anything.
     if codec.plain_name == RAW.name:
-        # Of an output with errors the list of results alone is compressed.
+        # In an output with errors only the list of results is compressed.
         end = envelope_end(data) if codec.is_compressed and data.startswith(MAGIC) else 0
         plain = codec.decode(data[end:], limit_bytes=limit_bytes)
         return [data[:end] + bytes(part) for part in plain if isinstance(part, bytes)]
@@ -161,7 +163,7 @@ def decode_output(
     recorded, errors, encoded = _opened(data)
     if operations is not None and recorded != operations:
         message = (
-            f"the output is of {recorded:,} operations, the chunk has {operations:,}: it is of "
+            f"the output has {recorded:,} operations, the chunk has {operations:,}: it belongs to "
             "another chunk"
         )
         raise EncodingError(message)
@@ -187,7 +189,7 @@ def decode_each_outcome(
     if data.startswith(MAGIC):
         recorded, errors, data = _opened(data)
         if recorded != operations:
-            message = f"the output is of {recorded:,} operations, the chunk has {operations:,}"
+            message = f"the output has {recorded:,} operations, the chunk has {operations:,}"
             raise EncodingError(message)
     results = codec.decode_each(
         data,
@@ -200,12 +202,12 @@ def decode_each_outcome(
             yield errors[index]
         else:
             yield next(results)
-    # To its end, where what follows is found.
+    # Read to the end, where bytes that follow are noticed.
     yield from results
 
 
 def errors_of(data: bytes) -> Mapping[int, OperationError]:
-    """Give the errors in an output by index within the chunk, ascending; needs no codec.
+    """Return the errors in an output by index within the chunk, ascending; no codec is needed.
 
     Raises:
         EncodingError: the bytes are damaged.
@@ -214,13 +216,13 @@ def errors_of(data: bytes) -> Mapping[int, OperationError]:
 
 
 def envelope_end(head: bytes) -> int:
-    """Return where the errors end and the codec's list begins, given how an envelope begins."""
+    """Return where the errors end and the codec's list begins, from the head of an envelope."""
     begin = len(MAGIC) + _LENGTH_BYTES
     return begin + int.from_bytes(head[len(MAGIC) : begin], "big")
 
 
 def count_envelope(data: bytes) -> tuple[int, int]:
-    """Return how many operations an envelope is of, and how many of them failed.
+    """Return the number of operations in an envelope, and how many of them failed.
 
     Raises:
         EncodingError: the bytes are damaged.
@@ -230,7 +232,7 @@ def count_envelope(data: bytes) -> tuple[int, int]:
 
 
 def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError]) -> bytes:
-    # A custom codec's list may begin with anything, so also with the magic.
+    # A custom codec's list may begin with anything, even with the magic.
     if not errors and not data.startswith(MAGIC):
         return data
     # A thousand operations that fail in the same line have one traceback.
@@ -249,7 +251,7 @@ def _enveloped(data: bytes, operations: int, errors: Mapping[int, OperationError
 
 
 def _opened(data: bytes) -> tuple[int, Mapping[int, OperationError], bytes]:
-    """Take an envelope apart: operations, errors, the codec's list."""
+    """Parse an envelope: the number of operations, the errors, the codec's list."""
     end = envelope_end(data)
     try:
         operations, tracebacks, rows = _DECODER.decode(data[len(MAGIC) + _LENGTH_BYTES : end])
@@ -266,7 +268,8 @@ def _opened(data: bytes) -> tuple[int, Mapping[int, OperationError], bytes]:
         message = f"the errors in an output of {len(data):,} bytes are out of order: damaged"
         raise EncodingError(message)
     if longest > MAX_TRACEBACK_READ:
-        # Thousands of errors may refer to it: a few bytes each, and a line with all of it for each.
+        # Thousands of errors may refer to it, in a few bytes each, and each would be written out
+        # with all of it.
         message = (
             f"a traceback in an output has {longest:,} characters, the limit is "
             f"{MAX_TRACEBACK_READ:,}"

@@ -1,16 +1,16 @@
 """Checks that a chunk's output can be read and has a result or an error for each operation.
 
-An output that is at hand is decoded. One that somebody else has stored is judged by its head, with
-a bounded number of bytes read: the codec, the length that its list declares, and all of it where it
-is small. Pure, except that parts of a stored output come from the function that reads them.
+An output in memory is decoded. An output that is stored already is judged by its head, of which a
+bounded number of bytes is read: the codec, and the length that its list declares. If it is small,
+it is decoded as well. Pure, except that a function reads the parts of a stored output.
 
-| codec                     | what is checked of a stored output                              |
+| codec                     | check of a stored output                                        |
 |---------------------------|-----------------------------------------------------------------|
-| `msgpack`, `cbor`         | that it is a list, and the length that this declares            |
+| `msgpack`, `cbor`         | that it is a list, and its declared length                      |
 | `json`                    | that it is a list                                               |
-| `pickle`                  | how it begins: reading it would run whatever code is in it      |
-| `raw`                     | that it is there: what is in it is the submitter's affair       |
-| another, a user's own     | that it is not empty                                            |
+| `pickle`                  | its first bytes: reading it would run any code that is in it    |
+| `raw`                     | that it exists: only the submitter knows what is in it          |
+| a custom codec            | that it is not empty                                            |
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from opsqueue.contents.output import MAGIC, count_envelope, decode_output, envel
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
 HEAD_BYTES: Final = 160 * 1024
-"""zstd gives nothing before it has a whole block, which is 128 KiB at most."""
+"""The size of a head. zstd needs a whole block, of up to 128 KiB, to decompress anything."""
 
 MAX_ERRORS_BYTES: Final = 16 * 1024 * 1024
-"""Limit of the errors in an output: they are read whole, to be counted."""
+"""The limit of the errors in an output, all of which are read to count them."""
 
 _DECODED_BYTES: Final = 256 * 1024
-"""Limit of a stored output that is decoded to be counted: some milliseconds."""
+"""The limit of a stored output that is decoded to count its results, in some milliseconds."""
 
 _PLAIN_HEAD_BYTES: Final = 64
 _ZSTD: Final = "+zstd"
@@ -42,7 +42,7 @@ _MSGPACK_LISTS: Final = {*(bytes([head]) for head in range(0x90, 0xA0)), b"\xdc"
 _CBOR_LISTS: Final = {*(bytes([head]) for head in range(0x80, 0x9C)), CBOR_UNDECLARED}
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 Read = Callable[[int, int], bytes]
-"""Returns so many bytes from an offset on; fewer where the output ends."""
+"""A function that returns a number of bytes from an offset on; fewer at the end of the output."""
 
 
 def count_errors(
@@ -53,21 +53,21 @@ def count_errors(
     limit_bytes: int = MAX_CHUNK_BYTES,
     limit_values: int | None = None,
 ) -> int:
-    """Return how many operations failed in an output, all of which is decoded.
+    """Return the number of failed operations in an output, after decoding all of it.
 
     Args:
         data: the output.
-        codec: its name. What a codec has written that can't be opened here, pickle or a user's own,
-            is judged as a stored output is.
-        operations: of the chunk.
-        limit_bytes: of the results before compression.
-        limit_values: of all that the results contain; see `Codec.decode`.
+        codec: the codec's name. The output of a codec that can't be opened here (pickle or a custom
+            one) is only judged by its head, like a stored output.
+        operations: the number of operations in the chunk.
+        limit_bytes: the limit of the results before compression.
+        limit_values: the limit of all values in the results; see `Codec.decode`.
 
     Raises:
-        ChunkTooLargeError: there is more in the results than the limits allow.
-        EncodingError: it can't be read, or lacks results; says which.
+        ChunkTooLargeError: the results exceed the limits.
+        EncodingError: the output can't be read, or lacks results; the message says which.
     """
-    # The length that it declares first: a list that is too long must not be built.
+    # Check the declared length first: a list that is too long must not be built.
     errors, _ = _look_at(
         lambda start, size_bytes: data[start : start + size_bytes], codec, operations
     )
@@ -76,26 +76,26 @@ def count_errors(
 
 
 def count_stored_errors(read: Read, *, codec: str, operations: int) -> int:
-    """Return how many operations failed in an output of which a bounded part is read.
+    """Return the number of failed operations in an output, reading a bounded part of it.
 
     Args:
-        read: reads parts of it.
+        read: reads parts of the output.
         codec: the name of the submission's codec.
-        operations: of the chunk.
+        operations: the number of operations in the chunk.
 
     Raises:
-        EncodingError: it can't be read, or lacks results, as far as can be seen.
+        EncodingError: as far as that part shows, the output can't be read or lacks results.
     """
     errors, small = _look_at(read, codec, operations)
     if small is not None:
-        # What is far larger than it looks has been judged by its head.
+        # An output that decompresses to far more has been judged by its head.
         with suppress(ChunkTooLargeError):
             _decode(small, codec, operations, _DECODED_BYTES, None)
     return errors
 
 
 def _look_at(read: Read, codec: str, operations: int) -> tuple[int, bytes | None]:
-    """Check an output's head; return its number of errors, and all of it where it is small."""
+    """Check an output's head; return its number of errors, and all of it if it is small."""
     head = read(0, HEAD_BYTES)
     if codec == RAW.name:
         return 0, None
@@ -109,7 +109,7 @@ def _look_at(read: Read, codec: str, operations: int) -> tuple[int, bytes | None
 
 
 def _open_envelope(head: bytes, read: Read, operations: int) -> tuple[int, int]:
-    """Return how many errors there are, and where the list of results begins."""
+    """Return the number of errors, and where the list of results begins."""
     end = envelope_end(head)
     if end > MAX_ERRORS_BYTES:
         message = (
@@ -124,7 +124,7 @@ def _open_envelope(head: bytes, read: Read, operations: int) -> tuple[int, int]:
 
 
 def _check_list(head: bytes, codec: str, expected: int) -> None:
-    """Check how the codec's list of results begins."""
+    """Check the beginning of the codec's list of results."""
     if not head:
         message = "it is empty"
         raise EncodingError(message)
@@ -146,7 +146,7 @@ def _check_list(head: bytes, codec: str, expected: int) -> None:
         case _:
             is_list = True  # raw
     if not is_list:
-        message = f"it is no list in codec {codec!r}: it was written by another codec, or damaged"
+        message = f"it is not a list in codec {codec!r}: written by another codec, or damaged"
         raise EncodingError(message)
     if declared is not None and declared != expected:
         raise _miscounted(declared, expected)
@@ -178,7 +178,7 @@ def _decode(
     try:
         opened = open_codec(codec)
     except InvalidArgumentError:
-        return  # pickle, which would run anybody's code, or a user's own
+        return  # pickle, which would run anybody's code, or a custom codec
     found = len(decode_output(data, opened, limit_bytes=limit_bytes, limit_values=limit_values))
     if found != operations and opened.plain_name != RAW.name:
         raise _miscounted(found, operations)

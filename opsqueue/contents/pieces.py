@@ -1,7 +1,7 @@
-"""Where values begin and end in encoded bytes, without building any. Pure, no I/O.
+"""Finding where values begin and end in encoded bytes, without building them. Pure, no I/O.
 
-A byte can stand for a dict or a list of 60 bytes of memory and more, so what decoding takes is
-counted before, and what is large is decoded a value at a time.
+A byte can stand for a dict or a list that takes 60 bytes of memory and more. So values are counted
+before they are decoded, and large chunks are decoded one value at a time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ class _Head(NamedTuple):
     """The meaning of a first byte of a MessagePack or CBOR value."""
 
     size: int
-    """Length of the head with a payload of fixed size."""
+    """The length of the head, including a payload of fixed size."""
     children: int = 0
     length_bytes: int = 0
-    """Behind the first byte stands a number of so many bytes."""
+    """The size in bytes of a number that follows the first byte."""
     payload_times: int = 0
-    """That many times the number is the payload's size, in bytes."""
+    """The factor by which that number is multiplied for the payload's size, in bytes."""
     children_times: int = 0
-    """That many times the number is how many values follow."""
+    """The factor by which that number is multiplied for the number of values that follow."""
 
 
 Heads = tuple[_Head | None, ...]
-"""By first byte; None: no value begins so."""
+"""The heads by first byte; None: no value begins with it."""
 
 _UNDECLARED: Final = _Head(0)
 """A CBOR container of undeclared length: its values follow, up to a BREAK."""
@@ -83,7 +83,7 @@ CBOR: Final = _cbor_heads()
 
 
 class ManyValuesError(Exception):
-    """There are more values than the limit."""
+    """The bytes contain more values than the limit."""
 
 
 class IncompleteError(Exception):
@@ -91,12 +91,14 @@ class IncompleteError(Exception):
 
 
 def end_of_value(data: bytes, begin: int, heads: Heads, *, limit_values: int) -> int:
-    """Return where the value ends that begins there; about 0.2 us for each that it contains.
+    """Return the end of the value that begins at `begin`.
+
+    It takes about 0.2 us for each value that this value contains.
 
     Raises:
-        ManyValuesError: it contains more than the limit.
-        IncompleteError: it goes on after the bytes.
-        EncodingError: they are no values.
+        ManyValuesError: it contains more values than the limit.
+        IncompleteError: the bytes end before the value does.
+        EncodingError: the bytes are not a value.
     """
     at, left, total, seen = begin, 1, len(data), 0
     undeclared: list[int] = []
@@ -111,7 +113,7 @@ def end_of_value(data: bytes, begin: int, heads: Heads, *, limit_values: int) ->
             left = 1
         head = heads[data[at]]
         if head is None:
-            message = f"byte {at:,} begins no value"
+            message = f"byte {at:,} does not begin a value"
             raise EncodingError(message)
         size, children, length_bytes, payload_times, children_times = head
         seen += 1
@@ -132,8 +134,9 @@ def end_of_value(data: bytes, begin: int, heads: Heads, *, limit_values: int) ->
 
 
 def check_json(data: bytes, *, limit_values: int) -> None:
-    """Raise ManyValuesError where JSON may hold more values than the limit."""
-    # Texts may hold such characters, too: only where there are many are they taken out, slowly.
+    """Raise ManyValuesError if JSON may hold more values than the limit."""
+    # Strings may contain such characters, too. Removing them is slow, so it is done only if there
+    # are many characters.
     has_many = len(data) > limit_values and _json_marks(data) > limit_values
     if has_many and _json_marks(_JSON_TEXT.sub(b"0", data)) > limit_values:
         raise ManyValuesError

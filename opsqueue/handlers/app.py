@@ -1,4 +1,4 @@
-"""An app: the registry of a user's handlers, one a queue.
+"""An app: the registry of a user's handlers, one for each queue.
 
     app = Opsqueue()
 
@@ -6,7 +6,8 @@
     def increment(number: int) -> int:
         return number + 1
 
-No I/O and no globals: decorating registers, a worker or `opsqueue.testing` runs.
+The decorators only register functions; a worker or `opsqueue.testing` runs them. There is no I/O
+and no global state.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal["chunk", "operation", "raw"]
 OnError = Literal["fail", "collect"]
 DEFAULT_TIME_LIMIT: Final = 600.0
-"""Seconds."""
+"""The default time limit of a chunk, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +54,14 @@ class Chunk:
     metadata: bytes | None
     strategic_metadata: Mapping[str, int]
     trace_context: Mapping[str, str] = field(default_factory=dict)
-    """The producer's: `opsqueue.tracing.extract_context` makes it the parent of a span."""
+    """The producer's trace. `opsqueue.tracing.extract_context` makes it the parent of a span."""
     is_void: Callable[[], bool] = field(repr=False, compare=False)
-    """Ask it in long work: True once nobody wants the result any more (cancelled, failed, lost)."""
+    """Returns True once the reservation is revoked, because the submission was cancelled or failed,
+    or the chunk was lost. Long-running handlers can call it to stop early."""
     prefix: str = ""
-    """The keys of the submission's objects in the store begin with it."""
+    """The beginning of the keys of all the submission's objects in the store."""
     input_content: bytes = field(default=b"", repr=False)
-    """The operations, encoded."""
+    """The encoded operations."""
 
     @property
     def index(self) -> ChunkIndex:
@@ -68,7 +70,7 @@ class Chunk:
 
     @property
     def retries(self) -> int:
-        """Attempts that were used before this one."""
+        """The number of attempts before this one."""
         return self.attempt - 1
 
     @property
@@ -94,10 +96,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A user's function and how it is run: see `Opsqueue.chunk_handler`; or a consumer's callback.
+    """A handler with its options, see `Opsqueue.chunk_handler`, or a consumer's callback.
 
-    A callback takes the chunk by position and not by name. It may be `raw`: it gets the chunk
-    alone, and returns the encoded output.
+    A callback receives the chunk by position and not by name. If it is `raw`, it receives only the
+    chunk and returns the encoded output.
     """
 
     queue: str
@@ -110,21 +112,21 @@ class Handler:
     time_limit: float = DEFAULT_TIME_LIMIT
     soft_time_limit: float | None = None
     concurrency: int = 1
-    """Operations of a chunk at once; 1 for chunk handlers."""
+    """The number of operations of a chunk that run at once; 1 for chunk handlers."""
     on_error: OnError = "fail"
     codecs: tuple[Codec, ...] = ()
-    """The user's own, which it reads beside ours."""
+    """The user's own codecs, which it reads in addition to the built-in ones."""
     codec_of: Callable[[str], Codec] | None = None
-    """For callbacks: makes the codec of a chunk's contents from the name of the submission's."""
+    """Set for callbacks only: returns the codec of a chunk, given the submission's codec name."""
 
     @property
     def is_callback(self) -> bool:
-        """True for a consumer's callback."""
+        """True if it is a consumer's callback."""
         return self.codec_of is not None
 
     @property
     def collects(self) -> bool:
-        """Whether an operation that fails becomes an error record, and the others go on."""
+        """True if a failed operation becomes an error record, and the others go on."""
         return self.on_error == "collect"
 
     @property
@@ -136,7 +138,7 @@ class Handler:
 
     @property
     def readable_codecs(self) -> list[str]:
-        """Names of the codecs that it reads, without `+zstd`."""
+        """The names of the codecs that it reads, without `+zstd`."""
         from opsqueue.contents.codec import readable_codecs  # noqa: PLC0415 a slow import
 
         custom = [codec.plain_name for codec in self.codecs]
@@ -144,22 +146,23 @@ class Handler:
 
     @property
     def label(self) -> str:
-        """The name of its kind in messages."""
+        """The name of the handler or callback in messages."""
         return "the callback" if self.is_callback else f"handler {self.name}"
 
     @property
     def reservation_ms(self) -> int:
-        """How long a chunk is reserved: its time limit, and as long again to wait for its turn."""
+        """The duration of a reservation: the time limit, and as long again to wait for its turn."""
         return int(self.time_limit * 2_000)
 
 
 class Opsqueue:
-    """The handlers of an application, by queue, and what its workers do at start and end.
+    """The handlers of an application, by queue, and the hooks that its workers run.
 
     Args:
-        codecs: formats of the user's own that its handlers read and write, beside ours: each a
-            `Codec`, or an object with `dumps` and `loads`, as a producer's `serialization_format`.
-            A submission names its format, and the handler takes the one of that name.
+        codecs: custom formats that the handlers read and write in addition to the built-in ones.
+            Each is a `Codec`, or an object with `dumps` and `loads` like a producer's
+            `serialization_format`. A submission records the name of its format, by which it is
+            found here.
     """
 
     def __init__(self, *, codecs: Sequence[SerializationFormat | Codec] = ()) -> None:
@@ -182,26 +185,28 @@ class Opsqueue:
         allow_pickle: bool = False,
         on_error: OnError = "fail",
     ) -> Callable[[Function], Function]:
-        """Register a function, plain or `async def`, that gets the list of a chunk's operations.
+        """Register a function, plain or `async def`, that is called with a chunk's operations.
 
-        It may take a second argument named `chunk` (a `Chunk`), and returns a list of results of
-        the same length, in the same order. The function itself stays as it is.
+        It receives the list of operations and returns a list of results of the same length, in the
+        same order. It may have a second argument named `chunk` (a `Chunk`). The decorator returns
+        the function unchanged.
 
         Args:
-            queue: one handler serves a queue.
-            strategy: which submission is next; Random by default.
-            time_limit: seconds that one chunk may take; then its process is killed and the attempt
-                has failed.
+            queue: the queue that it serves; each queue has one handler.
+            strategy: selects the next submission; Random by default.
+            time_limit: seconds that one chunk may take. After that its process is killed, and the
+                attempt has failed.
             soft_time_limit: seconds after which SoftTimeLimitExceeded is raised in the handler, so
-                that it can tidy up. None: never.
-            allow_pickle: accept submissions encoded with pickle, which can run any code of who
-                submits them.
-            on_error: "collect" takes an exception among the results, as `asyncio.gather(…,
-                return_exceptions=True)` gives them, for that operation's error; see
-                `operation_handler`. What the handler raises fails the chunk all the same.
+                that it can clean up. None: never.
+            allow_pickle: accept submissions encoded with pickle. Reading them runs any code that
+                their submitter has put in.
+            on_error: with "collect", an exception among the results is the error of its operation,
+                as `asyncio.gather(…, return_exceptions=True)` returns them; see
+                `operation_handler`. An exception that the handler raises fails the chunk in any
+                case.
 
         Raises:
-            HandlerError: the queue has a handler, or the function can't be one.
+            HandlerError: the queue already has a handler, or the function can't be one.
         """
         return self._register(
             queue, "chunk", strategy, time_limit, soft_time_limit, allow_pickle, 1, on_error
@@ -218,22 +223,25 @@ class Opsqueue:
         allow_pickle: bool = False,
         on_error: OnError = "fail",
     ) -> Callable[[Function], Function]:
-        """Register a function, plain or `async def`, that gets one operation, returns its result.
+        """Register a function, plain or `async def`, that is called with each operation.
+
+        It receives one operation and returns its result. The arguments and errors are those of
+        `chunk_handler`, with these differences.
 
         Args:
-            queue: as in `chunk_handler`, like the other arguments and the errors.
-            concurrency: how many operations of a chunk run at once, as threads of a plain function
-                and as tasks of an `async def` one: for handlers that wait for others.
-            strategy: see there.
-            time_limit: of the chunk, not of an operation.
+            queue: see `chunk_handler`.
+            concurrency: how many operations of a chunk run at once, in threads for a plain function
+                and in tasks for an `async def` one. It helps handlers that wait for other systems.
+            strategy: see `chunk_handler`.
+            time_limit: the limit of the chunk, not of an operation.
             soft_time_limit: likewise.
-            allow_pickle: see there.
-            on_error: "fail": one that raises fails its chunk, which is tried again as a whole.
-                "collect": it becomes an error record with type, message and traceback, is not tried
-                again, and the rest of the chunk goes on; likewise one whose result can't be
-                encoded. A time limit, MemoryError, and what is no Exception (SystemExit,
-                GeneratorExit) fail the chunk still. A CancelledError is the operation's own error,
-                unless a time limit cancels the chunk.
+            allow_pickle: see `chunk_handler`.
+            on_error: "fail": an operation that raises fails its chunk, which is tried again as a
+                whole. "collect": such an operation gets an error record with type, message and
+                traceback, and is not tried again, while the rest of the chunk goes on. The same
+                holds if its result can't be encoded. A time limit, a MemoryError, and exceptions
+                that are no Exception (SystemExit, GeneratorExit) still fail the chunk. A
+                CancelledError is the operation's own error, unless a time limit cancels the chunk.
         """
         return self._register(
             *(queue, "operation", strategy, time_limit, soft_time_limit, allow_pickle),
@@ -244,11 +252,11 @@ class Opsqueue:
     def on_worker_start(self, function: Function) -> Function:
         """Register a function that each worker process runs once before its first chunk.
 
-        For what is expensive to make and can be kept: clients, models. One that raises ends the
-        worker's start.
+        Use it for objects that are expensive to make and can be kept, such as clients and models.
+        If it raises, the worker does not start.
 
         Raises:
-            HandlerError: calling it would run nothing, as with an `async def` function.
+            HandlerError: calling the function would run nothing, as with an `async def` one.
         """
         _check_is_plain(function, "start")
         self.start_hooks.append(function)
@@ -257,10 +265,10 @@ class Opsqueue:
     def on_worker_stop(self, function: Function) -> Function:
         """Register a function that each worker process runs after its last chunk.
 
-        Not when the process is killed: nothing may depend on it.
+        It does not run if the process is killed, so nothing may depend on it.
 
         Raises:
-            HandlerError: as `on_worker_start`.
+            HandlerError: see `on_worker_start`.
         """
         _check_is_plain(function, "stop")
         self.stop_hooks.append(function)
@@ -337,10 +345,10 @@ class Opsqueue:
         return register
 
     def handler_of(self, queue: str) -> Handler:
-        """Give the queue's handler.
+        """Return the queue's handler.
 
         Raises:
-            HandlerError: there is none; lists the queues that have one.
+            HandlerError: there is none; the message lists the queues that have one.
         """
         try:
             return self.handlers[queue]
@@ -351,7 +359,7 @@ class Opsqueue:
 
 
 def _check_is_plain(function: Callable[..., Any], at: str) -> None:
-    """Refuse a hook whose call only makes a coroutine or a generator, which nobody would run."""
+    """Raise HandlerError for a hook whose call returns a coroutine or generator that never runs."""
     if inspect.iscoroutinefunction(function):
         kind, remedy = "is an `async def`", "call asyncio.run in a plain function"
     elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -369,7 +377,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 def _takes_chunk(function: Callable[..., Any]) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:  # some built-in functions tell no signature: they take the operation alone
+    except ValueError:  # some built-in functions have no signature: they get only the operation
         return False
     _check_takes_operations(function, parameters)
     if "chunk" in {p.name for p in parameters}:
@@ -403,11 +411,11 @@ def _check_takes_operations(
 
 
 def load_app(path: str) -> Opsqueue:
-    """Import the app that "module:name" names; the current folder is looked in, too.
+    """Import the app at a path "module:name"; modules in the current folder are found, too.
 
     Raises:
-        HandlerError: no such module or name, not an app, or an app without handlers. An error
-            inside the module's own code is its cause.
+        HandlerError: there is no such module or name, it is not an app, or the app has no handlers.
+            An error inside the module's own code is its cause.
     """
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
@@ -423,7 +431,7 @@ def load_app(path: str) -> Opsqueue:
             exc.name.split(".")
         ):
             message = (
-                f"app path {path!r}: no module {exc.name!r} in {here} or among what is installed; "
+                f"app path {path!r}: no module {exc.name!r} in {here} or among installed packages; "
                 "run it in the folder that has the module, or correct the path"
             )
             raise HandlerError(message) from exc
@@ -451,9 +459,9 @@ def load_app(path: str) -> Opsqueue:
 
 
 def _place_of(error: BaseException, folder: str) -> str:
-    """Say where an import failed: the innermost line of the user's, or else of anybody's."""
+    """Return where an import failed: the innermost line of the user's code, or of any code."""
     if isinstance(error, SyntaxError):
-        return ""  # it says so itself
+        return ""  # its message has the place
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
     own = [
         frame

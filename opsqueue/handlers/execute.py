@@ -1,7 +1,8 @@
-"""What is done with one chunk in hand: fetch, run, save. The same for every pool and for tests.
+"""The work on one reserved chunk: fetch, run, save. It is the same for every pool and for tests.
 
-Three stages, so that a pool can overlap them; `execute` is all three in a row. Each ends in the
-next stage's value or in a report, and none raises for what a handler, a store or bad bytes do.
+It has three stages, so that a pool can overlap them; `execute` runs all three in a row. Each stage
+returns the next stage's value or a report. None raises an exception for errors of a handler or a
+store, or for damaged bytes.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 STORE_TROUBLE_DELAY_MS: Final = 2_000
-"""A chunk given back because the store is out of order is left alone for this long."""
+"""The delay of a chunk that is released because the store does not work."""
 
 SAVE_TRIES: Final = 4
-"""Of storing an output: the work is done already, so we try harder than for an input."""
+"""The number of tries to store an output. An input has one, but here the work is done already."""
 _SAVE_BACKOFF: Final = RetryBackoff(first_s=0.5, max_s=2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a chunk took beside its handler, in seconds; None: there was no such stage."""
+    """The seconds that a chunk took beside its handler; None: there was no such stage."""
 
     input_wait_s: float | None = None
-    """Its place had nothing to do until the input was there."""
+    """The time that its slot was idle until the input was there."""
     store_s: float | None = None
 
 
@@ -62,16 +63,16 @@ _NO_TIMES: Final = Times()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The output is stored, or here. `ran` is False when an earlier attempt had stored it."""
+    """The output is stored, or is here. `ran` is False if an earlier attempt had stored it."""
 
     token: Token
     operations: int
     operations_failed: int = 0
-    """Of these, as the stored output has it, whoever stored it."""
+    """The number of failed operations in the stored output, whoever stored it."""
     duration_s: float
     ran: bool = True
     output: bytes | None = field(default=None, repr=False)
-    """To go with the report, where chunk and output are small."""
+    """The output to send with the report, if chunk and output are small."""
     times: Times = _NO_TIMES
 
 
@@ -84,16 +85,16 @@ class Failed:
     duration_s: float = 0.0
     times: Times = _NO_TIMES
     is_final: bool = False
-    """No further attempt would end otherwise."""
+    """True if every further attempt would end the same way."""
     unread_codec: str = ""
-    """The codec of the input, where it is one that this program can't read but others may."""
+    """The codec of the input, if this program can't read it but others may."""
     ends_program: BaseException | None = field(default=None, repr=False, compare=False)
-    """The exception of the function if it was to end the program, such as SystemExit."""
+    """The exception of the function, if it is one that ends a program, such as SystemExit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenBack:
-    """The chunk could not be worked on, which is not its fault: no attempt is used."""
+    """The chunk could not be run for a reason outside it, so no attempt is used."""
 
     token: Token
     reason: str
@@ -102,9 +103,9 @@ class GivenBack:
 
     @property
     def shown_reason(self) -> str:
-        """Return the reason where its submission is to show it, else "".
+        """The reason to show with the submission, else "".
 
-        A chunk comes back with a delay because something around its handler is out of order.
+        A release has a delay if something around the handler does not work.
         """
         return self.reason if self.delay_ms else ""
 
@@ -113,9 +114,9 @@ Report = Done | Failed | GivenBack
 Invoke = Callable[[Handler, list[object], Chunk], Sequence[object]]
 InvokeAsync = Callable[[Handler, list[object], Chunk], Awaitable[Sequence[object]]]
 SAVE_ATTEMPTS: Final = 2
-"""Of a chunk whose results can't be encoded: a second one may have others."""
+"""The number of attempts at a chunk whose results can't be encoded; the second may differ."""
 _Stage = Literal["open", "call", "close"]
-_VOID: Final = "nobody wants it any more"
+_REVOKED: Final = "its reservation was revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +129,23 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """The handler is through; its results are encoded."""
+    """The handler has returned, and its results are encoded."""
 
     reservation: Reservation
     output: Encoded
     operations: int
     duration_s: float
     trace: Context | None = field(default=None, repr=False, compare=False)
-    """Of the span that it ran in."""
+    """The context of the span that it ran in."""
 
     @property
     def is_small(self) -> bool:
-        """Its output goes with the report, and not to the object store."""
+        """True if its output is sent with the report, and not stored in the object store."""
         return len(self.output.data) <= self.reservation.source.inline_output_bytes
 
 
 def never_void() -> bool:
-    """Serve chunks that nobody can make void."""
+    """Return False, for chunks whose reservations can't be revoked."""
     return False
 
 
@@ -156,7 +157,7 @@ def execute(
     is_void: Callable[[], bool] = never_void,
     worker: str = "",
 ) -> Report:
-    """Work on one chunk from input to stored output; Ctrl-C comes out of it."""
+    """Work on one chunk, from input to stored output; Ctrl-C is raised."""
     fetched = fetch(reservation, store)
     if not isinstance(fetched, Fetched):
         return fetched
@@ -166,7 +167,7 @@ def execute(
     finally:
         invoker.close()
     if isinstance(ran, Failed) and isinstance(ran.ends_program, KeyboardInterrupt):
-        # Nobody but the person at the terminal: a failure would only be tried again.
+        # It came from the terminal. As a failure the chunk would only be tried again.
         raise ran.ends_program
     if not isinstance(ran, Ran):
         return ran
@@ -174,12 +175,12 @@ def execute(
 
 
 def is_fetched_from_store(reservation: Reservation) -> bool:
-    """Tell whether `fetch` asks the store: else it takes no time, and needs no thread."""
+    """Return whether `fetch` reads the store; otherwise it takes no time and needs no thread."""
     return reservation.input is None or _may_have_output(reservation)
 
 
 def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
-    """Get a chunk's input; or find that an earlier attempt stored its output already."""
+    """Get a chunk's input, or find that an earlier attempt has stored its output already."""
     with spans.fetch_input(reservation) as span:
         fetched = _fetch(reservation, store)
         _note(span, fetched)
@@ -187,8 +188,8 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
 
 
 def _may_have_output(reservation: Reservation) -> bool:
-    # Only a second attempt can find an output, also one that Redis takes for the first; the others
-    # shall not pay a request for it.
+    # Only a second attempt can find an output (Redis may take it for the first one, if it has lost
+    # data). Other chunks shall not pay a request for it.
     return reservation.attempt > 1 or reservation.source.is_suspect
 
 
@@ -210,7 +211,7 @@ def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
     except ObjectNotFoundError as exc:
         failure = ChunkFailure(type="InputMissing", message=str(exc))
     except ObjectUnusableError as exc:
-        # The store answers for others, so that waiting would not help.
+        # The store answers for other objects, so waiting would not help.
         failure = ChunkFailure.of(exc)
     except StoreUnavailableError as exc:
         return _store_is_away(token, exc)
@@ -232,18 +233,18 @@ def run(
     worker: str = "",
     limit_bytes: int = MAX_CHUNK_BYTES,
 ) -> Ran | Report:
-    """Decode, call the handler, check and encode what it returned.
+    """Decode the input, call the handler, and check and encode its results.
 
     Args:
         fetched: the input.
-        handler: of its queue.
-        is_void: asked before the handler is called, and by the handler.
-        invoke: calls it, such as `Invoker.call`.
-        worker: named in the chunk's span.
-        limit_bytes: of the input before compression.
+        handler: the handler of its queue.
+        is_void: returns whether the reservation was revoked; called before the handler, and by it.
+        invoke: calls the handler, such as `Invoker.call`.
+        worker: the worker's name for the chunk's span.
+        limit_bytes: the limit of the input before compression.
     """
     if is_void():
-        return GivenBack(token=fetched.reservation.token, reason=_VOID)
+        return GivenBack(token=fetched.reservation.token, reason=_REVOKED)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
@@ -270,7 +271,7 @@ async def run_async(
 ) -> Ran | Report:
     """Do what `run` does, on an event loop."""
     if is_void():
-        return GivenBack(token=fetched.reservation.token, reason=_VOID)
+        return GivenBack(token=fetched.reservation.token, reason=_REVOKED)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
@@ -287,13 +288,13 @@ async def run_async(
 
 
 def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_void) -> Report:
-    """Store the output, unless there is one: the first that was stored stays.
+    """Store the output, unless the chunk has one: the first output stays.
 
-    A small one of a small submission goes with the report instead, where the same holds.
+    A small output of a small submission is sent with the report instead, where the same holds.
     """
     token = ran.reservation.token
     if is_void():
-        return GivenBack(token=token, reason=_VOID)
+        return GivenBack(token=token, reason=_REVOKED)
     if ran.is_small:
         return Done(
             token=token,
@@ -332,7 +333,7 @@ def _store(ran: Ran, store: ObjectStore) -> Report:
 
 
 def _stored_wrongly(reservation: Reservation, exc: Exception) -> Failed:
-    """Fail an attempt at reading or storing; for good, if a stored output can't be read."""
+    """Return the failure of reading or storing; it is final if a stored output can't be read."""
     if not isinstance(exc, EncodingError):
         return Failed(token=reservation.token, failure=ChunkFailure.of(exc))
     failure = _final(ChunkFailure(type=type(exc).__name__, message=str(exc)), "the output stays")
@@ -353,7 +354,7 @@ def _open(fetched: Fetched, handler: Handler, limit_bytes: int) -> _Opened:
         codec = handler.codec_of(source.codec)
     else:
         codec = _codec_of(source.codec, handler)
-    # What is in a raw chunk, and how many operations that is, is its producer's affair.
+    # The number of operations in a raw chunk is known to its producer only.
     is_raw = source.codec.startswith(RAW.name)
     operations = None if is_raw else source.operations_in(fetched.reservation.chunk_index)
     found = codec.decode(fetched.data, operations=operations, limit_bytes=limit_bytes)
@@ -361,7 +362,7 @@ def _open(fetched: Fetched, handler: Handler, limit_bytes: int) -> _Opened:
 
 
 def _codec_of(name: str, handler: Handler) -> Codec:
-    """Return the codec of a submission: one of the handler's own, or of ours."""
+    """Return the codec of a submission: one of the handler's own, or a built-in one."""
     for codec in handler.codecs:
         if codec.name == name:
             return codec
@@ -371,7 +372,7 @@ def _codec_of(name: str, handler: Handler) -> Codec:
         if name.removesuffix("+zstd") in readable_codecs(allow_pickle=True):
             raise
         message = (
-            f"{exc}. It is the producer's own: register it in the app of the worker, as "
+            f"{exc}. It is a custom codec: register it in the app of the worker, as "
             f"Opsqueue(codecs=[{name.removeprefix('custom:')}])"
         )
         raise InvalidArgumentError(message) from exc
@@ -385,7 +386,7 @@ def _close(
     started: float,
     span: Span,
 ) -> Ran:
-    # Measured before encoding: how long handlers take decides how far ahead is reserved.
+    # Measured before encoding: the number of chunks reserved ahead depends on the handlers' times.
     duration_s = time.monotonic() - started
     reservation, operations = fetched.reservation, len(opened.operations)
     if handler.kind == "raw":
@@ -394,7 +395,7 @@ def _close(
     else:
         output = encode_output(results, opened.codec, collects=handler.collects)
         if opened.codec.name != reservation.source.codec:
-            # A format of the callback's own may be one that nobody could read.
+            # The callback's own format may be one that nobody else can read.
             output = checked_output(output.data, reservation)
     if output.operations_failed:
         span.note({"opsqueue.chunk.operations_failed": output.operations_failed})
@@ -402,20 +403,20 @@ def _close(
 
 
 def packed_output(output: object, reservation: Reservation) -> object:
-    """Return a chunk's output as it is stored: compressed, where the submission's codec says so."""
+    """Return a chunk's output as it is stored: compressed if the submission's codec requires it."""
     codec = RAW.as_in(reservation.source.codec)
-    # One with errors is taken as it is: in it the list of results alone is compressed.
+    # An output with errors stays as it is: only the list of results inside it is compressed.
     if codec.is_compressed and isinstance(output, bytes) and not output.startswith(MAGIC):
         return codec.encode([output])
     return output
 
 
 def checked_output(output: object, reservation: Reservation) -> Encoded:
-    """Check a chunk's output that somebody else encoded; all of it is decoded.
+    """Check an output that was not encoded here, by decoding all of it.
 
     Raises:
-        EncodingError: it is not bytes, or not in the submission's codec, or lacks results. Stored
-            it would stay, and nobody could read it.
+        EncodingError: it is not bytes, is not in the submission's codec, or lacks results. If it
+            were stored, it would stay, and nobody could read it.
     """
     if not isinstance(output, bytes | bytearray | memoryview):
         message = f"the output of a chunk is {type(output).__name__}: give bytes, encoded"
@@ -440,7 +441,7 @@ def _failed(
 ) -> Failed:
     failure = failure_of(exc, handler)
     source = fetched.reservation.source
-    # Lack of memory or of what a custom codec asks for may be over by the next attempt.
+    # A lack of memory, or of a resource that a custom codec needs, may be over by the next attempt.
     is_lasting = isinstance(exc, EncodingError | InvalidArgumentError) and not isinstance(
         exc.__cause__, MemoryError | OSError
     )
@@ -454,7 +455,7 @@ def _failed(
         is_final = True
         failure = _final(failure, f"attempt {fetched.reservation.attempt} ended like this, too")
     span.record(exc)
-    # A CancelledError out of plain code is that of a loop which the function has run.
+    # A CancelledError from plain code comes from a loop that the function has run itself.
     ends_program = not isinstance(exc, Exception | asyncio.CancelledError)
     return Failed(
         token=fetched.reservation.token,
@@ -473,10 +474,10 @@ def _final(failure: ChunkFailure, why: str) -> ChunkFailure:
 def left_to_readers(
     report: Failed, list_workers: Callable[[], Iterable[WorkerSeen]], *, worker: str
 ) -> Failed | GivenBack:
-    """Return the report to send of a chunk whose codec `worker` can't read.
+    """Return the report to send for a chunk whose codec `worker` can't read.
 
-    If another live worker of the queue reads it, the chunk is given back. If that can't be asked,
-    the chunk is tried again as after any failure.
+    If another live worker of the queue reads it, the chunk is released. If the workers can't be
+    listed, the chunk is tried again as after any failure.
     """
     if not report.unread_codec:
         return report
@@ -498,7 +499,7 @@ def left_to_readers(
 
 
 def _note(span: Span, outcome: Fetched | Report) -> None:
-    """Say in a span of the store's why a chunk went no further."""
+    """Record in a span of the store why a chunk went no further."""
     match outcome:
         case Failed(failure=failure):
             span.fail(failure.type, failure.message)
@@ -511,7 +512,7 @@ def _note(span: Span, outcome: Fetched | Report) -> None:
 def chunk_of(
     fetched: Fetched, is_void: Callable[[], bool], limit_bytes: int = MAX_CHUNK_BYTES
 ) -> Chunk:
-    """Return what the user's function may know of a chunk.
+    """Return the chunk as the user's function sees it.
 
     Raises:
         EncodingError: its input can't be decompressed, or is larger than the limit.

@@ -1,8 +1,8 @@
-"""How a handler is called: plain or async, one operation at a time or several at once.
+"""Calling handlers: plain or async, one operation at a time or several at once.
 
-No I/O of its own. What a handler raises comes out as it is; with several operations at once it is
-the first one's that raised, and the others are given up. Where a handler collects errors, an
-OperationError stands in the place of a result, and the others go on.
+There is no I/O here. Exceptions of a handler are raised unchanged. If several operations run at
+once, the first exception is raised, and the other operations are abandoned. If a handler collects
+errors, an OperationError takes the place of a result, and the other operations go on.
 """
 
 from __future__ import annotations
@@ -25,41 +25,43 @@ from opsqueue.model.process import EndsForkedChildren, renew_in_children
 Result = TypeVar("Result")
 
 _OF_THE_CHUNK: Final = (SoftTimeLimitExceeded, MemoryError, KeyboardInterrupt, SystemExit)
-"""Not an operation's own errors, also where they are only the cause of one.
+"""Errors of the whole chunk, even if they are only the cause of an operation's error.
 
-A cancellation is: of a part of the operation, such as by a timeout. Where a time limit cancels the
-chunk itself, nothing is collected any more.
+A CancelledError is an operation's own: a timeout, for instance, has cancelled a part of it. If a
+time limit cancels the chunk itself, nothing is collected any more.
 """
 
 _OF_AN_OPERATION: Final = (Exception, asyncio.CancelledError)
 _MAY_BE_COLLECTED: Final = (*_OF_AN_OPERATION, BaseExceptionGroup)
-"""`_collected` looks at what is caught, and raises most groups again."""
+"""The exceptions that are caught; `_collected` checks them and raises most groups again."""
 
 
 class Invoker:
-    """Calls handlers; for one thread at a time, whose event loop and threads it keeps."""
+    """Calls handlers, in one thread at a time, for which it keeps an event loop and threads."""
 
     def __init__(self) -> None:
         self.start_afresh()
         renew_in_children(self)
 
     def start_afresh(self) -> None:
-        """See `process.StartsAfresh`: a child would stop its parent's loop from hearing threads."""
+        """See `process.StartsAfresh`: a child would break the wake-ups of its parent's loop."""
         self._runner: asyncio.Runner | None = None
         self._threads: dict[int, ThreadPoolExecutor] = {}
 
     def call(self, handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
-        """Call from plain code; `async def` handlers run on a loop that is kept.
+        """Call a handler from plain code; `async def` handlers run on a loop that is kept.
 
-        Returns a result for each operation; of a raw callback the bytes that it should return.
+        Returns a result for each operation. A raw callback's value, which should be bytes, is
+        returned unchecked.
 
         Raises:
-            EncodingError: it did not return a list with a result for each operation.
+            EncodingError: the handler did not return a list with a result for each operation.
         """
         if handler.is_async:
             if self._runner is None:
                 self._runner = asyncio.Runner()
-            # Else a runner keeps the context of its first call: that chunk's log fields and trace.
+            # Otherwise the runner keeps the context of its first call, with the log fields and
+            # trace of that chunk.
             running = self.call_async(handler, operations, chunk)
             return self._runner.run(running, context=copy_context())
         if handler.kind == "raw":
@@ -75,7 +77,7 @@ class Invoker:
     async def call_async(
         self, handler: Handler, operations: list[object], chunk: Chunk
     ) -> Sequence[object]:
-        """Call from a loop; plain handlers run in a thread beside it."""
+        """Call a handler from a loop; plain handlers run in a thread beside it."""
         if not handler.is_async:
             return await in_thread(self.call, handler, operations, chunk)
         call = _call_of(handler, chunk)
@@ -84,7 +86,7 @@ class Invoker:
         return await _OperationTasks(handler, call, operations, chunk).run()
 
     def close(self) -> None:
-        """Let go of loop and threads."""
+        """Close the loop and end the threads."""
         if self._runner is not None:
             self._runner.close()
         for threads in self._threads.values():
@@ -98,7 +100,7 @@ class Invoker:
             threads = ThreadPoolExecutor(handler.concurrency, thread_name_prefix="operation")
             self._threads[handler.concurrency] = threads
         futures = [
-            # Each in a copy of the context: the handler's logging knows its chunk in there, too.
+            # Each in a copy of the context, so that the handler's logs have the chunk's fields.
             threads.submit(copy_context().run, _called, call, operation)
             for operation in operations
         ]
@@ -112,7 +114,7 @@ class Invoker:
 async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
     """Await a handler's call in a task of its own.
 
-    A handler can cancel the task that it runs in. The next chunk runs in ours.
+    A handler can cancel the task that it runs in, and the next chunk runs in the caller's task.
     """
     raised: list[BaseException] = []
 
@@ -120,7 +122,7 @@ async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
         try:
             return await call
         except (SystemExit, KeyboardInterrupt) as exc:
-            # A task that raises these ends its loop, and so every other chunk on it.
+            # If a task raised these, its loop would end, and with it every other chunk on it.
             raised.append(exc)
             return None
 
@@ -146,11 +148,11 @@ class _OperationTasks:
         self._results: list[object] = [NO_RESULT] * len(operations)
         self._waiting = iter(enumerate(operations))
         self._parent = _current_task()
-        # Not 0 where an earlier group failed in the same task (CPython, until 3.13).
+        # It is not 0 if an earlier group failed in the same task (CPython, until 3.13).
         self._cancelled_before = self._parent.cancelling()
 
     async def run(self) -> list[object]:
-        """Return what each operation gave, or raise the first error that ends the chunk."""
+        """Return the result of each operation, or raise the first error that ends the chunk."""
         first: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -159,7 +161,8 @@ class _OperationTasks:
         except BaseExceptionGroup as errors:
             first = errors.exceptions[0]
         if first is not None:
-            # Not in the `except`, and without `from`: it keeps a cause and context of its own.
+            # Raised outside the `except`, and without `from`, so that it keeps its own cause and
+            # context.
             raise first.error if isinstance(first, _OwnCancellationError) else first
         return self._results
 
@@ -171,7 +174,7 @@ class _OperationTasks:
                 if task.cancelling():
                     await self._survive(task)
             except (SystemExit, KeyboardInterrupt) as exc:
-                # A task that raises these ends its loop, and so every other chunk on it.
+                # If a task raised these, its loop would end, and with it every other chunk on it.
                 message = f"the handler raised {type(exc).__name__}: {exc}"
                 raise RuntimeError(message) from exc
             except _MAY_BE_COLLECTED as exc:
@@ -179,16 +182,17 @@ class _OperationTasks:
             self._results[index] = result
 
     async def _survive(self, task: asyncio.Task[Any]) -> None:
-        """Go on after an operation that returned although its task was cancelled."""
+        """Continue after an operation that returned although its task was cancelled."""
         if self._chunk_ends():
             raise asyncio.CancelledError
-        # Where it cancelled its own task, that strikes at the next await: here, and not in the next
-        # operation. A task that cancels itself and returns is cancelled; so in asyncio.
+        # If it cancelled its own task, the CancelledError is raised at the next await. That is
+        # here, so that it is not raised in the next operation. As in asyncio, a task that cancels
+        # itself and returns is cancelled.
         await asyncio.sleep(0)
         _uncancel(task)
 
     async def _error(self, error: BaseException, task: asyncio.Task[Any]) -> OperationError:
-        """Return the record of an operation's error, or raise it where it ends the chunk."""
+        """Return the record of an operation's error, or raise the error if it ends the chunk."""
         if task.cancelling() and not self._chunk_ends():
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
@@ -198,20 +202,20 @@ class _OperationTasks:
         try:
             return _collected(error, self._handler, self._chunk)
         except asyncio.CancelledError as own:
-            # A task group takes a cancelled task for one that it has cancelled itself.
+            # A task group assumes that it has cancelled a cancelled task itself.
             raise _OwnCancellationError(own) from None
 
     def _chunk_ends(self) -> bool:
         """Return whether a time limit or another operation's error cancels the whole group.
 
-        Both cancel the parent, too. The count of the operation's task can't tell them from a
-        handler that cancels the task that it runs in.
+        Both cancel the parent, too. The operation's task alone does not show whether they or the
+        handler itself has cancelled it.
         """
         return self._parent.cancelling() > self._cancelled_before
 
 
 class _OwnCancellationError(Exception):
-    """Carries a CancelledError that nobody but the operation caused out of a task group."""
+    """Carries a CancelledError that the operation itself caused out of a task group."""
 
     def __init__(self, error: asyncio.CancelledError) -> None:
         self.error = error
@@ -232,20 +236,20 @@ def _current_task() -> asyncio.Task[Any]:
 
 
 def _called(call: Callable[[object], object], operation: object) -> object:
-    # Here: a forked child has one thread, and would wait in its pool for ever.
+    # In this thread: a forked child has no other thread, and would wait in its pool for ever.
     with EndsForkedChildren():
         return call(operation)
 
 
 async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
-    """Call in a thread beside the loop, which goes on meanwhile."""
+    """Call a function in a thread, while the loop goes on."""
 
     def run() -> Result:
         try:
             with EndsForkedChildren():
                 return call(*arguments)
         except StopIteration as exc:
-            # asyncio's futures can't hold it: until Python 3.12 whoever awaits waits for ever.
+            # asyncio's futures can't hold it: until Python 3.12 their awaiter waits for ever.
             message = "the handler raised StopIteration"
             raise RuntimeError(message) from exc
 
@@ -253,24 +257,24 @@ async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # 
 
 
 def failure_of(error: BaseException, handler: Handler) -> ChunkFailure:
-    """Describe what ended a chunk, without our own frames. Never raises."""
+    """Return the description of an error, without the frames of opsqueue. Never raises."""
     if isinstance(error, EncodingError | InvalidArgumentError):
-        # The message says it all, and every frame is ours.
+        # The message has everything, and every frame is one of opsqueue.
         return ChunkFailure(type=type(error).__name__, message=text_of(error))
     _cut(error, _frames_from_handler(error, handler) or error.__traceback__)
     return ChunkFailure.of(error)
 
 
 def _cut(error: BaseException, frames: TracebackType | None) -> None:
-    # Not the error's own method, which its class may have replaced.
+    # Not the error's own method, which its class may override.
     BaseException.with_traceback(error, frames)
 
 
 def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
-    """Leave our own frames out of a traceback: the user's begin at the handler.
+    """Return the part of a traceback that begins at the handler.
 
-    Where its code is not among them (a callable object, a function wrapped by a decorator), they
-    begin behind ours.
+    If the handler's code is not in it (a callable object, a function wrapped by a decorator), the
+    part after the frames of opsqueue is returned.
     """
     frame = error.__traceback__
     code = getattr(handler.function, "__code__", None)
@@ -290,7 +294,7 @@ def _is_ours(frame: TracebackType) -> bool:
 
 
 def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:
-    """Return what calls a plain handler with one operation."""
+    """Return a function that calls a plain handler with one operation."""
     call = _call_of(handler, chunk)
     if not handler.collects:
         return call
@@ -305,7 +309,7 @@ def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object
 
 
 def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> OperationError:
-    """Return the record of an operation's error, or raise the error where it is none of these."""
+    """Return the record of an operation's error, or raise the error if it can't be collected."""
     if not (handler.collects and _is_collectable(error)) or chunk.is_void():
         raise error
     _cut(error, _frames_from_handler(error, handler))
@@ -313,10 +317,11 @@ def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> Operatio
 
 
 def _is_collectable(error: BaseException) -> bool:
-    """Tell an operation's own error from what would befall the others as well.
+    """Return whether an error is an operation's own, and not one of the whole chunk.
 
-    A time limit, say, may also have been turned into another error on its way. A CancelledError is
-    the operation's own: nobody asks here who was cancelled because the whole chunk was.
+    Causes and contexts are checked, since the exception of a time limit, for example, may have been
+    replaced by another one. A CancelledError is the operation's own: this function is not called
+    when the whole chunk is cancelled.
     """
     if not _is_of_operation(error):
         return False
@@ -336,7 +341,7 @@ def _is_collectable(error: BaseException) -> bool:
 
 
 def _is_of_operation(error: BaseException) -> bool:
-    """Return whether it is an error, and nothing that ends a program, such as GeneratorExit."""
+    """Return whether it is an error, and not an exception that ends a program (GeneratorExit)."""
     following: list[BaseException] = [error]
     while following:  # not by recursion: groups can be nested by the thousand
         exc = following.pop()
@@ -348,7 +353,7 @@ def _is_of_operation(error: BaseException) -> bool:
 
 
 def _call_of(handler: Handler, chunk: Chunk) -> Callable[[object], Any]:
-    """Return what calls the function with its operations or one of them, and its chunk."""
+    """Return a function that calls the handler with its operations, or one, and its chunk."""
     function = handler.function
     if not handler.takes_chunk:
         return function

@@ -1,6 +1,6 @@
 """JSON bodies of requests, and of answers that are not a value of `opsqueue.model`. No I/O.
 
-The rules of their JSON are those of `json_form.py`.
+`json_form.py` has the rules of their JSON.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from opsqueue.store import input_key, output_key
 from opsqueue.strategy import MAX_STRATEGY_CHARACTERS
 
 WARNING_HEADER: Final = "Opsqueue-Warning"
-"""What a producer should know of an insert that was accepted."""
+"""The header of a warning for the producer about an accepted insert."""
 
 ECHO_HEADER: Final = "Opsqueue-Request-Id"
-"""A client's own id for one request, sent back with its answer: so that the client notices the
-answer to another one. Not X-Request-Id, which proxies replace."""
+"""A client's own id of one request. The API sends it back, so that the client notices an answer to
+another request. It is not X-Request-Id, which proxies replace."""
 
 
 class ProblemType(StrEnum):
-    """The `type` of a problem detail (RFC 9457): what programs decide by."""
+    """The `type` of a problem detail (RFC 9457), by which programs tell problems apart."""
 
     ROUTE_NOT_FOUND = "urn:opsqueue:problem:route-not-found"
     METHOD_NOT_ALLOWED = "urn:opsqueue:problem:method-not-allowed"
@@ -88,16 +88,16 @@ TimeoutMs = Annotated[int, Meta(ge=100, le=24 * 3600 * 1000)]
 DelayMs = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 
 WorkerName = Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[!-.0-~]{1,200}$")]
-"""Heartbeats have it in their path: as `checked_worker_in_path` has it."""
+"""The path of a heartbeat contains it, hence the rules of `checked_worker_in_path`."""
 
 
 class ProblemBody(Struct, frozen=True, kw_only=True):
-    """A problem detail as a client reads it; `submission` where the problem is about one.
+    """A problem detail as a client reads it; it has a `submission` if the problem is about one.
 
-    `submission_id` and `why` are of an insert that is not confirmed yet; `submission_id` and
-    `state` of one whose key is that of a submission that was forgotten, `submission_id` and
-    `differing` of one whose key is that of another one; `kind`, `name`, `found` and `readable` of a
-    format that the API can't read.
+    An insert that is not confirmed yet has `submission_id` and `why`. An insert whose key belongs
+    to a forgotten submission has `submission_id` and `state`, and one whose key belongs to a
+    submission that asked for something else has `submission_id` and `differing`. A format that the
+    API can't read has `kind`, `name`, `found` and `readable`.
     """
 
     type: str = "about:blank"
@@ -129,14 +129,15 @@ FEATURES: Final[Mapping[str, bool]] = {
     "ReleaseBody.reason": True,
     "ReserveBody.share_metadata": True,
 }
-"""Optional fields of requests that came after version 0.1.0, as "InsertBody.FIELD": whether a
-client may leave the field out for an API that does not know it. Where it may not, it raises."""
+"""Optional fields of requests that were added after version 0.1.0, as "InsertBody.FIELD". If the
+API does not know a field, a client leaves it out if its value here is True, and otherwise raises an
+error."""
 
 
 class VersionBody(Struct, frozen=True, kw_only=True):
-    """Name and version of the API. `features`: fields of requests that came after 0.1.0.
+    """Name and version of the API. `features`: fields of requests that were added after 0.1.0.
 
-    `store_id` is that of the object store's marker, "" while it is not known.
+    `store_id` is the id in the object store's marker, "" while it is not known.
     """
 
     name: str
@@ -159,7 +160,7 @@ class QueuesBody(Struct, frozen=True, kw_only=True):
 
 
 class WorkersBody(Struct, frozen=True, kw_only=True):
-    """The workers of a queue, the ones seen last first."""
+    """The workers of a queue, the most recently seen first."""
 
     workers: list[WorkerSeen]
 
@@ -167,14 +168,14 @@ class WorkersBody(Struct, frozen=True, kw_only=True):
 class InsertBody(
     SubmissionOptions, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """A new submission: either its `operations`, or where they are stored already.
+    """A new submission: either its `operations`, or the `prefix` below which they are stored.
 
     A `prefix` is the queue's name, a slash and 32 hexadecimal digits that no other submission has.
 
-    `chunks_total`, `operations_total` and `codec` go with `prefix` alone. `max_failed_operations`
-    is a count, or a share where it is written with a point: 1 is one operation, 1.0 are all.
-    `inline` goes with `prefix`, too: all chunks, encoded (base64), where they are small and nothing
-    is stored below `prefix` yet.
+    `chunks_total`, `operations_total` and `codec` are allowed only with `prefix`.
+    `max_failed_operations` is a count, or a share if it is written with a point: 1 is one
+    operation, 1.0 is all of them. `inline`, also with `prefix` only, has all chunks, encoded
+    (base64), if they are small and nothing is stored below `prefix` yet.
     """
 
     chunk_size: int
@@ -207,7 +208,7 @@ class InsertBody(
         codec: str,
         inline: Sequence[bytes] | None = None,
     ) -> NewSubmission:
-        """Return the submission to insert; the arguments are what the two kinds of body differ in.
+        """Return the submission to insert; the arguments differ between the two kinds of body.
 
         Raises:
             InvalidArgumentError: a value is out of range.
@@ -242,7 +243,7 @@ class InlineBody(Struct, frozen=True, kw_only=True):
 
 
 class ProgressEvent(ProgressNumbers, frozen=True, kw_only=True):
-    """Progress of a submission as an event; rate and rest are null until they are known."""
+    """Progress of a submission as an event; rate and remaining time are null until known."""
 
     operations_per_second: float | None
     remaining_s: float | None
@@ -276,9 +277,9 @@ class SubmissionEvent(Struct, frozen=True, kw_only=True):
 class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A consumer's request for chunks. `strategy` is text as on command lines, or JSON.
 
-    `heartbeat_timeout_ms`: `timeout_ms` of its heartbeats, which counts until the first of them.
-    `share_metadata`: metadata, strategic metadata and trace context come once for each submission,
-    in `shared`, not with each chunk.
+    `heartbeat_timeout_ms`: the `timeout_ms` of its heartbeats; it applies until the first of them.
+    `share_metadata`: return metadata, strategic metadata and trace context once for each
+    submission, in `shared`, and not with each chunk.
     """
 
     worker: WorkerName
@@ -292,11 +293,12 @@ class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A chunk in a consumer's hands; the token is the right to report it.
+    """A chunk that a consumer has reserved; the token is the right to report it.
 
-    `is_suspect`: Redis may have lost that it was done: look for its output before running it.
-    `operations` only when asked for; null when they have no JSON form, `problem` then says why.
-    `metadata`, `strategic_metadata` and `trace_context` are in `shared` where that was asked for.
+    `is_suspect`: Redis may have lost the report that it was done; look for its output before
+    running it. `operations` is there only on request. It is null if they have no JSON form, and
+    `problem` then says why. With `share_metadata`, `metadata`, `strategic_metadata` and
+    `trace_context` are in `shared`.
     """
 
     token: Token
@@ -342,7 +344,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             input_url=(
                 f"/v1/queues/{source.queue}/submissions/{source.submission_id}/chunks/{index}/input"
             ),
-            # Operations say the same.
+            # `operations` has the same contents.
             input=chunk.input if operations is UNSET else None,
             operations=operations,
             problem=problem,
@@ -394,9 +396,9 @@ _SHARED: Final = tuple(name for name in SharedBody.__struct_fields__ if name != 
 
 
 class ReservedBody(Struct, frozen=True, kw_only=True):
-    """Chunks, or none. `next_due_in_ms`: when a delayed chunk can be had, if that is known.
+    """Reserved chunks, or none. `next_due_in_ms`: time until a delayed chunk is ready, if known.
 
-    `shared` only when asked for, by `share_metadata`: an entry for each submission.
+    `shared` is there only with `share_metadata`; it has an entry for each submission.
     """
 
     chunks: list[ChunkBody]
@@ -414,10 +416,10 @@ class ReservedBody(Struct, frozen=True, kw_only=True):
 
 
 class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A chunk that is done, with its output unless that is stored: results or encoded bytes.
+    """A chunk that is done, with its output (results or encoded bytes) unless that is stored.
 
-    `operations_failed` is counted in the output, which says it itself: the field is kept for
-    clients that send it.
+    The API counts failed operations in the output. `operations_failed` has no effect; it is kept
+    for clients that send it.
     """
 
     token: str
@@ -427,7 +429,7 @@ class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
 
     @property
     def has_contents(self) -> bool:
-        """True if its output comes along."""
+        """True if the body has the chunk's output."""
         return self.results is not UNSET or self.output is not UNSET
 
 
@@ -449,19 +451,19 @@ class FailedChunkBody(ChunkFailure, frozen=True, kw_only=True, forbid_unknown_fi
         return cls(token=token, **asdict(failure) | {"type": failure.type[:200]})
 
     def to_failure(self) -> ChunkFailure:
-        """Return the failure, shortened as ours are."""
+        """Return the failure, shortened to the limits of all failures."""
         return ChunkFailure.told(type=self.type, message=self.message, traceback=self.traceback)
 
 
 class FailBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Chunks whose attempts failed. `is_final`: no further attempt would end otherwise."""
+    """Chunks whose attempts failed. `is_final`: every further attempt would end the same way."""
 
     chunks: Annotated[list[FailedChunkBody], Meta(max_length=MAX_BATCH)]
     is_final: bool = False
 
 
 class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Chunks that are given back without using an attempt, free at once or after a delay."""
+    """Chunks to release without using an attempt; they are ready at once or after a delay."""
 
     tokens: Annotated[list[str], Meta(max_length=MAX_BATCH)]
     delay_ms: DelayMs = 0
@@ -469,7 +471,7 @@ class ReleaseBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The outcome of a report. `lost`: the chunk was not the reporter's any more."""
+    """The outcome of a report. `lost`: the reporter no longer held the chunk."""
 
     token: str
     outcome: OutcomeName
@@ -489,7 +491,7 @@ class OutcomeBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def next_at_ms(self) -> int:
-        """The earliest instant of the next attempt, as `Retried` has it."""
+        """The earliest instant of the next attempt, in the form of `Retried`."""
         return _milliseconds(self.next_at) if self.next_at else 0
 
     def to_outcome(self) -> AnyOutcome:
@@ -522,9 +524,10 @@ class OutcomesBody(Struct, frozen=True, kw_only=True):
 
 
 class HeartbeatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sign of life: all that the worker holds, and what it tells of itself.
+    """A heartbeat: the tokens of all chunks that the worker holds, and information about it.
 
-    `timeout_ms`: after so long a silence it is dead; without it the API's --heartbeat-timeout.
+    `timeout_ms`: after this long without a heartbeat the worker counts as dead. The default is the
+    API's --heartbeat-timeout.
     """
 
     tokens: Annotated[list[str], Meta(max_length=10_000)] = []
@@ -533,7 +536,10 @@ class HeartbeatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AliveBody(Struct, frozen=True, kw_only=True):
-    """Tokens of a heartbeat that are no longer valid; chunks released that it did not name."""
+    """The tokens of a heartbeat that are revoked, and the number of chunks that were released.
+
+    Chunks are released if they are reserved for the worker and the heartbeat does not name them.
+    """
 
     void: list[Token]
     released: int

@@ -1,8 +1,8 @@
 """The client of the HTTP API: requests, their repetition, and errors as exceptions.
 
-The only module of the core that speaks HTTP; which requests there are is known by http_api.py of
-producer/ and of consumer/. Foreign errors become ours at one border (`HttpClient._send`), problem
-details by one table (`_ERRORS`).
+No other module of the core speaks HTTP. The requests themselves are in http_api.py of producer/ and
+of consumer/. Errors of httpx are translated in one place (`HttpClient.send`), problem details by
+one table (`_ERRORS`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from opsqueue.tracing import current_carrier, spans
 logger = logging.getLogger("opsqueue.http")
 
 MAX_WAIT_S: Final = 60.0
-"""The longest that the API lets one request wait."""
+"""The longest wait of one request that the API allows."""
 
 # The API itself waits 15 s for Redis before it answers 503.
 _ANSWER_WITHIN_S: Final = 20.0
@@ -85,24 +85,25 @@ class Patience:
 
 
 CALL_PATIENCE: Final = Patience(repeats=4)
-"""About 3 s: somebody looks at the terminal."""
+"""About 3 s, since a person may be waiting at a terminal."""
 
 WAIT_PATIENCE: Final = Patience(repeats=12)
-"""About a minute: a program must survive a restart of the API, and a failover of Redis."""
+"""About a minute, so that a program survives a restart of the API and a failover of Redis."""
 
 
 class HttpClient:
-    """Speaks to the API; with kept-alive connections, for any number of threads.
+    """A client of the API with kept-alive connections; safe to use from any number of threads.
 
-    A forked child makes connections of its own. Every answer is checked to be that of its request:
-    by a header that the API sends back, where it is not too old, and by what the answer names.
+    A forked child makes connections of its own. Every answer is checked to belong to its request:
+    by a header that the API sends back, unless it is too old for that, and by the queue and
+    submission in the answer.
 
     Args:
-        api_url: http://host:3999, https://…, or host:port alone.
+        api_url: http://host:3999, https://…, or host:port.
         token: sent as a bearer token.
-        patience: with requests that ask for no other.
+        patience: the patience of requests that are sent without one.
         transport: for tests, such as `httpx.WSGITransport(app)`.
-        pause: sleeps between repetitions; for tests.
+        pause: called to sleep between repetitions; for tests.
 
     Raises:
         InvalidArgumentError: the URL can't be read.
@@ -117,7 +118,7 @@ class HttpClient:
         transport: Transport | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Connect to nothing yet."""
+        """Make no connection yet."""
         full_url, self.url = _checked_url(api_url)
         headers = {"user-agent": f"opsqueue/{__version__}"}
         if token is not None:
@@ -125,7 +126,7 @@ class HttpClient:
 
         def connected() -> httpx.Client:
             # A company's proxy can't reach this machine's own loopback address. Without the
-            # environment, httpx would not look at SSL_CERT_FILE either; OpenSSL itself does.
+            # environment httpx ignores SSL_CERT_FILE as well, but OpenSSL reads it itself.
             parts = urlsplit(full_url)
             is_here = parts.hostname in _LOOPBACK
             has_own_trust = is_here and parts.scheme == "https"
@@ -143,12 +144,12 @@ class HttpClient:
         self._patience = patience
         self._pause = pause
         self.store_id = ""
-        """Of the API's object store, once it has told its version; "" where it told none."""
+        """The id of the API's object store, known after `version`; "" if the API sent none."""
         self._lacking: frozenset[str] = frozenset()
         self._left_out: set[str] = set()
 
     def __repr__(self) -> str:
-        """Without token and credentials."""
+        """Show the URL without token and credentials."""
         return f"{type(self).__name__}({self.url!r})"
 
     def close(self) -> None:
@@ -156,9 +157,9 @@ class HttpClient:
         self._client.close(httpx.Client.close)
 
     def version(self) -> str:
-        """Return the API's version, and learn which fields it knows; see `encoded`.
+        """Return the API's version, and record which fields it knows; see `encoded`.
 
-        Of little patience: who asks wants to know if it is there.
+        It has little patience, since callers want to know if the API can be reached.
         """
         body = self.read(self.send("GET", "/version", patience=CALL_PATIENCE), VersionBody, "")
         self._lacking = frozenset(FEATURES) - set(body.features)
@@ -166,7 +167,7 @@ class HttpClient:
         return body.version
 
     def encoded(self, body: msgspec.Struct) -> bytes:
-        """Encode a request without fields that the API has said not to know.
+        """Encode a request without the fields that the API does not know.
 
         Raises:
             InvalidArgumentError: one of them can't be left out.
@@ -204,10 +205,10 @@ class HttpClient:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request until something other than "unavailable" is answered.
+        """Send a request, and repeat it until the answer is not that the API is unavailable.
 
-        Without `is_repeatable` it is repeated only when no connection was made. `wait_s` is asked
-        for in the query, `body_wait_s` in the content.
+        Without `is_repeatable` it is repeated only if no connection was made. `wait_s` is added to
+        the query; `body_wait_s` is a wait that the content asks for.
         """
         try:
             request = self._client.get().build_request(
@@ -249,8 +250,8 @@ class HttpClient:
             request.headers[ECHO_HEADER] = sent = secrets.token_hex(16)
             response = self._client.get().send(request, stream=True)
             try:
-                # Before the body: closed with its body unread, the connection is given up. All that
-                # would follow on it belongs to other requests, too.
+                # Before the body is read: a connection whose response is closed unread is not used
+                # again. Everything that follows on it would belong to other requests, too.
                 came = response.headers.get(ECHO_HEADER)
                 if came not in (sent, None):  # none: an older API, or a proxy's own answer
                     raise self.wrong_answer(
@@ -266,9 +267,9 @@ class HttpClient:
         """Return the error for an answer that belongs to another request."""
         return WrongAnswerError(
             f"an answer from the API at {self.url} is not that of {method} {path}: "
-            f"{why}. It was dropped; whether the request was carried out is "
-            "not known. A proxy mixes answers up or stores them (Cache-Control: no-store is not "
-            "heeded), or processes share a connection that a fork has copied"
+            f"{why}. It was dropped, and it is not known whether the request was carried "
+            "out. A proxy mixes answers up or stores them in spite of Cache-Control: no-store, or "
+            "processes share a connection that a fork has copied"
         )
 
     def _no_answer(self, exc: httpx.TransportError) -> ApiUnavailableError:
@@ -283,11 +284,11 @@ class HttpClient:
         queue: str,
         submission_id: SubmissionId | None = None,
     ) -> Body:
-        """Decode an answer, or raise the error that it says.
+        """Decode an answer, or raise the error that it reports.
 
         Raises:
             WrongAnswerError: it names another queue or submission.
-            ApiUnavailableError: it is not the API's.
+            ApiUnavailableError: it is not an answer of the API.
         """
         if not response.is_success:
             raise self.error(response, queue, submission_id)
@@ -320,13 +321,13 @@ class HttpClient:
     def error(
         self, response: httpx.Response, queue: str, submission_id: SubmissionId | None
     ) -> OpsqueueError:
-        """Return the error that an answer says."""
+        """Return the error that an answer reports."""
         problem = _problem_of(response)
         if response.status_code in _DENIED:
-            why = problem.detail if problem else "a proxy before it says so"
+            why = problem.detail if problem else "a proxy in front of it did"
             return AccessDeniedError(
                 f"the API at {self.url} refused access ({response.status_code}): {why}; "
-                "the client takes the token as token="
+                "pass the token to the client as token="
             )
         if problem is None:
             return self._not_ours(response)
@@ -346,7 +347,7 @@ class HttpClient:
     def _not_ours(self, response: httpx.Response) -> ApiUnavailableError:
         kind = response.headers.get("content-type", "nothing")
         message = (
-            f"what answers at {self.url} is not the opsqueue API, or a proxy before it: "
+            f"the answer from {self.url} is not one of the opsqueue API, or a proxy made it: "
             f"{response.status_code} with {kind}; {_HELP}"
         )
         return ApiUnavailableError(message)
@@ -388,13 +389,13 @@ def _key_reused(problem: ProblemBody, queue: str, _id: SubmissionId) -> Opsqueue
 
 def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
-        return OpsqueueInternalError(f"the API did not say what ended: {problem.detail}")
+        return OpsqueueInternalError(f"the API did not name the submission: {problem.detail}")
     return SubmissionNotCancellableError(problem.submission)
 
 
 def _not_retryable(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
-        return OpsqueueInternalError(f"the API did not say what it is: {problem.detail}")
+        return OpsqueueInternalError(f"the API did not name the submission: {problem.detail}")
     return SubmissionNotRetryableError(problem.submission)
 
 
@@ -432,19 +433,19 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
 
 
 def queue_path(queue: str) -> str:
-    """Give the path of a queue's routes, or raise InvalidArgumentError for a wrong name."""
+    """Return the path of a queue's routes, or raise InvalidArgumentError for an invalid name."""
     return f"/v1/queues/{check_queue_name(queue)}"
 
 
 def _checked_url(api_url: str) -> tuple[str, str]:
-    """Give the URL with its scheme, and the same without credentials, for messages."""
+    """Return the URL with its scheme, and the same without credentials, for messages."""
     full_url = api_url if "://" in api_url else f"http://{api_url}"
     try:
         parts = urlsplit(full_url)
         name = parts.hostname or ""
         is_right = parts.scheme in ("http", "https") and bool(name) and is_host(name)
         host = parts.netloc.rpartition("@")[2]
-        _ = parts.port  # raises ValueError when it is no number
+        _ = parts.port  # raises ValueError if it is not a number
         httpx.URL(full_url)
     except (ValueError, httpx.InvalidURL):
         is_right, host = False, ""

@@ -1,10 +1,10 @@
 """The JSON form of values: its rules, in one place. No I/O.
 
-A value is an object of the fields that its class declares, in their order: a field that is added to
-one is in the answers, in what clients read of them and in the OpenAPI document. Ids are strings of
-19 digits, since JavaScript's numbers end at 2**53; instants are RFC 3339 in UTC with a Z; bytes are
-base64. Whoever reads an answer ignores fields that it does not know, so that a newer API can serve
-an older client; a request with such a field is refused, naming it.
+A value is an object with the fields that its class declares, in their order. A field that is added
+to a class is thus in answers, in what clients read of them, and in the OpenAPI document. Ids are
+strings of 19 digits, since JavaScript's numbers end at 2**53; instants are RFC 3339 in UTC with a
+Z; bytes are base64. Readers of answers ignore fields that they do not know, so that a newer API can
+serve an older client. A request with an unknown field is refused, and the error names the field.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _schema(kind: type) -> dict[str, Any]:
 
 
 def _no_form(kind: type) -> NotImplementedError:
-    """Return the error by which msgspec's hooks are to refuse a type; msgspec names the value."""
+    """Return the error by which a hook of msgspec refuses a type; msgspec adds the value's path."""
     return NotImplementedError(f"{kind.__qualname__} has no JSON form")
 
 
@@ -51,10 +51,10 @@ encode: Final = msgspec.json.Encoder(enc_hook=_written).encode
 
 
 def decoder_of(kind: type[Value]) -> msgspec.json.Decoder[Value]:
-    """Return a type's decoder, made in one thread at a time.
+    """Return a type's decoder, which is created in one thread at a time.
 
-    msgspec keeps with a Struct what it has found out about it, from before it is complete: a thread
-    that decodes one for the first time while another does so crashes the interpreter.
+    msgspec caches its information about a Struct before that information is complete. Two threads
+    that decode a Struct for the first time at the same moment would crash the interpreter.
     """
     with _ONE_AT_A_TIME.get():
         if kind not in _DECODERS:
@@ -64,7 +64,7 @@ def decoder_of(kind: type[Value]) -> msgspec.json.Decoder[Value]:
 
 
 def schemas_of(kinds: Iterable[type], ref_template: str) -> dict[str, Any]:
-    """Return the JSON schemas of types and of all that they have in them, by name."""
+    """Return the JSON schemas of types, and of all types that they contain, by name."""
     _, schemas = msgspec.json.schema_components(
         kinds, schema_hook=_schema, ref_template=ref_template
     )

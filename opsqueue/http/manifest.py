@@ -1,7 +1,7 @@
-"""What a submission is, beside its chunks in the store: for the day that Redis has lost it.
+"""The manifest: a description of a submission, stored with its chunks, in case Redis loses it.
 
-Written when the chunks are stored and before the insert, deleted with everything else below the
-prefix. Small submissions, whose chunks are in Redis, have none. The I/O is the store's.
+It is written after the chunks and before the insert, and deleted with everything else below the
+prefix. Small submissions, whose chunks are in Redis, have none. All I/O goes through the store.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     queue: str
     created: datetime
-    """When the upload ended, on the clock of who uploaded."""
+    """The end of the upload, by the uploader's clock."""
     submission: InsertBody
     idempotency_key: str = ""
-    """With which it was to be inserted: a repeated insert finds what was restored."""
+    """The key of its insert, so that a repeated insert finds the restored submission."""
 
     def to_new_submission(self) -> NewSubmission:
-        """Give what was to be inserted.
+        """Return the submission to insert.
 
         Raises:
             InvalidArgumentError: a value is out of range.
-            EncodingError: it does not say where its chunks are, or its key can't be one.
+            EncodingError: it lacks the place of its chunks, or its key is invalid.
         """
         body = self.submission
         if self.idempotency_key and not is_idempotency_key(self.idempotency_key):
@@ -60,7 +60,7 @@ _DECODER = msgspec.json.Decoder(Manifest)
 def store_manifest(
     store: ObjectStore, queue: str, new: NewSubmission, idempotency_key: str = ""
 ) -> None:
-    """Store what a submission is, whose chunks are stored; nothing of a small or empty one.
+    """Store the manifest of a submission whose chunks are stored; small and empty ones have none.
 
     Raises:
         StoreUnavailableError: the store refuses or does not answer.
@@ -77,11 +77,11 @@ def store_manifest(
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
-    """Read what a submission is.
+    """Read the manifest of a submission.
 
     Raises:
         ObjectNotFoundError: there is none.
-        EncodingError: it can't be read: damaged, or of a later version.
+        EncodingError: it can't be read, because it is damaged or of a later version.
         StoreUnavailableError.
     """
     data = store.get(manifest_key(prefix))

@@ -1,7 +1,7 @@
-"""Results as lines of JSON: what the API streams and the command line writes. No I/O.
+"""Results as lines of JSON, which the API streams and the command line writes. No I/O.
 
-Bytes become base64, instants RFC 3339. JSON has no form for NaN and infinities: the API gives null
-for them, as `JSON.stringify` does, and the command line refuses them.
+Bytes become base64, instants RFC 3339. JSON has no form for NaN and infinities: the API replaces
+them by null, as `JSON.stringify` does, and the command line refuses them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def result_line(result: object, *, tells_apart: bool, has_null_for_nan: bool) -> bytes:
-    """Give a result as a line.
+    """Return a result as a line.
 
     Args:
-        result: it, or an OperationFailed in its place.
-        tells_apart: the line is an object with `result` or `error`.
-        has_null_for_nan: NaN and infinities become null; else they are refused.
+        result: the result, or an OperationFailed in its place.
+        tells_apart: make the line an object with `result` or `error`.
+        has_null_for_nan: replace NaN and infinities by null; otherwise they are refused.
 
     Raises:
         EncodingError: it has no JSON form.
@@ -32,7 +32,7 @@ def result_line(result: object, *, tells_apart: bool, has_null_for_nan: bool) ->
     try:
         line = _ENCODER.encode(form) + b"\n"
         lost = not has_null_for_nan and b"null" in line and _not_finite(form)
-    # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
+    # Invalid keys, values nested too deep and lone surrogates raise different exceptions.
     except Exception as exc:
         kind = type(result).__qualname__
         message = f"one of them, a {kind}, has no JSON form ({type(exc).__name__}: {exc})"
@@ -47,14 +47,14 @@ def indexed_line(index: int, result: object, *, has_null_for_nan: bool) -> bytes
     """Return a result as a line that is an object with `index`, and `result` or `error`.
 
     Raises:
-        EncodingError: as `result_line`.
+        EncodingError: see `result_line`.
     """
     line = result_line(result, tells_apart=True, has_null_for_nan=has_null_for_nan)
     return b'{"index":%d,' % index + line[1:]
 
 
 def _not_finite(form: object) -> str:
-    """Name the first number that JSON has no form for; "": there is none."""
+    """Return the name of the first number that JSON has no form for; "" if there is none."""
     left = [msgspec.to_builtins(form)]
     while left:
         match left.pop():

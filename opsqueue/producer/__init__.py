@@ -1,4 +1,4 @@
-"""The producer's client: submits, waits for submissions, streams their results."""
+"""The producer's client: inserts submissions, waits for them and streams their results."""
 
 from opsqueue.exceptions import (
     ChunkSizeIsZeroError,

@@ -1,12 +1,12 @@
-"""Methods that block, as coroutines: each is written once, and runs in a thread.
+"""Coroutines made of blocking methods: each method is written once and runs in a thread.
 
     class Client:
         def count(self) -> int: ...
         async_count = in_thread(count)
 
-The event loop is never blocked: what blocks is in threads of the client's own, so that it can't use
-up those of `asyncio.to_thread`. Whoever waits does so turn by turn: waiting for many submissions at
-once needs no thread for each.
+The event loop is never blocked. The threads are the client's own, so that blocking calls can't use
+up those of `asyncio.to_thread`. Waits share the threads, each for a short turn, so that waiting for
+many submissions at once does not need a thread for each.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _THREADS: Final = 32
 
 
 class Threads:
-    """A client's threads: some for calls and uploads, as many for what waits."""
+    """A client's threads: one pool for calls and uploads, another as large for waits."""
 
     def __init__(self) -> None:
-        """Start none yet."""
+        """Create the pools; they start no thread yet."""
         self._origin = Origin()
         self._awaited: set[asyncio.Future[Any]] = set()
         self._make_pools()
@@ -56,7 +56,7 @@ class Threads:
         self._waiting: set[object] = set()
 
     def start_afresh(self) -> None:
-        """See `process.StartsAfresh`. What waits for a thread of the parent's gets an error."""
+        """See `process.StartsAfresh`. Calls that wait for a thread of the parent raise an error."""
         self._make_pools()
         error = _other_process("an asynchronous call", self._origin)
         self._origin = Origin()
@@ -72,7 +72,7 @@ class Threads:
         return await self._run(self._for_calls, function)
 
     async def _run(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401 the function's
-        # In the caller's context, which has its trace.
+        # Run in the caller's context, which holds its trace.
         future = asyncio.wrap_future(pool.submit(copy_context().run, function, *args))
         awaited = self._awaited
         awaited.add(future)
@@ -82,11 +82,12 @@ class Threads:
             awaited.discard(future)
 
     async def wait(self, turn: Callable[[float], T | None], *, turn_s: float) -> T:
-        """Call a function that waits until it gives something, in a thread, turn by turn.
+        """Call a waiting function in a thread, turn by turn, until it returns a value.
 
         Args:
-            turn: waits for at most the given seconds; None: nothing yet.
-            turn_s: a turn's seconds, where fewer wait than there are threads.
+            turn: waits for at most the given number of seconds; returns None if there is nothing
+                yet.
+            turn_s: the length of a turn, while there are fewer waits than threads.
         """
         me, waiting = object(), self._waiting
         waiting.add(me)
@@ -100,34 +101,34 @@ class Threads:
             waiting.discard(me)
 
     def close(self) -> None:
-        """Let the threads end with what they do now."""
+        """End the threads after their current calls."""
         self._for_calls.shutdown(wait=False, cancel_futures=True)
         self._for_waits.shutdown(wait=False, cancel_futures=True)
 
 
 class HasThreads(Protocol):
-    """What the functions below need of a class."""
+    """A class whose methods the functions below can wrap."""
 
     @property
     def threads(self) -> Threads:
-        """Its threads."""
+        """The threads in which the methods run."""
 
 
 class Interrupted(BaseException):
-    """Raised in a thread whose caller was cancelled, where it asks for the next operation.
+    """Raised in a thread whose caller was cancelled, when it asks for the next operation.
 
-    No Exception: nothing on the way shall take it for a failure that it can go on after.
+    It is not an Exception, so that no handler on the way treats it as a failure to recover from.
     """
 
 
 class Batched(Generic[T]):
-    """An iterator over items that come in batches; asynchronous code takes them by the batch.
+    """An iterator over items that arrive in batches; asynchronous code reads whole batches.
 
-    An empty batch says only that nothing has come yet.
+    An empty batch only means that nothing has arrived yet.
     """
 
     def __init__(self, batches: Generator[Iterable[T], None, None]) -> None:
-        """Take nothing yet."""
+        """Read nothing yet."""
         self._batches = batches
         self._current: Iterator[T] = iter(())
         self._error: Exception | None = None
@@ -140,13 +141,13 @@ class Batched(Generic[T]):
         self._batches = _raising(self._error)
 
     def __iter__(self) -> Iterator[T]:
-        """Give an iterator that shares its place with this one, and is many times as fast."""
+        """Return an iterator that shares its position with this one and is many times as fast."""
         return chain.from_iterable(self._iterators())
 
     def _iterators(self) -> Iterator[Iterator[T]]:
         given = None
         while True:
-            # Not the one that was given: another iterator of ours has gone on meanwhile.
+            # If they differ, another iterator of this object has gone on to the next batch.
             if given is self._current:
                 batch = next(self._batches, None)
                 if batch is None:
@@ -162,9 +163,9 @@ class Batched(Generic[T]):
             self._current = iter(next(self._batches))
 
     def next_batch(self) -> list[T] | None:
-        """Give what is left of a batch, or the next one; None at the end.
+        """Return the rest of the current batch, or the next one; None at the end.
 
-        Raises what the iterator would, behind the items that come before it.
+        Raises the errors that the iterator would raise, after the items that precede them.
         """
         if self._error is not None:
             raise self._error
@@ -175,7 +176,7 @@ class Batched(Generic[T]):
                 batch = next(self._batches, None)
                 if batch is None:
                     return None
-                # One by one: list.extend of what raises in the middle keeps nothing.
+                # One by one: list.extend keeps nothing of an iterable that raises in the middle.
                 for item in batch:
                     items.append(item)
         except Exception as exc:
@@ -201,7 +202,7 @@ def _raising(error: Exception) -> Generator[Any, None, None]:
 def in_thread(
     method: Callable[Concatenate[Owner, P], T],
 ) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, T]]:
-    """Give the coroutine function of a method that blocks."""
+    """Return a coroutine function that runs a blocking method in a thread."""
 
     async def run(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.threads.call(lambda: method(self, *args, **kwargs))
@@ -216,7 +217,7 @@ def fed_in_thread(
     """Do what `in_thread` does, for a method that consumes an iterable of operations.
 
     An asynchronous iterable is consumed on the event loop, a plain one in the thread. When the
-    caller is cancelled, the thread stops at the next item: it sees `Interrupted` there.
+    caller is cancelled, the thread stops at the next item, where `Interrupted` is raised.
     """
 
     async def run(
@@ -239,7 +240,7 @@ def fed_in_thread(
 def streamed(
     method: Callable[Concatenate[Owner, P], Batched[T]],
 ) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, AsyncIterator[T]]]:
-    """Give the coroutine function of a method that gives an iterator: it gives an async one."""
+    """Return a coroutine function that returns a method's iterator as an asynchronous one."""
 
     async def run(self: Owner, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         items = await self.threads.call(lambda: method(self, *args, **kwargs))
@@ -250,13 +251,13 @@ def streamed(
 
 
 async def each(items: Batched[T], threads: Threads) -> AsyncIterator[T]:
-    """Give the items of batches that are taken in a thread."""
+    """Yield the items of batches, which are read in a thread."""
     try:
         while (batch := await threads.call(items.next_batch)) is not None:
             for item in batch:
                 yield item
     finally:
-        # Not awaited when the loop ends meanwhile: then nobody reads ahead any more.
+        # If the loop ends meanwhile, this is not awaited: nothing reads ahead any more then.
         await asyncio.shield(threads.call(items.close))
 
 

@@ -1,6 +1,6 @@
-"""The back end of a producer: the queue's own interface, which Redis and the HTTP API implement.
+"""The back end of a producer: an interface that Redis and the HTTP API implement.
 
-`Queue` (opsqueue/queue) is Redis's implementation, `HttpQueue` (in http_api.py) asks the HTTP API.
+`Queue` (opsqueue/queue) implements it on Redis, `HttpQueue` (in http_api.py) on the HTTP API.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Order = Literal["newest", "oldest"]
 class ProducerQueue(Protocol):
     """The submissions of one queue; see the methods of `Queue`.
 
-    Every method raises an error of ConnectionTroubleError's kind when there is no answer: what was
-    asked for may have happened.
+    Every method raises a ConnectionTroubleError if there is no answer. The operation may have taken
+    effect nevertheless.
     """
 
     @property
@@ -37,14 +37,15 @@ class ProducerQueue(Protocol):
     def insert_submission(self, new: NewSubmission, *, idempotency_key: str = "") -> Inserted:
         """Insert a submission whose contents are stored.
 
-        When the key is known, the answer is its submission, whose prefix is another one. (Not
-        `is_new`: an insert repeated after a lost answer finds itself known.)
+        If the key is known, the answer is the submission inserted with it, whose prefix differs.
+        Compare the prefixes rather than read `is_new`: an insert that is repeated after a lost
+        answer finds itself and is not new.
 
         Raises:
-            InvalidArgumentError: the submission is not a valid one.
+            InvalidArgumentError: the submission is invalid.
             PrefixTakenError: another submission has its prefix.
-            SubmissionNotConfirmedError: it is inserted, but not yet as durable as Redis, or the
-                API, was asked to make it.
+            SubmissionNotConfirmedError: the submission is inserted, but not yet as durable as Redis
+                or the API was asked to make it.
         """
 
     def get_submission(self, submission_id: SubmissionId, /) -> Submission:
@@ -53,7 +54,7 @@ class ProducerQueue(Protocol):
     def wait_for_end(self, submission_id: SubmissionId, *, wait_s: float) -> Submission:
         """Return a submission when it has ended, or as it is after `wait_s`, at most 60.
 
-        May answer before the time is over though nothing has changed.
+        May return before the time is over although nothing has changed.
 
         Raises:
             SubmissionNotFoundError.
@@ -67,21 +68,21 @@ class ProducerQueue(Protocol):
         seen: int | None = None,
         wait_s: float = 0,
     ) -> Progress:
-        """Return how far a submission is, and which chunks from `start` on are done.
+        """Return a submission's progress, and which chunks from `start` on are done.
 
-        Waits up to `wait_s`, at most 60, until chunk `start` is done or the submission has ended;
-        with `seen` until other than that many chunks are done or it has ended. May answer before
-        the time is over though neither is so.
+        Waits up to `wait_s`, at most 60, until chunk `start` is done or the submission has ended.
+        With `seen`, waits until the number of chunks done differs from it or the submission has
+        ended. May return before the time is over although nothing has changed.
 
         Raises:
             SubmissionNotFoundError.
         """
 
     def cancel_submission(self, submission_id: SubmissionId, /) -> Submission:
-        """Cancel a submission in progress and return it as it is then."""
+        """Cancel a submission in progress and return its new state."""
 
     def retry_submission(self, submission_id: SubmissionId, /) -> Submission:
-        """Retry a failed or cancelled submission and return it as it is then."""
+        """Retry a failed or cancelled submission and return its new state."""
 
     def update_metadata(
         self, submission_id: SubmissionId, changes: Mapping[str, int | None], /
@@ -96,7 +97,7 @@ class ProducerQueue(Protocol):
         order: Order = "newest",
         limit: int = 100,
     ) -> SubmissionPage:
-        """List a page of the submissions that fit, of at most 100."""
+        """Return a page of the matching submissions; `limit` is at most 100."""
 
     def lookup_submissions(
         self, pairs: Mapping[str, int], *, states: Iterable[SubmissionState], limit: int
@@ -113,31 +114,31 @@ class ProducerQueue(Protocol):
     def inline_contents(
         self, submission_id: SubmissionId, kind: Kind, index: int | None = None
     ) -> Mapping[int, bytes]:
-        """Return what a small submission has in Redis, encoded, by chunk; all, or of one chunk."""
+        """Return encoded contents of a small submission in Redis by chunk: all, or one chunk's."""
 
     def chunks_with_errors(
         self, submission_id: SubmissionId, first_index: int = 0, /
     ) -> ErrorChunks:
-        """Return a page of the finished chunks that have operations that failed, ascending."""
+        """Return a page of the finished chunks that have failed operations, ascending."""
 
     def count_queue(self) -> Counts:
         """Count what the queue holds now."""
 
     def list_workers(self) -> Sequence[WorkerSeen]:
-        """List the queue's workers that have not gone, the ones seen last first."""
+        """List the queue's registered workers, the most recently seen first."""
 
     def pause_queue(self) -> None:
-        """Stop handing out chunks until `resume_queue`."""
+        """Stop reservations of chunks until `resume_queue`."""
 
     def resume_queue(self) -> None:
-        """Resume handing out chunks."""
+        """Allow reservations of chunks again."""
 
 
 class Backend(Protocol):
-    """Redis or the HTTP API: the queues that it has."""
+    """Redis or the HTTP API, with its queues."""
 
     store_id: str
-    """Of the API's object store, once it has told its version; "" where none is known."""
+    """The id of the API's object store, known after a call of `version`; "" if none is known."""
 
     def queue(self, name: str, /) -> ProducerQueue:
         """Return a queue; raises InvalidArgumentError for a name that can't be one."""
@@ -146,7 +147,7 @@ class Backend(Protocol):
         """Count what each queue holds, by name."""
 
     def version(self) -> str:
-        """Return the version of whoever answers."""
+        """Return the version of the program that answers."""
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""

@@ -1,7 +1,7 @@
-"""The producer's client: submits, waits for submissions, streams their results.
+"""The producer's client: inserts submissions, waits for them and streams their results.
 
-What can be asked for is here; how a submission gets in is in insert.py. I/O is the store's
-and that of a `Backend`, which is also the seam for tests.
+This module has the public methods; insert.py has the steps of an insert. All I/O goes through the
+object store and a `Backend`, which is also the seam for tests.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _AS_THE_QUEUE_HAS_IT: Final = Backoff()
 
 
 class ChunksOptions(TypedDict, total=False):
-    """What a submission can be told, see `ProducerClient.insert_submission`."""
+    """Options of `ProducerClient.insert_submission_chunks`; see `insert_submission`."""
 
     metadata: bytes | None
     strategic_metadata: Mapping[str, int] | None
@@ -101,7 +101,7 @@ class ChunksOptions(TypedDict, total=False):
 
 
 class SubmissionOptions(ChunksOptions, total=False):
-    """The same, where operations are handed in."""
+    """Options of `ProducerClient.insert_submission`."""
 
     chunk_size: Required[int]
     serialization_format: SerializationFormat | None
@@ -119,50 +119,50 @@ class ClientOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ChunkResults:
-    """A chunk's results: those of operations index * chunk_size and on."""
+    """The results of a chunk, whose first operation is number index * chunk_size."""
 
     index: int
     results: list[Any]
 
     @property
     def chunk_index(self) -> int:
-        """See `index`: the name that a handler's chunk has."""
+        """The same as `index`, under the name that a handler's chunk uses."""
         return self.index
 
 
 class ProducerClient:
-    """Hands in submissions to one queue; may be used from several threads.
+    """A client that inserts submissions into one queue; safe to use from several threads.
 
-    Each method has an asynchronous form, `async_…`, that never blocks the event loop; there an
-    iterable of operations may be an asynchronous one.
+    Each method has an asynchronous form, `async_…`, which never blocks the event loop and also
+    accepts an asynchronous iterable of operations.
 
     Args:
         opsqueue_url: where `opsqueue-api` listens: http://host:3999, https://…, or host:port.
-        object_store_url: the object store, the one that workers and API have.
+        object_store_url: the object store, the same one that the workers and the API use.
         object_store_options: pairs that are added to the store's URL as `?name=value`.
         queue: the queue's name.
-        token: of the API, if it asks for one.
-        at_once: objects up- or downloaded in parallel, and read ahead.
-        inline_bytes: submissions whose chunks, encoded, are at most this large together travel
-            through Redis, without the object store; 0: none does.
+        token: the API's token, if it requires one.
+        at_once: how many objects are uploaded, downloaded or read ahead in parallel.
+        inline_bytes: submissions whose encoded chunks are at most this large together travel
+            through Redis, without the object store; 0 turns this off.
         codec: how chunks are encoded; its name is recorded with each submission.
-        allow_pickle: let the codec `pickle` be used, also for results: it runs code of whoever can
-            write to the store.
+        allow_pickle: allow the codec `pickle`, also for results. Reading pickled data runs code of
+            anybody who can write to the store.
 
-    Nothing is asked of the API before the first call. Every call raises ApiUnavailableError when
-    the API does not answer after some repetitions, and StoreUnavailableError likewise.
+    The client makes no request before the first call. Every call raises ApiUnavailableError if the
+    API does not answer after some retries, and StoreUnavailableError if the store does not.
 
-    `serialization_format`, where a method takes one, is an object with `dumps` and `loads`, such as
-    the module cbor2, and goes before the client's codec. A format of your own must be registered
-    in the workers' app, `Opsqueue(codecs=[…])`; if no live worker of the queue reads it, a warning
-    is logged at the insert. A result is read by the codec that its submission records.
+    `serialization_format`, where a method accepts one, is an object with `dumps` and `loads`, such
+    as the module cbor2. It takes precedence over the client's codec. A format of your own must be
+    registered in the workers' app, `Opsqueue(codecs=[…])`; if no live worker of the queue reads it,
+    the insert logs a warning. Results are decoded with the codec that their submission records.
 
     Raises:
-        InvalidArgumentError: of the arguments.
+        InvalidArgumentError: an argument is invalid.
         NewObjectStoreClientError: the store's URL can't be used, or its extra is not installed.
     """
 
-    def __init__(  # noqa: PLR0913 two URLs and what can be set
+    def __init__(  # noqa: PLR0913 two URLs and the options
         self,
         opsqueue_url: str,
         object_store_url: str,
@@ -205,9 +205,10 @@ class ProducerClient:
         whole_bytes: int | None = None,
         **options: Unpack[ClientOptions],
     ) -> Self:
-        """Make a client of parts that are there already; `close` leaves them to the caller.
+        """Create a client from an existing back end and store; `close` does not close them.
 
-        `whole_bytes` limits what a retry of failed operations decodes, see `failed_operations`.
+        `whole_bytes` limits how much a retry of failed operations decodes at once, see
+        `failed_operations`.
         """
         self = cls.__new__(cls)
         self._set_up(api, store, **options)
@@ -247,7 +248,7 @@ class ProducerClient:
 
     @property
     def queue(self) -> str:
-        """The queue's name; may be set to that of another one."""
+        """The queue's name; assign another name to switch to that queue."""
         return self._on.name
 
     @queue.setter
@@ -256,10 +257,10 @@ class ProducerClient:
         self._inserter = self._inserter_of(self._on)
 
     def __repr__(self) -> str:
-        """URLs without credentials, never the token."""
+        """Show the URLs without credentials, and never the token."""
         return self._name
 
-    def insert_submission(  # noqa: PLR0913 what a submission can be told
+    def insert_submission(  # noqa: PLR0913 the options of a submission
         self,
         ops: Iterable[Any],
         *,
@@ -274,38 +275,41 @@ class ProducerClient:
         delete_inputs_at_completion: bool = False,
         idempotency_key: str | None = None,
     ) -> SubmissionId:
-        """Upload operations as chunks, in parallel, and hand them in; does not wait for workers.
+        """Upload operations as chunks, in parallel, and submit them without waiting for workers.
 
         Args:
-            ops: any iterable, consumed once, a few chunks in memory at a time. What it raises is
-                raised here, an Exception as the cause of a ChunksStorageError, and nothing is
-                handed in.
-            chunk_size: operations a chunk.
-            serialization_format: in place of the client's codec.
+            ops: any iterable. It is consumed once, with a few chunks in memory at a time. If it
+                raises, nothing is submitted; an Exception becomes the cause of a
+                ChunksStorageError.
+            chunk_size: the number of operations in a chunk.
+            serialization_format: used instead of the client's codec.
             metadata: opaque bytes for the handler.
-            strategic_metadata: what strategies and look-ups read.
-            max_attempts: of each chunk. Like the next two, where it is not given, as the queue has
-                it (`opsqueue defaults`), else as the API has it, else 10.
+            strategic_metadata: keys and numbers that strategies and look-ups read.
+            max_attempts: how often each chunk is attempted. If it is not given, the queue's default
+                applies (`opsqueue defaults`), else the API's, else 10. The same holds for the
+                back-off and the retention.
             max_failed_operations: where the handler collects errors, how many operations may fail
-                before the submission does: a count (int), or a share of all (float, 0.0 to 1.0).
-            backoff: between attempts; either wait may be left out; else 1 s, doubling to 60 s.
-            retention: how long it is kept after its end, a timedelta or seconds; else a day.
-            delete_inputs_at_completion: delete the uploaded operations soon after it completed, and
-                only the rest of it after its retention.
-            idempotency_key: at most 255 printable characters. A submission with this key that is
-                there already (24 hours) is given instead, and this upload deleted.
+                before the submission fails: a count (int), or a share of all (float, 0.0 to 1.0).
+            backoff: the pauses between attempts. Either of them may be left out; the built-in
+                default is 1 s, doubling to 60 s.
+            retention: how long the submission is kept after its end: a timedelta or seconds. The
+                built-in default is one day.
+            delete_inputs_at_completion: delete the uploaded operations soon after the submission
+                has completed; everything else is kept for its retention.
+            idempotency_key: at most 255 printable characters. If a submission with this key was
+                inserted in the last 24 hours, its id is returned and this upload is deleted.
 
         Raises:
             ChunkSizeIsZeroError, InvalidArgumentError: before anything is consumed; the latter also
                 for a text, which is an iterable of its characters, and for a dict or a data frame,
                 which are iterables of keys and column names.
-            EncodingError: names chunk and operation.
-            SubmissionForgottenError: the key's submission has ended and was forgotten since.
+            EncodingError: an operation can't be encoded; the message names it and its chunk.
+            SubmissionForgottenError: the key's submission has ended and has been forgotten since.
             IdempotencyKeyReusedError: the key's submission has other options, another number of
                 operations or, where both are small, other operations.
             ChunksStorageError: `ops` raised an exception.
-            ApiUnavailableError: whether it was handed in is then not known, except when the API
-                was never reached: repeat with the same idempotency key.
+            ApiUnavailableError: unless the API was never reached, the submission may or may not
+                have been inserted. Call again with the same idempotency key.
         """
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
@@ -337,21 +341,22 @@ class ProducerClient:
             raise InvalidArgumentError(message)
         with spans.send(self.queue) as span:
             if not self._has_answered:
-                # That nobody listens is found out before an hour of uploads, not after.
+                # Find out before an hour of uploads, not after it, that the API is unreachable.
                 self._api.version()
                 self._check_store()
                 self._has_answered = True
-            # A retry of somebody without a trace stays in that of the first.
+            # A retry by a caller without a trace stays in the trace of the first submission.
             empty = replace(empty, trace_context=current_carrier() or empty.trace_context)
             ops = _iterated(iter(ops))
-            # With a key of our own where none is given, so that a repeated request is safe.
+            # Generate a key if none is given, so that repeating the request is safe.
             key = idempotency_key or own_idempotency_key()
             try:
                 inserted = self._inserter.insert(empty, ops, codec, key)
             except SubmissionForgottenError as exc:
                 if idempotency_key is not None:
                     raise
-                # This very one: the answer was lost, and its retention was short.
+                # The key is ours, so this is our own submission: the answer was lost, and its
+                # retention is over already.
                 inserted = Inserted(id=exc.submission_id, is_new=True)
             span.note(spans.sent(inserted))
         if inserted.warning:
@@ -359,10 +364,10 @@ class ProducerClient:
         return inserted.id
 
     def _check_store(self) -> None:
-        """Find out, before anything is stored, whether the API has another store.
+        """Check, before anything is stored, that the API uses the same object store.
 
         Raises:
-            NewObjectStoreClientError: it has.
+            NewObjectStoreClientError: the API uses another one.
         """
         expected = self._api.store_id
         if not expected:
@@ -370,12 +375,12 @@ class ProducerClient:
         try:
             found = read_store_id(self._store, self._store.url)
         except StoreUnavailableError:
-            return  # small submissions need no store, and the first upload of others says it
+            return  # small submissions need no store, and the first upload of others raises
         if found != expected:
             message = (
                 f"{self._store.url} is not the object store of the API "
                 f"({'its id is ' + found if found else 'it has no id'}, the API's is {expected}): "
-                "give the URL that the API and the workers have, and mount the same disk"
+                "give the URL that the API and the workers use, and mount the same disk"
             )
             raise NewObjectStoreClientError(message)
         self._store.store_id = found
@@ -387,10 +392,11 @@ class ProducerClient:
         errors: ErrorMode = "raise",
         **options: Unpack[SubmissionOptions],
     ) -> Batched[Any]:
-        """Hand operations in, block until all are done, give the results in order, lazily.
+        """Submit operations, block until all are done, and return the results in order, lazily.
 
-        Takes what `insert_submission` takes; raises what it and
-        `blocking_stream_completed_submission` raise. Interrupting it leaves the submission running.
+        The options are those of `insert_submission`; the errors are those of `insert_submission`
+        and `blocking_stream_completed_submission`. If the call is interrupted, the submission goes
+        on.
         """
         submission_id = self.insert_submission(ops, **options)
         return self.blocking_stream_completed_submission(
@@ -419,14 +425,13 @@ class ProducerClient:
         chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> SubmissionId:
-        """Do what `insert_submission` does with chunks that are bytes already, stored as they are.
+        """Submit chunks that are bytes already; they are stored as they are.
 
         Args:
             chunk_contents: the chunks.
-            chunk_size: how many operations each chunk holds, for what is counted and shown (the
-                backlog, progress, rates). The chunks are not opened: the last one counts as full.
-                None: 1.
-            options: those of `insert_submission`, but no `serialization_format`.
+            chunk_size: how many operations each chunk holds. Backlog, progress and rates count by
+                it. The chunks are not opened: the last one counts as full. The default is 1.
+            options: those of `insert_submission`, except `serialization_format`.
 
         Raises:
             as `insert_submission`.
@@ -445,7 +450,7 @@ class ProducerClient:
         chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> Batched[bytes]:
-        """Hand chunks in, block until all are done, give their outputs as bytes in order."""
+        """Submit chunks, block until all are done, and return their outputs as bytes, in order."""
         submission_id = self.insert_submission_chunks(
             chunk_contents, chunk_size=chunk_size, **options
         )
@@ -485,30 +490,32 @@ class ProducerClient:
         max_failed_operations: float | None = None,
         idempotency_key: str | None = None,
     ) -> SubmissionId | None:
-        """Put a failed or cancelled submission back to work; or only operations that failed.
+        """Resume a failed or cancelled submission, or submit only its failed operations again.
 
-        Without `only` the submission goes on as it is: finished chunks stay finished, errors of
-        operations in them too, and its `max_failed_operations` holds no longer.
+        Without `only`, the submission is in progress again. Its finished chunks stay finished,
+        including the errors of their operations. Its `max_failed_operations` no longer applies.
 
-        With `only` a new submission is handed in, and its id given: of the operations that have an
-        error, in order. It has all settings of the old one but `max_failed_operations`; the old
-        one stays as it is. Operations that were dropped are not in it.
+        With `only`, a new submission of the operations that have an error, in their order, is
+        inserted, and its id returned. It has all settings of the old one except
+        `max_failed_operations`. It does not contain operations that were dropped. The old
+        submission stays as it is.
 
         Args:
-            submission_id: failed or cancelled; with `only` also completed.
+            submission_id: a failed or cancelled submission; with `only` also a completed one.
             only: "failed".
-            max_failed_operations: of the new one; that of the old one does not hold for it.
-            idempotency_key: of the new one. Without one, the same call gives the same new
-                submission for 24 hours; by then, unless it is kept for longer, the old one is gone.
+            max_failed_operations: of the new submission; it is not copied from the old one.
+            idempotency_key: of the new submission. Without one, the same call returns the same new
+                submission for 24 hours. The old one is gone by then, unless its retention is
+                longer.
 
         Raises:
             SubmissionNotFoundError, SubmissionNotRetryableError.
-            SubmissionNotCompletedYetError: with `only`: it is in progress.
-            InvalidArgumentError: with `only`: no operation of it failed.
+            SubmissionNotCompletedYetError: with `only`, if the submission is in progress.
+            InvalidArgumentError: with `only`, if none of its operations failed.
         """
         if only is None:
             if max_failed_operations is not None or idempotency_key is not None:
-                message = "max_failed_operations and idempotency_key go with only='failed'"
+                message = "max_failed_operations and idempotency_key need only='failed'"
                 raise InvalidArgumentError(message)
             self._on.retry_submission(SubmissionId(submission_id))
             return None
@@ -529,7 +536,7 @@ class ProducerClient:
         key = idempotency_key or idempotency_key_of_retry(old.id, old.operations_failed)
         return self._insert(empty, ops, codec, key)
 
-    # Submissions that are there
+    # Existing submissions
 
     def get_submission(self, submission_id: SubmissionId) -> Submission:
         """Return a submission as it is now.
@@ -542,7 +549,7 @@ class ProducerClient:
     def get_submission_status(self, submission_id: SubmissionId) -> SubmissionStatus | None:
         """Return a submission's state as a class, such as SubmissionStatus.InProgress.
 
-        None when the queue has none of this id.
+        None if the queue has no submission of this id.
         """
         try:
             return status_of(self.get_submission(submission_id))
@@ -560,16 +567,16 @@ class ProducerClient:
     def wait_for_submission(
         self, submission_id: SubmissionId, *, timeout: float | None = None
     ) -> Submission:
-        """Block until a submission has ended, in whatever state, and give it.
+        """Block until a submission has ended, in whatever state, and return it.
 
         Args:
             submission_id: its id.
-            timeout: seconds; None waits as long as it takes. An API that does not answer is asked
-                again for about a minute each time.
+            timeout: seconds; None waits as long as it takes. If the API does not answer, requests
+                are repeated for about a minute before ApiUnavailableError is raised.
 
         Raises:
-            TimeoutError: it is still in progress.
-            SubmissionNotFoundError: also when it was cleaned up meanwhile.
+            TimeoutError: the submission is still in progress.
+            SubmissionNotFoundError: also if the submission was cleaned up meanwhile.
         """
         waiting = self._waiting(submission_id, timeout)
         with spans.wait(self.queue, submission_id):
@@ -592,7 +599,7 @@ class ProducerClient:
         return Waiting(self._on, SubmissionId(submission_id), timeout=timeout)
 
     def cancel_submission(self, submission_id: SubmissionId) -> None:
-        """Drop what is left of a submission in progress.
+        """Cancel a submission in progress: chunks that are not done are dropped.
 
         Raises:
             SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
@@ -606,10 +613,10 @@ class ProducerClient:
 
         Args:
             submission_id: its id.
-            changes: new values; None removes a key, what is not named stays.
+            changes: new values by key; None removes a key. Other keys keep their values.
 
         Raises:
-            InvalidArgumentError: a key or value that can't be one, or too many pairs.
+            InvalidArgumentError: a key or value is invalid, or there are too many pairs.
             SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
         """
         self._on.update_metadata(SubmissionId(submission_id), changes)
@@ -624,8 +631,8 @@ class ProducerClient:
         """Return the ids of all submissions that have all these pairs, ascending.
 
         Args:
-            strategic_metadata: the pairs; none: all submissions.
-            states: that they may be in.
+            strategic_metadata: the pairs; an empty mapping matches all submissions.
+            states: the states to look in.
             limit: at most MAX_LOOKED_UP.
 
         Raises:
@@ -640,7 +647,7 @@ class ProducerClient:
     def list_submissions(
         self, wanted: SubmissionFilter | None = None, *, order: Order = "newest"
     ) -> Batched[Submission]:
-        """Yield the submissions that fit, by creation, asking for the next page when needed."""
+        """Yield the matching submissions by creation, requesting the next page when needed."""
         return Batched(self._pages(wanted or SubmissionFilter(), order))
 
     async def async_list_submissions(
@@ -678,14 +685,14 @@ class ProducerClient:
         serialization_format: SerializationFormat | None = None,
         errors: ErrorMode = "raise",
     ) -> Batched[Any]:
-        """Block until a submission completed, then give its results in order, lazily.
+        """Block until a submission has completed, then return its results in order, lazily.
 
         Args:
             submission_id: its id.
-            serialization_format: in place of the recorded codec.
-            errors: how operations that failed are seen, where the handler collects errors. "raise"
-                raises OperationFailedError in the place of the first, "yield" gives an
-                OperationFailed in the place of each, "skip" leaves them out.
+            serialization_format: used instead of the recorded codec.
+            errors: how failed operations appear, where the handler collects errors. "raise" raises
+                OperationFailedError in the place of the first one, "yield" yields an
+                OperationFailed in the place of each, "skip" omits them.
 
         Raises at the call:
             SubmissionFailedError, SubmissionCancelledError, SubmissionNotFoundError.
@@ -716,7 +723,7 @@ class ProducerClient:
     ) -> Batched[Any]:
         """Return a completed submission's results in order, lazily; do not wait.
 
-        Arguments as of `blocking_stream_completed_submission`.
+        The arguments are those of `blocking_stream_completed_submission`.
 
         Raises at the call:
             SubmissionNotCompletedYetError, SubmissionFailedError, SubmissionCancelledError,
@@ -740,13 +747,15 @@ class ProducerClient:
 
         Args:
             submission_id: its id.
-            ordered: in the order of the operations; otherwise as the chunks are done.
-            start: the first chunk; where an earlier reader stopped, see `iter_chunk_results`.
+            ordered: yield in the order of the operations; otherwise in the order in which chunks
+                are done.
+            start: the first chunk. Pass the chunk where an earlier reader stopped to go on from
+                there, see `iter_chunk_results`.
             errors: as in `blocking_stream_completed_submission`.
 
         Raises while iterating:
-            SubmissionFailedError, SubmissionCancelledError: after the results that are there.
-            SubmissionNotFoundError, InvalidArgumentError (it has no such chunk).
+            SubmissionFailedError, SubmissionCancelledError: after all available results.
+            SubmissionNotFoundError, InvalidArgumentError (there is no such chunk).
         """
         chunks = self._follow(submission_id, ordered=ordered, start=start, errors=errors)
         return Batched(results for batch in chunks for _, results in batch or [(0, ())])
@@ -759,7 +768,7 @@ class ProducerClient:
         start: int = 0,
         errors: ErrorMode = "raise",
     ) -> Batched[ChunkResults]:
-        """Yield the results of `iter_results` by chunk, with its index: to go on later."""
+        """Yield the results of `iter_results` by chunk, with its index, to resume later."""
         chunks = self._follow(submission_id, ordered=ordered, start=start, errors=errors)
         return Batched(
             tuple(ChunkResults(index, list(results)) for index, results in batch)
@@ -794,24 +803,24 @@ class ProducerClient:
         errors: ErrorMode = "yield",
         serialization_format: SerializationFormat | None = None,
     ) -> Batched[tuple[int, Any]]:
-        """Return the results of the chunks that are done, also of a failed or cancelled submission.
+        """Return the results of the chunks that are done, in whatever state the submission is.
 
         Args:
             submission_id: its id.
             start: the first chunk.
             errors: as in `blocking_stream_completed_submission`, but "yield" is the default.
-            serialization_format: in place of the recorded codec.
+            serialization_format: used instead of the recorded codec.
 
         Returns pairs of an operation's index, which is its position in the submission, and its
-        result, in the order of the operations, lazily. Of a submission in progress they are those
-        of the chunks that are done while it is read; of a completed one they are all. Does not
-        wait.
+        result, in the order of the operations, lazily. For a submission in progress these are the
+        chunks that are done at the time of reading; for a completed one they are all. The method
+        does not wait.
 
         Raises at the call:
             SubmissionNotFoundError.
 
         Raises while iterating:
-            InvalidArgumentError: it has no chunk `start`.
+            InvalidArgumentError: the submission has no chunk `start`.
         """
         check_error_mode(errors)
         submission = self.get_submission(submission_id)
@@ -834,7 +843,7 @@ class ProducerClient:
     def blocking_stream_completed_submission_chunks(
         self, submission_id: SubmissionId
     ) -> Batched[bytes]:
-        """Block until a submission completed, then give its chunks' outputs as bytes, in order."""
+        """Block until a submission has completed, then return its outputs as bytes, in order."""
         return self._outputs_of(self.wait_for_submission(submission_id))
 
     async def async_stream_completed_submission_chunks(
@@ -851,7 +860,9 @@ class ProducerClient:
     # Errors of single operations
 
     def iter_errors(self, submission_id: SubmissionId) -> Batched[OperationFailed]:
-        """Yield the errors of single operations in order, lazily; of finished chunks, in any state.
+        """Yield the errors of single operations in order, lazily.
+
+        These are the errors in finished chunks; the submission may be in any state.
 
         Raises at the call:
             SubmissionNotFoundError.
@@ -895,7 +906,7 @@ class ProducerClient:
         return reader_of(submission, self._store, self._on.inline_contents)
 
     def _codec_of(self, name: str, given: SerializationFormat | None) -> Codec:
-        """Choose the codec to read by: the one asked for, else our own, else that of the name."""
+        """Choose the codec to decode with: the given one, else the client's, else the recorded."""
         if given is None and name == RAW.name:
             given = DEFAULT_SERIALIZATION_FORMAT
         if given is not None:
@@ -905,7 +916,7 @@ class ProducerClient:
         return open_codec(name, allow_pickle=self._allow_pickle)
 
     def close(self) -> None:
-        """Give connections back; may be repeated."""
+        """Close the connections; may be called again."""
         self.threads.close()
         self._resources.close()
 
@@ -920,7 +931,7 @@ class ProducerClient:
     ) -> None:
         self.close()
 
-    # The asynchronous forms of the methods that only wait for a thread
+    # Asynchronous forms of methods that run in a thread
 
     async_insert_submission = fed_in_thread(insert_submission)
     async_insert_submission_chunks = fed_in_thread(insert_submission_chunks)
@@ -945,9 +956,9 @@ class ProducerClient:
 
 
 def _iterated(ops: Iterator[Any]) -> Iterator[Any]:
-    """Yield operations; an exception of theirs becomes the one that programs catch for it.
+    """Yield operations, and raise an exception of their iterable as a ChunksStorageError.
 
-    Ours stay as they are, and so does what ends a program.
+    Errors of opsqueue and exceptions that end a program are raised as they are.
     """
     try:
         yield from ops
@@ -955,6 +966,6 @@ def _iterated(ops: Iterator[Any]) -> Iterator[Any]:
         raise
     except Exception as exc:
         message = (
-            f"the iterable of operations raised {type(exc).__name__}: {exc}; nothing is handed in"
+            f"the iterable of operations raised {type(exc).__name__}: {exc}; nothing was submitted"
         )
         raise ChunksStorageError(message) from exc

@@ -1,4 +1,4 @@
-"""Which chunks of a submission are done, as they come, while it runs: long poll after long poll."""
+"""Following a submission while it runs: long polls yield the chunks that are done."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer.backends import ProducerQueue
 
 TURN_S = 10.0
-"""How long one request waits; then nothing is yielded, so that whoever iterates has a say."""
+"""The wait of one request. An empty batch is yielded then, so that the caller can stop."""
 _MOST_ENDED_TURNS: Final = 100
-"""In a row; one alone may be a retry that came between two questions."""
+"""The limit of such turns in a row; a single one may be due to a retry between two requests."""
 
 
 def chunks_in_order(
     queue: ProducerQueue, submission_id: SubmissionId, *, start: int
 ) -> Iterator[Sequence[int]]:
-    """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
+    """Yield the chunks from `start` on, each when it and all before it are done.
+
+    Yields an empty sequence after each wait in which nothing was done.
 
     Raises:
-        SubmissionFailedError, SubmissionCancelledError: after all that came before the first
-            chunk that is not done.
-        SubmissionNotFoundError: also when it is cleaned up meanwhile.
-        InvalidArgumentError: it has no chunk `start`.
+        SubmissionFailedError, SubmissionCancelledError: after all chunks before the first one that
+            is not done.
+        SubmissionNotFoundError: also if the submission is cleaned up meanwhile.
+        InvalidArgumentError: the submission has no chunk `start`.
     """
 
     def ask(first: int, wait_s: float) -> Progress:
@@ -47,14 +49,18 @@ def done_in_order(
     start: int,
     turn_s: float,
 ) -> Iterator[range]:
-    """Yield the chunks from `start` on, each when all before it are done; nothing now and then.
+    """Yield the chunks from `start` on, each when it and all before it are done.
+
+    Yields an empty range after each wait in which nothing was done.
 
     Args:
-        ask: for the progress from a chunk on, waiting for so many seconds until it is done.
-        check_end: raises what there is to say of a submission that is in this state though the
-            chunk is not done; asked again if it does not, since a retry may have come between.
+        ask: returns the progress from a chunk on; waits up to the given number of seconds until
+            that chunk is done.
+        check_end: called when the submission has ended in a state and the chunk is not done;
+            raises the error for it. If it returns, the progress is asked for again, since a retry
+            may have come between the two requests.
         start: the first chunk.
-        turn_s: how long to wait each time; not at the first.
+        turn_s: how long to wait each time, except the first time, which does not wait.
     """
     wait_s, ended_turns = 0.0, 0
     while True:
@@ -78,11 +84,13 @@ def done_in_order(
 def chunks_as_they_come(
     queue: ProducerQueue, submission_id: SubmissionId, *, start: int
 ) -> Iterator[Sequence[int]]:
-    """Yield the chunks from `start` on in the order that they are seen done; a bit a chunk.
+    """Yield the chunks from `start` on in the order in which they are found to be done.
+
+    Needs one bit of memory per chunk.
 
     Raises:
-        SubmissionFailedError, SubmissionCancelledError: after all that were done.
-        SubmissionNotFoundError, InvalidArgumentError: as `chunks_in_order`.
+        SubmissionFailedError, SubmissionCancelledError: after all chunks that were done.
+        SubmissionNotFoundError, InvalidArgumentError: see `chunks_in_order`.
     """
     first = queue.wait_for_progress(submission_id, start)
     _check_start(first, start)
@@ -108,10 +116,10 @@ def chunks_as_they_come(
 def chunks_done(
     queue: ProducerQueue, submission_id: SubmissionId, *, start: int = 0
 ) -> Iterator[Sequence[int]]:
-    """Yield the chunks from `start` on that are done now, ascending, whatever its state is.
+    """Yield the chunks from `start` on that are done now, ascending; the state does not matter.
 
     Raises:
-        SubmissionNotFoundError, InvalidArgumentError: as `chunks_in_order`.
+        SubmissionNotFoundError, InvalidArgumentError: see `chunks_in_order`.
     """
     progress = queue.wait_for_progress(submission_id, start)
     _check_start(progress, start)
@@ -122,13 +130,13 @@ def chunks_done(
 def _windows(
     queue: ProducerQueue, submission_id: SubmissionId, progress: Progress
 ) -> Iterator[Progress]:
-    """Give the window that is there, and all that follow it."""
+    """Yield the given window of progress and all that follow it."""
     yield progress
     while (end := progress.done.end) < progress.chunks_total:
         progress = queue.wait_for_progress(submission_id, end)
         yield progress
         if progress.done.end <= end:
-            return  # the same window once more: the next look may have a further one
+            return  # the same window again: a later call may find a further one
 
 
 def _check_start(progress: Progress, start: int) -> None:

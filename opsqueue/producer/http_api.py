@@ -1,4 +1,4 @@
-"""The HTTP API as a producer's back end: which requests answer what."""
+"""The HTTP API as a producer's back end: the request behind each method."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class HttpBackend(HttpClient):
         return HttpQueue(self, name)
 
     def queues(self) -> Mapping[str, Counts]:
-        """Count all; see `Backend.queues`."""
+        """Count what each queue holds; see `Backend.queues`."""
         body = self.read(self.send("GET", "/v1/queues"), QueuesBody, "")
         return {counts.queue: counts for counts in body.queues}
 
@@ -58,13 +58,13 @@ class HttpQueue:
     """The submissions of one queue over HTTP."""
 
     def __init__(self, client: HttpClient, name: str) -> None:
-        """Ask nothing yet."""
+        """Make no request yet."""
         self._path = queue_path(name)
         self._client = client
         self.name = name
 
     def insert_submission(self, new: NewSubmission, *, idempotency_key: str = "") -> Inserted:
-        """Insert a submission; see `ProducerQueue.insert_submission`. Safe to repeat, by key."""
+        """Insert a submission; see `ProducerQueue.insert_submission`. Repeatable by its key."""
         response = self._client.send(
             "POST",
             f"{self._path}/submissions",
@@ -85,7 +85,7 @@ class HttpQueue:
         return self.wait_for_end(submission_id, wait_s=0)
 
     def wait_for_end(self, submission_id: SubmissionId, *, wait_s: float) -> Submission:
-        """Wait for a submission; see `ProducerQueue.wait_for_end`. More patient while it waits."""
+        """Wait for a submission; see `ProducerQueue.wait_for_end`. Retries longer if it waits."""
         wait_s = max(0.0, min(wait_s, MAX_WAIT_S))
         response = self._client.send(
             "GET",
@@ -103,7 +103,7 @@ class HttpQueue:
         seen: int | None = None,
         wait_s: float = 0,
     ) -> Progress:
-        """Return progress; see `ProducerQueue.wait_for_progress`. More patient while it waits."""
+        """Return progress; see `ProducerQueue.wait_for_progress`. Retries longer if it waits."""
         wait_s = max(0.0, min(wait_s, MAX_WAIT_S))
         response = self._client.send(
             "GET",
@@ -121,13 +121,13 @@ class HttpQueue:
         response = self._client.send(
             "POST",
             f"{self._path}/submissions/{submission_id}/cancel",
-            # Repeated after a lost answer it would be refused: it is cancelled already.
+            # A repetition after a lost answer would be refused: it is cancelled already.
             is_repeatable=False,
         )
         return self._client.read(response, Submission, self.name, submission_id)
 
     def retry_submission(self, submission_id: SubmissionId, /) -> Submission:
-        """Retry; see `ProducerQueue.retry_submission`."""
+        """Retry a submission; see `ProducerQueue.retry_submission`."""
         path = f"{self._path}/submissions/{submission_id}/retry"
         response = self._client.send("POST", path, is_repeatable=False)
         return self._client.read(response, Submission, self.name, submission_id)
@@ -223,7 +223,7 @@ class HttpQueue:
         return self._client.read(response, ErrorChunks, self.name, submission_id)
 
     def count_queue(self) -> Counts:
-        """Count; see `ProducerQueue.count_queue`."""
+        """Count what the queue holds; see `ProducerQueue.count_queue`."""
         return self._client.read(self._client.send("GET", self._path), Counts, self.name)
 
     def list_workers(self) -> Sequence[WorkerSeen]:
@@ -234,11 +234,11 @@ class HttpQueue:
         return body.workers
 
     def pause_queue(self) -> None:
-        """Pause; see `ProducerQueue.pause_queue`."""
+        """Pause the queue; see `ProducerQueue.pause_queue`."""
         self._client.read(self._client.send("POST", f"{self._path}/pause"), Counts, self.name)
 
     def resume_queue(self) -> None:
-        """Resume; see `ProducerQueue.resume_queue`."""
+        """Resume the queue; see `ProducerQueue.resume_queue`."""
         self._client.read(self._client.send("POST", f"{self._path}/resume"), Counts, self.name)
 
 

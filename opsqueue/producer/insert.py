@@ -1,7 +1,7 @@
-"""The insert of a submission: its chunks are stored, then the queue is told where they are.
+"""The insert of a submission: store its chunks, then add it to the queue.
 
-`ProducerClient` and the API insert in this one way. What was stored in vain is deleted again. I/O
-is the store's and that of a `ProducerQueue`.
+`ProducerClient` and the API share this code. If the insert is refused, the stored chunks are
+deleted again. All I/O goes through the object store and a `ProducerQueue`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_is_operations(ops: object) -> None:
     """
     kind = type(ops)
     if isinstance(ops, str | bytes | bytearray | memoryview):
-        message = f"{shown(ops)} would be an operation a character: give a list of operations"
+        message = f"{shown(ops)} would be one operation per character: give a list of operations"
     elif isinstance(ops, Mapping):
         message = (
             f"ops is a {kind.__name__}, whose keys would be the operations: give "
@@ -69,13 +69,14 @@ def _is_data_frame(kind: type) -> bool:
 
 
 class SubmissionInserter:
-    """Inserts submissions into one queue; may be used from several threads.
+    """Inserts submissions into one queue; safe to use from several threads.
 
     Args:
-        queue: where they go.
-        store: where chunks go; stays the caller's.
-        at_once: objects uploaded in parallel.
-        inline_bytes: chunks that are at most this large together, encoded, go to the queue alone.
+        queue: the queue.
+        store: the object store for the chunks; it is not closed here.
+        at_once: how many objects are uploaded in parallel.
+        inline_bytes: submissions whose encoded chunks are at most this large together go to the
+            queue only.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SubmissionInserter:
         at_once: int = DEFAULT_AT_ONCE,
         inline_bytes: int,
     ) -> None:
-        """Ask nothing yet."""
+        """Make no request yet."""
         self._queue = queue
         self._store = store
         self._at_once = at_once
@@ -113,7 +114,7 @@ class SubmissionInserter:
             is_compared: they came as JSON, and are the same in a repetition with the same key.
 
         Raises:
-            as `store_operations` and `ProducerQueue.insert_submission`.
+            The errors of `store_operations` and `ProducerQueue.insert_submission`.
         """
         origin = Origin()
         digest = OperationsDigest() if is_compared and idempotency_key else None
@@ -141,19 +142,19 @@ class SubmissionInserter:
     def insert_encoded(self, new: NewSubmission, idempotency_key: str) -> Inserted:
         """Insert a submission whose chunks its producer has stored, or sends along encoded.
 
-        Chunks that the producer took for small, and this side does not, are stored first.
+        Chunks sent along are stored first if they are too large for this side's `inline_bytes`.
 
         Raises:
-            InvalidArgumentError: its prefix is of another form.
+            InvalidArgumentError: its prefix has another form.
             PrefixTakenError: another submission has its prefix.
-            as `ProducerQueue.insert_submission`.
+            The errors of `ProducerQueue.insert_submission`.
         """
         check_own_prefix(new.prefix, self._queue.name)
         if (
             new.inline is None
             or fits_inline(new.inline, self._inline_bytes)
-            # Nothing may be stored there, not even the manifest that an upload lacks. Only a
-            # repetition whose key is known is answered; any other is refused.
+            # The prefix is taken: nothing may be stored there, not even the manifest that an upload
+            # lacks. The queue accepts a repetition with a known key and refuses anything else.
             or self._queue.lookup_prefix(new.prefix) is not None
         ):
             return self._queue.insert_submission(new, idempotency_key=idempotency_key)
@@ -167,10 +168,11 @@ class SubmissionInserter:
     def _insert_stored(
         self, new: NewSubmission, idempotency_key: str, *, is_prefix_fresh: bool
     ) -> Inserted:
-        """Insert a submission whose chunks are stored here, and delete them if that is in vain.
+        """Insert a submission whose chunks were stored here; delete them if it is not inserted.
 
-        Whoever has a prefix that was made here is this very submission, inserted by a request whose
-        answer was lost; a prefix that a client chose may be a stranger's.
+        If a submission has a prefix that was generated here, it is this very submission: an earlier
+        request inserted it, and its answer was lost. A prefix that a client chose may belong to
+        another submission.
         """
         try:
             store_manifest(self._store, self._queue.name, new, idempotency_key)
@@ -181,7 +183,7 @@ class SubmissionInserter:
         try:
             inserted = self._queue.insert_submission(new, idempotency_key=idempotency_key)
         except IncorrectUsageError:
-            # Only a refusal: after a lost answer a submission may be using these objects.
+            # Only after a refusal: after a lost answer a submission may be using these objects.
             owner = self._discard_unless_owned(new)
             if owner is None or not is_prefix_fresh:
                 raise
@@ -195,7 +197,7 @@ class SubmissionInserter:
         def owner_of(prefix: str) -> SubmissionId | None:
             try:
                 return self._queue.lookup_prefix(prefix)
-            except IncorrectUsageError:  # refused, as the insert
+            except IncorrectUsageError:  # refused like the insert
                 return None
 
         return discard_unless_owned(self._store, new, owner_of)

@@ -1,4 +1,4 @@
-"""Redis itself as a producer's back end, for tools and tests that need no HTTP."""
+"""Redis as a producer's back end, for tools and tests that do without the HTTP API."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _QUEUES_KEPT: Final = 1_000
 
 
 class RedisBackend:
-    """Answers from Redis itself.
+    """A back end that reads and writes Redis directly.
 
     Args:
-        client: from `opsqueue.queue.connection.connect`, or a fakeredis one; stays the caller's.
-        queue_of: makes a queue by its name; `Queue` unless given.
-        durability: that each insert waits for, see `opsqueue.queue.durability.check_durability`.
+        client: from `opsqueue.queue.connection.connect`, or of fakeredis; it is not closed here.
+        queue_of: returns the queue of a name; `Queue` by default.
+        durability: what each insert waits for, see `opsqueue.queue.durability.check_durability`.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class RedisBackend:
         queue_of: Callable[[str], ProducerQueue] | None = None,
         durability: Durability = Durability.NONE,
     ) -> None:
-        """Connect to nothing yet."""
+        """Make no connection yet."""
         self._queue_names = partial(queue_names, client)
-        # Kept, since a queue registers itself with its first insert.
+        # Cached, since each new object registers the queue again with its first insert.
         make = queue_of or partial(Queue, client, durability=durability)
         self._queue_of = lru_cache(_QUEUES_KEPT)(make)
         self.store_id = ""
@@ -49,8 +49,8 @@ class RedisBackend:
         return dict(each_readable(self._queue_names(), lambda n: self.queue(n).count_queue()))
 
     def version(self) -> str:
-        """Return our own version."""
+        """Return the version of this package."""
         return __version__
 
     def close(self) -> None:
-        """Do nothing: the client is the caller's."""
+        """Do nothing: the caller closes the client."""

@@ -1,4 +1,4 @@
-"""A new submission made of the operations of an old one that failed: plain values, no I/O."""
+"""Retrying only the failed operations of a submission: values and checks, no I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from opsqueue.model.submission import Submission, SubmissionState
 
 
 def check_only(only: str) -> None:
-    """Raise InvalidArgumentError unless it is what `ProducerClient.retry_submission` takes."""
+    """Raise InvalidArgumentError unless `ProducerClient.retry_submission` accepts this `only`."""
     if only != "failed":
         message = f"only={only!r}: give 'failed', the operations that have an error"
         raise InvalidArgumentError(message)
@@ -17,7 +17,7 @@ def check_only(only: str) -> None:
 def empty_retry_of(
     old: Submission, *, prefix: str, max_failed_operations: float | None
 ) -> NewSubmission:
-    """Give a submission like the old one, which has no operations yet.
+    """Return a submission with the settings of an old one, and without operations.
 
     Raises:
         SubmissionNotCompletedYetError: the old one is in progress.

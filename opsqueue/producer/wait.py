@@ -1,4 +1,4 @@
-"""Waiting for a submission's end, turn by turn: each turn is one long poll."""
+"""Waiting for a submission's end in turns, each of which is one long poll."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 from opsqueue.producer.backends import ProducerQueue
 
 LONG_POLL_S: Final = 30.0
-"""One request's wait: below what proxies cut off, often 60 s."""
+"""The wait of one request. It is below the timeout of proxies, which is often 60 s."""
 
 _FIRST_POLL_S: Final = 5.0
-"""Then whoever waits is told if there is no worker."""
+"""The wait of the first request. After it a warning is logged if the queue has no worker."""
 
 _LOG: Final = logging.getLogger("opsqueue.producer")
 
 
 class Waiting:
-    """Waits until a submission has ended.
+    """A wait until a submission has ended.
 
     Args:
-        queue: to ask.
+        queue: the submission's queue.
         submission_id: its id.
-        timeout: seconds from now; None: as long as it takes.
+        timeout: seconds from now; None waits as long as it takes.
     """
 
     def __init__(
         self, queue: ProducerQueue, submission_id: SubmissionId, *, timeout: float | None
     ) -> None:
-        """Ask nothing yet."""
+        """Make no request yet."""
         self._queue = queue
         self._id = submission_id
         self._timeout = timeout
@@ -39,11 +39,11 @@ class Waiting:
         self._is_first = True
 
     def turn(self, at_most_s: float | None = None) -> Submission | None:
-        """Wait for a turn of at most LONG_POLL_S; None: it is still in progress.
+        """Wait for at most LONG_POLL_S; return None if the submission is still in progress.
 
         Raises:
-            TimeoutError: the time is over.
-            SubmissionNotFoundError: also when it was cleaned up meanwhile.
+            TimeoutError: the timeout is over.
+            SubmissionNotFoundError: also if the submission was cleaned up meanwhile.
         """
         at_most_s = LONG_POLL_S if at_most_s is None else at_most_s
         asked_at = time.monotonic()
@@ -66,11 +66,11 @@ class Waiting:
         return None
 
     def _warn_if_nobody_works(self, submission: Submission) -> None:
-        """Say why nothing happens, if it is for want of workers; a typo in a name does that."""
+        """Log a warning if nothing happens because the queue, maybe misspelt, has no worker."""
         if submission.chunks_done == 0 and self._queue.count_queue().workers == 0:
             _LOG.warning(
-                "submission %s waits: no worker serves queue %r; is that its right name, and is "
-                "opsqueue-worker running?",
+                "submission %s waits: no worker serves queue %r; check the queue's name, and that "
+                "opsqueue-worker is running",
                 submission.id,
                 self._queue.name,
             )

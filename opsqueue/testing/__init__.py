@@ -1,6 +1,7 @@
-"""Your handlers, tested in one process, without a server: fakeredis and the memory store.
+"""Tests of handlers in one process, without a server: on fakeredis and the memory store.
 
-Loaded when a name is asked for: the embedded server of `opsqueue dev` needs no pytest.
+The names are imported when they are first used: `opsqueue dev`, whose embedded server is in this
+package, does not need pytest.
 """
 
 from typing import TYPE_CHECKING, Any

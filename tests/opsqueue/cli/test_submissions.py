@@ -331,14 +331,14 @@ def test_failed_operations_alone_are_handed_in_anew(
 
     new = queue.get_submission(SubmissionId(retried.stdout.strip()))
     assert (1, 60_000, 0) == (new.operations_total, new.retention_ms, new.max_failed_operations)
-    assert f"handed in 1 operation of {submission_id} anew" in retried.stderr
+    assert f"submitted 1 operation of {submission_id} again" in retried.stderr
     assert retried.stdout == again.stdout
-    assert f"handed in before, as {new.id}, which is in progress" in again.stderr
+    assert f"submitted before, as {new.id}, which is in progress" in again.stderr
     assert f"opsqueue retry {new.id} --only failed" in again.stderr
     assert (1, 2, 2) == (early.exit_code, nowhere.exit_code, misplaced.exit_code)
     assert "is in progress: its failed operations can be retried when it has" in early.stderr
     assert "--store-url" in nowhere.stderr
-    assert "goes with --only failed" in misplaced.stderr
+    assert "needs --only failed" in misplaced.stderr
 
 
 def test_what_failed_is_shown(run: Run, producer: ProducerClient, fail: Callable[[], None]) -> None:
@@ -364,7 +364,7 @@ def test_why_chunks_come_back_is_shown(
 
     shown = run("show", str(submission_id))
 
-    assert "last given back" in shown.stdout
+    assert "last released" in shown.stdout
     assert "file:///mnt can't be used" in shown.stdout
 
 
@@ -436,7 +436,7 @@ def test_a_token_for_one_queue_is_enough_for_it(
     looked_for = run("show", "7", OPSQUEUE_QUEUE=None)
 
     assert (0, 0, 2) == (listed.exit_code, paused.exit_code, looked_for.exit_code)
-    assert f"no submission of {queue.name} is like that" in listed.stderr
+    assert f"no submission of {queue.name} matches" in listed.stderr
     assert "lacks the scope admin for all queues; name the queue with -q" in looked_for.stderr
 
 

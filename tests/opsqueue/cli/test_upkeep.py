@@ -125,7 +125,7 @@ def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     assert f"there is no queue {typo} yet: did you mean" in unknown.stderr
     assert queue_name in unknown.stderr.splitlines()[0]
     assert f"queue {typo}: api  3 a second, burst 2" in limit.stderr
-    assert gone.stderr == f"queue {typo}: api  no limit set any more\n"
+    assert gone.stderr == f"queue {typo}: api  the limit is removed\n"
     assert never.stderr == f"queue {typo}: api  had no limit set\n"
 
 
@@ -147,7 +147,7 @@ def test_half_a_rate_limit_is_refused_by_its_options(run: Run, queue_name: str) 
     result = run("limits", "set", queue_name, "api", "--per-second", "3")
 
     assert result.exit_code == 2
-    assert "--per-second and --burst go together" in result.stderr
+    assert "--per-second and --burst need each other" in result.stderr
 
 
 def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
@@ -179,7 +179,7 @@ def test_orphans_are_listed_and_left_alone(run: Run, orphan: str, queue_name: st
 
     assert result.exit_code == 1
     assert orphan in result.output
-    assert f"1 upload of queue {queue_name} was never handed in: 1 object, 2.0 KiB" in result.output
+    assert f"1 upload of queue {queue_name} was never submitted: 1 object, 2.0 KiB" in result.output
 
 
 def test_orphans_are_deleted_when_the_answer_is_yes(

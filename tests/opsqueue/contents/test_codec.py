@@ -133,7 +133,7 @@ def test_what_cannot_be_carried_is_found(
     with pytest.raises(EncodingError) as caught:
         codec.encode([Decimal(1) if name == "cbor" else 1, "two", operation, 4])
 
-    assert f"codec {name!r} can't carry operation 2 of the chunk, {kind} (" in str(caught.value)
+    assert f"codec {name!r} can't encode operation 2 of the chunk, {kind} (" in str(caught.value)
     assert helps in str(caught.value)
 
 
@@ -336,7 +336,7 @@ def test_a_custom_codec_is_a_pair_of_functions() -> None:
     codec = CustomCodec("text", lambda it: json.dumps(it).encode(), json.loads)
 
     assert codec.decode(codec.encode([1, "a"])) == [1, "a"]
-    with pytest.raises(EncodingError, match="codec 'text' can't carry operation 1"):
+    with pytest.raises(EncodingError, match="codec 'text' can't encode operation 1"):
         codec.encode([1, b"x"])
     with pytest.raises(EncodingError, match="codec 'text'"):
         codec.decode(b"[")
@@ -347,7 +347,7 @@ def test_a_custom_codec_gives_bytes() -> None:
     # The mistake that the type checker would find too.
     codec = CustomCodec("text", json.dumps, json.loads)  # type: ignore[arg-type]
 
-    with pytest.raises(EncodingError, match="gave a str instead of bytes"):
+    with pytest.raises(EncodingError, match="returned a str instead of bytes"):
         codec.encode([1])
 
 

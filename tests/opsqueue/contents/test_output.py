@@ -74,7 +74,7 @@ def test_a_result_that_cannot_be_carried_is_an_error_of_its_operation() -> None:
     errors = errors_of(encoded.data)
     assert list(errors) == [1, 2, 3]
     assert errors[1].type == "EncodingError"
-    assert "can't carry the result of operation 1 of the chunk, an object" in errors[1].message
+    assert "can't encode the result of operation 1 of the chunk, an object" in errors[1].message
     assert [1, errors[1], BAD, errors[3], 5] == decode_output(encoded.data, MSGPACK)
 
 

@@ -152,7 +152,7 @@ def test_what_is_no_list_is_refused(count: Any, codec: str, value: object) -> No
         "pickle": lambda _value: b"N.",
     }
 
-    with pytest.raises(EncodingError, match="no list"):
+    with pytest.raises(EncodingError, match="not a list"):
         count(dumps[codec](value), codec, 1)
 
 

@@ -328,7 +328,7 @@ def test_no_codec_writes_more_than_is_read(name: str, monkeypatch: pytest.Monkey
     """Compressed or not; a gigabyte, made small here."""
     monkeypatch.setattr("opsqueue.contents.codec.MAX_CHUNK_BYTES", 1_000)
 
-    with pytest.raises(EncodingError, match="1,000 are allowed: make chunks smaller"):
+    with pytest.raises(EncodingError, match="the limit is 1,000: make chunks smaller"):
         open_codec(name, allow_pickle=True).encode(
             [b"x" * 2_000 if name != "json" else "x" * 2_000]
         )
@@ -361,7 +361,7 @@ def test_what_cbor_would_read_as_another_value_is_refused(value: object) -> None
     if isinstance(value, datetime | str) or value != value:  # noqa: PLR0124 NaN
         held += [{value: 1}, {(1, value): 1}, {value}]
     for operation in held:
-        with pytest.raises(EncodingError, match="codec 'cbor' can't carry operation 0"):
+        with pytest.raises(EncodingError, match="codec 'cbor' can't encode operation 0"):
             open_codec("cbor").encode([operation])
 
 

@@ -176,7 +176,7 @@ def test_whatever_an_exception_is_its_chunk_is_reported(
         ([1, 2], "returned 2 results for 3 operations"),
         (None, "returned NoneType"),
         ("abc", "returned str"),
-        ([object()] * 3, "can't carry the result of operation 0"),
+        ([object()] * 3, "can't encode the result of operation 0"),
     ],
 )
 def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(

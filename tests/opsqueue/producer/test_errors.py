@@ -203,7 +203,7 @@ def test_only_an_ended_submission_with_failed_operations_can_be_retried_so(
         producer.retry_submission(without, only="failed")
     with pytest.raises(InvalidArgumentError, match="give 'failed'"):
         producer.retry_submission(without, only="all")  # type: ignore[call-overload]
-    with pytest.raises(InvalidArgumentError, match="go with only='failed'"):
+    with pytest.raises(InvalidArgumentError, match="need only='failed'"):
         producer.retry_submission(without, idempotency_key="k")  # type: ignore[call-overload]
 
 

@@ -122,7 +122,7 @@ def test_wrong_values_are_refused_before_anything_is_consumed(
 
 @pytest.mark.parametrize("text", ["one operation", b"bytes"])
 def test_a_text_is_not_taken_for_its_characters(producer: ProducerClient, text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="would be an operation a character"):
+    with pytest.raises(InvalidArgumentError, match="would be one operation per character"):
         producer.insert_submission(text, chunk_size=1)
 
 
@@ -422,8 +422,8 @@ class Query(Frame):
         (PandasFrame(), r"columns or their names would be the operations: .*'records'"),
         (PolarsFrame(), r"is a PolarsFrame, whose columns .*to_dicts\(\)"),
         (ArrowTable(), r"is a ArrowTable, whose columns .*to_pylist\(\)"),
-        (bytearray(b"abc"), "an operation a character"),
-        ("abc", "an operation a character"),
+        (bytearray(b"abc"), "one operation per character"),
+        ("abc", "one operation per character"),
         (3, "ops is 3: give an iterable"),
     ],
 )

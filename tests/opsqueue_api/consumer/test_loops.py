@@ -154,7 +154,7 @@ def test_a_serialization_format_that_is_not_the_submissions_fails_the_attempt(
         (lambda ops, _chunk: ops[1:], "returned 1 results for 2 operations"),
         (lambda _ops, _chunk: None, "returned NoneType"),
         (lambda _ops, _chunk: "ab", "returned str"),
-        (lambda _ops, _chunk: [object(), 1], "can't carry the result of operation 0"),
+        (lambda _ops, _chunk: [object(), 1], "can't encode the result of operation 0"),
     ],
 )
 def test_a_wrong_result_fails_the_attempt(

@@ -225,5 +225,5 @@ def test_a_gateways_refusal_is_one_too() -> None:
     """Which is no problem detail."""
     transport = httpx.MockTransport(lambda _request: httpx.Response(403, html="<p>no</p>"))
 
-    with pytest.raises(AccessDeniedError, match="a proxy before it"):
+    with pytest.raises(AccessDeniedError, match="a proxy in front of it"):
         HttpBackend("http://api", transport=transport).version()

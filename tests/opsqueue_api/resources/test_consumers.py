@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "none-as-json": ({"results": []}, "0 results for 2 operations"),
     "null-as-json": ({"results": None}, "results"),
     "both": ({"results": [1, 2], "output": "AA=="}, "not both"),
-    "not-encodable": ({"results": [1, 2**64]}, "can't carry the result of operation 1"),
+    "not-encodable": ({"results": [1, 2**64]}, "can't encode the result of operation 1"),
 }
 
 
