@@ -1,21 +1,21 @@
-"""Which submission a worker takes its next chunk from.
+"""Strategies: how the submission is chosen from which a worker takes its next chunk.
 
-Strategies are values: they compare, hash, pickle and print as Python; `parse_strategy` reads the
-text form of command lines. They decide nothing here: `reserve_chunks.lua` does, at the moment of
-reservation, by what `wire` tells it.
+Strategies are values: they can be compared, hashed and pickled, and their `repr` is Python code.
+`parse_strategy` reads the text form used on command lines. Nothing is decided in this module:
+`reserve_chunks.lua` decides at the moment of reservation, from the JSON that `wire` returns.
 
 | strategy | the next chunk is of |
 |---|---|
 | `Oldest`, `Newest`, `Random` | the submission inserted first, last, or any |
-| `PreferDistinct(key, underlying)` | one whose value for key has the fewest chunks in hand |
-| `SelectOnly(key, value, underlying)` | one with that pair only |
+| `PreferDistinct(key, underlying)` | one whose value for key has the fewest reserved chunks |
+| `SelectOnly(key, value, underlying)` | only one with that pair |
 | `Highest(key, underlying)`, `Lowest(…)` | one with the highest (lowest) value; without it: last |
-| `MaxSimultaneous(key, max, underlying)` | one whose value has fewer than max chunks in hand |
+| `MaxSimultaneous(key, max, underlying)` | one whose value has fewer than max reserved chunks |
 | `RateLimit(key, per_second, burst, underlying)` | one whose value has a token left |
-| `OrElse(first, fallback)` | what first finds, else what fallback finds |
+| `OrElse(first, fallback)` | the choice of first; if it finds none, that of fallback |
 
-`underlying` decides among equals; Oldest where none is given. Submissions without the key of a
-PreferDistinct are a group of their own; limits don't concern them.
+`underlying` decides between submissions that are equal; it is Oldest by default. PreferDistinct
+treats submissions without the key as a group of their own; limits don't apply to them.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from opsqueue.exceptions import InvalidArgumentError
 
 Layer = Sequence[str | int]
 TICKS_A_SECOND: Final = 100_000_000
-"""Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
+"""Resolution of the scripts' rate limits: 10 ns, so that a rate is an integer."""
 MOST_IN_HAND: Final = 10**9
-"""What MaxSimultaneous can be given."""
+"""The largest `max` of MaxSimultaneous."""
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_LAYERS: Final = 16
 _MOST_ALTERNATIVES: Final = 32
-"""Each is tried in one script, so that their number is what a reserve can cost."""
+"""The limit of alternatives. One script tries all of them, so they determine a reserve's cost."""
 _DEEPEST: Final = _MOST_LAYERS + _MOST_ALTERNATIVES
 
 
 class AnyStrategy:
-    """The base of all strategies."""
+    """Base class of all strategies."""
 
     __slots__ = ()
 
     def alternatives(self) -> list[list[Layer]]:
-        """Give lists of layers, each tried where the ones before it find nothing."""
+        """Return lists of layers; each list is tried when those before it find nothing."""
         raise NotImplementedError
 
     def wire(self) -> str:
-        """Give the JSON that `_strategy.lua` documents."""
+        """Return the JSON that `_strategy.lua` documents."""
         return json.dumps(self.alternatives(), separators=(",", ":"))
 
     def __str__(self) -> str:
-        """As `parse_strategy` reads it."""
+        """Return the text form that `parse_strategy` reads."""
         values = [str(getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(values)})" if values else type(self).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Oldest(AnyStrategy):
-    """The submission inserted first; its chunks in ascending index."""
+    """The submission inserted first; its chunks in ascending order of index."""
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""
@@ -79,7 +79,7 @@ class Newest(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class Random(AnyStrategy):
-    """Any submission, each as likely as the others, whatever its size."""
+    """Any submission, with equal probability whatever its size."""
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""
@@ -88,7 +88,7 @@ class Random(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class PreferDistinct(AnyStrategy):
-    """Submissions whose value for the key has the fewest chunks in hand first: fair by it."""
+    """Submissions whose value for the key has the fewest reserved chunks first: fair by value."""
 
     meta_key: str
     underlying: AnyStrategy = field(default_factory=Oldest)
@@ -103,7 +103,7 @@ class PreferDistinct(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class SelectOnly(AnyStrategy):
-    """Only submissions with that pair."""
+    """Only submissions with this pair of strategic metadata."""
 
     meta_key: str
     value: int
@@ -112,16 +112,16 @@ class SelectOnly(AnyStrategy):
     def __post_init__(self) -> None:
         _check(self, self.meta_key, self.underlying)
         if not _is_int(self.value) or not -(2**63) <= self.value < 2**63:
-            raise _wrong(self, f"value {self.value!r} is no 64-bit integer")
+            raise _wrong(self, f"value {self.value!r} is not a 64-bit integer")
 
     def alternatives(self) -> list[list[Layer]]:
-        """See `AnyStrategy`; the value as text, since Lua's numbers hold 53 bits."""
+        """See `AnyStrategy`. The value is text, since Lua's numbers hold 53 bits."""
         return _over(["select_only", self.meta_key, str(self.value)], self.underlying)
 
 
 @dataclass(frozen=True, slots=True)
 class Highest(AnyStrategy):
-    """The highest value for the key first: priorities, versions. Without the key: last."""
+    """The highest value for the key first: priorities, versions. Those without the key are last."""
 
     meta_key: str
     underlying: AnyStrategy = field(default_factory=Oldest)
@@ -136,7 +136,7 @@ class Highest(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class Lowest(AnyStrategy):
-    """The lowest value for the key first: deadlines. Without the key: last."""
+    """The lowest value for the key first: deadlines. Those without the key are last."""
 
     meta_key: str
     underlying: AnyStrategy = field(default_factory=Oldest)
@@ -151,7 +151,7 @@ class Lowest(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class MaxSimultaneous(AnyStrategy):
-    """A hard limit: never more than `max` chunks of one value in hand, over all workers."""
+    """A hard limit: at most `max` reserved chunks for each value, over all workers."""
 
     meta_key: str
     max: int
@@ -170,15 +170,15 @@ class MaxSimultaneous(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class RateLimit(AnyStrategy):
-    """A token bucket for each value, on Redis's clock, shared by all workers.
+    """A token bucket for each value of a key, on Redis's clock, shared by all workers.
 
     Args:
-        meta_key: whose values have a bucket each.
-        per_second: tokens that come; up to a million.
+        meta_key: the key; each of its values has its own bucket.
+        per_second: tokens added a second; up to a million.
         burst: tokens that a bucket holds.
-        underlying: decides among those with a token.
-        unit: what a token is for. A chunk with more operations than there are tokens borrows: the
-            average is kept, a burst may be larger by a chunk.
+        underlying: decides between submissions that have a token.
+        unit: what one token permits, a chunk or an operation. A chunk with more operations than
+            there are tokens borrows: the average is kept, a burst may be larger by a chunk.
     """
 
     meta_key: str
@@ -207,7 +207,7 @@ class RateLimit(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class OrElse(AnyStrategy):
-    """What the first strategy finds; what the second finds where the first finds nothing."""
+    """The choice of the first strategy or, if it finds nothing, that of the second."""
 
     first: AnyStrategy
     fallback: AnyStrategy
@@ -215,7 +215,7 @@ class OrElse(AnyStrategy):
     def __post_init__(self) -> None:
         for part in (self.first, self.fallback):
             if not isinstance(part, AnyStrategy):
-                raise _wrong(self, f"{part!r} is no strategy")
+                raise _wrong(self, f"{part!r} is not a strategy")
         _check_number(self)
 
     def alternatives(self) -> list[list[Layer]]:
@@ -224,7 +224,7 @@ class OrElse(AnyStrategy):
 
 
 class Strategy:
-    """The strategies by the names that users write: `Strategy.Oldest()`."""
+    """The strategies under the names that users write: `Strategy.Oldest()`."""
 
     Oldest = Oldest
     Newest = Newest
@@ -256,15 +256,15 @@ _STRATEGY_FIELDS: Final = frozenset({"underlying", "first", "fallback"})
 
 
 def interval_ticks(per_second: float) -> int:
-    """Give the ticks from one token to the next."""
+    """Return the number of ticks from one token to the next."""
     return max(1, round(TICKS_A_SECOND / per_second))
 
 
 def parse_strategy(text: str) -> AnyStrategy:
-    """Read the text form, like "PreferDistinct(customer, Oldest)".
+    """Parse the text form, such as "PreferDistinct(customer, Oldest)".
 
     Raises:
-        InvalidArgumentError: shows where it stops making sense, and the right form.
+        InvalidArgumentError: the message has the faulty part and the correct form.
     """
     tokens = re.findall(r"[A-Za-z0-9_.\-]+|[(),]|\S", text)
     strategy, rest = _parse(tokens, text[:200])
@@ -278,7 +278,7 @@ def _parse(tokens: list[str], text: str, *, depth: int = 0) -> tuple[AnyStrategy
     name = tokens[0] if tokens else ""
     if name not in _FORMS or depth > _DEEPEST:
         is_deep = f"more than {_MOST_LAYERS} strategies are nested"
-        wrong = is_deep if depth > _DEEPEST else f"{name[:40]!r} is none of {', '.join(_FORMS)}"
+        wrong = is_deep if depth > _DEEPEST else f"{name[:40]!r} is not one of {', '.join(_FORMS)}"
         message = f"strategy {text!r}: {wrong}"
         raise InvalidArgumentError(message)
     make, form = _FORMS[name]
@@ -312,24 +312,24 @@ def _parse(tokens: list[str], text: str, *, depth: int = 0) -> tuple[AnyStrategy
 
 
 def read_strategy(value: object, *, depth: int = 0) -> AnyStrategy:
-    """Read the JSON form, like {"PreferDistinct": {"meta_key": "c", "underlying": "Oldest"}}.
+    """Parse the JSON form, such as {"PreferDistinct": {"meta_key": "c", "underlying": "Oldest"}}.
 
-    A text is read as `parse_strategy` does; fields are named as in Python.
+    A string is parsed as by `parse_strategy`. Fields have the same names as in Python.
 
     Raises:
-        InvalidArgumentError: names what is wrong with it.
+        InvalidArgumentError: the message names the fault.
     """
     if isinstance(value, str):
         return parse_strategy(value)
     if not isinstance(value, dict) or len(value) != 1 or depth > _MOST_LAYERS:
         message = (
-            f"strategy {str(value)[:200]}: give a text like 'Oldest', or an object of one name, "
-            f"and at most {_MOST_LAYERS} in each other"
+            f"strategy {str(value)[:200]}: give a text like 'Oldest', or an object with one name; "
+            f"at most {_MOST_LAYERS} can be nested"
         )
         raise InvalidArgumentError(message)
     ((name, given),) = value.items()
     if name not in _FORMS or not isinstance(given, dict):
-        message = f"strategy {name!r}: give an object of fields for one of {', '.join(_FORMS)}"
+        message = f"strategy {name!r}: give an object with the fields of one of {', '.join(_FORMS)}"
         raise InvalidArgumentError(message)
     arguments = {
         key: read_strategy(inner, depth=depth + 1) if key in _STRATEGY_FIELDS else inner
@@ -341,7 +341,7 @@ def read_strategy(value: object, *, depth: int = 0) -> AnyStrategy:
     except TypeError as exc:
         if isinstance(exc, InvalidArgumentError):
             raise
-        message = f"strategy {name}: name the fields of {form}"
+        message = f"strategy {name}: give the fields of {form} by name"
         raise InvalidArgumentError(message) from exc
 
 
@@ -355,7 +355,7 @@ def _number(token: str) -> str | int | float:
 
 
 def _over(layer: Layer, underlying: AnyStrategy) -> list[list[Layer]]:
-    """Put a layer over each alternative: it is the first to decide in all of them."""
+    """Add a layer on top of each alternative, so that it decides first in all of them."""
     return [[layer, *layers] for layers in underlying.alternatives()]
 
 
@@ -366,10 +366,10 @@ def _is_int(value: object) -> bool:
 def _check(strategy: AnyStrategy, meta_key: object, underlying: object) -> None:
     if not isinstance(meta_key, str) or not _KEY.fullmatch(meta_key):
         raise _wrong(
-            strategy, f"key {meta_key!r} is no key of strategic metadata (letters, digits, _.-)"
+            strategy, f"key {meta_key!r} is not a key of strategic metadata (letters, digits, _.-)"
         )
     if not isinstance(underlying, AnyStrategy):
-        raise _wrong(strategy, f"underlying {underlying!r} is no strategy")
+        raise _wrong(strategy, f"underlying {underlying!r} is not a strategy")
     if max(len(layers) for layers in underlying.alternatives()) >= _MOST_LAYERS:
         raise _wrong(strategy, f"more than {_MOST_LAYERS} strategies are nested")
 

@@ -1,4 +1,4 @@
-"""Names of queues, workers and keys. Everything below a queue's base is the scripts' own affair."""
+"""Names of queues, workers and keys. Only the scripts know what is below a queue's base key."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from opsqueue.model.errors import InvalidArgumentError
 _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _DOTS: Final = (".", "..")
-"""What clients and proxies take out of a path."""
+"""Names that clients and proxies remove from a path."""
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 QUEUES_KEY: Final = "oq:queues"
+"""A set of the names of all queues that ever had a submission or a worker."""
 STORES_KEY: Final = "oq:stores"
 """A hash: a store's URL, without options -> the id in its marker."""
-"""A set of the names of all queues that ever had a submission or a worker."""
 
 
 def check_queue_name(name: str) -> str:
-    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    """Return the name, or raise InvalidArgumentError with the rule for names."""
     if not isinstance(name, str) or not _QUEUE_NAME.fullmatch(name):
         message = (
             f"queue name {name!r}: at most 100 letters, digits and _.- beginning with a letter, "
@@ -31,7 +31,7 @@ def check_queue_name(name: str) -> str:
 
 
 def checked_worker(worker: str) -> str:
-    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    """Return the name, or raise InvalidArgumentError with the rule for names."""
     if not isinstance(worker, str) or not _WORKER.fullmatch(worker):
         message = (
             f"worker name {shown(worker)}: at most 200 printable ASCII characters without spaces"
@@ -41,7 +41,7 @@ def checked_worker(worker: str) -> str:
 
 
 def checked_worker_in_path(worker: str) -> str:
-    """Return the name, or raise InvalidArgumentError unless it can stand in a path, too."""
+    """Return the name, or raise InvalidArgumentError if it can't be used in a path."""
     if "/" in checked_worker(worker) or worker in _DOTS:
         message = f"worker name {shown(worker)}: over HTTP it can't have a slash, or be dots alone"
         raise InvalidArgumentError(message)
@@ -59,10 +59,10 @@ def is_own_prefix(prefix: str, queue: str) -> bool:
 
 
 def check_own_prefix(prefix: str, queue: str) -> str:
-    """Return the prefix, or raise InvalidArgumentError unless this queue's inserts take it.
+    """Return the prefix, or raise InvalidArgumentError unless it has the form of this queue's.
 
-    Objects of another queue, or above or below another submission's, could be read, replaced or
-    deleted by whoever may insert here.
+    Otherwise anybody who may insert here could read, replace or delete objects of another queue, or
+    objects above or below another submission's prefix.
     """
     if not is_own_prefix(prefix, queue):
         message = (
@@ -75,13 +75,13 @@ def check_own_prefix(prefix: str, queue: str) -> str:
 
 
 def base_key(queue: str, partition: int = 0) -> str:
-    """Give what all keys of a queue's partition begin with.
+    """Return the common beginning of all keys of a queue's partition.
 
-    The braces make a cluster keep them in one slot; a name can't have the slash in it.
+    The braces make a cluster keep the keys in one slot. A queue's name can't contain the slash.
     """
     return f"oq:{{{label(queue, partition)}}}:"
 
 
 def label(queue: str, partition: int) -> str:
-    """Name a partition: the first one as the queue, others like `emails/03`."""
+    """Return a partition's name: the queue for the first one, others like `emails/03`."""
     return queue if partition == 0 else f"{queue}/{partition:02}"
