@@ -1,7 +1,7 @@
 -- get_reservations: reading.
 --
--- What the reservations of these tokens are for, as long as they hold: so that the API can serve
--- consumers that keep nothing but a token.
+-- The reservations of these tokens, as long as they are valid, so that the API can serve consumers
+-- that only keep a token.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
@@ -9,9 +9,9 @@
 --
 -- With _entry.
 --
--- Returns {"found", chunks, submissions}: those that hold, in the order of the tokens; chunks
--- {token, id, index, attempt, expires_at, {input} or {}} each, the input of a small submission;
--- submissions {id, fields, metadata} each.
+-- Returns {"found", chunks, submissions}: those that are valid, in the order of the tokens; chunks
+-- {token, id, index, attempt, expires_at, {input} or {}} each, with the input of a small
+-- submission; submissions {id, fields, metadata} each.
 local reservations = base .. 'reservations'
 
 local chunks, submissions, is_listed = {}, {}, {}

@@ -1,7 +1,7 @@
 -- set_retention: running -> running.
 --
--- Sets for how long ended submissions of the queue are kept that have no retention of their own.
--- Those that have ended already keep theirs: it was counted from their end.
+-- Sets how long ended submissions of the queue that have no retention of their own are kept. Those
+-- that have already ended keep theirs: it was counted from their end.
 --
 -- KEYS[1] base          prefix of the queue's keys
 -- ARGV[1] now           see _prelude

@@ -134,13 +134,13 @@ def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) 
 
     assert refused() == "submission in_progress"
     (chunk,) = take(queue)
-    assert refused() == "submission in_progress, chunk in hand, live worker"
+    assert refused() == "submission in_progress, reserved chunk, live worker"
     queue.complete_chunks([chunk.token])
     assert refused() == "submission completed, live worker"
     queue.retire_worker("w1")
     clock.advance(1_000)
     queue.forget_submissions()
-    assert refused() == "prefix whose objects are to be deleted"
+    assert refused() == "prefix pending deletion"
     queue.forget_submissions(deleted_prefixes=[new.prefix])
 
     queue.delete_queue()
