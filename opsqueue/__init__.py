@@ -8,7 +8,7 @@
     def increment(number: int) -> int:
         return number + 1
 
-What a name needs is loaded when it is asked for: a producer needs no Redis client, for example.
+Names are imported when first used, with only what they need: a producer needs no Redis client.
 """
 
 from importlib import import_module

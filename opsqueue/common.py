@@ -1,7 +1,7 @@
-"""What producers and consumers of raw chunks share: how a chunk's operations become bytes.
+"""Serialization of chunks, for producers and consumers that handle raw chunks.
 
-The names are those of the reference's Python client. Where operations are handed in, and not bytes,
-the submission records its codec, and nobody needs these.
+The names are those of the reference's Python client. Programs that submit operations instead of
+bytes don't need them, since the submission records its codec.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ __all__ = [
 
 
 class SerializationFormat(Protocol):
-    """Anything with `dumps` to bytes and `loads`: the modules cbor2 and pickle, `json_as_bytes`."""
+    """An object with `dumps` (to bytes) and `loads`: cbor2, pickle, `json_as_bytes`."""
 
     def dumps(self, obj: Any, /) -> bytes:  # noqa: ANN401 a format carries what it can
-        """Turn a value into bytes."""
+        """Encode a value as bytes."""
 
     def loads(self, data: bytes, /) -> Any:  # noqa: ANN401 as above
-        """Turn them back."""
+        """Decode a value."""
 
 
 class _JsonAsBytes:
-    """JSON as bytes, which the module json gives as text."""
+    """JSON as bytes; the standard module json returns text."""
 
     def dumps(self, obj: Any, /) -> bytes:  # noqa: ANN401 as above
-        """Give UTF-8 without spaces."""
+        """Encode a value as UTF-8 without spaces."""
         return msgspec.json.encode(obj)
 
     def loads(self, data: bytes, /) -> Any:  # noqa: ANN401 as above
-        """Read UTF-8."""
+        """Decode a value from UTF-8."""
         return msgspec.json.decode(data)
 
     def __repr__(self) -> str:
@@ -55,20 +55,20 @@ DEFAULT_SERIALIZATION_FORMAT: Final[SerializationFormat] = cbor2
 def encode_chunk(
     chunk: Sequence[Any], serialization_format: SerializationFormat = DEFAULT_SERIALIZATION_FORMAT
 ) -> bytes:
-    """Turn a chunk's operations into bytes."""
+    """Encode a chunk's operations as bytes."""
     return serialization_format.dumps(chunk)
 
 
 def decode_chunk(
     chunk: bytes, serialization_format: SerializationFormat = DEFAULT_SERIALIZATION_FORMAT
 ) -> Sequence[Any]:
-    """Turn bytes into a chunk's operations.
+    """Decode a chunk's operations.
 
     Raises:
-        EncodingError: what they hold is no sequence.
+        EncodingError: the decoded value is not a sequence.
     """
     operations = serialization_format.loads(chunk)
     if isinstance(operations, str | bytes) or not isinstance(operations, Sequence):
-        message = f"a chunk is a sequence of operations, these bytes are a {type(operations)!r}"
+        message = f"a chunk is a sequence of operations, but these bytes are a {type(operations)!r}"
         raise EncodingError(message)
     return operations

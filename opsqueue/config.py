@@ -1,4 +1,4 @@
-"""What several programs share: options, each declared once, and their standard streams.
+"""Parts that programs share: options, each declared once, and their standard streams.
 
 Each option is a value. Calling it returns the decorator for a command; arguments of the call
 replace what differs there, such as the help text. Options of a single program are declared in its
@@ -41,7 +41,7 @@ class Duration(click.ParamType[timedelta]):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> timedelta:
-        """Read it."""
+        """Parse the text."""
         if isinstance(value, timedelta):
             return value
         try:
@@ -147,10 +147,10 @@ def defaults_of(
     max_backoff: timedelta | None,
     retention: timedelta | None,
 ) -> Defaults:
-    """Return options of submissions, as programs are given them.
+    """Return the default options of submissions from the options of a program.
 
     Raises:
-        InvalidArgumentError: a submission can't have them.
+        InvalidArgumentError: no submission can have these options.
     """
     backoff_ms, max_backoff_ms, retention_ms = (
         None if duration is None else milliseconds(duration)
@@ -175,7 +175,7 @@ def name_variables(command: click.Command) -> None:
 
 
 class Program(click.Command):
-    """A program that runs until it is stopped: nobody need read what it prints."""
+    """A program that runs until it is stopped; its output need not be read."""
 
     def make_context(self, *args: Any, **attributes: Any) -> click.Context:  # noqa: ANN401 click's own
         """Parse the command line, which prints --help and --version."""
@@ -184,20 +184,20 @@ class Program(click.Command):
 
 
 def say(line: str) -> None:
-    """Tell whoever has started a program; that it can't be told does not end the program."""
+    """Print a line to stderr; a failure to do so does not end the program."""
     with suppress(OSError):
         click.echo(printable(line), err=True)
 
 
 @contextmanager
 def standard_streams(*, drops_output: bool = False) -> Iterator[None]:
-    """Turn trouble with the standard streams into a line and an exit code, not a traceback.
+    """Turn errors of the standard streams into a line and an exit code, not a traceback.
 
-    Streams that the caller has closed are replaced, so that no connection gets their numbers.
-    Reading or writing there is an OSError then; but what is written to a closed stderr is dropped,
-    and to a closed stdout with `drops_output`.
+    Streams that the caller has closed are replaced, so that no connection gets their descriptors.
+    Using a replaced stream raises OSError, except that output to stderr is dropped, and output to
+    stdout, too, with `drops_output`.
     """
-    # Python has None for those that are closed.
+    # Python sets closed streams to None.
     if sys.stdin is None:
         sys.stdin = os.fdopen(_null(os.O_WRONLY), encoding="utf-8")
     if sys.stdout is None:
@@ -209,11 +209,11 @@ def standard_streams(*, drops_output: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            # Now, and not when the interpreter ends, where it would be a traceback.
+            # Flush here: when the interpreter ends, an error would be a traceback.
             sys.stdout.flush()
     except OSError as exc:
         _drop_output()
-        if exc.errno != errno.EPIPE:  # `head` has read what it wants
+        if exc.errno != errno.EPIPE:  # the reader has closed the pipe, like `head`
             say(f"Error: can't read or write: {exc.strerror or exc}")
         raise click.exceptions.Exit(1) from None
 
@@ -225,7 +225,7 @@ def _null(how: int) -> int:
 
 
 def _drop_output() -> None:
-    """Drop what can't be written, which the interpreter would try again at its end."""
+    """Drop output that can't be written; the interpreter would try it again at its end."""
     with suppress(OSError, ValueError):  # no file, as in tests
         descriptor = sys.stdout.fileno()
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

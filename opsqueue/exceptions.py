@@ -2,60 +2,60 @@
 
     OpsqueueError
     |
-    |   the caller's mistakes: the same call fails the same way again
+    |   the caller's mistakes: repeating the same call fails in the same way
     +-- IncorrectUsageError                 also a TypeError, as in the reference's client
     |   +-- InvalidArgumentError            a value out of range, of the wrong form, too large
     |   |   +-- ChunkSizeIsZeroError        chunk_size below 1
-    |   |   +-- PrefixTakenError            an insert's prefix belongs to another submission
+    |   |   +-- PrefixTakenError            the prefix of an insert belongs to another submission
     |   +-- EncodingError                   operations or results that the codec can't carry
     |   |   +-- ChunkTooLargeError          a chunk holds more than may be decoded at once
     |   +-- HandlerError                    an app or handler that can't be served
-    |   +-- TooManyMatchingSubmissionsError a look-up finds more than its limit
-    |   +-- ChunkNotFoundError              no chunk of this index
-    |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
-    |   +-- SubmissionForgottenError        an insert's key is that of one that was cleaned up
-    |   +-- IdempotencyKeyReusedError       an insert's key is that of one that is something else
-    |   +-- SubmissionNotCompletedYetError  results asked for before they are there
-    |   +-- QueueInUseError                 a queue to be deleted has something in it
+    |   +-- TooManyMatchingSubmissionsError a look-up finds more submissions than its limit
+    |   +-- ChunkNotFoundError              no chunk has this index
+    |   +-- SubmissionNotFoundError         the queue has no such id (unknown, or cleaned up)
+    |   +-- SubmissionForgottenError        the idempotency key is of a submission cleaned up since
+    |   +-- IdempotencyKeyReusedError       the idempotency key is of a different insert
+    |   +-- SubmissionNotCompletedYetError  results were requested before the submission completed
+    |   +-- QueueInUseError                 a queue to be deleted is not empty
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
-    |   +-- AccessDeniedError               the API wants a token, or one that may do this
+    |   +-- AccessDeniedError               the API requires a token, or one with the right scope
     |   +-- OtherProcessError               begun before a fork, continued in the child
     |
-    |   the world's state: the call was right, the answer is no
+    |   the state of a submission: the call was correct, but can't be carried out
     +-- SubmissionFailedError               a chunk failed its last attempt, or too many operations
-    +-- OperationFailedError                results were read up to an operation that has none
-    +-- SubmissionCancelledError            somebody cancelled it
-    +-- SubmissionNotCancellableError       it has ended already
-    +-- SubmissionNotRetryableError         it has not ended, or it completed
+    +-- OperationFailedError                reading results reached an operation that failed
+    +-- SubmissionCancelledError            the submission was cancelled
+    +-- SubmissionNotCancellableError       the submission has already ended
+    +-- SubmissionNotRetryableError         the submission is in progress or has completed
     |
-    |   another version's data: upgrade the program that says so
+    |   data of a newer version: upgrade the program that raises this
     +-- FormatTooNewError                   a queue or store has a format that it can't read
     |
     |   raised in handlers
-    +-- SoftTimeLimitExceeded               its chunk runs for longer than soft_time_limit
+    +-- SoftTimeLimitExceeded               the chunk has run for longer than soft_time_limit
     |
-    |   not the caller's mistake: the base that the reference's programs catch
+    |   not the caller's mistake: the base class that the reference's programs catch
     +-- OpsqueueInternalError
         |
-        |   the outside's failures: trying again later can help
+        |   failures of external services: trying again later can help
         +-- ConnectionTroubleError
         |   +-- RedisUnavailableError       no answer: the transition may or may not have happened
-        |   +-- SubmissionNotConfirmedError inserted, but not yet as durable as was asked for
+        |   +-- SubmissionNotConfirmedError inserted, but not yet as durable as requested
         |   +-- StoreUnavailableError       bucket missing, credentials refused, network down
-        |   |   +-- ObjectUnusableError     one object can't be read or written, the store can
-        |   +-- ApiUnavailableError         no answer from the HTTP API, or not one of ours
+        |   |   +-- ObjectUnusableError     one object can't be read or written; the store works
+        |   +-- ApiUnavailableError         the HTTP API did not answer, or something else did
         |
-        |   the reference's names of what happens to chunks; a StoreUnavailableError is each of them
+        |   the reference's names for failures of chunks; a StoreUnavailableError is each of them
         +-- ChunkRetrievalError             contents can't be read
-        |   +-- ObjectNotFoundError         the store has no object of that key
+        |   |   +-- ObjectNotFoundError     the store has no object with that key
         +-- ChunksStorageError              operations can't be read from their iterable, or stored
         +-- ChunkStorageError               an output can't be stored
         |
-        |   what is wrong between us and the API: not repeated by us
+        |   a fault between the client and the API: opsqueue does not repeat the request
         +-- WrongAnswerError                an answer that belongs to another request
         |
-        |   our own defects: please report
-        +-- ScriptError                     a Lua script failed; says file and line
+        |   defects of opsqueue: please report them
+        +-- ScriptError                     a Lua script failed; the message has file and line
 
 Attributes hold the data; the message names the thing, what happened, and what helps.
 """
@@ -136,7 +136,7 @@ __all__ = [
 
 
 def partial_hint(submission: Submission) -> str:
-    """Name the ways to read the results of finished chunks; "": no chunk is finished."""
+    """Return a sentence on how to read results of finished chunks; "" if none has finished."""
     if not submission.chunks_done:
         return ""
     return (
@@ -150,23 +150,23 @@ class ChunkSizeIsZeroError(InvalidArgumentError):
     """`chunk_size` counts operations and is at least 1."""
 
     def __init__(self, chunk_size: object = 0) -> None:
-        """Say what was given."""
+        """Create the error for the value that was given."""
         super().__init__(f"chunk_size is {chunk_size!r}: it counts operations, give 1 or more")
 
 
 class PrefixTakenError(InvalidArgumentError):
-    """The objects below a submission's prefix are another one's, or are being deleted."""
+    """The objects below a prefix belong to another submission, or are being deleted."""
 
 
 class EncodingError(IncorrectUsageError):
-    """Operations or results can't be carried by the codec, or bytes are not of it."""
+    """The codec can't carry the operations or results, or can't decode the bytes."""
 
 
 class ChunkTooLargeError(EncodingError):
-    """A chunk, or its output, holds more than the reader's limit allows to be decoded."""
+    """A chunk, or its output, is larger than this program's limit for decoding."""
 
     def __init__(self, limit: int, unit: str = "bytes") -> None:
-        """Keep the limit."""
+        """Store the limit as an attribute."""
         self.limit = limit
         super().__init__(
             f"the chunk holds more than the limit of {limit:,} {unit} (max-chunk-bytes) that are "
@@ -182,7 +182,7 @@ class TooManyMatchingSubmissionsError(IncorrectUsageError):
     """A look-up by strategic metadata finds more submissions than its limit."""
 
     def __init__(self, max_submissions: int) -> None:
-        """Keep the limit."""
+        """Store the limit as an attribute."""
         self.max_submissions = max_submissions
         super().__init__(
             f"more than {max_submissions:,} submissions match: give more pairs, or a higher limit"
@@ -190,10 +190,10 @@ class TooManyMatchingSubmissionsError(IncorrectUsageError):
 
 
 class SubmissionNotFoundError(IncorrectUsageError):
-    """The queue has no submission of this id: it never had, or it ended and was cleaned up."""
+    """The queue has no submission with this id: it never had, or the submission was cleaned up."""
 
     def __init__(self, submission_id: int, queue: str = "default") -> None:
-        """Keep the id as an int."""
+        """Store the id as an int."""
         self.submission_id = submission_id
         self.queue = queue
         super().__init__(
@@ -203,9 +203,9 @@ class SubmissionNotFoundError(IncorrectUsageError):
 
 
 class SubmissionForgottenError(IncorrectUsageError):
-    """An idempotency key is known, but its submission has ended and was forgotten since.
+    """The submission with this idempotency key has ended and was forgotten since.
 
-    `submission_id` is its id; `state` says how it ended, None where that is not known any more.
+    `submission_id` is its id. `state` is how it ended, or None where that is no longer known.
     """
 
     def __init__(
@@ -223,9 +223,9 @@ class SubmissionForgottenError(IncorrectUsageError):
 
 
 class IdempotencyKeyReusedError(IncorrectUsageError):
-    """An insert has the idempotency key of another one, which asked for something else.
+    """An insert has the idempotency key of an earlier insert with different contents or options.
 
-    `submission_id` is the first one's id; `differing` names what is different: fields of an insert.
+    `submission_id` is the id of the first submission; `differing` names the fields that differ.
     """
 
     def __init__(self, submission_id: SubmissionId, queue: str, differing: Sequence[str]) -> None:
@@ -234,34 +234,34 @@ class IdempotencyKeyReusedError(IncorrectUsageError):
         self.differing = tuple(differing)
         super().__init__(
             f"queue {queue!r} knows the idempotency key: it is that of submission {submission_id}, "
-            f"which was inserted with other {', '.join(differing)}; repeat the insert as it was to "
-            "get that submission, or give another key for another one"
+            f"which was inserted with a different {', '.join(differing)}; repeat the same insert "
+            "to get that submission, or use another key for a new one"
         )
 
 
 class ChunkNotFoundError(IncorrectUsageError):
-    """A chunk is reported that this consumer never held."""
+    """A consumer reported a chunk that it has not reserved."""
 
     def __init__(self, submission_id: int, chunk_index: int) -> None:
-        """Keep both."""
+        """Store both as attributes."""
         self.submission_id = submission_id
         self.chunk_index = chunk_index
         super().__init__(
-            f"chunk {submission_id}/{chunk_index} is not in this consumer's hands: report chunks "
-            "with the client, and in the process, whose reserve_chunks gave them"
+            f"chunk {submission_id}/{chunk_index} is not reserved by this consumer: report a chunk "
+            "with the client, and in the process, whose reserve_chunks returned it"
         )
 
 
 class SubmissionNotCompletedYetError(IncorrectUsageError):
-    """Results were asked for while the submission has not completed."""
+    """Results were requested of a submission that has not completed."""
 
     def __init__(self, message: str, submission_id: int) -> None:
-        """`args` are (message, id), as in the reference's client."""
+        """Set `args` to (message, id), as in the reference's client."""
         self.submission_id = submission_id
         super().__init__(message, submission_id)
 
     def __str__(self) -> str:
-        """Only the sentence."""
+        """Return the message without the id."""
         return str(self.args[0])
 
 
@@ -270,11 +270,11 @@ class NewObjectStoreClientError(IncorrectUsageError):
 
 
 class AccessDeniedError(IncorrectUsageError):
-    """The HTTP API does not know the token, or the token is not for this."""
+    """The HTTP API does not know the token, or the token does not permit this request."""
 
 
 class QueueInUseError(IncorrectUsageError):
-    """A queue can be deleted only when nothing is in it; `found` says what is, by name."""
+    """A queue can be deleted only when it is empty. `found` counts its contents by name."""
 
     def __init__(self, queue: str, found: Mapping[str, int]) -> None:
         self.queue = queue
@@ -287,16 +287,16 @@ class QueueInUseError(IncorrectUsageError):
 
 
 class SubmissionFailedError(OpsqueueError):
-    """A chunk failed its last attempt, or too many operations, and the submission with it.
+    """The submission failed: a chunk failed its last attempt, or too many operations failed.
 
-    `submission` is a SubmissionFailed with `failed_at` and `failed_chunk_id`, `chunk` the chunk
-    that failed, `failure` the text with its traceback.
+    `submission` is a SubmissionFailed with `failed_at` and `failed_chunk_id`. `chunk` is the chunk
+    that failed. `failure` is the text of its failure with the traceback.
     """
 
     submission: SubmissionFailed
 
     def __init__(self, submission: Submission, chunk: ChunkFailed | None = None) -> None:
-        """Keep everything of the failed submission; `chunk` is where it does not say which."""
+        """Store the failed submission. `chunk` is used where `submission` does not name it."""
         self.submission = as_failed(submission)
         self.chunk = chunk or submission.failed_chunk
         self.failure = self.chunk.failure
@@ -310,8 +310,7 @@ class SubmissionFailedError(OpsqueueError):
             pass
         elif failure.is_of_operations:
             message += (
-                f": {failure.message}; its errors can be "
-                "read, and a retry of it goes on without that limit"
+                f": {failure.message}; its errors can be read, and retrying it lifts that limit"
             )
         else:
             message += (
@@ -322,16 +321,16 @@ class SubmissionFailedError(OpsqueueError):
 
 
 class OperationFailedError(OpsqueueError):
-    """An operation has no result but an error; results before it were given."""
+    """An operation has an error instead of a result. The results before it were yielded."""
 
     def __init__(self, failed: OperationFailed, submission_id: int) -> None:
-        """Keep which operation, and why."""
+        """Store the operation and its submission."""
         self.failed = failed
         self.submission_id = submission_id
         super().__init__(failed, submission_id)
 
     def __str__(self) -> str:
-        """Name operation and submission, with the traceback; say how to read on."""
+        """Name operation and submission, with the traceback and how to continue reading."""
         return (
             f"operation {self.failed.index} of submission {self.submission_id} failed (in chunk "
             f"{self.failed.chunk_index}; errors='yield' or 'skip' reads on):\n{self.failed.text}"
@@ -339,7 +338,7 @@ class OperationFailedError(OpsqueueError):
 
 
 class SubmissionCancelledError(OpsqueueError):
-    """The submission was cancelled, so that its results will never be complete.
+    """The submission was cancelled, so its results will never be complete.
 
     `submission` is a SubmissionCancelled with `cancelled_at`.
     """
@@ -347,12 +346,12 @@ class SubmissionCancelledError(OpsqueueError):
     submission: SubmissionCancelled
 
     def __init__(self, submission: Submission) -> None:
-        """Keep the submission."""
+        """Store the submission."""
         self.submission = as_cancelled(submission)
         super().__init__(self.submission)
 
     def __str__(self) -> str:
-        """Say how far it came."""
+        """Return the message with the number of chunks that were done."""
         done, total = self.submission.chunks_done, self.submission.chunks_total
         message = (
             f"submission {self.submission.id} was cancelled with {done:,} of {total:,} chunks done"
@@ -362,7 +361,7 @@ class SubmissionCancelledError(OpsqueueError):
 
 
 class _SubmissionHasEndedError(OpsqueueError):
-    """Base of the refusals that depend on a submission's state."""
+    """Base of the errors for submissions whose state does not permit the call."""
 
     action: str
     wants: str
@@ -380,8 +379,8 @@ class _SubmissionHasEndedError(OpsqueueError):
 class SubmissionNotCancellableError(_SubmissionHasEndedError):
     """Only a submission in progress can be cancelled.
 
-    `submission` says by its class what it is (a SubmissionNotCancellable.Completed, …), `chunk`
-    which chunk failed where it failed, and `ended` the same as one value with a `state`.
+    The class of `submission` tells its state (SubmissionNotCancellable.Completed, …). `chunk` is
+    the chunk that failed, if one did. `ended` is the submission as one value with a `state`.
     """
 
     action = "cancelled"
@@ -389,12 +388,12 @@ class SubmissionNotCancellableError(_SubmissionHasEndedError):
 
     @property
     def submission(self) -> SubmissionNotCancellable:
-        """What it is, as a class."""
+        """The submission as the class of its state."""
         return not_cancellable(self.ended)
 
     @property
     def chunk(self) -> ChunkFailed | None:
-        """The chunk that failed it."""
+        """The chunk whose failure ended the submission, or None."""
         if self.ended.failure is None:
             return self._chunk
         return self.ended.failed_chunk
@@ -403,7 +402,7 @@ class SubmissionNotCancellableError(_SubmissionHasEndedError):
 class SubmissionNotRetryableError(_SubmissionHasEndedError):
     """Only a failed or cancelled submission can be retried.
 
-    `submission` is what it is: a SubmissionCompleted with `completed_at`, or one in progress.
+    `submission` is a SubmissionCompleted with `completed_at`, or a submission in progress.
     """
 
     action = "retried"
@@ -411,12 +410,15 @@ class SubmissionNotRetryableError(_SubmissionHasEndedError):
 
     @property
     def submission(self) -> Submission:
-        """What it is."""
+        """The submission as the class of its state."""
         return self.ended
 
 
 class OpsqueueInternalError(OpsqueueError):
-    """What is not the caller's mistake; itself a defect of opsqueue's own: please report it."""
+    """Base of errors that are not the caller's mistake.
+
+    Raised itself, it is a defect of opsqueue: please report it.
+    """
 
 
 class ChunkRetrievalError(OpsqueueInternalError):
@@ -424,7 +426,7 @@ class ChunkRetrievalError(OpsqueueInternalError):
 
 
 class ChunksStorageError(OpsqueueInternalError):
-    """Operations can't be read from their iterable (its exception is the cause), or stored."""
+    """Operations can't be stored, or reading their iterable raised (see `__cause__`)."""
 
 
 class ChunkStorageError(OpsqueueInternalError):
@@ -432,10 +434,10 @@ class ChunkStorageError(OpsqueueInternalError):
 
 
 class ObjectNotFoundError(ChunkRetrievalError):
-    """The object store has no object of this key."""
+    """The object store has no object with this key."""
 
     def __init__(self, key: str, store: str, why: str = "") -> None:
-        """`store` is the store's URL, without credentials; `why` is what the reader knows."""
+        """Create the error; `store` is a URL without credentials, `why` what the reader knows."""
         self.key = key
         self.store = store
         super().__init__(
@@ -445,7 +447,7 @@ class ObjectNotFoundError(ChunkRetrievalError):
 
 
 class FormatTooNewError(OpsqueueError):
-    """A queue or store has a format that the program can't read; nothing was changed."""
+    """A queue or store has a format that this program can't read; nothing was changed."""
 
     def __init__(
         self,
@@ -456,7 +458,7 @@ class FormatTooNewError(OpsqueueError):
         kind: str = "queue",
         program: str = f"opsqueue {__version__}",
     ) -> None:
-        """Keep which queue or store it is, its format, and the newest that the program reads."""
+        """Store the queue or store, its format, and the newest format that the program reads."""
         self.kind = kind
         self.name = name
         self.found = found
@@ -468,18 +470,18 @@ class FormatTooNewError(OpsqueueError):
 
 
 class ConnectionTroubleError(OpsqueueInternalError):
-    """Something outside did not answer as it should; trying again later can help."""
+    """An external service did not answer as it should; trying again later can help."""
 
 
 class RedisUnavailableError(ConnectionTroubleError):
-    """Redis did not answer: whether the transition happened is not known."""
+    """Redis did not answer, so it is not known whether the transition happened."""
 
 
 class SubmissionNotConfirmedError(ConnectionTroubleError):
-    """A submission is inserted, but not known to be as durable as was asked for."""
+    """A submission was inserted, but is not known to be as durable as requested."""
 
     def __init__(self, submission_id: int, why: str) -> None:
-        """Keep both."""
+        """Store both as attributes."""
         self.submission_id = submission_id
         self.why = why
         super().__init__(
@@ -492,44 +494,44 @@ class SubmissionNotConfirmedError(ConnectionTroubleError):
 class StoreUnavailableError(
     ConnectionTroubleError, ChunkRetrievalError, ChunksStorageError, ChunkStorageError
 ):
-    """The object store refused or did not answer: bucket, credentials, network."""
+    """The object store refused a request or did not answer: bucket, credentials, network."""
 
 
 class ObjectUnusableError(StoreUnavailableError):
-    """One object can't be read or written, while the store answers for others.
+    """One object can't be read or written, while the store works for other objects.
 
-    Another user's file, an archived or damaged object: waiting does not help, so the chunk's
-    attempt fails.
+    Examples are a file of another user, or an archived or damaged object. Waiting does not help, so
+    the attempt of the chunk fails.
     """
 
 
 class ApiUnavailableError(ConnectionTroubleError):
-    """The HTTP API did not answer, or something answered that is not the API."""
+    """The HTTP API did not answer, or the answer is not from an opsqueue API."""
 
 
 class WrongAnswerError(OpsqueueInternalError):
-    """An answer is not that of its request. It was dropped, with the connection that it came on.
+    """An answer does not belong to its request. It was dropped and its connection closed.
 
-    The request may have been carried out. Not a ConnectionTroubleError: what repeats those would
-    hide that a proxy or a shared socket mixes answers up.
+    The request may have been carried out. This is not a ConnectionTroubleError: code that repeats
+    requests on those would hide that a proxy or a shared socket mixes up answers.
     """
 
 
 class SoftTimeLimitExceeded(OpsqueueError):  # noqa: N818 the field's name for it
-    """A handler's chunk runs for longer than its soft_time_limit: tidy up, and raise or return.
+    """A chunk has run for longer than its soft_time_limit: the handler should clean up and end.
 
-    In an `async def` handler it is a cancellation (asyncio.CancelledError) that the handler sees.
+    An `async def` handler gets a cancellation (asyncio.CancelledError) instead.
     """
 
 
 class ScriptError(OpsqueueInternalError):
-    """A Lua script failed. The message says file and line."""
+    """A Lua script failed. The message has file and line."""
 
 
 class ChunkCountIsZeroError(IncorrectUsageError):
-    """For programs that name it: a submission without chunks is completed at once."""
+    """Defined for programs that name it, and never raised: no chunks means completed at once."""
 
 
-# Names of the reference's client for what has one name here.
+# The reference's client has several names for what is one class here.
 UnexpectedOpsqueueConsumerServerResponseError = ApiUnavailableError
 InternalConsumerClientError = InternalProducerClientError = ConnectionTroubleError

@@ -1,21 +1,21 @@
-"""Which submission a worker takes its next chunk from.
+"""Strategies: how the submission is chosen from which a worker takes its next chunk.
 
-Strategies are values: they compare, hash, pickle and print as Python; `parse_strategy` reads the
-text form of command lines. They decide nothing here: `reserve_chunks.lua` does, at the moment of
-reservation, by what `wire` tells it.
+Strategies are values: they can be compared, hashed and pickled, and their `repr` is Python code.
+`parse_strategy` reads the text form used on command lines. Nothing is decided in this module:
+`reserve_chunks.lua` decides at the moment of reservation, from the JSON that `wire` returns.
 
 | strategy | the next chunk is of |
 |---|---|
 | `Oldest`, `Newest`, `Random` | the submission inserted first, last, or any |
-| `PreferDistinct(key, underlying)` | one whose value for key has the fewest chunks in hand |
-| `SelectOnly(key, value, underlying)` | one with that pair only |
+| `PreferDistinct(key, underlying)` | one whose value for key has the fewest reserved chunks |
+| `SelectOnly(key, value, underlying)` | only one with that pair |
 | `Highest(key, underlying)`, `Lowest(…)` | one with the highest (lowest) value; without it: last |
-| `MaxSimultaneous(key, max, underlying)` | one whose value has fewer than max chunks in hand |
+| `MaxSimultaneous(key, max, underlying)` | one whose value has fewer than max reserved chunks |
 | `RateLimit(key, per_second, burst, underlying)` | one whose value has a token left |
-| `OrElse(first, fallback)` | what first finds, else what fallback finds |
+| `OrElse(first, fallback)` | the choice of first; if it finds none, that of fallback |
 
-`underlying` decides among equals; Oldest where none is given. Submissions without the key of a
-PreferDistinct are a group of their own; limits don't concern them.
+`underlying` decides between submissions that are equal; it is Oldest by default. PreferDistinct
+treats submissions without the key as a group of their own; limits don't apply to them.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from opsqueue.model.names import (
 
 Layer = Sequence[str | int]
 TICKS_A_SECOND: Final = 100_000_000
-"""Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
+"""Resolution of the scripts' rate limits: 10 ns, so that a rate is an integer."""
 MOST_IN_HAND: Final = 10**9
-"""What MaxSimultaneous can be given."""
+"""The largest `max` of MaxSimultaneous."""
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s(),"]+|\S', re.DOTALL)
-"""Of a strategy's text: a key in quotes, as JSON has strings, another word, or a mark."""
+"""A token of a strategy's text: a key in quotes as in JSON, another word, or a punctuation mark."""
 MAX_STRATEGY_CHARACTERS: Final = 100_000
-"""Of a strategy's text; the longest keys in as many strategies as can be nested fit in."""
+"""The longest text of a strategy; enough for the longest keys at the deepest nesting."""
 _MOST_LAYERS: Final = 16
 _MOST_ALTERNATIVES: Final = 32
-"""Each is tried in one script, so that their number is what a reserve can cost."""
+"""The limit of alternatives. One script tries all of them, so they determine a reserve's cost."""
 _DEEPEST: Final = _MOST_LAYERS + _MOST_ALTERNATIVES
 
 
 class AnyStrategy:
-    """The base of all strategies."""
+    """Base class of all strategies."""
 
     __slots__ = ()
 
     def alternatives(self) -> list[list[Layer]]:
-        """Give lists of layers, each tried where the ones before it find nothing."""
+        """Return lists of layers; each list is tried when those before it find nothing."""
         raise NotImplementedError
 
     def wire(self) -> str:
-        """Give the JSON that `_strategy.lua` documents, with keys as the scripts know them."""
+        """Return the JSON that `_strategy.lua` documents, with keys as the scripts know them."""
         alternatives = [
             [_with_stored_key(*layer) if len(layer) > 1 else layer for layer in layers]
             for layers in self.alternatives()
@@ -68,7 +68,7 @@ class AnyStrategy:
         return json.dumps(alternatives, separators=(",", ":"))
 
     def __str__(self) -> str:
-        """As `parse_strategy` reads it."""
+        """Return the text form that `parse_strategy` reads."""
         names = [f.name for f in fields(self)]  # type: ignore[arg-type]
         values = [_text_of(name, getattr(self, name)) for name in names]
         return f"{type(self).__name__}({', '.join(values)})" if values else type(self).__name__
@@ -76,7 +76,7 @@ class AnyStrategy:
 
 @dataclass(frozen=True, slots=True)
 class Oldest(AnyStrategy):
-    """The submission inserted first; its chunks in ascending index."""
+    """The submission inserted first; its chunks in ascending order of index."""
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""
@@ -94,7 +94,7 @@ class Newest(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class Random(AnyStrategy):
-    """Any submission, each as likely as the others, whatever its size."""
+    """Any submission, with equal probability whatever its size."""
 
     def alternatives(self) -> list[list[Layer]]:
         """See `AnyStrategy`."""
@@ -103,7 +103,7 @@ class Random(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class PreferDistinct(AnyStrategy):
-    """Submissions whose value for the key has the fewest chunks in hand first: fair by it."""
+    """Submissions whose value for the key has the fewest reserved chunks first: fair by value."""
 
     meta_key: str
     underlying: AnyStrategy = field(default_factory=Oldest)
@@ -118,7 +118,7 @@ class PreferDistinct(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class SelectOnly(AnyStrategy):
-    """Only submissions with that pair."""
+    """Only submissions with this pair of strategic metadata."""
 
     meta_key: str
     value: int
@@ -127,16 +127,16 @@ class SelectOnly(AnyStrategy):
     def __post_init__(self) -> None:
         _check(self, self.meta_key, self.underlying)
         if not _is_int(self.value) or not -(2**63) <= self.value < 2**63:
-            raise _wrong(self, f"value {self.value!r} is no 64-bit integer")
+            raise _wrong(self, f"value {self.value!r} is not a 64-bit integer")
 
     def alternatives(self) -> list[list[Layer]]:
-        """See `AnyStrategy`; the value as text, since Lua's numbers hold 53 bits."""
+        """See `AnyStrategy`. The value is text, since Lua's numbers hold 53 bits."""
         return _over(["select_only", self.meta_key, str(self.value)], self.underlying)
 
 
 @dataclass(frozen=True, slots=True)
 class Highest(AnyStrategy):
-    """The highest value for the key first: priorities, versions. Without the key: last."""
+    """The highest value for the key first: priorities, versions. Those without the key are last."""
 
     meta_key: str
     underlying: AnyStrategy = field(default_factory=Oldest)
@@ -151,7 +151,7 @@ class Highest(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class Lowest(AnyStrategy):
-    """The lowest value for the key first: deadlines. Without the key: last."""
+    """The lowest value for the key first: deadlines. Those without the key are last."""
 
     meta_key: str
     underlying: AnyStrategy = field(default_factory=Oldest)
@@ -166,7 +166,7 @@ class Lowest(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class MaxSimultaneous(AnyStrategy):
-    """A hard limit: never more than `max` chunks of one value in hand, over all workers."""
+    """A hard limit: at most `max` reserved chunks for each value, over all workers."""
 
     meta_key: str
     max: int
@@ -185,15 +185,15 @@ class MaxSimultaneous(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class RateLimit(AnyStrategy):
-    """A token bucket for each value, on Redis's clock, shared by all workers.
+    """A token bucket for each value of a key, on Redis's clock, shared by all workers.
 
     Args:
-        meta_key: whose values have a bucket each.
-        per_second: tokens that come; up to a million.
+        meta_key: the key; each of its values has its own bucket.
+        per_second: tokens added a second; up to a million.
         burst: tokens that a bucket holds.
-        underlying: decides among those with a token.
-        unit: what a token is for. A chunk with more operations than there are tokens borrows: the
-            average is kept, a burst may be larger by a chunk.
+        underlying: decides between submissions that have a token.
+        unit: what one token permits, a chunk or an operation. A chunk with more operations than
+            there are tokens borrows: the average is kept, a burst may be larger by a chunk.
     """
 
     meta_key: str
@@ -222,7 +222,7 @@ class RateLimit(AnyStrategy):
 
 @dataclass(frozen=True, slots=True)
 class OrElse(AnyStrategy):
-    """What the first strategy finds; what the second finds where the first finds nothing."""
+    """The choice of the first strategy or, if it finds nothing, that of the second."""
 
     first: AnyStrategy
     fallback: AnyStrategy
@@ -230,7 +230,7 @@ class OrElse(AnyStrategy):
     def __post_init__(self) -> None:
         for part in (self.first, self.fallback):
             if not isinstance(part, AnyStrategy):
-                raise _wrong(self, f"{part!r} is no strategy")
+                raise _wrong(self, f"{part!r} is not a strategy")
         _check_number(self)
 
     def alternatives(self) -> list[list[Layer]]:
@@ -239,7 +239,7 @@ class OrElse(AnyStrategy):
 
 
 class Strategy:
-    """The strategies by the names that users write: `Strategy.Oldest()`."""
+    """The strategies under the names that users write: `Strategy.Oldest()`."""
 
     Oldest = Oldest
     Newest = Newest
@@ -271,17 +271,17 @@ _STRATEGY_FIELDS: Final = frozenset({"underlying", "first", "fallback"})
 
 
 def interval_ticks(per_second: float) -> int:
-    """Give the ticks from one token to the next."""
+    """Return the number of ticks from one token to the next."""
     return max(1, round(TICKS_A_SECOND / per_second))
 
 
 def parse_strategy(text: str) -> AnyStrategy:
-    """Read the text form, like "PreferDistinct(customer, Oldest)".
+    """Parse the text form, such as "PreferDistinct(customer, Oldest)".
 
-    A key that is not one word, or named like a strategy, stands in double quotes, as JSON has it.
+    A key that is not one word, or is the name of a strategy, is a JSON string in double quotes.
 
     Raises:
-        InvalidArgumentError: shows where it stops making sense, and the right form.
+        InvalidArgumentError: the message has the faulty part and the correct form.
     """
     tokens = deque(_TOKEN.findall(text))
     strategy = _parse(tokens, text[:200])
@@ -292,11 +292,11 @@ def parse_strategy(text: str) -> AnyStrategy:
 
 
 def _parse(tokens: deque[str], text: str, *, depth: int = 0) -> AnyStrategy:
-    """Take a strategy's tokens from the front."""
+    """Parse one strategy, and remove its tokens from the front."""
     name = tokens.popleft() if tokens else ""
     if name not in _FORMS or depth > _DEEPEST:
         is_deep = f"more than {_MOST_LAYERS} strategies are nested"
-        wrong = is_deep if depth > _DEEPEST else f"{name[:40]!r} is none of {', '.join(_FORMS)}"
+        wrong = is_deep if depth > _DEEPEST else f"{name[:40]!r} is not one of {', '.join(_FORMS)}"
         message = f"strategy {text!r}: {wrong}"
         raise InvalidArgumentError(message)
     make, form = _FORMS[name]
@@ -307,7 +307,7 @@ def _parse(tokens: deque[str], text: str, *, depth: int = 0) -> AnyStrategy:
             if tokens[0] in _FORMS:
                 arguments.append(_parse(tokens, text, depth=depth + 1))
             else:
-                # What is not a strategy begins with a key, also where that looks like a number.
+                # A first argument is a strategy or a key, even if it looks like a number.
                 read = _number if arguments else parse_meta_key
                 arguments.append(read(tokens.popleft()))
             if tokens and tokens[0] == ",":
@@ -329,24 +329,24 @@ def _parse(tokens: deque[str], text: str, *, depth: int = 0) -> AnyStrategy:
 
 
 def read_strategy(value: object, *, depth: int = 0) -> AnyStrategy:
-    """Read the JSON form, like {"PreferDistinct": {"meta_key": "c", "underlying": "Oldest"}}.
+    """Parse the JSON form, such as {"PreferDistinct": {"meta_key": "c", "underlying": "Oldest"}}.
 
-    A text is read as `parse_strategy` does; fields are named as in Python.
+    A string is parsed as by `parse_strategy`. Fields have the same names as in Python.
 
     Raises:
-        InvalidArgumentError: names what is wrong with it.
+        InvalidArgumentError: the message names the fault.
     """
     if isinstance(value, str):
         return parse_strategy(value)
     if not isinstance(value, dict) or len(value) != 1 or depth > _MOST_LAYERS:
         message = (
-            f"strategy {str(value)[:200]}: give a text like 'Oldest', or an object of one name, "
-            f"and at most {_MOST_LAYERS} in each other"
+            f"strategy {str(value)[:200]}: give a text like 'Oldest', or an object with one name; "
+            f"at most {_MOST_LAYERS} can be nested"
         )
         raise InvalidArgumentError(message)
     ((name, given),) = value.items()
     if name not in _FORMS or not isinstance(given, dict):
-        message = f"strategy {name!r}: give an object of fields for one of {', '.join(_FORMS)}"
+        message = f"strategy {name!r}: give an object with the fields of one of {', '.join(_FORMS)}"
         raise InvalidArgumentError(message)
     arguments = {
         key: read_strategy(inner, depth=depth + 1) if key in _STRATEGY_FIELDS else inner
@@ -358,7 +358,7 @@ def read_strategy(value: object, *, depth: int = 0) -> AnyStrategy:
     except TypeError as exc:
         if isinstance(exc, InvalidArgumentError):
             raise
-        message = f"strategy {name}: name the fields of {form}"
+        message = f"strategy {name}: give the fields of {form} by name"
         raise InvalidArgumentError(message) from exc
 
 
@@ -367,10 +367,10 @@ def _with_stored_key(kind: str | int, meta_key: str | int, *rest: str | int) -> 
 
 
 def _text_of(name: str, value: object) -> str:
-    """Return a field as `parse_strategy` reads it."""
+    """Return the text form of a field, which `parse_strategy` reads."""
     if name != "meta_key":
         return str(value)
-    # Without quotes, the name of a strategy would be read as that.
+    # Without quotes, a key with the name of a strategy would be parsed as the strategy.
     return json.dumps(value) if value in _FORMS else meta_key_text(str(value))
 
 
@@ -384,7 +384,7 @@ def _number(token: str) -> str | int | float:
 
 
 def _over(layer: Layer, underlying: AnyStrategy) -> list[list[Layer]]:
-    """Put a layer over each alternative: it is the first to decide in all of them."""
+    """Add a layer on top of each alternative, so that it decides first in all of them."""
     return [[layer, *layers] for layers in underlying.alternatives()]
 
 
@@ -394,10 +394,10 @@ def _is_int(value: object) -> bool:
 
 def _check(strategy: AnyStrategy, meta_key: object, underlying: object) -> None:
     if not isinstance(meta_key, str):
-        raise _wrong(strategy, f"key {meta_key!r} is no key of strategic metadata, a text")
+        raise _wrong(strategy, f"key {meta_key!r} is not a key of strategic metadata (a string)")
     checked_meta_key(meta_key)
     if not isinstance(underlying, AnyStrategy):
-        raise _wrong(strategy, f"underlying {underlying!r} is no strategy")
+        raise _wrong(strategy, f"underlying {underlying!r} is not a strategy")
     if max(len(layers) for layers in underlying.alternatives()) >= _MOST_LAYERS:
         raise _wrong(strategy, f"more than {_MOST_LAYERS} strategies are nested")
 

@@ -394,11 +394,11 @@ _OF_THREAD: Final = _Zstd()
 
 
 def uncompressed(data: bytes, *, limit_bytes: int) -> bytes:
-    """Return what a codec with `+zstd` has compressed.
+    """Decompress data of a codec with `+zstd`.
 
     Raises:
-        ChunkTooLargeError: it has more bytes than `limit_bytes`.
-        EncodingError: it is damaged.
+        ChunkTooLargeError: the result has more bytes than `limit_bytes`.
+        EncodingError: the data is damaged.
     """
     try:
         return _decompress(data, limit_bytes)

@@ -1,8 +1,8 @@
-"""What an insert asks for, in a few bytes: its idempotency key is not that of another one.
+"""Fingerprints of inserts, to find out whether an idempotency key is used for a different insert.
 
-A repetition may differ from the first request in what varies from try to try: the prefix that was
-made for an upload, the trace, and defaults that have changed meanwhile. Contents are compared where
-both requests bring them, in one and the same way. No I/O.
+A repetition may differ from the first request in what varies with each try: the prefix of the
+upload, the trace, and defaults that have changed since. Contents are compared if both requests
+include them in the same form. No I/O.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from opsqueue.model.submission import Submission
 _VERSION: Final = "1"
 _DIGEST_BYTES: Final = 16
 _MOST_BYTES: Final = 8 * 1024 * 1024
-"""Of a submission's inline chunks, decompressed: a few bytes must not cost seconds."""
+"""The most bytes that are decompressed for a digest: a small request must not take seconds."""
 
 _COMPARABLE: Final = frozenset({"msgpack", "json", "cbor", "raw"})
-"""Codecs whose bytes are the same for the same operations, also in another process."""
+"""Codecs that encode the same operations to the same bytes, also in another process."""
 
 _COMPARED_OTHERWISE: Final = frozenset({"max_attempts", "backoff", "retention_ms", "trace_context"})
-"""Options that have defaults, and what varies with each try."""
+"""Options with defaults, and fields that vary with each try."""
 
 _CHANGES: Final = "strategic_metadata"
 
 _JSON: Final = msgspec.json.Encoder(order="deterministic")
-"""Keys of an object have no order in JSON."""
+"""Deterministic, since the keys of a JSON object have no order."""
 
 _CBOR_SET: Final = b"\xd9\x01\x02"
-"""In front of a set, whose order is another one in each process."""
+"""The tag in front of a set, whose order differs from process to process."""
 
 
 class OperationsDigest:
-    """A digest of operations that came as JSON, taken while they are consumed."""
+    """A digest of operations that arrive as JSON, computed while they are consumed."""
 
     def __init__(self) -> None:
         self._hash = _new_hash()
@@ -49,19 +49,19 @@ class OperationsDigest:
     def of(self, operations: Iterable[Any]) -> Iterator[Any]:
         """Yield operations, and add each to the digest."""
         for operation in operations:
-            # What JSON can't have, the submission's codec refuses, with a message of its own.
+            # The submission's codec refuses what JSON can't represent, with its own message.
             with suppress(Exception):
                 self._hash.update(_JSON.encode(operation))
             self._hash.update(b"\n")
             yield operation
 
     def __str__(self) -> str:
-        """Return it with the way that it was taken."""
+        """Return the digest, with a letter for the way it was computed."""
         return f"j{self._hash.hexdigest()}"
 
 
 def inline_digest(codec: str, inline: Sequence[bytes]) -> str:
-    """Return a digest of encoded chunks, whatever compressed them; "": they can't be compared."""
+    """Return a digest of encoded chunks, independent of compression; "" if not comparable."""
     plain_name = codec.removesuffix("+zstd")
     if plain_name not in _COMPARABLE:
         return ""
@@ -69,7 +69,7 @@ def inline_digest(codec: str, inline: Sequence[bytes]) -> str:
     for chunk in inline:
         plain = chunk
         if codec != plain_name:
-            # Damaged, or too large: as it came.
+            # If the data is damaged or too large, use it as it is.
             with suppress(EncodingError):
                 plain = uncompressed(chunk, limit_bytes=left)
         if plain_name == "cbor" and _CBOR_SET in plain:
@@ -81,8 +81,8 @@ def inline_digest(codec: str, inline: Sequence[bytes]) -> str:
 
 
 def fingerprint_of(new: NewSubmission) -> str:
-    """Return what is kept with a submission, of a fixed size."""
-    # Without what is not given, so that an option of a later version changes nothing.
+    """Return the fingerprint that is stored with a submission; its size is bounded."""
+    # Leave out options that are not set, so that options of later versions change nothing.
     given = {
         name: value
         for name, value in _asked_by(new).items()
@@ -99,13 +99,15 @@ def fingerprint_of(new: NewSubmission) -> str:
 def differences(
     new: NewSubmission, now: Defaults, first: Submission, first_fingerprint: str
 ) -> list[str]:
-    """Return in what an insert is no repetition of the first one with its key; none: it is one.
+    """Return the names of the fields in which an insert differs from the first one with its key.
+
+    If there are none, it is a repetition.
 
     Args:
-        new: what is to be inserted.
-        now: what it would get of the options that have defaults.
+        new: the submission to be inserted.
+        now: its options with defaults, as they would be applied now.
         first: the submission that has the key.
-        first_fingerprint: "" where an earlier version inserted it, which is not compared.
+        first_fingerprint: "" if an earlier version inserted it; then nothing is compared.
     """
     version, *parts = first_fingerprint.split(":")
     _, parameters, contents, given = fingerprint_of(new).split(":")
@@ -115,7 +117,7 @@ def differences(
     found = []
     if parameters != first_parameters:
         found = [name for name, value in _asked_by(new).items() if value != getattr(first, name)]
-        # It may have been changed since, so its value tells nothing.
+        # Strategic metadata may have been changed since, so its value proves nothing.
         found = [name for name in found if name != _CHANGES] or [_CHANGES]
     options = Defaults(
         max_attempts=first.max_attempts,
@@ -123,7 +125,7 @@ def differences(
         backoff_max_ms=first.backoff.max_ms,
         retention_ms=first.retention_ms,
     )
-    # Where neither says it, only the default may have changed.
+    # If neither request sets an option, only the default can have changed.
     found += [
         name
         for name, was_given, is_given in zip(
@@ -131,14 +133,14 @@ def differences(
         )
         if "1" in (was_given, is_given) and getattr(options, name) != getattr(now, name)
     ]
-    # Taken in different ways they can't be compared.
+    # Digests that were computed in different ways can't be compared.
     if not found and contents[:1] == first_contents[:1] and contents != first_contents:
         found.append("operations")
     return found
 
 
 def _asked_by(new: NewSubmission) -> dict[str, Any]:
-    """Return what a repetition has, too, by the names that a submission has."""
+    """Return the fields that a repetition must have, too, by the names of `Submission`."""
     return {
         **{name: value for name, value in new.options.items() if name not in _COMPARED_OTHERWISE},
         "strategic_metadata": dict(new.strategic_metadata),

@@ -351,11 +351,11 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def without_shared(self) -> ChunkBody:
-        """Return the same without what `SharedBody` has."""
+        """Return a copy without the fields of `SharedBody`."""
         return replace(self, metadata=None, strategic_metadata={}, trace_context={})
 
     def to_reservation(self, queue: str, shared: SharedBody | None) -> Reservation:
-        """Return the reservation; `shared` of its submission, where that came apart."""
+        """Return the reservation; `shared` has its submission's data if sent separately."""
         values = {name: getattr(self, name) for name in _OF_SOURCE}
         if shared is not None:
             values |= {name: getattr(shared, name) for name in _SHARED}
@@ -379,7 +379,7 @@ def _milliseconds(at: datetime) -> int:
 
 
 class SharedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What all chunks of a submission share and may be large."""
+    """The data that all chunks of a submission share and that may be large."""
 
     submission_id: SubmissionId
     metadata: bytes | None = None

@@ -1,4 +1,4 @@
-"""What a queue answers, as values; `replies.py` reads them off the scripts' replies. No I/O."""
+"""A queue's answers as values. `replies.py` parses them from the scripts' replies; no I/O here."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from opsqueue.model.chunk import Reservation, Token
 from opsqueue.model.submission import Submission, SubmissionId, SubmissionState
 
 _ALL_DONE: Final = b"\xff"
-"""A byte of a bitmap whose eight chunks are all done."""
+"""A byte of a bitmap in which all eight chunks are done."""
 
 
 class Inserted(Struct, frozen=True, kw_only=True):
-    """An accepted submission. `is_new` is False when its idempotency key was known."""
+    """An accepted submission. `is_new` is False if its idempotency key was already known."""
 
     id: SubmissionId
     is_new: bool
     submission: Submission | None = None
-    """Its state now; None: only its id is known."""
+    """Its present state; None: only its id is known."""
     is_first: bool = False
-    """The queue, or its partition, is new or was deleted: its name must be registered."""
+    """The queue or partition is new, or had been deleted: its name must be registered."""
     warning: str = ""
-    """What the producer should know of it though it was accepted."""
+    """A warning for the producer, although the submission was accepted."""
 
 
 class Reserved(Struct, frozen=True, kw_only=True):
-    """What a reserve gave, and what to wait for when it gave too little."""
+    """The result of a reserve, and what to wait for if it returned too few chunks."""
 
     chunks: tuple[Reservation, ...]
     is_paused: bool
     wake_id: str = ""
-    """`Queue.wait_for_wake` after this one misses nothing; "": over HTTP, the API waits."""
+    """An id for `Queue.wait_for_wake`: none after it is missed; "" over HTTP: the API waits."""
     next_due_in_ms: int | None
-    """Until the next delayed chunk is free, or a rate limit lets one through; None: unknown."""
+    """Time until the next delayed chunk is due or a rate limit permits one; None: unknown."""
     look_from: str = ""
-    """Not '': nothing was found within one script's bounds, there may be more from here on."""
+    """Not '': the script reached its limit and found nothing; continue the search from here."""
     is_cut: bool = False
-    """Fewer chunks than there may be, since their inputs make the answer large enough."""
+    """There may be more chunks, but the inputs of these make the answer large enough."""
 
 
 class Alive(Struct, frozen=True):
-    """A heartbeat's answer."""
+    """The answer to a heartbeat."""
 
     void: frozenset[Token]
-    """Of the tokens named: those whose work nobody wants any more."""
+    """Tokens in this heartbeat whose reservations are no longer valid."""
     released: int
-    """Chunks that were pending for the worker without its knowledge."""
+    """Chunks that were pending for the worker without its knowledge, and were released."""
     lost: int = 0
     """Reservations that something other than a report or a sweep removed from Redis."""
 
@@ -59,100 +59,100 @@ LimitKind = Literal["max", "rate"]
 
 
 class Limit(Struct, frozen=True, kw_only=True):
-    """A limit set while running, in place of the strategies' own numbers; of one kind."""
+    """A limit set at run time, which replaces the numbers in the strategies; of one kind."""
 
     meta_key: str
     value: int | None
-    """The only one that it is for; None: every value without a limit of its own."""
+    """The value that it applies to; None: every value without a limit of its own."""
     max: int | None = None
-    """Chunks in hand at most, for MaxSimultaneous."""
+    """The largest number of reserved chunks, for MaxSimultaneous."""
     per_second: float | None = None
-    """Tokens that come, for RateLimit."""
+    """Tokens added a second, for RateLimit."""
     burst: int | None = None
     """Tokens that a bucket holds."""
 
     @property
     def kind(self) -> LimitKind:
-        """Tell for which strategy it is."""
+        """The strategy that it limits: `max` is MaxSimultaneous, `rate` is RateLimit."""
         return "rate" if self.max is None else "max"
 
     @property
     def name(self) -> tuple[str, int | None, LimitKind]:
-        """Give what there is one limit of."""
+        """Key, value and kind: the identity of the limit."""
         return self.meta_key, self.value, self.kind
 
 
 class WorkerSeen(Struct, frozen=True, kw_only=True):
-    """A worker that has not gone. `info` is what it tells of itself.
+    """A worker that has not retired. `info` is what it reports about itself.
 
-    `oldest_ms`: how long it has had the chunk that it has had for longest; null: it has none.
-    `is_alive`: it has been silent for less long than its own heartbeat timeout.
+    `oldest_ms`: how long the worker has held the chunk that it reserved first; null: it holds none.
+    `is_alive`: its last heartbeat is more recent than its own heartbeat timeout.
     """
 
     name: str
     seen_ms_ago: int
-    """Since its last sign of life, on Redis's clock; a reserve need not be one."""
+    """Time since its last heartbeat, on Redis's clock; not every reserve counts as one."""
     info: Mapping[str, Any]
     """Host, pid, queues and more; empty before its first heartbeat."""
     chunks_in_hand: int = 0
-    """Of this queue."""
+    """Chunks of this queue that it holds."""
     oldest_ms: int | None = None
     is_alive: bool = True
 
     def reads(self, codec: str) -> bool | None:
-        """Whether its handler of this queue reads a codec; None: it does not tell."""
+        """Return whether its handler of this queue reads a codec; None: it does not report that."""
         told = self.info.get("codecs")
         return codec.removesuffix("+zstd") in told if isinstance(told, list) else None
 
 
 class Swept(Struct, frozen=True):
-    """Result of one bounded sweep. `next_from` None: this was the last page."""
+    """The result of one bounded sweep. `next_from` None: this was the last page."""
 
     chunks: int
     next_from: str | None
     lost: int = 0
     """Reservations that something other than a report or a sweep removed from Redis."""
     workers: tuple[str, ...] = ()
-    """Whose chunks were taken back."""
+    """Workers whose chunks were reclaimed."""
 
 
 class RepairStep(Struct, frozen=True, kw_only=True):
-    """Result of one bounded step of a repair, with the totals of the repair so far."""
+    """The result of one bounded step of a repair, with the totals of the repair so far."""
 
     chunks: int = 0
-    """Freed by this step."""
+    """Chunks freed by this step."""
     next_from: str | None = "-"
     """None: the repair has ended."""
     is_busy: bool = False
-    """Nothing was done: another sweeper does it, and its totals are not known here."""
+    """Nothing was done: another sweeper runs the repair, and its totals are not known here."""
     entries: int = 0
-    """Reservations looked at; one looked at twice counts twice."""
+    """Reservations examined; one examined twice counts twice."""
     submissions: int = 0
     chunks_seen: int = 0
-    """Chunks of these submissions that had been handed out once."""
+    """Chunks of these submissions that have been reserved at least once."""
     freed: int = 0
     lost: int = 0
-    """Reservations of which only a half was left."""
+    """Reservations of which only one of their two halves was left."""
 
 
 class Forgotten(Struct, frozen=True):
-    """Submissions gone, and prefixes whose objects are to be deleted."""
+    """Submissions that were forgotten, and prefixes whose objects are to be deleted."""
 
     submissions: int
     prefixes: tuple[str, ...]
 
 
 class ErrorChunks(Struct, frozen=True, rename={"indexes": "chunks", "next_index": "next"}):
-    """A page of the chunks with errors; `next` is what `from=` takes, null on the last."""
+    """A page of the chunks with errors; `next` is the next page's `from=`, null on the last."""
 
     indexes: tuple[int, ...]
-    """Ascending, of finished chunks."""
+    """Indexes of finished chunks, ascending."""
     next_index: int | None = None
-    """Where the next page begins; None: this was the last."""
+    """The first index of the next page; None: this was the last."""
 
 
 class SpentInputs(Struct, frozen=True, kw_only=True):
-    """Inputs that nobody needs any more: of chunks from `first_index` on."""
+    """Inputs that are no longer needed: those of the chunks from `first_index` on."""
 
     submission_id: SubmissionId
     prefix: str
@@ -161,31 +161,31 @@ class SpentInputs(Struct, frozen=True, kw_only=True):
 
 
 class SubmissionPage(Struct, frozen=True, kw_only=True):
-    """A page of a list; `next` is what `after=` takes for the next page, null on the last."""
+    """A page of a list; `next` is the `after=` of the next page, null on the last."""
 
     submissions: tuple[Submission, ...]
     next: SubmissionId | None = None
 
 
 class ChunkWindow(Struct, frozen=True):
-    """Which of some consecutive chunks are done, a bit each."""
+    """A range of consecutive chunks, with a bit for each that tells whether it is done."""
 
     first: int
     """The first chunk of the window."""
     end: int
-    """The first chunk behind it."""
+    """The index after the last chunk of the window."""
     bits: bytes
     """The highest bit of the first byte is chunk `first - first % 8`; missing bytes are zero."""
 
     def __contains__(self, index: object) -> bool:
-        """Whether a chunk is in the window and done."""
+        """Return whether a chunk is in the window and done."""
         if not isinstance(index, int) or not self.first <= index < self.end:
             return False
         at = index - self.first // 8 * 8
         return at // 8 < len(self.bits) and bool(self.bits[at // 8] >> (7 - at % 8) & 1)
 
     def __iter__(self) -> Iterator[int]:
-        """Give the chunks that are done, ascending."""
+        """Yield the indexes of the chunks that are done, ascending."""
         base = self.first // 8 * 8
         return (
             index
@@ -201,7 +201,7 @@ class ChunkWindow(Struct, frozen=True):
         offset = self.first % 8
         if not self.bits:
             return min(self.first, self.end)
-        # As if the chunks of the first byte that are before the window were done.
+        # Treat the chunks of the first byte that are before the window as done.
         bits = bytes([self.bits[0] | (0xFF00 >> offset & 0xFF)]) + self.bits[1:]
         whole = len(bits) - len(bits.lstrip(_ALL_DONE))
         rest = bits[whole] if whole < len(bits) else 0
@@ -227,11 +227,11 @@ class Progress(
     kw_only=True,
     rename={"first": "from", "end": "to", "bits": "done"},
 ):
-    """Progress of a submission, and the chunks of a window that are done.
+    """Progress of a submission, and which chunks of a window are done.
 
     `done_until` is the first chunk of the window that is not done. `done` has a bit for each chunk
-    from `from` to before `to`; the highest bit of its first byte is chunk `from - from % 8`, and
-    zeros at its end may be missing.
+    from `from` up to, but not including, `to`. The highest bit of its first byte is chunk
+    `from - from % 8`. Zeros at its end may be missing.
     """
 
     done_until: int = 0
@@ -240,7 +240,7 @@ class Progress(
     bits: bytes
 
     def __post_init__(self) -> None:
-        """Compute what answers show and follows from the rest."""
+        """Compute the field that follows from the others."""
         force_setattr(self, "done_until", self.done.done_until)
 
     @property
@@ -250,15 +250,15 @@ class Progress(
 
 
 class Durations(Struct, frozen=True, kw_only=True):
-    """How long some things took: how many within each bound in seconds, but not the one before."""
+    """A histogram of durations. Each count is of those above the previous bound, up to its own."""
 
     counts: Mapping[float, int]
-    """Ascending by bound; infinity is the last one."""
+    """Counts by bound in seconds, ascending; the last bound is infinity."""
     sum_s: float
 
     @classmethod
     def summed(cls, parts: Iterable[Durations]) -> Durations:
-        """Return those of several together."""
+        """Return the sum of several histograms."""
         parts = list(parts)
         bounds = sorted({bound for part in parts for bound in part.counts})
         return cls(
@@ -268,7 +268,7 @@ class Durations(Struct, frozen=True, kw_only=True):
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """A queue at one instant. `stats` are totals since it exists; rates are of the last minute."""
+    """A queue at one instant. `stats` are totals since it was created; rates: the last minute."""
 
     queue: str
     submissions: Mapping[SubmissionState, int]
@@ -280,21 +280,21 @@ class Counts(Struct, frozen=True, kw_only=True):
     operations_per_second: float
     is_paused: bool
     oldest_waiting_at: datetime | None = None
-    """When the oldest submission that has a chunk waiting was handed in."""
+    """The instant when the oldest submission with a waiting chunk was submitted."""
     stats: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Round the rates: further digits are noise."""
+        """Round the rates; further digits are noise."""
         for name in ("chunks_per_second", "operations_per_second"):
             force_setattr(self, name, round(getattr(self, name), 3))
 
     @property
     def backlog_chunks(self) -> int:
-        """Chunks of submissions in progress that have not ended, those in hand among them."""
+        """Chunks of submissions in progress that have not ended, including reserved ones."""
         return max(0, self.stats.get("backlog_chunks", 0))
 
     @property
     def chunks_ready(self) -> int:
-        """Chunks that could be taken now."""
-        # In hand may be some of ended submissions, which the backlog has no more.
+        """Chunks that could be reserved now."""
+        # Reserved chunks may be of ended submissions, which the backlog no longer includes.
         return max(0, self.backlog_chunks - self.chunks_in_hand - self.chunks_delayed)

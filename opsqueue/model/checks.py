@@ -1,4 +1,4 @@
-"""Values held to their bounds before a script is called: what fails in one is not rolled back."""
+"""Checks of values before a script is called: a script that fails half-way is not rolled back."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final, TypeGuard
 from opsqueue.model.errors import InvalidArgumentError
 
 MAX_MS: Final = 3650 * 24 * 3600 * 1000
-"""The longest time that a script is given, ten years: what Redis adds to it still fits."""
+"""The longest time that a script is given, ten years; Redis can add to it without overflow."""
 
 MAX_LIMIT: Final = 2**31 - 1
 
 INT64: Final = range(-(2**63), 2**63)
-"""What Redis counts with."""
+"""The range of Redis's integers."""
 
 
 def checked_whole(name: str, value: int, *, least: int = 0, most: int) -> int:
-    """Return the number, or raise InvalidArgumentError: no int, or out of bounds."""
+    """Return the number, or raise InvalidArgumentError if it is not an int or out of bounds."""
     if not is_whole(value) or not least <= value <= most:
         message = f"{name} is {shown(value)}: give a whole number from {least:,} to {most:,}"
         raise InvalidArgumentError(message)
@@ -25,12 +25,12 @@ def checked_whole(name: str, value: int, *, least: int = 0, most: int) -> int:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Tell an int from what only compares like one."""
+    """Return whether the value is an int; a bool or float that compares equal is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Tell text that can be written as UTF-8, which lone surrogates can't."""
+    """Return whether the value is text that UTF-8 can encode, unlike lone surrogates."""
     if not isinstance(value, str) or value.isascii():
         return isinstance(value, str)
     try:
@@ -41,7 +41,7 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def is_host(name: str) -> bool:
-    """Tell what a name server can be asked for; sockets raise a ValueError for another."""
+    """Return whether a name can be looked up; sockets raise a ValueError for others."""
     try:
         name.encode("idna")
     except UnicodeError:
@@ -50,30 +50,30 @@ def is_host(name: str) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return `1 chunk`, `2 chunks`."""
+    """Return the number with its noun: `1 chunk`, `2 chunks`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 _UNPRINTABLE: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters except tab and line feed
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # directions, separators of lines
     "\ud800-\udfff]"  # lone surrogates
 )
 
 
 def printable(text: str, *, is_line: bool = False) -> str:
-    r"""Escape what would act on a terminal or reorder text, as `\x1b` or `\u202e`.
+    r"""Escape characters that would act on a terminal or reorder text, as `\x1b` or `\u202e`.
 
-    For what others wrote: failures, names, lines of logs. Line feeds and tabs stay, unless it is
-    to be one line.
+    Use it for text from others: failures, names, log lines. Line feeds and tabs are kept, unless
+    `is_line` is set.
     """
     text = _UNPRINTABLE.sub(_escaped, text)
     return text.replace("\n", "\\n").replace("\t", "\\t") if is_line else text
 
 
 def printable_json(document: str) -> str:
-    """Escape the same in a JSON document, which stays the same value."""
-    # Within a document such characters are in texts alone.
+    """Escape the same characters in a JSON document, whose value stays the same."""
+    # In a document, such characters occur only within strings.
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
@@ -83,7 +83,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Give any value as messages have it, however long it is."""
+    """Return the `repr` of any value for messages, shortened."""
     try:
         text = repr(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A chunk in a worker's hands, and what can become of it: plain values, no I/O."""
+"""A reserved chunk and its possible outcomes: plain values, no I/O."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Token = NewType("Token", str)
 
 
 MAX_FAILURE_CHARACTERS: Final = 32_000
-"""Of a traceback and of a message; longer ones lose their middle."""
+"""The limit of a traceback and of a message; the middle of longer ones is left out."""
 
 MAX_ERROR_CHARACTERS: Final = 4_000
-"""The same of a single operation: a chunk may have thousands of them."""
+"""The same for a single operation: a chunk may have thousands of them."""
 
 MAX_REASON_CHARACTERS: Final = 1_000
 MAX_BATCH: Final = 1_000
@@ -28,7 +28,7 @@ MAX_BATCH: Final = 1_000
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """What every chunk of a submission shares, and a worker needs to know."""
+    """Facts that all chunks of a submission share and that a worker needs."""
 
     submission_id: SubmissionId
     queue: str
@@ -44,20 +44,20 @@ class Source(Struct, frozen=True, kw_only=True):
     is_inline: bool = False
     """Inputs come with the reservation; small outputs go with the report."""
     is_suspect: bool = False
-    """Redis may have lost what it was told of it: an output may be there of a first attempt."""
+    """Redis may have lost facts about it: the output of an earlier attempt may exist."""
 
     @property
     def inline_output_bytes(self) -> int:
-        """How large an output may be to go with its report; -1: none may.
+        """The largest output that may be sent with its report; -1: none may.
 
-        A share of what the submission may have in all: nobody has to add up the others.
+        It is a share of the submission's total, so that nobody has to add up the other outputs.
         """
         if not self.is_inline:
             return -1
         return min(INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES // self.chunks_total)
 
     def operations_in(self, chunk_index: int) -> int:
-        """How many operations the chunk has: chunk_size, or what is left for the last one."""
+        """Return the chunk's number of operations: chunk_size, or the rest in the last chunk."""
         if chunk_index < self.chunks_total - 1:
             return self.chunk_size
         return self.operations_total - (self.chunks_total - 1) * self.chunk_size
@@ -70,25 +70,25 @@ class Reservation(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     source: Source
     chunk_index: int
     attempt: int
-    """1-based: how often this chunk has been taken, deaths and expiries included."""
+    """1-based: how often this chunk has been reserved, including deaths and expiries."""
     expires_at_ms: int
-    """On Redis's clock."""
+    """An instant on Redis's clock."""
     held_ms: int = 0
-    """How long it had been held when this was read."""
+    """Time since the chunk was reserved, when this was read."""
     input: bytes | None = None
-    """Encoded; None: it is in the store."""
+    """The encoded operations; None: they are in the store."""
 
     def __repr__(self) -> str:
-        """Without the input."""
+        """Leave out the input."""
         return Struct.__repr__(replace(self, input=None))
 
     def __str__(self) -> str:
-        """As messages name it: submission/index."""
+        """Return submission/index, as in messages."""
         return f"{self.source.submission_id}/{self.chunk_index}"
 
 
 class ChunkFailure(Struct, frozen=True, kw_only=True):
-    """Why an attempt failed, as it is reported."""
+    """The reported reason why an attempt failed."""
 
     type: str
     message: str
@@ -113,7 +113,7 @@ class ChunkFailure(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def told(cls, *, type: str, message: str, traceback: str = "") -> ChunkFailure:  # noqa: A002 the field's name
-        """Take what others say of a failure, shortened as ours are; no type: only a text."""
+        """Create a failure as reported by others, with its texts shortened; no type: only text."""
         return cls(
             type=type,
             message=_shortened(message, MAX_FAILURE_CHARACTERS),
@@ -122,7 +122,7 @@ class ChunkFailure(Struct, frozen=True, kw_only=True):
 
 
 def text_of(error: BaseException) -> str:
-    """Return an exception's message, also where its `__str__` raises."""
+    """Return an exception's message, even if its `__str__` raises."""
     return _attempted(lambda: str(error), "its __str__")
 
 
@@ -140,11 +140,11 @@ def _attempted(describe: Callable[[], str], what: str) -> str:
 
 
 class OperationError(ChunkFailure, frozen=True, kw_only=True):
-    """Why one operation of a chunk failed: it stands in the place of its result."""
+    """The reason why one operation of a chunk failed: it takes the place of its result."""
 
 
 def encodable(text: str) -> str:
-    """Replace lone surrogates, which file names in tracebacks hold: a report must not stop."""
+    """Escape lone surrogates, as in file names of tracebacks, so that a report can be encoded."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -156,12 +156,12 @@ def _shortened(text: str, max_characters: int) -> str:
 
 
 class Completed(Struct, frozen=True):
-    """The chunk is done; this report or an earlier one counted it."""
+    """The chunk is done: this report or an earlier one was counted."""
 
     submission_id: SubmissionId
     chunks_left: int
     is_limit_passed: bool = False
-    """Its failed operations passed `max_failed_operations`: the submission failed with it."""
+    """Its failed operations exceeded `max_failed_operations`, so the submission failed with it."""
 
 
 class Retried(Struct, frozen=True):
@@ -180,19 +180,19 @@ class FinallyFailed(Struct, frozen=True):
 
 
 class Released(Struct, frozen=True):
-    """Given back; no attempt was used."""
+    """The chunk was released; no attempt was used."""
 
     submission_id: SubmissionId
 
 
 class Dropped(Struct, frozen=True):
-    """The submission had ended meanwhile: nothing was counted."""
+    """The submission had already ended: nothing was counted."""
 
     submission_id: SubmissionId
 
 
 class Lost(Struct, frozen=True):
-    """The reservation was not ours any more: nothing was changed."""
+    """The reservation was no longer ours: nothing was changed."""
 
 
 CompleteOutcome = Completed | Dropped | Lost
@@ -201,7 +201,7 @@ ReleaseOutcome = Released | Dropped | Lost
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """Which chunks of a lost submission are done, as Redis will have it again."""
+    """The finished chunks of a lost submission, in the form in which Redis will store them."""
 
     cursor: int
     """No chunk from here on is done."""
@@ -209,13 +209,13 @@ class Finished(Struct, frozen=True, kw_only=True):
     """The chunks below the cursor that are not done."""
     chunks_done: int
     done: bytes
-    """A bit a chunk, the highest of each byte first."""
+    """A bit for each chunk, the highest of each byte first."""
     operations_done: int
     operations_failed: int
     errors: bytes
-    """Likewise, of the chunks with operations that failed."""
+    """Likewise, for the chunks with operations that failed."""
     last_error: int
-    """The last of these; -1: there is none."""
+    """The last of these chunks; -1: there is none."""
 
 
 class OperationFailed(Struct, frozen=True):
@@ -229,7 +229,7 @@ class OperationFailed(Struct, frozen=True):
     traceback: str
 
     def __repr__(self) -> str:
-        """Without the traceback."""
+        """Leave out the traceback."""
         return (
             f"OperationFailed(index={self.index}, chunk_index={self.chunk_index}, "
             f"type={self.type!r}, message={self.message!r})"
@@ -237,6 +237,6 @@ class OperationFailed(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """Traceback, if there is one, then type and message: as Python prints it."""
+        """Traceback, if there is one, then type and message, in Python's format."""
         last = f"{self.type}: {self.message}"
         return f"{self.traceback.rstrip()}\n{last}" if self.traceback else last

@@ -1,4 +1,7 @@
-"""Durations as people give them: timedelta or seconds in Python, `90s`, `24h` or `7d` as text."""
+"""Durations in the forms that people write: timedelta or seconds in Python, `24h` or `7d` as text.
+
+No I/O.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ _DURATION: Final = re.compile(rf"(?:{_PART.pattern})+")
 
 
 def milliseconds(duration: timedelta | float) -> int:
-    """Give a timedelta, or seconds, as milliseconds; what is less than one is one, not none.
+    """Convert a timedelta, or seconds, to milliseconds; a positive duration becomes at least 1.
 
     Raises:
-        InvalidArgumentError: it is negative, or no number.
+        InvalidArgumentError: it is negative, or not a number.
     """
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    # Also refuses NaN, which compares with nothing.
+    # This also refuses NaN, for which no comparison is true.
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not 0 <= seconds < 10**12:
         shown = str(duration) if isinstance(duration, timedelta) else repr(duration)
@@ -37,10 +40,10 @@ def milliseconds(duration: timedelta | float) -> int:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read `90s`, `24h`, `7d` or `1h30m`; units are ms, s, m, h, d and w.
+    """Parse `90s`, `24h`, `7d` or `1h30m`; units are ms, s, m, h, d and w.
 
     Raises:
-        InvalidArgumentError: it is none of these.
+        InvalidArgumentError: the text has another form.
     """
     if not _DURATION.fullmatch(text):
         message = f"duration {text[:40]!r}: give numbers with units (s, m, h, d, w), like 24h or 7d"
@@ -54,7 +57,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def as_text(ms: int) -> str:
-    """Write milliseconds as `parse_duration` reads them, without loss: `1d12h`, `0s`."""
+    """Format milliseconds without loss, as `parse_duration` reads them: `1d12h`, `0s`."""
     parts = []
     for unit in ("d", "h", "m", "s", "ms"):
         number, ms = divmod(ms, _UNITS_MS[unit])

@@ -1,4 +1,4 @@
-"""The errors of values; `opsqueue.exceptions` has them with all others."""
+"""The errors of values; `opsqueue.exceptions` contains them along with all others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class OtherProcessError(IncorrectUsageError):
     """Work begun in one process can't be continued in a forked child of it."""
 
     def __init__(self, what: str, made_in: int, pid: int, help_: str) -> None:
-        """Name the thing, both processes, and what to do instead."""
+        """Create the message from the object, both processes, and what to do instead."""
         super().__init__(
             f"{what} belongs to process {made_in}, and can't be used in {pid}, which was forked "
             f"from it: {help_}"
@@ -27,4 +27,4 @@ class OtherProcessError(IncorrectUsageError):
 
 
 class TryFromIntError(InvalidArgumentError):
-    """A number is none that an id can have."""
+    """A number is out of the range of ids."""

@@ -10,7 +10,7 @@ DISTRIBUTION = "opsqueue-redis"
 
 
 def missing(error: ModuleNotFoundError, extra: str, *, by: str) -> str | None:
-    """Return what is missing and what installs it; None: a module of opsqueue's own is."""
+    """Return which module is missing and how to install it; None: it is one of opsqueue's own."""
     if str(error.name).partition(".")[0].startswith("opsqueue"):
         return None
     return f"{by} needs {error.name}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'"
@@ -18,7 +18,7 @@ def missing(error: ModuleNotFoundError, extra: str, *, by: str) -> str | None:
 
 @contextmanager
 def needing(extra: str, *, by: str) -> Iterator[None]:
-    """End a program that can't be imported with a line that says why, and exit code 2."""
+    """Exit with code 2 and a line with the reason if the program can't be imported."""
     try:
         yield
     except ModuleNotFoundError as exc:

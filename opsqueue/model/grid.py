@@ -1,4 +1,4 @@
-"""A submission's chunks as a picture shows them: in cells, with what is in progress.
+"""A submission's chunks as a picture: in cells, with the chunks that are in progress.
 
 No I/O.
 """
@@ -14,10 +14,10 @@ from opsqueue.model.submission import SubmissionId, SubmissionState
 
 MAX_CELLS: Final = 2_000
 MAX_LISTED: Final = 100
-"""Chunks in hand, delayed and retried that a grid names."""
+"""The largest number of reserved, delayed and retried chunks that a grid lists."""
 
 MAX_PAGE: Final = 1_000
-"""Chunks in hand, or delayed, that one reading looks at."""
+"""The largest number of reserved or delayed chunks that one request reads."""
 
 
 class Cells(Struct, frozen=True, kw_only=True):
@@ -26,9 +26,9 @@ class Cells(Struct, frozen=True, kw_only=True):
     state: SubmissionState
     chunks_total: int
     done: tuple[int, ...]
-    """Empty once the submission has completed: all are done then."""
+    """Empty once the submission has completed: then all are done."""
     errors: tuple[int, ...]
-    """Counts of those done that have operations that failed; empty: none has."""
+    """Counts of the done chunks that have operations that failed; empty: none has."""
 
 
 class ChunkInHand(Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class ChunkInHand(Struct, frozen=True, kw_only=True):
 
 
 class DelayedChunk(Struct, frozen=True, kw_only=True):
-    """A chunk that waits for its next attempt; `attempt` is the number of those used."""
+    """A chunk that waits for its next attempt; `attempt` is the number of attempts used."""
 
     index: int
     attempts_used: int = field(name="attempt")
@@ -58,7 +58,7 @@ class RetriedChunk(Struct, frozen=True):
 
 
 class HandPage(Struct, frozen=True):
-    """A page of chunks in hand, the oldest first; `next_from` None: the last one."""
+    """A page of reserved chunks, the oldest first; `next_from` None: this was the last page."""
 
     chunks: tuple[ChunkInHand, ...]
     next_from: str | None
@@ -74,9 +74,9 @@ class Delayed(Struct, frozen=True, kw_only=True):
 
 
 class Cell(Struct, frozen=True):
-    """Counts of a cell's chunks by state. The others are free, or dropped once it has ended.
+    """Counts of a cell's chunks by state. Other chunks are free, or dropped after the end.
 
-    Those with `errors` of operations are among those done.
+    `errors` counts chunks among those done that have operations that failed.
     """
 
     done: int
@@ -87,7 +87,7 @@ class Cell(Struct, frozen=True):
 
 
 class FailedChunk(Struct, frozen=True, kw_only=True):
-    """The chunk whose last attempt failed, and the submission with it."""
+    """The chunk whose last attempt failed, and with it the submission."""
 
     index: int
     attempt: int
@@ -95,9 +95,9 @@ class FailedChunk(Struct, frozen=True, kw_only=True):
 
 
 class Grid(Struct, frozen=True, kw_only=True):
-    """A submission's chunks, `chunks_per_cell` a cell, and the first 100 of those under way.
+    """A submission's chunks, `chunks_per_cell` in a cell, and the first 100 of those in progress.
 
-    `is_partial`: the queue has more chunks in hand or delayed than were looked through.
+    `is_partial`: the queue has more reserved or delayed chunks than were read.
     """
 
     state: SubmissionState

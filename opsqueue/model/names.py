@@ -1,4 +1,4 @@
-"""Names of queues, workers and keys. Everything below a queue's base is the scripts' own affair."""
+"""Names of queues, workers and keys. Only the scripts know what is below a queue's base key."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from opsqueue.model.errors import InvalidArgumentError
 _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _DOTS: Final = (".", "..")
-"""What clients and proxies take out of a path."""
+"""Names that clients and proxies remove from a path."""
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _PLAIN_META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_META_KEY_CHARACTERS: Final = 255
-"""Of a key of strategic metadata."""
+"""The longest key of strategic metadata."""
 
 QUEUES_KEY: Final = "oq:queues"
+"""A set of the names of all queues that ever had a submission or a worker."""
 STORES_KEY: Final = "oq:stores"
 """A hash: a store's URL, without options -> the id in its marker."""
-"""A set of the names of all queues that ever had a submission or a worker."""
 
 
 def check_queue_name(name: str) -> str:
-    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    """Return the name, or raise InvalidArgumentError with the rule for names."""
     if not isinstance(name, str) or not _QUEUE_NAME.fullmatch(name):
         message = (
             f"queue name {name!r}: at most 100 letters, digits and _.- beginning with a letter, "
@@ -37,7 +37,7 @@ def check_queue_name(name: str) -> str:
 
 
 def checked_worker(worker: str) -> str:
-    """Return the name, or raise InvalidArgumentError saying what a name may be."""
+    """Return the name, or raise InvalidArgumentError with the rule for names."""
     if not isinstance(worker, str) or not _WORKER.fullmatch(worker):
         message = (
             f"worker name {shown(worker)}: at most 200 printable ASCII characters without spaces"
@@ -47,7 +47,7 @@ def checked_worker(worker: str) -> str:
 
 
 def checked_worker_in_path(worker: str) -> str:
-    """Return the name, or raise InvalidArgumentError unless it can stand in a path, too."""
+    """Return the name, or raise InvalidArgumentError if it can't be used in a path."""
     if "/" in checked_worker(worker) or worker in _DOTS:
         message = f"worker name {shown(worker)}: over HTTP it can't have a slash, or be dots alone"
         raise InvalidArgumentError(message)
@@ -55,7 +55,7 @@ def checked_worker_in_path(worker: str) -> str:
 
 
 def checked_meta_key(key: str) -> str:
-    """Return a key of strategic metadata, or raise InvalidArgumentError saying what it may be."""
+    """Return a key of strategic metadata, or raise InvalidArgumentError with its rule."""
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_META_KEY_CHARACTERS:
         message = (
             f"strategic metadata key {shown(key)}: give a text of 1 to {MAX_META_KEY_CHARACTERS} "
@@ -64,8 +64,8 @@ def checked_meta_key(key: str) -> str:
         raise InvalidArgumentError(message)
     if not is_text(key):
         message = (
-            f"strategic metadata key {shown(key)} has a lone surrogate, which is no character: "
-            "give a text that UTF-8 can hold"
+            f"strategic metadata key {shown(key)} has a lone surrogate, which is not a "
+            "character: give a text that UTF-8 can encode"
         )
         raise InvalidArgumentError(message)
     return key
@@ -85,17 +85,17 @@ def read_meta_key(stored: str) -> str:
 
 
 def meta_key_text(key: str) -> str:
-    """Return a key as people read and write it: in double quotes, as JSON, unless it is plain."""
+    """Return a key's text form: a JSON string in double quotes, unless the key is plain."""
     if _PLAIN_META_KEY.fullmatch(key):
         return key
     return printable_json(json.dumps(key, ensure_ascii=False))
 
 
 def parse_meta_key(text: str) -> str:
-    """Read a key as people write it: as JSON where it begins with a double quote, else as it is.
+    """Parse a key's text form: a JSON string if it begins with a double quote, else the key itself.
 
     Raises:
-        InvalidArgumentError: it can't be a key, or the quotes don't hold a JSON string.
+        InvalidArgumentError: it can't be a key, or it is not a valid JSON string.
     """
     if not text.startswith('"'):
         return checked_meta_key(text)
@@ -103,8 +103,8 @@ def parse_meta_key(text: str) -> str:
         return checked_meta_key(json.loads(text, strict=False))
     except ValueError as exc:
         message = (
-            f"strategic metadata key {shown(text)}: what begins with a double quote is read as a "
-            f"JSON string ({exc})"
+            f"strategic metadata key {shown(text)}: a text with a double quote at its start is "
+            f"read as a JSON string ({exc})"
         )
         raise InvalidArgumentError(message) from exc
 
@@ -120,10 +120,10 @@ def is_own_prefix(prefix: str, queue: str) -> bool:
 
 
 def check_own_prefix(prefix: str, queue: str) -> str:
-    """Return the prefix, or raise InvalidArgumentError unless this queue's inserts take it.
+    """Return the prefix, or raise InvalidArgumentError unless it has the form of this queue's.
 
-    Objects of another queue, or above or below another submission's, could be read, replaced or
-    deleted by whoever may insert here.
+    Otherwise anybody who may insert here could read, replace or delete objects of another queue, or
+    objects above or below another submission's prefix.
     """
     if not is_own_prefix(prefix, queue):
         message = (
@@ -136,13 +136,13 @@ def check_own_prefix(prefix: str, queue: str) -> str:
 
 
 def base_key(queue: str, partition: int = 0) -> str:
-    """Give what all keys of a queue's partition begin with.
+    """Return the common beginning of all keys of a queue's partition.
 
-    The braces make a cluster keep them in one slot; a name can't have the slash in it.
+    The braces make a cluster keep the keys in one slot. A queue's name can't contain the slash.
     """
     return f"oq:{{{label(queue, partition)}}}:"
 
 
 def label(queue: str, partition: int) -> str:
-    """Name a partition: the first one as the queue, others like `emails/03`."""
+    """Return a partition's name: the queue for the first one, others like `emails/03`."""
     return queue if partition == 0 else f"{queue}/{partition:02}"

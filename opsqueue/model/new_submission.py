@@ -1,4 +1,4 @@
-"""What a producer hands in, held to its bounds before anything is stored; plain values, no I/O."""
+"""A new submission, whose values are checked before anything is stored; plain values, no I/O."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ MAX_CHUNKS: Final = 2**32 - 1
 """A chunk is a bit of a Redis string, which has at most 2**32 of them."""
 
 MAX_OPERATIONS: Final = 2**53
-"""Up to here Lua's numbers are exact."""
+"""Lua's numbers are exact up to here."""
 
 MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
 MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
 MAX_ATTEMPTS: Final = 1_000_000
 DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
-"""`_end_submission.lua` has it, too, for submissions that earlier versions inserted."""
+"""Also in `_end_submission.lua`, for submissions that earlier versions inserted."""
 
 DEFAULT_CODEC: Final = "msgpack+zstd"
-"""Of operations that come as JSON, and of a submission that does not say."""
+"""The codec of operations that arrive as JSON, and of submissions that don't name one."""
 
 MAX_CODEC_CHARACTERS: Final = 100
 MAX_TRACE_HEADERS: Final = 10
 MAX_METADATA_BYTES: Final = 512 * 1024
 MAX_STRATEGIC_PAIRS: Final = 64
 INLINE_BYTES: Final = 256 * 1024
-"""Inputs of a submission that travel through Redis, encoded, all together."""
+"""The largest total size of a submission's encoded inputs that travel through Redis."""
 
 INLINE_CHUNKS: Final = 10_000
-"""Their number, so that no script keeps the server busy for longer than a report of 200 chunks."""
+"""The largest number of such inputs, so that no script takes longer than a report of 200 chunks."""
 
 INLINE_OUTPUT_BYTES: Final = 64 * 1024
-"""Of one output that does."""
+"""The largest size of one output that travels through Redis."""
 
 INLINE_OUTPUTS_BYTES: Final = 1024 * 1024
-"""Of all outputs of a submission that do."""
+"""The largest total size of a submission's outputs that travel through Redis."""
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
@@ -56,7 +56,7 @@ _OWN_KEY_KEPT_MS: Final = 10 * 60 * 1000
 """Longer than a client repeats a request."""
 
 
-# Bounds that hold for JSON as it is read; values that are made in Python check theirs themselves.
+# These bounds apply when JSON is parsed; values created in Python check their own.
 _WaitMs = Annotated[int, Meta(ge=0, le=MAX_BACKOFF_MS)]
 _RetentionMs = Annotated[int, Meta(ge=0, le=MAX_RETENTION_MS)]
 _TraceContext = Annotated[
@@ -71,7 +71,7 @@ def _require(holds: bool, message: str) -> None:  # noqa: FBT001 an assertion's 
 
 
 def check_max_attempts(max_attempts: int) -> int:
-    """Return the number, or raise InvalidArgumentError saying what it may be."""
+    """Return the number, or raise InvalidArgumentError with its bounds."""
     _require(
         is_whole(max_attempts) and 1 <= max_attempts <= MAX_ATTEMPTS,
         f"max_attempts is {shown(max_attempts)}: it is 1 to {MAX_ATTEMPTS:,}",
@@ -80,7 +80,7 @@ def check_max_attempts(max_attempts: int) -> int:
 
 
 def check_retention_ms(retention_ms: int) -> int:
-    """Return the retention, or raise InvalidArgumentError saying what it may be."""
+    """Return the retention, or raise InvalidArgumentError with its bounds."""
     _require(
         is_whole(retention_ms) and 0 <= retention_ms <= MAX_RETENTION_MS,
         f"retention_ms is {shown(retention_ms)}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
@@ -89,17 +89,17 @@ def check_retention_ms(retention_ms: int) -> int:
 
 
 class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How long a chunk waits after a failed attempt: doubling, capped, half of it jitter.
+    """The wait of a chunk after a failed attempt: doubling, capped, half of it jitter.
 
-    Zero for both: no wait at all. None: as the queue has it, else 1 s and 60 s; where that does not
-    fit the other one, which is given, it is the same as that. A submission has both.
+    If both are zero, there is no wait. None: the queue's default applies, else 1 s and 60 s; if it
+    does not fit the wait that is set, it becomes the same. A stored submission has both waits.
     """
 
     first_ms: _WaitMs | None = None
     max_ms: _WaitMs | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant."""
+        """Raise InvalidArgumentError for values that make no sense."""
         first_ms, max_ms = self.first_ms, self.max_ms
         given = [ms for ms in (first_ms, max_ms) if ms is not None]
         if not (
@@ -114,11 +114,11 @@ class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
-    """Options of submissions whose inserts do not give them; None: not set here.
+    """Default options of submissions, for inserts that don't set them; None: no default here.
 
-    An insert's own option comes first, then its queue's default, then that of the API, then
-    BUILT_IN. They count when a submission is inserted. Of two back-offs from different places that
-    don't fit each other, the one that comes first stays and the other one becomes the same.
+    An insert's own option takes precedence, then the queue's default, then the API's, then
+    BUILT_IN. Defaults are applied when a submission is inserted. If two back-offs from different
+    places don't fit each other, the one with precedence is kept and the other becomes the same.
     """
 
     max_attempts: int | None = None
@@ -127,7 +127,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     retention_ms: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what a submission could not have."""
+        """Raise InvalidArgumentError for values that no submission can have."""
         if self.max_attempts is not None:
             check_max_attempts(self.max_attempts)
         if self.retention_ms is not None:
@@ -135,7 +135,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
         Backoff(first_ms=self.backoff_first_ms, max_ms=self.backoff_max_ms)
 
     def over(self, other: Defaults) -> Defaults:
-        """Return these, and those of another place where these are not set."""
+        """Return these defaults, with those of `other` for options that are not set here."""
         found = asdict(other) | {name: of for name, of in asdict(self).items() if of is not None}
         first_ms, max_ms = found["backoff_first_ms"], found["backoff_max_ms"]
         if None not in (first_ms, max_ms) and first_ms > max_ms:
@@ -150,24 +150,25 @@ BUILT_IN: Final = Defaults(
     backoff_max_ms=60_000,
     retention_ms=DEFAULT_RETENTION_MS,
 )
-"""What neither an insert nor its queue nor the API says."""
+"""Options that are set neither by an insert nor by its queue nor by the API."""
 
 
 class SubmissionOptions(Struct, frozen=True, kw_only=True):
-    """Options of a new submission, whether its contents are stored or come along.
+    """Options of a new submission, whether its contents are stored or inline.
 
     Args:
-        max_attempts: of each chunk; failures, expiries and deaths count alike. None: as the queue
-            has it, else 10.
-        max_failed_operations: where the handler collects errors, how many may fail before the
-            submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
+        max_attempts: attempts of each chunk; failures, expiries and deaths count alike. None: the
+            queue's default, else 10.
+        max_failed_operations: where the handler collects errors, how many operations may fail
+            before the submission does: a count (int), or a share of all (float, 0 to 1). None: any
+            number.
         backoff: the wait after a failed attempt.
         metadata: opaque bytes for the handler.
-        strategic_metadata: what strategies and look-ups read; 64-bit integers by key, any text.
+        strategic_metadata: 64-bit integers that strategies and look-ups read, by keys of any text.
         trace_context: W3C headers of the producer's trace.
-        retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
-        delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
-            not only with the rest of it.
+        retention_ms: how long it is kept after its end; None: as set for the queue, else one day.
+        delete_inputs_at_completion: delete the objects of its inputs soon after it has completed,
+            instead of with everything else.
     """
 
     max_attempts: int | None = None
@@ -181,7 +182,7 @@ class SubmissionOptions(Struct, frozen=True, kw_only=True):
 
     @property
     def options(self) -> dict[str, Any]:
-        """These alone, by name, without what a subclass adds."""
+        """These options by name, without the fields of subclasses."""
         return {name: getattr(self, name) for name in SubmissionOptions.__struct_fields__}
 
 
@@ -189,16 +190,16 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
     """A submission whose contents are in the store, ready to be inserted.
 
     Args:
-        prefix: where the chunks' objects lie in the store; of this submission alone. An insert
+        prefix: where the store has the chunks' objects; used by this submission only. An insert
             takes `QUEUE/` and 32 hexadecimal digits (`contents.fresh_prefix`); submissions of
-            earlier versions have others.
+            earlier versions have other prefixes.
         chunks_total: chunks 0..chunks_total-1 are all stored, or inline; 0 completes at once.
-        chunk_size: operations a chunk; only the last may have fewer.
+        chunk_size: operations in a chunk; only the last may have fewer.
         operations_total: None: every chunk is full.
-        codec: how its chunks are encoded, so that workers need not be told.
-        inline: the encoded chunks themselves, all of them, where they are not stored; at most
-            INLINE_CHUNKS of INLINE_BYTES together.
-        contents_digest: of operations or chunks that came with the request; see
+        codec: how its chunks are encoded; recorded, so that workers need no setting for it.
+        inline: all encoded chunks, if they are not in the store; at most INLINE_CHUNKS with
+            INLINE_BYTES in total.
+        contents_digest: digest of the operations or chunks that came with the request; see
             `contents.fingerprint`.
     """
 
@@ -211,7 +212,7 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
     contents_digest: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse bad values before anything is stored: each message says what would be right."""
+        """Raise InvalidArgumentError for bad values before anything is stored."""
         _require(
             isinstance(self.prefix, str)
             and _PREFIX.fullmatch(self.prefix) is not None
@@ -284,7 +285,7 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
 
     @property
     def own_defaults(self) -> Defaults:
-        """What the insert itself says of the options that have defaults."""
+        """The options with defaults, as set by the insert itself."""
         return Defaults(
             max_attempts=self.max_attempts,
             backoff_first_ms=self.backoff.first_ms,
@@ -294,23 +295,23 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
 
     @property
     def operations(self) -> int:
-        """The number of operations, full chunks assumed where it was not given."""
+        """The number of operations; if it was not given, all chunks are full."""
         if self.operations_total is None:
             return self.chunks_total * self.chunk_size
         return self.operations_total
 
     @property
     def failed_operations_limit(self) -> int | None:
-        """`max_failed_operations` as a count: of a share, the whole operations in it."""
+        """`max_failed_operations` as a count; a share is rounded down to whole operations."""
         limit = self.max_failed_operations
         if isinstance(limit, float):
-            # As it is written: 0.29 * 100 is less than 29 for a float.
+            # The share as it is written: as floats, 0.29 * 100 is less than 29.
             return math.floor(Fraction(repr(limit)) * self.operations)
         return None if limit is None else min(limit, MAX_OPERATIONS)
 
 
 def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
-    """Raise InvalidArgumentError unless all keys are texts and all values 64-bit integers."""
+    """Raise InvalidArgumentError unless all keys are strings and all values 64-bit integers."""
     _require(
         isinstance(pairs, Mapping),
         f"strategic metadata {shown(pairs)}: give a mapping of names to integers",
@@ -330,16 +331,16 @@ def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
 
 
 def check_metadata_changes(changes: Mapping[str, int | None]) -> None:
-    """Raise InvalidArgumentError unless strategic metadata can be changed so; None removes a key.
+    """Raise InvalidArgumentError unless the changes are valid; None removes a key.
 
-    Together they may be more than a submission may have: as many may go as come.
+    Each is checked alone: together they may exceed the limit, as keys may be removed, too.
     """
     for key, value in changes.items():
         check_strategic_metadata({key: 0 if value is None else value})
 
 
 def check_trace_context(carrier: Mapping[str, str]) -> None:
-    """Raise InvalidArgumentError unless it is a few headers of a trace."""
+    """Raise InvalidArgumentError unless it is a mapping of a few trace headers."""
     _require(
         isinstance(carrier, Mapping)
         and len(carrier) <= MAX_TRACE_HEADERS
@@ -349,35 +350,36 @@ def check_trace_context(carrier: Mapping[str, str]) -> None:
 
 
 def fits_inline(chunks: Sequence[bytes], limit_bytes: int = INLINE_BYTES) -> bool:
-    """Whether encoded chunks are few and small enough to travel through Redis."""
+    """Return whether encoded chunks are few and small enough to travel through Redis."""
     return len(chunks) <= INLINE_CHUNKS and sum(map(len, chunks)) <= limit_bytes
 
 
 def is_idempotency_key(text: str) -> bool:
-    """Tell whether a text can be one: 1 to 255 printable ASCII characters."""
+    """Return whether a text can be a key: 1 to 255 printable ASCII characters."""
     return _IDEMPOTENCY_KEY.fullmatch(text) is not None
 
 
 def own_idempotency_key() -> str:
-    """Return a new key for an insert whose caller gave none, so that a repeated request is safe."""
+    """Return a new key for an insert without one, so that repeating its request is safe."""
     return f"opsqueue-once-{uuid.uuid4().hex}"
 
 
 def idempotency_key_of_retry(submission_id: int, operations_failed: int) -> str:
-    """Return the key for a retry of failed operations whose caller gave none: it is made once.
+    """Return the key for a retry of failed operations without a caller's key.
 
-    With their number: after a retry of the old submission in place, more of it may have failed.
+    So the same retry is inserted only once. The key contains the number of failed operations: if
+    the old submission is retried in place, more of them may fail, and these can be retried, too.
     """
     return f"retry-failed-{submission_id}-{operations_failed}"
 
 
 def is_callers_key(key: str) -> bool:
-    """Tell whether a caller gave an idempotency key: one that we made is never used for others."""
+    """Return whether a caller chose this idempotency key; generated keys are never reused."""
     return bool(key) and not any(
         made.fullmatch(str(key)) for made in (_OWN_IDEMPOTENCY_KEY, _KEY_OF_RETRY)
     )
 
 
 def idempotency_key_kept_ms(key: str) -> int:
-    """Return for how long a key is remembered: one of a caller's, or of `own_idempotency_key`."""
+    """Return how long a key is remembered: a caller's, or one of `own_idempotency_key`."""
     return _OWN_KEY_KEPT_MS if _OWN_IDEMPOTENCY_KEY.fullmatch(str(key)) else _KEY_KEPT_MS

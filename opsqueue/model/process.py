@@ -1,10 +1,11 @@
-"""Processes: their names, what a forked one starts afresh, and which must not outlive their parent.
+"""Processes: their names, what a forked one renews, and which must not outlive their parent.
 
-A forked child inherits sockets that its parent goes on using, locks that nobody there will release,
-and pools whose threads don't exist. One hook of `os.register_at_fork` deals with all of it, through
-weak references: an object that holds such things is registered with `renew_in_children`, or keeps
-them in a `PerProcess`. Not `os.getpid()` at each use: the hook costs nothing where nobody forks,
-has run before anything else runs in the child, and is right where process ids repeat (containers).
+A forked child inherits sockets that its parent continues to use, locks that nothing will release in
+the child, and pools whose threads don't exist. One hook of `os.register_at_fork` handles all of
+this through weak references: an object that holds such things is registered with
+`renew_in_children`, or keeps them in a `PerProcess`. Comparing `os.getpid()` at each use was
+rejected: the hook costs nothing without forks, runs before anything else in the child, and is
+correct where process ids repeat (containers).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class StartsAfresh(Protocol):
     """An object with something that a forked child must not share with its parent."""
 
     def start_afresh(self) -> None:
-        """Replace all of that. Called in the child, before anything else; does no I/O."""
+        """Replace everything shared. Called in the child before anything else; does no I/O."""
 
 
 _renewed: Final[weakref.WeakSet[StartsAfresh]] = weakref.WeakSet()
@@ -46,7 +47,7 @@ _forks = 0
 
 
 def renew_in_children(thing: StartsAfresh) -> None:
-    """Call `thing.start_afresh()` in each forked child, for as long as the object lives."""
+    """Call `thing.start_afresh()` in each forked child, as long as the object lives."""
     _renewed.add(thing)
 
 
@@ -60,10 +61,10 @@ def _start_afresh() -> None:
 
 
 def _keep(inherited: list[object]) -> None:
-    """Keep what was replaced from ever being collected, even at the child's exit.
+    """Keep replaced objects from ever being collected, even at the child's exit.
 
-    Its finalizers would take locks that nobody releases (urllib3's pools), or change what the
-    parent uses: an event loop that is collected removes itself from the epoll that both share.
+    Their finalizers would take locks that nothing releases (urllib3's pools), or change objects
+    that the parent uses: a collected event loop removes itself from the epoll that both share.
     """
     if inherited:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
@@ -73,9 +74,9 @@ os.register_at_fork(after_in_child=_start_afresh)
 
 
 class PerProcess(Generic[Value]):
-    """A value that each process makes for itself, when it first needs it.
+    """A value that each process makes for itself when it first needs it.
 
-    What a forked child inherits of its parent is neither used there nor closed.
+    A forked child neither uses nor closes the value that it inherits from its parent.
 
     Args:
         make: makes the value.
@@ -89,7 +90,7 @@ class PerProcess(Generic[Value]):
         renew_in_children(self)
 
     def start_afresh(self) -> None:
-        """See `StartsAfresh`. What was closed stays closed."""
+        """See `StartsAfresh`. A closed value stays closed."""
         # Reentrant: a signal handler may ask for the value while it is made.
         self._lock = threading.RLock()
         if not self._is_closed:
@@ -100,7 +101,7 @@ class PerProcess(Generic[Value]):
 
         Raises:
             IncorrectUsageError: it was closed before this process needed it.
-            Whatever `make` raises.
+            Exception: any exception that `make` raises.
         """
         value = self._value
         if value is not None:
@@ -116,46 +117,46 @@ class PerProcess(Generic[Value]):
 
     @property
     def made(self) -> Value | None:
-        """The value of this process, if it has needed one."""
+        """The value of this process, if it has made one."""
         return self._value
 
     def close(self, close: Callable[[Value], object]) -> None:
-        """Close the value, if this process has made one; no other process's."""
+        """Close the value if this process has made one; values of other processes stay open."""
         self._is_closed = True
         if self._value is not None:
             close(self._value)
 
 
 class Origin:
-    """The process that an object was made in."""
+    """The process in which an object was made."""
 
     def __init__(self) -> None:
         self._forks = _forks
         self._pid = os.getpid()
 
     def is_here(self) -> bool:
-        """Whether that is this process, and not one that it was forked from."""
+        """Return whether the object was made in this process, not in an ancestor of a fork."""
         return self._forks == _forks
 
     def check(self, what: str, help_: str) -> None:
-        """Raise the error of `error` unless it is this process."""
+        """Raise the error of `error` unless the object was made in this process."""
         if not self.is_here():
             raise self.error(what, help_)
 
     def error(self, what: str, help_: str) -> OtherProcessError:
-        """Return what is to be raised in a forked child.
+        """Return the error to raise in a forked child.
 
         Args:
-            what: the thing that was made or begun, for the message.
+            what: the object that was made or begun, for the message.
             help_: what to do instead.
         """
         return OtherProcessError(what, self._pid, os.getpid(), help_)
 
 
 class EndsForkedChildren:
-    """Ends a child that user code has forked inside the block, when it leaves the block.
+    """Ends a child that user code has forked inside the block, when the child leaves the block.
 
-    It would go on as a second one of us, with its parent's chunk in hand.
+    The child would continue as a second copy of this program, with its parent's reserved chunk.
     """
 
     def __enter__(self) -> None:
@@ -194,7 +195,7 @@ def _end(error: BaseException | None) -> NoReturn:
 
 
 def new_worker_name(role: str = "") -> str:
-    """Host, process and chance: readable, and never that of an earlier process."""
+    """Return a name of host, process and random digits: readable, and never used before."""
     host = re.sub(r"[^\x21-\x7e]", "_", socket.gethostname())[:100]
     return f"{role}{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
@@ -202,7 +203,7 @@ def new_worker_name(role: str = "") -> str:
 def worker_info(
     *, version: str, pool: str, concurrency: int, queues: Sequence[str], codecs: Sequence[str]
 ) -> bytes:
-    """Give the JSON that a worker tells of itself: the arguments, where it runs, since when."""
+    """Return the JSON that a worker reports about itself: the arguments, host, pid and start."""
     return msgspec.json.encode(
         {
             "version": version,
@@ -220,12 +221,12 @@ def worker_info(
 def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to kill this process when the thread that started it ends; Linux only.
 
-    To be called in the new process. Elsewhere it does nothing: who needs to be sure there watches
-    a pipe for its end.
+    Call it in the new process. On other systems it does nothing: a program that needs the same
+    there watches for the end of a pipe.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
-        # It ended before we asked.
+        # The parent ended before the call of prctl.
         os._exit(1)

@@ -1,7 +1,7 @@
-"""A submission's state as a class of its own, for programs that match on classes.
+"""A class for each state of a submission, for programs that match on classes.
 
 Names and attributes are those of the reference's Python client. `ProducerClient.get_submission`
-gives the same as one value with a `state`.
+returns the same information as one value with a `state`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ Kind = TypeVar("Kind", bound=Submission)
 
 
 class SubmissionCompleted(Submission, frozen=True, kw_only=True):
-    """A submission whose every chunk is done."""
+    """A submission in which every chunk is done."""
 
     @property
     def completed_at(self) -> datetime:
-        """When its last chunk was done, in UTC."""
+        """The time when its last chunk was done, in UTC."""
         return _ended(self)
 
 
 class SubmissionFailed(Submission, frozen=True, kw_only=True):
-    """A submission that a chunk's last attempt ended."""
+    """A submission that has failed."""
 
     @property
     def failed_at(self) -> datetime:
-        """When, in UTC."""
+        """The time when it failed, in UTC."""
         return _ended(self)
 
     @property
@@ -41,16 +41,16 @@ class SubmissionFailed(Submission, frozen=True, kw_only=True):
 
 
 class SubmissionCancelled(Submission, frozen=True, kw_only=True):
-    """A submission that somebody cancelled."""
+    """A submission that was cancelled."""
 
     @property
     def cancelled_at(self) -> datetime:
-        """When, in UTC."""
+        """The time when it was cancelled, in UTC."""
         return _ended(self)
 
 
 class SubmissionStatus(Struct, frozen=True):
-    """Base of the four: `isinstance(status, SubmissionStatus.InProgress)`."""
+    """Base of the four states: `isinstance(status, SubmissionStatus.InProgress)`."""
 
     InProgress: ClassVar[type[_InProgress]]
     Completed: ClassVar[type[_Completed]]
@@ -76,7 +76,7 @@ class _Cancelled(SubmissionStatus, frozen=True):
 
 
 class SubmissionNotCancellable(Struct, frozen=True):
-    """What a submission that can't be cancelled is: one of three, as `submission` of the error."""
+    """Base of the three states of a submission that can't be cancelled, as in the error."""
 
     Completed: ClassVar[type[_NotCancellableCompleted]]
     Failed: ClassVar[type[_NotCancellableFailed]]
@@ -118,7 +118,7 @@ _name(
 
 
 def status_of(submission: Submission) -> SubmissionStatus:
-    """Give a submission's state as a class."""
+    """Return a submission's state as a class."""
     match submission.state:
         case SubmissionState.IN_PROGRESS:
             return _InProgress(submission)
@@ -131,7 +131,7 @@ def status_of(submission: Submission) -> SubmissionStatus:
 
 
 def not_cancellable(submission: Submission) -> SubmissionNotCancellable:
-    """Give the state of an ended submission as a class."""
+    """Return the state of an ended submission as a class."""
     match submission.state:
         case SubmissionState.COMPLETED:
             return _NotCancellableCompleted(_as(SubmissionCompleted, submission))

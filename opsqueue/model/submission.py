@@ -1,4 +1,4 @@
-"""A submission as it is: its id, its state, and what became of it; plain values, no I/O."""
+"""A submission as it is stored: its id, its state and its outcome; plain values, no I/O."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from opsqueue.model.errors import InvalidArgumentError, TryFromIntError
 from opsqueue.model.new_submission import Backoff, check_strategic_metadata
 
 MAX_LOOKED_UP: Final = 100_000
-"""Submissions that a look-up gives."""
+"""The largest number of submissions that a look-up returns."""
 
 MAX_PARTITIONS: Final = 100
-"""Of a queue: what two digits can name."""
+"""The largest number of partitions of a queue: what two digits can name."""
 
 
 class SubmissionId(int):
@@ -31,89 +31,89 @@ class SubmissionId(int):
 
     @property
     def id(self) -> int:
-        """The number alone, as the reference's class has it."""
+        """The id as a plain int, as in the reference's class."""
         return int(self)
 
     @property
     def partition(self) -> int:
-        """Which of its queue's partitions it is in."""
+        """The number of the queue's partition that holds it."""
         return int(self) % MAX_PARTITIONS
 
     def __repr__(self) -> str:
-        """Valid Python."""
+        """Return valid Python."""
         return f"SubmissionId(id={int(self)})"
 
     def __str__(self) -> str:
-        """The 19 digits, as they stand in Redis, in URLs and in JSON."""
+        """Return the 19 digits, as in Redis, in URLs and in JSON."""
         return f"{int(self):019d}"
 
     def __format__(self, spec: str) -> str:
-        """Messages show what the URL shows."""
+        """Format the 19 digits, so that messages show the same as URLs."""
         return format(str(self), spec)
 
     def __new__(cls, id: int | str) -> Self:  # noqa: A002 the reference's keyword
-        """Take an int or its digits; TryFromIntError for what no id can be."""
+        """Create an id from an int or its digits; TryFromIntError if it is out of range."""
         try:
             number = super().__new__(cls, id)
         except ValueError:
             number = super().__new__(cls, -1)
         if not 0 <= number < 2**63:
-            message = f"{id!r} is no submission's id: an id is 19 digits, as the insert gave it"
+            message = f"{id!r} is not a submission id: give the 19 digits that an insert returned"
             raise TryFromIntError(message)
         return number
 
     def __reduce__(self) -> tuple[type[SubmissionId], tuple[int]]:
-        """Pickle as the int it is."""
+        """Pickle as a plain int."""
         return SubmissionId, (int(self),)
 
 
 class ChunkIndex(int):
-    """A chunk's place in its submission, from 0; an int with the attribute of the reference's."""
+    """A chunk's position in its submission, from 0; an int with the reference's attribute."""
 
     __slots__ = ()
 
     @property
     def id(self) -> int:
-        """The number alone."""
+        """The index as a plain int."""
         return int(self)
 
     def __repr__(self) -> str:
-        """Valid Python."""
+        """Return valid Python."""
         return f"ChunkIndex(id={int(self)})"
 
     def __str__(self) -> str:
-        """The number, as it stands in keys."""
+        """Return the number, as it is written in keys."""
         return str(int(self))
 
     def __new__(cls, id: int) -> Self:  # noqa: A002 the reference's keyword
-        """Take an int."""
+        """Create an index from an int."""
         return super().__new__(cls, id)
 
     def __reduce__(self) -> tuple[type[ChunkIndex], tuple[int]]:
-        """Pickle as the int it is."""
+        """Pickle as a plain int."""
         return ChunkIndex, (int(self),)
 
 
 class SubmissionState(StrEnum):
-    """Where a submission is. It is in exactly one state at a time."""
+    """State of a submission. It is in exactly one state at a time."""
 
     IN_PROGRESS = "in_progress"
-    """Chunks are free or in hand, until the last is done, one fails for good, or a cancel."""
+    """Chunks are free or reserved. Ends with the last chunk, a final failure or a cancellation."""
     COMPLETED = "completed"
-    """Every chunk is done. Final."""
+    """Every chunk is done. This state is final."""
     FAILED = "failed"
     """A chunk used up its attempts, or too many operations failed; the rest was dropped.
-    `retry_submission` moves it on."""
+    `retry_submission` continues it."""
     CANCELLED = "cancelled"
-    """Somebody cancelled it; the rest was dropped. `retry_submission` moves it on."""
+    """A client cancelled it; the rest was dropped. `retry_submission` continues it."""
 
 
 class SubmissionFilter(Struct, frozen=True, kw_only=True):
-    """Which submissions a list is to have: all that fit everything given.
+    """Conditions of a list of submissions; a submission must meet all that are given.
 
     Args:
-        state: None: in whatever state.
-        strategic_metadata: pairs that they have.
+        state: the state they are in; None: any.
+        strategic_metadata: pairs that they all have.
         created_from: at this instant or later.
         created_until: before this instant.
     """
@@ -124,7 +124,7 @@ class SubmissionFilter(Struct, frozen=True, kw_only=True):
     created_until: datetime | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant."""
+        """Raise InvalidArgumentError for values that make no sense."""
         check_strategic_metadata(self.strategic_metadata)
         for at in (self.created_from, self.created_until):
             if at is not None and not (isinstance(at, datetime) and at.tzinfo is not None):
@@ -137,7 +137,7 @@ class SubmissionFilter(Struct, frozen=True, kw_only=True):
     def id_range(
         self, after: SubmissionId | None, *, is_newest: bool
     ) -> tuple[SubmissionId | None, SubmissionId | None]:
-        """Give the least id, and one above the largest, of a page that begins behind `after`."""
+        """Return the lowest id of the page after `after`, and one above its highest id."""
         least = [_first_id(self.created_from)] if self.created_from else []
         below = [_first_id(self.created_until)] if self.created_until else []
         if after is not None and is_newest:
@@ -148,13 +148,13 @@ class SubmissionFilter(Struct, frozen=True, kw_only=True):
 
 
 def _first_id(at: datetime) -> SubmissionId:
-    """Give the least id that a submission created at an instant can have."""
+    """Return the lowest id that a submission created at an instant can have."""
     milliseconds = min(max(0, int(at.timestamp() * 1000)), INT64.stop // 10**6 - 1)
     return SubmissionId(milliseconds * 10**6)
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Why an attempt of a chunk did not succeed."""
+    """The reason why an attempt of a chunk did not succeed."""
 
     chunk_index: int
     attempt: int
@@ -165,12 +165,12 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     @property
     def is_of_operations(self) -> bool:
-        """Whether no chunk failed, but more operations than `max_failed_operations`."""
+        """True if no chunk failed, but more operations than `max_failed_operations`."""
         return self.type == "TooManyFailedOperations"
 
     @property
     def text(self) -> str:
-        """Traceback, if there is one, then type and message: as Python prints it."""
+        """Traceback, if there is one, then type and message, in Python's format."""
         # Consumers may report a text alone.
         last = f"{self.type}: {self.message}" if self.type else self.message
         if not self.traceback:
@@ -184,12 +184,12 @@ class ChunkFailed(Struct, frozen=True, kw_only=True):
     submission_id: SubmissionId
     chunk_index: ChunkIndex
     failure: str
-    """Traceback, type and message, as Python prints them."""
+    """Traceback, type and message, in Python's format."""
     failed_at: datetime
 
 
 class Submission(Struct, frozen=True, kw_only=True):
-    """A submission's status. `failure` is what ended it; null unless it failed."""
+    """The status of a submission. `failure` is what ended it; null unless it failed."""
 
     id: SubmissionId
     queue: str
@@ -198,30 +198,30 @@ class Submission(Struct, frozen=True, kw_only=True):
     chunks_done: int
     chunks_in_hand: int
     chunks_failed: int
-    """1 when a chunk's last attempt failed and the submission with it.
+    """1 if a chunk failed its last attempt and the submission failed with it.
 
-    0 for a submission that failed because too many single operations did.
+    0 if the submission failed because too many single operations failed.
     """
     chunks_dropped: int = 0
     """Chunks that will not be worked on, because the submission failed or was cancelled."""
     chunk_size: int
     operations_total: int
     operations_done: int
-    """Of finished chunks, whether they have a result or an error."""
+    """Operations of finished chunks, whether they have a result or an error."""
     operations_failed: int
-    """Of these, those that have an error, where the handler collects errors."""
+    """Those of `operations_done` that have an error; only where the handler collects errors."""
     operations_succeeded: int = 0
-    """Operations that have a result. With those failed and dropped all, once it has ended."""
+    """Operations with a result. After the end: all but those that failed or were dropped."""
     operations_dropped: int = 0
-    """Operations without result or error, because the submission failed or was cancelled."""
+    """Operations without result or error because the submission failed or was cancelled."""
     max_failed_operations: int | None = None
-    """Past so many the submission fails; None: never, also after a retry."""
+    """The submission fails if more operations fail; None: never, also after a retry."""
     max_attempts: int
     backoff: Backoff = Backoff(first_ms=1_000, max_ms=60_000)
-    """Both waits are given, though `Backoff` as an option may leave them out."""
+    """Both waits are set, although they are optional when `Backoff` is an option."""
     retention_ms: int | None = None
-    """How long it is kept after its end; None: an earlier version inserted it, and it is kept as
-    the queue has it at its end, else a day."""
+    """Time for which it is kept after its end. None: an earlier version inserted it; the queue's
+    default at its end applies, else one day."""
     delete_inputs_at_completion: bool = False
     prefix: str
     codec: str
@@ -231,18 +231,18 @@ class Submission(Struct, frozen=True, kw_only=True):
     strategic_metadata: Mapping[str, int] = {}
     trace_context: Mapping[str, str] = {}
     is_inline: bool = False
-    """Inputs, and small outputs, are in Redis (`inline_contents`), other outputs in the store."""
+    """Inputs and small outputs are in Redis (`inline_contents`), other outputs in the store."""
     failure: Failure | None = None
     """The failure that ended the submission; None unless it failed."""
     last_failure: Failure | None = None
-    """Of any attempt, also of one that is or was retried."""
+    """The last failure of any attempt, including chunks that were or will be retried."""
     release_reason: str | None = None
-    """Why a chunk was last given back because something around its handler was out of order."""
+    """Why a chunk was last released because of a fault outside its handler."""
     released_at: datetime | None = None
-    """When that was."""
+    """The time of that release."""
 
     def __post_init__(self) -> None:
-        """Compute what answers show and follows from the rest, whatever was given for it."""
+        """Compute the fields that follow from others, whatever values were given for them."""
         has_dropped = self.state in (SubmissionState.FAILED, SubmissionState.CANCELLED)
         chunks_left = self.chunks_total - self.chunks_done - self.chunks_failed
         operations_left = self.operations_total - self.operations_done
@@ -254,7 +254,7 @@ class Submission(Struct, frozen=True, kw_only=True):
 
     @property
     def failed_chunk(self) -> ChunkFailed:
-        """The chunk that ended the submission, where it failed."""
+        """The chunk that ended the submission, if it failed."""
         failure = self.last_failure
         return ChunkFailed(
             submission_id=self.id,

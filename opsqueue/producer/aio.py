@@ -223,7 +223,7 @@ def fed_in_thread(
     async def run(
         self: Owner, items: Iterable[Any] | AsyncIterable[Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        # Here: what the method gets is an iterator, which says nothing of what it iterates over.
+        # Check it here: the method gets an iterator, which hides what it iterates over.
         check_is_operations(items)
         is_cancelled = threading.Event()
         feed = _feed(items, asyncio.get_running_loop(), is_cancelled)

@@ -35,10 +35,10 @@ from opsqueue.tracing import spans
 
 
 def check_is_operations(ops: object) -> None:
-    """Refuse what can't be iterated over, or whose items are hardly meant to be operations.
+    """Refuse values that are not iterable, or whose items are hardly meant as operations.
 
     Raises:
-        InvalidArgumentError: it says what was probably meant.
+        InvalidArgumentError: the message has what was probably meant.
     """
     kind = type(ops)
     if isinstance(ops, str | bytes | bytearray | memoryview):
@@ -62,8 +62,8 @@ def check_is_operations(ops: object) -> None:
 
 
 def _is_data_frame(kind: type) -> bool:
-    """Tell a data frame, by what those of pandas, polars, pyarrow and others have in common."""
-    # Not group_by: queries of databases have it, whose items are rows.
+    """Return whether a type is a data frame, such as those of pandas, polars and pyarrow."""
+    # Not group_by: database queries have it, too, and their items are rows.
     marks = ("__dataframe__", "groupby", "collect_schema")
     return hasattr(kind, "columns") and any(hasattr(kind, mark) for mark in marks)
 
@@ -104,14 +104,14 @@ class SubmissionInserter:
     ) -> Inserted:
         """Store operations under the prefix of a submission that has none yet, and insert it.
 
-        With the codec `raw` each item is a whole chunk, and counts as `chunk_size` operations.
+        With the codec `raw`, each item is a whole chunk and counts as `chunk_size` operations.
 
         Args:
             empty: the submission, without its operations.
             operations: consumed once.
             codec: of the chunks.
             idempotency_key: remembered by the queue.
-            is_compared: they came as JSON, and are the same in a repetition with the same key.
+            is_compared: the operations arrive as JSON; a repetition must have the same ones.
 
         Raises:
             The errors of `store_operations` and `ProducerQueue.insert_submission`.

@@ -1,1 +1,1 @@
-"""All that speaks to Redis: the state machine of queues, connections, and what keeps them up."""
+"""Everything that uses Redis: the state machine of queues, connections, and upkeep."""

@@ -1,8 +1,8 @@
 """The Redis users that `opsqueue acl` prints: the keys and commands that a program needs.
 
-The commands are read from the scripts themselves, so a line fits the version that printed it.
-Redis checks the commands and keys of a script as it checks others, so a user can do no more in a
-script than its line says.
+The commands are read from the scripts themselves, so a line fits the version that printed it. Redis
+checks the commands and keys of a script like all others, so a script permits a user no more than
+the line does.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from opsqueue.queue.state import READINGS, TRANSITIONS
 Role = Literal["api", "worker"]
 
 PATTERN: Final = "oq:*"
-"""All keys of all queues."""
+"""Matches all keys of all queues."""
 
 FSYNC_EXPOSES: Final = (
-    "+config|get lets this user read every setting of the server, its passwords (requirepass, "
-    "masterauth) among them: use it for APIs with --durability fsync alone"
+    "+config|get lets this user read every setting of the server, including its passwords "
+    "(requirepass, masterauth): use it only for APIs with --durability fsync"
 )
 
 _CALL: Final = re.compile(r"redis\.p?call\(\s*'([A-Z]+)'(?:, '([A-Z]+)')?")
@@ -31,13 +31,13 @@ _WITH_SUBCOMMANDS: Final = frozenset({"XGROUP"})
 _CHOSEN: Final = re.compile(
     "'(ZRANGE|ZREVRANGE|ZRANGEBYLEX|ZREVRANGEBYLEX|ZCARD|XLEN|SCARD|STRLEN|LLEN|HLEN)'"
 )
-# What clients send beside scripts. SELECT is for a URL that names a database, the last two are for
-# redis-py's client of a cluster.
+# Commands that clients send apart from scripts. SELECT is for a URL with a database; the last two
+# are for redis-py's client of a cluster.
 _BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "HGET", "HSETNX",
                   "INFO", "COMMAND", "CLUSTER|SLOTS")  # fmt: skip
 _BESIDE_OF_APIS: Final = ("SMEMBERS", "SREM", "XREVRANGE", "WAIT")
-# The category is for WAITAOF, which no server before 7.2 knows: it would not start with a line
-# that names it. The others of the category wait for keys, and our keys are all that a user has.
+# The category is for WAITAOF, which servers before 7.2 don't know: they would not start with a line
+# that names it. Its other commands wait for keys, and a user only has access to our keys.
 _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
 _OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
@@ -47,7 +47,7 @@ _OF_WORKERS: Final = (
 
 
 def commands_of(role: Role, durability: Durability = Durability.NONE) -> list[str]:
-    """Return the commands, and a category of them, that a program and its scripts send, sorted."""
+    """Return the commands and categories that a program and its scripts need, sorted."""
     everything = (*(transition.name for transition in TRANSITIONS), *READINGS)
     scripts = _OF_WORKERS if role == "worker" else everything
     beside = _BESIDE if role == "worker" else (*_BESIDE, *_BESIDE_OF_APIS)
@@ -66,22 +66,22 @@ def commands_of(role: Role, durability: Durability = Durability.NONE) -> list[st
 def user_line(
     role: Role, *, name: str, password: str, durability: Durability = Durability.NONE
 ) -> str:
-    """Return the line of an ACL file that makes the user; without `user` it is ACL SETUSER's.
+    """Return the line of an ACL file for the user; without `user` it can follow ACL SETUSER.
 
     Args:
-        role: of the programs that will log in as this user.
-        name: of the user.
-        password: of the user.
-        durability: that the API is asked for; only FSYNC needs more rights, see FSYNC_EXPOSES.
+        role: the programs that will log in as this user.
+        name: the user's name.
+        password: the user's password.
+        durability: the API's setting; only FSYNC needs more rights, see FSYNC_EXPOSES.
 
     Raises:
-        InvalidArgumentError: the server would read another line, or a worker's user is asked for
-            what only an API's needs.
+        InvalidArgumentError: the server would read another line, or a worker's user is given a
+            durability, which only an API needs.
     """
     for what, text in (("name", name), ("password", password)):
-        # Words of the line end with a space: what comes behind one would be rules.
+        # Words of the line end with a space, and the text after it would be read as rules.
         if not text or not text.isprintable() or " " in text:
-            message = f"the user's {what} must have characters, and none of them a space"
+            message = f"the user's {what} must not be empty, and must not contain a space"
             raise InvalidArgumentError(message)
     if role == "worker" and durability is not Durability.NONE:
         message = (

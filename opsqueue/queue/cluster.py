@@ -1,8 +1,8 @@
-"""Redis Cluster: which node has a key, and what to do when it has it no longer.
+"""Redis Cluster: which node has a key, and what to do when the key has moved.
 
-All keys of a queue have one hash tag and so lie on one node: each command goes to a plain client of
-that node. redis-py finds the nodes; its own cluster client is not used for commands, since it
-refuses EVALSHA in a pipeline and repeats on its own what may have happened.
+All keys of a queue have one hash tag and are therefore on one node. Each command is sent to a plain
+client of that node. redis-py finds the nodes. Its own cluster client is not used for commands: it
+refuses EVALSHA in a pipeline, and repeats commands that may have been executed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from opsqueue.model.process import renew_in_children
 
 Answer = TypeVar("Answer")
 Server = redis.Redis
-"""One server: of a cluster, one master."""
+"""One server; in a cluster, one master."""
 
 _MOST_MOVES: Final = 5
-"""A key that has moved so often while we followed it is on its way still."""
+"""The most moves of a key that are followed; a key that moves more often is still moving."""
 _REFRESH_EVERY_S: Final = 0.1
 _UNATTENDED_S: Final = 1.0
-"""After so long any thread asks for the nodes, not only one that missed them."""
+"""After this time any thread asks for the nodes, not only one that had a failure."""
 _NEWS_TAKES_S: Final = 0.1
 _IS_ELSEWHERE: Final = (
     redis.exceptions.ConnectionError,
@@ -45,18 +45,18 @@ _IS_ELSEWHERE: Final = (
     MasterDownError,
     SlotNotCoveredError,
 )
-"""After one of these the map of the cluster may be wrong: its master is gone or a replica now."""
+"""After one of these the map of the cluster may be wrong: a master has gone or is a replica."""
 
 
 class SlotIsMovingError(redis.RedisError):
-    """The key's slot is on its way to another node, with some of its keys there already."""
+    """The key's slot is being moved to another node, which already has some of its keys."""
 
 
 class ClusterClient:
-    """Gives for a key a client of the node that has it. Knows the nodes from its first use on.
+    """Runs commands on the node that has a key. It knows the nodes from its first use on.
 
     Args:
-        discover: asks the cluster for its nodes; raises RedisClusterException when none answers.
+        discover: asks the cluster for its nodes; raises RedisClusterException if none answers.
     """
 
     def __init__(self, discover: Callable[[], RedisCluster]) -> None:
@@ -76,26 +76,26 @@ class ClusterClient:
     def run(self, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
         """Run commands for a key on the node that has it.
 
-        Follows a key that has moved, since nothing was done then. Else nothing is repeated: who
-        may repeat decides.
+        A key that has moved is followed, since nothing was done in that case. Nothing else is
+        repeated here: callers that may repeat decide.
 
         Raises:
-            redis.RedisError, RedisClusterException: as the command does.
+            redis.RedisError, RedisClusterException: the command's errors.
         """
         for move in range(_MOST_MOVES):
             node = self._node_of(key)
             try:
                 return command(node)
-            except MovedError:  # in front of its base, AskError
+            except MovedError:  # before its base class, AskError
                 self.forget_nodes()
-                # Nodes tell each other: the one that we ask may not know it yet.
+                # Nodes inform each other, so the one that we ask may not know the move yet.
                 time.sleep(_NEWS_TAKES_S * move)
                 self._refreshed_at = float("-inf")
             except AskError as exc:
-                # Not followed: a script would run where only some of the queue's keys are. No key
-                # of ours is the one that a script names, so none begins to run on the old node.
+                # Not followed: a script would run where only some of the queue's keys are. Scripts
+                # name no key of ours of their own, so none starts to run on the old node.
                 message = (
-                    f"the slot of {key} is being moved to another node: its queue stands still "
+                    f"the slot of {key} is being moved to another node: its queue pauses "
                     "until that is over"
                 )
                 raise SlotIsMovingError(message) from exc
@@ -104,14 +104,14 @@ class ClusterClient:
             except _IS_ELSEWHERE:
                 self.forget_nodes()
                 raise
-        message = f"{key} moved {_MOST_MOVES} times while it was looked for: try again later"
+        message = f"{key} moved {_MOST_MOVES} times during the search for it: try again later"
         raise ClusterDownError(message)
 
     def run_on_primaries(self, command: Callable[[redis.Redis], Answer]) -> list[Answer]:
         """Run commands on each node that has slots.
 
         Raises:
-            redis.RedisError, RedisClusterException: the first node's that fails.
+            redis.RedisError, RedisClusterException: the error of the first node that fails.
         """
         cluster = self._known()
         try:
@@ -121,7 +121,7 @@ class ClusterClient:
             raise
 
     def forget_nodes(self) -> None:
-        """Ask the cluster anew who has what, with this thread's next command."""
+        """Ask the cluster again for its nodes with this thread's next command."""
         self._own.failed_at = now = time.monotonic()
         with self._lock:
             if self._stale_since is None:
@@ -160,40 +160,40 @@ class ClusterClient:
         return cluster
 
     def _is_due(self) -> bool:
-        # By one thread and without the lock: a node that hangs when it is asked must not stop the
-        # others, whose nodes may be well. So by one that has seen it fail, while these come.
+        # One thread asks, without the lock: a node that hangs must not stop the other threads,
+        # whose nodes may work. It is a thread that had a failure, as long as those come.
         now, since = time.monotonic(), self._stale_since
         if since is None or self._is_refreshing:
             return False
         has_seen = getattr(self._own, "failed_at", float("-inf")) >= since
         if not has_seen and now - since < _UNATTENDED_S:
             return False
-        # Not more often: a cluster that is failing over gives the old answer for a while.
+        # Not more often: during a fail-over a cluster gives the old answer for a while.
         return now - self._refreshed_at >= _REFRESH_EVERY_S
 
 
 Client = redis.Redis | ClusterClient
-"""What `connection.connect` makes."""
+"""The result of `connection.connect`."""
 
 
 def reason_of(exc: Exception) -> str:
-    """Say in a few words why there is no answer."""
+    """Return in a few words why there is no answer."""
     if isinstance(exc, MasterNotFoundError):
-        # redis-py goes on with each Sentinel's client, printed as an object.
+        # redis-py continues with each Sentinel's client, printed as an object.
         service = str(exc).partition(" : ")[0].partition("for ")[2]
         return f"no Sentinel answers that knows a master {service}"
     return str(exc) or type(exc).__name__
 
 
 def run_on(client: Client, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
-    """Run commands for a key: on the one server, or on the node of a cluster that has it."""
+    """Run commands for a key: on the single server, or on the node of a cluster that has it."""
     if isinstance(client, ClusterClient):
         return client.run(key, command)
     return command(client)
 
 
 def run_on_all(client: Client, command: Callable[[redis.Redis], Answer]) -> list[Answer]:
-    """Run commands on each server that may be written to: the one, or a cluster's masters."""
+    """Run commands on each writable server: the single one, or a cluster's masters."""
     if isinstance(client, ClusterClient):
         return client.run_on_primaries(command)
     return [command(client)]

@@ -1,8 +1,8 @@
-"""Transitions and readings of a queue as values: a script, its arguments, and who parses its reply.
+"""Transitions and readings of a queue as values: a script, its arguments, and its reply's parser.
 
-`Queue.run` runs one, `Queue.pipeline` several in one round trip. Arguments are checked when a
-command is made, so nothing of a pipeline has happened yet when one of them is refused. What each
-transition does stands at the head of its script in `lua/`. No I/O here.
+`Queue.run` runs one command, `Queue.pipeline` several in one round trip. Arguments are checked when
+a command is made, so if one is refused, no command of the pipeline has been run. The head of each
+script in `lua/` describes its transition. No I/O here.
 """
 
 from __future__ import annotations
@@ -91,29 +91,29 @@ Answer = TypeVar("Answer")
 
 MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
-"""A worker that does not say otherwise is dead after so long a silence."""
+"""A worker's heartbeat timeout, unless it sets one: after this time it is dead."""
 MAX_WINDOW: Final = 65_536
-"""Chunks that one reading of progress covers: 8 KiB."""
+"""The most chunks that one request for progress covers: 8 KiB."""
 MAX_DELAYED: Final = 10 * MAX_PAGE
-"""Delayed chunks that one reading looks at."""
+"""The most delayed chunks that one request examines."""
 
 _ERROR_PAGE_BYTES: Final = 64 * 1024
-"""Bytes of the bitmap of chunks with errors in one reading: some 500,000 chunks."""
+"""Bytes of the bitmap of chunks with errors that one request reads: some 500,000 chunks."""
 _INFO: Final = msgspec.json.Decoder(dict[str, Any])
-# More digits may not fit 64 bits. Tokens without the chunk are from an earlier version.
+# More digits may not fit into 64 bits. Tokens without the chunk are from an earlier version.
 _TOKEN: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(:[0-9]{19}:[0-9]{1,10})?")
 _PAGE: Final = re.compile(r"-|\([0-9]{1,19}-[0-9]{1,19}")
 
 
 class Scope(Enum):
-    """The partitions of a queue that a command runs in."""
+    """The partitions of a queue in which a command runs."""
 
     ONE = "one"
-    """The one that has what it is about, else the queue's first."""
+    """The partition of the command's subject, else the queue's first."""
     EACH = "each"
-    """All that are known; a new one may be missed for KNOWN_FOR_S."""
+    """All known partitions; a new one may be missed for KNOWN_FOR_S."""
     EVERY = "every"
-    """All that there are, those included that are added meanwhile."""
+    """All existing partitions, including those added in the meantime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +122,14 @@ class Command(Generic[Answer]):
 
     Attributes:
         script: the name of its file in `lua/`.
-        parse: reads the reply, given the queue's name.
-        arguments: by the names in the script's header.
-        rest: the arguments behind them.
-        submission_id: the submission that it is about, if it is about one. An answer that it is
-            unknown becomes a SubmissionNotFoundError.
-        partition: the one that it is for, where the arguments say it: tokens do.
-        scope: the partitions that it runs in.
-        merge: makes one answer of those of several partitions.
+        parse: parses the reply, given the queue's name.
+        arguments: arguments by the names in the script's header.
+        rest: the arguments after them.
+        submission_id: the submission that it concerns, if any. If the reply is that it is unknown,
+            a SubmissionNotFoundError is raised.
+        partition: the partition that the arguments imply, as tokens do.
+        scope: the partitions in which it runs.
+        merge: merges the answers of several partitions into one.
     """
 
     script: str
@@ -145,7 +145,8 @@ class Command(Generic[Answer]):
         """Parse the script's reply.
 
         Raises:
-            SubmissionNotFoundError, and what the transition refuses.
+            SubmissionNotFoundError: the submission is unknown.
+            OpsqueueError: the transition's own errors.
         """
         if self.submission_id is not None and reply == [b"unknown"]:
             raise SubmissionNotFoundError(self.submission_id, queue)
@@ -160,10 +161,10 @@ def _about(
     rest: Sequence[Argument] = (),
     **arguments: Argument,
 ) -> Command[Answer]:
-    """Make a command about one submission.
+    """Make a command for one submission.
 
     Raises:
-        TryFromIntError: that is no id.
+        TryFromIntError: the id is not valid.
     """
     id_ = SubmissionId(str(submission_id))
     return Command(
@@ -176,7 +177,7 @@ def _about(
 
 
 def _none(*_: object) -> None:
-    """Read what a reply says behind its tag: nothing of interest."""
+    """Ignore the values after a reply's tag."""
 
 
 def _id(digits: bytes) -> SubmissionId:
@@ -192,7 +193,7 @@ def _concatenated(lists: Iterable[list[Answer]]) -> list[Answer]:
 
 
 def _tagged(**readers: Callable[..., Answer]) -> Callable[[list[Any], str], Answer]:
-    """Make a parser that reads what follows a reply's tag, by tag."""
+    """Return a parser that reads the values after a reply's tag, by tag."""
 
     def parse(reply: list[Any], _queue: str) -> Answer:
         match reply:
@@ -215,10 +216,10 @@ def insert_submission(
     idempotency_key: str,
     idempotency_ms: int | None,
 ) -> Command[Inserted | list[int]]:
-    """Accept a submission whose chunks are stored already.
+    """Accept a submission whose chunks are already stored.
 
-    With `partitions` the script first compares how many partitions the queue has; the answer is
-    their numbers (see `get_partitions`) when there are others, and nothing has happened then.
+    With `partitions` the script first compares the queue's number of partitions. If it differs,
+    nothing happens, and the answer is the queue's numbers (see `get_partitions`).
     """
     if idempotency_ms is None:
         idempotency_ms = idempotency_key_kept_ms(idempotency_key)
@@ -271,7 +272,7 @@ def restore_submission(
     fallback: Defaults,
     idempotency_key: str,
 ) -> Command[Inserted]:
-    """Insert a submission that Redis has lost, whose chunks are stored and some of them done."""
+    """Insert a submission that Redis has lost; its chunks are stored and some of them done."""
     checked_finished(new, finished)
     fingerprint = fingerprint_of(new) if is_callers_key(idempotency_key) else ""
     return Command(
@@ -302,9 +303,9 @@ def restore_submission(
 
 
 def _options(new: NewSubmission, fallback: Defaults) -> dict[str, Argument]:
-    """Return the options that have defaults, as arguments: the insert's own, and the last resort.
+    """Return the options with defaults, as arguments: the insert's own, and the fallbacks.
 
-    `fallback` has all of them.
+    `fallback` must have all of them.
     """
     given = {
         **msgspec.structs.asdict(new.own_defaults),
@@ -347,7 +348,7 @@ def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
 
 
 def prefix_taken(prefix: str, owner: SubmissionId | None) -> PrefixTakenError:
-    """Return the refusal of an insert; `owner` None: the prefix's objects are being deleted."""
+    """Return the error for an insert; `owner` None: the prefix's objects are being deleted."""
     why = f"belongs to submission {owner}" if owner else "is being deleted"
     return PrefixTakenError(
         f"prefix {prefix!r} {why}: upload under a prefix of its own, or repeat an insert with its "
@@ -356,10 +357,11 @@ def prefix_taken(prefix: str, owner: SubmissionId | None) -> PrefixTakenError:
 
 
 def cancel_submission(submission_id: SubmissionId) -> Command[Submission]:
-    """Cancel a submission in progress and return it; costs the same for any number of chunks.
+    """Cancel a submission in progress and return it; the cost does not depend on its chunks.
 
     Raises:
-        SubmissionNotFoundError, SubmissionNotCancellableError.
+        SubmissionNotFoundError: the queue has no such submission.
+        SubmissionNotCancellableError: it has already ended.
     """
     return _about(submission_id, "cancel_submission", _changed)
 
@@ -370,7 +372,8 @@ def update_metadata(
     """Change strategic metadata of a submission in progress and return it; None removes a key.
 
     Raises:
-        SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
+        SubmissionNotFoundError: the queue has no such submission.
+        SubmissionNotCancellableError: it has already ended.
     """
     check_metadata_changes(changes)
 
@@ -406,7 +409,7 @@ def _changed(reply: list[Any], queue: str) -> Submission:
 def retry_submission(
     submission_id: SubmissionId, *, look_from: str
 ) -> Command[tuple[Submission, str]]:
-    """Do a step of a retry; answer the submission, and where the next step begins ('': no more)."""
+    """Run a step of a retry; return the submission, and where the next step starts ('': none)."""
 
     def parse(reply: list[Any], queue: str) -> tuple[Submission, str]:
         match reply:
@@ -420,13 +423,13 @@ def retry_submission(
 
 
 def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> Command[str | None]:
-    """Make a submission announce its progress for a while; None: it has ended.
+    """Make a submission publish its progress for a while; None: it has ended.
 
-    Returns what `Queue.wait_for_news` reads after: whatever is read of the submission from now on,
-    no later change is missed.
+    Returns an id for `Queue.wait_for_news`. No change after any later reading of the submission is
+    missed.
 
     Raises:
-        SubmissionNotFoundError.
+        SubmissionNotFoundError: the queue has no such submission.
     """
     return _about(
         submission_id,
@@ -480,7 +483,7 @@ def complete_chunks(
     failed, outputs = operations_failed or {}, outputs or {}
     for output in outputs.values():
         if not isinstance(output, bytes):
-            message = f"output {shown(output)}: give what the codec gave, bytes"
+            message = f"output {shown(output)}: give the bytes that the codec returned"
             raise InvalidArgumentError(message)
         if len(output) > INLINE_OUTPUT_BYTES:
             message = (
@@ -506,10 +509,10 @@ def fail_chunk(
     """Report that an attempt failed; the next one waits for the submission's back-off.
 
     Args:
-        token: of the reservation.
-        failure: kept with the submission, the last one only.
-        is_final: no further attempt would end otherwise: the submission fails at once.
-        jitter: 0 to 1000 per mille of half the back-off; drawn here unless a test gives it.
+        token: the reservation's token.
+        failure: the failure; the submission keeps the last one.
+        is_final: no further attempt would change the result: the submission fails at once.
+        jitter: 0 to 1000 per mille of half the back-off; random unless a test sets it.
     """
     jitter = secrets.randbelow(1001) if jitter is None else jitter
     return Command(
@@ -547,7 +550,7 @@ def release_chunks(
 
 
 def get_reservations(tokens: Sequence[Token]) -> Command[dict[Token, Reservation]]:
-    """Return what reservations of one partition are for; see `Queue.get_reservations`."""
+    """Return what one partition's tokens reserve, without inputs; see `Queue.get_reservations`."""
     return Command(
         script="get_reservations",
         parse=replies.read_reservations,
@@ -557,27 +560,27 @@ def get_reservations(tokens: Sequence[Token]) -> Command[dict[Token, Reservation
 
 
 def _partition_of_all(tokens: Sequence[Token]) -> int | None:
-    """Return the partition of the first token; whoever makes the command keeps to one partition."""
+    """Return the partition of the first token; the caller passes tokens of one partition."""
     return partition_of(tokens[0]) if tokens else None
 
 
-# Workers, and what they leave behind
+# Workers, and chunks that they leave behind
 
 
 def heartbeat(
     worker: str, *, tokens: Iterable[Token], info: bytes, unknown_ms: int, timeout_ms: int
 ) -> Command[Alive]:
-    """Report to one partition that a worker lives; see `Queue.heartbeat`."""
+    """Report to one partition that a worker is alive; see `Queue.heartbeat`."""
     return Command(
         script="heartbeat",
         parse=_tagged(
-            alive=lambda void, released, lost: Alive(
-                frozenset(Token(token.decode()) for token in void), released, lost
+            alive=lambda revoked, released, lost: Alive(
+                frozenset(Token(token.decode()) for token in revoked), released, lost
             )
         ),
         arguments={
             "worker": checked_worker(worker),
-            # What can't be read would spoil every list of workers.
+            # An invalid one would break every list of workers.
             "info": _checked_info(info),
             "unknown_ms": checked_whole("unknown_ms", unknown_ms, most=MAX_MS),
             "timeout_ms": checked_whole("timeout_ms", timeout_ms, most=MAX_MS),
@@ -587,10 +590,10 @@ def heartbeat(
 
 
 def retire_worker(worker: str, *, limit: int = MAX_BATCH) -> Command[bool]:
-    """Release what a worker still holds and forget it.
+    """Release all chunks that a worker still holds, and forget it.
 
-    Returns True when nothing is left to do, or when nothing could be done: to repeat it would be of
-    no use.
+    Returns True if nothing is left to do, or if nothing could be done, so that repeating it would
+    not help.
     """
     return Command(
         script="retire_worker",
@@ -602,7 +605,7 @@ def retire_worker(worker: str, *, limit: int = MAX_BATCH) -> Command[bool]:
 
 
 def reclaim_dead(sweeper: str, *, limit: int = 100, lock_ms: int = 2_000) -> Command[Swept | None]:
-    """Reclaim the chunks of workers silent for too long; None when another sweeps now."""
+    """Reclaim chunks of workers whose heartbeat timeout has passed; None: another one sweeps."""
     return Command(
         script="reclaim_dead",
         parse=_tagged(
@@ -645,14 +648,13 @@ def reclaim_expired(
 def repair(
     *, begin: bool = False, limit: int = 1_000, sweeper: str = "", lock_ms: int = 2_000
 ) -> Command[RepairStep | None]:
-    """Free chunks whose reservations were lost, a step; None when there is nothing to do.
+    """Free chunks whose reservations were lost, one step; None if there is nothing to do.
 
     Args:
-        begin: a repair that covers all that is lost by now; otherwise only goes on with one that
-            has begun.
-        limit: entries, unfinished chunks and submissions looked at, about.
-        sweeper: who does it. Others are busy then for `lock_ms`; one that begins a repair takes it
-            over from them. Without a name it is done beside others.
+        begin: start a repair of everything lost by now; otherwise only continue a repair.
+        limit: roughly how many entries, unfinished chunks and submissions are examined.
+        sweeper: the name of the sweeper. Others are then busy for `lock_ms`; one that begins a
+            repair takes it over from them. Without a name it runs beside others.
         lock_ms: see `sweeper`.
     """
     return Command(
@@ -677,12 +679,12 @@ def repair(
 
 
 def pause_queue() -> Command[None]:
-    """Stop handing out chunks until `resume_queue`; chunks in progress are finished."""
+    """Stop reservations until `resume_queue`; chunks in progress are finished."""
     return Command(script="pause_queue", parse=_tagged(paused=_none), scope=Scope.EVERY)
 
 
 def resume_queue() -> Command[None]:
-    """Resume handing out chunks."""
+    """Permit reservations again."""
     return Command(script="resume_queue", parse=_tagged(running=_none), scope=Scope.EVERY)
 
 
@@ -694,17 +696,17 @@ def set_limit(
     per_second: float | None = None,
     burst: int | None = None,
 ) -> Command[None]:
-    """Set limits that take the place of the strategies' own numbers, for every worker at once.
+    """Set limits that replace the strategies' own numbers, for every worker at once.
 
     Args:
-        meta_key: of strategic metadata.
-        value: the only one that they are for; None: for all without a limit of their own.
-        max: chunks in progress at most, for MaxSimultaneous.
-        per_second: tokens that come, for RateLimit; needs `burst`.
+        meta_key: a key of strategic metadata.
+        value: the value that they apply to; None: all values without a limit of their own.
+        max: the largest number of chunks in progress, for MaxSimultaneous.
+        per_second: tokens added a second, for RateLimit; needs `burst`.
         burst: tokens that a bucket holds.
 
     Raises:
-        InvalidArgumentError: by the rules of MaxSimultaneous and RateLimit.
+        InvalidArgumentError: a number breaks the rules of MaxSimultaneous or RateLimit.
     """
     if max is None and per_second is None:
         message = "no limit given: max, or per_second and burst"
@@ -721,7 +723,7 @@ def set_limit(
 def remove_limit(
     meta_key: str, *, value: int | None = None, kind: LimitKind | None = None
 ) -> Command[None]:
-    """Return to the strategies' own numbers; of one kind of limit, or of both."""
+    """Return to the strategies' own numbers, for one kind of limit or for both."""
     kinds: tuple[LimitKind, ...] = get_args(LimitKind) if kind is None else (kind,)
     return _limits(meta_key, value, dict.fromkeys(kinds, ""))
 
@@ -738,19 +740,20 @@ def _limits(meta_key: str, value: int | None, limits: Mapping[LimitKind, str]) -
 
 
 def set_defaults(changes: Mapping[str, int | None]) -> Command[None]:
-    """Set options of submissions that are inserted from now on and do not give them.
+    """Set the defaults for options of submissions that are inserted from now on.
 
     Args:
-        changes: by the names of `Defaults`; None: the queue has no default of it any more. Those
-            that are not named stay.
+        changes: values by the names of `Defaults`; None removes the queue's default. Defaults that
+            are not named don't change.
 
     Raises:
-        InvalidArgumentError: a submission could not have them, or with those that stay its longest
-            back-off would be below its first. Nothing is changed.
+        InvalidArgumentError: no submission could have these values; or, together with the other
+            defaults of the queue, the longest back-off would be shorter than the first. Nothing is
+            changed.
     """
     names = Defaults.__struct_fields__
     if unknown := [name for name in changes if name not in names]:
-        message = f"{shown(unknown[0])} has no default: give some of {', '.join(names)}"
+        message = f"{shown(unknown[0])} has no default: give one of {', '.join(names)}"
         raise InvalidArgumentError(message)
     Defaults(**changes)
 
@@ -760,8 +763,8 @@ def set_defaults(changes: Mapping[str, int | None]) -> Command[None]:
                 return
             case [b"refused", first_ms, max_ms]:
                 message = (
-                    f"queue {queue} would have the back-off {int(first_ms):,} ms and at most "
-                    f"{int(max_ms):,} ms: the longest is at least the first; set both"
+                    f"the first back-off of queue {queue} would be {int(first_ms):,} ms and the "
+                    f"longest {int(max_ms):,} ms, which is shorter: set both"
                 )
                 raise InvalidArgumentError(message)
         raise unexpected(reply)
@@ -777,9 +780,9 @@ def set_defaults(changes: Mapping[str, int | None]) -> Command[None]:
 def upgrade_queue() -> Command[tuple[int, int]]:
     """Raise the queue's format to the newest that this version knows.
 
-    Programs that can't read it refuse the queue from then on: upgrade them first.
+    From then on, programs that can't read it refuse the queue: upgrade them first.
 
-    Returns the format before and the one now.
+    Returns the format before and after.
     """
     return Command(
         script="upgrade_queue",
@@ -790,12 +793,12 @@ def upgrade_queue() -> Command[tuple[int, int]]:
 
 
 def get_partitions() -> Command[list[int]]:
-    """Return the numbers of partitions that the queue has had; the last one holds."""
+    """Return the numbers of partitions that the queue has had; the last one is current."""
     return Command(script="get_partitions", parse=_tagged(partitions=list), partition=0)
 
 
 def set_partitions(partitions: int) -> Command[None]:
-    """Spread submissions over so many partitions from now on; see `Queue.set_partitions`."""
+    """Spread submissions over more partitions from now on; see `Queue.set_partitions`."""
     checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
 
     def parse(reply: list[Any], queue: str) -> None:
@@ -805,7 +808,7 @@ def set_partitions(partitions: int) -> Command[None]:
             case [b"fewer", numbers]:
                 message = (
                     f"queue {queue} has {numbers[-1]} partitions: {partitions} would leave "
-                    "some of its submissions without workers; there can only be more"
+                    "some of its submissions without workers; the number can only grow"
                 )
                 raise InvalidArgumentError(message)
         raise unexpected(reply)
@@ -816,7 +819,7 @@ def set_partitions(partitions: int) -> Command[None]:
 
 
 def delete_queue(action: Literal["look", "delete"]) -> Command[None]:
-    """Delete one partition of a queue that has nothing in it; see `Queue.delete_queue`."""
+    """Delete one partition of an empty queue; see `Queue.delete_queue`."""
 
     def parse(reply: list[Any], queue: str) -> None:
         match reply:
@@ -837,7 +840,7 @@ def forget_submissions(
 
     Args:
         limit: submissions, and prefixes in the answer, of each partition.
-        deleted_prefixes: whose objects the caller has deleted since the last answer.
+        deleted_prefixes: prefixes whose objects the caller has deleted since the last answer.
     """
     return Command(
         script="forget_submissions",
@@ -857,11 +860,11 @@ def forget_submissions(
 def delete_inputs(
     *, limit: int = 100, deleted: Mapping[SubmissionId, int] | None = None
 ) -> Command[list[SpentInputs]]:
-    """List inputs that completed submissions need no longer, for the caller to delete.
+    """List inputs that completed submissions no longer need, for the caller to delete.
 
     Args:
         limit: submissions in the answer, of each partition.
-        deleted: of submissions of earlier answers, the index below which inputs are deleted.
+        deleted: for submissions of earlier answers, the index below which inputs are deleted.
     """
     told = {str(id_): checked_chunk(index) for id_, index in (deleted or {}).items()}
     return Command(
@@ -877,7 +880,7 @@ def delete_inputs(
 def discard_prefixes(
     prefixes: Sequence[str], *, queue: str, step: Literal["discard", "hold", "let_go"]
 ) -> Command[list[str]]:
-    """Do a step of `Queue.discard_prefixes` in one partition."""
+    """Run a step of `Queue.discard_prefixes` in one partition."""
     return Command(
         script="discard_prefixes",
         parse=_tagged(discarded=_texts),
@@ -890,10 +893,10 @@ def discard_prefixes(
 
 
 def get_submission(submission_id: SubmissionId) -> Command[Submission]:
-    """Return a submission as it is now.
+    """Return a submission in its present state.
 
     Raises:
-        SubmissionNotFoundError: also after its retention.
+        SubmissionNotFoundError: the queue has no such submission; also after its retention.
     """
 
     def parse(reply: list[Any], queue: str) -> Submission:
@@ -908,15 +911,15 @@ def get_submission(submission_id: SubmissionId) -> Command[Submission]:
 def done_chunks(
     submission_id: SubmissionId, *, start: int = 0, limit: int = MAX_WINDOW
 ) -> Command[Progress]:
-    """Return how far a submission is, and which of `limit` chunks from `start` on are done.
+    """Return a submission's progress, and which of `limit` chunks from `start` on are done.
 
     Args:
         submission_id: its id.
-        start: the first chunk of the window; behind the last one: an empty window.
+        start: the first chunk of the window; after the last chunk the window is empty.
         limit: at most MAX_WINDOW.
 
     Raises:
-        SubmissionNotFoundError: also after its retention.
+        SubmissionNotFoundError: the queue has no such submission; also after its retention.
     """
     first = min(checked_whole("start", start, most=2**63 - 1), MAX_CHUNKS)
     limit = min(checked_limit(limit), MAX_WINDOW)
@@ -933,12 +936,12 @@ def done_chunks(
 def inline_contents(
     submission_id: SubmissionId, kind: Kind, index: int | None = None
 ) -> Command[dict[int, bytes]]:
-    """Return what a small submission has in Redis, encoded, by chunk: 1 MiB at most.
+    """Return a small submission's contents in Redis, encoded, by chunk: at most 1 MiB.
 
-    With `index` only what there is of that chunk.
+    With `index`, return only those of that chunk.
 
     Raises:
-        SubmissionNotFoundError.
+        SubmissionNotFoundError: the queue has no such submission.
     """
     return _about(
         submission_id,
@@ -952,12 +955,12 @@ def inline_contents(
 def chunks_with_errors(
     submission_id: SubmissionId, first_index: int = 0, *, limit: int = MAX_BATCH
 ) -> Command[ErrorChunks]:
-    """Return a page of the finished chunks that have operations that failed, ascending.
+    """Return a page of the finished chunks with operations that failed, ascending.
 
-    A page may be empty though it is not the last: one looks at a bounded number of chunks.
+    A page may be empty without being the last: it examines a bounded number of chunks.
 
     Raises:
-        SubmissionNotFoundError.
+        SubmissionNotFoundError: the queue has no such submission.
     """
     return _about(
         submission_id,
@@ -976,12 +979,12 @@ def chunks_with_errors(
 def count_cells(
     submission_id: SubmissionId, *, chunks_per_cell: int, first_cell: int, limit: int
 ) -> Command[Cells]:
-    """Count what is done in at most `limit` cells of as many chunks each: 1, or 8 times some.
+    """Count the done chunks in at most `limit` cells of 1 chunk, or a multiple of 8, each.
 
     At most MAX_CELLS are counted.
 
     Raises:
-        SubmissionNotFoundError.
+        SubmissionNotFoundError: the queue has no such submission.
     """
     checked_whole("chunks_per_cell", chunks_per_cell, least=1, most=MAX_CHUNKS)
     if chunks_per_cell > 1 and chunks_per_cell % 8:
@@ -1014,11 +1017,11 @@ def list_reservations(
 
 
 def list_delayed(submission_id: SubmissionId, *, limit: int = MAX_PAGE) -> Command[Delayed]:
-    """List the chunks of a submission that wait for another attempt, the first due first.
+    """List the chunks of a submission that wait for another attempt, in the order they are due.
 
     Args:
-        submission_id: an unknown one has none.
-        limit: delayed chunks of the queue looked at, at most MAX_DELAYED.
+        submission_id: its id; an unknown one has none.
+        limit: how many delayed chunks of the queue are examined, at most MAX_DELAYED.
     """
     return _about(
         submission_id,
@@ -1039,9 +1042,9 @@ def list_submissions(
     """List submissions in one state, a page of each partition.
 
     Args:
-        state: that they are in.
-        pairs: of strategic metadata, that they have.
-        ids: the least, and one above the largest; None: no bound.
+        state: their state.
+        pairs: pairs of strategic metadata that they all have.
+        ids: the lowest id, and one above the highest; None: no bound.
         order: "newest" or "oldest" first.
         limit: submissions on a page.
     """
@@ -1076,7 +1079,7 @@ def list_submissions(
 def lookup_submissions(
     pairs: Mapping[str, int], *, states: str, after: str
 ) -> Command[tuple[list[SubmissionId], str]]:
-    """Look up a page of ids in one partition; also answer where the next page begins, '': none."""
+    """Look up a page of ids in one partition; also return where the next page starts, '': none."""
     return Command(
         script="lookup_submissions",
         parse=_tagged(
@@ -1091,7 +1094,7 @@ def lookup_submissions(
 
 
 def lookup_prefix(prefix: str) -> Command[SubmissionId | None]:
-    """Return the submission whose contents lie below a prefix of objects."""
+    """Return the submission whose objects have a prefix."""
     return Command(
         script="lookup_prefix",
         parse=_tagged(found=_id, unknown=_none),
@@ -1109,7 +1112,7 @@ def lookup_key(idempotency_key: str) -> Command[SubmissionId | None]:
 
 
 def unknown_prefixes(prefixes: Sequence[str]) -> Command[list[str]]:
-    """Return those prefixes that no submission has; at most MAX_BATCH are looked up."""
+    """Return the prefixes that no submission has; at most MAX_BATCH are looked up."""
     return Command(
         script="unknown_prefixes",
         parse=_tagged(unknown=_texts),
@@ -1122,12 +1125,12 @@ def unknown_prefixes(prefixes: Sequence[str]) -> Command[list[str]]:
 
 
 def list_limits() -> Command[list[Limit]]:
-    """List the limits set while running: all partitions have the same."""
+    """List the limits set at run time, which are the same in all partitions."""
     return Command(script="list_limits", parse=_tagged(listed=replies.read_limits))
 
 
 def get_defaults() -> Command[Defaults]:
-    """Return the queue's own options of submissions whose inserts do not give them."""
+    """Return the queue's own defaults for options of submissions."""
     return Command(script="get_defaults", parse=_tagged(defaults=_defaults))
 
 
@@ -1137,7 +1140,7 @@ def _defaults(options: list[bytes]) -> Defaults:
 
 
 def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
-    """List workers that have not gone, each once, the ones seen last first."""
+    """List workers that have not retired, each once, the last seen first."""
     return Command(
         script="list_workers",
         parse=_tagged(listed=replies.read_workers),
@@ -1148,7 +1151,7 @@ def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
 
 
 def count_queue() -> Command[Counts]:
-    """Count what the queue holds now, and return its totals."""
+    """Return counts of the queue's present contents, and its totals."""
 
     def parse(reply: list[Any], queue: str) -> Counts:
         match reply:
@@ -1165,7 +1168,7 @@ def count_queue() -> Command[Counts]:
 
 
 def get_durations() -> Command[dict[SubmissionState, Durations]]:
-    """Return how long submissions took from their insert to their end, by how they ended."""
+    """Return how long submissions took from insert to end, by their final state."""
     return Command(
         script="get_durations",
         parse=_tagged(durations=replies.read_durations),
@@ -1180,7 +1183,7 @@ def get_durations() -> Command[dict[SubmissionState, Durations]]:
 
 
 def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
-    """Return the tokens, or raise InvalidArgumentError for too many, and for what is none."""
+    """Return the tokens, or raise InvalidArgumentError for too many or an invalid one."""
     if len(tokens) > MAX_BATCH:
         message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
         raise InvalidArgumentError(message)
@@ -1214,7 +1217,7 @@ def _checked_info(info: bytes) -> bytes:
 
 
 def checked_finished(new: NewSubmission, finished: Finished) -> Finished:
-    """Return what is done of a lost submission, or raise InvalidArgumentError: it can't be so."""
+    """Return the progress of a lost submission, or raise InvalidArgumentError if it is invalid."""
     cursor, done = finished.cursor, finished.chunks_done
     checked_whole("cursor", cursor, most=new.chunks_total)
     checked_whole("chunks_done", done, most=cursor)
@@ -1243,18 +1246,18 @@ def checked_finished(new: NewSubmission, finished: Finished) -> Finished:
 
 
 def checked_limit(limit: int) -> int:
-    """Return the limit, or raise InvalidArgumentError when it is below 1, or beyond counting."""
+    """Return the limit, or raise InvalidArgumentError if it is below 1 or too large to count."""
     return checked_whole("limit", limit, least=1, most=MAX_LIMIT)
 
 
 def checked_chunk(index: int) -> int:
-    """Return the chunk's index, or raise InvalidArgumentError when none can be so."""
+    """Return the chunk's index, or raise InvalidArgumentError if it is out of range."""
     return checked_whole("chunk index", index, most=MAX_CHUNKS)
 
 
 def _checked_page(from_: str) -> str:
     if not isinstance(from_, str) or not _PAGE.fullmatch(from_):
-        message = f"a page from {shown(from_)}: give '-', or what the page before answered"
+        message = f"a page from {shown(from_)}: give '-', or the value from the page before"
         raise InvalidArgumentError(message)
     return from_
 

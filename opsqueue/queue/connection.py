@@ -1,8 +1,8 @@
-"""How we connect to Redis: one function, since redis-py's defaults are dangerous for a queue.
+"""Connecting to Redis, in one function, since redis-py's defaults are dangerous for a queue.
 
-They repeat every command up to ten times, EVALSHA included, after 5 s without an answer: a script
-slower than that would run eleven times. Here nothing is repeated; who may repeat decides (see the
-table in docs/internals/failures.md).
+redis-py repeats every command up to ten times, EVALSHA included, after 5 s without an answer: a
+slower script would run eleven times. Here nothing is repeated; callers that may repeat decide (see
+the table in docs/internals/failures.md).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _QUERY_PASSWORD: Final = re.compile(r"([?&](?:sentinel_|ssl_)?password=)[^&]*")
 
 
 def connect(url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TIMEOUT_S) -> Client:
-    """Make a client; it connects with its first command.
+    """Make a client, which connects with its first command.
 
     Args:
-        url: redis://, rediss:// or unix://, as redis-py reads them; redis+sentinel:// or
-            redis+cluster://, see `redis_url`.
-        max_connections: each thread in a call holds one; to each node of a cluster.
-        timeout_s: of an answer; longer than the longest wait that is asked for.
+        url: redis://, rediss:// or unix://, as in redis-py; redis+sentinel:// or redis+cluster://,
+            see `redis_url`.
+        max_connections: each thread that waits for an answer uses one; in a cluster, for each node.
+        timeout_s: the wait for an answer; longer than the longest blocking read.
 
     Raises:
-        InvalidArgumentError: the URL can't be read.
+        InvalidArgumentError: the URL is not valid.
     """
     options = _options(max_connections, timeout_s)
     try:
@@ -58,13 +58,13 @@ def connect(url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TI
             case Cluster() as cluster:
                 return ClusterClient(_discovery(cluster, options))
     except ValueError as exc:
-        # Others than ours may have a piece of the password; for their sake not `from exc`, either.
+        # Other errors may contain a part of the password; for the same reason no `from exc`.
         why = f" ({exc})" if isinstance(exc, UrlError) else ""
         message = (
             f"Redis URL {masked(url)!r} can't be read{why}: give redis://host:6379/0, rediss://…, "
             "unix:///path/to/socket, redis+sentinel://host:26379/mymaster or "
-            "redis+cluster://host:6379; other characters than letters and digits in a password "
-            "stand as %XX"
+            "redis+cluster://host:6379; write characters of a password other than letters and "
+            "digits as %XX"
         )
         raise InvalidArgumentError(message) from None
 
@@ -72,7 +72,7 @@ def connect(url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TI
 def server_client(
     url: str, *, max_connections: int = 64, timeout_s: float = SOCKET_TIMEOUT_S
 ) -> redis.Redis:
-    """Make a client of one server, as `connect` does, where it must be that one."""
+    """Make a client of one server, like `connect`, where only a single server will do."""
     options = _options(max_connections, timeout_s)
     if url.startswith("rediss:"):
         options["redis_connect_func"] = _begin
@@ -82,8 +82,8 @@ def server_client(
 class _PoolLocks:
     """The locks of a redis-py pool, new ones in each process.
 
-    In a forked child redis-py drops the pool's connections, but takes its lock for that: a thread
-    of the parent that held it at the fork is not there to release it.
+    In a forked child redis-py drops the pool's connections, and takes the pool's lock for that. If
+    a thread of the parent held it at the fork, nothing in the child would release it.
     """
 
     def __init__(self, pool: Any) -> None:  # noqa: ANN401 redis-py has no type for these
@@ -96,15 +96,15 @@ class _PoolLocks:
 
 def _with_locks_of_its_own(client: redis.Redis) -> redis.Redis:
     pool: Any = client.connection_pool
-    pool.opsqueue_locks = _PoolLocks(pool)  # for as long as the pool
+    pool.opsqueue_locks = _PoolLocks(pool)  # it lives as long as the pool
     return client
 
 
 def _begin(connection: Any) -> None:  # noqa: ANN401 redis-py has no type for a pool's connections
-    """Do what redis-py does with a new connection, and read all that TLS sends of its own accord.
+    """Set up a new connection as redis-py does, and read what TLS sends without a request.
 
-    A server's session tickets come right after the handshake. Unless something is read then, as the
-    answer to a password is, redis-py takes them for an unread answer and gives the connection up.
+    A server's session tickets arrive right after the handshake. If nothing is read then (an answer
+    to a password would be), redis-py takes them for an unread answer and drops the connection.
     """
     connection.on_connect()
     _read_what_came(connection)
@@ -117,7 +117,7 @@ def _read_what_came(connection: Any) -> None:  # noqa: ANN401 as above
 
 def _options(max_connections: int, timeout_s: float) -> dict[str, Any]:
     return {
-        "protocol": 2,  # scripts answer alike on a server and on fakeredis only in this one
+        "protocol": 2,  # the only one in which scripts answer alike on a server and on fakeredis
         "driver_info": None,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": 5.0,
@@ -130,11 +130,11 @@ def _never() -> Retry:
 
 
 def _master(behind: BehindSentinels, options: dict[str, Any]) -> redis.Redis:
-    """Make a client whose every new connection asks the Sentinels who is master now."""
+    """Make a client that asks the Sentinels for the master at every new connection."""
     if "ssl" in behind.options:
         options = {**options, "redis_connect_func": _begin}
     sentinel_options = {**options, "socket_timeout": 2.0, "socket_connect_timeout": 2.0}
-    # redis-py leaves these without types.
+    # redis-py has no types for these.
     sentinels = cast("Any", Sentinel)(
         behind.addresses,
         sentinel_kwargs={**sentinel_options, **behind.sentinel_options, "retry": _never()},
@@ -149,23 +149,23 @@ def _master(behind: BehindSentinels, options: dict[str, Any]) -> redis.Redis:
 def _discovery(cluster: Cluster, options: dict[str, Any]) -> Callable[[], RedisCluster]:
     nodes = [cast("Any", ClusterNode)(host, port) for host, port in cluster.addresses]
     if "ssl" in cluster.options:
-        # RedisCluster has a function of its own for new connections, which calls this one at last.
+        # RedisCluster has its own function for new connections, which calls this one at its end.
         options = {**options, "redis_connect_func": _read_what_came}
-    # Its nodes' clients never repeat; the one here is for RedisCluster's own commands.
+    # Its nodes' clients never repeat; this `retry` is for RedisCluster's own commands.
     return partial(RedisCluster, startup_nodes=nodes, retry=_never(), **options, **cluster.options)
 
 
 def masked(url: str) -> str:
-    """Give the URL without its password, for banners and messages."""
-    # By pattern, not parsed: a URL is shown above all when it can't be parsed.
+    """Return the URL without its password, for banners and messages."""
+    # By pattern instead of parsing: a URL is shown above all when it can't be parsed.
     return _QUERY_PASSWORD.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))
 
 
 def check(client: Client, *, url: str) -> list[str]:
-    """Ask the servers whether they can hold a queue; return warnings about how they are set up.
+    """Check that the servers can hold a queue; return warnings about their configuration.
 
     Raises:
-        RedisUnavailableError: no answer, or one that is not of a server of 7.0 or newer.
+        RedisUnavailableError: no answer, or the server is older than 7.0.
     """
     warnings: dict[str, None] = {}
     for info in read_info(client, url=url):
@@ -194,16 +194,16 @@ ALL_FACTS: Final = ", ".join(_FACTS.values())
 
 
 def unseen_facts(info: Mapping[str, Any]) -> list[str]:
-    """Return what a server's INFO leaves out, as some providers' do, and what to make sure of."""
+    """Return warnings about facts that a server's INFO leaves out, as some providers' do."""
     return [
-        f"does not tell {name} (INFO); make sure that {fact}"
+        f"does not report {name} (INFO); make sure that {fact}"
         for name, fact in _FACTS.items()
         if name not in info
     ]
 
 
 def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
-    """Return what each server (of a cluster, each master) says of itself; None: INFO is refused.
+    """Return each server's INFO (in a cluster, each master's); None: INFO is refused.
 
     Raises:
         RedisUnavailableError: no answer, or the credentials are refused.
@@ -222,9 +222,9 @@ def _trouble_with(exc: Exception) -> str:
     reason = reason_of(exc)
     told = f"{reason} {exc.__cause__ or ''}".lower()
     if "cluster mode is not enabled" in told:
-        return "is no cluster: its URL begins with redis://, not redis+cluster://"
+        return "is not a cluster: its URL begins with redis://, not redis+cluster://"
     if "unknown command 'sentinel'" in told:
-        return "is no Sentinel: its own URL begins with redis://, not redis+sentinel://"
+        return "is not a Sentinel: its own URL begins with redis://, not redis+sentinel://"
     if isinstance(exc, redis.ResponseError):
         return f"answers, but refuses ({reason}): is its URL right?"
     help_ = (
@@ -243,8 +243,8 @@ def _info(server: redis.Redis) -> Mapping[str, Any] | None:
         for section in ("server", "memory", "persistence", "replication"):
             info |= server.info(section)
     except redis.ResponseError as exc:
-        # An ACL user without INFO, or a server that has it under another name: the queue works,
-        # only these checks can't be made.
+        # An ACL user without INFO, or a server that renamed it: the queue works, only these checks
+        # can't be made.
         is_known = isinstance(exc, redis.exceptions.NoPermissionError)
         if not is_known and "unknown command" not in str(exc).lower():
             raise
@@ -253,7 +253,7 @@ def _info(server: redis.Redis) -> Mapping[str, Any] | None:
 
 
 def version_trouble(info: Mapping[str, Any]) -> str | None:
-    """Say it of a server that is too old."""
+    """Return a warning if a server is too old."""
     version = str(info.get("redis_version", ""))
     major = re.match(r"\d+", version)
     if major is not None and int(major[0]) < 7:
@@ -262,7 +262,7 @@ def version_trouble(info: Mapping[str, Any]) -> str | None:
 
 
 def eviction_trouble(info: Mapping[str, Any]) -> str | None:
-    """Say it of a server that throws away what it was told to keep."""
+    """Return a warning if a server evicts data when its memory is full."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
         return None
@@ -273,7 +273,7 @@ def eviction_trouble(info: Mapping[str, Any]) -> str | None:
 
 
 def loss_trouble(info: Mapping[str, Any]) -> str | None:
-    """Say it of a server that forgets what it was told."""
+    """Return a warning if a server loses data in a crash."""
     if "aof_enabled" not in info:
         return None
     if info["aof_enabled"]:

@@ -1,8 +1,8 @@
-"""How durable an answered insert is, and whether the server at hand keeps that promise.
+"""The durability of an answered insert, and whether the present server keeps that promise.
 
-What waits for the disk or for a replica goes over the connection of the insert, behind it, and what
-the server says of itself comes with the same answer: so a server that was set otherwise meanwhile,
-or that a failover has put in its place, is not taken for the one that was looked at at the start.
+Commands that wait for the disk or a replica are sent after the insert on the same connection, and
+the server's own settings come with the same answer. So a server that was reconfigured in the
+meantime, or that a fail-over has put in place, is not mistaken for the one checked at the start.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from opsqueue.queue.script import translated_errors
 Command = Sequence[str | bytes | int]
 Reading = Mapping[str, Any]
 Settings = Reading | redis.ResponseError
-"""The answer to CONFIG GET; the error if the server refused it."""
+"""The answer to CONFIG GET, or the error if the server refused it."""
 
 CONFIRM_WITHIN_MS: Final = 5_000
-"""Longer than an fsync a second, on a disk that is busy; shorter than a connection's timeout."""
+"""Longer than one fsync a second on a busy disk takes; shorter than a connection's timeout."""
 
 _SETTINGS: Final = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite")
 _OWN_VERSIONS: Final = frozenset({"redis_version", "gcc_version"})
@@ -36,17 +36,17 @@ class Durability(StrEnum):
     """The failures that an answered insert survives; see docs/internals/durability.md."""
 
     NONE = "none"
-    """What the server itself promises: with an append-only file, most often its own crash."""
+    """The server's own guarantee: with an append-only file, it usually survives its own crash."""
     FSYNC = "fsync"
-    """It is on the server's disk: the machine may lose its power."""
+    """It is on the server's disk: it survives a power cut of the machine."""
     REPLICA = "replica"
-    """A replica has it, too: the server's machine may be lost, if that replica takes over."""
+    """A replica has it, too: it survives the loss of the machine if that replica takes over."""
 
 
 ACL_COMMAND: Final = "opsqueue acl api --durability fsync"
-"""Prints the user who may ask for FSYNC."""
+"""Prints the user that may use FSYNC."""
 
-# Answered at once, since nobody is waited for.
+# Answered at once, since they wait for nothing.
 _WAITS: Final[Mapping[Durability, tuple[tuple[str | int, ...], str]]] = {
     Durability.FSYNC: (("WAITAOF", 0, 0, 1), ACL_COMMAND),
     Durability.REPLICA: (("WAIT", 0, 1), "opsqueue acl api"),
@@ -54,14 +54,14 @@ _WAITS: Final[Mapping[Durability, tuple[tuple[str | int, ...], str]]] = {
 
 
 def confirming(durability: Durability, base: str) -> list[Command]:
-    """Give the commands that go behind an insert; `unconfirmed` reads their answers.
+    """Return the commands to send after an insert; `unconfirmed` reads their answers.
 
     Args:
         durability: FSYNC or REPLICA.
-        base: prefix of the queue's keys.
+        base: the prefix of the queue's keys.
     """
-    # An insert that is repeated writes nothing. Both waits are for the last write of their own
-    # connection, so behind one that wrote nothing they answer at once, whatever is not safe yet.
+    # A repeated insert writes nothing. Both waits are for the last write of their own connection,
+    # so after a connection without a write they would answer at once, without any guarantee.
     mark: Command = ("SET", f"{base}confirmed", "1")
     if durability is Durability.REPLICA:
         return [mark, ("WAIT", 1, CONFIRM_WITHIN_MS)]
@@ -74,11 +74,11 @@ def confirming(durability: Durability, base: str) -> list[Command]:
 
 
 def unconfirmed(durability: Durability, answers: Sequence[Any]) -> str | None:
-    """Say why the insert before these answers is not as durable as promised; None: it is.
+    """Return why the insert before these answers is not as durable as promised; None: it is.
 
     Args:
-        durability: that they were asked for.
-        answers: to `confirming`'s commands; an error stands in the place of its answer.
+        durability: the durability that was requested.
+        answers: answers to the commands of `confirming`; an error in place of its answer.
     """
     match durability, answers:
         case Durability.REPLICA, [b"OK", int(replicas)]:
@@ -98,17 +98,17 @@ def _unsynced(waited: object, info: Reading, settings: Settings) -> str | None:
             within = f"within {CONFIRM_WITHIN_MS:,} ms"
             return None if synced else f"it was not on the server's disk {within}"
         case redis.ResponseError() if "unknown command" in str(waited):
-            # Before 7.2. What let this pass is `appendfsync always`, which answers after the fsync.
+            # Before 7.2. It passes with `appendfsync always`, which answers after the fsync.
             return None
     return f"the server answered {waited!r} when it was asked to wait for its disk"
 
 
 def fsync_trouble(info: Reading, settings: Settings) -> str | None:
-    """Say why this server can't promise that an answered write is on its disk; None: it can.
+    """Return why this server can't promise that an answered write is on its disk; None: it can.
 
     Args:
-        info: INFO server; empty: it may not be read.
-        settings: what decides it; what can't be seen is not promised.
+        info: INFO server; empty if the user may not read it.
+        settings: the settings that decide; an unreadable setting is taken as no promise.
     """
     unseen = unseen_settings(info, settings)
     if unseen or isinstance(settings, redis.ResponseError):
@@ -138,12 +138,12 @@ def _early_answer(info: Reading, policy: str) -> str:
 
 
 def unseen_settings(info: Reading, settings: Settings) -> str | None:
-    """Return which settings of the disk this user could not see, and what helps; None: none."""
+    """Return which settings of the disk this user can't read, and what helps; None: none."""
     name = server_name(info)
     if isinstance(settings, redis.exceptions.NoPermissionError):
         return (
-            f"{name} does not let this user read its appendfsync (CONFIG GET), so when it writes "
-            "to its disk is not known; allow it (ACL +config|get), as the line does that "
+            f"{name} does not let this user read its appendfsync (CONFIG GET), so it is not known "
+            "when it writes to its disk; allow it (ACL +config|get), as in the line that "
             f"`{ACL_COMMAND}` prints"
         )
     is_refused = isinstance(settings, redis.ResponseError)
@@ -153,16 +153,16 @@ def unseen_settings(info: Reading, settings: Settings) -> str | None:
     if not missing:
         return None
     return (
-        f"{name} does not tell its {', '.join(missing)}{why}, so when it writes to its disk is "
-        "not known; use a server that tells it"
+        f"{name} does not report its {', '.join(missing)}{why}, so it is not known when it writes "
+        "to its disk; use a server that reports it"
     )
 
 
 def waits_rightly(info: Reading) -> bool:
-    """Tell whether this server's WAITAOF answers after the fsync, however often that comes.
+    """Return whether this server's WAITAOF answers after the fsync, whatever appendfsync is.
 
-    Redis's does, from 7.2 on, where it was new. Valkey's does not (8.1 and 9.1, seen with strace),
-    and of other servers nothing is known.
+    Redis's does since 7.2, which introduced it. Valkey's does not (8.1 and 9.1, seen with strace),
+    and nothing is known about other servers.
     """
     names = {name for name in info if name.endswith("_version")}
     version = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
@@ -171,19 +171,19 @@ def waits_rightly(info: Reading) -> bool:
 
 
 def server_name(info: Reading) -> str:
-    """Name a server and its version; Valkey calls itself Redis 7.2, for old clients' sake."""
+    """Return a server's name and version; Valkey calls itself Redis 7.2 for old clients."""
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info['redis_version']}" if "redis_version" in info else "the server"
 
 
 def fsync_troubles(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
-    """Say what keeps servers, of a cluster each master, from promising what is on their disks."""
+    """Return what keeps servers from promising data on disk; in a cluster, for each master."""
     return _of_each(fsync_trouble, infos, settings)
 
 
 def all_unseen_settings(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
-    """Return which settings of the servers could not be seen; of a cluster, each master's."""
+    """Return which settings of the servers can't be read; in a cluster, of each master."""
     return _of_each(unseen_settings, infos, settings)
 
 
@@ -210,7 +210,7 @@ def unseen_replicas(infos: Sequence[Reading | None]) -> list[str]:
     if all(_tells_replicas(info) for info in infos):
         return []
     trouble = (
-        "whether a replica is connected is not known, since the server does not let this user "
+        "it is not known whether a replica is connected, since the server does not let this user "
         "read it (INFO replication); make sure of one (replicaof)"
     )
     return [trouble]
@@ -221,14 +221,14 @@ def _tells_replicas(info: Reading | None) -> bool:
 
 
 def check_durability(client: Client, durability: Durability, *, url: str) -> list[str]:
-    """Find out at the start what would keep each insert from being confirmed; return warnings.
+    """Check at the start whether inserts can be confirmed; return warnings.
 
-    A server that can't keep the promise as it is set is refused, and so is a user who may not ask
-    for it. A replica that is not there only makes a warning, since it may come back: until then
-    inserts are answered that they are not confirmed, and all else goes on.
+    A server that can't keep the promise with its settings is refused, and so is a user without the
+    permission to wait for it. A missing replica only causes a warning, since it may come back:
+    until then inserts are answered as not confirmed, and everything else works.
 
     Raises:
-        InvalidArgumentError: says which setting or which right helps.
+        InvalidArgumentError: the message has the setting or the permission that helps.
         RedisUnavailableError: no answer.
     """
     if durability is Durability.NONE:
@@ -254,7 +254,7 @@ def check_durability(client: Client, durability: Durability, *, url: str) -> lis
 
 
 def wait_troubles(client: Client, durability: Durability) -> list[str]:
-    """Return what keeps inserts from waiting: servers that don't let this user do so."""
+    """Return why inserts can't wait: servers that don't let this user do so."""
     (name, *arguments), prints = _WAITS[durability]
 
     def refusal(server: redis.Redis) -> str:
@@ -262,11 +262,11 @@ def wait_troubles(client: Client, durability: Durability) -> list[str]:
             cast("Any", server).execute_command(name, *arguments)
         except redis.exceptions.NoPermissionError:
             return (
-                f"the server does not let this user wait ({name}); allow it, as the line does "
+                f"the server does not let this user wait ({name}); allow it, as in the line "
                 f"that `{prints}` prints"
             )
         except redis.ResponseError:
-            # WAITAOF is unknown before 7.2; `_unsynced` knows when that is no harm.
+            # WAITAOF is unknown before 7.2; `_unsynced` decides whether that matters.
             return ""
         return ""
 
@@ -276,7 +276,7 @@ def wait_troubles(client: Client, durability: Durability) -> list[str]:
 
 
 def read_settings(client: Client) -> list[Settings]:
-    """Return what a server's answer to WAITAOF depends on, or why it can't be read."""
+    """Return the settings on which a server's answer to WAITAOF depends, or the refusal."""
     with translated_errors(None):
         return run_on_all(client, _settings_of)
 
@@ -289,7 +289,7 @@ def _settings_of(server: redis.Redis) -> Settings:
 
 
 def _reading(answer: object) -> Reading:
-    """Read INFO as the server sends it; an error is a reading of nothing."""
+    """Parse INFO as the server sends it; an error has no fields."""
     if not isinstance(answer, bytes):
         return {}
     pairs = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
@@ -297,7 +297,7 @@ def _reading(answer: object) -> Reading:
 
 
 def _settings(answer: object) -> Settings:
-    """Read CONFIG GET's names and values."""
+    """Parse CONFIG GET's names and values."""
     match answer:
         case redis.ResponseError():
             return answer

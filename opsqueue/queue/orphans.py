@@ -1,9 +1,9 @@
-"""Orphans: uploads whose insert never came, found in the store and deleted.
+"""Orphans: uploads that were never inserted, found in the store and deleted.
 
-A producer that dies while it uploads leaves objects that no submission has. Their prefix tells when
-the upload began (`contents.fresh_prefix`), their objects when it was last alive: both must be old.
-Prefixes of any other form are left alone, since nothing tells how old they are. The I/O is that of
-the store and of the queue.
+A producer that dies during an upload leaves objects without a submission. Their prefix tells when
+the upload began (`contents.fresh_prefix`), and the ages of their objects tell when it was last
+active: both must be old. Other prefixes are kept, since nothing tells how old they are. The I/O is
+that of the store and of the queue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """An upload that nobody handed in."""
+    """An upload that was never submitted."""
 
     prefix: str
     began_at: datetime
@@ -37,17 +37,17 @@ class Orphan:
 def find_orphans(store: ObjectStore, queue: Queue, *, older_than: datetime) -> Iterator[Orphan]:
     """Yield a queue's orphans, looking them up a page at a time.
 
-    On a folder that does not tell capital letters from small ones, queues `jobs` and `Jobs` have
-    one folder. So what its manifest says is another queue's is left alone, and so is what has none
-    in a folder whose name is not the queue's, letter by letter.
+    On a folder that ignores the case of letters, queues `jobs` and `Jobs` have one folder. So a
+    prefix is skipped if its manifest names another queue. One without a manifest is skipped if its
+    folder's name differs from the queue's in any letter.
 
     Args:
-        store: whose objects are listed.
-        queue: that knows its submissions.
-        older_than: orphans began before, and have no object from after this instant.
+        store: the store whose objects are listed.
+        queue: the queue that knows its submissions.
+        older_than: orphans began before this instant and have no later object.
 
     Raises:
-        StoreUnavailableError, RedisUnavailableError.
+        StoreUnavailableError, RedisUnavailableError: the store or Redis does not answer.
     """
     old = (
         prefix
@@ -63,10 +63,10 @@ def find_orphans(store: ObjectStore, queue: Queue, *, older_than: datetime) -> I
 
 
 def delete_orphans(store: ObjectStore, queue: Queue, prefixes: Iterable[str]) -> Iterator[str]:
-    """Delete the objects of orphans, yield the prefixes that are done.
+    """Delete the objects of orphans; yield the prefixes that are done.
 
-    Each becomes garbage in Redis first: an insert that comes after all is refused, a submission
-    that has come meanwhile keeps its objects, and what a crash leaves, sweepers delete.
+    Each prefix is first marked in Redis as pending deletion. Then a late insert of it is refused, a
+    submission inserted in the meantime keeps its objects, and sweepers delete what a crash leaves.
     """
     for page in _pages(prefixes):
         for prefix in queue.discard_prefixes(page):
@@ -88,10 +88,10 @@ def _look_at(store: ObjectStore, prefix: str, older_than: datetime) -> Orphan | 
     has_others = False
     for found in store.list_objects(prefix):
         if not is_own_name(found.key.removeprefix(f"{prefix}/")):
-            has_others = True  # stays, whatever it is
+            has_others = True  # an object of another kind, which is kept
             continue
         if found.stored_at >= older_than:
-            return None  # an upload that has been going on for long, and still is
+            return None  # an upload that began long ago and is still active
         objects += 1
         size_bytes += found.size_bytes
     if has_others and not objects:

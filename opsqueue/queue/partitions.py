@@ -1,8 +1,8 @@
-"""The partitions of a queue: their number, what each has, and how their answers become one.
+"""The partitions of a queue: their number, and how their answers are merged into one.
 
-A queue may be spread over several slots of a cluster. Each slot is a partition; the last two digits
-of a submission's id name its partition, and so do tokens. What is set while running holds in all of
-them, strategies and limits hold within each.
+A queue may be spread over several slots of a cluster. Each slot is a partition. The last two digits
+of a submission's id are its partition, and tokens have them, too. Settings made at run time apply
+to all partitions; strategies and limits apply within each.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from opsqueue.model.submission import SubmissionState
 Item = TypeVar("Item")
 
 KNOWN_FOR_S: Final = 2.0
-"""After so long a program asks again how many partitions a queue has."""
+"""After this time a program asks again for the number of a queue's partitions."""
 
 _SEPARATOR: Final = "@"
-"""Between the id of an entry and the partition whose stream has it."""
+"""Stands between the id of an entry and the partition whose stream has it."""
 _PLACE: Final = re.compile(rf"([^{_SEPARATOR}]*)(?:{_SEPARATOR}([0-9]{{2}}))?")
 _IN_TOKEN: Final = re.compile(r"[0-9]+-[0-9]+:[0-9]{17}([0-9]{2}):")
 
 
 def partition_of(token: Token) -> int:
-    """Return the partition of a token: its submission's. What is no token is the first's."""
+    """Return the partition of a token's submission; for an invalid token, the first partition."""
     found = _IN_TOKEN.match(token) if is_text(token) else None
     return int(found[1]) if found else 0
 
 
 class Partitions:
-    """The number of a queue's partitions, as Redis answered last.
+    """The number of a queue's partitions, as last answered by Redis.
 
     Args:
-        ask: returns all numbers of partitions that the queue has had, from Redis.
+        ask: asks Redis for all numbers of partitions that the queue has had.
     """
 
     def __init__(self, ask: Callable[[], list[int]]) -> None:
-        """Ask nothing yet: every queue has one."""
+        """Start without a question: every queue has one partition."""
         self.ask = ask
         self.history = [1]
         self._asked_at = float("-inf")
@@ -57,10 +57,10 @@ class Partitions:
         self._lock = PerProcess(threading.Lock)
 
     def count(self) -> int:
-        """Return how many there were KNOWN_FOR_S ago, or later.
+        """Return the number, at most KNOWN_FOR_S old.
 
         Raises:
-            RedisUnavailableError: it was never known.
+            RedisUnavailableError: Redis does not answer, and the number was never known.
         """
         if time.monotonic() - self._asked_at >= KNOWN_FOR_S:
             try:
@@ -68,13 +68,13 @@ class Partitions:
             except RedisUnavailableError:
                 if self._asked_at == float("-inf"):
                     raise
-                # The first partition's master is gone; the others may answer, and shall not wait
-                # for it each time.
+                # The first partition's master does not answer. The other partitions may, and must
+                # not wait for it each time.
                 self._asked_at = time.monotonic()
         return self.history[-1]
 
     def look(self) -> int:
-        """Return how many there are at this moment.
+        """Return the present number.
 
         Raises:
             RedisUnavailableError: the first partition does not answer.
@@ -84,13 +84,13 @@ class Partitions:
         return self.history[-1]
 
     def next_question(self) -> int:
-        """Return the number of a question, before it is asked; `learn` takes it with the answer."""
+        """Return a new question's number; pass it to `learn` with the answer."""
         with self._lock.get():
             self._asked += 1
             return self._asked
 
     def learn(self, history: list[int], question: int) -> None:
-        """Remember an answer of Redis, unless a later question has been answered already."""
+        """Store an answer of Redis, unless a later question has already been answered."""
         with self._lock.get():
             if question > self._answered:
                 self.history, self._answered = history, question
@@ -98,7 +98,7 @@ class Partitions:
 
 
 def home_of(key: str, partitions: int) -> int:
-    """Return the partition that an insert with a key or prefix goes to, of so many."""
+    """Return the partition for an insert with a key or prefix."""
     return crc32(key.encode()) % partitions
 
 
@@ -111,38 +111,38 @@ def grouped(items: Iterable[Item], tokens: Iterable[Token]) -> dict[int, list[It
 
 
 def placed(entry_id: str, partition: int) -> str:
-    """Name an entry of a partition's stream."""
+    """Return a name for an entry of a partition's stream."""
     return f"{entry_id}{_SEPARATOR}{partition:02}"
 
 
 def place_of(text: str, *, first: int = 0) -> tuple[int, str]:
-    """Return partition and entry of what `placed` named; without a partition it is the first's.
+    """Parse a name from `placed` into partition and entry; without a partition, it is `first`.
 
     Raises:
-        InvalidArgumentError: it names no partition.
+        InvalidArgumentError: the text does not have this form.
     """
     found = _PLACE.fullmatch(text) if is_text(text) else None
     if found is None:
-        message = f"{shown(text)} is no place in a queue: give what an earlier answer gave"
+        message = f"{shown(text)} is not a position in a queue: give one from an earlier answer"
         raise InvalidArgumentError(message)
     return int(found[2] or first), found[1]
 
 
 def joined(ids: Mapping[int, str], *, first: int = 0) -> str:
-    """Write streams' ids by partition as one text; the first partition's alone as it is."""
+    """Join streams' ids by partition into one text; the first partition's alone is unchanged."""
     if ids.keys() == {first}:
         return ids[first]
     return ",".join(placed(id_, partition) for partition, id_ in sorted(ids.items()))
 
 
 def taken_apart(text: str, *, first: int = 0) -> dict[int, str]:
-    """Return streams' ids by partition, of what `joined` wrote."""
+    """Parse a text from `joined` into streams' ids by partition."""
     parts = text.split(",") if is_text(text) else [text]
     return dict(place_of(part, first=first) for part in parts)
 
 
 def merged_workers(parts: Iterable[Iterable[WorkerSeen]]) -> list[WorkerSeen]:
-    """Return workers, each once with what it holds in all partitions, the ones seen last first."""
+    """Return each worker once, with its totals of all partitions; the last seen is first."""
     by_name: dict[str, WorkerSeen] = {}
     for worker in chain.from_iterable(parts):
         known = by_name.get(worker.name)
@@ -163,7 +163,7 @@ def _merged_worker(a: WorkerSeen, b: WorkerSeen) -> WorkerSeen:
 
 
 def summed(counted: Sequence[Counts]) -> Counts:
-    """Return the counts of a queue, given those of its partitions."""
+    """Return the counts of a queue from those of its partitions."""
     if len(counted) == 1:
         return counted[0]
     oldest = [c.oldest_waiting_at for c in counted if c.oldest_waiting_at is not None]
@@ -173,7 +173,7 @@ def summed(counted: Sequence[Counts]) -> Counts:
         submissions_ready=sum(c.submissions_ready for c in counted),
         chunks_delayed=sum(c.chunks_delayed for c in counted),
         chunks_in_hand=sum(c.chunks_in_hand for c in counted),
-        # Workers are in all partitions, but for those that do not know of a new one yet.
+        # Workers are in all partitions, except those that don't know of a new one yet.
         workers=max(c.workers for c in counted),
         chunks_per_second=sum(c.chunks_per_second for c in counted),
         operations_per_second=sum(c.operations_per_second for c in counted),
@@ -186,9 +186,9 @@ def summed(counted: Sequence[Counts]) -> Counts:
 
 
 def merged_pages(pages: Iterable[SubmissionPage], *, is_newest: bool, limit: int) -> SubmissionPage:
-    """Make one page of several, each of other submissions."""
+    """Merge pages of different submissions into one page."""
     pages = list(pages)
-    # Where one page ends, the others must not go further: the next page goes on there.
+    # No page may go further than the end of another one, where the next page starts.
     ends = [page.next for page in pages if page.next is not None]
     end = (max if is_newest else min)(ends, default=None)
     found = sorted(
@@ -203,7 +203,7 @@ def merged_pages(pages: Iterable[SubmissionPage], *, is_newest: bool, limit: int
 
 
 def merged_reserves(found: Mapping[int, Reserved]) -> Reserved:
-    """Return what a reserve found in each partition as one answer."""
+    """Merge the answers of reserves in several partitions."""
     dues = [r.next_due_in_ms for r in found.values() if r.next_due_in_ms is not None]
     return Reserved(
         chunks=tuple(chunk for reserved in found.values() for chunk in reserved.chunks),
@@ -215,7 +215,7 @@ def merged_reserves(found: Mapping[int, Reserved]) -> Reserved:
 
 
 def merged_sweeps(parts: Sequence[Swept | None]) -> Swept | None:
-    """Return the sum of sweeps of several partitions; None when others sweep all of them."""
+    """Return the sum of sweeps of several partitions; None if others sweep all of them."""
     swept = [one for one in parts if one is not None]
     if not swept:
         return None
@@ -228,7 +228,7 @@ def merged_sweeps(parts: Sequence[Swept | None]) -> Swept | None:
 
 
 def merged_repairs(parts: Sequence[RepairStep | None]) -> RepairStep | None:
-    """Return the totals of repairs of several partitions; it goes on while one of them does."""
+    """Return the totals of several partitions' repairs; the sum ends when all have ended."""
     steps = [step for step in parts if step is not None]
     if len(steps) < 2:
         return steps[0] if steps else None

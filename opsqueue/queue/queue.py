@@ -1,9 +1,9 @@
-"""A queue in Redis: every transition and reading, in values. Clients, API and workers all use it.
+"""A queue in Redis: all transitions and readings, as values. Clients, API and workers use it.
 
-A command (`commands.py`) is one Lua script: wholly done, or not at all. A queue may be spread over
-several partitions, each in a slot of its own; this module decides which of them a command goes to.
-Nothing is atomic over several partitions: what moves while they are asked one after the other can
-be missed, or counted twice.
+A command (`commands.py`) is one Lua script, which is executed completely or not at all. A queue may
+be spread over several partitions, each in its own slot; this module decides which of them a command
+runs in. Nothing is atomic over several partitions: what moves while they are asked one after the
+other can be missed, or counted twice.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _MOST_BATCHES: Final = 1_000
 
 
 def _runs(command: Callable[P, Command[Answer]]) -> Callable[Concatenate[Queue, P], Answer]:
-    """Make a method of `Queue` that runs the command which its arguments make."""
+    """Return a method of `Queue` that runs the command made from its arguments."""
 
     @wraps(command)
     def method(self: Queue, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
@@ -118,23 +118,25 @@ def _runs(command: Callable[P, Command[Answer]]) -> Callable[Concatenate[Queue, 
 
 
 class Queue:
-    """One queue in Redis, in as many partitions as it has; or one of its partitions alone.
+    """One queue in Redis with all its partitions, or a single one of its partitions.
 
     Args:
-        client: from `opsqueue.queue.connection.connect`.
+        client: a client from `opsqueue.queue.connection.connect`.
         name: letters, digits, `_.-`.
-        partition: 0 to 99: this one alone, whatever others there are. None: all that there are.
-        clock: milliseconds since 1970; for tests alone.
-        defaults: options of inserts that do not say them, where the queue has none of its own.
-        durability: that an insert waits for. Nothing else does: what is lost of the rest is done
-            again, never counted twice (docs/internals/durability.md).
+        partition: 0 to 99: only this one, whatever others there are. None: all partitions.
+        clock: milliseconds since 1970; only for tests.
+        defaults: options of submissions whose inserts don't set them and whose queue has no
+            default for them.
+        durability: what an insert waits for. Nothing else waits: other work that is lost is done
+            again, and never counted twice (docs/internals/durability.md).
 
-    Every method raises RedisUnavailableError when there is no answer: whether the transition
-    happened is then not known. All may be repeated: an insert by its idempotency key, reports by
-    their tokens, a reserve by the heartbeat that releases what nobody knows of.
+    Every method raises RedisUnavailableError if there is no answer; it is then not known whether
+    the transition happened. All methods may be repeated: inserts are recognised by their
+    idempotency key, reports by their tokens, and chunks of a reserve whose answer was lost are
+    released by the heartbeat.
 
-    A program that does not know of a new partition yet (for KNOWN_FOR_S) reads and reports what is
-    in it all the same, since ids and tokens name it.
+    A program that does not know a new partition yet (for KNOWN_FOR_S) can still read and report its
+    contents, since ids and tokens contain the partition.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class Queue:
         defaults: Defaults = BUILT_IN,
         durability: Durability = Durability.NONE,
     ) -> None:
-        """Connect to nothing yet."""
+        """Store the arguments; nothing is connected yet."""
         self.name = check_queue_name(name)
         self.partition = partition or 0
         self.label = label(name, self.partition)
@@ -165,12 +167,12 @@ class Queue:
     # How commands run
 
     def run(self, command: Command[Answer], *, partition: int | None = None) -> Answer:
-        """Run a command in the partitions of its scope, or in the one named.
+        """Run a command in the partitions of its scope, or in the given one.
 
-        Where there are several, it runs in all of them also when one does not answer.
+        If there are several, it runs in all of them, even if one does not answer.
 
         Raises:
-            what the transition refuses, and errors of `Scripts.call`.
+            OpsqueueError: the transition's own errors, and those of `Scripts.call`.
         """
         if partition is None and command.scope is Scope.EVERY:
             return command.merge(self._run_in_every(command))
@@ -183,13 +185,13 @@ class Queue:
     def pipeline(self, many: Sequence[Command[Any]]) -> list[Any]:
         """Run commands, each in one partition, in one round trip a partition.
 
-        Each is a transition of its own. One of several partitions runs in the first alone.
+        Each is a transition of its own. A command for several partitions only runs in the first.
 
-        Returns their answers in order, and in place of an answer the OpsqueueError of its call,
-        such as RedisUnavailableError: the others may have happened all the same.
+        Returns their answers in order. In place of an answer there may be the OpsqueueError of its
+        call, such as RedisUnavailableError; the other commands may have been run nevertheless.
 
         Raises:
-            what an answer is refused with, such as SubmissionNotFoundError: all have been run.
+            OpsqueueError: a refusal, such as SubmissionNotFoundError; all commands have been run.
         """
         self._register_if_possible()
         places: dict[int, list[int]] = {}
@@ -207,7 +209,7 @@ class Queue:
         return answers
 
     def part(self, partition: int) -> Queue:
-        """Return one of the queue's partitions as a queue of its own; asks nobody."""
+        """Return one of the queue's partitions as a queue of its own; sends nothing."""
         if self._is_one and partition == self.partition:
             return self
         with self._lock.get():
@@ -223,14 +225,14 @@ class Queue:
             return self._parts[partition]
 
     def parts(self) -> list[Queue]:
-        """Return all partitions, as many as there were KNOWN_FOR_S ago or later."""
+        """Return all partitions; their number is at most KNOWN_FOR_S old."""
         return [self.part(number) for number in self._numbers()]
 
     def parts_now(self) -> list[Queue]:
-        """Return all partitions that there are at this moment.
+        """Return all present partitions.
 
         Raises:
-            RedisUnavailableError: the first partition does not answer how many there are.
+            RedisUnavailableError: the first partition, which knows the number, does not answer.
         """
         return [self.part(number) for number in self._numbers_now()]
 
@@ -281,7 +283,7 @@ class Queue:
             except RedisUnavailableError as exc:
                 failures.append(exc)
                 numbers = range(self.partitions.history[-1])
-            # A partition that was added meanwhile was given what the first one had before.
+            # A partition added in the meantime was given the settings that the first one had.
             answered, unavailable = self._answers_of(numbers[told:], lambda _: command)
             answers += answered
             failures += unavailable
@@ -298,8 +300,8 @@ class Queue:
             self._is_registered = True
 
     def _register_if_possible(self) -> None:
-        # A full server refuses the name, and of a cluster another master has it: neither keeps
-        # workers from their chunks. Heartbeats say it again.
+        # A full server refuses the name, and in a cluster another master may have it. Neither may
+        # keep workers from their chunks. Heartbeats register the name again.
         with suppress(RedisUnavailableError):
             self._register()
 
@@ -312,25 +314,26 @@ class Queue:
         idempotency_key: str = "",
         idempotency_ms: int | None = None,
     ) -> Inserted:
-        """Accept a submission whose chunks are stored already; costs the same for any number.
+        """Accept a submission whose chunks are already stored; the cost does not depend on them.
 
-        It goes to the partition that its idempotency key says, or else its prefix. With several
-        partitions, key and prefix are looked for in the others first: nothing is inserted twice,
-        and no two submissions have one prefix.
+        Its idempotency key, or else its prefix, determines its partition. If there are several
+        partitions, key and prefix are first looked up in the others, so nothing is inserted twice,
+        and no two submissions have the same prefix.
 
         Args:
-            new: what is inserted.
-            idempotency_key: the same one again answers the same submission. What both ask for is
-                compared, but for what varies with each try (`contents.fingerprint`).
-            idempotency_ms: for which the key is remembered. None: a day, and ten minutes if it is
+            new: the submission.
+            idempotency_key: repeating an insert with the same key returns the same submission. The
+                two requests are compared, except for what differs in every try
+                (`contents.fingerprint`).
+            idempotency_ms: how long the key is remembered. None: one day, or ten minutes for a key
                 from `own_idempotency_key`.
 
         Raises:
             InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
             PrefixTakenError: another submission has this prefix.
-            SubmissionForgottenError: the key is known, and its submission was forgotten meanwhile.
-            IdempotencyKeyReusedError: the key is known, and its submission is another one.
-            SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
+            SubmissionForgottenError: the key is known, but its submission has been forgotten.
+            IdempotencyKeyReusedError: the key is known, but its submission is a different one.
+            SubmissionNotConfirmedError: it is inserted, but not yet as durable as requested. A
                 repetition with the idempotency key finds it and waits again.
         """
         check_own_prefix(new.prefix, self.name)
@@ -350,7 +353,7 @@ class Queue:
             )
             if isinstance(inserted, Inserted):
                 if inserted.is_first:
-                    # Somebody may have deleted the queue since this program registered it.
+                    # Another program may have deleted the queue since this one registered it.
                     with suppress(RedisUnavailableError):
                         register_queue(self._client, self.name)
                 return msgspec.structs.replace(inserted, warning=self._unread(new.codec))
@@ -359,14 +362,14 @@ class Queue:
         raise RedisUnavailableError(message)
 
     def _unread(self, codec: str) -> str:
-        """Return a warning if the queue has workers, and none of them reads a codec."""
+        """Return a warning if the queue has workers, but none of them reads a codec."""
         if codec.removesuffix("+zstd") in _READ_BY_ALL:
             return ""
         try:
             told = [one.reads(codec) for one in self.list_workers() if one.is_alive]
         except OpsqueueError:
             return ""  # the submission is inserted, whatever is known of workers
-        # None: a worker that does not tell, such as one of an earlier version.
+        # None: a worker that does not report its codecs, such as one of an earlier version.
         if not told or any(reads is not False for reads in told):
             return ""
         return (
@@ -375,17 +378,17 @@ class Queue:
         )
 
     def _home_of_insert(self, new: NewSubmission, key: str) -> tuple[int, int | None]:
-        """Return the partition of an insert, and how many partitions its script must find."""
+        """Return the partition for an insert, and the number of partitions its script must find."""
         if self._is_one:
             return self.partition, None
         if self.partitions.history[-1] == 1:
-            # Not asked first: the script says so when there are more. Another process may have put
-            # this very submission into one of them, and its answer may have been lost.
+            # The number is not requested first: the script reports it if there are more. Another
+            # process may have inserted this submission into one of them, and its answer was lost.
             return 0, 1
         if not key:
             return home_of(new.prefix, self.partitions.count()), None
         home = home_of(key, self.partitions.look())
-        # Where there were fewer partitions, the key had another home.
+        # While there were fewer partitions, the key may have belonged to another one.
         for partitions in self.partitions.history[:-1]:
             earlier = home_of(key, partitions)
             if earlier != home and self.run(commands.lookup_key(key), partition=earlier):
@@ -402,7 +405,7 @@ class Queue:
                 raise prefix_taken(prefix, owner)
 
     def _insert(self, command: Command[Inserted | list[int]]) -> Inserted | list[int]:
-        """Run an insert, and see to it that it is as durable as was asked for."""
+        """Run an insert, and make sure that it is as durable as requested."""
         if self._durability is Durability.NONE:
             return self.run(command)
         scripts = self._scripts_of(self._place_of(command))
@@ -422,20 +425,20 @@ class Queue:
     def restore_submission(
         self, new: NewSubmission, finished: Finished, *, idempotency_key: str = ""
     ) -> Inserted:
-        """Insert a submission that Redis has lost, whose chunks are stored and some of them done.
+        """Insert a submission that Redis has lost; its chunks are stored and some of them done.
 
-        It goes where its insert would go, so that a repetition of that finds it. Its prefix may be
-        of any form: earlier versions let clients choose it.
+        It goes to the same partition as its insert would, so that a repeated insert finds it. Its
+        prefix may have any form, since earlier versions let clients choose it.
 
         Args:
-            new: as it was inserted.
+            new: the submission as it was inserted.
             finished: which of its chunks are done.
-            idempotency_key: of that insert; from now on remembered as by an insert, unless it is
-                another one's.
+            idempotency_key: the key of that insert; it is remembered as by an insert, unless it
+                belongs to another submission.
 
         Raises:
-            InvalidArgumentError: a submission has this prefix, so this one was not lost; or what
-                is done is more than there is.
+            InvalidArgumentError: a submission has this prefix, so this one was not lost; or more
+                chunks are said to be done than exist.
         """
         commands.checked_finished(new, finished)
         self._register()
@@ -457,19 +460,20 @@ class Queue:
     def retry_submission(self, submission_id: SubmissionId) -> Submission:
         """Retry a failed or cancelled submission and return it.
 
-        Finished chunks stay finished; every other one has all its attempts again, at once:
-        back-offs end. Its `max_failed_operations` holds no longer. Errors of operations in finished
-        chunks stay.
+        Finished chunks stay finished. Every other chunk has all its attempts again, at once:
+        back-offs end. Its `max_failed_operations` no longer applies. Errors of operations in
+        finished chunks stay.
 
         Raises:
-            SubmissionNotFoundError, SubmissionNotRetryableError.
+            SubmissionNotFoundError: the queue has no such submission.
+            SubmissionNotRetryableError: it is in progress or has completed.
         """
         look_from = ""
         while True:
             submission, more = self.run(
                 commands.retry_submission(submission_id, look_from=look_from)
             )
-            # The same place once more would be no progress.
+            # The same position again means no progress.
             if more in ("", look_from):
                 return submission
             look_from = more
@@ -490,18 +494,18 @@ class Queue:
         heartbeat_timeout_ms: int | None = None,
         repeats_metadata: bool = False,
     ) -> Reserved:
-        """Reserve up to `limit` chunks, partition by partition; also a sign of the worker's life.
+        """Reserve up to `limit` chunks, one partition after the other; it counts as a heartbeat.
 
         Args:
-            worker: its name, unique among all.
+            worker: its name, unique among all workers.
             limit: 1 to MAX_BATCH.
-            reservation_ms: from now, on Redis's clock, until the chunks are taken back.
+            reservation_ms: time on Redis's clock until the chunks are reclaimed.
             strategy: Random by default.
-            heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
+            heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which applies until the first
                 of them: for a worker that is new, or that was forgotten as dead. None:
                 DEFAULT_TIMEOUT_MS.
-            repeats_metadata: the caller passes metadata on with each chunk: it counts as often in
-                the answer's limit of bytes.
+            repeats_metadata: the caller passes metadata on with each chunk, so that the answer's
+                size limit counts it for each of them.
         """
         self._register_if_possible()
         if heartbeat_timeout_ms is None:
@@ -537,7 +541,7 @@ class Queue:
         while True:
             command = commands.reserve_chunks(worker, look_from=look_from, **options)
             reserved = self.run(command, partition=partition)
-            # A composed strategy looks at a bounded number of submissions in one script.
+            # In one script, a composed strategy only examines a bounded number of submissions.
             if reserved.chunks or reserved.look_from in ("", look_from):
                 return reserved
             look_from = reserved.look_from
@@ -549,13 +553,13 @@ class Queue:
         operations_failed: Mapping[Token, int] | None = None,
         outputs: Mapping[Token, bytes] | None = None,
     ) -> list[CompleteOutcome]:
-        """Report chunks as done; their output must be stored already, or come along.
+        """Report chunks as done; their outputs must already be stored, or be passed here.
 
         Args:
             tokens: at most MAX_BATCH.
-            operations_failed: of each chunk that collected errors of single operations. Past the
-                submission's `max_failed_operations` it fails, with a failure that says so.
-            outputs: encoded, of chunks that have `inline_output_bytes` for them.
+            operations_failed: number of operations with collected errors, by chunk. Beyond its
+                `max_failed_operations` the submission fails, with a failure that names the limit.
+            outputs: encoded outputs of chunks whose `inline_output_bytes` permit it.
         """
         outputs = outputs or {}
 
@@ -571,9 +575,9 @@ class Queue:
     def release_chunks(
         self, tokens: Sequence[Token], *, delay_ms: int = 0, reason: str = ""
     ) -> list[ReleaseOutcome]:
-        """Release chunks without using an attempt, free at once or after a delay.
+        """Release chunks without using an attempt; they are free at once or after a delay.
 
-        A reason is kept as their submissions' last one.
+        Their submissions keep the last reason.
         """
         return self._by_partition(
             commands.checked_tokens(tokens),
@@ -585,9 +589,9 @@ class Queue:
     def fail_chunks(
         self, failures: Sequence[tuple[Token, ChunkFailure]], *, is_final: bool = False
     ) -> list[FailOutcome]:
-        """Report attempts that failed, each as `fail_chunk` does; at most MAX_BATCH.
+        """Report attempts that failed, each as by `fail_chunk`; at most MAX_BATCH.
 
-        After an error all may be reported again: those that were counted are lost then.
+        After an error all may be reported again: those already counted are then lost.
         """
         commands.checked_tokens([token for token, _ in failures])
         outcomes = self.pipeline(
@@ -599,7 +603,7 @@ class Queue:
         return outcomes
 
     def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
-        """Return what the reservations of these tokens are for, without those that have ended.
+        """Return the reservations of these tokens, without those that have ended.
 
         Inputs and metadata are left out.
 
@@ -619,7 +623,7 @@ class Queue:
     ) -> list[Answer]:
         """Run a command for the tokens of each partition; return their answers in order."""
         groups = grouped(range(len(tokens)), tokens).values()
-        # All are made, and so checked, before the first is run.
+        # All commands are made, and thereby checked, before the first is run.
         run = [(group, command_of([tokens[number] for number in group])) for group in groups]
         answers: dict[int, Answer] = {}
         for numbers, command in run:
@@ -627,7 +631,7 @@ class Queue:
             answers |= zip(numbers, of_partition, strict=True)
         return [answers[number] for number in range(len(tokens))]
 
-    # Workers, and what they leave behind
+    # Workers, and chunks that they leave behind
 
     def heartbeat(
         self,
@@ -638,16 +642,16 @@ class Queue:
         unknown_ms: int = UNKNOWN_MS,
         timeout_ms: int | None = None,
     ) -> Alive:
-        """Report that a worker lives and what it holds; return what of that is revoked.
+        """Report that a worker is alive and what it holds; return which tokens are revoked.
 
         Args:
             worker: its name.
-            tokens: all that it holds.
+            tokens: tokens of all chunks that it holds.
             info: JSON that lists of workers show.
-            unknown_ms: chunks pending for it for longer that it does not name are released; longer
-                than an answer of reserve can be under way.
-            timeout_ms: after so long a silence from now on it is dead, and its chunks are taken
-                back by whoever sweeps. None: DEFAULT_TIMEOUT_MS.
+            unknown_ms: chunks that are pending for it for longer, and that it does not name, are
+                released; longer than an answer of reserve can take.
+            timeout_ms: without a heartbeat for this time the worker is dead, and any sweeper
+                reclaims its chunks. None: DEFAULT_TIMEOUT_MS.
         """
         tokens = list(tokens)
         named = {self.partition: tokens} if self._is_one else grouped(tokens, tokens)
@@ -662,7 +666,7 @@ class Queue:
             )
 
         beat(self.partition)  # checks the arguments before anything is sent
-        # Not only once: a flushed server has forgotten the queue's name. (A full one refuses it.)
+        # Not only once: a flushed server has lost the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
             register_queue(self._client, self.name)
         alive = self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat)
@@ -673,10 +677,9 @@ class Queue:
         )
 
     def retire_worker(self, worker: str) -> None:
-        """Release all that a worker holds, a batch at a time, and forget it.
+        """Release all chunks that a worker holds, a batch at a time, and forget it.
 
-        Bounded: a worker that goes on reserving meanwhile is released by its own end, or by
-        sweepers.
+        It is bounded. If the worker goes on reserving, its own end or sweepers release its chunks.
         """
         for _ in range(_MOST_BATCHES):
             if self.run(commands.retire_worker(worker)):
@@ -688,13 +691,13 @@ class Queue:
     def reclaim_expired(
         self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
     ) -> Swept | None:
-        """Reclaim chunks whose reservation is over, a page; None when another sweeps now.
+        """Reclaim a page of chunks whose reservation has expired; None: another one sweeps.
 
         Args:
-            sweeper: who does it.
-            page_from: `next_from` of the page before; "-": the first.
-            limit: reservations looked at, of one partition.
-            lock_ms: for so long others are refused.
+            sweeper: the name of the sweeper.
+            page_from: `next_from` of the page before; "-": the first page.
+            limit: reservations to examine, of one partition.
+            lock_ms: time for which other sweepers are refused.
         """
         numbers = self._numbers()
         partition, start = place_of(page_from, first=numbers[0])
@@ -723,34 +726,34 @@ class Queue:
     delete_inputs = _runs(commands.delete_inputs)
 
     def delete_queue(self) -> None:
-        """Delete what is kept of a queue that has nothing in it: its name, settings and totals.
+        """Delete everything that is kept of an empty queue: its name, settings and totals.
 
         Raises:
-            QueueInUseError: it has submissions, objects to be deleted or live workers.
+            QueueInUseError: it has submissions, objects pending deletion or live workers.
         """
         numbers = self._numbers_now()
         for number in numbers:
             self.run(commands.delete_queue("look"), partition=number)
-        # The first one last: it knows of the others.
+        # The first one last, since it knows about the others.
         for number in reversed(numbers):
             self.run(commands.delete_queue("delete"), partition=number)
         unregister_queue(self._client, self.name)
 
     def set_partitions(self, partitions: int) -> None:
-        """Spread the submissions that come from now on over so many partitions; never fewer.
+        """Spread submissions over more partitions from now on; the number can't decrease.
 
-        The new ones are paused, limited and kept as the first one is. Programs that run notice
+        The new partitions get the first one's pause, limits and retention. Running programs notice
         them within some seconds.
 
         Args:
             partitions: 1 to MAX_PARTITIONS.
 
         Raises:
-            InvalidArgumentError: there are more already, or it is out of range.
+            InvalidArgumentError: there are already more, or it is out of range.
         """
         command = commands.set_partitions(partitions)
         given = None
-        # Once more when something was changed meanwhile, by who could not know of the new ones.
+        # Repeated if a program that did not know the new partitions changed a setting meanwhile.
         for _ in range(_MOST_ROUNDS):
             settings = _Settings.of(self.part(0))
             if settings == given:
@@ -764,18 +767,18 @@ class Queue:
     def discard_prefixes(
         self, prefixes: Sequence[str], *, step: Literal["discard", "hold", "let_go"] = "discard"
     ) -> list[str]:
-        """Mark the objects of prefixes that no submission has for deletion.
+        """Mark the objects of prefixes that no submission has as pending deletion.
 
-        An insert with one is refused from now on. Returns those whose objects may be deleted.
-        `forget_submissions` answers them, too, until it is told that they are.
+        From now on, an insert with such a prefix is refused. Returns the prefixes whose objects may
+        be deleted. `forget_submissions` returns them, too, until their deletion is reported to it.
 
         Args:
             prefixes: at most MAX_BATCH.
-            step: "hold" only lets inserts be refused, "let_go" takes that back: with several
-                partitions all must refuse before the objects are deleted.
+            step: "hold" only makes inserts be refused, "let_go" reverses it: with several
+                partitions, all must refuse before the objects are deleted.
 
         Raises:
-            InvalidArgumentError: a prefix is not of the form that this queue's inserts take.
+            InvalidArgumentError: a prefix does not have the form of this queue's inserts.
         """
 
         def discard(
@@ -821,10 +824,11 @@ class Queue:
         order: Literal["newest", "oldest"] = "newest",
         limit: int = 100,
     ) -> SubmissionPage:
-        """List submissions by creation, at most MAX_BATCH, from after an id on.
+        """List submissions in order of creation, at most MAX_BATCH, starting after an id.
 
-        Where `wanted` has pairs, a page may be shorter than `limit`, or empty, and still have a
-        `next`: each call looks at a bounded number. So may one of submissions with large metadata.
+        If `wanted` has pairs, a page may be shorter than `limit`, or empty, and still have a
+        `next`: each call examines a bounded number. A page of submissions with large metadata may
+        be short, too.
         """
         wanted = wanted or SubmissionFilter()
         limit = min(checked_limit(limit), MAX_BATCH)
@@ -851,9 +855,9 @@ class Queue:
         """Return the submissions that have all pairs of strategic metadata, ascending.
 
         Args:
-            pairs: none: all submissions.
-            states: that they may be in.
-            limit: at most.
+            pairs: no pairs: all submissions.
+            states: states that they may be in.
+            limit: the largest number.
 
         Raises:
             TooManyMatchingSubmissionsError: there are more than `limit`.
@@ -861,7 +865,7 @@ class Queue:
         check_strategic_metadata(pairs)
         checked_limit(limit)
         names = [state.value for state in states]
-        # Without pairs each state has an index of its own; with them one index has all states.
+        # Without pairs, each state has its own index; with pairs, one index has all states.
         groups = [",".join(names)] if pairs else names
         found: list[SubmissionId] = []
         for number in self._numbers():
@@ -879,7 +883,7 @@ class Queue:
         return sorted(found)
 
     def lookup_prefix(self, prefix: str) -> SubmissionId | None:
-        """Return the submission whose contents lie below a prefix of objects."""
+        """Return the submission whose objects have a prefix."""
         command = commands.lookup_prefix(prefix)
         found = (self.run(command, partition=number) for number in self._numbers_now())
         return next((id_ for id_ in found if id_ is not None), None)
@@ -897,14 +901,14 @@ class Queue:
         from_: str | None = None,
         limit: int = MAX_PAGE,
     ) -> HandPage:
-        """List the chunks in progress, of one submission or of all.
+        """List the reserved chunks of one submission or of all.
 
-        A page is filled partition by partition: the oldest come first in it, not in all pages.
+        A page is filled partition by partition, so its chunks are sorted by age, but not the pages.
 
         Args:
-            submission_id: None: of all submissions.
+            submission_id: None: all submissions.
             from_: `next_from` of the page before.
-            limit: chunks looked at, at most MAX_PAGE: of one submission fewer come.
+            limit: chunks to examine, at most MAX_PAGE; of one submission fewer are returned.
         """
         limit = min(checked_limit(limit), MAX_PAGE)
         numbers = self._numbers()
@@ -912,7 +916,7 @@ class Queue:
             numbers = [SubmissionId(str(submission_id)).partition]
         partition, start = place_of(from_ or "-", first=numbers[0])
         if partition not in range(numbers[0], numbers[-1] + 1):
-            message = f"a page from {shown(from_)}: it is of a partition that was not asked for"
+            message = f"a page from {shown(from_)}: it is of a partition that was not requested"
             raise InvalidArgumentError(message)
         chunks: list[ChunkInHand] = []
         for number in [number for number in numbers if number >= partition]:
@@ -939,23 +943,23 @@ class Queue:
         slice_ms: int = BLOCK_MS,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> Submission:
-        """Return a submission when it has ended, or as it is after `wait_s`.
+        """Return a submission when it has ended, or its present state after `wait_s`.
 
         Args:
             submission_id: its id.
-            wait_s: seconds from now; 0 only reads.
-            slice_ms: after each the state is read again, in case an event was trimmed away, and
-                `is_stopping` is asked; at most BLOCK_MS, for the connection's sake.
-            is_stopping: ends the waiting early, when the process shuts down.
+            wait_s: seconds from now; 0: don't wait.
+            slice_ms: interval at which the state is read again, in case an event was trimmed, and
+                `is_stopping` is called; at most BLOCK_MS, because of the connection's timeout.
+            is_stopping: ends the wait early when the process shuts down.
 
         Raises:
-            SubmissionNotFoundError: also when it is cleaned up meanwhile.
+            SubmissionNotFoundError: it does not exist, or is cleaned up during the wait.
         """
         if wait_s <= 0:
             return self.get_submission(submission_id)
         part = self.part(submission_id.partition)
         deadline = time.monotonic() + wait_s
-        # Before the state is read: an end between the two is then among the events.
+        # Before the state is read: so an end between the two is among the events.
         last_id = part.last_event_id()
         while True:
             submission = part.get_submission(submission_id)
@@ -987,14 +991,15 @@ class Queue:
 
         Args:
             worker: its name.
-            limit: chunks at most.
-            reservation_ms: from when they are reserved.
-            strategy: which.
-            heartbeat_timeout_ms: as of `reserve_chunks`.
-            wait_s: seconds from now; 0 only looks.
-            slice_ms: after each `is_gone` is asked; at most BLOCK_MS, for the connection's sake.
-            is_gone: nobody waits any more, or the process shuts down: reserves nothing after that.
-            repeats_metadata: as of `reserve_chunks`.
+            limit: the largest number of chunks.
+            reservation_ms: counted from the reservation.
+            strategy: the strategy of the worker.
+            heartbeat_timeout_ms: see `reserve_chunks`.
+            wait_s: seconds from now; 0: don't wait.
+            slice_ms: interval at which `is_gone` is called; at most BLOCK_MS, because of the
+                connection's timeout.
+            is_gone: the caller has gone, or the process shuts down: reserve nothing more.
+            repeats_metadata: see `reserve_chunks`.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -1006,7 +1011,7 @@ class Queue:
                 heartbeat_timeout_ms=heartbeat_timeout_ms,
                 repeats_metadata=repeats_metadata,
             )
-            # Also without a wake-up: a look now and then finds what none announced.
+            # Also without a wake-up: an occasional check finds chunks that none announced.
             until = min(deadline, time.monotonic() + BLOCK_MS / 1000)
             if reserved.next_due_in_ms is not None and not reserved.is_paused:
                 until = min(until, time.monotonic() + reserved.next_due_in_ms / 1000)
@@ -1029,28 +1034,28 @@ class Queue:
         slice_ms: int = BLOCK_MS,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Return how far a submission is, and which chunks from `start` on are done.
+        """Return a submission's progress, and which chunks from `start` on are done.
 
-        Waits up to `wait_s` until chunk `start` is done or the submission has ended; with `seen`
-        until other than that many chunks are done or it has ended.
+        Waits up to `wait_s` until chunk `start` is done or the submission has ended; with `seen`,
+        until the number of done chunks is different or it has ended.
 
         Args:
             submission_id: its id.
             start: the first chunk of the window.
-            seen: chunks done, as the caller knows already.
-            wait_s: seconds from now; 0 only reads.
-            slice_ms: as of `wait_for_end`.
-            is_stopping: as of `wait_for_end`.
+            seen: the number of done chunks that the caller knows.
+            wait_s: seconds from now; 0: don't wait.
+            slice_ms: see `wait_for_end`.
+            is_stopping: see `wait_for_end`.
 
         Raises:
-            SubmissionNotFoundError: also when it is cleaned up meanwhile.
+            SubmissionNotFoundError: it does not exist, or is cleaned up during the wait.
         """
         deadline = time.monotonic() + wait_s
         while True:
             left_s = deadline - time.monotonic()
             news_id = None
             if left_s > 0:
-                # Before the progress is read: a change between the two is then among the news.
+                # Before the progress is read: so a change between the two is among the news.
                 news_id = self.watch_submission(submission_id, watch_ms=2 * BLOCK_MS)
             progress = self.done_chunks(submission_id, start=start)
             is_due = start in progress.done if seen is None else progress.chunks_done != seen
@@ -1059,12 +1064,12 @@ class Queue:
                 return progress
             block_ms = math.ceil(min(left_s * 1000, slice_ms))
             if self.wait_for_news(submission_id, news_id, block_ms=block_ms):
-                # Chunks may be done by the thousand a second: what comes meanwhile is read
+                # Thousands of chunks a second may be done: changes of a short time are read
                 # together.
                 time.sleep(_GATHER_S)
 
     def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
-        """Sleep until a chunk may have become free since the reserve that gave `wake_id`.
+        """Sleep until a chunk may have become free since the reserve that returned `wake_id`.
 
         Partitions are asked in turn, each for its share of the time.
         """
@@ -1076,13 +1081,13 @@ class Queue:
         )
 
     def wait_for_news(self, submission_id: SubmissionId, news_id: str, *, block_ms: int) -> bool:
-        """Sleep until a watched submission changed since the watch that gave `news_id`."""
+        """Sleep until a watched submission changes after the watch that returned `news_id`."""
         scripts = self._scripts_of(SubmissionId(str(submission_id)).partition)
         stream = f"sub:{submission_id}:news"
         return bool(scripts.read_after(stream, news_id, block_ms=block_ms, limit=1))
 
     def last_event_id(self) -> str:
-        """Return where the events stand now; `wait_for_events` after it misses nothing."""
+        """Return the present end of the events; `wait_for_events` after it misses nothing."""
         ids = {n: self._scripts_of(n).last_id("events") for n in self._numbers()}
         return joined(ids, first=self.partition)
 
@@ -1097,7 +1102,7 @@ class Queue:
         events: list[tuple[SubmissionId, str]] = []
         numbers = self._numbers()
         for number in numbers:
-            # Once there are some, the others are only looked at.
+            # Once there are events, the other partitions are only checked without a wait.
             share_ms = 1 if events else max(_LEAST_BLOCK_MS, block_ms // len(numbers))
             entries = self._scripts_of(number).read_after(
                 "events", since.get(number, "0-0"), block_ms=share_ms
@@ -1116,7 +1121,7 @@ def _by_age(chunks: Iterable[ChunkInHand]) -> tuple[ChunkInHand, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """The settings of a queue that can change while it runs, the same in all of its partitions."""
+    """The run-time settings of a queue, which are the same in all of its partitions."""
 
     limits: tuple[Limit, ...]
     defaults: Defaults
@@ -1124,11 +1129,11 @@ class _Settings:
 
     @classmethod
     def of(cls, part: Queue) -> _Settings:
-        """Ask a partition."""
+        """Read the settings of a partition."""
         return cls(tuple(part.list_limits()), part.get_defaults(), part.count_queue().is_paused)
 
     def give_to(self, part: Queue) -> None:
-        """Make a partition have the same, whatever it had; it may be in use."""
+        """Replace a partition's settings by these; the partition may be in use."""
         wanted, there = set(self.limits), set(part.list_limits())
         names = {limit.name for limit in wanted}
         for limit in there - wanted:

@@ -1,7 +1,7 @@
-"""Submissions that Redis has lost, inserted again from what the object store has of them.
+"""Rebuild: insert submissions that Redis has lost again, from the object store.
 
-What each is stands in its manifest, which chunks are done is told by their outputs. A submission
-that Redis knows is left alone, so a rebuild may be repeated, and run beside producers and workers.
+A submission's manifest describes it, and its outputs tell which chunks are done. A submission that
+Redis knows is not touched, so a rebuild may be repeated, and may run beside producers and workers.
 The I/O is that of the store and of the queue.
 """
 
@@ -33,10 +33,10 @@ from opsqueue.store.parallel import get_many
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 AT_ONCE: Final = 8
-"""Submissions that are read at a time; of each, the store reads several outputs at once."""
+"""Submissions that are read in parallel; several outputs of each are read at once."""
 MAX_REDO: Final = 10_000
-"""Chunks below the cursor that are not done; beyond, done ones are handed out once more, and the
-output that is there stays."""
+"""The most unfinished chunks below the cursor. If there are more, chunks that are done are reserved
+once more; their existing outputs are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Rebuilt:
 
     prefix: str
     submission_id: SubmissionId | None
-    """Its new one; None: nothing was inserted, since only a look was asked for."""
+    """Its new id; None: nothing was inserted, since it was a dry run."""
     chunks_total: int
     chunks_done: int
     operations_failed: int
@@ -53,14 +53,14 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """Objects that no submission has, and of which none can be made."""
+    """Objects that belong to no submission and can't be made into one."""
 
     prefix: str
     reason: str
 
 
 def queues_in(store: ObjectStore) -> list[str]:
-    """Give the names of the queues that a store has folders of, with folders in them."""
+    """Return the names of the queues whose folders in a store have folders."""
     return sorted(
         name
         for name in store.list_folders("")
@@ -75,18 +75,18 @@ def rebuild(
     is_dry_run: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Iterator[Rebuilt | Skipped]:
-    """Insert a queue's lost submissions again, the oldest first; yield what became of each.
+    """Insert a queue's lost submissions again, the oldest first; yield the outcome of each.
 
-    What the store has of AT_ONCE submissions is read at a time.
+    The objects of AT_ONCE submissions are read at a time.
 
     Args:
-        store: has manifests, inputs and outputs.
-        queue: to insert into.
-        is_dry_run: only look.
-        on_progress: called after each submission with how many were looked at, of how many.
+        store: the store with manifests, inputs and outputs.
+        queue: the queue to insert into.
+        is_dry_run: only read, and insert nothing.
+        on_progress: called after each submission with the number examined and the total.
 
     Raises:
-        StoreUnavailableError, RedisUnavailableError: repeat it; what was inserted stays.
+        StoreUnavailableError, RedisUnavailableError: repeat the rebuild; inserted ones are kept.
     """
     prefixes = sorted(store.list_folders(queue.name))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="opsqueue-rebuild") as pool:
@@ -110,7 +110,7 @@ def rebuild(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the store has of a lost submission."""
+    """The store's data of a lost submission."""
 
     new: NewSubmission
     finished: Finished
@@ -118,7 +118,7 @@ class _Found:
 
 
 def _look_for(store: ObjectStore, queue: Queue, prefix: str) -> _Found | Skipped | None:
-    """Read what the store has of a submission; None: Redis knows it."""
+    """Read the store's data of a submission; None: Redis knows the submission."""
     if not _is_unknown(queue, prefix):
         return None
     try:
@@ -150,22 +150,22 @@ def _restored(
 
 
 def _skipped(queue: Queue, prefix: str, exc: OpsqueueError) -> Skipped | None:
-    # Else somebody inserted it meanwhile.
+    # Otherwise it was inserted in the meantime.
     return Skipped(prefix=prefix, reason=str(exc)) if _is_unknown(queue, prefix) else None
 
 
 def find_finished(store: ObjectStore, new: NewSubmission) -> Finished:
-    """Find out which chunks of a submission are done; reads each of their outputs.
+    """Return which chunks of a submission are done; reads each of their outputs.
 
-    Whether an output is whole, with a result or an error for each operation, is seen where its
-    codec is one of ours, but for pickle.
+    An output is checked for completeness (a result or an error for each operation) if its codec is
+    one of ours, except pickle.
 
-    Takes memory for three bits a chunk, and for MAX_REDO chunks.
+    Uses memory for three bits a chunk, and for MAX_REDO chunks.
 
     Raises:
         ObjectNotFoundError: a chunk has neither input nor output.
         EncodingError: an output is damaged.
-        StoreUnavailableError.
+        StoreUnavailableError: the store does not answer.
     """
     outputs = _list_chunks(store, new)
     cursor, redo = _cut(outputs, new.chunks_total)
@@ -225,32 +225,32 @@ def _is_unknown(queue: Queue, prefix: str) -> bool:
 
 
 def _described(store: ObjectStore, queue: Queue, prefix: str) -> tuple[NewSubmission, str]:
-    """Give what was to be inserted, and its idempotency key."""
+    """Return the submission as it was to be inserted, and its idempotency key."""
     try:
         manifest = read_manifest(store, prefix)
     except ObjectNotFoundError as exc:
-        message = "it has no manifest: an upload that never ended, or of an older version"
+        message = "it has no manifest: its upload never ended, or is of an older version"
         raise EncodingError(message) from exc
     new = manifest.to_new_submission()
     if (manifest.queue, new.prefix) != (queue.name, prefix):
         message = f"its manifest is that of {new.prefix}, queue {manifest.queue}: it was moved"
         if manifest.queue != queue.name and manifest.queue.lower() == queue.name.lower():
             message = (
-                f"it is queue {manifest.queue}'s, and the store does not tell capital letters from "
-                f"small ones: rebuild it with --queue {manifest.queue}"
+                f"it belongs to queue {manifest.queue}, and the store ignores case: rebuild it "
+                f"with --queue {manifest.queue}"
             )
         raise EncodingError(message)
     return new, manifest.idempotency_key
 
 
 def _list_chunks(store: ObjectStore, new: NewSubmission) -> bytearray:
-    """Give the bitmap of outputs, having made sure that each other chunk has its input."""
-    # As long as the last chunk that is there: a damaged manifest may say billions.
+    """Return the bitmap of outputs, after checking that each other chunk has its input."""
+    # Only as long as the last chunk found: a damaged manifest may claim billions of chunks.
     inputs, outputs = bytearray(), bytearray()
     bits = {"in": inputs, "out": outputs}
     for key in store.list_prefix(new.prefix):
         number, _, suffix = key.removeprefix(f"{new.prefix}/").partition("-")
-        # Not `01-in`, nor digits of other scripts, which int() reads, too.
+        # Excludes `01-in`, and digits of other scripts, which int() also reads.
         if suffix in bits and _INDEX.fullmatch(number) and int(number) < new.chunks_total:
             _set(bits[suffix], int(number))
     there = int.from_bytes(inputs, "little") | int.from_bytes(outputs, "little")
@@ -268,7 +268,7 @@ def _list_chunks(store: ObjectStore, new: NewSubmission) -> bytearray:
 
 
 def _cut(outputs: bytearray, chunks_total: int) -> tuple[int, list[int]]:
-    """Give the cursor, and the chunks below it that are not done: at most MAX_REDO."""
+    """Return the cursor, and at most MAX_REDO chunks below it that are not done."""
     cursor, redo, free = 0, list[int](), list[int]()
     for index in range(chunks_total):
         if _has(outputs, index):
@@ -292,7 +292,7 @@ def _indexes(bits: bytearray) -> Iterator[int]:
     )
 
 
-# As Redis counts bits: the highest of a byte comes first.
+# Redis's order of bits: the highest of a byte comes first.
 
 
 def _has(bits: bytes | bytearray, index: int) -> bool:

@@ -1,11 +1,11 @@
-"""What a Redis URL names: a server, a master that Sentinels know, or a cluster.
+"""Redis URLs: a server, a master known to Sentinels, or a cluster.
 
     redis://host:6379/0                               a server; rediss:// with TLS, unix:///path
-    redis+sentinel://host:26379,host2:26379/mymaster  the master of that name, as Sentinels say
-    redis+cluster://host:6379,host2:6379              a cluster, found by any of these nodes
+    redis+sentinel://host:26379,host2:26379/mymaster  the master with that name, as Sentinels report
+    redis+cluster://host:6379,host2:6379              a cluster, found through any of these nodes
 
-User, password and options stand in all of them as redis-py reads them in the first: `rediss+…` is
-with TLS, options such as `ssl_ca_certs` follow a `?`. No I/O.
+User, password and options have the same form in all of them, that of redis-py for a server:
+`rediss+…` uses TLS, and options such as `ssl_ca_certs` follow a `?`. No I/O.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KNOWN_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "cluster": (*_OF_ALL, *_OF_TCP),
     "unix": (*_OF_ALL, *_OF_DATABASES),
 }
-"""By what follows the `+`, or by the scheme; of any other URL they are a server's."""
+"""Options by the part after the `+`, or by the scheme; all other URLs have those of a server."""
 _OF_SERVERS: Final = (*_OF_ALL, *_OF_TCP, *_OF_DATABASES)
 _OF_TLS: Final = (
     "ssl_ca_certs",
@@ -51,21 +51,21 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server, whose URL redis-py reads itself."""
+    """One server; redis-py parses its URL."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class BehindSentinels:
-    """The master of `service` now: whichever the Sentinels at `addresses` name."""
+    """The current master of `service`, as named by the Sentinels at `addresses`."""
 
     addresses: tuple[Address, ...]
     service: str
     options: Mapping[str, Any] = field(repr=False)
-    """redis-py's for the master: credentials, db, TLS."""
+    """redis-py's options for the master: credentials, db, TLS."""
     sentinel_options: Mapping[str, Any] = field(repr=False)
-    """redis-py's for the Sentinels."""
+    """redis-py's options for the Sentinels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,15 @@ Place = Server | BehindSentinels | Cluster
 
 
 class UrlError(ValueError):
-    """Says what is wrong, and nothing of what stands in the URL: it may be a password."""
+    """A fault of a URL. The message quotes nothing of the URL, which may contain a password."""
 
 
 def place_of(url: str) -> Place:
-    """Read a URL.
+    """Parse a URL.
 
     Raises:
-        UrlError: it can't be read.
-        ValueError: urllib can't take it apart; its message may have a piece of the password.
+        UrlError: it is not valid.
+        ValueError: urllib can't parse it; the message may contain a part of the password.
     """
     parts = urlsplit(url)
     _check_options(parts)
@@ -101,15 +101,16 @@ def place_of(url: str) -> Place:
                 raise UrlError(message)
             return Cluster(_addresses(parts, _SERVER_PORT), _options(scheme, parts, path=""))
     if not is_host(parts.hostname or ""):
-        message = "no server can have the name of its host"
+        message = "its host is not a valid name of a server"
         raise UrlError(message)
     return Server(url)
 
 
 def _check_options(parts: SplitResult) -> None:
-    """Refuse what redis-py would take, so that no answer can be read, or pass on, to fail later.
+    """Refuse options that redis-py accepts, but with which commands fail later.
 
-    The first is `decode_responses=1`; the others fail with the first command, with a TypeError.
+    With `decode_responses=1` no answer can be read; others make the first command fail with a
+    TypeError.
     """
     scheme, _, kind = parts.scheme.partition("+")
     known = _KNOWN_OPTIONS.get(kind or scheme, _OF_SERVERS)
@@ -118,17 +119,17 @@ def _check_options(parts: SplitResult) -> None:
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
             hint = " without TLS (rediss)" if name in _OF_TLS else ""
-            message = f"{name[:40]!r} is none of its options{hint}: {', '.join(sorted(known))}"
+            message = f"{name[:40]!r} is not one of its options{hint}: {', '.join(sorted(known))}"
             raise UrlError(message)
 
 
 def _behind_sentinels(scheme: str, parts: SplitResult) -> BehindSentinels:
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
-        message = "the name of the master is missing behind the Sentinels, such as /mymaster"
+        message = "the name of the master is missing after the Sentinels, such as /mymaster"
         raise UrlError(message)
     if db and not db.isdecimal():
-        message = "what stands behind the master's name is the number of a database"
+        message = "the part after the master's name must be the number of a database"
         raise UrlError(message)
     options = _options(scheme, parts, path=f"/{db}")
     own = {
@@ -147,7 +148,7 @@ def _behind_sentinels(scheme: str, parts: SplitResult) -> BehindSentinels:
 
 def _options(scheme: str, parts: SplitResult, *, path: str) -> dict[str, Any]:
     user_info, at, _ = parts.netloc.rpartition("@")
-    # A host of no importance: redis-py takes one, we have several.
+    # The host does not matter: redis-py needs one, and we have several.
     options = _PARSE(f"{scheme}://{user_info}{at}host{path}?{parts.query}")
     options.pop("host", None)
     if options.pop("connection_class", None) is not None:
@@ -162,7 +163,7 @@ def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:
 
 def _address(text: str, default_port: int) -> Address:
     try:
-        # As a URL of its own: so [::1]:6379 is read rightly.
+        # Parse it as a URL of its own, so that [::1]:6379 is read correctly.
         one = urlsplit(f"//{text}")
         host, port = one.hostname, one.port
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a server says of its replicas, or of its primary, and what of that is trouble. Pure."""
+"""A server's report on its replicas or its primary, and warnings about them. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _MAX_LAG_S: Final = 10
 
 
 def replicas_of(info: Info) -> list[Info]:
-    """Give what a primary says of each of its replicas."""
+    """Return a primary's report on each of its replicas."""
     found = (info.get(f"slave{number}") for number in range(info.get("connected_slaves", 0)))
     return [replica for replica in found if isinstance(replica, dict)]
 
 
 def is_online(replica: Info) -> bool:
-    """Tell whether it follows its primary, as opposed to being sent all data first."""
+    """Return whether a replica follows its primary, after it has received all data."""
     return bool(replica.get("state") == "online")
 
 
 def replica_trouble(info: Info) -> str | None:
-    """Say it of a server that is a replica, which refuses to write."""
+    """Return a warning if a server is a replica, which refuses writes."""
     if info.get("role") != "slave":
         return None
     primary = f"{info.get('master_host')}:{info.get('master_port')}"
@@ -34,7 +34,7 @@ def replica_trouble(info: Info) -> str | None:
 
 
 def lag_trouble(info: Info) -> str | None:
-    """Say it of a primary that has replicas which lack what it has."""
+    """Return a warning if replicas of a primary lag behind it."""
     late = [
         f"{replica.get('ip')}:{replica.get('port')}"
         for replica in replicas_of(info)

@@ -1,7 +1,7 @@
 """Parsers of the scripts' larger replies; `commands.py` has those of the others. No I/O.
 
 A reply is a list whose first item is a tag. A reply that no case matches is a defect of ours, or
-comes of scripts and client that differ in version.
+the scripts and the client have different versions.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
 def _reserved_chunks(
     chunks: list[Any], rows: list[Any], queue: str, expires_at: int
 ) -> tuple[Reservation, ...]:
-    """Parse the chunks of `reserve_chunks`, whose tokens say what they are for."""
+    """Parse the chunks of `reserve_chunks`, whose tokens contain submission and index."""
     sources = {row[_RESERVED_VALUES]: _reserved_source(row, queue) for row in rows}
     reservations = []
     for token, attempt, content in zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True):
@@ -195,7 +195,7 @@ DURATION_BOUNDS_S: Final = (
     *(0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0),
     *(1_800.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, float("inf")),
 )
-"""Those of `_end_submission.lua`."""
+"""The same bounds as in `_end_submission.lua`."""
 
 
 def read_durations(flat: list[bytes]) -> dict[SubmissionState, Durations]:
@@ -225,7 +225,7 @@ _RESERVED_FIELDS: Final = (
     b"chunks_total", b"chunk_size", b"operations_total", b"inline", b"prefix", b"codec",
     b"max_attempts", b"metadata", b"trace_context",
 )  # fmt: skip
-"""Whose values reserve_chunks answers."""
+"""The fields whose values `reserve_chunks` returns."""
 _RESERVED_VALUES: Final = len(_RESERVED_FIELDS)
 
 
@@ -258,7 +258,7 @@ def _source(
 
 
 def read_submission(row: list[Any], queue: str) -> Submission:
-    """Parse a submission as `_submission.lua` answers it."""
+    """Parse a submission in the format of `_submission.lua`."""
     id_, fields, meta, failure = row
     f = _by_name(fields)
     state = SubmissionState(f[b"state"].decode())
@@ -297,7 +297,7 @@ def read_submission(row: list[Any], queue: str) -> Submission:
 
 
 def read_fingerprint(row: list[Any]) -> str:
-    """Return what is kept of a submission's insert; "" where an earlier version made it."""
+    """Return the fingerprint of a submission's insert; "" if an earlier version inserted it."""
     fingerprint: bytes = _by_name(row[1]).get(b"fingerprint", b"")
     return fingerprint.decode()
 
@@ -440,5 +440,5 @@ def _failure(flat: list[bytes]) -> Failure | None:
 
 
 def unexpected(answer: object) -> OpsqueueInternalError:
-    """Make the error for an answer that no case reads: client and script differ in version."""
+    """Return the error for an unknown answer: client and script differ in version."""
     return OpsqueueInternalError(f"a script answered {answer!r}, which this version can't read")

@@ -1,8 +1,8 @@
-"""The only module that talks Redis commands of the state machine: it loads and runs `lua/`.
+"""The only module that sends the state machine's commands to Redis: it loads and runs `lua/`.
 
-A script's header names its arguments; callers give them by these names, so that text and call can't
-drift apart. EVALSHA with a reload on NOSCRIPT: a sha is its text, so versions coexist during a
-rolling deploy.
+A script's header names its arguments, and callers pass them by these names, so text and call always
+match. EVALSHA with a reload on NOSCRIPT: the sha identifies the text, so several versions can run
+during a rolling deployment.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _USE: Final = re.compile(r"\bARGV\b(?:\[(\d+)\])?")
 _WITH: Final = re.compile(r"^-- With (.+)\.$", re.MULTILINE)
 _LUA_LINE: Final = re.compile(r"user_script:(\d+)")
 _IN_SCRIPT: Final = re.compile(r"[.,]? script: ([0-9a-f]{40}, )?on @?user_script:\d+\.?$")
-"""What a server says of where in a script, which helps nobody when it refuses all of them."""
+"""A server's position in a script, which does not help when it refuses all scripts."""
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _REFUSAL: Final = re.compile(r"(NOREPLICAS|MISCONF|MASTERDOWN|ACL failure|NOPERM)\b")
-"""The server's state or its operator refuses a command, in a script as anywhere: no defect."""
+"""The server's state or its operator refuses a command, inside or outside scripts: no defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One file of `lua/`, with what every script needs in front, and what it asks for."""
+    """One file of `lua/` with the parts in front of it, and its declared arguments."""
 
     name: str
     text: str
@@ -59,10 +59,10 @@ class Script:
     arguments: tuple[str, ...]
     has_rest: bool
     parts: tuple[tuple[str, int], ...]
-    """Files in their order, each with its number of lines."""
+    """Files in order, each with its number of lines."""
 
     def argv(self, arguments: dict[str, Argument], rest: Sequence[Argument]) -> list[Argument]:
-        """Put the arguments into the order of the header; the error says what it takes."""
+        """Return the arguments in the order of the header; the error names those it takes."""
         if arguments.keys() != set(self.arguments) or (rest and not self.has_rest):
             wanted, given = set(self.arguments), arguments.keys()
             message = (
@@ -72,14 +72,14 @@ class Script:
         argv = [*(arguments[name] for name in self.arguments), *rest]
         for value in argv:
             if not _can_be_sent(value):
-                message = f"{self.name}: {shown(value)} is no text, bytes or integer of 64 bits"
+                message = f"{self.name}: {shown(value)} is not text, bytes or a 64-bit integer"
                 raise InvalidArgumentError(message)
         return argv
 
 
 def _can_be_sent(value: object) -> bool:
-    # redis-py would send floats and larger numbers, too; a command in the middle of a script would
-    # refuse them.
+    # redis-py would also send floats and larger numbers, which a command in the middle of a script
+    # would refuse.
     if isinstance(value, bytes) or is_text(value):
         return True
     return is_whole(value) and value in INT64
@@ -87,12 +87,13 @@ def _can_be_sent(value: object) -> bool:
 
 @cache
 def load_script(name: str) -> Script:
-    """Read a script from the package, with the parts that its header names in front.
+    """Read a script from the package, preceded by the parts that its header names.
 
-    A server makes each function anew at every call: a part has only what most scripts with it use.
+    A server compiles each function again at every call, so a part only has functions that most of
+    its scripts use.
 
     Raises:
-        OpsqueueInternalError: the header does not fit the text.
+        OpsqueueInternalError: the header does not match the text.
     """
     parts = {"_prelude": _read("_prelude")}
     _add_parts(parts, name)
@@ -114,7 +115,7 @@ def _read(name: str) -> str:
 
 
 def _add_parts(parts: dict[str, str], name: str) -> None:
-    """Add a file behind the parts that it names, each once."""
+    """Add a file after the parts that it names, each once."""
     text = _read(name)
     for line in _WITH.findall(text):
         for part in line.split(", "):
@@ -124,9 +125,9 @@ def _add_parts(parts: dict[str, str], name: str) -> None:
 
 
 def _check_arguments(name: str, parts: dict[str, str], declared: list[str]) -> None:
-    """Raise unless a script, and it alone, uses the arguments that its header declares."""
+    """Raise an error unless only the script itself uses exactly the arguments that it declares."""
     used = {part: _USE.findall(_HEADER.sub("", source)) for part, source in parts.items()}
-    numbers = {int(number) for number in used[name] if number} | {1}  # now: the prelude's
+    numbers = {int(number) for number in used[name] if number} | {1}  # `now` is the prelude's
     last = len(declared)
     if declared[-1:] == [f"{last}..."] and "" in used[name]:
         numbers.add(last)
@@ -141,13 +142,13 @@ def _check_arguments(name: str, parts: dict[str, str], declared: list[str]) -> N
 
 
 class Scripts:
-    """Runs the scripts of one queue, in one of its partitions.
+    """Runs the scripts of one queue in one of its partitions.
 
     Args:
         client: a client made by `connection.connect`, or a fakeredis one with protocol=2.
-        queue: its name.
-        partition: which of its slots.
-        clock: milliseconds; only tests give one. None: the server's own clock, the only one.
+        queue: the queue's name.
+        partition: the number of the partition.
+        clock: returns milliseconds; only for tests. None: the server's own clock.
     """
 
     def __init__(
@@ -158,19 +159,19 @@ class Scripts:
         partition: int = 0,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        """Load nothing yet: a script is loaded when the server says that it does not know it."""
+        """Load nothing yet: a script is loaded when the server does not know it."""
         self._client = client
         self._clock = clock
         self._queue = queue
         self.base = base_key(queue, partition)
 
     def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
-        """Run a script: wholly, or not at all.
+        """Run a script, completely or not at all.
 
         Raises:
             FormatTooNewError: the queue's format is newer than this version; nothing was changed.
             RedisUnavailableError: no answer; whether it ran is not known.
-            ScriptError: it ran into a defect; says file and line.
+            ScriptError: the script has a defect; the message has file and line.
         """
         script = load_script(name)
         arguments["now"] = self._clock() if self._clock else ""
@@ -186,22 +187,22 @@ class Scripts:
         rest: Sequence[Argument] = (),
         **arguments: Argument,
     ) -> tuple[list[Any], list[Any]]:
-        """Run a script, and behind it commands on the same connection, in one round trip.
+        """Run a script and commands after it on the same connection, in one round trip.
 
-        Returns its answer and theirs, as the server sent them; an error of one of them stands in
-        the place of its answer.
+        Returns the script's answer and theirs, as the server sent them; an error of a command is
+        returned in place of its answer.
 
         Raises:
-            as `call`; then what came behind it counts for nothing either.
+            OpsqueueError: see `call`; the answers to the commands are discarded then.
         """
         script = load_script(name)
         argv = script.argv({**arguments, "now": self._clock() if self._clock else ""}, rest)
 
         def send(server: redis.Redis) -> tuple[list[Any], list[Any]]:
             for command in (("EVALSHA", script.sha), ("EVAL", script.text)):
-                # Not `call_many`, which sends a text that the server lacked behind the others.
+                # Not `call_many`, which sends a script that the server lacked after the others.
                 pipeline: Any = server.pipeline(transaction=False)
-                # redis-py would take longer to read an INFO than the server for all of this.
+                # redis-py takes longer to parse an INFO than the server takes for all of this.
                 pipeline.response_callbacks = {}
                 pipeline.execute_command(*command, 1, self.base, *argv)
                 for follower in followers:
@@ -213,7 +214,7 @@ class Scripts:
                         raise exc
                     case [answer, *answers]:
                         return self._checked(script, answer), answers
-            message = f"{name}.lua: the server asks for the text that it was sent"
+            message = f"{name}.lua: the server does not know the script after it was sent"
             raise OpsqueueInternalError(message)
 
         with translated_errors(script):
@@ -224,8 +225,8 @@ class Scripts:
     ) -> list[list[Any] | OpsqueueError]:
         """Run scripts, (name, arguments, rest) each, in one round trip.
 
-        Each is atomic, all together are not: an error stands in the place of its answer, and one
-        that the server had to be sent anew runs after the others.
+        Each is atomic, but not all together. An error is returned in place of an answer. A script
+        that the server did not know runs after the others.
         """
         scripts = [load_script(name) for name, _, _ in calls]
         now = self._clock() if self._clock else ""
@@ -256,11 +257,11 @@ class Scripts:
         argv: list[Argument],
         answer: Any,  # noqa: ANN401 what Redis says
     ) -> list[Any] | OpsqueueError:
-        """Repeat a call that met NOSCRIPT or MOVED, which did nothing; translate an error."""
+        """Repeat a call after NOSCRIPT or MOVED, which did nothing; translate other errors."""
         first: list[Any] = [answer]
 
         def answered(server: redis.Redis) -> Any:  # noqa: ANN401 what Redis says
-            # The second time, after MOVED, it is run alone.
+            # The second time, after MOVED, the script is run alone.
             match first.pop() if first else NoScriptError():
                 case NoScriptError():
                     return server.eval(script.text, 1, self.base, *argv)
@@ -276,7 +277,7 @@ class Scripts:
             return exc
 
     def _checked(self, script: Script, answer: object) -> list[Any]:
-        """Return a script's answer, unless it is the prelude's: that of a format too new for it."""
+        """Return a script's answer, or raise the prelude's error for a format that is too new."""
         match answer:
             case [b"format", int(found), int(readable)]:
                 raise FormatTooNewError(self._queue, found, readable)
@@ -288,16 +289,16 @@ class Scripts:
     def read_after(
         self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
     ) -> list[Any]:
-        """Wait until a stream of the queue has entries after `last_id`; [] when it stays silent.
+        """Wait until a stream of the queue has entries after `last_id`; [] if none came.
 
         Args:
             stream: "wake", "events" or a submission's "sub:ID:news".
-            last_id: of the last entry seen, or "0-0".
-            block_ms: at least 1; below the connection's timeout.
-            limit: entries at most.
+            last_id: id of the last entry seen, or "0-0".
+            block_ms: the longest wait; at least 1, and below the connection's timeout.
+            limit: the largest number of entries.
         """
         if not is_text(last_id) or not _ENTRY_ID.fullmatch(last_id):
-            message = f"{shown(last_id)} is no id of a stream's entry, such as 1732390000000-0"
+            message = f"{shown(last_id)} is not the id of a stream entry, such as 1732390000000-0"
             raise InvalidArgumentError(message)
         with translated_errors(None):
             answer: Any = self._run(
@@ -308,7 +309,7 @@ class Scripts:
         return answer[0][1] if answer else []
 
     def last_id(self, stream: str) -> str:
-        """Give the id of a stream's last entry, to read after it; "0-0" when it has none."""
+        """Return the id of a stream's last entry, to read after it; "0-0" if it has none."""
         with translated_errors(None):
             entries: Any = self._run(lambda server: server.xrevrange(self.base + stream, count=1))
         return entries[0][0].decode() if entries else "0-0"
@@ -325,23 +326,23 @@ def _evaluate(script: Script, base: str, argv: list[Argument], server: redis.Red
 
 
 def ping(client: Client) -> None:
-    """Find out whether Redis answers; of a cluster, whether all its masters do.
+    """Check that Redis answers; in a cluster, that all its masters do.
 
     Raises:
-        RedisUnavailableError.
+        RedisUnavailableError: no answer.
     """
     with translated_errors(None):
         run_on_all(client, lambda server: server.ping())
 
 
 def register_queue(client: Client, queue: str) -> None:
-    """Remember the queue's name, for lists of all queues."""
+    """Store the queue's name for lists of all queues."""
     with translated_errors(None):
         run_on(client, QUEUES_KEY, lambda server: server.sadd(QUEUES_KEY, queue))
 
 
 def unregister_queue(client: Client, queue: str) -> None:
-    """Forget the queue's name; whoever uses it registers it again."""
+    """Remove the queue's name from lists; a program that uses the queue registers it again."""
     with translated_errors(None):
         run_on(client, QUEUES_KEY, lambda server: server.srem(QUEUES_KEY, queue))
 
@@ -354,17 +355,17 @@ def known_store_id(client: Client, url: str) -> str:
 
 
 def remember_store_id(client: Client, url: str, store_id: str) -> str:
-    """Remember a store's id unless one is known; return the one that holds."""
+    """Store a store's id unless one is known; return the one that is valid."""
     with translated_errors(None):
         try:
             run_on(client, STORES_KEY, lambda server: server.hsetnx(STORES_KEY, url, store_id))
         except redis.exceptions.ReadOnlyError:
-            return store_id  # a replica: programs on its primary remember it
+            return store_id  # a replica: programs on its primary store it
     return known_store_id(client, url)
 
 
 def queue_names(client: Client) -> list[str]:
-    """Give the names of all queues, sorted."""
+    """Return the names of all queues, sorted."""
     with translated_errors(None):
         names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
     return sorted(name.decode() for name in names)
@@ -373,7 +374,7 @@ def queue_names(client: Client) -> list[str]:
 def each_readable(
     names: Iterable[str], ask: Callable[[str], _Answer]
 ) -> Iterator[tuple[str, _Answer]]:
-    """Yield each queue's name and answer, without those whose format is newer than this version."""
+    """Yield each queue's name and answer, skipping those whose format is too new."""
     for name in names:
         try:
             yield name, ask(name)
@@ -383,7 +384,7 @@ def each_readable(
 
 @contextmanager
 def translated_errors(script: Script | None) -> Iterator[None]:
-    """Turn redis-py's errors into ours, here and nowhere else."""
+    """Translate redis-py's errors into ours, here and nowhere else."""
     try:
         yield
     except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as exc:
@@ -408,7 +409,7 @@ def _refused(exc: redis.exceptions.ResponseError) -> RedisUnavailableError:
 
 
 def _located(script: Script, text: str) -> str:
-    """Give file and line in place of the line in all parts together."""
+    """Replace the line in the whole text by file and line."""
 
     def replace(match: re.Match[str]) -> str:
         line = int(match[1])

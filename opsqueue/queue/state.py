@@ -1,7 +1,7 @@
-"""The state machine as data: which transition moves what from where to where, and when it may.
+"""The state machine as data: each transition's source, target and condition.
 
-ARCHITECTURE.md's table is printed from here (`python -m opsqueue.queue.state`). A test holds this
-table, the first line of each script in `lua/` and the methods of `Queue` equal.
+ARCHITECTURE.md's table is printed from here (`python -m opsqueue.queue.state`). A test checks that
+this table, the first line of each script in `lua/` and the methods of `Queue` agree.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Final
 
 
 class ChunkState(StrEnum):
-    """Where a chunk is. In exactly one of these at a time; none but done outlives a retry."""
+    """State of a chunk. It is in exactly one; a retry of the submission only keeps COMPLETED."""
 
     READY = "ready"
-    """At or above the cursor, or in redo. Reserving moves it on."""
+    """It is at or above the cursor, or in redo, until it is reserved."""
     DELAYED = "delayed"
-    """Waits for its back-off; the first reserve after that instant frees it."""
+    """It waits for its back-off; the first reserve after that instant frees it."""
     RESERVED = "reserved"
-    """In a worker's hands. Ends by a report, by reclaim (worker dead) or by expiry (it hangs)."""
+    """A worker holds it. Ends with a report, by reclaim (worker dead) or by expiry (it hangs)."""
     COMPLETED = "completed"
-    """Its bit is set, its output is stored. Final."""
+    """Its bit is set and its output is stored. This state is final."""
     FAILED = "failed"
-    """Its last attempt failed, and the submission with it. A retry of the submission frees it."""
+    """Its last attempt failed, and so did the submission. A retry of the submission frees it."""
     DROPPED = "dropped"
-    """Unfinished when its submission ended. A retry of the submission frees it."""
+    """It was unfinished when its submission ended. A retry of the submission frees it."""
     LOST = "lost"
-    """None of these, because Redis lost its reservation. Repair frees it."""
+    """It is in none of these states, because Redis lost its reservation. A repair frees it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One script."""
+    """One script that changes states."""
 
     name: str
     sources: tuple[str, ...]
@@ -41,7 +41,7 @@ class Transition:
 
     @property
     def arrow(self) -> str:
-        """As the first line of its script has it: `reserved -> delayed or ready or failed`."""
+        """The first line of its script: `reserved -> delayed or ready or failed`."""
         return f"{' or '.join(self.sources)} -> {' or '.join(self.targets)}".strip()
 
 
@@ -50,29 +50,29 @@ TRANSITIONS: Final = (
         "insert_submission",
         (),
         ("ready",),
-        "the prefix is `QUEUE/` and 32 hexadecimal digits, and no submission has it; "
-        "same idempotency key: the first one's id, nothing changes, refused where it asks for "
-        "something else; no chunks: completed at once",
+        "the prefix is `QUEUE/` and 32 hexadecimal digits, and no submission has it; with a known "
+        "idempotency key it returns the first id and changes nothing, and a different request is "
+        "refused; without chunks it completes at once",
     ),
     Transition(
         "restore_submission",
         (),
         ("ready", "completed"),
-        "no submission has the prefix; the chunks named are done, all of them: completed at once; "
-        "past max_failed_operations the submission fails",
+        "no submission has the prefix; the chunks named are done; if all are, it completes at "
+        "once; beyond max_failed_operations the submission fails",
     ),
     Transition(
         "reserve_chunks",
         ("ready",),
         ("reserved",),
-        "queue not paused; the strategy picks the submission anew for each chunk",
+        "the queue is not paused; the strategy chooses the submission again for each chunk",
     ),
     Transition(
         "complete_chunks",
         ("reserved",),
         ("completed",),
-        "token pending, else lost; submission in progress, else dropped; the last bit completes "
-        "it; past max_failed_operations the submission fails, this chunk being done",
+        "token pending, else lost; submission in progress, else dropped; the last chunk completes "
+        "it; beyond max_failed_operations the submission fails, and this chunk is done",
     ),
     Transition(
         "fail_chunk",
@@ -96,97 +96,97 @@ TRANSITIONS: Final = (
         "reclaim_dead",
         ("reserved",),
         ("ready", "failed"),
-        "the worker has been silent for as long as it said; one sweeper at a time; uses an attempt",
+        "the worker's own heartbeat timeout has passed; one sweeper at a time; uses an attempt",
     ),
     Transition(
         "reclaim_expired",
         ("reserved",),
         ("ready", "failed"),
-        "the reservation's time is over; one sweeper at a time; uses an attempt",
+        "the reservation has expired; one sweeper at a time; uses an attempt",
     ),
     Transition(
         "retire_worker",
         ("reserved",),
         ("ready",),
-        "the worker says so itself; no attempt used",
+        "called by the worker itself; no attempt used",
     ),
     Transition(
         "cancel_submission",
         ("in_progress",),
         ("cancelled",),
-        "in progress, else the state is answered",
+        "in progress, else the state is returned",
     ),
     Transition(
         "retry_submission",
         ("failed", "cancelled"),
         ("in_progress",),
-        "failed or cancelled, else the state is answered; finished chunks stay finished; "
-        "back-offs end; max_failed_operations holds no longer; nothing left to do: completed at "
+        "failed or cancelled, else the state is returned; finished chunks stay finished; back-offs "
+        "end; max_failed_operations no longer applies; if nothing is left to do, it completes at "
         "once",
     ),
     Transition(
         "update_metadata",
         ("in_progress",),
         ("in_progress",),
-        "in progress, else the state is answered",
+        "in progress, else the state is returned",
     ),
     Transition(
         "watch_submission",
         ("in_progress",),
         ("in_progress",),
-        "in progress, else the state is answered; for that long its progress is told",
+        "in progress, else the state is returned; its progress is published for that time",
     ),
-    Transition("pause_queue", ("running",), ("paused",), "none; twice is once"),
-    Transition("resume_queue", ("paused",), ("running",), "none; twice is once"),
+    Transition("pause_queue", ("running",), ("paused",), "none; repeating it changes nothing"),
+    Transition("resume_queue", ("paused",), ("running",), "none; repeating it changes nothing"),
     Transition(
         "set_limit",
         ("running",),
         ("running",),
-        "none; holds for every reserve from then on",
+        "none; applies to every later reserve",
     ),
     Transition(
         "set_defaults",
         ("running",),
         ("running",),
-        "the longest back-off is at least the first; holds for submissions that are inserted from "
-        "then on and do not say it themselves",
+        "the longest back-off is not shorter than the first; applies to submissions that are "
+        "inserted later and don't set these options",
     ),
     Transition(
         "set_partitions",
         ("running",),
         ("running",),
-        "as many as there are, or more",
+        "not fewer than there are",
     ),
     Transition(
         "upgrade_queue",
         ("running",),
         ("running",),
-        "none; programs that can't read the new format refuse the queue from then on",
+        "none; from then on, programs that can't read the new format refuse the queue",
     ),
     Transition(
         "delete_queue",
         ("running",),
         ("deleted",),
-        "no submission, no object to be deleted and no live worker; an insert begins it anew",
+        "no submission, no object pending deletion and no live worker; an insert creates it again",
     ),
     Transition(
         "delete_inputs",
         ("completed",),
         ("completed",),
-        "asked for at the insert; what was deleted is said by the next call",
+        "requested at the insert; the next call reports what was deleted",
     ),
     Transition(
         "forget_submissions",
         ("completed", "failed", "cancelled"),
         ("forgotten",),
-        "ended, retention over, no chunk in hand",
+        "ended, retention over, no chunk reserved",
     ),
     Transition(
         "discard_prefixes",
         (),
         ("forgotten",),
-        "the prefix is of that form, and no submission has it; an insert with it is refused from "
-        "then on",
+        "the prefix has that form, and no submission has it; from then on, an insert with it is "
+        "refused",
     ),
     Transition(
         "repair",
@@ -220,14 +220,14 @@ READINGS: Final = (
 
 
 def as_markdown() -> str:
-    """Print the table for ARCHITECTURE.md."""
+    """Return the table for ARCHITECTURE.md."""
     rows = ["| transition | from -> to | what must hold |", "|---|---|---|"]
     rows += [f"| `{t.name}` | {t.arrow} | {t.guard} |" for t in TRANSITIONS]
     return "\n".join(rows) + "\n"
 
 
 def as_diagram() -> str:
-    """Print the life of a chunk as a Mermaid state diagram for ARCHITECTURE.md."""
+    """Return the states of a chunk as a Mermaid diagram for ARCHITECTURE.md."""
     chunk_states = {state.value for state in ChunkState}
     lines = ["stateDiagram-v2", "    [*] --> ready: insert_submission"]
     lines += [

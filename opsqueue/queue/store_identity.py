@@ -1,7 +1,7 @@
-"""Which store a deployment uses: its marker has a random id, and Redis remembers it by the URL.
+"""The identity of a store: its marker has a random id, which Redis stores under the store's URL.
 
-So a disk that is not mounted, or a bucket that somebody emptied, is a store that is away, and not
-one without inputs. The I/O is that of the store and of Redis.
+So an unmounted disk or an emptied bucket is seen as an unavailable store, and not as a store
+without inputs. The I/O is that of the store and of Redis.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from opsqueue.store.base import check_store_id, make_store_id
 
 
 def identify_store(client: Client, store: ObjectStore) -> None:
-    """Make sure that a store is the one that Redis knows by its URL; from then on it stays that.
+    """Make sure that a store has the id that Redis has for its URL, and remember the id.
 
-    A store that Redis does not know is given a marker, unless it has one. Only then is anything
-    written. A memory store is each process's own, and has none.
+    A store that is unknown to Redis gets a marker, unless it has one. Nothing is written otherwise.
+    A memory store belongs to one process and has no marker.
 
     Raises:
-        StoreUnavailableError: it has no marker, or another one, or does not answer.
+        StoreUnavailableError: the marker is missing or different, or the store does not answer.
         FormatTooNewError: a newer version has raised its format.
-        RedisUnavailableError.
+        RedisUnavailableError: Redis does not answer.
     """
     if store.url.startswith("memory:"):
         return
@@ -33,9 +33,9 @@ def identify_store(client: Client, store: ObjectStore) -> None:
 
 
 def expect_known_store(client: Client, store: ObjectStore) -> None:
-    """Do what `identify_store` does, but give no marker to a store that Redis does not know.
+    """Do the same as `identify_store`, but create no marker in a store unknown to Redis.
 
-    For what only looks at a store, or restores what Redis has lost.
+    Use it for programs that only read a store, or that restore what Redis has lost.
     """
     known = known_store_id(client, store.url)
     store.store_id = known

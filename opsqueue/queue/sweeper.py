@@ -1,8 +1,8 @@
-"""The sweeper: what workers do for each other and for the queue, in bounded steps, now and then.
+"""The sweeper: periodic upkeep of queues in bounded steps.
 
-Takes chunks back from workers that died and from handlers that hang, frees what a lost stream left
-nowhere, forgets ended submissions and deletes their objects. Workers, consumers on Redis and the
-API do it; a short lock in Redis lets one at a time.
+It reclaims chunks of dead workers and hanging handlers, frees chunks whose stream entries were
+lost, forgets ended submissions and deletes their objects. Workers, consumers on Redis and the API
+run it; a short lock in Redis admits one at a time.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _MOST_STEPS: Final = 1_000
 _MOST_FAILURES: Final = 3
 _REPAIR_FOR_S: Final = 0.5
 _REPAIR_LIMIT: Final = 250
-"""A step of some milliseconds, for which everybody else waits."""
+"""A step of some milliseconds, during which all other clients wait."""
 _REPAIR_PAUSE: Final = 6.0
-"""Between two steps of a repair, in times of what the last one took: a seventh of the server."""
+"""The pause between two steps of a repair, in multiples of the last step's duration.
+So a repair takes a seventh of the server's time."""
 _LONGEST_PAUSE_S: Final = 1.0
-"""Shorter than the time for which a step keeps others away."""
+"""Shorter than the time for which a step locks out other sweepers."""
 _NAMED: Final = 5
-"""Workers that a line of the log names."""
+"""The largest number of workers named in a log line."""
 _INPUTS_FOR_S: Final = 1.0
 _INPUTS_OF: Final = 20
 _INPUTS_AT_ONCE: Final = 1_000
@@ -46,9 +47,9 @@ class Sweeper:
     """Sweeps queues with all their partitions, a bounded number of queues each second.
 
     Args:
-        queues: gives those to be swept, asked each time.
-        sweeper: who does it, a name as workers have them.
-        store: where ended submissions' objects are deleted.
+        queues: returns the queues to sweep; called in each round.
+        sweeper: the name of this sweeper, in the form of a worker's name.
+        store: the store from which objects of ended submissions are deleted.
     """
 
     def __init__(
@@ -64,16 +65,16 @@ class Sweeper:
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
-        """Sweep in a thread of its own."""
+        """Start sweeping in its own thread."""
         threading.Thread(target=self._sweep_for_ever, name="sweeper", daemon=True).start()
 
     def stop(self) -> None:
-        """Sweep no more."""
+        """Stop sweeping."""
         self._is_stopping.set()
 
     def _sweep_for_ever(self) -> None:
         rounds = 0
-        # Out of step with others: the lock lets only one in.
+        # Out of step with other sweepers: the lock admits only one.
         while not self._is_stopping.wait(_INTERVAL_S * random.uniform(0.7, 1.3)):  # noqa: S311 jitter
             self._sweep_round(rounds)
             rounds += 1
@@ -91,7 +92,7 @@ class Sweeper:
             try:
                 parts = queue.parts()
             except OpsqueueError as exc:
-                # Its master is gone; those of others may be there.
+                # Its master does not answer; the masters of other queues may.
                 logger.debug("sweep of queue %s: %s", queue.name, exc)
                 continue
             for part in parts:
@@ -109,12 +110,12 @@ class Sweeper:
             logger.debug("sweep of queue %s: %s", queue.label, exc)
 
     def reclaim_from_the_dead(self, queue: Queue) -> None:
-        """Take chunks back from workers that have been silent for as long as they said."""
+        """Reclaim chunks of workers whose own heartbeat timeout has passed."""
         for _ in range(_MOST_STEPS):
             swept = queue.reclaim_dead(self._sweeper)
             if swept and swept.chunks:
                 logger.warning(
-                    "queue %s: took %s back from dead workers: %s",
+                    "queue %s: reclaimed %s from dead workers: %s",
                     queue.label,
                     counted(swept.chunks, "chunk"),
                     _named(swept.workers),
@@ -125,13 +126,13 @@ class Sweeper:
                 return
 
     def reclaim_expired(self, queue: Queue) -> None:
-        """Take chunks back whose reservation is over."""
+        """Reclaim chunks whose reservation has expired."""
         page_from = "-"
         for _ in range(_MOST_STEPS):
             swept = queue.reclaim_expired(self._sweeper, page_from=page_from)
             if swept and swept.chunks:
                 logger.warning(
-                    "queue %s: took %s back whose reservation was over, from %s",
+                    "queue %s: reclaimed %s whose reservation had expired, from %s",
                     queue.label,
                     counted(swept.chunks, "chunk"),
                     _named(swept.workers),
@@ -143,7 +144,7 @@ class Sweeper:
             page_from = swept.next_from
 
     def repair(self, queue: Queue) -> None:
-        """Go on with a repair, if one has begun, for a bounded time and part of the server's."""
+        """Continue a repair, if one is running, with a bounded share of time and of the server."""
         until = time.monotonic() + _REPAIR_FOR_S
         freed = 0
         for step in repair_steps(queue, self._sweeper, pause=self._is_stopping.wait):
@@ -160,11 +161,11 @@ class Sweeper:
             )
 
     def forget(self, queue: Queue) -> None:
-        """Forget ended submissions after their retention, and delete their objects."""
+        """Forget submissions whose retention is over, and delete their objects."""
         deleted: list[str] = []
         for _ in range(_MOST_STEPS):
             forgotten = queue.forget_submissions(deleted_prefixes=deleted)
-            # The same ones once more: saying that they are deleted does not let them go.
+            # The same prefixes again: reporting them as deleted has no effect.
             if set(forgotten.prefixes) <= set(deleted):
                 return
             deleted = self._delete_prefixes(forgotten.prefixes)
@@ -175,10 +176,10 @@ class Sweeper:
             )
 
     def _delete_prefixes(self, prefixes: Sequence[str]) -> list[str]:
-        """Delete the objects of prefixes, and return those for which it worked.
+        """Delete the objects of prefixes; return the prefixes for which this worked.
 
-        A folder that can't be used does not keep the others: they come in any order, and it takes
-        several that fail to make the store the cause.
+        A folder that can't be used does not hold up the others: the order is random, and only after
+        several failures is the store taken as the cause.
         """
         deleted, failures = list[str](), 0
         for prefix in random.sample(prefixes, len(prefixes)):
@@ -186,7 +187,7 @@ class Sweeper:
                 self._store.delete_prefix(prefix)
             except OpsqueueError as exc:
                 failures += 1
-                logger.warning("objects of an ended submission stay below %s: %s", prefix, exc)
+                logger.warning("objects of an ended submission are left below %s: %s", prefix, exc)
                 if failures >= _MOST_FAILURES:
                     break
             else:
@@ -194,17 +195,17 @@ class Sweeper:
         return deleted
 
     def delete_inputs(self, queue: Queue) -> None:
-        """Delete inputs that completed submissions need no longer, for a bounded time.
+        """Delete inputs that completed submissions no longer need, for a bounded time.
 
-        The rest waits for the next round, so that a million of them hold up nothing else. Most of
-        a store's time for a deletion is the request's, so that pages are large.
+        The rest waits for the next round, so that a million of them don't delay anything else. Most
+        of a store's time for a deletion is the request's, so pages are large.
         """
         until = time.monotonic() + _INPUTS_FOR_S
         deleted: dict[SubmissionId, int] = {}
         before: list[SpentInputs] = []
         while spent := queue.delete_inputs(limit=_INPUTS_OF, deleted=deleted):
             if spent == before:
-                return  # saying what is deleted does not get on
+                return  # reporting them as deleted has no effect
             before, deleted = spent, {}
             for inputs in spent:
                 end = min(inputs.chunks_total, inputs.first_index + _INPUTS_AT_ONCE)
@@ -213,8 +214,8 @@ class Sweeper:
                         input_key(inputs.prefix, index) for index in range(inputs.first_index, end)
                     )
                 except OpsqueueError as exc:
-                    # As above: the others go on, and this one's inputs go with the rest of it.
-                    logger.warning("inputs stay below %s: %s", inputs.prefix, exc)
+                    # As above: the others continue, and these inputs are deleted with the rest.
+                    logger.warning("inputs are left below %s: %s", inputs.prefix, exc)
                 else:
                     deleted[inputs.submission_id] = end
                 if time.monotonic() >= until or self._is_stopping.is_set():
@@ -232,16 +233,16 @@ def _named(workers: Sequence[str]) -> str:
 def repair_steps(
     queue: Queue, sweeper: str, *, begin: bool = False, pause: Callable[[float], object]
 ) -> Iterator[RepairStep]:
-    """Do a repair of one partition step by step, sparing the server; yield each step.
+    """Repair one partition step by step, sparing the server; yield each step.
 
-    Ends with the repair, with a step that found another sweeper busy, or without any when there is
-    nothing to do.
+    Ends with the repair, or with a step that found another sweeper busy, or without any step if
+    there is nothing to do.
 
     Args:
         queue: one partition.
-        sweeper: who does it.
-        begin: a new repair, see `Queue.repair`.
-        pause: waits so many seconds.
+        sweeper: the name of the sweeper.
+        begin: start a new repair, see `Queue.repair`.
+        pause: waits for a number of seconds.
     """
     while True:
         began_at = time.monotonic()
@@ -260,5 +261,5 @@ def lost_reservations(number: int) -> str:
     """Return the warning about reservations that disappeared from Redis."""
     return (
         f"{number:,} reservations were removed from its stream by something else (XTRIM, or a "
-        "server that lost its last writes?): their chunks are handed out again"
+        "server that lost its last writes?): their chunks will be reserved again"
     )

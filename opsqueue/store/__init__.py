@@ -1,8 +1,8 @@
 """Object stores: bytes by key, in S3, GCS, a folder or this process's memory.
 
-`open_store(url)` picks the store by the URL's scheme; every store follows `ObjectStore` and the
-same conformance suite. The modules of the cloud stores do all of their I/O through the vendor's
-SDK and are imported only when a URL asks for them, so that nobody needs an SDK they don't use.
+`open_store(url)` chooses the store by the URL's scheme. Every store implements `ObjectStore` and
+passes the same conformance suite. The modules of the cloud stores do all of their I/O through the
+vendor's SDK. They are imported only for a URL of theirs, so an SDK that is not used is not needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def open_store(url: str) -> ObjectStore:
-    """Open the object store that a URL names; nothing is written yet, see `ObjectStore.check`.
+    """Open the object store of a URL; nothing is written yet, see `ObjectStore.check`.
 
     | URL                    | store            | options                 |
     |------------------------|------------------|-------------------------|
@@ -46,16 +46,16 @@ def open_store(url: str) -> ObjectStore:
     | `s3://bucket/prefix`   | S3 or compatible | `endpoint_url`, `region`|
     | `gs://bucket/prefix`   | GCS              | `endpoint_url`          |
 
-    Options follow as `?name=value&name=value`. Credentials never stand in the URL: they come from
-    where each SDK looks for them (environment, profile, role of the machine).
+    Options follow as `?name=value&name=value`. Credentials never stand in the URL: each SDK finds
+    them in its usual places (environment, profile, role of the machine).
 
     Raises:
         NewObjectStoreClientError: the URL can't be used, or its extra is not installed.
-        StoreUnavailableError: GCS only, which looks up its credentials at once.
+        StoreUnavailableError: only from GCS, which looks up its credentials at once.
 
     """
     parsed = parse_store_url(url)
-    # Each store is imported where it is opened: the SDKs are optional, and slow to import.
+    # Each store is imported when it is opened: the SDKs are optional, and slow to import.
     match parsed.scheme:
         case "file":
             from opsqueue.store.local import open_local_store  # noqa: PLC0415

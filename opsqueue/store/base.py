@@ -1,6 +1,6 @@
-"""What every object store promises, how objects are named, and how store URLs are read.
+"""The interface of all object stores, the names of objects, and the parsing of store URLs.
 
-Pure, except the checks of a store and its upgrade, which do their I/O through the store given.
+Pure, except the checks of a store and its upgrade, which do their I/O through the store passed in.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 FORMAT = 1
-"""The newest format of a store that this version knows; a store without a number has format 1."""
+"""The newest store format that this version knows; a store without a number has format 1."""
 
 _MOST_FORMATS = 100
 
 # S3 and GCS allow 1,024 bytes for a whole name; the rest is left for the store's own prefix.
 MAX_KEY_BYTES = 800
 
-# The local store's unfinished files start so: no key may, or an object could be taken for one.
+# The local store's unfinished files start with it. No key may, or an object could look like one.
 TEMPORARY_PREFIX = ".opsqueue-tmp-"
 
 STORE_ID_KEY = "opsqueue-store-id"
-"""The marker: its content is the store's random id."""
+"""The key of the marker: its content is the store's random id."""
 
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -56,16 +56,16 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as a listing shows it."""
+    """An object as listed."""
 
     key: str
     size_bytes: int
     stored_at: datetime
-    """On the store's clock, in UTC."""
+    """An instant on the store's clock, in UTC."""
 
 
 class Readable(Protocol):
-    """What objects are read from: a store, or what stands before one."""
+    """A source of objects: a store, or an object in front of one."""
 
     def get(self, key: str) -> bytes:
         """Return an object's whole content; see `ObjectStore.get`."""
@@ -73,33 +73,33 @@ class Readable(Protocol):
 
 @runtime_checkable
 class HasAtHand(Readable, Protocol):
-    """What has some of the objects already."""
+    """A source that already has some of the objects."""
 
     def at_hand(self, key: str) -> bytes | None:
-        """Return an object's content if it is here; None: `get` has to ask for it."""
+        """Return an object's content if it is here; None: `get` has to request it."""
 
 
 class ObjectStore(Protocol):
-    """Bytes by key; objects never change once they are there.
+    """Bytes by key; objects never change once they are stored.
 
     Keys are relative, folder-like texts such as `2026/41/7-in`. Every method may be called from
     several threads at once.
 
-    Every method that does I/O raises StoreUnavailableError when the store refuses or does not
-    answer, and InvalidArgumentError for a key that can't be one. ObjectUnusableError, which is a
-    StoreUnavailableError, says that only the object is to blame.
+    Every method that does I/O raises StoreUnavailableError if the store refuses or does not
+    answer, and InvalidArgumentError for an invalid key. ObjectUnusableError, a subclass of
+    StoreUnavailableError, means that the fault is in that object only.
     """
 
     store_id: str
-    """The id that its marker must have, "" while none is known.
+    """The id that its marker must have; "" while it is not known.
 
-    With an id, an object that is missing is asked about twice: where the marker is missing too, or
-    is another one, the store is unavailable (see `check_store_id`), and no folder is made for it.
+    With an id, a missing object leads to a second look, at the marker. If the marker is missing or
+    has another id, the store is unavailable (see `check_store_id`), and no folder is made for it.
     """
 
     @property
     def url(self) -> str:
-        """Names the store in messages: no options, no credentials."""
+        """The store's name in messages, without options and credentials."""
 
     def get(self, key: str) -> bytes:
         """Return an object's whole content.
@@ -112,8 +112,8 @@ class ObjectStore(Protocol):
     def get_range(self, key: str, start: int, size_bytes: int) -> bytes:
         """Return up to `size_bytes` of an object's content from byte `start` on.
 
-        Fewer bytes mean that the object ends there; b"" that it has no byte `start`. Nothing else
-        of the object is transferred.
+        Fewer bytes mean that the object ends there; b"" means that it has no byte `start`. Nothing
+        else of the object is transferred.
 
         Raises:
             ObjectNotFoundError: there is no such object.
@@ -121,63 +121,63 @@ class ObjectStore(Protocol):
         """
 
     def create(self, key: str, data: bytes) -> bool:
-        """Store an object unless the key is taken: the first one stays, whole, for ever.
+        """Store an object unless the key is taken; the first object of a key is never replaced.
 
-        Returns True if this call stored it, False if it was there already. False may also mean
-        that this very call stored it: its first answer was lost on the way, and the SDK's retry
-        met the object. So False says "it is there", never "somebody else made it".
+        Returns True if this call stored it, False if it already existed. False may also mean that
+        this call itself stored it: the first answer was lost, and the SDK's retry found the object.
+        So False means that the object exists, never that another caller created it.
         """
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Return whether an object with this key exists."""
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete the objects of the submission with this prefix; return how many.
+        """Delete the objects of the submission with this prefix; return their number.
 
-        These are the objects right below `prefix/` whose names are ours (see `is_own_name`).
-        Whatever else lies there, and all below its folders, is somebody else's and stays: one
+        These are the objects directly below `prefix/` whose names are ours (see `is_own_name`).
+        All other objects there, and everything in its folders, belong to others and are kept: one
         prefix may be above another.
 
-        Takes memory for one page of keys. May be repeated after a failure. Objects created
-        while it runs may stay. An empty prefix is refused.
+        Uses memory for one page of keys. May be repeated after a failure. Objects created while it
+        runs may be kept. An empty prefix is refused.
         """
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
         """Yield the keys below `prefix/` in no particular order; "" yields all.
 
-        Takes memory for one page of keys, except for the memory store.
+        Uses memory for one page of keys, except for the memory store.
         """
 
     def delete_objects(self, keys: Iterable[str]) -> None:
-        """Delete objects; those that are not there are left out. May be repeated.
+        """Delete objects; missing ones are skipped. May be repeated.
 
-        `keys` is consumed lazily, with memory for a page of them.
+        `keys` is consumed lazily, with memory for one page of them.
         """
 
     def list_folders(self, prefix: str) -> Iterator[str]:
-        """Yield the folders right below `prefix/`, without its objects; "" is the whole store.
+        """Yield the folders directly below `prefix/`, without its objects; "" is the whole store.
 
-        Their names are given from the store's root on: `a/b` for the folder `b` below `a`. In no
-        particular order, with memory for one page, except for the memory store.
+        Their names start at the store's root: `a/b` for the folder `b` below `a`. The order is
+        arbitrary. Uses memory for one page, except for the memory store.
         """
 
     def list_objects(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield what `list_prefix` does, each with its size and age."""
+        """Yield the same objects as `list_prefix`, with their sizes and ages."""
 
     def check(self) -> None:
-        """Find out at a program's start what would fail later.
+        """Check at a program's start whether the store can be used as needed later.
 
-        Writes, reads and deletes a small object of a random name, and makes sure that creating
-        it a second time is refused: a store that ignores the condition would let a stalled
-        worker replace results.
+        Writes, reads and deletes a small object with a random name, and makes sure that creating
+        it a second time is refused: if a store ignored the condition, a stalled worker could
+        replace results.
 
         Raises:
-            StoreUnavailableError: the message says what happened and what helps.
+            StoreUnavailableError: the message has what happened and what helps.
 
         """
 
     def close(self) -> None:
-        """Give connections back; the store can't be used afterwards. May be repeated."""
+        """Close connections; the store can't be used afterwards. May be repeated."""
 
 
 def input_key(prefix: str, index: int) -> str:
@@ -191,22 +191,22 @@ def output_key(prefix: str, index: int) -> str:
 
 
 def manifest_key(prefix: str) -> str:
-    """Return the key of what a submission is, for the day that Redis has lost it."""
+    """Return the key of a submission's manifest, from which it is restored if Redis loses it."""
     return f"{prefix}/manifest"
 
 
 def is_own_name(name: str) -> bool:
     """Return whether a submission's object may have this name in its folder.
 
-    `manifest`, or a chunk's index and a kind, such as `7-in`: also kinds of later versions, so that
-    nothing of theirs stays for ever.
+    Such names are `manifest`, and a chunk's index with a kind, such as `7-in`. Unknown kinds are
+    included, so that objects of later versions are deleted, too.
     """
     return _OWN_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """A store's URL, read: `scheme://place/path?options`. As text it has no options."""
+    """A store's URL, parsed: `scheme://place/path?options`. Its text form has no options."""
 
     scheme: str
     place: str
@@ -214,21 +214,21 @@ class StoreUrl:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Give the URL as it may stand in a log."""
+        """Return the URL in a form that may be logged."""
         slash = "/" if self.path and not self.path.startswith("/") else ""
         return f"{self.scheme}://{self.place}{slash}{self.path}"
 
 
 def parse_store_url(url: str) -> StoreUrl:
-    """Read a store's URL.
+    """Parse a store's URL.
 
-    The path of `file` stays absolute, those of the others lose their outer slashes.
+    The path of `file` stays absolute; those of the others lose their outer slashes.
 
     Raises:
-        NewObjectStoreClientError: the message says which part is wrong and what would be right.
+        NewObjectStoreClientError: the message names the wrong part and a correct form.
 
     """
-    # The given text is quoted in no message that is raised before this: it may hold a password.
+    # No message raised before this check quotes the given text: it may contain a password.
     try:
         parts = urlsplit(url)
     except ValueError as exc:
@@ -242,7 +242,7 @@ def parse_store_url(url: str) -> StoreUrl:
         raise NewObjectStoreClientError(message)
     if parts.scheme not in _KNOWN_OPTIONS:
         known = ", ".join(f"{scheme}://" for scheme in _KNOWN_OPTIONS)
-        raise _malformed(url, f"its scheme {parts.scheme!r} is none of {known}")
+        raise _malformed(url, f"its scheme {parts.scheme!r} is not one of {known}")
     if parts.fragment:
         raise _malformed(url, "'#' starts a fragment, which stores don't have: write %23")
     if _OPTION_AFTER_SEMICOLON.search(f"{parts.path}?{parts.query}"):
@@ -262,7 +262,7 @@ def parse_store_url(url: str) -> StoreUrl:
 
 
 def with_options(url: str, options: Iterable[tuple[str, str]]) -> str:
-    """Put options, as the reference's clients take them, into a store's URL."""
+    """Add options, in the form that the reference's clients take, to a store's URL."""
     query = urlencode(list(options))
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
@@ -294,19 +294,19 @@ def _options_of(url: str, scheme: str, query: str) -> dict[str, str]:
 
 
 def _malformed(url: str, why: str) -> NewObjectStoreClientError:
-    # The query is left out: an endpoint_url in it may hold a password.
+    # The query is left out: an endpoint_url in it may contain a password.
     return NewObjectStoreClientError(f'no object store for "{url.partition("?")[0]}": {why}')
 
 
 def check_key(key: str) -> str:
-    """Return the key, if every store can hold it.
+    """Return the key if every store can hold it.
 
-    All stores refuse the same keys, not only the local one, where `..` would lead outside: so
-    that a queue can move from one store to another.
+    All stores refuse the same keys, not only the local one, where `..` would lead outside. So a
+    queue can move from one store to another.
 
     Raises:
-        InvalidArgumentError: empty, too long, absolute, with empty, `.` or `..` segments,
-            control characters, or of the form of the local store's temporary files.
+        InvalidArgumentError: it is empty, too long or absolute; has an empty, `.` or `..` segment
+            or control characters; or has the form of the local store's temporary files.
 
     """
     if not key:
@@ -317,7 +317,7 @@ def check_key(key: str) -> str:
         if segment in ("", ".", ".."):
             raise _bad_key(key, f"it has the segment {segment!r}; it is relative, like 41/7-in")
         if segment.startswith(TEMPORARY_PREFIX):
-            raise _bad_key(key, f"{TEMPORARY_PREFIX} is kept for unfinished files")
+            raise _bad_key(key, f"{TEMPORARY_PREFIX} is reserved for unfinished files")
     try:
         size_bytes = len(key.encode())
     except UnicodeEncodeError as exc:
@@ -332,12 +332,12 @@ def _bad_key(key: str, why: str) -> InvalidArgumentError:
 
 
 def folder_of(prefix: str) -> str:
-    """Return `prefix/`, which the keys of that folder start with; "" for the whole store."""
+    """Return `prefix/`, with which the keys of that folder start; "" for the whole store."""
     return f"{check_key(prefix.rstrip('/'))}/" if prefix else ""
 
 
 def deletable_folder_of(prefix: str) -> str:
-    """Return `prefix/`, but refuse the whole store, which is no submission's folder."""
+    """Return `prefix/`, but refuse the whole store, which is not a submission's folder."""
     if not prefix:
         message = "an empty prefix would name every object of the store: name a folder"
         raise InvalidArgumentError(message)
@@ -345,13 +345,13 @@ def deletable_folder_of(prefix: str) -> str:
 
 
 def check_format(store: ObjectStore) -> None:
-    """Make sure that this version can read what the store holds.
+    """Make sure that this version can read the store's objects.
 
-    Objects never change, so a store's format is told by which objects `opsqueue-format-N` it has.
+    Objects never change, so the objects `opsqueue-format-N` of a store tell its format.
 
     Raises:
         FormatTooNewError: a newer version has raised its format.
-        StoreUnavailableError: nothing is known.
+        StoreUnavailableError: the store did not answer, so its format is not known.
 
     """
     if store.exists(_format_key(FORMAT + 1)):
@@ -365,7 +365,7 @@ def upgrade_store(store: ObjectStore) -> int:
     """Raise the store's format to this version's, and return that.
 
     Raises:
-        as `check_format`.
+        OpsqueueError: see `check_format`.
 
     """
     check_format(store)
@@ -379,10 +379,10 @@ def _format_key(number: int) -> str:
 
 
 def read_store_id(store: Readable, url: str) -> str:
-    """Return the id in the store's marker, "" without one.
+    """Return the id in the store's marker; "" if it has no marker.
 
     Raises:
-        StoreUnavailableError: also when the marker holds something else.
+        StoreUnavailableError: the store did not answer, or the marker does not hold an id.
 
     """
     try:
@@ -396,11 +396,11 @@ def read_store_id(store: Readable, url: str) -> str:
 
 
 def make_store_id(store: ObjectStore) -> str:
-    """Give a store its marker, unless it has one, and return the id.
+    """Create a store's marker, unless it has one, and return the id.
 
     Raises:
         FormatTooNewError: see `check_format`; nothing was written.
-        StoreUnavailableError: it can't be written or read.
+        StoreUnavailableError: the marker can't be written or read.
 
     """
     if found := read_store_id(store, store.url):
@@ -411,10 +411,10 @@ def make_store_id(store: ObjectStore) -> str:
 
 
 def check_store_id(store: ObjectStore, expected: str) -> None:
-    """Make sure that a store is still the one of this id; "" is any.
+    """Make sure that a store still has this id; "" matches any.
 
     Raises:
-        StoreUnavailableError: an unmounted disk, an emptied bucket, or another store at its place.
+        StoreUnavailableError: an unmounted disk, an emptied bucket, or another store in its place.
 
     """
     if not expected or (found := read_store_id(store, store.url)) == expected:
@@ -429,9 +429,9 @@ def check_store_id(store: ObjectStore, expected: str) -> None:
 
 
 def is_only_one_object(store: ObjectStore) -> bool:
-    """Tell whether a failure is that of one object, since the store's marker can be read.
+    """Return whether a failure concerns one object only: the store's marker can be read.
 
-    Without a known id nothing can be told, and so the store is to blame.
+    If no id is known, this can't be decided, and the store is assumed to be at fault.
     """
     if not store.store_id:
         return False
@@ -442,18 +442,18 @@ def is_only_one_object(store: ObjectStore) -> bool:
 
 
 def check_conditional_create(store: ObjectStore) -> None:
-    """Make sure, with a probe object, that the store keeps the first object of a key.
+    """Make sure, with a probe object, that the store never replaces the first object of a key.
 
     Raises:
         FormatTooNewError: see `check_format`.
-        StoreUnavailableError: it replaced it, or gave back other bytes; or any step failed.
+        StoreUnavailableError: it replaced it or returned other bytes; or a step failed.
 
     """
     folder = f"opsqueue-check-{uuid.uuid4().hex}"
-    # As an object of a submission: so it is also seen whether those can be deleted.
+    # The key has the form of a submission's object, so this also tests that those can be deleted.
     key = input_key(folder, 0)
-    # What is stored decides, and not what was answered: the answer to the first may be lost, and
-    # then the SDK's repetition meets the object.
+    # The stored content decides, not the answers: the answer to the first create may be lost, and
+    # then the SDK's retry finds the object.
     store.create(key, b"first")
     try:
         store.create(key, b"second")

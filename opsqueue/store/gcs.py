@@ -1,8 +1,8 @@
-"""A store in Google Cloud Storage, by google-cloud-storage.
+"""A store in Google Cloud Storage, through google-cloud-storage.
 
-First-object-stays is GCS's own `ifGenerationMatch=0`. The SDK retries, for up to `retry_s`, what
-is worth it; nothing is retried here. Objects above 8 MB are sent as resumable uploads, for which
-GCS keeps the condition too (fake-gcs-server, used in tests, keeps it for smaller ones only).
+GCS's own `ifGenerationMatch=0` keeps the first object of a key. The SDK retries retryable failures
+for up to `retry_s`; nothing is retried here. Objects above 8 MB are sent as resumable uploads, for
+which GCS keeps the condition too (fake-gcs-server, used in tests, keeps it for smaller ones only).
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ _CREDENTIALS_HELP = (
 def open_gcs_store(url: StoreUrl, *, retry_s: float = RETRY_S) -> GcsStore:
     """Open the bucket of a `gs://bucket/prefix` URL; nothing is sent to the bucket yet.
 
-    The endpoint is the URL's `endpoint_url`, else STORAGE_EMULATOR_HOST, else Google's. With one
-    of the first two nobody logs in: they are for emulators.
+    The endpoint is the URL's `endpoint_url`, else STORAGE_EMULATOR_HOST, else Google's. The first
+    two are for emulators and are used without credentials.
 
     Args:
-        url: as read by `parse_store_url`.
-        retry_s: for how long the SDK repeats one call that failed.
+        url: as returned by `parse_store_url`.
+        retry_s: how long the SDK repeats a failed call.
 
     Raises:
         StoreUnavailableError: no credentials were found.
@@ -99,15 +99,15 @@ def open_gcs_store(url: StoreUrl, *, retry_s: float = RETRY_S) -> GcsStore:
     def connected() -> storage.Client:
         try:
             client = storage.Client(
-                # No project: only the making and listing of buckets needs one.
+                # No project: it is needed only to create and list buckets.
                 project=None,
                 credentials=anonymous,
                 client_options={"api_endpoint": endpoint} if endpoint else None,
             )
         except GoogleAuthError as exc:
             raise _translated(exc, str(url), url.place) from exc
-        # The SDK's own pool has 10 connections, and our threads are more: it would throw
-        # connections away and warn of it. There is no public way to say so.
+        # The SDK's own pool has 10 connections. We have more threads, so it would discard
+        # connections and warn about it. There is no public setting for this.
         for scheme in ("https://", "http://"):
             client._http.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))  # noqa: SLF001
         return client
@@ -129,13 +129,13 @@ class GcsStore:
     ) -> None:
         """Make this process's client; a forked child makes its own. `prefix` has no outer slashes.
 
-        Raises whatever `connected` does.
+        Raises any exception that `connected` raises.
         """
         self.url = url
         self.store_id = ""
         self._clients = PerProcess(connected)
         self._clients.get()
-        # The SDK's pool would open more connections than it keeps, and warn of each.
+        # The SDK's pool would open more connections than it keeps, and warn about each.
         self._connections = PerProcess(lambda: BoundedSemaphore(MAX_CONNECTIONS))
         self._bucket_name = bucket
         self._root = f"{prefix}/" if prefix else ""
@@ -156,7 +156,7 @@ class GcsStore:
                 data: bytes = blob.download_as_bytes(
                     start=start,
                     end=start + size_bytes - 1,
-                    # The SDK has a checksum of the whole object only.
+                    # The SDK only has a checksum of the whole object.
                     checksum=None,
                     timeout=_TIMEOUTS_S,
                     retry=self._retry,
@@ -182,7 +182,7 @@ class GcsStore:
             return True
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Return whether an object with this key exists."""
         blob = self._bucket.blob(self._root + check_key(key))
         with self._border(), self._connections.get():
             return bool(blob.exists(timeout=_TIMEOUTS_S, retry=self._retry))
@@ -191,8 +191,8 @@ class GcsStore:
         """Delete a submission's objects, 16 at a time; see `ObjectStore.delete_prefix`."""
         folder = self._root + deletable_folder_of(prefix)
         names = (blob.name for blob in self._blobs(folder, "name", delimiter="/"))
-        # Requests side by side and not the SDK's batches: those are 100 to a request, are not
-        # retried, and emulators don't have them.
+        # Parallel requests instead of the SDK's batches: a batch has at most 100 keys, is not
+        # retried, and emulators don't support it.
         return for_each(
             self._delete, (name for name in names if is_own_name(name.removeprefix(folder)))
         )
@@ -218,7 +218,7 @@ class GcsStore:
                 retry=self._retry,
             )
             for _ in blobs.pages:
-                # The iterator gathers the prefixes of all pages: we take those of each.
+                # The iterator accumulates the prefixes of all pages; take those of each page.
                 for name in blobs.prefixes:
                     yield name.removeprefix(self._root).removesuffix("/")
                 blobs.prefixes.clear()
@@ -229,7 +229,7 @@ class GcsStore:
             yield StoredObject(blob.name.removeprefix(self._root), blob.size, blob.time_created)
 
     def check(self) -> None:
-        """Find out whether the bucket can be used; see `ObjectStore.check`."""
+        """Check whether the bucket can be used; see `ObjectStore.check`."""
         next(self._names(self._root), None)
         check_conditional_create(self)
 
@@ -265,7 +265,7 @@ class GcsStore:
             try:
                 self._bucket.blob(name).delete(timeout=_TIMEOUTS_S, retry=self._retry)
             except NotFound:
-                return  # somebody else cleans up too, or a retry's first answer was lost
+                return  # another clean-up deleted it, or the answer before a retry was lost
 
     @contextmanager
     def _border(self, *, missing_key: str | None = None) -> Iterator[None]:
@@ -283,7 +283,7 @@ class GcsStore:
             raise error from exc
 
     def _is_of_object(self, exc: Exception, key: str) -> bool:
-        """Tell whether a read failed for what is in one object: checksum, key or owner."""
+        """Return whether a read failed because of one object: checksum, key or owner."""
         if isinstance(exc, DataCorruption):
             return True
         is_refused = isinstance(exc, Forbidden | BadRequest) and key != STORE_ID_KEY
@@ -292,12 +292,12 @@ class GcsStore:
 
 def _translated(exc: Exception, url: str, bucket: str) -> OpsqueueError:
     if isinstance(exc, RetryError) and isinstance(exc.cause, Exception):
-        exc = exc.cause  # "retried for 20 s" says less than what failed each time
+        exc = exc.cause  # it has the error of each attempt, and not only "retried for 20 s"
     said = str(exc)[:_MESSAGE_AT_MOST]
     match exc:
         case NotFound():
             text = f"has no bucket {bucket!r} ({said}): create it, or correct the store's URL"
-        # InvalidOperation: a 401 makes the SDK refresh, which anonymous credentials can't.
+        # InvalidOperation: after a 401 the SDK refreshes, which anonymous credentials can't.
         case Unauthorized() | RefreshError() | InvalidOperation():
             text = f"refused the credentials ({said}): {_CREDENTIALS_HELP}"
         case Forbidden():

@@ -1,27 +1,27 @@
 """A store in a folder, for one machine or a shared file system.
 
-An object is written to a file without a name in its folder, which then gets its name by `link`: the
-one system call that makes a name only if it is free, and never for half a file. Where files have to
-have one (not on Linux, NFS) it is written to a temporary file, whose name goes afterwards. All I/O
-is plain system calls; an error of the system is translated here.
+An object is written to a file that has no name yet. Then `link` gives the file its name: it is the
+one system call that creates a name only if it is free, and never for half a file. Where files must
+have a name (systems other than Linux, NFS), the object is written to a temporary file, whose name
+is removed afterwards. All I/O is plain system calls; errors of the system are translated here.
 
 Below the store's folder no symbolic link is followed, and only files are objects: a link could lead
-to the objects of another queue, or out of the store. So a key's folders are opened one from the
-other. (The path of the store's own folder may have links.)
+to the objects of another queue, or out of the store. So each folder of a key is opened from the
+descriptor of the one above it. (The path of the store's own folder may have links.)
 
-What survives: a kill -9 leaves nothing, or at most a temporary file, which no method shows, and
-which goes with its folder. A power cut, with `durable` (the default): file and folder are synced
-before `create` answers, so a chunk that was reported completed has its whole output. Measured on
-ext4 on a cloud disk, 10 KB objects, the system calls alone: 0.13 ms each without syncing, 0.41 ms
-with the file synced, 0.59 ms with file and folder; by 16 threads 0.13, 0.21 and 0.24 ms (by
-`create_many` at 16 at once 0.16 ms without syncing, 0.39 ms with). With a temporary name each takes
-1.3 to 1.8 times as long. Syncing the file alone would keep half-written objects away, but a
-completed chunk could lose its output: hence both. For `?durable=false` a power cut may leave empty
-or missing objects: for tests, and for folders in memory.
+Durability: a kill -9 leaves nothing, or at most a temporary file, which no method lists and which
+is deleted with its folder. With `durable` (the default), file and folder are synced before `create`
+returns, so a chunk that was reported as completed has its whole output even after a power cut.
+Measured on ext4 on a cloud disk with 10 KB objects, system calls only: 0.13 ms each without
+syncing, 0.41 ms with the file synced, 0.59 ms with file and folder; with 16 threads 0.13, 0.21 and
+0.24 ms (with `create_many` at 16 at once 0.16 ms without syncing, 0.39 ms with). With a temporary
+name each takes 1.3 to 1.8 times as long. Syncing only the file would prevent half-written objects,
+but a completed chunk could lose its output; hence both. With `?durable=false` a power cut may leave
+empty or missing objects: use it for tests, and for folders in memory.
 """
 
 # ruff: noqa: PTH102, PTH112, PTH114, PTH120, PTH123, PTH208
-# Texts and system calls, not Path objects: thousands of small files a second go through here.
+# Strings and system calls, not Path objects: thousands of small files a second pass through here.
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ if TYPE_CHECKING:
     from opsqueue.store.base import StoreUrl
 
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
-# On Linux a descriptor can name a folder only, which is faster and needs no right to read.
+# On Linux a descriptor can name a folder only, which is faster and needs no permission to read.
 _PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _UNNAMED = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
 
 _OF_ONE_OBJECT = frozenset({errno.EACCES, errno.EPERM, errno.EIO})
 
-# A folder may be deleted between making it and using it, by a clean-up: that many times.
+# A clean-up may delete a folder after it was made and before it is used: try that many times.
 _MAX_FOLDER_TRIES = 20
 
 
 def open_local_store(url: StoreUrl) -> LocalStore:
-    """Open the folder of a `file:///abs/dir` URL; it is made when the first object is.
+    """Open the folder of a `file:///abs/dir` URL; it is made along with the first object.
 
     Raises:
         NewObjectStoreClientError: `durable` is neither true nor false.
@@ -91,11 +91,11 @@ class LocalStore:
     """Objects as files below a folder; a key's slashes are folders."""
 
     def __init__(self, root: str, *, durable: bool = True) -> None:
-        """Name the folder by its absolute path.
+        """Set the folder by its absolute path.
 
         Args:
-            root: need not be there yet.
-            durable: sync each object to the disk before `create` answers.
+            root: the path; it need not exist yet.
+            durable: sync each object to the disk before `create` returns.
 
         """
         self.url = f"file://{root}"
@@ -103,7 +103,7 @@ class LocalStore:
         self._root = root
         self._durable = durable
         self.writes_unnamed = bool(_UNNAMED)
-        """Until the file system says that it can't."""
+        """True until the file system reports that it can't."""
 
     def get(self, key: str) -> bytes:
         """Return an object's content; see `ObjectStore.get`."""
@@ -120,7 +120,7 @@ class LocalStore:
         """Store an object unless the key is taken; see `ObjectStore.create`."""
         folder, _, name = check_key(key).rpartition("/")
         with self._border(key):
-            # No look whether the folder is there: it nearly always is, and may go at any time.
+            # Don't check whether the folder exists: nearly always it does, and it may vanish.
             for _ in range(_MAX_FOLDER_TRIES):
                 try:
                     return self._create_in(folder, name, data)
@@ -131,7 +131,7 @@ class LocalStore:
             return self._create_in(folder, name, data)
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Return whether an object with this key exists."""
         folder, _, name = check_key(key).rpartition("/")
         with self._border():
             try:
@@ -147,8 +147,8 @@ class LocalStore:
     def delete_prefix(self, prefix: str) -> int:
         """Delete a submission's objects; see `ObjectStore.delete_prefix`.
 
-        Temporary files that a killed writer left there go, too, and the folder if it is empty then,
-        with those above it that held nothing else.
+        Temporary files that a killed writer left there are deleted, too. The folder is deleted if
+        it is empty then, together with those above it that held nothing else.
         """
         folder = deletable_folder_of(prefix).rstrip("/")
         with self._border(), suppress(FileNotFoundError, NotADirectoryError):
@@ -170,7 +170,7 @@ class LocalStore:
 
     def delete_objects(self, keys: Iterable[str]) -> None:
         """Delete objects; see `ObjectStore.delete_objects`."""
-        # Most keys of a call are of one folder: it is opened once.
+        # Most keys of a call are in one folder, which is opened once.
         for folder, of_folder in groupby(map(check_key, keys), key=_folder_of_key):
             with self._border():
                 try:
@@ -198,20 +198,20 @@ class LocalStore:
         """Yield the objects of a folder; see `ObjectStore.list_objects`."""
         with self._border():
             for key, entry in self._files_below(folder_of(prefix)):
-                with suppress(FileNotFoundError):  # deleted meanwhile
+                with suppress(FileNotFoundError):  # deleted in the meantime
                     found = entry.stat(follow_symlinks=False)
                     stored_at = datetime.fromtimestamp(found.st_mtime, tz=UTC)
                     yield StoredObject(key, found.st_size, stored_at)
 
     def check(self) -> None:
-        """Find out whether the folder can be written and links can be made."""
+        """Check whether the folder can be written and links can be made."""
         check_conditional_create(self)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
     def _remove_empty(self, folder: str) -> None:
-        """Remove a folder if it is empty, and then those above it; the root stays."""
+        """Remove a folder if it is empty, and then those above it; the root is kept."""
         while folder:
             parent, _, name = folder.rpartition("/")
             above = self._open_folder(parent)
@@ -225,11 +225,11 @@ class LocalStore:
     def _open_folder(self, folder: str, flags: int = _PATH) -> int:
         """Open a folder of the store, "" for its root, without following a link below the root.
 
-        Segment by segment from one descriptor to the next, so that nobody can put a link in
-        between. The root's own path may have links: it is the operator's.
+        It opens segment by segment from one descriptor to the next, so that nobody can insert a
+        link. The root's own path may have links: it is the operator's.
 
         Raises:
-            FileNotFoundError, NotADirectoryError: there is none.
+            FileNotFoundError, NotADirectoryError: there is no such folder.
             StoreUnavailableError: a segment is a symbolic link.
 
         """
@@ -239,14 +239,14 @@ class LocalStore:
         last = len(segments) - 1
         within: int | None = None
         for number, segment in enumerate(segments):
-            # The first one together with the root: O_NOFOLLOW holds for the last segment alone.
+            # The first is opened together with the root: O_NOFOLLOW only affects the last segment.
             name = f"{self._root}/{segment}" if within is None else segment
             how = _NO_LINK | os.O_DIRECTORY | (flags if number == last else _PATH)
             try:
                 opened = os.open(name, how, dir_fd=within)
             except OSError as exc:
                 path = "/".join((self._root, *segments[: number + 1]))
-                # Some systems have one of these errors for a link, some another.
+                # Which of these errors a link causes depends on the system.
                 if exc.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(path):
                     raise self._refused(path, "a symbolic link") from exc
                 raise
@@ -258,7 +258,7 @@ class LocalStore:
         return within
 
     def _check_root(self) -> None:
-        """Find out, where something is missing, whether all is: an unmounted disk leaves a folder.
+        """Check after a missing file whether all are missing: an unmounted disk leaves a folder.
 
         Raises:
             StoreUnavailableError: see `check_store_id`.
@@ -281,19 +281,19 @@ class LocalStore:
         """Open an object's file to be read.
 
         Raises:
-            FileNotFoundError, NotADirectoryError, IsADirectoryError: there is none.
-            StoreUnavailableError: it, or a folder of it, is something else than a file or a folder.
+            FileNotFoundError, NotADirectoryError, IsADirectoryError: there is no such object.
+            StoreUnavailableError: it or one of its folders is neither a file nor a folder.
 
         """
         folder, _, name = check_key(key).rpartition("/")
         within = self._open_folder(folder)
         try:
-            # Without O_NONBLOCK, opening a named pipe would wait for somebody who writes to it.
+            # Without O_NONBLOCK, opening a named pipe would wait for a writer.
             descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK, dir_fd=within)
         except OSError as exc:
             if isinstance(exc, FileNotFoundError | NotADirectoryError):
                 raise
-            self._is_object(within, folder, name)  # raises if it is no file
+            self._is_object(within, folder, name)  # raises if it is not a file
             raise
         finally:
             os.close(within)
@@ -306,10 +306,10 @@ class LocalStore:
         raise self._no_file(folder, name, mode)
 
     def _is_object(self, within: int, folder: str, name: str) -> bool:
-        """Return whether a folder has a file of this name.
+        """Return whether a folder has a file with this name.
 
         Raises:
-            StoreUnavailableError: it has something else of this name that is no folder either.
+            StoreUnavailableError: the name is taken by something that is not a folder either.
 
         """
         try:
@@ -321,7 +321,7 @@ class LocalStore:
         raise self._no_file(folder, name, mode)
 
     def _check_file(self, within: int, folder: str, name: str) -> None:
-        """Raise StoreUnavailableError if what has this name is no file: it keeps no output."""
+        """Raise StoreUnavailableError if this name is not that of a file: it can't be an output."""
         with suppress(FileNotFoundError):
             mode = os.stat(name, dir_fd=within, follow_symlinks=False).st_mode
             if not stat.S_ISREG(mode):
@@ -342,7 +342,7 @@ class LocalStore:
         )
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """Yield what a folder (`a/b/`) holds; nothing of one that is not there."""
+        """Yield the entries of a folder (`a/b/`); a missing folder has none."""
         try:
             within = self._open_folder(folder.rstrip("/"), os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
@@ -362,7 +362,7 @@ class LocalStore:
                 yield folder + entry.name, entry
 
     def _create_in(self, folder: str, name: str, data: bytes) -> bool:
-        # What only names a folder (O_PATH) can't be synced.
+        # A descriptor that only names a folder (O_PATH) can't be synced.
         within = self._open_folder(folder, os.O_RDONLY if self._durable else _PATH)
         try:
             created = self._write_unnamed(within, name, data)
@@ -371,15 +371,15 @@ class LocalStore:
             if not created:
                 self._check_file(within, folder, name)
             if self._durable:
-                # Also when the key was taken: the other may have linked it but not synced it yet,
-                # and our caller reports the chunk completed on our word.
+                # Also if the key was taken: the other writer may have linked it without syncing it
+                # yet, and our caller will report the chunk as completed.
                 _sync(within)
         finally:
             os.close(within)
         return created
 
     def _write_unnamed(self, within: int, name: str, data: bytes) -> bool | None:
-        """Write a file that has no name before it has its last one; None where none can be made."""
+        """Write a file that has no name until it is complete; None if that is not supported."""
         if not self.writes_unnamed:
             return None
         try:
@@ -395,7 +395,7 @@ class LocalStore:
 
     def _write_named(self, within: int, name: str, data: bytes) -> bool:
         temporary = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        # Not tempfile: the umask alone decides who may read, as for any file.
+        # Not tempfile: the umask alone decides about read access, as for any file.
         how = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(os.open(temporary, how, 0o666, dir_fd=within), "wb") as file:
             try:
@@ -412,7 +412,7 @@ class LocalStore:
             os.fsync(file.fileno())
 
     def _make_folder(self, folder: str) -> None:
-        """Make a folder, with those above it; a clean-up may remove any of them meanwhile."""
+        """Make a folder and those above it; meanwhile a clean-up may remove any of them."""
         if not folder:
             self._make_root(self._root)
             return
@@ -434,14 +434,14 @@ class LocalStore:
             os.close(within)
 
     def _check_letters(self, folder: str) -> None:
-        """Refuse to fill a folder that is there, but by a name in other letters: `Jobs` for `jobs`.
+        """Refuse to use a folder that exists under a name with other case: `Jobs` for `jobs`.
 
-        A disk that takes both for one would mix the submissions of two queues, and whatever lists
-        a queue's folder would meet the other's. Asked before a folder is made in it, once a
-        submission; what is there already goes on to be read, written and deleted.
+        On a case-insensitive disk, two queues would share the folder, and listing the folder of one
+        would return the objects of the other. It is checked before a subfolder is created, once for
+        each submission; objects that exist can still be read, written and deleted.
 
         Raises:
-            InvalidArgumentError: it is.
+            InvalidArgumentError: the folder exists under such a name.
         """
         above, _, name = folder.rpartition("/")
         within = self._open_folder(above, os.O_RDONLY)
@@ -450,14 +450,14 @@ class LocalStore:
                 swapped = os.stat(name.swapcase(), dir_fd=within, follow_symlinks=False)
                 own = os.stat(name, dir_fd=within, follow_symlinks=False)
                 if not os.path.samestat(swapped, own):
-                    return  # two folders, as elsewhere
+                    return  # two folders: the disk is case-sensitive
                 alike = [found for found in os.listdir(within) if found.lower() == name.lower()]
-                # Nothing alike: it was removed meanwhile.
+                # If none is alike, it has been removed meanwhile.
                 if alike and name not in alike:
                     message = (
-                        f"{self.url} can't hold {name!r} beside {alike[0]!r}: its disk does not "
-                        "tell capital letters from small ones; give one of the two queues another "
-                        "name, or use a store that tells them apart"
+                        f"{self.url} can't hold {name!r} beside {alike[0]!r}: its disk ignores "
+                        "case; give one of the two queues another name, or use a store that is "
+                        "case-sensitive"
                     )
                     raise InvalidArgumentError(message)
         finally:
@@ -479,7 +479,7 @@ class LocalStore:
 
     @contextmanager
     def _border(self, key: str = STORE_ID_KEY) -> Iterator[None]:
-        """Translate the system's errors; `key` is of the one object that is used."""
+        """Translate the system's errors; `key` is the one object that is used."""
         try:
             yield
         except OSError as exc:
@@ -487,7 +487,7 @@ class LocalStore:
             if may_be_object and is_only_one_object(self):
                 message = (
                     f"{self.url}: the object {key!r} can't be used ({exc.strerror}), though others "
-                    "can: give the user that runs this program the right to it (programs of "
+                    "can: give the user that runs this program access to it (programs of "
                     "several users need a common group and umask 002), or repair the disk"
                 )
                 raise ObjectUnusableError(message) from exc
@@ -496,8 +496,8 @@ class LocalStore:
 
 def _link(written: str, name: str, within: int) -> bool:
     try:
-        # pathlib's hardlink_to has its arguments the other way round. With a descriptor for what is
-        # linked, os.link follows the link in /proc; without one it would not.
+        # pathlib's hardlink_to has the arguments in the other order. With a descriptor for the
+        # source, os.link follows the link in /proc; without one it would not.
         os.link(written, name, src_dir_fd=within, dst_dir_fd=within)
     except FileExistsError:
         return False
@@ -514,8 +514,8 @@ def _sync(folder: int) -> None:
 
 def _delete_own(within: int) -> int:
     count = 0
-    # Entries are deleted while they are read: what Linux leaves out then, if anything, are names
-    # made meanwhile. Reading all of them first would take memory for a million.
+    # Entries are deleted while they are read. If Linux skips any, they are names created in the
+    # meantime. Reading all of them first would need memory for a million.
     with os.scandir(within) as entries:
         for entry in entries:
             is_own = is_own_name(entry.name)
@@ -528,14 +528,14 @@ def _delete_own(within: int) -> int:
 
 
 def _remove_if_empty(name: str, within: int) -> bool:
-    """Remove a folder if it is empty; return whether it is gone."""
+    """Remove a folder if it is empty; return whether it no longer exists."""
     try:
         os.rmdir(name, dir_fd=within)
     except FileNotFoundError:
         return True
     except OSError as exc:
-        # Somebody creates objects here right now, or other things lie here: they stay. So does a
-        # folder that another disk is mounted at.
+        # Objects are being created here right now, or the folder has other contents, or another
+        # disk is mounted at it: the folder is kept.
         if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
             raise
         return False
@@ -556,11 +556,11 @@ def _translated(exc: OSError, url: str) -> OpsqueueError:
         case errno.ENAMETOOLONG:
             return InvalidArgumentError(f"{url} can't hold a key this long: {reason}")
         case errno.EACCES | errno.EROFS:
-            helps = "give the user that runs this program the right to write there"
+            helps = "give the user that runs this program permission to write there"
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
-            helps = "a file lies where a folder must be: remove it, or name another folder"
+            helps = "there is a file where a folder must be: remove it, or name another folder"
         case errno.ENOSPC | errno.EDQUOT:
-            helps = "make room on the disk"
+            helps = "free space on the disk"
         case errno.EPERM | errno.EOPNOTSUPP | errno.EMLINK | errno.EXDEV:
             helps = "its file system must have hard links, which keep the first object of a key"
         case errno.EMFILE | errno.ENFILE:

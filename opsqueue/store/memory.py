@@ -1,6 +1,6 @@
-"""A store in this process's memory: for tests and for trying things out. A forked child has a copy.
+"""A store in this process's memory, for tests and experiments. A forked child has a copy.
 
-Stores of the same name share their contents within the process, as two clients of one bucket do.
+Stores with the same name share their contents within the process, as two clients of a bucket do.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from opsqueue.store.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# Globals on purpose: they are the outside world in which two stores of one name meet.
+# Globals on purpose: they are the outside world, in which two stores of one name meet.
 _CONTENTS: dict[str, dict[str, bytes]] = {}
 _STORED_AT: dict[str, dict[str, datetime]] = {}
 _LOCK = PerProcess(threading.Lock)
 
 
 class MemoryStore:
-    """Objects in a dict. Contents live as long as the process."""
+    """Objects in a dict. The contents live as long as the process."""
 
     def __init__(self, name: str = "") -> None:
-        """Open the contents of this name, empty if it is new."""
+        """Open the contents with this name; a new name is empty."""
         self.url = f"memory://{name}"
         self.store_id = ""
         with _LOCK.get():
@@ -62,7 +62,7 @@ class MemoryStore:
             return True
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Return whether an object with this key exists."""
         return check_key(key) in self._objects
 
     def delete_prefix(self, prefix: str) -> int:
@@ -72,7 +72,7 @@ class MemoryStore:
         return sum(self._pop(key) for key in keys if is_own_name(key.removeprefix(folder)))
 
     def list_prefix(self, prefix: str) -> Iterator[str]:
-        """Yield the keys of a folder, as it was when the first is asked for."""
+        """Yield the keys of a folder, as it was when the first key was requested."""
         folder = folder_of(prefix)
         yield from [key for key in list(self._objects) if key.startswith(folder)]
 
@@ -82,7 +82,7 @@ class MemoryStore:
             self._pop(check_key(key))
 
     def list_folders(self, prefix: str) -> Iterator[str]:
-        """Yield the folders of a folder, as it was when the first is asked for."""
+        """Yield the folders of a folder, as it was when the first one was requested."""
         folder = folder_of(prefix)
         below = (key.removeprefix(folder) for key in self.list_prefix(prefix))
         yield from {folder + name.partition("/")[0] for name in below if "/" in name}
@@ -96,11 +96,11 @@ class MemoryStore:
                 yield StoredObject(key, len(data), stored_at)
 
     def check(self) -> None:
-        """Memory is always there; the probe keeps the store honest."""
+        """Run the same probe as other stores, although memory is always available."""
         check_conditional_create(self)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
     def _pop(self, key: str) -> bool:
         with _LOCK.get():

@@ -1,7 +1,7 @@
-"""Many objects at once, with bounded memory: a store's latency is hidden by threads.
+"""Parallel access to many objects with bounded memory: threads hide a store's latency.
 
-Threads and not asyncio: boto3 and google-cloud-storage are synchronous, and release the GIL where
-they wait. The I/O is the store's.
+Threads are used instead of asyncio, since boto3 and google-cloud-storage are synchronous and
+release the GIL while they wait. The store does the I/O.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def get_many(
     """Yield the objects of `keys` in their order, reading ahead.
 
     `keys` is consumed lazily, in the caller's thread: at most `at_once` objects are in flight or
-    waiting to be yielded. Nothing is read before the first is asked for.
+    waiting to be yielded. Nothing is read before the first object is requested.
 
     Raises:
-        OpsqueueError: the store's, at the object's position; what was read ahead is let go.
+        OpsqueueError: the store's, at the object's position; objects read ahead are discarded.
 
     """
     _check_at_once(at_once)
@@ -44,13 +44,13 @@ def get_many(
 
 def _read_ahead(store: Readable, keys: Iterable[str], at_once: int) -> Iterator[bytes]:
     ahead: deque[Future[bytes] | bytes] = deque()
-    # A hop to a thread and back takes longer than all else that is done with a tiny chunk.
+    # A hop to a thread and back takes longer than all other work on a tiny chunk.
     at_hand = store.at_hand if isinstance(store, HasAtHand) else lambda _: None
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-get") as pool:
         try:
             for key in keys:
                 here = at_hand(key)
-                # In the caller's context: what traces the store's client joins the caller's trace.
+                # In the caller's context, so that spans of the store's client join its trace.
                 ahead.append(here or pool.submit(copy_context().run, store.get, key))
                 if len(ahead) >= at_once:
                     yield _awaited(ahead.popleft())
@@ -69,15 +69,15 @@ def _awaited(coming: Future[bytes] | bytes) -> bytes:
 def create_many(
     store: ObjectStore, items: Iterable[tuple[str, bytes]], *, at_once: int = DEFAULT_AT_ONCE
 ) -> int:
-    """Create the objects of (key, data) pairs, in no particular order; return how many pairs.
+    """Create the objects of (key, data) pairs, in no particular order; return the number of pairs.
 
     `items` is consumed lazily, in the caller's thread: at most `at_once` items are in memory.
-    Keys that were taken already count too: the first object stays.
+    Keys that were already taken count too; their first objects are kept.
 
     Raises:
-        OpsqueueError: the first upload's that failed; no further items are consumed.
-        BaseException: whatever `items` raises, unchanged. In both cases the uploads in flight
-            have ended when it is raised.
+        OpsqueueError: the error of the first upload that failed; no more items are consumed.
+        BaseException: any exception that `items` raises, unchanged. In both cases the uploads in
+            flight have ended when it is raised.
 
     """
     return for_each(lambda item: store.create(*item), items, at_once=at_once)
@@ -86,13 +86,13 @@ def create_many(
 def for_each(
     call: Callable[[Item], object], items: Iterable[Item], *, at_once: int = DEFAULT_AT_ONCE
 ) -> int:
-    """Call a function with each item, `at_once` calls at a time; return how many items.
+    """Call a function with each item, `at_once` calls at a time; return the number of items.
 
     Items are consumed lazily and errors are raised as by `create_many`.
     """
     _check_at_once(at_once)
     count = 0
-    # Not `wait` on the futures that run: it would look at each of them for each item.
+    # Not `wait` on the running futures: it would look at each of them for each item.
     free = threading.Semaphore(at_once)
     failures: list[BaseException] = []
 
@@ -106,7 +106,7 @@ def for_each(
 
     following = iter(items)
     origin = Origin()
-    # Leaving the pool's block waits for the calls in flight, also when an error leaves it.
+    # Leaving the pool's block waits for the calls in flight, even on an error.
     with ThreadPoolExecutor(at_once, thread_name_prefix="opsqueue-each") as pool:
         while True:
             free.acquire()
@@ -116,7 +116,7 @@ def for_each(
                 item = next(following)
             except StopIteration:
                 break
-            # Else an iterable that forks would wait in the child for threads that are not there.
+            # Otherwise an iterable that forks would wait in the child for threads that don't exist.
             origin.check("what is stored or deleted here", "end the child that `items` has forked")
             pool.submit(copy_context().run, run, item)
             count += 1

@@ -1,7 +1,7 @@
-"""A store in S3 or what speaks its protocol, by boto3.
+"""A store in S3 or a compatible service, through boto3.
 
-First-object-stays is S3's own `If-None-Match: *`. The SDK retries (standard mode) what S3 and the
-network ask to have retried; only two things are retried here, because the SDK doesn't: a
+S3's own `If-None-Match: *` keeps the first object of a key. The SDK retries (standard mode) what S3
+and the network ask to have retried. Only two things are retried here, because the SDK doesn't: a
 conflict of two conditional creates, and a download that broke off midway.
 """
 
@@ -70,7 +70,7 @@ READ_TIMEOUT_S = 60
 MAX_CONNECTIONS = 64
 MAX_ATTEMPTS = 5
 
-# What S3 answers for one object that may not be read or decrypted; the others are of the store.
+# S3's answers for an object that may not be read or decrypted; other answers concern the store.
 _OF_ONE_OBJECT = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN})
 
 _DELETED_AT_ONCE = 1_000
@@ -90,10 +90,10 @@ _ACCESS_DENIED = (
     "and s3:GetObject, s3:PutObject, s3:DeleteObject on its objects"
 )
 _NO_BUCKET = "has no bucket {bucket!r} at {place} ({said}): create it, or correct the store's URL"
-_TOO_BUSY = "has too much to do ({said}): try again later"
-_NO_CONDITIONS = "can't do what is asked ({said}): it needs conditional creates (If-None-Match)"
+_TOO_BUSY = "is overloaded ({said}): try again later"
+_NO_CONDITIONS = "does not support a request ({said}): it needs conditional creates (If-None-Match)"
 
-# S3's error code -> what happened and what helps. HEAD has no body: its codes are the status.
+# S3's error code -> what happened and what helps. HEAD has no body, so its codes are the status.
 _REFUSALS: dict[str, str] = {
     "NoSuchBucket": _NO_BUCKET,
     "404": _NO_BUCKET,
@@ -112,7 +112,7 @@ _REFUSALS: dict[str, str] = {
         "has archived an object ({said}): restore it, and exclude the store's prefix from the "
         "lifecycle rules that move objects to an archive"
     ),
-    "PermanentRedirect": "lies in another region ({said}): give ?region=… or AWS_REGION",
+    "PermanentRedirect": "is in another region ({said}): give ?region=… or AWS_REGION",
     "NotImplemented": _NO_CONDITIONS,
     "501": _NO_CONDITIONS,
     "SlowDown": _TOO_BUSY,
@@ -121,8 +121,8 @@ _REFUSALS: dict[str, str] = {
 }
 _OTHER_REFUSAL = "answered with an error from {place} ({said})"
 
-# Amazon names what it has not allowed, also of other services: "is not authorized to perform:
-# kms:GenerateDataKey on resource: …".
+# Amazon's messages name the action that was denied, also of other services: "is not authorized to
+# perform: kms:GenerateDataKey on resource: …".
 _NOT_ALLOWED = re.compile(r"not authorized to perform:? ([a-z0-9-]+:[A-Za-z]+)")
 _MESSAGE_AT_MOST = 500
 
@@ -131,11 +131,11 @@ def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
     """Open the bucket of an `s3://bucket/prefix` URL; nothing is sent yet.
 
     The endpoint is the URL's `endpoint_url`, else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else
-    Amazon's; region and credentials come from where boto3 looks for them.
+    Amazon's. boto3 finds region and credentials in its usual places.
 
     Args:
-        url: as read by `parse_store_url`.
-        attempts: requests that the SDK sends at most for one call, the first included.
+        url: as returned by `parse_store_url`.
+        attempts: the most requests that the SDK sends for one call, including the first.
 
     Raises:
         NewObjectStoreClientError: boto3 can't make a client: endpoint, region or profile.
@@ -146,14 +146,14 @@ def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
         read_timeout=READ_TIMEOUT_S,
         max_pool_connections=MAX_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": attempts},
-        # The checksums that boto3 adds since 1.36 are unknown to many compatible stores.
+        # Many compatible stores don't know the checksums that boto3 adds since 1.36.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
 
     def connected() -> S3Client:
         try:
-            # A session of our own: boto3's default one is shared, where making clients is not safe.
+            # Our own session: boto3's default one is shared, and creating clients there is unsafe.
             client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=url.options.get("endpoint_url"),
@@ -170,10 +170,10 @@ def open_s3_store(url: StoreUrl, *, attempts: int = MAX_ATTEMPTS) -> S3Store:
 
 
 def _with_md5(params: dict[str, Any], **_: object) -> None:
-    """Give a request the checksum that every store knows.
+    """Add the checksum that every store accepts to a request.
 
-    Amazon takes this or one of its newer ones, of which boto3 since 1.36 sends a CRC32 alone. Older
-    MinIO, Ceph and others insist on this one.
+    Amazon accepts this or one of its newer ones, of which boto3 since 1.36 only sends a CRC32.
+    Older MinIO, Ceph and others require this one.
     """
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
@@ -188,13 +188,13 @@ class S3Store:
     ) -> None:
         """Make this process's client; a forked child makes its own. `prefix` has no outer slashes.
 
-        Raises whatever `connected` does.
+        Raises any exception that `connected` raises.
         """
         self.url = url
         self.store_id = ""
         self._clients = PerProcess(connected)
         self._clients.get()
-        # The SDK's pool would open more connections than it keeps, and warn of each.
+        # The SDK's pool would open more connections than it keeps, and warn about each.
         self._connections = PerProcess(lambda: BoundedSemaphore(MAX_CONNECTIONS))
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
@@ -220,8 +220,8 @@ class S3Store:
                 except ClientError as exc:
                     if _code_of(exc) in ("PreconditionFailed", "412"):
                         return False
-                    # Another create of this key is under way: S3 wants us to ask again for how
-                    # it ended. The pause is random, so that contenders don't meet again.
+                    # Another create of this key is running, and S3 wants the request repeated to
+                    # learn its result. The pause is random, so that contenders don't meet again.
                     is_last = attempt == _CONFLICT_ATTEMPTS
                     if _code_of(exc) != "ConditionalRequestConflict" or is_last:
                         raise
@@ -231,7 +231,7 @@ class S3Store:
         raise AssertionError  # the last attempt returned or raised
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Return whether an object with this key exists."""
         name = self._root + check_key(key)
         with self._border():
             try:
@@ -286,9 +286,9 @@ class S3Store:
                     yield StoredObject(key, item["Size"], item["LastModified"].astimezone(UTC))
 
     def check(self) -> None:
-        """Find out whether the bucket can be used; see `ObjectStore.check`."""
+        """Check whether the bucket can be used; see `ObjectStore.check`."""
         with self._border():
-            # A list and not head_bucket: the answer to HEAD has no body that says what is wrong.
+            # A listing, not head_bucket: an answer to HEAD has no body with an error message.
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
         check_conditional_create(self)
 
@@ -361,7 +361,7 @@ class S3Store:
             raise error from exc
 
     def _is_of_object(self, exc: Exception, key: str) -> bool:
-        """Tell whether a read failed for what is in one object: its key, its class, its owner."""
+        """Return whether a read failed because of one object: its key, class or owner."""
         if not isinstance(exc, ClientError) or key == STORE_ID_KEY:
             return False
         if _code_of(exc) == "InvalidObjectState":
@@ -379,7 +379,7 @@ def _is_missing_key(exc: Exception) -> bool:
 
 
 def _said(code: str, message: str) -> str:
-    """Join what the store itself said: only that tells two causes of one code apart."""
+    """Join the store's own words: only they distinguish two causes of one code."""
     if not message or message == code:
         return code or "no code"
     return f"{code or 'no code'}: {message[:_MESSAGE_AT_MOST]}"
@@ -398,7 +398,7 @@ def _action_in(message: str) -> str:
 def _translated(
     exc: ClientError | BotoCoreError, url: str, bucket: str, endpoint: str
 ) -> OpsqueueError:
-    parts = urlsplit(endpoint)  # one from the environment may hold a password; the URL's can't
+    parts = urlsplit(endpoint)  # an endpoint from the environment may contain a password
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if isinstance(exc, ClientError):
         code = _code_of(exc)

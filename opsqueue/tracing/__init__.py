@@ -1,4 +1,4 @@
-"""Trace contexts across the queue; without OpenTelemetry installed, nothing."""
+"""Trace contexts across the queue. Without OpenTelemetry installed, these functions do nothing."""
 
 from opsqueue.tracing.context import (
     HEADERS,

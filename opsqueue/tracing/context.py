@@ -1,8 +1,8 @@
-"""Traces: the producer's, carried with its submission, and spans of our own. See docs/tracing.md.
+"""Traces: the producer's, carried with its submission, and our own spans. See docs/tracing.md.
 
-A submission carries W3C trace context and baggage. Spans are recorded where opentelemetry is
-installed and has an SDK; anywhere else `span` gives one object that does nothing. Which spans there
-are is known by spans.py, how they are sent by tracing/export.py.
+A submission carries W3C trace context and baggage. Spans are recorded if opentelemetry is installed
+and has an SDK; otherwise `span` returns one object that does nothing. spans.py defines the spans,
+tracing/export.py sends them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ try:
     from opentelemetry import context as contexts
     from opentelemetry import propagate, trace
 except ImportError:  # an extra
-    contexts = propagate = trace = None  # type: ignore[assignment]  # as when it is not there
+    contexts = propagate = trace = None  # type: ignore[assignment]  # as if not installed
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -37,11 +37,11 @@ HEADERS: Final = ("traceparent", "tracestate", "baggage")
 Attributes = Mapping[str, str | int | float | bool]
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 _MAX_VALUE: Final = 1_000
-"""Characters that the API takes; longer baggage is left behind rather than a submission refused."""
+"""Characters that the API accepts. Longer baggage is dropped, so that no submission is refused."""
 
 
 def current_carrier() -> dict[str, str]:
-    """Give the headers of the current span: `traceparent`, `tracestate`, `baggage`."""
+    """Return the headers of the current span: `traceparent`, `tracestate`, `baggage`."""
     if propagate is None:
         return {}
     carrier: dict[str, str] = {}
@@ -50,34 +50,34 @@ def current_carrier() -> dict[str, str]:
 
 
 def sane_carrier(given: Mapping[str, str | None]) -> dict[str, str]:
-    """Keep of a request's headers what a submission may carry."""
+    """Return those headers of a request that a submission may carry."""
     found = {name: given.get(name) for name in HEADERS}
     return {name: value for name, value in found.items() if value and len(value) <= _MAX_VALUE}
 
 
 def extract_context(carrier: Mapping[str, str]) -> Context | None:
-    """Give the context that a carrier was made of, as parent of a span of one's own.
+    """Return the context from which a carrier was made, as a parent for one's own span.
 
-    None without opentelemetry.
+    Returns None without opentelemetry.
     """
     return None if propagate is None else propagate.extract(carrier)
 
 
-# The reference's names of the same
+# The reference's names for the same functions
 
 
 def current_opentelemetry_tracecontext_to_carrier() -> dict[str, str]:
-    """Do what `current_carrier` does."""
+    """Return the same as `current_carrier`."""
     return current_carrier()
 
 
 def carrier_to_opentelemetry_tracecontext(carrier: Mapping[str, str]) -> Context | None:
-    """Do what `extract_context` does."""
+    """Return the same as `extract_context`."""
     return extract_context(carrier)
 
 
 def otel_propagator() -> Any:  # noqa: ANN401 a module
-    """Give `opentelemetry.propagate`, which OTEL_PROPAGATORS sets up; None without it."""
+    """Return `opentelemetry.propagate`, which OTEL_PROPAGATORS configures; None without it."""
     return propagate
 
 
@@ -85,13 +85,13 @@ def otel_propagator() -> Any:  # noqa: ANN401 a module
 
 
 class Span:
-    """One that nobody records; those that are recorded derive from it. A context manager."""
+    """A span that is not recorded, and the base of those that are. A context manager."""
 
     __slots__ = ()
 
     @property
     def context(self) -> Context | None:
-        """The context inside, as parent for what is done elsewhere; None: nobody records."""
+        """The context inside the span, as parent of work elsewhere; None: it is not recorded."""
         return None
 
     def __enter__(self) -> Self:
@@ -109,20 +109,20 @@ class Span:
         """Add attributes."""
 
     def rename(self, name: str) -> None:
-        """Give it another name."""
+        """Change the span's name."""
 
     def fail(self, type_: str, message: str) -> None:
-        """Say that what it stands for failed."""
+        """Mark the span's work as failed."""
 
     def record(self, error: BaseException) -> None:
-        """Say that what it stands for failed, with the exception and its traceback."""
+        """Mark the span's work as failed, with the exception and its traceback."""
 
 
 NO_SPAN: Final = Span()
 
 
 class _Attached(Span):
-    """A context without a span of ours: what the producer gave reaches the handler all the same."""
+    """A context without a span of ours, so that the producer's context reaches the handler."""
 
     __slots__ = ("_context", "_token")
 
@@ -144,7 +144,7 @@ class _Attached(Span):
 
 
 class _Recorded(Span):
-    """A span of the SDK's; the current one inside."""
+    """A span of the SDK, which is the current one inside."""
 
     __slots__ = ("_attached", "_context", "_span")
 
@@ -183,18 +183,18 @@ class _Recorded(Span):
         self._span.set_status(trace.StatusCode.ERROR, message[:_MAX_VALUE])
 
     def record(self, error: BaseException) -> None:
-        with suppress(BaseException):  # the SDK asks for its text, which may raise anything
+        with suppress(BaseException):  # the SDK reads the error's text, which may raise anything
             self._span.record_exception(error)
         self.fail(type(error).__qualname__, f"{type(error).__name__}: {text_of(error)}")
 
 
 def is_recording() -> bool:
-    """Tell whether there is an SDK; without one nothing needs to be prepared for a span."""
+    """Return whether there is an SDK; without one, nothing has to be prepared for a span."""
     return _tracer() is not None
 
 
 def has_current_span() -> bool:
-    """Tell whether a span is current that is recorded."""
+    """Return whether the current span, if any, is recorded."""
     return trace is not None and trace.get_current_span().is_recording()
 
 
@@ -205,7 +205,7 @@ def span(
     attributes: Attributes | None = None,
     parent: Context | None = None,
 ) -> Span:
-    """Begin a span, current from `with` on; `parent` None: a child of the current one."""
+    """Start a span that is current within `with`; `parent` None: a child of the current span."""
     tracer = _tracer()
     if tracer is None:
         return within(parent)
@@ -221,13 +221,13 @@ def within(context: Context | None) -> Span:
 
 
 def carried(carrier: Mapping[str, str]) -> Context | None:
-    """Give the context that a submission carries, None where there is none to be carried."""
+    """Return the context that a submission carries; None if it carries none."""
     return extract_context(carrier) if carrier else None
 
 
 def context_of_caller(headers: Mapping[str, str]) -> Context | None:
-    """Give the context of who sent a request, and of nobody else."""
-    # Not on top of the current one: a thread of a server may have any.
+    """Return the context of a request's sender, without anything else."""
+    # Not on top of the current context: a server's thread may have any.
     return None if propagate is None else propagate.extract(headers, context=contexts.Context())
 
 
@@ -239,14 +239,14 @@ def record_past(
     carriers: Sequence[Mapping[str, str]],
     began_ns: int,
 ) -> None:
-    """Record what is over: as the child of the one span that it concerns, or linked to several.
+    """Record a past event: as child of the one span that it concerns, or linked to several.
 
     Args:
-        name: of the span.
-        kind: of the span.
-        attributes: of the span.
-        carriers: what the submissions that it concerns carry, each once.
-        began_ns: `time.time_ns()` when it began; it ends now.
+        name: the span's name.
+        kind: the span's kind.
+        attributes: the span's attributes.
+        carriers: the carriers of the submissions that it concerns, each once.
+        began_ns: `time.time_ns()` at its start; it ends now.
     """
     tracer = _tracer()
     if tracer is None:
@@ -278,7 +278,7 @@ def _tracer() -> Tracer | None:
 
 @lru_cache(1)
 def _tracer_of(provider: TracerProvider) -> Tracer | None:
-    # What there is until an SDK sets its own.
+    # The provider until an SDK sets its own.
     if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
         return None
     return provider.get_tracer("opsqueue")

@@ -1,7 +1,7 @@
-"""Sets up the export of spans in our programs, as OpenTelemetry's own variables say.
+"""Set-up of the export of spans in our programs, according to OpenTelemetry's own variables.
 
-OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_TRACES_EXPORTER switches it
-on; the SDK itself reads the others. Programs of users set up an SDK of their own.
+OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_TRACES_EXPORTER enables it;
+the SDK itself reads the others. Programs of users set up their own SDK.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _SWITCHES: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
 _LAST_SPANS_S: Final = 2.0
-"""A process's end does not wait longer for a collector that is not there."""
+"""The longest wait at a process's end for a collector that does not answer."""
 
 _LOG: Final = logging.getLogger("opsqueue.tracing")
 
 
 def export_spans(service: str) -> None:
-    """Export this process's spans from now on, if the environment wants it; at its end, the rest.
+    """Export this process's spans from now on if the environment asks for it, and the rest at exit.
 
-    Once a process, and after a fork: exporters have threads. An SDK that is set up already, by
-    `opentelemetry-instrument` or by the app, is left as it is. What can't be set up is logged:
-    chunks are worked on all the same.
+    Call it once in each process, and after a fork: exporters have threads. An SDK that is already
+    set up, by `opentelemetry-instrument` or by the app, is left as it is. If the set-up fails, this
+    is logged, and chunks are worked on without traces.
 
     Args:
-        service: service.name, where neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES has it.
+        service: service.name, if neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES has it.
     """
     names = _exporter_names()
     if not names or tracing.is_recording():
@@ -58,7 +58,7 @@ def export_spans(service: str) -> None:
 
 
 def _exporter_names() -> list[str]:
-    """Give the names under which exporters are registered; none: nothing is to be exported."""
+    """Return the names under which exporters are registered; none: nothing is exported."""
     given = {name: os.environ.get(name, "").strip() for name in _SWITCHES}
     if not any(given.values()):
         return []
@@ -81,7 +81,7 @@ def _provider(service: str, names: list[str]) -> TracerProvider:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 as above
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 as above
     except ImportError as exc:
-        message = "OTEL_… variables ask for them: install opsqueue-redis[otel]"
+        message = "OTEL_… variables request them: install opsqueue-redis[otel]"
         raise RuntimeError(message) from exc
     exporters = [_Exporter(name) for name in names]
     resource = Resource.create()
@@ -95,9 +95,9 @@ def _provider(service: str, names: list[str]) -> TracerProvider:
 
 
 class _Exporter:
-    """A `SpanExporter` with connections of its own in each process that a handler forks.
+    """A `SpanExporter` with its own connections in each process that a handler forks.
 
-    Not a subclass, since the SDK may not be installed. The SDK's processor starts afresh by itself.
+    It is not a subclass, since the SDK may not be installed. The SDK's processor renews itself.
     """
 
     def __init__(self, name: str) -> None:
@@ -122,7 +122,7 @@ def _send_the_rest_at_exit(provider: TracerProvider, exporters: Sequence[_Export
         is_ending.wait()
         time.sleep(_LAST_SPANS_S)
         for exporter in exporters:
-            exporter.shutdown()  # it repeats for 10 s otherwise, in each process of a worker
+            exporter.shutdown()  # otherwise it retries for 10 s, in each process of a worker
 
     def end() -> None:
         if not origin.is_here():
@@ -130,7 +130,7 @@ def _send_the_rest_at_exit(provider: TracerProvider, exporters: Sequence[_Export
         is_ending.set()
         provider.shutdown()
 
-    # Now: at the interpreter's exit no thread can be started any more.
+    # Start it now: at the interpreter's exit no thread can be started any more.
     threading.Thread(target=give_up, name="last-spans", daemon=True).start()
     atexit.register(end)
 

@@ -1,4 +1,4 @@
-"""How the lines of all our programs' logs look: plain for people, JSON for those who collect."""
+"""The format of our programs' log lines: plain for people, JSON for log collectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STANDARD: Final = frozenset(
 def set_up_logging(
     level: str, form: LogFormat, add_fields: Callable[[logging.LogRecord], bool]
 ) -> None:
-    """Send everything from `level` on to stderr; `add_fields` says what a line is about."""
+    """Log everything from `level` on to stderr; `add_fields` adds the subject of each line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_fields)
     handler.setFormatter(formatter(form))
@@ -30,12 +30,12 @@ def set_up_logging(
     if logging.getLogger().level <= logging.DEBUG:
         return
     for chatty in ("botocore", "boto3", "urllib3", "google", "httpx", "httpcore"):
-        # At INFO they tell of each request, and in each process where they found credentials.
+        # At INFO they log each request, and in each process where they found credentials.
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def formatter(form: LogFormat) -> logging.Formatter:
-    """Make the formatter of a handler."""
+    """Return a formatter for a handler."""
     return _JsonFormatter() if form == "json" else _PlainFormatter()
 
 
@@ -44,27 +44,27 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Time, level, process, logger, text; then what the line is about, as name=value."""
+    """Time, level, process, logger, text; then the fields of the line as name=value."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Escape what would act on a terminal: failures are what users' code says."""
+        """Escape characters that act on a terminal: texts of failures come from users' code."""
         return printable(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's name
-        """Put the extras behind the text."""
+        """Append the extra fields to the text."""
         extras = " ".join(f"{key}={value}" for key, value in _extras(record).items())
         text = super().formatMessage(record)
         return f"{text} [{extras}]" if extras else text
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line, for those who collect logs."""
+    """One JSON object a line, for log collectors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give time (RFC 3339), level, logger, process, message, extras, exception."""
+        """Return time (RFC 3339), level, logger, process, message, extra fields and exception."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(),
             "level": record.levelname,
@@ -75,7 +75,7 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        # Lone surrogates have no JSON, and names of files in failures hold some.
+        # JSON can't have lone surrogates, which occur in file names in failures.
         line = {
             key: encodable(value) if isinstance(value, str) else value
             for key, value in line.items()

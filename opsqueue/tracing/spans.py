@@ -1,7 +1,7 @@
 """The spans that we record: names, kinds and attributes. The table of docs/tracing.md is tested.
 
-By OpenTelemetry's semantic conventions of messaging and HTTP, with a chunk for a message and a
-queue for a destination; what these have no name for is `opsqueue.…`.
+They follow OpenTelemetry's semantic conventions of messaging and HTTP, where a chunk is a message
+and a queue is a destination. Attributes outside these conventions are named `opsqueue.…`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _METHODS: Final = frozenset(
 
 
 def send(queue: str) -> Span:
-    """Span a submission's handing in; what it carries is taken inside."""
+    """Start the span of a submission's insert; its context is read inside."""
     if not tracing.is_recording():
         return NO_SPAN
     return tracing.span(f"send {queue}", "producer", attributes=_messaging("send", queue))
 
 
 def sent(inserted: Inserted) -> Attributes:
-    """Return what is known of a submission in the end."""
+    """Return the attributes of a submission that are known after its insert."""
     known: Attributes = {"opsqueue.submission.id": str(inserted.id)}
     if inserted.submission is not None:
         known = {
@@ -45,12 +45,12 @@ def sent(inserted: Inserted) -> Attributes:
 
 
 def store_inputs() -> Span:
-    """Span the cutting, encoding and storing of a submission's operations."""
+    """Start the span in which a submission's operations are cut, encoded and stored."""
     return tracing.span("store inputs")
 
 
 def wait(queue: str, submission_id: SubmissionId) -> Span:
-    """Span the waiting for a submission's end."""
+    """Start the span of waiting for a submission's end."""
     if not tracing.is_recording():
         return NO_SPAN
     return tracing.span(
@@ -63,7 +63,7 @@ def wait(queue: str, submission_id: SubmissionId) -> Span:
 
 
 def call(method: str, url: str, host: str, port: int | None, *, resends: int) -> Span:
-    """Span a request to the API, where it is part of a trace: nobody asks for heartbeats'."""
+    """Start the span of a request to the API if it is part of a trace; heartbeats are not."""
     if not tracing.has_current_span():
         return NO_SPAN
     attributes: dict[str, str | int] = {
@@ -79,14 +79,14 @@ def call(method: str, url: str, host: str, port: int | None, *, resends: int) ->
 
 
 def answered(span: Span, status: int, *, is_error: bool) -> None:
-    """Note a request's status."""
+    """Set a request's status."""
     span.note({"http.response.status_code": status})
     if is_error:
         span.fail(str(status), "")
 
 
 def serve(method: str, path: str, scheme: str, headers: Mapping[str, str]) -> Span:
-    """Span the answering of a request, as a child of who sent it."""
+    """Start the span in which a request is answered, as a child of its sender's."""
     parent = tracing.context_of_caller(headers)
     known = method if method in _METHODS else "_OTHER"
     attributes = {"http.request.method": known, "url.path": path, "url.scheme": scheme}
@@ -96,9 +96,9 @@ def serve(method: str, path: str, scheme: str, headers: Mapping[str, str]) -> Sp
 
 
 def fetch_input(reservation: Reservation) -> Span:
-    """Span the getting of a chunk's input from the store; ahead of its turn, so not in `process`.
+    """Start the span in which a chunk's input is fetched; it is ahead of `process`, so not in it.
 
-    An input that came with the reservation has none.
+    There is no span for an input that came with the reservation.
     """
     if reservation.input is not None or not tracing.is_recording():
         return NO_SPAN
@@ -110,9 +110,9 @@ def fetch_input(reservation: Reservation) -> Span:
 
 
 def process(reservation: Reservation, *, function: str = "", worker: str = "") -> Span:
-    """Span what is done with a chunk: a child of what its submission carries, current inside.
+    """Start the span in which a chunk is processed: a child of the context of its submission.
 
-    Without an SDK the context is current all the same, where there is one.
+    Without an SDK that context, if there is one, is current nevertheless.
     """
     source = reservation.source
     parent = tracing.carried(source.trace_context)
@@ -133,7 +133,7 @@ def process(reservation: Reservation, *, function: str = "", worker: str = "") -
 
 
 def store_output(reservation: Reservation, parent: Context | None) -> Span:
-    """Span the storing of an output, which may go on when the next chunk is processed."""
+    """Start the span in which an output is stored, possibly while the next chunk is processed."""
     if not tracing.is_recording():
         return NO_SPAN
     return tracing.span(
@@ -146,7 +146,7 @@ def store_output(reservation: Reservation, parent: Context | None) -> Span:
 def received(
     queue: str, worker: str, reservations: Sequence[Reservation], *, began_ns: int
 ) -> None:
-    """Record a reserving that gave chunks; one that gave none has no span."""
+    """Record a reserve that returned chunks; one that returned none has no span."""
     if reservations and tracing.is_recording():
         attributes = {
             **_messaging("receive", queue, worker),
@@ -162,14 +162,14 @@ def settled(
     *,
     began_ns: int,
 ) -> None:
-    """Record that chunks were reported, with why they failed; each round trip is one span."""
+    """Record reports of chunks, with the failures; each round trip is one span."""
     if reports and tracing.is_recording():
         attributes = _settlement(queue, worker, [failure for _, failure in reports])
         _record("settle", queue, [chunk for chunk, _ in reports], attributes, began_ns)
 
 
 def settle(queue: str, worker: str, reservation: Reservation, failure: ChunkFailure | None) -> Span:
-    """Span the reporting of one chunk."""
+    """Start the span in which one chunk is reported."""
     if not tracing.is_recording():
         return NO_SPAN
     return tracing.span(
@@ -190,7 +190,7 @@ def _settlement(queue: str, worker: str, reported: Sequence[ChunkFailure | None]
         "messaging.batch.message_count": len(reported),
     }
     if failures:
-        # Not the span's own error: that the report went out is what it tells of.
+        # Not an error of this span: it is about the report, which was sent.
         attributes["opsqueue.chunks.failed"] = len(failures)
         attributes["opsqueue.failure.type"] = failures[0].type
     return attributes

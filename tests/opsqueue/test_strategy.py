@@ -59,15 +59,15 @@ def test_different_strategies_are_different() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("oldest", "is none of Oldest, Newest"),
-        ("", "is none of Oldest, Newest"),
+        ("oldest", "is not one of Oldest, Newest"),
+        ("", "is not one of Oldest, Newest"),
         ("PreferDistinct", "write PreferDistinct like PreferDistinct(customer, Oldest)"),
-        ("PreferDistinct(Oldest)", "is no key of strategic metadata"),
+        ("PreferDistinct(Oldest)", "is not a key of strategic metadata"),
         ('PreferDistinct("")', "give a text of 1 to 255 characters"),
         (f"Highest({'k' * 256})", "give a text of 1 to 255 characters"),
         ("Highest(\ud800)", "a lone surrogate"),
-        ('Highest("a)', "is read as a JSON string"),
-        ('Highest("\\x")', "is read as a JSON string"),
+        ('Highest("a)', "read as a JSON string"),
+        ('Highest("\\x")', "read as a JSON string"),
         ('Highest("a" b)', "a comma or a closing bracket is missing"),
         ("PreferDistinct(a b)", "a comma or a closing bracket is missing"),
         ("Highest(a", "the bracket of Highest is not closed"),
@@ -77,8 +77,8 @@ def test_different_strategies_are_different() -> None:
         ("RateLimit(api, 0, 1)", "per_second is 0"),
         ("RateLimit(api, 10, 0)", "burst is 0"),
         ("RateLimit(api, 10, 1, Oldest, bytes)", "unit is 'bytes'"),
-        ("SelectOnly(region, 1.5)", "is no 64-bit integer"),
-        ("OrElse(Oldest, 3)", "3 is no strategy"),
+        ("SelectOnly(region, 1.5)", "is not a 64-bit integer"),
+        ("OrElse(Oldest, 3)", "3 is not a strategy"),
     ],
 )
 def test_a_wrong_text_shows_the_right_form(text: str, says: str) -> None:

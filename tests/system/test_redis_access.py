@@ -143,9 +143,9 @@ def test_the_line_for_fsync_says_what_it_exposes_beside_the_file() -> None:
     ("arguments", "says"),
     [
         (("worker", "--durability", "fsync"), "opsqueue acl api"),
-        (("api", "--user", "me +@all"), "none of them a space"),
-        (("api", "--user", "me\n+@all"), "none of them a space"),
-        (("api", "--user", ""), "must have characters"),
+        (("api", "--user", "me +@all"), "must not contain a space"),
+        (("api", "--user", "me\n+@all"), "must not contain a space"),
+        (("api", "--user", ""), "must not be empty"),
     ],
 )
 def test_a_line_that_would_give_other_rights_is_refused(
@@ -241,7 +241,9 @@ def test_a_server_without_config_is_used_and_promises_no_fsync(
 
         assert [] == check(client, url=server.url)
         assert Queue(client, queue_name).insert_submission(new_submission(queue_name)).is_new
-        with pytest.raises(InvalidArgumentError, match="does not tell its appendonly, appendfsync"):
+        with pytest.raises(
+            InvalidArgumentError, match="does not report its appendonly, appendfsync"
+        ):
             check_durability(client, Durability.FSYNC, url=server.url)
 
 

@@ -1,12 +1,12 @@
--- Attempt: what becomes of a chunk whose attempt is used up.
+-- Attempt: what happens to a chunk when an attempt has been used up.
 --
 -- With _end_submission.
 
--- Use up an attempt of a chunk whose reservation has just ended. `jitter` (0 to 1000 per mille)
--- makes the next attempt wait for the submission's back-off; without it the chunk is free at once.
--- `is_final`: there is no next attempt.
--- Answers "retried", "failed" (and the submission with it) or "dropped" (it had ended before), the
--- number of the attempt, and the instant of the next one.
+-- Use up an attempt of a chunk whose reservation has just ended. With `jitter` (0 to 1000 per
+-- mille) the next attempt waits for the submission's back-off; without it the chunk is free at
+-- once. `is_final`: there is no next attempt. Returns "retried", "failed" (so is the submission) or
+-- "dropped" (the submission had ended before), the number of the attempt, and the instant of the
+-- next one.
 local function use_attempt(id, index, state, failure, jitter, is_final)
   if state ~= 'in_progress' then
     put_back(id, index, state)
@@ -35,10 +35,10 @@ local function use_attempt(id, index, state, failure, jitter, is_final)
     return 'retried', attempt, now
   end
   -- Half of the delay is fixed, half is jitter, so that chunks that failed together don't come back
-  -- together. The caller draws it: a server seeds math.random alike at each start of a script.
+  -- together. The caller chooses it, since a server seeds math.random the same for each script.
   local due = now + math.floor(full / 2 + full / 2 * jitter / 1000)
   redis.call('ZADD', base .. 'delayed', due, id .. ':' .. index)
-  -- Nothing is free yet, but who sleeps must learn of the new instant to wake up at.
+  -- Nothing is free yet, but sleeping workers must learn of the new instant to wake up at.
   wake()
   return 'retried', attempt, due
 end

@@ -1,16 +1,16 @@
--- Composed: strategies with limits, or with several orders and filters together.
+-- Composed: strategies with limits, or with several orders and filters.
 --
 -- With _order.
-local LOOK = 256  -- candidates that are compared at most
+local LOOK = 256  -- the most candidates that are compared
 local TICKS_A_MS = 100000
 local EPOCH_MS = 1735689600000  -- keeps ticks of 10 ns below 2^53
 local BUCKETS_KEPT_MS = 10000  -- after the last one is full: a server's clock may be set back
 
--- The instant at which a bucket has a token again, and whether a limit of chunks in hand held work
--- back.
+-- The instant at which a bucket has a token again, and whether a limit of reserved chunks held back
+-- work.
 local next_allowed, is_blocked = nil, false
 
--- Its functions are made when it is called, see _strategy.lua.
+-- The functions are created when it is called, see _strategy.lua.
 local function make_composed(order)
   local in_hand_lacking, split_label, least_busy = order.in_hand_lacking, order.split_label,
     order.least_busy
@@ -18,12 +18,12 @@ local function make_composed(order)
 
   local now_ticks = (now - EPOCH_MS) * TICKS_A_MS
 
-  -- Filters. Each answers whether a submission with this value of its key may be worked on.
+  -- Filters. Each returns whether a submission with this value of its key may be worked on.
 
   local known_limits
   local function limit_of(kind, key, value)
     if known_limits == nil then
-      -- Mostly there are none, which is asked once a script.
+      -- Usually there are none, which is checked once in a script.
       known_limits = redis.call('EXISTS', base .. 'limits') == 1 and {}
     end
     if not known_limits then
@@ -46,8 +46,8 @@ local function make_composed(order)
     return tonumber(interval), tonumber(burst)
   end
 
-  -- When buckets are full again, as they will be written down: what this script takes is written
-  -- before the index of them is read, and at the end.
+  -- When buckets are full again, as it will be stored. Tokens taken by this script are stored
+  -- before the index of the buckets is read, and at the end.
   local full_ats, unpaced = {}, {}
   local function full_at_of(key, value)
     local known = table_in(full_ats, key)
@@ -56,9 +56,9 @@ local function make_composed(order)
     return known[value]
   end
 
-  -- A bucket that is full again is the same as none. Each bucket written looks at some others and
-  -- removes those that are full, so that a constant share of what is kept is in use; all go when
-  -- the last one is full. Without an expiry, they were written by an earlier version.
+  -- A bucket that is full again is the same as none. Each write of a bucket examines some others
+  -- and removes those that are full, so that a constant share of the stored ones is in use; all
+  -- expire when the last one is full. Those without an expiry are from an earlier version.
   local function remove_full(key, written, latest)
     local buckets = base .. 'full_at:' .. key
     local some = redis.call('HRANDFIELD', buckets, 3 * written, 'WITHVALUES')
@@ -107,7 +107,7 @@ local function make_composed(order)
     end
   end
 
-  -- The values whose buckets are fullest.
+  -- The values whose buckets are the fullest.
   local function soonest_of(key, limit)
     write_paces(key)
     return redis.call('ZRANGE', base .. 'paced:' .. key, 0, limit - 1)
@@ -126,7 +126,7 @@ local function make_composed(order)
       is_blocked = true
       return false
     end
-    -- A bucket is kept as the tick at which it is full again. It has a token when taking one leaves
+    -- A bucket is stored as the tick at which it is full again. It has a token if taking one leaves
     -- it full no later than `burst` tokens from now.
     local interval, burst = bucket_of(layer, value)
     local wait_ticks = full_at_of(layer[2], value) + interval - now_ticks - burst * interval
@@ -154,7 +154,7 @@ local function make_composed(order)
     return false
   end
 
-  -- Take tokens for a chunk that is handed out; one with more operations than are left borrows.
+  -- Take tokens for a chunk that is reserved; one with more operations than tokens left borrows.
   local function take_tokens(layers, id, operations)
     for _, layer in ipairs(layers) do
       local key = layer[2]
@@ -169,10 +169,10 @@ local function make_composed(order)
     end
   end
 
-  -- Candidates: submissions that are compared one by one. The functions are made when it is called,
-  -- since most reserves of a single limit do without.
+  -- Candidates: submissions that are compared one by one. The functions are created when it is
+  -- called, since most reserves with a single limit don't need them.
   local function make_comparison()
-    -- Candidates share many values, and what is asked about one is asked for each: so once a pick.
+    -- Candidates share many values, so each value's answer is remembered for the pick.
     local function remembering(ask)
       local answers = {}
       return function(layer, value)
@@ -198,8 +198,8 @@ local function make_composed(order)
       return true
     end
 
-    -- Candidates, at most LOOK: the head of each group that the leading layer prefers, then the
-    -- groups' others. Those that are equal in it are in the basic order.
+    -- Returns candidates, at most LOOK: the head of each group that the leading layer prefers, then
+    -- the groups' others. Candidates that are equal in that layer are in the basic order.
     local function gather(filters, orders, basic)
       local candidates, is_there = {}, {}
       local function add(id)
@@ -239,7 +239,7 @@ local function make_composed(order)
           values[i] = value
           add(head)
         end
-        -- Submissions that lack the key are one group more.
+        -- Submissions that lack the key are one more group.
         add(best_of(ready_sets(key), basic, 0))
       end
       for _, value in ipairs(values) do
@@ -258,19 +258,19 @@ local function make_composed(order)
       return candidates
     end
 
-    -- The place that a value gives in an order, smaller first.
+    -- The rank that a value has in an order; smaller is first.
     local function rank_of(layer, value)
       if layer[1] == 'prefer_distinct' then
         return value and in_hand_of(layer[2], value) or in_hand_lacking(layer[2])
       elseif not value then
-        return '~'  -- behind every digit
+        return '~'  -- after every digit
       elseif layer[1] == 'lowest' then
         return sortable(value)
       end
       return complement(sortable(value))
     end
 
-    -- A place in each order that no ready submission is in front of.
+    -- For each order, a rank that no ready submission precedes.
     local function best_ranks_of(orders)
       local ranks = {}
       for i, layer in ipairs(orders) do
@@ -298,13 +298,13 @@ local function make_composed(order)
       return (basic == 'oldest' and a < b) or (basic == 'newest' and a > b)
     end
 
-    -- The best candidate, and whether nothing can be in front of it: the first such one ends the
-    -- comparison, since candidates that may be are in the basic order (see `gather`).
+    -- Returns the best candidate, and whether nothing can precede it. The first such candidate ends
+    -- the comparison, since the candidates that can be such are in the basic order (see `gather`).
     local function best_candidate(candidates, top, filters, orders, basic, chance)
       local is_let_through, rank = remembering(passes), remembering(rank_of)
       local best, best_ranks
       for i = 1, #candidates do
-        -- At random: from any of them on, since of equal ones the first is taken.
+        -- Random: start at any of them, since the first of equal ones is taken.
         local id = candidates[basic == 'random' and (i + chance) % #candidates + 1 or i]
         if passes_all(filters, id, is_let_through) then
           local ranks, is_top = {}, true
@@ -323,7 +323,7 @@ local function make_composed(order)
       return best, false
     end
 
-    -- The page of ready submissions after `from`, in the order of ids over all sets.
+    -- Search a page of ready submissions after `from`, in the order of ids over all sets.
     local function walk(filters, from)
       local page = {}
       for _, set in ipairs(ready_sets()) do
@@ -346,8 +346,8 @@ local function make_composed(order)
       walk = walk}
   end
 
-  -- A rate limit alone: the best of all, if its value has a token; else of the value that has had
-  -- one for longest.
+  -- A single rate limit: the best of all if its value has a token; else the best of the value whose
+  -- bucket has had one for longest.
   local function pick_paced(layer, basic, chance)
     local best = best_of(ready_sets(), basic, chance)
     if not best or passes(layer, value_of(best, layer[2])) then
@@ -363,7 +363,7 @@ local function make_composed(order)
     return lacking
   end
 
-  -- A number of chunks alone: the best of all, if its value has fewer; else the best head of all
+  -- A single limit of chunks: the best of all if its value has fewer; else the best head of all the
   -- groups that the index shows below the limit.
   local function pick_limited(layer, basic, chance)
     local best_of_all = basic ~= 'random' and best_of(ready_sets(), basic, chance)
@@ -386,7 +386,7 @@ local function make_composed(order)
     return best
   end
 
-  -- The parts of an alternative: filters, orders, and the basic order; taken apart once a script.
+  -- The parts of an alternative: filters, orders and the basic order; split once in a script.
   local parts = {}
   local function parts_of(layers)
     if not parts[layers] then
@@ -402,7 +402,7 @@ local function make_composed(order)
     return unpack(parts[layers])
   end
 
-  -- Where one filter alone lets nothing through, walking would find nothing, too.
+  -- If one filter alone lets nothing through, walking would not find anything either.
   local function lets_nothing_through(layer)
     local key = layer[2]
     if layer[1] == 'select_only' then
@@ -425,7 +425,7 @@ local function make_composed(order)
         return false
       end
     end
-    -- Values with a rate of their own may be allowed although their buckets are emptier.
+    -- Values with their own rate may be allowed although their buckets are emptier.
     return redis.call('HEXISTS', base .. 'limits', 'own_rates:' .. key) == 0
       or redis.call('ZCARD', base .. 'paced:' .. key) <= LOOK
   end
@@ -448,8 +448,8 @@ local function make_composed(order)
     local top = comparison.best_ranks_of(orders)
     local best_candidate = comparison.best_candidate
     if not is_alone then
-      -- What the first order prefers is the best of all where it is as good as can be in the
-      -- others.
+      -- The first order's choice is the best of all if it has the best possible rank in the other
+      -- orders.
       local preferred = {pick_by_first(orders, basic, chance)}
       local id, is_top = best_candidate(preferred, top, filters, orders, basic, chance)
       if is_top then

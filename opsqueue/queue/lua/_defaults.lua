@@ -1,9 +1,9 @@
--- Defaults: options of submissions whose inserts do not give them.
+-- Defaults: options of submissions whose inserts don't set them.
 --
--- Lists of them have this order: max_attempts, backoff_first_ms, backoff_max_ms, retention_ms.
+-- Lists of options have this order: max_attempts, backoff_first_ms, backoff_max_ms, retention_ms.
 
--- The queue's own, false where it has none. The retention has a key of its own, which earlier
--- versions know.
+-- The queue's own defaults, false if not set. The retention has its own key, which earlier versions
+-- read, too.
 local function queue_defaults()
   local found = redis.call('HMGET', base .. 'defaults', 'max_attempts', 'backoff_first_ms',
     'backoff_max_ms')
@@ -11,8 +11,8 @@ local function queue_defaults()
   return found
 end
 
--- Options of one place, and those of the next where they are not set. Of two back-offs that don't
--- fit each other the one of the first place stays, and the other one becomes the same.
+-- Merge two lists of options; `first` takes precedence. If two back-offs don't fit each other, the
+-- one from `first` is kept and the other becomes the same.
 local function over(first, second)
   local found = {}
   for i = 1, 4 do
@@ -25,8 +25,8 @@ local function over(first, second)
   return found
 end
 
--- Options of a submission that is inserted now: its own, '' where the insert does not say, then the
--- queue's, then `fallback`, which has all.
+-- Options of a submission that is inserted now: its own ('' if the insert does not set one), then
+-- the queue's, then `fallback`, which has all of them.
 local function options_of(own, fallback)
   local first = {}
   for i = 1, 4 do

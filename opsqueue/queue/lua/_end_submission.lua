@@ -1,4 +1,4 @@
--- End submission: what ends a submission, whether all went well or not.
+-- End submission: the end of a submission, whether it succeeded or not.
 --
 -- With _index.
 
@@ -6,14 +6,14 @@ local function event(id, what)
   redis.call('XADD', base .. 'events', 'MAXLEN', '~', 10000, '*', 'submission', id, 'event', what)
 end
 
--- Tell those who watch a submission that it changed; `watched_until` is its field, false or text.
+-- Publish a change to watchers of a submission; `watched_until` is its field, false or text.
 local function tell_watchers(id, watched_until, what)
   if watched_until and now < tonumber(watched_until) then
     redis.call('XADD', sub_key(id) .. ':news', 'MAXLEN', 1, '*', 'what', what)
   end
 end
 
--- Count how long a submission took, by the first of the bounds that it did not pass.
+-- Count a submission's duration, under the first bound that it does not exceed.
 local BOUNDS_MS = {100, 500, 1000, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000,
   21600000, 86400000, 604800000}
 local function count_duration(state, created_at)
@@ -31,8 +31,8 @@ end
 
 local DEFAULT_RETENTION_MS = 24 * 3600 * 1000
 
--- Move a submission from in_progress to `state`, and out of every index of work. Of its chunks
--- `failed` are neither done nor dropped.
+-- Move a submission from in_progress to `state`, and out of every index of work. `failed` of its
+-- chunks are neither done nor dropped.
 local function end_submission(id, state, failed)
   local key = sub_key(id)
   redis.call('HSET', key, 'state', state, 'ended_at', now)
@@ -54,7 +54,7 @@ local function end_submission(id, state, failed)
     count('backlog_operations', row[6] - row[5])
     return
   end
-  -- All bits are set: the state says as much.
+  -- All bits are set, which the state tells as well.
   redis.call('UNLINK', key .. ':done', key .. ':redo', key .. ':attempts')
   if row[7] and row[8] then
     redis.call('UNLINK', key .. ':in')
@@ -63,8 +63,8 @@ local function end_submission(id, state, failed)
   end
 end
 
--- More operations failed than the submission allows: it fails. Chunk `index`, which passed the
--- limit, is done like those before.
+-- Fail a submission of which more operations failed than it allows. Chunk `index`, which exceeded
+-- the limit, is done like those before it.
 local function fail_past_limit(id, index, failed, limit)
   local key = sub_key(id)
   local used = redis.call('HGET', key .. ':attempts', index) or 0

@@ -2,14 +2,14 @@
 --
 -- With _token.
 
--- Whether an entry of the stream is a reservation: an operator can add anything to it.
+-- Return whether an entry of the stream is a reservation: an operator can add anything to it.
 local function is_reservation(entry)
   local f = entry[2]
   return #f == 10 and f[1] == 's' and tonumber(f[4]) and tonumber(f[8]) and tonumber(f[10])
 end
 
--- The reservation that a token, or an entry's id, names; nil when it is gone or for another chunk.
--- Answers behind it the entry's id, and whether the stream has an entry of that id.
+-- Return the reservation named by a token or an entry's id; nil if it has ended or is of another
+-- chunk. Also returns the entry's id, and whether the stream has an entry with that id.
 local function entry_of(token)
   local entry_id, chunk = string.match(token, '^(%d+%-%d+)(.*)$')
   if not entry_id then

@@ -1,7 +1,7 @@
 -- Find: submissions by pairs of strategic metadata and by state.
 
--- The sets in which all must be, given key and value of each pair; without any it is the index of a
--- state.
+-- Return the sets to which all must belong, from the key and value of each pair; without pairs it
+-- is the index of a state.
 local function sets_of_pairs(pairs_flat, state)
   local sets = {}
   for i = 1, #pairs_flat, 2 do
@@ -24,7 +24,7 @@ local function smallest_of(sets)
   return smallest
 end
 
--- Whether one that is in sets[known] is in all of them, and in one of the states (comma between).
+-- Return whether a member of sets[known] is in all sets, and in one of the states (with commas).
 local function is_in_all(id, sets, known, states)
   for i, set in ipairs(sets) do
     if i ~= known and not redis.call('ZSCORE', set, id) then

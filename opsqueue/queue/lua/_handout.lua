@@ -1,13 +1,13 @@
--- Handout: what is read before chunks are handed out, and how they are.
+-- Handout: reading submissions before chunks are reserved, and delivering the chunks.
 --
 -- With _index, _stream.
-local asked, taken = 0, 0  -- chunks, of this call; taken so far
--- Strategic metadata by submission, flat, where a strategy has asked for it; it does not change
--- while chunks are handed out.
+local asked, taken = 0, 0  -- chunks requested by this call; chunks taken so far
+-- Strategic metadata by submission, flat, as far as a strategy has read it. It does not change
+-- while chunks are reserved.
 local known_pairs = {}
 
--- Move chunks whose back-off is over into redo, and answer the instant of the next one, nil for
--- none. Bounded; what is left is due at the next call.
+-- Move chunks whose back-off is over into redo, and return the instant of the next one, nil if
+-- there is none. Bounded; the rest is due at the next call.
 local function free_due_chunks()
   local delayed = base .. 'delayed'
   local next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
@@ -22,7 +22,7 @@ local function free_due_chunks()
   return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
 end
 
--- The first nine fields are the answer's; the others are what is asked here alone.
+-- The first nine fields go into the answer; the others are only used here.
 local function read_submission(id)
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
@@ -33,12 +33,12 @@ local function read_submission(id)
     pairs = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {},
     total = tonumber(row[1]), size = tonumber(row[2]), operations = tonumber(row[3]),
     inputs = row[4] and {}, redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
-    -- Of what all its chunks share: metadata, trace and keys of strategic metadata.
+    -- The size of data that its chunks share: metadata, trace, keys of strategic metadata.
     shared_bytes = #(row[8] or '') + #(row[9] or '') + #(row[12] or ''),
   }
 end
 
--- Deliver chunks, {id, index, attempt} each, to a worker; answers their entries.
+-- Deliver chunks, {id, index, attempt} each, to a worker; return their entries.
 local function deliver(worker, chunks, expires_at)
   local reservations, first = base .. 'reservations', nil
   local function add_and_read()
@@ -59,8 +59,8 @@ local function deliver(worker, chunks, expires_at)
   local rows = delivered and delivered[1] and delivered[1][2]
   if not rows or rows[1][1] ~= first then
     -- An operator moved the group (XGROUP SETID) or added an entry, so that other entries or none
-    -- were delivered: those are released by this worker's heartbeat. The group is moved to where it
-    -- should be.
+    -- were delivered. This worker's heartbeat releases those. The group is moved to its correct
+    -- position.
     local ms, sequence = string.match(first, '^(%d+)%-(%d+)$')
     redis.call('XGROUP', 'SETID', reservations, 'workers', sequence ~= '0'
       and string.format('%s-%.0f', ms, sequence - 1)

@@ -1,9 +1,9 @@
--- In hand: counts of chunks in hand, by submission and by value of strategic metadata.
+-- In hand: counts of reserved chunks, by submission and by value of strategic metadata.
 --
 -- With _index.
 
--- Note that chunks of a submission, whose pairs of strategic metadata are given, came into hand or
--- left it. Written by write_in_hand, once for all that a script takes or ends.
+-- Note that chunks of a submission with the given pairs of strategic metadata were reserved or that
+-- their reservations ended. write_in_hand stores it, once for all changes of a script.
 local function note_in_hand(pairs_flat, change)
   for i = 1, #pairs_flat, 2 do
     local key, value = pairs_flat[i], pairs_flat[i + 1]
@@ -18,7 +18,7 @@ local function note_in_hand(pairs_flat, change)
   end
 end
 
--- Bring an index of groups ("oldest" or "newest") up to date with what is noted.
+-- Update an index of groups ("oldest" or "newest") with the noted changes.
 local function score_groups(index, key)
   local values, scored = unscored[index][key], {}
   if not values then
@@ -38,8 +38,8 @@ local function score_groups(index, key)
   end
 end
 
--- Make counts known that changes were noted of and that nobody has asked for; one alone is written
--- down with the same command. Answers that one.
+-- Learn counts of which changes were noted, but that were not read yet; a single one is stored with
+-- the same command. Returns that one.
 local function learn_in_hand(key, changes)
   local known, unknown = table_in(in_hand, key), {}
   for value in pairs(changes) do

@@ -1,4 +1,4 @@
--- Index: what ready submissions are found by.
+-- Index: the indexes by which ready submissions are found.
 
 local function complement(digits)
   return (string.gsub(digits, '%d', function(digit)
@@ -6,8 +6,8 @@ local function complement(digits)
   end))
 end
 
--- A 64-bit integer as 20 characters in the order of the numbers: a sign, then its digits, nines'
--- complement where it is negative. A score would hold only 53 bits.
+-- Return a 64-bit integer as 20 characters that sort like the numbers: a sign, then the digits, as
+-- nines' complement if it is negative. A score would only hold 53 bits.
 local function sortable(value)
   local minus, digits = string.match(value, '^(-?)(%d+)$')
   local padded = string.rep('0', 19 - #digits) .. digits
@@ -26,7 +26,7 @@ local function table_in(parent, name)
   return child
 end
 
--- First and last members and sizes of sets, looked up once: who changes a set says so.
+-- First and last members and sizes of sets, looked up once; change_set invalidates them.
 local firsts, lasts, sizes = {}, {}, {}
 local function first_of(set)
   if firsts[set] == nil then
@@ -45,7 +45,7 @@ local function change_set(command, set, ...)
   return redis.call(command, set, ...)
 end
 
--- Chunks in hand by key and value, as they will be written down: see note_in_hand.
+-- Reserved chunks by key and value, as they will be stored: see note_in_hand.
 local in_hand, in_hand_changes = {}, {}
 local unwritten, unscored = {}, {oldest = {}, newest = {}}
 local function in_hand_of(key, value)
@@ -57,8 +57,8 @@ local function in_hand_of(key, value)
   return known[value]
 end
 
--- Put a submission into its groups (the ready submissions with one value of a key), or take it out
--- of them: `command` is ZADD or ZREM. See _order.lua for what the indexes of a key hold.
+-- Add a submission to its groups (the ready submissions with one value of a key), or remove it from
+-- them: `command` is ZADD or ZREM. _order.lua describes the indexes of a key.
 local function change_groups(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
   for i = 1, #pairs_flat, 2 do
@@ -93,7 +93,7 @@ local function change_groups(id, command)
   end
 end
 
--- A submission without strategic metadata is in one set and pays for nothing else.
+-- A submission without strategic metadata is in one set and costs nothing more.
 local function enter_ready(id)
   local signature = redis.call('HGET', sub_key(id), 'signature')
   if not signature then
@@ -104,7 +104,7 @@ local function enter_ready(id)
   end
 end
 
--- Answers whether it was ready.
+-- Returns whether it was ready.
 local function leave_ready(id)
   local signature = redis.call('HGET', sub_key(id), 'signature')
   if not signature then
@@ -121,8 +121,8 @@ local function leave_ready(id)
   return true
 end
 
--- Give a chunk back. For a submission that has ended it only waits there for a retry; for one that
--- is forgotten it is nothing. Answers whether somebody can take it now.
+-- Release a chunk. If its submission has ended, the chunk waits for a retry; if it is forgotten,
+-- nothing is done. Returns whether the chunk can be reserved now.
 local function put_back(id, index, state)
   if not state then
     return false

@@ -1,10 +1,10 @@
--- Insert: what inserting a submission and restoring one share.
+-- Insert: the common parts of inserting and restoring a submission.
 --
 -- With _defaults, _end_submission, _pairs, _stream.
 
 local function next_id(partition)
-  -- Ids ascend even when the clock steps back or an instant has more than 10,000 of them. They are
-  -- text, since a Lua number holds only 53 bits.
+  -- Ids ascend even if the clock steps back or an instant has more than 10,000 of them. They are
+  -- text, since a Lua number only holds 53 bits.
   local ms, sequence = now, 0
   local last = redis.call('GET', base .. 'last_id')
   if last then
@@ -21,8 +21,8 @@ local function next_id(partition)
   return stamp .. partition
 end
 
--- Write down a submission that has no chunk done, as `new` describes it: prefix, chunks_total,
--- chunk_size, operations_total and cursor; options of `options_of`; and, flat, its pairs of
+-- Store a submission without finished chunks. `new` has prefix, chunks_total, chunk_size,
+-- operations_total and cursor; the options that `options_of` returns; and, flat, its pairs of
 -- strategic metadata, and other fields of its hash.
 local function add_submission(id, new)
   local key = sub_key(id)
@@ -45,7 +45,7 @@ local function add_submission(id, new)
   event(id, 'created')
 end
 
--- Let its chunks be handed out.
+-- Make its chunks available.
 local function offer(id)
   if redis.call('EXISTS', base .. 'reservations') == 0 then
     reset_reservations()

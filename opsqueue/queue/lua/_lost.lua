@@ -1,7 +1,7 @@
--- Lost: reservations of which something other than our scripts, or a crash, removed a half.
+-- Lost: reservations of which one half was removed by something other than our scripts, or a crash.
 
--- Begin to look for chunks that are nowhere; see repair.lua. What a repair under way has looked at
--- already, it looks at once more. (A hash without a phase is that of an older version.)
+-- Begin to look for chunks in no state; see repair.lua. A repair in progress examines once more
+-- what it has already examined. (A hash without a phase is that of an older version.)
 local function begin_repair()
   local repair = base .. 'repair'
   local at = redis.call('HMGET', repair, 'phase', 'from')
@@ -13,8 +13,8 @@ local function begin_repair()
   end
 end
 
--- Reservations found by this script to be lost: of their two halves, the entry in the stream and
--- that it is pending for a worker, something other than our scripts has removed one.
+-- Reservations that this script found to be lost. A reservation has two halves, the entry in the
+-- stream and its pending state for a worker; something other than our scripts has removed one.
 local lost_now = 0
 local function note_lost(number)
   lost_now = lost_now + number

@@ -1,19 +1,19 @@
--- Order: what a strategy prefers among ready submissions; exact and logarithmic, an index each.
+-- Order: what a strategy prefers among ready submissions; exact and logarithmic, by indexes.
 --
--- Indexes by key hold groups, the ready submissions with one value:
+-- Indexes by key hold groups; a group is the ready submissions with one value:
 --
 -- meta:KEY:VALUE  zset  the group's submissions; score 0, by id
--- oldest:KEY      zset  "FIRST_ID:VALUE" of each group, scored by chunks in hand
+-- oldest:KEY      zset  "FIRST_ID:VALUE" of each group, scored by reserved chunks
 -- newest:KEY      zset  "LAST_ID:VALUE" likewise
 -- value:KEY       zset  sortable value and VALUE of each group; score 0
 -- paced:KEY       zset  VALUE of each group -> tick at which its bucket is full again
 --
 -- With _handout, _in_hand, _ready.
 
--- Its functions are made when it is called, see _strategy.lua.
+-- The functions are created when it is called, see _strategy.lua.
 local function make_order()
-  -- Chunks in hand of submissions that lack the key: all that are, less those that have it. What
-  -- this call has taken is not in the stream yet.
+  -- Reserved chunks of submissions that lack the key: all, less those of submissions that have it.
+  -- The stream does not have this call's chunks yet.
   local reserved_before
   local having_before = {}
   local function in_hand_lacking(key)
@@ -27,7 +27,7 @@ local function make_order()
     return string.match(label, '^(%d+):(.*)$')
   end
 
-  -- A look into an index says what would have to be asked of the group otherwise.
+  -- Remember what an index says about a group, which would have to be read otherwise.
   local function learn_group(order, key, label, score)
     local id, value = split_label(label)
     local known, members = table_in(in_hand, key), base .. 'meta:' .. key .. ':' .. value
@@ -40,9 +40,9 @@ local function make_order()
     return {id = id, value = value, members = members}
   end
 
-  -- The groups with the fewest chunks in hand, all the same number, as far as this call may want
-  -- them: whoever is taken has more than the others from then on, so they come one after the other,
-  -- and neither their index nor its scores are needed in between.
+  -- The groups with the fewest reserved chunks, all the same number, as far as this call may need
+  -- them. A group of which a chunk is taken has more than the others from then on. So the groups
+  -- follow one another, and neither their index nor its scores are needed in between.
   local equals = {}
   local function first_of_equals(order, key)
     local index, heads = base .. order .. ':' .. key, order == 'oldest' and firsts or lasts
@@ -50,7 +50,7 @@ local function make_order()
     while level and level[level.at] do
       local group = level[level.at]
       if heads[group.members] ~= group.id then
-        break  -- its head has left it
+        break  -- its head is no longer in the group
       elseif in_hand[key][group.value] == level.score then
         return group.id, level.score
       end
@@ -81,8 +81,8 @@ local function make_order()
     return level[1].id, level.score
   end
 
-  -- The group with the fewest chunks in hand (at least `from`, fewer than `below`), ties by the
-  -- basic order; answers the submission and its count.
+  -- The group with the fewest reserved chunks (at least `from`, fewer than `below`), ties in the
+  -- basic order; returns the submission and its count.
   local function least_busy(key, basic, chance, from, below)
     local order = basic == 'newest' and 'newest' or 'oldest'
     if basic ~= 'random' and from == '-inf' and below == 'inf' then
@@ -144,7 +144,7 @@ local function make_order()
     return best_of({base .. 'meta:' .. key .. ':' .. value}, basic, chance)
   end
 
-  -- The exact choice of the first order, or of the basic one where there is no other.
+  -- The exact choice of the first order, or of the basic one if there is no other.
   local function pick_by_first(orders, basic, chance)
     local layer = orders[1]
     if not layer then

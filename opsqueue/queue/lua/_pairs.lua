@@ -1,6 +1,6 @@
--- Pairs: a submission's strategic metadata, and what it is found by.
+-- Pairs: a submission's strategic metadata, and the index of look-ups.
 
--- Strategic metadata of a submission: its pairs are in the index of look-ups until it is forgotten.
+-- A submission's pairs of strategic metadata are in the index of look-ups until it is forgotten.
 local function change_pairs(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
   for i = 1, #pairs_flat, 2 do
@@ -13,7 +13,7 @@ local function change_pairs(id, command)
   end
 end
 
--- The keys of a submission's strategic metadata, as `ready:SIGNATURE` has them.
+-- Store the keys of a submission's strategic metadata, as in `ready:SIGNATURE`.
 local function sign(id)
   local names = redis.call('HKEYS', sub_key(id) .. ':meta')
   if #names == 0 then
@@ -22,7 +22,7 @@ local function sign(id)
     table.sort(names)
     local signature = table.concat(names, ',')
     redis.call('HSET', sub_key(id), 'signature', signature)
-    -- Older programs would give handlers the encoded key.
+    -- Older programs would pass the encoded key to handlers.
     if format < 2 and string.find(signature, '%', 1, true) then
       redis.call('SET', base .. 'format', 2)
     end

@@ -1,6 +1,6 @@
--- Partitions: how many a queue has had.
+-- Partitions: the numbers of partitions that a queue has had.
 
--- All numbers of partitions that the queue has had; the last one holds. In partition 0 alone.
+-- Return all numbers that the queue has had; the last is current. Only partition 0 has them.
 local function partition_numbers()
   local numbers = {1}
   for _, number in ipairs(redis.call('LRANGE', base .. 'partitions', 0, -1)) do

@@ -1,7 +1,7 @@
--- Prefix: what names of prefixes may look like.
+-- Prefix: the form of object prefixes.
 
--- Whether a prefix of objects is of the form that inserts into this queue take. Any other may lie
--- above, below or at the objects of another submission or queue. names.py checks the same form.
+-- Return whether a prefix of objects has the form of this queue's inserts. Any other may be above,
+-- below or equal to that of another submission or queue. names.py checks the same form.
 local function is_own_prefix(prefix)
   local queue = string.match(base, '^oq:{([^/}]+)')
   local digits = string.sub(prefix, #queue + 2)

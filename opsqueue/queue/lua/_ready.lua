@@ -1,12 +1,12 @@
--- Ready: submissions that have a chunk to hand out, and the best of them by a basic order.
+-- Ready: submissions with a chunk to reserve, and the best of them by a basic order.
 --
--- Submissions without strategic metadata are in `ready`, those with it in `ready:SIGNATURE`, the
--- signature being their keys: so those that lack a key are found without looking at each.
+-- Submissions without strategic metadata are in `ready`, those with it in `ready:SIGNATURE`. The
+-- signature is their keys, so those that lack a key are found without reading each.
 --
 -- With _index.
 local signatures
 local sets_lacking = {}
--- Sets of ready submissions that lack the key; all of them without one.
+-- Return the sets of ready submissions that lack the key; without a key, all sets.
 local function ready_sets(lacking)
   local sets = sets_lacking[lacking or '']
   if sets then
@@ -29,7 +29,7 @@ local function size_of(set)
   return sizes[set]
 end
 
--- The best of some sets by a basic order; exact. Random: each submission as likely as the others.
+-- The best of some sets by a basic order; exact. Random: all submissions have equal probability.
 local function best_of(sets, basic, chance)
   local best
   if basic == 'random' then

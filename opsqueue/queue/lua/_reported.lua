@@ -1,8 +1,8 @@
--- Reported: many reservations ended at once.
+-- Reported: ends many reservations at once.
 --
 -- With _reservation.
 
--- Whether an entry's id is in front of another: 13 digits of milliseconds, a hyphen, a sequence.
+-- Return whether an entry's id precedes another: 13 digits of milliseconds, a hyphen, a sequence.
 local function is_before(a, b)
   if #a == #b then
     return a < b
@@ -11,11 +11,11 @@ local function is_before(a, b)
   return a_ms < b_ms or a_ms == b_ms and #a < #b
 end
 
--- End the reservations of tokens as end_reservation does, all at once: an entry is there for as
--- long as it is pending, since both end in one script. Where none is pending, the group is gone or
--- a new one. (Where an operator acknowledged some of several, their reports are accepted: nobody
--- else can have their chunks while the entries are there.) Answers the fields of the entries by
--- token; without them a token is lost.
+-- End the reservations of tokens like end_reservation, all at once. An entry exists as long as it
+-- is pending, since both end in one script. If none is pending, the group is gone or a new one. (If
+-- an operator acknowledged some of several, their reports are accepted: nobody else can have their
+-- chunks while the entries exist.) Returns the fields of the entries by token; a token without
+-- fields is lost.
 local function end_reservations(tokens)
   local reservations, ids, least, greatest = base .. 'reservations', {}, nil, nil
   for n, token in ipairs(tokens) do
@@ -28,8 +28,8 @@ local function end_reservations(tokens)
       least = id
     end
   end
-  -- Entries mostly lie close together, so that the range from the least to the greatest has most of
-  -- them. What lies further apart is read singly.
+  -- Entries are mostly close together, so the range from the least to the greatest has most of
+  -- them. Those further apart are read singly.
   local entries, held, fields, missing = {}, {}, {}, {}
   if least then
     for _, entry in ipairs(redis.call('XRANGE', reservations, least, greatest, 'COUNT', #ids)) do
@@ -45,12 +45,12 @@ local function end_reservations(tokens)
         missing[#missing + 1] = id
       end
     end
-    -- Leading zeros would be a second name.
+    -- An id with leading zeros would be a second name.
     if entry and id == entry[1] and is_reservation(entry)
       and (token == token_of(entry) or token == id) then
       held[#held + 1] = id
       fields[token] = entry[2]
-      entries[id] = false  -- an entry ends once, by whichever name
+      entries[id] = false  -- an entry ends once, whatever name is used
     end
   end
   if #missing > 0 then

@@ -1,9 +1,9 @@
--- Reservation: ways in which one ends.
+-- Reservation: the ways in which a reservation ends.
 --
 -- With _entry, _in_hand, _lost.
 
--- Acknowledge entries that the stream has no longer (it was trimmed, or the server lost its last
--- writes), so that nobody meets them again. Which chunks they were for, a repair finds out.
+-- Acknowledge entries that are missing in the stream (it was trimmed, or the server lost its last
+-- writes), so that they are not met again. A repair finds out which chunks they were for.
 local function acknowledge_lost(entry_ids)
   local lost = redis.call('XACK', base .. 'reservations', 'workers', unpack(entry_ids))
   if lost > 0 then
@@ -14,9 +14,9 @@ local function acknowledge_lost(entry_ids)
   end
 end
 
--- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group):
--- no worker knows of it any more, and nobody else can have its chunk while it is there. Given its
--- fields; answers whether a submission has the chunk again.
+-- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group).
+-- No worker knows of it any more, and nobody else can have its chunk while it exists. `f` is its
+-- fields. Returns whether a submission has the chunk again.
 local function free_unheld(entry_id, f)
   redis.call('XDEL', base .. 'reservations', entry_id)
   local id, index = f[2], tonumber(f[4])
@@ -31,10 +31,10 @@ local function free_unheld(entry_id, f)
   return state ~= false
 end
 
--- End a reservation: acknowledging its entry is the one act that does, so whoever acknowledges owns
--- the outcome and everybody later is `lost`. Answers id, index, state of the submission (false when
--- it is forgotten); nothing when the token is not pending any more. Given an entry's id, it is not
--- pending afterwards, whatever it is.
+-- End a reservation. Only acknowledging its entry ends it, so the script that acknowledges decides
+-- the outcome, and every later one gets `lost`. Returns id, index and state of the submission
+-- (false if it is forgotten); nothing if the token is no longer pending. If an entry's id is
+-- passed, it is not pending afterwards, whatever it is.
 local function end_reservation(token)
   local reservations = base .. 'reservations'
   local entry, entry_id, is_there = entry_of(token)
@@ -53,7 +53,7 @@ local function end_reservation(token)
   elseif entry_id and not is_there then
     acknowledge_lost({entry_id})
   elseif entry_id == token then
-    -- No reservation: nobody can report it.
+    -- It is not a reservation: nobody can report it.
     redis.call('XACK', reservations, 'workers', entry_id)
     redis.call('XDEL', reservations, entry_id)
   end

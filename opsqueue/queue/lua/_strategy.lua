@@ -1,22 +1,22 @@
--- Strategy: orders and filters together.
+-- Strategy: orders and filters combined.
 --
--- `pick(strategy, chance)` answers the submission that the next chunk is taken from. A strategy is
--- a list of alternatives, each tried where the ones before it find nothing; an alternative is a
--- list of layers that ends in "oldest", "newest" or "random":
+-- `pick(strategy, chance)` returns the submission from which the next chunk is taken. A strategy is
+-- a list of alternatives, each tried if those before it find nothing; an alternative is a list of
+-- layers that ends with "oldest", "newest" or "random":
 --
 -- {"select_only", key, value}      filter: only submissions with that pair
--- {"max", key, n}                  filter: values with fewer than n chunks in hand
+-- {"max", key, n}                  filter: values with fewer than n reserved chunks
 -- {"rate", key, interval, burst, unit}  filter: values with a token in their bucket
--- {"prefer_distinct", key}         order: fewest chunks in hand of the same value first
+-- {"prefer_distinct", key}         order: fewest reserved chunks of the same value first
 -- {"highest", key}, {"lowest", key}  order: by value; without the key: last
 --
--- One order over one index is exact and logarithmic. Where several orders or filters meet, up to
--- LOOK candidates are compared (see _composed.lua); where none of these passes, the rest is walked
--- in pages.
+-- One order over one index is exact and logarithmic. If there are several orders or filters, up to
+-- LOOK candidates are compared (see _composed.lua); if none of these passes, the rest is walked in
+-- pages.
 --
--- A server makes every function anew at each call, and three of them take as long as a command. So
--- what only some strategies need is made by functions that are called when it is needed:
--- reserve_chunks of one chunk with a basic order would take a quarter longer otherwise.
+-- A server creates every function again at each call, and three of them take as long as a command.
+-- So functions that only some strategies need are created by functions that are called when needed:
+-- otherwise reserve_chunks of one chunk with a basic order would take a quarter longer.
 --
 -- With _composed, _order, _ready.
 local order, composed
@@ -36,7 +36,7 @@ local function pick_one(layers, chance, from)
   return composed.pick(layers, chance, from)
 end
 
--- Answers a submission, or nothing and where to go on looking ('' when there is nothing).
+-- Returns a submission, or nothing and where to continue the search ('' if there is nothing).
 local function pick(strategy, chance, from)
   for number, layers in ipairs(strategy) do
     local own_from = ''

@@ -1,15 +1,15 @@
--- Stream: the stream of reservations and its group, made anew where they are gone.
+-- Stream: the stream of reservations and its group, and creating them again when they are gone.
 --
 -- With _lost.
 
--- The stream or its group is gone: no reservation made before holds any more, and which chunks were
--- in hand is found out by `repair`, bounded step by bounded step, from its start: what one under
--- way has read of the old stream holds no longer.
+-- Replace the stream when it or its group is gone. No earlier reservation is valid any more. A
+-- `repair` finds out which chunks were reserved, in bounded steps and from its start: what a repair
+-- in progress has read of the old stream is no longer valid.
 --
--- A new stream would begin its ids anew: within a millisecond, or on a server whose clock is
--- behind, a token from before would name some other chunk, and a late report would complete that
--- one. So the new ids begin after the fence: an entry added and removed moves the stream there.
--- Given the number of entries, if any, that the script that notices it has just added.
+-- A new stream would start its ids again. Within a millisecond, or on a server whose clock is
+-- behind, an earlier token would name some other chunk, and a late report would complete that one.
+-- So the new ids begin after the fence: an entry added and removed moves the stream there.
+-- `added`: the number of entries, if any, that the calling script has just added.
 local function reset_reservations(added)
   local reservations, time = base .. 'reservations', redis.call('TIME')
   local last_fence = tonumber(redis.call('GET', base .. 'fence') or 0)

@@ -1,6 +1,6 @@
--- Submission: all of one, as scripts answer it.
+-- Submission: a whole submission in the form that scripts return.
 
--- All of a submission: {id, fields, metadata, failure}, flat lists but the id; {} when unknown.
+-- Return a submission: {id, fields, metadata, failure}, flat lists but the id; {} if unknown.
 local function submission_row(id)
   local key = sub_key(id)
   local fields = redis.call('HGETALL', key)

@@ -1,13 +1,13 @@
--- Walk: the last phase of a repair: submissions in the order of their ids, and in each the chunks
--- below the cursor; see repair.lua.
+-- Walk: the last phase of a repair, over the submissions in the order of their ids, and in each
+-- over the chunks below the cursor; see repair.lua.
 --
 -- With _in_hand.
 local PAGE_BYTES = 4096  -- of a bitmap, read at once
-local SUBMISSION_COST = 3  -- as many commands as for so many chunks
-local DONE_COST = 1 / 32  -- of looking at a done chunk, or at eight of them: no command
+local SUBMISSION_COST = 3  -- as many commands as for this number of chunks
+local DONE_COST = 1 / 32  -- for examining a done chunk, or eight of them: no command
 
--- Where it is: a bound of the submissions' ids, and a chunk of the first of them. What may still be
--- looked at in this call. What was looked at by this repair, and freed by this call.
+-- Its position: a bound of the submissions' ids, and a chunk of the first of them. `left` may still
+-- be examined in this call. Then what this repair examined, and what this call freed.
 local walk = {from = '-', index = 0, left = 0, submissions = 0, chunks = 0, freed = 0}
 
 local function next_submission()
@@ -22,7 +22,7 @@ local function next_submission()
   return first
 end
 
--- Look at chunks from `walk.index` on, a page of the bitmap at most; answers the lost ones.
+-- Examine chunks from `walk.index` on, at most a page of the bitmap; return the lost ones.
 local function lost_chunks(id, cursor)
   local key, lost = sub_key(id), {}
   local page = math.floor(walk.index / 8)
@@ -61,7 +61,7 @@ local function free(id, state, lost)
   walk.freed = walk.freed + #lost
 end
 
--- Answers whether it came to the end of all submissions.
+-- Returns whether it reached the end of all submissions.
 local function look_at_submissions()
   while walk.left > 0 do
     local id = next_submission()
@@ -75,7 +75,7 @@ local function look_at_submissions()
     end
     local row = redis.call('HMGET', sub_key(id), 'state', 'cursor')
     local cursor = tonumber(row[2])
-    -- At least one, or a walk with limit 1 would never get on.
+    -- At least one chunk, or a walk with limit 1 would make no progress.
     walk.left = math.max(walk.left, DONE_COST)
     local lost = lost_chunks(id, cursor)
     if #lost > 0 then

@@ -1,8 +1,8 @@
--- Worker: what a worker holds, and what ends with it.
+-- Worker: the reservations of a worker, and its removal.
 --
 -- With _stream.
 
--- The entries pending for a worker: {token, worker, idle, deliveries} each, oldest first.
+-- Return the entries pending for a worker: {token, worker, idle, deliveries} each, oldest first.
 local function pending_of(worker, limit)
   local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', '-', '+', limit,
     worker)
@@ -16,7 +16,7 @@ local function pending_of(worker, limit)
   return pending
 end
 
--- Forget a worker that holds nothing any more; answers 1 if it was known.
+-- Forget a worker that no longer holds anything; return 1 if it was known.
 local function remove_worker(worker)
   redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)
   redis.call('ZREM', base .. 'workers', worker)
@@ -24,7 +24,7 @@ local function remove_worker(worker)
   return redis.call('ZREM', base .. 'dead_at', worker)
 end
 
--- A sweep is for one worker at a time: answers whether `worker` may, for the next `lock_ms`.
+-- Only one worker at a time sweeps: return whether `worker` may, for the next `lock_ms`.
 local function take_sweep(name, worker, lock_ms)
   local key = base .. 'sweeper:' .. name
   local owner = redis.call('GET', key)

@@ -1,7 +1,7 @@
 -- cancel_submission: in_progress -> cancelled.
 --
--- Costs the same for ten chunks and for a million: cursor and redo stay where they are, out of the
--- index of work, and reservations become void because the submission has ended.
+-- The cost does not depend on the number of chunks: cursor and redo are kept, out of the index of
+-- work, and reservations are revoked because the submission has ended.
 --
 -- KEYS[1] base  prefix of the queue's keys
 -- ARGV[1] now   see _prelude

@@ -1,13 +1,13 @@
 -- chunks_with_errors: reading.
 --
--- The finished chunks of a submission, in any state, that have operations that failed; ascending.
+-- The finished chunks of a submission, in any state, with operations that failed; ascending.
 --
 -- KEYS[1] base         prefix of the queue's keys
 -- ARGV[1] now          see _prelude
 -- ARGV[2] id
--- ARGV[3] first_index  of the page: chunks before are not looked at
--- ARGV[4] limit        chunks at most
--- ARGV[5] most_bytes   of the bitmap that are looked at, at most; a chunk is a bit
+-- ARGV[3] first_index  of the page: earlier chunks are not examined
+-- ARGV[4] limit        the most chunks
+-- ARGV[5] most_bytes   the most bytes of the bitmap to examine; a chunk is a bit
 --
 -- Returns {"listed", indexes, next_index}, next_index -1 after the last page; or {"unknown"}.
 local key, first_index, limit = sub_key(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -21,7 +21,7 @@ local at = math.floor(first_index / 8)
 local page_end = math.min(bytes, at + tonumber(ARGV[5]))
 local indexes = {}
 while at < page_end do
-  -- Over zeros in one command: errors may be few among a million chunks.
+  -- One command skips zeros: errors may be few among a million chunks.
   local bit = redis.call('BITPOS', bitmap, 1, at, page_end - 1)
   if bit < 0 then
     break

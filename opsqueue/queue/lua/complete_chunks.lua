@@ -1,9 +1,9 @@
 -- complete_chunks: reserved -> completed.
 --
--- A counter moves only when the chunk's bit changes, so nothing is counted twice; the last bit
--- completes the submission. Operations that failed are part of those done: past the submission's
--- limit it fails, this chunk being done, and the rest is dropped. An output comes along where
--- submission and output are small; the first report's stays, as the first object does in the store.
+-- A counter changes only if the chunk's bit does, so nothing is counted twice; the last bit
+-- completes the submission. Operations that failed are among those done: beyond the submission's
+-- limit it fails, with this chunk done and the rest dropped. An output is passed if submission and
+-- output are small; the first report's output is kept, like the first object in the store.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
@@ -11,9 +11,9 @@
 --
 -- With _end_submission, _in_hand, _reported.
 --
--- Returns a flat list, for each "completed", id, chunks_left, or "limit_passed", id, chunks_left:
--- completed, and the submission failed with it; "lost", "", 0: somebody else holds or held it by
--- now; or "dropped", id, 0: the submission had ended.
+-- Returns a flat list, for each "completed", id, chunks_left; "limit_passed", id, chunks_left:
+-- completed, and the submission failed with it; "lost", "", 0: the reservation has ended, and
+-- others may have the chunk; or "dropped", id, 0: the submission had ended.
 
 local tokens = {}
 for i = 2, #ARGV, 4 do
@@ -21,7 +21,7 @@ for i = 2, #ARGV, 4 do
 end
 local entries = end_reservations(tokens)
 
--- What is known of a submission, and what this call does to it: written down once.
+-- The data of a submission and the changes of this call, which are stored once.
 local subs, order = {}, {}
 local function known(id)
   local sub = subs[id]
@@ -56,7 +56,7 @@ local function complete(token, operations_failed, has_output, output)
   if not entry then
     return 'lost', '', 0
   end
-  entries[token] = nil  -- the same token once more is lost
+  entries[token] = nil  -- a second report of the same token is lost
   local id, index = entry[2], tonumber(entry[4])
   local sub = known(id)
   if sub.state then
@@ -104,12 +104,12 @@ local function complete(token, operations_failed, has_output, output)
   return 'completed', id, sub.total - sub.done
 end
 
--- Keep the rate: what was completed lately, in slots of 10 s.
+-- Count for the rate: recent completions, in slots of 10 s.
 local function count_recent(chunks, operations)
   local recent = base .. 'recent'
   local slot = string.format('%.0f', now - now % 10000)
   if redis.call('HINCRBY', recent, 'c:' .. slot, chunks) == chunks then
-    -- The first of its slot; whoever comes first after a pause finds older ones, few as they are.
+    -- The first of its slot; the first one after a pause finds older ones, which are few.
     for _, field in ipairs(redis.call('HKEYS', recent)) do
       if tonumber(string.sub(field, 3)) < now - 70000 then
         redis.call('HDEL', recent, field)

@@ -1,6 +1,6 @@
 -- count_cells: reading.
 --
--- A part of a submission's chunks cut into cells of as many chunks each: how many of each cell are
+-- Counts of chunks in cells of equal size, for a part of a submission: how many of each cell are
 -- done, and how many of these have operations that failed.
 --
 -- KEYS[1] base        prefix of the queue's keys
@@ -8,11 +8,11 @@
 -- ARGV[2] id
 -- ARGV[3] chunks      in a cell: 1, or a multiple of 8, which are whole bytes of the bitmaps
 -- ARGV[4] first_cell  of the part
--- ARGV[5] limit       cells at most
+-- ARGV[5] limit       the most cells
 --
 -- Returns {"counted", state, chunks_total, done, errors}, or {"unknown"}: done and errors have a
--- number a cell; done is empty once the submission has completed (all are done then), errors where
--- there is none.
+-- number for each cell; done is empty once the submission has completed (all are done then), errors
+-- is empty if there are none.
 local key, size, first = sub_key(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local row = redis.call('HMGET', key, 'state', 'chunks_total', 'operations_failed')

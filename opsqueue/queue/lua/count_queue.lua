@@ -3,14 +3,14 @@
 -- KEYS[1] base  prefix of the queue's keys
 -- ARGV[1] now   see _prelude
 --
--- Returns {"counted", names_and_numbers, stats}, flat lists both. chunks_lately, operations_lately
--- were completed in the last lately_ms; oldest_waiting_at is when the oldest submission that has a
--- chunk waiting was inserted, 0 without one.
+-- Returns {"counted", names_and_numbers, stats}, both flat lists. chunks_lately and
+-- operations_lately were completed in the last lately_ms; oldest_waiting_at is when the oldest
+-- submission with a waiting chunk was inserted, 0 if there is none.
 local function size(command, key)
   return redis.call(command, base .. key)
 end
 
--- Ids have the instant of their creation in front, and as many digits each.
+-- Ids start with the instant of their creation, and all have the same number of digits.
 local ready, oldest = 0, nil
 local function add_ready(key)
   local first = redis.call('ZRANGE', base .. key, 0, 0)[1]
@@ -24,7 +24,7 @@ for _, signature in ipairs(redis.call('SMEMBERS', base .. 'signatures')) do
   add_ready('ready:' .. signature)
 end
 
--- The slot that has begun, and the five before it.
+-- The present slot, and the five before it.
 local begun = now - now % 10000
 local chunks_lately, operations_lately = 0, 0
 for slot = begun - 50000, begun, 10000 do

@@ -1,12 +1,12 @@
 -- delete_inputs: completed -> completed.
 --
--- Inputs whose deletion was asked for at the insert, a bounded step. The caller deletes some of
--- what is answered and says so with its next call: a crash between the two leaks nothing. Those
--- with the fewest deleted come first, so that a large submission doesn't hold up the others.
+-- Inputs whose deletion was requested at the insert, in a bounded step. The caller deletes some of
+-- those returned and reports this with its next call, so a crash between the two leaks nothing.
+-- Those with the fewest deleted come first, so that a large submission doesn't delay the others.
 --
 -- KEYS[1]    base   prefix of the queue's keys
 -- ARGV[1]    now    see _prelude
--- ARGV[2]    limit  submissions answered
+-- ARGV[2]    limit  submissions returned
 -- ARGV[3...] rest   id, index: its inputs below the index are deleted
 --
 -- Returns {"inputs", rows}; rows {id, prefix, first index that is left, chunks_total} each.

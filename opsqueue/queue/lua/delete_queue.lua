@@ -1,13 +1,13 @@
 -- delete_queue: running -> deleted.
 --
--- Deletes what is kept of a queue while nothing is in it: settings, totals, events. What expires by
--- itself stays until then: idempotency keys of submissions that were forgotten, and buckets.
+-- Deletes the data of an empty queue: settings, totals, events. What expires by itself is kept
+-- until then: idempotency keys of forgotten submissions, and buckets.
 --
 -- KEYS[1] base    prefix of the queue's keys
 -- ARGV[1] now     see _prelude
 -- ARGV[2] action  "look" changes nothing, "delete"
 --
--- Returns {"deleted"}, or {"in_use", names_and_numbers}: what is in it, a flat list.
+-- Returns {"deleted"}, or {"in_use", names_and_numbers}: its contents, a flat list.
 local in_use = {}
 local function add(name, number)
   if number > 0 then
@@ -19,9 +19,9 @@ for _, state in ipairs({'in_progress', 'completed', 'failed', 'cancelled'}) do
   add('submissions ' .. string.gsub(state, '_', ' '),
     redis.call('ZCARD', base .. 'submissions:' .. state))
 end
-add('chunks in hand', redis.call('XLEN', base .. 'reservations'))
-add('prefixes whose objects are to be deleted', redis.call('SCARD', base .. 'garbage'))
--- They would bring it back with their next heartbeat.
+add('reserved chunks', redis.call('XLEN', base .. 'reservations'))
+add('prefixes pending deletion', redis.call('SCARD', base .. 'garbage'))
+-- Live workers would create it again with their next heartbeat.
 add('live workers',
   redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf'))
 if #in_use > 0 then
@@ -38,6 +38,6 @@ for _, name in ipairs({'ready', 'signatures', 'limits', 'blocked', 'expiring', '
   'sweeper:dead', 'sweeper:expired', 'sweeper:repair'}) do
   redis.call('DEL', base .. name)
 end
--- Ids ascend where the queue begins anew at once, or after the clock was set back.
+-- Ids must ascend even if the queue is created again at once, or after the clock was set back.
 redis.call('PEXPIRE', base .. 'last_id', 24 * 3600 * 1000)
 return {'deleted'}

@@ -1,12 +1,12 @@
 -- done_chunks: reading.
 --
--- How far a submission is, and which chunks of a window are done: one consistent instant.
+-- A submission's progress, and which chunks of a window are done, at one consistent instant.
 --
 -- KEYS[1] base        prefix of the queue's keys
 -- ARGV[1] now         see _prelude
 -- ARGV[2] id
--- ARGV[3] first_byte  of the bitmap: the chunk 8 * first_byte is its highest bit
--- ARGV[4] bytes       at most
+-- ARGV[3] first_byte  of the bitmap: its highest bit is chunk 8 * first_byte
+-- ARGV[4] bytes       the most bytes
 --
 -- Returns {"found", state, numbers, bits}: numbers is a flat list; bits is '' once the submission
 -- has completed (all are done then), and zeros at its end may be missing. Or {"unknown"}.

@@ -1,7 +1,7 @@
 -- fail_chunk: reserved -> delayed or ready or failed.
 --
--- Uses an attempt. The next one waits for the submission's back-off; when it was the last, or is
--- said to be, the submission fails with this chunk's failure.
+-- Uses an attempt. The next one waits for the submission's back-off; if it was the last, or is
+-- reported as final, the submission fails with this chunk's failure.
 --
 -- KEYS[1] base       prefix of the queue's keys
 -- ARGV[1] now        see _prelude
@@ -9,8 +9,8 @@
 -- ARGV[3] type       of the failure: an exception's name
 -- ARGV[4] message
 -- ARGV[5] traceback
--- ARGV[6] jitter     0 to 1000 per mille of the half of the back-off that is left to chance
--- ARGV[7] is_final   1: no further attempt would end otherwise
+-- ARGV[6] jitter     0 to 1000 per mille of the half of the back-off that is random
+-- ARGV[7] is_final   1: no further attempt would change the result
 --
 -- With _attempt, _reservation.
 --

@@ -1,24 +1,25 @@
 -- forget_submissions: completed or failed or cancelled -> forgotten.
 --
--- After its retention an ended submission leaves Redis; its prefix becomes garbage until the caller
--- says that the objects are deleted, so that a crash between the two leaks nothing. One with chunks
--- in hand waits: their reports still count it down. Events of an hour ago go, too.
+-- After its retention an ended submission is removed from Redis. Its prefix is pending deletion
+-- until the caller reports that the objects are deleted, so a crash between the two leaks nothing.
+-- One with reserved chunks waits, since their reports still count it down. Events older than an
+-- hour are removed, too.
 --
 -- KEYS[1]    base   prefix of the queue's keys
 -- ARGV[1]    now    see _prelude
--- ARGV[2]    limit  submissions, and prefixes, at most
--- ARGV[3...] rest   prefixes whose objects are deleted
+-- ARGV[2]    limit  the most submissions, and prefixes
+-- ARGV[3...] rest   prefixes whose objects have been deleted
 --
 -- With _pairs.
 --
 -- Returns {"forgotten", submissions, prefixes}.
 local limit = tonumber(ARGV[2])
-local EVENTS_KEPT_S = 3600  -- whoever follows them reads on within seconds
+local EVENTS_KEPT_S = 3600  -- their readers read on within seconds
 local garbage = base .. 'garbage'
 
 go_on_without_memory()
 for i = 3, #ARGV do
-  -- Only while it is garbage: confirmed twice, the prefix may have its next owner by now.
+  -- Only if it is pending deletion: after a second report the prefix may have its next owner.
   if redis.call('SREM', garbage, ARGV[i]) == 1 then
     redis.call('HDEL', base .. 'prefixes', ARGV[i])
   end
@@ -36,7 +37,7 @@ for _, id in ipairs(due) do
     redis.call('ZREM', base .. 'submissions:' .. row[1], id)
     redis.call('ZREM', base .. 'spent_inputs', id)
     change_pairs(id, 'ZREM')
-    -- A key that outlives its submission says how that ended.
+    -- A key that outlives its submission keeps the submission's final state.
     local idempotency = row[4] and base .. 'idem:' .. row[4]
     if idempotency and redis.call('GET', idempotency) == id then
       redis.call('SET', base .. 'forgotten:' .. id, row[1], 'PX',
@@ -47,6 +48,6 @@ for _, id in ipairs(due) do
     forgotten = forgotten + 1
   end
 end
--- Entries have the server's own time, which a test's is not.
+-- Entries have the server's own time, unlike a test's.
 redis.call('XTRIM', base .. 'events', 'MINID', (redis.call('TIME')[1] - EVENTS_KEPT_S) .. '000')
 return {'forgotten', forgotten, redis.call('SRANDMEMBER', garbage, limit)}

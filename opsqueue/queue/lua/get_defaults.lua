@@ -5,7 +5,7 @@
 --
 -- With _defaults.
 --
--- Returns {"defaults", options}, '' for each that the queue has none of.
+-- Returns {"defaults", options}, '' for each that is not set.
 local options = queue_defaults()
 for i = 1, 4 do
   options[i] = options[i] or ''

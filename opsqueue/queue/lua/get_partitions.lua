@@ -5,5 +5,5 @@
 --
 -- With _partitions.
 --
--- Returns {"partitions", numbers}: all numbers that there were, the last one holds.
+-- Returns {"partitions", numbers}: all numbers that there were; the last one is current.
 return {'partitions', partition_numbers()}

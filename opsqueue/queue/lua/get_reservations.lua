@@ -1,7 +1,7 @@
 -- get_reservations: reading.
 --
--- What the reservations of these tokens are for, as long as they hold: so that the API can serve
--- consumers that keep nothing but a token.
+-- The reservations of these tokens, as long as they are valid, so that the API can serve consumers
+-- that only keep a token.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
@@ -9,9 +9,9 @@
 --
 -- With _entry.
 --
--- Returns {"found", chunks, submissions}: those that hold, in the order of the tokens; chunks
+-- Returns {"found", chunks, submissions}: those that are valid, in the order of the tokens; chunks
 -- {token, id, index, attempt, expires_at, held_ms} each; submissions {id, fields} each. Inputs and
--- metadata are left out: reports need none, and 1,000 chunks have too much of them.
+-- metadata are left out: reports don't need them, and 1,000 chunks have too much of them.
 local reservations = base .. 'reservations'
 local FIELDS = {'prefix', 'codec', 'chunks_total', 'chunk_size', 'operations_total', 'max_attempts',
   'trace_context', 'inline'}

@@ -1,6 +1,7 @@
 -- inline_contents: reading.
 --
--- What a small submission has in Redis; all of it is bounded, see opsqueue/model/submission.py.
+-- The contents of a small submission in Redis; all are bounded, see
+-- opsqueue/model/new_submission.py.
 --
 -- KEYS[1] base  prefix of the queue's keys
 -- ARGV[1] now   see _prelude

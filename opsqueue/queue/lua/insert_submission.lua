@@ -1,27 +1,27 @@
 -- insert_submission: -> ready.
 --
--- Costs the same for one chunk and for a million: what is not handed out yet is one integer, the
--- cursor. The same idempotency key answers the first one and changes nothing: the caller compares
--- what was asked for. Inputs that come along, of small submissions alone, cost by their bytes.
+-- The cost does not depend on the number of chunks: those not reserved yet are one integer, the
+-- cursor. A known idempotency key returns the first submission and changes nothing: the caller
+-- compares the two requests. Inputs, which only small submissions pass, cost by their bytes.
 --
 -- KEYS[1]     base            prefix of the queue's keys
 -- ARGV[1]     now             see _prelude
 -- ARGV[2]     partition       two digits, the end of the id
--- ARGV[3]     partitions      that the caller knows of; in partition 0 alone, '' elsewhere
+-- ARGV[3]     partitions      number that the caller knows; only in partition 0, '' elsewhere
 -- ARGV[4]     idempotency     key, '' for none
 -- ARGV[5]     idempotency_ms  how long the key is remembered
--- ARGV[6]     prefix          where the chunks' objects lie; of this submission alone;
+-- ARGV[6]     prefix          of the chunks' objects; used by this submission only;
 --                             the queue's name, a slash and 32 hexadecimal digits
 -- ARGV[7]     chunks_total
--- ARGV[8]     chunk_size      operations a chunk
+-- ARGV[8]     chunk_size      operations in a chunk
 -- ARGV[9]     operations_total
 -- ARGV[10]    meta_count      pairs of strategic metadata
--- ARGV[11]    inline_count    inputs that come along: of all chunks, or 0
+-- ARGV[11]    inline_count    inputs that are passed: of all chunks, or 0
 -- ARGV[12]    max_attempts              of a chunk; '' for the queue's default
--- ARGV[13]    backoff_first_ms          before the second attempt, likewise
--- ARGV[14]    backoff_max_ms            before a later one, likewise
--- ARGV[15]    retention_ms              from its end on, likewise
--- ARGV[16]    fallback_max_attempts     where the queue has no default
+-- ARGV[13]    backoff_first_ms          wait before the second attempt, likewise
+-- ARGV[14]    backoff_max_ms            longest wait before an attempt, likewise
+-- ARGV[15]    retention_ms              counted from the end, likewise
+-- ARGV[16]    fallback_max_attempts     if the queue has no default
 -- ARGV[17]    fallback_backoff_first_ms
 -- ARGV[18]    fallback_backoff_max_ms
 -- ARGV[19]    fallback_retention_ms
@@ -30,12 +30,11 @@
 --
 -- With _insert, _partitions, _prefix, _submission.
 --
--- Returns {"inserted", id, submission, is_first}, the last one 1 where the queue had none before or
+-- Returns {"inserted", id, submission, is_first}, with is_first 1 if the queue had none before or
 -- was deleted; {"known", id, submission, options}: the first one, and the four options as this
--- insert would have them now; {"forgotten", id, state}: the first one's, and how it ended, '' where
--- an earlier version forgot it; {"partitions", numbers}: there are others than the caller knows of;
--- {"prefix_taken", id}; or {"prefix_refused"}: it is not of the form that this queue's inserts
--- take.
+-- insert would have them now; {"forgotten", id, state}: the first one's, and its final state, '' if
+-- an earlier version forgot it; {"partitions", numbers}: other numbers than the caller knows;
+-- {"prefix_taken", id}; or {"prefix_refused"}: it does not have the form of this queue's inserts.
 local partition, partitions, idempotency = ARGV[2], ARGV[3], ARGV[4]
 local idempotency_ms, prefix = ARGV[5], ARGV[6]
 local chunks_total, chunk_size, operations_total = ARGV[7], ARGV[8], ARGV[9]

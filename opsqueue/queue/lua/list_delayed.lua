@@ -1,16 +1,16 @@
 -- list_delayed: reading.
 --
--- The chunks of a submission that wait for the end of a back-off, the first due first; and those
--- that have used attempts, whether they wait or not.
+-- The chunks of a submission that wait for the end of a back-off, in the order they are due; and
+-- those that have used attempts, whether they wait or not.
 --
 -- KEYS[1] base   prefix of the queue's keys
 -- ARGV[1] now    see _prelude
 -- ARGV[2] id
--- ARGV[3] limit  delayed chunks of the queue looked at, at most, and about so many retried ones
+-- ARGV[3] limit  the most delayed chunks of the queue to examine, and about as many retried ones
 --
 -- Returns {"listed", delayed, is_partial, retried, retried_total}: delayed {index, due_at,
--- attempts_used} each, retried {index, attempts_used} each; is_partial 1 when the queue has more
--- delayed chunks than were looked at.
+-- attempts_used} each, retried {index, attempts_used} each; is_partial 1 if the queue has more
+-- delayed chunks than were examined.
 local id, limit = ARGV[2], tonumber(ARGV[3])
 local attempts = sub_key(id) .. ':attempts'
 

@@ -3,24 +3,24 @@
 -- KEYS[1]    base   prefix of the queue's keys
 -- ARGV[1]    now    see _prelude
 -- ARGV[2]    state
--- ARGV[3]    from   the least id; '' without
--- ARGV[4]    below  above the largest id; '' without
+-- ARGV[3]    from   the least id; '' for no bound
+-- ARGV[4]    below  above the largest id; '' for no bound
 -- ARGV[5]    order  "newest" or "oldest" first
--- ARGV[6]    limit  submissions at most
+-- ARGV[6]    limit  the most submissions
 -- ARGV[7...] rest   key and value of each pair of strategic metadata that they must have
 --
 -- With _find, _submission.
 --
--- Returns {"listed", submissions, last}; `last` is the id up to which was looked, '' when there is
--- nothing behind it. At most 1,000 are looked at, so that with pairs a page may be short, or empty,
--- and not the last; one also ends with the submission that makes it larger than PAGE_BYTES.
+-- Returns {"listed", submissions, last}; `last` is the last id examined, '' if nothing comes after
+-- it. At most 1,000 are examined, so that with pairs a page may be short, or empty, and not the
+-- last. A page also ends with the submission that makes it larger than PAGE_BYTES.
 local PAGE_BYTES = 4 * 1024 * 1024
 local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
 local sets = sets_of_pairs({unpack(ARGV, 7)}, state)
 local smallest = smallest_of(sets)
 local least, most = from == '' and '-' or '[' .. from, below == '' and '+' or '(' .. below
--- One more than asked for tells whether there is a next page.
+-- One more than requested tells whether there is a next page.
 local look = #ARGV >= 7 and 1000 or limit + 1
 local ids
 if ARGV[5] == 'newest' then

@@ -2,11 +2,11 @@
 --
 -- KEYS[1] base   prefix of the queue's keys
 -- ARGV[1] now    see _prelude
--- ARGV[2] limit  workers at most, the ones seen last first
+-- ARGV[2] limit  the most workers, the last seen first
 --
 -- Returns {"listed", now, workers}: {worker, last_seen, info, chunks_in_hand, reserved_at, dead_at}
--- each; info is '' until its first heartbeat; reserved_at that of its oldest chunk in hand, 0
--- without.
+-- each; info is '' until its first heartbeat; reserved_at is that of its oldest reserved chunk, 0
+-- if it has none.
 local limit = tonumber(ARGV[2])
 
 local function oldest_of(worker)
@@ -15,7 +15,7 @@ local function oldest_of(worker)
   return entry and tonumber(entry[2][8]) or 0
 end
 
--- Without a group nothing is in hand.
+-- Without a group nothing is reserved.
 local in_hand = {}
 local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers')
 for _, row in ipairs(not pending.err and pending[4] or {}) do

@@ -1,14 +1,14 @@
 -- lookup_submissions: reading.
 --
--- Submissions with all the given pairs of strategic metadata, in one of the given states; a page
--- of the smallest index that has them all, ascending.
+-- Submissions with all the given pairs of strategic metadata, in one of the given states: a page of
+-- the smallest index that contains all of them, ascending.
 --
 -- KEYS[1]    base    prefix of the queue's keys
 -- ARGV[1]    now     see _prelude
--- ARGV[2]    after   an id: only what comes after it; '' from the start
--- ARGV[3]    limit   submissions looked at, at most
--- ARGV[4]    states  comma between them
--- ARGV[5...] rest    key and value of each pair; without any, `states` is one state
+-- ARGV[2]    after   an id: only later ones; '' from the start
+-- ARGV[3]    limit   the most submissions to examine
+-- ARGV[4]    states  separated by commas
+-- ARGV[5...] rest    key and value of each pair; without pairs, `states` is one state
 --
 -- With _find.
 --

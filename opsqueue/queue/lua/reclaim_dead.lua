@@ -1,19 +1,19 @@
 -- reclaim_dead: reserved -> ready or failed.
 --
--- Takes chunks back from workers that have given no sign of life for as long as they said, and
+-- Reclaims chunks of workers that have sent no heartbeat for their own heartbeat timeout, and
 -- forgets the workers. Uses an attempt: a chunk that kills its worker must end.
 --
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
--- ARGV[2] sweeper  the worker that does it; one at a time
--- ARGV[3] limit    chunks at most
--- ARGV[4] lock_ms  how long others leave it to this one
+-- ARGV[2] sweeper  the worker that sweeps; one at a time
+-- ARGV[3] limit    the most chunks
+-- ARGV[4] lock_ms  time for which others are locked out
 --
 -- With _attempt, _reservation, _worker.
 --
--- Returns {"reclaimed", chunks, has_more, lost, workers}, or {"busy"}: lost are reservations that
--- were pending but no longer in the stream, see _reservation.lua. has_more 1 only when something
--- changed. Workers are those whose chunks were taken back.
+-- Returns {"reclaimed", chunks, has_more, lost, workers}, or {"busy"}: lost is the number of
+-- reservations that were pending but no longer in the stream, see _reservation.lua. has_more is 1
+-- only if something changed. workers are those whose chunks were reclaimed.
 local sweeper, limit = ARGV[2], tonumber(ARGV[3])
 
 go_on_without_memory()
@@ -26,7 +26,7 @@ local dead = redis.call('ZRANGEBYSCORE', base .. 'dead_at', '-inf', now, 'LIMIT'
 for _, worker in ipairs(dead) do
   local last_seen = tonumber(redis.call('ZSCORE', base .. 'workers', worker) or now)
   local failure = {type = 'WorkerDied', traceback = '', message = string.format(
-    'worker %s gave no sign of life for %.0f ms', worker, now - last_seen)}
+    'worker %s sent no heartbeat for %.0f ms', worker, now - last_seen)}
   local pending = left > 0 and pending_of(worker, left) or {}
   local reclaimed_before = reclaimed
   for _, entry in ipairs(pending) do

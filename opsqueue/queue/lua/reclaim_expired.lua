@@ -1,24 +1,25 @@
 -- reclaim_expired: reserved -> ready or failed.
 --
--- Takes chunks back whose reservation's time is over, from workers that live: their handler hangs.
--- Uses an attempt. Walks the stream in pages; each entry says when it expires, since handlers of
--- one queue may differ in that while a new version of one is rolled out.
+-- Reclaims chunks whose reservation has expired, from live workers: their handlers hang. Uses an
+-- attempt. Walks the stream in pages; each entry has its own instant of expiry, since handlers of
+-- one queue may differ in that while a new version is rolled out.
 --
--- Behind the last page it counts: there are as many entries as pending ones, or something other
--- than our scripts removed some (XTRIM, XDEL, XACK, a deleted consumer). Then a repair begins.
+-- After the last page it compares the numbers of entries and of pending ones. If they differ,
+-- something other than our scripts removed some (XTRIM, XDEL, XACK, a deleted consumer), and a
+-- repair begins.
 --
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
--- ARGV[2] sweeper  the worker that does it; one at a time
--- ARGV[3] from     where the page begins: '-' or what the last call answered
--- ARGV[4] limit    entries looked at, at most
--- ARGV[5] lock_ms  how long others leave it to this one
+-- ARGV[2] sweeper  the worker that sweeps; one at a time
+-- ARGV[3] from     start of the page: '-' or the last call's next_from
+-- ARGV[4] limit    the most entries to examine
+-- ARGV[5] lock_ms  time for which others are locked out
 --
 -- With _attempt, _reservation, _stream, _worker.
 --
 -- Returns {"reclaimed", chunks, next_from, lost, workers}, next_from '' after the last page; or
--- {"busy"}. Lost are reservations that were in the stream but not pending; their chunks are free
--- again. Workers are those whose chunks were taken back.
+-- {"busy"}. lost is the number of reservations that were in the stream but not pending; their
+-- chunks are free again. workers are those whose chunks were reclaimed.
 local sweeper, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reservations = base .. 'reservations'
 

@@ -1,12 +1,12 @@
 -- release_chunks: reserved -> ready or delayed.
 --
--- Gives chunks back that were not worked on, without using an attempt: at shutdown, or, with a
--- delay, when something around the handler (the store) is out of order.
+-- Releases chunks that were not worked on, without using an attempt: at shutdown, or, with a delay,
+-- after a fault outside the handler (such as in the store).
 --
 -- KEYS[1]    base      prefix of the queue's keys
 -- ARGV[1]    now       see _prelude
 -- ARGV[2]    delay_ms  0: free at once
--- ARGV[3]    reason    kept with the submission, to be shown; '' is nothing worth it
+-- ARGV[3]    reason    stored with the submission, to be shown; '' for none
 -- ARGV[4...] rest      tokens
 --
 -- With _reservation.

@@ -2,37 +2,37 @@
 --
 -- After reservations were lost (the stream or its group, or entries that something else removed),
 -- or on demand, finds the chunks below the cursor that are neither done, ready, delayed nor
--- reserved, and frees them. Its work a call is bounded, however many chunks are in hand and in a
+-- reserved, and frees them. The work of a call is bounded, however many chunks are reserved or in a
 -- submission.
 --
 -- Three phases. "pending": entries that are pending but not in the stream are acknowledged.
 -- "stream": the chunk of each entry goes into repair:held; an entry that is not pending is removed
 -- and its chunk freed at once. "submissions": those in progress, failed and cancelled are walked in
--- the order of their ids, whatever state they come to meanwhile; a chunk that is in none of its
+-- the order of their ids, whatever state they change to meanwhile; a chunk that is in none of its
 -- places, nor in repair:held, is lost.
 --
--- Why no chunk is freed that somebody holds, although the stream is not read whole in one script: a
+-- Why no reserved chunk is freed, although the stream is not read completely in one script: a
 -- reservation is one entry of the stream from its beginning to its end, and ids of entries ascend.
--- Every call of the last phase first reads what was added to the stream since the call before, and
--- frees nothing unless it came to its end. From then on to its own end nothing else runs. So each
--- entry that is in the stream then has been read, by an earlier call or by this one, and its chunk
--- is in repair:held. (A stream that is made anew may begin its ids anew: then the repair begins
--- anew, in the same script, see reset_reservations.)
+-- Every call of the last phase first reads the entries added since the call before, and frees
+-- nothing unless it reached the end of the stream. From then until the call ends nothing else runs.
+-- So each entry that is then in the stream has been read, by an earlier call or by this one, and
+-- its chunk is in repair:held. (A stream that is created again may start its ids again: then the
+-- repair starts again, in the same script, see reset_reservations.)
 --
--- Why no lost chunk is forgotten: it keeps its submission, its index and its place below the
--- cursor, and only a repair moves it. One that was lost before the repair began has no entry, so it
--- is not in repair:held. One whose entry was read first and lost then is in it, and is passed over;
--- but whoever notices that loss begins a repair, and one that is under way is then done once more
+-- Why no lost chunk is missed: it keeps its submission, its index and its place below the cursor,
+-- and only a repair moves it. One that was lost before the repair began has no entry, so it is not
+-- in repair:held. One whose entry was read first and then lost is in it, and is passed over; but
+-- the script that notices that loss begins a repair, and a repair in progress is then run once more
 -- ("again").
 --
--- Counts: each lost chunk is one of its submission's chunks in hand, until it is freed here.
+-- Counts: each lost chunk is counted in its submission's chunks_in_hand until it is freed here.
 --
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
--- ARGV[2] action   "begin": one that covers all that is lost by now; "step": go on with one
--- ARGV[3] limit    entries, chunks that are not done, and submissions looked at, about
--- ARGV[4] sweeper  who does it; one at a time, and a "begin" takes over; '': also beside others
--- ARGV[5] lock_ms  how long others leave it to this one
+-- ARGV[2] action   "begin": start a repair of all that is lost by now; "step": continue one
+-- ARGV[3] limit    about how many entries, unfinished chunks and submissions to examine
+-- ARGV[4] sweeper  one at a time, and a "begin" takes over; '': may run beside others
+-- ARGV[5] lock_ms  time for which others are locked out
 --
 -- With _reservation, _walk, _worker.
 --
@@ -53,7 +53,7 @@ if action == 'begin' then
 elseif sweeper ~= '' and not take_sweep('repair', sweeper, ARGV[5]) then
   return {'busy'}
 end
-pending_of('', 1)  -- makes a stream and group that are gone anew
+pending_of('', 1)  -- creates a missing stream and group
 if not redis.call('HGET', repair, 'phase') then
   begin_repair()  -- an older version's: from the start
 end
@@ -79,7 +79,7 @@ local function acknowledge_page()
   end
 end
 
--- Read a page of the stream into repair:held; answers whether that was all.
+-- Read a page of the stream into repair:held; return whether it was the last.
 local function mark_page()
   local page = redis.call('XRANGE', reservations, read_to, '+', 'COUNT', walk.left)
   local is_whole = #page < walk.left

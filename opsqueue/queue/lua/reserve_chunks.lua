@@ -1,28 +1,28 @@
 -- reserve_chunks: ready -> reserved.
 --
--- The strategy picks the submission anew for each chunk; in it, chunks given back come first, by
+-- The strategy chooses the submission again for each chunk. In it, released chunks come first, by
 -- index, then the one at the cursor. Each becomes an entry of the stream and is delivered to the
--- worker here, so there is no moment at which it is neither free nor held.
+-- worker here, so there is no moment at which it is neither free nor reserved.
 --
 -- KEYS[1] base                  prefix of the queue's keys
 -- ARGV[1] now                   see _prelude
--- ARGV[2] worker                who reserves
--- ARGV[3] limit                 chunks at most
+-- ARGV[2] worker                the worker's name
+-- ARGV[3] limit                 the most chunks
 -- ARGV[4] reservation_ms        until it expires
 -- ARGV[5] strategy              JSON, see _strategy.lua
--- ARGV[6] chance                an integer of 30 bits, drawn by the caller
--- ARGV[7] look_from             '', or where an answer with nothing said to go on looking
--- ARGV[8] heartbeat_timeout_ms  of a worker not heard of yet; else what its heartbeat said
--- ARGV[9] repeats_metadata      1: the caller passes metadata on with each chunk, so it counts so
+-- ARGV[6] chance                a random integer of 30 bits, from the caller
+-- ARGV[7] look_from             '', or the look_from of an answer without chunks
+-- ARGV[8] heartbeat_timeout_ms  for a new worker; for others, that of the last heartbeat is kept
+-- ARGV[9] repeats_metadata      1 if the caller passes metadata on with each chunk; each one counts
 --
 -- With _alive, _handout, _history, _in_hand, _strategy, _token.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
--- look_from, is_cut}: read `wake` after wake_id to sleep until something may be free; next_due is
--- the instant of the next delayed chunk, or when a rate limit lets one through, or -1 when none can
--- be had before a resume; chunks a flat list of token, attempt, and input of a small submission or
--- nil; submissions {values, id, is_suspect, metadata} each, flat too, the nine values being of the
--- fields that _handout.lua reads; is_cut 1 when inputs and metadata filled the answer.
+-- look_from, is_cut}. Read `wake` after wake_id to sleep until something may be free. next_due is
+-- the instant of the next delayed chunk, or when a rate limit permits one, or -1 if there can be
+-- none before a resume. chunks is a flat list of token, attempt, and input of a small submission or
+-- nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values are those of
+-- the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the answer.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -40,8 +40,8 @@ local function answer(tag, chunks, submissions, rest)
     rest, bytes_left <= 0 and 1 or 0}
 end
 
--- Also a sign of life: a worker that holds something is always known to reclaim_dead. One that was
--- given a thirtieth of its own timeout ago is as good.
+-- It counts as a heartbeat, so that reclaim_dead knows every worker that holds something. A
+-- heartbeat younger than a thirtieth of the worker's timeout is good enough and is not replaced.
 go_on_without_memory()
 local seen_at = redis.call('ZSCORE', base .. 'workers', worker)
 local dead_at = redis.call('ZSCORE', base .. 'dead_at', worker)
@@ -57,7 +57,8 @@ next_due = free_due_chunks()
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
 while #entries < asked and bytes_left > 0 do
-  -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
+  -- A step of Lehmer's generator for each pick: a server's math.random starts the same in each
+  -- call.
   chance = chance * 48271 % 2147483647
   local id, found = pick(strategy, chance, look_from)
   if not id then
@@ -91,7 +92,7 @@ while #entries < asked and bytes_left > 0 do
     if repeats_metadata and sub.taken > 1 then
       bytes_left = bytes_left - sub.shared_bytes
     end
-    -- One at a time, not summed up: the strategy's next pick goes by these counts.
+    -- One at a time, not as a sum: the strategy's next pick uses these counts.
     note_in_hand(sub.pairs, 1)
     if composed then
       local is_last = index == sub.total - 1
@@ -104,7 +105,7 @@ while #entries < asked and bytes_left > 0 do
   end
 end
 if is_blocked and #entries < asked then
-  -- Whoever ends a reservation next wakes those that wait for it.
+  -- The script that ends a reservation next wakes the waiting workers.
   redis.call('SET', base .. 'blocked', 1)
 end
 if #entries == 0 then
@@ -128,7 +129,7 @@ if composed then
   composed.write_all_paces()
 end
 
--- Made from what was delivered, not from what was added: this is what we hold.
+-- Built from the delivered entries, not from the added ones: these are what the worker holds.
 local chunks = {}
 for _, entry in ipairs(deliver(worker, entries, expires_at)) do
   local f = entry[2]

@@ -1,33 +1,33 @@
 -- restore_submission: -> ready or completed.
 --
--- Inserts a submission that was there before Redis lost its data, with the chunks whose outputs are
--- in the store done. Costs by the bytes of the bitmaps and the number of free chunks below the
--- cursor, which the caller bounds. All done: completed at once. More operations failed than it
--- allows: failed, as the report would have that passed its limit.
+-- Inserts a submission that Redis had before it lost its data; the chunks whose outputs are in the
+-- store are done. The cost depends on the bytes of the bitmaps and the number of free chunks below
+-- the cursor, which the caller bounds. If all are done, it completes at once. If more operations
+-- failed than it allows, it fails, as with the report that exceeded its limit.
 --
 -- KEYS[1]     base               prefix of the queue's keys
 -- ARGV[1]     now                see _prelude
 -- ARGV[2]     partition          two digits, the end of the id
--- ARGV[3]     prefix             where the chunks' objects lie; of this submission alone
+-- ARGV[3]     prefix             of the chunks' objects; used by this submission only
 -- ARGV[4]     chunks_total
--- ARGV[5]     chunk_size         operations a chunk
+-- ARGV[5]     chunk_size         operations in a chunk
 -- ARGV[6]     operations_total
 -- ARGV[7]     cursor             no chunk from here on is done
--- ARGV[8]     chunks_done        bits of the next
+-- ARGV[8]     chunks_done        number of bits in `done`
 -- ARGV[9]     done               bitmap of finished chunks
 -- ARGV[10]    operations_done    of these
 -- ARGV[11]    operations_failed  of these
 -- ARGV[12]    errors             bitmap of those with operations that failed
 -- ARGV[13]    last_error         index of the last of them, or -1
--- ARGV[14]    idempotency        key of the insert, '' for none; unless another one has it by now
+-- ARGV[14]    idempotency        key of the insert, '' for none; not used if another one has it
 -- ARGV[15]    idempotency_ms     how long the key is remembered
 -- ARGV[16]    meta_count         pairs of strategic metadata
 -- ARGV[17]    redo_count         chunks below the cursor that are not done
 -- ARGV[18]    max_attempts       of a chunk; '' for the queue's default
--- ARGV[19]    backoff_first_ms   before the second attempt, likewise
--- ARGV[20]    backoff_max_ms     before a later one, likewise
--- ARGV[21]    retention_ms       from its end on, likewise
--- ARGV[22]    fallback_max_attempts      where the queue has no default
+-- ARGV[19]    backoff_first_ms   wait before the second attempt, likewise
+-- ARGV[20]    backoff_max_ms     longest wait before an attempt, likewise
+-- ARGV[21]    retention_ms       counted from the end, likewise
+-- ARGV[22]    fallback_max_attempts      if the queue has no default
 -- ARGV[23]    fallback_backoff_first_ms
 -- ARGV[24]    fallback_backoff_max_ms
 -- ARGV[25]    fallback_retention_ms

@@ -1,18 +1,18 @@
 -- retire_worker: reserved -> ready.
 --
--- Orderly shutdown: what a worker still holds is released without using an attempt, and it is
--- forgotten. (What a worker that just vanishes holds is for reclaim_dead.) What is pending for it
--- but no longer in the stream is acknowledged, see _reservation.lua.
+-- Orderly shutdown: all chunks that a worker still holds are released without using an attempt, and
+-- it is forgotten. (reclaim_dead handles workers that vanish.) Reservations that are pending for it
+-- but no longer in the stream are acknowledged, see _reservation.lua.
 --
 -- KEYS[1] base    prefix of the queue's keys
 -- ARGV[1] now     see _prelude
 -- ARGV[2] worker
--- ARGV[3] limit   chunks at most
+-- ARGV[3] limit   the most chunks
 --
 -- With _reservation, _worker.
 --
--- Returns {"retired", ended, has_more, lost}: entries that are not pending for it any more, lost
--- reservations among them. has_more 0 too when nothing could be ended: to repeat that is no use.
+-- Returns {"retired", ended, has_more, lost}: entries that are no longer pending for it, including
+-- lost reservations. has_more is also 0 if nothing could be ended: repeating it would not help.
 local worker, limit = ARGV[2], tonumber(ARGV[3])
 
 local pending = pending_of(worker, limit)

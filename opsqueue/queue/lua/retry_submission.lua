@@ -1,21 +1,21 @@
 -- retry_submission: failed or cancelled -> in_progress.
 --
--- Finished chunks stay finished; every other one gets all its attempts again. A reservation from
--- before that nobody reported yet is valid again. A limit of failed operations holds no longer: one
--- that was passed would fail it again at once. If its last chunk passed it, there is nothing left
--- to do, and it completes.
+-- Finished chunks stay finished; every other one gets all its attempts again. An earlier
+-- reservation that was not reported yet is valid again. A limit of failed operations no longer
+-- applies: if it was exceeded, the submission would fail again at once. If its last chunk exceeded
+-- it, there is nothing left to do, and it completes.
 --
--- Back-offs of before end, since the cause is mended: the queue's delayed chunks are gone through,
--- up to a thousand or so a call. A caller that dies in between leaves some to wait for their time.
+-- Earlier back-offs end, since the cause is fixed: the queue's delayed chunks are scanned, about a
+-- thousand in a call. If a caller dies in between, some wait for their time.
 --
 -- KEYS[1] base       prefix of the queue's keys
 -- ARGV[1] now        see _prelude
 -- ARGV[2] id
--- ARGV[3] look_from  '' to retry it; then where the last answer said to go on
+-- ARGV[3] look_from  '' to retry it; then the last answer's look_from
 --
 -- With _end_submission, _submission.
 --
--- Returns {"retried", submission, look_from}, '' when that was all; {"not_retryable", submission};
+-- Returns {"retried", submission, look_from}, '' if that was all; {"not_retryable", submission};
 -- or {"unknown"}.
 local id, look_from = ARGV[2], ARGV[3]
 local key = sub_key(id)

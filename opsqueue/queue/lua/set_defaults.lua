@@ -1,7 +1,7 @@
 -- set_defaults: running -> running.
 --
--- Sets options of submissions that are inserted from now on and do not give them. What there is
--- keeps what it was inserted with.
+-- Sets default options of submissions that are inserted from now on. Existing submissions keep the
+-- options that they were inserted with.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
@@ -9,8 +9,8 @@
 --
 -- With _defaults.
 --
--- Returns {"set"}; or {"refused", backoff_first_ms, backoff_max_ms}: the queue would have these,
--- and nothing is changed.
+-- Returns {"set"}; or {"refused", backoff_first_ms, backoff_max_ms}: these would be the result, but
+-- don't fit each other, and nothing is changed.
 local given = {}
 for i = 2, #ARGV, 2 do
   given[ARGV[i]] = ARGV[i + 1]

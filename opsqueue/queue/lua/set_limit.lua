@@ -1,13 +1,13 @@
 -- set_limit: running -> running.
 --
--- Sets or removes limits that take the place of a strategy's own number, for every worker's next
--- reserve.
+-- Sets or removes limits that replace a strategy's own number, from every worker's next reserve
+-- on.
 --
 -- KEYS[1]    base   prefix of the queue's keys
 -- ARGV[1]    now    see _prelude
 -- ARGV[2]    key    of strategic metadata
--- ARGV[3]    value  the only one that they are for; '' for all
--- ARGV[4...] rest   kind and limit of each: "max" and chunks in hand, or "rate" and
+-- ARGV[3]    value  the only one that they apply to; '' for all
+-- ARGV[4...] rest   kind and limit of each: "max" and reserved chunks, or "rate" and
 --                   "INTERVAL,BURST" (ticks of 10 ns, tokens); a limit of '' removes it
 --
 -- Returns {"set"}.
@@ -24,8 +24,8 @@ for i = 4, #ARGV, 2 do
   end
 end
 
--- What an empty reserve must know of the limits of single values: whether there are rates, and how
--- far up the index of groups by chunks in hand there can be one below its limit.
+-- What a reserve that finds nothing must know of the limits of single values: whether there are
+-- rates, and how far up the index of groups by reserved chunks a group can be below its limit.
 local has_rates, most = false, 0
 local fields = redis.call('HGETALL', limits)
 for i = 1, #fields, 2 do

@@ -1,7 +1,7 @@
 -- set_partitions: running -> running.
 --
--- Lets submissions from now on be spread over more partitions: the end of a submission's id says in
--- which one it is, so those that are there stay where they are. Never fewer.
+-- Spreads submissions over more partitions from now on. The end of a submission's id is its
+-- partition, so present ones stay where they are. The number can't decrease.
 --
 -- KEYS[1] base        prefix of the queue's keys, in partition 0
 -- ARGV[1] now         see _prelude
@@ -9,7 +9,7 @@
 --
 -- With _partitions.
 --
--- Returns {"set", numbers} or {"fewer", numbers}: all numbers that there were, the last one holds.
+-- Returns {"set", numbers} or {"fewer", numbers}: all numbers that there were; the last is current.
 local numbers = partition_numbers()
 local wanted = tonumber(ARGV[2])
 if wanted < numbers[#numbers] then

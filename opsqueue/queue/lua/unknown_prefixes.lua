@@ -4,8 +4,8 @@
 -- ARGV[1]    now   see _prelude
 -- ARGV[2...] rest  prefixes of objects
 --
--- Returns {"unknown", prefixes}: those that no submission has, and that are not being deleted.
--- Among them what was held to be discarded, by somebody who died before it was.
+-- Returns {"unknown", prefixes}: those that no submission has, and that are not being deleted. They
+-- include prefixes that were held by a program that died before it discarded them.
 local unknown = {}
 for i = 2, #ARGV do
   local owner = redis.call('HGET', base .. 'prefixes', ARGV[i])

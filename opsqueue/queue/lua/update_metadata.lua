@@ -1,7 +1,7 @@
 -- update_metadata: in_progress -> in_progress.
 --
--- Changes strategic metadata of a running submission, and its place in every index with it: chunks
--- in hand now count for the new value.
+-- Changes strategic metadata of a submission in progress, and with it its place in every index:
+-- reserved chunks now count for the new value.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
@@ -36,8 +36,8 @@ if pairs_then > limit then
   return {'too_many', pairs_then}
 end
 
--- Out of every index under the old pairs and in under the new ones, so that no pair is a special
--- case.
+-- It leaves every index under the old pairs and enters them under the new ones, so that no pair is
+-- a special case.
 local in_hand = tonumber(row[2])
 local was_ready = leave_ready(id)
 count_in_hand(id, 0 - in_hand)
@@ -54,6 +54,6 @@ change_pairs(id, 'ZADD')
 count_in_hand(id, in_hand)
 if was_ready then
   enter_ready(id)
-  wake()  -- a strategy may want it now that did not before
+  wake()  -- a strategy may choose it now that did not before
 end
 return {'changed', submission_row(id)}

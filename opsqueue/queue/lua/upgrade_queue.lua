@@ -6,7 +6,7 @@
 -- KEYS[1] base  prefix of the queue's keys
 -- ARGV[1] now   see _prelude
 --
--- Returns {"upgraded", format_before, format}; both the same where nothing was to be done.
+-- Returns {"upgraded", format_before, format}; the same number twice if nothing changed.
 if format < FORMAT then
   redis.call('SET', base .. 'format', FORMAT)
 end

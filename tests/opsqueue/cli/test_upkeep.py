@@ -90,7 +90,7 @@ def test_defaults_of_a_queue_are_set_shown_and_removed(run: Run, queue_name: str
     [
         ((), "nothing to set: give some of --max-attempts"),
         (("--backoff", "2m", "--max-backoff", "1m"), "max_ms is at least first_ms"),
-        (("--max-backoff", "1s"), "the longest is at least the first"),
+        (("--max-backoff", "1s"), "which is shorter: set both"),
         (("--max-attempts", "0"), "--max-attempts"),
         (("--retention", "7"), "like 24h or 7d"),
         (("--retention", "4000d"), "ten years"),

@@ -354,7 +354,7 @@ def test_a_page_of_another_partition_is_refused(queue: Queue) -> None:
     """It would look like the last one."""
     id_ = next(id_ for id_ in spread(queue) if id_.partition == 1)
 
-    with pytest.raises(InvalidArgumentError, match="was not asked for"):
+    with pytest.raises(InvalidArgumentError, match="was not requested"):
         queue.list_reservations(id_, from_="-@03")
 
 

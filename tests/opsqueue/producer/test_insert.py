@@ -101,8 +101,8 @@ def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size
     "wrong",
     [
         {"max_attempts": 0},
-        {"metadata": b"x" * 70_000},
-        {"strategic_metadata": {"a b": 1}},
+        {"metadata": b"x" * (512 * 1024 + 1)},
+        {"strategic_metadata": {"": 1}},
         {"idempotency_key": ""},
         {"idempotency_key": "ü"},
         {"retention": "7d"},

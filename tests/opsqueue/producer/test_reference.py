@@ -137,7 +137,7 @@ def test_a_submission_that_ended_is_not_cancellable(producer: ProducerClient) ->
 @pytest.mark.parametrize("wrong", [2**63, -1, "abc"])
 def test_what_cannot_be_an_id_is_refused(wrong: Any) -> None:
     """By one exception, whatever is wrong."""
-    with pytest.raises(TryFromIntError, match="no submission's id"):
+    with pytest.raises(TryFromIntError, match="is not a submission id"):
         SubmissionId(wrong)
 
 

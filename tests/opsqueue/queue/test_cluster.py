@@ -219,7 +219,9 @@ def test_sentinels_that_are_not_there_are_named_in_a_few_words() -> None:
 def test_a_server_without_cluster_mode_says_so(redis_url: str) -> None:
     url = redis_url.replace("redis://", "redis+cluster://")
 
-    with pytest.raises(RedisUnavailableError, match="is no cluster: its URL begins with redis://"):
+    with pytest.raises(
+        RedisUnavailableError, match="is not a cluster: its URL begins with redis://"
+    ):
         check(connect(url), url=url)
 
 

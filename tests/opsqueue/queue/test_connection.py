@@ -178,8 +178,8 @@ def test_a_server_without_an_append_only_file_gives_a_warning(
     ("url", "says"),
     [
         ("redis://127.0.0.1:{port}/99", "answers, but refuses .*: is its URL right"),
-        ("redis+sentinel://127.0.0.1:{port}/mymaster", "is no Sentinel: its own URL begins"),
-        ("redis+cluster://127.0.0.1:{port}", "is no cluster: its URL begins with redis://"),
+        ("redis+sentinel://127.0.0.1:{port}/mymaster", "is not a Sentinel: its own URL begins"),
+        ("redis+cluster://127.0.0.1:{port}", "is not a cluster: its URL begins with redis://"),
         ("redis://:wrong@127.0.0.1:{port}", "refused the credentials"),
     ],
 )
@@ -292,7 +292,7 @@ def test_what_info_leaves_out_is_said_and_not_guessed(
     (warning,) = check(own_client, url="redis://host")
     findings = {one.check: one for one in _server_findings(info)}
 
-    assert f"Redis does not tell {name} (INFO); make sure that {fact}" == warning
+    assert f"Redis does not report {name} (INFO); make sure that {fact}" == warning
     assert Level.WARNING is findings["redis-info"].level
     assert f"make sure that {fact}" == findings["redis-info"].help
     assert len(findings) == (3 if name != "role" else 4)

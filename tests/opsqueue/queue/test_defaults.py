@@ -178,8 +178,8 @@ def test_a_retention_that_an_earlier_version_has_set_is_the_queues_default(
         ({"max_attempts": True}, "max_attempts is True"),
         ({"backoff_first_ms": 10**12}, "30 days"),
         ({"backoff_first_ms": 2, "backoff_max_ms": 1}, "at least first_ms"),
-        ({"backoff_first_ms": 51}, "51 ms and at most 50 ms"),
-        ({"backoff_max_ms": 4}, "5 ms and at most 4 ms"),
+        ({"backoff_first_ms": 51}, "51 ms and the longest 50 ms"),
+        ({"backoff_max_ms": 4}, "5 ms and the longest 4 ms"),
         ({"chunk_size": 1}, "'chunk_size' has no default"),
     ],
 )

@@ -135,13 +135,13 @@ def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) 
 
     assert refused() == "submissions in progress"
     (chunk,) = take(queue)
-    assert refused() == "submissions in progress, chunks in hand, live workers"
+    assert refused() == "submissions in progress, reserved chunks, live workers"
     queue.complete_chunks([chunk.token])
     assert refused() == "submissions completed, live workers"
     queue.retire_worker("w1")
     clock.advance(1_000)
     queue.forget_submissions()
-    assert refused() == "prefixes whose objects are to be deleted"
+    assert refused() == "prefixes pending deletion"
     queue.forget_submissions(deleted_prefixes=[new.prefix])
 
     queue.delete_queue()

@@ -119,7 +119,7 @@ def test_the_failure_names_the_dead_worker_and_its_silence(queue: Queue, clock: 
     failure = queue.get_submission(id_).last_failure
     assert failure is not None
     assert failure.type == "WorkerDied"
-    assert failure.message == "worker host-7:1234 gave no sign of life for 31234 ms"
+    assert failure.message == "worker host-7:1234 sent no heartbeat for 31234 ms"
 
 
 def test_a_dead_worker_is_forgotten(queue: Queue, raw: Raw, clock: Clock) -> None:

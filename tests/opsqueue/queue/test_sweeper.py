@@ -201,8 +201,8 @@ def test_what_is_taken_back_is_logged_with_its_queue_and_workers(
     Sweeper(lambda: [queue], sweeper="w1", store=store)._sweep(queue, is_slow_round=True)
 
     assert caplog.messages == [
-        f"queue {queue_name}: took 2 chunks back from dead workers: dead",
-        f"queue {queue_name}: took 1 chunk back whose reservation was over, from hanging",
+        f"queue {queue_name}: reclaimed 2 chunks from dead workers: dead",
+        f"queue {queue_name}: reclaimed 1 chunk whose reservation had expired, from hanging",
     ]
 
 

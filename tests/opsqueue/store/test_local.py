@@ -108,7 +108,7 @@ def test_a_full_disk_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store = LocalStore(str(tmp_path))
     (tmp_path / "41").mkdir()
 
-    with pytest.raises(StoreUnavailableError, match=r"No space left on device.*make room"):
+    with pytest.raises(StoreUnavailableError, match=r"No space left on device.*free space"):
         store.create("41/0-in", b"x")
 
     assert list((tmp_path / "41").iterdir()) == []

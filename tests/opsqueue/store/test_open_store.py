@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("ftp://bucket/x", "'ftp' is none of file://, memory://, s3://, gs://"),
-        ("bucket/x", "'' is none of"),
-        ("", "'' is none of"),
+        ("ftp://bucket/x", "'ftp' is not one of file://, memory://, s3://, gs://"),
+        ("bucket/x", "'' is not one of"),
+        ("", "'' is not one of"),
         ("s3://", "s3://bucket/prefix"),
         ("gs:///prefix", "gs://bucket/prefix"),
         ("s3://[bucket/x", "can't be read"),

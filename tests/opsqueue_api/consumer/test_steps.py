@@ -99,7 +99,7 @@ def test_a_second_report_changes_nothing(
 
 def test_a_chunk_that_was_never_held_is_an_error(consumer: ConsumerClient) -> None:
     """Its token is with the client that reserved it."""
-    with pytest.raises(ChunkNotFoundError, match="not in this consumer's hands") as raised:
+    with pytest.raises(ChunkNotFoundError, match="is not reserved by this consumer") as raised:
         consumer.complete_chunk(SubmissionId(41), None, 7, b"")
 
     assert (41, 7) == (raised.value.submission_id, raised.value.chunk_index)
