@@ -59,8 +59,8 @@ Then:
   curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\
       http://127.0.0.1:3999/v1/queues/default/submissions
 \b
-\b
-Tokens, in the environment or a file; without any, whoever reaches the port can do everything:
+Tokens are read from the environment or a file. Without tokens, everybody who can reach the
+port can do everything:
   OPSQUEUE_API_TOKENS='web:SECRET:produce@emails,images;ops:SECRET:admin' opsqueue-api ...
   curl -H "authorization: Bearer SECRET" http://127.0.0.1:3999/v1/queues/emails
 """
@@ -80,7 +80,8 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
 @click.option(
     "--host",
     default=_DEFAULTS.host,
-    help="Address to listen on. One that other machines reach takes tokens or --insecure.",
+    help="Address to listen on. An address that other machines can reach needs tokens or "
+    "--insecure.",
 )
 @config.PORT()
 @click.option(
@@ -88,91 +89,102 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     default="",
     show_default=False,
     metavar="TOKENS",
-    help=f"{FORM}, separated by semicolons; scopes: {', '.join(Scope)}. Give it as the variable: "
-    "command lines are seen by everybody on the machine.",
+    help=f"Tokens of the form {FORM}, separated by semicolons. Scopes are {', '.join(Scope)}. Use "
+    "the variable: everybody on the machine can see command lines.",
 )
 @click.option(
     "--tokens-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="More of them, one a line. Read at start.",
+    help="File with further tokens, one on each line. It is read at the start.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Listen on any address without tokens.",
+    help="Allow any address to listen on without tokens.",
 )
 @click.option(
     "--allowed-hosts",
     multiple=True,
     show_default=False,
     metavar="NAMES",
-    help="Without tokens: names that requests may be sent to, beside localhost, IP addresses and "
-    "--host; separated by commas, or given several times. *.example.com is all names below it, * "
-    "all names.",
+    help="Names that requests may be sent to when there are no tokens, beside localhost, IP "
+    "addresses and --host. Separate them by commas, or repeat the option. *.example.com allows all "
+    "names below example.com, * allows all names.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(2, 1_000),
     default=_DEFAULTS.threads,
-    help="Requests at a time in each process; three quarters of them may be long polls.",
+    help="Requests that each process answers at the same time. Up to three quarters of them may be "
+    "long polls.",
 )
 @click.option(
-    "-w", "--workers", type=click.IntRange(1, 100), default=_DEFAULTS.workers, help="Processes."
+    "-w",
+    "--workers",
+    type=click.IntRange(1, 100),
+    default=_DEFAULTS.workers,
+    help="Number of processes.",
 )
 @click.option(
     "--max-body-bytes",
     type=click.IntRange(1),
     default=_LIMITS.body_bytes,
-    help="Of a request.",
+    help="Maximum size of a request's body in bytes, after decompression.",
 )
 @click.option(
     "--max-chunk-bytes",
     type=click.IntRange(1_024, 1 << 30),
     default=_LIMITS.chunk_bytes,
-    help="Bytes, before compression, of a chunk that is decoded whole: operations as JSON, results "
-    "that are reported encoded. Result streams decode larger ones piece by piece.",
+    help="Maximum size in bytes, before compression, of a chunk that is decoded at once, which are "
+    "operations as JSON and encoded results that are reported. Result streams decode larger chunks "
+    "piece by piece.",
 )
-@config.MAX_LINE_BYTES(help="Of a line of an NDJSON body.")
+@config.MAX_LINE_BYTES(help="Maximum size of a line of an NDJSON body in bytes.")
 @click.option(
     "--max-operations",
     type=click.IntRange(1),
     default=_LIMITS.operations,
-    help="In a body.",
+    help="Maximum number of operations in a body.",
 )
 @click.option(
     "--max-body-chunks",
     type=click.IntRange(1),
     default=_LIMITS.body_chunks,
-    help="Cut from a body, and stored while the client waits.",
+    help="Maximum number of chunks that are cut from a body.",
 )
 @click.option(
     "--max-chunks",
     type=click.IntRange(1, MAX_CHUNKS),
     default=_LIMITS.chunks,
-    help="Of a submission whose chunks are uploaded already; a bit of Redis's memory each.",
+    help="Maximum number of chunks of a submission whose chunks are uploaded already. Each takes a "
+    "bit of Redis's memory.",
 )
 @click.option(
     "--max-metadata-bytes",
     type=click.IntRange(0, MAX_METADATA_BYTES),
     default=_LIMITS.metadata_bytes,
-    help="Of a submission's opaque metadata.",
+    help="Maximum size of a submission's metadata in bytes.",
 )
 @click.option(
     "--inline-bytes",
     type=click.IntRange(0, INLINE_BYTES),
     default=_LIMITS.inline_bytes,
-    help="Of a submission's chunks together that are kept in Redis, not in the store; 0: none.",
+    help="Submissions whose chunks have at most this many bytes together are kept in Redis instead "
+    "of the store. 0 puts all of them into the store.",
 )
 @config.HEARTBEAT_TIMEOUT(
-    help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise."
+    help="Seconds without a heartbeat after which a consumer over HTTP counts as dead, unless it "
+    "asks for another time."
 )
 @config.DURABILITY()
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
-@click.option("--access-log/--no-access-log", default=False, help="A line a request.")
-@click.version_option(__version__, prog_name="opsqueue-api", allow_from_autoenv=False)
+@click.option(
+    "--access-log/--no-access-log", default=False, help="Write a line to stdout for each request."
+)
+@config.version_option("opsqueue-api")
 def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its type
-    """Serve opsqueue's HTTP API."""
+    """Serve the HTTP API and the dashboard."""
     settings = _settings_of(options)
     set_up_logging(settings.log_level, settings.log_format, add_request_id)
     warnings = _check_outside(settings)

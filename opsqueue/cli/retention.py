@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from opsqueue.cli.connections import with_redis
+from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import note_new
 from opsqueue.cli.tables import say
 from opsqueue.model.durations import as_text, milliseconds, parse_duration
@@ -22,12 +23,12 @@ Examples:
 """
 
 
-@click.group(epilog=_EPILOG)
+@click.group(cls=HelpGroup, epilog=_EPILOG)
 def retention() -> None:
     """Set for how long ended submissions and their results are kept.
 
-    Holds for submissions that their producers gave no retention of their own. Workers delete what
-    is over; while none runs, nothing is deleted.
+    The setting holds for submissions whose producers gave no retention. Workers and APIs delete
+    submissions after their retention. While none of them runs, nothing is deleted.
     """
 
 
@@ -47,7 +48,7 @@ def set_(*, queue: str, duration: str, client: Client) -> None:
 @click.argument("queue")
 @with_redis
 def remove(*, queue: str, client: Client) -> None:
-    """Keep ended submissions of QUEUE for a day, as without a setting."""
+    """Remove the setting of QUEUE, so that ended submissions are kept for a day."""
     Queue(client, queue).set_retention(None)
 
 

@@ -19,7 +19,6 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
 )
 from opsqueue.handlers.app import Opsqueue, load_app
-from opsqueue.model.version import __version__
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
@@ -32,16 +31,28 @@ _EPILOG = """
 Examples:
   opsqueue-worker tasks:app
   opsqueue-worker tasks:app -c 8 -Q images,emails
-  opsqueue-worker tasks:app --pool async -c 50          async def handlers that call an API
-  opsqueue-worker tasks:app --pool solo                 breakpoints work
+  opsqueue-worker tasks:app --pool async -c 50          for async def handlers that call an API
+  opsqueue-worker tasks:app --pool solo                 for debugging: breakpoints work
   opsqueue-worker tasks:app --strategy "PreferDistinct(customer, Oldest)"
-  opsqueue-worker tasks:app --burst                     do what there is, then exit
+  opsqueue-worker tasks:app --burst                     work until the queues are empty, then exit
   opsqueue-worker tasks:app --redis-url redis://cache:6379/0 --store-url s3://bucket/opsqueue
 
 \b
-Signals: TERM or Ctrl-C finishes the chunks that run, a second one (or QUIT) gives them back at
-once; HUP replaces the children; USR1 prints all stacks to stderr.
-Exit codes: 0 ended as told, 1 unexpected, 2 usage or app, 3 Redis or store not reachable.
+Signals:
+  TERM, INT (Ctrl-C)  finish the chunks that run, release the others, then exit; a second one
+                      releases all of them at once
+  QUIT                release all chunks at once, then exit
+  HUP                 replace the child processes, each after the chunk that it runs
+  USR1                print the stack of every thread to stderr
+\b
+Exit codes:
+  0  the worker stopped as it was asked to
+  1  an unexpected error, or with --check: no worker is alive
+  2  an option is wrong, or the app can't be loaded
+  3  Redis or the store can't be reached
+\b
+Environment: each option has a variable, which is named beside it. The SDKs of object stores and
+of OpenTelemetry read theirs (AWS_..., GOOGLE_..., OTEL_...).
 """
 
 _DEFAULTS: Final = WorkerSettings(app="", redis_url="", store_url="")
@@ -113,8 +124,9 @@ def _say(line: str) -> None:
     "--pool",
     type=click.Choice(get_args(PoolKind)),
     default=_DEFAULTS.pool,
-    help="What runs chunks: child processes; threads of one child, for handlers that wait; tasks "
-    "of one child's event loop, for async def handlers; this process itself, for debugging.",
+    help="Where handlers run: process, in child processes; thread, in threads of one child, for "
+    "handlers that wait; async, on the event loop of one child, for async def handlers; solo, in "
+    "this process, for debugging.",
 )
 @config.CONCURRENCY()
 @click.option(
@@ -123,80 +135,91 @@ def _say(line: str) -> None:
     default="",
     show_default=False,
     metavar="A,B",
-    help="Queues to serve.  [default: every queue that the app has a handler for]",
+    help="Serve only these queues.  [default: every queue that the app has a handler for]",
 )
 @click.option(
     "--prefetch",
     type=_Prefetch(),
     default="auto",
-    help="Chunks that wait beside each that runs; auto: about 100 ms of work, 1 to 64.",
+    help="Number of chunks reserved ahead for each chunk that runs. auto reserves about 100 ms of "
+    "work, 1 to 64 chunks.",
 )
 @config.REDIS_URL()
 @config.STORE_URL(help=f"{config.STORE_URL.help}  [required]")
 @click.option(
     "--strategy",
     type=_Strategy(),
-    help='Which chunk next, like "PreferDistinct(customer, Oldest)".  [default: the handler\'s]',
+    help='Strategy that chooses the next chunk, such as "PreferDistinct(customer, Oldest)".  '
+    "[default: the handler's]",
 )
 @click.option(
     "--max-chunks-per-child",
     type=click.IntRange(1),
-    help="Replace a child after so many.  [default: never]",
+    help="Replace a child process after it has run this many chunks.  [default: never]",
 )
 @click.option(
     "--max-memory-per-child",
     type=_Memory(),
-    help="Replace a child that has had so much, like 512MB.  [default: never]",
+    help="Replace a child process that has used this much memory, such as 512MB.  [default: never]",
 )
 @click.option(
     "--max-chunk-bytes",
     type=click.IntRange(1_024, MAX_CHUNK_BYTES),
     default=_DEFAULTS.max_chunk_bytes,
-    help="Bytes, before compression, of a chunk's operations; with more its attempt fails.",
+    help="Maximum size of a chunk's operations in bytes, before compression. The attempt of a "
+    "larger chunk fails.",
 )
 @click.option(
     "--heartbeat-interval",
     type=click.FloatRange(0.1, 600),
     default=_DEFAULTS.heartbeat_interval_s,
-    help="Seconds between signs of life.",
+    help="Seconds between two heartbeats.",
 )
 @config.HEARTBEAT_TIMEOUT(
     type=click.FloatRange(0.5, 3600),
-    help="Seconds without one after which this worker counts as dead to the others.",
+    help="Seconds without a heartbeat after which other workers take this worker for dead.",
 )
 @click.option(
     "--redis-timeout",
     # Reads wait for 5 s, and their answers take some time.
     type=click.FloatRange(6, 600),
     default=_DEFAULTS.redis_timeout_s,
-    help="Seconds without an answer after which a connection to Redis is given up.",
+    help="Seconds without an answer after which a connection to Redis is closed.",
 )
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0, 86_400),
     default=_DEFAULTS.shutdown_timeout_s,
-    help="Seconds that chunks have to finish at the end.",
+    help="Seconds that running chunks have to finish when the worker stops.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65_535),
-    help="Serve Prometheus's metrics there; 0: any free port.  [default: none]",
+    help="Serve Prometheus metrics on this port. 0 chooses a free port.  [default: none]",
 )
 @click.option(
     "--metrics-host",
     default=_DEFAULTS.metrics_host,
-    help="Address of the metrics; in a container 0.0.0.0. It asks for no token.",
+    help="Address that the metrics are served on. Use 0.0.0.0 in a container. No token is asked "
+    "for.",
 )
-@click.option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
-@click.option("--reload", is_flag=True, help="Replace the children when source files change.")
+@click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option(
-    "--check", is_flag=True, help="Only say whether a worker of this host is alive: exit 0 or 1."
+    "--reload", is_flag=True, help="Replace the child processes when source files change."
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Run no chunks. Exit with 0 if a worker on this host is alive, else with 1.",
 )
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
-@click.version_option(__version__, message="opsqueue-worker %(version)s", allow_from_autoenv=False)
+@config.version_option("opsqueue-worker")
 def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
-    """Run the handlers of an app: MODULE:APP names it, like tasks:app for `app = …` in tasks.py."""
+    """Run the handlers of an app.
+
+    MODULE:APP names the app: tasks:app is the variable `app` in tasks.py.
+    """
     try:
         # First of all: the kernel drops signals that process 1 of a container has no handler for.
         for number in (signal.SIGTERM, signal.SIGINT):
