@@ -63,9 +63,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    """`opsqueue dev` as the README starts it, with the files that its and other pages name."""
+    """`opsqueue dev` as the README starts it, with the README's handlers."""
     folder = tmp_path_factory.mktemp("dev")
-    for name in ("tasks.py", "prices.py", "consumer.mjs"):
+    for name in ("tasks.py", "prices.py"):
         (folder / name).write_text(file_of(README, name))
     with running_dev(folder) as dev:
         yield dev

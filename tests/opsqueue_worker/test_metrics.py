@@ -57,7 +57,7 @@ def test_what_is_served_is_what_is_documented() -> None:
     """Names, types and labels, in both directions, from a real port."""
     url = filled().serve("127.0.0.1", 0)
 
-    assert documented("Of a worker") == served(httpx.get(url).text)
+    assert documented("Metrics of a worker") == served(httpx.get(url).text)
 
 
 def test_a_port_that_is_taken_is_named() -> None:

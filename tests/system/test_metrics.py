@@ -194,7 +194,7 @@ def test_a_worker_measures_its_children_and_survives_their_deaths(
 
     until(is_counted)
     assert "opsqueue_worker_slots 2.0" in text
-    assert served(text) == documented("Of a worker")
+    assert served(text) == documented("Metrics of a worker")
 
 
 def children_of(pid: int) -> list[int]:

@@ -159,7 +159,7 @@ def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App) -> N
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
         text = root.get("/metrics").text
 
-    assert documented("Of the API") == served(text)
+    assert documented("Metrics of the API") == served(text)
 
 
 def test_openmetrics_is_given_to_who_accepts_it(app: App) -> None:
