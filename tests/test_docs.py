@@ -330,6 +330,7 @@ def open(at):
 
 
 @pytest.mark.system
+@pytest.mark.timeout(300)  # a dozen processes, one after the other
 def test_the_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first file to the retry, in one folder, with `opsqueue dev` started twice."""
     page = ROOT / "docs" / "tutorial.md"
