@@ -1,25 +1,53 @@
-"""The options that several of our programs have: names, variable, default, check and help, once.
+"""What several of our programs have: options, each declared once, and their standard streams.
 
-Each is a value; calling it makes the decorator for a command, with what is different there, such as
-its help. Options that only one program has are declared in its own `cli` module.
+Each option is a value; calling it makes the decorator for a command, with what is different there,
+such as its help. Options that only one program has are declared in its own `cli` module.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, TypeVar, get_args
 
 import click
 
 from opsqueue.contents import json_lines
+from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.checks import printable
+from opsqueue.model.durations import milliseconds, parse_duration
+from opsqueue.model.new_submission import Defaults
 from opsqueue.model.version import __version__
 from opsqueue.queue.commands import DEFAULT_TIMEOUT_MS
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[timedelta]):
+    """`90s`, `15m`, `1h30m`, `1.5d`, `3w`."""
+
+    name = "duration"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 what click has
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return parse_duration(str(value))
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +145,29 @@ LOG_FORMAT: Final = Option(
 )
 
 
+def defaults_of(
+    max_attempts: int | None,
+    backoff: timedelta | None,
+    max_backoff: timedelta | None,
+    retention: timedelta | None,
+) -> Defaults:
+    """Return options of submissions, as programs are given them.
+
+    Raises:
+        InvalidArgumentError: a submission can't have them.
+    """
+    backoff_ms, max_backoff_ms, retention_ms = (
+        None if duration is None else milliseconds(duration)
+        for duration in (backoff, max_backoff, retention)
+    )
+    return Defaults(
+        max_attempts=max_attempts,
+        backoff_first_ms=backoff_ms,
+        backoff_max_ms=max_backoff_ms,
+        retention_ms=retention_ms,
+    )
+
+
 def version_option(program: str) -> Callable[[Command], Command]:
     """Return the decorator for `--version`, which every program prints in the same form.
 
@@ -138,3 +189,60 @@ def name_variables(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for below in command.commands.values():
             name_variables(below)
+
+
+class Program(click.Command):
+    """A program that runs until it is stopped: nobody need read what it prints."""
+
+    def make_context(self, *args: Any, **attributes: Any) -> click.Context:  # noqa: ANN401 click's own
+        """Parse the command line, which prints --help and --version."""
+        with standard_streams(drops_output=True):
+            return super().make_context(*args, **attributes)
+
+
+def say(line: str) -> None:
+    """Tell whoever has started a program; that it can't be told does not end the program."""
+    with suppress(OSError):
+        click.echo(printable(line), err=True)
+
+
+@contextmanager
+def standard_streams(*, drops_output: bool = False) -> Iterator[None]:
+    """Turn trouble with the standard streams into a line and an exit code, not a traceback.
+
+    Streams that the caller has closed are replaced, so that no connection gets their numbers.
+    Reading or writing there is an OSError then; but what is written to a closed stderr is dropped,
+    and to a closed stdout with `drops_output`.
+    """
+    # Python has None for those that are closed.
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(_null(os.O_WRONLY), encoding="utf-8")
+    if sys.stdout is None:
+        how = os.O_WRONLY if drops_output else os.O_RDONLY
+        sys.stdout = os.fdopen(_null(how), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(_null(os.O_WRONLY), "w", encoding="utf-8")
+    try:
+        try:
+            yield
+        finally:
+            # Now, and not when the interpreter ends, where it would be a traceback.
+            sys.stdout.flush()
+    except OSError as exc:
+        _drop_output()
+        if exc.errno != errno.EPIPE:  # `head` has read what it wants
+            say(f"Error: can't read or write: {exc.strerror or exc}")
+        raise click.exceptions.Exit(1) from None
+
+
+def _null(how: int) -> int:
+    descriptor = os.open(os.devnull, how)
+    os.set_inheritable(descriptor, True)  # noqa: FBT003 os has no name for it
+    return descriptor
+
+
+def _drop_output() -> None:
+    """Drop what can't be written, which the interpreter would try again at its end."""
+    with suppress(OSError, ValueError):  # no file, as in tests
+        descriptor = sys.stdout.fileno()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -14,6 +14,7 @@
     |   +-- ChunkNotFoundError              no chunk of this index
     |   +-- SubmissionNotFoundError         no such id in this queue (never was, or cleaned up)
     |   +-- SubmissionForgottenError        an insert's key is that of one that was cleaned up
+    |   +-- IdempotencyKeyReusedError       an insert's key belongs to a different insert
     |   +-- SubmissionNotCompletedYetError  results asked for before they are there
     |   +-- QueueInUseError                 a queue to be deleted has something in it
     |   +-- NewObjectStoreClientError       a store URL that can't be used, or a missing extra
@@ -82,7 +83,7 @@ from opsqueue.model.status import (
 from opsqueue.model.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opsqueue.model.chunk import OperationFailed
     from opsqueue.model.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
@@ -101,6 +102,7 @@ __all__ = [
     "EncodingError",
     "FormatTooNewError",
     "HandlerError",
+    "IdempotencyKeyReusedError",
     "IncorrectUsageError",
     "InternalConsumerClientError",
     "InternalProducerClientError",
@@ -220,6 +222,23 @@ class SubmissionForgottenError(IncorrectUsageError):
         )
 
 
+class IdempotencyKeyReusedError(IncorrectUsageError):
+    """An insert has the idempotency key of another one, which asked for something else.
+
+    `submission_id` is the first one's id; `differing` names the fields of the insert that differ.
+    """
+
+    def __init__(self, submission_id: SubmissionId, queue: str, differing: Sequence[str]) -> None:
+        self.submission_id = submission_id
+        self.queue = queue
+        self.differing = tuple(differing)
+        super().__init__(
+            f"queue {queue!r} knows the idempotency key: it is that of submission {submission_id}, "
+            f"which was inserted with other {', '.join(differing)}; repeat the insert as it was to "
+            "get that submission, or give another key for another one"
+        )
+
+
 class ChunkNotFoundError(IncorrectUsageError):
     """A chunk is reported that this consumer never held."""
 
@@ -260,9 +279,9 @@ class QueueInUseError(IncorrectUsageError):
     def __init__(self, queue: str, found: Mapping[str, int]) -> None:
         self.queue = queue
         self.found = found
-        what = ", ".join(f"{number:,} {name}" for name, number in found.items())
+        what = ", ".join(f"{name}: {number:,}" for name, number in found.items())
         super().__init__(
-            f"queue {queue!r} can't be deleted: it has {what}; cancel what is in progress, wait "
+            f"queue {queue!r} can't be deleted ({what}): cancel what is in progress, wait "
             "for the retention of what has ended, and stop its workers"
         )
 

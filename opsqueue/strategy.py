@@ -22,18 +22,28 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.names import (
+    checked_meta_key,
+    meta_key_text,
+    parse_meta_key,
+    stored_meta_key,
+)
 
 Layer = Sequence[str | int]
 TICKS_A_SECOND: Final = 100_000_000
 """Of the scripts' rate limits: 10 ns each, so that a rate is an integer."""
 MOST_IN_HAND: Final = 10**9
 """What MaxSimultaneous can be given."""
-_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s(),"]+|\S', re.DOTALL)
+"""Of a strategy's text: a key in quotes, as JSON has strings, another word, or a mark."""
+MAX_STRATEGY_CHARACTERS: Final = 100_000
+"""Of a strategy's text; the longest keys in as many strategies as can be nested fit in."""
 _MOST_LAYERS: Final = 16
 _MOST_ALTERNATIVES: Final = 32
 """Each is tried in one script, so that their number is what a reserve can cost."""
@@ -50,12 +60,17 @@ class AnyStrategy:
         raise NotImplementedError
 
     def wire(self) -> str:
-        """Give the JSON that `_strategy.lua` documents."""
-        return json.dumps(self.alternatives(), separators=(",", ":"))
+        """Give the JSON that `_strategy.lua` documents, with keys as the scripts know them."""
+        alternatives = [
+            [_with_stored_key(*layer) if len(layer) > 1 else layer for layer in layers]
+            for layers in self.alternatives()
+        ]
+        return json.dumps(alternatives, separators=(",", ":"))
 
     def __str__(self) -> str:
         """As `parse_strategy` reads it."""
-        values = [str(getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+        names = [f.name for f in fields(self)]  # type: ignore[arg-type]
+        values = [_text_of(name, getattr(self, name)) for name in names]
         return f"{type(self).__name__}({', '.join(values)})" if values else type(self).__name__
 
 
@@ -263,19 +278,22 @@ def interval_ticks(per_second: float) -> int:
 def parse_strategy(text: str) -> AnyStrategy:
     """Read the text form, like "PreferDistinct(customer, Oldest)".
 
+    A key that is not one word, or named like a strategy, stands in double quotes, as JSON has it.
+
     Raises:
         InvalidArgumentError: shows where it stops making sense, and the right form.
     """
-    tokens = re.findall(r"[A-Za-z0-9_.\-]+|[(),]|\S", text)
-    strategy, rest = _parse(tokens, text[:200])
-    if rest:
-        message = f"strategy {text[:200]!r}: nothing can follow after {rest[0]!r}"
+    tokens = deque(_TOKEN.findall(text))
+    strategy = _parse(tokens, text[:200])
+    if tokens:
+        message = f"strategy {text[:200]!r}: nothing can follow after {tokens[0][:40]!r}"
         raise InvalidArgumentError(message)
     return strategy
 
 
-def _parse(tokens: list[str], text: str, *, depth: int = 0) -> tuple[AnyStrategy, list[str]]:
-    name = tokens[0] if tokens else ""
+def _parse(tokens: deque[str], text: str, *, depth: int = 0) -> AnyStrategy:
+    """Take a strategy's tokens from the front."""
+    name = tokens.popleft() if tokens else ""
     if name not in _FORMS or depth > _DEEPEST:
         is_deep = f"more than {_MOST_LAYERS} strategies are nested"
         wrong = is_deep if depth > _DEEPEST else f"{name[:40]!r} is none of {', '.join(_FORMS)}"
@@ -283,27 +301,26 @@ def _parse(tokens: list[str], text: str, *, depth: int = 0) -> tuple[AnyStrategy
         raise InvalidArgumentError(message)
     make, form = _FORMS[name]
     arguments: list[Any] = []
-    rest = tokens[1:]
-    if rest[:1] == ["("]:
-        rest = rest[1:]
-        while rest and rest[0] != ")":
-            if rest[0] in _FORMS:
-                inner, rest = _parse(rest, text, depth=depth + 1)
-                arguments.append(inner)
+    if tokens and tokens[0] == "(":
+        tokens.popleft()
+        while tokens and tokens[0] != ")":
+            if tokens[0] in _FORMS:
+                arguments.append(_parse(tokens, text, depth=depth + 1))
             else:
-                arguments.append(_number(rest[0]))
-                rest = rest[1:]
-            if rest[:1] == [","]:
-                rest = rest[1:]
-            elif rest[:1] != [")"]:
+                # What is not a strategy begins with a key, also where that looks like a number.
+                read = _number if arguments else parse_meta_key
+                arguments.append(read(tokens.popleft()))
+            if tokens and tokens[0] == ",":
+                tokens.popleft()
+            elif tokens and tokens[0] != ")":
                 message = f"strategy {text!r}: a comma or a closing bracket is missing in {name}"
                 raise InvalidArgumentError(message)
-        if not rest:
+        if not tokens:
             message = f"strategy {text!r}: the bracket of {name} is not closed"
             raise InvalidArgumentError(message)
-        rest = rest[1:]
+        tokens.popleft()
     try:
-        return make(*arguments), rest
+        return make(*arguments)
     except TypeError as exc:
         if isinstance(exc, InvalidArgumentError):
             raise
@@ -345,6 +362,18 @@ def read_strategy(value: object, *, depth: int = 0) -> AnyStrategy:
         raise InvalidArgumentError(message) from exc
 
 
+def _with_stored_key(kind: str | int, meta_key: str | int, *rest: str | int) -> Layer:
+    return [kind, stored_meta_key(str(meta_key)), *rest]
+
+
+def _text_of(name: str, value: object) -> str:
+    """Return a field as `parse_strategy` reads it."""
+    if name != "meta_key":
+        return str(value)
+    # Without quotes, the name of a strategy would be read as that.
+    return json.dumps(value) if value in _FORMS else meta_key_text(str(value))
+
+
 def _number(token: str) -> str | int | float:
     for kind in (int, float):
         try:
@@ -364,10 +393,9 @@ def _is_int(value: object) -> bool:
 
 
 def _check(strategy: AnyStrategy, meta_key: object, underlying: object) -> None:
-    if not isinstance(meta_key, str) or not _KEY.fullmatch(meta_key):
-        raise _wrong(
-            strategy, f"key {meta_key!r} is no key of strategic metadata (letters, digits, _.-)"
-        )
+    if not isinstance(meta_key, str):
+        raise _wrong(strategy, f"key {meta_key!r} is no key of strategic metadata, a text")
+    checked_meta_key(meta_key)
     if not isinstance(underlying, AnyStrategy):
         raise _wrong(strategy, f"underlying {underlying!r} is no strategy")
     if max(len(layers) for layers in underlying.alternatives()) >= _MOST_LAYERS:

@@ -6,8 +6,11 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import fakeredis
 import pytest
@@ -114,3 +117,26 @@ def queue_name() -> str:
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"file://{tmp_path}/store"
+
+
+@pytest.fixture
+def folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system calls of a disk that does not tell capital letters from small ones."""
+
+    def folded(name: str, dir_fd: int | None) -> str:
+        path = name if dir_fd is None else f"/proc/self/fd/{dir_fd}/{name}"
+        within, last = os.path.split(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for found in os.listdir(within):  # noqa: PTH208 names alone
+                if found.lower() == last.lower():
+                    return name[: len(name) - len(last)] + found
+        return name
+
+    def fold(call: Callable[..., Any]) -> Callable[..., Any]:
+        def with_folded(name: str, *args: Any, dir_fd: int | None = None, **named: Any) -> Any:
+            return call(folded(name, dir_fd), *args, dir_fd=dir_fd, **named)
+
+        return with_folded
+
+    calls = {name: fold(getattr(os, name)) for name in ("mkdir", "open", "rmdir", "stat", "unlink")}
+    monkeypatch.setattr("opsqueue.store.local.os", SimpleNamespace(**{**vars(os), **calls}))

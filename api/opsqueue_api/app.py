@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.http.bodies import ProblemType
+from opsqueue.model.new_submission import BUILT_IN, Defaults
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.durability import Durability
@@ -35,7 +36,7 @@ from opsqueue_api.resources.events import AllEvents, QueueEvents, SubmissionEven
 from opsqueue_api.resources.grid import Reservations, SubmissionChunks
 from opsqueue_api.resources.health import Alive, Ready, Version
 from opsqueue_api.resources.inline import InlineInputs, InlineOutputs
-from opsqueue_api.resources.metrics import HttpMetrics, Metrics, QueueTotals
+from opsqueue_api.resources.metrics import ChunkDurations, HttpMetrics, Metrics, QueueTotals
 from opsqueue_api.resources.openapi import OpenApi, Route
 from opsqueue_api.resources.progress import SubmissionProgress
 from opsqueue_api.resources.queues import (
@@ -68,6 +69,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     allowed_hosts: Sequence[str] | None = None,
     long_polls: int = 24,
     heartbeat_timeout_s: float = 30.0,
+    defaults: Defaults = BUILT_IN,
     durability: Durability = Durability.NONE,
     is_stopping: Callable[[], bool] = lambda: False,
     middleware: Sequence[Any] = (),
@@ -83,13 +85,14 @@ def create_app(  # noqa: PLR0913 what each part is told
             `hosts.AllowedHosts` reads them; not looked at where there are tokens. None: all, for
             an app that no browser reaches, as in tests.
         heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
+        defaults: options of inserts that neither they nor their queues say.
         durability: what an answered insert survives; each one is asked for it.
         long_polls: requests that may wait at once; fewer than threads.
         is_stopping: asked by those that wait, about once a second.
         middleware: Falcon's, called after ours.
     """
     limits = limits or Limits()
-    queue_of, names = _queues(client, durability), partial(queue_names, client)
+    queue_of, names = _queues(client, defaults, durability), partial(queue_names, client)
     waiting = LongPolls(long_polls, is_stopping)
     needs: dict[str, dict[str, Need]] = {}
     routes: list[Route] = []
@@ -136,7 +139,7 @@ def create_app(  # noqa: PLR0913 what each part is told
     route(f"{queue}/submissions", submissions, GET=Need.PRODUCE, POST=Need.PRODUCE)
     route(submission, one, GET=Need.PRODUCE, PATCH=Need.PRODUCE)
     route(f"{submission}/cancel", CancelSubmission(queue_of), POST=Need.PRODUCE)
-    retry = RetrySubmission(queue_of, RedisBackend(client, durability=durability), store, limits)
+    retry = RetrySubmission(queue_of, RedisBackend(client, queue_of=queue_of), store, limits)
     route(f"{submission}/retry", retry, POST=Need.PRODUCE)
     route(f"{submission}/progress", SubmissionProgress(queue_of, waiting), GET=Need.PRODUCE)
     route(f"{submission}/events", SubmissionEvents(queue_of, waiting), GET=Need.PRODUCE)
@@ -147,7 +150,9 @@ def create_app(  # noqa: PLR0913 what each part is told
     route(f"{submission}/errors", Errors(queue_of, store), GET=Need.PRODUCE)
     route(f"{submission}/errors/chunks", ErrorsChunks(queue_of), GET=Need.PRODUCE)
     timeout_ms = int(heartbeat_timeout_s * 1000)
-    consumers.add_routes(route, queue_of, store, limits, waiting, timeout_ms)
+    consumers.add_routes(
+        route, queue_of, store, limits, waiting, timeout_ms, ChunkDurations(registry)
+    )
     route("/metrics", Metrics(QueueTotals(queue_of, names), registry), GET=Need.METRICS)
     dashboard.add_routes(route)
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
@@ -157,13 +162,13 @@ def create_app(  # noqa: PLR0913 what each part is told
     return app
 
 
-def _queues(client: Client, durability: Durability) -> QueueOf:
+def _queues(client: Client, defaults: Defaults, durability: Durability) -> QueueOf:
     # Kept, since a queue registers itself with its first insert; bounded, since names are the
     # clients' to choose.
     @lru_cache(1_000)
     def queue_of(name: str) -> Queue:
         try:
-            return Queue(client, name, durability=durability)
+            return Queue(client, name, defaults=defaults, durability=durability)
         except InvalidArgumentError as exc:
             kind = ProblemType.QUEUE_NAME
             raise problem.ProblemError(problem.Problem(kind, str(exc))) from exc

@@ -27,7 +27,14 @@ from opsqueue.exceptions import (
     IncorrectUsageError,
     InvalidArgumentError,
 )
-from opsqueue.model.new_submission import INLINE_BYTES, MAX_CHUNKS, MAX_METADATA_BYTES
+from opsqueue.model.new_submission import (
+    BUILT_IN,
+    INLINE_BYTES,
+    MAX_ATTEMPTS,
+    MAX_CHUNKS,
+    MAX_METADATA_BYTES,
+    Defaults,
+)
 from opsqueue.model.version import __version__
 from opsqueue.queue.connection import check, connect, masked
 from opsqueue.queue.durability import Durability, check_durability
@@ -67,6 +74,7 @@ port can do everything:
 
 
 @click.command(
+    cls=config.Program,
     context_settings={
         "auto_envvar_prefix": "OPSQUEUE_API",
         "help_option_names": ["-h", "--help"],
@@ -176,6 +184,38 @@ port can do everything:
     help="Seconds without a heartbeat after which a consumer over HTTP counts as dead, unless it "
     "asks for another time."
 )
+@click.option(
+    "--default-max-attempts",
+    envvar="OPSQUEUE_DEFAULT_MAX_ATTEMPTS",
+    type=click.IntRange(1, MAX_ATTEMPTS),
+    show_default=str(BUILT_IN.max_attempts),
+    help="Maximum number of attempts of each chunk, if neither the insert nor its queue (`opsqueue "
+    "defaults`) has one. The next three options are defaults in the same way.",
+)
+@click.option(
+    "--default-backoff",
+    envvar="OPSQUEUE_DEFAULT_BACKOFF",
+    type=config.Duration(),
+    metavar="DURATION",
+    show_default="1s",
+    help="Time before a chunk's second attempt. It doubles with each attempt.",
+)
+@click.option(
+    "--default-max-backoff",
+    envvar="OPSQUEUE_DEFAULT_MAX_BACKOFF",
+    type=config.Duration(),
+    metavar="DURATION",
+    show_default="1m",
+    help="Maximum time between two attempts.",
+)
+@click.option(
+    "--default-retention",
+    envvar="OPSQUEUE_DEFAULT_RETENTION",
+    type=config.Duration(),
+    metavar="DURATION",
+    show_default="1d",
+    help="How long a submission is kept after its end.",
+)
 @config.DURABILITY()
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
@@ -190,11 +230,11 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     warnings = _check_outside(settings)
     if not settings.tokens and not is_loopback(settings.host):
         warnings.append(_no_tokens(settings))
-    _say(f"opsqueue-api {__version__}")
-    _say(f"redis  {masked(settings.redis_url)}")
-    _say(f"store  {_masked_store(settings.store_url)}")
+    config.say(f"opsqueue-api {__version__}")
+    config.say(f"redis  {masked(settings.redis_url)}")
+    config.say(f"store  {_masked_store(settings.store_url)}")
     for warning in warnings:
-        _say(f"warning: {warning}")
+        config.say(f"warning: {warning}")
     if settings.workers > 1 and MULTIPROCESS_DIR not in os.environ:
         _remove_dead_metrics()
         os.environ[MULTIPROCESS_DIR] = _make_metrics_folder()
@@ -265,6 +305,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         has_access_log=options["access_log"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
         durability=Durability(options["durability"]),
+        defaults=_defaults_of(options),
         limits=Limits(
             body_bytes=options["max_body_bytes"],
             chunk_bytes=options["max_chunk_bytes"],
@@ -276,6 +317,15 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             inline_bytes=options["inline_bytes"],
         ),
     )
+
+
+def _defaults_of(options: dict[str, Any]) -> Defaults:
+    names = ("max_attempts", "backoff", "max_backoff", "retention")
+    try:
+        return config.defaults_of(*(options[f"default_{name}"] for name in names))
+    except InvalidArgumentError as exc:
+        message = f"--default-… (OPSQUEUE_DEFAULT_…): {exc}"
+        raise click.UsageError(message) from exc
 
 
 def _no_tokens(settings: Settings) -> str:
@@ -369,9 +419,5 @@ def _masked_store(url: str) -> str:
 
 
 def _give_up(message: str) -> NoReturn:
-    _say(f"error: {message}")
+    config.say(f"error: {message}")
     sys.exit(EXIT_UNAVAILABLE)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import time
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -26,6 +25,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 from prometheus_client import values
 from prometheus_client.values import MultiProcessValue
 
+from opsqueue.config import say
 from opsqueue.exceptions import ConnectionTroubleError, FormatTooNewError
 from opsqueue.model.process import new_worker_name
 from opsqueue.queue.connection import connect
@@ -54,6 +54,9 @@ CLOSE_WITHIN_S: Final = 0.05
 FIRST_BYTE_S: Final = 0.2
 """A new connection that sends nothing for so long waits without a thread."""
 
+MAX_REQUEST_LINE_BYTES: Final = 8_190
+"""The most that gunicorn takes: look-ups by the longest keys fit in."""
+
 KEEPALIVE_S: Final = 75
 """Longer than clients and load balancers keep idle connections (httpx 5 s, often 60 s), so that
 these end them: a request sent while the server closes its connection would be lost."""
@@ -78,6 +81,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "workers": settings.workers,
             "threads": settings.threads,
             "keepalive": KEEPALIVE_S,
+            "limit_request_line": MAX_REQUEST_LINE_BYTES,
             "graceful_timeout": GRACEFUL_S,
             "proc_name": "opsqueue-api",
             # Its "info" tells of its own processes; ours is one line.
@@ -257,6 +261,7 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         allowed_hosts=settings.allowed_hosts,
         long_polls=settings.long_polls,
         heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        defaults=settings.defaults,
         durability=settings.durability,
         **options,
     )
@@ -293,4 +298,4 @@ def _say_ready(worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
     # Printed once it serves, with the port that it really got: programs wait for this line.
     address = worker.sockets[0].sock.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    print(f"ready on http://{host}:{address[1]}", file=sys.stderr, flush=True)  # noqa: T201 as above
+    say(f"ready on http://{host}:{address[1]}")

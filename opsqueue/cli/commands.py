@@ -11,6 +11,7 @@ import click
 from opsqueue import config
 from opsqueue.cli.acl import acl
 from opsqueue.cli.completion import completion
+from opsqueue.cli.defaults import defaults, retention
 from opsqueue.cli.demo import demo
 from opsqueue.cli.dev import dev
 from opsqueue.cli.doctor import doctor
@@ -22,7 +23,6 @@ from opsqueue.cli.queues import pause, queues, resume, workers
 from opsqueue.cli.rebuild import rebuild_
 from opsqueue.cli.repair import repair_
 from opsqueue.cli.results import errors, results
-from opsqueue.cli.retention import retention
 from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
@@ -34,7 +34,7 @@ Examples:
   opsqueue demo                    run a real batch on this machine, in under a minute
   opsqueue dev tasks:app           run server, API and workers for your app, until Ctrl-C
   opsqueue submit emails in.jsonl --chunk-size 100 --wait --output out.jsonl
-  opsqueue retention set emails 7d
+  opsqueue defaults set emails --max-attempts 3 --retention 7d
   opsqueue list emails --state failed --since 2h
 
 \b
@@ -55,7 +55,7 @@ The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves 
 
 _SECTIONS = {
     "Submissions": (submit, list_, show, results, errors, cancel, retry),
-    "Queues": (queues, workers, pause, resume, limits, retention, partitions, top),
+    "Queues": (queues, workers, pause, resume, limits, defaults, retention, partitions, top),
     "Set-up": (doctor, acl, orphans, repair_, rebuild_, upgrade, demo, dev, completion),
 }
 

@@ -1,34 +1,6 @@
-"""Spans of time, as people write and read them."""
+"""Spans of time, as people read them."""
 
 from __future__ import annotations
-
-from datetime import timedelta
-from typing import Any
-
-import click
-
-from opsqueue.exceptions import InvalidArgumentError
-from opsqueue.model.durations import parse_duration
-
-
-class Duration(click.ParamType[timedelta]):
-    """`90s`, `15m`, `1h30m`, `1.5d`, `3w`."""
-
-    name = "duration"
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401 what click has
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> timedelta:
-        """Read it."""
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return parse_duration(str(value))
-        except InvalidArgumentError as exc:
-            self.fail(str(exc), param, ctx)
 
 
 def short(seconds: float) -> str:

@@ -5,15 +5,12 @@ The one place where an error of ours ends a command; no command has to.
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
 
+from opsqueue.config import standard_streams
 from opsqueue.exceptions import (
     ConnectionTroubleError,
     IncorrectUsageError,
@@ -41,44 +38,6 @@ def exit_code_of(error: OpsqueueError) -> int:
             return EXIT_UNREACHABLE
         case _:
             return EXIT_FAILED
-
-
-def _open_closed_streams() -> None:
-    """Replace standard streams that the caller has closed, which Python has None for.
-
-    Reading or writing there is an OSError then, and no connection gets their numbers. What is
-    written to a closed stderr is dropped.
-    """
-    if sys.stdin is None:
-        sys.stdin = os.fdopen(os.open(os.devnull, os.O_WRONLY), encoding="utf-8")
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
-
-
-@contextmanager
-def _streams() -> Iterator[None]:
-    """Turn trouble with the standard streams into a line and an exit code."""
-    _open_closed_streams()
-    try:
-        try:
-            yield
-        finally:
-            # Now, and not when the interpreter ends, where it would be a traceback.
-            sys.stdout.flush()
-    except OSError as exc:
-        _drop_output()
-        if exc.errno != errno.EPIPE:  # `head` has read what it wants
-            click.echo(f"Error: can't read or write: {exc.strerror or exc}", err=True)
-        raise click.exceptions.Exit(EXIT_FAILED) from None
-
-
-def _drop_output() -> None:
-    """Drop what can't be written, which the interpreter would try again at its end."""
-    with suppress(OSError, ValueError):  # no file, as in tests
-        descriptor = sys.stdout.fileno()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 class HelpGroup(click.Group):
@@ -136,13 +95,13 @@ class Commands(HelpGroup):
 
     def make_context(self, *args: Any, **attributes: Any) -> click.Context:  # noqa: ANN401 click's own
         """Parse the command line, which prints --help and --version."""
-        with _streams():
+        with standard_streams():
             return super().make_context(*args, **attributes)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 what a command returns
         """Run a command; its errors become a line on stderr and an exit code."""
         try:
-            with _streams():
+            with standard_streams():
                 return super().invoke(ctx)
         except OpsqueueError as exc:
             click.echo(printable(f"Error: {exc}"), err=True)

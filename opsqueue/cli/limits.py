@@ -7,9 +7,10 @@ import click
 from opsqueue.cli.connections import as_json, with_redis
 from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import note_new
-from opsqueue.cli.tables import print_json, say, tell
+from opsqueue.cli.tables import pairs_text, print_json, say, tell
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.answers import Limit
+from opsqueue.model.names import meta_key_text, parse_meta_key
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import MOST_IN_HAND
@@ -22,8 +23,12 @@ Examples:
   opsqueue limits set emails api --per-second 100 --burst 20
   opsqueue limits list emails
   opsqueue limits remove emails api --value 7             the number in the strategy holds again
+
+KEY may be any text. A KEY that begins with a hyphen needs `--` in front of it. A KEY that begins
+with a double quote is read as a JSON string.
 """
 
+_key = click.argument("key", callback=lambda _context, _parameter, text: parse_meta_key(text))
 _value = click.option(
     "--value", type=int, help="Set the limit for this value of KEY only.  [default: all values]"
 )
@@ -40,7 +45,7 @@ def limits() -> None:
 
 @limits.command("set")
 @click.argument("queue")
-@click.argument("key")
+@_key
 @_value
 @click.option(
     "--max",
@@ -78,7 +83,7 @@ def set_(
 
 @limits.command()
 @click.argument("queue")
-@click.argument("key")
+@_key
 @_value
 @with_redis
 def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
@@ -86,7 +91,7 @@ def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
     on = Queue(client, queue)
     is_there = any((limit.meta_key, limit.value) == (key, value) for limit in on.list_limits())
     on.remove_limit(key, value=value)
-    whose = key if value is None else f"{key}={value}"
+    whose = _whose(key, value)
     say(f"queue {queue}: {whose}  {'no limit set any more' if is_there else 'had no limit set'}")
 
 
@@ -104,8 +109,12 @@ def list_(*, client: Client, queue: str, as_json: bool) -> None:
         tell(_text_of(limit))
 
 
+def _whose(key: str, value: int | None) -> str:
+    return meta_key_text(key) if value is None else pairs_text({key: value})
+
+
 def _text_of(limit: Limit) -> str:
-    whose = limit.meta_key if limit.value is None else f"{limit.meta_key}={limit.value}"
+    whose = _whose(limit.meta_key, limit.value)
     if limit.max is not None:
         return f"{whose}  at most {limit.max:,} chunks in hand"
     return f"{whose}  {limit.per_second:g} a second, burst {limit.burst:,}"

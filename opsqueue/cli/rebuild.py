@@ -49,7 +49,7 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
     command leaves submissions that Redis has alone, so it may be repeated.
 
     The store does not have, so these are lost with Redis: small submissions, whose chunks were in
-    Redis (up to 256 KiB); ids, used attempts and failures; the limits, retention, pause and number
+    Redis (up to 256 KiB); ids, used attempts and failures; the limits, defaults, pause and number
     of partitions of each queue. Set those first. Submissions that had failed or were cancelled, and
     uploads whose insert never came, run again: cancel them.
 
@@ -77,7 +77,8 @@ def _checked(store: ObjectStore, queues: Sequence[str]) -> Sequence[str]:
         )
         raise InvalidArgumentError(message)
     for name in queues:
-        if name not in there:
+        # A folder that does not tell `Jobs` from `jobs` lists one of them, and has both.
+        if name not in there and not any(True for _ in store.list_folders(name)):
             message = f"{store.url} has no queue {name}: it has {', '.join(there)}"
             raise InvalidArgumentError(message)
     return queues or there

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import click
-from rich.text import Text
 
 from opsqueue.cli.connections import (
     as_json,
@@ -16,7 +15,7 @@ from opsqueue.cli.connections import (
     with_api,
     with_optional_store,
 )
-from opsqueue.cli.durations import Duration, short
+from opsqueue.cli.durations import short
 from opsqueue.cli.names import (
     check_is_known,
     find_submission,
@@ -38,9 +37,12 @@ from opsqueue.cli.tables import (
     table,
     text_of,
 )
+from opsqueue.config import Duration
 from opsqueue.contents.chunks import began_at, check_completed
 from opsqueue.model.answers import Counts, SubmissionPage
 from opsqueue.model.checks import counted
+from opsqueue.model.durations import as_text
+from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.backends import Backend, Order
@@ -228,7 +230,9 @@ def _print(one: Submission, counts: Counts | None) -> None:
     if one.state is SubmissionState.IN_PROGRESS and rate:
         left = one.operations_total - one.operations_done
         rows.add_row("remaining", f"{short(left / rate)} at this rate")
-    rows.add_row("attempts", f"at most {one.max_attempts:,} a chunk")
+    rows.add_row("attempts", f"at most {one.max_attempts:,} a chunk{_waits(one.backoff)}")
+    if one.retention_ms is not None:
+        rows.add_row("kept", f"for {as_text(one.retention_ms)} after its end")
     rows.add_row("contents", f"{one.prefix} ({one.codec})")
     if one.strategic_metadata:
         rows.add_row("metadata", pairs_text(one.strategic_metadata))
@@ -241,13 +245,20 @@ def _print(one: Submission, counts: Counts | None) -> None:
             f"{what}: chunk {failure.chunk_index:,}, attempt {failure.attempt:,}, "
             f"{_local(failure.at)}"
         )
-        screen.print(Text(f"\n{where}", style="red" if one.failure else "yellow"))
+        screen.print(text_of(f"\n{where}", style="red" if one.failure else "yellow"))
         screen.print(text_of(failure.text), soft_wrap=True)
 
     if one.release_reason is not None and one.state is SubmissionState.IN_PROGRESS:
         when = "" if one.released_at is None else f" {_local(one.released_at)}"
-        screen.print(Text(f"\nlast given back{when}:", style="yellow"))
-        screen.print(Text(one.release_reason), soft_wrap=True)
+        screen.print(text_of(f"\nlast given back{when}:", style="yellow"))
+        screen.print(text_of(one.release_reason), soft_wrap=True)
+
+
+def _waits(backoff: Backoff) -> str:
+    first_ms, max_ms = backoff.first_ms or 0, backoff.max_ms or 0
+    if not max_ms:
+        return ", without a wait"
+    return f", {as_text(first_ms)} to {as_text(max_ms)} between them"
 
 
 def _queue(name: str, counts: Counts) -> str:

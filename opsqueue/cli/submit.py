@@ -10,15 +10,15 @@ import click
 
 from opsqueue import config
 from opsqueue.cli.connections import as_json, durability_option, with_api, with_store
-from opsqueue.cli.durations import Duration
+from opsqueue.cli.defaults import options_with_defaults
 from opsqueue.cli.lines import STANDARD, check_writable, opened, operations_of
 from opsqueue.cli.names import QueueName
 from opsqueue.cli.progress import ended_text, follow, reading, warn_if_nobody_works
 from opsqueue.cli.results import errors_option, output_option, write_results
 from opsqueue.cli.tables import print_json, say
 from opsqueue.contents.chunks import ErrorMode, check_completed
-from opsqueue.exceptions import SubmissionNotConfirmedError
-from opsqueue.model.durations import milliseconds
+from opsqueue.exceptions import InvalidArgumentError, SubmissionNotConfirmedError
+from opsqueue.model.names import parse_meta_key
 from opsqueue.model.new_submission import DEFAULT_CODEC
 from opsqueue.producer import Backoff, ProducerClient
 from opsqueue.producer.backends import Backend
@@ -41,7 +41,7 @@ Exit codes: 0 submitted (with --wait: completed), 1 failed or cancelled, 2 usage
 
 
 class Pair(click.ParamType[tuple[str, int]]):
-    """`key=7`."""
+    """`key=7`: the key as it is, or in double quotes as JSON; the last equals sign divides."""
 
     name = "key=int"
 
@@ -54,14 +54,18 @@ class Pair(click.ParamType[tuple[str, int]]):
         """Read it."""
         if isinstance(value, tuple):
             return value
-        key, equals, number = str(value).partition("=")
+        # From the right: the value is an integer, and a key may have an equals sign.
+        key, _, number = str(value).rpartition("=")
         try:
             pair = key, int(number)
         except ValueError:
             pair = "", 0
-        if not pair[0] or not equals:
+        if not pair[0]:
             self.fail(f"{value!r}: give key=7, the value being an integer", param, ctx)
-        return pair
+        try:
+            return parse_meta_key(key), pair[1]
+        except InvalidArgumentError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class CountOrShare(click.ParamType[float]):
@@ -101,7 +105,9 @@ meta_option = click.option(
     type=Pair(),
     multiple=True,
     callback=as_pairs,
-    help="Strategic metadata, which strategies and look-ups read. May be repeated.",
+    help="Strategic metadata, which strategies and look-ups read. May be repeated. The key may be "
+    "any text, and the last equals sign ends it. A key that begins with a double quote is read as "
+    "a JSON string.",
 )
 
 
@@ -123,43 +129,13 @@ meta_option = click.option(
 @meta_option
 @click.option("--metadata", metavar="TEXT", help="Text for the handler, which gets its bytes.")
 @click.option(
-    "--max-attempts",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Maximum number of attempts of each chunk.",
-)
-@click.option(
     "--max-failed-operations",
     type=CountOrShare(),
     metavar="N|N%",
     help="The submission fails if more operations than this fail. For handlers that collect "
     "errors.",
 )
-@click.option(
-    "--backoff",
-    type=Duration(),
-    default="1s",
-    show_default=True,
-    metavar="DURATION",
-    help="Time before a chunk's second attempt. It doubles with each attempt, and half of it is "
-    "jitter.",
-)
-@click.option(
-    "--max-backoff",
-    type=Duration(),
-    default="1m",
-    show_default=True,
-    metavar="DURATION",
-    help="Maximum time between two attempts.",
-)
-@click.option(
-    "--retention",
-    type=Duration(),
-    metavar="DURATION",
-    help="How long the submission is kept after its end, such as 12h or 7d.  [default: the "
-    "queue's, else a day]",
-)
+@options_with_defaults("the queue's or the API's, else")
 @click.option(
     "--delete-inputs",
     is_flag=True,
@@ -168,7 +144,8 @@ meta_option = click.option(
 @click.option(
     "--idempotency-key",
     metavar="TEXT",
-    help="Repeated submits with the same key give the same submission for a day.",
+    help="Repeated submits with the same key give the same submission for a day. With other "
+    "options they are refused.",
 )
 @click.option(
     "--codec",
@@ -193,10 +170,10 @@ def submit(  # noqa: PLR0913 its options
     errors: ErrorMode | None,
     meta: dict[str, int],
     metadata: str | None,
-    max_attempts: int,
+    max_attempts: int | None,
     max_failed_operations: float | None,
-    backoff: timedelta,
-    max_backoff: timedelta,
+    backoff: timedelta | None,
+    max_backoff: timedelta | None,
     retention: timedelta | None,
     delete_inputs: bool,
     idempotency_key: str | None,
@@ -212,6 +189,7 @@ def submit(  # noqa: PLR0913 its options
     The submission's id is printed on standard output, and everything else on standard error.
     --output also waits, and writes the results as lines of JSON, in order.
     """
+    given = config.defaults_of(max_attempts, backoff, max_backoff, retention)
     if output is not None:
         check_writable(output)
     if output == STANDARD and as_json:
@@ -236,11 +214,7 @@ def submit(  # noqa: PLR0913 its options
                 metadata=None if metadata is None else metadata.encode(),
                 max_attempts=max_attempts,
                 max_failed_operations=max_failed_operations,
-                backoff=Backoff(
-                    first_ms=milliseconds(backoff),
-                    # Who sets the first one alone above a minute means that.
-                    max_ms=milliseconds(max(backoff, max_backoff)),
-                ),
+                backoff=Backoff(first_ms=given.backoff_first_ms, max_ms=given.backoff_max_ms),
                 retention=retention,
                 delete_inputs_at_completion=delete_inputs,
                 idempotency_key=idempotency_key,

@@ -17,6 +17,7 @@ from rich.text import Text
 from opsqueue.cli.durations import short
 from opsqueue.http.json_form import encode
 from opsqueue.model.checks import printable, printable_json
+from opsqueue.model.names import meta_key_text
 from opsqueue.model.submission import Submission, SubmissionState
 
 _PIPE_WIDTH: Final = 1_000
@@ -100,4 +101,4 @@ def age(at: datetime, now: datetime | None = None) -> str:
 
 def pairs_text(pairs: Mapping[str, int]) -> str:
     """Give strategic metadata as it is given, `key=7 other=8`."""
-    return " ".join(f"{key}={value}" for key, value in sorted(pairs.items()))
+    return " ".join(f"{meta_key_text(key)}={value}" for key, value in sorted(pairs.items()))

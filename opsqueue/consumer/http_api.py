@@ -75,12 +75,13 @@ class HttpChunkQueue:
             strategy=str(strategy),
             wait=wait_s,
             heartbeat_timeout_ms=heartbeat_timeout_ms,
+            share_metadata=True,
         )
         # Not repeated here: after a lost answer chunks are held unnoticed until a heartbeat frees
         # them, and more of them must not pile up within a second.
         reserved = self._post("chunks/reserve", body, ReservedBody, wait_s=wait_s, patience=_ONCE)
         return Reserved(
-            chunks=tuple(chunk.to_reservation(self.name) for chunk in reserved.chunks),
+            chunks=reserved.to_reservations(self.name),
             is_paused=reserved.is_paused,
             next_due_in_ms=reserved.next_due_in_ms,
         )

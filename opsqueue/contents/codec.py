@@ -393,6 +393,20 @@ class _Zstd(threading.local):
 _OF_THREAD: Final = _Zstd()
 
 
+def uncompressed(data: bytes, *, limit_bytes: int) -> bytes:
+    """Return what a codec with `+zstd` has compressed.
+
+    Raises:
+        ChunkTooLargeError: it has more bytes than `limit_bytes`.
+        EncodingError: it is damaged.
+    """
+    try:
+        return _decompress(data, limit_bytes)
+    except zstandard.ZstdError as exc:
+        message = f"{len(data):,} bytes can't be decompressed ({exc}): they are damaged"
+        raise EncodingError(message) from exc
+
+
 def _decompress(data: bytes, limit_bytes: int) -> bytes:
     """Decompress one frame, up to the limit."""
     size_bytes = len(data) - len(_STORED[0])

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from opsqueue.model.answers import Alive, Counts, Progress, ProgressNumbers, WorkerSeen
 from opsqueue.model.chunk import (
@@ -34,6 +34,7 @@ from opsqueue.model.chunk import (
 from opsqueue.model.new_submission import MAX_CODEC_CHARACTERS, NewSubmission, SubmissionOptions
 from opsqueue.model.submission import Submission, SubmissionId
 from opsqueue.store import input_key, output_key
+from opsqueue.strategy import MAX_STRATEGY_CHARACTERS
 
 WARNING_HEADER: Final = "Opsqueue-Warning"
 """What a producer should know of an insert that was accepted."""
@@ -60,6 +61,7 @@ class ProblemType(StrEnum):
     INVALID_ARGUMENT = "urn:opsqueue:problem:invalid-argument"
     TOO_LARGE = "urn:opsqueue:problem:too-large"
     SUBMISSION_FORGOTTEN = "urn:opsqueue:problem:submission-forgotten"
+    IDEMPOTENCY_KEY_REUSED = "urn:opsqueue:problem:idempotency-key-reused"
     PREFIX_TAKEN = "urn:opsqueue:problem:prefix-taken"
     SUBMISSION_NOT_FOUND = "urn:opsqueue:problem:submission-not-found"
     SUBMISSION_ENDED = "urn:opsqueue:problem:submission-ended"
@@ -93,8 +95,9 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     """A problem detail as a client reads it; `submission` where the problem is about one.
 
     `submission_id` and `why` are of an insert that is not confirmed yet; `submission_id` and
-    `state` of one whose key is that of a submission that was forgotten; `kind`, `name`, `found`
-    and `readable` of a format that the API can't read.
+    `state` of one whose key is that of a submission that was forgotten, `submission_id` and
+    `differing` of one whose key is that of another one; `kind`, `name`, `found` and `readable` of a
+    format that the API can't read.
     """
 
     type: str = "about:blank"
@@ -106,6 +109,7 @@ class ProblemBody(Struct, frozen=True, kw_only=True):
     submission_id: str = "0"
     why: str = ""
     state: str = ""
+    differing: list[str] = []
     kind: str = ""
     name: str = ""
     found: int = 0
@@ -120,7 +124,11 @@ class HealthBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     store: str = ""
 
 
-FEATURES: Final[Mapping[str, bool]] = {"FailBody.is_final": True, "ReleaseBody.reason": True}
+FEATURES: Final[Mapping[str, bool]] = {
+    "FailBody.is_final": True,
+    "ReleaseBody.reason": True,
+    "ReserveBody.share_metadata": True,
+}
 """Optional fields of requests that came after version 0.1.0, as "InsertBody.FIELD": whether a
 client may leave the field out for an API that does not know it. Where it may not, it raises."""
 
@@ -269,15 +277,18 @@ class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A consumer's request for chunks. `strategy` is text as on command lines, or JSON.
 
     `heartbeat_timeout_ms`: `timeout_ms` of its heartbeats, which counts until the first of them.
+    `share_metadata`: metadata, strategic metadata and trace context come once for each submission,
+    in `shared`, not with each chunk.
     """
 
     worker: WorkerName
     max: Annotated[int, Meta(ge=1, le=MAX_BATCH)] = 1
-    strategy: Annotated[str, Meta(max_length=2_000)] | dict[str, Any] = "Random"
+    strategy: Annotated[str, Meta(max_length=MAX_STRATEGY_CHARACTERS)] | dict[str, Any] = "Random"
     wait: Annotated[float, Meta(ge=0, le=60)] = 0
     reservation_ms: int = 600_000
     heartbeat_timeout_ms: TimeoutMs | None = None
     include_operations: bool = False
+    share_metadata: bool = False
 
 
 class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -285,6 +296,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `is_suspect`: Redis may have lost that it was done: look for its output before running it.
     `operations` only when asked for; null when they have no JSON form, `problem` then says why.
+    `metadata`, `strategic_metadata` and `trace_context` are in `shared` where that was asked for.
     """
 
     token: Token
@@ -317,7 +329,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
         operations: Any = UNSET,  # noqa: ANN401 JSON
         problem: str | UnsetType = UNSET,
     ) -> ChunkBody:
-        """Return the body for a reservation."""
+        """Return the body for a reservation, with all that its submission's chunks share."""
         source, index = chunk.source, chunk.chunk_index
         return cls(
             **{name: getattr(source, name) for name in _OF_SOURCE},
@@ -336,11 +348,18 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             problem=problem,
         )
 
-    def to_reservation(self, queue: str) -> Reservation:
-        """Return the reservation."""
+    def without_shared(self) -> ChunkBody:
+        """Return the same without what `SharedBody` has."""
+        return replace(self, metadata=None, strategic_metadata={}, trace_context={})
+
+    def to_reservation(self, queue: str, shared: SharedBody | None) -> Reservation:
+        """Return the reservation; `shared` of its submission, where that came apart."""
+        values = {name: getattr(self, name) for name in _OF_SOURCE}
+        if shared is not None:
+            values |= {name: getattr(shared, name) for name in _SHARED}
         return Reservation(
             token=self.token,
-            source=Source(queue=queue, **{name: getattr(self, name) for name in _OF_SOURCE}),
+            source=Source(queue=queue, **values),
             chunk_index=self.chunk_index,
             attempt=self.attempt,
             expires_at_ms=_milliseconds(self.expires_at),
@@ -357,12 +376,41 @@ def _milliseconds(at: datetime) -> int:
     return round(at.timestamp() * 1000)
 
 
+class SharedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What all chunks of a submission share and may be large."""
+
+    submission_id: SubmissionId
+    metadata: bytes | None = None
+    strategic_metadata: Mapping[str, int] = {}
+    trace_context: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, source: Source) -> SharedBody:
+        """Return the body for a submission."""
+        return cls(**{name: getattr(source, name) for name in cls.__struct_fields__})
+
+
+_SHARED: Final = tuple(name for name in SharedBody.__struct_fields__ if name != "submission_id")
+
+
 class ReservedBody(Struct, frozen=True, kw_only=True):
-    """Chunks, or none. `next_due_in_ms`: when a delayed chunk can be had, if that is known."""
+    """Chunks, or none. `next_due_in_ms`: when a delayed chunk can be had, if that is known.
+
+    `shared` only when asked for, by `share_metadata`: an entry for each submission.
+    """
 
     chunks: list[ChunkBody]
     is_paused: bool = False
     next_due_in_ms: int | None = None
+    shared: list[SharedBody] | UnsetType = UNSET
+
+    def to_reservations(self, queue: str) -> tuple[Reservation, ...]:
+        """Return the reservations."""
+        entries = [] if isinstance(self.shared, UnsetType) else self.shared
+        shared = {entry.submission_id: entry for entry in entries}
+        return tuple(
+            chunk.to_reservation(queue, shared.get(chunk.submission_id)) for chunk in self.chunks
+        )
 
 
 class DoneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

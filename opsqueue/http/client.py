@@ -24,6 +24,7 @@ from opsqueue.exceptions import (
     ApiUnavailableError,
     EncodingError,
     FormatTooNewError,
+    IdempotencyKeyReusedError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -208,16 +209,20 @@ class HttpClient:
         Without `is_repeatable` it is repeated only when no connection was made. `wait_s` is asked
         for in the query, `body_wait_s` in the content.
         """
-        request = self._client.get().build_request(
-            method,
-            path,
-            params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
-            content=content,
-            headers=headers,
-            timeout=httpx.Timeout(
-                wait_s + body_wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S
-            ),
-        )
+        try:
+            request = self._client.get().build_request(
+                method,
+                path,
+                params={**(params or {}), **({"wait": f"{wait_s:.3f}"} if wait_s else {})},
+                content=content,
+                headers=headers,
+                timeout=httpx.Timeout(
+                    wait_s + body_wait_s + _ANSWER_WITHIN_S, connect=_CONNECT_WITHIN_S
+                ),
+            )
+        except httpx.InvalidURL as exc:
+            message = f"{method} {path}: its query is too long for HTTP ({exc}); give fewer pairs"
+            raise InvalidArgumentError(message) from exc
         pauses_s = (patience or self._patience).pauses_s()
         resends = 0
         while True:
@@ -377,6 +382,10 @@ def _forgotten(problem: ProblemBody, queue: str, _id: SubmissionId) -> OpsqueueE
     return SubmissionForgottenError(SubmissionId(problem.submission_id), queue, state)
 
 
+def _key_reused(problem: ProblemBody, queue: str, _id: SubmissionId) -> OpsqueueError:
+    return IdempotencyKeyReusedError(SubmissionId(problem.submission_id), queue, problem.differing)
+
+
 def _ended(problem: ProblemBody, _queue: str, _id: SubmissionId) -> OpsqueueError:
     if problem.submission is None:
         return OpsqueueInternalError(f"the API did not say what ended: {problem.detail}")
@@ -413,6 +422,7 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
     ProblemType.OUTPUT_REFUSED: _unreadable,
     ProblemType.SUBMISSION_NOT_FOUND: _not_found,
     ProblemType.SUBMISSION_FORGOTTEN: _forgotten,
+    ProblemType.IDEMPOTENCY_KEY_REUSED: _key_reused,
     ProblemType.SUBMISSION_ENDED: _ended,
     ProblemType.SUBMISSION_NOT_RETRYABLE: _not_retryable,
     ProblemType.TOO_MANY_MATCHES: _too_many,

@@ -73,6 +73,8 @@ class Reservation(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """1-based: how often this chunk has been taken, deaths and expiries included."""
     expires_at_ms: int
     """On Redis's clock."""
+    held_ms: int = 0
+    """How long it had been held when this was read."""
     input: bytes | None = None
     """Encoded; None: it is in the store."""
 

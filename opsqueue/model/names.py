@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
+from urllib.parse import quote, unquote
 
-from opsqueue.model.checks import shown
+from opsqueue.model.checks import is_text, printable_json, shown
 from opsqueue.model.errors import InvalidArgumentError
 
 _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
@@ -13,6 +15,10 @@ _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _DOTS: Final = (".", "..")
 """What clients and proxies take out of a path."""
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
+_PLAIN_META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+MAX_META_KEY_CHARACTERS: Final = 255
+"""Of a key of strategic metadata."""
+
 QUEUES_KEY: Final = "oq:queues"
 STORES_KEY: Final = "oq:stores"
 """A hash: a store's URL, without options -> the id in its marker."""
@@ -46,6 +52,61 @@ def checked_worker_in_path(worker: str) -> str:
         message = f"worker name {shown(worker)}: over HTTP it can't have a slash, or be dots alone"
         raise InvalidArgumentError(message)
     return worker
+
+
+def checked_meta_key(key: str) -> str:
+    """Return a key of strategic metadata, or raise InvalidArgumentError saying what it may be."""
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_META_KEY_CHARACTERS:
+        message = (
+            f"strategic metadata key {shown(key)}: give a text of 1 to {MAX_META_KEY_CHARACTERS} "
+            "characters"
+        )
+        raise InvalidArgumentError(message)
+    if not is_text(key):
+        message = (
+            f"strategic metadata key {shown(key)} has a lone surrogate, which is no character: "
+            "give a text that UTF-8 can hold"
+        )
+        raise InvalidArgumentError(message)
+    return key
+
+
+def stored_meta_key(key: str) -> str:
+    """Return a key as the scripts know it: percent-encoded, so that they can join it with values.
+
+    Keys of letters, digits and `_.-`, the only ones that earlier versions had, stay as they are.
+    """
+    return quote(key, safe="")
+
+
+def read_meta_key(stored: str) -> str:
+    """Return the key that `stored_meta_key` encoded."""
+    return unquote(stored)
+
+
+def meta_key_text(key: str) -> str:
+    """Return a key as people read and write it: in double quotes, as JSON, unless it is plain."""
+    if _PLAIN_META_KEY.fullmatch(key):
+        return key
+    return printable_json(json.dumps(key, ensure_ascii=False))
+
+
+def parse_meta_key(text: str) -> str:
+    """Read a key as people write it: as JSON where it begins with a double quote, else as it is.
+
+    Raises:
+        InvalidArgumentError: it can't be a key, or the quotes don't hold a JSON string.
+    """
+    if not text.startswith('"'):
+        return checked_meta_key(text)
+    try:
+        return checked_meta_key(json.loads(text, strict=False))
+    except ValueError as exc:
+        message = (
+            f"strategic metadata key {shown(text)}: what begins with a double quote is read as a "
+            f"JSON string ({exc})"
+        )
+        raise InvalidArgumentError(message) from exc
 
 
 def is_own_prefix(prefix: str, queue: str) -> bool:

@@ -10,9 +10,11 @@ from fractions import Fraction
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.errors import InvalidArgumentError
+from opsqueue.model.names import checked_meta_key, meta_key_text
 
 MAX_CHUNKS: Final = 2**32 - 1
 """A chunk is a bit of a Redis string, which has at most 2**32 of them."""
@@ -22,16 +24,17 @@ MAX_OPERATIONS: Final = 2**53
 
 MAX_BACKOFF_MS: Final = 30 * 24 * 3600 * 1000
 MAX_RETENTION_MS: Final = 3650 * 24 * 3600 * 1000
+MAX_ATTEMPTS: Final = 1_000_000
 DEFAULT_RETENTION_MS: Final = 24 * 3600 * 1000
-"""The retention where neither submission nor queue has one; `_end_submission.lua` has it, too."""
+"""`_end_submission.lua` has it, too, for submissions that earlier versions inserted."""
 
 DEFAULT_CODEC: Final = "msgpack+zstd"
 """Of operations that come as JSON, and of a submission that does not say."""
 
 MAX_CODEC_CHARACTERS: Final = 100
 MAX_TRACE_HEADERS: Final = 10
-MAX_METADATA_BYTES: Final = 64 * 1024
-MAX_STRATEGIC_PAIRS: Final = 32
+MAX_METADATA_BYTES: Final = 512 * 1024
+MAX_STRATEGIC_PAIRS: Final = 64
 INLINE_BYTES: Final = 256 * 1024
 """Inputs of a submission that travel through Redis, encoded, all together."""
 
@@ -48,9 +51,9 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _KEY_KEPT_MS: Final = 24 * 3600 * 1000
 _OWN_IDEMPOTENCY_KEY: Final = re.compile(r"opsqueue-once-[0-9a-f]{32}")
+_KEY_OF_RETRY: Final = re.compile(r"retry-failed-[0-9]{1,19}-[0-9]{1,16}")
 _OWN_KEY_KEPT_MS: Final = 10 * 60 * 1000
 """Longer than a client repeats a request."""
-_META_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 # Bounds that hold for JSON as it is read; values that are made in Python check theirs themselves.
@@ -62,46 +65,112 @@ _TraceContext = Annotated[
 ]
 
 
-class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+def _require(holds: bool, message: str) -> None:  # noqa: FBT001 an assertion's shape
+    if not holds:
+        raise InvalidArgumentError(message)
+
+
+def check_max_attempts(max_attempts: int) -> int:
+    """Return the number, or raise InvalidArgumentError saying what it may be."""
+    _require(
+        is_whole(max_attempts) and 1 <= max_attempts <= MAX_ATTEMPTS,
+        f"max_attempts is {shown(max_attempts)}: it is 1 to {MAX_ATTEMPTS:,}",
+    )
+    return max_attempts
+
+
+def check_retention_ms(retention_ms: int) -> int:
+    """Return the retention, or raise InvalidArgumentError saying what it may be."""
+    _require(
+        is_whole(retention_ms) and 0 <= retention_ms <= MAX_RETENTION_MS,
+        f"retention_ms is {shown(retention_ms)}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
+    )
+    return retention_ms
+
+
+class Backoff(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How long a chunk waits after a failed attempt: doubling, capped, half of it jitter.
 
-    Zero for both: no wait at all.
+    Zero for both: no wait at all. None: as the queue has it, else 1 s and 60 s; where that does not
+    fit the other one, which is given, it is the same as that. A submission has both.
     """
 
-    first_ms: _WaitMs = 1_000
-    max_ms: _WaitMs = 60_000
+    first_ms: _WaitMs | None = None
+    max_ms: _WaitMs | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant."""
+        first_ms, max_ms = self.first_ms, self.max_ms
+        given = [ms for ms in (first_ms, max_ms) if ms is not None]
         if not (
-            is_whole(self.first_ms)
-            and is_whole(self.max_ms)
-            and 0 <= self.first_ms <= self.max_ms <= MAX_BACKOFF_MS
+            all(is_whole(ms) and 0 <= ms <= MAX_BACKOFF_MS for ms in given)
+            and given == sorted(given)
         ):
             message = (
-                f"back-off first_ms={shown(self.first_ms)} max_ms={shown(self.max_ms)}: "
+                f"back-off first_ms={shown(first_ms)} max_ms={shown(max_ms)}: "
                 "both are 0 to 30 days, and max_ms is at least first_ms"
             )
             raise InvalidArgumentError(message)
+
+
+class Defaults(Struct, frozen=True, kw_only=True):
+    """Options of submissions whose inserts do not give them; None: not set here.
+
+    An insert's own option comes first, then its queue's default, then that of the API, then
+    BUILT_IN. They count when a submission is inserted. Of two back-offs from different places that
+    don't fit each other, the one that comes first stays and the other one becomes the same.
+    """
+
+    max_attempts: int | None = None
+    backoff_first_ms: int | None = None
+    backoff_max_ms: int | None = None
+    retention_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what a submission could not have."""
+        if self.max_attempts is not None:
+            check_max_attempts(self.max_attempts)
+        if self.retention_ms is not None:
+            check_retention_ms(self.retention_ms)
+        Backoff(first_ms=self.backoff_first_ms, max_ms=self.backoff_max_ms)
+
+    def over(self, other: Defaults) -> Defaults:
+        """Return these, and those of another place where these are not set."""
+        found = asdict(other) | {name: of for name, of in asdict(self).items() if of is not None}
+        first_ms, max_ms = found["backoff_first_ms"], found["backoff_max_ms"]
+        if None not in (first_ms, max_ms) and first_ms > max_ms:
+            stays_ms = max_ms if self.backoff_first_ms is None else first_ms
+            found |= {"backoff_first_ms": stays_ms, "backoff_max_ms": stays_ms}
+        return Defaults(**found)
+
+
+BUILT_IN: Final = Defaults(
+    max_attempts=10,
+    backoff_first_ms=1_000,
+    backoff_max_ms=60_000,
+    retention_ms=DEFAULT_RETENTION_MS,
+)
+"""What neither an insert nor its queue nor the API says."""
 
 
 class SubmissionOptions(Struct, frozen=True, kw_only=True):
     """Options of a new submission, whether its contents are stored or come along.
 
     Args:
-        max_attempts: of each chunk; failures, expiries and deaths count alike.
+        max_attempts: of each chunk; failures, expiries and deaths count alike. None: as the queue
+            has it, else 10.
         max_failed_operations: where the handler collects errors, how many may fail before the
             submission does: a count (int), or a share of all (float, 0 to 1). None: any number.
         backoff: the wait after a failed attempt.
         metadata: opaque bytes for the handler.
-        strategic_metadata: what strategies and look-ups read; 64-bit integers.
+        strategic_metadata: what strategies and look-ups read; 64-bit integers by key, any text.
         trace_context: W3C headers of the producer's trace.
         retention_ms: how long it is kept after its end; None: as the queue has it, else a day.
         delete_inputs_at_completion: its inputs' objects are deleted soon after it completed, and
             not only with the rest of it.
     """
 
-    max_attempts: int = 10
+    max_attempts: int | None = None
     max_failed_operations: int | float | None = None
     backoff: Backoff = Backoff()
     metadata: bytes | None = None
@@ -129,6 +198,8 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
         codec: how its chunks are encoded, so that workers need not be told.
         inline: the encoded chunks themselves, all of them, where they are not stored; at most
             INLINE_CHUNKS of INLINE_BYTES together.
+        contents_digest: of operations or chunks that came with the request; see
+            `contents.fingerprint`.
     """
 
     prefix: str
@@ -137,6 +208,7 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
     operations_total: int | None = None
     codec: str = DEFAULT_CODEC
     inline: Sequence[bytes] | None = None
+    contents_digest: str = ""
 
     def __post_init__(self) -> None:
         """Refuse bad values before anything is stored: each message says what would be right."""
@@ -167,10 +239,8 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
             self.operations <= MAX_OPERATIONS,
             f"operations_total is {self.operations:,}: at most {MAX_OPERATIONS:,} can be counted",
         )
-        _require(
-            is_whole(self.max_attempts) and 1 <= self.max_attempts <= 1_000_000,
-            f"max_attempts is {shown(self.max_attempts)}: it is 1 to 1,000,000",
-        )
+        if self.max_attempts is not None:
+            check_max_attempts(self.max_attempts)
         limit = self.max_failed_operations
         _require(
             limit is None
@@ -213,6 +283,16 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
         )
 
     @property
+    def own_defaults(self) -> Defaults:
+        """What the insert itself says of the options that have defaults."""
+        return Defaults(
+            max_attempts=self.max_attempts,
+            backoff_first_ms=self.backoff.first_ms,
+            backoff_max_ms=self.backoff.max_ms,
+            retention_ms=self.retention_ms,
+        )
+
+    @property
     def operations(self) -> int:
         """The number of operations, full chunks assumed where it was not given."""
         if self.operations_total is None:
@@ -230,7 +310,7 @@ class NewSubmission(SubmissionOptions, frozen=True, kw_only=True):
 
 
 def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
-    """Raise InvalidArgumentError unless all keys are short names and all values 64-bit ints."""
+    """Raise InvalidArgumentError unless all keys are texts and all values 64-bit integers."""
     _require(
         isinstance(pairs, Mapping),
         f"strategic metadata {shown(pairs)}: give a mapping of names to integers",
@@ -240,16 +320,22 @@ def check_strategic_metadata(pairs: Mapping[str, int]) -> None:
         f"strategic metadata has {len(pairs)} pairs, at most {MAX_STRATEGIC_PAIRS}",
     )
     for key, value in pairs.items():
-        _require(
-            isinstance(key, str) and _META_KEY.fullmatch(key) is not None,
-            f"strategic metadata key {shown(key)}: at most 64 letters, digits and _, and .- after "
-            "the first",
-        )
-        _require(
-            is_whole(value) and value in INT64,
-            f"strategic metadata {key}={shown(value)}: values are 64-bit integers; "
-            "give texts a number of your own or hash them",
-        )
+        checked_meta_key(key)
+        if not (is_whole(value) and value in INT64):
+            message = (
+                f"strategic metadata {meta_key_text(key)}={shown(value)}: values are 64-bit "
+                "integers; give texts a number of your own or hash them"
+            )
+            raise InvalidArgumentError(message)
+
+
+def check_metadata_changes(changes: Mapping[str, int | None]) -> None:
+    """Raise InvalidArgumentError unless strategic metadata can be changed so; None removes a key.
+
+    Together they may be more than a submission may have: as many may go as come.
+    """
+    for key, value in changes.items():
+        check_strategic_metadata({key: 0 if value is None else value})
 
 
 def check_trace_context(carrier: Mapping[str, str]) -> None:
@@ -277,20 +363,21 @@ def own_idempotency_key() -> str:
     return f"opsqueue-once-{uuid.uuid4().hex}"
 
 
+def idempotency_key_of_retry(submission_id: int, operations_failed: int) -> str:
+    """Return the key for a retry of failed operations whose caller gave none: it is made once.
+
+    With their number: after a retry of the old submission in place, more of it may have failed.
+    """
+    return f"retry-failed-{submission_id}-{operations_failed}"
+
+
+def is_callers_key(key: str) -> bool:
+    """Tell whether a caller gave an idempotency key: one that we made is never used for others."""
+    return bool(key) and not any(
+        made.fullmatch(str(key)) for made in (_OWN_IDEMPOTENCY_KEY, _KEY_OF_RETRY)
+    )
+
+
 def idempotency_key_kept_ms(key: str) -> int:
     """Return for how long a key is remembered: one of a caller's, or of `own_idempotency_key`."""
     return _OWN_KEY_KEPT_MS if _OWN_IDEMPOTENCY_KEY.fullmatch(str(key)) else _KEY_KEPT_MS
-
-
-def check_retention_ms(retention_ms: int) -> int:
-    """Return the retention, or raise InvalidArgumentError saying what it may be."""
-    _require(
-        is_whole(retention_ms) and 0 <= retention_ms <= MAX_RETENTION_MS,
-        f"retention_ms is {shown(retention_ms)}: it is 0 to {MAX_RETENTION_MS:,}, ten years",
-    )
-    return retention_ms
-
-
-def _require(holds: bool, message: str) -> None:  # noqa: FBT001 an assertion's shape
-    if not holds:
-        raise InvalidArgumentError(message)

@@ -217,9 +217,11 @@ class Submission(Struct, frozen=True, kw_only=True):
     max_failed_operations: int | None = None
     """Past so many the submission fails; None: never, also after a retry."""
     max_attempts: int
-    backoff: Backoff = Backoff()
+    backoff: Backoff = Backoff(first_ms=1_000, max_ms=60_000)
+    """Both waits are given, though `Backoff` as an option may leave them out."""
     retention_ms: int | None = None
-    """How long it is kept after its end; None: as the queue has it, else a day."""
+    """How long it is kept after its end; None: an earlier version inserted it, and it is kept as
+    the queue has it at its end, else a day."""
     delete_inputs_at_completion: bool = False
     prefix: str
     codec: str

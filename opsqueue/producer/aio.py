@@ -31,6 +31,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVa
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.model.process import Origin, renew_in_children
+from opsqueue.producer.insert import check_is_operations
 
 Owner = TypeVar("Owner", bound="HasThreads")
 P = ParamSpec("P")
@@ -212,7 +213,7 @@ def in_thread(
 def fed_in_thread(
     method: Callable[Concatenate[Owner, Iterable[Any], P], T],
 ) -> Callable[Concatenate[Owner, Iterable[Any] | AsyncIterable[Any], P], Coroutine[Any, Any, T]]:
-    """Do what `in_thread` does, for a method that consumes an iterable.
+    """Do what `in_thread` does, for a method that consumes an iterable of operations.
 
     An asynchronous iterable is consumed on the event loop, a plain one in the thread. When the
     caller is cancelled, the thread stops at the next item: it sees `Interrupted` there.
@@ -221,6 +222,8 @@ def fed_in_thread(
     async def run(
         self: Owner, items: Iterable[Any] | AsyncIterable[Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        # Here: what the method gets is an iterator, which says nothing of what it iterates over.
+        check_is_operations(items)
         is_cancelled = threading.Event()
         feed = _feed(items, asyncio.get_running_loop(), is_cancelled)
         try:

@@ -50,13 +50,14 @@ from opsqueue.exceptions import (
     SubmissionNotFoundError,
 )
 from opsqueue.model.answers import Inserted
-from opsqueue.model.checks import is_whole, shown
+from opsqueue.model.checks import is_whole
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.durations import milliseconds
 from opsqueue.model.new_submission import (
     INLINE_BYTES,
     Backoff,
     NewSubmission,
+    idempotency_key_of_retry,
     is_idempotency_key,
     own_idempotency_key,
 )
@@ -74,7 +75,7 @@ from opsqueue.model.submission import (
 from opsqueue.producer.aio import Batched, Threads, each, fed_in_thread, in_thread, streamed
 from opsqueue.producer.backends import Backend, Order
 from opsqueue.producer.follow import chunks_as_they_come, chunks_done, chunks_in_order
-from opsqueue.producer.insert import SubmissionInserter
+from opsqueue.producer.insert import SubmissionInserter, check_is_operations
 from opsqueue.producer.retry import check_only, empty_retry_of
 from opsqueue.producer.wait import LONG_POLL_S, Waiting
 from opsqueue.store import ObjectStore, Readable, open_store, with_options
@@ -83,7 +84,7 @@ from opsqueue.store.parallel import DEFAULT_AT_ONCE
 from opsqueue.tracing import current_carrier, spans
 
 _LOG: Final = logging.getLogger("opsqueue.producer")
-_DEFAULT_BACKOFF: Final = Backoff()
+_AS_THE_QUEUE_HAS_IT: Final = Backoff()
 
 
 class ChunksOptions(TypedDict, total=False):
@@ -91,7 +92,7 @@ class ChunksOptions(TypedDict, total=False):
 
     metadata: bytes | None
     strategic_metadata: Mapping[str, int] | None
-    max_attempts: int
+    max_attempts: int | None
     max_failed_operations: float | None
     backoff: Backoff
     retention: timedelta | float | None
@@ -114,32 +115,6 @@ class ClientOptions(TypedDict, total=False):
     inline_bytes: int
     codec: str | Codec
     allow_pickle: bool
-
-
-def _check_is_operations(ops: object) -> None:
-    """Refuse what can be iterated over, but whose items are hardly meant to be operations."""
-    if isinstance(ops, str | bytes | bytearray | memoryview):
-        message = f"{shown(ops)} would be an operation a character: give a list of operations"
-    elif isinstance(ops, Mapping):
-        message = (
-            f"ops is a {type(ops).__name__}, whose keys would be the operations: give "
-            "ops.items(), ops.values(), or [ops] for one operation"
-        )
-    elif _names_columns(ops):
-        message = (
-            f"ops is a {type(ops).__name__}, whose column names would be the operations: give its "
-            "rows, such as ops.to_dict('records') of pandas or ops.to_dicts() of polars"
-        )
-    else:
-        return
-    raise InvalidArgumentError(message)
-
-
-def _names_columns(ops: object) -> bool:
-    """Tell a data frame, by what those of pandas, polars and others have in common."""
-    kind = type(ops)
-    is_frame = hasattr(kind, "__dataframe__") or hasattr(kind, "groupby")
-    return is_frame and hasattr(kind, "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +267,9 @@ class ProducerClient:
         serialization_format: SerializationFormat | None = None,
         metadata: bytes | None = None,
         strategic_metadata: Mapping[str, int] | None = None,
-        max_attempts: int = 10,
+        max_attempts: int | None = None,
         max_failed_operations: float | None = None,
-        backoff: Backoff = _DEFAULT_BACKOFF,
+        backoff: Backoff = _AS_THE_QUEUE_HAS_IT,
         retention: timedelta | float | None = None,
         delete_inputs_at_completion: bool = False,
         idempotency_key: str | None = None,
@@ -309,12 +284,12 @@ class ProducerClient:
             serialization_format: in place of the client's codec.
             metadata: opaque bytes for the handler.
             strategic_metadata: what strategies and look-ups read.
-            max_attempts: of each chunk.
+            max_attempts: of each chunk. Like the next two, where it is not given, as the queue has
+                it (`opsqueue defaults`), else as the API has it, else 10.
             max_failed_operations: where the handler collects errors, how many operations may fail
                 before the submission does: a count (int), or a share of all (float, 0.0 to 1.0).
-            backoff: between attempts.
-            retention: how long it is kept after its end, a timedelta or seconds. Without it as the
-                queue has it (`opsqueue retention`), else a day.
+            backoff: between attempts; either wait may be left out; else 1 s, doubling to 60 s.
+            retention: how long it is kept after its end, a timedelta or seconds; else a day.
             delete_inputs_at_completion: delete the uploaded operations soon after it completed, and
                 only the rest of it after its retention.
             idempotency_key: at most 255 printable characters. A submission with this key that is
@@ -326,13 +301,15 @@ class ProducerClient:
                 which are iterables of keys and column names.
             EncodingError: names chunk and operation.
             SubmissionForgottenError: the key's submission has ended and was forgotten since.
+            IdempotencyKeyReusedError: the key's submission has other options, another number of
+                operations or, where both are small, other operations.
             ChunksStorageError: `ops` raised an exception.
             ApiUnavailableError: whether it was handed in is then not known, except when the API
                 was never reached: repeat with the same idempotency key.
         """
         if not is_whole(chunk_size) or chunk_size < 1:
             raise ChunkSizeIsZeroError(chunk_size)
-        _check_is_operations(ops)
+        check_is_operations(ops)
         codec = codec_of_format(serialization_format) if serialization_format else self._codec
         empty = NewSubmission(
             prefix=fresh_prefix(self.queue),
@@ -446,30 +423,45 @@ class ProducerClient:
 
         Args:
             chunk_contents: the chunks.
-            chunk_size: not needed: how many operations are in a chunk is nobody's business here.
+            chunk_size: how many operations each chunk holds, for what is counted and shown (the
+                backlog, progress, rates). The chunks are not opened: the last one counts as full.
+                None: 1.
             options: those of `insert_submission`, but no `serialization_format`.
+
+        Raises:
+            as `insert_submission`.
         """
-        del chunk_size
         return self.insert_submission(
-            chunk_contents, chunk_size=1, serialization_format=RAW, **options
+            chunk_contents,
+            chunk_size=1 if chunk_size is None else chunk_size,
+            serialization_format=RAW,
+            **options,
         )
 
     def run_submission_chunks(
         self,
         chunk_contents: Iterable[bytes],
+        *,
+        chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> Batched[bytes]:
         """Hand chunks in, block until all are done, give their outputs as bytes in order."""
-        submission_id = self.insert_submission_chunks(chunk_contents, **options)
+        submission_id = self.insert_submission_chunks(
+            chunk_contents, chunk_size=chunk_size, **options
+        )
         return self.blocking_stream_completed_submission_chunks(submission_id)
 
     async def async_run_submission_chunks(
         self,
         chunk_contents: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        chunk_size: int | None = None,
         **options: Unpack[ChunksOptions],
     ) -> AsyncIterator[bytes]:
         """Do what `run_submission_chunks` does."""
-        submission_id = await self.async_insert_submission_chunks(chunk_contents, **options)
+        submission_id = await self.async_insert_submission_chunks(
+            chunk_contents, chunk_size=chunk_size, **options
+        )
         return await self.async_stream_completed_submission_chunks(submission_id)
 
     @overload
@@ -534,8 +526,7 @@ class ProducerClient:
             at_once=self._at_once,
             whole_bytes=self._whole_bytes,
         )
-        # With the number: after a retry of the old one in place, more of it may have failed.
-        key = idempotency_key or f"retry-failed-{old.id}-{old.operations_failed}"
+        key = idempotency_key or idempotency_key_of_retry(old.id, old.operations_failed)
         return self._insert(empty, ops, codec, key)
 
     # Submissions that are there

@@ -32,7 +32,11 @@ from opsqueue.model.answers import (
     SubmissionPage,
     WorkerSeen,
 )
-from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
+from opsqueue.model.new_submission import (
+    NewSubmission,
+    check_metadata_changes,
+    check_strategic_metadata,
+)
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.producer.backends import Order
 
@@ -132,6 +136,7 @@ class HttpQueue:
         self, submission_id: SubmissionId, changes: Mapping[str, int | None], /
     ) -> Submission:
         """Change strategic metadata; see `ProducerQueue.update_metadata`."""
+        check_metadata_changes(changes)
         response = self._client.send(
             "PATCH",
             f"{self._path}/submissions/{submission_id}",

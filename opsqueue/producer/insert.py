@@ -6,7 +6,7 @@ is the store's and that of a `ProducerQueue`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,10 +17,12 @@ from opsqueue.contents.chunks import (
     discard_unless_owned,
     store_operations,
 )
-from opsqueue.contents.codec import Codec
-from opsqueue.exceptions import IncorrectUsageError
+from opsqueue.contents.codec import RAW, Codec
+from opsqueue.contents.fingerprint import OperationsDigest, inline_digest
+from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.http.manifest import store_manifest
 from opsqueue.model.answers import Inserted
+from opsqueue.model.checks import shown
 from opsqueue.model.names import check_own_prefix
 from opsqueue.model.new_submission import NewSubmission, fits_inline
 from opsqueue.model.process import Origin
@@ -30,6 +32,40 @@ from opsqueue.store import ObjectStore, input_key
 from opsqueue.store.base import check_format
 from opsqueue.store.parallel import DEFAULT_AT_ONCE, create_many
 from opsqueue.tracing import spans
+
+
+def check_is_operations(ops: object) -> None:
+    """Refuse what can't be iterated over, or whose items are hardly meant to be operations.
+
+    Raises:
+        InvalidArgumentError: it says what was probably meant.
+    """
+    kind = type(ops)
+    if isinstance(ops, str | bytes | bytearray | memoryview):
+        message = f"{shown(ops)} would be an operation a character: give a list of operations"
+    elif isinstance(ops, Mapping):
+        message = (
+            f"ops is a {kind.__name__}, whose keys would be the operations: give "
+            "ops.items(), ops.values(), or [ops] for one operation"
+        )
+    elif _is_data_frame(kind):
+        message = (
+            f"ops is a {kind.__name__}, whose columns or their names would be the operations: give "
+            "its rows, such as ops.to_dict('records') of pandas, ops.to_dicts() of polars or "
+            "ops.to_pylist() of pyarrow"
+        )
+    elif not any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "__getitem__")):
+        message = f"ops is {shown(ops)}: give an iterable, such as a list of operations"
+    else:
+        return
+    raise InvalidArgumentError(message)
+
+
+def _is_data_frame(kind: type) -> bool:
+    """Tell a data frame, by what those of pandas, polars, pyarrow and others have in common."""
+    # Not group_by: queries of databases have it, whose items are rows.
+    marks = ("__dataframe__", "groupby", "collect_schema")
+    return hasattr(kind, "columns") and any(hasattr(kind, mark) for mark in marks)
 
 
 class SubmissionInserter:
@@ -57,20 +93,37 @@ class SubmissionInserter:
         self._inline_bytes = check_inline_bytes(inline_bytes)
 
     def insert(
-        self, empty: NewSubmission, operations: Iterable[Any], codec: Codec, idempotency_key: str
+        self,
+        empty: NewSubmission,
+        operations: Iterable[Any],
+        codec: Codec,
+        idempotency_key: str,
+        *,
+        is_compared: bool = False,
     ) -> Inserted:
         """Store operations under the prefix of a submission that has none yet, and insert it.
+
+        With the codec `raw` each item is a whole chunk, and counts as `chunk_size` operations.
+
+        Args:
+            empty: the submission, without its operations.
+            operations: consumed once.
+            codec: of the chunks.
+            idempotency_key: remembered by the queue.
+            is_compared: they came as JSON, and are the same in a repetition with the same key.
 
         Raises:
             as `store_operations` and `ProducerQueue.insert_submission`.
         """
         origin = Origin()
+        digest = OperationsDigest() if is_compared and idempotency_key else None
+        operations_an_item = empty.chunk_size if codec.name == RAW.name else 1
         with spans.store_inputs():
             stored = store_operations(
                 self._store,
-                operations,
+                operations if digest is None else digest.of(operations),
                 prefix=empty.prefix,
-                chunk_size=empty.chunk_size,
+                chunk_size=empty.chunk_size // operations_an_item,
                 codec=codec,
                 inline_bytes=self._inline_bytes,
                 at_once=self._at_once,
@@ -79,8 +132,9 @@ class SubmissionInserter:
         new = replace(
             empty,
             chunks_total=stored.chunks_total,
-            operations_total=stored.operations_total,
+            operations_total=stored.operations_total * operations_an_item,
             inline=stored.inline,
+            contents_digest="" if digest is None else str(digest),
         )
         return self._insert_stored(new, idempotency_key, is_prefix_fresh=True)
 
@@ -106,7 +160,8 @@ class SubmissionInserter:
         check_format(self._store)
         items = ((input_key(new.prefix, index), data) for index, data in enumerate(new.inline))
         create_many(self._store, items)
-        stored = replace(new, inline=None)
+        digest = inline_digest(new.codec, new.inline) if idempotency_key else ""
+        stored = replace(new, inline=None, contents_digest=digest)
         return self._insert_stored(stored, idempotency_key, is_prefix_fresh=False)
 
     def _insert_stored(

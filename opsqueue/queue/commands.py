@@ -18,8 +18,10 @@ from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
+from opsqueue.contents.fingerprint import differences, fingerprint_of
 from opsqueue.contents.inline import Kind
 from opsqueue.exceptions import (
+    IdempotencyKeyReusedError,
     InvalidArgumentError,
     PrefixTakenError,
     QueueInUseError,
@@ -59,16 +61,18 @@ from opsqueue.model.chunk import (
     encodable,
 )
 from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, Cells, Delayed, HandPage
-from opsqueue.model.names import check_own_prefix, checked_worker
+from opsqueue.model.names import check_own_prefix, checked_worker, stored_meta_key
 from opsqueue.model.new_submission import (
     INLINE_OUTPUT_BYTES,
     MAX_CHUNKS,
     MAX_OPERATIONS,
     MAX_STRATEGIC_PAIRS,
+    Defaults,
     NewSubmission,
-    check_retention_ms,
+    check_metadata_changes,
     check_strategic_metadata,
     idempotency_key_kept_ms,
+    is_callers_key,
 )
 from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
 from opsqueue.queue import replies
@@ -207,6 +211,7 @@ def insert_submission(
     *,
     partition: int,
     partitions: int | None,
+    fallback: Defaults,
     idempotency_key: str,
     idempotency_ms: int | None,
 ) -> Command[Inserted | list[int]]:
@@ -219,11 +224,22 @@ def insert_submission(
         idempotency_ms = idempotency_key_kept_ms(idempotency_key)
     checked_whole("idempotency_ms", idempotency_ms, least=1, most=MAX_MS)
     inline = new.inline or ()
+    fingerprint = fingerprint_of(new) if is_callers_key(idempotency_key) else ""
 
     def parse(reply: list[Any], queue: str) -> Inserted | list[int]:
         match reply:
             case [b"partitions", numbers]:
                 return list(numbers)
+            case [b"known", _, row, options]:
+                inserted = _inserted(reply, queue, new.prefix)
+                if fingerprint and inserted.submission is not None:
+                    now = _defaults(options)
+                    found = differences(
+                        new, now, inserted.submission, replies.read_fingerprint(row)
+                    )
+                    if found:
+                        raise IdempotencyKeyReusedError(inserted.id, queue, found)
+                return inserted
         return _inserted(reply, queue, new.prefix)
 
     return Command(
@@ -240,17 +256,24 @@ def insert_submission(
             "operations_total": new.operations,
             "meta_count": len(new.strategic_metadata),
             "inline_count": len(inline),
+            **_options(new, fallback),
         },
-        rest=[*_pairs_and_fields(new), *inline],
+        rest=[*_pairs_and_fields(new, fingerprint), *inline],
         partition=partition,
     )
 
 
 def restore_submission(
-    new: NewSubmission, finished: Finished, *, partition: int, idempotency_key: str
+    new: NewSubmission,
+    finished: Finished,
+    *,
+    partition: int,
+    fallback: Defaults,
+    idempotency_key: str,
 ) -> Command[Inserted]:
     """Insert a submission that Redis has lost, whose chunks are stored and some of them done."""
     checked_finished(new, finished)
+    fingerprint = fingerprint_of(new) if is_callers_key(idempotency_key) else ""
     return Command(
         script="restore_submission",
         parse=lambda reply, queue: _inserted(reply, queue, new.prefix),
@@ -271,40 +294,48 @@ def restore_submission(
             "redo_count": len(finished.redo),
             "idempotency": idempotency_key,
             "idempotency_ms": idempotency_key_kept_ms(idempotency_key),
+            **_options(new, fallback),
         },
-        rest=[*_pairs_and_fields(new), *finished.redo],
+        rest=[*_pairs_and_fields(new, fingerprint), *finished.redo],
         partition=partition,
     )
 
 
-def _pairs_and_fields(new: NewSubmission) -> list[Argument]:
+def _options(new: NewSubmission, fallback: Defaults) -> dict[str, Argument]:
+    """Return the options that have defaults, as arguments: the insert's own, and the last resort.
+
+    `fallback` has all of them.
+    """
+    given = {
+        **msgspec.structs.asdict(new.own_defaults),
+        **{f"fallback_{name}": of for name, of in msgspec.structs.asdict(fallback).items()},
+    }
+    return {name: "" if value is None else value for name, value in given.items()}
+
+
+def _pairs_and_fields(new: NewSubmission, fingerprint: str) -> list[Argument]:
     """Return a new submission's strategic metadata, then the other fields of its hash."""
-    fields: list[Argument] = [
-        "codec", new.codec,
-        "max_attempts", new.max_attempts,
-        "backoff_first_ms", new.backoff.first_ms,
-        "backoff_max_ms", new.backoff.max_ms,
-    ]  # fmt: skip
+    fields: list[Argument] = ["codec", new.codec]
+    if fingerprint:
+        fields += ["fingerprint", fingerprint]
     if (failed_limit := new.failed_operations_limit) is not None:
         fields += ["max_failed_operations", failed_limit]
-    if new.retention_ms is not None:
-        fields += ["retention_ms", new.retention_ms]
     if new.delete_inputs_at_completion:
         fields += ["delete_inputs", 1]
     if new.metadata is not None:
         fields += ["metadata", new.metadata]
     if new.trace_context:
         fields += ["trace_context", msgspec.json.encode(dict(new.trace_context))]
-    return [*_flat(new.strategic_metadata), *fields]
+    return [*_stored(new.strategic_metadata), *fields]
 
 
 def _inserted(reply: list[Any], queue: str, prefix: str) -> Inserted:
     match reply:
-        case [(b"inserted" | b"known") as tag, id_, row, *first]:
+        case [(b"inserted" | b"known") as tag, id_, row, *rest]:
             return Inserted(
                 id=SubmissionId(id_.decode()),
                 is_new=tag == b"inserted",
-                is_first=first == [1],
+                is_first=rest == [1],
                 submission=replies.read_submission(row, queue),
             )
         case [b"forgotten", id_, state]:
@@ -341,9 +372,7 @@ def update_metadata(
     Raises:
         SubmissionNotFoundError, SubmissionNotCancellableError (it has ended).
     """
-    # Together they may be more than a submission may have: as many may go as come.
-    for key, value in changes.items():
-        check_strategic_metadata({key: 0 if value is None else value})
+    check_metadata_changes(changes)
 
     def parse(reply: list[Any], queue: str) -> Submission:
         match reply:
@@ -360,7 +389,7 @@ def update_metadata(
         "update_metadata",
         parse,
         limit=MAX_STRATEGIC_PAIRS,
-        rest=_flat({key: "" if value is None else value for key, value in changes.items()}),
+        rest=_stored({key: "" if value is None else value for key, value in changes.items()}),
     )
 
 
@@ -418,6 +447,7 @@ def reserve_chunks(
     strategy: AnyStrategy | None = None,
     look_from: str = "",
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
+    repeats_metadata: bool = False,
 ) -> Command[Reserved]:
     """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
     checked_whole("limit", limit, least=1, most=MAX_BATCH)
@@ -435,6 +465,7 @@ def reserve_chunks(
             "chance": secrets.randbelow(2**30) + 1,
             "look_from": look_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
+            "repeats_metadata": int(repeats_metadata),
         },
     )
 
@@ -516,7 +547,7 @@ def release_chunks(
 
 
 def get_reservations(tokens: Sequence[Token]) -> Command[dict[Token, Reservation]]:
-    """Return what the reservations of one partition are for; see `Queue.get_reservations`."""
+    """Return what reservations of one partition are for; see `Queue.get_reservations`."""
     return Command(
         script="get_reservations",
         parse=replies.read_reservations,
@@ -700,25 +731,45 @@ def _limits(meta_key: str, value: int | None, limits: Mapping[LimitKind, str]) -
     return Command(
         script="set_limit",
         parse=_tagged(set=_none),
-        arguments={"key": meta_key, "value": "" if value is None else str(value)},
+        arguments={"key": stored_meta_key(meta_key), "value": "" if value is None else str(value)},
         rest=_flat(limits),
         scope=Scope.EVERY,
     )
 
 
-def set_retention(retention_ms: int | None) -> Command[None]:
-    """Set how long ended submissions are kept that have no retention of their own.
-
-    Holds for those that end from now on.
+def set_defaults(changes: Mapping[str, int | None]) -> Command[None]:
+    """Set options of submissions that are inserted from now on and do not give them.
 
     Args:
-        retention_ms: 0 to ten years; None: a day, as without it.
+        changes: by the names of `Defaults`; None: the queue has no default of it any more. Those
+            that are not named stay.
+
+    Raises:
+        InvalidArgumentError: a submission could not have them, or with those that stay its longest
+            back-off would be below its first. Nothing is changed.
     """
-    value = "" if retention_ms is None else check_retention_ms(retention_ms)
+    names = Defaults.__struct_fields__
+    if unknown := [name for name in changes if name not in names]:
+        message = f"{shown(unknown[0])} has no default: give some of {', '.join(names)}"
+        raise InvalidArgumentError(message)
+    Defaults(**changes)
+
+    def parse(reply: list[Any], queue: str) -> None:
+        match reply:
+            case [b"set"]:
+                return
+            case [b"refused", first_ms, max_ms]:
+                message = (
+                    f"queue {queue} would have the back-off {int(first_ms):,} ms and at most "
+                    f"{int(max_ms):,} ms: the longest is at least the first; set both"
+                )
+                raise InvalidArgumentError(message)
+        raise unexpected(reply)
+
     return Command(
-        script="set_retention",
-        parse=_tagged(set=_none),
-        arguments={"retention_ms": value},
+        script="set_defaults",
+        parse=parse,
+        rest=_flat({name: "" if value is None else value for name, value in changes.items()}),
         scope=Scope.EVERY,
     )
 
@@ -1016,7 +1067,7 @@ def list_submissions(
             "order": order,
             "limit": limit,
         },
-        rest=_flat(pairs),
+        rest=_stored(pairs),
         scope=Scope.EACH,
         merge=_concatenated,
     )
@@ -1035,7 +1086,7 @@ def lookup_submissions(
             )
         ),
         arguments={"after": after, "limit": MAX_BATCH, "states": states},
-        rest=_flat(pairs),
+        rest=_stored(pairs),
     )
 
 
@@ -1075,11 +1126,14 @@ def list_limits() -> Command[list[Limit]]:
     return Command(script="list_limits", parse=_tagged(listed=replies.read_limits))
 
 
-def get_retention() -> Command[int | None]:
-    """Return the milliseconds for which ended submissions are kept; None: not set, a day."""
-    return Command(
-        script="get_retention", parse=_tagged(retention=lambda ms: int(ms) if ms else None)
-    )
+def get_defaults() -> Command[Defaults]:
+    """Return the queue's own options of submissions whose inserts do not give them."""
+    return Command(script="get_defaults", parse=_tagged(defaults=_defaults))
+
+
+def _defaults(options: list[bytes]) -> Defaults:
+    named = zip(Defaults.__struct_fields__, options, strict=True)
+    return Defaults(**{name: int(value) if value else None for name, value in named})
 
 
 def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
@@ -1207,3 +1261,8 @@ def _checked_page(from_: str) -> str:
 
 def _flat(pairs: Mapping[Any, Argument]) -> list[Argument]:
     return [part for pair in pairs.items() for part in pair]
+
+
+def _stored(pairs: Mapping[str, Argument]) -> list[Argument]:
+    """Return pairs of strategic metadata, flat, with keys as the scripts know them."""
+    return [part for key, value in pairs.items() for part in (stored_meta_key(key), value)]

@@ -51,7 +51,12 @@ from opsqueue.model.chunk import (
 )
 from opsqueue.model.grid import MAX_PAGE, ChunkInHand, HandPage
 from opsqueue.model.names import check_own_prefix, check_queue_name, label
-from opsqueue.model.new_submission import NewSubmission, check_strategic_metadata
+from opsqueue.model.new_submission import (
+    BUILT_IN,
+    Defaults,
+    NewSubmission,
+    check_strategic_metadata,
+)
 from opsqueue.model.process import PerProcess
 from opsqueue.model.submission import (
     MAX_LOOKED_UP,
@@ -120,6 +125,7 @@ class Queue:
         name: letters, digits, `_.-`.
         partition: 0 to 99: this one alone, whatever others there are. None: all that there are.
         clock: milliseconds since 1970; for tests alone.
+        defaults: options of inserts that do not say them, where the queue has none of its own.
         durability: that an insert waits for. Nothing else does: what is lost of the rest is done
             again, never counted twice (docs/internals/durability.md).
 
@@ -138,6 +144,7 @@ class Queue:
         *,
         partition: int | None = None,
         clock: Callable[[], int] | None = None,
+        defaults: Defaults = BUILT_IN,
         durability: Durability = Durability.NONE,
     ) -> None:
         """Connect to nothing yet."""
@@ -148,6 +155,7 @@ class Queue:
         self._is_one = partition is not None
         self._client = client
         self._clock = clock
+        self._fallback = defaults.over(BUILT_IN)
         self._durability = durability
         self._is_registered = False
         self._scripts: dict[int, Scripts] = {}
@@ -209,6 +217,7 @@ class Queue:
                     self.name,
                     partition=partition,
                     clock=self._clock,
+                    defaults=self._fallback,
                     durability=self._durability,
                 )
             return self._parts[partition]
@@ -311,7 +320,8 @@ class Queue:
 
         Args:
             new: what is inserted.
-            idempotency_key: the same one again answers the same submission.
+            idempotency_key: the same one again answers the same submission. What both ask for is
+                compared, but for what varies with each try (`contents.fingerprint`).
             idempotency_ms: for which the key is remembered. None: a day, and ten minutes if it is
                 from `own_idempotency_key`.
 
@@ -319,6 +329,7 @@ class Queue:
             InvalidArgumentError: its prefix is not `QUEUE/` and 32 hexadecimal digits.
             PrefixTakenError: another submission has this prefix.
             SubmissionForgottenError: the key is known, and its submission was forgotten meanwhile.
+            IdempotencyKeyReusedError: the key is known, and its submission is another one.
             SubmissionNotConfirmedError: it is inserted, but not yet as durable as was asked for. A
                 repetition with the idempotency key finds it and waits again.
         """
@@ -332,6 +343,7 @@ class Queue:
                     new,
                     partition=home,
                     partitions=known,
+                    fallback=self._fallback,
                     idempotency_key=idempotency_key,
                     idempotency_ms=idempotency_ms,
                 )
@@ -434,7 +446,11 @@ class Queue:
             home = home_of(idempotency_key or new.prefix, count)
         return self.run(
             commands.restore_submission(
-                new, finished, partition=home, idempotency_key=idempotency_key
+                new,
+                finished,
+                partition=home,
+                fallback=self._fallback,
+                idempotency_key=idempotency_key,
             )
         )
 
@@ -472,6 +488,7 @@ class Queue:
         reservation_ms: int = 600_000,
         strategy: AnyStrategy | None = None,
         heartbeat_timeout_ms: int | None = None,
+        repeats_metadata: bool = False,
     ) -> Reserved:
         """Reserve up to `limit` chunks, partition by partition; also a sign of the worker's life.
 
@@ -483,6 +500,8 @@ class Queue:
             heartbeat_timeout_ms: the `timeout_ms` of its heartbeats, which counts until the first
                 of them: for a worker that is new, or that was forgotten as dead. None:
                 DEFAULT_TIMEOUT_MS.
+            repeats_metadata: the caller passes metadata on with each chunk: it counts as often in
+                the answer's limit of bytes.
         """
         self._register_if_possible()
         if heartbeat_timeout_ms is None:
@@ -501,6 +520,7 @@ class Queue:
                     reservation_ms=reservation_ms,
                     strategy=strategy,
                     heartbeat_timeout_ms=heartbeat_timeout_ms,
+                    repeats_metadata=repeats_metadata,
                 )
             except RedisUnavailableError as exc:
                 failures.append(exc)
@@ -580,6 +600,8 @@ class Queue:
 
     def get_reservations(self, tokens: Sequence[Token]) -> dict[Token, Reservation]:
         """Return what the reservations of these tokens are for, without those that have ended.
+
+        Inputs and metadata are left out.
 
         Args:
             tokens: at most MAX_BATCH.
@@ -693,7 +715,7 @@ class Queue:
 
     pause_queue = _runs(commands.pause_queue)
     resume_queue = _runs(commands.resume_queue)
-    set_retention = _runs(commands.set_retention)
+    set_defaults = _runs(commands.set_defaults)
     set_limit = _runs(commands.set_limit)
     remove_limit = _runs(commands.remove_limit)
     upgrade_queue = _runs(commands.upgrade_queue)
@@ -785,7 +807,7 @@ class Queue:
     list_delayed = _runs(commands.list_delayed)
     get_partitions = _runs(commands.get_partitions)
     list_limits = _runs(commands.list_limits)
-    get_retention = _runs(commands.get_retention)
+    get_defaults = _runs(commands.get_defaults)
     unknown_prefixes = _runs(commands.unknown_prefixes)
     list_workers = _runs(commands.list_workers)
     count_queue = _runs(commands.count_queue)
@@ -802,7 +824,7 @@ class Queue:
         """List submissions by creation, at most MAX_BATCH, from after an id on.
 
         Where `wanted` has pairs, a page may be shorter than `limit`, or empty, and still have a
-        `next`: each call looks at a bounded number.
+        `next`: each call looks at a bounded number. So may one of submissions with large metadata.
         """
         wanted = wanted or SubmissionFilter()
         limit = min(checked_limit(limit), MAX_BATCH)
@@ -948,7 +970,7 @@ class Queue:
                 last_id, events = part.wait_for_events(last_id, block_ms=math.ceil(left_s * 1000))
                 is_named = any(id_ == submission_id for id_, _ in events)
 
-    def reserve_when_free(
+    def reserve_when_free(  # noqa: PLR0913 options of `reserve_chunks`, and how to wait
         self,
         worker: str,
         *,
@@ -959,6 +981,7 @@ class Queue:
         wait_s: float,
         slice_ms: int = 1_000,
         is_gone: Callable[[], bool],
+        repeats_metadata: bool = False,
     ) -> Reserved:
         """Reserve chunks as soon as there are any, or none after `wait_s`.
 
@@ -971,6 +994,7 @@ class Queue:
             wait_s: seconds from now; 0 only looks.
             slice_ms: after each `is_gone` is asked; at most BLOCK_MS, for the connection's sake.
             is_gone: nobody waits any more, or the process shuts down: reserves nothing after that.
+            repeats_metadata: as of `reserve_chunks`.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -980,6 +1004,7 @@ class Queue:
                 reservation_ms=reservation_ms,
                 strategy=strategy,
                 heartbeat_timeout_ms=heartbeat_timeout_ms,
+                repeats_metadata=repeats_metadata,
             )
             # Also without a wake-up: a look now and then finds what none announced.
             until = min(deadline, time.monotonic() + BLOCK_MS / 1000)
@@ -1094,13 +1119,13 @@ class _Settings:
     """The settings of a queue that can change while it runs, the same in all of its partitions."""
 
     limits: tuple[Limit, ...]
-    retention_ms: int | None
+    defaults: Defaults
     is_paused: bool
 
     @classmethod
     def of(cls, part: Queue) -> _Settings:
         """Ask a partition."""
-        return cls(tuple(part.list_limits()), part.get_retention(), part.count_queue().is_paused)
+        return cls(tuple(part.list_limits()), part.get_defaults(), part.count_queue().is_paused)
 
     def give_to(self, part: Queue) -> None:
         """Make a partition have the same, whatever it had; it may be in use."""
@@ -1117,7 +1142,7 @@ class _Settings:
                 per_second=limit.per_second,
                 burst=limit.burst,
             )
-        part.set_retention(self.retention_ms)
+        part.set_defaults(msgspec.structs.asdict(self.defaults))
         if self.is_paused:
             part.pause_queue()
         else:

@@ -234,6 +234,11 @@ def _described(store: ObjectStore, queue: Queue, prefix: str) -> tuple[NewSubmis
     new = manifest.to_new_submission()
     if (manifest.queue, new.prefix) != (queue.name, prefix):
         message = f"its manifest is that of {new.prefix}, queue {manifest.queue}: it was moved"
+        if manifest.queue != queue.name and manifest.queue.lower() == queue.name.lower():
+            message = (
+                f"it is queue {manifest.queue}'s, and the store does not tell capital letters from "
+                f"small ones: rebuild it with --queue {manifest.queue}"
+            )
         raise EncodingError(message)
     return new, manifest.idempotency_key
 

@@ -45,6 +45,7 @@ from opsqueue.model.grid import (
     HandPage,
     RetriedChunk,
 )
+from opsqueue.model.names import read_meta_key
 from opsqueue.model.new_submission import Backoff
 from opsqueue.model.submission import Failure, Submission, SubmissionId, SubmissionState
 from opsqueue.strategy import TICKS_A_SECOND
@@ -72,7 +73,7 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
     """Parse the reply of `get_reservations`."""
     match reply:
         case [b"found", chunks, rows]:
-            sources = {id_: _source(id_, _by_name(flat), meta, queue) for id_, flat, meta in rows}
+            sources = {id_: _source(id_, _by_name(flat), [], queue) for id_, flat in rows}
             found = [
                 Reservation(
                     token=Token(token.decode()),
@@ -80,9 +81,9 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
                     chunk_index=index,
                     attempt=attempt,
                     expires_at_ms=expires_at,
-                    input=content[0] if content else None,
+                    held_ms=held_ms,
                 )
-                for token, id_, index, attempt, expires_at, content in chunks
+                for token, id_, index, attempt, expires_at, held_ms in chunks
             ]
             return {chunk.token: chunk for chunk in found}
     raise unexpected(reply)
@@ -162,7 +163,7 @@ def read_limits(flat: list[bytes]) -> list[Limit]:
     limits = []
     for name, text in sorted(_by_name(flat).items()):
         kind, key, *value = name.decode().split(":")
-        only = int(value[0]) if value else None
+        only, key = int(value[0]) if value else None, read_meta_key(key)
         if kind == "max":
             limits.append(Limit(meta_key=key, value=only, max=int(text)))
         elif kind == "rate":
@@ -249,7 +250,7 @@ def _source(
         operations_total=int(f[b"operations_total"]),
         max_attempts=int(f[b"max_attempts"]),
         metadata=f.get(b"metadata"),
-        strategic_metadata=_integers(meta),
+        strategic_metadata=_pairs(meta),
         trace_context=_trace_context(f),
         is_inline=b"inline" in f,
         is_suspect=is_suspect,
@@ -284,7 +285,7 @@ def read_submission(row: list[Any], queue: str) -> Submission:
         retention_ms=None if retention is None else int(retention),
         delete_inputs_at_completion=b"delete_inputs" in f,
         metadata=f.get(b"metadata"),
-        strategic_metadata=_integers(meta),
+        strategic_metadata=_pairs(meta),
         trace_context=_trace_context(f),
         is_inline=b"inline" in f,
         created_at=_instant(f[b"created_at"]),
@@ -293,6 +294,12 @@ def read_submission(row: list[Any], queue: str) -> Submission:
         release_reason=None if release_reason is None else release_reason.decode(),
         released_at=None if released_at is None else _instant(released_at),
     )
+
+
+def read_fingerprint(row: list[Any]) -> str:
+    """Return what is kept of a submission's insert; "" where an earlier version made it."""
+    fingerprint: bytes = _by_name(row[1]).get(b"fingerprint", b"")
+    return fingerprint.decode()
 
 
 def read_progress(
@@ -398,6 +405,11 @@ def _by_name(flat: list[Any]) -> dict[bytes, Any]:
 
 def _integers(flat: list[Any]) -> dict[str, int]:
     return {key.decode(): int(value) for key, value in _by_name(flat).items()}
+
+
+def _pairs(flat: list[Any]) -> dict[str, int]:
+    """Parse strategic metadata."""
+    return {read_meta_key(key.decode()): int(value) for key, value in _by_name(flat).items()}
 
 
 def _trace_context(fields: Mapping[bytes, Any]) -> dict[str, str]:

@@ -51,7 +51,8 @@ TRANSITIONS: Final = (
         (),
         ("ready",),
         "the prefix is `QUEUE/` and 32 hexadecimal digits, and no submission has it; "
-        "same idempotency key: the first one's id, nothing changes; no chunks: completed at once",
+        "same idempotency key: the first one's id, nothing changes, refused where it asks for "
+        "something else; no chunks: completed at once",
     ),
     Transition(
         "restore_submission",
@@ -144,10 +145,11 @@ TRANSITIONS: Final = (
         "none; holds for every reserve from then on",
     ),
     Transition(
-        "set_retention",
+        "set_defaults",
         ("running",),
         ("running",),
-        "none; holds for submissions that end from then on and have no retention of their own",
+        "the longest back-off is at least the first; holds for submissions that are inserted from "
+        "then on and do not say it themselves",
     ),
     Transition(
         "set_partitions",
@@ -207,7 +209,7 @@ READINGS: Final = (
     "chunks_with_errors",
     "list_workers",
     "list_limits",
-    "get_retention",
+    "get_defaults",
     "unknown_prefixes",
     "count_queue",
     "get_durations",

@@ -20,7 +20,7 @@ completed chunk could lose its output: hence both. For `?durable=false` a power 
 or missing objects: for tests, and for folders in memory.
 """
 
-# ruff: noqa: PTH102, PTH112, PTH114, PTH120, PTH123
+# ruff: noqa: PTH102, PTH112, PTH114, PTH120, PTH123, PTH208
 # Texts and system calls, not Path objects: thousands of small files a second go through here.
 
 from __future__ import annotations
@@ -424,10 +424,42 @@ class LocalStore:
             self._make_folder(parent)
             within = self._open_folder(parent, flags)
         try:
+            if parent:
+                self._check_letters(parent)
             with suppress(FileExistsError):  # another thread or process made it
                 os.mkdir(name, dir_fd=within)
             if self._durable:
                 _sync(within)
+        finally:
+            os.close(within)
+
+    def _check_letters(self, folder: str) -> None:
+        """Refuse to fill a folder that is there, but by a name in other letters: `Jobs` for `jobs`.
+
+        A disk that takes both for one would mix the submissions of two queues, and whatever lists
+        a queue's folder would meet the other's. Asked before a folder is made in it, once a
+        submission; what is there already goes on to be read, written and deleted.
+
+        Raises:
+            InvalidArgumentError: it is.
+        """
+        above, _, name = folder.rpartition("/")
+        within = self._open_folder(above, os.O_RDONLY)
+        try:
+            with suppress(FileNotFoundError):
+                swapped = os.stat(name.swapcase(), dir_fd=within, follow_symlinks=False)
+                own = os.stat(name, dir_fd=within, follow_symlinks=False)
+                if not os.path.samestat(swapped, own):
+                    return  # two folders, as elsewhere
+                alike = [found for found in os.listdir(within) if found.lower() == name.lower()]
+                # Nothing alike: it was removed meanwhile.
+                if alike and name not in alike:
+                    message = (
+                        f"{self.url} can't hold {name!r} beside {alike[0]!r}: its disk does not "
+                        "tell capital letters from small ones; give one of the two queues another "
+                        "name, or use a store that tells them apart"
+                    )
+                    raise InvalidArgumentError(message)
         finally:
             os.close(within)
 

@@ -6,17 +6,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from opsqueue.model.names import meta_key_text
 from opsqueue.strategy import parse_strategy
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
-META_KEYS = ("customer", "region")
+META_KEYS = ("customer", 're:g,ion=1 %C3 "ö😀\n\0')
+"""One that stands in Redis as it is, and one that is encoded there."""
 PAIRS = st.dictionaries(st.sampled_from(META_KEYS), st.integers(-1, 2), max_size=2)
 CHANGES = st.dictionaries(
     st.sampled_from(META_KEYS), st.none() | st.integers(-1, 2), min_size=1, max_size=2
 )
 STRATEGIES = st.sampled_from(
     [
-        parse_strategy(text)
+        parse_strategy(text.replace("region", meta_key_text(META_KEYS[1])))
         for text in (
             "Oldest",
             "Newest",
@@ -49,8 +51,10 @@ NEW = st.fixed_dictionaries(
         "chunks": st.sampled_from([0, 1, 2, 3, 5, 8, 9, 17, 25]),
         "chunk_size": st.integers(1, 3),
         "is_short": st.booleans(),
-        "max_attempts": st.sampled_from([1, 2, 3, 3]),
-        "backoff": st.sampled_from([(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3)]),
+        "max_attempts": st.sampled_from([1, 2, 3, 3, None]),
+        "backoff": st.sampled_from(
+            [(0, 0), (0, 5_000), (1_000, 1_000), (1_000, 4_000), (1, 3), (None, 3), (2_000, None)]
+        ),
         "pairs": PAIRS,
         "max_failed": st.sampled_from([None, None, 0, 1, 2, 0.1, 1.0]),
         "retention_ms": st.sampled_from([0, 5_000, 10**9, None]),
@@ -78,7 +82,21 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
     (2, "retry", {"pick": PICK}),
     (1, "update_metadata", {"pick": PICK, "changes": CHANGES}),
     (1, "forget", {"limit": st.integers(1, 3), "picks": st.lists(PICK, max_size=2)}),
-    (1, "set_retention", {"retention_ms": st.sampled_from([None, 0, 2_000])}),
+    (
+        1,
+        "set_defaults",
+        {
+            "changes": st.fixed_dictionaries(
+                {},
+                optional={
+                    "max_attempts": st.sampled_from([None, 1, 4]),
+                    "backoff_first_ms": st.sampled_from([None, 0, 3_000]),
+                    "backoff_max_ms": st.sampled_from([None, 2_000, 9_000]),
+                    "retention_ms": st.sampled_from([None, 0, 2_000]),
+                },
+            )
+        },
+    ),
     (
         1,
         "delete_inputs",

@@ -25,7 +25,7 @@ from opsqueue.model.chunk import (
     Retried,
     Token,
 )
-from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.new_submission import BUILT_IN, Defaults, NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.strategy import AnyStrategy, Layer
 from tests.opsqueue.strategy_model import Buckets, allowed
@@ -37,8 +37,6 @@ from tests.opsqueue.submission_model import (
     entry_of,
     order_of,
 )
-
-DAY_MS = 24 * 3600 * 1000
 
 
 class Model:
@@ -58,7 +56,7 @@ class Model:
         self.prefixes: dict[str, SubmissionId] = {}
         self.garbage: set[str] = set()
         self.spent_inputs: dict[SubmissionId, int] = {}
-        self.retention_ms: int | None = None
+        self.defaults = Defaults()
         self.idempotency: dict[str, SubmissionId] = {}
         self.is_paused = False
         self.last_stamp = (0, 0)
@@ -96,9 +94,8 @@ class Model:
 
     def _end(self, now: int, sub: ModelSubmission, state: SubmissionState) -> None:
         sub.state, sub.ended_at = state, now
-        own_ms, queue_ms = sub.new.retention_ms, self.retention_ms
-        default_ms = DAY_MS if queue_ms is None else queue_ms
-        self.expiring[sub.id] = now + (default_ms if own_ms is None else own_ms)
+        assert sub.options.retention_ms is not None
+        self.expiring[sub.id] = now + sub.options.retention_ms
         self.stats[f"submissions_{state.value}"] += 1
         if state is SubmissionState.COMPLETED and sub.places:
             self._let_inputs_go(sub)
@@ -141,15 +138,15 @@ class Model:
         sub.attempts[index] += 1
         attempt = sub.attempts[index]
         sub.last_failure = (index, attempt, kind)
-        if attempt == sub.new.max_attempts:
+        if attempt == sub.options.max_attempts:
             self.stats["chunks_failed"] += 1
             sub.chunks_failed = 1
             self._end(now, sub, SubmissionState.FAILED)
             self._count_dropped(sub, 1)
             return FinallyFailed(sub.id, attempt)
         self.stats["chunks_retried"] += 1
-        backoff = sub.new.backoff
-        full = 0 if jitter is None else min(backoff.max_ms, backoff.first_ms * 2 ** (attempt - 1))
+        first_ms, max_ms = sub.options.backoff_first_ms or 0, sub.options.backoff_max_ms or 0
+        full = 0 if jitter is None else min(max_ms, first_ms * 2 ** (attempt - 1))
         if full == 0:
             return Retried(sub.id, attempt, now)
         due = now + math.floor(full / 2 + full / 2 * (jitter or 0) / 1000)
@@ -166,9 +163,10 @@ class Model:
     # Submissions
 
     def insert(self, now: int, new: NewSubmission, idempotency_key: str) -> SubmissionId | None:
-        """None: the prefix is taken."""
+        """None: the prefix is taken, or the key is another one's."""
         if idempotency_key and idempotency_key in self.idempotency:
-            return self.idempotency[idempotency_key]
+            id_ = self.idempotency[idempotency_key]
+            return id_ if self._is_repetition(new, self.subs.get(id_)) else None
         if new.prefix in self.prefixes:
             return None
         ms, sequence = self.last_stamp
@@ -180,6 +178,7 @@ class Model:
         id_ = SubmissionId(f"{ms:013}{sequence:04}00")
         places = [Place.CURSOR] * new.chunks_total
         sub = ModelSubmission(id_, new, dict(new.strategic_metadata), now, places)
+        sub.options = new.own_defaults.over(self.defaults.over(BUILT_IN))
         sub.limit = new.failed_operations_limit
         sub.inputs = dict(enumerate(new.inline or ()))
         self.subs[id_] = sub
@@ -197,6 +196,24 @@ class Model:
         if not self.has_stream:
             self._notice_loss()
         return id_
+
+    def _is_repetition(self, new: NewSubmission, first: ModelSubmission | None) -> bool:
+        if first is None:
+            return False  # forgotten
+        old, now = first.new, new.own_defaults.over(self.defaults.over(BUILT_IN))
+        return (
+            (old.operations, old.chunk_size, old.failed_operations_limit)
+            == (new.operations, new.chunk_size, new.failed_operations_limit)
+            and (old.delete_inputs_at_completion, old.strategic_metadata)
+            == (new.delete_inputs_at_completion, new.strategic_metadata)
+            and (None in (old.inline, new.inline) or old.inline == new.inline)
+            and all(
+                getattr(first.options, name) == getattr(now, name)
+                or (getattr(old.own_defaults, name), getattr(new.own_defaults, name))
+                == (None, None)
+                for name in Defaults.__struct_fields__
+            )
+        )
 
     def cancel(self, now: int, id_: SubmissionId) -> bool:
         sub = self.subs.get(id_)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import redis
 
-from opsqueue.model.names import base_key
+from opsqueue.model.names import base_key, read_meta_key, stored_meta_key
 from opsqueue.model.submission import SubmissionId
 
 
@@ -73,13 +73,13 @@ class Snapshot:
             pipe.hgetall(f"{key}:in")
             pipe.hgetall(f"{key}:out")
         for meta_key in meta_keys:
-            pipe.hgetall(f"{base}inhand:{meta_key}")
+            pipe.hgetall(f"{base}inhand:{stored_meta_key(meta_key)}")
         for state in states:
             pipe.zrange(f"{base}submissions:{state}", 0, -1)
         signatures = [
             ",".join(names)
             for count in range(1, len(meta_keys) + 1)
-            for names in combinations(sorted(meta_keys), count)
+            for names in combinations(sorted(map(stored_meta_key, meta_keys)), count)
         ]
         for signature in signatures:
             pipe.zrange(f"{base}ready:{signature}", 0, -1)
@@ -104,7 +104,7 @@ class Snapshot:
             if fields:
                 submissions[id_] = SubmissionKeys(
                     fields=fields,
-                    meta={key: int(value) for key, value in meta.items()},
+                    meta={read_meta_key(key): int(value) for key, value in meta.items()},
                     failure=failure,
                     redo=frozenset(int(member) for member, _ in redo),
                     done=done or b"",

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.new_submission import BUILT_IN, Defaults, NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 
 Chunk = tuple[SubmissionId, int]
@@ -33,6 +33,7 @@ class ModelSubmission:
     meta: dict[str, int]
     created_at: int
     places: list[Place]
+    options: Defaults = BUILT_IN
     state: SubmissionState = SubmissionState.IN_PROGRESS
     ended_at: int | None = None
     attempts: Counter[int] = field(default_factory=Counter)

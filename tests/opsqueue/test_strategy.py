@@ -62,9 +62,15 @@ def test_different_strategies_are_different() -> None:
         ("oldest", "is none of Oldest, Newest"),
         ("", "is none of Oldest, Newest"),
         ("PreferDistinct", "write PreferDistinct like PreferDistinct(customer, Oldest)"),
-        ("PreferDistinct(3)", "is no key of strategic metadata"),
+        ("PreferDistinct(Oldest)", "is no key of strategic metadata"),
+        ('PreferDistinct("")', "give a text of 1 to 255 characters"),
+        (f"Highest({'k' * 256})", "give a text of 1 to 255 characters"),
+        ("Highest(\ud800)", "a lone surrogate"),
+        ('Highest("a)', "is read as a JSON string"),
+        ('Highest("\\x")', "is read as a JSON string"),
+        ('Highest("a" b)', "a comma or a closing bracket is missing"),
         ("PreferDistinct(a b)", "a comma or a closing bracket is missing"),
-        ("Highest(a", "a comma or a closing bracket is missing"),
+        ("Highest(a", "the bracket of Highest is not closed"),
         ("Oldest Newest", "nothing can follow"),
         ("MaxSimultaneous(api, 0)", "max is 0"),
         ("MaxSimultaneous(api, many)", "max is 'many'"),
@@ -81,6 +87,41 @@ def test_a_wrong_text_shows_the_right_form(text: str, says: str) -> None:
         parse_strategy(text)
 
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("Oldest", "RateLimit", "7", "-1", "1e5", "nan", "a.b-c", "__proto__", "ö", " ", "a, b"),
+        *('"', '"a"', "\\", "a(b)", "\n\0\t", "e\u0301", "\u202e\x9b\x7f", "😀" * 255),
+    ],
+)
+def test_any_key_is_read_back(key: str) -> None:
+    """In the text form a key that would be read as something else stands in quotes."""
+    for strategy in (
+        Strategy.PreferDistinct(key),
+        Strategy.SelectOnly(key, 3, Strategy.Lowest(key, Newest())),
+        Strategy.RateLimit(key, 2, 3, Strategy.MaxSimultaneous(key, 1), "operations"),
+        Strategy.OrElse(Strategy.Highest(key), Random()),
+    ):
+        assert parse_strategy(str(strategy)) == strategy
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("Highest(größe)", "größe"),
+        ("Highest(a:b=c)", "a:b=c"),
+        ("Highest(7)", "7"),
+        ('Highest("a b")', "a b"),
+        ('Highest("\\u0000\\"")', '\0"'),
+        ('Highest("Oldest")', "Oldest"),
+        ('Highest("a\nb")', "a\nb"),
+    ],
+)
+def test_a_key_may_be_written_as_it_is_or_in_quotes(text: str, key: str) -> None:
+    """Quotes are needed where it is not one word, or named like a strategy."""
+    assert parse_strategy(text) == Strategy.Highest(key)
 
 
 def test_nesting_has_a_limit() -> None:

@@ -320,3 +320,48 @@ def test_a_queue_is_paused_over_http(api: HttpBackend, queue: Queue) -> None:
 
     api.queue(queue.name).resume_queue()
     assert not api.queue(queue.name).count_queue().is_paused
+
+
+KEYS = ["a:1", "a+b&c=d", "größe", "%41", '"', "\n\0", "e\u0301", "7", "__proto__"]
+
+
+@pytest.mark.parametrize("key", ["😀" * 255, *KEYS])
+def test_any_key_goes_over_http(producer: ProducerClient, key: str) -> None:
+    """In bodies and in queries."""
+    id_ = producer.insert_submission([1], chunk_size=1, strategic_metadata={key: 1, "customer": 3})
+    producer.insert_submission([1], chunk_size=1, strategic_metadata={"customer": 3})
+
+    producer.update_strategic_metadata(id_, {key: -5, "customer": None})
+
+    (found,) = producer.list_submissions(SubmissionFilter(strategic_metadata={key: -5}))
+    assert (id_, {key: -5}) == (found.id, found.strategic_metadata)
+    assert [id_] == producer.lookup_submission_ids_by_strategic_metadata({key: -5})
+
+
+@pytest.mark.parametrize("key", ["", "\ud800", "x" * 256])
+def test_what_is_no_key_is_refused_before_it_is_sent(producer: ProducerClient, key: str) -> None:
+    """By an error of ours, whatever the encoding of a request would have said."""
+    for call in (
+        lambda: producer.insert_submission([1], chunk_size=1, strategic_metadata={key: 1}),
+        lambda: producer.update_strategic_metadata(UNKNOWN, {key: None}),
+        lambda: producer.lookup_submission_ids_by_strategic_metadata({key: 1}),
+    ):
+        with pytest.raises(InvalidArgumentError, match="strategic metadata key"):
+            call()
+
+
+def test_a_look_up_that_no_url_can_hold_is_refused(producer: ProducerClient) -> None:
+    """By an error of ours."""
+    pairs = {f"{n}" + "😀" * 250: 1 for n in range(64)}
+
+    with pytest.raises(InvalidArgumentError, match="its query is too long"):
+        producer.lookup_submission_ids_by_strategic_metadata(pairs)
+
+
+def test_the_largest_metadata_goes_over_http(producer: ProducerClient, queue: Queue) -> None:
+    """And comes back."""
+    metadata = bytes(range(256)) * 2048
+    id_ = producer.insert_submission([1], chunk_size=1, metadata=metadata)
+
+    assert metadata == queue.get_submission(id_).metadata
+    assert metadata == producer.get_submission(id_).metadata

@@ -9,6 +9,7 @@ import click
 import pytest
 from falcon import testing
 
+from opsqueue.model.new_submission import Defaults
 from opsqueue_api.cli import settings_of_environment
 from opsqueue_api.http.settings import Limits, Settings
 from opsqueue_api.http.tokens import parse_tokens
@@ -44,14 +45,46 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("OPSQUEUE_REDIS_URL", "redis://elsewhere")
     monkeypatch.setenv("OPSQUEUE_API_PORT", "8080")
     monkeypatch.setenv("OPSQUEUE_API_MAX_BODY_CHUNKS", "7")
+    monkeypatch.setenv("OPSQUEUE_DEFAULT_MAX_ATTEMPTS", "3")
+    monkeypatch.setenv("OPSQUEUE_DEFAULT_BACKOFF", "5s")
+    monkeypatch.setenv("OPSQUEUE_DEFAULT_MAX_BACKOFF", "10m")
+    monkeypatch.setenv("OPSQUEUE_DEFAULT_RETENTION", "7d")
 
     expected = Settings(
         store_url="memory://wsgi",
         redis_url="redis://elsewhere",
         port=8080,
+        defaults=Defaults(
+            max_attempts=3,
+            backoff_first_ms=5_000,
+            backoff_max_ms=600_000,
+            retention_ms=7 * 24 * 3_600_000,
+        ),
         limits=Limits(body_chunks=7),
     )
     assert expected == settings_of_environment()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"BACKOFF": "2m", "MAX_BACKOFF": "1m"},
+        {"MAX_ATTEMPTS": "0"},
+        {"RETENTION": "7"},
+        {"RETENTION": "4000d"},
+    ],
+)
+def test_defaults_that_no_submission_can_have_are_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """Not by each insert that goes without them."""
+    monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"OPSQUEUE_DEFAULT_{name}", value)
+
+    with pytest.raises(click.UsageError) as raised:
+        settings_of_environment()
+    assert "--default-" in raised.value.format_message()
 
 
 def test_a_missing_store_is_named() -> None:

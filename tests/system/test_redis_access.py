@@ -343,7 +343,7 @@ def look_at_everything(url: str, ids: list[int]) -> None:
 def change_everything(queue: Queue) -> None:
     queue.set_partitions(2)
     queue.set_limit("api", max=3)
-    queue.set_retention(0)
+    queue.set_defaults({"retention_ms": 0})
     queue.pause_queue()
     queue.resume_queue()
     id_ = queue.insert_submission(NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=9)).id

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,46 @@ def test_burst_drains_the_queue_and_exits(
 
     assert worker.wait() == 0
     assert list(producer.try_stream_completed_submission(submission_id)) == list(range(1, 51))
+
+
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "2>/dev/full"])
+def test_a_worker_needs_no_standard_streams(
+    start: Start,
+    producer_of: ProducerOf,
+    redis_url: str,
+    store_url: str,
+    queue_name: str,
+    streams: str,
+) -> None:
+    """As some supervisors start programs, and as a full disk leaves their log; children neither."""
+    producer = producer_of()
+    submission_id = producer.insert_submission(range(4), chunk_size=2)
+    program = f"{sys.executable} -m opsqueue_worker tasks:app --burst -Q {queue_name} -c 1"
+
+    worker = start(
+        *("-c", f"exec {program} {streams}"),
+        program="/bin/sh",
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+        TEST_QUEUE=queue_name,
+    )
+
+    assert 0 == worker.wait()
+    assert [1, 2, 3, 4] == list(producer.try_stream_completed_submission(submission_id))
+
+
+@pytest.mark.parametrize("program", ["opsqueue_worker --help", "opsqueue_api --version"])
+def test_help_that_cannot_be_written_is_one_line_and_an_exit_code(program: str) -> None:
+    """As for the command line."""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m {program} >/dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 1 == ended.returncode
+    assert "Error: can't read or write: No space left on device\n" == ended.stderr
 
 
 def test_reload_replaces_the_children_when_a_file_changes(

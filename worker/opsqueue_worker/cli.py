@@ -105,11 +105,8 @@ class _Strategy(click.ParamType[AnyStrategy]):
             self.fail(str(exc), param, ctx)
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 @click.command(
+    cls=config.Program,
     epilog=_EPILOG,
     context_settings={
         "auto_envvar_prefix": "OPSQUEUE_WORKER",
@@ -229,17 +226,17 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
         settings = _settings_of(options)
         if options["check"]:
             _check(settings, app)
-        worker = Worker(settings, app, say=_say)
+        worker = Worker(settings, app, say=config.say)
         worker.check()
         code = worker.run()
     except _ToldToStopError:
         sys.exit(0)
     except IncorrectUsageError as exc:
         logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
-        _say(f"Error: {exc}")
+        config.say(f"Error: {exc}")
         sys.exit(2)
     except (ConnectionTroubleError, FormatTooNewError) as exc:
-        _say(f"Error: {exc}")
+        config.say(f"Error: {exc}")
         sys.exit(3)
     sys.exit(code)
 
@@ -304,6 +301,6 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
 def _check(settings: WorkerSettings, app: Opsqueue) -> None:
     missing = check_worker(settings, settings.queues or tuple(app.handlers))
     if missing is not None:
-        _say(f"Error: {missing}")
+        config.say(f"Error: {missing}")
         sys.exit(1)
     sys.exit(0)

@@ -2,6 +2,7 @@
 
 import { token } from "./api.js";
 import { h, setText, show } from "./dom.js";
+import { keyOf, keyText } from "./format.js";
 import { tell } from "./parts.js";
 
 /**
@@ -85,7 +86,6 @@ function askOnce(why) {
   });
 }
 
-const KEY = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 const INTEGER = /^(0|-?[1-9]\d{0,18})$/;
 
 /**
@@ -98,7 +98,7 @@ export async function editMetadata(name, current, sendChanges) {
   const rows = h("div", { class: "pairs" });
   const add = (key = "", value = /** @type {number | string} */ ("")) => {
     const row = h("div", { class: "pair" },
-      h("input", { "aria-label": "Key", value: key, placeholder: "priority", spellcheck: "false", autocapitalize: "off" }),
+      h("input", { "aria-label": "Key", value: key && keyText(key), placeholder: "priority", spellcheck: "false", autocapitalize: "off" }),
       h("input", { "aria-label": key ? `Value of ${key}` : "Value", value: String(value), placeholder: "0", inputmode: "numeric", autofocus: Boolean(key) && !rows.hasChildNodes() }),
       h("button", { type: "button", class: "quiet", "aria-label": key ? `Remove ${key}` : "Remove this pair", onclick: () => row.remove() }, "Remove"));
     rows.append(row);
@@ -117,11 +117,12 @@ export async function editMetadata(name, current, sendChanges) {
     act: async () => {
       const wanted = new Map();
       for (const row of rows.children) {
-        const [key, value] = [...row.querySelectorAll("input")].map((input) => input.value.trim());
-        if (!key && !value) continue;
-        if (!KEY.test(key)) throw new Error(`“${key}” can't be a key: letters, digits and _.- alone.`);
-        if (!INTEGER.test(value)) throw new Error(`The value of ${key} is “${value}”: give an integer.`);
-        if (wanted.has(key)) throw new Error(`${key} is there twice.`);
+        const [text, value] = [...row.querySelectorAll("input")].map((input) => input.value.trim());
+        if (!text && !value) continue;
+        const key = keyOf(text);
+        if (key === null) throw new Error(`“${text}” can't be a key: give 1 to 255 characters, or these in double quotes, as JSON has them.`);
+        if (!INTEGER.test(value)) throw new Error(`The value of ${text} is “${value}”: give an integer.`);
+        if (wanted.has(key)) throw new Error(`${text} is there twice.`);
         wanted.set(key, value);
       }
       // As text: these integers have 64 bits, JavaScript's numbers 53.

@@ -56,3 +56,18 @@ const STATES = { in_progress: "In progress", completed: "Completed", failed: "Fa
 
 /** @param {string} state */
 export const stateName = (state) => STATES[state] ?? state;
+
+const PLAIN = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
+
+/** A key of strategic metadata: in quotes, as JSON, unless it is plain. @param {string} key */
+export const keyText = (key) => PLAIN.test(key) ? key : JSON.stringify(key);
+
+/** Read a key as `keyText` writes it; one without quotes is any text; null: it can't be a key. @param {string} text */
+export function keyOf(text) {
+  try {
+    const key = text.startsWith('"') ? JSON.parse(text) : text;
+    return [...key].length >= 1 && [...key].length <= 255 && key.isWellFormed() ? key : null;
+  } catch {
+    return null;
+  }
+}

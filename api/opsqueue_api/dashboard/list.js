@@ -2,7 +2,7 @@
 
 import { Unreachable, get, queuePath } from "./api.js";
 import { h, reconcile, replace, setAttribute, setText, show, table } from "./dom.js";
-import { duration, number, rate } from "./format.js";
+import { duration, keyOf, keyText, number, rate } from "./format.js";
 import { pace } from "./history.js";
 import { throttled } from "./live.js";
 import { ago, bar, command, empty, refusal, setBadge } from "./parts.js";
@@ -11,12 +11,23 @@ import { queueAddress } from "./queues.js";
 const LIMIT = 25;
 const STATES = [["any", "Any state"], ["in_progress", "In progress"], ["completed", "Completed"], ["failed", "Failed"], ["cancelled", "Cancelled"]];
 const AGES = [["", "Any age"], ["1h", "Last hour"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"], ["older", "Older than a day"]];
-const PAIR = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}:(0|-?[1-9]\d{0,18})$/;
+const PAIRS = /("(?:[^"\\]|\\.)*"|[^\s,"]+):(0|-?[1-9]\d{0,18})(?=[\s,]|$)|[^\s,]+/g;
+
+/** Read `customer:7 "any key":8`: pairs as the API has them, and what is none. @param {string} text */
+function pairsOf(text) {
+  const found = { pairs: /** @type {string[]} */ ([]), bad: "" };
+  for (const [part, keyPart, value] of text.matchAll(PAIRS)) {
+    const key = keyPart === undefined ? null : keyOf(keyPart);
+    if (key === null) found.bad ||= part;
+    else found.pairs.push(`${key}:${value}`);
+  }
+  return found;
+}
 
 /** What the API is asked, for what the address says. @param {URLSearchParams} query */
 function wantedOf(query) {
   const wanted = new URLSearchParams({ state: query.get("state") ?? "any", limit: String(LIMIT) });
-  for (const pair of (query.get("meta") ?? "").split(/[\s,]+/)) if (pair) wanted.append("meta", pair);
+  for (const pair of pairsOf(query.get("meta") ?? "").pairs) wanted.append("meta", pair);
   const hoursAgo = (/** @type {number} */ hours) => new Date(Date.now() - hours * 3_600_000).toISOString();
   const age = query.get("age");
   if (age === "1h") wanted.set("created_from", hoursAgo(1));
@@ -52,8 +63,8 @@ export function submissionList(queue, query, signal) {
   const wrong = h("p", { class: "trouble", role: "alert", hidden: true });
   const filters = h("form", { class: "filters", "aria-label": "Which submissions", onsubmit: (/** @type {Event} */ event) => {
     event.preventDefault();
-    const bad = meta.value.split(/[\s,]+/).find((pair) => pair && !PAIR.test(pair));
-    setText(wrong, bad ? `“${bad}” is no pair: give KEY:INTEGER, such as customer:7` : "");
+    const { bad } = pairsOf(meta.value);
+    setText(wrong, bad ? `“${bad}” is no pair: give KEY:INTEGER, such as customer:7 or "any key":7` : "");
     show(wrong, Boolean(bad));
     if (!bad) location.hash = address({ meta: meta.value.trim() });
   } },
@@ -100,7 +111,7 @@ export function submissionList(queue, query, signal) {
         setText(failed, of.operations_failed ? `${number(of.operations_failed)} failed` : "");
         setText(perSecond, rate(speed));
         setText(left, speed ? duration((of.operations_total - of.operations_done) / speed) : "–");
-        setText(pairs, Object.entries(of.strategic_metadata).map(([key, value]) => `${key}:${value}`).join(" "));
+        setText(pairs, Object.entries(of.strategic_metadata).map(([key, value]) => `${keyText(key)}:${value}`).join(" "));
       },
     };
   }

@@ -4,7 +4,7 @@ import { cancel, changeMetadata, retry, retryOnlyFailed } from "./actions.js";
 import { Problem, Unreachable, get, queuePath, submissionPath } from "./api.js";
 import { h, reconcile, replace, setText, show } from "./dom.js";
 import { errorsList, failureOf, resultsOf } from "./outcome.js";
-import { clock, counted, duration, number, rate } from "./format.js";
+import { clock, counted, duration, keyText, number, rate } from "./format.js";
 import { chunkGrid } from "./grid.js";
 import { pace } from "./history.js";
 import { followLive, throttled } from "./live.js";
@@ -90,7 +90,7 @@ export function submissionView(queue, id, signal) {
     const metadata = Object.entries(of.strategic_metadata);
     reconcile(pairs, metadata.length ? metadata : [["", ""]], ([key]) => key, () => {
       const item = h("li", {});
-      return { node: item, update: ([key, value]) => setText(item, key ? `${key}: ${value}` : "none") };
+      return { node: item, update: ([key, value]) => setText(item, key ? `${keyText(key)}: ${value}` : "none") };
     });
     drawDetails(of);
     show(content, true);

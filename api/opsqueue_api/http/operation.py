@@ -14,6 +14,7 @@ import falcon
 import msgspec
 
 from opsqueue.http.bodies import ProblemType
+from opsqueue.model.names import MAX_META_KEY_CHARACTERS
 from opsqueue.model.new_submission import MAX_STRATEGIC_PAIRS
 from opsqueue_api.http.long_polls import MAX_WAIT_S
 from opsqueue_api.http.problem import invalid
@@ -25,7 +26,6 @@ NDJSON: Final = "application/x-ndjson"
 NDJSON_TYPES: Final = (NDJSON, "application/ndjson", "application/jsonl")
 """Names that bodies of JSON lines are sent under; none of them is registered. Answers have the
 first."""
-META_KEY: Final = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 """A regular expression, as JSON Schema has them."""
 ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}
 """Of a submission's id."""
@@ -138,12 +138,12 @@ META: Final = Parameter(
         "type": "array",
         "items": {
             "type": "string",
-            "pattern": f"^{META_KEY}:(0|-?[1-9][0-9]{{0,17}})$",
+            "pattern": rf"^[\s\S]{{1,{MAX_META_KEY_CHARACTERS}}}:(0|-?[1-9][0-9]{{0,17}})$",
         },
         "maxItems": MAX_STRATEGIC_PAIRS,
         "examples": [["customer:7"]],
     },
-    "Pairs of strategic metadata, KEY:INTEGER; any number of times.",
+    "Pairs of strategic metadata, KEY:INTEGER, percent-encoded; any number of times.",
 )
 WAIT: Final = Parameter(
     "wait",

@@ -6,6 +6,7 @@ import math
 import re
 from datetime import datetime
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import falcon
 import msgspec
@@ -20,7 +21,7 @@ ID: Final = re.compile(r"[0-9]{1,19}")
 """What may stand for a submission; `checked_id` says whether it can be one."""
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
-_PAIR: Final = re.compile(r"([^:]+):(-?[0-9]{1,19})")
+_PAIR: Final = re.compile(r"(.+):(-?[0-9]{1,19})", re.DOTALL)
 
 
 def choice(req: falcon.Request, name: str, choices: list[str]) -> str:
@@ -65,15 +66,31 @@ def optional_integer(req: falcon.Request, name: str, *, least: int, most: int) -
 
 
 def pairs_of(req: falcon.Request) -> dict[str, int]:
-    """Read `meta=KEY:VALUE`, any number of them: pairs of strategic metadata."""
+    """Read `meta=KEY:VALUE`, any number of them: pairs of strategic metadata.
+
+    The last colon divides: the value is an integer, and the key any text.
+    """
     pairs = {}
-    for text in req.get_param_as_list("meta") or []:
+    given = req.get_param_as_list("meta") or []
+    if given and not _is_utf8(req.query_string):
+        message = "the query is not percent-encoded UTF-8: encode keys, such as meta=gr%C3%B6sse:7"
+        raise invalid(message)
+    for text in given:
         found = _PAIR.fullmatch(text)
         if not found:
             message = f"meta={text[:80]!r}: give KEY:INTEGER, such as meta=customer:7"
             raise invalid(message)
         pairs[found[1]] = int(found[2])
     return pairs
+
+
+def _is_utf8(query: str) -> bool:
+    """Tell whether falcon has read each character of a query as it was meant."""
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return False
+    return query.isascii()
 
 
 def instant(req: falcon.Request, name: str) -> datetime | None:

@@ -18,6 +18,7 @@ from opsqueue.exceptions import (
     ConnectionTroubleError,
     EncodingError,
     FormatTooNewError,
+    IdempotencyKeyReusedError,
     InvalidArgumentError,
     ObjectNotFoundError,
     OpsqueueError,
@@ -56,6 +57,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.INVALID_ARGUMENT: (422, "Invalid argument"),
     ProblemType.TOO_LARGE: (413, "Too large"),
     ProblemType.SUBMISSION_FORGOTTEN: (409, "Submission was forgotten"),
+    ProblemType.IDEMPOTENCY_KEY_REUSED: (422, "Idempotency key of another insert"),
     ProblemType.PREFIX_TAKEN: (409, "Prefix taken"),
     ProblemType.SUBMISSION_NOT_FOUND: (404, "Submission not found"),
     ProblemType.SUBMISSION_ENDED: (409, "Submission has ended"),
@@ -79,6 +81,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
 _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (SubmissionNotFoundError, ProblemType.SUBMISSION_NOT_FOUND),
     (SubmissionForgottenError, ProblemType.SUBMISSION_FORGOTTEN),
+    (IdempotencyKeyReusedError, ProblemType.IDEMPOTENCY_KEY_REUSED),
     (SubmissionNotCancellableError, ProblemType.SUBMISSION_ENDED),
     (SubmissionNotRetryableError, ProblemType.SUBMISSION_NOT_RETRYABLE),
     (TooManyMatchingSubmissionsError, ProblemType.TOO_MANY_MATCHES),
@@ -160,6 +163,8 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
                 fields |= {"submission_id": str(exc.submission_id), "why": exc.why}
             if isinstance(exc, SubmissionForgottenError):
                 fields |= {"submission_id": str(exc.submission_id), "state": exc.state or ""}
+            if isinstance(exc, IdempotencyKeyReusedError):
+                fields |= {"submission_id": str(exc.submission_id), "differing": exc.differing}
             if isinstance(exc, FormatTooNewError):
                 fields |= {"kind": exc.kind, "name": exc.name}
                 fields |= {"found": exc.found, "readable": exc.readable}

@@ -7,7 +7,7 @@ from typing import Final
 
 from opsqueue import config
 from opsqueue.contents.json_lines import MAX_LINE_BYTES
-from opsqueue.model.new_submission import INLINE_BYTES, MAX_METADATA_BYTES
+from opsqueue.model.new_submission import INLINE_BYTES, MAX_METADATA_BYTES, Defaults
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
 from opsqueue_api.http.tokens import Token
@@ -65,6 +65,7 @@ class Settings:
         has_access_log: a line a request on stdout.
         heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
         durability: what an answered insert survives.
+        defaults: options of inserts that neither they nor their queues say.
     """
 
     redis_url: str = config.REDIS_URL.default
@@ -80,6 +81,7 @@ class Settings:
     has_access_log: bool = False
     heartbeat_timeout_s: float = config.HEARTBEAT_TIMEOUT.default
     durability: Durability = Durability.NONE
+    defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -93,7 +93,8 @@ class Heads:
         if resp.stream is None:
             return
         close = getattr(resp.stream, "close", None)
-        resp.stream = None
+        # Not None: Falcon would say that the body of the GET has no bytes.
+        resp.stream = iter(())
         if close is not None:
             close()
 

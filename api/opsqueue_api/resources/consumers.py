@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from opsqueue.http.bodies import (
     ReleaseBody,
     ReserveBody,
     ReservedBody,
+    SharedBody,
 )
 from opsqueue.model.chunk import CompleteOutcome, Dropped, Lost, ReleaseOutcome, Reservation, Token
 from opsqueue.model.names import checked_worker_in_path
@@ -50,6 +51,7 @@ from opsqueue_api.resources.chunk_contents import (
     stored_failures,
     stored_output,
 )
+from opsqueue_api.resources.metrics import ChunkDurations
 from opsqueue_api.resources.queues import QueueOf
 
 MAX_INFO_BYTES: Final = 4_096
@@ -90,14 +92,22 @@ class ReserveChunks:
                 heartbeat_timeout_ms=body.heartbeat_timeout_ms or self.timeout_ms,
                 wait_s=wait_s,
                 is_gone=lambda: self.long_polls.is_stopping() or is_gone(),
+                repeats_metadata=not body.share_metadata,
             )
         chunk_of = self._with_operations() if body.include_operations else ChunkBody.of
+        chunks = [chunk_of(chunk) for chunk in reserved.chunks]
+        shared: list[SharedBody] | msgspec.UnsetType = msgspec.UNSET
+        if body.share_metadata:
+            chunks = [chunk.without_shared() for chunk in chunks]
+            sources = {chunk.source.submission_id: chunk.source for chunk in reserved.chunks}
+            shared = [SharedBody.of(source) for source in sources.values()]
         write(
             resp,
             ReservedBody(
-                chunks=[chunk_of(chunk) for chunk in reserved.chunks],
+                chunks=chunks,
                 is_paused=reserved.is_paused,
                 next_due_in_ms=reserved.next_due_in_ms,
+                shared=shared,
             ),
         )
 
@@ -135,6 +145,7 @@ class CompleteChunks:
     queue_of: QueueOf
     store: ObjectStore
     limits: Limits
+    durations: ChunkDurations
 
     @operation(
         body=(Content(CompleteBody),),
@@ -151,27 +162,32 @@ class CompleteChunks:
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _COMPLETE)
         tokens = [Token(done.token) for done in body.chunks]
-        stored = self._store_outputs(on, body)
+        # By what the token holds, not by what the consumer says of it.
+        held = on.get_reservations(tokens)
+        stored = self._store_outputs(on, body, held)
         failed = {token: count for token, count in stored.items() if count is not None}
         # What has no output that can be read was dropped with its submission; but a retry may have
         # put that back to work since then.
         unread = [token for token, count in stored.items() if count is None]
         outcomes = dict(zip(unread, map(_given_back, on.release_chunks(unread)), strict=True))
         others = [token for token in tokens if token not in outcomes]
-        completed = iter(on.complete_chunks(others, operations_failed=failed))
+        completed = on.complete_chunks(others, operations_failed=failed)
+        self.durations.count(queue, held, zip(others, completed, strict=True))
+        following = iter(completed)
         write(
             resp,
-            OutcomesBody.of(tokens, [outcomes.get(token) or next(completed) for token in tokens]),
+            OutcomesBody.of(tokens, [outcomes.get(token) or next(following) for token in tokens]),
         )
 
-    def _store_outputs(self, on: Queue, body: CompleteBody) -> dict[Token, int | None]:
+    def _store_outputs(
+        self, on: Queue, body: CompleteBody, held: Mapping[Token, Reservation]
+    ) -> dict[Token, int | None]:
         """Store what comes along; return how many operations failed, as it is stored.
 
         None of a chunk whose output can't be read, and whose submission has ended.
         """
-        # By what the token holds, not by what the consumer says of it. A chunk that is lost is not
-        # looked at: it is somebody else's. Of two reports of one chunk the first counts.
-        held = on.get_reservations([Token(done.token) for done in body.chunks])
+        # A chunk that is lost is not looked at: it is somebody else's. Of two reports of one chunk
+        # the first counts.
         reports: dict[str, tuple[Reservation, DoneBody]] = {}
         for done in body.chunks:
             chunk = held.get(Token(done.token))
@@ -224,6 +240,7 @@ class FailChunks:
 
     queue_of: QueueOf
     limits: Limits
+    durations: ChunkDurations
 
     @operation(body=(Content(FailBody),), answers=OutcomesBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
@@ -232,7 +249,9 @@ class FailChunks:
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _FAIL)
         tokens = [Token(failed.token) for failed in body.chunks]
         failures = [failed.to_failure() for failed in body.chunks]
+        held = on.get_reservations(tokens)
         outcomes = on.fail_chunks(list(zip(tokens, failures, strict=True)), is_final=body.is_final)
+        self.durations.count(queue, held, zip(tokens, outcomes, strict=True))
         write(resp, OutcomesBody.of(tokens, outcomes))
 
 
@@ -298,6 +317,7 @@ def add_routes(
     limits: Limits,
     long_polls: LongPolls,
     timeout_ms: int,
+    durations: ChunkDurations,
 ) -> None:
     """Put everything that consumers need below a queue's path."""
     chunks = "/v1/queues/{queue}/chunks"
@@ -306,8 +326,8 @@ def add_routes(
     needs = Need.CONSUME
     reserve = ReserveChunks(queue_of, store, long_polls, timeout_ms, limits)
     route(f"{chunks}/reserve", reserve, POST=needs)
-    route(f"{chunks}/complete", CompleteChunks(queue_of, store, limits), POST=needs)
-    route(f"{chunks}/fail", FailChunks(queue_of, limits), POST=needs)
+    route(f"{chunks}/complete", CompleteChunks(queue_of, store, limits, durations), POST=needs)
+    route(f"{chunks}/fail", FailChunks(queue_of, limits, durations), POST=needs)
     route(f"{chunks}/release", ReleaseChunks(queue_of), POST=needs)
     route(worker, OneWorker(queue_of), DELETE=needs)
     route(f"{worker}/heartbeat", WorkerHeartbeat(queue_of, timeout_ms), POST=needs)

@@ -1,15 +1,15 @@
 """`/metrics`: totals read from Redis at each scrape, and how the API answers its requests.
 
 What Redis counts is true over all processes, restarts and workers, so any one API can be asked; the
-histogram of requests is each API's own, over its gunicorn processes (prometheus-client's
-multiprocess mode, which `cli` switches on). docs/metrics.md has all of it.
+histograms of requests and of reported chunks are each API's own, over its gunicorn processes
+(prometheus-client's multiprocess mode, which `cli` switches on). docs/metrics.md has all of it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import accumulate
 from typing import Final
@@ -29,6 +29,15 @@ from prometheus_client.utils import floatToGoString
 
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.answers import Counts
+from opsqueue.model.chunk import (
+    Completed,
+    CompleteOutcome,
+    Dropped,
+    FailOutcome,
+    Lost,
+    Reservation,
+    Token,
+)
 from opsqueue.model.version import __version__
 from opsqueue.queue.script import each_readable
 from opsqueue_api.http.operation import Content, operation
@@ -140,6 +149,10 @@ _BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
 )
+_CHUNK_BUCKETS: Final = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    *(60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0),
+)
 _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
@@ -200,6 +213,40 @@ class QueueTotals(Collector):
                 )
                 took.add_metric([queue, state], list(buckets), of_state.sum_s)
         yield took
+
+
+class ChunkDurations:
+    """How long chunks were held until this API took the report, from workers and consumers.
+
+    A worker that speaks to Redis itself has its own, of the handler alone.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Put the histogram into the registry."""
+        self._durations = Histogram(
+            "opsqueue_chunk_duration_seconds",
+            "Time from a chunk's reservation to its report, of those reported to this API.",
+            ["queue", "outcome"],
+            buckets=_CHUNK_BUCKETS,
+            registry=registry,
+        )
+
+    def count(
+        self,
+        queue: str,
+        held: Mapping[Token, Reservation],
+        outcomes: Iterable[tuple[Token, CompleteOutcome | FailOutcome]],
+    ) -> None:
+        """Count the reports that counted; one that was lost or dropped did not end a chunk.
+
+        Queues are those that had the chunk in hand, so that nobody can make up further labels.
+        """
+        for token, outcome in outcomes:
+            chunk = held.get(token)
+            if chunk is None or isinstance(outcome, Dropped | Lost):
+                continue
+            what = "completed" if isinstance(outcome, Completed) else "failed"
+            self._durations.labels(queue, what).observe(chunk.held_ms / 1000)
 
 
 class HttpMetrics:

@@ -18,10 +18,16 @@ import msgspec
 from opsqueue.contents.json_lines import JsonLineError, is_blank, values_of
 from opsqueue.exceptions import ChunkSizeIsZeroError
 from opsqueue.http.bodies import InsertBody, ProblemType
-from opsqueue.model.new_submission import MAX_BACKOFF_MS, MAX_CHUNKS, MAX_RETENTION_MS, Backoff
+from opsqueue.model.new_submission import (
+    MAX_ATTEMPTS,
+    MAX_BACKOFF_MS,
+    MAX_CHUNKS,
+    MAX_RETENTION_MS,
+    Defaults,
+)
 from opsqueue_api.http.body import check_number, media_type_of, read_body, refusal
 from opsqueue_api.http.operation import META, NDJSON_TYPES, Parameter, integer_parameter
-from opsqueue_api.http.parameters import integer, optional_integer, pairs_of
+from opsqueue_api.http.parameters import optional_integer, pairs_of
 from opsqueue_api.http.problem import Problem, ProblemError, invalid
 from opsqueue_api.http.settings import Limits
 
@@ -33,7 +39,7 @@ NDJSON_PARAMETERS: Final = (
     integer_parameter("chunk_size", f"{_ONLY} operations a chunk.", least=1, most=MAX_CHUNKS),
     META,
     integer_parameter(
-        "max_attempts", f"{_ONLY} attempts of each chunk.", least=1, most=1_000_000, default=10
+        "max_attempts", f"{_ONLY} attempts of each chunk.", least=1, most=MAX_ATTEMPTS
     ),
     Parameter("max_failed_operations", _SHARE, f"{_ONLY} a count, or a share such as 0.01."),
     integer_parameter("backoff_first_ms", f"{_ONLY} the first wait.", least=0, most=MAX_BACKOFF_MS),
@@ -61,23 +67,17 @@ def body_of_query(req: falcon.Request) -> InsertBody:
         raise invalid(message)
     if chunk_size < 1:
         raise ChunkSizeIsZeroError(chunk_size)
-    backoff = Backoff()
+    given = {
+        name: optional_integer(req, name, least=0, most=_INT64_MAX)
+        for name in Defaults.__struct_fields__
+    }
     fields: dict[str, Any] = {
         "chunk_size": chunk_size,
         "strategic_metadata": pairs_of(req),
-        "backoff": {
-            "first_ms": integer(
-                req, "backoff_first_ms", default=backoff.first_ms, least=0, most=_INT64_MAX
-            ),
-            "max_ms": integer(
-                req, "backoff_max_ms", default=backoff.max_ms, least=0, most=_INT64_MAX
-            ),
-        },
+        "max_attempts": given["max_attempts"],
+        "backoff": {"first_ms": given["backoff_first_ms"], "max_ms": given["backoff_max_ms"]},
+        "retention_ms": given["retention_ms"],
     }
-    for name in ("max_attempts", "retention_ms"):
-        value = optional_integer(req, name, least=0, most=_INT64_MAX)
-        if value is not None:
-            fields[name] = value
     # A count, or a share where it has a point: as in a JSON body.
     limit = req.get_param("max_failed_operations")
     if limit is not None and not _NUMBER.fullmatch(limit):

@@ -11,27 +11,30 @@ from typing import Any, Final
 
 from opsqueue.http.bodies import IdsBody, InsertBody, PatchBody
 from opsqueue.model.answers import Progress, SubmissionPage
+from opsqueue.model.names import MAX_META_KEY_CHARACTERS
 from opsqueue.model.new_submission import (
+    MAX_ATTEMPTS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
     MAX_OPERATIONS,
     MAX_STRATEGIC_PAIRS,
 )
 from opsqueue.model.submission import Submission
-from opsqueue_api.http.operation import META_KEY
 from opsqueue_api.http.settings import Limits
 
 Schemas = dict[str, dict[str, Any]]
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _INT64: Final = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
-_META_KEYS: Final = {"pattern": f"^{META_KEY}$"}
+_META_KEYS: Final = {"minLength": 1, "maxLength": MAX_META_KEY_CHARACTERS}
 _CONTENTS: Final = frozenset({"prefix", "chunks_total", "operations_total", "codec", "inline"})
 
 _BOUNDS: Final[dict[str, dict[str, Any]]] = {
     "chunk_size": {"minimum": 1, "maximum": MAX_CHUNKS},
     "chunks_total": {"minimum": 0, "maximum": Limits().chunks},
     "operations_total": {"minimum": 0, "maximum": MAX_OPERATIONS},
-    "max_attempts": {"minimum": 1, "maximum": 1_000_000},
+    "max_attempts": {
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS}, {"type": "null"}]
+    },
     "prefix": {
         "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[0-9a-f]{32}$",
     },
@@ -151,7 +154,7 @@ def refine(schemas: Schemas) -> Schemas:
                 "type": "string",
                 "contentEncoding": "base64",
                 "pattern": _BASE64,
-                "maxLength": MAX_METADATA_BYTES // 3 * 4,
+                "maxLength": -(-MAX_METADATA_BYTES // 3) * 4,
             },
             {"type": "null"},
         ],

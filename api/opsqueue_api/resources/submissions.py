@@ -78,11 +78,12 @@ from opsqueue_api.resources.ndjson import (
 from opsqueue_api.resources.queues import QueueOf
 
 MAX_LISTED: Final = 100
-"""Each can have 64 KiB of metadata and as much of a traceback."""
+"""Each can have a traceback of 64 KiB. A page with much metadata is shorter."""
 
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
 _STATES: Final = ["any", *(state.value for state in SubmissionState)]
-_PATCH_BYTES: Final = 64 * 1024
+_PATCH_BYTES: Final = 512 * 1024
+"""As many of the longest keys as can go and come at once."""
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 
 
@@ -116,6 +117,7 @@ class Submissions:
         problems=(
             ProblemType.PREFIX_TAKEN,
             ProblemType.SUBMISSION_FORGOTTEN,
+            ProblemType.IDEMPOTENCY_KEY_REUSED,
             ProblemType.NOT_CONFIRMED,
         ),
     )
@@ -167,7 +169,8 @@ class Submissions:
         empty = body.to_new_submission(
             prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
         )
-        return self._inserter(on).insert(empty, operations, self._codec, key)
+        inserter = self._inserter(on)
+        return inserter.insert(empty, operations, self._codec, key, is_compared=True)
 
     def _inserter(self, on: Queue) -> SubmissionInserter:
         return SubmissionInserter(on, self._store, inline_bytes=self._limits.inline_bytes)

@@ -33,6 +33,8 @@ local function read_submission(id)
     pairs = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {},
     total = tonumber(row[1]), size = tonumber(row[2]), operations = tonumber(row[3]),
     inputs = row[4] and {}, redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
+    -- Of what all its chunks share: metadata, trace and keys of strategic metadata.
+    shared_bytes = #(row[8] or '') + #(row[9] or '') + #(row[12] or ''),
   }
 end
 

@@ -1,6 +1,6 @@
 -- Insert: what inserting a submission and restoring one share.
 --
--- With _end_submission, _pairs, _stream.
+-- With _defaults, _end_submission, _pairs, _stream.
 
 local function next_id(partition)
   -- Ids ascend even when the clock steps back or an instant has more than 10,000 of them. They are
@@ -22,15 +22,16 @@ local function next_id(partition)
 end
 
 -- Write down a submission that has no chunk done, as `new` describes it: prefix, chunks_total,
--- chunk_size, operations_total and cursor; and, flat, its pairs of strategic metadata, and fields
--- of its hash.
+-- chunk_size, operations_total and cursor; options of `options_of`; and, flat, its pairs of
+-- strategic metadata, and other fields of its hash.
 local function add_submission(id, new)
   local key = sub_key(id)
   redis.call('HSET', key, 'state', 'in_progress', 'prefix', new.prefix,
     'chunks_total', new.chunks_total, 'chunk_size', new.chunk_size,
     'operations_total', new.operations_total, 'cursor', new.cursor, 'chunks_done', 0,
     'operations_done', 0, 'operations_failed', 0, 'chunks_in_hand', 0, 'created_at', now,
-    unpack(new.fields))
+    'max_attempts', new.options[1], 'backoff_first_ms', new.options[2],
+    'backoff_max_ms', new.options[3], 'retention_ms', new.options[4], unpack(new.fields))
   if #new.pairs > 0 then
     redis.call('HSET', key .. ':meta', unpack(new.pairs))
     sign(id)

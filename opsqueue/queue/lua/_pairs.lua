@@ -20,6 +20,11 @@ local function sign(id)
     redis.call('HDEL', sub_key(id), 'signature')
   else
     table.sort(names)
-    redis.call('HSET', sub_key(id), 'signature', table.concat(names, ','))
+    local signature = table.concat(names, ',')
+    redis.call('HSET', sub_key(id), 'signature', signature)
+    -- Older programs would give handlers the encoded key.
+    if format < 2 and string.find(signature, '%', 1, true) then
+      redis.call('SET', base .. 'format', 2)
+    end
   end
 end

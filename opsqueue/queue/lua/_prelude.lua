@@ -41,7 +41,8 @@
 --                            inserted, whose objects are to be deleted
 -- spent_inputs       zset    completed submissions whose inputs are to be deleted -> how many are
 -- partitions         list    numbers of partitions that were set, ascending; in partition 0 alone
--- retention          string  milliseconds, for submissions that have none of their own
+-- defaults           hash    options of submissions whose inserts do not give them
+-- retention          string  milliseconds, one of these
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
 -- events             stream  capped in length and age: what became of submissions
 -- stats              hash    totals since the queue exists
@@ -59,13 +60,16 @@
 -- repair             hash    of a repair under way: phase, where it is, and what it looked at
 -- repair:held        set     "ID:index" of each chunk that it has seen reserved
 -- format             string  number of the form of all this; 1 without it. It rises by
---                            upgrade_queue, or at the first use of what older ones would misread
+--                            upgrade_queue, or at the first use of what older ones would misread:
+--                            2 has keys of strategic metadata that are percent-encoded
 -- last_id, paused, fence, sweeper:NAME (string)
+--
+-- KEY, a key of strategic metadata, comes percent-encoded: it has neither a colon nor a comma.
 --
 -- KEYS[1] base  text          prefix of the queue's keys
 -- ARGV[1] now   milliseconds  only tests give it; '' asks the server, whose clock is the only one
 local base = KEYS[1]
-local FORMAT = 1  -- the newest that this version knows
+local FORMAT = 2  -- the newest that this version knows
 -- In every call: a program may run for months, and whoever raises a format can't ask them all.
 local format = tonumber(redis.call('GET', base .. 'format') or 1)
 if format > FORMAT then

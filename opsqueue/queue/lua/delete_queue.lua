@@ -16,12 +16,13 @@ local function add(name, number)
   end
 end
 for _, state in ipairs({'in_progress', 'completed', 'failed', 'cancelled'}) do
-  add('submission ' .. state, redis.call('ZCARD', base .. 'submissions:' .. state))
+  add('submissions ' .. string.gsub(state, '_', ' '),
+    redis.call('ZCARD', base .. 'submissions:' .. state))
 end
-add('chunk in hand', redis.call('XLEN', base .. 'reservations'))
-add('prefix whose objects are to be deleted', redis.call('SCARD', base .. 'garbage'))
+add('chunks in hand', redis.call('XLEN', base .. 'reservations'))
+add('prefixes whose objects are to be deleted', redis.call('SCARD', base .. 'garbage'))
 -- They would bring it back with their next heartbeat.
-add('live worker',
+add('live workers',
   redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf'))
 if #in_use > 0 then
   return {'in_use', in_use}
@@ -32,8 +33,8 @@ end
 go_on_without_memory()
 for _, name in ipairs({'ready', 'signatures', 'limits', 'blocked', 'expiring', 'delayed',
   'reservations', 'workers', 'dead_at', 'worker_info', 'inhand', 'prefixes', 'spent_inputs',
-  'partitions', 'retention', 'wake', 'events', 'stats', 'durations', 'recent', 'confirmed',
-  'history', 'suspect', 'repair', 'repair:held', 'format', 'paused', 'fence',
+  'partitions', 'defaults', 'retention', 'wake', 'events', 'stats', 'durations', 'recent',
+  'confirmed', 'history', 'suspect', 'repair', 'repair:held', 'format', 'paused', 'fence',
   'sweeper:dead', 'sweeper:expired', 'sweeper:repair'}) do
   redis.call('DEL', base .. name)
 end

@@ -1,8 +1,8 @@
 -- insert_submission: -> ready.
 --
 -- Costs the same for one chunk and for a million: what is not handed out yet is one integer, the
--- cursor. The same idempotency key answers the first one's id and changes nothing. Inputs that
--- come along, of small submissions alone, cost by their bytes.
+-- cursor. The same idempotency key answers the first one and changes nothing: the caller compares
+-- what was asked for. Inputs that come along, of small submissions alone, cost by their bytes.
 --
 -- KEYS[1]     base            prefix of the queue's keys
 -- ARGV[1]     now             see _prelude
@@ -17,16 +17,25 @@
 -- ARGV[9]     operations_total
 -- ARGV[10]    meta_count      pairs of strategic metadata
 -- ARGV[11]    inline_count    inputs that come along: of all chunks, or 0
--- ARGV[12...] rest            first those pairs, then fields of sub:ID with their values, then
---                             those inputs
+-- ARGV[12]    max_attempts              of a chunk; '' for the queue's default
+-- ARGV[13]    backoff_first_ms          before the second attempt, likewise
+-- ARGV[14]    backoff_max_ms            before a later one, likewise
+-- ARGV[15]    retention_ms              from its end on, likewise
+-- ARGV[16]    fallback_max_attempts     where the queue has no default
+-- ARGV[17]    fallback_backoff_first_ms
+-- ARGV[18]    fallback_backoff_max_ms
+-- ARGV[19]    fallback_retention_ms
+-- ARGV[20...] rest            first those pairs, then other fields of sub:ID with their values,
+--                             then those inputs
 --
 -- With _insert, _partitions, _prefix, _submission.
 --
 -- Returns {"inserted", id, submission, is_first}, the last one 1 where the queue had none before or
--- was deleted; {"known", id, submission}; {"forgotten", id, state}: the first one's, and how it
--- ended, '' where an earlier version forgot it; {"partitions", numbers}: there are others than the
--- caller knows of; {"prefix_taken", id}; or {"prefix_refused"}: it is not of the form that this
--- queue's inserts take.
+-- was deleted; {"known", id, submission, options}: the first one, and the four options as this
+-- insert would have them now; {"forgotten", id, state}: the first one's, and how it ended, '' where
+-- an earlier version forgot it; {"partitions", numbers}: there are others than the caller knows of;
+-- {"prefix_taken", id}; or {"prefix_refused"}: it is not of the form that this queue's inserts
+-- take.
 local partition, partitions, idempotency = ARGV[2], ARGV[3], ARGV[4]
 local idempotency_ms, prefix = ARGV[5], ARGV[6]
 local chunks_total, chunk_size, operations_total = ARGV[7], ARGV[8], ARGV[9]
@@ -39,6 +48,8 @@ if partitions ~= '' then
   end
 end
 
+local options = options_of({ARGV[12], ARGV[13], ARGV[14], ARGV[15]},
+  {ARGV[16], ARGV[17], ARGV[18], ARGV[19]})
 if idempotency ~= '' then
   local known = redis.call('GET', base .. 'idem:' .. idempotency)
   if known then
@@ -46,7 +57,7 @@ if idempotency ~= '' then
     if #row == 0 then
       return {'forgotten', known, redis.call('GET', base .. 'forgotten:' .. known) or ''}
     end
-    return {'known', known, row}
+    return {'known', known, row, options}
   end
 end
 if not is_own_prefix(prefix) then
@@ -57,13 +68,14 @@ if owner then
   return {'prefix_taken', owner}
 end
 
-local fields_from, inline_from = 12 + 2 * meta_count, #ARGV - inline_count + 1
+local fields_from, inline_from = 20 + 2 * meta_count, #ARGV - inline_count + 1
 local is_first = redis.call('HEXISTS', base .. 'stats', 'submissions_inserted') == 0
   and 1 or 0
 local id = next_id(partition)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = chunk_size,
   operations_total = operations_total, cursor = 0,
-  pairs = {unpack(ARGV, 12, fields_from - 1)},
+  options = options,
+  pairs = {unpack(ARGV, 20, fields_from - 1)},
   fields = {unpack(ARGV, fields_from, inline_from - 1)}})
 if inline_count > 0 then
   local key = sub_key(id)

@@ -13,7 +13,8 @@
 --
 -- Returns {"listed", submissions, last}; `last` is the id up to which was looked, '' when there is
 -- nothing behind it. At most 1,000 are looked at, so that with pairs a page may be short, or empty,
--- and not the last.
+-- and not the last; one also ends with the submission that makes it larger than PAGE_BYTES.
+local PAGE_BYTES = 4 * 1024 * 1024
 local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
 local sets = sets_of_pairs({unpack(ARGV, 7)}, state)
@@ -28,14 +29,20 @@ else
   ids = redis.call('ZRANGEBYLEX', sets[smallest], least, most, 'LIMIT', 0, look)
 end
 
-local rows, looked = {}, 0
+local rows, looked, bytes = {}, 0, 0
 for _, id in ipairs(ids) do
-  if #rows == limit then
+  if #rows == limit or bytes > PAGE_BYTES then
     break
   end
   looked = looked + 1
   if is_in_all(id, sets, smallest, state) then
-    rows[#rows + 1] = submission_row(id)
+    local row = submission_row(id)
+    rows[#rows + 1] = row
+    for part = 2, #row do
+      for _, text in ipairs(row[part]) do
+        bytes = bytes + #text
+      end
+    end
   end
 end
 local has_more = looked < #ids or #ids == look

@@ -13,6 +13,7 @@
 -- ARGV[6] chance                an integer of 30 bits, drawn by the caller
 -- ARGV[7] look_from             '', or where an answer with nothing said to go on looking
 -- ARGV[8] heartbeat_timeout_ms  of a worker not heard of yet; else what its heartbeat said
+-- ARGV[9] repeats_metadata      1: the caller passes metadata on with each chunk, so it counts so
 --
 -- With _alive, _handout, _history, _in_hand, _strategy, _token.
 --
@@ -21,11 +22,12 @@
 -- the instant of the next delayed chunk, or when a rate limit lets one through, or -1 when none can
 -- be had before a resume; chunks a flat list of token, attempt, and input of a small submission or
 -- nil; submissions {values, id, is_suspect, metadata} each, flat too, the nine values being of the
--- fields that _handout.lua reads; is_cut 1 when inputs filled the answer.
+-- fields that _handout.lua reads; is_cut 1 when inputs and metadata filled the answer.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-local expires_at, inputs_bytes_left = now + tonumber(reservation_ms), 1024 * 1024
+local expires_at, bytes_left = now + tonumber(reservation_ms), 1024 * 1024
+local repeats_metadata = ARGV[9] == '1'
 local next_due
 
 local function answer(tag, chunks, submissions, rest)
@@ -35,7 +37,7 @@ local function answer(tag, chunks, submissions, rest)
     next_at = next_allowed
   end
   return {tag, last_wake and last_wake[1] or '0-0', now, next_at, expires_at, chunks, submissions,
-    rest, inputs_bytes_left <= 0 and 1 or 0}
+    rest, bytes_left <= 0 and 1 or 0}
 end
 
 -- Also a sign of life: a worker that holds something is always known to reclaim_dead. One that was
@@ -54,7 +56,7 @@ end
 next_due = free_due_chunks()
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
-while #entries < asked and inputs_bytes_left > 0 do
+while #entries < asked and bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random begins alike in each call.
   chance = chance * 48271 % 2147483647
   local id, found = pick(strategy, chance, look_from)
@@ -68,6 +70,7 @@ while #entries < asked and inputs_bytes_left > 0 do
     sub = read_submission(id)
     subs[id] = sub
     order[#order + 1] = id
+    bytes_left = bytes_left - sub.shared_bytes
   end
   local index, attempt
   if sub.redo > 0 then
@@ -82,9 +85,12 @@ while #entries < asked and inputs_bytes_left > 0 do
     entries[#entries + 1] = {id, index, attempt}
     if sub.inputs then
       sub.inputs[index] = redis.call('HGET', sub.key .. ':in', index)
-      inputs_bytes_left = inputs_bytes_left - #(sub.inputs[index] or '')
+      bytes_left = bytes_left - #(sub.inputs[index] or '')
     end
     sub.taken, taken = sub.taken + 1, taken + 1
+    if repeats_metadata and sub.taken > 1 then
+      bytes_left = bytes_left - sub.shared_bytes
+    end
     -- One at a time, not summed up: the strategy's next pick goes by these counts.
     note_in_hand(sub.pairs, 1)
     if composed then

@@ -23,8 +23,16 @@
 -- ARGV[15]    idempotency_ms     how long the key is remembered
 -- ARGV[16]    meta_count         pairs of strategic metadata
 -- ARGV[17]    redo_count         chunks below the cursor that are not done
--- ARGV[18...] rest               first those pairs, then fields of sub:ID with their values, then
---                                the indexes of those chunks
+-- ARGV[18]    max_attempts       of a chunk; '' for the queue's default
+-- ARGV[19]    backoff_first_ms   before the second attempt, likewise
+-- ARGV[20]    backoff_max_ms     before a later one, likewise
+-- ARGV[21]    retention_ms       from its end on, likewise
+-- ARGV[22]    fallback_max_attempts      where the queue has no default
+-- ARGV[23]    fallback_backoff_first_ms
+-- ARGV[24]    fallback_backoff_max_ms
+-- ARGV[25]    fallback_retention_ms
+-- ARGV[26...] rest               first those pairs, then other fields of sub:ID with their values,
+--                                then the indexes of those chunks
 --
 -- With _insert, _submission.
 --
@@ -38,12 +46,14 @@ if owner then
   return {'prefix_taken', owner}
 end
 
-local fields_from, redo_from = 18 + 2 * meta_count, #ARGV - redo_count + 1
+local fields_from, redo_from = 26 + 2 * meta_count, #ARGV - redo_count + 1
 local id = next_id(ARGV[2])
 local key = sub_key(id)
 add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = ARGV[5],
   operations_total = operations_total, cursor = ARGV[7],
-  pairs = {unpack(ARGV, 18, fields_from - 1)}, fields = {unpack(ARGV, fields_from, redo_from - 1)}})
+  options = options_of({ARGV[18], ARGV[19], ARGV[20], ARGV[21]},
+    {ARGV[22], ARGV[23], ARGV[24], ARGV[25]}),
+  pairs = {unpack(ARGV, 26, fields_from - 1)}, fields = {unpack(ARGV, fields_from, redo_from - 1)}})
 redis.call('HSET', key, 'chunks_done', chunks_done, 'operations_done', operations_done,
   'operations_failed', operations_failed)
 if chunks_done ~= '0' then

@@ -65,7 +65,7 @@ def test_a_queue_is_deleted_when_nothing_is_in_it(run: Run, queue: Queue, redis_
     again = run("queues", "delete", queue.name, "--redis-url", redis_url)
 
     assert (refused.exit_code, deleted.exit_code, again.exit_code) == (2, 0, 2)
-    assert "1 submission in_progress" in refused.output
+    assert "submissions in progress: 1" in refused.output
     assert f"queue {queue.name} is deleted" in deleted.output
     assert f"there is no queue '{queue.name}'" in again.output
     assert queue.name not in run("queues").stdout

@@ -20,6 +20,7 @@ from opsqueue.contents.output import encode_output
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.http import client as http_client
 from opsqueue.model.chunk import ChunkFailure, OperationError
+from opsqueue.model.names import meta_key_text
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient, http_api
 from opsqueue.producer.redis_api import RedisBackend
@@ -181,6 +182,20 @@ def test_what_a_failure_says_cannot_act_on_the_terminal(
     assert "  line 1\n" in shown.stdout
     assert HOSTILE == json.loads(as_json.stdout)["failure"]["message"]
     assert "\\x1b]0;owned" in refused.stderr
+
+
+def test_why_a_chunk_was_given_back_cannot_act_on_the_terminal(
+    run: Run, queue: Queue, producer: ProducerClient
+) -> None:
+    """A consumer writes it, as it writes failures."""
+    id_ = producer.insert_submission([1], chunk_size=1)
+    (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
+    queue.release_chunks([chunk.token], reason=HOSTILE)
+
+    shown = run("show", str(id_)).stdout
+
+    assert RAW_CHARACTERS.isdisjoint(shown)
+    assert "\\x1b]0;owned\\x07" in shown
 
 
 def test_errors_and_results_are_the_same_values_without_control_characters(
@@ -465,3 +480,58 @@ def test_a_closed_stdin_is_one_line_and_an_exit_code(
     assert "can't read standard input" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert 0 == producer.count_submissions()
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("a=b", "a=b"),
+        ("due date", "due date"),
+        ("größe", "größe"),
+        ('"tab\\there"', "tab\there"),
+        ('"\\u0000"', "\0"),
+        ('"\\"a"', '"a'),
+        ("-x", "-x"),
+        ("7", "7"),
+    ],
+)
+def test_any_key_is_written_on_a_command_line(
+    run: Run,
+    document: Document,
+    queue: Queue,
+    producer: ProducerClient,
+    redis_url: str,
+    written: str,
+    key: str,
+) -> None:
+    """The last equals sign divides; in quotes it is JSON, as answers write it."""
+    id_ = producer.insert_submission([1], chunk_size=1, strategic_metadata={key: 7})
+    producer.insert_submission([1], chunk_size=1)
+
+    listed = document(run("list", queue.name, "--meta", f"{written}=7", "--json"))
+    redis = (queue.name, "--redis-url", redis_url)
+    run("limits", "set", *redis, "--max", "2", "--", written)
+    run("limits", "set", *redis, "--max", "3", "--value", "7", "--", written)
+    shown = run("limits", "list", *redis).stdout
+
+    assert [str(id_)] == [one["id"] for one in listed["submissions"]]
+    assert [(key, None), (key, 7)] == [(one.meta_key, one.value) for one in queue.list_limits()]
+    assert [f"{meta_key_text(key)}  at", f"{meta_key_text(key)}=7  at"] == [
+        line.partition(" most")[0] for line in shown.splitlines()
+    ]
+    again = run("list", queue.name, "--meta", f"{meta_key_text(key)}=7").stdout
+    assert f"{meta_key_text(key)}=7" in again
+    run("limits", "remove", *redis, "--value", "7", "--", meta_key_text(key))
+    assert [(key, None)] == [(one.meta_key, one.value) for one in queue.list_limits()]
+
+
+@pytest.mark.parametrize("key", ['"a', '"a"b', '""', "x" * 256])
+def test_what_is_no_key_is_refused_on_a_command_line(run: Run, queue: Queue, key: str) -> None:
+    """With the option's name, or by its own message."""
+    for arguments in (
+        ["list", queue.name, "--meta", f"{key}=7"],
+        ["limits", "set", queue.name, key, "--max", "1"],
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "strategic metadata key" in result.stderr

@@ -77,6 +77,17 @@ def test_every_option_reaches_the_submission(run: Run, queue: Queue) -> None:
     )
 
 
+def test_what_is_not_given_is_as_the_queue_has_it(run: Run, queue: Queue, numbers: str) -> None:
+    """`show` tells what it came to."""
+    queue.set_defaults({"max_attempts": 4, "backoff_max_ms": 300_000})
+
+    result = run("submit", queue.name, numbers, "-c", "5", "--retention", "90s")
+
+    shown = run("show", str(id_of(result))).output
+    assert "at most 4 a chunk, 1s to 5m between them" in shown
+    assert "for 1m30s after its end" in shown
+
+
 def test_an_idempotency_key_gives_the_first_one(run: Run, queue: Queue, numbers: str) -> None:
     command = ("submit", queue.name, numbers, "-c", "5", "--idempotency-key", "today")
     first = id_of(run(*command))

@@ -1,7 +1,8 @@
-"""`opsqueue retention` and `opsqueue orphans`."""
+"""`opsqueue defaults`, `opsqueue retention` and `opsqueue orphans`."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import redis
 from click.testing import CliRunner, Result
 
 from opsqueue.cli.commands import main
-from opsqueue.cli.retention import show
+from opsqueue.cli.defaults import show_retention
 from opsqueue.model.names import base_key
 from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
@@ -49,6 +50,63 @@ def test_a_queues_retention_is_set_shown_and_removed(run: Run, queue_name: str) 
     assert shown == ["1d (default)\n", "7d\n", "7d\n", "1d (default)\n"]
 
 
+def test_defaults_of_a_queue_are_set_shown_and_removed(run: Run, queue_name: str) -> None:
+    """Those that are not named stay; `retention` is one of them."""
+    set_ = run(*("defaults", "set", queue_name, "--max-attempts", "3", "--backoff", "2m"))
+    run("retention", "set", queue_name, "7d")
+    all_set = run("defaults", "show", queue_name).output
+    run("defaults", "remove", queue_name, "--backoff", "--retention")
+    some_removed = json.loads(run("defaults", "show", queue_name, "--json").output)
+    run("defaults", "remove", queue_name)
+
+    assert f"queue {queue_name}: max-attempts 3, backoff 2m for submissions" in set_.stderr
+    assert all_set.split("\n") == [
+        "max-attempts  3",
+        "backoff       2m",
+        "max-backoff   2m (built in)",
+        "retention     7d",
+        "",
+    ]
+    assert some_removed == {
+        "queue": queue_name,
+        "defaults": {
+            "max_attempts": 3,
+            "backoff_first_ms": None,
+            "backoff_max_ms": None,
+            "retention_ms": None,
+        },
+    }
+    assert run("defaults", "show", queue_name).output.split("\n") == [
+        "max-attempts  10 (built in)",
+        "backoff       1s (built in)",
+        "max-backoff   1m (built in)",
+        "retention     1d (built in)",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ((), "nothing to set: give some of --max-attempts"),
+        (("--backoff", "2m", "--max-backoff", "1m"), "max_ms is at least first_ms"),
+        (("--max-backoff", "1s"), "the longest is at least the first"),
+        (("--max-attempts", "0"), "--max-attempts"),
+        (("--retention", "7"), "like 24h or 7d"),
+        (("--retention", "4000d"), "ten years"),
+    ],
+)
+def test_defaults_that_can_not_be_meant_are_refused(
+    run: Run, queue_name: str, options: tuple[str, ...], why: str
+) -> None:
+    run("defaults", "set", queue_name, "--backoff", "1m")
+
+    result = run("defaults", "set", queue_name, *options)
+
+    assert result.exit_code == 2
+    assert why in result.stderr
+
+
 def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     run: Run, real_client: redis.Redis, queue_name: str
 ) -> None:
@@ -60,7 +118,10 @@ def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     limit = run("limits", "set", typo, "api", "--per-second", "3", "--burst", "2")
     gone, never = (run("limits", "remove", typo, "api") for _ in range(2))
 
-    assert known.stderr == f"queue {queue_name} keeps submissions that end from now on for 7d\n"
+    assert (
+        known.stderr
+        == f"queue {queue_name} keeps submissions that are inserted from now on for 7d\n"
+    )
     assert f"there is no queue {typo} yet: did you mean" in unknown.stderr
     assert queue_name in unknown.stderr.splitlines()[0]
     assert f"queue {typo}: api  3 a second, burst 2" in limit.stderr
@@ -71,7 +132,7 @@ def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
 def test_who_gives_no_redis_and_finds_none_there_is_told_how_to_give_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (option,) = (option for option in show.params if option.name == "redis_url")
+    (option,) = (option for option in show_retention.params if option.name == "redis_url")
     monkeypatch.setattr(option, "default", "redis://127.0.0.1:1/0")
 
     asked = run("retention", "show", "q", OPSQUEUE_REDIS_URL=None)
@@ -161,13 +222,14 @@ def test_uploads_younger_than_the_age_are_no_orphans(
 def test_an_upgrade_says_which_format_queue_and_store_have(
     run: Run, store_url: str, queue_name: str, real_client: redis.Redis
 ) -> None:
-    """The newest already: nothing changes."""
+    """Where it has the newest already, nothing changes."""
     insert(Queue(real_client, queue_name), 1)
 
-    upgraded = run("upgrade", queue_name)
+    first, upgraded = run("upgrade", queue_name), run("upgrade", queue_name)
 
-    assert upgraded.exit_code == 0
-    assert f"queue {queue_name} has format 1, the newest that this version knows" in upgraded.output
+    assert (0, 0) == (first.exit_code, upgraded.exit_code)
+    assert f"queue {queue_name} has format 2 now; it had 1" in first.output
+    assert f"queue {queue_name} has format 2, the newest that this version knows" in upgraded.output
     assert f"store {open_store(store_url).url} has format 1" in upgraded.output
 
 
@@ -176,10 +238,10 @@ def test_commands_refuse_a_queue_whose_format_is_too_new(
 ) -> None:
     """With what helps; lists leave it out."""
     insert(Queue(real_client, queue_name), 1)
-    real_client.set(f"{base_key(queue_name)}format", 2)
+    real_client.set(f"{base_key(queue_name)}format", 3)
 
     listed, refused = run("queues"), run("upgrade", queue_name)
 
     assert (0, 1) == (listed.exit_code, refused.exit_code)
     assert queue_name not in listed.output
-    assert f"Error: queue {queue_name} has format 2, and opsqueue" in refused.output
+    assert f"Error: queue {queue_name} has format 3, and opsqueue" in refused.output

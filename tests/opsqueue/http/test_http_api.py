@@ -25,6 +25,7 @@ from opsqueue.exceptions import (
     AccessDeniedError,
     ApiUnavailableError,
     FormatTooNewError,
+    IdempotencyKeyReusedError,
     IncorrectUsageError,
     InvalidArgumentError,
     OpsqueueError,
@@ -225,6 +226,12 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
         (
             problem(409, ProblemType.SUBMISSION_FORGOTTEN, submission_id="7", state="failed"),
             SubmissionForgottenError,
+        ),
+        (
+            problem(
+                422, ProblemType.IDEMPOTENCY_KEY_REUSED, submission_id="7", differing=["codec"]
+            ),
+            IdempotencyKeyReusedError,
         ),
         (problem(413, ProblemType.TOO_LARGE), InvalidArgumentError),
         (problem(404, ProblemType.SUBMISSION_NOT_FOUND), SubmissionNotFoundError),

@@ -23,14 +23,14 @@ def test_what_is_set_holds_in_all_partitions_and_in_those_that_come(
     queue: Queue,
 ) -> None:
     queue.set_limit("api", max=1)
-    queue.set_retention(5_000)
+    queue.set_defaults({"retention_ms": 5_000})
     queue.pause_queue()
     queue.set_partitions(PARTITIONS + 2)
 
     parts = queue.parts()
     assert len(parts) == PARTITIONS + 2
     for part in parts:
-        assert part.get_retention() == 5_000
+        assert part.get_defaults().retention_ms == 5_000
         assert part.count_queue().is_paused
         assert part.list_limits() == queue.list_limits()
     queue.resume_queue()
@@ -69,13 +69,13 @@ def test_what_is_set_holds_in_partitions_that_a_program_has_not_heard_of(
 
     behind.set_limit("api", max=1)
     ahead.set_partitions(PARTITIONS + 1)
-    behind.set_retention(5_000)
+    behind.set_defaults({"retention_ms": 5_000})
     ahead.set_partitions(PARTITIONS + 2)
     behind.pause_queue()
 
     for part in ahead.parts():
         assert [1] == [limit.max for limit in part.list_limits()]
-        assert part.get_retention() == 5_000
+        assert part.get_defaults().retention_ms == 5_000
         assert part.count_queue().is_paused
     ahead.set_partitions(PARTITIONS + 3)
     behind.resume_queue()
@@ -102,7 +102,7 @@ def test_what_is_set_while_partitions_are_added_holds_in_them_too(
         behind.resume_queue()
         behind.remove_limit("api")
         behind.set_limit("api", value=3, per_second=7, burst=9)
-        behind.set_retention(5_000)
+        behind.set_defaults({"retention_ms": 5_000})
         return run(command, partition=partition)
 
     monkeypatch.setattr(ahead, "run", set_others)
@@ -211,5 +211,5 @@ def test_the_others_are_paused_though_the_first_partition_does_not_answer(
 def assert_all_have_what_the_first_has(queue: Queue) -> None:
     for part in queue.parts():
         assert part.list_limits() == queue.part(0).list_limits()
-        assert part.get_retention() == queue.part(0).get_retention()
+        assert part.get_defaults() == queue.part(0).get_defaults()
         assert part.count_queue().is_paused == queue.part(0).count_queue().is_paused

@@ -9,7 +9,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from opsqueue.exceptions import EncodingError, InvalidArgumentError
+from opsqueue.exceptions import EncodingError, IdempotencyKeyReusedError, InvalidArgumentError
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Done, execute
 from opsqueue.model.chunk import Reservation
@@ -166,6 +166,18 @@ def test_a_known_idempotency_key_leaves_the_store_alone(producer: ProducerClient
     }
 
     assert len(ids) == 1
+
+
+def test_a_known_idempotency_key_with_other_operations_is_refused(
+    producer: ProducerClient,
+) -> None:
+    """Small ones come with the request, and so are compared themselves."""
+    first = producer.insert_submission([1], chunk_size=1, idempotency_key="monday")
+
+    with pytest.raises(IdempotencyKeyReusedError) as raised:
+        producer.insert_submission([2], chunk_size=1, idempotency_key="monday")
+
+    assert (first, ("operations",)) == (raised.value.submission_id, raised.value.differing)
 
 
 def test_a_limit_that_cannot_be_kept_is_refused(fake_client: redis.Redis, queue_name: str) -> None:

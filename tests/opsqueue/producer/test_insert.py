@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -19,6 +20,7 @@ from opsqueue.exceptions import (
     ChunkSizeIsZeroError,
     ChunksStorageError,
     EncodingError,
+    IdempotencyKeyReusedError,
     IncorrectUsageError,
     InvalidArgumentError,
     PrefixTakenError,
@@ -186,6 +188,21 @@ def test_the_same_idempotency_key_gives_the_first_submission(
     prefix = queue.get_submission(first).prefix
     assert first == second
     assert {f"{prefix}/0-in", f"{prefix}/1-in", f"{prefix}/manifest"} == set(store.list_prefix(""))
+
+
+def test_a_key_that_comes_with_another_request_is_refused_and_its_upload_deleted(
+    producer: ProducerClient, store: MemoryStore
+) -> None:
+    """An upload is made again after a crash: it is compared by its number of operations alone."""
+    first = producer.insert_submission([1, 2], chunk_size=1, idempotency_key="k")
+    stored = set(store.list_prefix(""))
+
+    again = producer.insert_submission(iter([2, 1]), chunk_size=1, idempotency_key="k")
+    with pytest.raises(IdempotencyKeyReusedError, match=rf"{first}.* operations_total") as raised:
+        producer.insert_submission([1, 2, 3], chunk_size=1, idempotency_key="k")
+
+    assert (first, first) == (again, raised.value.submission_id)
+    assert stored == set(store.list_prefix(""))
 
 
 def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
@@ -363,14 +380,36 @@ def test_a_strangers_submission_is_no_answer_to_an_insert_with_a_chosen_prefix(
 class Frame:
     """Iterates over its column names, as data frames do."""
 
-    def __dataframe__(self) -> None: ...
-
     @property
     def columns(self) -> list[str]:
         return ["a", "b"]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
+
+
+class PandasFrame(Frame):
+    """As pandas, modin, dask and Spark make it."""
+
+    def groupby(self, by: str) -> None: ...
+
+
+class PolarsFrame(Frame):
+    """It has no `__dataframe__` since 2.0, and no `groupby`."""
+
+    def collect_schema(self) -> None: ...
+
+
+class ArrowTable(Frame):
+    """Of pyarrow, and others of the interchange protocol."""
+
+    def __dataframe__(self) -> None: ...
+
+
+class Query(Frame):
+    """As peewee makes it: its items are rows."""
+
+    def group_by(self, *columns: str) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -380,8 +419,12 @@ class Frame:
         (Counter("abc"), "is a Counter, whose keys"),
         (MappingProxyType({"a": 1}), "whose keys"),
         (ChainMap({"a": 1}), "whose keys"),
-        (Frame(), r"column names would be the operations: .*'records'"),
+        (PandasFrame(), r"columns or their names would be the operations: .*'records'"),
+        (PolarsFrame(), r"is a PolarsFrame, whose columns .*to_dicts\(\)"),
+        (ArrowTable(), r"is a ArrowTable, whose columns .*to_pylist\(\)"),
         (bytearray(b"abc"), "an operation a character"),
+        ("abc", "an operation a character"),
+        (3, "ops is 3: give an iterable"),
     ],
 )
 def test_what_iterates_over_names_is_refused_as_operations(
@@ -391,5 +434,11 @@ def test_what_iterates_over_names_is_refused_as_operations(
     with pytest.raises(InvalidArgumentError, match=meant):
         producer.insert_submission(ops, chunk_size=2)
 
+    with pytest.raises(InvalidArgumentError, match=meant):
+        asyncio.run(producer.async_insert_submission(ops, chunk_size=2))
+    with pytest.raises(InvalidArgumentError, match=meant):
+        asyncio.run(producer.async_run_submission(ops, chunk_size=2))
+
     assert 0 == producer.count_submissions()
     producer.insert_submission({"a": 1}.items(), chunk_size=2)
+    asyncio.run(producer.async_insert_submission(Query(), chunk_size=2))

@@ -17,6 +17,7 @@ import opsqueue.exceptions
 import opsqueue.producer
 from opsqueue.common import decode_chunk, encode_chunk, json_as_bytes
 from opsqueue.exceptions import (
+    ChunkSizeIsZeroError,
     EncodingError,
     IncorrectUsageError,
     OpsqueueInternalError,
@@ -31,7 +32,9 @@ from opsqueue.producer import (
     SubmissionNotCancellable,
     SubmissionStatus,
 )
+from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
+from opsqueue.store.memory import MemoryStore
 from opsqueue.strategy import Oldest
 
 Work = Callable[[Callable[[Any], Any]], int]
@@ -180,6 +183,35 @@ def test_raw_chunks_are_stored_and_given_as_they_are(producer: ProducerClient, w
     ops = producer.insert_submission_chunks([encode_chunk([1, 2]), encode_chunk([3])])
     work(lambda chunk: chunk)
     assert list(producer.blocking_stream_completed_submission(ops)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("inline_bytes", [0, 1000])
+def test_the_chunk_size_of_raw_chunks_counts_their_operations(
+    api: RedisBackend, store: MemoryStore, queue: Queue, work: Work, inline_bytes: int
+) -> None:
+    """In the backlog and in progress; the last chunk counts as full."""
+    producer = ProducerClient.over(api, store, queue=queue.name, inline_bytes=inline_bytes)
+    chunks = [encode_chunk([1, 2, 3]), encode_chunk([4, 5, 6]), encode_chunk([7])]
+
+    id_ = producer.insert_submission_chunks(chunks, chunk_size=3)
+
+    submission = producer.get_submission(id_)
+    assert (3, 9, 3) == (
+        submission.chunks_total,
+        submission.operations_total,
+        submission.chunk_size,
+    )
+    assert queue.count_queue().stats["backlog_operations"] == 9
+    work(lambda chunk: chunk)
+    assert producer.get_submission(id_).operations_done == 9
+    assert chunks == list(producer.try_stream_completed_submission_chunks(id_))
+    assert list(enumerate(range(1, 8))) == list(producer.partial_results(id_))
+
+
+def test_the_chunk_size_of_raw_chunks_is_checked(producer: ProducerClient) -> None:
+    """As that of operations."""
+    with pytest.raises(ChunkSizeIsZeroError):
+        producer.insert_submission_chunks([b""], chunk_size=0)
 
 
 def test_a_raw_chunk_that_is_no_bytes_is_refused(producer: ProducerClient) -> None:

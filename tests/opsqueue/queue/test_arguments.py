@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import OpsqueueError, OpsqueueInternalError, RedisUnavailableError
 from opsqueue.model.chunk import ChunkFailure, Finished
-from opsqueue.model.new_submission import Backoff, NewSubmission
+from opsqueue.model.new_submission import Backoff, Defaults, NewSubmission
 from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import MaxSimultaneous, Oldest, Random
@@ -53,7 +53,11 @@ SCALARS = st.one_of(
 # What is no scalar: of the right shape, since type checkers see the others.
 SHAPED: dict[str, st.SearchStrategy[Any]] = {
     "strategic_metadata": st.dictionaries(TEXTS, SCALARS, max_size=2),
-    "changes": st.dictionaries(TEXTS | st.just("customer"), SCALARS, max_size=40),
+    "changes": st.dictionaries(
+        TEXTS | st.just("customer") | st.sampled_from(Defaults.__struct_fields__),
+        SCALARS,
+        max_size=40,
+    ),
     "pairs": st.dictionaries(TEXTS, SCALARS, max_size=2),
     "trace_context": st.dictionaries(TEXTS, SCALARS, max_size=20),
     "inline": st.lists(SCALARS, max_size=3),
@@ -212,7 +216,7 @@ CASES: dict[str, dict[str, Any]] = {
     "wait_for_wake": {"wake_id": "0-0"},
     "wait_for_news": {**ID, "news_id": "0-0"},
     "wait_for_events": {"last_id": "0-0"},
-    "set_retention": {"retention_ms": 1_000},
+    "set_defaults": {"changes": {"retention_ms": 1_000, "backoff_max_ms": 10}},
     "forget_submissions": {"limit": 10, "deleted_prefixes": ["a/b"]},
     "delete_inputs": {"limit": 10, "deleted": lambda stage: {stage.done: 1}},
     "discard_prefixes": {"prefixes": ["a/b"]},
@@ -263,7 +267,7 @@ def read_everything(queue: Queue) -> None:
     queue.list_workers()
     queue.list_reservations()
     queue.list_limits()
-    queue.get_retention()
+    queue.get_defaults()
 
 
 def every_chunk_is_somewhere(queue: Queue) -> None:

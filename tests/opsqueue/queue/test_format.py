@@ -18,10 +18,10 @@ from tests.opsqueue.steps import Raw, insert, new_submission
 
 @pytest.fixture
 def too_new(client: redis.Redis, queue_name: str) -> Queue:
-    """A queue with a submission, of format 2."""
+    """A queue with a submission, of a later format."""
     queue = Queue(client, queue_name)
     insert(queue, 2)
-    client.set(Raw(client, queue_name).key("format"), 2)
+    client.set(Raw(client, queue_name).key("format"), 3)
     return queue
 
 
@@ -38,10 +38,10 @@ def test_a_call_is_refused_naming_both_versions(client: redis.Redis, too_new: Qu
         too_new.reserve_chunks("w1")
 
     assert str(caught.value) == (
-        f"queue {too_new.name} has format 2, and opsqueue {__version__} reads formats up to 1: "
+        f"queue {too_new.name} has format 3, and opsqueue {__version__} reads formats up to 2: "
         "upgrade that program"
     )
-    assert (2, 1) == (caught.value.found, caught.value.readable)
+    assert (3, 2) == (caught.value.found, caught.value.readable)
     assert before == dump(client, too_new)
 
 
@@ -60,7 +60,7 @@ def test_an_insert_that_waits_for_a_replica_is_refused(
     real_client: redis.Redis, queue_name: str
 ) -> None:
     """It is followed by other commands."""
-    real_client.set(Raw(real_client, queue_name).key("format"), 2)
+    real_client.set(Raw(real_client, queue_name).key("format"), 3)
 
     with pytest.raises(FormatTooNewError):
         Queue(real_client, queue_name, durability=Durability.REPLICA).insert_submission(
@@ -69,13 +69,16 @@ def test_an_insert_that_waits_for_a_replica_is_refused(
 
 
 def test_a_queue_without_a_format_has_the_first(client: redis.Redis, queue_name: str) -> None:
-    """As all have that were made before formats had numbers; upgrading it to that is no change."""
+    """As all have that were made before formats had numbers; an upgrade changes nothing else."""
     queue = Queue(client, queue_name)
-    insert(queue, 1)
+    insert(queue, 1, strategic_metadata={"customer-1.A_": 1})
     before = dump(client, queue)
 
-    assert (1, 1) == queue.upgrade_queue()
-    assert before == dump(client, queue)
+    assert (1, 2) == queue.upgrade_queue()
+    assert (2, 2) == queue.upgrade_queue()
+    after = dump(client, queue)
+    assert b"2" == client.get(key := Raw(client, queue_name).key("format"))
+    assert before == {name: data for name, data in after.items() if name != key.encode()}
 
 
 def test_an_upgrade_raises_the_format_of_every_partition(
@@ -88,5 +91,19 @@ def test_an_upgrade_raises_the_format_of_every_partition(
     for key in keys:
         client.set(key, 0)
 
-    assert (0, 1) == queue.upgrade_queue()
-    assert [b"1"] * 3 == [client.get(key) for key in keys]
+    assert (0, 2) == queue.upgrade_queue()
+    assert [b"2"] * 3 == [client.get(key) for key in keys]
+
+
+@pytest.mark.parametrize("key", ["a b", "größe", "a:b", "%41"])
+def test_a_key_that_older_versions_lack_raises_the_format(
+    client: redis.Redis, queue_name: str, key: str
+) -> None:
+    """They would give handlers the encoded key; at the insert, and at a change."""
+    queue = Queue(client, queue_name)
+    id_ = insert(queue, 1, strategic_metadata={"customer": 1})
+    before = client.get(Raw(client, queue_name).key("format"))
+
+    queue.update_metadata(id_, {key: 1})
+
+    assert (None, b"2") == (before, client.get(Raw(client, queue_name).key("format")))

@@ -7,9 +7,15 @@ import redis
 
 from opsqueue.exceptions import InvalidArgumentError, SubmissionNotFoundError
 from opsqueue.model.chunk import Token
-from opsqueue.model.new_submission import INLINE_BYTES, INLINE_CHUNKS, INLINE_OUTPUTS_BYTES
+from opsqueue.model.new_submission import (
+    INLINE_BYTES,
+    INLINE_CHUNKS,
+    INLINE_OUTPUTS_BYTES,
+    MAX_METADATA_BYTES,
+)
 from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.queue import Queue
+from opsqueue.strategy import Oldest
 from tests.opsqueue.steps import FAILURE, NO_WAIT, Clock, Raw, insert, take, take_one
 
 
@@ -104,6 +110,54 @@ def test_an_answer_is_cut_when_its_inputs_are_large(queue: Queue) -> None:
 
     assert [len(answer.chunks) for answer in (first, second, third)] == [4, 4, 0]
     assert [answer.is_cut for answer in (first, second, third)] == [True, True, False]
+
+
+def test_metadata_counts_once_for_each_submission_of_an_answer(queue: Queue) -> None:
+    """Chunks of one share it, however many; those of several fill the answer."""
+    for _ in range(3):
+        insert(queue, 64, metadata=bytes(MAX_METADATA_BYTES))
+
+    answers = [queue.reserve_chunks("w1", limit=n, strategy=Oldest()) for n in (100, 64, 64)]
+
+    assert [65, 64, 63] == [len(answer.chunks) for answer in answers]
+    assert [True, True, False] == [answer.is_cut for answer in answers]
+    assert 2 == len({id(chunk.source.metadata) for chunk in answers[0].chunks})
+
+
+@pytest.mark.parametrize(("metadata_bytes", "found"), [(MAX_METADATA_BYTES, 2), (1_000, 100)])
+def test_metadata_counts_with_each_chunk_where_it_is_repeated(
+    queue: Queue, metadata_bytes: int, found: int
+) -> None:
+    """For who passes it on with each."""
+    insert(queue, 100, metadata=bytes(metadata_bytes))
+
+    reserved = queue.reserve_chunks("w1", limit=100, repeats_metadata=True)
+
+    assert found == len(reserved.chunks)
+
+
+def test_keys_and_traces_count_too(queue: Queue) -> None:
+    """They are as large as metadata where each of 64 keys is of 255 characters."""
+    pairs = {f"{n:02}" + "😀" * 253: n for n in range(64)}
+    for _ in range(20):
+        insert(queue, 1, strategic_metadata=pairs)
+
+    reserved = queue.reserve_chunks("w1", limit=20)
+
+    assert 6 == len(reserved.chunks)
+    assert reserved.is_cut
+
+
+def test_a_page_of_submissions_with_much_metadata_is_short(queue: Queue) -> None:
+    """The next one goes on where it ended."""
+    ids = [insert(queue, 1, metadata=bytes(MAX_METADATA_BYTES)) for _ in range(12)]
+
+    first = queue.list_submissions(order="oldest", limit=100)
+    second = queue.list_submissions(order="oldest", limit=100, after=first.next)
+
+    assert ids[:8] == [one.id for one in first.submissions]
+    assert ids[8:] == [one.id for one in second.submissions]
+    assert (ids[7], None) == (first.next, second.next)
 
 
 def test_what_is_not_small_is_refused(queue: Queue) -> None:

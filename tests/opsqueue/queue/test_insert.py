@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
+import zstandard
+from cbor2 import dumps
+from msgspec.structs import asdict, replace
 
-from opsqueue.exceptions import InvalidArgumentError, SubmissionForgottenError
+from opsqueue.exceptions import (
+    IdempotencyKeyReusedError,
+    InvalidArgumentError,
+    SubmissionForgottenError,
+)
 from opsqueue.model.answers import Forgotten
-from opsqueue.model.new_submission import own_idempotency_key
+from opsqueue.model.new_submission import (
+    BUILT_IN,
+    Backoff,
+    idempotency_key_of_retry,
+    own_idempotency_key,
+)
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import Scripts, queue_names
@@ -24,6 +38,10 @@ from tests.opsqueue.steps import (
     take_one,
     tokens_of,
 )
+
+
+def compressed(data: bytes, level: int) -> bytes:
+    return zstandard.ZstdCompressor(level).compress(data)
 
 
 def test_a_submission_is_read_back_as_it_was_inserted(queue: Queue, clock: Clock) -> None:
@@ -63,12 +81,161 @@ def test_a_known_idempotency_key_answers_the_first_id_and_changes_nothing(queue:
     """A producer may repeat an insert whose answer was lost."""
     first = queue.insert_submission(new_submission(queue, 3), idempotency_key="order-7")
 
-    again = queue.insert_submission(new_submission(queue, 5), idempotency_key="order-7")
+    again = queue.insert_submission(new_submission(queue, 3), idempotency_key="order-7")
 
     assert first.id == again.id
     assert not again.is_new
     assert queue.get_submission(first.id).chunks_total == 3
     assert queue.count_queue().stats["submissions_inserted"] == 1
+
+
+BASE = {
+    "chunk_size": 2,
+    "operations_total": 5,
+    "max_failed_operations": 3,
+    "metadata": b"m",
+    "strategic_metadata": {"customer": 7, "region": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({"chunk_size": 3, "operations_total": 7}, ("operations_total", "chunk_size")),
+        ({"operations_total": 6}, ("operations_total",)),
+        ({"codec": "json"}, ("codec",)),
+        ({"max_attempts": 9}, ("max_attempts",)),
+        ({"backoff": Backoff(first_ms=5)}, ("backoff_first_ms",)),
+        ({"backoff": Backoff(max_ms=61_000)}, ("backoff_max_ms",)),
+        ({"retention_ms": 5}, ("retention_ms",)),
+        ({"max_failed_operations": None}, ("max_failed_operations",)),
+        ({"max_failed_operations": 0}, ("max_failed_operations",)),
+        ({"delete_inputs_at_completion": True}, ("delete_inputs_at_completion",)),
+        ({"metadata": None}, ("metadata",)),
+        ({"metadata": b""}, ("metadata",)),
+        ({"strategic_metadata": {"customer": 8, "region": 1}}, ("strategic_metadata",)),
+        ({"strategic_metadata": {}}, ("strategic_metadata",)),
+        ({"metadata": b"n", "max_attempts": 1}, ("metadata", "max_attempts")),
+    ],
+)
+def test_an_idempotency_key_that_comes_with_another_request_is_refused(
+    queue: Queue, changes: dict[str, Any], differing: tuple[str, ...]
+) -> None:
+    """The first submission is named, and what is different; nothing is inserted."""
+    first = queue.insert_submission(new_submission(queue, 3, **BASE), idempotency_key="order-7")
+
+    with pytest.raises(IdempotencyKeyReusedError, match=str(first.id)) as raised:
+        queue.insert_submission(
+            new_submission(queue, 3, **BASE | changes), idempotency_key="order-7"
+        )
+
+    assert (raised.value.submission_id, raised.value.differing) == (first.id, differing)
+    assert queue.count_queue().stats["submissions_inserted"] == 1
+    again = queue.insert_submission(new_submission(queue, 3, **BASE), idempotency_key="order-7")
+    assert first.id == again.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trace_context": {"traceparent": "00-ab-cd-01"}},
+        {"max_attempts": 10},
+        {"backoff": Backoff(first_ms=1_000, max_ms=60_000), "retention_ms": 24 * 3_600_000},
+        {"max_failed_operations": 0.6},
+        {"strategic_metadata": {"region": 1, "customer": 7}},
+        {"inline": [b"a", b"b", b"c"]},
+    ],
+)
+def test_what_says_the_same_in_other_words_is_a_repetition(
+    queue: Queue, changes: dict[str, Any]
+) -> None:
+    """A default, given, and what varies with each try; whichever of both came first."""
+    for number, (one, other) in enumerate([({}, changes), (changes, {})]):
+        key = f"order-{number}"
+        first = queue.insert_submission(new_submission(queue, 3, **BASE | one), idempotency_key=key)
+
+        again = queue.insert_submission(
+            new_submission(queue, 3, **BASE | other), idempotency_key=key
+        )
+
+        assert (first.id, again.is_new) == (again.id, False)
+
+
+def test_a_repetition_is_one_whatever_became_of_the_first_and_of_the_defaults(queue: Queue) -> None:
+    """The queue's defaults have changed, and the submission itself has."""
+    queue.set_defaults({"max_attempts": 2})
+    new = new_submission(queue, 3, **BASE)
+    id_ = queue.insert_submission(new, idempotency_key="order-7").id
+    queue.set_defaults({"max_attempts": 3, "backoff_first_ms": 90_000, "retention_ms": 1})
+    queue.update_metadata(id_, {"customer": 8, "region": None})
+    queue.cancel_submission(id_)
+    queue.retry_submission(id_)
+
+    assert queue.insert_submission(new, idempotency_key="order-7").id == id_
+    with pytest.raises(IdempotencyKeyReusedError):
+        queue.insert_submission(replace(new, max_attempts=3), idempotency_key="order-7")
+
+
+def test_a_submission_of_an_earlier_version_is_answered_whatever_was_asked_for(
+    queue: Queue, client: redis.Redis, raw: Raw
+) -> None:
+    """It has no fingerprint. One of a later version may be of a form that is not known."""
+    id_ = queue.insert_submission(new_submission(queue, 3), idempotency_key="order-7").id
+
+    for kept in ("2:whatever", None):
+        if kept is None:
+            client.hdel(raw.key(f"sub:{id_}"), "fingerprint")
+        else:
+            client.hset(raw.key(f"sub:{id_}"), "fingerprint", kept)
+        again = queue.insert_submission(new_submission(queue, 5), idempotency_key="order-7")
+        assert again.id == id_
+
+
+@pytest.mark.parametrize(
+    ("codec", "one", "other", "is_same"),
+    [
+        ("json", b"[1]", b"[2]", False),
+        ("raw", b"x", b"y", False),
+        ("json", b"[1]", b"[1]", True),
+        ("json+zstd", compressed(b"[1]", 1), compressed(b"[1]", 19), True),
+        ("json+zstd", compressed(b"[1]", 1), compressed(b"[2]", 1), False),
+        ("json+zstd", b"damaged", b"damaged too", False),
+        ("pickle", b"one", b"other", True),
+        ("own", b"one", b"other", True),
+        ("cbor", dumps([{1, 2}]), dumps([{2, 1, 3}]), True),
+        ("cbor", dumps([1, 2]), dumps([2, 1]), False),
+    ],
+)
+def test_contents_that_come_along_are_compared_where_they_can_be(
+    queue: Queue, codec: str, one: bytes, other: bytes, *, is_same: bool
+) -> None:
+    """Not by what compressed them; nor where equal operations may have other bytes."""
+    first, second = (new_submission(queue, 1, codec=codec, inline=[data]) for data in (one, other))
+    id_ = queue.insert_submission(first, idempotency_key="order-7").id
+
+    if is_same:
+        assert queue.insert_submission(second, idempotency_key="order-7").id == id_
+    else:
+        with pytest.raises(IdempotencyKeyReusedError) as raised:
+            queue.insert_submission(second, idempotency_key="order-7")
+        assert raised.value.differing == ("operations",)
+
+
+def test_what_is_kept_of_a_request_does_not_grow_with_it_and_is_not_kept_for_a_clients_own_key(
+    queue: Queue, client: redis.Redis, raw: Raw
+) -> None:
+    """Some 70 bytes, once."""
+    large = new_submission(queue, 2, metadata=b"m" * 60_000, inline=[b"x" * 100_000] * 2)
+    of_caller = queue.insert_submission(large, idempotency_key="k").id
+    keys = (own_idempotency_key(), idempotency_key_of_retry(of_caller, 3), "")
+    others = [queue.insert_submission(new_submission(queue), idempotency_key=key) for key in keys]
+
+    fingerprint = client.hget(raw.key(f"sub:{of_caller}"), "fingerprint")
+
+    assert fingerprint is not None
+    assert len(fingerprint) < 80
+    for other in others:
+        assert client.hget(raw.key(f"sub:{other.id}"), "fingerprint") is None
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
@@ -178,7 +345,8 @@ def test_the_script_itself_refuses_a_prefix_of_another_form(
     answer = scripts.call(
         "insert_submission", partition="00", partitions="", idempotency="", idempotency_ms=1,
         prefix=prefix, chunks_total=0, chunk_size=1, operations_total=0, meta_count=0,
-        inline_count=0,
+        inline_count=0, **asdict(BUILT_IN),
+        **{f"fallback_{name}": of for name, of in asdict(BUILT_IN).items()},
     )  # fmt: skip
     discarded = scripts.call("discard_prefixes", step="discard", rest=[prefix])
 

@@ -29,7 +29,7 @@ def keys_of(client: redis.Redis) -> set[str]:
 
 def go_through_every_transition(queue: Queue, clock: Clock) -> None:
     pairs = {"customer": 7}
-    queue.set_retention(60_000)
+    queue.set_defaults({"retention_ms": 60_000})
     insert(queue, 1, delete_inputs_at_completion=True)
     queue.complete_chunks(tokens_of(take(queue, 1)))
     first = insert(queue, 9, strategic_metadata=pairs, retention_ms=0, max_attempts=3)
@@ -124,28 +124,29 @@ def test_a_queue_with_anything_in_it_is_not_deleted(queue: Queue, clock: Clock) 
     """The error says what is; a worker would bring it back."""
     new = new_submission(queue, 1, retention_ms=1_000)
     queue.insert_submission(new)
-    queue.set_retention(5_000)
+    queue.set_defaults({"retention_ms": 5_000})
 
     def refused() -> str:
         with pytest.raises(QueueInUseError) as raised:
             queue.delete_queue()
-        assert queue.get_retention() == 5_000
+        assert queue.get_defaults().retention_ms == 5_000
+        assert f"{next(iter(raised.value.found))}: 1" in str(raised.value)
         return ", ".join(raised.value.found)
 
-    assert refused() == "submission in_progress"
+    assert refused() == "submissions in progress"
     (chunk,) = take(queue)
-    assert refused() == "submission in_progress, chunk in hand, live worker"
+    assert refused() == "submissions in progress, chunks in hand, live workers"
     queue.complete_chunks([chunk.token])
-    assert refused() == "submission completed, live worker"
+    assert refused() == "submissions completed, live workers"
     queue.retire_worker("w1")
     clock.advance(1_000)
     queue.forget_submissions()
-    assert refused() == "prefix whose objects are to be deleted"
+    assert refused() == "prefixes whose objects are to be deleted"
     queue.forget_submissions(deleted_prefixes=[new.prefix])
 
     queue.delete_queue()
 
-    assert queue.get_retention() is None
+    assert queue.get_defaults().retention_ms is None
 
 
 def test_an_insert_brings_a_deleted_queue_back(client: redis.Redis, queue: Queue) -> None:

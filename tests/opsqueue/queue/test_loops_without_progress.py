@@ -17,6 +17,7 @@ import pytest
 from opsqueue.contents.chunks import all_pages
 from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import ErrorChunks, Forgotten, Progress, SpentInputs
+from opsqueue.model.new_submission import Defaults
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
 from opsqueue.queue import sweeper
@@ -185,8 +186,8 @@ def test_spreading_a_queue_whose_settings_change_all_the_time_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     queue = Queue(fakeredis.FakeRedis(protocol=2), "q")
-    retentions = iter(range(MOST_CALLS))
-    monkeypatch.setattr(queue.part(0), "get_retention", lambda: next(retentions))
+    defaults = (Defaults(retention_ms=ms) for ms in range(MOST_CALLS))
+    monkeypatch.setattr(queue.part(0), "get_defaults", lambda: next(defaults))
 
     queue.set_partitions(2)
 

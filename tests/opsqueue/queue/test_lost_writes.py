@@ -171,9 +171,11 @@ def test_a_suspicion_reaches_those_who_look_for_the_output(queue: Queue) -> None
     suspected = replace(chunk, source=replace(chunk.source, is_suspect=True))
 
     given = list(enumerate((chunk, suspected)))
-    assert given == [row for work in works_of(given) for row in chunks_of(work)]
+    came = [row for w in works_of(given) if w.source for row in chunks_of(w, w.source)]
+    assert given == came
     assert [False, True] == [
-        ChunkBody.of(c).to_reservation(queue.name).source.is_suspect for c in (chunk, suspected)
+        ChunkBody.of(c).to_reservation(queue.name, None).source.is_suspect
+        for c in (chunk, suspected)
     ]
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from opsqueue.exceptions import (
     InvalidArgumentError,
@@ -298,15 +299,23 @@ def test_a_prefix_names_its_submission(queue: Queue) -> None:
     assert queue.lookup_prefix("nobody/1") is None
 
 
-def test_a_reservation_is_read_by_its_token_while_it_holds(queue: Queue) -> None:
-    """As reserve_chunks gave it; unknown and ended ones are left out."""
-    insert(queue, 3, strategic_metadata={"customer": 2**62})
+def test_a_reservation_is_read_by_its_token_while_it_holds(queue: Queue, clock: Clock) -> None:
+    """Only what a report needs: no metadata, and not what has ended."""
+    insert(queue, 3, strategic_metadata={"customer": 2**62}, metadata=b"m")
     chunks = take(queue, 2) + take(queue, 1, worker="w2")
     queue.complete_chunks(tokens_of(chunks)[1:2])
+    clock.advance(1_500)
 
     found = queue.get_reservations([*tokens_of(chunks), Token("1-0")])
 
-    assert found == {chunk.token: chunk for chunk in (chunks[0], chunks[2])}
+    assert found == {
+        chunk.token: replace(
+            chunk,
+            held_ms=1_500,
+            source=replace(chunk.source, metadata=None, strategic_metadata={}),
+        )
+        for chunk in (chunks[0], chunks[2])
+    }
 
 
 def test_no_reservation_is_read_before_the_first(queue: Queue) -> None:

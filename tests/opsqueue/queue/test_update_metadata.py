@@ -94,11 +94,11 @@ def test_metadata_of_an_unknown_submission_can_not_be_changed(queue: Queue) -> N
         queue.update_metadata(SubmissionId(42), {"priority": 1})
 
 
-@pytest.mark.parametrize("changes", [{"bad key": 1}, {"k": 2**63}, {"bad key": None}])
+@pytest.mark.parametrize("changes", [{"": 1}, {"k": 2**63}, {"\ud800": None}])
 def test_bad_changes_are_refused_before_redis_sees_them(
     queue: Queue, changes: dict[str, int | None]
 ) -> None:
-    """Keys are short names, values 64-bit integers; removals too."""
+    """Keys are texts, values 64-bit integers; removals too."""
     id_ = insert(queue, 1)
 
     with pytest.raises(InvalidArgumentError, match="strategic metadata"):
@@ -109,7 +109,7 @@ def test_a_submission_never_has_more_pairs_than_allowed(queue: Queue) -> None:
     """Not by several changes either; nothing is changed then, and removing makes room."""
     id_ = insert(queue, 1, strategic_metadata={f"k{n}": n for n in range(MAX_STRATEGIC_PAIRS)})
 
-    with pytest.raises(InvalidArgumentError, match="33 pairs of strategic metadata: at most 32"):
+    with pytest.raises(InvalidArgumentError, match="65 pairs of strategic metadata: at most 64"):
         queue.update_metadata(id_, {"one_more": 1})
     queue.update_metadata(id_, {"k0": None, "one_more": 1})
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 import redis
 from click.testing import CliRunner
 
 from opsqueue.cli.commands import main
+from opsqueue.http.manifest import store_manifest
+from opsqueue.model.new_submission import NewSubmission
 from opsqueue.producer import ProducerClient
+from opsqueue.queue.queue import Queue
 from opsqueue.store import open_store
 from opsqueue.testing import LocalOpsqueue
 from tests.opsqueue.rebuild.steps import app, insert
@@ -68,3 +73,29 @@ def test_the_command_says_what_it_did_not_find(
     code, output = run(f"file://{tmp_path}/typo", port=1)
     assert code == 3
     assert "does not answer" in output
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="folded by what Linux alone has")
+@pytest.mark.usefixtures("folding")
+def test_of_two_queues_in_one_folder_the_one_asked_for_is_rebuilt(
+    own_client: redis.Redis, tmp_path: Path
+) -> None:
+    """As a disk that folds names holds them; the other one is named, and left alone."""
+    own_client.flushall()
+    store = open_store(f"file://{tmp_path}/store?durable=false")
+    for name, number in (("Jobs", "1"), ("jobs", "2")):
+        prefix = f"{name}/{number * 32}"
+        (tmp_path / "store" / "Jobs" / (number * 32)).mkdir(parents=True)
+        store.create(f"{prefix}/0-in", b"\x91\x01")
+        store_manifest(store, name, NewSubmission(prefix=prefix, chunks_total=1), "")
+    port = own_client.connection_pool.connection_kwargs["port"]
+    environment = {"OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+
+    def run(*options: str) -> str:
+        arguments = ["rebuild", "--store", store.url, *options]
+        return CliRunner().invoke(main, arguments, env=environment).output
+
+    assert "rebuild it with --queue jobs" in run()
+    assert "rebuild it with --queue Jobs" in run("--queue", "jobs")
+    for name, number in (("Jobs", "1"), ("jobs", "2")):
+        assert Queue(own_client, name).lookup_prefix(f"{name}/{number * 32}")

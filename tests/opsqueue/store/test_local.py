@@ -18,7 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from opsqueue.exceptions import ObjectNotFoundError, OpsqueueError, StoreUnavailableError
+from opsqueue.exceptions import (
+    InvalidArgumentError,
+    ObjectNotFoundError,
+    OpsqueueError,
+    StoreUnavailableError,
+)
 from opsqueue.store.base import TEMPORARY_PREFIX
 from opsqueue.store.local import LocalStore
 
@@ -337,3 +342,46 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
             store.get(key)
 
     assert before == descriptors()
+
+
+@ON_LINUX
+@pytest.mark.usefixtures("folding")
+def test_a_disk_that_folds_names_holds_one_of_two_queues_that_differ_in_case(
+    tmp_path: Path,
+) -> None:
+    """The second one is refused before it stores anything, until the first one's folder is gone."""
+    store = LocalStore(str(tmp_path))
+    store.create("Jobs/1a/0-in", b"of the first")
+
+    with pytest.raises(InvalidArgumentError, match=r"'jobs' beside 'Jobs'.*another name"):
+        store.create("jobs/2b/0-in", b"of the second")
+
+    assert list(store.list_prefix("")) == ["Jobs/1a/0-in"]
+    assert store.create("Jobs/2b/0-in", b"of the first, too")
+    assert store.delete_prefix("Jobs/1a") + store.delete_prefix("Jobs/2b") == 2
+    assert store.create("jobs/2b/0-in", b"of the second")
+
+
+@ON_LINUX
+@pytest.mark.usefixtures("folding")
+def test_two_queues_in_one_folder_go_on(tmp_path: Path) -> None:
+    """As earlier versions left them there: read, written and deleted by either name."""
+    (tmp_path / "Jobs" / "2b").mkdir(parents=True)
+    (tmp_path / "Jobs" / "2b" / "0-in").write_bytes(b"of the second")
+    store = LocalStore(str(tmp_path))
+
+    found = store.get("jobs/2b/0-in")
+    is_stored = store.create("jobs/2b/0-out", b"result")
+
+    assert (found, is_stored) == (b"of the second", True)
+    assert store.delete_prefix("jobs/2b") == 2
+
+
+def test_elsewhere_two_queues_may_differ_in_case(tmp_path: Path) -> None:
+    """Each has a folder of its own."""
+    store = LocalStore(str(tmp_path))
+
+    assert store.create("Jobs/1a/0-in", b"1")
+    assert store.create("jobs/1a/0-in", b"2")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Jobs", "jobs"]

@@ -101,7 +101,7 @@ def a_submission(state: SubmissionState, **changes: Any) -> Submission:
         "operations_failed": 1,
         "max_failed_operations": None,
         "max_attempts": 10,
-        "backoff": Backoff(),
+        "backoff": Backoff(first_ms=1_000, max_ms=60_000),
         "retention_ms": None,
         "delete_inputs_at_completion": False,
         "metadata": None,

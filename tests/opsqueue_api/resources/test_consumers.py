@@ -16,6 +16,7 @@ import redis
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import encode_output
 from opsqueue.model.chunk import OperationError, ReleaseOutcome, Token
+from opsqueue.model.new_submission import MAX_METADATA_BYTES
 from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore, input_key, output_key
@@ -693,3 +694,26 @@ def test_a_worker_may_not_beat_with_a_name_that_may_not_reserve(
     ]
 
     assert {422} == {answer.status_code for answer in answers}
+
+
+def test_metadata_comes_once_for_each_submission_where_that_is_asked_for(
+    http: httpx.Client, queue: Queue
+) -> None:
+    """And with each chunk where it is not, as clients of 0.1.0 read it."""
+    more = {"strategic_metadata": {"a:b": 7}, "trace_context": {"traceparent": "t"}}
+    large = {"metadata": base64.b64encode(bytes(MAX_METADATA_BYTES)).decode(), **more}
+    first = insert(http, list(range(128)), **large)
+    second = insert(http, [1, 2, 3])
+
+    answer = http.post("/chunks/reserve", json={**WANTED, "max": 100, "share_metadata": True})
+    body = answer.json()
+
+    assert [first] * 64 + [second] * 2 == [chunk["submission_id"] for chunk in body["chunks"]]
+    assert not any({"metadata", *more} & set(chunk) for chunk in body["chunks"])
+    assert [{"submission_id": first, **large}, {"submission_id": second}] == body["shared"]
+    assert len(answer.content) < MAX_METADATA_BYTES * 3 // 2
+
+    queue.release_chunks([Token(chunk["token"]) for chunk in body["chunks"]])
+    old = http.post("/chunks/reserve", json={**WANTED, "max": 100}).json()
+    assert "shared" not in old
+    assert [large] * 2 == [{name: chunk[name] for name in large} for chunk in old["chunks"]]

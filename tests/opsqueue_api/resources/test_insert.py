@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+import redis
 
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
 from opsqueue.model.answers import Inserted
-from opsqueue.model.new_submission import DEFAULT_CODEC, NewSubmission
+from opsqueue.model.new_submission import DEFAULT_CODEC, Defaults, NewSubmission
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.rebuild import Rebuilt, rebuild
 from opsqueue.store import ObjectStore, input_key
+from opsqueue_api.app import create_app
+from opsqueue_api.http.settings import Limits
+from tests.opsqueue_api.clients import client_of
 from tests.waiting import until
 
 
@@ -69,7 +74,7 @@ def test_an_insert_answers_the_whole_status(http: httpx.Client, queue_name: str)
         "max_failed_operations": None,
         "max_attempts": 3,
         "backoff": {"first_ms": 1_000, "max_ms": 60_000},
-        "retention_ms": None,
+        "retention_ms": 24 * 3_600_000,
         "delete_inputs_at_completion": False,
         "codec": DEFAULT_CODEC,
         "ended_at": None,
@@ -115,6 +120,55 @@ def test_uploaded_chunks_are_taken_as_they_are(http: httpx.Client, queue_name: s
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (3, 2_000, 30_000, 7_000)),
+        ({"max_attempts": None, "retention_ms": None}, (3, 2_000, 30_000, 7_000)),
+        ({"max_attempts": 10, "retention_ms": 1}, (10, 2_000, 30_000, 1)),
+        ({"backoff": {"first_ms": 40_000}}, (3, 40_000, 40_000, 7_000)),
+        ({"backoff": {"max_ms": 5}}, (3, 5, 5, 7_000)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "ndjson", "prefix", "inline"])
+def test_what_an_insert_does_not_say_is_as_the_queue_has_it_then_as_the_api(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    kind: str,
+    given: dict[str, Any],
+    expected: tuple[int, ...],
+) -> None:
+    """The answer tells what the submission has, whatever kind of insert it was."""
+    queue.set_defaults({"max_attempts": 3, "backoff_first_ms": 2_000})
+    defaults = Defaults(max_attempts=4, backoff_max_ms=30_000, retention_ms=7_000)
+    path = f"/v1/queues/{queue.name}/submissions"
+    body = {"chunk_size": 1, **given}
+    prefix = fresh_prefix(queue.name)
+    with client_of(create_app(client, store, defaults=defaults)) as http:
+        match kind:
+            case "ndjson":
+                backoff = body.pop("backoff", {})
+                query = body | {f"backoff_{name}": ms for name, ms in backoff.items()}
+                query = {name: value for name, value in query.items() if value is not None}
+                headers = {"content-type": "application/x-ndjson"}
+                status = http.post(path, content="1\n", params=query, headers=headers).json()
+            case "json":
+                status = http.post(path, json=body | {"operations": [1]}).json()
+            case _:
+                body |= {"prefix": prefix, "chunks_total": 1, "codec": "json"}
+                body |= {"inline": ["WzFd"]} if kind == "inline" else {}
+                status = http.post(path, json=body).json()
+
+    backoff = status["backoff"]
+    assert expected == (
+        status["max_attempts"],
+        backoff["first_ms"],
+        backoff["max_ms"],
+        status["retention_ms"],
+    )
+
+
 def test_a_known_idempotency_key_answers_the_first_submission(http: httpx.Client) -> None:
     """200 and the first id; nothing is inserted twice."""
     body = {"operations": [1], "chunk_size": 1}
@@ -124,6 +178,83 @@ def test_a_known_idempotency_key_answers_the_first_submission(http: httpx.Client
 
     assert [first.status_code, again.status_code] == [201, 200]
     assert first.json() == again.json()
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"operations": [1, {"a": 2, "b": [3]}, 4]}, "operations"),
+        ({"operations": [1, {"a": 2, "b": [3.5]}]}, "operations"),
+        ({"operations": [{"a": 2, "b": [3]}, 1]}, "operations"),
+        ({"chunk_size": 2}, "chunk_size"),
+        ({"metadata": "bQ=="}, "metadata"),
+        ({"max_attempts": 3}, "max_attempts"),
+    ],
+)
+@pytest.mark.parametrize("inline_bytes", [0, 1_000])
+@pytest.mark.parametrize("kind", ["json", "ndjson"])
+def test_a_known_idempotency_key_with_another_request_is_refused(
+    client: redis.Redis,
+    store: ObjectStore,
+    queue: Queue,
+    kind: str,
+    inline_bytes: int,
+    change: dict[str, Any],
+    differing: str,
+) -> None:
+    """422 with the first id and what is different; its second upload is deleted."""
+    first: dict[str, Any] = {"chunk_size": 1, "operations": [1, {"a": 2, "b": [3]}]}
+    same = {"chunk_size": 1, "operations": [1, {"b": [3], "a": 2}], "max_attempts": 10}
+    if kind == "ndjson" and "metadata" in change:
+        pytest.skip("an NDJSON body has no metadata")
+    app = create_app(client, store, limits=Limits(inline_bytes=inline_bytes))
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
+
+        def post(body: dict[str, Any]) -> httpx.Response:
+            headers = {"idempotency-key": "k"}
+            if kind == "json":
+                return http.post("/submissions", json=body, headers=headers)
+            query = {name: value for name, value in body.items() if name != "operations"}
+            lines = b"\n".join(map(msgspec.json.encode, body["operations"]))
+            headers |= {"content-type": "application/x-ndjson"}
+            return http.post("/submissions", content=lines, params=query, headers=headers)
+
+        id_ = post(first).json()["id"]
+        kept = stored_prefixes(store)
+
+        refused, repeated = post(first | change), post(same)
+
+    problem = refused.json()
+    assert (422, 200) == (refused.status_code, repeated.status_code)
+    assert problem["type"] == "urn:opsqueue:problem:idempotency-key-reused"
+    assert problem["submission_id"] == repeated.json()["id"] == id_
+    assert differing in " ".join(problem["differing"]).replace("operations_total", "operations")
+    assert kept == stored_prefixes(store)
+
+
+@pytest.mark.parametrize("inline_bytes", [0, 1_000])
+def test_chunks_that_a_producer_sends_along_are_compared(
+    client: redis.Redis, store: ObjectStore, queue: Queue, inline_bytes: int
+) -> None:
+    """Also by an API that stores them; each upload has a prefix of its own."""
+    app = create_app(client, store, limits=Limits(inline_bytes=inline_bytes))
+
+    def body(data: bytes) -> dict[str, Any]:
+        inline = [base64.b64encode(data).decode()]
+        prefix = fresh_prefix(queue.name)
+        return {"prefix": prefix, "chunk_size": 1, "chunks_total": 1, "inline": inline}
+
+    with client_of(app, f"/v1/queues/{queue.name}") as http:
+        first, repeated, other = (
+            http.post("/submissions", json=body(data), headers={"idempotency-key": "k"})
+            for data in (b"one", b"one", b"other")
+        )
+
+    assert [201, 200, 422] == [first.status_code, repeated.status_code, other.status_code]
+    assert (first.json()["id"], ["operations"]) == (
+        other.json()["submission_id"],
+        other.json()["differing"],
+    )
 
 
 def test_a_key_that_outlives_its_submission_is_answered_with_how_that_ended(

@@ -45,6 +45,18 @@ def insert(http: httpx.Client, operations: list[int], **fields: object) -> str:
     return id_
 
 
+def reserve(http: httpx.Client, **fields: object) -> list[str]:
+    """Reserve as a consumer does; gives the tokens."""
+    body = {"worker": "c1", "reservation_ms": 60_000, **fields}
+    answer = http.post("/chunks/reserve", json=body).raise_for_status()
+    return [chunk["token"] for chunk in answer.json()["chunks"]]
+
+
+def complete(http: httpx.Client, tokens: list[str]) -> None:
+    chunks = [{"token": token, "results": [0]} for token in tokens]
+    http.post("/chunks/complete", json={"chunks": chunks}).raise_for_status()
+
+
 def test_totals_are_what_became_of_submissions_chunks_and_operations(
     http: httpx.Client,
     scrape: Callable[[], dict[str, float]],
@@ -83,6 +95,27 @@ def test_totals_are_what_became_of_submissions_chunks_and_operations(
         "opsqueue_oldest_waiting_seconds": 0,
         "opsqueue_workers": 1,
     }.items() <= values.items()
+
+
+def test_chunks_of_consumers_are_timed_from_reservation_to_report(
+    http: httpx.Client, scrape: Callable[[], dict[str, float]], queue: Queue
+) -> None:
+    """Each report that counts, once; what a worker tells Redis itself, never."""
+    insert(http, list(range(5)), chunk_size=1)
+    done, failed, lost = reserve(http, max=3)
+    (own,) = queue.reserve_chunks("w1", limit=1, strategy=Oldest()).chunks
+    http.post("/chunks/release", json={"tokens": [lost]}).raise_for_status()
+
+    complete(http, [done, lost])
+    complete(http, [done])
+    failures = [{"token": failed, "type": "ValueError", "message": "bad"}]
+    http.post("/chunks/fail", json={"chunks": failures * 2}).raise_for_status()
+    queue.complete_chunks([own.token])
+
+    values = scrape()
+    name = "opsqueue_chunk_duration_seconds"
+    assert (1, 1) == (values[f"{name}_count completed"], values[f"{name}_count failed"])
+    assert 0 <= values[f"{name}_sum completed"] < 60
 
 
 def test_a_backlog_is_ready_delayed_or_in_hand(
@@ -156,6 +189,7 @@ def test_requests_are_counted_by_route_and_never_by_path(http: httpx.Client, app
 def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App) -> None:
     """Names, types and labels, in both directions."""
     insert(http, [1])
+    complete(http, reserve(http))
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
         text = root.get("/metrics").text
 

@@ -6,28 +6,39 @@ from multiprocessing import Pipe
 
 from msgspec.structs import replace
 
-from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.chunk import Reservation, Source, Token
 from opsqueue.model.submission import SubmissionId
 from opsqueue_worker.pool.messages import Work, chunks_of, read_from_parent, send, works_of
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
 def test_chunks_of_one_submission_share_a_message() -> None:
-    """It is named once; chunks of others between them make further messages, in order."""
+    """It is named once; chunks of others between them make further messages, in order.
+
+    One that comes again is sent again only if another one came between.
+    """
     other = replace(CHUNK, source=replace(CHUNK.source, submission_id=SubmissionId(42)))
+    again = replace(CHUNK, source=replace(CHUNK.source))
     chunks = [
         replace(chunk, token=Token(f"{number}-0"), chunk_index=number, attempt=2, input=b"in")
-        for number, chunk in enumerate([CHUNK, CHUNK, other, CHUNK])
+        for number, chunk in enumerate([CHUNK, CHUNK, other, CHUNK, again])
     ]
     ours, theirs = Pipe()
 
-    works = works_of(enumerate(chunks, start=7))
+    numbered = list(enumerate(chunks, start=7))
+    works = works_of(numbered[:3])
+    works += works_of(numbered[3:4], source=other.source)
+    works += works_of(numbered[4:], source=CHUNK.source)
     came: list[tuple[int, Reservation]] = []
+    source: Source | None = None
     for work in works:
         send(ours, work)
         message = read_from_parent(theirs.recv_bytes())
         assert isinstance(message, Work)
-        came += chunks_of(message)
+        source = message.source or source
+        assert source is not None
+        came += chunks_of(message, source)
 
-    assert [len(work.chunks) for work in works] == [2, 1, 1]
-    assert came == list(enumerate(chunks, start=7))
+    assert [len(work.chunks) for work in works] == [2, 1, 1, 1]
+    assert [work.source is None for work in works] == [False, False, False, True]
+    assert came == numbered

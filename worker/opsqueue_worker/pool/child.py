@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from opsqueue.handlers import execute as execution
 from opsqueue.handlers.app import Opsqueue, load_app
 from opsqueue.handlers.execute import Ran, Report
+from opsqueue.model.chunk import Source
 from opsqueue.model.process import die_with_parent
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
@@ -85,6 +86,7 @@ class Child:
         self._savers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="save")
         self._inbox: Inbox = queue.SimpleQueue()
         self._tasks: dict[str, Task] = {}
+        self._source: Source | None = None
         self._is_stopping = threading.Event()
         bench = Workbench(
             app=app,
@@ -190,7 +192,11 @@ class Child:
                 self._report(task, not_begun(task))
 
     def _accept(self, work: Work) -> None:
-        for sequence, reservation in chunks_of(work):
+        self._source = work.source or self._source
+        if self._source is None:
+            message = "chunks without their submission"
+            raise AssertionError(message)
+        for sequence, reservation in chunks_of(work, self._source):
             if execution.is_fetched_from_store(reservation):
                 fetching = self._fetchers.submit(execution.fetch, reservation, self._store)
                 task = Task(sequence, reservation, fetching)

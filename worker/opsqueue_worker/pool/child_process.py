@@ -18,7 +18,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from opsqueue.handlers.execute import Report
-from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.chunk import Reservation, Source, Token
 from opsqueue_worker.pool.messages import (
     Hello,
     Ready,
@@ -61,6 +61,8 @@ class ChildProcess:
         self._sequence = 0
         self.assigned: dict[Token, tuple[int, Reservation]] = {}
         self._fresh: list[tuple[int, Reservation]] = []
+        self._source: Source | None = None
+        """Of the chunks that it was sent last."""
         self.is_ready = threading.Event()
         self.is_gone = threading.Event()
         self._is_silent = threading.Event()
@@ -109,7 +111,8 @@ class ChildProcess:
 
     def hand_over(self) -> None:
         """Send what was assigned since the last time, together."""
-        for work in works_of(self._fresh):
+        for work in works_of(self._fresh, source=self._source):
+            self._source = work.source or self._source
             self._outbox.put(work)
         self._fresh.clear()
 

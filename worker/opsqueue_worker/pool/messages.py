@@ -51,7 +51,8 @@ class WorkChunk(msgspec.Struct, array_like=True):
 class Work(msgspec.Struct, array_like=True, tag=True):
     """Parent: chunks of one submission. The child works on them in the order they come."""
 
-    source: Source
+    source: Source | None
+    """None: that of the message before."""
     chunks: list[WorkChunk]
 
 
@@ -128,14 +129,19 @@ def send(connection: Connection, message: ToChild | ToParent) -> None:
     connection.send_bytes(_ENCODER.encode(message))
 
 
-def works_of(chunks: Iterable[tuple[int, Reservation]]) -> list[Work]:
-    """Make the messages for chunks with their sequence numbers, in their order."""
+def works_of(
+    chunks: Iterable[tuple[int, Reservation]], *, source: Source | None = None
+) -> list[Work]:
+    """Make the messages for chunks with their sequence numbers, in their order.
+
+    `source` is that of the message before them: metadata may be large, so it is not sent again.
+    """
     works: list[Work] = []
-    source: Source | None = None
     for sequence, chunk in chunks:
-        if chunk.source is not source:
+        is_known = chunk.source == source
+        if not (works and is_known):
             source = chunk.source
-            works.append(Work(source=source, chunks=[]))
+            works.append(Work(source=None if is_known else source, chunks=[]))
         works[-1].chunks.append(
             WorkChunk(
                 sequence,
@@ -149,12 +155,12 @@ def works_of(chunks: Iterable[tuple[int, Reservation]]) -> list[Work]:
     return works
 
 
-def chunks_of(work: Work) -> Iterator[tuple[int, Reservation]]:
+def chunks_of(work: Work, source: Source) -> Iterator[tuple[int, Reservation]]:
     """Read the chunks of a message, with their sequence numbers."""
     for chunk in work.chunks:
         reservation = Reservation(
             token=Token(chunk.token),
-            source=work.source,
+            source=source,
             chunk_index=chunk.index,
             attempt=chunk.attempt,
             expires_at_ms=chunk.expires_at_ms,
