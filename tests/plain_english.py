@@ -25,11 +25,10 @@ OPENINGS = re.compile(
 )
 """As first words of a docstring they are no plain summary."""
 
+_HAND_IN = r"\bhand(s|ed|ing)?[ _](it |them |operations |chunks )?in\b(?! hand)"
 TERMS = {
-    re.compile(
-        r"\bhand(s|ed|ing)?[ _](it |them |operations |chunks )?in\b(?! hand)", re.I
-    ): "submit",
-    re.compile(r"\bin peace\b", re.I): "orderly shutdown",
+    re.compile(_HAND_IN, re.IGNORECASE): "submit",
+    re.compile(r"\bin peace\b", re.IGNORECASE): "orderly shutdown",
 }
 """Phrases by what the field calls them."""
 
@@ -52,8 +51,9 @@ def faults_of(text: str, *, is_test: bool = False) -> Iterator[tuple[int, str]]:
             yield docstring.lineno, f"a docstring opens with {opening[0]!r}: {first}"
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in (tokenize.STRING, tokenize.COMMENT):
-            for number, line in enumerate(token.string.splitlines(), token.start[0]):
-                yield from ((number, fault) for fault in terms_in(line))
+            for number, words in enumerate(token.string.splitlines(), token.start[0]):
+                for fault in terms_in(words):
+                    yield number, fault
 
 
 def terms_in(line: str) -> Iterator[str]:
@@ -74,8 +74,8 @@ def main() -> int:
             count += 1
             print(f"{path.relative_to(ROOT)}:{line}: {fault}")  # noqa: T201 it is a program
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            for fault in terms_in(line):
+        for number, words in enumerate(path.read_text().splitlines(), 1):
+            for fault in terms_in(words):
                 count += 1
                 print(f"{path.relative_to(ROOT)}:{number}: {fault}")  # noqa: T201 it is a program
     return 1 if count else 0
