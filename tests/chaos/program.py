@@ -18,7 +18,7 @@ _READY_WITHIN_S: Final = 60.0
 _UNREACHABLE: Final = 3
 """What our programs exit with when Redis, store or API can't be reached at their start."""
 _GONE_WITHIN_S: Final = 5.0
-_START_FAILED: Final = "a child ended while it started"
+_START_FAILED: Final = "a child process ended during its start"
 
 
 class Program:

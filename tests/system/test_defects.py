@@ -81,7 +81,7 @@ def test_children_that_die_while_they_start_are_started_again_more_slowly(
     (folder / "import").touch()
     worker.children()[0].kill()
     for _ in range(4):  # the one that was killed, and three that could not start
-        worker.wait_for_line("it is replaced")
+        worker.wait_for_line("replacing it")
 
     threading.Event().wait(1.0)
     assert worker.children() == []

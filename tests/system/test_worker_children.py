@@ -76,8 +76,8 @@ def test_a_second_stop_delivers_its_reports(
     worker.signal(signal.SIGTERM)
 
     assert worker.wait() == 0
-    assert worker.output.count("given back: its process ended") == 2, worker.output
-    assert "could not be delivered" not in worker.output
+    assert worker.output.count("released: its process ended") == 2, worker.output
+    assert "could not be sent" not in worker.output
 
 
 def test_an_exit_in_an_async_worker_fails_its_chunk(

@@ -53,7 +53,7 @@ def heartbeats() -> Iterator[list[Heartbeat]]:
         heartbeat.stop()
 
 
-def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
+def beating(intakes: list[Any], revoked: SimpleQueue[list[str]]) -> Heartbeat:
     heartbeat = Heartbeat(
         intakes,
         worker="w1",
@@ -61,7 +61,7 @@ def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
         interval_s=0.01,
         timeout_s=4,
         redis_timeout_s=3,
-        on_void=lambda tickets: void.put(list(tickets)),
+        on_revoked=lambda tickets: revoked.put(list(tickets)),
     )
     heartbeat.start()
     return heartbeat
@@ -88,16 +88,16 @@ def test_a_partition_that_comes_later_is_beaten_too(heartbeats: list[Heartbeat])
     for intake in (first, later):
         intake.may_answer.set()
     intakes = [first]
-    void = SimpleQueue[list[str]]()
+    revoked = SimpleQueue[list[str]]()
 
-    heartbeats.append(beating(intakes, void))
+    heartbeats.append(beating(intakes, revoked))
     first.beats.get(timeout=WITHIN_S)
     intakes.append(later)
 
     assert later.beats.get(timeout=WITHIN_S) == "w1"
     told = set[str]()
     while told != {"q/1-1", "q@1/1-1"}:
-        told.update(void.get(timeout=WITHIN_S))
+        told.update(revoked.get(timeout=WITHIN_S))
 
 
 def test_a_beat_that_fails_is_repeated(heartbeats: list[Heartbeat]) -> None:

@@ -21,7 +21,7 @@ from opsqueue.model.chunk import Token
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.pool.child import Child
 from opsqueue_worker.pool.child_process import ChildProcess
-from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Void, read_from_child, send
+from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Revoked, read_from_child, send
 from opsqueue_worker.pool.status import Status
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
 from tests.opsqueue_worker.pool.test_executor import task_of
@@ -91,7 +91,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     is_speaking, goes_on = threading.Event(), threading.Event()
 
     def speak_slowly(connection: Connection, message: object) -> None:
-        if isinstance(message, Void):
+        if isinstance(message, Revoked):
             is_speaking.set()
             goes_on.wait(20)
         send(connection, message)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     speaking.start()
     child.assign(CHUNK)
     child.hand_over()
-    child.void([CHUNK.token])
+    child.revoke([CHUNK.token])
     assert is_speaking.wait(20)
     child.kill()
     child.listen(lambda: None, lambda _: None)
