@@ -103,8 +103,8 @@ def test_tokens_of_variable_and_file_hold_together(
 @pytest.mark.parametrize(
     ("variable", "file", "says"),
     [
-        ("", "", "tokens: no token in it"),
-        (";", "web:0123456789abcdef:admin", "OPSQUEUE_API_TOKENS: no token in it"),
+        ("", "", "tokens: it has no token"),
+        (";", "web:0123456789abcdef:admin", "OPSQUEUE_API_TOKENS: it has no token"),
         ("web:0123456789abcdef:admin", "web:0123456789abcdefg:admin", "and .*tokens: .*the name"),
         ("", "\xff", "can't read the tokens' file .*tokens: no UTF-8"),
     ],

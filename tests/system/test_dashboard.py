@@ -173,7 +173,7 @@ def test_a_submission_is_changed_and_cancelled_through_dialogs(live: Live) -> No
     page.get_by_role("button", name="Change", exact=True).click()
     page.get_by_label("Value of priority").fill("high")
     page.get_by_role("button", name="Change it").click()
-    expect(page.get_by_role("alert").filter(has_text="give an integer")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="enter an integer")).to_be_visible()
     page.get_by_label("Value of priority").fill("9")
     page.get_by_role("button", name="Change it").click()
     expect(page.get_by_text("priority: 9")).to_be_visible()
@@ -288,7 +288,7 @@ def test_errors_of_operations_are_told_and_retried_alone(
         "in add_one"
     )
     expect(page.get_by_role("link", name="Download results")).to_be_visible()
-    live.confirm("Retry only failed", "Hand them in")
+    live.confirm("Retry only failed", "Insert them")
 
     expect(page.get_by_role("heading", level=1)).not_to_have_text(f"{id_:019}")
     expect(page.locator("dl").first).to_contain_text("1 / 1")
@@ -311,7 +311,7 @@ def test_a_lost_connection_is_told_and_made_again(
     api.wait()
 
     expect(page.get_by_role("alert").filter(has_text="Connection lost")).to_be_visible()
-    expect(page.get_by_text("What you see is from")).to_be_visible()
+    expect(page.get_by_text("This page shows data from")).to_be_visible()
     start("opsqueue_api", "--port", live.url.rpartition(":")[2], cwd=APPS, **serve)
     expect(page.locator("#live")).to_have_text("Live", timeout=20_000)
     expect(page.get_by_text("Connection lost")).to_be_hidden()

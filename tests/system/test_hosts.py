@@ -150,7 +150,7 @@ def test_a_name_that_can_be_none_ends_it_with_exit_code_2(start_api: Start, name
     api = start_api("--allowed-hosts", names)
 
     assert 2 == api.wait()
-    assert "give a name without scheme and port" in " ".join(api.output.split())
+    assert "use a name without scheme and port" in " ".join(api.output.split())
 
 
 def test_an_api_with_tokens_answers_to_any_name(start_api: Start) -> None:

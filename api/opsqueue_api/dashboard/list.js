@@ -1,4 +1,4 @@
-/** The submissions of a queue: filters, a page of them, what each is doing. */
+/** The submissions of a queue: filters, and a page with the state of each. */
 
 import { Unreachable, get, queuePath } from "./api.js";
 import { h, reconcile, replace, setAttribute, setText, show, table } from "./dom.js";
@@ -13,7 +13,7 @@ const STATES = [["any", "Any state"], ["in_progress", "In progress"], ["complete
 const AGES = [["", "Any age"], ["1h", "Last hour"], ["24h", "Last 24 hours"], ["7d", "Last 7 days"], ["older", "Older than a day"]];
 const PAIR = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}:(0|-?[1-9]\d{0,18})$/;
 
-/** What the API is asked, for what the address says. @param {URLSearchParams} query */
+/** The API's query for the filters in the address. @param {URLSearchParams} query */
 function wantedOf(query) {
   const wanted = new URLSearchParams({ state: query.get("state") ?? "any", limit: String(LIMIT) });
   for (const pair of (query.get("meta") ?? "").split(/[\s,]+/)) if (pair) wanted.append("meta", pair);
@@ -30,7 +30,7 @@ function wantedOf(query) {
 
 /**
  * @param {string} queue @param {URLSearchParams} query @param {AbortSignal} signal
- * @returns {{node: Element, poke: () => void}} `poke` reads again, soon
+ * @returns {{node: Element, poke: () => void}} `poke` reads the list again soon
  */
 export function submissionList(queue, query, signal) {
   /** @param {Record<string, string>} changes */
@@ -53,7 +53,7 @@ export function submissionList(queue, query, signal) {
   const filters = h("form", { class: "filters", "aria-label": "Which submissions", onsubmit: (/** @type {Event} */ event) => {
     event.preventDefault();
     const bad = meta.value.split(/[\s,]+/).find((pair) => pair && !PAIR.test(pair));
-    setText(wrong, bad ? `“${bad}” is no pair: give KEY:INTEGER, such as customer:7` : "");
+    setText(wrong, bad ? `“${bad}” is not a pair: enter KEY:INTEGER, such as customer:7` : "");
     show(wrong, Boolean(bad));
     if (!bad) location.hash = address({ meta: meta.value.trim() });
   } },
@@ -124,9 +124,9 @@ export function submissionList(queue, query, signal) {
     }
   }, { everyMs: 1_000, atLeastMs: 10_000, signal });
 
-  const looking = () => empty("None on this page: the list goes on with older ones");
-  const noneFits = () => empty("No submission fits", h("p", {}, h("a", { href: queueAddress(queue) }, "Show all")));
-  const none = () => empty("No submission yet", h("p", {}, "Hand one in:"),
+  const looking = () => empty("None on this page: the list continues with older ones");
+  const noneFits = () => empty("No matching submissions", h("p", {}, h("a", { href: queueAddress(queue) }, "Show all")));
+  const none = () => empty("No submissions yet", h("p", {}, "Insert one:"),
     command(`curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\\n  ${location.origin}${queuePath(queue)}/submissions`));
 
   reading.run();

@@ -1,4 +1,4 @@
-/** One submission: how far it is, its chunks, what went wrong, what can be done. */
+/** One submission: its progress, chunks, failures and actions. */
 
 import { cancel, changeMetadata, retry, retryOnlyFailed } from "./actions.js";
 import { Problem, Unreachable, get, queuePath, submissionPath } from "./api.js";
@@ -31,7 +31,7 @@ export function submissionView(queue, id, signal) {
   const progress = bar(`Progress of submission ${id}`);
   progress.node.classList.add("big");
   const tiles = {
-    operations: tile("Operations"), chunks: tile("Chunks"), rate: tile("Rate", "Operations a second, in the last minute"),
+    operations: tile("Operations"), chunks: tile("Chunks"), rate: tile("Rate", "Operations per second, over the last minute"),
     left: tile("Time left", "At this rate"), created: tile("Created"), ended: tile("Ended"),
   };
   const trouble = h("div", { hidden: true });
@@ -58,14 +58,14 @@ export function submissionView(queue, id, signal) {
   /** @type {{perSecond: number | null, left: number | null}} */
   let told = { perSecond: null, left: null };
 
-  /** @param {Partial<Submission>} of how far it is, of an event or of the status */
+  /** @param {Partial<Submission>} of the progress, from an event or from the status */
   function drawProgress(of) {
     const { operations_done = 0, operations_total = 0, operations_failed = 0, chunks_done = 0, chunks_total = 0, chunks_in_hand = 0, state: kind = "" } = of;
     const isRunning = kind === "in_progress";
     setBadge(state, kind);
     progress.update(operations_done, operations_total, operations_failed, kind);
     tiles.operations.update(`${number(operations_done)} / ${number(operations_total)}`, operations_failed ? `${number(operations_failed)} failed` : "");
-    tiles.chunks.update(`${number(chunks_done)} / ${number(chunks_total)}`, isRunning ? `${number(chunks_in_hand)} in hand` : "");
+    tiles.chunks.update(`${number(chunks_done)} / ${number(chunks_total)}`, isRunning ? `${number(chunks_in_hand)} reserved` : "");
     const speed = isRunning ? (told.perSecond ?? pace(id, operations_done)) : null;
     tiles.rate.update(rate(speed));
     tiles.left.update(isRunning && speed ? duration(told.left ?? (operations_total - operations_done) / speed) : "–");
@@ -102,9 +102,9 @@ export function submissionView(queue, id, signal) {
     const rows = /** @type {[string, string][]} */ ([
       ["Trace id", traceId ?? "none"],
       ["Chunk size", counted(of.chunk_size, "operation")],
-      ["Attempts", `at most ${number(of.max_attempts)} a chunk`],
-      ["Failed operations", of.max_failed_operations === null ? "any number" : `at most ${number(of.max_failed_operations)}, else it fails`],
-      ["Contents", of.is_inline ? "in Redis: it is small" : "in the object store"],
+      ["Attempts", `at most ${number(of.max_attempts)} per chunk`],
+      ["Failed operations", of.max_failed_operations === null ? "any number" : `at most ${number(of.max_failed_operations)}, otherwise the submission fails`],
+      ["Contents", of.is_inline ? "in Redis, since the submission is small" : "in the object store"],
       ["Prefix", of.prefix],
       ["Codec", of.codec],
       ["Metadata", of.metadata ? `${number(Math.floor((of.metadata.replaceAll("=", "").length * 3) / 4))} bytes (base64): ${of.metadata.slice(0, 400)}` : "none"],
@@ -142,8 +142,8 @@ export function submissionView(queue, id, signal) {
     }
   }, { everyMs: 1_000, atLeastMs: 3_000, signal });
 
-  const gone = () => empty("There is no such submission",
-    h("p", {}, "It may be past its retention: a day after its end, unless the submission or its queue say otherwise."),
+  const gone = () => empty("Submission not found",
+    h("p", {}, "Its retention may be over: a day after its end, unless the submission or its queue has another retention."),
     command("opsqueue retention"));
 
   let isFollowing = false;
@@ -166,7 +166,7 @@ export function submissionView(queue, id, signal) {
     told = { perSecond: null, left: null };
   }
 
-  /** After its end only a retry changes it, which its queue tells. */
+  /** After its end only a retry changes it; its queue's events show that. */
   async function listen() {
     isListening = true;
     await followLive(`${queuePath(queue)}/events`, {

@@ -96,7 +96,7 @@ def test_names_are_accepted_as_they_are_given(
     ],
 )
 def test_what_can_be_no_name_is_refused_with_the_forms_that_can(name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="give a name without scheme and port"):
+    with pytest.raises(InvalidArgumentError, match="use a name without scheme and port"):
         AllowedHosts([name])
 
 

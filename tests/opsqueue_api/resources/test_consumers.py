@@ -183,7 +183,7 @@ def test_what_has_no_json_form_says_so_and_stays_reserved(
     as_bytes = http.get(chunk["input_url"].partition(queue.name)[2])
 
     assert chunk["operations"] is None
-    assert "can't be given as JSON" in chunk["problem"]
+    assert "can't be returned as JSON" in chunk["problem"]
     assert (422, f"{PROBLEM}not-json") == (as_json.status_code, as_json.json()["type"])
     assert (data, "msgpack+zstd") == (as_bytes.content, as_bytes.headers["opsqueue-codec"])
 

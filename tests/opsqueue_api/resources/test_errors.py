@@ -201,7 +201,7 @@ def test_failed_operations_alone_are_handed_in_anew(
     )
     assert first.json()["id"] == again.json()["id"] != id_
     assert first.json()["operations_total"] == 2
-    assert "no operation that failed" in nothing.json()["detail"]
+    assert "no failed operation" in nothing.json()["detail"]
 
 
 def test_a_traceback_longer_than_any_that_is_written_is_refused(

@@ -117,7 +117,7 @@ def test_examples_are_what_they_are_examples_of(kind: type) -> None:
         ("/submissions?sate=failed", "it takes state, meta, created_from"),
         ("?x=1", "it takes none"),
         (f"/submissions/{7:019}?wiat=1", "it takes wait"),
-        ("/submissions?state=", "give one of"),
+        ("/submissions?state=", "use one of"),
     ],
 )
 def test_an_unknown_query_parameter_is_refused(http: httpx.Client, path: str, says: str) -> None:
