@@ -1,4 +1,4 @@
-"""The checker finds what it is there for: each test takes a clean run and spoils one thing."""
+"""The checker finds each kind of error: a test takes a clean run and introduces one error."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_an_accepted_submission_that_is_gone_is_found() -> None:
 def test_a_submission_that_was_inserted_twice_is_found() -> None:
     wrong = check(with_end(submissions=frozenset({ID, ID + 1})))
 
-    assert any("which no producer handed in" in text for text in wrong)
+    assert any("which no producer submitted" in text for text in wrong)
 
 
 @pytest.mark.parametrize(

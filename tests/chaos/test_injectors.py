@@ -1,4 +1,4 @@
-"""What a fault that happened, or could not happen, says of whom it concerns."""
+"""Faults that happened or could not happen name the programs that they concern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program of the fault suite: what is left of it is found, and ended."""
+"""Processes that a program of the fault suite left behind are found and ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What faults come when is drawn from the seed."""
+"""The schedule of faults is determined by the seed."""
 
 from __future__ import annotations
 

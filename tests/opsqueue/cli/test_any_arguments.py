@@ -1,4 +1,4 @@
-"""Whatever a command is given: an exit code and words for people, never a traceback."""
+"""With any arguments, commands end with an exit code and a readable message, not a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`opsqueue doctor`: what it finds, what it says to do, and its exit code."""
+"""`opsqueue doctor`: its findings, its advice, and its exit code."""
 
 from __future__ import annotations
 

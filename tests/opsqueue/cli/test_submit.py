@@ -1,4 +1,4 @@
-"""`opsqueue submit`: a file in, an id out; or the results."""
+"""`opsqueue submit`: it inserts a file and prints the id, or the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codecs: what goes in comes out, and what can't is said before it is stored."""
+"""Codecs: values survive a round trip, and others are refused before they are stored."""
 
 from __future__ import annotations
 

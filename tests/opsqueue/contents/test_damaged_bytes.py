@@ -1,4 +1,4 @@
-"""Whatever bytes a store gives back: what they were made from, or an error of ours that says so."""
+"""Damaged bytes from a store decode to the original values or raise one of opsqueue's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is one JSON value a line, and what is said where it is not."""
+"""JSON lines: one JSON value per line, and errors that name the place."""
 
 from __future__ import annotations
 

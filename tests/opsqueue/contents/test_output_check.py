@@ -1,4 +1,4 @@
-"""Whether an output can be read and is complete: decoded, and as far as its head tells."""
+"""Checks that an output is readable and complete, by decoding it or by its head alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAILED = OperationError(type="ValueError", message="no")
 
 
 class Stored:
-    """An output of which parts are read; counts the bytes."""
+    """An output that is read in parts and counts the bytes read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,4 +1,4 @@
-"""No codec writes what it can't read: it comes back as documented, or is refused by name."""
+"""No codec writes values it can't read: they are returned as documented, or refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be registered and found, and what is said when it can't."""
+"""Registering and finding handlers, and the errors if that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of one chunk, stage by stage."""
+"""The execution of one chunk, stage by stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP client: which requests are repeated, and which answer becomes which exception."""
+"""The HTTP client: repeated requests, and the exceptions for answers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ Answer = httpx.Response | Exception
 
 
 class Wire:
-    """Answers requests one after the other; the last answer for all that follow."""
+    """Answers requests with given answers in order; the last answer is used for all others."""
 
     def __init__(self, *answers: Answer, patience: Patience = CALL_PATIENCE) -> None:
         self.answers = list(answers)

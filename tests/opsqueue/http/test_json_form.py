@@ -1,4 +1,4 @@
-"""The JSON of API and client: what one writes the other reads."""
+"""The JSON of API and client: each reads what the other writes."""
 
 from __future__ import annotations
 

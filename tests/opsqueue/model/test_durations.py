@@ -1,4 +1,4 @@
-"""Durations, read and written."""
+"""Parsing and formatting of durations."""
 
 from __future__ import annotations
 

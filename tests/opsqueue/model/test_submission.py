@@ -1,4 +1,4 @@
-"""What a producer may hand in, and what a submission says of itself."""
+"""The values of a new submission, and the status of a submission."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_id_is_an_int_that_survives_pickling() -> None:
     assert json.dumps({"id": str(id_)}) == '{"id": "0000000000000000007"}'
 
 
-# What a producer hands in
+# New submissions
 
 
 def test_every_chunk_is_full_unless_said_otherwise() -> None:

@@ -1,4 +1,4 @@
-"""What is set of a queue holds in all of its partitions, those that come included."""
+"""A queue's settings apply to all of its partitions, including later ones."""
 
 from __future__ import annotations
 

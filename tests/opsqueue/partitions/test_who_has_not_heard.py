@@ -1,4 +1,4 @@
-"""Programs that have not heard of a new partition yet, or can not ask."""
+"""Programs that do not know of a new partition yet, or can't ask for it."""
 
 from __future__ import annotations
 

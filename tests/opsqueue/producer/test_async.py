@@ -1,4 +1,4 @@
-"""The asynchronous forms: the same answers, and an event loop that is never blocked."""
+"""The asynchronous client: the same answers, and an event loop that is never blocked."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def large(operations: list[int]) -> list[bytes]:
 
 
 class NoStore(MemoryStore):
-    """Whoever asks it fails the test."""
+    """A store that fails the test if it is used."""
 
     def get(self, key: str) -> bytes:
         raise AssertionError(key)

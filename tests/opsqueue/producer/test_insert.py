@@ -1,4 +1,4 @@
-"""Handing in: what is checked first, what is uploaded, what is deleted again."""
+"""Inserting: checks before the upload, the upload itself, and deletion after an error."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_text_is_not_taken_for_its_characters(producer: ProducerClient, text: 
 def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
     producer: ProducerClient, store: MemoryStore, queue: Queue, error: type[BaseException]
 ) -> None:
-    """Nothing is handed in, nothing stays in the store; an Exception is the cause of ours."""
+    """Nothing is inserted and nothing stays in the store; the error's cause is the Exception."""
 
     def operations() -> Iterator[int]:
         yield from range(50)
@@ -196,7 +196,7 @@ def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
 
 
 class Answers(Queue):
-    """Refuses, or inserts and then answers what a test wants."""
+    """A back end that refuses, or inserts and then answers as the test chooses."""
 
     error: Exception | None = None
 
@@ -340,7 +340,7 @@ def test_a_client_that_is_given_another_queue_hands_in_there(
 
 
 class TakenMeanwhile(Queue):
-    """Somebody else inserts under the same prefix while a client's chunks are stored."""
+    """A store during whose upload another producer inserts under the same prefix."""
 
     def insert_submission(self, new: NewSubmission, **options: Any) -> Inserted:
         stranger = msgspec.structs.replace(new, chunks_total=5, operations_total=5)

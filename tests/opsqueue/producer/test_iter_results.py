@@ -1,4 +1,4 @@
-"""Results as they come: in order or not, from a chunk on, until the submission ends."""
+"""Results as they arrive: in order or not, from a chunk on, until the submission ends."""
 
 from __future__ import annotations
 

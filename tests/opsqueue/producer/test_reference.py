@@ -1,4 +1,4 @@
-"""What programs written for the reference's Python client rely on: names, classes, attributes."""
+"""The names, classes and attributes that programs for the reference's Python client use."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_raw_chunks_are_stored_and_given_as_they_are(producer: ProducerClient, w
 
 
 def test_a_raw_chunk_that_is_no_bytes_is_refused(producer: ProducerClient) -> None:
-    """Before anything is handed in."""
+    """The error is raised before anything is submitted."""
     with pytest.raises(EncodingError, match="raw chunk is one bytes object"):
         producer.insert_submission_chunks(["text"])  # type: ignore[list-item]  # what is tested
 

@@ -1,4 +1,4 @@
-"""Waiting, results, and the exceptions in their place."""
+"""Waiting for results, and the exceptions that replace them."""
 
 from __future__ import annotations
 

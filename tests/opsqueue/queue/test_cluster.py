@@ -1,4 +1,4 @@
-"""A queue on a cluster: found, followed when its slot moves, and never run where half of it is."""
+"""A queue on a cluster: it is found, followed when its slot moves, and never used half-moved."""
 
 from __future__ import annotations
 

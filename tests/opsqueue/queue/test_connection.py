@@ -1,4 +1,4 @@
-"""How we connect, what we say of a server, and what no message shows."""
+"""Connecting, warnings about a server, and secrets that no message shows."""
 
 from __future__ import annotations
 

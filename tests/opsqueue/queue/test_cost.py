@@ -1,4 +1,4 @@
-"""What a transition costs does not grow with the submission: counted in commands, not in time."""
+"""The cost of a transition, in commands, does not grow with the submission."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.opsqueue.steps import Clock, insert, take, tokens_of
 
 
 def commands_in(client: redis.Redis, act: Callable[[], object]) -> int:
-    """Give how many commands the server ran meanwhile, those inside scripts included."""
+    """Count the commands that the server runs meanwhile, including those of scripts."""
 
     def calls() -> int:
         stats: dict[str, Any] = client.info("commandstats")

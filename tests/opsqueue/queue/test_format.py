@@ -1,4 +1,4 @@
-"""A queue whose format is newer than this version: every way to it is refused, nothing changes."""
+"""A queue with a newer format: every access is refused, and nothing changes."""
 
 from __future__ import annotations
 

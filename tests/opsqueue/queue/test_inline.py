@@ -1,4 +1,4 @@
-"""Small submissions: inputs come with the reservation, outputs go with the report."""
+"""Small submissions: the reservation carries the input, and the report the output."""
 
 from __future__ import annotations
 

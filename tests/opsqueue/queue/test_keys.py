@@ -1,4 +1,4 @@
-"""Which keys a queue has: all in one slot of a cluster, and few once its submissions are gone."""
+"""A queue's keys: all in one slot of a cluster, and few after its submissions are forgotten."""
 
 from __future__ import annotations
 

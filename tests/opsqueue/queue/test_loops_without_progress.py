@@ -1,7 +1,7 @@
-"""Loops that go on until nothing is left end when a round makes no progress, whatever is answered.
+"""Loops that run until nothing is left also end when a round makes no progress.
 
-The server here answers every call of a script with the same words, as one would whose state does
-not change.
+The server here gives the same answer to every call of a script, like one whose state does not
+change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ROW = [
 
 
 class Stuck:
-    """Scripts that answer the same for ever."""
+    """Scripts that always give the same answer."""
 
     def __init__(self, **answers: list[Any]) -> None:
         self.answers = answers

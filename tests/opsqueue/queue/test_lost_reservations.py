@@ -1,4 +1,4 @@
-"""Reservations of which something other than our scripts removed a half, or both."""
+"""Reservations of which something other than opsqueue's scripts removed one half or both."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lost(queue: Queue) -> int:
 
 
 def check_whole(client: redis.Redis, queue: Queue, raw: Raw) -> None:
-    """Nothing is in hand, and nothing is left to be found."""
+    """Check that nothing is reserved and that a repair finds nothing."""
     stream = raw.key("reservations")
     assert client.xlen(stream) == 0
     assert client.xpending_range(stream, "workers", "-", "+", 100) == []

@@ -1,4 +1,4 @@
-"""Orphans are found, and nothing but orphans."""
+"""Orphans are found, and only orphans."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.opsqueue.steps import Raw, indexes_of, insert, take, tokens_of
 def test_a_retired_worker_gives_back_what_it_holds_without_using_an_attempt(
     queue: Queue, raw: Raw
 ) -> None:
-    """It goes in peace, and is forgotten."""
+    """After an orderly shutdown the worker is forgotten."""
     insert(queue, 3, strategic_metadata={"customer": 7})
     chunks = take(queue, 2, worker="leaving")
 

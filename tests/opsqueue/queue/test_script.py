@@ -1,4 +1,4 @@
-"""The loader: names in headers become arguments, Redis's errors become ours."""
+"""The loader: names in headers become arguments, and Redis's errors become opsqueue's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def own_client(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 def line_of(name: str, text: str) -> int:
-    """Give the line of a script's file that has the text."""
+    """Return the line number of a text in a script's file."""
     lines = (LUA / f"{name}.lua").read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
 

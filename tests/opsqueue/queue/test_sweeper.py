@@ -1,4 +1,4 @@
-"""What the sweeper deletes, step by step."""
+"""Deletions by the sweeper, step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No wake-up is lost: what frees a chunk moves `wake` past the id that an empty reserve gave."""
+"""No wake-up is lost: a freed chunk moves `wake` past the id that an empty reserve returned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.opsqueue.steps import (
 
 @dataclass
 class Scene:
-    """A queue with one chunk in hand, and all that can free it or bring another."""
+    """A queue with one reserved chunk, and all actions that free it or add another one."""
 
     queue: Queue
     raw: Raw

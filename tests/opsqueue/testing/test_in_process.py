@@ -1,4 +1,4 @@
-"""`opsqueue.testing`: what users test their handlers with."""
+"""`opsqueue.testing`: tests of users' handlers."""
 
 from __future__ import annotations
 
