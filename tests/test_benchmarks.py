@@ -1,4 +1,4 @@
-"""`make bench` runs every benchmark, and each starts: the numbers are for who runs them."""
+"""`make bench` runs every benchmark, and each one starts; the numbers are not tested."""
 
 from __future__ import annotations
 

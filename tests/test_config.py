@@ -1,4 +1,4 @@
-"""Options: what several programs have is declared once, and every page agrees with it."""
+"""Options of several programs are declared once, and every page agrees with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's own words, executed."""
+"""The README's snippets run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_curl_alone_can_use_it(dev: Dev) -> None:
 
 @pytest.mark.system
 def test_httpie_and_plain_node_can_use_it(dev: Dev) -> None:
-    """The one hands in, the other works; it has some thirty lines and imports nothing."""
+    """One submits, the other works; it has some thirty lines and imports nothing."""
     program = file_of("consumer.mjs")
     assert len(program.splitlines()) <= 30
     assert not re.search(r"\b(import|require)\b", program)
@@ -75,7 +75,7 @@ def test_producers_work_as_shown(dev: Dev, name: str, expected: list[str]) -> No
 
 
 @pytest.mark.system
-def test_the_shell_can_hand_in_files_as_shown(dev: Dev) -> None:
+def test_the_shell_can_submit_files_as_shown(dev: Dev) -> None:
     """Once waiting for the results, once with an id to come back to."""
     lines = dev.run_shell(shell_of("opsqueue submit numbers"))
 

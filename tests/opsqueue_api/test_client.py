@@ -1,4 +1,4 @@
-"""The producer's client through the real app: what one side writes, the other reads."""
+"""The producer's client through the real app: each side reads what the other writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is told while an insert is not confirmed, and that repeating it is safe."""
+"""The answer to an insert that is not confirmed yet, and its safe repetition."""
 
 from __future__ import annotations
 

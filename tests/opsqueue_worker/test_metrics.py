@@ -1,4 +1,4 @@
-"""What a worker counts, and how it is served."""
+"""The metrics of a worker, and how they are served."""
 
 from __future__ import annotations
 

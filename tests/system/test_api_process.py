@@ -36,7 +36,7 @@ PROGRAM = [sys.executable, "-m", "opsqueue_api"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours without OPSQUEUE_*, which the machine may have set."""
+    """The environment without OPSQUEUE_*, which the machine may have set."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("OPSQUEUE")}
     return clean | more
 
@@ -82,7 +82,7 @@ def process(redis_url: str, store_url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def work(queue: Queue, store_url: str, chunks: int) -> None:
-    """A tiny worker: adds one to each operation of so many chunks."""
+    """Process a number of chunks by adding one to each operation."""
     store = open_store(store_url)
     while chunks:
         reserved = queue.reserve_chunks("tiny", limit=10)
@@ -246,7 +246,7 @@ def test_signals_that_are_not_ours_change_nothing(process: subprocess.Popen[str]
 
 
 def answer_on(connection: socket.socket) -> bytes:
-    """Read an answer of /healthz, whose head and body may come apart."""
+    """Read an answer of /healthz, whose head and body may arrive separately."""
     answer = b""
     while not answer.endswith(b"}"):
         part = connection.recv(65_536)
@@ -285,7 +285,7 @@ def test_idle_clients_do_not_hold_it_up_and_are_not_cut_off(
 
 
 def ask_for(seconds: float, client: httpx.Client) -> None:
-    """Ask on the connection that it has."""
+    """Send a request on the existing connection."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         client.get("/healthz")

@@ -1,4 +1,4 @@
-"""Consumers as programs: killed, interrupted, in Node; with Redis, and with nothing but the API."""
+"""Consumers as programs: killed, interrupted, in Node; with Redis, and with only the API."""
 
 from __future__ import annotations
 

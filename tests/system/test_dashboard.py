@@ -30,7 +30,7 @@ TOKENS = f"ops:{ADMIN}:admin;web:{PRODUCER}:produce@letters"
 
 @dataclass
 class Live:
-    """A page, and what must not happen on it."""
+    """A page, and checks of events that must not happen on it."""
 
     page: Page
     url: str
@@ -64,7 +64,7 @@ class Live:
         return self.open(f"queues/{self.producer.queue}/submissions/{id_:019}")
 
     def confirm(self, button: str, yes: str) -> None:
-        """Click a button, and the one that means it in the dialog."""
+        """Click a button, and the confirming button of the dialog."""
         self.page.get_by_role("button", name=button, exact=True).click()
         self.page.get_by_role("dialog").get_by_role("button", name=yes).click()
         expect(self.page.get_by_role("dialog")).to_have_count(0)
@@ -72,7 +72,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own: the page shows every queue."""
+    """Run a separate server, since the page shows every queue."""
     with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
         yield server.url
 

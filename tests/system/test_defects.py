@@ -1,4 +1,4 @@
-"""Programs that break inside, or are killed: what was in their hands goes on elsewhere."""
+"""Programs that fail or are killed: other programs continue with their chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_WAIT = Backoff(first_ms=0, max_ms=0)
 
 @pytest.fixture
 def start_defective(start_worker: Start, tmp_path: Path) -> StartDefective:
-    """Start a worker of `apps/defective.py`; it breaks when a file is made in the folder."""
+    """Start a worker of `apps/defective.py`; it fails when a file is created in the folder."""
     folder = tmp_path / "defects"
     folder.mkdir()
 
@@ -133,7 +133,7 @@ def test_an_api_that_was_killed_has_kept_nothing(
 
 
 def until_there(folder: Path, pattern: str) -> None:
-    """Look until another process has made such a file."""
+    """Wait until another process has created such a file."""
     for _ in range(3_000):
         if list(folder.glob(pattern)):
             return

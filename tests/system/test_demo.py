@@ -1,4 +1,4 @@
-"""`opsqueue demo` and `opsqueue dev`: everything in one terminal, and nothing left afterwards."""
+"""`opsqueue demo` and `opsqueue dev`: everything in one terminal, and nothing left over."""
 
 from __future__ import annotations
 

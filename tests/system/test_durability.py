@@ -1,4 +1,4 @@
-"""Servers that are killed, or that lose their last writes, under real programs."""
+"""Servers that are killed or lose their last writes, used by real programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def start_api(start: Start, store_url: str) -> Start:
 
 @contextmanager
 def slow_disk(server: EmbeddedServer, *, delay_ms: int) -> Iterator[None]:
-    """Let each fsync of a server take so long, from now on; skips where that can't be done."""
+    """Delay each fsync of a server from now on; skip the test where that is not possible."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")

@@ -1,4 +1,4 @@
-"""Clients, consumers and stores that were made, and used, before a fork."""
+"""Clients, consumers and stores that were created and used before a fork."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def complete_some(client: ProducerClient, queue: Queue, count: int) -> Expected:
 
 
 def mistakes(client: ProducerClient, expected: Expected, *, seed: int, count: int = 5) -> list[str]:
-    """Read some submissions' results, two threads at a time; give what was not right."""
+    """Read some submissions' results, two threads at a time; return the errors."""
 
     def read(id_: SubmissionId) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""A real API without tokens, asked by names that somebody else may own."""
+"""A real API without tokens, reached by names that somebody else may own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def url_of(api: Process) -> str:
 
 @contextmanager
 def resolving(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let this name be this machine, as a rebound one is."""
+    """Resolve a name to this machine, like a rebound one."""
     resolve = socket.getaddrinfo
 
     def resolve_it(host: Any, *rest: Any, **more: Any) -> Any:
@@ -53,7 +53,7 @@ def resolving(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def status_of(url: str, *lines: str) -> int:
-    """Send these lines as a request, and give the answer's status."""
+    """Send these lines as a request, and return the answer's status."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())

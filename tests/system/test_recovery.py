@@ -1,4 +1,4 @@
-"""Everything around a worker fails while 200 chunks run: they end complete, each counted once."""
+"""Everything around a worker fails while 200 chunks run: all complete, each counted once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Run:
     def check(
         self, submission_id: SubmissionId, chunks: int = CHUNKS, within_s: float = 60
     ) -> None:
-        """Complete, in order, each counted once, nothing left in anybody's hands."""
+        """Check that the results are complete and in order, counted once, and none reserved."""
         deadline = time.monotonic() + within_s
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Redis behind its own locks: users with no more rights than are needed, and TLS."""
+"""Access control of Redis: users with only the needed rights, and TLS."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def url_of(server: EmbeddedServer, role: str) -> str:
 
 
 def printed(*arguments: str) -> str:
-    """The line that a person gets, with a password in its place."""
+    """Return the line that the command prints, with a password in it."""
     return str(
         CliRunner()
         .invoke(main, ["acl", *arguments], catch_exceptions=False)

@@ -1,7 +1,7 @@
-"""Two tenants of one API, each with a token for its own queue: what one can do to the other.
+"""Two tenants of one API, each with a token for its own queue: attacks on the other tenant.
 
-One real API process on one server and one store. The attacker knows everything of the victim that
-can leak: prefix, ids, tokens of reservations, worker names and idempotency keys.
+They share a real API process, a server and a store. The attacker knows everything of the victim
+that can leak: prefix, ids, tokens of reservations, worker names and idempotency keys.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def client_of(api_url: str, tenant: str, queue: str = "") -> httpx.Client:
 
 @dataclass
 class Victim:
-    """A submission of four chunks: one done, one with an error, one in hand, one free."""
+    """A submission of four chunks: one done, one with an error, one reserved, one ready."""
 
     http: httpx.Client
     redis: redis.Redis
@@ -80,7 +80,7 @@ class Victim:
     held: dict[str, Any]
 
     def state(self) -> dict[str, Any]:
-        """All that there is of it, in Redis and in the store."""
+        """Return all of the victim's data in Redis and in the store."""
         keys = self.redis.scan_iter(match=base_key(VICTIM) + "*", count=1_000)
         in_redis = {
             key: self.redis.dump(key) for key in keys if b"sweeper:" not in key
@@ -132,7 +132,7 @@ def victim(api_url: str, redis_url: str, module_store_url: str) -> Iterator[Vict
 def attacker(
     request: pytest.FixtureRequest, api_url: str, victim: Victim
 ) -> Iterator[httpx.Client]:
-    """Speaks to its own queue; the victim has all that it had when the test ends."""
+    """A client of its own queue; at the end the victim's data must be unchanged."""
     before = victim.state()
     with client_of(api_url, "attacker", request.param) as http:
         yield http

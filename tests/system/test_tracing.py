@@ -1,4 +1,4 @@
-"""One trace over real processes, sent to a collector of our own as they end."""
+"""A trace across real processes, sent to the test's collector when they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 
 class Collector:
-    """Takes spans as OTLP over HTTP."""
+    """A collector that accepts spans as OTLP over HTTP."""
 
     def __init__(self) -> None:
         collector = self

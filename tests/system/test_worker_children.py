@@ -1,4 +1,4 @@
-"""What handlers do to the processes that they run in, and what the end of a worker does to them."""
+"""Handlers that affect their processes, and the end of a worker with its children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools, limits, signals and what else `opsqueue-worker` can be told."""
+"""Pools, limits, signals and other options of `opsqueue-worker`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def meeting(tmp_path: Path) -> Path:
 def queue_of_pool(
     request: pytest.FixtureRequest, redis_url: str, module_store_url: str
 ) -> Iterator[str]:
-    """Run a worker of each pool in turn, for tests that leave it as it was; the queue it serves."""
+    """Run a worker of each pool in turn, for tests that do not change it; return its queue."""
     queue_name = f"test-{secrets.token_hex(6)}"
     with running(
         *("opsqueue_worker", "tasks:app", "--concurrency", "2", "--pool", request.param),

@@ -1,4 +1,4 @@
-"""The worker as users run it: real processes on a real server, really killed."""
+"""The worker as users run it: real processes with a real server, which are really killed."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_killed_workers_chunks_are_taken_over(
     assert (len(gone), alive) == (2, [])
 
 
-def test_a_cancelled_submissions_chunk_in_hand_becomes_void(
+def test_a_reserved_chunk_of_a_cancelled_submission_is_revoked(
     start_worker: Start, producer: ProducerClient, store_url: str, tmp_path: Path
 ) -> None:
     """Within a heartbeat the handler can know; its result is not stored."""

@@ -1,4 +1,4 @@
-"""What a worker does at each signal: stop, give back, replace its children, print its stacks."""
+"""A worker's reaction to signals: stop, release chunks, replace children, print stacks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Begin = Callable[..., Begun]
 
 @pytest.fixture
 def begin(start_worker: Start, producer_of: ProducerOf, tmp_path: Path) -> Begin:
-    """Start a worker of one child, and a submission whose chunk runs in it until `go` is there.
+    """Start a worker with one child, and a submission whose chunk runs until `go` exists.
 
-    Gives the worker, a producer, and the submission's id.
+    Return the worker, a producer, and the submission's id.
     """
 
     def start_and_wait(*options: str, **settings: Any) -> Begun:
@@ -40,7 +40,7 @@ def begin(start_worker: Start, producer_of: ProducerOf, tmp_path: Path) -> Begin
 
 
 def check_given_back(producer: ProducerClient, submission_id: SubmissionId) -> None:
-    """Nobody has its chunk in hand, and no attempt of it was used."""
+    """Check that its chunk is not reserved and that no attempt of it was used."""
     status = producer.get_submission(submission_id)
     assert status is not None
     assert (status.chunks_in_hand, status.last_failure) == (0, None)

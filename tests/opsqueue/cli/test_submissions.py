@@ -301,7 +301,7 @@ def test_operations_that_failed_are_told_apart(
     assert second == json.loads(errors.stdout)
 
 
-def test_failed_operations_alone_are_handed_in_anew(
+def test_failed_operations_alone_are_submitted_again(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
     """The id is on standard output; what is asked for wrongly is named."""

@@ -148,7 +148,7 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(
         (b"1\n" + b"1" * (MAX_LINE_BYTES + 1), "line 2, column 16,777,217", "16,777,216 bytes"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_handed_in(
+def test_a_bad_line_is_named_and_nothing_submitted(
     run: Run, queue: Queue, store: ObjectStore, tmp_path: Path, text: bytes, where: str, why: str
 ) -> None:
     """Neither a submission nor objects are left."""
@@ -168,7 +168,7 @@ def test_a_bad_line_is_named_and_nothing_handed_in(
 @pytest.mark.parametrize(
     ("line", "why"), [("[" * 200 + "]" * 200, "128 levels"), ("9" * 30, "64 bits")]
 )
-def test_a_line_that_no_codec_carries_is_refused_and_nothing_handed_in(
+def test_a_line_that_no_codec_carries_is_refused_and_nothing_submitted(
     run: Run, queue: Queue, store: ObjectStore, line: str, why: str
 ) -> None:
     """As over HTTP."""

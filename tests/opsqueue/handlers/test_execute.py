@@ -269,7 +269,7 @@ def test_pickle_works_where_the_handler_allows_it(queue_name: str) -> None:
     assert pickle.decode(store.get(output_key("p", 0))) == [{1}, {2}, {3}]
 
 
-def test_a_void_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
+def test_a_revoked_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
     """Nobody wants its result any more."""
     report = execute(reservation(), chunk_handler(pytest.fail), store, is_void=lambda: True)
 

@@ -282,7 +282,7 @@ def test_what_befalls_the_whole_chunk_is_not_collected(
     assert not isinstance(caught.value, AssertionError)
 
 
-def test_an_operation_of_a_void_chunk_that_raises_ends_the_chunk(invoker: Invoker) -> None:
+def test_an_operation_of_a_revoked_chunk_that_raises_ends_the_chunk(invoker: Invoker) -> None:
     """Nobody wants the rest any more."""
     calls = []
 

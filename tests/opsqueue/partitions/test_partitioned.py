@@ -127,7 +127,7 @@ def test_a_token_of_a_partition_that_is_not_there_is_lost(queue: Queue) -> None:
     assert queue.complete_chunks([Token("1-1:0000000000000000098:0")]) == [Lost()]
 
 
-def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: Queue) -> None:
+def test_a_heartbeat_reports_what_is_revoked_in_all_partitions(queue: Queue) -> None:
     spread(queue)
     chunks = take(queue, limit=100)
     gone = {chunk.token for chunk in chunks[::3]}

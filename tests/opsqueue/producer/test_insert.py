@@ -327,7 +327,7 @@ def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
         producer.insert_submission([1], chunk_size=1, retention=-1)
 
 
-def test_a_client_that_is_given_another_queue_hands_in_there(
+def test_a_client_that_is_given_another_queue_submits_there(
     producer: ProducerClient, queue: Queue, client: redis.Redis
 ) -> None:
     """As it reads and waits there."""

@@ -11,7 +11,7 @@ from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
 
-def test_what_a_worker_rightly_holds_is_not_void(queue: Queue) -> None:
+def test_what_a_worker_rightly_holds_is_not_revoked(queue: Queue) -> None:
     """It goes on."""
     insert(queue, 3)
     tokens = tokens_of(take(queue, 2))
@@ -21,7 +21,7 @@ def test_what_a_worker_rightly_holds_is_not_void(queue: Queue) -> None:
     assert (frozenset(), 0) == (alive.void, alive.released)
 
 
-def test_chunks_of_a_cancelled_submission_are_void(queue: Queue) -> None:
+def test_chunks_of_a_cancelled_submission_are_revoked(queue: Queue) -> None:
     """The worker can stop early; other submissions' chunks go on."""
     cancelled, running = insert(queue, 2), insert(queue, 1)
     chunks = take(queue, 3)
@@ -34,7 +34,7 @@ def test_chunks_of_a_cancelled_submission_are_void(queue: Queue) -> None:
     assert running == chunks[2].source.submission_id
 
 
-def test_chunks_of_a_failed_submission_are_void(queue: Queue) -> None:
+def test_chunks_of_a_failed_submission_are_revoked(queue: Queue) -> None:
     """Another chunk's failure ended it."""
     insert(queue, 2, max_attempts=1)
     first, second = tokens_of(take(queue, 2))
@@ -43,7 +43,7 @@ def test_chunks_of_a_failed_submission_are_void(queue: Queue) -> None:
     assert frozenset({second}) == queue.heartbeat("w1", tokens=[second]).void
 
 
-def test_a_lost_reservation_is_void(queue: Queue, clock: Clock) -> None:
+def test_a_lost_reservation_is_revoked(queue: Queue, clock: Clock) -> None:
     """Also when somebody else holds the chunk by now."""
     insert(queue, 1)
     token = queue.reserve_chunks("w1", reservation_ms=10).chunks[0].token

@@ -118,7 +118,7 @@ def test_deleted_orphans_are_gone(store: MemoryStore, queue: Queue) -> None:
     assert queue.forget_submissions().prefixes == ()
 
 
-def test_an_upload_that_is_handed_in_meanwhile_keeps_its_objects(
+def test_an_upload_that_is_submitted_meanwhile_keeps_its_objects(
     store: MemoryStore, queue: Queue
 ) -> None:
     """Between the listing and the deletion."""

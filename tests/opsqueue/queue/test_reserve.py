@@ -77,7 +77,7 @@ def test_no_chunk_is_handed_out_twice(queue: Queue) -> None:
     assert take(queue, 10, worker="w3") == []
 
 
-def test_chunks_given_back_come_before_the_cursor_in_ascending_index(queue: Queue) -> None:
+def test_released_chunks_come_before_the_cursor_in_ascending_index(queue: Queue) -> None:
     """Results are wanted in order: early holes are filled first."""
     insert(queue, 5)
     chunks = take(queue, 3)
@@ -88,7 +88,7 @@ def test_chunks_given_back_come_before_the_cursor_in_ascending_index(queue: Queu
     assert indexes_of(again) == [0, 1, 2, 3, 4]
 
 
-def test_ten_comes_after_nine_among_chunks_given_back(queue: Queue) -> None:
+def test_ten_comes_after_nine_among_released_chunks(queue: Queue) -> None:
     """By number, not by text."""
     insert(queue, 12)
     chunks = take(queue, 12)
@@ -166,7 +166,7 @@ def test_a_stale_entry_in_the_index_of_work_is_passed_over(
     assert raw.ready() == []
 
 
-def test_a_reserve_is_a_sign_of_life(queue: Queue, raw: Raw) -> None:
+def test_a_reserve_counts_as_a_heartbeat(queue: Queue, raw: Raw) -> None:
     """A worker that holds something is always known to reclaim_dead."""
     insert(queue)
 

@@ -129,7 +129,7 @@ def test_a_lost_chunk_is_left_to_whoever_has_it(
     assert "lost chunk" in caplog.text
 
 
-def test_a_cancelled_submissions_chunk_is_void(
+def test_a_cancelled_submissions_chunk_is_revoked(
     consumer: ConsumerClient, queue: Queue, insert: Insert
 ) -> None:
     """Since the next heartbeat."""

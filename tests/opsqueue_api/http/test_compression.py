@@ -1,4 +1,4 @@
-"""gzip, both ways."""
+"""gzip of requests and of answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT_BYTES = 2_000
 
 
 class Source:
-    """Parts that are made one after the other, and the fact that it was closed."""
+    """Parts that are produced one after the other; records that it was closed."""
 
     def __init__(self) -> None:
         self.made = 0

@@ -1,4 +1,4 @@
-"""Which names an API without tokens answers to: no page may reach it by a name of its own."""
+"""The names that an API without tokens answers to: no page may reach it by its own name."""
 
 from __future__ import annotations
 

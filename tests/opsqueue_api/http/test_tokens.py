@@ -1,4 +1,4 @@
-"""How tokens are written, and what is refused without showing a secret."""
+"""Parsing of tokens, and errors that do not show a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a consumer in any language meets: the endpoints, with contents as JSON or bytes."""
+"""The routes for consumers in any language, with contents as JSON or bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WANTED = {"worker": "node-1", "strategy": "Oldest", "include_operations": True}
 
 @pytest.fixture
 def client(real_client: redis.Redis) -> redis.Redis:
-    """A real server alone: fakeredis has the state machine's own suite."""
+    """Use only a real server; the state machine's own suite covers fakeredis."""
     return real_client
 
 
@@ -258,7 +258,7 @@ def encoded(*results: Any, codec: str = "msgpack+zstd") -> str:
 
 
 def with_errors(*results: Any) -> str:
-    """As a handler's output that collects errors, a None being one."""
+    """Encode an output of a handler that collects errors; each None becomes an error."""
     failed = OperationError(type="ValueError", message="no")
     output = [failed if result is None else result for result in results]
     data = encode_output(output, open_codec("msgpack+zstd"), collects=True).data
@@ -534,7 +534,7 @@ def test_a_failure_is_kept_with_the_submission(http: httpx.Client) -> None:
     )
 
 
-def test_a_heartbeat_says_what_is_void(http: httpx.Client, queue: Queue) -> None:
+def test_a_heartbeat_reports_what_is_revoked(http: httpx.Client, queue: Queue) -> None:
     """Of the tokens that it names; the worker is listed with what it tells of itself."""
     cancelled, going = insert(http, [1]), insert(http, [2])
     tokens = [chunk["token"] for chunk in reserve(http, max=2)]

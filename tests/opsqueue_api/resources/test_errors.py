@@ -180,7 +180,7 @@ def test_a_producer_over_http_sees_them(
     api.close()
 
 
-def test_failed_operations_alone_are_handed_in_anew(
+def test_failed_operations_alone_are_submitted_again(
     http: httpx.Client, work: Callable[..., None], queue: Queue
 ) -> None:
     """201 and the new submission; the same one when it is asked again; nothing failed: 409."""

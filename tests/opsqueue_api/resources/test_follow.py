@@ -1,4 +1,4 @@
-"""GET .../results?follow=true: results while the submission still runs."""
+"""GET .../results?follow=true: results while the submission is in progress."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def kept_rooms(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
 
 
 @pytest.mark.parametrize("trouble", ["codec", "not there", "no JSON"])
-def test_room_is_given_back_by_an_answer_that_never_begins(
+def test_room_is_released_by_an_answer_that_never_begins(
     client: redis.Redis,
     store: ObjectStore,
     queue: Queue,
@@ -203,7 +203,7 @@ def test_room_is_given_back_by_an_answer_that_never_begins(
 
 @pytest.mark.parametrize("accepts", ["identity", "gzip"])
 @pytest.mark.parametrize("what", ["results?follow=true", "events"])
-def test_room_is_given_back_by_an_answer_that_is_closed_unread(
+def test_room_is_released_by_an_answer_that_is_closed_unread(
     client: redis.Redis,
     store: ObjectStore,
     queue: Queue,

@@ -1,4 +1,4 @@
-"""`/metrics` and `…/scaling`: what Redis counts, and how the API answers."""
+"""`/metrics` and `…/scaling`: the counts in Redis, and the durations of the API's requests."""
 
 from __future__ import annotations
 

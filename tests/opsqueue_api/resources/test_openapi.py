@@ -1,4 +1,4 @@
-"""/openapi.json: what it says is what is routed, and what is answered."""
+"""/openapi.json agrees with the routes and with their answers."""
 
 from __future__ import annotations
 
@@ -156,9 +156,9 @@ _PLAIN = {"accept-encoding": "identity"}
 
 
 def failure_of(operation: Any, all_there: list[dict[str, str]]) -> str:
-    """Ask as the document says, and as it does not; "" when all is as told.
+    """Send requests as the document says, and others; return "" if the answers agree with it.
 
-    What is asked rightly is asked of what is there, too.
+    Valid requests also use existing ids.
     """
     # JSON Schema can't say what fields of a body must hold together (back-off, numbers of chunks
     # and operations), nor what a strategy's text is, and takes 7.0 for an integer.

@@ -1,4 +1,4 @@
-"""Status with its long poll, cancel, lists, counts."""
+"""The status with its long poll, cancelling, lists and counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def insert(http: httpx.Client, **more: object) -> str:
 
 @pytest.fixture
 def has_read(monkeypatch: pytest.MonkeyPatch) -> Event:
-    """Set when somebody has read a submission's state: a long poll is then about to wait."""
+    """Set when a submission's state has been read, just before a long poll waits."""
     event = Event()
     get = Queue.get_submission
 

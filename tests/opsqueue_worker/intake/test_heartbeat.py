@@ -1,4 +1,4 @@
-"""Beats of one worker on several queues."""
+"""Heartbeats of one worker on several queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHIN_S = 20.0
 
 
 class Beaten:
-    """What the heartbeat has of an intake; says when it is beaten, and may hang then."""
+    """The part of an intake that the heartbeat uses; announces heartbeats, and may hang then."""
 
     def __init__(self, label: str, *, fails: bool = False) -> None:
         self.queue = SimpleNamespace(label=label, heartbeat=self._heartbeat)

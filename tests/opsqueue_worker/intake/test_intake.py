@@ -20,7 +20,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intake import Intake
 
 WITHIN_S = 3.0
-"""Less than the 5 s after which an intake looks again by itself."""
+"""Less than the 5 s after which an intake checks the queue by itself."""
 
 
 class OnePlace:
@@ -91,7 +91,7 @@ def intake_of(queue: Queue, pool: OnePlace, **options: Any) -> Intake:
 
 
 class SlowQueue(Queue):
-    """Answers when it is let."""
+    """A queue that answers when the test allows it."""
 
     let = threading.Event()
 
@@ -101,7 +101,7 @@ class SlowQueue(Queue):
 
 
 class EndlessPool(OnePlace):
-    """Has a place for every chunk, and ends none."""
+    """A pool that has a place for every chunk and finishes none."""
 
     def take_places(self, limit: int) -> int:
         if limit == 0:
@@ -216,7 +216,7 @@ def test_places_that_one_queue_gives_back_wake_another(
 
 
 class DeafQueue(Queue):
-    """No wake-up ever comes through; says when somebody sleeps, and sleeps until it is let."""
+    """A queue without wake-ups; announces when an intake sleeps, until the test ends the sleep."""
 
     sleeps = threading.Event()
     let = threading.Event()

@@ -1,4 +1,4 @@
-"""Which partitions a worker knows of, and what it does before it knows."""
+"""The partitions that a worker knows, and its behaviour before it knows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log says of a chunk."""
+"""The log lines of a chunk."""
 
 from __future__ import annotations
 

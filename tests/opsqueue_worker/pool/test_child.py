@@ -1,4 +1,4 @@
-"""What a child and its parent say to each other, and when."""
+"""The messages between a child and its parent, and their times."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HELLO = Hello(
 
 
 class HangingStore(MemoryStore):
-    """Keeps who stores something waiting."""
+    """A store whose writes wait for the test."""
 
     def __init__(self) -> None:
         super().__init__("hanging")

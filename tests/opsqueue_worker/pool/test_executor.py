@@ -1,4 +1,4 @@
-"""How a child takes chunks from input to report, without a process."""
+"""A child's processing of chunks from input to report, without a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What parent and child say to each other."""
+"""The encoding of messages between parent and child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far ahead a worker reserves."""
+"""The number of chunks that a worker reserves ahead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SoftTimeLimitExceeded in the middle of a handler, in each way that it can run."""
+"""SoftTimeLimitExceeded in the middle of a handler, in each kind of pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child says of its chunks in shared memory, read while it is written."""
+"""The status of a child's chunks in shared memory, read while it is written."""
 
 from __future__ import annotations
 
