@@ -116,7 +116,7 @@ def test_a_producer_is_told_what_the_api_is_told(
 
 
 def test_only_inserts_wait(http: httpx.Client, client: redis.Redis) -> None:
-    """Whoever cancelled or retried what is lost sees it in the status, and does it again."""
+    """A lost cancel or retry is visible in the status and can be repeated."""
     client.config_set("appendfsync", "always")
     id_ = insert(http).json()["id"]
     client.config_set("appendfsync", "everysec")

@@ -59,7 +59,7 @@ def url(request: pytest.FixtureRequest, redis_url: str) -> str:
 def test_a_killed_consumers_chunk_is_done_by_another(
     start: Start, url: str, store: str, queue_name: str, producer: ProducerClient
 ) -> None:
-    """No worker is there: the API, or the other consumer, takes it back; an attempt is used."""
+    """There is no worker: the API or the other consumer reclaims it, which uses an attempt."""
     id_ = producer.insert_submission([41], chunk_size=1, backoff=NO_WAIT)
     dying = start("consume", url, store, queue_name, "hang")
     dying.wait_for_line("got 41")

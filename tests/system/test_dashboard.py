@@ -297,7 +297,7 @@ def test_errors_of_operations_are_told_and_retried_alone(
 def test_a_lost_connection_is_told_and_made_again(
     live: Live, start: Start, redis_url: str, module_store_url: str, queue_name: str
 ) -> None:
-    """With what is seen being old, until the API is back; nothing is reloaded."""
+    """The page shows old data until the API is back, without reloading."""
     serve = {"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": module_store_url}
     api = start("opsqueue_api", "--port", "0", cwd=APPS, **serve)
     live.url = api.wait_for_line("ready on ").rpartition(" ")[2]

@@ -60,7 +60,7 @@ def test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it(
     queue_name: str,
     tmp_path: Path,
 ) -> None:
-    """With exit code 1, and no attempt used."""
+    """The exit code is 1, and no attempt is used."""
     worker, folder = start_defective("--heartbeat-interval", "0.1", "--shutdown-timeout", "0.2")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until_there(tmp_path, "started-0-1-*")
@@ -99,7 +99,7 @@ def test_an_api_that_was_killed_has_kept_nothing(
     queue_name: str,
     tmp_path: Path,
 ) -> None:
-    """Who waited goes on waiting at the one that its supervisor starts."""
+    """Waiting clients continue with the API that its supervisor starts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -32,7 +32,7 @@ def test_the_demo_checks_its_totals_and_leaves_nothing(start: Start, tmp_path: P
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_demo_leaves_nothing(start: Start, tmp_path: Path, number: int) -> None:
-    """Ctrl-C in the middle ends every process it has started."""
+    """Ctrl-C in the middle ends every process that it has started."""
     demo = start("opsqueue.cli", "demo", "-c", "1", TMPDIR=str(tmp_path))
     demo.wait_for_line("submitted")
     family = psutil.Process(demo.pid).children(recursive=True)
@@ -100,7 +100,7 @@ def test_a_part_that_dies_ends_dev_and_is_named(
 
 
 def test_a_second_dev_in_the_same_folder_is_refused(start: Start, tmp_path: Path) -> None:
-    """Its server would write the first one's files, its worker take the first one's chunks."""
+    """It would use the first one's files and chunks."""
     options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
     start("opsqueue.cli", "dev", "tasks:app", *options).wait_for_line("Ctrl-C ends it")
 

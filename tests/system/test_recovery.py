@@ -201,7 +201,7 @@ def test_a_worker_outlives_a_flushed_server(start_quick: Start, run: Run) -> Non
 
 
 def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick: Start, run: Run) -> None:
-    """Stopped past its timeout, its chunks are taken over; awake again it goes on with others."""
+    """After its timeout its chunks are taken over; later it continues with others."""
     stalled = start_quick()
     submission_id = run.submit()
     run.wait_until_some_ran()

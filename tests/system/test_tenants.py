@@ -236,7 +236,7 @@ def test_anothers_submission_is_not_found_in_ones_own_queue(
 def test_anothers_reservation_is_lost_in_ones_own_queue(
     attacker: httpx.Client, victim: Victim
 ) -> None:
-    """With its very token: nothing is stored, counted, failed or given back."""
+    """Even with its token nothing is stored, counted, failed or released."""
     token = victim.held["token"]
     reports = {
         "/chunks/complete": {"chunks": [{"token": token}]},

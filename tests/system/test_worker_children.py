@@ -65,7 +65,7 @@ def test_a_chunk_is_reported_while_the_next_one_runs(
 def test_a_second_stop_delivers_its_reports(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """What is given back is reported; nobody has to take over."""
+    """Released chunks are reported, so no worker needs to take them over."""
     worker = start_worker("--concurrency", "2", "--heartbeat-interval", "0.5")
     producer_of().insert_submission([["wait", str(tmp_path)]] * 2, chunk_size=1)
     while len(list(tmp_path.glob("started-*"))) < 2:

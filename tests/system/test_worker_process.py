@@ -205,7 +205,7 @@ def test_a_killed_workers_chunks_are_taken_over(
 def test_a_reserved_chunk_of_a_cancelled_submission_is_revoked(
     start_worker: Start, producer: ProducerClient, store_url: str, tmp_path: Path
 ) -> None:
-    """Within a heartbeat the handler can know; its result is not stored."""
+    """The handler can notice it within a heartbeat; its result is not stored."""
     start_worker("--heartbeat-interval", "0.1")
     submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until(lambda: list(tmp_path.glob("started-*")))

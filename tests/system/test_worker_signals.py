@@ -47,7 +47,7 @@ def check_given_back(producer: ProducerClient, submission_id: SubmissionId) -> N
 
 
 def test_a_second_stop_gives_back_at_once(begin: Begin) -> None:
-    """The chunk that runs goes back with its attempt unused; exit code 0."""
+    """The running chunk is released with its attempt unused; the exit code is 0."""
     worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def test_a_second_stop_gives_back_at_once(begin: Begin) -> None:
 def test_a_term_while_it_starts_ends_it_at_once(
     start: Start, redis_url: str, store_url: str, queue_name: str
 ) -> None:
-    """Nothing is in hand yet; exit code 0."""
+    """The worker holds no chunks yet; the exit code is 0."""
     worker = start(
         *("opsqueue_worker", "tasks:app", "-c", "4"),
         OPSQUEUE_REDIS_URL=redis_url,
@@ -97,7 +97,7 @@ def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
 
 
 def test_quit_gives_back_at_once(begin: Begin) -> None:
-    """As two TERMs do."""
+    """It has the same effect as two TERMs."""
     worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGQUIT)
@@ -107,7 +107,7 @@ def test_quit_gives_back_at_once(begin: Begin) -> None:
 
 
 def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin: Begin) -> None:
-    """The orchestrator's patience is not endless."""
+    """The chunk is released, since the orchestrator does not wait forever."""
     worker, producer, submission_id = begin("--shutdown-timeout", "0.5")
 
     worker.signal(signal.SIGTERM)

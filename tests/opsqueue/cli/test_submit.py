@@ -38,7 +38,7 @@ def id_of(result: Result) -> SubmissionId:
 
 
 def test_the_id_alone_is_on_standard_output(run: Run, queue: Queue, numbers: str) -> None:
-    """So that a script can take it; that nobody works on it yet is said elsewhere."""
+    """A script can use it; the warning about missing workers goes to standard error."""
     result = run("submit", queue.name, numbers, "--chunk-size", "3")
 
     submission = queue.get_submission(id_of(result))
@@ -87,7 +87,7 @@ def test_an_idempotency_key_gives_the_first_one(run: Run, queue: Queue, numbers:
 def test_an_insert_that_is_not_confirmed_gives_its_id_all_the_same(
     run: Run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is inserted: a script that has no id would hand it in again."""
+    """It was inserted, and a script without the id would submit it again."""
     insert = ProducerClient.insert_submission
 
     def insert_in_doubt(self: ProducerClient, *arguments: Any, **options: Any) -> None:
@@ -151,7 +151,7 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(
 def test_a_bad_line_is_named_and_nothing_submitted(
     run: Run, queue: Queue, store: ObjectStore, tmp_path: Path, text: bytes, where: str, why: str
 ) -> None:
-    """Neither a submission nor objects are left."""
+    """Neither a submission nor objects are left behind."""
     file = tmp_path / "in.jsonl"
     file.write_bytes(text)
 

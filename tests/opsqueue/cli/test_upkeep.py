@@ -52,7 +52,7 @@ def test_a_queues_retention_is_set_shown_and_removed(run: Run, queue_name: str) 
 def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     run: Run, real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Setting it before the first submission is right; it may be a typo, too."""
+    """A setting before the first submission is allowed, but the name may be a typo."""
     Queue(real_client, queue_name).insert_submission(new_submission(queue_name))
     typo = queue_name + "_"
 
@@ -92,7 +92,7 @@ def test_half_a_rate_limit_is_refused_by_its_options(run: Run, queue_name: str) 
 def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
     run: Run, queue_name: str
 ) -> None:
-    """There can't be fewer later."""
+    """The number of partitions can't be reduced later."""
     refused = run("partitions", "set", queue_name, "4")
     before = run("partitions", "show", queue_name)
     meant = run("partitions", "set", queue_name, "4", "--new")

@@ -61,7 +61,7 @@ def test_plain_data_comes_back_as_it_was(name: str, operations: list[object]) ->
 @settings(max_examples=30)
 @given(operations=st.lists(st.binary() | st.dictionaries(INT_64, st.binary(), max_size=3)))
 def test_bytes_and_integer_keys_come_back_but_in_json(name: str, operations: list[object]) -> None:
-    """The binary codecs carry bytes and keys that are no text."""
+    """The binary codecs support bytes and keys that are not text."""
     codec = open_codec(name, allow_pickle=True)
 
     assert operations == codec.decode(codec.encode(operations))
@@ -222,7 +222,7 @@ def test_a_frame_that_claims_more_than_the_limit_is_refused_by_its_head() -> Non
 
 @pytest.mark.parametrize("has_size", [True, False])
 def test_a_decompression_bomb_ends_at_the_limit(*, has_size: bool) -> None:
-    """A gigabyte in 32 KB takes no more memory than the limit and a piece; its claim is unused."""
+    """A gigabyte in 32 KB takes only the limit and a piece; its declared size is ignored."""
     size = 1 << 30
     compressor = zstandard.ZstdCompressor(write_content_size=has_size).compressobj(
         size=size if has_size else -1
@@ -282,7 +282,7 @@ def test_a_declared_length_is_read_from_the_head(name: str, length: int) -> None
     ("name", "head"), [("msgpack", b"\xdd\x10\x00\x00\x00"), ("cbor", b"\x9a\x10\x00\x00\x00")]
 )
 def test_a_declared_length_is_checked_before_anything_is_built(name: str, head: bytes) -> None:
-    """The list alone of so many would take 2 GiB."""
+    """The list alone would take 2 GiB."""
     with pytest.raises(EncodingError, match="list of 268,435,456, the chunk has 2 operations"):
         open_codec(name).decode(head, operations=2)
 
@@ -343,7 +343,7 @@ def test_a_custom_codec_is_a_pair_of_functions() -> None:
 
 
 def test_a_custom_codec_gives_bytes() -> None:
-    """A dumps that returns text is told so when it is used."""
+    """A dumps that returns text raises an error at its first use."""
     # The mistake that the type checker would find too.
     codec = CustomCodec("text", json.dumps, json.loads)  # type: ignore[arg-type]
 

@@ -107,7 +107,7 @@ BOMBS = {
 
 @pytest.mark.parametrize(("name", "data"), BOMBS.values(), ids=BOMBS)
 def test_a_few_bytes_that_say_they_are_many_cost_no_memory(name: str, data: bytes) -> None:
-    """Lengths are the sender's word."""
+    """A declared length is not trusted."""
     tracemalloc.start()
 
     with pytest.raises(EncodingError):

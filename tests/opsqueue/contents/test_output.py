@@ -114,7 +114,7 @@ def test_equal_tracebacks_are_stored_once_and_all_of_them_are_bounded() -> None:
 
 
 def test_text_that_is_no_unicode_is_stored_all_the_same() -> None:
-    """File names can hold lone surrogates."""
+    """File names can contain lone surrogates."""
     odd = OperationError(type="E", message="\udc80", traceback="\udc81")
 
     (read,) = errors_of(encode_output([odd], MSGPACK, collects=True).data).values()
@@ -167,7 +167,7 @@ def test_a_call_that_has_not_run_is_collected(call: Callable[[], object]) -> Non
 
 @pytest.mark.parametrize("collects", [False, True])
 def test_an_operation_without_a_result_is_a_defect(*, collects: bool) -> None:
-    """None is a result; what was never set is none."""
+    """None is a result, but a result that was never set is not."""
     with pytest.raises(OpsqueueInternalError, match="operation 1 of the chunk has neither"):
         encode_output([None, NO_RESULT], LENIENT, collects=collects)
 

@@ -175,7 +175,7 @@ def test_cbor_may_have_no_length_or_say_that_it_is_cbor(count: Any) -> None:
 
 @BOTH
 def test_raw_bytes_are_the_submitters_affair(count: Any) -> None:
-    """Also none, and those that begin as errors do."""
+    """They may be empty or begin like an envelope of errors."""
     for data in (b"", b"x", MAGIC, MAGIC + b"\xff" * 20):
         assert count(data, "raw", 7) == 0
     assert count(codec_of("raw+zstd").encode([b"x"]), "raw+zstd", 7) == 0
@@ -185,7 +185,7 @@ def test_raw_bytes_are_the_submitters_affair(count: Any) -> None:
 
 @BOTH
 def test_an_output_of_a_users_own_codec_is_not_empty(count: Any) -> None:
-    """Nobody but the user can tell more; whether errors are in it, everybody."""
+    """Only the user can check more, but errors in it can be counted."""
     envelope = encode_output([1, FAILED], codec_of("json"), collects=True).data
 
     assert count(b"whatever", "custom:mine", 3) == 0

@@ -302,7 +302,7 @@ def test_the_limit_holds_deep_in_a_call_stack(name: str) -> None:
     ],
 )
 def test_keys_that_become_one_are_refused(name: str, value: object) -> None:
-    """Else one of the values would be lost without a word."""
+    """Otherwise one of the values would be lost silently."""
     for operation in (value, [value], {"in": value}):
         with pytest.raises(EncodingError, match=r"operation 1 of the chunk.*two keys of a dict"):
             open_codec(name).encode([0, operation])

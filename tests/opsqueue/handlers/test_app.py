@@ -35,7 +35,7 @@ def test_a_queue_has_one_handler() -> None:
 
 
 def test_a_decorator_without_its_queue_says_how_to_write_it() -> None:
-    """`@app.operation_handler` without parentheses gets the function as its queue."""
+    """`@app.operation_handler` without parentheses gets the function instead of a queue."""
     app = Opsqueue()
 
     with pytest.raises(HandlerError, match=r'with its queue: @app\.operation_handler\("'):
@@ -87,7 +87,7 @@ def test_an_app_is_found_in_the_current_folder(folder: Path) -> None:
 
 
 def test_a_module_that_needs_something_missing_says_what(folder: Path) -> None:
-    """Not "no module found_tasks", which is there."""
+    """The message names the missing module, not found_tasks, which exists."""
     (folder / "needy_tasks.py").write_text("import surely_not_installed\n")
 
     with pytest.raises(HandlerError, match="needs 'surely_not_installed'"):
@@ -141,7 +141,7 @@ def test_a_module_that_exits_is_refused(folder: Path) -> None:
 
 
 def test_an_app_without_handlers_is_refused(folder: Path) -> None:
-    """A worker of it would wait for ever."""
+    """Its worker would wait forever."""
     (folder / "empty_tasks.py").write_text("from opsqueue import Opsqueue\napp = Opsqueue()\n")
 
     with pytest.raises(HandlerError, match="has no handlers"):

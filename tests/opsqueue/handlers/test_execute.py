@@ -222,7 +222,7 @@ def test_a_missing_input_fails_the_chunk_at_once(queue_name: str) -> None:
 def test_a_store_out_of_order_uses_no_attempt(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not the chunk's fault; it goes back, and waits a little."""
+    """The chunk is not to blame: it is released with a short delay."""
 
     def get(_: str) -> bytes:
         message = "the store is down"
@@ -248,7 +248,7 @@ def test_damaged_input_fails_the_chunk(queue_name: str) -> None:
 
 
 def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore) -> None:
-    """It can run any code of who submits it."""
+    """It can run any code of the submitter."""
     report = execute(reservation(codec="pickle"), chunk_handler(list), store)
 
     assert isinstance(report, Failed)
@@ -270,7 +270,7 @@ def test_pickle_works_where_the_handler_allows_it(queue_name: str) -> None:
 
 
 def test_a_revoked_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
-    """Nobody wants its result any more."""
+    """Its result is no longer needed."""
     report = execute(reservation(), chunk_handler(pytest.fail), store, is_void=lambda: True)
 
     assert isinstance(report, GivenBack)
@@ -334,7 +334,7 @@ def test_a_second_attempt_reports_the_errors_of_the_output_that_is_there(
 def test_whoever_comes_second_reports_the_errors_of_the_first_output(
     store: ObjectStore, function: Callable[[int], int]
 ) -> None:
-    """It stays, and with it the errors that it has, not ours."""
+    """The first output is kept, and its errors are reported."""
     store.create(output_key("p", 0), FIRST)
 
     report = execute(reservation(), operation_handler(function, on_error="collect"), store)
@@ -371,7 +371,7 @@ def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
 def test_a_store_that_works_again_while_an_output_is_stored_is_enough(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chunk is done as if nothing had been."""
+    """The chunk is completed as usual."""
     create, tries = store.create, []
 
     def create_at_last(key: str, data: bytes) -> bool:

@@ -47,7 +47,7 @@ def handler_of(function: Callable[..., Any], **options: Any) -> Handler:
 
 
 def test_several_plain_operations_run_at_once(invoker: Invoker) -> None:
-    """Four meet at a barrier that lets nobody through before."""
+    """Four of them meet at a barrier."""
     barrier = threading.Barrier(4, timeout=20)
 
     def meet(operation: int) -> int:
@@ -267,7 +267,7 @@ def raise_interrupt() -> None:
 def test_what_befalls_the_whole_chunk_is_not_collected(
     invoker: Invoker, fail: Callable[[], None], concurrency: int, *, is_async: bool
 ) -> None:
-    """A limit, lack of memory, an exit: also one that was turned into another error."""
+    """Limits, lack of memory and exits fail the chunk, even if turned into another error."""
 
     def plain(_: int) -> None:
         fail()
@@ -283,7 +283,7 @@ def test_what_befalls_the_whole_chunk_is_not_collected(
 
 
 def test_an_operation_of_a_revoked_chunk_that_raises_ends_the_chunk(invoker: Invoker) -> None:
-    """Nobody wants the rest any more."""
+    """The rest of the chunk is no longer needed."""
     calls = []
 
     def fail(operation: int) -> None:

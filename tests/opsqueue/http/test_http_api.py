@@ -189,7 +189,7 @@ def test_a_cancel_is_not_repeated_once_it_was_sent() -> None:
 
 
 def test_a_cancel_is_repeated_while_it_cannot_be_sent() -> None:
-    """Nobody has heard of it."""
+    """The API has not received it yet."""
     wire = Wire(httpx.ConnectError("refused"), OK)
 
     wire.api.queue("q").cancel_submission(ID)
@@ -452,7 +452,7 @@ def test_a_list_or_count_of_another_queue_is_never_handed_on() -> None:
 
 
 def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
-    """Else somebody would believe that theirs has ended."""
+    """Otherwise the caller would believe that its own submission has ended."""
     other = msgspec.structs.replace(BODY, id=SubmissionId(42))
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=other))
 
@@ -485,7 +485,7 @@ def test_reports_about_another_chunk_are_never_handed_on() -> None:
 
 
 def test_a_connection_with_a_wrong_answer_is_given_up() -> None:
-    """Every answer that would follow on it belongs to another request, too."""
+    """Every later answer on it would belong to another request, too."""
     connections: list[int] = []
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -160,7 +160,7 @@ def test_an_error_before_anything_was_uploaded_leaves_the_store_alone(
 
 
 def test_a_known_idempotency_key_leaves_the_store_alone(producer: ProducerClient) -> None:
-    """The first one's id is given."""
+    """The first submission's id is returned."""
     ids = {
         producer.insert_submission([1], chunk_size=1, idempotency_key="monday") for _ in range(2)
     }

@@ -330,7 +330,7 @@ def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
 def test_a_client_that_is_given_another_queue_submits_there(
     producer: ProducerClient, queue: Queue, client: redis.Redis
 ) -> None:
-    """As it reads and waits there."""
+    """It also reads and waits there."""
     producer.queue = f"{queue.name}-other"
 
     id_ = producer.insert_submission([1], chunk_size=1)

@@ -247,7 +247,7 @@ def test_waiting_without_a_worker_is_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A typo in the queue's name, most often; once, and not while a worker is there."""
+    """The log warns once, since a typo in the queue's name is likely."""
     monkeypatch.setattr("opsqueue.producer.wait._FIRST_POLL_S", 0.01)
     monkeypatch.setattr("opsqueue.producer.wait.LONG_POLL_S", 0.02)
     id_ = producer.insert_submission([1], chunk_size=1)

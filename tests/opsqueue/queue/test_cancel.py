@@ -13,7 +13,7 @@ from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, to
 def test_a_cancelled_submission_hands_out_nothing_more(
     queue: Queue, raw: Raw, clock: Clock
 ) -> None:
-    """Neither from its cursor, nor what was given back, nor what was delayed."""
+    """Neither new, nor released, nor delayed chunks are reserved."""
     id_ = insert(queue, 5)
     first, second, _ = tokens_of(take(queue, 3))
     queue.release_chunks([first])

@@ -60,7 +60,7 @@ def test_inputs_are_answered_until_their_deletion_is_said(queue: Queue) -> None:
 
 
 def test_a_large_submission_does_not_hold_up_the_others(queue: Queue) -> None:
-    """Who has had the least deleted comes first."""
+    """Submissions with the fewest deleted inputs come first."""
     large = complete(queue, 10)
     queue.delete_inputs(deleted={large: 5})
     small = complete(queue, 1)

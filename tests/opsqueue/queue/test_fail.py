@@ -178,7 +178,7 @@ def test_a_backoff_that_begins_at_zero_stays_zero_for_ever(
 
 
 def test_a_late_failure_is_lost(queue: Queue) -> None:
-    """It uses no attempt of a chunk that somebody else completed."""
+    """It uses no attempt of a chunk that another worker has completed."""
     id_ = insert(queue, 2, max_attempts=1)
     token = take_one(queue).token
     queue.complete_chunks([token])

@@ -31,7 +31,7 @@ def accounted(submission: Submission) -> tuple[int, int, int]:
 
 
 def test_as_many_as_allowed_may_fail(queue: Queue) -> None:
-    """The limit is what is allowed, not what is too much."""
+    """The limit itself is still allowed."""
     id_ = insert(queue, 3, chunk_size=10, max_failed_operations=4)
 
     complete(queue, 3, 0, 1)

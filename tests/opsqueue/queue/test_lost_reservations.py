@@ -485,7 +485,7 @@ def test_a_repair_says_what_it_looked_at(queue: Queue) -> None:
 def test_chunks_reserved_after_the_stream_was_read_are_not_taken_for_lost(
     client: redis.Redis, queue: Queue, raw: Raw, given_back: int, limit: int
 ) -> None:
-    """The repair had not seen them in anybody's hands: given back before, or above the cursor."""
+    """The repair did not see them as reserved: they were released before or above the cursor."""
     insert(queue, 20)
     repair_wholly(queue)
     held = take(queue, 10)

@@ -134,7 +134,7 @@ def test_two_watchers_do_not_wake_each_other(queue: Queue) -> None:
 def test_nobody_is_told_of_what_nobody_watches(
     queue: Queue, client: redis.Redis, clock: Clock, queue_name: str
 ) -> None:
-    """Neither before a watch nor after it."""
+    """There is no news before or after a watch."""
     unwatched, once = insert(queue, 1), insert(queue, 1)
     news_id = queue.watch_submission(once, watch_ms=1_000) or ""
     clock.advance(1_001)

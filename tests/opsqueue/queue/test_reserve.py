@@ -167,7 +167,7 @@ def test_a_stale_entry_in_the_index_of_work_is_passed_over(
 
 
 def test_a_reserve_counts_as_a_heartbeat(queue: Queue, raw: Raw) -> None:
-    """A worker that holds something is always known to reclaim_dead."""
+    """reclaim_dead always knows a worker that holds a chunk."""
     insert(queue)
 
     take(queue, 1, worker="newcomer")
@@ -260,7 +260,7 @@ def test_more_tokens_than_a_batch_are_refused(queue: Queue) -> None:
 
 
 def test_tokens_ascend(queue: Queue) -> None:
-    """An older reservation has the smaller token, within a call and between calls."""
+    """A later reservation has the larger token, within a call and between calls."""
     insert(queue, 4)
 
     tokens = [*tokens_of(take(queue, 2)), *tokens_of(take(queue, 2))]

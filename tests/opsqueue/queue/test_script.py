@@ -123,7 +123,7 @@ def test_wrong_arguments_name_what_the_script_takes(
 
 @pytest.mark.parametrize("name", [*(one.name for one in TRANSITIONS), *READINGS])
 def test_no_script_negates_a_number_that_may_be_0(name: str) -> None:
-    """Redis 7.0 writes -0 as "-0", which HINCRBY takes for no integer; `0 - n` is never it."""
+    """Redis 7.0 writes -0 as "-0", which HINCRBY refuses; `0 - n` avoids it."""
     negated = re.findall(r"[,(=]\s*-[a-z]\w*.*|return -[a-z].*", load_script(name).text)
 
     assert [] == negated

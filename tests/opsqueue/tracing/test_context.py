@@ -244,7 +244,7 @@ def test_a_store_out_of_order_is_seen_in_its_span(recorded: InMemorySpanExporter
 
 
 def test_a_chunk_that_nobody_wants_is_not_processed(recorded: InMemorySpanExporter) -> None:
-    """And no span says so."""
+    """There is no span for processing it."""
     store = open_store("memory://void")
     store.create(input_key("p", 0), CODEC.encode([1]))
 

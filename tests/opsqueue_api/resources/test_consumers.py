@@ -53,7 +53,7 @@ def complete(http: httpx.Client, *chunks: dict[str, Any]) -> httpx.Response:
 
 @pytest.mark.parametrize("worker", ["", "a/b", "..", "."])
 def test_a_worker_whose_name_no_path_can_have_is_refused(http: httpx.Client, worker: str) -> None:
-    """It could never give a sign of life."""
+    """It could never send a heartbeat."""
     answer = http.post("/chunks/reserve", json={**WANTED, "worker": worker})
 
     assert answer.status_code == 422
@@ -330,7 +330,7 @@ def test_a_refusal_names_the_chunk_and_its_token(http: httpx.Client) -> None:
 def test_one_report_that_is_refused_leaves_the_others_unchanged(
     http: httpx.Client, queue: Queue, store: ObjectStore, bad: dict[str, Any]
 ) -> None:
-    """Nothing is stored and nothing counted: all of it can be sent again."""
+    """Nothing is stored or counted, so all of it can be sent again."""
     id_ = insert(http, [1, 2, 3], chunk_size=1)
     chunks = reserve(http, max=3)
     good = [{"token": chunk["token"], "results": [7]} for chunk in chunks]
@@ -459,7 +459,7 @@ def test_a_chunk_that_is_named_twice_is_done_once(http: httpx.Client) -> None:
 def test_a_report_of_a_submission_that_has_ended_is_dropped(
     http: httpx.Client, store: ObjectStore, report: dict[str, Any]
 ) -> None:
-    """Nobody wants it: there is nothing to refuse."""
+    """The result is no longer needed, so nothing is refused."""
     id_ = insert(http, [1])
     (chunk,) = reserve(http)
     http.post(f"/submissions/{id_}/cancel")
@@ -535,7 +535,7 @@ def test_a_failure_is_kept_with_the_submission(http: httpx.Client) -> None:
 
 
 def test_a_heartbeat_reports_what_is_revoked(http: httpx.Client, queue: Queue) -> None:
-    """Of the tokens that it names; the worker is listed with what it tells of itself."""
+    """The answer names the tokens; the list of workers shows the heartbeat's info."""
     cancelled, going = insert(http, [1]), insert(http, [2])
     tokens = [chunk["token"] for chunk in reserve(http, max=2)]
     http.post(f"/submissions/{cancelled}/cancel")
@@ -550,7 +550,7 @@ def test_a_heartbeat_reports_what_is_revoked(http: httpx.Client, queue: Queue) -
 
 
 def test_a_worker_that_goes_leaves_its_chunks(http: httpx.Client, queue: Queue) -> None:
-    """At once, without using an attempt; twice is once."""
+    """They are released at once without using an attempt; a second call changes nothing."""
     insert(http, [1])
     reserve(http)
 
@@ -579,7 +579,7 @@ def test_a_wrong_report_is_refused(http: httpx.Client, path: str, body: dict[str
 
 
 def test_a_client_that_hung_up_is_noticed() -> None:
-    """What would be reserved for it, nobody would hear of."""
+    """Nobody would receive the chunks that would be reserved for it."""
     here, there = socket.socketpair()
     with here, there:
         before = has_closed(here)

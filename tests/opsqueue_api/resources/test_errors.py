@@ -183,7 +183,7 @@ def test_a_producer_over_http_sees_them(
 def test_failed_operations_alone_are_submitted_again(
     http: httpx.Client, work: Callable[..., None], queue: Queue
 ) -> None:
-    """201 and the new submission; the same one when it is asked again; nothing failed: 409."""
+    """They become a new submission; wrong requests are refused with a reason."""
     id_ = http.post("/submissions", json={"operations": [1, -2, -3], "chunk_size": 2}).json()["id"]
     early = http.post(f"/submissions/{id_}/retry?only=failed")
     work()

@@ -141,7 +141,7 @@ def test_following_ends_with_the_process(
 def test_followers_beyond_the_room_are_sent_away(
     client: redis.Redis, store: ObjectStore, queue_name: str, work: Work
 ) -> None:
-    """503, to come again; room is given back by one that is closed before it ends."""
+    """They get 503; a stream that is closed early releases its place."""
     app: App = create_app(client, store, long_polls=1)
     with client_of(app, f"/v1/queues/{queue_name}") as http:
         id_ = insert(http, 4)

@@ -116,7 +116,7 @@ class EndlessPool(OnePlace):
 def test_no_more_is_held_than_a_heartbeat_can_tell(
     real_client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a heartbeat's script does not get to would count as void, and never be done."""
+    """A heartbeat would treat further reservations as revoked, and they would never be done."""
     monkeypatch.setattr("opsqueue_worker.intake.intake.MAX_HELD", 3)
     pool, queue = EndlessPool(), Queue(real_client, queue_name)
     queue.insert_submission(

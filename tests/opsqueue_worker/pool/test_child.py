@@ -87,7 +87,7 @@ def token_of_report(connection: Connection) -> str:
 def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Closed earlier, its number is the next child's, which would hear what was not for it."""
+    """Otherwise the next child could get its number, and messages of another child."""
     is_speaking, goes_on = threading.Event(), threading.Event()
 
     def speak_slowly(connection: Connection, message: object) -> None:
@@ -135,7 +135,7 @@ def test_a_child_knows_no_redis_and_no_http() -> None:
 
 
 def test_a_child_whose_parent_is_gone_ends_without_a_word() -> None:
-    """On whatever thread it notices: others take over, and nobody needs a traceback."""
+    """Whichever thread notices it, no traceback is needed, since other workers take over."""
     program = """
 import socket
 from multiprocessing.connection import Connection
