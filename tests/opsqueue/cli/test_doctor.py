@@ -64,7 +64,7 @@ def test_all_is_well(run: Run, document: Document, durable: EmbeddedServer) -> N
 def test_work_without_workers_is_a_warning(
     run: Run, document: Document, durable: EmbeddedServer, real_client: redis.Redis
 ) -> None:
-    """So is a paused queue; each with what to do."""
+    """A paused queue is one, too; each warning says what helps."""
     for name in ("idle", "paused"):
         Queue(real_client, name).insert_submission(
             NewSubmission(prefix=fresh_prefix(name), chunks_total=3)
@@ -81,7 +81,7 @@ def test_work_without_workers_is_a_warning(
 def test_a_server_that_evicts_is_a_problem(
     run: Run, durable: EmbeddedServer, real_client: redis.Redis
 ) -> None:
-    """Exit code 1; without an append-only file it is a warning."""
+    """The exit code is 1; a missing append-only file is only a warning."""
     real_client.config_set("maxmemory-policy", "allkeys-lru")
     real_client.config_set("appendonly", "no")
 
@@ -119,7 +119,7 @@ def test_what_is_given_must_be_reachable(
 def test_a_store_that_replaces_objects_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It would let a late worker replace results."""
+    """Such a store would let a late worker replace results."""
 
     class Forgetful(MemoryStore):
         def create(self, key: str, data: bytes) -> bool:
@@ -210,7 +210,7 @@ def test_delete_is_of_orphans_alone() -> None:
 
 
 def test_orphans_need_a_store() -> None:
-    """Exit code 2, with the option that is missing."""
+    """The exit code is 2, and the message names the missing option."""
     ended = CliRunner().invoke(main, ["doctor", "--orphans"])
 
     assert (ended.exit_code, "give --store-url" in ended.output) == (2, True)

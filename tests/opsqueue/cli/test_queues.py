@@ -75,7 +75,7 @@ def test_a_queue_is_deleted_when_nothing_is_in_it(run: Run, queue: Queue, redis_
 
 
 def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) -> None:
-    """And since when."""
+    """The list also shows since when they hold their chunks."""
     shown = line_of(run("workers", busy.name).stdout, busy.name)
     (worker,) = document(run("workers", busy.name, "--json"))["queues"][busy.name]["workers"]
 
@@ -88,7 +88,7 @@ def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) 
 def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(
     run: Run, document: Document, busy: Queue
 ) -> None:
-    """And is shown as paused."""
+    """Lists show the queue as paused."""
     paused = document(run("pause", busy.name, "--json"))
     taken = busy.reserve_chunks("w2", strategy=Oldest()).chunks
     shown = line_of(run("queues").stdout, busy.name)
@@ -136,7 +136,7 @@ def test_a_frame_shows_queues_submissions_and_workers(run: Run, busy: Queue) -> 
 
 @pytest.mark.system
 def test_q_leaves_the_live_screen(busy: Queue, redis_url: str) -> None:
-    """On a real terminal, which is as before afterwards."""
+    """The terminal is restored afterwards."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "opsqueue.cli", "top", busy.name, "--redis-url", redis_url]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}

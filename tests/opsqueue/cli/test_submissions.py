@@ -70,7 +70,7 @@ def test_a_list_narrows_down(
 def test_a_list_for_people_says_that_there_is_more(
     run: Run, queue: Queue, producer: ProducerClient
 ) -> None:
-    """Ids whole, also in a pipe."""
+    """Ids are complete, even in a pipe."""
     ids = [producer.insert_submission(range(7), chunk_size=2) for _ in range(3)]
 
     result = run("list", queue.name, "--limit", "2")
@@ -186,7 +186,7 @@ def test_what_a_failure_says_cannot_act_on_the_terminal(
 def test_errors_and_results_are_the_same_values_without_control_characters(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """Lines of JSON have escapes of their own for them."""
+    """Lines of JSON escape them."""
     id_ = producer.insert_submission([1, 2], chunk_size=2)
     (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
     error = OperationError(type="ValueError", message=HOSTILE)
@@ -228,7 +228,7 @@ def test_partial_results_are_what_is_done(
 def test_partial_results_tell_operations_that_failed_apart(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """With the index that they have, also where others are left out."""
+    """They keep their index, even if others are left out."""
     id_ = producer.insert_submission([1, 2, 3, 4], chunk_size=3)
     with_errors(queue, store)
 
@@ -254,7 +254,7 @@ def test_a_result_that_is_no_number_of_json_is_refused(
     name: str,
     errors: str,
 ) -> None:
-    """Rather than written as null, which is another result; no file appears."""
+    """Null would be another result; no file is written."""
     submission_id = producer.insert_submission([1, operation], chunk_size=2)
     output = tmp_path / "out.jsonl"
     work()
@@ -396,7 +396,7 @@ def test_redis_can_be_asked_in_place_of_the_api(
 def test_what_is_not_reachable_is_exit_code_3(
     run: Run, variables: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line says what, without the password."""
+    """The message names it, without the password."""
     monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
     result = run("queues", **variables)
@@ -432,7 +432,7 @@ def test_a_token_for_one_queue_is_enough_for_it(
 def test_a_stream_that_is_closed_or_full_is_one_line_and_an_exit_code(
     api_url: str, store_url: str, producer: ProducerClient, work: Work, command: str, how: str
 ) -> None:
-    """No traceback; what the command does not need may be closed."""
+    """There is no traceback; streams that the command does not need may be closed."""
     id_ = producer.insert_submission(range(50), chunk_size=50)
     work()
     verb, *options = command.split()

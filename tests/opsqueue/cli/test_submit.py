@@ -211,7 +211,7 @@ def test_a_failed_submission_shows_its_failure(
 def test_ctrl_c_says_how_it_goes_on(
     run: Run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The submission is not cancelled by it."""
+    """It does not cancel the submission."""
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -243,7 +243,7 @@ def test_ctrl_c_says_how_it_goes_on(
 def test_what_is_wrong_is_said_before_anything_is_read(
     run: Run, queue: Queue, arguments: list[str], why: str
 ) -> None:
-    """Exit code 2, and nothing consumed from a pipe."""
+    """The exit code is 2, and a pipe is not consumed."""
     result = run("submit", queue.name, *arguments, stdin="no JSON")
 
     assert 2 == result.exit_code, result.output
@@ -251,7 +251,7 @@ def test_what_is_wrong_is_said_before_anything_is_read(
 
 
 def test_every_option_can_be_a_variable() -> None:
-    """Also those of nested groups; what is shared has one name for all."""
+    """Nested groups have variables, too; shared options have one name."""
 
     def options(
         command: click.Command, prefix: str

@@ -199,7 +199,7 @@ def test_an_output_of_a_users_own_codec_is_not_empty(count: Any) -> None:
 
 @BOTH
 def test_an_envelope_that_is_damaged_is_refused(count: Any) -> None:
-    """Cut off anywhere, or of other operations than it says."""
+    """It is cut off anywhere or has another number of operations than it says."""
     data = encode_output([1, FAILED, 3], codec_of("msgpack"), collects=True).data
 
     for end in range(len(data)):
@@ -209,7 +209,7 @@ def test_an_envelope_that_is_damaged_is_refused(count: Any) -> None:
 
 @pytest.mark.parametrize("codec", ["msgpack", "cbor+zstd", "json"])
 def test_little_is_read_of_a_large_output(codec: str) -> None:
-    """However large it is."""
+    """The bytes read do not grow with the output."""
     numbers = [f"{number * 7919 % 1_000_003:x}" * 40 for number in range(40_000)]
     object_ = Stored(codec_of(codec).encode(numbers))
 

@@ -169,7 +169,7 @@ def test_cbor_gives_back_equal_values(value: object) -> None:
 
 @pytest.mark.parametrize("name", ["msgpack", "json", "pickle"])
 def test_what_is_written_can_be_read(name: str) -> None:
-    """As many values, and as many keys in each dict."""
+    """Nothing is lost."""
     codec = open_codec(name, allow_pickle=True)
 
     @BOUNDS

@@ -77,7 +77,7 @@ def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker) -> 
 
 
 def test_no_more_async_operations_run_than_allowed(invoker: Invoker) -> None:
-    """Never more than three of ten, and three at some time."""
+    """Of ten operations, never more than three run at the same time, and sometimes three do."""
     running, most = 0, 0
 
     async def note(operation: int) -> int:
@@ -96,7 +96,7 @@ def test_no_more_async_operations_run_than_allowed(invoker: Invoker) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_the_first_error_comes_out_as_it_is(invoker: Invoker, concurrency: int) -> None:
-    """Not wrapped in a group."""
+    """It is not wrapped in an exception group."""
 
     async def fail(operation: int) -> int:
         if operation == 2:
@@ -136,7 +136,7 @@ def test_a_plain_handler_does_not_block_the_loop(invoker: Invoker) -> None:
 
 @pytest.mark.parametrize("concurrency", [0, -1, 10**6])
 def test_a_concurrency_that_cannot_be_meant_is_refused(concurrency: int) -> None:
-    """Zero would wait for ever."""
+    """Zero would wait forever."""
     with pytest.raises(HandlerError, match="concurrency="):
         handler_of(abs, concurrency=concurrency)
 

@@ -126,7 +126,7 @@ TROUBLES: list[Answer] = [
 @pytest.mark.parametrize("trouble", TROUBLES, ids=repr)
 @pytest.mark.parametrize("call", ["insert", "get"])
 def test_a_safe_request_is_repeated_until_it_is_answered(call: str, trouble: Answer) -> None:
-    """With pauses between."""
+    """There are pauses between the attempts."""
     wire = Wire(trouble, trouble, OK)
 
     CALLS[call](wire.api)
@@ -198,7 +198,7 @@ def test_a_cancel_is_repeated_while_it_cannot_be_sent() -> None:
 
 
 def test_a_refusal_is_not_repeated() -> None:
-    """4xx answers the same the next time."""
+    """The answer would be the same."""
     wire = Wire(problem(422, ProblemType.INVALID_ARGUMENT))
 
     with pytest.raises(InvalidArgumentError):
@@ -240,7 +240,7 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
 def test_an_answer_becomes_the_exception_that_fits(
     answer: httpx.Response, error: type[OpsqueueError]
 ) -> None:
-    """By the problem's type; what is no problem is not the API."""
+    """The problem's type decides; an answer without a problem is not from the API."""
     wire = Wire(answer)
 
     with pytest.raises(OpsqueueError) as raised:
@@ -308,7 +308,7 @@ def test_what_an_older_api_must_know_is_refused() -> None:
 
 @pytest.mark.usefixtures("newer_client")
 def test_what_the_api_knows_is_sent() -> None:
-    """All of it."""
+    """No field is left out."""
     wire = Wire(version("InsertBody.trace_context", "InsertBody.max_failed_operations"), OK)
     new = replace(NEW, trace_context={"traceparent": "x"}, max_failed_operations=1)
 
@@ -320,7 +320,7 @@ def test_what_the_api_knows_is_sent() -> None:
 
 
 def test_a_refused_cancel_has_the_submission() -> None:
-    """From the problem's member."""
+    """It comes from a member of the problem."""
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=BODY))
 
     with pytest.raises(SubmissionNotCancellableError, match="is completed") as raised:
@@ -331,7 +331,7 @@ def test_a_refused_cancel_has_the_submission() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http://host:x", "redis://h:6379"])
 def test_a_url_that_cannot_be_one_is_refused_at_once(url: str) -> None:
-    """With the forms that are right."""
+    """The message shows valid forms."""
     with pytest.raises(InvalidArgumentError, match="host:3999"):
         HttpBackend(url)
 

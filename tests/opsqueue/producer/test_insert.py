@@ -146,7 +146,7 @@ def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
 def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
     api: RedisBackend, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What stays is logged."""
+    """The remaining objects are logged."""
 
     class KeepingStore(MemoryStore):
         def delete_prefix(self, prefix: str) -> int:
@@ -168,7 +168,7 @@ def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
 def test_an_operation_that_cannot_be_encoded_is_named(
     producer: ProducerClient, store: MemoryStore
 ) -> None:
-    """By chunk and place, and its upload is deleted."""
+    """The error names chunk and position, and the upload is deleted."""
     with pytest.raises(EncodingError, match=r"chunk 1: .* operation 1 of the chunk"):
         producer.insert_submission([1, 2, 3, object()], chunk_size=2)
 
@@ -189,7 +189,7 @@ def test_the_same_idempotency_key_gives_the_first_submission(
 
 
 def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
-    """The key that the client makes is fresh each time."""
+    """The client creates a new key for each."""
     ids = {producer.insert_submission([1], chunk_size=1) for _ in range(2)}
 
     assert len(ids) == 2
@@ -265,7 +265,7 @@ def test_an_api_that_does_not_answer_is_found_out_before_the_upload(
 
 
 def test_submissions_in_progress_are_counted(producer: ProducerClient) -> None:
-    """Ended ones are not."""
+    """Ended submissions are not counted."""
     producer.insert_submission([1], chunk_size=1)
     producer.insert_submission([], chunk_size=1)
 
@@ -284,7 +284,7 @@ def test_wrong_arguments_are_refused_at_once(
 
 
 def test_a_client_shows_no_secrets(queue_name: str) -> None:
-    """Its repr has the URLs, without token and password."""
+    """Its repr has the URLs without token and password."""
     with ProducerClient(
         "http://user:hidden@127.0.0.1:1",
         f"memory://{queue_name}",
@@ -322,7 +322,7 @@ def test_a_retention_is_given_as_timedelta_or_seconds(
 
 
 def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
-    """Before anything is consumed."""
+    """The refusal comes before anything is consumed."""
     with pytest.raises(InvalidArgumentError, match="seconds, from 0"):
         producer.insert_submission([1], chunk_size=1, retention=-1)
 

@@ -138,7 +138,7 @@ def test_a_failed_submission_has_its_failure_instead_of_results(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cancelled_submission_has_no_results(producer: ProducerClient, method: str) -> None:
-    """Waiting for one does not hang."""
+    """Waiting for it does not hang."""
     id_ = producer.insert_submission([1], chunk_size=1)
     producer.cancel_submission(id_)
 
@@ -187,7 +187,7 @@ def test_waiting_has_a_timeout(producer: ProducerClient) -> None:
 
 
 def test_a_timeout_of_zero_only_looks(producer: ProducerClient) -> None:
-    """An ended submission is given, whatever the timeout."""
+    """An ended submission is returned with any timeout."""
     id_ = producer.insert_submission([], chunk_size=1)
 
     assert id_ == producer.wait_for_submission(id_, timeout=0).id

@@ -77,7 +77,7 @@ def test_cancelling_costs_the_same_for_ten_chunks_and_for_a_million(
 def test_retrying_costs_the_same_for_ten_chunks_and_for_a_million(
     own_client: redis.Redis, own_queue: Queue, chunks: int
 ) -> None:
-    """Nothing is put back one by one."""
+    """Chunks are not restored one by one."""
     small, large = insert(own_queue, 1), insert(own_queue, chunks)
     own_queue.cancel_submission(large)
     own_queue.cancel_submission(small)

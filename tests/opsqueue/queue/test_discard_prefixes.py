@@ -10,7 +10,7 @@ from tests.opsqueue.steps import Clock, insert, prefix_of
 
 
 def test_prefixes_of_submissions_are_known(queue: Queue, clock: Clock) -> None:
-    """Until their objects are deleted."""
+    """They are known until their objects are deleted."""
     insert(queue, 1, prefix=prefix_of(queue, "running"))
     insert(queue, 0, retention_ms=0, prefix=prefix_of(queue, "gone"))
     clock.advance(1)

@@ -105,7 +105,7 @@ def test_a_released_unknown_chunk_of_a_cancelled_submission_waits_for_a_retry(
 
 
 def test_another_workers_reservations_are_not_touched(queue: Queue, clock: Clock) -> None:
-    """Only what is pending for the caller is released."""
+    """Only the caller's own pending reservations are released."""
     insert(queue, 1)
     token = take_one(queue, worker="w2").token
     clock.advance(60_000)

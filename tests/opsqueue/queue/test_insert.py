@@ -241,7 +241,7 @@ def test_ids_ascend_past_ten_thousand_in_a_millisecond(
 def test_the_queue_is_listed_by_its_name(
     client: redis.Redis, queue: Queue, queue_name: str
 ) -> None:
-    """Lists of queues show it from its first submission on."""
+    """Lists show a queue from its first submission on."""
     insert(queue)
 
     assert queue_name in queue_names(client)

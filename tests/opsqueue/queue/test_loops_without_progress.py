@@ -86,7 +86,7 @@ def test_retiring_ends_when_nothing_could_be_ended(
 def test_retiring_a_worker_that_goes_on_reserving_ends(
     stuck: Callable[..., tuple[Queue, Stuck]],
 ) -> None:
-    """There is always more to release."""
+    """Otherwise there would always be more to release."""
     queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0])
 
     queue.retire_worker("w1")
