@@ -1,4 +1,4 @@
-"""The cost of a durable insert: the same inserts under each durability.
+"""The cost of a durable insert, measured with the same inserts under each durability.
 
     python benchmarks/durability.py [--rounds 7] [--producers 1 16] [--server /path/redis-server]
 

@@ -209,10 +209,10 @@ def workers_of(
         f"import json, with_{queue} as it; "
         "print(json.dumps([it.WORKERS, vars(it).get('ENVIRONMENT', {})]))"
     )
-    told = subprocess.run(
+    adapter = subprocess.run(
         [python, "-c", script], env=environment, cwd=HERE, check=True, capture_output=True
     )
-    commands, more = json.loads(told.stdout)
+    commands, more = json.loads(adapter.stdout)
     log = folder / "workers.log"
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))

@@ -13,10 +13,10 @@ import { tell } from "./parts.js";
 function ask({ title, body, yes, isGrave, act }) {
   return new Promise((resolve) => {
     let isDone = false;
-    const trouble = h("p", { class: "trouble", role: "alert", hidden: true });
+    const errorBox = h("p", { class: "error", role: "alert", hidden: true });
     const doIt = h("button", { type: "submit", class: isGrave ? "grave" : "main" }, yes);
     const form = h("form", { novalidate: true },
-      h("h2", { id: "dialog-title" }, title), body, trouble,
+      h("h2", { id: "dialog-title" }, title), body, errorBox,
       h("div", { class: "buttons" },
         h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Cancel"), doIt));
     const dialog = h("dialog", { "aria-labelledby": "dialog-title", onclose: () => {
@@ -26,14 +26,14 @@ function ask({ title, body, yes, isGrave, act }) {
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       doIt.disabled = true;
-      show(trouble, false);
+      show(errorBox, false);
       try {
         await act();
         isDone = true;
         dialog.close();
       } catch (error) {
-        setText(trouble, error instanceof Error ? error.message : String(error));
-        show(trouble, true);
+        setText(errorBox, error instanceof Error ? error.message : String(error));
+        show(errorBox, true);
       } finally {
         doIt.disabled = false;
       }
@@ -70,7 +70,7 @@ export function askForToken(why) {
 function askOnce(why) {
   const field = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-about" });
   const body = h("div", {},
-    why && h("p", { class: "trouble" }, `Refused: ${why}.`),
+    why && h("p", { class: "error" }, `Refused: ${why}.`),
     h("p", { id: "token-about" }, "This API requires a token. Enter its secret; it is kept in this tab until you close it, and it is sent to this API only."),
     h("label", { for: "token" }, "Token"), field);
   return ask({

@@ -49,7 +49,7 @@ export function submissionList(queue, query, signal) {
     location.hash = address({ [id]: event.target.value === choices[0][0] ? "" : event.target.value });
   } }, choices.map(([value, title]) => h("option", { value, selected: value === chosen }, title)));
   const meta = h("input", { id: "meta", value: query.get("meta") ?? "", placeholder: "customer:7", spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
-  const wrong = h("p", { class: "trouble", role: "alert", hidden: true });
+  const wrong = h("p", { class: "error", role: "alert", hidden: true });
   const filters = h("form", { class: "filters", "aria-label": "Which submissions", onsubmit: (/** @type {Event} */ event) => {
     event.preventDefault();
     const bad = meta.value.split(/[\s,]+/).find((pair) => pair && !PAIR.test(pair));
@@ -72,7 +72,7 @@ export function submissionList(queue, query, signal) {
     { title: "Metadata", class: "meta" },
     { title: "Created", class: "n" },
   ]);
-  const trouble = h("div", { hidden: true });
+  const errorBox = h("div", { hidden: true });
   const nothing = h("div", { hidden: true });
   const newest = h("a", { class: "button quiet", hidden: true, href: address({}) }, "← Newest");
   const older = h("a", { class: "button quiet", hidden: true }, "Older →");
@@ -109,7 +109,7 @@ export function submissionList(queue, query, signal) {
     try {
       const page = await get(`${queuePath(queue)}/submissions?${wantedOf(query)}`, signal);
       const isFiltered = ["state", "meta", "age", "after"].some((name) => query.get(name));
-      show(trouble, false);
+      show(errorBox, false);
       show(list.node, page.submissions.length > 0);
       show(nothing, page.submissions.length === 0);
       if (page.submissions.length === 0) replace(nothing, page.next ? looking() : isFiltered ? noneFits() : none());
@@ -119,8 +119,8 @@ export function submissionList(queue, query, signal) {
       if (page.next) setAttribute(older, "href", address({ after: page.next }));
     } catch (error) {
       if (signal.aborted || error instanceof Unreachable) return;
-      replace(trouble, refusal(error, "Submissions", reading.poke));
-      show(trouble, true);
+      replace(errorBox, refusal(error, "Submissions", reading.poke));
+      show(errorBox, true);
     }
   }, { everyMs: 1_000, atLeastMs: 10_000, signal });
 
@@ -130,5 +130,5 @@ export function submissionList(queue, query, signal) {
     command(`curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\\n  ${location.origin}${queuePath(queue)}/submissions`));
 
   reading.run();
-  return { node: h("div", {}, filters, trouble, nothing, list.node, pages), poke: reading.poke };
+  return { node: h("div", {}, filters, errorBox, nothing, list.node, pages), poke: reading.poke };
 }

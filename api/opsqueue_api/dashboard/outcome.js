@@ -56,12 +56,12 @@ export function errorsList(signal) {
   const summary = h("p", {});
   const list = h("ol", { class: "errors" });
   const note = h("p", { class: "note" });
-  const trouble = h("div", { hidden: true });
+  const errorBox = h("div", { hidden: true });
   const more = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => {
     limit = MOST_ERRORS;
     read();
   } }, "Show more");
-  const node = section("Errors of operations", summary, trouble, list, note, more);
+  const node = section("Errors of operations", summary, errorBox, list, note, more);
   let limit = FIRST_ERRORS;
   let isFull = false;
   let readAt = 0;
@@ -83,11 +83,11 @@ export function errorsList(signal) {
       }));
       show(more, hasMore && limit < MOST_ERRORS);
       setText(note, hasMore ? `The first ${number(found.length)}.` : "");
-      show(trouble, false);
+      show(errorBox, false);
     } catch (error) {
       if (signal.aborted || error instanceof Unreachable) return;
-      replace(trouble, refusal(error, "Errors", read));
-      show(trouble, true);
+      replace(errorBox, refusal(error, "Errors", read));
+      show(errorBox, true);
     }
   }
 

@@ -85,7 +85,7 @@ class Ready:
         self._lock = Lock()
         self._asked_store_at = float("-inf")
         self._wrote_store_at = float("-inf")
-        self._store_trouble = ""
+        self._store_error = ""
 
     @operation(answers=HealthBody, problems=(ProblemType.UNAVAILABLE,))
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
@@ -108,9 +108,9 @@ class Ready:
     def _ask_store(self) -> str:
         with self._lock:
             if self._clock() - self._asked_store_at >= STORE_CHECK_S:
-                self._store_trouble = self._try_store()
+                self._store_error = self._try_store()
                 self._asked_store_at = self._clock()
-            return self._store_trouble
+            return self._store_error
 
     def _try_store(self) -> str:
         try:
