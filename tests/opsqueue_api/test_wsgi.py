@@ -39,7 +39,7 @@ def test_options_and_settings_have_the_same_defaults(monkeypatch: pytest.MonkeyP
 
 
 def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named as the option is."""
+    """It has the name of the option."""
     monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
     monkeypatch.setenv("OPSQUEUE_REDIS_URL", "redis://elsewhere")
     monkeypatch.setenv("OPSQUEUE_API_PORT", "8080")
@@ -55,7 +55,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_missing_store_is_named() -> None:
-    """It has no default: workers and producers must have the same."""
+    """It has no default, since workers and producers must use the same one."""
     with pytest.raises(click.UsageError, match="store_url"):
         application()
 
@@ -73,7 +73,7 @@ def test_this_machine_alone_needs_no_tokens(monkeypatch: pytest.MonkeyPatch, hos
 def test_an_address_that_others_reach_takes_tokens(
     monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    """Or the word that they are not wanted; the message says both."""
+    """Or the option --insecure; the message names both."""
     monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
     monkeypatch.setenv("OPSQUEUE_API_HOST", host)
 

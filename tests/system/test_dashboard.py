@@ -135,7 +135,7 @@ def test_a_queue_appears_and_is_worked_off_without_a_reload(
 
 
 def test_a_failure_is_shown_with_its_traceback_and_retried(live: Live, worker: Process) -> None:
-    """Asked first; in progress again, without a reload."""
+    """After a confirmation it is in progress again, without a reload."""
     id_ = live.producer.insert_submission([["raise", "it"], 1], chunk_size=1, max_attempts=1)
     page = live.open_submission(id_)
 
@@ -150,7 +150,7 @@ def test_a_failure_is_shown_with_its_traceback_and_retried(live: Live, worker: P
 def test_chunks_in_hand_are_told_with_their_worker(
     live: Live, worker: Process, tmp_path: Path
 ) -> None:
-    """In the grid, in a table, and at the worker, until it is let go on."""
+    """The grid, a table and the list of workers show the chunk until it is finished."""
     id_ = live.producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     page = live.open_submission(id_)
 
@@ -164,7 +164,7 @@ def test_chunks_in_hand_are_told_with_their_worker(
 
 
 def test_a_submission_is_changed_and_cancelled_through_dialogs(live: Live) -> None:
-    """A priority, then the end; what is wrong is said in the dialog."""
+    """A priority is changed, then it is cancelled; errors appear in the dialog."""
     id_ = live.producer.insert_submission(
         range(5), chunk_size=1, strategic_metadata={"priority": 1}, backoff=Backoff()
     )
@@ -185,7 +185,7 @@ def test_a_submission_is_changed_and_cancelled_through_dialogs(live: Live) -> No
 
 
 def test_a_queue_is_paused_and_resumed_by_keyboard_alone(live: Live, queue_name: str) -> None:
-    """Tab, Enter, Escape; the focus is where one expects it."""
+    """Tab, Enter and Escape suffice, and the focus is where users expect it."""
     live.producer.insert_submission([1], chunk_size=1)
     page = live.open(f"queues/{queue_name}")
     button = page.get_by_role("button", name="Pause", exact=True)
@@ -247,7 +247,7 @@ def test_names_from_outside_are_text_and_never_markup(live: Live, worker: Proces
 def test_a_token_is_asked_for_and_its_scope_is_told(
     live: Live, start: Start, redis_url: str, module_store_url: str
 ) -> None:
-    """Refused, taken, not enough for what needs admin."""
+    """One is refused, one is accepted, and one is not enough for admin."""
     api = start(
         *("opsqueue_api", "--port", "0"),
         cwd=APPS,

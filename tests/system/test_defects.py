@@ -38,7 +38,7 @@ def start_defective(start_worker: Start, tmp_path: Path) -> StartDefective:
 def test_a_defect_in_a_childs_thread_ends_the_child_as_if_it_had_died(
     start_worker: Start, producer_of: ProducerOf, pool: str, where: str
 ) -> None:
-    """An attempt is used, a new child takes over, the worker stays."""
+    """An attempt is used, a new child takes over, and the worker continues."""
     worker = start_worker("--pool", pool, "--concurrency", "1")
     producer = producer_of(inline_bytes=0 if where == "stored" else 10_000)
     id_ = producer.insert_submission([["break"]], chunk_size=1, backoff=NO_WAIT)
@@ -76,7 +76,7 @@ def test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it(
 def test_children_that_die_while_they_start_are_started_again_more_slowly(
     start_defective: StartDefective, producer_of: ProducerOf
 ) -> None:
-    """After the third in a row there is a pause; HUP, as after a repair, cuts it short."""
+    """There is a pause after the third in a row; HUP ends it early."""
     worker, folder = start_defective("--concurrency", "1")
     (folder / "import").touch()
     worker.children()[0].kill()

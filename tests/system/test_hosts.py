@@ -61,7 +61,7 @@ def status_of(url: str, *lines: str) -> int:
 
 
 def test_a_rebound_name_reaches_nothing_of_a_real_api(start_api: Start) -> None:
-    """Whatever form the request has."""
+    """The form of the request does not matter."""
     url = url_of(start_api("--allowed-hosts", "api, *.internal", "--allowed-hosts", "gateway"))
     queues = "GET /v1/queues HTTP/1.1"
 
@@ -154,7 +154,7 @@ def test_a_name_that_can_be_none_ends_it_with_exit_code_2(start_api: Start, name
 
 
 def test_an_api_with_tokens_answers_to_any_name(start_api: Start) -> None:
-    """No foreign page has one."""
+    """No page of another site has a token."""
     url = url_of(start_api(OPSQUEUE_API_TOKENS="ops:0123456789abcdef:admin"))
     known = "Authorization: Bearer 0123456789abcdef"
 

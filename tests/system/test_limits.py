@@ -38,7 +38,7 @@ def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[i
 
 
 def test_a_hard_limit_is_never_exceeded(real_client: redis.Redis, redis_url: str) -> None:
-    """Not by one, and every chunk is done once, whoever waits being woken."""
+    """Every chunk is done once, and all waiting workers are woken."""
     name = f"limits-{secrets.token_hex(4)}"
     queue = Queue(real_client, name)
     for _ in range(4):

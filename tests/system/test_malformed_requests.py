@@ -140,7 +140,7 @@ def test_half_an_output_is_not_stored(
     queue_name: str,
     body: bytes,
 ) -> None:
-    """The first output that is stored stays: a consumer's connection may break at any byte."""
+    """The first stored output is kept, and a consumer's connection may break at any byte."""
     queue = Queue(real_client, queue_name)
     queue.insert_submission(new_submission(queue, 1))
     chunk = take_one(queue)

@@ -162,7 +162,7 @@ def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
 
 
 def test_requests_are_counted_over_all_processes_of_an_api(api_url: str) -> None:
-    """Whichever of the two answers; each request is counted once."""
+    """Each request is counted once, whichever process answers."""
     count = (
         'opsqueue_http_request_duration_seconds_count{method="GET",route="/version",status="200"}'
     )

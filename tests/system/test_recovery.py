@@ -158,7 +158,7 @@ def test_a_server_that_restarts_finds_its_worker_again(start_quick: Start, run: 
 
 
 def test_flushed_scripts_are_loaded_again(start_quick: Start, run: Run) -> None:
-    """SCRIPT FLUSH in the middle changes nothing."""
+    """SCRIPT FLUSH during the work changes nothing."""
     worker = start_quick()
     submission_id = run.submit()
     run.wait_until_some_ran()
@@ -188,7 +188,7 @@ def test_a_deleted_group_or_stream_is_made_again_and_repaired(
 
 
 def test_a_worker_outlives_a_flushed_server(start_quick: Start, run: Run) -> None:
-    """What was submitted is gone; what comes next is worked on."""
+    """The submissions are gone, and later ones are processed."""
     worker = start_quick()
     run.submit()
     run.wait_until_some_ran()

@@ -199,7 +199,7 @@ def test_no_route_of_anothers_queue_opens(api_url: str, victim: Victim) -> None:
 def test_no_spelling_of_a_path_leads_to_anothers_queue(
     api_url: str, victim: Victim, path: str
 ) -> None:
-    """Sent as it is written: clients would tidy it up."""
+    """Paths are sent unchanged, since clients would normalize them."""
     url = urlsplit(api_url)
     target = path.format(own=ATTACKER, victim=VICTIM, id=victim.id)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=30)
@@ -217,7 +217,7 @@ def test_no_spelling_of_a_path_leads_to_anothers_queue(
 def test_anothers_submission_is_not_found_in_ones_own_queue(
     attacker: httpx.Client, victim: Victim
 ) -> None:
-    """Whatever is asked of its id."""
+    """This holds for every request with its id."""
     one = f"/submissions/{victim.id}"
     for path in (
         *("", "?wait=1", "/results", "/results?follow=true", "/errors", "/errors/chunks"),
@@ -338,7 +338,7 @@ def test_anothers_idempotency_key_is_a_key_of_ones_own(
 
 
 def test_events_and_counts_are_of_ones_own_queue(attacker: httpx.Client, victim: Victim) -> None:
-    """Also with an event id of the other's stream."""
+    """This holds even with an event id of the other's stream."""
     own = str(attacker.base_url).rstrip("/").rpartition("/")[2]
     with attacker.stream("GET", "/events", headers={"last-event-id": "0-1"}) as answer:
         seen = ""

@@ -175,7 +175,7 @@ def test_every_pool_continues_the_trace(
     pool: str,
     suffix: str,
 ) -> None:
-    """Each chunk in its own submission's, though they run side by side."""
+    """Each chunk is in its own submission's trace, although they run side by side."""
     producer = producer_of(suffix)
     ids = [producer.insert_submission(range(3), chunk_size=1) for _ in range(2)]
 

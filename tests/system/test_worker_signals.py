@@ -130,7 +130,7 @@ def test_a_term_to_the_whole_group_lets_children_finish(begin: Begin, tmp_path: 
 
 
 def test_hup_replaces_the_children_after_their_chunks(begin: Begin, tmp_path: Path) -> None:
-    """The chunk that runs is completed by the old one; what waits behind it is run by a new one."""
+    """The old child completes its running chunk, and a new one runs the waiting chunks."""
     worker, producer, submission_id = begin("--prefetch", "1")
     (old,) = worker.children()
     next_id = producer.insert_submission([["pid"]], chunk_size=1)
@@ -146,7 +146,7 @@ def test_hup_replaces_the_children_after_their_chunks(begin: Begin, tmp_path: Pa
 
 
 def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin: Begin) -> None:
-    """Or one that always does would come back for as long as somebody sends HUP."""
+    """Otherwise such a chunk would return as long as somebody sends HUP."""
     worker, producer, submission_id = begin(max_attempts=1)
     (old,) = worker.children()
 
@@ -163,7 +163,7 @@ def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin: Begin) -
 def test_usr1_prints_the_stacks_of_all_threads(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """Of the parent and of the child, whose handler stands in there."""
+    """It prints those of the parent and of the child with its handler."""
     worker = start_worker("--concurrency", "1")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until(lambda: list(tmp_path.glob("started-*")))

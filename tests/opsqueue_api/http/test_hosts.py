@@ -183,7 +183,7 @@ def test_a_page_of_an_accepted_name_may_change_something(http: httpx.Client) -> 
 def test_an_api_with_tokens_answers_to_any_name(
     fake_client: redis.Redis, store: ObjectStore
 ) -> None:
-    """No page of another site has one."""
+    """No page of another site has a token."""
     tokens = parse_tokens("ops:0123456789abcdef:admin")
     http = client_of(create_app(fake_client, store, tokens=tokens, allowed_hosts=[]))
 

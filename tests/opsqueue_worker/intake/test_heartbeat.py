@@ -70,7 +70,7 @@ def beating(intakes: list[Any], revoked: SimpleQueue[list[str]]) -> Heartbeat:
 def test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats(
     heartbeats: list[Heartbeat],
 ) -> None:
-    """Of a cluster one node may; on the others the worker would count as dead."""
+    """One node of a cluster may hang; on the others the worker would count as dead."""
     hanging, healthy = Beaten("hangs"), Beaten("healthy")
     healthy.may_answer.set()
 

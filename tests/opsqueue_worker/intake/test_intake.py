@@ -134,7 +134,7 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
 def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Its next one may be minutes away, after a flush or a stall."""
+    """The next heartbeat may be minutes away after a flush or a stall."""
     pool, queue = OnePlace(), Queue(real_client, queue_name)
     queue.insert_submission(
         NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, chunk_size=1)
@@ -154,7 +154,7 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
 def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """The first partition is named like the queue, so its name begins those of the others."""
+    """The first partition has the queue's name, with which the others' names begin."""
     app = Opsqueue()
     app.operation_handler(queue_name)(abs)
     handler = app.handler_of(queue_name)
@@ -178,7 +178,7 @@ def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
 def test_places_that_one_queue_gives_back_wake_another(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Its intake fell asleep when all places were promised: nothing else would wake it."""
+    """The other intake slept since all places were promised, and nothing else would wake it."""
     pool, changed = OnePlace(), threading.Condition()
     empty = SlowQueue(real_client, f"{queue_name}-empty")
     full = Queue(real_client, f"{queue_name}-full")
@@ -230,7 +230,7 @@ class DeafQueue(Queue):
 def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """After each blocking read, so every 5 s."""
+    """It does so after each blocking read, every 5 s."""
     pool, queue = OnePlace(), DeafQueue(real_client, queue_name)
     intake = intake_of(queue, pool)
     intake.start()

@@ -57,7 +57,7 @@ def store() -> Iterator[HangingStore]:
 
 
 def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingStore) -> None:
-    """Another chunk's output, which is to be stored, may hang there for as long as it likes."""
+    """Another chunk's output may hang in the store for any time."""
     ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
     child = Child(ours, HELLO, Status.new(1), Opsqueue(), store)
     threading.Thread(target=child._speak, daemon=True).start()
@@ -121,7 +121,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
 
 
 def test_a_child_knows_no_redis_and_no_http() -> None:
-    """Its parent speaks to Redis: to read these would more than double the start of each child."""
+    """The parent alone uses Redis; importing the client would double the start of each child."""
     program = (
         "import sys, opsqueue_worker.pool.child\n"
         "print(*{'redis', 'httpx', 'falcon', 'click'} & set(sys.modules))"

@@ -13,7 +13,7 @@ from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
 def test_chunks_of_one_submission_share_a_message() -> None:
-    """It is named once; chunks of others between them make further messages, in order."""
+    """Chunks of other submissions between them begin further messages, in order."""
     other = replace(CHUNK, source=replace(CHUNK.source, submission_id=SubmissionId(42)))
     chunks = [
         replace(chunk, token=Token(f"{number}-0"), chunk_index=number, attempt=2, input=b"in")
