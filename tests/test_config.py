@@ -1,4 +1,4 @@
-"""Options: what several programs have is declared once, and every page agrees with it."""
+"""Options of several programs are declared once, and every page agrees with them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_it_is_the_same_in_every_command(name: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_names_the_variable_of_every_option(program: str) -> None:
-    """Of all but --version, which a deployment may have a variable of that name for."""
+    """--version is an exception, since a deployment may have a variable of that name."""
     unnamed = {
         one.option.opts[0]
         for one in declared()

@@ -1,4 +1,4 @@
-"""docs/: every snippet is run, every link leads somewhere, the table of routes is whole."""
+"""docs/: every snippet runs, every link has a target, and the table of routes is complete."""
 
 from __future__ import annotations
 
@@ -500,7 +500,7 @@ def test_the_table_of_routes_is_that_of_the_api() -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub derives from headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     words = [re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in headings]
     return {word.replace(" ", "-") for word in words}

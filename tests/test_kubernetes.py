@@ -1,4 +1,4 @@
-"""deploy/kubernetes: manifests that Kubernetes takes, and that name only what the programs have."""
+"""deploy/kubernetes: manifests are valid and name only existing options and variables."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tests.documents import blocks_of
 FOLDER = ROOT / "deploy" / "kubernetes"
 MANIFESTS = sorted(FOLDER.glob("*.yaml"))
 VERSIONS = ("1.31", "1.37")
-"""The oldest that has all that is used, and the newest that the validator knows."""
+"""The oldest version with all used features, and the newest that the validator knows."""
 FOREIGN = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}
-"""Kinds of KEDA and of Prometheus's operator, whose schemas the validator does not have."""
+"""Kinds of KEDA and Prometheus's operator, whose schemas the validator lacks."""
 
 SECRET = "0123456789abcdef"  # noqa: S105  of an API that lives in the test
 Manifest = dict[str, Any]
@@ -58,7 +58,7 @@ def container(name: str) -> Manifest:
 
 
 def variables(name: str) -> dict[str, str]:
-    """The environment of a program: all of each secret that it is given."""
+    """Return the environment of a program: all values of its secrets."""
     return {
         key: value
         for source in container(name)["envFrom"]

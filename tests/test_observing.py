@@ -1,4 +1,4 @@
-"""Alerts and dashboard ask only for what there is, and Prometheus finds it."""
+"""Alerts and the dashboard use only existing metrics, and Prometheus accepts them."""
 
 from __future__ import annotations
 

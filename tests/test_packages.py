@@ -1,4 +1,4 @@
-"""What each package offers, what it loads for that, and what is said where an extra is missing."""
+"""Each package's public names, its imports, and the messages for missing extras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's own words, executed."""
+"""The README's snippets run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_producer_works_as_shown(dev: Dev) -> None:
 
 @pytest.mark.system
 def test_the_shell_can_submit_files_as_shown(dev: Dev) -> None:
-    """Once waiting for the results, once with an id to come back to."""
+    """One command waits for the results, the other prints an id for later."""
     lines = dev.run_shell(shell_of("opsqueue submit numbers"))
 
     results = (dev.folder / "results.jsonl").read_text().splitlines()

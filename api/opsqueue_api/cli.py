@@ -1,6 +1,6 @@
-"""`opsqueue-api`: reads options and OPSQUEUE_* variables, checks the outside, serves.
+"""`opsqueue-api`: reads options and OPSQUEUE_* variables, checks Redis and the store, serves.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port can't be had.
+Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port is not available.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     if settings.workers > 1 and MULTIPROCESS_DIR not in os.environ:
         _remove_dead_metrics()
         os.environ[MULTIPROCESS_DIR] = _make_metrics_folder()
-    # Only now: importing gunicorn takes longer than `--help` should.
+    # Imported here because importing gunicorn takes longer than `--help` should.
     from opsqueue_api.server import Server  # noqa: PLC0415
 
     Server(settings).run()
@@ -248,7 +248,7 @@ config.name_variables(main)
 
 
 def _make_metrics_folder() -> str:
-    """Make a folder that is locked for as long as this process, or a child of it, is there."""
+    """Create a folder that is locked as long as this process or a child of it runs."""
     while True:
         folder = tempfile.mkdtemp(prefix=METRICS_FOLDER)
         lock = os.open(folder, os.O_RDONLY)
@@ -256,11 +256,11 @@ def _make_metrics_folder() -> str:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if Path(folder).exists():
                 return folder
-        os.close(lock)  # another API has just taken it for one whose process is dead
+        os.close(lock)  # another API has just removed it, taking its process for dead
 
 
 def _remove_dead_metrics() -> None:
-    """Remove the folders that killed APIs have left."""
+    """Remove the folders of APIs that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{METRICS_FOLDER}*"):
         with suppress(OSError):  # another user's, in use, or gone meanwhile
             lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
@@ -272,10 +272,11 @@ def _remove_dead_metrics() -> None:
 
 
 def settings_of_environment() -> Settings:
-    """Read the settings as `opsqueue-api` without arguments would.
+    """Return the settings that `opsqueue-api` would read without arguments.
 
     Raises:
-        click.UsageError: names the variable that is missing or wrong, or says that tokens are.
+        click.UsageError: a variable is missing or wrong, or tokens are missing; the message names
+            it.
     """
     with main.make_context("opsqueue-api", []) as context:
         return _settings_of(context.params)
@@ -285,9 +286,9 @@ def _settings_of(options: dict[str, Any]) -> Settings:
     tokens = _tokens_of(options["tokens"], options["tokens_file"])
     if not tokens and not options["insecure"] and not is_loopback(options["host"]):
         message = (
-            f"refusing to listen on {options['host']!r} without tokens, since whoever reaches it "
-            f"could use every queue: set OPSQUEUE_API_TOKENS ({FORM}) or --tokens-file; or give "
-            "--insecure (OPSQUEUE_API_INSECURE=true) if something else decides who reaches it"
+            f"refusing to listen on {options['host']!r} without tokens, since everybody who "
+            f"reaches it could use every queue: set OPSQUEUE_API_TOKENS ({FORM}) or --tokens-file; "
+            "or pass --insecure (OPSQUEUE_API_INSECURE=true) if something else restricts access"
         )
         raise click.UsageError(message)
     allowed_hosts = _allowed_hosts_of(options["allowed_hosts"], options["host"])
@@ -331,8 +332,8 @@ def _defaults_of(options: dict[str, Any]) -> Defaults:
 def _no_tokens(settings: Settings) -> str:
     names = ", ".join(dict.fromkeys(("localhost", *settings.allowed_hosts)))
     return (
-        f"no tokens: whoever reaches {settings.host} can use every queue; requests may be sent to "
-        f"its IP addresses and to {names}, to other names with --allowed-hosts"
+        f"no tokens: everybody who reaches {settings.host} can use every queue; requests may be "
+        f"sent to its IP addresses and to {names}, and to other names only with --allowed-hosts"
     )
 
 
@@ -354,7 +355,8 @@ def _tokens_of(text: str, file: Path | None) -> tuple[Token, ...]:
         except (OSError, UnicodeDecodeError) as exc:
             message = f"can't read the tokens' file {file}: {getattr(exc, 'strerror', 'no UTF-8')}"
             raise click.UsageError(message) from exc
-    # Each alone first, so that the error says where; the names of both must differ, too.
+    # Each is parsed alone first, so that the error names its place. Then both together, since
+    # names and secrets must differ across them.
     if len(given) > 1:
         places, texts = zip(*given, strict=True)
         given.append((" and ".join(places), "\n".join(texts)))
@@ -369,7 +371,7 @@ def _tokens_of(text: str, file: Path | None) -> tuple[Token, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens there."""
+    """Return whether an address is reachable from this machine only."""
     try:
         found = [entry[4][0] for entry in socket.getaddrinfo(host or None, None)]
     except (OSError, UnicodeError):
@@ -378,7 +380,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_outside(settings: Settings) -> list[str]:
-    """Find out at start what would fail at the first request; give warnings."""
+    """Check Redis, the store and the address at start; return warnings.
+
+    Otherwise the first request would fail.
+    """
     try:
         client = connect(settings.redis_url)
         store = open_store(settings.store_url)
@@ -394,12 +399,12 @@ def _check_outside(settings: Settings) -> list[str]:
     store.close()
     _check_address(settings.host, settings.port)
     if settings.store_url.startswith("memory:"):
-        warnings.append("memory:// ends with this process and no worker sees it")
+        warnings.append("memory:// is lost when this process ends, and no worker can read it")
     return warnings
 
 
 def _check_address(host: str, port: int) -> None:
-    # gunicorn would try five times, and then say it in its own words.
+    # gunicorn would try five times and then print its own message.
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -410,7 +415,7 @@ def _check_address(host: str, port: int) -> None:
     except OSError as exc:
         _give_up(
             f"can't listen on {host}:{port} ({exc.strerror}): is another opsqueue-api running? "
-            "Choose with --host and --port"
+            "Choose another address with --host and --port"
         )
 
 

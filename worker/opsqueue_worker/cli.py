@@ -1,4 +1,4 @@
-"""The `opsqueue-worker` command: reads options and environment, runs a worker, gives exit codes."""
+"""The `opsqueue-worker` command: reads options and environment, runs a worker, sets exit codes."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class _Memory(click.ParamType[int]):
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Give bytes."""
+        """Parse a size and return it in bytes."""
         match = re.fullmatch(r"(\d+)\s*([KMG]?)B?", str(value).strip(), re.IGNORECASE)
         if match is None:
-            self.fail(f"{value!r} is no size: write it like 512MB or 2GB", param, ctx)
+            self.fail(f"{value!r} is not a size: write it like 512MB or 2GB", param, ctx)
         return int(match[1]) * _UNITS[match[2].upper()]
 
 
@@ -82,11 +82,11 @@ class _Prefetch(click.ParamType[int | None]):
     def convert(
         self, value: str | int | None, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | None:
-        """Give None for auto."""
+        """Parse the number; None stands for `auto`."""
         if value is None or value == "auto":
             return None
         if not str(value).isdigit() or int(value) > 1_000:
-            self.fail(f"{value!r}: give auto, or a number from 0 to 1000", param, ctx)
+            self.fail(f"{value!r}: use auto or a number from 0 to 1000", param, ctx)
         return int(value)
 
 
@@ -98,7 +98,7 @@ class _Strategy(click.ParamType[AnyStrategy]):
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> AnyStrategy:
-        """Read it."""
+        """Parse the strategy."""
         try:
             return parse_strategy(value)
         except InvalidArgumentError as exc:
@@ -218,7 +218,8 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
     MODULE:APP names the app: tasks:app is the variable `app` in tasks.py.
     """
     try:
-        # First of all: the kernel drops signals that process 1 of a container has no handler for.
+        # Before anything else: the kernel drops signals to process 1 of a container that it has
+        # no handler for.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         set_up_logging(options["log_level"], options["log_format"])
@@ -245,9 +246,9 @@ config.name_variables(main)
 
 
 class _ToldToStopError(BaseException):
-    """A signal came before the worker has handlers of its own: there is nothing in hand.
+    """A signal arrived before the worker has installed its own handlers; it holds no chunks yet.
 
-    No SystemExit: an app that raises this while it is imported is told that it did.
+    It is not a SystemExit: an app that raises SystemExit during its import gets its own message.
     """
 
 
@@ -258,20 +259,20 @@ def _stop(_number: int, _frame: object) -> None:
 def _settings_of(options: dict[str, Any]) -> WorkerSettings:
     if not options["store_url"] and not options["check"]:
         message = (
-            "no store: give --store-url or set OPSQUEUE_STORE_URL, like file:///var/lib/opsqueue; "
-            "the same as producers and the API have"
+            "no store: pass --store-url or set OPSQUEUE_STORE_URL, like file:///var/lib/opsqueue; "
+            "it must be the store that producers and the API use"
         )
         raise IncorrectUsageError(message)
     if options["heartbeat_timeout"] < 2 * options["heartbeat_interval"]:
         message = (
-            f"--heartbeat-timeout {options['heartbeat_timeout']:g} is less than two times "
+            f"--heartbeat-timeout {options['heartbeat_timeout']:g} is less than twice "
             f"--heartbeat-interval {options['heartbeat_interval']:g}: a healthy worker would count "
-            "as dead when one sign of life is late"
+            "as dead when one heartbeat is late"
         )
         raise IncorrectUsageError(message)
     is_solo = options["pool"] == "solo"
     if options["reload"] and is_solo:
-        message = "--reload replaces children, and --pool solo has none: leave one of them out"
+        message = "--reload replaces children, and --pool solo has none: leave one of the two out"
         raise IncorrectUsageError(message)
     return WorkerSettings(
         app=options["app"],
