@@ -355,7 +355,7 @@ def test_a_handler_that_holds_the_interpreter_does_not_stop_the_heartbeat(
     ("option", "says"),
     [
         (("--max-memory-per-child", "lots"), "write it like 512MB"),
-        (("--prefetch", "-1"), "give auto, or a number"),
+        (("--prefetch", "-1"), "use auto or a number"),
         (("--pool", "gevent"), "'process', 'thread', 'async', 'solo'"),
     ],
 )
