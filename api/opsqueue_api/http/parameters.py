@@ -14,6 +14,7 @@ import msgspec
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.http.bodies import ProblemType
 from opsqueue.http.json_form import encode
+from opsqueue.model.new_submission import MAX_STRATEGIC_PAIRS
 from opsqueue.model.submission import SubmissionId
 from opsqueue_api.http.problem import Problem, ProblemError, invalid
 
@@ -70,17 +71,23 @@ def pairs_of(req: falcon.Request) -> dict[str, int]:
 
     The last colon separates them: the value is an integer, and the key can be any text.
     """
-    pairs = {}
+    pairs: dict[str, int] = {}
     given = req.get_param_as_list("meta") or []
     if given and not _is_utf8(req.query_string):
         message = "the query is not percent-encoded UTF-8: encode keys, such as meta=gr%C3%B6sse:7"
+        raise invalid(message)
+    if len(given) > MAX_STRATEGIC_PAIRS:
+        message = f"{len(given)} times meta: a submission has at most {MAX_STRATEGIC_PAIRS} pairs"
         raise invalid(message)
     for text in given:
         found = _PAIR.fullmatch(text)
         if not found:
             message = f"meta={text[:80]!r}: use KEY:INTEGER, such as meta=customer:7"
             raise invalid(message)
-        pairs[found[1]] = int(found[2])
+        key, value = found[1], int(found[2])
+        if pairs.setdefault(key, value) != value:
+            message = f"meta has two values for {key[:80]!r}: a submission has one for each key"
+            raise invalid(message)
     return pairs
 
 

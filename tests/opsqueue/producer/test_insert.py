@@ -27,7 +27,7 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.model.answers import Inserted
-from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.new_submission import MAX_METADATA_BYTES, NewSubmission
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.insert import SubmissionInserter
@@ -101,8 +101,8 @@ def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size
     "wrong",
     [
         {"max_attempts": 0},
-        {"metadata": b"x" * 70_000},
-        {"strategic_metadata": {"a b": 1}},
+        {"metadata": b"x" * (MAX_METADATA_BYTES + 1)},
+        {"strategic_metadata": {"": 1}},
         {"idempotency_key": ""},
         {"idempotency_key": "ü"},
         {"retention": "7d"},

@@ -237,7 +237,7 @@ def test_deleted_results_are_missed_when_they_are_read(
     results = producer.try_stream_completed_submission(id_)
 
     assert next(results) == 1
-    with pytest.raises(ObjectNotFoundError, match=r"is kept for its queue's retention from then"):
+    with pytest.raises(ObjectNotFoundError, match="is kept for 86,400 seconds from then on"):
         next(results)
 
 

@@ -496,3 +496,21 @@ def test_a_key_with_a_lone_surrogate_is_refused(http: httpx.Client, method: str)
 
     assert answer.status_code == 400
     assert "lone surrogate" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("&".join(["meta=a:1"] * 65), "65 times meta: a submission has at most 64 pairs"),
+        ("meta=a:1&meta=b:1&meta=a:2", "meta has two values for 'a'"),
+    ],
+)
+def test_pairs_that_no_submission_can_have_are_refused(
+    http: httpx.Client, query: str, says: str
+) -> None:
+    """The last one would be looked up otherwise, and submissions found that were not meant."""
+    answer = http.get(f"/submission-ids?{query}")
+
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+    assert http.get(f"/submissions?{query}").status_code == 422
