@@ -1,5 +1,5 @@
 -- The scripts of the state machine. The loader puts _prelude in front of each of them, and the parts
--- that a header names ("With _index, _token."), with what these name in turn.
+-- that a header names ("With _index, _token."), including the parts that these name themselves.
 std = {
   read_globals = {
     "KEYS", "ARGV", "redis", "ipairs", "next", "pairs", "tonumber", "tostring", "type", "unpack",
@@ -13,7 +13,7 @@ max_line_length = 100
 
 local folder = "opsqueue/queue/lua/"
 
--- Collects the names that a file's parts define: functions are read, variables may be set as well.
+-- Collects the names that a file's parts define. Functions may only be read, variables also be set.
 local function collect(name, functions, variables, seen)
   local text = assert(io.open(folder .. name .. ".lua")):read("*a")
   local parts = (text:match("\n%-%- With ([_%w, ]+)%.\n") or "") .. " _prelude"
@@ -43,7 +43,7 @@ for path in io.popen("ls " .. folder):lines() do
   files[folder .. path].read_globals = functions
   files[folder .. path].globals = variables
   if name:match("^_") then
-    -- Each is used by some script, which this file alone can't show.
+    -- Each definition is used by some script, which luacheck can't see in this file alone.
     files[folder .. path].ignore = { "211", "231", "241" }
   end
 end

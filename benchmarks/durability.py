@@ -1,11 +1,11 @@
-"""What a durable insert costs: the same inserts under each durability, on the server at hand.
+"""The cost of a durable insert, measured with the same inserts under each durability.
 
     python benchmarks/durability.py [--rounds 7] [--producers 1 16] [--server /path/redis-server]
 
-Each row is a server of its own with its folder on the disk of --folder (give a real one: /tmp may
-be memory), with a replica where it needs one. Producers are threads that insert small submissions
-of two chunks one after another, straight into Redis; rows take turns, a second each, and the median
-rate of the rounds counts. The last column is the rate beside that of the first row.
+Each row uses a separate server with its folder on the disk of --folder (use a real disk: /tmp may
+be memory), and a replica if it needs one. Producers are threads that insert small submissions of
+two chunks one after another, directly into Redis. Rows take turns of a second, and the median rate
+of the rounds counts. The last column is the rate relative to the first row.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CASES = (
 
 
 class Producer(threading.Thread):
-    """Inserts until it is told to stop; keeps how long each took."""
+    """A thread that inserts until it is stopped and records the duration of each insert."""
 
     def __init__(self, queue: Queue, number: int, stop: threading.Event) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Producer(threading.Thread):
 
 
 def started(case: Case, folder: Path, servers: ExitStack) -> str:
-    """Give the URL of the case's server, which it may have a replica of."""
+    """Start the case's server, and its replica if it has one; return the server's URL."""
     arguments: tuple[str, ...] = ("--appendfsync", case.policy)
     primary = servers.enter_context(EmbeddedServer(folder / "primary", arguments=arguments))
     client = connect(primary.url)
@@ -91,7 +91,7 @@ def started(case: Case, folder: Path, servers: ExitStack) -> str:
 def measure(
     url: str, durability: Durability, producers: int, seconds: float
 ) -> tuple[list[float], float]:
-    """Insert for so long; give how many seconds each insert took, and all of them together."""
+    """Insert for some seconds; return the duration of each insert, and of all together."""
     client = connect(url, max_connections=producers + 1)
     queue = Queue(client, f"q{time.time_ns()}", durability=durability)
     queue.insert_submission(
@@ -106,7 +106,7 @@ def measure(
     stop.set()
     for thread in threads:
         thread.join()
-    # With the last insert of each, which may take as long as the round.
+    # Includes the last insert of each producer, which may take as long as the round.
     in_all = time.perf_counter() - began
     client.close()
     return [second for thread in threads for second in thread.seconds], in_all
@@ -135,7 +135,7 @@ def main() -> None:
             client = connect(urls[CASES[0]])
             report.say_where(client)
             client.close()
-            # In turns, so that a busy machine is busy for all of them.
+            # Cases take turns, so that other load on the machine affects all of them.
             for _, producers, case in product(range(options.rounds), options.producers, urls):
                 seconds, in_all = measure(urls[case], case.durability, producers, options.seconds)
                 rates[case, producers].append(len(seconds) / in_all)

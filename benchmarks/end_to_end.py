@@ -1,13 +1,14 @@
-"""N operations `x -> x + 1` through API, Redis, store and workers, results read back and checked.
+"""N operations `x -> x + 1` through API, Redis, store and workers, with checked results.
 
     python benchmarks/end_to_end.py
     python benchmarks/end_to_end.py --operations 100000 --chunk-size 100
     python benchmarks/end_to_end.py --kill         # SIGKILL to a worker in the middle
     python benchmarks/end_to_end.py --operations 100000000 --name hundred_million --not-durable
 
-Everything counts: cutting, encoding and uploading, the handlers, reading the results in order. Each
-result is compared as it comes, so nothing here grows with their number. Memory is what a process
-had at most (VmHWM, this one included), the server's own peak, and the bytes of all stored objects.
+The time includes everything: cutting, encoding and uploading, the handlers, reading the results in
+order. Each result is compared as it arrives, so nothing here grows with their number. Memory is the
+peak of each process (VmHWM, including this one), the server's own peak, and the bytes of all stored
+objects.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def main() -> None:
 
 
 def memory_of(stack: LocalStack, client: redis.Redis, workers: int) -> list[tuple[str, float]]:
-    """Give the peaks of all processes, then of Redis's data and of the store."""
+    """Return the peaks of all processes, then of Redis's data and of the store."""
     names = ["api", *("worker" if n == 1 else f"worker-{n}" for n in range(1, workers + 1))]
     rows = [("the producer and reader", peak_mib())]
     for name in names:
@@ -135,7 +136,7 @@ def memory_of(stack: LocalStack, client: redis.Redis, workers: int) -> list[tupl
 
 
 def kill_in_the_middle(stack: LocalStack, producer: ProducerClient, submission_id: int) -> None:
-    """SIGKILL one of the workers once a fifth is done."""
+    """Kill one of the workers with SIGKILL when a fifth is done."""
     while True:
         status = producer.get_submission(submission_id)
         if status is None:

@@ -1,16 +1,17 @@
-"""One large customer and nine small ones: who gets the workers, under Oldest and PreferDistinct.
+"""One large customer and nine small ones compete for workers, under Oldest and PreferDistinct.
 
     python benchmarks/fairness.py
     python benchmarks/fairness.py --figure docs/fairness.svg
 
-A customer's 10,000 chunks are submitted first, then those of nine customers with 100 each; then the
-queue, paused until now, is resumed. Two workers with four slots each run chunks that take 10 ms
-(asyncio.sleep, so that two cores suffice). Samples every 50 ms: the chunks in hand by customer.
+In a paused queue one customer's 10,000 chunks are submitted first, then those of nine customers
+with 100 each. Then the queue is resumed. Two workers with four slots each run chunks that take 10
+ms (asyncio.sleep, so that two cores suffice). Every 50 ms the reserved chunks of each customer are
+counted.
 
-The fair share: while ten customers have something to do, each gets a tenth of the rate, so the nine
-are done after 10 x 100 chunks at the rate of the run.
+The fair share: while ten customers have chunks left, each gets a tenth of the rate, so the nine are
+done after 10 x 100 chunks at the rate of the run.
 
---figure needs matplotlib (pip install matplotlib), nothing else here does.
+Only --figure needs matplotlib (pip install matplotlib).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
-    """Run everything under a strategy; answers when each customer was done, and the samples."""
+    """Run everything under a strategy; return when each customer was done, and the samples."""
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
         LocalStack(
@@ -107,7 +108,7 @@ def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
         done_s: dict[int, float] = {}
         samples: list[dict[str, Any]] = []
         while len(done_s) < len(ids):
-            # The hash of the data model (_prelude.lua) that the strategy itself goes by.
+            # The hash of the data model (_prelude.lua) that the strategy itself reads.
             in_hand = client.hgetall(base_key(QUEUE) + "inhand:customer")
             at_s = time.monotonic() - began
             by_customer = [int(in_hand.get(str(c).encode(), 0)) for c in range(len(ids))]
@@ -135,15 +136,15 @@ def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Draw chunks in hand by customer over time, a panel a strategy."""
+    """Draw the reserved chunks of each customer over time, with a panel for each strategy."""
     import matplotlib as mpl  # noqa: PLC0415 only for this
 
     mpl.use("agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415 only for this
 
-    # Okabe and Ito's colours, which everybody can tell apart; the nine alternate in lightness.
+    # Okabe and Ito's colours, which everybody can distinguish; the nine alternate in lightness.
     large, small = "#0072B2", ("#E69F00", "#F5CE7A")
-    # Text stays text, which is small; nothing in the file changes from drawing to drawing.
+    # Text stays text, which keeps the file small and identical between runs.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "opsqueue"})
     figure, panels = plt.subplots(
         len(runs), 1, figsize=(8, 5.2), sharex=True, sharey=True, layout="constrained"
@@ -183,7 +184,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def binned(samples: list[dict[str, Any]], width_s: float) -> tuple[list[float], list[list[float]]]:
-    """Give the middles of the bins, and the means in them, a list a customer."""
+    """Return the centres of the bins, and a list of their means for each customer."""
     bins: dict[int, list[list[int]]] = {}
     for sample in samples:
         bins.setdefault(int(sample["at_s"] / width_s), []).append(sample["in_hand"])

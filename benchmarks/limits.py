@@ -1,19 +1,19 @@
-"""Limits under many processes at once: is one ever exceeded?
+"""Check that limits are never exceeded with many processes at the same time.
 
     python benchmarks/limits.py                       # both, some 40 s
     python benchmarks/limits.py --seconds 10
     python benchmarks/limits.py --burst 1             # loses tokens: exit code 1
 
-MaxSimultaneous: --processes processes reserve and complete --chunks chunks against
-MaxSimultaneous(api, 5). Each counts itself in a plain Redis counter between the answer of its
-reserve and its report, by INCRBY. Each answer is what is in hand then: the highest that any process
-was given is what was ever in hand at once, and the strategy has no part in this count. RateLimit: a
-quarter as many processes reserve under RateLimit(api, 100, 10) for --seconds, all from one instant
-on. The full bucket at the start adds 10 to what is let through; a bucket of 1 would lose what comes
-between a token and who asks for it.
+MaxSimultaneous: --processes processes reserve and complete --chunks chunks under
+MaxSimultaneous(api, 5). Between the answer of its reserve and its report each process adds its
+chunks to a plain Redis counter by INCRBY. The highest value that any process gets is the highest
+number of chunks in progress, counted independently of the strategy. RateLimit: a quarter as many
+processes reserve under RateLimit(api, 100, 10) for --seconds, all starting at the same instant. The
+full bucket at the start adds 10. A bucket of 1 would lose the tokens that arise before a process
+asks for them.
 
-Exit code 1 if more than 5 were in hand at once, a chunk was not completed, or the number let
-through is further than 5 % from 100 a second.
+The exit code is 1 if more than 5 chunks were in progress at the same time, a chunk was not
+completed, or the rate is further than 5 % from 100 a second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from report import Report
 
 MAX, PER_SECOND = 5, 100
 IN_HAND_KEY, COMPLETED_KEY = "bench:in-hand", "bench:completed"
-HIGHEST_KEY = "bench:highest"  # a list: the highest count that each process was answered
+HIGHEST_KEY = "bench:highest"  # a list of the highest count that each process got
 GIVE_UP_AFTER_S = 300
 
 
@@ -106,9 +106,9 @@ def main() -> int:
 
 
 def in_hand_at_once(url: str, processes: int, chunks: int) -> dict[str, Any]:
-    """Complete chunks with everybody against the same limit; timed from when all are up."""
+    """Complete chunks with all processes under the same limit, timed when all have started."""
     client = connect(url)
-    # Several submissions of one value: the limit is the value's.
+    # Several submissions with one value, since the limit applies to the value.
     for number in range(10):
         share = chunks // 10 + (number < chunks % 10)
         Queue(client, "max").insert_submission(
@@ -148,7 +148,7 @@ def work_on_max(url: str, chunks: int, name: str, all_up: Barrier) -> None:
 
 
 def let_through(url: str, processes: int, seconds: float, burst: int) -> dict[str, Any]:
-    """Count what a rate limit lets through."""
+    """Count the chunks that a rate limit allows."""
     client = connect(url)
     queue = Queue(client, "rate")
     queue.insert_submission(
@@ -178,7 +178,7 @@ def work_on_rate(url: str, seconds: float, burst: int, name: str, all_up: Barrie
 
 
 def run_together(work: Callable[[str, Barrier], None], processes: int) -> float:
-    """Run it in that many processes, a name each; give the seconds from when all were up."""
+    """Run `work` in many processes, each with a name; return the seconds since all had started."""
     context = multiprocessing.get_context("forkserver")
     all_up = context.Barrier(processes + 1, timeout=GIVE_UP_AFTER_S)
     workers = [

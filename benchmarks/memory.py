@@ -1,12 +1,12 @@
-"""What a producer's memory is while it hands in a generator of millions of operations.
+"""The memory of a producer that submits a generator of millions of operations.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --cap-mib 192
-    python benchmarks/memory.py --as-list          # a list in place of the generator: MemoryError
+    python benchmarks/memory.py --as-list          # a list instead of the generator: MemoryError
 
-Each number of operations is inserted by a process of its own, through the API on an embedded server
-and a folder, under a cap that the kernel holds it to (`ulimit -d`: all that it may write to, the
-stacks of upload threads included, used or not). The peak is of what it really used (VmHWM).
+A separate process inserts each number of operations, through the API with an embedded server and a
+folder, under a limit that the kernel enforces (`ulimit -d`: all writable memory, including the
+stacks of upload threads, used or not). The peak is the memory that was really used (VmHWM).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def insert(count: int, chosen: argparse.Namespace) -> dict[str, float]:
-    """Insert under the cap; answers the row."""
+    """Insert under the limit; return the row."""
     cap = chosen.cap_mib * MIB
     resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
     before_mib = peak_mib()

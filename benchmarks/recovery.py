@@ -1,17 +1,17 @@
-"""How long until work goes on: a child killed, a worker killed, the server killed and restarted.
+"""The time until work continues after a child, a worker or the server was killed.
 
     python benchmarks/recovery.py
     python benchmarks/recovery.py --rounds 3 --heartbeat-timeout 30
 
-Handlers write down when they start. They take 20 ms, every tenth a second: a child is killed while
-such a one runs. The clock is the machine's monotonic one, which all share. Medians, and the
-longest, of --rounds each:
+Handlers log when they start. They take 20 ms, and every tenth takes a second: a child is killed
+while such a handler runs. The clock is the machine's monotonic clock, which all processes share.
+The results are medians and maxima of --rounds each:
 
-child     a worker with one child: until another child runs a chunk; until the chunk that the dead
-          one ran is run again (its attempt is used, so it waits for its back-off, 0.5 to 1 s)
-worker    one of two: until the chunk that it ran is run again, by the other one. That is the time
-          after which a silent worker is dead, --heartbeat-timeout (30 s by default), and up to a
-          second until the next sweep.
+child     a worker with one child: until another child runs a chunk; until the dead child's chunk
+          runs again (its attempt is used, so it waits for its back-off, 0.5 to 1 s)
+worker    one of two: until the other one runs its chunk again. That takes the time after which a
+          silent worker counts as dead, --heartbeat-timeout (30 s by default), and up to a second
+          until the next sweep.
 server    with an append-only file: until it answers again, and from then until a chunk is counted
           as completed
 """
@@ -59,7 +59,7 @@ def is_long(number: int) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """A start of the handler."""
+    """The start of a handler, as logged."""
 
     at: float
     pid: int
@@ -67,7 +67,7 @@ class Run:
 
 
 class Bench:
-    """A server, a log of what runs, and more work than is done."""
+    """A server, a log of handlers, and more work than can be done."""
 
     def __init__(self, folder: Path, server: EmbeddedServer, heartbeat_timeout_s: float) -> None:
         self.server = server
@@ -78,7 +78,7 @@ class Bench:
         self._next = 0
 
     def add_work(self) -> None:
-        """Insert two minutes of it, new numbers: small, so that no store is needed."""
+        """Insert two minutes of work with new numbers; small, so that no store is needed."""
         client = connect(self.server.url)
         api, store = RedisBackend(client), open_store(self._store_url)
         ProducerClient.over(api, store, queue=QUEUE).insert_submission(
@@ -123,7 +123,7 @@ class Bench:
         return [Run(float(at), int(pid), int(number)) for at, pid, number in rows]
 
     def first(self, wanted: Callable[[Run], bool]) -> Run:
-        """Wait until a handler has started that is wanted."""
+        """Wait until a matching handler has started."""
         deadline = time.monotonic() + GIVE_UP_AFTER_S
         while time.monotonic() < deadline:
             for run in self.runs():

@@ -1,4 +1,4 @@
-"""What a benchmark found, and where: printed as Markdown while it runs, kept as JSON.
+"""Results of a benchmark: printed as Markdown while it runs, and saved as JSON.
 
     report = Report("strategies", options=vars(chosen))
     report.say_where(client)                           # machine and versions, the server's too
@@ -6,8 +6,8 @@
     table.add({"strategy": "Oldest", "p50_ms": 0.98})  # prints | `Oldest` | 0.98 ms |
     report.save()                                      # benchmarks/results/strategies.json
 
-A column is a title and how it is made of a row's values; the JSON has the values themselves, those
-without a column, too. A sentence that is not a table goes through `report.say`.
+A column has a title and a format of a row's values. The JSON has the values themselves, including
+those without a column. `report.say` prints a sentence outside of tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 class Table:
-    """Rows under one header, printed as they come."""
+    """Rows under one header, printed as they are added."""
 
     def __init__(self, columns: Mapping[str, str], title: str) -> None:
         self.title = title
@@ -49,14 +49,14 @@ class Report:
     """One run of one benchmark.
 
     Args:
-        name: of the benchmark and of its file in `benchmarks/results`.
-        options: what the run was told, as `vars` gives it of parsed arguments.
+        name: the name of the benchmark and of its file in `benchmarks/results`.
+        options: the options of the run, as `vars` returns parsed arguments.
     """
 
     def __init__(self, name: str, *, options: Mapping[str, Any] | None = None) -> None:
         self.name = name
         self.facts: Row = {}
-        """More of what was found, for the JSON."""
+        """Further results, for the JSON."""
         self._options = dict(options or {})
         self._tables: list[Table] = []
         self._lines: list[str] = []
@@ -65,7 +65,7 @@ class Report:
     def say_where(
         self, client: redis.Redis | None = None, *, packages: tuple[str, ...] = ()
     ) -> None:
-        """Print where this runs: machine, versions and, of a client, its server."""
+        """Print machine, versions and, if a client is given, its server."""
         self._where = {**machine(), "packages": versions(*PACKAGES, *packages)}
         if client is not None:
             self._where["server"] = server_of(client)
@@ -89,7 +89,7 @@ class Report:
         print(line, flush=True)
 
     def save(self) -> Path:
-        """Write all of it; answers where."""
+        """Write the JSON; return its path."""
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.json"
         whole = {
@@ -129,13 +129,13 @@ def server_of(client: redis.Redis) -> str:
 
 
 def main_thread_cpu_s(client: redis.Redis) -> float:
-    """Give what the server's main thread has used: all that limits its commands."""
+    """Return the CPU time of the server's main thread, which limits its commands."""
     used: dict[str, float] = client.info("cpu")
     return used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"]
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Give the versions of those packages that are installed."""
+    """Return the versions of the installed packages among these."""
     found = {}
     for package in packages:
         try:
@@ -146,9 +146,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def peak_mib(pid: int | str = "self") -> float:
-    """Give what a process had in memory at most (VmHWM); takes Linux.
+    """Return the peak memory of a process (VmHWM); needs Linux.
 
-    That of getrusage begins with what the process's parent had.
+    The value of getrusage begins with the memory of the process's parent.
     """
     for line in _lines_of(f"/proc/{pid}/status"):
         if line.startswith("VmHWM:"):

@@ -1,13 +1,13 @@
-"""All benchmarks one after the other: what `make bench` runs.
+"""All benchmarks one after the other, as `make bench` runs them.
 
-    python benchmarks/run.py                      # half an hour; let nothing else run
+    python benchmarks/run.py                      # half an hour; run nothing else meanwhile
     python benchmarks/run.py --only small limits
-    python benchmarks/run.py --quick              # smaller numbers: whether all of it works
-    python benchmarks/run.py --tables             # runs nothing, prints what was found last
-    python benchmarks/run.py --write              # likewise, into README.md beside this file
+    python benchmarks/run.py --quick              # smaller numbers, to see that all of it works
+    python benchmarks/run.py --tables             # runs nothing, prints the last results
+    python benchmarks/run.py --write              # writes the last results into README.md here
 
-Each is a process of its own, may also be run alone, prints its tables, and leaves its results in
-`benchmarks/results/NAME.json`. Where one fails the others go on, and the exit code is 1.
+Each runs in a separate process, can also be run alone, prints its tables, and saves its results in
+`benchmarks/results/NAME.json`. If one fails the others still run, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Benchmark:
     path: str
     options: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
-    """In place of `options`, or of the defaults, with --quick."""
+    """Options with --quick, instead of `options` or the defaults."""
     section: str = ""
-    """Of README.md, where it is not named by the path alone."""
+    """The section of README.md, unless the path alone names it."""
 
 
 BENCHMARKS = (
@@ -143,7 +143,7 @@ def print_last(name: str) -> None:
 
 
 def write_page(wanted: list[Benchmark]) -> int:
-    """Put the tables found last in the place of those with the same head, in the same section."""
+    """Replace the tables of README.md by the last ones with the same header and section."""
     text, missed = PAGE.read_text(), 0
     for bench in wanted:
         for table in (last_of(bench.name) or {"tables": []})["tables"]:

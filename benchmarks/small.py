@@ -1,10 +1,10 @@
-"""What small submissions cost: through Redis, and through the object store.
+"""The cost of small submissions, through Redis and through the object store.
 
     python benchmarks/small.py [--submissions 200] [--latency-ms 20]
 
-Hands in submissions of 10 operations (a chunk of 5 twice), works them off and reads their results,
-in one process on one embedded server, so that what differs is where the bytes go. The store is a
-folder; then the same with a pause before each request, as a bucket in a region has.
+Submissions of 10 operations (two chunks of 5) are inserted, processed, and their results read, in
+one process with one embedded server, so that the cases differ only in where the bytes go. The store
+is a folder, and then a folder with a pause before each request, as for a bucket in a region.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def double(numbers: list[int]) -> list[int]:
 
 
 class SlowStore(LocalStore):
-    """A folder that answers as late as a bucket."""
+    """A folder with the latency of a bucket."""
 
     def __init__(self, root: str, latency_s: float) -> None:
         super().__init__(root)

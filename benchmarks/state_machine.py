@@ -1,34 +1,35 @@
-"""The state machine alone: reserve and complete per second, against the server's bare limit.
+"""The state machine alone: reserves and completes per second, relative to the server's limit.
 
     python benchmarks/state_machine.py
     python benchmarks/state_machine.py --strategies Oldest --batches 1 100
-    python benchmarks/state_machine.py --commands     # which commands, and how many a chunk
+    python benchmarks/state_machine.py --commands     # the commands, and their number per chunk
 
-Our scripts and bare ones are called in the same way, by EVALSHA in pipelines of --at-once chunks,
-so that round trips are hidden and the server is what limits; they take turns, --rounds of each, and
-a row has the medians. Nothing reads the answers into values, which is the client's part (`Queue`).
+opsqueue's scripts and bare scripts are called in the same way, by EVALSHA in pipelines of --at-once
+chunks, so that round trips are hidden and the server is the limit. They take turns, --rounds of
+each, and a row has the medians. Answers are not parsed, which is the client's part (`Queue`).
 
-The bare limit: scripts that do nothing but the commands which a reservation and its end can't do
-without in this data model, each as seldom as can be. There is no clock, no branch, no check, no
-list of what is delayed, no pause, no repair, and what a strategy answers is given to them.
+The bare limit: scripts with only the commands that a reservation and its end need in this data
+model, each as seldom as possible. There is no clock, no branch, no check, no list of delayed
+chunks, no pause and no repair, and the strategy's choice is passed in.
 
-reserve   a call: ZADD of the worker's sign of life, XREADGROUP of all chunks, XREVRANGE of the last
-          wake-up for the answer; a submission: HMGET of what the answer says of it, HSET of cursor
-          and chunks in hand; a chunk: XADD of the entry
-complete  a call: XRANGE over all tokens (a report names tokens, the entries say whose chunks they
-          are), one XACK and one XDEL of all, HINCRBY of the queue's 4 totals and 2 of its rate;
-          a submission: HMGET of what must be known, HSET of its 3 counters; a chunk: SETBIT
+reserve   per call: ZADD of the worker's heartbeat, XREADGROUP of all chunks, XREVRANGE of the last
+          wake-up for the answer; per submission: HMGET of its fields in the answer, HSET of cursor
+          and reserved chunks; per chunk: XADD of the entry
+complete  per call: XRANGE over all tokens (a report names tokens, the entries have the chunks), one
+          XACK and one XDEL of all, HINCRBY of the queue's 4 totals and 2 of its rate; per
+          submission: HMGET of the needed fields, HSET of its 3 counters; per chunk: SETBIT
 
-and, by strategy, the look into its index, once a pick where picks differ and else once a call;
-where submissions have strategic metadata, HGETALL of it (the answer has it, and the count is by its
-value), and in both, for all values touched together, HSET of their counts in hand, HINCRBY of their
-key's, ZADD of their groups in the two indexes by that count. MaxSimultaneous reads the count that
-it limits, HGET; RateLimit reads and writes its bucket, HGET, HSET, ZADD. The bare answer to
-complete is one number, ours an outcome a chunk.
+A strategy adds the reading of its index, once per pick if picks differ and otherwise once per call.
+With strategic metadata there are also HGETALL of it (it is part of the answer, and counts are by
+its values) and in both scripts, for all touched values together, HSET of their counts of reserved
+chunks, HINCRBY of their key's count, and ZADD of their groups in the two indexes by count.
+MaxSimultaneous reads the count that it limits, HGET; RateLimit reads and writes its bucket, HGET,
+HSET, ZADD. The bare answer to complete is one number, opsqueue's an outcome for each chunk.
 
-`ratio` is ours by the bare limit, of chunks a second as the client sees them; `in CPU` the same of
-the CPU time of the server's main thread, which a busy machine disturbs less. It has all that a
-server does for a call, the reading of it and the answer too, so it is what limits a queue.
+`ratio` is opsqueue's rate by the bare limit, in chunks per second as the client sees them. `in CPU`
+is the same for the CPU time of the server's main thread, which other load on the machine disturbs
+less. It includes everything that a server does for a call, also reading and answering it, so it is
+the limit of a queue.
 """
 
 from __future__ import annotations
@@ -69,21 +70,21 @@ def bare(name: str, **parts: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A strategy, and what the bare limit has of it."""
+    """A strategy, and its part in the bare limit."""
 
     strategy: str
     key: str = ""
-    """Of the strategic metadata that submissions have."""
+    """Key of the submissions' strategic metadata."""
     once: str = ""
-    """The look into an index, where one serves all picks of a call."""
+    """The reading of an index, if one reading serves all picks of a call."""
     each: str = ""
-    """Where each pick needs its own."""
+    """The reading of an index, if each pick needs its own."""
     limit: str = ""
-    """What a limit needs of a value that it is for."""
+    """The commands that a limit needs for its value."""
 
     @property
     def is_spread(self) -> bool:
-        """Whether the chunks of a call come from as many submissions as can be."""
+        """True if the chunks of a call come from as many submissions as possible."""
         return bool(self.each)
 
 
@@ -120,7 +121,7 @@ CASES = (
 
 
 class Ours:
-    """The transitions, as `Queue` calls them, without reading the answers."""
+    """The transitions as `Queue` calls them, without parsing the answers."""
 
     def __init__(self, client: redis.Redis, case: Case) -> None:
         name = f"ours-{CASES.index(case)}"
@@ -154,7 +155,7 @@ class Ours:
 
 
 class Bare:
-    """The same commands without a logic."""
+    """The same commands without any logic."""
 
     def __init__(self, client: redis.Redis, case: Case) -> None:
         self._base = f"oq:{{bare-{CASES.index(case)}}}:"
@@ -217,7 +218,7 @@ class Bare:
 
 @dataclass(frozen=True)
 class Round:
-    """What a chunk took, reserve and complete together."""
+    """The cost of a chunk, reserve and complete together."""
 
     wall_us: float
     cpu_us: float
@@ -278,7 +279,7 @@ def main() -> None:
 def measure(
     client: redis.Redis, case: Case, batch: int, chosen: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-    """Let ours and the bare ones take turns; answers the row, and the commands of both."""
+    """Run opsqueue's and the bare scripts in turns; return the row, and the commands of both."""
     sides = (Ours(client, case), Bare(client, case))
     for side in sides:
         run_round(client, side, batch, 2 * batch, chosen.at_once)

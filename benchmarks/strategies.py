@@ -1,15 +1,16 @@
-"""One reserve under each strategy, by the number of ready submissions; and the memory they take.
+"""A reserve under each strategy by the number of ready submissions, and the memory they take.
 
     python benchmarks/strategies.py                     # 30, 3,000 and 300,000 submissions
     python benchmarks/strategies.py --sizes 30 30000
 
-Each size is a queue of its own on one embedded server. Every submission has chunks left to give, a
-customer (a third as many customers as submissions) and a priority (of 10). The strategies' reserves
-of one chunk alternate between the sizes, ten at a time in an order drawn anew, so that a noisy
-machine disturbs all alike; after each ten these are released, untimed.
+Each size is a separate queue on one embedded server. Every submission has chunks left, a customer
+(a third as many customers as submissions) and a priority (of 10). The reserves of one chunk
+alternate between the sizes, ten at a time in random order, so that other load on the machine
+affects all of them. After each ten the chunks are released, untimed.
 
-A row has what a client sees of --reserves reserves, and their median inside the server (its own
-count of microseconds for the script). The ratios are medians against those of the smallest size.
+A row has the durations of --reserves reserves as a client sees them, and their median inside the
+server (its own count of microseconds for the script). The ratios are relative to the median of the
+smallest size.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ COLUMNS = {
 
 @dataclass
 class Times:
-    """Of reserves, in milliseconds."""
+    """Durations of reserves, in milliseconds."""
 
     client: list[float] = field(default_factory=list)
     server: list[float] = field(default_factory=list)
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 def fill(client: redis.Redis, size: int) -> tuple[Queue, int]:
-    """Make a queue with that many ready submissions; answers it and the bytes they take."""
+    """Create a queue with that many ready submissions; return it and the bytes they take."""
     before = client.info("memory")["used_memory"]
     queue = Queue(client, f"bench-{size}")
     for number in range(size):
@@ -125,7 +126,7 @@ def fill(client: redis.Redis, size: int) -> tuple[Queue, int]:
 def measure(
     client: redis.Redis, queues: dict[int, Queue], text: str, reserves: int
 ) -> list[dict[str, Any]]:
-    """Time reserves under a strategy on each queue, in turns; answers a row a queue."""
+    """Time reserves under a strategy on each queue, in turns; return a row for each queue."""
     times = {size: Times() for size in queues}
     for queue in queues.values():
         reserve_and_release(client, queue, text, Times())  # the server has seen the script
@@ -168,7 +169,7 @@ def reserve_and_release(client: redis.Redis, queue: Queue, text: str, times: Tim
 
 
 def script_us(client: redis.Redis) -> int:
-    """Microseconds that scripts have taken in the server."""
+    """Return the microseconds that scripts have taken in the server."""
     stats: dict[str, dict[str, int]] = client.info("commandstats")
     return stats["cmdstat_evalsha"]["usec"]
 

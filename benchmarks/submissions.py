@@ -1,14 +1,14 @@
-"""Insert and cancel by the number of chunks, and what submissions take in Redis.
+"""Inserting and cancelling by the number of chunks, and the memory of submissions in Redis.
 
     python benchmarks/submissions.py
 
-The state machine alone: one client, one call at a time, nothing stored. Sizes take turns in an
-order drawn anew each time, so that a noisy machine disturbs all alike. `in server` is what the
-server's main thread used of CPU time, the reading of calls and the answers too.
+It measures the state machine alone: one client, one call at a time, nothing stored. Sizes take
+turns in random order, so that other load on the machine affects all of them. `in server` is the CPU
+time of the server's main thread, including reading calls and sending answers.
 
 Memory is the server's own count (used_memory without clients' buffers) before and after submissions
-of each kind are inserted into a fresh server; then what its keys take more (MEMORY USAGE) when
-chunks of one submission are finished.
+of each kind are inserted into a fresh server. A further row is the growth of its keys (MEMORY
+USAGE) when chunks of one submission are finished.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def memory_of_finished(client: redis.Redis, finished: int) -> float:
 
 
 def bytes_in_keys(client: redis.Redis) -> int:
-    """Of so little, the server's own count would say more of its buffers than of the keys."""
+    """Return the memory of the keys; for so little the server's own count is too inexact."""
     return sum(int(client.memory_usage(key) or 0) for key in client.scan_iter())
 
 

@@ -1,17 +1,17 @@
-"""Upload and download of chunks against an S3 server that answers late; one at a time beside it.
+"""Upload and download of chunks with an S3 server that has a latency, in parallel and serially.
 
     python benchmarks/transfer.py
     python benchmarks/transfer.py --chunks 2000 --at-once 16 32 64
     python benchmarks/transfer.py --endpoint http://127.0.0.1:8333    # an S3 server of your own
 
-The server is moto's, in a process of its own; in front of it a proxy holds back every piece that
-the client sends by --latency-ms, so each request takes so much longer, as in a bucket a region
-away. The calls are those by which producers upload and results are read (opsqueue.store.parallel),
-at the default of 16 at once; one at a time is measured on --single chunks. Everything read is
-compared with what was stored.
+The server is moto's, in a separate process. A proxy in front of it delays the client's data by
+--latency-ms, so each request takes that much longer, as for a bucket in another region. The calls
+are those that upload inputs and read results (opsqueue.store.parallel), by default with 16 at the
+same time; one at a time is measured with --single chunks. All objects read are compared with the
+stored ones.
 
-At best, N at once are N times as fast. Where they are not, the CPU is what limits: of this machine
-client, server and proxy each have a part.
+At best, N at the same time are N times as fast. Otherwise the CPU is the limit: client, server and
+proxy share this machine.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def serve_s3(ready: Connection) -> None:
 
 
 def serve_late(ready: Connection, address: str, latency_s: float) -> None:
-    """Pass bytes on, those of the client late: the same for each request, however many at once."""
+    """Pass bytes on, with a delay for the client's: the same for each request."""
 
     async def serve() -> None:
         host, port = address.split(":")

@@ -1,12 +1,12 @@
-"""The worker runtime's own cost a chunk: no-op handler, file store, local server.
+"""The worker's own cost per chunk, with a no-op handler, a file store and a local server.
 
     python benchmarks/worker.py                       # the whole table, some minutes
     python benchmarks/worker.py --pools process --slots 1 --prefetch auto
 
-Each row: a fresh worker is ready and idle, then a submission comes, an operation a chunk.
-`wall` is the time until it is completed, `cpu` what the worker's processes used, both a chunk;
-`wall` times slots is what a slot spends on a chunk whose handler does nothing. Best of --rounds.
-The store does not sync to disk here: see benchmarks/README.md for what that adds.
+For each row a fresh worker is ready and idle, then a submission is inserted with one operation per
+chunk. `wall` is the time until it is completed and `cpu` the CPU time of the worker's processes,
+both per chunk; `wall` times slots is a slot's time for a chunk whose handler does nothing. The best
+of --rounds counts. The store does not sync to disk here: benchmarks/README.md shows what that adds.
 """
 
 from __future__ import annotations

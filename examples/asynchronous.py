@@ -1,10 +1,10 @@
-"""Everything asynchronous: an `async def` handler, and a producer that never blocks its event loop.
+"""An asynchronous handler, and a producer that never blocks its event loop.
 
     opsqueue dev asynchronous:app
     python asynchronous.py http://127.0.0.1:3999 STORE_URL
 
-Handlers that wait for others use one child process for many chunks with
-`opsqueue-worker asynchronous:app --pool async -c 50`.
+With `opsqueue-worker asynchronous:app --pool async -c 50` one child process runs many chunks at the
+same time, for handlers that mostly wait.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ async def greet(name: str) -> str:
 
 
 async def names(prefix: str) -> AsyncIterator[str]:
-    """Operations may come from an asynchronous source, too."""
+    """Yield the operations, which may come from an asynchronous source, too."""
     for number in range(20):
         await asyncio.sleep(0)
         yield f"{prefix}-{number}"

@@ -1,4 +1,4 @@
-"""Capitalise a text, a line an operation: an app, and a producer that gets the lines in order.
+"""Capitalize a text: each line is an operation, and the producer reads the results in order.
 
     opsqueue dev capitalize:app
     python capitalize.py http://127.0.0.1:3999 STORE_URL < some.txt
@@ -16,7 +16,7 @@ app = Opsqueue()
 
 @app.chunk_handler("lines")
 def capitalize(lines: list[str]) -> list[str]:
-    """Gets a whole chunk; gives as many results, in the same order."""
+    """Process a whole chunk; return one result for each operation, in the same order."""
     return [line.upper() for line in lines]
 
 

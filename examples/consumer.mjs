@@ -3,8 +3,8 @@
 //   node examples/consumer.mjs http://127.0.0.1:3999 default
 //
 // It needs only the API: no Redis, no object store, no codec. Operations and results are JSON.
-// OPSQUEUE_TOKEN is sent where the API asks for a token. Ctrl-C gives back what is in hand.
-// If it dies, its chunks go to others after --heartbeat-timeout of the API (30 s).
+// OPSQUEUE_TOKEN is sent if it is set. Ctrl-C releases the reserved chunks. If the process dies, its
+// chunks go to other consumers after --heartbeat-timeout of the API (30 s).
 const [url = "http://127.0.0.1:3999", queue = "default"] = process.argv.slice(2);
 const worker = `node-${process.pid}-${Math.random().toString(36).slice(2)}`;
 const stop = new AbortController();

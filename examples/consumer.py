@@ -1,9 +1,9 @@
-"""A program that takes chunks itself, instead of being called by `opsqueue-worker`.
+"""A program that reserves chunks itself instead of being called by `opsqueue-worker`.
 
     python consumer.py http://127.0.0.1:3999 STORE_URL
 
-One process works on one chunk at a time: start as many as you like. TERM ends it after the chunk in
-hand; Ctrl-C gives the chunk back at once. redis://… in place of the API's URL works too.
+A process works on one chunk at a time; start as many as you like. TERM ends it after its chunk;
+Ctrl-C releases the chunk at once. redis://… instead of the API's URL works, too.
 """
 
 import signal

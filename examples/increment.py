@@ -1,4 +1,4 @@
-"""The smallest app: every operation is a number, its result is the next one."""
+"""The smallest app: an operation is a number, and its result is the next number."""
 
 from opsqueue import Opsqueue
 

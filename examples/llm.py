@@ -1,11 +1,12 @@
-"""Ask an LLM many questions: 50 calls at a time, tried again with a back-off, errors collected.
+"""Ask an LLM many questions: 50 calls at a time, with retries, a back-off and collected errors.
 
     python llm_stub.py 8080                                    # in place of a real one
     LLM_URL=http://127.0.0.1:8080 opsqueue dev llm:app -c 1
     python llm.py http://127.0.0.1:3999 STORE_URL
 
-The handler tries each call a few times. What still fails becomes that operation's error; the others
-of its chunk keep their answers, which may have cost money. Then only the failed ones are retried.
+The handler tries each call a few times. A call that still fails becomes its operation's error; the
+other operations of the chunk keep their answers, which may have cost money. Then only the failed
+operations are retried.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ async def ask(question: str) -> str:
         while True:
             response = await clients[0].post("/", json={"question": question})
             if response.status_code == 429:
-                # Not a failure: it tells when to come back. Not all at the same time.
+                # It is not a failure: the answer says when to try again. The pauses differ.
                 pause_s = float(response.headers["retry-after"])
                 await asyncio.sleep(pause_s * random.uniform(1, 2))
                 continue
@@ -52,7 +53,7 @@ def main() -> None:
     api_url, store_url = sys.argv[1:]
     questions = [f"question {n}{'!' if n % 25 == 0 else '?'}" for n in range(100)]
     with ProducerClient(api_url, store_url, queue="questions") as producer:
-        # Should more than a fifth fail, something is wrong with all: the submission fails then.
+        # If more than a fifth fail, something is wrong with all of them, so the submission fails.
         submission_id = producer.insert_submission(
             questions, chunk_size=100, max_failed_operations=0.2
         )
@@ -63,7 +64,7 @@ def main() -> None:
             print(f"{questions[error.index]}: {error.message.splitlines()[0]}")
 
         if failed:
-            # A new submission of the failed operations alone, in order.
+            # A new submission of only the failed operations, in order.
             retry_id = producer.retry_submission(submission_id, only="failed")
             retried = producer.iter_results(retry_id, errors="yield")
             for error, answer in zip(failed, retried, strict=True):

@@ -2,9 +2,9 @@
 
     python llm_stub.py 8080
 
-`POST /` takes {"question"} and gives {"answer"} after 0.2 s. It answers 429 beyond 100 calls a
-second and 20 at the start, 500 now and then, and 500 to the first five calls with a question that
-ends in "!". `GET /` tells what it has seen.
+`POST /` takes {"question"} and returns {"answer"} after 0.2 s. It answers 429 beyond 100 calls a
+second and a burst of 20, 500 occasionally, and 500 to the first five calls with a question that
+ends in "!". `GET /` returns statistics.
 """
 
 import json
@@ -66,7 +66,7 @@ class Llm(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Print nothing of each call."""
+        """Suppress the line for each call."""
 
 
 class Server(ThreadingHTTPServer):

@@ -1,9 +1,9 @@
-"""Many producers, many consumers, each a process of its own; every producer gets its own results.
+"""Many producers and consumers, each a separate process; every producer gets its own results.
 
     python many.py http://127.0.0.1:3999 STORE_URL 8 4      # eight producers, four consumers
 
-A producer's number is its strategic metadata, so that consumers share themselves among producers:
-one that hands in much does not keep the others waiting.
+A producer's number is its strategic metadata, so that consumers serve all producers fairly: one
+that submits a lot does not keep the others waiting.
 """
 
 import multiprocessing
@@ -30,7 +30,7 @@ def produce(number: int, api_url: str, store_url: str) -> None:
 
 
 def consume(api_url: str, store_url: str) -> None:
-    # As Ctrl-C does: a chunk in hand is given back at once.
+    # Like Ctrl-C: the reserved chunk is released at once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         suppress(KeyboardInterrupt),

@@ -1,13 +1,13 @@
-"""One trace from the producer over API and worker to the handler, with OpenTelemetry.
+"""A trace from the producer through API and worker to the handler, with OpenTelemetry.
 
     pip install "opsqueue-redis[dev,otel]"
     OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 opsqueue dev traced:app
     python traced.py produce http://127.0.0.1:3999 STORE_URL
     python traced.py consume http://127.0.0.1:3999 STORE_URL     # takes chunks as the app does
 
-Worker and API export by OpenTelemetry's own variables (OTEL_TRACES_EXPORTER=console prints); a
-program of yours sets up the SDK itself. Nothing is done in the handler: its span, and what the
-producer put into the baggage, are current there. See docs/tracing.md.
+Worker and API are configured by OpenTelemetry's own variables (OTEL_TRACES_EXPORTER=console prints
+spans); your own program sets up the SDK itself. The handler needs no code for it: its span and the
+producer's baggage are current there. See docs/tracing.md.
 """
 
 import signal
@@ -45,7 +45,7 @@ def line_of(span: ReadableSpan) -> str:
 
 
 def print_spans() -> None:
-    """Give the provider an exporter of yours: `BatchSpanProcessor(OTLPSpanExporter())`."""
+    """Print spans; a real program adds `BatchSpanProcessor(OTLPSpanExporter())` instead."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=line_of)))
     trace.set_tracer_provider(provider)

@@ -23,6 +23,7 @@ from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.checks import printable
 from opsqueue.model.durations import milliseconds, parse_duration
 from opsqueue.model.new_submission import Defaults
+from opsqueue.model.version import __version__
 from opsqueue.queue.commands import DEFAULT_TIMEOUT_MS
 from opsqueue.queue.durability import Durability
 from opsqueue.tracing.logs import LogFormat
@@ -87,57 +88,61 @@ REDIS_URL: Final = Option(
     variable="OPSQUEUE_REDIS_URL",
     default="redis://127.0.0.1:6379/0",
     metavar="URL",
-    help="Where the queues are: redis://, rediss://, unix://, redis+sentinel:// or "
-    "redis+cluster://.",
+    help="URL of the Redis that holds the queues: redis://, rediss://, unix://, "
+    "redis+sentinel:// or redis+cluster://.",
 )
 STORE_URL: Final = Option(
     names=("--store-url",),
     variable="OPSQUEUE_STORE_URL",
     metavar="URL",
-    help="Where the chunks are: file:///folder, s3://bucket/prefix or gs://bucket/prefix, the same "
-    "for producers, workers and API.",
+    help="URL of the object store that holds the chunks: file:///folder, s3://bucket/prefix or "
+    "gs://bucket/prefix. Producers, workers and the API must use the same one.",
 )
 DURABILITY: Final = Option(
     names=("--durability",),
     variable="OPSQUEUE_DURABILITY",
     default=Durability.NONE.value,
     check=click.Choice([one.value for one in Durability]),
-    help="What an answered insert survives: fsync, power loss of Redis's machine; replica, loss of "
-    "that machine. Refused where the server never keeps it; while no replica is in reach, inserts "
-    "are answered 503.",
+    help="What an answered insert survives: with fsync a power loss of Redis's machine, with "
+    "replica the loss of that machine. The API refuses to start if the server can't keep the "
+    "promise. While no replica can be reached, inserts are answered with 503.",
 )
 PORT: Final = Option(
     names=("-p", "--port"),
     default=3999,
     check=click.IntRange(0, 65_535),
-    help="Of the API; 0 takes a free one and names it.",
+    help="Port that the API listens on. 0 chooses a free port and prints it.",
 )
 CONCURRENCY: Final = Option(
     names=("-c", "--concurrency"),
     default=os.cpu_count() or 1,
     show_default="cores",
     check=click.IntRange(1, 10_000),
-    help="Chunks that run at a time.",
+    help="Number of chunks that run at the same time.",
 )
 HEARTBEAT_TIMEOUT: Final = Option(
     names=("--heartbeat-timeout",),
     default=DEFAULT_TIMEOUT_MS / 1000,
     check=click.FloatRange(0.1),
-    help="Seconds of silence after which a worker or consumer counts as dead.",
+    help="Seconds without a heartbeat after which a worker or consumer counts as dead.",
 )
 MAX_LINE_BYTES: Final = Option(
     names=("--max-line-bytes",),
     default=json_lines.MAX_LINE_BYTES,
     check=click.IntRange(1, 1 << 30),
-    help="Of a line of NDJSON, which is an operation.",
+    help="Maximum size of a line of NDJSON in bytes. Each line is an operation.",
 )
 LOG_LEVEL: Final = Option(
     names=("-l", "--log-level"),
     default="info",
     check=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    help="Lowest level of the lines that are logged.",
 )
 LOG_FORMAT: Final = Option(
-    names=("--log-format",), default="plain", check=click.Choice(get_args(LogFormat))
+    names=("--log-format",),
+    default="plain",
+    check=click.Choice(get_args(LogFormat)),
+    help="Format of the log: plain text, or a JSON object on each line.",
 )
 
 
@@ -161,6 +166,19 @@ def defaults_of(
         backoff_first_ms=backoff_ms,
         backoff_max_ms=max_backoff_ms,
         retention_ms=retention_ms,
+    )
+
+
+def version_option(program: str) -> Callable[[Command], Command]:
+    """Return the decorator for `--version`, which every program prints in the same form.
+
+    It reads no variable: a deployment may well use OPSQUEUE_VERSION for something of its own.
+    """
+    return click.version_option(
+        __version__,
+        message=f"{program} %(version)s",
+        help="Print the version and exit.",
+        allow_from_autoenv=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""Our commands as pages write them: which options they name, and whether those exist."""
+"""Commands in pages of documentation, and a check that their options exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CALL = re.compile(r"(?:^|[\s=($/])(opsqueue(?:-api|-worker)?(?: [^\n|;&)#]*)?)(
 
 
 def calls_in(page: str) -> Iterator[list[str]]:
-    """Give the words of each call in a page's blocks."""
+    """Return the words of each call in a page's blocks."""
     for block in _BLOCK.findall(page):
         for line in block.replace("\\\n", " ").splitlines():
             for call in _CALL.findall(_QUOTED.sub("QUOTED", line)):
@@ -32,7 +32,7 @@ def calls_in(page: str) -> Iterator[list[str]]:
 
 
 def problem_of(call: list[str]) -> str:
-    """Say which option the command lacks; "" when it has all."""
+    """Return the option that the command lacks; "" if it has all."""
     name, *words = call
     command = PROGRAMS[name]
     while isinstance(command, click.Group) and words and words[0] in command.commands:
@@ -48,7 +48,7 @@ def problem_of(call: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Declared:
-    """An option as a command has it."""
+    """An option of a command."""
 
     command: str
     option: click.Option
@@ -60,7 +60,7 @@ class Declared:
 
 
 def declared() -> Iterator[Declared]:
-    """Every option of every command, with the variable that it reads."""
+    """Return every option of every command, with the variable that it reads."""
     commands = [
         (name, command, str(command.context_settings["auto_envvar_prefix"]))
         for name, command in PROGRAMS.items()

@@ -1,4 +1,4 @@
-"""Servers that tests share. A real one for all; fakeredis beside it for the state machine."""
+"""Servers that tests share: a real one for all, and fakeredis for the state machine."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: the last tests are then short, and no core waits for another.
+    """Run the longest tests first, so that the last tests are short and no core is idle.
 
-    While these wait for processes, other tests of other pytest-xdist workers use the cores.
+    While long tests wait for processes, other pytest-xdist workers use the cores.
     """
     items.sort(key=lambda item: item.get_closest_marker("system") is None)
 
@@ -55,7 +55,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server: the one that OPSQUEUE_TEST_REDIS_URL names, or one of our own."""
+    """Return a real server: the one that OPSQUEUE_TEST_REDIS_URL names, or an embedded one."""
     given = os.environ.get("OPSQUEUE_TEST_REDIS_URL")
     if given:
         yield given
@@ -66,9 +66,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    """`opsqueue dev` as the README starts it, with the files that its and other pages name."""
+    """Run `opsqueue dev` as in the README, with the README's handlers."""
     folder = tmp_path_factory.mktemp("dev")
-    for name in ("tasks.py", "prices.py", "consumer.mjs"):
+    for name in ("tasks.py", "prices.py"):
         (folder / name).write_text(file_of(README, name))
     with running_dev(folder) as dev:
         yield dev
@@ -84,14 +84,14 @@ def real_client(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def fake_client() -> redis.Redis:
-    """A fresh fake server a test: a script's mistake must not spoil the next test."""
+    """Return a fresh fake server for each test, so that an error does not affect the next one."""
     server = fakeredis.FakeServer(server_type="valkey")
     return fakeredis.FakeRedis(server=server, protocol=2)
 
 
 @pytest.fixture(params=["server", "fakeredis"])
 def client(request: pytest.FixtureRequest) -> redis.Redis:
-    """Both, one after the other."""
+    """Return a client of each kind of server in turn."""
     name = {"server": "real_client", "fakeredis": "fake_client"}[request.param]
     client: redis.Redis = request.getfixturevalue(name)
     return client
@@ -99,7 +99,7 @@ def client(request: pytest.FixtureRequest) -> redis.Redis:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What is recorded in this process, as if an SDK were set up; the global one is set once."""
+    """Record the spans of this process, as if an SDK were set up."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -110,7 +110,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 @pytest.fixture
 def queue_name() -> str:
-    """Fresh in each test: tests share a server, never a queue."""
+    """Return a new name for each test: tests share a server, never a queue."""
     return f"test-{secrets.token_hex(6)}"
 
 

@@ -1,8 +1,8 @@
-"""How many of our functions and modules a call crosses: `python -m tests.crossed` prints a table.
+"""The number of opsqueue's functions and modules in a flow: `python -m tests.crossed` prints it.
 
-Each flow runs twice in this process, on an embedded server and a memory store, and the second run
-is recorded: modules are imported by then, and scripts loaded. Each function of our packages counts
-that is entered at least once, on any thread. Lambdas, comprehensions, methods that dataclasses and
+Each flow runs twice in this process, with an embedded server and a memory store. The second run is
+recorded, when modules are imported and scripts loaded. Each function of opsqueue's packages that is
+entered at least once, on any thread, counts. Lambdas, comprehensions, methods that dataclasses and
 msgspec generate, and Lua do not count. The worker's child is a thread here.
 `python -m tests.crossed --names` prints the functions, too.
 """
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
 Function = tuple[str, str]
-"""The file and the name."""
+"""File and name of a function."""
 PACKAGES: Final = (opsqueue, opsqueue_api, opsqueue_worker)
 OURS: Final = tuple(str(Path(package.__path__[0])) + os.sep for package in PACKAGES)
 SEND: Final = AbstractConnection.send_packed_command.__code__
-"""A pipeline, too, is sent once."""
+"""The function that sends a command, and also a whole pipeline at once."""
 API: Final = "http://api"
 QUEUE: Final = "numbers"
 CHECKED: Final = "checked"
@@ -69,7 +69,7 @@ app.operation_handler(CHECKED, on_error="collect")(abs)
 
 @dataclass(slots=True)
 class Crossed:
-    """What a flow has crossed."""
+    """The functions and modules that a flow has entered."""
 
     functions: set[Function] = field(default_factory=set)
     round_trips: int = 0
@@ -80,7 +80,7 @@ class Crossed:
 
 
 class Recorder:
-    """Records which functions are entered, on threads that start after it was installed."""
+    """Records entered functions, on threads that start after it was installed."""
 
     def __init__(self) -> None:
         self._crossed: Crossed | None = None
@@ -119,7 +119,7 @@ class Recorder:
 
     @contextmanager
     def beyond(self) -> Iterator[None]:
-        """No function counts that this thread enters meanwhile: it is beyond the border."""
+        """Stop counting on this thread meanwhile, since it is beyond the border."""
         self._thread.is_beyond = True
         try:
             yield
@@ -128,7 +128,7 @@ class Recorder:
 
 
 class ChildInThread:
-    """Stands in for the process of a child: the same `Child`, on a thread, until we end."""
+    """Stands in for the process of a child: the same `Child` on a thread."""
 
     def __init__(self, store: MemoryStore, command: Sequence[str]) -> None:
         self.pid = os.getpid()

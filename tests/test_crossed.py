@@ -1,4 +1,4 @@
-"""`python -m tests.crossed`, whose numbers ARCHITECTURE.md shows; which they are is not tested."""
+"""`python -m tests.crossed`, whose numbers ARCHITECTURE.md shows; the numbers are not tested."""
 
 from __future__ import annotations
 

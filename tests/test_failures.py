@@ -1,6 +1,6 @@
-"""The table of docs/internals/failures.md has a test for every row, named here.
+"""Every row of the table in docs/internals/failures.md has a test, which is named here.
 
-The fault suite (tests/chaos) does many of them at once; a row's own test shows it alone.
+The fault suite (tests/chaos) combines many of them; a row's own test shows it alone.
 """
 
 from __future__ import annotations
@@ -230,8 +230,8 @@ SHOWN_BY: Final = {
         "opsqueue/queue/test_orphans.py::test_deleted_orphans_are_gone",
     ),
     "submission cancelled or failed while chunks are in hand": (
-        "system/test_worker_process.py::test_a_cancelled_submissions_chunk_in_hand_becomes_void",
-        "opsqueue/handlers/test_execute.py::test_a_void_chunk_is_neither_run_nor_stored",
+        "system/test_worker_process.py::test_a_reserved_chunk_of_a_cancelled_submission_is_revoked",
+        "opsqueue/handlers/test_execute.py::test_a_revoked_chunk_is_neither_run_nor_stored",
     ),
     "deleting a forgotten submission's objects fails": (
         "opsqueue/queue/test_sweeper.py::test_what_could_not_be_deleted_is_deleted_by_the_next_sweep",
@@ -240,7 +240,7 @@ SHOWN_BY: Final = {
 
 
 def rows() -> list[str]:
-    """Give the failures of the table."""
+    """Return the failures of the table."""
     page = (ROOT / "docs" / "internals" / "failures.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     return [line.split("|")[1].strip() for line in lines[1:]]
@@ -248,7 +248,7 @@ def rows() -> list[str]:
 
 @cache
 def names_in(path: str) -> frozenset[str]:
-    """Give the names of a file's test functions."""
+    """Return the names of a file's test functions."""
     tree = ast.parse((TESTS / path).read_text())
     return frozenset(
         node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

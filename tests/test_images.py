@@ -1,4 +1,4 @@
-"""The Dockerfiles, checked without a daemon: what they say, and their commands run here."""
+"""The Dockerfiles, checked without a daemon: their text, and their commands run here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: manifests that Kubernetes takes, and that name only what the programs have."""
+"""deploy/kubernetes: manifests are valid and name only existing options and variables."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from opsqueue_api.http.tokens import Scope, parse_tokens
 from opsqueue_api.server import GRACEFUL_S
 from opsqueue_worker.cli import main as worker
 from tests.dockerfiles import ROOT, last
+from tests.documents import blocks_of
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 MANIFESTS = sorted(FOLDER.glob("*.yaml"))
 VERSIONS = ("1.31", "1.37")
-"""The oldest that has all that is used, and the newest that the validator knows."""
+"""The oldest version with all used features, and the newest that the validator knows."""
 FOREIGN = {"ScaledObject", "TriggerAuthentication", "PodMonitor"}
-"""Kinds of KEDA and of Prometheus's operator, whose schemas the validator does not have."""
+"""Kinds of KEDA and Prometheus's operator, whose schemas the validator lacks."""
 
 SECRET = "0123456789abcdef"  # noqa: S105  of an API that lives in the test
 Manifest = dict[str, Any]
@@ -57,7 +58,7 @@ def container(name: str) -> Manifest:
 
 
 def variables(name: str) -> dict[str, str]:
-    """The environment of a program: all of each secret that it is given."""
+    """Return the environment of a program: all values of its secrets."""
     return {
         key: value
         for source in container(name)["envFrom"]
@@ -109,6 +110,35 @@ def test_kustomize_makes_one_of_them() -> None:
         if one["kind"] == "Deployment":
             (found,) = one["spec"]["template"]["spec"]["containers"]
             assert found["image"].startswith("registry.example.com/")
+
+
+def test_the_kustomization_of_the_page_fits_the_manifests(tmp_path: Path) -> None:
+    """By kubectl: what the page replaces is what it says."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed (Debian: kubernetes-client)")
+    (block,) = (b.text for b in blocks_of(ROOT / "docs" / "kubernetes.md") if b.kind == "yaml")
+    (tmp_path / "opsqueue").symlink_to(ROOT)
+    (tmp_path / "my-opsqueue").mkdir()
+    (tmp_path / "my-opsqueue" / "kustomization.yaml").write_text(block)
+
+    ran = subprocess.run(
+        [kubectl, "kustomize", "my-opsqueue"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    made = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(ran.stdout)}
+    (found,) = made["Deployment", "opsqueue-worker"]["spec"]["template"]["spec"]["containers"]
+    assert found["image"] == "registry.example.com/my-worker:1"
+    assert ["tasks:app", "--concurrency=4"] == found["args"][:2]
+    assert ["opsqueue-worker", "tasks:app", "--check"] == found["readinessProbe"]["exec"]["command"]
+    assert found["resources"]["requests"]["cpu"] == "4"
+    (trigger,) = made["ScaledObject", "opsqueue-worker"]["spec"]["triggers"]
+    assert trigger["metadata"]["url"].endswith("/v1/queues/emails/scaling")
 
 
 def test_what_the_kustomization_names_is_there() -> None:

@@ -1,4 +1,4 @@
-"""Alerts and dashboard ask only for what there is, and Prometheus finds it."""
+"""Alerts and the dashboard use only existing metrics, and Prometheus accepts them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def scrapes() -> list[dict[str, Any]]:
 def known() -> dict[str, frozenset[str]]:
     """Each series of docs/metrics.md, whose tables are held to what is served, with its labels."""
     found = {"up": frozenset[str]()}
-    for name, (kind, labels) in {**documented("Of the API"), **documented("Of a worker")}.items():
+    for name, (kind, labels) in {
+        **documented("Metrics of the API"),
+        **documented("Metrics of a worker"),
+    }.items():
         endings = ("_bucket", "_count", "_sum") if kind == "histogram" else ("",)
         found.update({f"{name}{ending}": labels for ending in endings})
     return found

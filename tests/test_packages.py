@@ -1,12 +1,16 @@
-"""What each package offers, what it loads for that, and what is said where an extra is missing."""
+"""Each package's public names, its imports, and the messages for missing extras."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 from importlib import import_module
+from pathlib import Path
 
 import pytest
+
+from tests.documents import ROOT
 
 PUBLIC = {
     "opsqueue": ["Chunk", "Opsqueue", "Strategy", "__version__"],
@@ -47,6 +51,20 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={"PYTHONPATH": ":".join(sys.path)},
     )
+
+
+def test_the_sdist_has_no_pictures_and_no_benchmarks(tmp_path: Path) -> None:
+    """It has what builds the wheel, and the dashboard's icon, which is a part of that."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+    (sdist,) = tmp_path.iterdir()
+    with tarfile.open(sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    pictures = [name for name in names if name.endswith((".png", ".svg"))]
+    assert pictures == ["api/opsqueue_api/dashboard/icon.svg"]
+    assert [] == [name for name in names if name.startswith(("benchmarks", "docs/screenshots"))]
+    assert {"pyproject.toml", "README.md", "opsqueue/queue/lua/_prelude.lua"} <= set(names)
 
 
 @pytest.mark.parametrize("package", PUBLIC)

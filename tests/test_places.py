@@ -1,4 +1,4 @@
-"""In how many places of the product a field is written: what adding another one takes."""
+"""The number of places that name a field: the cost of adding another one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCES: Final = tuple(
 
 
 def places_of(name: str) -> list[str]:
-    """Every line that has the name, as FILE:NUMBER."""
+    """Return every line that has the name, as FILE:NUMBER."""
     word = re.compile(rf"\b{name}\b")
     return [
         f"{path.relative_to(ROOT)}:{number}"

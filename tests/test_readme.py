@@ -1,18 +1,14 @@
-"""The README's own words, executed."""
+"""The README's snippets run."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from opsqueue.handlers.app import load_app
-from opsqueue.producer import ProducerClient
-from opsqueue.testing import local
 from tests import documents
 from tests.documents import ROOT, Dev, pytest_says
 
@@ -40,43 +36,14 @@ def test_curl_alone_can_use_it(dev: Dev) -> None:
 
 
 @pytest.mark.system
-def test_httpie_and_plain_node_can_use_it(dev: Dev) -> None:
-    """The one hands in, the other works; it has some thirty lines and imports nothing."""
-    program = file_of("consumer.mjs")
-    assert len(program.splitlines()) <= 30
-    assert not re.search(r"\b(import|require)\b", program)
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed (Debian: nodejs)")
-    (dev.folder / "consumer.mjs").write_text(dev.filled(program))
-
-    with dev.running(node, "consumer.mjs"):
-        lines = dev.run_shell(shell_of("http --body"))
-
-    status, *results = (json.loads(line) for line in lines if line)
-    assert status["state"] == "completed"
-    assert results == [1, 4, 9, 16]
+def test_the_producer_works_as_shown(dev: Dev) -> None:
+    """With the placeholders of its URLs filled in."""
+    assert ["HEAVY", "LOADS"] == dev.run(file_of("produce.py"))
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("produce.py", ["HEAVY", "LOADS"]),
-        ("producer.py", [str(sum(range(1_001))), "8 801", "9 901", "10", "[2, 3]"]),
-        ("async_producer.py", ["[1, 2, 3, 4, 5]"]),
-    ],
-)
-def test_producers_work_as_shown(dev: Dev, name: str, expected: list[str]) -> None:
-    """With the placeholders of their URLs filled in."""
-    shown = dev.run(file_of(name))
-
-    assert sorted(expected) == sorted(shown)  # chunks come as they are done
-
-
-@pytest.mark.system
-def test_the_shell_can_hand_in_files_as_shown(dev: Dev) -> None:
-    """Once waiting for the results, once with an id to come back to."""
+def test_the_shell_can_submit_files_as_shown(dev: Dev) -> None:
+    """One command waits for the results, the other prints an id for later."""
     lines = dev.run_shell(shell_of("opsqueue submit numbers"))
 
     results = (dev.folder / "results.jsonl").read_text().splitlines()
@@ -93,18 +60,6 @@ def test_errors_of_single_operations_are_seen_as_shown(dev: Dev) -> None:
     assert ["150", "operation 1: could not convert string to float: 'free'", "200", "1"] == shown
 
 
-@pytest.mark.system
-def test_the_consumer_works_as_shown(dev: Dev) -> None:
-    """Until somebody ends it."""
-    with (
-        dev.running(sys.executable, "-c", dev.filled(file_of("consumer.py"))),
-        ProducerClient(
-            dev.api_url, dev.environment["OPSQUEUE_STORE_URL"], queue="shouts"
-        ) as producer,
-    ):
-        assert ["A!", "B!"] == list(producer.run_submission(["a", "b"], chunk_size=1))
-
-
 def test_the_example_of_testing_handlers_passes(tmp_path: Path) -> None:
     """Under the user's own pytest, in the user's own folder."""
     (tmp_path / "tasks.py").write_text(file_of("tasks.py"))
@@ -115,23 +70,18 @@ def test_the_example_of_testing_handlers_passes(tmp_path: Path) -> None:
     assert re.search(r"^2 passed", shown, re.MULTILINE), shown
 
 
-def test_the_async_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the local testing of the section before."""
-    (tmp_path / "calls.py").write_text(file_of("calls.py"))
-    monkeypatch.chdir(tmp_path)
-
-    with local(load_app("calls:app")) as opsqueue:
-        assert list(opsqueue.run_submission("calls", ["ab", "cd"], chunk_size=2)) == ["ba", "dc"]
-
-
 def test_every_python_snippet_is_among_those_that_are_run() -> None:
     """Each begins with its name; a new one needs its test here."""
-    run = {"tasks.py", "test_tasks.py", "calls.py", "prices.py", "price_producer.py"}
-    run |= {"produce.py", "producer.py", "async_producer.py", "consumer.py"}
+    run = {"tasks.py", "test_tasks.py", "prices.py", "price_producer.py", "produce.py"}
 
     assert sorted(run) == sorted(
         block.name for block in documents.blocks_of(PAGE) if block.kind == "python"
     )
+
+
+def test_it_is_short() -> None:
+    """What does not fit stands in docs/."""
+    assert len(README.splitlines()) <= 250
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none: the embedded one is built without."""
+"""TLS in front of the embedded server, which is built without TLS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 
 
 class TlsProxy:
-    """Takes TLS on a free port of the loopback address, and passes on to another port there."""
+    """Accepts TLS on a free loopback port and passes the data to another port."""
 
     def __init__(self, to_port: int, context: ssl.SSLContext) -> None:
         class Pass(BaseRequestHandler):

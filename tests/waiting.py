@@ -1,4 +1,4 @@
-"""Waiting for what another process does, or a server tells nobody by itself."""
+"""Waiting for a change in another process or a server that sends no notification."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def until(is_so: Callable[[], object], what: str = "it", *, within_s: float = 30.0) -> None:
-    """Look again and again: nothing else is left to wait for."""
+    """Poll until the condition holds, since there is no event to wait for."""
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"

@@ -1,4 +1,4 @@
-"""The composition root: collaborators are built here, handed to the resources, and routed."""
+"""The composition root: builds the collaborators, passes them to the resources, adds the routes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from opsqueue_api.resources.submissions import (
 App = falcon.App[falcon.Request, falcon.Response]
 
 
-def create_app(  # noqa: PLR0913 what each part is told
+def create_app(  # noqa: PLR0913 the composition root passes each part its settings
     client: Client,
     store: ObjectStore,
     *,
@@ -74,22 +74,23 @@ def create_app(  # noqa: PLR0913 what each part is told
     is_stopping: Callable[[], bool] = lambda: False,
     middleware: Sequence[Any] = (),
 ) -> App:
-    """Make the WSGI application.
+    """Create the WSGI application.
 
     Args:
         client: from `opsqueue.queue.connection.connect`, with a connection for each thread.
-        store: the object store that producers and workers have.
-        limits: of a request.
-        tokens: that are accepted; with none, everybody may do everything.
-        allowed_hosts: names that requests may be sent to beside localhost and IP addresses, as
-            `hosts.AllowedHosts` reads them; not looked at where there are tokens. None: all, for
-            an app that no browser reaches, as in tests.
-        heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
-        defaults: options of inserts that neither they nor their queues say.
-        durability: what an answered insert survives; each one is asked for it.
-        long_polls: requests that may wait at once; fewer than threads.
-        is_stopping: asked by those that wait, about once a second.
-        middleware: Falcon's, called after ours.
+        store: the object store that producers and workers use.
+        limits: the limits of a request.
+        tokens: the accepted tokens; without any, everybody may do everything.
+        allowed_hosts: names that requests may be sent to besides localhost and IP addresses, as
+            `hosts.AllowedHosts` reads them; ignored if there are tokens. None allows all names,
+            for an app that no browser reaches, as in tests.
+        heartbeat_timeout_s: a consumer that does not choose a timeout counts as dead after so long
+            a silence.
+        defaults: values of options that neither an insert nor its queue sets.
+        durability: the guarantee that each insert asks Redis for before it is answered.
+        long_polls: requests that may wait at the same time; fewer than threads.
+        is_stopping: called by waiting requests about once a second.
+        middleware: Falcon middleware, called after the API's own.
     """
     limits = limits or Limits()
     queue_of, names = _queues(client, defaults, durability), partial(queue_names, client)
@@ -105,7 +106,7 @@ def create_app(  # noqa: PLR0913 what each part is told
             Spans(),
             RequestIds(),
             Compression(),
-            # No page of another site has a token, whatever name it is sent to.
+            # With tokens the check is unnecessary: no page of another site has a token.
             *([] if tokens or allowed_hosts is None else [KnownHosts(allowed_hosts)]),
             CrossSite(),
             authentication,
@@ -121,7 +122,7 @@ def create_app(  # noqa: PLR0913 what each part is told
         needs[path] = by_method
         routes.append(Route(path, resource, by_method))
 
-    # What each method needs of a token; what is not said here needs admin.
+    # The scope that each method needs; a method that is not listed needs admin.
     queue = "/v1/queues/{queue}"
     submission = f"{queue}/submissions/{{submission_id}}"
     submissions = Submissions(queue_of, store, limits)
@@ -163,8 +164,8 @@ def create_app(  # noqa: PLR0913 what each part is told
 
 
 def _queues(client: Client, defaults: Defaults, durability: Durability) -> QueueOf:
-    # Kept, since a queue registers itself with its first insert; bounded, since names are the
-    # clients' to choose.
+    # Cached, since a queue registers itself with its first insert; bounded, since clients choose
+    # the names.
     @lru_cache(1_000)
     def queue_of(name: str) -> Queue:
         try:

@@ -1,6 +1,6 @@
-"""`opsqueue-api`: reads options and OPSQUEUE_* variables, checks the outside, serves.
+"""`opsqueue-api`: reads options and OPSQUEUE_* variables, checks Redis and the store, serves.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port can't be had.
+Exit codes: 0 after SIGTERM or Ctrl-C, 2 wrong options, 3 Redis, store or port is not available.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ Then:
   curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\
       http://127.0.0.1:3999/v1/queues/default/submissions
 \b
-\b
-Tokens, in the environment or a file; without any, whoever reaches the port can do everything:
+Tokens are read from the environment or a file. Without tokens, everybody who can reach the
+port can do everything:
   OPSQUEUE_API_TOKENS='web:SECRET:produce@emails,images;ops:SECRET:admin' opsqueue-api ...
   curl -H "authorization: Bearer SECRET" http://127.0.0.1:3999/v1/queues/emails
 """
@@ -88,7 +88,8 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
 @click.option(
     "--host",
     default=_DEFAULTS.host,
-    help="Address to listen on. One that other machines reach takes tokens or --insecure.",
+    help="Address to listen on. An address that other machines can reach needs tokens or "
+    "--insecure.",
 )
 @config.PORT()
 @click.option(
@@ -96,91 +97,100 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     default="",
     show_default=False,
     metavar="TOKENS",
-    help=f"{FORM}, separated by semicolons; scopes: {', '.join(Scope)}. Give it as the variable: "
-    "command lines are seen by everybody on the machine.",
+    help=f"Tokens of the form {FORM}, separated by semicolons. Scopes are {', '.join(Scope)}. Use "
+    "the variable: everybody on the machine can see command lines.",
 )
 @click.option(
     "--tokens-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="More of them, one a line. Read at start.",
+    help="File with further tokens, one on each line. It is read at the start.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Listen on any address without tokens.",
+    help="Allow any address to listen on without tokens.",
 )
 @click.option(
     "--allowed-hosts",
     multiple=True,
     show_default=False,
     metavar="NAMES",
-    help="Without tokens: names that requests may be sent to, beside localhost, IP addresses and "
-    "--host; separated by commas, or given several times. *.example.com is all names below it, * "
-    "all names.",
+    help="Names that requests may be sent to when there are no tokens, beside localhost, IP "
+    "addresses and --host. Separate them by commas, or repeat the option. *.example.com allows all "
+    "names below example.com, * allows all names.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(2, 1_000),
     default=_DEFAULTS.threads,
-    help="Requests at a time in each process; three quarters of them may be long polls.",
+    help="Requests that each process answers at the same time. Up to three quarters of them may be "
+    "long polls.",
 )
 @click.option(
-    "-w", "--workers", type=click.IntRange(1, 100), default=_DEFAULTS.workers, help="Processes."
+    "-w",
+    "--workers",
+    type=click.IntRange(1, 100),
+    default=_DEFAULTS.workers,
+    help="Number of processes.",
 )
 @click.option(
     "--max-body-bytes",
     type=click.IntRange(1),
     default=_LIMITS.body_bytes,
-    help="Of a request.",
+    help="Maximum size of a request's body in bytes, after decompression.",
 )
 @click.option(
     "--max-chunk-bytes",
     type=click.IntRange(1_024, 1 << 30),
     default=_LIMITS.chunk_bytes,
-    help="Bytes, before compression, of a chunk that is decoded whole: operations as JSON, results "
-    "that are reported encoded. Result streams decode larger ones piece by piece.",
+    help="Maximum size in bytes, before compression, of a chunk that is decoded at once, which are "
+    "operations as JSON and encoded results that are reported. Result streams decode larger chunks "
+    "piece by piece.",
 )
-@config.MAX_LINE_BYTES(help="Of a line of an NDJSON body.")
+@config.MAX_LINE_BYTES(help="Maximum size of a line of an NDJSON body in bytes.")
 @click.option(
     "--max-operations",
     type=click.IntRange(1),
     default=_LIMITS.operations,
-    help="In a body.",
+    help="Maximum number of operations in a body.",
 )
 @click.option(
     "--max-body-chunks",
     type=click.IntRange(1),
     default=_LIMITS.body_chunks,
-    help="Cut from a body, and stored while the client waits.",
+    help="Maximum number of chunks that are cut from a body.",
 )
 @click.option(
     "--max-chunks",
     type=click.IntRange(1, MAX_CHUNKS),
     default=_LIMITS.chunks,
-    help="Of a submission whose chunks are uploaded already; a bit of Redis's memory each.",
+    help="Maximum number of chunks of a submission whose chunks are uploaded already. Each takes a "
+    "bit of Redis's memory.",
 )
 @click.option(
     "--max-metadata-bytes",
     type=click.IntRange(0, MAX_METADATA_BYTES),
     default=_LIMITS.metadata_bytes,
-    help="Of a submission's opaque metadata.",
+    help="Maximum size of a submission's metadata in bytes.",
 )
 @click.option(
     "--inline-bytes",
     type=click.IntRange(0, INLINE_BYTES),
     default=_LIMITS.inline_bytes,
-    help="Of a submission's chunks together that are kept in Redis, not in the store; 0: none.",
+    help="Submissions whose chunks have at most this many bytes together are kept in Redis instead "
+    "of the store. 0 puts all of them into the store.",
 )
 @config.HEARTBEAT_TIMEOUT(
-    help="Seconds of silence after which a consumer over HTTP is dead, unless it says otherwise."
+    help="Seconds without a heartbeat after which a consumer over HTTP counts as dead, unless it "
+    "asks for another time."
 )
 @click.option(
     "--default-max-attempts",
     envvar="OPSQUEUE_DEFAULT_MAX_ATTEMPTS",
     type=click.IntRange(1, MAX_ATTEMPTS),
     show_default=str(BUILT_IN.max_attempts),
-    help="Of each chunk, where neither an insert nor its queue (`opsqueue defaults`) says it; "
-    "likewise the next three.",
+    help="Maximum number of attempts of each chunk, if neither the insert nor its queue (`opsqueue "
+    "defaults`) has one. The next three options are defaults in the same way.",
 )
 @click.option(
     "--default-backoff",
@@ -188,7 +198,7 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     type=config.Duration(),
     metavar="DURATION",
     show_default="1s",
-    help="Before a chunk's second attempt; doubles with each.",
+    help="Time before a chunk's second attempt. It doubles with each attempt.",
 )
 @click.option(
     "--default-max-backoff",
@@ -196,7 +206,7 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     type=config.Duration(),
     metavar="DURATION",
     show_default="1m",
-    help="It grows no further.",
+    help="Maximum time between two attempts.",
 )
 @click.option(
     "--default-retention",
@@ -204,15 +214,17 @@ Tokens, in the environment or a file; without any, whoever reaches the port can 
     type=config.Duration(),
     metavar="DURATION",
     show_default="1d",
-    help="Submissions are kept so long after their end.",
+    help="How long a submission is kept after its end.",
 )
 @config.DURABILITY()
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
-@click.option("--access-log/--no-access-log", default=False, help="A line a request.")
-@click.version_option(__version__, prog_name="opsqueue-api", allow_from_autoenv=False)
+@click.option(
+    "--access-log/--no-access-log", default=False, help="Write a line to stdout for each request."
+)
+@config.version_option("opsqueue-api")
 def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its type
-    """Serve opsqueue's HTTP API."""
+    """Serve the HTTP API and the dashboard."""
     settings = _settings_of(options)
     set_up_logging(settings.log_level, settings.log_format, add_request_id)
     warnings = _check_outside(settings)
@@ -226,7 +238,7 @@ def main(**options: Any) -> None:  # noqa: ANN401 _settings_of gives each its ty
     if settings.workers > 1 and MULTIPROCESS_DIR not in os.environ:
         _remove_dead_metrics()
         os.environ[MULTIPROCESS_DIR] = _make_metrics_folder()
-    # Only now: importing gunicorn takes longer than `--help` should.
+    # Imported here because importing gunicorn takes longer than `--help` should.
     from opsqueue_api.server import Server  # noqa: PLC0415
 
     Server(settings).run()
@@ -236,7 +248,7 @@ config.name_variables(main)
 
 
 def _make_metrics_folder() -> str:
-    """Make a folder that is locked for as long as this process, or a child of it, is there."""
+    """Create a folder that is locked as long as this process or a child of it runs."""
     while True:
         folder = tempfile.mkdtemp(prefix=METRICS_FOLDER)
         lock = os.open(folder, os.O_RDONLY)
@@ -244,11 +256,11 @@ def _make_metrics_folder() -> str:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if Path(folder).exists():
                 return folder
-        os.close(lock)  # another API has just taken it for one whose process is dead
+        os.close(lock)  # another API has just removed it, taking its process for dead
 
 
 def _remove_dead_metrics() -> None:
-    """Remove the folders that killed APIs have left."""
+    """Remove the folders of APIs that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{METRICS_FOLDER}*"):
         with suppress(OSError):  # another user's, in use, or gone meanwhile
             lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
@@ -260,10 +272,11 @@ def _remove_dead_metrics() -> None:
 
 
 def settings_of_environment() -> Settings:
-    """Read the settings as `opsqueue-api` without arguments would.
+    """Return the settings that `opsqueue-api` would read without arguments.
 
     Raises:
-        click.UsageError: names the variable that is missing or wrong, or says that tokens are.
+        click.UsageError: a variable is missing or wrong, or tokens are missing; the message names
+            it.
     """
     with main.make_context("opsqueue-api", []) as context:
         return _settings_of(context.params)
@@ -273,9 +286,9 @@ def _settings_of(options: dict[str, Any]) -> Settings:
     tokens = _tokens_of(options["tokens"], options["tokens_file"])
     if not tokens and not options["insecure"] and not is_loopback(options["host"]):
         message = (
-            f"refusing to listen on {options['host']!r} without tokens, since whoever reaches it "
-            f"could use every queue: set OPSQUEUE_API_TOKENS ({FORM}) or --tokens-file; or give "
-            "--insecure (OPSQUEUE_API_INSECURE=true) if something else decides who reaches it"
+            f"refusing to listen on {options['host']!r} without tokens, since everybody who "
+            f"reaches it could use every queue: set OPSQUEUE_API_TOKENS ({FORM}) or --tokens-file; "
+            "or pass --insecure (OPSQUEUE_API_INSECURE=true) if something else restricts access"
         )
         raise click.UsageError(message)
     allowed_hosts = _allowed_hosts_of(options["allowed_hosts"], options["host"])
@@ -319,8 +332,8 @@ def _defaults_of(options: dict[str, Any]) -> Defaults:
 def _no_tokens(settings: Settings) -> str:
     names = ", ".join(dict.fromkeys(("localhost", *settings.allowed_hosts)))
     return (
-        f"no tokens: whoever reaches {settings.host} can use every queue; requests may be sent to "
-        f"its IP addresses and to {names}, to other names with --allowed-hosts"
+        f"no tokens: everybody who reaches {settings.host} can use every queue; requests may be "
+        f"sent to its IP addresses and to {names}, and to other names only with --allowed-hosts"
     )
 
 
@@ -342,7 +355,8 @@ def _tokens_of(text: str, file: Path | None) -> tuple[Token, ...]:
         except (OSError, UnicodeDecodeError) as exc:
             message = f"can't read the tokens' file {file}: {getattr(exc, 'strerror', 'no UTF-8')}"
             raise click.UsageError(message) from exc
-    # Each alone first, so that the error says where; the names of both must differ, too.
+    # Each is parsed alone first, so that the error names its place. Then both together, since
+    # names and secrets must differ across them.
     if len(given) > 1:
         places, texts = zip(*given, strict=True)
         given.append((" and ".join(places), "\n".join(texts)))
@@ -357,7 +371,7 @@ def _tokens_of(text: str, file: Path | None) -> tuple[Token, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens there."""
+    """Return whether an address is reachable from this machine only."""
     try:
         found = [entry[4][0] for entry in socket.getaddrinfo(host or None, None)]
     except (OSError, UnicodeError):
@@ -366,7 +380,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_outside(settings: Settings) -> list[str]:
-    """Find out at start what would fail at the first request; give warnings."""
+    """Check Redis, the store and the address at start; return warnings.
+
+    Otherwise the first request would fail.
+    """
     try:
         client = connect(settings.redis_url)
         store = open_store(settings.store_url)
@@ -382,12 +399,12 @@ def _check_outside(settings: Settings) -> list[str]:
     store.close()
     _check_address(settings.host, settings.port)
     if settings.store_url.startswith("memory:"):
-        warnings.append("memory:// ends with this process and no worker sees it")
+        warnings.append("memory:// is lost when this process ends, and no worker can read it")
     return warnings
 
 
 def _check_address(host: str, port: int) -> None:
-    # gunicorn would try five times, and then say it in its own words.
+    # gunicorn would try five times and then print its own message.
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -398,7 +415,7 @@ def _check_address(host: str, port: int) -> None:
     except OSError as exc:
         _give_up(
             f"can't listen on {host}:{port} ({exc.strerror}): is another opsqueue-api running? "
-            "Choose with --host and --port"
+            "Choose another address with --host and --port"
         )
 
 

@@ -1,4 +1,4 @@
-"""gunicorn inside our own process: threads, graceful end, and the line that says it listens."""
+"""gunicorn inside this process: threads, graceful shutdown, and the `ready on` line."""
 
 from __future__ import annotations
 
@@ -42,37 +42,37 @@ from opsqueue_api.http.request_ids import forget_request
 from opsqueue_api.http.settings import METRICS_FOLDER, MULTIPROCESS_DIR, Settings
 
 GRACEFUL_S: Final = 30
-"""Requests under way at SIGTERM have this long; those that only wait end within a second."""
+"""Time for running requests after SIGTERM; requests that only wait end within a second."""
 
 STOP_LINGER_S: Final = 0.2
-"""At SIGTERM a connection that has no request under way has this long: one that is on its way is
-answered, with `connection: close`."""
+"""Time that an idle connection stays open after SIGTERM, so that a request that is already on its
+way is answered, with `connection: close`."""
 
 CLOSE_WITHIN_S: Final = 0.05
-"""A client that has been told that its connection ends has this long to end it, at SIGTERM."""
+"""Time for a client to close its connection after SIGTERM, once an answer has announced that."""
 
 FIRST_BYTE_S: Final = 0.2
-"""A new connection that sends nothing for so long waits without a thread."""
+"""A new connection that sends nothing for this long waits without a thread."""
 
 MAX_REQUEST_LINE_BYTES: Final = 8_190
 """The most that gunicorn takes: look-ups by the longest keys fit in."""
 
 KEEPALIVE_S: Final = 75
 """Longer than clients and load balancers keep idle connections (httpx 5 s, often 60 s), so that
-these end them: a request sent while the server closes its connection would be lost."""
+they close them first: a request sent while the server closes its connection would be lost."""
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
-    """Runs the API until SIGTERM or SIGINT, then exits with 0 (by SystemExit)."""
+    """Runs the API until SIGTERM or SIGINT, then exits with 0 by SystemExit."""
 
     def __init__(self, settings: Settings) -> None:
-        """Bind nothing yet: `run` does."""
+        """Store the settings; `run` binds the address."""
         self._settings = settings
         self._worker: Any = None
         super().__init__()
 
     def load_config(self) -> None:
-        """Translate our settings into gunicorn's; its files and variables are not read."""
+        """Translate the settings into gunicorn's; gunicorn's files and variables are not read."""
         settings = self._settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         values = {
@@ -84,17 +84,17 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
             "limit_request_line": MAX_REQUEST_LINE_BYTES,
             "graceful_timeout": GRACEFUL_S,
             "proc_name": "opsqueue-api",
-            # Its "info" tells of its own processes; ours is one line.
+            # At "info" gunicorn logs its own processes; the API prints one line instead.
             "loglevel": "debug" if settings.log_level == "debug" else "warning",
             "logger_class": _Log,
-            "accesslog": None,  # ours is AccessLog's
+            "accesslog": None,  # AccessLog writes it
             "pre_fork": _give_place,
             "post_fork": _count_for_place,
             "post_worker_init": self._begin,
             "on_exit": lambda _arbiter: _remove_metrics(),
-            # After its line about an answer that failed.
+            # After gunicorn has logged an answer that failed.
             "post_request": lambda _worker, _req, _environ, _resp: forget_request(),
-            # Newer versions open a socket in the home directory for a tool of theirs.
+            # Newer versions open a socket in the home directory for gunicorn's own tool.
             "control_socket_disable": True,
         }
         for name, value in values.items():
@@ -106,14 +106,14 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
         _Arbiter(self).run()
 
     def load(self) -> WSGIApplication:
-        """Make the app, in each worker process: connections must not be shared by a fork."""
+        """Create the app in each worker process, since forks must not share connections."""
         export_spans("opsqueue-api")
         return make_app(self._settings, is_stopping=self._is_stopping)
 
     def _begin(self, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
         self._worker = worker
-        # Not in `when_ready`, which comes before the first fork: a process signalled between fork
-        # and here loses the signal, and Ctrl-C would take as long as GRACEFUL_S.
+        # Not in `when_ready`, which runs before the first fork: a process that gets a signal
+        # between the fork and this point loses it, and Ctrl-C would take GRACEFUL_S.
         if worker.age == 1:
             _say_ready(worker)
 
@@ -122,20 +122,21 @@ class Server(BaseApplication):  # type: ignore[misc]  # no types, as above
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
-    """gunicorn's, whose errors about what is no request are problem details, too.
+    """gunicorn's worker, except that errors about malformed requests are problem details.
 
-    When its parent was killed it ends as at SIGTERM: else clients that wait, or ask again on the
-    connection they have, would keep it and the port for GRACEFUL_S, and no other could start.
+    When its parent was killed it ends as at SIGTERM. Otherwise clients that wait, or that reuse
+    their connections, would keep the process and the port for GRACEFUL_S, and no other API could
+    start.
     """
 
     def init_signals(self) -> None:
-        """Leave out the signals that would replace, stop or kill the process by themselves."""
+        """Ignore the signals that would replace, stop or kill the process."""
         super().init_signals()
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 gunicorn's
-        """Take what has connected before the process stops to listen, which would be reset."""
+        """Accept waiting connections before the process stops listening and resets them."""
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             for listener in self.sockets:
@@ -143,7 +144,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
                 while taken != self.nr_conns:
                     taken = self.nr_conns
                     self.accept(listener)
-                # Now, not at the end: clients that come meanwhile are refused, and go elsewhere.
+                # Closed now rather than at the end: new clients are refused and go elsewhere.
                 listener.close()
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401 as above
@@ -154,7 +155,10 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
         return super().handle(conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:  # noqa: ANN401 as above
-        """Keep the connection, or end it; one after the other, so no client may delay a stop."""
+        """Keep or close the connection.
+
+        Connections are closed one after the other, so no client may delay the shutdown.
+        """
         if self.alive or _DEFER is None or fs.cancelled() or fs.exception() or fs.result():
             super().finish_request(conn, fs)
             return
@@ -162,19 +166,19 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
         util.close_graceful(conn.sock, timeout=CLOSE_WITHIN_S)
 
     def _cap_keepalive(self, _deadline: float) -> None:
-        """Let connections without a request end soon after SIGTERM, whether they had one or not."""
+        """End connections without a request soon after SIGTERM, even those that never had one."""
         super()._cap_keepalive(time.monotonic() + STOP_LINGER_S)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, time.monotonic() + STOP_LINGER_S)
 
     def is_parent_alive(self) -> bool:
-        """Asked about once a second."""
+        """Return whether to continue; gunicorn calls it about once a second."""
         if not super().is_parent_alive():
             self.alive = False
         return bool(self.alive)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401 as above
-        """Answer before there is anything that the app could be called with."""
+        """Answer a malformed request, for which the app can't be called."""
         kinds = [kind.__name__ for kind in type(exc).__mro__]
         if not isinstance(exc, errors.ParseException) or not _OWN_ERRORS.isdisjoint(kinds):
             super().handle_error(req, client, addr, exc)
@@ -182,14 +186,14 @@ class _Worker(ThreadWorker):  # type: ignore[misc]  # no types, as above
         self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
         status = next((_STATUSES[kind] for kind in kinds if kind in _STATUSES), 400)
         reason = HTTPStatus(status).phrase
-        detail = f"this is no HTTP request that we read: {exc}"
+        detail = f"this is not an HTTP request that the API can read: {exc}"
         body = msgspec.json.encode({"title": reason, "detail": detail, "status": status})
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
             "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        with suppress(OSError):  # it has hung up
+        with suppress(OSError):  # the client has closed the connection
             util.write_nonblock(client, head.encode() + body)
 
 
@@ -197,7 +201,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # no types, as above
     """gunicorn's supervising process, which only starts and stops."""
 
     def init_signals(self) -> None:
-        """Leave out what it would do at others: start a second API, end or replace processes."""
+        """Ignore the signals that would start a second API, or end or replace processes."""
         super().init_signals()
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
@@ -213,9 +217,9 @@ _IGNORED: Final = (
 )
 
 _DEFER: Final = getattr(gthread, "_DEFER", None)
-"""What tells gunicorn that a connection waits without a thread; None: a version without that."""
+"""Tells gunicorn that a connection waits without a thread; None in versions without that."""
 
-# By their names: older versions lack some.
+# By name, since older versions lack some of them.
 _STATUSES: Final = {
     "LimitRequestLine": 414,
     "LimitRequestHeaders": 431,
@@ -225,28 +229,28 @@ _STATUSES: Final = {
 _OWN_ERRORS: Final = frozenset(
     {"ConfigurationProblem", "InvalidResponseHeader", "InvalidResponseHeaderName"}
 )
-"""Of our settings and our answers, not of the request."""
+"""Errors of the API's settings and answers, not of the request."""
 
 
 class _Log(Logger):  # type: ignore[misc]  # no types, as above
-    """gunicorn's own lines, in the format of ours."""
+    """gunicorn's own lines, in the API's format."""
 
     def setup(self, cfg: Any) -> None:  # noqa: ANN401 as above
-        """Hand them to the root's handler."""
+        """Pass the lines to the root logger's handler."""
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
 
 
 def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: ANN401 as create_app
-    """Connect to what the settings name, make the app of it, and begin to sweep."""
+    """Connect to Redis and the store, create the app, and start the sweeper."""
     client = connect(settings.redis_url, max_connections=settings.redis_connections)
     store = open_store(settings.store_url)
-    # The command has checked both: what has gone since is for /readyz to say.
+    # The command has checked both. /readyz reports failures since then.
     with suppress(ConnectionTroubleError, FormatTooNewError):
         identify_store(client, store)
-    # Consumers over HTTP can't sweep, and no worker needs to be there: somebody must take back what
-    # a dead one held.
+    # Consumers over HTTP can't sweep, and there may be no worker. So the API must reclaim the
+    # chunks of dead consumers.
     queue_of = lru_cache(1_000)(partial(Queue, client))
     Sweeper(
         lambda: [queue_of(name) for name in queue_names(client)],
@@ -272,15 +276,16 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
 
 
 def _give_place(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
-    """Give a worker process the first place that no other one has."""
+    """Assign a worker process the first place that no other process has."""
     taken = {other.place for other in arbiter.WORKERS.values()}
     worker.place = next(place for place in count() if place not in taken)
 
 
 def _count_for_place(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 as above
-    """Let a process go on with the metrics of the one whose place it takes.
+    """Make a process continue the metrics of the one whose place it takes.
 
-    prometheus-client keeps a file a process; by process id, each that ended would leave one.
+    prometheus-client keeps a file for each process. Named by process id, each ended process would
+    leave a file behind.
     """
     if MULTIPROCESS_DIR in os.environ:
         place = f"{worker.ppid}-{worker.place}"
@@ -288,14 +293,14 @@ def _count_for_place(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 as abo
 
 
 def _remove_metrics() -> None:
-    # Of a folder that we made, see `cli`.
+    # Only the folder that `cli` has created.
     folder = os.environ.get(MULTIPROCESS_DIR, "")
     if Path(folder).name.startswith(METRICS_FOLDER):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say_ready(worker: Any) -> None:  # noqa: ANN401 gunicorn ships no types
-    # Printed once it serves, with the port that it really got: programs wait for this line.
+    # Printed once the API serves, with its actual port: programs wait for this line.
     address = worker.sockets[0].sock.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     say(f"ready on http://{host}:{address[1]}")

@@ -1,6 +1,7 @@
-"""For other WSGI servers: `gunicorn 'opsqueue_api.wsgi:application()'`, settings as OPSQUEUE_*.
+"""The API for other WSGI servers: `gunicorn 'opsqueue_api.wsgi:application()'`.
 
-A function and not a value: importing a module must not connect to anything.
+Settings are OPSQUEUE_* variables. It is a function because importing a module must not connect to
+anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,6 @@ from opsqueue_api.server import make_app
 
 
 def application() -> WSGIApplication:
-    """Make the app from the environment alone; click's errors say which variable is wrong."""
+    """Create the app from the environment alone; click's errors name the variable that is wrong."""
     export_spans("opsqueue-api")
     return make_app(settings_of_environment())

@@ -1,5 +1,5 @@
--- Bare complete_chunks: the commands that the end of a reservation can't do without. What stands
--- behind a dollar is put in by state_machine.py, by strategy.
+-- Bare complete_chunks: the commands that the end of a reservation needs. state_machine.py replaces
+-- the names behind a dollar, depending on the strategy.
 local base, n = KEYS[1], tonumber(ARGV[1])
 local reservations, stats, recent = base .. 'reservations', base .. 'stats', base .. 'recent'
 local counts, scores = {}, {}

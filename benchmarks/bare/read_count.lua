@@ -1,2 +1,2 @@
--- Of a value with a limit of chunks in progress: how many there are.
+-- For a value with a limit of chunks in progress: reads their number.
 redis.call('HGET', base .. 'inhand:customer', id)

@@ -1,5 +1,5 @@
--- Bare reserve_chunks: the commands that a reservation can't do without. What stands behind a
--- dollar is put in by state_machine.py, by strategy.
+-- Bare reserve_chunks: the commands that a reservation needs. state_machine.py replaces the names
+-- behind a dollar, depending on the strategy.
 local base, worker, n = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local reservations, subs, counts, scores = base .. 'reservations', {}, {}, {}
 redis.call('ZADD', base .. 'workers', ARGV[3], worker)

@@ -1,4 +1,4 @@
--- Of a submission with strategic metadata: its pairs, and what its value gets.
+-- For a submission with strategic metadata: reads its pairs and notes its value.
 redis.call('HGETALL', base .. 'sub:' .. id .. ':meta')
 counts[#counts + 1] = id
 counts[#counts + 1] = count

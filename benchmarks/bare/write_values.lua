@@ -1,4 +1,5 @@
--- Of a call: the counts of all values touched, of their key, and their places in its indexes.
+-- Once per call: writes the counts of all touched values and of their key, and their places in its
+-- indexes.
 redis.call('HSET', base .. 'inhand:$key', unpack(counts))
 redis.call('HINCRBY', base .. 'inhand', '$key', ${sign}n)
 redis.call('ZADD', base .. 'oldest:$key', unpack(scores))

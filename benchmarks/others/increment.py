@@ -1,4 +1,4 @@
-"""The function, for queues that name it by its module."""
+"""The benchmarked function, for queues that refer to it by its module."""
 
 
 def increment(number: int) -> int:

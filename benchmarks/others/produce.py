@@ -1,7 +1,7 @@
-"""A queue's producer: `produce.py ADAPTER`, run in the queue's own environment.
+"""The producer of a queue: `produce.py ADAPTER`, run in the queue's own environment.
 
-Reads lines of "OPERATIONS SIZE", one at a time, and answers each with how many seconds it took from
-the first operation handed in until every result was here, in order, and right.
+It reads lines of "OPERATIONS SIZE", one at a time, and answers each with the seconds from
+submitting the first operation until every result was received, in order, and correct.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""N operations `x -> x + 1` through opsqueue and other queues, results read back and checked.
+"""N operations `x -> x + 1` through opsqueue and other queues, with checked results.
 
     python benchmarks/others/run.py                       # all, some minutes
     python benchmarks/others/run.py --only opsqueue huey --operations 20000
     python benchmarks/others/run.py --json results.json
 
 All use the same server (embedded, with an append-only file) in the same run, one after the other,
-each in a virtual environment of its own with the pinned versions of requirements/, made once in
-~/.cache/opsqueue-benchmarks. Two processes run operations and are up before the clock starts. It
-stops when the producer has every result, in order, and each is right. with_NAME.py has a queue's
-settings and says why they are these.
+each in its own virtual environment with the pinned versions of requirements/, created once in
+~/.cache/opsqueue-benchmarks. Two processes run operations and have started before the clock starts.
+The clock stops when the producer has every result, in order, and each is correct. with_NAME.py has
+a queue's settings and their reasons.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ BATCHING = {
     "opsqueue_stored": (10, 100, 1000),
     "celery": (10, 100, 1000),
 }
-"""Queues that have a form of chunks of their own. Others can be given lists of operations by hand,
-with errors, retries and results by the list; that is not measured."""
+"""Queues with their own form of chunks. With others one can submit lists of operations as single
+jobs, with errors, retries and results for the whole list; that is not measured."""
 OPERATIONS = {1: 10_000, 10: 50_000, 100: 100_000, 1000: 1_000_000}
-"""By chunk size, where the queue is not among SLOW."""
+"""Operations by chunk size, unless the queue is among SLOW."""
 SLOW = {
     "celery": {1: 3_000, 10: 10_000, 100: 50_000, 1000: 100_000},
     "rq": {1: 1_000},
@@ -67,7 +67,7 @@ SLOW = {
     "streaq": {1: 3_000},
     "opsqueue_stored": {1: 3_000, 10: 30_000},
 }
-"""Fewer operations where all of them would take minutes; a rate needs no more."""
+"""Fewer operations for queues that would take minutes; a rate needs no more."""
 COLUMNS = {
     "queue": "{queue} {version}",
     "chunk size": "{chunk_size:,}",
@@ -106,7 +106,7 @@ def main() -> None:
     if chosen.quick:
         chosen.operations, chosen.sizes, chosen.rounds = 1_000, [1, 100], 1
     report = Report("others", options=vars(chosen))
-    # Told to end, it ends what it has started, too.
+    # On a signal to end, it also ends the processes that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows: list[Row] = []
     failed: set[str] = set()
@@ -117,7 +117,8 @@ def main() -> None:
         client = connect(server.url)
         report.say_where(client)
         for number in range(chosen.rounds):
-            # Once in the order of the names, once against it: what else the machine does changes.
+            # Once in the order of the names, once in reverse, since other load on the machine
+            # changes.
             for queue in chosen.only if number % 2 == 0 else reversed(chosen.only):
                 client.flushall()
                 try:
@@ -170,7 +171,7 @@ def measure(queue: str, redis_url: str, folder: Path, chosen: argparse.Namespace
 
 
 def best_of(rows: Sequence[Row]) -> list[Row]:
-    """Give the best row of each queue and chunk size, in the order in which they first came."""
+    """Return the best row of each queue and chunk size, in the order of first appearance."""
     best: dict[tuple[str, int], Row] = {}
     for row in rows:
         key = row.queue, row.chunk_size
@@ -179,7 +180,7 @@ def best_of(rows: Sequence[Row]) -> list[Row]:
 
 
 def environment_of(queue: str) -> tuple[Path, str]:
-    """Give a Python that has the queue, and its version; made at the first time."""
+    """Return a Python with the queue installed, and its version; created at the first call."""
     if queue.startswith("opsqueue"):
         return Path(sys.executable), importlib.metadata.version("opsqueue-redis")
     requirements = HERE / "requirements" / f"{queue}.txt"
@@ -203,15 +204,15 @@ def environment_of(queue: str) -> tuple[Path, str]:
 def workers_of(
     queue: str, python: Path, environment: dict[str, str], folder: Path
 ) -> Iterator[None]:
-    """Run the adapter's WORKERS, all in sessions of their own, and end them."""
+    """Run the adapter's WORKERS, each in its own session, and end them afterwards."""
     script = (
         f"import json, with_{queue} as it; "
         "print(json.dumps([it.WORKERS, vars(it).get('ENVIRONMENT', {})]))"
     )
-    told = subprocess.run(
+    adapter = subprocess.run(
         [python, "-c", script], env=environment, cwd=HERE, check=True, capture_output=True
     )
-    commands, more = json.loads(told.stdout)
+    commands, more = json.loads(adapter.stdout)
     log = folder / "workers.log"
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
@@ -234,7 +235,7 @@ def workers_of(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask it and what it started to end, and see that it does."""
+    """Ask a process and its children to end, and wait until they have."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -252,7 +253,7 @@ def free_port() -> int:
 
 
 class Producer:
-    """The other side of produce.py."""
+    """The parent's side of produce.py."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -291,7 +292,7 @@ def producer_of(queue: str, python: Path, environment: dict[str, str]) -> Iterat
 
 
 def put_down(rows: Sequence[Row], report: Report) -> None:
-    """Print what benchmarks/README.md has."""
+    """Print the tables of benchmarks/README.md."""
     ours = {row.chunk_size: row.operations_per_s for row in rows if row.queue == "opsqueue"}
     table = report.table(COLUMNS)
     for row in rows:

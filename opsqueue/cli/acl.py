@@ -24,14 +24,17 @@ The line is one of an ACL file (redis.conf: aclfile). To try it: ACL SETUSER in 
 
 @click.command(epilog=_EPILOG)
 @click.argument("role", type=click.Choice(get_args(Role)))
-@click.option("--user", help="Its name.  [default: opsqueue-ROLE]")
+@click.option("--user", help="Name of the user.  [default: opsqueue-ROLE]")
 @config.DURABILITY(
     envvar=None,  # not the API's variable: it must not give a worker's user more rights
-    help="What the API is told to promise. Only fsync takes more rights: the user may read all "
-    "settings of the server, its passwords too.",
+    help="The --durability of the API. Only fsync needs more rights: the user may then read all "
+    "settings of the server, its passwords included.",
 )
 def acl(*, role: Role, user: str | None, durability: str) -> None:
-    """Print the line that makes a Redis user for ROLE; put a password in the place of CHANGE-ME."""
+    """Print the line of an ACL file that defines a Redis user for ROLE.
+
+    Replace CHANGE-ME by a password.
+    """
     chosen = Durability(durability)
     name = f"opsqueue-{role}" if user is None else user
     try:

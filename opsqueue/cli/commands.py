@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from opsqueue import config
 from opsqueue.cli.acl import acl
 from opsqueue.cli.completion import completion
 from opsqueue.cli.defaults import defaults, retention
@@ -26,24 +27,27 @@ from opsqueue.cli.submissions import cancel, list_, retry, show
 from opsqueue.cli.submit import submit
 from opsqueue.cli.top import top
 from opsqueue.cli.upgrade import upgrade
-from opsqueue.config import name_variables
-from opsqueue.model.version import __version__
 
 _EPILOG = """
 \b
 Examples:
-  opsqueue demo                    a real batch on this machine, in under a minute
-  opsqueue dev tasks:app           server, API and workers for your app, until Ctrl-C
+  opsqueue demo                    run a real batch on this machine, in under a minute
+  opsqueue dev tasks:app           run server, API and workers for your app, until Ctrl-C
   opsqueue submit emails in.jsonl --chunk-size 100 --wait --output out.jsonl
-  opsqueue retention set emails 7d
+  opsqueue defaults set emails --max-attempts 3 --retention 7d
   opsqueue list emails --state failed --since 2h
 
 \b
-Each option of these commands has a variable, which its help names; many share
-OPSQUEUE_API_URL, OPSQUEUE_API_TOKEN, OPSQUEUE_REDIS_URL and OPSQUEUE_STORE_URL.
+Environment: each option has a variable, which is named in the help of its command. Many
+commands read OPSQUEUE_API_URL, OPSQUEUE_API_TOKEN, OPSQUEUE_REDIS_URL and OPSQUEUE_STORE_URL.
 
 \b
-Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 unreachable, 130 Ctrl-C.
+Exit codes:
+    0  done
+    1  something failed, or the answer is no
+    2  the command line is wrong
+    3  Redis, the API or the store can't be reached
+  130  interrupted by Ctrl-C
 
 \b
 The other programs: opsqueue-worker runs an app's handlers, opsqueue-api serves the HTTP API.
@@ -66,10 +70,9 @@ _SECTIONS = {
         "max_content_width": 100,
     },
 )
-# Without a variable of its own: OPSQUEUE_VERSION is what a deployment may well have for itself.
-@click.version_option(__version__, message="opsqueue %(version)s", allow_from_autoenv=False)
+@config.version_option("opsqueue")
 def main() -> None:
-    """Work with opsqueue: a distributed parallel map for heavy loads."""
+    """Submit work to opsqueue, follow it, and operate queues."""
 
 
-name_variables(main)
+config.name_variables(main)

@@ -32,18 +32,18 @@ _api_url = click.option(
     "--api-url",
     envvar="OPSQUEUE_API_URL",
     metavar="URL",
-    help=f"Of opsqueue-api.  [default: {DEFAULT_API_URL}]",
+    help=f"URL of opsqueue-api.  [default: {DEFAULT_API_URL}]",
 )
 _token = click.option(
     "--token",
     envvar="OPSQUEUE_API_TOKEN",
     metavar="SECRET",
-    help="Of the API. Give it as the variable: command lines are seen by everybody on the machine.",
+    help="Token for the API. Use the variable: everybody on the machine can see command lines.",
 )
 _redis_url = config.REDIS_URL(
     default=None,
-    help="Ask Redis itself, in place of the API; what the command line names goes before the "
-    "environment, then the API before Redis.",
+    help="Ask this Redis instead of the API. If both are given, the command line goes before the "
+    "environment, and then the API before Redis.",
 )
 as_json = click.option(
     "--json", "as_json", envvar="OPSQUEUE_JSON", is_flag=True, help="Print JSON."
@@ -51,8 +51,8 @@ as_json = click.option(
 
 
 durability_option = config.DURABILITY(
-    help="What it waits for where Redis itself is asked: fsync, its disk; replica, a replica. "
-    "(An API decides by itself.)",
+    help="What an insert waits for when Redis is asked directly: fsync waits for its disk, replica "
+    "for a replica. An API decides this itself.",
 )
 
 

@@ -13,6 +13,7 @@ import click
 from msgspec.structs import asdict
 
 from opsqueue.cli.connections import as_json, with_redis
+from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import note_new
 from opsqueue.cli.tables import print_json, say, tell
 from opsqueue.config import Duration, defaults_of
@@ -34,10 +35,10 @@ _EPILOG = """
 \b
 Examples:
   opsqueue defaults set emails --max-attempts 3 --backoff 5s --max-backoff 10m
-  opsqueue defaults set emails --retention 7d          the others stay
+  opsqueue defaults set emails --retention 7d          change the retention only
   opsqueue defaults show emails
-  opsqueue defaults remove emails --retention          as the API has it, else built in
-  opsqueue defaults remove emails                      all of them
+  opsqueue defaults remove emails --retention          use the API's retention, else a day
+  opsqueue defaults remove emails                      remove all defaults of the queue
 """
 _RETENTION_EPILOG = """
 \b
@@ -45,7 +46,7 @@ Examples:
   opsqueue retention set emails 7d     for submissions that are inserted from now on
   opsqueue retention set emails 1h30m
   opsqueue retention show emails
-  opsqueue retention remove emails     a day again
+  opsqueue retention remove emails     use the API's retention, else a day
 """
 
 
@@ -66,28 +67,29 @@ def options_with_defaults(otherwise: str = "") -> Callable[[Command], Command]:
             "--max-attempts",
             type=click.IntRange(1, MAX_ATTEMPTS),
             show_default=shown("max_attempts"),
-            help="Of each chunk.",
+            help="Maximum number of attempts of each chunk.",
         ),
         click.option(
             "--backoff",
             type=Duration(),
             metavar="DURATION",
             show_default=shown("backoff_first_ms"),
-            help="Before a chunk's second attempt; doubles with each, half of it jitter.",
+            help="Time before a chunk's second attempt. It doubles with each attempt, and half of "
+            "it is jitter.",
         ),
         click.option(
             "--max-backoff",
             type=Duration(),
             metavar="DURATION",
             show_default=shown("backoff_max_ms"),
-            help="It grows no further.",
+            help="Maximum time between two attempts.",
         ),
         click.option(
             "--retention",
             type=Duration(),
             metavar="DURATION",
             show_default=shown("retention_ms"),
-            help="Kept so long after its end, like 12h or 7d.",
+            help="How long a submission is kept after its end, such as 12h or 7d.",
         ),
     )
 
@@ -108,14 +110,15 @@ def texts_of(defaults: Defaults) -> dict[str, str]:
     }
 
 
-@click.group(epilog=_EPILOG)
+@click.group(cls=HelpGroup, epilog=_EPILOG)
 def defaults() -> None:
     """Set the options of submissions whose producers do not give them.
 
-    They count when a submission is inserted: later changes don't touch it. An insert's own option
-    comes first, then the queue's default, then the API's (OPSQUEUE_DEFAULT_MAX_ATTEMPTS and so on),
-    then the built-in one. Of two back-offs from different places that don't fit each other, the one
-    that comes first stays, and the other one becomes the same.
+    An insert's own option comes first, then the queue's default, then the API's
+    (OPSQUEUE_DEFAULT_MAX_ATTEMPTS and so on), then the built-in value. A default is read when a
+    submission is inserted, and later changes don't affect that submission. If --backoff and
+    --max-backoff come from different places and don't fit, the one that comes first is used for
+    both.
     """
 
 
@@ -132,7 +135,7 @@ def set_(
     max_backoff: timedelta | None,
     retention: timedelta | None,
 ) -> None:
-    """Set defaults of QUEUE; those that are not given stay."""
+    """Set defaults of QUEUE, and leave those that are not given as they are."""
     given = defaults_of(max_attempts, backoff, max_backoff, retention)
     changes = {name: value for name, value in asdict(given).items() if value is not None}
     if not changes:
@@ -147,10 +150,17 @@ def set_(
 
 @defaults.command()
 @click.argument("queue")
-@click.option("--max-attempts", is_flag=True, envvar="OPSQUEUE_DEFAULTS_REMOVE_MAX_ATTEMPTS")
-@click.option("--backoff", is_flag=True)
-@click.option("--max-backoff", is_flag=True)
-@click.option("--retention", is_flag=True)
+@click.option(
+    "--max-attempts",
+    is_flag=True,
+    envvar="OPSQUEUE_DEFAULTS_REMOVE_MAX_ATTEMPTS",
+    help="Remove the default number of attempts.",
+)
+@click.option("--backoff", is_flag=True, help="Remove the default time before a second attempt.")
+@click.option(
+    "--max-backoff", is_flag=True, help="Remove the default maximum time between two attempts."
+)
+@click.option("--retention", is_flag=True, help="Remove the default retention.")
 @with_redis
 def remove(
     *,
@@ -161,7 +171,7 @@ def remove(
     max_backoff: bool,
     retention: bool,
 ) -> None:
-    """Remove the defaults of QUEUE that are named; without a name, all of them."""
+    """Remove defaults of QUEUE: those that the options name, or all without an option."""
     named = dict(zip(_OPTIONS, (max_attempts, backoff, max_backoff, retention), strict=True))
     names = [name for name, is_named in named.items() if is_named] or list(_OPTIONS)
     Queue(client, queue).set_defaults(dict.fromkeys(names))
@@ -172,9 +182,9 @@ def remove(
 @as_json
 @with_redis
 def show(*, client: Client, queue: str, as_json: bool) -> None:
-    """Print the defaults of QUEUE; of those that it has none of, the built-in ones.
+    """Print the defaults of QUEUE, and the built-in values of the options without one.
 
-    An API may have others in place of the built-in ones, which only its own settings tell.
+    An API may replace the built-in values by defaults of its own, which are not shown here.
     """
     found = Queue(client, queue).get_defaults()
     if as_json:
@@ -187,13 +197,13 @@ def show(*, client: Client, queue: str, as_json: bool) -> None:
         )
 
 
-@click.group(epilog=_RETENTION_EPILOG)
+@click.group(cls=HelpGroup, epilog=_RETENTION_EPILOG)
 def retention() -> None:
     """Set for how long ended submissions and their results are kept.
 
-    The same as `opsqueue defaults` with --retention. Holds for submissions that their producers
-    give no retention of their own, and that are inserted from then on. Workers delete what is over;
-    while none runs, nothing is deleted.
+    This is the same as `opsqueue defaults` with --retention. The setting holds for submissions that
+    are inserted from then on, and whose producers give no retention. Workers and APIs delete
+    submissions after their retention. While none of them runs, nothing is deleted.
     """
 
 
@@ -213,7 +223,7 @@ def set_retention(*, queue: str, duration: str, client: Client) -> None:
 @click.argument("queue")
 @with_redis
 def remove_retention(*, queue: str, client: Client) -> None:
-    """Keep ended submissions of QUEUE for a day, as without a setting."""
+    """Remove the setting of QUEUE, so that the API's retention holds, else a day."""
     Queue(client, queue).set_defaults({"retention_ms": None})
 
 

@@ -41,14 +41,15 @@ class Totals:
 @click.command()
 @config.CONCURRENCY()
 @click.option(
-    "--files", type=click.IntRange(1), default=None, help="Take only so many.  [default: all]"
+    "--files", type=click.IntRange(1), default=None, help="Number of files to take.  [default: all]"
 )
-@click.option("-v", "--verbose", is_flag=True, help="Show what API and worker print.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what the API and the worker print.")
 def demo(*, concurrency: int, files: int | None, verbose: bool) -> None:
     """Count functions, classes and lines of every file of Python's standard library.
 
-    Brings up a server, the API and a worker in a temporary folder, submits each file as an
-    operation, shows progress, checks the totals against a plain loop, and leaves nothing behind.
+    Starts a server, the API and a worker in a temporary folder. Submits each file as an
+    operation, shows progress, compares the totals with those of a plain loop, and leaves nothing
+    behind.
     """
     console = Console(highlight=False)
     # SIGTERM ends it like Ctrl-C, through every `with`, so that no process is left.

@@ -36,10 +36,10 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".opsqueue"),
     show_default=True,
-    help="Where the data is kept between runs.",
+    help="Folder that keeps the data between runs.",
 )
 def dev(*, app: str, port: int, concurrency: int, folder: Path) -> None:
-    """Run server, API and workers for MODULE:APP in this terminal, until Ctrl-C."""
+    """Run server, API and workers for the app MODULE:APP in this terminal, until Ctrl-C."""
     console = Console(stderr=True, highlight=False)
 
     def say(part: str, line: str) -> None:

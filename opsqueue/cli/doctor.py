@@ -26,7 +26,7 @@ _EPILOG: Final = """
 Examples:
   opsqueue doctor
   opsqueue doctor --redis-url redis://redis:6379/0 --store-url s3://bucket/prefix
-  opsqueue doctor --orphans                     uploads that were never handed in
+  opsqueue doctor --orphans                     list uploads that were never submitted
   opsqueue doctor --orphans --older-than 7d --delete
   opsqueue doctor --json | jq -r '.findings[] | select(.level != "good") | .help'
 
@@ -37,13 +37,19 @@ or used.
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--orphans", is_flag=True, help="List uploads that no submission has, instead.")
+@click.option("--orphans", is_flag=True, help="Only list uploads that belong to no submission.")
 @click.option(
-    "--older-than", default="24h", show_default=True, metavar="DURATION", help="Of --orphans."
+    "--older-than",
+    default="24h",
+    show_default=True,
+    metavar="DURATION",
+    help="With --orphans: minimum age of the uploads that are listed.",
 )
-@click.option("--delete", is_flag=True, help="Of --orphans: delete them, after asking.")
-@click.option("-y", "--yes", is_flag=True, help="Of --delete: without asking.")
-@config.DURABILITY(help="What the API is told to promise: a problem if the server can't keep it.")
+@click.option("--delete", is_flag=True, help="With --orphans: delete them after asking.")
+@click.option("-y", "--yes", is_flag=True, help="With --delete: do not ask.")
+@config.DURABILITY(
+    help="The --durability of the API. It is reported as a problem if the server can't keep it."
+)
 @as_json
 @with_urls
 @click.pass_context
@@ -63,7 +69,8 @@ def doctor(  # noqa: PLR0913 its options
 ) -> None:
     """Check Redis, the object store, the API and the queues, and say what to do.
 
-    What is not given is looked for at its default address. Writes and deletes a small object.
+    Redis and the API are looked for at their default addresses unless they are given. The check
+    writes a small object to the store and deletes it.
     """
     if orphans:
         if store_url is None:

@@ -23,6 +23,7 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
+_MAX_SENTENCE: Final = 300
 
 
 def exit_code_of(error: OpsqueueError) -> int:
@@ -39,7 +40,27 @@ def exit_code_of(error: OpsqueueError) -> int:
             return EXIT_FAILED
 
 
-class Commands(click.Group):
+class HelpGroup(click.Group):
+    """A group whose help shows the first sentence of each command; click would cut it off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a table of all commands."""
+        self.write_table(ctx, formatter, "Commands", self.list_commands(ctx))
+
+    def write_table(
+        self, ctx: click.Context, formatter: click.HelpFormatter, title: str, names: Sequence[str]
+    ) -> None:
+        """Write a table of some commands, whose column of names is as wide as for all of them."""
+        width = max(len(name) for name in self.list_commands(ctx))
+        with formatter.section(title):
+            formatter.write_dl([(f"{name:{width}}", self._help_of(ctx, name)) for name in names])
+
+    def _help_of(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(_MAX_SENTENCE) if command else ""
+
+
+class Commands(HelpGroup):
     """A group with its commands in sections.
 
     Args:
@@ -68,18 +89,9 @@ class Commands(click.Group):
         return [name for names in self._sections.values() for name in names]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a table a section, with names as wide as in all."""
-        width = max(len(name) for name in self.list_commands(ctx))
-        room = formatter.width - width - 6
+        """Write a table for each section."""
         for title, names in self._sections.items():
-            with formatter.section(title):
-                formatter.write_dl(
-                    [(f"{name:{width}}", self._help_of(ctx, name, room)) for name in names]
-                )
-
-    def _help_of(self, ctx: click.Context, name: str, room: int) -> str:
-        command = self.get_command(ctx, name)
-        return command.get_short_help_str(room) if command else ""
+            self.write_table(ctx, formatter, title, names)
 
     def make_context(self, *args: Any, **attributes: Any) -> click.Context:  # noqa: ANN401 click's own
         """Parse the command line, which prints --help and --version."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from opsqueue.cli.connections import as_json, with_redis
+from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import note_new
 from opsqueue.cli.tables import pairs_text, print_json, say, tell
 from opsqueue.exceptions import InvalidArgumentError
@@ -17,26 +18,28 @@ from opsqueue.strategy import MOST_IN_HAND
 _EPILOG = """
 \b
 Examples:
-  opsqueue limits set emails api --max 10                 at most 10 chunks in hand a value
-  opsqueue limits set emails api --value 7 --max 2        of value 7 only 2
+  opsqueue limits set emails api --max 10                 at most 10 reserved chunks of each value
+  opsqueue limits set emails api --value 7 --max 2        at most 2 of value 7
   opsqueue limits set emails api --per-second 100 --burst 20
   opsqueue limits list emails
-  opsqueue limits remove emails api --value 7             the strategy's own number again
+  opsqueue limits remove emails api --value 7             the number in the strategy holds again
 
-KEY is any text; behind `--` it may begin with a hyphen. One that begins with a double quote is
-read as a JSON string.
+KEY may be any text. A KEY that begins with a hyphen needs `--` in front of it. A KEY that begins
+with a double quote is read as a JSON string.
 """
 
 _key = click.argument("key", callback=lambda _context, _parameter, text: parse_meta_key(text))
-_value = click.option("--value", type=int, help="Only for this value of KEY.  [default: for all]")
+_value = click.option(
+    "--value", type=int, help="Set the limit for this value of KEY only.  [default: all values]"
+)
 
 
-@click.group(epilog=_EPILOG)
+@click.group(cls=HelpGroup, epilog=_EPILOG)
 def limits() -> None:
     """Set the limits of MaxSimultaneous and RateLimit, for every worker's next reservation.
 
-    They take the place of the numbers that workers' strategies have; without such a strategy they
-    do nothing.
+    The limits replace the numbers in the strategies of all workers. Without such a strategy they
+    have no effect.
     """
 
 
@@ -49,10 +52,12 @@ def limits() -> None:
     "maximum",
     type=click.IntRange(1, MOST_IN_HAND),
     envvar="OPSQUEUE_LIMITS_SET_MAX",
-    help="Chunks in hand at most, for MaxSimultaneous.",
+    help="Maximum number of reserved chunks, for MaxSimultaneous.",
 )
-@click.option("--per-second", type=float, help="Tokens that come, for RateLimit; with --burst.")
-@click.option("--burst", type=int, help="Tokens that a bucket holds.")
+@click.option(
+    "--per-second", type=float, help="Tokens for each second, for RateLimit. Needs --burst."
+)
+@click.option("--burst", type=int, help="Number of tokens that a bucket holds.")
 @with_redis
 def set_(
     *,
@@ -64,7 +69,7 @@ def set_(
     per_second: float | None,
     burst: int | None,
 ) -> None:
-    """Set limits of QUEUE by KEY of strategic metadata."""
+    """Set limits of QUEUE for a KEY of its strategic metadata."""
     if (per_second is None) != (burst is None):
         message = "--per-second and --burst need each other: a bucket has a rate and a capacity"
         raise InvalidArgumentError(message)
@@ -82,7 +87,7 @@ def set_(
 @_value
 @with_redis
 def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
-    """Let the strategies' own numbers hold again."""
+    """Remove limits of QUEUE, so that the numbers in the strategies hold again."""
     on = Queue(client, queue)
     is_there = any((limit.meta_key, limit.value) == (key, value) for limit in on.list_limits())
     on.remove_limit(key, value=value)
@@ -95,7 +100,7 @@ def remove(*, client: Client, queue: str, key: str, value: int | None) -> None:
 @as_json
 @with_redis
 def list_(*, client: Client, queue: str, as_json: bool) -> None:
-    """List the limits that are set."""
+    """List the limits of QUEUE."""
     found = Queue(client, queue).list_limits()
     if as_json:
         print_json({"queue": queue, "limits": found})

@@ -109,13 +109,13 @@ optional_queue = click.option(
     "--queue",
     type=QueueName(),
     envvar="OPSQUEUE_QUEUE",
-    help="Of the submission.  [default: looked for in all queues]",
+    help="Queue of the submission.  [default: all queues are searched]",
 )
 new_option = click.option(
     "--new",
     "is_new",
     is_flag=True,
-    help="Also where QUEUE has had no submission or worker yet.",
+    help="Accept a QUEUE that has had no submission or worker yet.",
 )
 submission_argument = click.argument("submission_id", metavar="ID", type=SubmissionNumber())
 

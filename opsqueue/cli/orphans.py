@@ -37,15 +37,17 @@ Examples:
     default="24h",
     show_default=True,
     metavar="DURATION",
-    help="Uploads that began before, and stored nothing since, such as 24h or 7d.",
+    help="Minimum age of the uploads, such as 24h or 7d. Uploads that stored something since are "
+    "left out.",
 )
-@click.option("--delete", is_flag=True, help="Delete them, after asking.")
+@click.option("--delete", is_flag=True, help="Delete them after asking.")
 @click.option("-y", "--yes", is_flag=True, help="Delete without asking.")
 @click.option(
     "--queue",
     "queues",
     multiple=True,
-    help="Of this queue, also if Redis does not know it; may be repeated.  [default: all it knows]",
+    help="Look at this queue only, even if Redis does not know it. May be repeated.  [default: all "
+    "queues that Redis knows]",
 )
 @with_redis_and_store_urls
 def orphans(
@@ -57,13 +59,13 @@ def orphans(
     redis_url: str,
     store_url: str,
 ) -> None:
-    """List uploads that no submission has, because their producer died before the insert.
+    """List uploads that belong to no submission because their producer died before the insert.
 
-    What submissions have, ended ones too, and uploads in progress are never touched. If other
-    servers use the same folder or bucket, their submissions are unknown here: give each server a
-    store URL with a prefix of its own.
+    The objects of submissions, ended ones included, and uploads in progress are never touched. If
+    other Redis servers use the same folder or bucket, their submissions are unknown here: give each
+    server a store URL with a prefix of its own.
 
-    Exit codes: 0 nothing is left, 1 there are orphans, 2 wrong usage, 3 no answer.
+    Exit codes: 0 nothing is left, 1 there are orphans, 2 the command line is wrong, 3 no answer.
     """
     age = parse_duration(older_than)
     is_left = check_orphans(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from opsqueue.cli.connections import with_redis
+from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import UnknownQueueError, new_option
 from opsqueue.cli.tables import say
 from opsqueue.exceptions import InvalidArgumentError
@@ -21,13 +22,13 @@ Examples:
 """
 
 
-@click.group(epilog=_EPILOG)
+@click.group(cls=HelpGroup, epilog=_EPILOG)
 def partitions() -> None:
     """Spread a queue that outgrows one Redis over several slots of a cluster.
 
-    Submissions from then on go to any of the partitions; workers and APIs that run serve the new
-    ones within some seconds. Strategies and limits hold within a partition: a limit of 10 is 10 in
-    each. There can only be more of them, never fewer.
+    New submissions go to any of the partitions. Running workers and APIs serve new partitions
+    within some seconds. Strategies and limits hold within a partition: a limit of 10 is 10 in each.
+    The number of partitions can only grow.
     """
 
 
@@ -37,7 +38,10 @@ def partitions() -> None:
 @new_option
 @with_redis
 def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
-    """Spread the submissions of QUEUE over NUMBER partitions, 1 to 100; never fewer than now."""
+    """Spread the submissions of QUEUE over NUMBER partitions, 1 to 100.
+
+    The number can only grow.
+    """
     names = queue_names(client)
     if queue not in names and not is_new:
         hint = "give --new if the name is right, since this can't be undone"

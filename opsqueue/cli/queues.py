@@ -13,6 +13,7 @@ from rich.text import Text
 
 from opsqueue.cli.connections import as_json, with_api, with_redis
 from opsqueue.cli.durations import short
+from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import (
     QueueName,
     UnknownQueueError,
@@ -42,11 +43,11 @@ Examples:
 """
 
 
-@click.group(epilog=_EPILOG, invoke_without_command=True)
+@click.group(cls=HelpGroup, epilog=_EPILOG, invoke_without_command=True)
 @as_json
 @with_api
 def queues(*, api: Backend, as_json: bool) -> None:
-    """Show all queues: what waits, how fast it goes, who works."""
+    """Show all queues with their backlog, rate and workers."""
     context = click.get_current_context()
     if (subcommand := context.invoked_subcommand) is not None:
         # Options of the group would be ignored: the subcommand has its own.
@@ -70,7 +71,7 @@ def queues(*, api: Backend, as_json: bool) -> None:
 def delete(*, client: Client, queue: str) -> None:
     """Delete QUEUE: its name, settings and totals.
 
-    Refused while it has a submission, objects to be deleted or a live worker.
+    This is refused while the queue has a submission, objects to be deleted or a live worker.
     """
     if queue not in (names := queue_names(client)):
         raise UnknownQueueError(queue, names)
@@ -115,7 +116,7 @@ def _remark(counts: Counts) -> Text:
 @as_json
 @with_api
 def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
-    """Show the workers of QUEUE, or of all: where they run, what they hold and since when."""
+    """Show the workers of QUEUE or of all queues, with the chunks that they hold."""
     if queue is None:
         found = {name: list(api.queue(name).list_workers()) for name in api.queues()}
     else:
@@ -173,7 +174,10 @@ def _up(started_at_ms: object) -> str:
 @as_json
 @with_api
 def pause(*, api: Backend, queue: str, is_new: bool, as_json: bool) -> None:
-    """Let no chunk of QUEUE be taken until `resume`; chunks in hand are finished."""
+    """Stop handing out chunks of QUEUE until `resume`.
+
+    Chunks that are reserved already are finished.
+    """
     if not is_new:
         check_is_known(api, queue)
     api.queue(queue).pause_queue()
@@ -185,7 +189,7 @@ def pause(*, api: Backend, queue: str, is_new: bool, as_json: bool) -> None:
 @as_json
 @with_api
 def resume(*, api: Backend, queue: str, as_json: bool) -> None:
-    """Let chunks of QUEUE be taken again."""
+    """Resume QUEUE: its chunks can be reserved again."""
     check_is_known(api, queue)
     api.queue(queue).resume_queue()
     _tell(api, queue, as_json=as_json)

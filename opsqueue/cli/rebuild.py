@@ -37,22 +37,23 @@ Examples:
     "--queue",
     "queues",
     multiple=True,
-    help="Only this queue; may be repeated.  [default: all that the store has folders of]",
+    help="Restore this queue only. May be repeated.  [default: all queues that the store has "
+    "folders of]",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be inserted, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be inserted, and change nothing.")
 @with_redis
 def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: bool) -> None:
-    """Insert submissions again that were lost with Redis, from what the store has of them.
+    """Insert submissions that were lost with Redis again, from what the store has of them.
 
-    Chunks whose output is stored are done, the others run. Each submission gets a new id. One that
-    Redis has is left alone, so this may be repeated.
+    Chunks whose output is stored are done, the others run. Each submission gets a new id. The
+    command leaves submissions that Redis has alone, so it may be repeated.
 
-    Not in the store, and so lost with Redis: small submissions, whose chunks lie in Redis (up to
-    256 KiB), ids, attempts used, failures, and of queues their limits, retentions, pauses and
-    numbers of partitions: set these first. What had failed or was cancelled, or whose insert never
-    came, runs again: cancel it.
+    The store does not have, so these are lost with Redis: small submissions, whose chunks were in
+    Redis (up to 256 KiB); ids, used attempts and failures; the limits, defaults, pause and number
+    of partitions of each queue. Set those first. Submissions that had failed or were cancelled, and
+    uploads whose insert never came, run again: cancel them.
 
-    Exit codes: 0 done, 1 some were skipped, 2 wrong usage, 3 no answer.
+    Exit codes: 0 done, 1 some were skipped, 2 the command line is wrong, 3 no answer.
     """
     ping(client)
     with closing(open_store(store_url)) as store:

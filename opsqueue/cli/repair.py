@@ -34,13 +34,13 @@ _LINE_EVERY_S: Final = 5.0
 def repair_(*, queue: str, client: Client) -> None:
     """Free chunks of QUEUE whose reservations were removed from Redis.
 
-    Workers and API begin a repair by themselves when they notice such a loss. This is for what
-    nobody can notice: after an entry was removed from the reservations stream and acknowledged as
-    well, or the stream and its group were made anew by hand. Chunks that a worker holds stay with
-    it. It goes on beside everything else, at about a seventh of the server's time, and may be
-    repeated; interrupted, workers and API finish it.
+    Workers and the API begin a repair by themselves when they notice such a loss. Use the command
+    for a loss that nobody can notice: an entry of the reservations stream was removed and
+    acknowledged, or the stream and its group were created again by hand. Chunks that a worker holds
+    stay with it. The repair runs beside other work, takes about a seventh of the server's time, and
+    may be repeated. If it is interrupted, workers and the API finish it.
 
-    Exit codes: 0 done, 2 wrong usage, 3 no answer, 130 Ctrl-C.
+    Exit codes: 0 done, 2 the command line is wrong, 3 no answer, 130 Ctrl-C.
     """
     names = queue_names(client)
     if queue not in names:

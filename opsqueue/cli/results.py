@@ -44,26 +44,29 @@ output_option = click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="A file, which appears when it is whole; - is standard output.",
+    help="File to write to, which appears when it is complete. - is standard output.",
 )
 errors_option = click.option(
     "--errors",
     type=click.Choice(["raise", "yield", "skip"]),
-    help="Where operations failed: refuse, make every line an object with `result` or `error`, or "
-    "leave them out.  [default: raise; with --partial: yield]",
+    help="What to do if operations failed: raise refuses, yield makes every line an object with "
+    "`result` or `error`, skip leaves failed operations out.  [default: raise; with --partial: "
+    "yield]",
 )
 
 
 @click.command(epilog=_RESULTS_EPILOG)
 @submission_argument
 @optional_queue
-@click.option("--wait", is_flag=True, help="Until it has ended, showing progress.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until the submission has ended, and show progress."
+)
 @click.option(
     "--partial",
     "is_partial",
     is_flag=True,
-    help="What is done, also of a failed or cancelled submission; every line is an object with the "
-    "operation's `index`, and `result` or `error`.",
+    help="Write the results of finished chunks, whatever the submission's state. Every line is an "
+    "object with the operation's `index`, and `result` or `error`.",
 )
 @output_option
 @errors_option
@@ -82,7 +85,7 @@ def results(
 ) -> None:
     """Write the results of submission ID as lines of JSON, in the order of the operations.
 
-    What JSON does not have is changed: bytes become base64. NaN and infinities are refused.
+    Bytes become base64, since JSON has no bytes. NaN and infinities are refused.
     """
     output = output or STANDARD
     check_writable(output)
@@ -114,8 +117,8 @@ def errors(
 ) -> None:
     """Write the errors of single operations of submission ID as lines of JSON, in order.
 
-    Where its handler collects them (on_error="collect"), also of a submission in progress. What
-    made a whole submission fail is shown by `opsqueue show`.
+    There are such errors if the handler collects them (on_error="collect"). The submission may
+    still be in progress. `opsqueue show` shows why a whole submission failed.
     """
     output = output or STANDARD
     check_writable(output)

@@ -80,14 +80,35 @@ Exit codes: 0 it is in progress again, or the new one is; 1 it had not failed, o
 
 @click.command("list", epilog=_LIST_EPILOG)
 @queue_argument
-@click.option("-s", "--state", type=click.Choice(_STATES), help="  [default: any]")
-@meta_option
-@click.option("--since", type=Duration(), metavar="AGE", help="Not older than: 90s, 2h, 3w.")
-@click.option("--until", type=Duration(), metavar="AGE", help="Older than.")
 @click.option(
-    "--order", type=click.Choice(["newest", "oldest"]), default="newest", show_default=True
+    "-s",
+    "--state",
+    type=click.Choice(_STATES),
+    help="Only submissions in this state.  [default: any]",
 )
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True)
+@meta_option
+@click.option(
+    "--since",
+    type=Duration(),
+    metavar="AGE",
+    help="Only submissions that are not older, such as 90s, 2h or 3w.",
+)
+@click.option("--until", type=Duration(), metavar="AGE", help="Only submissions that are older.")
+@click.option(
+    "--order",
+    type=click.Choice(["newest", "oldest"]),
+    default="newest",
+    show_default=True,
+    help="Which submissions come first.",
+)
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Maximum number of submissions.",
+)
 @as_json
 @with_api
 def list_(  # noqa: PLR0913 its options
@@ -169,13 +190,15 @@ def _took(submission: Submission) -> str:
 @click.command(epilog=_SHOW_EPILOG)
 @submission_argument
 @optional_queue
-@click.option("--wait", is_flag=True, help="Until it has ended, showing progress.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until the submission has ended, and show progress."
+)
 @as_json
 @with_api
 def show(
     *, api: Backend, submission_id: SubmissionId, queue: str | None, wait: bool, as_json: bool
 ) -> None:
-    """Show submission ID: how far it is, how fast, and what failed."""
+    """Show the progress, rate and failures of submission ID."""
     submission = find_submission(api, submission_id, queue)
     if wait:
         submission = follow(api, submission)
@@ -276,9 +299,9 @@ def _local(at: datetime) -> str:
 @as_json
 @with_api
 def cancel(*, api: Backend, submission_id: SubmissionId, queue: str | None, as_json: bool) -> None:
-    """Drop what is left of submission ID; chunks that are done stay done.
+    """Cancel submission ID; finished chunks stay finished.
 
-    Exit codes: 0 cancelled, 1 it had ended already, 2 there is none, 3 unreachable.
+    Exit codes: 0 cancelled, 1 it had ended already, 2 there is no such submission, 3 unreachable.
     """
     found = find_submission(api, submission_id, queue)
     _tell(api.queue(found.queue).cancel_submission(found.id), as_json=as_json)
@@ -290,13 +313,13 @@ def cancel(*, api: Backend, submission_id: SubmissionId, queue: str | None, as_j
 @click.option(
     "--only",
     type=click.Choice(["failed"]),
-    help="Hand in a new submission of the operations that have an error; prints its id.",
+    help="Submit the operations that have an error as a new submission, and print its id.",
 )
 @click.option(
     "--max-failed-operations",
     type=CountOrShare(),
     metavar="N|N%",
-    help="Of the new one: past so many it fails.  [default: none]",
+    help="The new submission fails if more operations than this fail.  [default: no limit]",
 )
 @as_json
 @durability_option
@@ -312,11 +335,12 @@ def retry(
     max_failed_operations: float | None,
     as_json: bool,
 ) -> None:
-    """Put failed or cancelled submission ID back to work; finished chunks stay finished.
+    """Retry the failed or cancelled submission ID; finished chunks stay finished.
 
-    Every other chunk has all its attempts again, at once. With --only failed the submission stays
-    as it is, also a completed one, and its failed operations are handed in as a new one; they are
-    so once: what fails in that one is retried by its own ID.
+    All other chunks run again, with all of their attempts, and without waiting. With --only failed
+    the submission, which may be a completed one, stays as it is, and its failed operations are
+    submitted as a new submission. This happens once: what fails in the new submission is retried by
+    its own ID.
     """
     found = find_submission(api, submission_id, queue)
     if only is None:

@@ -35,7 +35,7 @@ Examples:
   id=$(opsqueue submit emails in.jsonl --chunk-size 100) && opsqueue show "$id"
 
 \b
-Exit codes: 0 handed in (with --wait: completed), 1 failed or cancelled, 2 usage or input,
+Exit codes: 0 submitted (with --wait: completed), 1 failed or cancelled, 2 usage or input,
 3 API, Redis or store unreachable, 130 interrupted: with --wait the submission goes on.
 """
 
@@ -105,8 +105,9 @@ meta_option = click.option(
     type=Pair(),
     multiple=True,
     callback=as_pairs,
-    help="Strategic metadata, which strategies and look-ups read; may be repeated. The key is any "
-    "text; the last = divides. One that begins with a double quote is read as a JSON string.",
+    help="Strategic metadata, which strategies and look-ups read. May be repeated. The key may be "
+    "any text, and the last equals sign ends it. A key that begins with a double quote is read as "
+    "a JSON string.",
 )
 
 
@@ -118,33 +119,39 @@ meta_option = click.option(
     "--chunk-size",
     type=click.IntRange(1),
     required=True,
-    help="Operations a chunk: what a worker takes at a time. A second's work is a good start.",
+    help="Number of operations in each chunk. A chunk should take about a second.",
 )
-@click.option("--wait", is_flag=True, help="Until it has ended, showing progress.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until the submission has ended, and show progress."
+)
 @output_option
 @errors_option
 @meta_option
-@click.option("--metadata", metavar="TEXT", help="For the handler, which gets its bytes.")
+@click.option("--metadata", metavar="TEXT", help="Text for the handler, which gets its bytes.")
 @click.option(
     "--max-failed-operations",
     type=CountOrShare(),
     metavar="N|N%",
-    help="Past so many the submission fails, where the handler collects errors.",
+    help="The submission fails if more operations than this fail. For handlers that collect "
+    "errors.",
 )
-@options_with_defaults("the queue's, else")
+@options_with_defaults("the queue's or the API's, else")
 @click.option(
     "--delete-inputs",
     is_flag=True,
-    help="As soon as it has completed; it can't be retried with --only failed then.",
+    help="Delete the inputs when the submission has completed. `retry --only failed` needs them.",
 )
 @click.option(
-    "--idempotency-key", metavar="TEXT", help="The same key gives the same submission for a day."
+    "--idempotency-key",
+    metavar="TEXT",
+    help="Repeated submits with the same key give the same submission for a day. With other "
+    "options they are refused.",
 )
 @click.option(
     "--codec",
     default=DEFAULT_CODEC,
     show_default=True,
-    help="How chunks are stored: msgpack, json or cbor, each also with +zstd.",
+    help="Codec of the stored chunks: msgpack, json or cbor, each also with +zstd.",
 )
 @config.MAX_LINE_BYTES()
 @as_json
@@ -174,13 +181,13 @@ def submit(  # noqa: PLR0913 its options
     max_line_bytes: int,
     as_json: bool,
 ) -> None:
-    """Hand in the operations of FILE, a JSON value a line; - is standard input.
+    """Submit the operations in FILE, which has a JSON value on each line.
 
-    UTF-8; a byte order mark at the beginning and blank lines are left out. A line that is not one
-    JSON value, such as NaN or 1e400, is an error, and nothing is handed in.
+    FILE is UTF-8, and - is standard input. A byte order mark and blank lines are skipped. A line
+    that is not one JSON value, such as NaN or 1e400, is an error, and nothing is submitted.
 
-    Prints the submission's id on standard output, and everything else on standard error. --output
-    waits, too, and writes the results as lines of JSON, in order.
+    The submission's id is printed on standard output, and everything else on standard error.
+    --output also waits, and writes the results as lines of JSON, in order.
     """
     given = config.defaults_of(max_attempts, backoff, max_backoff, retention)
     if output is not None:

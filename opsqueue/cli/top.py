@@ -92,10 +92,13 @@ class Paces:
     show_default=True,
     help="Seconds between two frames.",
 )
-@click.option("--once", is_flag=True, help="Print one frame.")
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
 @with_api
 def top(*, api: Backend, queue: str | None, interval: float, once: bool) -> None:
-    """Watch QUEUE, or all: what waits, how fast it goes, how long it takes; q leaves."""
+    """Watch the backlog, rate and time left of QUEUE or of all queues.
+
+    Press q to leave.
+    """
     paces = Paces()
     frame = read_frame(api, queue)
     paces.add(frame)

@@ -27,9 +27,9 @@ Examples:
 @with_optional_store
 @with_redis
 def upgrade(*, queue: str, store_url: str | None, client: Client) -> None:
-    """Raise the format of QUEUE, and of its store where that is given, to the newest.
+    """Raise the format of QUEUE, and of its store if that is given, to the newest one.
 
-    Upgrade all workers, APIs and clients first: those that can't read the new format refuse the
+    Upgrade all workers, APIs and clients first: programs that can't read the new format refuse the
     queue from then on. A format is never lowered.
     """
     note_new(client, queue)

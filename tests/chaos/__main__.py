@@ -1,6 +1,6 @@
-"""`python -m tests.chaos --seed 7`, `--seed 1..20`: the fault suite, a report a seed.
+"""`python -m tests.chaos --seed 7`, `--seed 1..20`: the fault suite, with a report per seed.
 
-Exit code 0 when all were clean.
+The exit code is 0 if all runs were clean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.chaos.run import run_seed
 
 
 def main() -> int:
-    """Run the seeds that are asked for."""
+    """Run the given seeds."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", default="", help="a number, or FIRST..LAST; one by chance")
     parser.add_argument("--seconds", type=float, default=40.0, help="of faults, in each run")

@@ -1,7 +1,7 @@
-"""The checker: says what is wrong with the evidence of a run. Pure: no I/O, no clock.
+"""The checker finds errors in the evidence of a run. It is pure: no I/O, no clock.
 
-Results, totals and rest are exact. Executions beyond a chunk's first must each be explained, which
-is decided in `explanations.py`.
+Results, totals and the state at the end must be exact. Each execution beyond a chunk's first must
+be explained, which `explanations.py` decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.chaos.values import (
 
 
 def check(evidence: Evidence) -> list[str]:
-    """Give what is wrong, a line each; [] when all is well."""
+    """Return a line for each error; [] if there is none."""
     return [
         *evidence.surprises,
         *_wrong_submissions(evidence),
@@ -34,7 +34,7 @@ def check(evidence: Evidence) -> list[str]:
 
 
 def extra_executions(executions: Sequence[Execution]) -> int:
-    """Count those beyond the first of each chunk."""
+    """Count the executions beyond the first of each chunk."""
     return len(executions) - len({(*one.key, one.chunk) for one in executions})
 
 
@@ -59,7 +59,7 @@ def _wrong_submissions(evidence: Evidence) -> Iterator[str]:
 
 
 def _wrong_part(expected: Expected, outcome: Outcome) -> Iterator[str]:
-    """Check the counts of a submission that did not come to its end."""
+    """Check the counts of a submission that did not complete."""
     chunks, done = _chunks_of(expected), outcome.chunks_done
     every = done * expected.chunk_size
     # The last chunk may have fewer, and may be among them.
@@ -114,7 +114,7 @@ def _wrong_queues(evidence: Evidence) -> Iterator[str]:
             continue
         known = {expected.id for expected in all_expected}
         for stranger in sorted(end.submissions - known):
-            yield f"queue {name} has submission {stranger}, which no producer handed in"
+            yield f"queue {name} has submission {stranger}, which no producer submitted"
         outcomes = [evidence.outcomes[name, i] for i in known if (name, i) in evidence.outcomes]
         yield from _rest(name, end)
         yield from _wrong_totals(name, end, outcomes, evidence)
@@ -171,7 +171,7 @@ def _wrong_executions(evidence: Evidence) -> Iterator[str]:
     for one in evidence.executions:
         expected = by_key.get(one.key)
         if expected is None:
-            yield f"{one} ran for a submission that no producer handed in"
+            yield f"{one} ran for a submission that no producer submitted"
             continue
         first = one.chunk * expected.chunk_size
         operations = expected.operations[first : first + expected.chunk_size]

@@ -1,4 +1,4 @@
-"""Evidence of runs, as a checker is given it: a clean one, and what is changed in it."""
+"""Evidence of runs as input of the checker: a clean run, and helpers that change it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = frozenset({"worker-0"})
 
 
 def run_of(chunk: int, began: float, **changes: Any) -> Execution:
-    """A handler's call on a chunk of `clean()`, of 0.1 s, by a child of worker-0."""
+    """Return a handler's call of 0.1 s on a chunk of `clean()`, by a child of worker-0."""
     one = Execution(
         queue=FAIR,
         submission=ID,

@@ -1,20 +1,20 @@
-"""Whether faults explain the executions beyond the first, and those that never ended. Pure.
+"""Explanations of repeated and unfinished executions by faults. It is pure: no I/O, no clock.
 
-Of two executions of a chunk the earlier one, `before`, was followed by another, so something must
-have kept its result from being counted: a fault that can do so, that concerns the process, queue or
-submission of `before`, and that was there while `before` was in its worker's hands, from LEAD_S
-before it began (chunks are reserved ahead) to REPORT_S after it ended. A delay in that time (a
-stalled connection, a slow store) makes it longer by as much.
+If an execution of a chunk, `before`, was followed by another one, something must have kept its
+result from being counted: a fault that can do so, that concerns the process, queue or submission of
+`before`, and that was active while the worker of `before` held the chunk, from LEAD_S before it
+began (chunks are reserved ahead) to REPORT_S after it ended. A delay in that time (a stalled
+connection, a slow store) extends it by as much.
 
-What can keep a result from being counted stands in `_RULES`; what is not there can't. So a flush of
-the scripts, a step of a machine's clock, a cut connection, a slow connection, a slow store, a
-paused queue or a worker that was asked to end never excuses an execution, and a silence (a stopped
-process, an unreachable or killed server) only when it was long enough for others to think its
-worker dead.
+`_RULES` lists the faults that can keep a result from being counted; no other fault can. So a flush
+of the scripts, a step of a machine's clock, a cut connection, a slow connection, a slow store, a
+paused queue or a worker that was asked to end never excuses an execution. A silence (a stopped
+process, an unreachable or killed server) excuses one only if it was long enough for others to
+consider its worker dead.
 
-Two faults together do what neither does alone: a process that is silent while its reservation is
-lost does not hear of that, however short the silence is, and begins the chunk after another has run
-it (`kept_unheard`).
+Two faults can have an effect together that neither has alone: a process that is silent while its
+reservation is lost does not learn of the loss, however short the silence is, and begins the chunk
+after another process has run it (`kept_unheard`).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from tests.chaos.values import (
 )
 
 LEAD_S: Final = 2.0
-"""From a chunk's reservation to its handler, at most, without a delay."""
+"""Maximum time from a chunk's reservation to its handler, without a delay."""
 REPORT_S: Final = 1.0
-"""From a handler's end to the counted report, at most, without a delay."""
+"""Maximum time from a handler's end to the counted report, without a delay."""
 DEADLY_SILENCE_S: Final = HEARTBEAT_TIMEOUT_S - 2 * HEARTBEAT_INTERVAL_S
 STEP_S: Final = 1.5
-"""Silences so close to each other are one: no heartbeat need have come between."""
+"""Silences so close to each other count as one, since no heartbeat need have come in between."""
 
 
 class Effect(Enum):
-    """What a fault does to chunks in hand."""
+    """The effect of a fault on reserved chunks."""
 
     ENDS = "ends the process that had the chunk"
     LOSES = "loses the reservation"
@@ -59,7 +59,7 @@ class Effect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a kind of fault does, and for how long after its end."""
+    """The effect of a kind of fault, and for how long it lasts after its end."""
 
     effect: Effect
     after_s: float = 0.0
@@ -109,11 +109,11 @@ _RULES: Final[Mapping[str, Rule]] = {
 KINDS: Final = frozenset(_RULES)
 _USE_ATTEMPTS: Final = frozenset({Effect.ENDS, Effect.SILENCES, Effect.FREEZES})
 _HELD_UP: Final = frozenset({"stop-child", "stop-worker", "machine-stall"})
-"""Of these a handler comes past its time limit, and its process is killed for it."""
+"""Effects by which a handler exceeds its time limit, so that its process is killed."""
 
 
 def unexplained(evidence: Evidence) -> Iterator[str]:
-    """Give each execution that no fault explains, a line each."""
+    """Return a line for each execution that no fault explains."""
     yield from _unexplained_executions(evidence)
     yield from _unexplained_attempts(evidence)
     yield from _vanished(evidence)
@@ -145,7 +145,7 @@ def _unexplained_executions(evidence: Evidence) -> Iterator[str]:
 
 
 def _are_attempts_given_again(faults: Sequence[Fault], before: Execution, after: Execution) -> bool:
-    """Whether the submission was retried between two executions, at whatever time."""
+    """Return whether the submission was retried between two executions, at any time."""
     return any(
         fault.kind == "cancel-and-retry"
         and _concerns(fault, before)
@@ -172,8 +172,8 @@ def _unexplained_attempts(evidence: Evidence) -> Iterator[str]:
 def _vanished(evidence: Evidence) -> Iterator[str]:
     """Find handlers that never ended though nothing killed their process.
 
-    One that has several at once may have begun one more between its waking up and its end, which
-    came for another that was held up: so what killed one of them killed all.
+    A process with several handlers may have begun another one between its waking up and its end,
+    which came because of a delayed handler. So a fault that killed one of them killed all.
     """
     vanished = [one for one in evidence.executions if one.ended is None]
     killed = {(one.program, one.pid) for one in vanished if _is_killed(one, evidence.faults)}
@@ -217,11 +217,12 @@ class _Deadly:
         return any(f.began <= min(ended, after.began) and f.ended >= began for f in causes)
 
     def kept_unheard(self, late: Execution, *, since: Execution) -> bool:
-        """Whether a process began what it did not know it had lost, after another had run it.
+        """Return whether a process began a chunk without knowing that it had lost the chunk.
 
-        It takes two faults: one that lost the reservation, after which `since` began, and a silence
-        or freeze of the late process, which could not hear of the loss before it began. Losing a
-        reservation uses no attempt: both have the same, unless a retry gives them again.
+        Another process had run the chunk before. It takes two faults: one that lost the
+        reservation, after which `since` began, and a silence or freeze of the late process, which
+        could not learn of the loss before it began. Losing a reservation uses no attempt, so both
+        have the same attempt unless a retry resets it.
         """
         unheard = _joined(f for f in (*self._silences, *self._freezes) if _concerns(f, late))
         return any(
@@ -239,9 +240,9 @@ class _Deadly:
         )
 
     def uses_attempt(self, first: Execution, programs: Collection[str], since: float) -> bool:
-        """Whether one of these programs can have used an attempt without running the chunk.
+        """Return whether one of these programs can have used an attempt without running the chunk.
 
-        Which one had it, and in which of its processes, nobody knows.
+        It is not known which program had the chunk, and in which of its processes.
         """
         for program in programs:
             mine = [
@@ -257,7 +258,7 @@ class _Deadly:
 
     @staticmethod
     def _long(faults: Iterable[Fault]) -> list[Fault]:
-        """Give the silences and freezes that are long enough, those in a row as one."""
+        """Return the silences and freezes that are long enough, with adjacent ones joined."""
         every = list(faults)
         silences = [f for f in every if _RULES[f.kind].effect is Effect.SILENCES]
         freezes = [f for f in every if _RULES[f.kind].effect is Effect.FREEZES]
@@ -267,7 +268,7 @@ class _Deadly:
         ]
 
     def _in_hand(self, before: Execution, after: Execution) -> tuple[float, float]:
-        """Give when it was in its worker's hands, at most."""
+        """Return the longest possible time during which the worker held the chunk."""
         began = before.began - LEAD_S
         ended = after.began if before.ended is None else before.ended + REPORT_S
         for delay in self._delays:
@@ -292,7 +293,7 @@ def _concerns(fault: Fault, one: Execution) -> bool:
 
 
 def _joined(faults: Iterable[Fault]) -> list[Fault]:
-    """Join those where hardly anything is between them."""
+    """Join spans with hardly any time between them."""
     joined: list[Fault] = []
     for fault in sorted(faults, key=lambda f: f.began):
         if joined and fault.began <= joined[-1].ended + STEP_S:

@@ -1,6 +1,6 @@
-"""What every fault injector is: done, taken back, and able to say whom it can concern.
+"""The base of fault injectors: they begin and end a fault and know whom it can concern.
 
-What a fault can excuse is not theirs to say, but the checker's.
+The checker, not an injector, decides what a fault can excuse.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from tests.chaos.stage import Stage
 from tests.chaos.values import API, CONSUMER, Fault, Plan
 
 NOBODY: Final = "nobody"
-"""In place of programs, of which none at all would mean each."""
+"""Stands in place of programs, since an empty set would mean every program."""
 
 
 @dataclass
 class Injector:
-    """One fault on its way: planned, begun, ended."""
+    """A fault that is planned, begun or ended."""
 
     plan: Plan
     began: float = 0.0
@@ -29,21 +29,21 @@ class Injector:
 
     @property
     def what(self) -> str:
-        """What the kind does: `cut` of `redis-cut`."""
+        """The effect of the kind: `cut` of `redis-cut`."""
         return self.plan.kind.partition("-")[2]
 
     def begin(self, stage: Stage) -> None:
-        """Do it."""
+        """Begin the fault."""
         self.began = time.monotonic()
         self.do(stage)
 
     def end(self, stage: Stage) -> Fault:
-        """Take it back; give what it was."""
+        """End the fault; return it as it happened."""
         self.undo(stage)
         return self.fault(time.monotonic())
 
     def fault(self, ended: float) -> Fault:
-        """Give what it was, had it ended then."""
+        """Return the fault as it would have happened if it had ended then."""
         return Fault(
             kind=self.plan.kind,
             target=self.plan.target,
@@ -59,7 +59,7 @@ class Injector:
         raise NotImplementedError
 
     def undo(self, _stage: Stage) -> None:
-        """Most are over by themselves."""
+        """End the fault's effect; most faults end by themselves."""
 
 
 def consumers_behind_api(stage: Stage) -> frozenset[str]:
@@ -67,7 +67,7 @@ def consumers_behind_api(stage: Stage) -> frozenset[str]:
 
 
 def behind(stage: Stage, program: str) -> frozenset[str]:
-    """Give whose chunks a program's connection to Redis carries."""
+    """Return the programs whose chunks a program's connection to Redis carries."""
     if program == API:
         return consumers_behind_api(stage)
     if program == CONSUMER and stage.cast.consumer_via == "http":

@@ -1,6 +1,7 @@
-"""Every kind of fault and its injector, and those of what is around the processes.
+"""All kinds of faults and their injectors, and the injectors outside of the processes.
 
-That is Redis's data, connections, the store, the clock; `process_faults` has the others.
+Those are faults of Redis's data, connections, the store and the clock; `process_faults` has the
+others.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.chaos.values import IN_STORE
 _MOST_PARTITIONS: Final = 4
 _STORE_PAUSE_S: Final = 5.0
 _DELAY_AT_MOST_S: Final = 0.3
-"""Of each piece, in each direction."""
+"""Delay of each piece of data, in each direction."""
 
 
 class _Command(Injector):
@@ -62,7 +63,7 @@ class FlushScripts(_Command):
 
 
 class PauseQueue(_Command):
-    """A queue is paused, and resumed."""
+    """A queue is paused and resumed."""
 
     def command(self, stage: Stage) -> None:
         self.queue(stage).pause_queue()
@@ -74,7 +75,7 @@ class PauseQueue(_Command):
 
 
 class SpreadQueue(_Command):
-    """A queue gets another partition, as far as four."""
+    """A queue gets another partition, up to four."""
 
     def command(self, stage: Stage) -> None:
         queue = self.queue(stage)

@@ -1,4 +1,4 @@
-"""Faults of processes: killed, stopped, asked to end."""
+"""Faults of processes: they are killed, stopped, or asked to end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class StopChild(_Stop):
 
 
 class KillProgram(Injector):
-    """SIGKILL to a program; its children are the kernel's or its socket's to end."""
+    """SIGKILL to a program; the kernel or its closed socket ends its children."""
 
     def do(self, stage: Stage) -> None:
         self.programs = frozenset({self.plan.target})
@@ -65,7 +65,7 @@ class KillProgram(Injector):
 
 
 class StopProgram(_Stop):
-    """SIGSTOP to a program: now all of it, as of a machine that sleeps, now the parent alone."""
+    """SIGSTOP to a program: to all of it, like a sleeping machine, or to the parent alone."""
 
     def do(self, stage: Stage) -> None:
         family = stage.programs[self.plan.target].family()
@@ -74,7 +74,7 @@ class StopProgram(_Stop):
 
 
 class AskWorker(Injector):
-    """SIGTERM, SIGQUIT or SIGHUP to a worker; where it ends for it, it is started again."""
+    """SIGTERM, SIGQUIT or SIGHUP to a worker, which is started again if it ends."""
 
     def do(self, stage: Stage) -> None:
         self.programs = frozenset({self.plan.target})
@@ -83,7 +83,7 @@ class AskWorker(Injector):
 
 
 class KillApi(Injector):
-    """SIGKILL to the API: now its supervising process, now the one that serves."""
+    """SIGKILL to the API: to its supervising process, or to the one that serves."""
 
     def do(self, stage: Stage) -> None:
         self.programs = consumers_behind_api(stage)
@@ -97,7 +97,7 @@ class KillApi(Injector):
 
 
 class StopApi(_Stop):
-    """SIGSTOP to all of the API."""
+    """SIGSTOP to all processes of the API."""
 
     def do(self, stage: Stage) -> None:
         self.programs = consumers_behind_api(stage)
@@ -115,8 +115,8 @@ class AskApi(Injector):
 class KillServer(Injector):
     """SIGKILL to Redis, which is started again on its data and its port.
 
-    With `appendfsync everysec` it puts writes off while an fsync takes long, and answers all the
-    same: what it does not promise is not asked for, so we wait until it has written.
+    With `appendfsync everysec` it delays writes while an fsync takes long, and still answers. The
+    test must not expect more than Redis promises, so it waits until the data is written.
     """
 
     def do(self, stage: Stage) -> None:
@@ -132,7 +132,7 @@ class KillServer(Injector):
 
 
 class StopServer(_Stop):
-    """SIGSTOP to Redis: as when its machine swaps, or writes a snapshot of much data."""
+    """SIGSTOP to Redis, as if its machine swapped or wrote a large snapshot."""
 
     def do(self, stage: Stage) -> None:
         stage.is_server_up = False
@@ -149,7 +149,7 @@ def _is_behind(stage: Stage) -> bool:
 
 
 def _child_of(stage: Stage, injector: Injector) -> psutil.Process | None:
-    """Choose a child of the target, whom alone it concerns."""
+    """Choose a child of the target, which is the only process concerned."""
     plan = injector.plan
     children = stage.programs[plan.target].children()
     # None: the worker itself has just been killed.

@@ -1,8 +1,8 @@
-"""The producers: threads that hand in submissions through the API for as long as faults happen.
+"""The producers: threads that insert submissions through the API as long as faults happen.
 
-What the API does not answer is asked again, with the same idempotency key, so that each producer
-knows of every submission whether it was accepted. Any error other than "it does not answer" is a
-surprise, which the checker reports.
+A request without an answer is repeated with the same idempotency key, so that each producer knows
+whether each submission was accepted. Any other error than a missing answer is unexpected, and the
+checker reports it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.chaos.values import FAIR, IN_STORE, QUEUES, QUICK, Expected, Fault
 
 _OUTSTANDING: Final = 6
 _MAX_ATTEMPTS: Final = 1_000
-"""Bad luck is not what a run is about."""
+"""So many attempts that chunks do not run out of them by chance."""
 _NO_WAIT: Final = Backoff(first_ms=100, max_ms=500)
 Answer = TypeVar("Answer")
 
 
 class Producer:
-    """Hands in to one queue, a few submissions at a time.
+    """A producer of one queue, with a few submissions at a time.
 
     Args:
         queue: which.
@@ -54,7 +54,7 @@ class Producer:
         self._thread.start()
 
     def stop(self, within_s: float) -> None:
-        """Hand in no more; wait until what is under way is settled."""
+        """Stop submitting; wait until the current submissions have ended."""
         self._is_stopping.set()
         self._thread.join(within_s)
         if self._thread.is_alive():
@@ -133,7 +133,7 @@ class Producer:
         return self._ask(lambda: self._client.get_submission(submission_id)).state != "in_progress"
 
     def _cancel_and_retry(self, submission_id: SubmissionId) -> None:
-        """Change one's mind twice: chunks in hand are void, and free again after the retry."""
+        """Cancel and retry: reserved chunks are revoked, and ready again after the retry."""
         began = time.monotonic()
         try:
             self._ask(lambda: self._client.cancel_submission(submission_id))
@@ -168,7 +168,7 @@ class Producer:
         self._ask(retry)
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
-        """Ask until there is an answer; the clients themselves give up after a while."""
+        """Repeat a request until it is answered; the clients themselves give up after some time."""
         while True:
             try:
                 return call()
@@ -177,10 +177,10 @@ class Producer:
 
 
 def producers_of(api_url: str, store_url: str, *, seed: int) -> list[Producer]:
-    """Make one a queue."""
+    """Create a producer for each queue."""
     return [Producer(queue, api_url=api_url, store_url=store_url, seed=seed) for queue in QUEUES]
 
 
 def shown(results: Any) -> tuple[Any, ...]:
-    """Give results as values that compare: errors by their types' names."""
+    """Return results as comparable values, with errors as the names of their types."""
     return tuple(getattr(one, "type", one) for one in results)

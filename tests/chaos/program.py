@@ -16,13 +16,13 @@ from opsqueue.model.process import die_with_parent
 
 _READY_WITHIN_S: Final = 60.0
 _UNREACHABLE: Final = 3
-"""What our programs exit with when Redis, store or API can't be reached at their start."""
+"""Exit code of a program that can't reach Redis, the store or the API at its start."""
 _GONE_WITHIN_S: Final = 5.0
-_START_FAILED: Final = "a child ended while it started"
+_START_FAILED: Final = "a child process ended during its start"
 
 
 class Program:
-    """A process that is started again when it ended, as a supervisor would.
+    """A process that is restarted when it ends, as by a supervisor.
 
     Args:
         name: as faults and logs name it.
@@ -45,10 +45,10 @@ class Program:
         self._asked: set[tuple[int, signal.Signals]] = set()
         self._child_was_killed = False
         self._former: set[psutil.Process] = set()
-        """Whom a kill or a signal has met: they, too, are to end."""
+        """Processes that a kill or a signal has met; they, too, must end."""
 
     def start(self) -> None:
-        """Start it; does not wait until it is ready. On the main thread (see `die_with_parent`)."""
+        """Start the process without waiting; call it on the main thread (see `die_with_parent`)."""
         pid = os.getpid()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -65,18 +65,18 @@ class Program:
         self._child_was_killed = False
 
     def kill_child(self, child: psutil.Process) -> None:
-        """End a child as a crash would: a worker that is just starting gives up then."""
+        """Kill a child; a worker that is just starting gives up then."""
         self._child_was_killed = True
         with suppress(psutil.NoSuchProcess):
             child.kill()
 
     def restart_with(self, option: str, value: str) -> None:
-        """Give an option another value from the next start on."""
+        """Change an option from the next start on."""
         at = self._command.index(option)
         self._command[at + 1] = value
 
     def wait_for_line(self, text: str) -> str:
-        """Give the first line of the log that has the text."""
+        """Return the first line of the log that has the text."""
         deadline = time.monotonic() + _READY_WITHIN_S
         while time.monotonic() < deadline and self.is_alive:
             for line in self.log.read_text(errors="replace").splitlines():
@@ -96,7 +96,7 @@ class Program:
         return self._process.pid
 
     def children(self) -> list[psutil.Process]:
-        """The processes that it started, oldest first; zombies left out."""
+        """Return the processes that it started, oldest first, without zombies."""
         try:
             children = psutil.Process(self.pid).children()
             return [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
@@ -104,7 +104,7 @@ class Program:
             return []
 
     def family(self) -> list[psutil.Process]:
-        """It and all below it."""
+        """Return the process and all its descendants."""
         try:
             process = psutil.Process(self.pid)
             return [process, *process.children(recursive=True)]
@@ -112,9 +112,9 @@ class Program:
             return []
 
     def kill(self, *, start_after_s: float) -> frozenset[int]:
-        """End the process itself as a crash would; those below it see to themselves.
+        """Kill the process itself; its descendants must end by themselves.
 
-        Gives the pids of all of them.
+        Returns the pids of all of them.
         """
         assert self._process is not None
         if not self.is_alive:
@@ -128,7 +128,7 @@ class Program:
         return frozenset(process.pid for process in family)
 
     def ask(self, number: signal.Signals) -> frozenset[int]:
-        """Send a signal that it has an answer to. Gives its pid and its children's."""
+        """Send a signal that it handles. Return its pid and its children's."""
         assert self._process is not None
         if not self.is_alive:
             return frozenset({-1})
@@ -139,14 +139,14 @@ class Program:
         return frozenset(process.pid for process in family)
 
     def left_behind(self) -> str | None:
-        """Say which processes outlived the one that they were of, or that was to replace them."""
+        """Describe the processes that outlived their parent or their replacement."""
         former = self._former - set(self.family())
         psutil.wait_procs(former, timeout=_GONE_WITHIN_S)
         pids = sorted(one.pid for one in former if _lives(one))
         return f"{self.name} left processes behind: {pids}" if pids else None
 
     def supervise(self) -> str | None:
-        """Start it again where it ended and it is time; say so if nothing made it end."""
+        """Restart it if it ended and it is time; report an end without a cause."""
         if self.is_alive or self._process is None:
             return None
         surprise = None
@@ -177,7 +177,7 @@ class Program:
             return "no log"
 
     def end(self) -> None:
-        """Leave nothing of it."""
+        """End all of its processes."""
         if self._process is None:
             return
         for process in self._former | set(self.family()):

@@ -1,6 +1,6 @@
-"""TCP proxies in front of Redis and of the object store, which do harm when they are told to.
+"""TCP proxies in front of Redis and the object store that disturb connections on demand.
 
-All run on one event loop in a thread of its own; what is told to them comes from other threads.
+All run on one event loop in a separate thread; commands come from other threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Loop:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Do it there, and wait for it."""
+        """Run a coroutine there and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
 
@@ -52,9 +52,9 @@ async def _cancel_all() -> None:
 
 
 class Proxy:
-    """Passes bytes on to a port of this machine, and back, in the way that it is told to.
+    """Passes bytes to a port of this machine and back, in the current mode.
 
-    `with` makes it listen on a free port.
+    Within `with` it listens on a free port.
     """
 
     def __init__(self, loop: Loop, target: int, *, seed: str = "") -> None:
@@ -75,11 +75,11 @@ class Proxy:
         self._loop.run(self._stop())
 
     def set(self, way: str, detail: float = 0.0) -> None:
-        """Change how bytes are passed on; `well` heals."""
+        """Change the mode; `well` means without disturbance."""
         self._loop.run(self._set(way, detail))
 
     def cut(self) -> None:
-        """Close all connections there are."""
+        """Close all connections."""
         self._loop.run(self._cut())
 
     async def _start(self) -> None:
@@ -144,7 +144,7 @@ class Proxy:
         return await self._to_client(line)
 
     async def _to_client(self, line: _Line) -> bool:
-        """Wait for as long as it shall take; say whether the bytes go on."""
+        """Wait for the mode's delay; return whether the bytes are passed on."""
         if self._way == "stall":
             async with self._changed:
                 await self._changed.wait_for(lambda: self._way != "stall")
@@ -156,7 +156,7 @@ class Proxy:
 
 
 class StoreProxy(Proxy):
-    """In front of an HTTP server; harm is done a request, not a byte.
+    """A proxy in front of an HTTP server, which disturbs whole requests instead of bytes.
 
     A request begins with the first bytes of the client after bytes of the server.
     """
@@ -208,13 +208,13 @@ class _Line:
         self.loses_answer = False
 
     async def refuse(self) -> None:
-        """Hang up, on the client when it had time to read the answer."""
+        """Close the connection, on the client's side after it had time to read the answer."""
         self.is_refused = True
         self._far.transport.abort()
         await asyncio.sleep(_READ_WITHIN_S)
         self.near.close()
 
     def close(self) -> None:
-        """Both ends, at once."""
+        """Close both ends at once."""
         self.near.transport.abort()
         self._far.transport.abort()

@@ -1,4 +1,4 @@
-"""One run: faults by their schedule while producers hand in; then the end is awaited, checked."""
+"""A run: faults by a schedule while producers submit, then waiting for the end and checking."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from tests.chaos.values import (
 )
 
 SETTLE_WITHIN_S: Final = 120.0
-"""After the last fault. A reservation whose answer was lost comes back after 35 s, and boto3, which
-began to try again while the store was in trouble, takes some 20 s until it gives up."""
+"""Time after the last fault. A reservation whose answer was lost is released after 35 s, and boto3,
+which began to retry while the store failed, takes some 20 s until it gives up."""
 _TICK_S: Final = 0.02
 _STALL_S: Final = 1.0
 _SLOW_S: Final = 0.3
@@ -52,14 +52,14 @@ _SLOW_S: Final = 0.3
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """The outcome of a run."""
 
     seed: int
     cast: Cast
     evidence: Evidence
     wrong: tuple[str, ...]
     settled_s: float
-    """From the last fault's end until nothing was left to do."""
+    """Seconds from the last fault's end until nothing was left to do."""
     total_s: float
     folder: Path
     ends_of_logs: str = ""
@@ -103,7 +103,7 @@ def run_seed(
     folder: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Do a run. Call it on the main thread: the server is to die with it."""
+    """Do a run; call it on the main thread, so that the server dies with it."""
     os.environ.update(CREDENTIALS)
     folder = folder or Path(tempfile.mkdtemp(prefix=f"opsqueue-chaos-{seed}-"))
     began = time.monotonic()
@@ -147,7 +147,7 @@ def run_seed(
 
 
 class _Drama:
-    """Plays the schedule on the main thread, and keeps the programs running."""
+    """Executes the schedule on the main thread, and keeps the programs running."""
 
     def __init__(self, stage: Stage, plans: Sequence[Plan]) -> None:
         self._stage = stage
@@ -159,7 +159,7 @@ class _Drama:
         self.surprises: list[str] = []
 
     def play(self) -> None:
-        """Do all that is planned."""
+        """Execute all planned faults."""
         self._began = time.monotonic()
         while self._coming or self._on:
             now_s = time.monotonic() - self._began
@@ -177,25 +177,25 @@ class _Drama:
         self._stage.heal()
 
     def close(self) -> None:
-        """Look at nothing any more: other tests follow in this process."""
+        """Stop watching, since other tests follow in this process."""
         self._witness.close()
 
     def tick(self) -> None:
-        """Start again what ended."""
+        """Restart the programs that ended."""
         self.surprises += self._stage.supervise()
         time.sleep(_TICK_S)
 
     def faults(self) -> tuple[Fault, ...]:
-        """Give all, by their beginning."""
+        """Return all faults, ordered by their beginning."""
         every = [*self._faults, *self._witness.faults]
         return tuple(sorted(every, key=lambda fault: fault.began))
 
 
 class _Witness:
-    """Notices when this machine had no time for us: then it had none for the programs either.
+    """Notices when this process got no CPU time: then the programs got none either.
 
-    And when the object store itself, without its proxy, took long for a small request: outputs were
-    stored, and reports sent, as late.
+    It also notices when the object store itself, without its proxy, was slow for a small request:
+    then outputs were stored and reports sent as late.
     """
 
     def __init__(self, store_port: int) -> None:
@@ -319,7 +319,7 @@ def _end_of(stage: Stage, name: str) -> QueueEnd:
 
 
 def _outcomes(stage: Stage, expected: Sequence[Expected]) -> dict[Key, Outcome]:
-    """Read all results, on Redis and the store itself: no fault is under way any more."""
+    """Read all results directly from Redis and the store; no fault is active any more."""
     outcomes: dict[Key, Outcome] = {}
     store = open_store(stage.store_url)
     for one in expected:
@@ -366,7 +366,7 @@ _DEFECT: Final = re.compile(r"Traceback|a defect in|CRITICAL")
 
 
 def _defects(stage: Stage) -> list[str]:
-    """Find what no program may say, whatever befalls it; of each program the first time."""
+    """Find log lines that no fault excuses, the first of each program."""
     found: list[str] = []
     for program in stage.programs.values():
         lines = program.log.read_text(errors="replace").splitlines()

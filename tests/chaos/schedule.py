@@ -1,4 +1,4 @@
-"""What is to happen in a run: a pure function of its seed."""
+"""The schedule of a run: a pure function of its seed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.chaos.values import (
 )
 
 PROGRAMS: Final = (*WORKERS, CONSUMER, API)
-"""Each has a connection to Redis of its own, and a clock."""
+"""Programs with their own connection to Redis and their own clock."""
 _GAP_S: Final = 1.4
-"""Between two faults, on average."""
+"""Average time between two faults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: whom it can befall, and for how long."""
+    """A kind of fault: its possible targets and durations."""
 
     name: str
     targets: tuple[str, ...]
@@ -34,7 +34,7 @@ class Kind:
     at_most_s: float = 0.0
 
     def draw(self, chance: random.Random, at_s: float) -> Plan:
-        """Plan one."""
+        """Plan a fault of this kind."""
         return Plan(
             at_s=round(at_s, 2),
             kind=self.name,
@@ -81,7 +81,7 @@ KINDS: Final = frozenset(kind.name for kind in _ALL)
 
 
 def cast_of(seed: int) -> Cast:
-    """Give who takes part."""
+    """Return the participants."""
     chance = random.Random(f"cast {seed}")
     return Cast(
         appendfsync=chance.choice(("always", "everysec")),
@@ -94,10 +94,10 @@ def cast_of(seed: int) -> Cast:
 def schedule(
     seed: int, *, seconds: float, without: frozenset[str] = frozenset()
 ) -> tuple[Plan, ...]:
-    """Plan the faults of a run, by their instants.
+    """Plan the faults of a run, ordered by time.
 
-    Kinds come like cards of a shuffled deck, so that none is missed for long. One that would
-    befall a target in trouble of the same sort already is left out.
+    Kinds are drawn like cards of a shuffled deck, so that none is missing for long. A fault is left
+    out if its target already has one of the same sort.
     """
     chance = random.Random(f"schedule {seed}")
     deck: list[Kind] = []
@@ -119,11 +119,11 @@ def schedule(
 
 
 def length_s(plans: Sequence[Plan]) -> float:
-    """Give how long it takes until the last is over."""
+    """Return the time until the last fault is over."""
     return max((plan.at_s + plan.seconds for plan in plans), default=0.0)
 
 
 def _sort_of(kind: str) -> str:
-    """Give what a fault has to itself: a process, a connection, a clock."""
+    """Return the resource that a fault needs exclusively: a process, a connection, a clock."""
     first = kind.partition("-")[0]
     return "process" if first in ("kill", "stop", "term", "quit", "hup") else first

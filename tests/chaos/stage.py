@@ -1,4 +1,4 @@
-"""The stage: Redis, object store, API, workers and a consumer as real processes, behind proxies."""
+"""The stage: Redis, store, API, workers and a consumer as real processes behind proxies."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ CREDENTIALS: Final = {
 
 @dataclass
 class Stage:
-    """All that faults can befall."""
+    """All possible targets of faults."""
 
     folder: Path
     cast: Cast
     server: EmbeddedServer
     client: redis.Redis
-    """Straight to the server, for the checker and for faults."""
+    """A direct connection to the server, for the checker and for faults."""
     redis_proxies: dict[str, Proxy]
-    """One a program, so that a connection can break for one machine alone."""
+    """One proxy per program, so that a connection can break for one machine alone."""
     store_proxy: StoreProxy
     store: Program
     store_port: int
@@ -64,15 +64,15 @@ class Stage:
         return self.folder / "executions"
 
     def clock_file(self, program: str) -> Path:
-        """Where the seconds stand by which the clock of a program's machine is shifted."""
+        """The file with the seconds by which the clock of a program's machine is shifted."""
         return self.folder / f"{program}.clock"
 
     def supervise(self) -> list[str]:
-        """Start again what ended; give what ended for no reason."""
+        """Restart the programs that ended; return those that ended without a cause."""
         return [text for one in self.programs.values() if (text := one.supervise())]
 
     def heal(self) -> None:
-        """Let everything through, whatever was done to it."""
+        """Remove all disturbances."""
         for queue in QUEUES:
             Queue(self.client, queue).resume_queue()
         for proxy in (*self.redis_proxies.values(), self.store_proxy):
@@ -81,7 +81,7 @@ class Stage:
 
 @contextmanager
 def staged(folder: Path, cast: Cast, *, seed: int) -> Iterator[Stage]:
-    """Start everything, wait until it is ready; end all of it."""
+    """Start everything and wait until it is ready; end all of it afterwards."""
     (folder / "executions").mkdir()
     with ExitStack() as stack:
         server = stack.enter_context(

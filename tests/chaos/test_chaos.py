@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.run import run_seed
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
-"""Fixed, so that a failure can be had again."""
+"""Fixed, so that a failure can be reproduced."""
 
 
 @pytest.mark.system

@@ -1,4 +1,4 @@
-"""The checker finds what it is there for: each test takes a clean run and spoils one thing."""
+"""The checker finds each kind of error: a test takes a clean run and introduces one error."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_submission_that_completed_after_its_cancellation_is_found() -> None:
 
 
 def test_a_cancellation_that_is_not_counted_once_is_found() -> None:
-    """Also one that was taken back: the total only ever grows."""
+    """A cancellation that was retried counts, too, since the total never decreases."""
     cancelled = fault(
         "cancel-and-retry", 9.1, queues=frozenset({FAIR}), submissions=frozenset({ID})
     )
@@ -96,7 +96,7 @@ def test_a_cancellation_that_is_not_counted_once_is_found() -> None:
 
 
 def test_too_few_dropped_chunks_of_a_cancelled_submission_are_found() -> None:
-    """A retry gives others back, so there may be more of them."""
+    """There may be more of them, since a retry makes chunks ready again."""
     evidence = with_outcome(state="cancelled", chunks_done=1, operations_done=2)
     expected = replace(evidence.expected[0], is_cancelled=True)
     cancelled = fault("cancel-and-retry", 9.1, queues=frozenset({FAIR}))
@@ -122,7 +122,7 @@ def test_too_few_dropped_chunks_of_a_cancelled_submission_are_found() -> None:
 def test_wrong_counts_of_a_cancelled_submission_are_found(
     counts: dict[str, int], said: str
 ) -> None:
-    """Its totals are no help: they are compared with these counts."""
+    """They are checked by themselves, since the totals are only compared with them."""
     evidence = with_outcome(state="cancelled", **counts)
     expected = replace(evidence.expected[0], is_cancelled=True)
 
@@ -141,7 +141,7 @@ def test_an_accepted_submission_that_is_gone_is_found() -> None:
 def test_a_submission_that_was_inserted_twice_is_found() -> None:
     wrong = check(with_end(submissions=frozenset({ID, ID + 1})))
 
-    assert any("which no producer handed in" in text for text in wrong)
+    assert any("which no producer submitted" in text for text in wrong)
 
 
 @pytest.mark.parametrize(

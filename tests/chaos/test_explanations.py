@@ -36,7 +36,7 @@ def test_a_handler_that_raised_and_used_no_attempt_is_found() -> None:
 
 
 def test_a_worker_that_begins_a_chunk_when_it_wakes_up_is_explained() -> None:
-    """Another attempt has begun before; the silence was that of the worker which is late."""
+    """Another attempt began before, and the late worker was the silent one."""
     first = clean().executions[0]
     taken_over = replace(run_of(0, 9.5, attempt=2), program="worker-1", pid=9)
     silence = fault("stop-worker", 3.0, first.began, programs=HERE)
@@ -86,12 +86,12 @@ def after_another(*faults: Fault, late: Execution | None = None, **changes: Any)
 def test_what_is_run_by_a_process_that_did_not_hear_of_its_loss_is_explained(
     lost: Fault, silent: list[Fault]
 ) -> None:
-    """Others have run it meanwhile, with the same attempt: nobody was thought dead."""
+    """Another worker ran it meanwhile with the same attempt; no worker was taken for dead."""
     assert check_executions(after_another(lost, *silent)) == []
 
 
 def test_a_retry_while_a_process_is_silent_gives_attempts_again() -> None:
-    """It holds the third attempt of before the cancellation, the others have the first again."""
+    """The process holds the third attempt of before the cancellation; others begin again at 1."""
     retried = replace(LOST, kind="cancel-and-retry")
     third = replace(clean().executions[0], attempt=3)
 
@@ -124,7 +124,7 @@ def test_a_retry_while_a_process_is_silent_gives_attempts_again() -> None:
     ],
 )
 def test_what_is_run_after_another_without_both_faults_is_found(faults: list[Fault]) -> None:
-    """The right process, queue, partition and submission, and the right order."""
+    """Both faults must concern the right process, queue, partition and submission, in order."""
     (wrong,) = check_executions(after_another(*faults))
 
     assert wrong.startswith(f"{clean().executions[0]} ran again without a fault")
@@ -135,7 +135,7 @@ def check_executions(evidence: Evidence) -> list[str]:
 
 
 def test_a_late_execution_that_raised_is_no_reason_for_itself() -> None:
-    """It is not what the attempt before it was made for: that one began earlier."""
+    """It can't be the reason for the earlier attempt, which began before it."""
     taken_over = run_of(0, 9.5, attempt=2, program="worker-1")
     late, *others = clean().executions
     runs = (taken_over, replace(late, how="raised"), *others)
@@ -147,7 +147,7 @@ def test_a_late_execution_that_raised_is_no_reason_for_itself() -> None:
 
 
 def test_a_retried_submission_has_its_attempts_again() -> None:
-    """Also of a chunk that raised long before, and waited for its next attempt."""
+    """This also holds for a chunk that raised long before and waited for its next attempt."""
     retried = fault("cancel-and-retry", 8.0, 8.5, submissions=frozenset({ID}))
     evidence = clean(run_of(0, 5.0, how="raised"), faults=(retried,))
 
@@ -175,7 +175,7 @@ def test_a_kill_long_after_the_report_explains_nothing() -> None:
 
 
 def test_a_kill_while_the_report_could_not_be_sent_explains() -> None:
-    """The connection hung from the handler's end on; before it came back the worker was killed."""
+    """The connection hung after the handler's end, and the worker was killed meanwhile."""
     stall = fault("redis-stall", 10.05, 12.5, programs=HERE)
     kill = fault("kill-worker", 12.4, programs=HERE)
 
@@ -226,7 +226,7 @@ def test_a_handler_that_vanished_without_a_kill_is_found() -> None:
     "kind", ["redis-partition", "redis-stall", "stop-server", "stop-api", "stop-consumer"]
 )
 def test_a_long_silence_kills_no_handler(kind: str) -> None:
-    """Others may take its chunk over; the process that had it is there still, and ends it."""
+    """Others may take the chunk over, but the process still exists and finishes its handler."""
     vanished = run_of(0, 9.5, ended=None, how="")
     silence = fault(kind, 9.4, 16.0)
 
@@ -265,7 +265,7 @@ def with_attempt_used(*faults: Fault) -> Evidence:
     ids=lambda faults: " ".join(one.kind for one in faults) or "none",
 )
 def test_an_attempt_that_nothing_used_is_found(faults: list[Fault]) -> None:
-    """A fault of who never has chunks of this queue, one before the insert, short ones."""
+    """A fault of another program, one before the insert or a short one does not explain it."""
     assert "without a fault that used an attempt" in the_one(with_attempt_used(*faults))
 
 

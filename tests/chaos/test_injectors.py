@@ -1,4 +1,4 @@
-"""What a fault that happened, or could not happen, says of whom it concerns."""
+"""Faults that happened or could not happen name the programs that they concern."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chaos.values import FAIR, Plan
 
 @pytest.mark.parametrize("kind", ["delete-stream", "delete-group", "pause-queue", "flush-scripts"])
 def test_a_command_that_redis_could_not_be_given_concerns_nobody(kind: str) -> None:
-    """Else a deletion that never was would explain executions."""
+    """Otherwise a deletion that never happened would explain executions."""
     injector = INJECTORS[kind](Plan(at_s=0.0, kind=kind, target=FAIR, seconds=0.0, detail=0.5))
     stage = SimpleNamespace(is_server_up=False)
 

@@ -1,4 +1,4 @@
-"""A program of the fault suite: what is left of it is found, and ended."""
+"""Processes that a program of the fault suite left behind are found and ended."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_process_that_ends_with_its_parent_is_not_left_behind(program: Program
 
 @pytest.mark.parametrize("program", [CHILD], indirect=True)
 def test_a_family_that_stays_is_not_left_behind(program: Program) -> None:
-    """A signal need not end it."""
+    """A signal need not end the processes."""
     program.ask(signal.SIGCONT)
 
     assert program.left_behind() is None

@@ -1,4 +1,4 @@
-"""What faults come when is drawn from the seed."""
+"""The schedule of faults is determined by the seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_twenty_seeds_have_every_kind_many_times() -> None:
 
 
 def test_no_program_is_killed_while_it_is_stopped() -> None:
-    """Else one fault would take the other back."""
+    """Otherwise one fault would undo the other."""
     for seed in range(20):
         busy: dict[str, float] = {}
         for plan in schedule.schedule(seed, seconds=60):

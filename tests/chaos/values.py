@@ -1,7 +1,7 @@
-"""What a run of the fault suite consists of, as values: plans, what happened, what was found.
+"""The values of a run of the fault suite: plans, events and findings.
 
-Instants are seconds of CLOCK_MONOTONIC, which all processes of a machine share and no step of the
-clock moves.
+Instants are seconds of CLOCK_MONOTONIC, which all processes of a machine share and which no step of
+the clock changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 HEARTBEAT_INTERVAL_S: Final = 0.5
 HEARTBEAT_TIMEOUT_S: Final = 4.0
 TIME_LIMIT_S: Final = 6.0
-"""Of every handler; reservations last twice as long and 5 s."""
+"""Time limit of every handler; reservations last twice as long and 5 s more."""
 
 QUICK: Final = "quick"
 """Small submissions, all in Redis; some chunks raise at their first attempt."""
@@ -39,7 +39,7 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who takes part in a run: drawn from its seed."""
+    """The participants of a run, drawn from its seed."""
 
     appendfsync: str
     pools: tuple[str, ...]
@@ -51,7 +51,7 @@ class Cast:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Plan:
-    """A fault that is to happen."""
+    """A planned fault."""
 
     at_s: float
     """Since the faults began."""
@@ -59,21 +59,21 @@ class Plan:
     target: str
     """A program, or a queue."""
     seconds: float
-    """0: it is over at once."""
+    """0 means that it is over at once."""
     detail: float
-    """Between 0 and 1: which child, how large a step, how long a delay."""
+    """Between 0 and 1; chooses the child, the size of a step or the length of a delay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that happened, and whom it can concern."""
+    """A fault that happened, and the programs that it can concern."""
 
     kind: str
     target: str
     began: float
     ended: float
     programs: frozenset[str] = frozenset()
-    """Executions in these; of every program, if empty."""
+    """Programs whose executions it concerns; empty means every program."""
     pids: frozenset[int] = frozenset()
     queues: frozenset[str] = frozenset()
     partitions: frozenset[int] = frozenset()
@@ -95,7 +95,7 @@ class Execution:
     pid: int
     began: float
     ended: float | None = None
-    """None: the process died, or hangs still."""
+    """None if the process died or still hangs."""
     how: str = ""
     """`returned` or `raised`."""
 
@@ -123,7 +123,7 @@ class Expected:
     chunk_size: int
     operations: tuple[int, ...]
     errors: frozenset[int]
-    """Operations that the handler gives an error for."""
+    """Operations for which the handler returns an error."""
     inserted: float
     is_cancelled: bool = False
 
@@ -137,7 +137,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A submission as the API shows it after the end; an error stands as its type's name."""
+    """A submission as the API shows it after the end; errors are the names of their types."""
 
     state: str
     chunks_total: int
@@ -150,7 +150,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class QueueEnd:
-    """A queue when all is over."""
+    """A queue after the end of a run."""
 
     stats: Mapping[str, int]
     submissions: frozenset[int]
@@ -159,12 +159,12 @@ class QueueEnd:
     submissions_ready: int
     submissions_in_progress: int
     counted_in_hand: Mapping[str, int] = field(default_factory=dict)
-    """Of each index of chunks in hand, what it still counts."""
+    """The remaining counts of each index of reserved chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the checker looks at."""
+    """The input of the checker."""
 
     expected: tuple[Expected, ...]
     outcomes: Mapping[Key, Outcome]
@@ -172,9 +172,9 @@ class Evidence:
     faults: tuple[Fault, ...]
     queues: Mapping[str, QueueEnd]
     surprises: tuple[str, ...] = ()
-    """What a program or a client did that no fault excuses: exit codes, exceptions."""
+    """Behaviour of programs or clients that no fault excuses: exit codes, exceptions."""
 
 
 def result_of(operation: int) -> int:
-    """Give what the handlers compute."""
+    """Return the results that the handlers compute."""
     return operation * operation + 1

@@ -1,4 +1,4 @@
-"""What is done to a queue and to its model in test_queue_model.py: actions and their arguments."""
+"""Actions and their arguments for a queue and its model in test_queue_model.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STRATEGIES = st.sampled_from(
     ]
 )
 PICK = st.integers(0, 59)
-"""An index into whatever there is to choose from, taken modulo its length."""
+"""An index into the possible choices, taken modulo their number."""
 TOKENS = st.lists(PICK, min_size=1, max_size=5)
 JITTER = st.sampled_from([0, 1, 333, 500, 999, 1_000])
 NEW = st.fixed_dictionaries(

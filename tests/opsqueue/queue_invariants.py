@@ -1,4 +1,4 @@
-"""What holds of the keys in Redis after each step: it is what the model has, in one place each."""
+"""Invariants of the keys in Redis after each step: everything is in one place, as in the model."""
 
 from __future__ import annotations
 

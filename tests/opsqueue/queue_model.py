@@ -1,8 +1,8 @@
-"""The state machine once more, as plain Python without Redis: what the scripts are held against.
+"""A model of the state machine in plain Python, without Redis, to compare the scripts with.
 
-Every chunk has one place; a transition moves it. Where Redis may choose (which submission Random
-picks, how far one step of a repair comes), the model is told what was chosen and refuses what is
-not allowed.
+Every chunk has one place, and a transition moves it. Where Redis may choose (the submission that
+Random picks, the size of a step of a repair), the model gets the choice and refuses it if it is not
+allowed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.opsqueue.submission_model import (
 
 
 class Model:
-    """The queue as it should be. Methods take `now` first and answer what Redis should."""
+    """The expected queue. Methods take `now` first and return the expected answer of Redis."""
 
     def __init__(self) -> None:
         self.subs: dict[SubmissionId, ModelSubmission] = {}
@@ -84,7 +84,7 @@ class Model:
         return min(self.delayed.values(), default=None)
 
     def can_reserve(self, strategy: AnyStrategy, now: int) -> bool:
-        """Whether a reserve would give a chunk now."""
+        """Return whether a reserve would return a chunk now."""
         due = {id_ for (id_, _), at in self.delayed.items() if at <= now and id_ in self.subs}
         free = {*self.ready(), *(id_ for id_ in due if self.subs[id_].is_running)}
         may_be, _ = self._allowed(strategy, self.entries, now, free)
@@ -255,7 +255,7 @@ class Model:
     def forget(
         self, now: int, limit: int, deleted_prefixes: list[str], answered: set[str]
     ) -> tuple[int, int]:
-        """Give how many submissions and how many prefixes; any of the garbage may be answered."""
+        """Return the numbers of submissions and prefixes; any prefix pending deletion may come."""
         for prefix in deleted_prefixes:
             if prefix in self.garbage:
                 self.garbage.remove(prefix)
@@ -308,7 +308,7 @@ class Model:
         timeout_ms: int,
         given: tuple[Reservation, ...],
     ) -> None:
-        """Check what was given, chunk by chunk, against what the strategy allows."""
+        """Check each reserved chunk against the submissions that the strategy allows."""
         self._note_reserve(now, worker, timeout_ms)
         if self.is_paused:
             assert given == ()
@@ -493,7 +493,7 @@ class Model:
     def reclaim_expired(
         self, now: int, after: tuple[int, int], limit: int
     ) -> tuple[int, Token | None]:
-        """Give how many, and the last token of a full page."""
+        """Return the number, and the last token of a full page."""
         there = [t for t, entry in self.stream.items() if entry.is_there and order_of(t) > after]
         page = sorted(there, key=order_of)[:limit]
         reclaimed = 0
@@ -545,9 +545,9 @@ class Model:
     def repair_step(
         self, in_redo: set[Chunk], entries: set[str], pending: set[str], *, is_over: bool
     ) -> int:
-        """Take over what a step did, as Redis has it now; refuse what it may not do.
+        """Adopt the effect of a step from Redis; refuse an effect that is not allowed.
 
-        Give the number of chunks that it freed.
+        Return the number of chunks that it freed.
         """
         self._notice_loss()
         freed = 0

@@ -1,4 +1,4 @@
-"""All raw keys of a small queue at one instant, read in one round trip: what a test may look at."""
+"""A snapshot of all raw keys of a small queue, read in one round trip, for tests."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _pending(answer: Any) -> dict[str, str] | None:
 
 
 def raw_keys(client: redis.Redis, queue: str) -> dict[bytes, bytes]:
-    """Give every key of a queue with its value as the server would write it down."""
+    """Return every key of a queue with its value in the server's dump format."""
     found: Any = client.scan_iter(match=f"{base_key(queue)}*", count=10_000)
     keys = sorted(found)
     pipe = client.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""What tests of the state machine do again and again: public transitions, and raw keys."""
+"""Common steps of the state machine's tests: public transitions, and raw keys."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def indexes_of(chunks: list[Reservation]) -> list[int]:
 
 
 def repair_wholly(queue: Queue, *, limit: int = 1_000) -> int:
-    """Give the number of chunks freed by the repair that is under way."""
+    """Return the number of chunks that the current repair has freed."""
     freed = 0
     for _ in range(10_000):
         swept = queue.repair(limit=limit)

@@ -1,4 +1,4 @@
-"""What a strategy allows, in plain Python: the small model beside `queue/lua/_strategy.lua`."""
+"""The choices that a strategy allows, in plain Python: a model of the scripts' strategies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def allowed(  # noqa: C901 a case for each layer
     buckets: Buckets,
     now: int,
 ) -> tuple[set[SubmissionId], list[Layer]]:
-    """Give the submissions that may come next, and the layers of the alternative that found them.
+    """Return the submissions that may come next, and the layers of the alternative that found them.
 
     Args:
         strategy: asked.

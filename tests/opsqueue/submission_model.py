@@ -1,4 +1,4 @@
-"""A submission as the model of queue_model.py has it: the place of each chunk, and who holds it."""
+"""A submission in the model of queue_model.py: the place of each chunk, and its worker."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Entry:
 
 
 def entry_of(token: str) -> str:
-    """Give the id of the stream's entry, which a token begins with."""
+    """Return the id of the stream's entry, which a token begins with."""
     return token.partition(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""Texts that people and programs give: read, or refused by an error of ours, whatever they are."""
+"""Any text from people and programs is parsed, or refused by one of opsqueue's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies as values, and what they are told when they are wrong."""
+"""Strategies as values, and the errors for wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speaking to an app in this process."""
+"""Clients of an app in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real app on fakeredis or a real server, and a worker that does what it is told."""
+"""The real app on fakeredis or a real server, and a worker that the test drives."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 @pytest.fixture
 def app(client: redis.Redis, store: ObjectStore) -> App:
-    """All goes to the store; test_inline.py has what does not."""
+    """Put all contents into the store; test_inline.py tests the others."""
     return create_app(client, store, limits=Limits(inline_bytes=0))
 
 
 @pytest.fixture
 def http(app: App, queue_name: str) -> Iterator[httpx.Client]:
-    """Speaks to the app; paths are relative to the test's own queue."""
+    """A client of the app; paths are relative to the test's own queue."""
     with client_of(app, f"/v1/queues/{queue_name}") as http:
         yield http
 
 
 @pytest.fixture
 def work(queue: Queue, store: ObjectStore) -> Work:
-    """Does chunks that are free now with a function of one operation; gives how many."""
+    """Processes ready chunks with a function of one operation; returns their number."""
 
     def run(function: Callable[[Any], Any], *, limit: int = 1_000) -> int:
         reserved = queue.reserve_chunks("test-worker", limit=limit, strategy=Oldest())

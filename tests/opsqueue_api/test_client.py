@@ -1,4 +1,4 @@
-"""The producer's client through the real app: what one side writes, the other reads."""
+"""The producer's client through the real app: each side reads what the other writes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_submission_reads_the_same_over_http_and_from_redis(
 def test_counts_read_the_same_over_http_and_from_redis(
     producer: ProducerClient, api: HttpBackend, queue: Queue
 ) -> None:
-    """And the client's number is those in progress."""
+    """The client's number is that of the submissions in progress."""
     producer.insert_submission([1], chunk_size=1)
 
     assert queue.count_queue() == api.queue(queue.name).count_queue()
@@ -102,7 +102,7 @@ def test_a_failure_is_raised_over_http(
 
 
 def test_a_cancel_is_raised_over_http(producer: ProducerClient) -> None:
-    """To those who wait, and to those who cancel once more."""
+    """Waiting clients get it, and clients that cancel again."""
     id_ = producer.insert_submission([1], chunk_size=1)
     producer.cancel_submission(id_)
 
@@ -207,7 +207,7 @@ def test_a_cancellation_has_the_cancelled_submission(
 
 
 def test_a_refused_retry_has_the_submission_as_it_is(either_producer: ProducerClient) -> None:
-    """One in progress has no class of its own."""
+    """A submission in progress has no class of its own."""
     completed = either_producer.insert_submission([], chunk_size=1)
     running = either_producer.insert_submission([1], chunk_size=1)
 
@@ -246,14 +246,14 @@ def test_an_idempotency_key_works_over_http(producer: ProducerClient, store: Obj
 
 
 def test_the_version_is_told_over_http(producer: ProducerClient) -> None:
-    """The API's own."""
+    """It is the API's own version."""
     assert producer.server_version().count(".") >= 1
 
 
 def test_whatever_is_asked_over_http_is_answered_as_by_redis(
     producer: ProducerClient, api: HttpBackend, queue: Queue
 ) -> None:
-    """Lists, look-ups, counts, workers: the same values either way."""
+    """Lists, look-ups, counts and workers have the same values either way."""
     straight = RedisBackend(queue._client)
     ids = [
         producer.insert_submission([n], chunk_size=1, strategic_metadata={"customer": n % 2})

@@ -1,4 +1,4 @@
-"""What a client is told while an insert is not confirmed, and that repeating it is safe."""
+"""The answer to an insert that is not confirmed yet, and its safe repetition."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def insert(http: httpx.Client, **headers: str) -> httpx.Response:
 
 
 def test_an_insert_that_is_not_confirmed_is_answered_503(http: httpx.Client, queue: Queue) -> None:
-    """It says that it is inserted, as what, why it is in doubt, and what is safe to do."""
+    """The problem has the id, the reason for the doubt, and what is safe to do."""
     response = insert(http, **{"idempotency-key": "key"})
 
     problem = response.json()
@@ -75,7 +75,7 @@ def test_an_insert_that_is_not_confirmed_is_answered_503(http: httpx.Client, que
 def test_an_insert_is_confirmed_by_repeating_it(
     http: httpx.Client, queue: Queue, client: redis.Redis, store: ObjectStore
 ) -> None:
-    """503 as long as it is in doubt, then 200 with the first one's id, whose inputs are there."""
+    """The answer is 503 while it is in doubt, then 200 with the first id and its inputs."""
     first, second = (insert(http, **{"idempotency-key": "key"}) for _ in range(2))
     client.config_set("appendfsync", "always")
     third = insert(http, **{"idempotency-key": "key"})
@@ -116,7 +116,7 @@ def test_a_producer_is_told_what_the_api_is_told(
 
 
 def test_only_inserts_wait(http: httpx.Client, client: redis.Redis) -> None:
-    """Whoever cancelled or retried what is lost sees it in the status, and does it again."""
+    """A lost cancel or retry is visible in the status and can be repeated."""
     client.config_set("appendfsync", "always")
     id_ = insert(http).json()["id"]
     client.config_set("appendfsync", "everysec")
@@ -128,7 +128,7 @@ def test_only_inserts_wait(http: httpx.Client, client: redis.Redis) -> None:
 def test_a_retry_of_failed_operations_is_an_insert(
     http: httpx.Client, queue: Queue, store: ObjectStore, client: redis.Redis
 ) -> None:
-    """It makes a submission; repeated, it finds that one and waits again."""
+    """Repeating it finds the first new submission and waits again."""
     client.config_set("appendfsync", "always")
     id_ = insert(http).json()["id"]
     for chunk in queue.reserve_chunks("w", limit=2).chunks:

@@ -1,4 +1,4 @@
-"""The server that is around the app: gunicorn, in any version that pyproject.toml lets in."""
+"""The server of the app: gunicorn, in any version that pyproject.toml allows."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_options_and_settings_have_the_same_defaults(monkeypatch: pytest.MonkeyP
 
 
 def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named as the option is."""
+    """It has the name of the option."""
     monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
     monkeypatch.setenv("OPSQUEUE_REDIS_URL", "redis://elsewhere")
     monkeypatch.setenv("OPSQUEUE_API_PORT", "8080")
@@ -88,7 +88,7 @@ def test_defaults_that_no_submission_can_have_are_refused_at_start(
 
 
 def test_a_missing_store_is_named() -> None:
-    """It has no default: workers and producers must have the same."""
+    """It has no default, since workers and producers must use the same one."""
     with pytest.raises(click.UsageError, match="store_url"):
         application()
 
@@ -106,7 +106,7 @@ def test_this_machine_alone_needs_no_tokens(monkeypatch: pytest.MonkeyPatch, hos
 def test_an_address_that_others_reach_takes_tokens(
     monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    """Or the word that they are not wanted; the message says both."""
+    """Or the option --insecure; the message names both."""
     monkeypatch.setenv("OPSQUEUE_STORE_URL", "memory://wsgi")
     monkeypatch.setenv("OPSQUEUE_API_HOST", host)
 
@@ -136,8 +136,8 @@ def test_tokens_of_variable_and_file_hold_together(
 @pytest.mark.parametrize(
     ("variable", "file", "says"),
     [
-        ("", "", "tokens: no token in it"),
-        (";", "web:0123456789abcdef:admin", "OPSQUEUE_API_TOKENS: no token in it"),
+        ("", "", "tokens: it has no token"),
+        (";", "web:0123456789abcdef:admin", "OPSQUEUE_API_TOKENS: it has no token"),
         ("web:0123456789abcdef:admin", "web:0123456789abcdefg:admin", "and .*tokens: .*the name"),
         ("", "\xff", "can't read the tokens' file .*tokens: no UTF-8"),
     ],

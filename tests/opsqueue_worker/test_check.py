@@ -1,4 +1,4 @@
-"""`--check` goes by what the worker said of itself, not by its own option."""
+"""`--check` uses the timeout that the worker has sent, not its own option."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_worker_lives_for_as_long_a_silence_as_it_said(
     *,
     is_alive: bool,
 ) -> None:
-    """Its last sign of life came two minutes ago; health checks rarely repeat all its options."""
+    """Its last heartbeat was two minutes ago; health checks rarely repeat all of its options."""
     past = Queue(real_client, queue_name, clock=lambda: int(time.time() * 1000) - 2 * MINUTE_MS)
     past.heartbeat("w1", info=INFO, timeout_ms=timeout_ms)
     settings = WorkerSettings(

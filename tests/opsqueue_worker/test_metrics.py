@@ -1,4 +1,4 @@
-"""What a worker counts, and how it is served."""
+"""The metrics of a worker, and how they are served."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def filled() -> WorkerMetrics:
 
 
 def test_each_stage_of_a_chunk_is_measured_once() -> None:
-    """What an earlier attempt did is not this one's, and what was given back has no duration."""
+    """An earlier attempt does not count, and a released chunk has no duration."""
     lines = set(generate_latest(filled().registry).decode().splitlines())
 
     assert {
@@ -57,11 +57,11 @@ def test_what_is_served_is_what_is_documented() -> None:
     """Names, types and labels, in both directions, from a real port."""
     url = filled().serve("127.0.0.1", 0)
 
-    assert documented("Of a worker") == served(httpx.get(url).text)
+    assert documented("Metrics of a worker") == served(httpx.get(url).text)
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    """Before anything is reserved."""
+    """The error comes before anything is reserved."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 

@@ -1,8 +1,8 @@
-"""The soak: load and kills for a while, then rest, and nothing is left that was not there before.
+"""The soak: load and kills for some time, then idle; nothing new may be left over.
 
-Real processes: a server, an API of two processes, two workers, a store in a folder; producers over
-HTTP in this process. A short load comes first, so that what is made once (connections, buffers, a
-queue's own keys) is there at the start.
+It uses real processes: a server, an API of two processes, two workers and a store in a folder.
+Producers over HTTP are in this process. A short load comes first, so that everything that is
+created once (connections, buffers, a queue's own keys) exists at the start.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ REST_WITHIN_S: Final = 90.0
 """Retention, sweeps of some seconds each, and the expiry of rate limits' buckets."""
 _MEMORY_SLACK: Final = 1.25
 _MEMORY_SLACK_BYTES: Final = 24 * 1024**2
-"""Of a process, since its start: what an allocator keeps, and nothing that grows."""
+"""Allowed growth of a process since its start: what an allocator keeps."""
 _OWN_KEYS: Final = (f"{base_key(QUEUE)}idem:", f"{base_key(QUEUE)}forgotten:")
 _LONGEST_KEPT_MS: Final = 600_000
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What there is while nothing happens."""
+    """The resources in use while nothing happens."""
 
     keys: frozenset[str]
     """Of Redis, without those of idempotency keys, which expire."""
@@ -167,7 +167,7 @@ class Soak:
         return {name: psutil.Process(process.pid) for name, process in named.items()}
 
     def look(self) -> Rest:
-        """Look at what there is."""
+        """Measure the resources in use."""
         families = {
             name: [process, *process.children(recursive=True)]
             for name, process in self._programs().items()
@@ -190,7 +190,7 @@ class Soak:
         )
 
     def rest(self, before: Rest | None = None) -> list[str]:
-        """Wait until nothing is left that was not there before; return what is, after a while."""
+        """Wait until nothing new is left over; return the remaining resources after a timeout."""
         deadline = time.monotonic() + REST_WITHIN_S
         while True:
             left = self._left(before)
@@ -243,7 +243,7 @@ class Soak:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Soak]:
-    """Start everything; end all of it."""
+    """Start everything; end all of it afterwards."""
     for name in ("store", "tmp", "redis"):
         (folder / name).mkdir()
     with ExitStack() as stack:
@@ -285,7 +285,7 @@ def staged(folder: Path) -> Iterator[Soak]:
 
 
 def soak(folder: Path, *, seconds: float, say: Callable[[str], None]) -> list[str]:
-    """Load for a while, rest, and return what was wrong and what is left."""
+    """Produce load, wait, and return errors and remaining resources."""
     with staged(folder) as stage:
         stage.load(min(5.0, seconds / 2), has_kills=False)
         if left := stage.rest():

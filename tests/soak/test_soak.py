@@ -15,7 +15,7 @@ SECONDS = 6
 @pytest.mark.system
 @pytest.mark.timeout(300)
 def test_at_rest_nothing_is_left(tmp_path: Path) -> None:
-    """Keys, files, processes, descriptors and memory are those of before the load."""
+    """Keys, files, processes, descriptors and memory are as before the load."""
     left = soak(tmp_path, seconds=SECONDS, say=print)
 
     assert left == []

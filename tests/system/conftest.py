@@ -1,4 +1,4 @@
-"""Real processes: started here, watched by their lines, ended by pid."""
+"""Real processes: started here, observed by their output, ended by pid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHIN_S = 60.0
 
 
 class Process:
-    """A program of ours whose lines can be waited for."""
+    """A program of opsqueue whose output lines can be awaited."""
 
     def __init__(self, command: list[str], *, cwd: Path, environment: dict[str, str]) -> None:
         self.popen = subprocess.Popen(
@@ -61,7 +61,7 @@ class Process:
         return "\n".join(self.lines)
 
     def wait_for_line(self, text: str) -> str:
-        """Give the next line that has the text; what was read before does not count."""
+        """Return the next line that has the text; lines read before are ignored."""
         deadline = time.monotonic() + WITHIN_S
         while (left := deadline - time.monotonic()) > 0:
             try:
@@ -81,13 +81,13 @@ class Process:
         self.popen.send_signal(number)
 
     def wait(self) -> int:
-        """Give the exit code, all output read."""
+        """Read all output and return the exit code."""
         code = self.popen.wait(WITHIN_S)
         self._reader.join(WITHIN_S)
         return code
 
     def end(self) -> None:
-        """Leave nothing of it, whatever the test did."""
+        """End all of its processes in any case."""
         if self.popen.poll() is None:
             family = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]
             for process in family:
@@ -155,7 +155,7 @@ def module_store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def module_api(redis_url: str, module_store_url: str) -> Iterator[Process]:
-    """An API for all tests of a module, which tell their submissions apart by their queues."""
+    """Run an API for all tests of a module, which use different queues."""
     with running(
         *("opsqueue_api", "--port", "0"),
         OPSQUEUE_REDIS_URL=redis_url,

@@ -36,7 +36,7 @@ PROGRAM = [sys.executable, "-m", "opsqueue_api"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours without OPSQUEUE_*, which the machine may have set."""
+    """The environment without OPSQUEUE_*, which the machine may have set."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("OPSQUEUE")}
     return clean | more
 
@@ -82,7 +82,7 @@ def process(redis_url: str, store_url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def work(queue: Queue, store_url: str, chunks: int) -> None:
-    """A tiny worker: adds one to each operation of so many chunks."""
+    """Process a number of chunks by adding one to each operation."""
     store = open_store(store_url)
     while chunks:
         reserved = queue.reserve_chunks("tiny", limit=10)
@@ -131,7 +131,7 @@ def test_curl_alone_can_use_it(
 def test_the_client_can_use_it(
     module_api_url: str, module_store_url: str, real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Contents go past the API."""
+    """Contents do not pass through the API."""
     with (
         ProducerClient(module_api_url, module_store_url, queue=queue_name) as producer,
         ThreadPoolExecutor(1) as pool,
@@ -145,7 +145,7 @@ def test_the_client_can_use_it(
 
 
 def test_it_is_ready_when_it_says_so(process: subprocess.Popen[str]) -> None:
-    """Redis and store answer."""
+    """Redis and the store answer."""
     response = httpx.get(f"{url_of(process)}/readyz")
 
     assert response.json() == {"status": "ready", "redis": "ok", "store": "ok"}
@@ -186,7 +186,7 @@ def test_a_stream_that_breaks_has_no_end(
 def test_the_log_names_the_request_that_broke_and_no_other(
     process: subprocess.Popen[str], store_url: str, real_client: redis.Redis, queue_name: str
 ) -> None:
-    """The same thread's next line, about something that is no request, has no id."""
+    """The thread's next line, which is about a malformed request, has no id."""
     url = url_of(process)
     queue = Queue(real_client, queue_name)
     with ProducerClient(url, store_url, queue=queue_name) as producer:
@@ -213,7 +213,7 @@ def test_the_log_names_the_request_that_broke_and_no_other(
 def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
     process: subprocess.Popen[str], store_url: str, queue_name: str
 ) -> None:
-    """A long poll is answered as it stands."""
+    """A long poll is answered with the current status."""
     url = url_of(process)
     with ProducerClient(url, store_url, queue=queue_name) as producer:
         id_ = producer.insert_submission([1], chunk_size=1)
@@ -232,7 +232,7 @@ def test_sigterm_ends_it_with_exit_code_0_and_ends_waits(
 
 
 def test_signals_that_are_not_ours_change_nothing(process: subprocess.Popen[str]) -> None:
-    """No second API, no other processes, none that is stopped or killed."""
+    """They start no second API and stop, replace or kill no process."""
     url = url_of(process)
     children = psutil.Process(process.pid).children()
 
@@ -246,7 +246,7 @@ def test_signals_that_are_not_ours_change_nothing(process: subprocess.Popen[str]
 
 
 def answer_on(connection: socket.socket) -> bytes:
-    """Read an answer of /healthz, whose head and body may come apart."""
+    """Read an answer of /healthz, whose head and body may arrive separately."""
     answer = b""
     while not answer.endswith(b"}"):
         part = connection.recv(65_536)
@@ -285,7 +285,7 @@ def test_idle_clients_do_not_hold_it_up_and_are_not_cut_off(
 
 
 def ask_for(seconds: float, client: httpx.Client) -> None:
-    """Ask on the connection that it has."""
+    """Send a request on the existing connection."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         client.get("/healthz")
@@ -295,7 +295,7 @@ def ask_for(seconds: float, client: httpx.Client) -> None:
 def test_what_serves_ends_soon_when_its_supervising_process_was_killed(
     process: subprocess.Popen[str],
 ) -> None:
-    """Whoever still asks: the port is free for the next one, which could not start else."""
+    """The port is then free for the next API, even while clients still send requests."""
     url = url_of(process)
     children = psutil.Process(process.pid).children()
 
@@ -314,7 +314,7 @@ def test_what_serves_ends_soon_when_its_supervising_process_was_killed(
 
 
 def test_ctrl_c_ends_it_with_exit_code_0(process: subprocess.Popen[str]) -> None:
-    """Without a traceback."""
+    """There is no traceback."""
     url_of(process)
 
     process.send_signal(signal.SIGINT)
@@ -335,7 +335,7 @@ def test_it_does_not_start_without_redis(store_url: str) -> None:
 
 
 def test_it_does_not_start_without_a_store(redis_url: str, tmp_path: Path) -> None:
-    """Exit code 3: a folder that can't be one."""
+    """The exit code is 3 for a folder that can't be a store."""
     (tmp_path / "file").write_text("no folder")
 
     done = run("--redis-url", redis_url, "--store-url", f"file://{tmp_path}/file/store")
@@ -367,7 +367,7 @@ def test_it_does_not_start_on_a_port_in_use(redis_url: str, store_url: str) -> N
     ],
 )
 def test_wrong_options_end_it_with_exit_code_2(arguments: list[str]) -> None:
-    """With click's usage."""
+    """click prints the usage."""
     done = CliRunner().invoke(main, arguments)
 
     assert done.exit_code == 2
@@ -420,7 +420,7 @@ def test_tokens_access_log_and_gzip_work_in_the_process(redis_url: str, store_ur
 
 
 def test_a_client_of_an_api_that_is_gone_says_what_helps() -> None:
-    """Nobody listens on that port."""
+    """Nothing listens on that port."""
     api = HttpBackend("http://127.0.0.1:1", pause=lambda _s: None)
 
     with pytest.raises(ApiUnavailableError, match="is opsqueue-api running"):

@@ -1,4 +1,4 @@
-"""A few kilobytes that stand for gigabytes, against a real API process."""
+"""A few kilobytes that decompress to gigabytes, sent to a real API process."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 @pytest.fixture
 def http(module_api_url: str, queue_name: str) -> Iterator[httpx.Client]:
-    """Speak about the test's queue to an API without a limit of its own."""
+    """Return a client of the test's queue on an API with default limits."""
     with httpx.Client(base_url=f"{module_api_url}/v1/queues/{queue_name}", timeout=120) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def bytes_at_first(module_api: Process, module_api_url: str) -> int:
-    """Return what the API takes before it is sent anything."""
+    """Return the memory of the API before any request."""
     assert module_api_url
     return peak_bytes(module_api)
 
@@ -78,13 +78,13 @@ def peak_bytes(api: Process) -> int:
 
 
 def forget_peaks(api: Process) -> None:
-    """Let the peaks begin with what its processes have now."""
+    """Reset the peaks to the current memory of its processes."""
     for folder in folders(api):
         (folder / "clear_refs").write_text("5")
 
 
 def folders(api: Process) -> list[Path]:
-    """Return where the system tells of its processes."""
+    """Return the folders of its processes in /proc."""
     return [Path(f"/proc/{pid}") for pid in (api.pid, *(child.pid for child in api.children()))]
 
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 def test_a_cancelled_operation_has_no_result(
     start_worker: Start, producer_of: Callable[..., ProducerClient], pool: str
 ) -> None:
-    """It fails its chunk, or is collected; those behind it are called; the worker goes on."""
+    """It fails its chunk or is collected; later operations are called, and the worker continues."""
     start_worker("--pool", pool, *(("-c", "1") if pool == "solo" else ()), app="cancelled:app")
     kinds = ["async", "async-3", "plain", "plain-3"]
     for kind in [*kinds, "chunk"]:

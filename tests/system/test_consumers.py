@@ -1,4 +1,4 @@
-"""Consumers as programs: killed, interrupted, in Node; with Redis, and with nothing but the API."""
+"""Consumers as programs: killed, interrupted, in Node; with Redis, and with only the API."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def url(request: pytest.FixtureRequest, redis_url: str) -> str:
 def test_a_killed_consumers_chunk_is_done_by_another(
     start: Start, url: str, store: str, queue_name: str, producer: ProducerClient
 ) -> None:
-    """No worker is there: the API, or the other consumer, takes it back; an attempt is used."""
+    """There is no worker: the API or the other consumer reclaims it, which uses an attempt."""
     id_ = producer.insert_submission([41], chunk_size=1, backoff=NO_WAIT)
     dying = start("consume", url, store, queue_name, "hang")
     dying.wait_for_line("got 41")
@@ -82,7 +82,7 @@ def test_a_killed_consumers_chunk_is_done_by_another(
 def test_ctrl_c_ends_a_consumer_that_waits(
     start: Start, url: str, store: str, queue_name: str, real_client: redis.Redis
 ) -> None:
-    """With KeyboardInterrupt and at once, where the reference returns as if all were well."""
+    """It raises KeyboardInterrupt at once, while the reference returns normally."""
     consumer = start("consume", url, store, queue_name)
     _wait_until_it_waits(real_client, consumer)
 
@@ -99,7 +99,7 @@ def test_ctrl_c_in_a_callback_gives_the_chunk_back(
     start: Start, redis_url: str, store: str, queue_name: str, producer: ProducerClient,
     real_client: redis.Redis,
 ) -> None:  # fmt: skip
-    """Free at once, and without using an attempt."""
+    """The chunk is ready at once, and no attempt is used."""
     producer.insert_submission([1], chunk_size=1)
     consumer = start("consume", redis_url, store, queue_name, "hang")
     consumer.wait_for_line("got 1")
@@ -115,7 +115,7 @@ def test_ctrl_c_in_a_callback_gives_the_chunk_back(
 def test_a_consumer_in_node_needs_the_api_alone(
     start: Start, api_url: str, queue_name: str, producer: ProducerClient, real_client: redis.Redis
 ) -> None:
-    """The example: results and failures as JSON, and a clean end."""
+    """The example reports results and failures as JSON and shuts down in order."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed (Debian: nodejs)")
@@ -142,7 +142,7 @@ def test_a_consumer_in_node_needs_the_api_alone(
 def test_an_url_where_nobody_answers_is_an_error_at_the_first_call(
     store: str, url: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the reference waits for ever; the message has the URL and no password."""
+    """The reference would wait forever; the message has the URL without the password."""
     monkeypatch.setattr(Patience, "pauses_s", lambda _self: iter(()))
     consumer = ConsumerClient(url, store)
     with consumer, pytest.raises(error, match=r"127.0.0.1:1") as raised:
@@ -153,7 +153,7 @@ def test_an_url_where_nobody_answers_is_an_error_at_the_first_call(
 
 @pytest.mark.parametrize("url", ["ws://host:3999", "ftp://host", "http://"])
 def test_an_url_that_can_not_be_one_is_refused_at_once(store: str, url: str) -> None:
-    """By the constructor."""
+    """The constructor refuses it."""
     with pytest.raises(InvalidArgumentError, match="URL"):
         ConsumerClient(url, store)
 

@@ -30,7 +30,7 @@ TOKENS = f"ops:{ADMIN}:admin;web:{PRODUCER}:produce@letters"
 
 @dataclass
 class Live:
-    """A page, and what must not happen on it."""
+    """A page, and checks of events that must not happen on it."""
 
     page: Page
     url: str
@@ -64,7 +64,7 @@ class Live:
         return self.open(f"queues/{self.producer.queue}/submissions/{id_:019}")
 
     def confirm(self, button: str, yes: str) -> None:
-        """Click a button, and the one that means it in the dialog."""
+        """Click a button, and the confirming button of the dialog."""
         self.page.get_by_role("button", name=button, exact=True).click()
         self.page.get_by_role("dialog").get_by_role("button", name=yes).click()
         expect(self.page.get_by_role("dialog")).to_have_count(0)
@@ -72,7 +72,7 @@ class Live:
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own: the page shows every queue."""
+    """Run a separate server, since the page shows every queue."""
     with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
         yield server.url
 
@@ -135,7 +135,7 @@ def test_a_queue_appears_and_is_worked_off_without_a_reload(
 
 
 def test_a_failure_is_shown_with_its_traceback_and_retried(live: Live, worker: Process) -> None:
-    """Asked first; in progress again, without a reload."""
+    """After a confirmation it is in progress again, without a reload."""
     id_ = live.producer.insert_submission([["raise", "it"], 1], chunk_size=1, max_attempts=1)
     page = live.open_submission(id_)
 
@@ -150,7 +150,7 @@ def test_a_failure_is_shown_with_its_traceback_and_retried(live: Live, worker: P
 def test_chunks_in_hand_are_told_with_their_worker(
     live: Live, worker: Process, tmp_path: Path
 ) -> None:
-    """In the grid, in a table, and at the worker, until it is let go on."""
+    """The grid, a table and the list of workers show the chunk until it is finished."""
     id_ = live.producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     page = live.open_submission(id_)
 
@@ -164,7 +164,7 @@ def test_chunks_in_hand_are_told_with_their_worker(
 
 
 def test_a_submission_is_changed_and_cancelled_through_dialogs(live: Live) -> None:
-    """A priority, then the end; what is wrong is said in the dialog."""
+    """A priority is changed, then it is cancelled; errors appear in the dialog."""
     id_ = live.producer.insert_submission(
         range(5), chunk_size=1, strategic_metadata={"priority": 1}, backoff=Backoff()
     )
@@ -173,7 +173,7 @@ def test_a_submission_is_changed_and_cancelled_through_dialogs(live: Live) -> No
     page.get_by_role("button", name="Change", exact=True).click()
     page.get_by_label("Value of priority").fill("high")
     page.get_by_role("button", name="Change it").click()
-    expect(page.get_by_role("alert").filter(has_text="give an integer")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="enter an integer")).to_be_visible()
     page.get_by_label("Value of priority").fill("9")
     page.get_by_role("button", name="Change it").click()
     expect(page.get_by_text("priority: 9")).to_be_visible()
@@ -185,7 +185,7 @@ def test_a_submission_is_changed_and_cancelled_through_dialogs(live: Live) -> No
 
 
 def test_a_queue_is_paused_and_resumed_by_keyboard_alone(live: Live, queue_name: str) -> None:
-    """Tab, Enter, Escape; the focus is where one expects it."""
+    """Tab, Enter and Escape suffice, and the focus is where users expect it."""
     live.producer.insert_submission([1], chunk_size=1)
     page = live.open(f"queues/{queue_name}")
     button = page.get_by_role("button", name="Pause", exact=True)
@@ -247,7 +247,7 @@ def test_names_from_outside_are_text_and_never_markup(live: Live, worker: Proces
 def test_a_token_is_asked_for_and_its_scope_is_told(
     live: Live, start: Start, redis_url: str, module_store_url: str
 ) -> None:
-    """Refused, taken, not enough for what needs admin."""
+    """One is refused, one is accepted, and one is not enough for admin."""
     api = start(
         *("opsqueue_api", "--port", "0"),
         cwd=APPS,
@@ -288,7 +288,7 @@ def test_errors_of_operations_are_told_and_retried_alone(
         "in add_one"
     )
     expect(page.get_by_role("link", name="Download results")).to_be_visible()
-    live.confirm("Retry only failed", "Hand them in")
+    live.confirm("Retry only failed", "Insert them")
 
     expect(page.get_by_role("heading", level=1)).not_to_have_text(f"{id_:019}")
     expect(page.locator("dl").first).to_contain_text("1 / 1")
@@ -297,7 +297,7 @@ def test_errors_of_operations_are_told_and_retried_alone(
 def test_a_lost_connection_is_told_and_made_again(
     live: Live, start: Start, redis_url: str, module_store_url: str, queue_name: str
 ) -> None:
-    """With what is seen being old, until the API is back; nothing is reloaded."""
+    """The page shows old data until the API is back, without reloading."""
     serve = {"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": module_store_url}
     api = start("opsqueue_api", "--port", "0", cwd=APPS, **serve)
     live.url = api.wait_for_line("ready on ").rpartition(" ")[2]
@@ -311,7 +311,7 @@ def test_a_lost_connection_is_told_and_made_again(
     api.wait()
 
     expect(page.get_by_role("alert").filter(has_text="Connection lost")).to_be_visible()
-    expect(page.get_by_text("What you see is from")).to_be_visible()
+    expect(page.get_by_text("This page shows data from")).to_be_visible()
     start("opsqueue_api", "--port", live.url.rpartition(":")[2], cwd=APPS, **serve)
     expect(page.locator("#live")).to_have_text("Live", timeout=20_000)
     expect(page.get_by_text("Connection lost")).to_be_hidden()

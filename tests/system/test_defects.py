@@ -1,4 +1,4 @@
-"""Programs that break inside, or are killed: what was in their hands goes on elsewhere."""
+"""Programs that fail or are killed: other programs continue with their chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_WAIT = Backoff(first_ms=0, max_ms=0)
 
 @pytest.fixture
 def start_defective(start_worker: Start, tmp_path: Path) -> StartDefective:
-    """Start a worker of `apps/defective.py`; it breaks when a file is made in the folder."""
+    """Start a worker of `apps/defective.py`; it fails when a file is created in the folder."""
     folder = tmp_path / "defects"
     folder.mkdir()
 
@@ -38,7 +38,7 @@ def start_defective(start_worker: Start, tmp_path: Path) -> StartDefective:
 def test_a_defect_in_a_childs_thread_ends_the_child_as_if_it_had_died(
     start_worker: Start, producer_of: ProducerOf, pool: str, where: str
 ) -> None:
-    """An attempt is used, a new child takes over, the worker stays."""
+    """An attempt is used, a new child takes over, and the worker continues."""
     worker = start_worker("--pool", pool, "--concurrency", "1")
     producer = producer_of(inline_bytes=0 if where == "stored" else 10_000)
     id_ = producer.insert_submission([["break"]], chunk_size=1, backoff=NO_WAIT)
@@ -60,7 +60,7 @@ def test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it(
     queue_name: str,
     tmp_path: Path,
 ) -> None:
-    """With exit code 1, and no attempt used."""
+    """The exit code is 1, and no attempt is used."""
     worker, folder = start_defective("--heartbeat-interval", "0.1", "--shutdown-timeout", "0.2")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until_there(tmp_path, "started-0-1-*")
@@ -76,12 +76,12 @@ def test_a_defect_in_a_workers_thread_gives_its_chunks_back_and_ends_it(
 def test_children_that_die_while_they_start_are_started_again_more_slowly(
     start_defective: StartDefective, producer_of: ProducerOf
 ) -> None:
-    """After the third in a row there is a pause; HUP, as after a repair, cuts it short."""
+    """There is a pause after the third in a row; HUP ends it early."""
     worker, folder = start_defective("--concurrency", "1")
     (folder / "import").touch()
     worker.children()[0].kill()
     for _ in range(4):  # the one that was killed, and three that could not start
-        worker.wait_for_line("it is replaced")
+        worker.wait_for_line("replacing it")
 
     threading.Event().wait(1.0)
     assert worker.children() == []
@@ -99,7 +99,7 @@ def test_an_api_that_was_killed_has_kept_nothing(
     queue_name: str,
     tmp_path: Path,
 ) -> None:
-    """Who waited goes on waiting at the one that its supervisor starts."""
+    """Waiting clients continue with the API that its supervisor starts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -133,7 +133,7 @@ def test_an_api_that_was_killed_has_kept_nothing(
 
 
 def until_there(folder: Path, pattern: str) -> None:
-    """Look until another process has made such a file."""
+    """Wait until another process has created such a file."""
     for _ in range(3_000):
         if list(folder.glob(pattern)):
             return

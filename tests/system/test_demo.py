@@ -1,4 +1,4 @@
-"""`opsqueue demo` and `opsqueue dev`: everything in one terminal, and nothing left afterwards."""
+"""`opsqueue demo` and `opsqueue dev`: everything in one terminal, and nothing left over."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_demo_checks_its_totals_and_leaves_nothing(start: Start, tmp_path: P
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_demo_leaves_nothing(start: Start, tmp_path: Path, number: int) -> None:
-    """Ctrl-C in the middle ends every process it has started."""
+    """Ctrl-C in the middle ends every process that it has started."""
     demo = start("opsqueue.cli", "demo", "-c", "1", TMPDIR=str(tmp_path))
     demo.wait_for_line("submitted")
     family = psutil.Process(demo.pid).children(recursive=True)
@@ -47,7 +47,7 @@ def test_a_stopped_demo_leaves_nothing(start: Start, tmp_path: Path, number: int
 
 
 def test_dev_keeps_its_data_between_runs(start: Start, tmp_path: Path) -> None:
-    """The second run has the submissions of the first."""
+    """The second run has the submissions of the first one."""
     options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
     first = start("opsqueue.cli", "dev", "tasks:app", *options)
     first.wait_for_line("Ctrl-C ends it")
@@ -64,7 +64,7 @@ def test_dev_keeps_its_data_between_runs(start: Start, tmp_path: Path) -> None:
 
 
 def test_dev_says_what_is_wrong_with_the_app(start: Start, tmp_path: Path) -> None:
-    """Before anything is started."""
+    """The error comes before anything is started."""
     dev = start("opsqueue.cli", "dev", "tsks:app", "--folder", str(tmp_path / "data"))
 
     assert dev.wait() == 2
@@ -82,7 +82,7 @@ def test_dev_says_what_is_wrong_with_the_app(start: Start, tmp_path: Path) -> No
 def test_a_part_that_dies_ends_dev_and_is_named(
     start: Start, tmp_path: Path, part: str, named: str
 ) -> None:
-    """With its last lines; the other parts are ended too."""
+    """Its last lines are shown, and the other parts are ended, too."""
     dev = start(
         *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),
         *("--folder", str(tmp_path / "data")),
@@ -100,7 +100,7 @@ def test_a_part_that_dies_ends_dev_and_is_named(
 
 
 def test_a_second_dev_in_the_same_folder_is_refused(start: Start, tmp_path: Path) -> None:
-    """Its server would write the first one's files, its worker take the first one's chunks."""
+    """It would use the first one's files and chunks."""
     options = ("--port", "0", "-c", "1", "--folder", str(tmp_path / "data"))
     start("opsqueue.cli", "dev", "tasks:app", *options).wait_for_line("Ctrl-C ends it")
 
@@ -111,7 +111,7 @@ def test_a_second_dev_in_the_same_folder_is_refused(start: Start, tmp_path: Path
 
 
 def test_a_second_ctrl_c_ends_dev_without_waiting_for_chunks(start: Start, tmp_path: Path) -> None:
-    """The first one waits for the handler, up to a minute."""
+    """The first one waits up to a minute for the handler."""
     dev = start(
         *("opsqueue.cli", "dev", "tasks:app", "--port", "0", "-c", "1"),
         *("--folder", str(tmp_path / "data")),

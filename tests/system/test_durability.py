@@ -1,4 +1,4 @@
-"""Servers that are killed, or that lose their last writes, under real programs."""
+"""Servers that are killed or lose their last writes, used by real programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def start_api(start: Start, store_url: str) -> Start:
 
 @contextmanager
 def slow_disk(server: EmbeddedServer, *, delay_ms: int) -> Iterator[None]:
-    """Let each fsync of a server take so long, from now on; skips where that can't be done."""
+    """Delay each fsync of a server from now on; skip the test where that is not possible."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
@@ -117,7 +117,7 @@ def test_an_insert_that_was_answered_survives_a_killed_server(
 def test_no_answered_insert_is_lost_by_a_server_killed_under_load(
     tmp_path: Path, disk: str
 ) -> None:
-    """Killed while eight threads insert, whose answers wait for a disk that takes 0.2 s."""
+    """It is killed while eight threads insert and wait for a disk that takes 0.2 s."""
     with EmbeddedServer(tmp_path / "redis", arguments=ALWAYS) as server, ExitStack() as tools:
         if disk == "slow":
             tools.enter_context(slow_disk(server, delay_ms=200))
@@ -161,7 +161,7 @@ def test_an_insert_that_was_answered_under_replica_outlives_the_primary(
 
 
 def test_an_api_that_can_not_keep_fsync_does_not_start(start_api: Start, tmp_path: Path) -> None:
-    """Exit code 2, and what helps."""
+    """The exit code is 2, and the message says what helps."""
     with EmbeddedServer(tmp_path / "redis") as server:
         api = start_api(server, "--durability", "fsync")
 
@@ -188,7 +188,7 @@ def test_an_api_without_replicas_warns_and_says_that_inserts_are_not_confirmed(
 
 
 def test_an_api_on_a_replica_warns(start_api: Start, tmp_path: Path) -> None:
-    """Its inserts would all be refused; the warning says whose URL to give."""
+    """All of its inserts would be refused; the warning names the primary."""
     with (
         EmbeddedServer(tmp_path / "primary") as primary,
         replica_of(primary, tmp_path / "replica") as replica,
@@ -208,7 +208,7 @@ CHUNKS = 400
 def test_completions_that_a_server_lost_are_made_again(
     start: Start, tmp_path: Path, store_url: str, who: str
 ) -> None:
-    """All results right, each chunk counted once; none runs again whose output was stored."""
+    """All results are correct and counted once; chunks with a stored output do not run again."""
     name, log = f"lost-{secrets.token_hex(4)}", tmp_path / "log"
     environment = {"OPSQUEUE_STORE_URL": f"{store_url}?durable=false", "TEST_QUEUE": name}
     # What the lost server had given out unnoticed is released after two times --redis-timeout.

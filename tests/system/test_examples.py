@@ -38,7 +38,7 @@ def work(start: Start, redis_url: str, module_store_url: str) -> Start:
 
 
 def run(*arguments: str, stdin: str = "") -> list[str]:
-    """Run a program of the examples; give its lines."""
+    """Run a program of the examples; return its lines."""
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=EXAMPLES,

@@ -1,4 +1,4 @@
-"""A master dies in the middle of the work: of a cluster, or one that Sentinels watch."""
+"""A master dies during the work, in a cluster or with Sentinels."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ def are_well_spread(servers: ClusterSet | SentinelSet, names: list[str]) -> bool
 
 @contextmanager
 def consuming(consumer: ConsumerClient, may_go_on: threading.Event) -> Iterator[list[int]]:
-    """Let a consumer work, which must not end by itself; give what it was given.
+    """Run a consumer, which must not end by itself; return the operations that it got.
 
-    In the middle of its queue it waits until it may go on.
+    In the middle of its queue it waits until the test lets it continue.
     """
     given: list[int] = []
     ended: list[BaseException | None] = []

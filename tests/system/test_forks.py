@@ -1,4 +1,4 @@
-"""Clients, consumers and stores that were made, and used, before a fork."""
+"""Clients, consumers and stores that were created and used before a fork."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def complete_some(client: ProducerClient, queue: Queue, count: int) -> Expected:
 
 
 def mistakes(client: ProducerClient, expected: Expected, *, seed: int, count: int = 5) -> list[str]:
-    """Read some submissions' results, two threads at a time; give what was not right."""
+    """Read some submissions' results, two threads at a time; return the errors."""
 
     def read(id_: SubmissionId) -> str | None:
         try:
@@ -107,7 +107,7 @@ def test_each_process_gets_the_answers_to_its_own_requests(
 def test_a_fork_in_the_middle_of_other_threads_requests_leaves_no_lock_behind(
     client: ProducerClient, completed: Expected
 ) -> None:
-    """Children of a process that has several requests under way all the time."""
+    """The parent has several requests in progress at every fork."""
     is_over = threading.Event()
 
     def read_on() -> list[str]:
@@ -136,7 +136,7 @@ def _read_in_pool(id_: SubmissionId) -> list[int]:
 def test_a_pool_of_forked_processes_shares_a_client(
     client: ProducerClient, completed: Expected
 ) -> None:
-    """What `multiprocessing` and `concurrent.futures` make with the context "fork"."""
+    """The pools are those of `multiprocessing` and `concurrent.futures` with the context "fork"."""
     _SHARED[:] = [client]
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(3, mp_context=context) as pool:
@@ -238,7 +238,7 @@ def test_a_child_that_drops_an_iterator_does_not_wait_for_threads_of_its_parent(
 def test_asynchronous_calls_work_in_parent_and_child(
     client: ProducerClient, completed: Expected
 ) -> None:
-    """Each with threads of its own."""
+    """Each has its own threads."""
 
     async def read_all() -> Expected:
         async def read(id_: SubmissionId) -> list[int]:
@@ -479,7 +479,7 @@ def holders(queue: Queue) -> dict[str, int]:
 def test_a_consumer_in_a_child_is_a_worker_of_its_own(
     consumer: ConsumerClient, client: ProducerClient, queue: Queue
 ) -> None:
-    """With a name and a heartbeat; what the one holds the other can't report."""
+    """It has its own name and heartbeat, and neither can report the other's chunks."""
     id_ = client.insert_submission([1, 2], chunk_size=1)
     (mine,) = consumer.reserve_chunks(strategy=Oldest())
 

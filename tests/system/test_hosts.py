@@ -1,4 +1,4 @@
-"""A real API without tokens, asked by names that somebody else may own."""
+"""A real API without tokens, reached by names that somebody else may own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def url_of(api: Process) -> str:
 
 @contextmanager
 def resolving(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let this name be this machine, as a rebound one is."""
+    """Resolve a name to this machine, like a rebound one."""
     resolve = socket.getaddrinfo
 
     def resolve_it(host: Any, *rest: Any, **more: Any) -> Any:
@@ -53,7 +53,7 @@ def resolving(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def status_of(url: str, *lines: str) -> int:
-    """Send these lines as a request, and give the answer's status."""
+    """Send these lines as a request, and return the answer's status."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
@@ -61,7 +61,7 @@ def status_of(url: str, *lines: str) -> int:
 
 
 def test_a_rebound_name_reaches_nothing_of_a_real_api(start_api: Start) -> None:
-    """Whatever form the request has."""
+    """The form of the request does not matter."""
     url = url_of(start_api("--allowed-hosts", "api, *.internal", "--allowed-hosts", "gateway"))
     queues = "GET /v1/queues HTTP/1.1"
 
@@ -150,11 +150,11 @@ def test_a_name_that_can_be_none_ends_it_with_exit_code_2(start_api: Start, name
     api = start_api("--allowed-hosts", names)
 
     assert 2 == api.wait()
-    assert "give a name without scheme and port" in " ".join(api.output.split())
+    assert "use a name without scheme and port" in " ".join(api.output.split())
 
 
 def test_an_api_with_tokens_answers_to_any_name(start_api: Start) -> None:
-    """No foreign page has one."""
+    """No page of another site has a token."""
     url = url_of(start_api(OPSQUEUE_API_TOKENS="ops:0123456789abcdef:admin"))
     known = "Authorization: Bearer 0123456789abcdef"
 

@@ -1,4 +1,4 @@
-"""A hard limit under many processes that all ask at once."""
+"""A hard limit with many processes that reserve at the same time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROCESSES = 5
 
 
 def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[int, int]]) -> None:
-    """Reserve two at a time and complete them; tell how many, and the most seen in hand."""
+    """Reserve and complete two at a time; return their number, and the most seen in progress."""
     client = connect(url)
     queue = Queue(client, name)
     strategy = Strategy.MaxSimultaneous("api", MOST)
@@ -38,7 +38,7 @@ def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[i
 
 
 def test_a_hard_limit_is_never_exceeded(real_client: redis.Redis, redis_url: str) -> None:
-    """Not by one, and every chunk is done once, whoever waits being woken."""
+    """Every chunk is done once, and all waiting workers are woken."""
     name = f"limits-{secrets.token_hex(4)}"
     queue = Queue(real_client, name)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""What is no HTTP, or breaks off, sent to a real API process byte by byte."""
+"""Malformed or broken-off HTTP requests, sent to a real API process byte by byte."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ BROKEN = {
 
 
 def keys_at_rest(client: redis.Redis, queue: str) -> dict[bytes, bytes]:
-    """Give a queue's keys when its sweepers have nothing to do, without their locks.
+    """Return a queue's keys without the locks of its sweepers, when these have nothing to do.
 
-    The first submission of a queue without a stream begins a repair, which the API goes on with.
+    The first submission of a queue without a stream begins a repair, which the API continues.
     """
     while Queue(client, queue).repair():
         pass
@@ -140,7 +140,7 @@ def test_half_an_output_is_not_stored(
     queue_name: str,
     body: bytes,
 ) -> None:
-    """The first output that is stored stays: a consumer's connection may break at any byte."""
+    """The first stored output is kept, and a consumer's connection may break at any byte."""
     queue = Queue(real_client, queue_name)
     queue.insert_submission(new_submission(queue, 1))
     chunk = take_one(queue)

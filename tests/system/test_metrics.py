@@ -31,7 +31,7 @@ QUICK = ("--heartbeat-interval", "0.3", "--heartbeat-timeout", "1.5")
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own: a scrape counts every queue, and other tests have thousands."""
+    """Run a separate server, since a scrape counts every queue and other tests have thousands."""
     with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
         yield server.url
 
@@ -56,7 +56,7 @@ Ask = Callable[[str], float | None]
 
 
 def scraped(urls: list[str]) -> Ask:
-    """Ask what such ports serve."""
+    """Read the metrics at such ports."""
 
     def ask(metric: str) -> float | None:
         lines = "".join(httpx.get(url, timeout=10).text for url in urls).splitlines()
@@ -67,7 +67,7 @@ def scraped(urls: list[str]) -> Ask:
 
 
 def queried(server: str) -> Ask:
-    """Ask a real Prometheus, which scrapes them."""
+    """Query a real Prometheus that scrapes them."""
 
     def ask(metric: str) -> float | None:
         answer = httpx.get(f"{server}/api/v1/query", params={"query": metric}, timeout=10)
@@ -162,7 +162,7 @@ def test_what_is_scraped_equals_what_was_submitted_after_a_kill_and_retries(
 
 
 def test_requests_are_counted_over_all_processes_of_an_api(api_url: str) -> None:
-    """Whichever of the two answers; each request is counted once."""
+    """Each request is counted once, whichever process answers."""
     count = (
         'opsqueue_http_request_duration_seconds_count{method="GET",route="/version",status="200"}'
     )
@@ -194,7 +194,7 @@ def test_a_worker_measures_its_children_and_survives_their_deaths(
 
     until(is_counted)
     assert "opsqueue_worker_slots 2.0" in text
-    assert served(text) == documented("Of a worker")
+    assert served(text) == documented("Metrics of a worker")
 
 
 def children_of(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A queue gets partitions while its programs run: they serve the new ones without a restart."""
+"""A queue gets partitions while its programs run, and they serve these without a restart."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def producer(api_url: str, store: str, queue_name: str) -> ProducerClient:
 
 
 def insert_in_all(producer: ProducerClient) -> list[SubmissionId]:
-    """Hand in until the API has used each partition; it learns of new ones in seconds."""
+    """Insert until the API has used each partition; it learns of new ones in seconds."""
     ids: list[SubmissionId] = []
 
     def is_spread() -> bool:

@@ -1,4 +1,4 @@
-"""Everything around a worker fails while 200 chunks run: they end complete, each counted once."""
+"""Everything around a worker fails while 200 chunks run: all complete, each counted once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Run:
     def check(
         self, submission_id: SubmissionId, chunks: int = CHUNKS, within_s: float = 60
     ) -> None:
-        """Complete, in order, each counted once, nothing left in anybody's hands."""
+        """Check that the results are complete and in order, counted once, and none reserved."""
         deadline = time.monotonic() + within_s
         while True:
             try:
@@ -158,7 +158,7 @@ def test_a_server_that_restarts_finds_its_worker_again(start_quick: Start, run: 
 
 
 def test_flushed_scripts_are_loaded_again(start_quick: Start, run: Run) -> None:
-    """SCRIPT FLUSH in the middle changes nothing."""
+    """SCRIPT FLUSH during the work changes nothing."""
     worker = start_quick()
     submission_id = run.submit()
     run.wait_until_some_ran()
@@ -188,7 +188,7 @@ def test_a_deleted_group_or_stream_is_made_again_and_repaired(
 
 
 def test_a_worker_outlives_a_flushed_server(start_quick: Start, run: Run) -> None:
-    """What was submitted is gone; what comes next is worked on."""
+    """The submissions are gone, and later ones are processed."""
     worker = start_quick()
     run.submit()
     run.wait_until_some_ran()
@@ -201,7 +201,7 @@ def test_a_worker_outlives_a_flushed_server(start_quick: Start, run: Run) -> Non
 
 
 def test_a_stalled_worker_that_wakes_up_changes_nothing(start_quick: Start, run: Run) -> None:
-    """Stopped past its timeout, its chunks are taken over; awake again it goes on with others."""
+    """After its timeout its chunks are taken over; later it continues with others."""
     stalled = start_quick()
     submission_id = run.submit()
     run.wait_until_some_ran()

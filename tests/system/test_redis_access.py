@@ -1,4 +1,4 @@
-"""Redis behind its own locks: users with no more rights than are needed, and TLS."""
+"""Access control of Redis: users with only the needed rights, and TLS."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def url_of(server: EmbeddedServer, role: str) -> str:
 
 
 def printed(*arguments: str) -> str:
-    """The line that a person gets, with a password in its place."""
+    """Return the line that the command prints, with a password in it."""
     return str(
         CliRunner()
         .invoke(main, ["acl", *arguments], catch_exceptions=False)
@@ -79,7 +79,7 @@ def users(server: EmbeddedServer) -> None:
 def test_the_users_that_are_printed_can_do_all_that_the_programs_do(
     server: EmbeddedServer, start: Start, store: str, queue_name: str
 ) -> None:
-    """The server's own log of refusals stays empty."""
+    """The server's log of refusals stays empty."""
     of_api, of_worker = url_of(server, "api"), url_of(server, "worker")
     api = start("opsqueue_api", "--port", "0", OPSQUEUE_REDIS_URL=of_api, OPSQUEUE_STORE_URL=store)
     url = api.wait_for_line("ready on").rpartition(" ")[2]

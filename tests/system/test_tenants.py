@@ -1,7 +1,7 @@
-"""Two tenants of one API, each with a token for its own queue: what one can do to the other.
+"""Two tenants of one API, each with a token for its own queue: attacks on the other tenant.
 
-One real API process on one server and one store. The attacker knows everything of the victim that
-can leak: prefix, ids, tokens of reservations, worker names and idempotency keys.
+They share a real API process, a server and a store. The attacker knows everything of the victim
+that can leak: prefix, ids, tokens of reservations, worker names and idempotency keys.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def client_of(api_url: str, tenant: str, queue: str = "") -> httpx.Client:
 
 @dataclass
 class Victim:
-    """A submission of four chunks: one done, one with an error, one in hand, one free."""
+    """A submission of four chunks: one done, one with an error, one reserved, one ready."""
 
     http: httpx.Client
     redis: redis.Redis
@@ -80,7 +80,7 @@ class Victim:
     held: dict[str, Any]
 
     def state(self) -> dict[str, Any]:
-        """All that there is of it, in Redis and in the store."""
+        """Return all of the victim's data in Redis and in the store."""
         keys = self.redis.scan_iter(match=base_key(VICTIM) + "*", count=1_000)
         in_redis = {
             key: self.redis.dump(key) for key in keys if b"sweeper:" not in key
@@ -132,7 +132,7 @@ def victim(api_url: str, redis_url: str, module_store_url: str) -> Iterator[Vict
 def attacker(
     request: pytest.FixtureRequest, api_url: str, victim: Victim
 ) -> Iterator[httpx.Client]:
-    """Speaks to its own queue; the victim has all that it had when the test ends."""
+    """A client of its own queue; at the end the victim's data must be unchanged."""
     before = victim.state()
     with client_of(api_url, "attacker", request.param) as http:
         yield http
@@ -199,7 +199,7 @@ def test_no_route_of_anothers_queue_opens(api_url: str, victim: Victim) -> None:
 def test_no_spelling_of_a_path_leads_to_anothers_queue(
     api_url: str, victim: Victim, path: str
 ) -> None:
-    """Sent as it is written: clients would tidy it up."""
+    """Paths are sent unchanged, since clients would normalize them."""
     url = urlsplit(api_url)
     target = path.format(own=ATTACKER, victim=VICTIM, id=victim.id)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=30)
@@ -217,7 +217,7 @@ def test_no_spelling_of_a_path_leads_to_anothers_queue(
 def test_anothers_submission_is_not_found_in_ones_own_queue(
     attacker: httpx.Client, victim: Victim
 ) -> None:
-    """Whatever is asked of its id."""
+    """This holds for every request with its id."""
     one = f"/submissions/{victim.id}"
     for path in (
         *("", "?wait=1", "/results", "/results?follow=true", "/errors", "/errors/chunks"),
@@ -236,7 +236,7 @@ def test_anothers_submission_is_not_found_in_ones_own_queue(
 def test_anothers_reservation_is_lost_in_ones_own_queue(
     attacker: httpx.Client, victim: Victim
 ) -> None:
-    """With its very token: nothing is stored, counted, failed or given back."""
+    """Even with its token nothing is stored, counted, failed or released."""
     token = victim.held["token"]
     reports = {
         "/chunks/complete": {"chunks": [{"token": token}]},
@@ -338,7 +338,7 @@ def test_anothers_idempotency_key_is_a_key_of_ones_own(
 
 
 def test_events_and_counts_are_of_ones_own_queue(attacker: httpx.Client, victim: Victim) -> None:
-    """Also with an event id of the other's stream."""
+    """This holds even with an event id of the other's stream."""
     own = str(attacker.base_url).rstrip("/").rpartition("/")[2]
     with attacker.stream("GET", "/events", headers={"last-event-id": "0-1"}) as answer:
         seen = ""

@@ -1,4 +1,4 @@
-"""One trace over real processes, sent to a collector of our own as they end."""
+"""A trace across real processes, sent to the test's collector when they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 
 class Collector:
-    """Takes spans as OTLP over HTTP."""
+    """A collector that accepts spans as OTLP over HTTP."""
 
     def __init__(self) -> None:
         collector = self
@@ -175,7 +175,7 @@ def test_every_pool_continues_the_trace(
     pool: str,
     suffix: str,
 ) -> None:
-    """Each chunk in its own submission's, though they run side by side."""
+    """Each chunk is in its own submission's trace, although they run side by side."""
     producer = producer_of(suffix)
     ids = [producer.insert_submission(range(3), chunk_size=1) for _ in range(2)]
 

@@ -1,4 +1,4 @@
-"""One worker serves several queues: what it reports is of the queue that it is about."""
+"""A worker serves several queues and reports each chunk to its own queue."""
 
 from __future__ import annotations
 

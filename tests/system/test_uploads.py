@@ -1,4 +1,4 @@
-"""Producers as processes: killed in the middle of an upload, and under a cap on their memory."""
+"""Producers as processes: killed in the middle of an upload, and with limited memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of two versions on one server: the release beside the working tree; formats too new."""
+"""Programs of two versions on one server: the release and the working tree; too new formats."""
 
 from __future__ import annotations
 

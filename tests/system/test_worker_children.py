@@ -1,4 +1,4 @@
-"""What handlers do to the processes that they run in, and what the end of a worker does to them."""
+"""Handlers that affect their processes, and the end of a worker with its children."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_handler_can_end_what_it_starts(start_worker: Start, producer_of: Prod
 def test_a_death_is_noticed_though_a_fork_lives_on(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """It has our socket open; the chunk is charged within a second or two all the same."""
+    """The fork has the socket open, but the chunk uses an attempt within seconds."""
     path = tmp_path / "fork"
     start_worker("--concurrency", "1")
     submission_id = producer_of().insert_submission([["fork", str(path)]], chunk_size=1, **ONCE)
@@ -50,7 +50,7 @@ def test_a_death_is_noticed_though_a_fork_lives_on(
 def test_a_chunk_is_reported_while_the_next_one_runs(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path, inline_bytes: int
 ) -> None:
-    """However long that one takes: reports share messages, but none waits for another."""
+    """Reports may share messages, but none waits for another chunk."""
     start_worker("--concurrency", "1")
     producer = producer_of(inline_bytes=inline_bytes)
     operations = [1, ["wait", str(tmp_path)]]
@@ -65,7 +65,7 @@ def test_a_chunk_is_reported_while_the_next_one_runs(
 def test_a_second_stop_delivers_its_reports(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """What is given back is reported; nobody has to take over."""
+    """Released chunks are reported, so no worker needs to take them over."""
     worker = start_worker("--concurrency", "2", "--heartbeat-interval", "0.5")
     producer_of().insert_submission([["wait", str(tmp_path)]] * 2, chunk_size=1)
     while len(list(tmp_path.glob("started-*"))) < 2:
@@ -76,14 +76,14 @@ def test_a_second_stop_delivers_its_reports(
     worker.signal(signal.SIGTERM)
 
     assert worker.wait() == 0
-    assert worker.output.count("given back: its process ended") == 2, worker.output
-    assert "could not be delivered" not in worker.output
+    assert worker.output.count("released: its process ended") == 2, worker.output
+    assert "could not be sent" not in worker.output
 
 
 def test_an_exit_in_an_async_worker_fails_its_chunk(
     start_worker: Start, producer_of: ProducerOf
 ) -> None:
-    """With its reason."""
+    """The failure has the reason."""
     start_worker("--pool", "async")
 
     with pytest.raises(SubmissionFailedError, match="SystemExit"):
@@ -91,7 +91,7 @@ def test_an_exit_in_an_async_worker_fails_its_chunk(
 
 
 def test_reload_needs_children(start: Start) -> None:
-    """The solo pool has none; said at the start instead of doing nothing."""
+    """The solo pool has none, so the worker refuses the option."""
     worker = start(
         *("opsqueue_worker", "tasks:app", "--pool", "solo", "--reload"),
         OPSQUEUE_STORE_URL="memory://x",

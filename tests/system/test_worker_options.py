@@ -1,4 +1,4 @@
-"""Pools, limits, signals and what else `opsqueue-worker` can be told."""
+"""Pools, limits, signals and other options of `opsqueue-worker`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def meeting(tmp_path: Path) -> Path:
 def queue_of_pool(
     request: pytest.FixtureRequest, redis_url: str, module_store_url: str
 ) -> Iterator[str]:
-    """Run a worker of each pool in turn, for tests that leave it as it was; the queue it serves."""
+    """Run a worker of each pool in turn, for tests that do not change it; return its queue."""
     queue_name = f"test-{secrets.token_hex(6)}"
     with running(
         *("opsqueue_worker", "tasks:app", "--concurrency", "2", "--pool", request.param),
@@ -68,14 +68,14 @@ def producer_of_pool(
 
 
 def test_every_pool_gives_results_in_order(producer_of_pool: ProducerOf) -> None:
-    """A plain handler works in each of them."""
+    """A plain handler works in each pool."""
     results = list(producer_of_pool().run_submission(range(300), chunk_size=7))
 
     assert results == list(range(1, 301))
 
 
 def test_every_pool_runs_async_handlers(producer_of_pool: ProducerOf, meeting: Path) -> None:
-    """Eight operations of the chunk at once, as tasks."""
+    """Eight operations of a chunk run at the same time, as tasks."""
     for name in "abcdefgh":  # the other chunk's half of the meeting
         (meeting / name).touch()
 
@@ -136,7 +136,7 @@ def test_a_chunk_past_its_time_limit_is_killed(
 
 
 def test_a_soft_time_limit_is_raised_in_the_handler(producer_of_pool: ProducerOf) -> None:
-    """It can tidy up and even give a result."""
+    """The handler can clean up and even return a result."""
     results = list(producer_of_pool("-soft").run_submission([60, 0], chunk_size=1))
 
     assert results == ["tidied up", "in time"]
@@ -169,7 +169,7 @@ def test_a_child_is_replaced_after_too_much_memory(
 def test_hooks_run_once_a_process(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """At its start before the first chunk, at its end after the last."""
+    """They run before the first chunk and after the last one."""
     worker = start_worker("--concurrency", "1", TEST_STOPPED=str(tmp_path))
     (child,) = worker.children()
 
@@ -184,7 +184,7 @@ def test_hooks_run_once_a_process(
 def test_burst_drains_the_queue_and_exits(
     start: Start, producer_of: ProducerOf, redis_url: str, store_url: str, queue_name: str
 ) -> None:
-    """Chunks that wait for their back-off included."""
+    """It also waits for chunks in a back-off."""
     producer = producer_of()
     submission_id = producer.insert_submission(range(50), chunk_size=5)
 
@@ -247,7 +247,7 @@ def test_reload_replaces_the_children_when_a_file_changes(
     queue_name: str,
     tmp_path: Path,
 ) -> None:
-    """What is run next is what was written last."""
+    """Later chunks run the new code."""
     source = tmp_path / "changing.py"
     text = (
         "import os\nfrom opsqueue import Opsqueue\napp = Opsqueue()\n"
@@ -314,7 +314,7 @@ def test_json_logs_have_a_line_a_chunk(start_worker: Start, producer_of: Produce
 def test_a_handlers_own_lines_carry_submission_and_chunk(
     start_worker: Start, producer_of: ProducerOf, form: str
 ) -> None:
-    """So that what went wrong with one chunk can be found."""
+    """So the log shows what happened to a chunk."""
     worker = start_worker("--log-format", form)
     submission_id = producer_of("-hooks").insert_submission([0], chunk_size=1)
 
@@ -355,12 +355,12 @@ def test_a_handler_that_holds_the_interpreter_does_not_stop_the_heartbeat(
     ("option", "says"),
     [
         (("--max-memory-per-child", "lots"), "write it like 512MB"),
-        (("--prefetch", "-1"), "give auto, or a number"),
+        (("--prefetch", "-1"), "use auto or a number"),
         (("--pool", "gevent"), "'process', 'thread', 'async', 'solo'"),
     ],
 )
 def test_a_wrong_option_says_what_is_right(option: list[str], says: str) -> None:
-    """Exit code 2."""
+    """The exit code is 2."""
     shown = CliRunner(env={"OPSQUEUE_STORE_URL": "memory://x"}).invoke(main, ["tasks:app", *option])
 
     assert shown.exit_code == 2

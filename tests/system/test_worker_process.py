@@ -1,4 +1,4 @@
-"""The worker as users run it: real processes on a real server, really killed."""
+"""The worker as users run it: real processes with a real server, which are really killed."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_stop_finishes_the_chunks_in_hand_and_gives_the_rest_back(
 def test_a_killed_workers_chunks_are_taken_over(
     start_worker: Start, producer: ProducerClient, tmp_path: Path
 ) -> None:
-    """Nothing is lost and nothing counted twice when a whole worker is killed in the middle."""
+    """Nothing is lost or counted twice when a whole worker is killed during the work."""
     timeouts = ("--heartbeat-interval", "0.2", "--heartbeat-timeout", "1")
     doomed = start_worker(*timeouts)
     log = tmp_path / "log"
@@ -202,10 +202,10 @@ def test_a_killed_workers_chunks_are_taken_over(
     assert (len(gone), alive) == (2, [])
 
 
-def test_a_cancelled_submissions_chunk_in_hand_becomes_void(
+def test_a_reserved_chunk_of_a_cancelled_submission_is_revoked(
     start_worker: Start, producer: ProducerClient, store_url: str, tmp_path: Path
 ) -> None:
-    """Within a heartbeat the handler can know; its result is not stored."""
+    """The handler can notice it within a heartbeat; its result is not stored."""
     start_worker("--heartbeat-interval", "0.1")
     submission_id = producer.insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until(lambda: list(tmp_path.glob("started-*")))
@@ -223,7 +223,7 @@ def test_a_cancelled_submissions_chunk_in_hand_becomes_void(
 def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(
     start_worker: Start, producer: ProducerClient, real_client: redis.Redis, queue_name: str
 ) -> None:
-    """And resuming wakes an idle worker."""
+    """Resuming wakes an idle worker."""
     queue = Queue(real_client, queue_name)
     queue.pause_queue()
     start_worker()
@@ -280,7 +280,7 @@ def test_redis_down_at_start_says_so(start: Start, store_url: str) -> None:
 
 
 def test_children_do_not_outlive_their_parent(start_worker: Start) -> None:
-    """Not even when the parent is killed."""
+    """They end even when the parent is killed."""
     worker = start_worker()
     children = worker.children()
 

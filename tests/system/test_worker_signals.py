@@ -1,4 +1,4 @@
-"""What a worker does at each signal: stop, give back, replace its children, print its stacks."""
+"""A worker's reaction to signals: stop, release chunks, replace children, print stacks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Begin = Callable[..., Begun]
 
 @pytest.fixture
 def begin(start_worker: Start, producer_of: ProducerOf, tmp_path: Path) -> Begin:
-    """Start a worker of one child, and a submission whose chunk runs in it until `go` is there.
+    """Start a worker with one child, and a submission whose chunk runs until `go` exists.
 
-    Gives the worker, a producer, and the submission's id.
+    Return the worker, a producer, and the submission's id.
     """
 
     def start_and_wait(*options: str, **settings: Any) -> Begun:
@@ -40,14 +40,14 @@ def begin(start_worker: Start, producer_of: ProducerOf, tmp_path: Path) -> Begin
 
 
 def check_given_back(producer: ProducerClient, submission_id: SubmissionId) -> None:
-    """Nobody has its chunk in hand, and no attempt of it was used."""
+    """Check that its chunk is not reserved and that no attempt of it was used."""
     status = producer.get_submission(submission_id)
     assert status is not None
     assert (status.chunks_in_hand, status.last_failure) == (0, None)
 
 
 def test_a_second_stop_gives_back_at_once(begin: Begin) -> None:
-    """The chunk that runs goes back with its attempt unused; exit code 0."""
+    """The running chunk is released with its attempt unused; the exit code is 0."""
     worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGTERM)
@@ -61,7 +61,7 @@ def test_a_second_stop_gives_back_at_once(begin: Begin) -> None:
 def test_a_term_while_it_starts_ends_it_at_once(
     start: Start, redis_url: str, store_url: str, queue_name: str
 ) -> None:
-    """Nothing is in hand yet; exit code 0."""
+    """The worker holds no chunks yet; the exit code is 0."""
     worker = start(
         *("opsqueue_worker", "tasks:app", "-c", "4"),
         OPSQUEUE_REDIS_URL=redis_url,
@@ -97,7 +97,7 @@ def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
 
 
 def test_quit_gives_back_at_once(begin: Begin) -> None:
-    """As two TERMs do."""
+    """It has the same effect as two TERMs."""
     worker, producer, submission_id = begin()
 
     worker.signal(signal.SIGQUIT)
@@ -107,7 +107,7 @@ def test_quit_gives_back_at_once(begin: Begin) -> None:
 
 
 def test_a_chunk_that_outlasts_the_shutdown_timeout_goes_back(begin: Begin) -> None:
-    """The orchestrator's patience is not endless."""
+    """The chunk is released, since the orchestrator does not wait forever."""
     worker, producer, submission_id = begin("--shutdown-timeout", "0.5")
 
     worker.signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_a_term_to_the_whole_group_lets_children_finish(begin: Begin, tmp_path: 
 
 
 def test_hup_replaces_the_children_after_their_chunks(begin: Begin, tmp_path: Path) -> None:
-    """The chunk that runs is completed by the old one; what waits behind it is run by a new one."""
+    """The old child completes its running chunk, and a new one runs the waiting chunks."""
     worker, producer, submission_id = begin("--prefetch", "1")
     (old,) = worker.children()
     next_id = producer.insert_submission([["pid"]], chunk_size=1)
@@ -146,7 +146,7 @@ def test_hup_replaces_the_children_after_their_chunks(begin: Begin, tmp_path: Pa
 
 
 def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin: Begin) -> None:
-    """Or one that always does would come back for as long as somebody sends HUP."""
+    """Otherwise such a chunk would return as long as somebody sends HUP."""
     worker, producer, submission_id = begin(max_attempts=1)
     (old,) = worker.children()
 
@@ -163,7 +163,7 @@ def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin: Begin) -
 def test_usr1_prints_the_stacks_of_all_threads(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """Of the parent and of the child, whose handler stands in there."""
+    """It prints those of the parent and of the child with its handler."""
     worker = start_worker("--concurrency", "1")
     producer_of().insert_submission([["wait", str(tmp_path)]], chunk_size=1)
     until(lambda: list(tmp_path.glob("started-*")))

@@ -1,4 +1,4 @@
-"""The types that users get: a module of theirs, checked with an installed copy of the package."""
+"""The types that users get: a user's module, checked with an installed copy of the package."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a user writes, with the types that come out; never run.
+"""A user's module with the types of its expressions; it is never run.
 
-Both type checkers want every `type: ignore` here: each stands on a mistake that they must find.
+Both type checkers need every `type: ignore` here: each marks a mistake that they must find.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence

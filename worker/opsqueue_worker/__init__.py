@@ -1,8 +1,10 @@
 """The worker: reserves chunks, runs handlers in child processes, reports.
 
-The path of a chunk, a module a step: intake (reserves) -> pool (hands to a child) -> child (fetch,
-run, save) -> pool -> intake (reports, in the round trip that reserves the next). Beside it:
-heartbeat (alive, what is void) and sweeper (takes back from the dead, cleans up).
+Each step of a chunk's path is a module: intake (reserves) -> pool (sends the chunk to a child) ->
+child (fetches the input, runs the handler, saves the output) -> pool -> intake (reports, in the
+round trip that reserves the next chunks). The heartbeat runs beside it: it reports that the worker
+is alive and learns which reservations were revoked. The sweeper reclaims chunks of dead workers
+and cleans up.
 """
 
 from opsqueue.model.extras import needing
@@ -11,6 +13,6 @@ from opsqueue.model.extras import needing
 def main() -> None:
     """Run `opsqueue-worker`."""
     with needing("worker", by="opsqueue-worker"):
-        # Only now: what it needs may not be installed.
+        # Imported here because its dependencies may not be installed.
         from opsqueue_worker.cli import main as command  # noqa: PLC0415 as above
     command(prog_name="opsqueue-worker")

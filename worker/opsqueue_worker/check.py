@@ -1,4 +1,4 @@
-"""`opsqueue-worker --check`: whether a worker of this host is alive, for health checks."""
+"""`opsqueue-worker --check`: a health check that looks for a live worker of this host."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from opsqueue_worker.settings import WorkerSettings
 
 
 def check_worker(settings: WorkerSettings, queues: tuple[str, ...]) -> str | None:
-    """Look for a worker of this host among those that Redis knows; None when there is one.
+    """Look for a live worker of this host among the workers that Redis knows.
 
-    A worker registers with its first heartbeat, which comes when its children are ready, and says
-    itself after how long a silence it is dead.
+    A worker registers with its first heartbeat, which it sends when its children are ready. Each
+    heartbeat says after how long a silence the worker counts as dead.
 
     Returns:
-        Otherwise what is missing, as a sentence.
+        None if there is one, otherwise a sentence that says what is missing.
     """
     client = connection.connect(settings.redis_url)
     host = socket.gethostname()
@@ -30,4 +30,4 @@ def check_worker(settings: WorkerSettings, queues: tuple[str, ...]) -> str | Non
         return str(exc)
     finally:
         client.close()
-    return f"no worker of {host} has given a sign of life on {', '.join(queues)}"
+    return f"no worker of {host} has sent a heartbeat on {', '.join(queues)}"

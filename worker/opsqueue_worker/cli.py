@@ -1,4 +1,4 @@
-"""The `opsqueue-worker` command: reads options and environment, runs a worker, gives exit codes."""
+"""The `opsqueue-worker` command: reads options and environment, runs a worker, sets exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
 )
 from opsqueue.handlers.app import Opsqueue, load_app
-from opsqueue.model.version import __version__
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
@@ -32,16 +31,28 @@ _EPILOG = """
 Examples:
   opsqueue-worker tasks:app
   opsqueue-worker tasks:app -c 8 -Q images,emails
-  opsqueue-worker tasks:app --pool async -c 50          async def handlers that call an API
-  opsqueue-worker tasks:app --pool solo                 breakpoints work
+  opsqueue-worker tasks:app --pool async -c 50          for async def handlers that call an API
+  opsqueue-worker tasks:app --pool solo                 for debugging: breakpoints work
   opsqueue-worker tasks:app --strategy "PreferDistinct(customer, Oldest)"
-  opsqueue-worker tasks:app --burst                     do what there is, then exit
+  opsqueue-worker tasks:app --burst                     work until the queues are empty, then exit
   opsqueue-worker tasks:app --redis-url redis://cache:6379/0 --store-url s3://bucket/opsqueue
 
 \b
-Signals: TERM or Ctrl-C finishes the chunks that run, a second one (or QUIT) gives them back at
-once; HUP replaces the children; USR1 prints all stacks to stderr.
-Exit codes: 0 ended as told, 1 unexpected, 2 usage or app, 3 Redis or store not reachable.
+Signals:
+  TERM, INT (Ctrl-C)  finish the chunks that run, release the others, then exit; a second one
+                      releases all of them at once
+  QUIT                release all chunks at once, then exit
+  HUP                 replace the child processes, each after the chunk that it runs
+  USR1                print the stack of every thread to stderr
+\b
+Exit codes:
+  0  the worker stopped as it was asked to
+  1  an unexpected error, or with --check: no worker is alive
+  2  an option is wrong, or the app can't be loaded
+  3  Redis or the store can't be reached
+\b
+Environment: each option has a variable, which is named beside it. The SDKs of object stores and
+of OpenTelemetry read theirs (AWS_..., GOOGLE_..., OTEL_...).
 """
 
 _DEFAULTS: Final = WorkerSettings(app="", redis_url="", store_url="")
@@ -56,10 +67,10 @@ class _Memory(click.ParamType[int]):
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Give bytes."""
+        """Parse a size and return it in bytes."""
         match = re.fullmatch(r"(\d+)\s*([KMG]?)B?", str(value).strip(), re.IGNORECASE)
         if match is None:
-            self.fail(f"{value!r} is no size: write it like 512MB or 2GB", param, ctx)
+            self.fail(f"{value!r} is not a size: write it like 512MB or 2GB", param, ctx)
         return int(match[1]) * _UNITS[match[2].upper()]
 
 
@@ -71,11 +82,11 @@ class _Prefetch(click.ParamType[int | None]):
     def convert(
         self, value: str | int | None, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | None:
-        """Give None for auto."""
+        """Parse the number; None stands for `auto`."""
         if value is None or value == "auto":
             return None
         if not str(value).isdigit() or int(value) > 1_000:
-            self.fail(f"{value!r}: give auto, or a number from 0 to 1000", param, ctx)
+            self.fail(f"{value!r}: use auto or a number from 0 to 1000", param, ctx)
         return int(value)
 
 
@@ -87,7 +98,7 @@ class _Strategy(click.ParamType[AnyStrategy]):
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> AnyStrategy:
-        """Read it."""
+        """Parse the strategy."""
         try:
             return parse_strategy(value)
         except InvalidArgumentError as exc:
@@ -110,8 +121,9 @@ class _Strategy(click.ParamType[AnyStrategy]):
     "--pool",
     type=click.Choice(get_args(PoolKind)),
     default=_DEFAULTS.pool,
-    help="What runs chunks: child processes; threads of one child, for handlers that wait; tasks "
-    "of one child's event loop, for async def handlers; this process itself, for debugging.",
+    help="Where handlers run: process, in child processes; thread, in threads of one child, for "
+    "handlers that wait; async, on the event loop of one child, for async def handlers; solo, in "
+    "this process, for debugging.",
 )
 @config.CONCURRENCY()
 @click.option(
@@ -120,82 +132,94 @@ class _Strategy(click.ParamType[AnyStrategy]):
     default="",
     show_default=False,
     metavar="A,B",
-    help="Queues to serve.  [default: every queue that the app has a handler for]",
+    help="Serve only these queues.  [default: every queue that the app has a handler for]",
 )
 @click.option(
     "--prefetch",
     type=_Prefetch(),
     default="auto",
-    help="Chunks that wait beside each that runs; auto: about 100 ms of work, 1 to 64.",
+    help="Number of chunks reserved ahead for each chunk that runs. auto reserves about 100 ms of "
+    "work, 1 to 64 chunks.",
 )
 @config.REDIS_URL()
 @config.STORE_URL(help=f"{config.STORE_URL.help}  [required]")
 @click.option(
     "--strategy",
     type=_Strategy(),
-    help='Which chunk next, like "PreferDistinct(customer, Oldest)".  [default: the handler\'s]',
+    help='Strategy that chooses the next chunk, such as "PreferDistinct(customer, Oldest)".  '
+    "[default: the handler's]",
 )
 @click.option(
     "--max-chunks-per-child",
     type=click.IntRange(1),
-    help="Replace a child after so many.  [default: never]",
+    help="Replace a child process after it has run this many chunks.  [default: never]",
 )
 @click.option(
     "--max-memory-per-child",
     type=_Memory(),
-    help="Replace a child that has had so much, like 512MB.  [default: never]",
+    help="Replace a child process that has used this much memory, such as 512MB.  [default: never]",
 )
 @click.option(
     "--max-chunk-bytes",
     type=click.IntRange(1_024, MAX_CHUNK_BYTES),
     default=_DEFAULTS.max_chunk_bytes,
-    help="Bytes, before compression, of a chunk's operations; with more its attempt fails.",
+    help="Maximum size of a chunk's operations in bytes, before compression. The attempt of a "
+    "larger chunk fails.",
 )
 @click.option(
     "--heartbeat-interval",
     type=click.FloatRange(0.1, 600),
     default=_DEFAULTS.heartbeat_interval_s,
-    help="Seconds between signs of life.",
+    help="Seconds between two heartbeats.",
 )
 @config.HEARTBEAT_TIMEOUT(
     type=click.FloatRange(0.5, 3600),
-    help="Seconds without one after which this worker counts as dead to the others.",
+    help="Seconds without a heartbeat after which other workers take this worker for dead.",
 )
 @click.option(
     "--redis-timeout",
     # Reads wait for 5 s, and their answers take some time.
     type=click.FloatRange(6, 600),
     default=_DEFAULTS.redis_timeout_s,
-    help="Seconds without an answer after which a connection to Redis is given up.",
+    help="Seconds without an answer after which a connection to Redis is closed.",
 )
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(0, 86_400),
     default=_DEFAULTS.shutdown_timeout_s,
-    help="Seconds that chunks have to finish at the end.",
+    help="Seconds that running chunks have to finish when the worker stops.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65_535),
-    help="Serve Prometheus's metrics there; 0: any free port.  [default: none]",
+    help="Serve Prometheus metrics on this port. 0 chooses a free port.  [default: none]",
 )
 @click.option(
     "--metrics-host",
     default=_DEFAULTS.metrics_host,
-    help="Address of the metrics; in a container 0.0.0.0. It asks for no token.",
+    help="Address that the metrics are served on. Use 0.0.0.0 in a container. No token is asked "
+    "for.",
 )
-@click.option("--burst", is_flag=True, help="Exit with 0 when the queues are empty.")
-@click.option("--reload", is_flag=True, help="Replace the children when source files change.")
+@click.option("--burst", is_flag=True, help="Exit when the queues are empty.")
 @click.option(
-    "--check", is_flag=True, help="Only say whether a worker of this host is alive: exit 0 or 1."
+    "--reload", is_flag=True, help="Replace the child processes when source files change."
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Run no chunks. Exit with 0 if a worker on this host is alive, else with 1.",
 )
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
-@click.version_option(__version__, message="opsqueue-worker %(version)s", allow_from_autoenv=False)
+@config.version_option("opsqueue-worker")
 def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
-    """Run the handlers of an app: MODULE:APP names it, like tasks:app for `app = …` in tasks.py."""
+    """Run the handlers of an app.
+
+    MODULE:APP names the app: tasks:app is the variable `app` in tasks.py.
+    """
     try:
-        # First of all: the kernel drops signals that process 1 of a container has no handler for.
+        # Before anything else: the kernel drops signals to process 1 of a container that it has
+        # no handler for.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         set_up_logging(options["log_level"], options["log_format"])
@@ -222,9 +246,9 @@ config.name_variables(main)
 
 
 class _ToldToStopError(BaseException):
-    """A signal came before the worker has handlers of its own: there is nothing in hand.
+    """A signal arrived before the worker has installed its own handlers; it holds no chunks yet.
 
-    No SystemExit: an app that raises this while it is imported is told that it did.
+    It is not a SystemExit: an app that raises SystemExit during its import gets its own message.
     """
 
 
@@ -235,20 +259,20 @@ def _stop(_number: int, _frame: object) -> None:
 def _settings_of(options: dict[str, Any]) -> WorkerSettings:
     if not options["store_url"] and not options["check"]:
         message = (
-            "no store: give --store-url or set OPSQUEUE_STORE_URL, like file:///var/lib/opsqueue; "
-            "the same as producers and the API have"
+            "no store: pass --store-url or set OPSQUEUE_STORE_URL, like file:///var/lib/opsqueue; "
+            "it must be the store that producers and the API use"
         )
         raise IncorrectUsageError(message)
     if options["heartbeat_timeout"] < 2 * options["heartbeat_interval"]:
         message = (
-            f"--heartbeat-timeout {options['heartbeat_timeout']:g} is less than two times "
+            f"--heartbeat-timeout {options['heartbeat_timeout']:g} is less than twice "
             f"--heartbeat-interval {options['heartbeat_interval']:g}: a healthy worker would count "
-            "as dead when one sign of life is late"
+            "as dead when one heartbeat is late"
         )
         raise IncorrectUsageError(message)
     is_solo = options["pool"] == "solo"
     if options["reload"] and is_solo:
-        message = "--reload replaces children, and --pool solo has none: leave one of them out"
+        message = "--reload replaces children, and --pool solo has none: leave one of the two out"
         raise IncorrectUsageError(message)
     return WorkerSettings(
         app=options["app"],

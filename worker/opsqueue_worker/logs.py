@@ -1,4 +1,4 @@
-"""Logging of the worker's processes: to stderr, plain or as JSON, with the chunk at hand."""
+"""Logging of the worker's processes: to stderr, plain or as JSON, with the current chunk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _chunk: ContextVar[Reservation | None] = ContextVar("opsqueue_chunk", default=No
 
 
 def set_up_logging(level: str, form: LogFormat = "plain") -> None:
-    """Send everything from `level` on to stderr."""
+    """Log to stderr everything of `level` or above."""
     logs.set_up_logging(level, form, _add_chunk)
 
 
 @contextmanager
 def chunk_in_log(reservation: Reservation) -> Iterator[None]:
-    """Let every line that is logged inside, the handler's own too, carry submission and chunk."""
+    """Add submission and chunk to every line logged inside, including the handler's own lines."""
     before = _chunk.set(reservation)
     try:
         yield

@@ -1,7 +1,8 @@
-"""`--metrics-port`: what this worker sees of its chunks, for Prometheus.
+"""`--metrics-port`: the metrics of this worker's chunks, for Prometheus.
 
-Kept and served by the parent alone: children say with their report how long each stage took, so
-that their number, deaths and replacements change nothing. docs/metrics.md has all of it.
+The parent alone keeps and serves them. Children send the duration of each stage with their report,
+so it does not matter how many children there are, or that they die and are replaced.
+docs/metrics.md lists all metrics.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ class WorkerMetrics:
     """The metrics of one worker."""
 
     def __init__(self) -> None:
-        """Count from zero; nothing is served yet."""
+        """Create the metrics, all at zero. Nothing is served yet."""
         self.registry = CollectorRegistry()
         self._chunks = self._histogram(
             "opsqueue_worker_chunk_duration_seconds",
-            "How long the handler ran for a chunk, decoding included.",
+            "How long the handler ran for a chunk, including decoding.",
             ["queue", "outcome"],
             _CHUNK_BUCKETS,
         )
         self._given_back = Counter(
             "opsqueue_worker_chunks_given_back",
-            "Chunks given back without using an attempt.",
+            "Chunks released without using an attempt.",
             ["queue"],
             registry=self.registry,
         )
         self._input_waits = self._histogram(
             "opsqueue_worker_input_wait_seconds",
-            "How long a chunk's place stood idle for its input: fetching runs ahead.",
+            "How long a chunk's slot waited for its input; inputs are fetched ahead.",
         )
         self._output_stores = self._histogram(
             "opsqueue_worker_output_store_seconds",
-            "How long storing a chunk's output took, repetitions included.",
+            "How long storing a chunk's output took, including retries.",
         )
         self._reserves = self._histogram(
             "opsqueue_worker_reserve_duration_seconds",
@@ -58,11 +59,11 @@ class WorkerMetrics:
         )
         self._reports = self._histogram(
             "opsqueue_worker_report_duration_seconds",
-            "Round trips to Redis that reported chunks; one may ask for others, too.",
+            "Round trips to Redis that reported chunks; one may also ask for new chunks.",
         )
         self._children = Counter(
             "opsqueue_worker_children_ended",
-            "Child processes that have ended, by why.",
+            "Child processes that have ended, by reason.",
             ["reason"],
             registry=self.registry,
         )
@@ -70,17 +71,26 @@ class WorkerMetrics:
             self._children.labels(reason.value)
         self._held = Gauge(
             "opsqueue_worker_chunks_held",
-            "Chunks in this worker's hands: waiting, running, not yet reported.",
+            "Chunks that this worker holds: waiting, running or not yet reported.",
             ["queue"],
             registry=self.registry,
         )
         self._running = Gauge(
-            "opsqueue_worker_chunks_running", "Chunks whose handler runs.", registry=self.registry
+            "opsqueue_worker_chunks_running",
+            "Chunks whose handler is running.",
+            registry=self.registry,
         )
         self._slots = Gauge(
-            "opsqueue_worker_slots", "Chunks that can run at a time.", registry=self.registry
+            "opsqueue_worker_slots",
+            "Chunks that can run at the same time.",
+            registry=self.registry,
         )
-        build = Gauge("opsqueue_build_info", "1; its version.", ["version"], registry=self.registry)
+        build = Gauge(
+            "opsqueue_build_info",
+            "Always 1; the label holds the version.",
+            ["version"],
+            registry=self.registry,
+        )
         build.labels(__version__).set(1)
 
     def _histogram(
@@ -93,12 +103,15 @@ class WorkerMetrics:
         return Histogram(name, about, labels or ["queue"], buckets=buckets, registry=self.registry)
 
     def show_pool(self, slots: int, running: Callable[[], int]) -> None:
-        """Show how many chunks can run, and ask at each scrape how many do."""
+        """Register the number of slots, and a callback for the number of running chunks.
+
+        The callback is called at each scrape.
+        """
         self._slots.set(slots)
         self._running.set_function(running)
 
     def show_queue(self, queue: str, held: Callable[[], int]) -> None:
-        """Show a queue's metrics, from zero; ask at each scrape how many chunks are in hand."""
+        """Create a queue's metrics at zero; `held` is called at each scrape."""
         for outcome in ("completed", "failed"):
             self._chunks.labels(queue, outcome)
         for metric in (self._given_back, self._input_waits, self._output_stores):
@@ -106,17 +119,17 @@ class WorkerMetrics:
         self._held.labels(queue).set_function(held)
 
     def saw_chunk(self, queue: str, report: Report) -> None:
-        """Note what became of a chunk."""
+        """Record the outcome of a chunk."""
         times = report.times
         match report:
             case Done(ran=False):
-                pass  # an earlier attempt's
+                pass  # the duration was that of an earlier attempt
             case Done():
                 self._chunks.labels(queue, "completed").observe(report.duration_s)
             case Failed():
                 self._chunks.labels(queue, "failed").observe(report.duration_s)
             case GivenBack():
-                # Mostly it did not run at all: only the number says something.
+                # Most of these did not run at all, so only their number is meaningful.
                 self._given_back.labels(queue).inc()
         if times.input_wait_s is not None:
             self._input_waits.labels(queue).observe(times.input_wait_s)
@@ -124,7 +137,7 @@ class WorkerMetrics:
             self._output_stores.labels(queue).observe(times.store_s)
 
     def round_trips_of(self, queue: str) -> Callable[[float, int, int], None]:
-        """Give what hears of a queue's round trips to Redis."""
+        """Return a callback that records a queue's round trips to Redis."""
         reserves, reports = self._reserves.labels(queue), self._reports.labels(queue)
 
         def saw(duration_s: float, asked_for: int, reported: int) -> None:
@@ -136,21 +149,21 @@ class WorkerMetrics:
         return saw
 
     def saw_child_end(self, reason: ChildEnd) -> None:
-        """Note that a child has ended."""
+        """Count a child that has ended."""
         self._children.labels(reason.value).inc()
 
     def serve(self, host: str, port: int) -> str:
-        """Serve them in a thread of its own; give the address.
+        """Serve the metrics from a separate thread; return the address.
 
         Raises:
-            IncorrectUsageError: the port can't be had.
+            IncorrectUsageError: the port is not available.
         """
         try:
             server, _ = start_http_server(port, host, self.registry)
         except OSError as exc:
             message = (
                 f"can't serve metrics on {host}:{port} ({exc.strerror}): choose another "
-                "--metrics-port, or 0 for any that is free"
+                "--metrics-port, or 0 for any free port"
             )
             raise IncorrectUsageError(message) from exc
         return f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"

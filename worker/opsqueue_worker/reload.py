@@ -1,4 +1,4 @@
-"""Noticing that source files changed, for `--reload`: by watchfiles, an extra."""
+"""Detection of changed source files for `--reload`, by watchfiles, which is an extra."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from opsqueue.exceptions import IncorrectUsageError
 
 
 class SourceWatch:
-    """Watches the Python files below the current folder.
+    """A watch on the Python files below the current folder.
 
     Raises:
         IncorrectUsageError: watchfiles is not installed.
@@ -32,7 +32,7 @@ class SourceWatch:
         threading.Thread(target=follow, name="sources", daemon=True).start()
 
     def changed(self) -> str:
-        """Give the names of the files that changed since the last call, '' when none did."""
+        """Return the names of the files that changed since the last call; '' if none did."""
         with self._lock:
             names, self._changed = self._changed, set()
         return ", ".join(sorted(names))

@@ -1,4 +1,4 @@
-"""What a worker is told at its start: one frozen value, made by `cli` alone."""
+"""The settings of a worker: one frozen value, which only `cli` creates."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from opsqueue_worker.pool import PoolKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """See `opsqueue-worker --help`; times in seconds."""
+    """The options that `opsqueue-worker --help` describes; times are in seconds."""
 
     app: str
     redis_url: str
     store_url: str
     queues: tuple[str, ...] = ()
-    """Empty: every queue that the app has a handler for."""
+    """Queues to serve; empty means every queue that the app has a handler for."""
     strategy: AnyStrategy | None = None
-    """None: each handler's own."""
+    """None means the strategy of each handler."""
     pool: PoolKind = "process"
     concurrency: int = 1
-    """Chunks that run at a time."""
+    """Chunks that run at the same time."""
     prefetch: int | None = None
-    """Chunks that wait beside each that runs; None: as many as some 100 ms of work."""
+    """Chunks that wait beside each running one; None means as many as about 100 ms of work."""
     max_chunks_per_child: int | None = None
     max_memory_per_child_bytes: int | None = None
     max_chunk_bytes: int = MAX_CHUNK_BYTES
-    """Limit of an input before compression; what has more fails its attempt."""
+    """Limit of an input before compression; the attempt of a larger one fails."""
     heartbeat_interval_s: float = 5.0
     heartbeat_timeout_s: float = config.HEARTBEAT_TIMEOUT.default
     redis_timeout_s: float = 15.0
     shutdown_timeout_s: float = 60.0
     is_burst: bool = False
-    """End when the queues are empty."""
+    """True to exit when the queues are empty."""
     is_reloading: bool = False
-    """Replace children when source files change."""
+    """True to replace children when source files change."""
     metrics_port: int | None = None
-    """0: any that is free; None: no metrics."""
+    """0 means any free port, None means no metrics."""
     metrics_host: str = "127.0.0.1"
     log_level: str = config.LOG_LEVEL.default
     log_format: LogFormat = config.LOG_FORMAT.default

@@ -1,4 +1,4 @@
-"""The worker: wires the parts, waits for signals, ends in order."""
+"""The worker: connects its parts, waits for signals, shuts down in order."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ _SIGNALS: Final = (
 )
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _LAST_REPORTS_S: Final = 1.0
-"""Reports have this long when we are told again to stop: time enough where Redis answers."""
+"""Time for reports after a second signal to stop: enough where Redis answers."""
 _LOOK: Final = 0
-"""In place of a signal: something changed."""
+"""Stands in place of a signal and means that something changed."""
 
 
 class Worker:
     """One worker process and its children.
 
     Args:
-        settings: how to run.
-        app: its handlers.
+        settings: the worker's options.
+        app: has the handlers.
         say: prints a line of the banner.
 
     Raises:
-        IncorrectUsageError: a queue without a handler, or a store that processes can't share.
+        IncorrectUsageError: a queue has no handler, or several processes can't share the store.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class Worker:
         names = settings.queues or tuple(app.handlers)
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
-        # A connection for each partition's three threads, and for sweeper and start.
+        # A connection for each of a partition's three threads, and some for the sweeper and the
+        # start.
         self._client = connection.connect(
             settings.redis_url,
             max_connections=3 * len(names) * MAX_PARTITIONS + 8,
@@ -94,7 +95,7 @@ class Worker:
             interval_s=settings.heartbeat_interval_s,
             timeout_s=settings.heartbeat_timeout_s,
             redis_timeout_s=settings.redis_timeout_s,
-            on_void=self._pool.void,
+            on_revoked=self._pool.revoke,
         )
         self._sweeper = Sweeper(
             self._intakes.parts,
@@ -142,12 +143,12 @@ class Worker:
             )
         if settings.store_url.startswith("memory:"):
             message = (
-                f"store {settings.store_url!r} lives in one process, this pool has several: use "
-                "file:///path, s3://bucket/prefix or gs://bucket/prefix"
+                f"store {settings.store_url!r} exists in one process only, and this pool has "
+                "several: use file:///path, s3://bucket/prefix or gs://bucket/prefix"
             )
             raise IncorrectUsageError(message)
-        # Threads and tasks run in one child, too: no handler can block the heartbeat, time limits
-        # can be kept, and a crash is survived.
+        # Threads and tasks run in a child, too, but in a single one. So no handler can block the
+        # heartbeat, time limits can be enforced, and the worker survives a crash.
         children, slots = settings.concurrency, 1
         if settings.pool in ("thread", "async"):
             children, slots = 1, settings.concurrency
@@ -171,10 +172,11 @@ class Worker:
         )
 
     def check(self) -> None:
-        """See that Redis and the store are there and fit, before anything is reserved.
+        """Check Redis and the store before anything is reserved, and start serving metrics.
 
         Raises:
-            ConnectionTroubleError: one of them is not; says which, and what helps.
+            ConnectionTroubleError: one of them can't be used; the message says which and what
+                helps.
         """
         for warning in connection.check(self._client, url=self._settings.redis_url):
             logger.warning("%s", warning)
@@ -183,25 +185,32 @@ class Worker:
             self._hello.store_id = self._store.store_id  # no child has been started yet
         self._store.check()
         if self._metrics is not None:
-            # The port is among what must be there.
+            # The metrics' port must be available, too.
             port = self._settings.metrics_port or 0
             self._metrics_url = self._metrics.serve(self._settings.metrics_host, port)
 
     def run(self) -> int:
-        """Work until SIGTERM or Ctrl-C, or in a burst until all is done; give the exit code."""
+        """Work until SIGTERM or Ctrl-C, or in a burst until the queues are empty.
+
+        Returns:
+            The exit code.
+        """
         self._print_banner()
-        # Until children are ready a signal just ends us (see `cli`): nothing is in hand.
+        # Until the children are ready a signal simply ends this process (see `cli`): it holds no
+        # chunks yet.
         if not self._pool.start():
             self._pool.kill()
-            self._say("Error: a child ended while it started; what it said stands above")
+            self._say("Error: a child process ended during its start; see its output above")
             return 1
-        # After the start hooks of an app whose chunks run in this process.
+        # In the solo pool the app's start hooks run in this process. This comes after them.
         export_spans("opsqueue-worker")
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        # Python would end us. Not SIG_IGN, which what a handler starts would inherit.
+        # The default would end this process. SIG_IGN would be inherited by programs that a handler
+        # starts.
         signal.signal(signal.SIGUSR2, lambda *_: None)
-        # In front of our handler, in C: it tells where a main thread hangs that can't be asked.
+        # It runs in C, before our handler, so it shows where a main thread hangs that no longer
+        # runs Python code.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect
         self._heartbeat.start()
@@ -217,13 +226,13 @@ class Worker:
     def _is_told_to_stop(self) -> bool:
         match self._next_event():
             case signal.SIGHUP:
-                logger.info("replacing the children, each after what it runs")
+                logger.info("replacing the children, each one after its running chunks")
                 self._pool.retire_children()
             case signal.SIGUSR1:
                 self._pool.dump_stacks()
             case number if number in _STOPS:
                 if number == signal.SIGQUIT:
-                    self._events.put(number)  # the second one already: give everything back now
+                    self._events.put(number)  # counts as a second signal: release everything now
                 return True
         return False
 
@@ -234,14 +243,19 @@ class Worker:
         if self._sources is not None and (changed := self._sources.changed()):
             self._say(f"{changed} changed: replacing the children")
             self._pool.retire_children()
-            # Which queues are served is decided at the start.
-            self._say("a handler for a new queue is served after a restart")
+            # The worker chooses its queues at its start.
+            self._say("a new queue's handler is served only after a restart")
 
     def _shut_down(self) -> int:
-        """Take nothing more, finish what runs, give the rest back, report, sign off."""
-        logger.info("stopping: finishing the chunks that run; once more to give them back at once")
+        """Shut down in order.
+
+        Reserve nothing more, finish the running chunks, release the others, send the reports, then
+        remove this worker from its queues.
+        """
+        logger.info("stopping: finishing the running chunks; signal again to release them at once")
         deadline = time.monotonic() + self._settings.shutdown_timeout_s
-        # Stop taking before stopping the heartbeat: a chunk in hand must stay ours until reported.
+        # Stop reserving before stopping the heartbeat: a chunk must stay reserved until it is
+        # reported.
         self._intakes.stop_taking()
         self._sweeper.stop()
         self._pool.stop()
@@ -260,7 +274,9 @@ class Worker:
             try:
                 intake.queue.retire_worker(self._settings.name)
             except OpsqueueError as exc:
-                logger.warning("could not sign off from queue %s: %s", intake.queue.label, exc)
+                logger.warning(
+                    "could not remove this worker from queue %s: %s", intake.queue.label, exc
+                )
         self._say(f"stopped after {sum(i.chunks_done for i in self._intakes):,} chunks")
         return 0
 
@@ -272,7 +288,9 @@ class Worker:
                     deadline = min(deadline, time.monotonic() + _LAST_REPORTS_S)
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    logger.warning("some reports could not be delivered: others take over")
+                    logger.warning(
+                        "some reports could not be sent: other workers will take over their chunks"
+                    )
                     return
                 self._changed.wait(min(left, _TICK_S))
 
@@ -282,7 +300,7 @@ class Worker:
                 return True
         return False
 
-    # What the parts tell
+    # Events and callbacks of the parts
 
     def _next_event(self) -> int:
         try:
@@ -291,13 +309,16 @@ class Worker:
             return _LOOK
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # SimpleQueue.put may be called in a handler; a lock or a log line might deadlock.
+        # SimpleQueue.put may be called in a signal handler; a lock or a log line might deadlock.
         self._events.put(number)
 
     def _on_defect(self, args: threading.ExceptHookArgs) -> None:
-        """End rather than go on without one of our threads: a silent worker helps nobody."""
+        """End this process if one of the worker's own threads raised.
+
+        A worker without one of them would hold chunks and do nothing.
+        """
         if not _is_ours(args.exc_traceback):
-            # The app was imported here, too, and its libraries may have threads.
+            # The app is imported in this process, too, and its libraries may have threads.
             threading.__excepthook__(args)
             return
         exception = args.exc_value or args.exc_type()
@@ -317,7 +338,7 @@ class Worker:
             self._changed.notify_all()
         self._events.put(_LOOK)
 
-    # What the worker tells of itself
+    # Descriptions of this worker
 
     def _info(self, codecs: Sequence[str]) -> bytes:
         settings = self._settings

@@ -1,4 +1,4 @@
-/** What can be done to queues and submissions; each is asked first. */
+/** Actions on queues and submissions; each asks for confirmation first. */
 
 import { queuePath, send, submissionPath } from "./api.js";
 import { confirmed, editMetadata } from "./dialogs.js";
@@ -10,7 +10,7 @@ export function pauseOrResume(queue, isPaused) {
   if (isPaused) {
     return confirmed({
       title: `Resume queue ${queue}?`,
-      what: "Workers take chunks of it again, at once.",
+      what: "Workers reserve its chunks again at once.",
       yes: "Resume it",
       act: async () => keepCounts(await send("POST", `${queuePath(queue)}/resume`)),
       done: `Queue ${queue} is resumed.`,
@@ -18,7 +18,7 @@ export function pauseOrResume(queue, isPaused) {
   }
   return confirmed({
     title: `Pause queue ${queue}?`,
-    what: "No worker takes a chunk of it until it is resumed. Chunks in hand are finished, and submissions can still be handed in.",
+    what: "No chunk is reserved until the queue is resumed. Reserved chunks are finished, and submissions can still be inserted.",
     yes: "Pause it",
     act: async () => keepCounts(await send("POST", `${queuePath(queue)}/pause`)),
     done: `Queue ${queue} is paused.`,
@@ -43,8 +43,8 @@ export function cancel(of) {
   return confirmed({
     title: `Cancel submission ${of.id}?`,
     what: [
-      `It is in queue ${of.queue}. The ${counted(left, "chunk")} left of ${number(of.chunks_total)} will be dropped, those in hand included; what is done stays done.`,
-      "It can be put back to work afterwards, with Retry.",
+      `It is in queue ${of.queue}. The remaining ${counted(left, "chunk")} of ${number(of.chunks_total)} will be dropped, including reserved ones; finished chunks are kept.`,
+      "It can be retried afterwards.",
     ],
     yes: "Cancel the submission",
     isGrave: true,
@@ -59,8 +59,8 @@ export function retry(of) {
   return confirmed({
     title: `Retry submission ${of.id}?`,
     what: [
-      `It goes back to work in queue ${of.queue}: the ${counted(left, "chunk")} left of ${number(of.chunks_total)}, each with ${counted(of.max_attempts, "attempt")} again. Finished chunks stay finished, errors of operations in them too.`,
-      of.max_failed_operations === null ? "" : "Its limit of failed operations holds no longer.",
+      `Queue ${of.queue} processes the remaining ${counted(left, "chunk")} of ${number(of.chunks_total)}, each again with ${counted(of.max_attempts, "attempt")}. Finished chunks are kept, including errors of their operations.`,
+      of.max_failed_operations === null ? "" : "Its limit of failed operations no longer applies.",
     ].filter(Boolean),
     yes: "Retry it",
     act: () => send("POST", `${submissionPath(of.queue, of.id)}/retry`),
@@ -72,16 +72,16 @@ export function retry(of) {
 export async function retryOnlyFailed(of) {
   let id = "";
   await confirmed({
-    title: `Retry only what failed of submission ${of.id}?`,
+    title: `Retry only the failed operations of submission ${of.id}?`,
     what: [
-      `The ${counted(of.operations_failed, "operation")} with an error are handed in as a new submission in queue ${of.queue}, with the same chunk size and metadata.`,
+      `The ${counted(of.operations_failed, "operation")} with an error will be inserted as a new submission in queue ${of.queue}, with the same chunk size and metadata.`,
       "This submission stays as it is.",
     ],
-    yes: "Hand them in",
+    yes: "Insert them",
     act: async () => {
       id = (await send("POST", `${submissionPath(of.queue, of.id)}/retry?only=failed`)).id;
     },
-    done: "The failed operations are a new submission.",
+    done: "The failed operations were inserted as a new submission.",
   });
   return id;
 }

@@ -1,13 +1,13 @@
 /**
- * The API as this page asks it: the token goes into a header, refusals become problems.
+ * Requests to the API: the token is sent in a header, refusals become problems.
  */
 
 const KEY = "opsqueue-token";
 
-/** Where the API is: what serves this file, maybe below a path of a proxy's. */
+/** The API's address: the server of this file, possibly below a proxy's path. */
 const API = new URL("..", import.meta.url);
 
-/** A refusal, as the API explains it. */
+/** A refusal with the API's explanation. */
 export class Problem extends Error {
   /** @param {number} status @param {{title?: string, detail?: string, type?: string, scopes?: string[]}} body */
   constructor(status, body) {
@@ -19,14 +19,14 @@ export class Problem extends Error {
   }
 }
 
-/** No answer at all. The connection's banner tells of it; what is shown stays, though it is old. */
+/** No answer at all. The connection's banner shows it; the view keeps its old content. */
 export class Unreachable extends Error {
   constructor() {
     super("the API does not answer");
   }
 }
 
-/** The token: kept for this tab alone, until it is closed or told to forget. */
+/** The token: kept for this tab only, until the tab is closed or the token is forgotten. */
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   /** @param {string} text */
@@ -43,14 +43,14 @@ export const token = {
 /** @type {(why: string) => Promise<boolean>} */
 let askForToken = async () => false;
 
-/** Say who asks people for a token; it answers whether one was given. @param {(why: string) => Promise<boolean>} ask */
+/** Set the function that asks the user for a token; it returns whether one was entered. @param {(why: string) => Promise<boolean>} ask */
 export function onUnauthenticated(ask) {
   askForToken = ask;
 }
 
 /**
- * Fetch, with the token; where the API asks for one, so do we.
- * @param {string} path below the API's
+ * Fetch with the token; ask the user for one if the API requires it.
+ * @param {string} path below the API's address
  * @param {RequestInit} [init]
  * @returns {Promise<Response>}
  */
@@ -65,7 +65,7 @@ export async function request(path, init = {}) {
     if (response.ok) return response;
     const problem = await problemOf(response);
     if (response.status !== 401 || init.signal?.aborted) throw problem;
-    // Somebody may have given one since this was asked.
+    // Another token may have been entered since the request was sent.
     if (token.get() !== given) continue;
     if (!(await askForToken(given ? problem.message : ""))) throw problem;
     if (init.signal?.aborted) throw problem;
@@ -77,7 +77,7 @@ async function problemOf(response) {
   try {
     return new Problem(response.status, await response.json());
   } catch {
-    return new Problem(response.status, { detail: `the API answered ${response.status} without saying why` });
+    return new Problem(response.status, { detail: `the API answered ${response.status} without a reason` });
   }
 }
 
@@ -88,7 +88,7 @@ export async function get(path, signal) {
 }
 
 /**
- * Send, with a body of JSON where there is one.
+ * Send a request, with a JSON body if there is one.
  * @param {"POST" | "PATCH"} method
  * @param {string} path
  * @param {string} [json]
@@ -100,7 +100,7 @@ export async function send(method, path, json) {
 }
 
 /**
- * Read JSON; integers that JavaScript can't hold become strings, and none of their digits is lost.
+ * Parse JSON; integers that JavaScript can't represent become strings, so that no digit is lost.
  * @param {string} text
  */
 export function parse(text) {
@@ -110,7 +110,7 @@ export function parse(text) {
 }
 
 /**
- * Read lines of JSON as they come, at most so many; the rest is not waited for.
+ * Read up to `limit` lines of JSON as they arrive, without waiting for the rest.
  * @param {string} path @param {number} limit @param {AbortSignal} signal
  */
 export async function lines(path, limit, signal) {

@@ -1,4 +1,4 @@
-/** What is asked of people: whether they mean it, a token, other metadata. Each is a `<dialog>`. */
+/** Dialogs for confirmation, tokens and metadata. Each is a `<dialog>`. */
 
 import { token } from "./api.js";
 import { h, setText, show } from "./dom.js";
@@ -6,18 +6,18 @@ import { keyOf, keyText } from "./format.js";
 import { tell } from "./parts.js";
 
 /**
- * Open a dialog with a form; the promise tells whether it was done.
+ * Open a dialog with a form; the promise resolves to whether the action was done.
  * @param {{title: string, body: import("./dom.js").Child, yes: string, isGrave?: boolean,
- *   act: () => Promise<void>}} of `act` throws what is then shown in the dialog
+ *   act: () => Promise<void>}} of errors of `act` are shown in the dialog
  * @returns {Promise<boolean>}
  */
 function ask({ title, body, yes, isGrave, act }) {
   return new Promise((resolve) => {
     let isDone = false;
-    const trouble = h("p", { class: "trouble", role: "alert", hidden: true });
+    const errorBox = h("p", { class: "error", role: "alert", hidden: true });
     const doIt = h("button", { type: "submit", class: isGrave ? "grave" : "main" }, yes);
     const form = h("form", { novalidate: true },
-      h("h2", { id: "dialog-title" }, title), body, trouble,
+      h("h2", { id: "dialog-title" }, title), body, errorBox,
       h("div", { class: "buttons" },
         h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Cancel"), doIt));
     const dialog = h("dialog", { "aria-labelledby": "dialog-title", onclose: () => {
@@ -27,14 +27,14 @@ function ask({ title, body, yes, isGrave, act }) {
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       doIt.disabled = true;
-      show(trouble, false);
+      show(errorBox, false);
       try {
         await act();
         isDone = true;
         dialog.close();
       } catch (error) {
-        setText(trouble, error instanceof Error ? error.message : String(error));
-        show(trouble, true);
+        setText(errorBox, error instanceof Error ? error.message : String(error));
+        show(errorBox, true);
       } finally {
         doIt.disabled = false;
       }
@@ -45,7 +45,7 @@ function ask({ title, body, yes, isGrave, act }) {
 }
 
 /**
- * Ask whether somebody means it, then do it, and say that it is done.
+ * Ask for confirmation, do the action, and announce that it is done.
  * @param {{title: string, what: import("./dom.js").Child, yes: string, isGrave?: boolean,
  *   act: () => Promise<unknown>, done: string}} of
  */
@@ -59,7 +59,7 @@ export async function confirmed({ title, what, yes, isGrave, act, done }) {
 /** @type {Promise<boolean> | null} */
 let asking = null;
 
-/** Ask for a token, once for all who need one. @param {string} why the one before was refused */
+/** Ask for a token, once for all requests that need one. @param {string} why the previous one was refused */
 export function askForToken(why) {
   asking ??= askOnce(why).finally(() => {
     asking = null;
@@ -71,8 +71,8 @@ export function askForToken(why) {
 function askOnce(why) {
   const field = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "token-about" });
   const body = h("div", {},
-    why && h("p", { class: "trouble" }, `Refused: ${why}.`),
-    h("p", { id: "token-about" }, "This API takes tokens. Give the secret of one; it is kept in this tab until you close it, and sent to this API alone."),
+    why && h("p", { class: "error" }, `Refused: ${why}.`),
+    h("p", { id: "token-about" }, "This API requires a token. Enter its secret; it is kept in this tab until you close it, and it is sent to this API only."),
     h("label", { for: "token" }, "Token"), field);
   return ask({
     title: "Token",
@@ -80,7 +80,7 @@ function askOnce(why) {
     yes: "Use it",
     act: async () => {
       const secret = field.value.trim();
-      if (!/^[!-~]+$/.test(secret)) throw new Error("A token is of letters, digits and -._~+/ alone.");
+      if (!/^[!-~]+$/.test(secret)) throw new Error("A token has only letters, digits and -._~+/.");
       token.set(secret);
     },
   });
@@ -89,7 +89,7 @@ function askOnce(why) {
 const INTEGER = /^(0|-?[1-9]\d{0,18})$/;
 
 /**
- * Ask for other strategic metadata and send what differs.
+ * Ask for changed strategic metadata and send the differences.
  * @param {string} name of the submission
  * @param {Record<string, number | string>} current
  * @param {(json: string) => Promise<unknown>} sendChanges
@@ -107,7 +107,7 @@ export async function editMetadata(name, current, sendChanges) {
   for (const [key, value] of Object.entries(current)) add(key, value);
   if (!Object.keys(current).length) add();
   const body = h("div", {},
-    h("p", {}, `Strategies choose the next chunk by these numbers, such as a priority. What you change holds for submission ${name} from the next chunk on; chunks in hand stay where they are.`),
+    h("p", {}, `Strategies choose the next chunk by these numbers, such as a priority. Changes apply to submission ${name} from the next chunk on; reserved chunks are not affected.`),
     rows,
     h("button", { type: "button", class: "quiet", onclick: () => add().querySelector("input")?.focus() }, "Add a pair"));
   const isDone = await ask({
@@ -120,12 +120,12 @@ export async function editMetadata(name, current, sendChanges) {
         const [text, value] = [...row.querySelectorAll("input")].map((input) => input.value.trim());
         if (!text && !value) continue;
         const key = keyOf(text);
-        if (key === null) throw new Error(`“${text}” can't be a key: give 1 to 255 characters, or these in double quotes, as JSON has them.`);
-        if (!INTEGER.test(value)) throw new Error(`The value of ${text} is “${value}”: give an integer.`);
-        if (wanted.has(key)) throw new Error(`${text} is there twice.`);
+        if (key === null) throw new Error(`“${text}” can't be a key: use 1 to 255 characters, or these in double quotes, as in JSON.`);
+        if (!INTEGER.test(value)) throw new Error(`The value of ${text} is “${value}”: enter an integer.`);
+        if (wanted.has(key)) throw new Error(`The key ${text} appears twice.`);
         wanted.set(key, value);
       }
-      // As text: these integers have 64 bits, JavaScript's numbers 53.
+      // As text, since these integers have 64 bits and JavaScript's numbers have 53.
       const changes = [...wanted].filter(([key, value]) => String(current[key]) !== value).map(([key, value]) => `${JSON.stringify(key)}:${value}`);
       for (const key of Object.keys(current)) if (!wanted.has(key)) changes.push(`${JSON.stringify(key)}:null`);
       if (!changes.length) throw new Error("Nothing is changed yet.");

@@ -1,6 +1,6 @@
 /**
- * Elements, made and changed in place. Text goes in as text nodes alone: names of queues, tracebacks
- * and metadata are other people's, and nothing of them is ever read as HTML.
+ * Functions that create elements and change them in place. Text is only inserted as text nodes: names
+ * of queues, tracebacks and metadata come from users and are never parsed as HTML.
  */
 
 /** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
@@ -8,10 +8,10 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Make an element: `h("a", {href, class, onclick}, "text", other)`.
+ * Create an element: `h("a", {href, class, onclick}, "text", other)`.
  * @template {keyof HTMLElementTagNameMap} T
  * @param {T} tag
- * @param {Record<string, any>} [props] attributes; functions are listeners, false and null nothing
+ * @param {Record<string, any>} [props] attributes; functions are listeners, false and null are left out
  * @param {...Child} children
  * @returns {HTMLElementTagNameMap[T]}
  */
@@ -22,7 +22,7 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
-/** Make an SVG element. @param {string} tag @param {Record<string, any>} [props] @param {...Child} children */
+/** Create an SVG element. @param {string} tag @param {Record<string, any>} [props] @param {...Child} children */
 export function svg(tag, props = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   assign(element, props);
@@ -48,7 +48,7 @@ function append(element, children) {
   }
 }
 
-/** Change a text only when it is another: what is selected or read aloud stays. @param {Element} element @param {Child} text */
+/** Change a text only if it differs, so that a selection or a screen reader is not disturbed. @param {Element} element @param {Child} text */
 export function setText(element, text) {
   const wanted = text === null || text === undefined ? "" : String(text);
   if (element.textContent !== wanted) element.textContent = wanted;
@@ -60,20 +60,20 @@ export function setAttribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value));
 }
 
-/** Show an element, or not. @param {HTMLElement} element @param {boolean} isShown */
+/** Show or hide an element. @param {HTMLElement} element @param {boolean} isShown */
 export function show(element, isShown) {
   if (element.hidden === isShown) element.hidden = !isShown;
 }
 
-/** Put new children in the place of all others. @param {Element} element @param {...Child} children */
+/** Replace all children. @param {Element} element @param {...Child} children */
 export function replace(element, ...children) {
   element.replaceChildren();
   append(element, children);
 }
 
 /**
- * Let a parent have one child an item, in their order: known ones are moved and changed, not made
- * anew, so that what has the focus keeps it.
+ * Give a parent one child for each item, in order. Existing children are moved and updated rather
+ * than created again, so that the focus is kept.
  * @template I
  * @param {Element} parent
  * @param {I[]} items
@@ -97,8 +97,8 @@ export function reconcile(parent, items, keyOf, make) {
 }
 
 /**
- * A table whose rows become cards on a phone. Roles are said: styles that take the display of a
- * table away take its meaning away, too.
+ * A table whose rows become cards on a phone. Roles are explicit, since styles that change the display
+ * of a table also remove its roles.
  * @param {string} caption for screen readers
  * @param {{title: string, class?: string, isHidden?: boolean}[]} columns
  */
@@ -113,7 +113,7 @@ export function table(caption, columns) {
   return {
     node,
     body,
-    /** Make a row of cells, in the columns' order. @param {Node[]} cells */
+    /** Create a row of cells, in the order of the columns. @param {Node[]} cells */
     row(cells) {
       return h("tr", { role: "row" }, cells.map((cell, i) =>
         h(i === 0 ? "th" : "td", {

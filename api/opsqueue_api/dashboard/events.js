@@ -1,13 +1,13 @@
 /**
- * Server-sent events, read from a fetch: an EventSource can't send a token in a header, and it hides
- * why it was refused. Connects again, more slowly each time, and says how it stands.
+ * Server-sent events, read by fetch: an EventSource can't send a token in a header, and it hides why a
+ * request was refused. Reconnects with growing pauses, and reports the state of the connection.
  */
 
 import { Problem, parse, request } from "./api.js";
 
 const FIRST_PAUSE_MS = 1_000;
 const MAX_PAUSE_MS = 30_000;
-/** The API says something every 15 s, if only that it is there. */
+/** The API sends at least a comment every 15 s. */
 const SILENCE_MS = 40_000;
 
 /**
@@ -17,21 +17,21 @@ const SILENCE_MS = 40_000;
  */
 
 /**
- * Follow a stream of events until the signal aborts it or the handler says that it is enough.
+ * Follow a stream of events until the signal aborts it or the handler asks to stop.
  * @param {string} path
  * @param {{
  *   signal: AbortSignal,
  *   onEvent: (name: string, data: any) => boolean | void,
  *   onConnection: (connection: Connection) => void,
  *   onOpen?: () => void,
- * }} with_ `onEvent` answers true when nothing more is wanted; `onOpen` is called for each connection
+ * }} with_ `onEvent` returns true to stop; `onOpen` is called for each connection
  */
 export async function follow(path, { signal, onEvent, onConnection, onOpen }) {
   let pauseMs = FIRST_PAUSE_MS;
   let lastId = "";
   while (!signal.aborted) {
-    // A browser has six connections to a server over all its tabs: those that nobody sees give
-    // theirs back.
+    // A browser has six connections to a server for all its tabs together, so hidden tabs close
+    // theirs.
     if (document.hidden) {
       onConnection({ state: "hidden" });
       await becomesVisible(signal);
@@ -80,7 +80,7 @@ export async function follow(path, { signal, onEvent, onConnection, onOpen }) {
     }
     if (signal.aborted) return;
     if (document.hidden) continue;
-    // Half of it by chance, so that all who lost an API do not come back together.
+    // Half of the pause is random, so that the clients of an API do not all return together.
     const waitMs = pauseMs / 2 + (Math.random() * pauseMs) / 2;
     pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS);
     await new Promise((resolve) => {
@@ -111,9 +111,9 @@ function becomesVisible(signal) {
 }
 
 /**
- * Cut a stream into events, as the HTML standard has them.
+ * Split a stream into events, as in the HTML standard.
  * @param {ReadableStream<Uint8Array>} body
- * @param {() => void} hear called for whatever comes
+ * @param {() => void} hear called whenever data arrives
  * @returns {AsyncGenerator<{name: string, id: string, data: string}>}
  */
 async function* eventsOf(body, hear) {

@@ -1,4 +1,4 @@
-/** Numbers, durations and instants as people read them. */
+/** Formatting of numbers, durations and instants for people. */
 
 const WHOLE = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
 const TENTHS = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1, minimumFractionDigits: 1 });
@@ -18,7 +18,7 @@ export function rate(perSecond) {
   return `${SMALL.format(perSecond)}/s`;
 }
 
-/** Percent, never 100 % before all is done. @param {number} done @param {number} total */
+/** A percentage, which is never 100 % before everything is done. @param {number} done @param {number} total */
 export function percent(done, total) {
   if (total === 0) return "100%";
   const share = (100 * done) / total;
@@ -35,10 +35,10 @@ export function duration(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
-/** How long ago an instant was. @param {string} instant */
+/** The age of an instant. @param {string} instant */
 export const age = (instant) => duration((Date.now() - Date.parse(instant)) / 1000);
 
-/** An instant on the clock of who reads it. @param {string | number} instant */
+/** An instant in the reader's time zone. @param {string | number} instant */
 export function clock(instant) {
   const at = new Date(instant);
   const two = (/** @type {number} */ n) => String(n).padStart(2, "0");

@@ -1,4 +1,4 @@
-/** The chunks of a submission as a grid: a cell is a chunk, or some in a row where they are many. */
+/** The chunks of a submission as a grid: a cell is one chunk, or several consecutive ones. */
 
 import { h, reconcile, setAttribute, setText, show, table } from "./dom.js";
 import { counted, duration, number } from "./format.js";
@@ -13,10 +13,10 @@ import { ago, badge } from "./parts.js";
  *   retried: {index: number, attempts: number}[], retried_total: number, is_partial: boolean}} Grid
  */
 
-/** @type {[string, string][]} what a cell can show; the first that it has is what it shows */
-const KINDS = [["failed", "failed"], ["in_hand", "in hand"], ["delayed", "delayed"], ["errors", "done, with errors"], ["done", "done"], ["waiting", "waiting"]];
+/** @type {[string, string][]} the kinds of a cell, by priority */
+const KINDS = [["failed", "failed"], ["in_hand", "reserved"], ["delayed", "delayed"], ["errors", "done, with errors"], ["done", "done"], ["waiting", "waiting"]];
 
-/** Which kind a cell shows. @param {Cell} cell */
+/** The kind that a cell shows. @param {Cell} cell */
 export function kindOf(cell) {
   for (const kind of /** @type {const} */ (["failed", "in_hand", "delayed", "errors", "done"])) if (cell[kind] > 0) return kind;
   return "waiting";
@@ -28,7 +28,7 @@ function textOf(cell, first, size, rest) {
   const parts = [];
   if (cell.done) parts.push(size === 1 ? "done" : `${number(cell.done)} done`);
   if (cell.errors) parts.push(size === 1 ? "with errors" : `${number(cell.errors)} of them with errors`);
-  for (const [kind, word] of /** @type {const} */ ([["in_hand", "in hand"], ["delayed", "delayed"], ["failed", "failed"]])) {
+  for (const [kind, word] of /** @type {const} */ ([["in_hand", "reserved"], ["delayed", "delayed"], ["failed", "failed"]])) {
     if (cell[kind]) parts.push(size === 1 ? word : `${number(cell[kind])} ${word}`);
   }
   const waiting = size - cell.done - cell.in_hand - cell.delayed - cell.failed;
@@ -43,9 +43,9 @@ export function chunkGrid() {
   const legend = h("ul", { class: "legend" });
   const lists = h("div", { class: "lists" });
   const partial = h("p", { class: "note", hidden: true },
-    "The queue holds more chunks in hand or delayed than are looked through at once: some of this submission may be missing here.");
-  const inHand = table("Chunks in hand", [{ title: "Chunk in hand", class: "name" }, { title: "Worker" }, { title: "Since", class: "n" }, { title: "Attempt", class: "n" }]);
-  const delayed = table("Delayed chunks", [{ title: "Delayed chunk", class: "name" }, { title: "Tried again in", class: "n" }, { title: "Attempts used", class: "n" }]);
+    "The queue has more reserved or delayed chunks than one request reads: some of this submission's may be missing here.");
+  const inHand = table("Reserved chunks", [{ title: "Reserved chunk", class: "name" }, { title: "Worker" }, { title: "Since", class: "n" }, { title: "Attempt", class: "n" }]);
+  const delayed = table("Delayed chunks", [{ title: "Delayed chunk", class: "name" }, { title: "Retried in", class: "n" }, { title: "Attempts used", class: "n" }]);
   const retried = table("Chunks with failed attempts", [{ title: "Chunk with failed attempts", class: "name" }, { title: "Attempts used", class: "n" }]);
   const rest = h("p", { class: "note", hidden: true });
   lists.append(inHand.node, delayed.node, h("div", {}, retried.node, rest));
@@ -79,7 +79,7 @@ export function chunkGrid() {
       const text = h("span", {});
       return { node: h("li", { class: "grid" }, h("i", { class: kind }), text), update: ([, word, n]) => setText(text, `${number(n)} ${word}`) };
     });
-    setText(scale, size > 1 ? `Each cell stands for ${number(size)} chunks; its filling is what is done of them.` : "");
+    setText(scale, size > 1 ? `Each cell stands for ${number(size)} chunks; its filled part shows how many are done.` : "");
     show(partial, grid.is_partial);
 
     show(inHand.node, grid.in_hand.length > 0);

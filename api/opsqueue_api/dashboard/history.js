@@ -1,4 +1,4 @@
-/** What was seen since the page was opened: for sparklines, and rates of single submissions. */
+/** Values since the page was opened, for sparklines and the rates of single submissions. */
 
 export const SAMPLES = 90;
 const EVERY_MS = 1_000;
@@ -21,7 +21,7 @@ export function keepCounts(body) {
   counts.set(body.queue, body);
 }
 
-/** Take a sample of each queue; once a second. */
+/** Take a sample of each queue; called once a second. */
 function sample() {
   for (const [queue, body] of counts) {
     const of = samples.get(queue) ?? { done: null, perSecond: [], backlog: [] };
@@ -35,7 +35,7 @@ function sample() {
 }
 setInterval(sample, EVERY_MS);
 
-/** Operations a second of a queue, oldest first, each over three seconds: counts come once a second or so. @param {string} queue */
+/** Operations per second of a queue, oldest first, each over three seconds, since counts come about once a second. @param {string} queue */
 export function pastRates(queue) {
   const rates = samples.get(queue)?.perSecond ?? [];
   return rates.slice(2).map((rate, i) => (rate + rates[i] + rates[i + 1]) / 3);
@@ -49,7 +49,7 @@ const seen = new Map();
 const WINDOW_MS = 60_000;
 
 /**
- * Operations a second of a submission, by what was seen in the last minute; null: not known yet.
+ * Operations per second of a submission over the last minute; null if not known yet.
  * @param {string} id @param {number} operationsDone
  */
 export function pace(id, operationsDone) {

@@ -1,4 +1,4 @@
-/** The submissions of a queue: filters, a page of them, what each is doing. */
+/** The submissions of a queue: filters, and a page with the state of each. */
 
 import { Unreachable, get, queuePath } from "./api.js";
 import { h, reconcile, replace, setAttribute, setText, show, table } from "./dom.js";
@@ -24,7 +24,7 @@ function pairsOf(text) {
   return found;
 }
 
-/** What the API is asked, for what the address says. @param {URLSearchParams} query */
+/** The API's query for the filters in the address. @param {URLSearchParams} query */
 function wantedOf(query) {
   const wanted = new URLSearchParams({ state: query.get("state") ?? "any", limit: String(LIMIT) });
   for (const pair of pairsOf(query.get("meta") ?? "").pairs) wanted.append("meta", pair);
@@ -41,7 +41,7 @@ function wantedOf(query) {
 
 /**
  * @param {string} queue @param {URLSearchParams} query @param {AbortSignal} signal
- * @returns {{node: Element, poke: () => void}} `poke` reads again, soon
+ * @returns {{node: Element, poke: () => void}} `poke` reads the list again soon
  */
 export function submissionList(queue, query, signal) {
   /** @param {Record<string, string>} changes */
@@ -60,11 +60,11 @@ export function submissionList(queue, query, signal) {
     location.hash = address({ [id]: event.target.value === choices[0][0] ? "" : event.target.value });
   } }, choices.map(([value, title]) => h("option", { value, selected: value === chosen }, title)));
   const meta = h("input", { id: "meta", value: query.get("meta") ?? "", placeholder: "customer:7", spellcheck: "false", autocapitalize: "off", autocomplete: "off" });
-  const wrong = h("p", { class: "trouble", role: "alert", hidden: true });
+  const wrong = h("p", { class: "error", role: "alert", hidden: true });
   const filters = h("form", { class: "filters", "aria-label": "Which submissions", onsubmit: (/** @type {Event} */ event) => {
     event.preventDefault();
     const { bad } = pairsOf(meta.value);
-    setText(wrong, bad ? `“${bad}” is no pair: give KEY:INTEGER, such as customer:7 or "any key":7` : "");
+    setText(wrong, bad ? `“${bad}” is not a pair: enter KEY:INTEGER, such as customer:7 or "any key":7` : "");
     show(wrong, Boolean(bad));
     if (!bad) location.hash = address({ meta: meta.value.trim() });
   } },
@@ -83,7 +83,7 @@ export function submissionList(queue, query, signal) {
     { title: "Metadata", class: "meta" },
     { title: "Created", class: "n" },
   ]);
-  const trouble = h("div", { hidden: true });
+  const errorBox = h("div", { hidden: true });
   const nothing = h("div", { hidden: true });
   const newest = h("a", { class: "button quiet", hidden: true, href: address({}) }, "← Newest");
   const older = h("a", { class: "button quiet", hidden: true }, "Older →");
@@ -120,7 +120,7 @@ export function submissionList(queue, query, signal) {
     try {
       const page = await get(`${queuePath(queue)}/submissions?${wantedOf(query)}`, signal);
       const isFiltered = ["state", "meta", "age", "after"].some((name) => query.get(name));
-      show(trouble, false);
+      show(errorBox, false);
       show(list.node, page.submissions.length > 0);
       show(nothing, page.submissions.length === 0);
       if (page.submissions.length === 0) replace(nothing, page.next ? looking() : isFiltered ? noneFits() : none());
@@ -130,16 +130,16 @@ export function submissionList(queue, query, signal) {
       if (page.next) setAttribute(older, "href", address({ after: page.next }));
     } catch (error) {
       if (signal.aborted || error instanceof Unreachable) return;
-      replace(trouble, refusal(error, "Submissions", reading.poke));
-      show(trouble, true);
+      replace(errorBox, refusal(error, "Submissions", reading.poke));
+      show(errorBox, true);
     }
   }, { everyMs: 1_000, atLeastMs: 10_000, signal });
 
-  const looking = () => empty("None on this page: the list goes on with older ones");
-  const noneFits = () => empty("No submission fits", h("p", {}, h("a", { href: queueAddress(queue) }, "Show all")));
-  const none = () => empty("No submission yet", h("p", {}, "Hand one in:"),
+  const looking = () => empty("None on this page: the list continues with older ones");
+  const noneFits = () => empty("No matching submissions", h("p", {}, h("a", { href: queueAddress(queue) }, "Show all")));
+  const none = () => empty("No submissions yet", h("p", {}, "Insert one:"),
     command(`curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\\n  ${location.origin}${queuePath(queue)}/submissions`));
 
   reading.run();
-  return { node: h("div", {}, filters, trouble, nothing, list.node, pages), poke: reading.poke };
+  return { node: h("div", {}, filters, errorBox, nothing, list.node, pages), poke: reading.poke };
 }

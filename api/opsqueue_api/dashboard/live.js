@@ -1,4 +1,4 @@
-/** How the connection stands, in the header and, when it is lost, across the page. */
+/** The state of the connection, in the header and, when it is lost, in a banner. */
 
 import { h, replace, setAttribute, show } from "./dom.js";
 import { follow } from "./events.js";
@@ -33,13 +33,13 @@ function tellConnection(connection) {
     countdown = setInterval(turn, 500);
     replace(banner, h("p", { class: "wide" },
       h("strong", {}, "Connection lost: "), `${connection.why}. `,
-      heardAt ? `What you see is from ${clock(heardAt)}. ` : "", "Trying again in ", left, ". ",
+      heardAt ? `This page shows data from ${clock(heardAt)}. ` : "", "Trying again in ", left, ". ",
       h("button", { type: "button", class: "quiet small", onclick: connection.retry }, "Try now")));
     show(banner, true);
   } else say(connection.state, "");
 }
 
-/** Nothing is followed: the view has all that it shows. */
+/** Show that nothing is followed, since the view is complete. */
 export function quiet() {
   clearInterval(countdown);
   show(banner, false);
@@ -48,7 +48,7 @@ export function quiet() {
 }
 
 /**
- * Follow events, and show how that stands. What is refused is shown in `refused`.
+ * Follow events and show the state of the connection. Refusals are shown in `refused`.
  * @param {string} path
  * @param {{signal: AbortSignal, onEvent: (name: string, data: any) => boolean | void, onOpen?: () => void,
  *   refused?: HTMLElement, what?: string}} with_
@@ -74,8 +74,8 @@ export function followLive(path, { signal, onEvent, onOpen, refused, what = "Liv
 }
 
 /**
- * Call something now and, while the signal lasts, at most so often: `poke()` asks for another time.
- * @param {() => Promise<void>} act its errors are its own
+ * Call `act` now and then regularly until the signal; `poke()` requests a further call soon.
+ * @param {() => Promise<void>} act handles its own errors
  * @param {{everyMs: number, atLeastMs?: number, signal: AbortSignal}} with_
  */
 export function throttled(act, { everyMs, atLeastMs = 0, signal }) {

@@ -1,4 +1,4 @@
-/** The page: which view the address asks for, colours, the token. */
+/** The page: choosing the view by the address, colours, the token. */
 
 import { onUnauthenticated, token } from "./api.js";
 import { askForToken } from "./dialogs.js";
@@ -13,7 +13,7 @@ import { workersView } from "./workers.js";
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 
 /**
- * A view: its title, and its elements; it follows what it shows until the signal.
+ * A view: its title and elements; it follows the data that it shows until the signal.
  * @typedef {{title: string, node: Element}} View
  */
 
@@ -44,7 +44,7 @@ function showView() {
   current = new AbortController();
   quiet();
   /** @type {View} */
-  let view = { title: "Not found", node: h("div", {}, h("h1", { tabindex: -1 }, "Nothing here"), h("p", {}, "No view has this address. ", h("a", { href: "#/" }, "All queues"))) };
+  let view = { title: "Not found", node: h("div", {}, h("h1", { tabindex: -1 }, "Not found"), h("p", {}, "There is no page at this address. ", h("a", { href: "#/" }, "All queues"))) };
   let place = "";
   for (const [pattern, name, make] of ROUTES) {
     const found = pattern.exec(path.replace(/\/$/, ""));
@@ -57,7 +57,7 @@ function showView() {
     setAttribute(link, "aria-current", /** @type {HTMLElement} */ (link).dataset.nav === place ? "page" : null);
   }
   replace(main, view.node);
-  // A filter that was just used keeps the focus; a new view is read from its heading.
+  // A filter that was just used keeps the focus; otherwise the new view's heading gets it.
   const again = focused ? document.getElementById(focused) : null;
   if (again && main.contains(again)) again.focus();
   else if (!isFirst) {
@@ -72,7 +72,7 @@ const theme = /** @type {HTMLElement} */ (document.getElementById("theme"));
 function showTheme() {
   const chosen = document.documentElement.dataset.theme ?? "system";
   setText(theme, { system: "◐", light: "☀", dark: "☾" }[chosen]);
-  const text = `Colours: ${chosen === "system" ? "as the system has them" : chosen}`;
+  const text = `Colours: ${chosen === "system" ? "same as the system" : chosen}`;
   setAttribute(theme, "aria-label", text);
   setAttribute(theme, "title", text);
 }
@@ -85,7 +85,7 @@ theme.addEventListener("click", () => {
   try {
     localStorage.setItem("opsqueue-theme", next);
   } catch {
-    // It holds until the page is left.
+    // It applies until the page is left.
   }
   showTheme();
 });
@@ -93,7 +93,7 @@ theme.addEventListener("click", () => {
 const forget = /** @type {HTMLElement} */ (document.getElementById("forget"));
 forget.addEventListener("click", () => {
   token.forget();
-  tell("The token is forgotten.");
+  tell("The token was forgotten.");
 });
 document.addEventListener("token", () => {
   show(forget, Boolean(token.get()));
@@ -101,13 +101,13 @@ document.addEventListener("token", () => {
 });
 
 document.querySelector("[data-skip]")?.addEventListener("click", (event) => {
-  // The address is the view's.
+  // The address must stay that of the view.
   event.preventDefault();
   main.focus();
 });
 
 addEventListener("hashchange", () => {
-  // What was asked was about the view that is left.
+  // The dialog was about the view that is left.
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   showView();
 });

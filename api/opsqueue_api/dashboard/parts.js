@@ -1,4 +1,4 @@
-/** Small things that several views show: badges, bars, sparklines, tiles, refusals. */
+/** Small parts of several views: badges, bars, sparklines, tiles, refusals. */
 
 import { Problem } from "./api.js";
 import { h, replace, setAttribute, setText, svg } from "./dom.js";
@@ -15,7 +15,7 @@ export function setBadge(element, state, text = stateName(state)) {
   setText(element, text);
 }
 
-/** How much is done, as a bar with its number: `update(done, total, failed)`. @param {string} label */
+/** The share that is done, as a bar with a number: `update(done, total, failed)`. @param {string} label */
 export function bar(label) {
   const good = h("span", { class: "good" });
   const bad = h("span", { class: "bad" });
@@ -41,7 +41,7 @@ export function bar(label) {
 const WIDE = 120;
 const HIGH = 28;
 
-/** What a number did lately, as a line: `update(values)`. @param {string} label @param {string} [kind] */
+/** A number's recent values as a line: `update(values)`. @param {string} label @param {string} [kind] */
 export function sparkline(label, kind = "") {
   const base = svg("path", { class: "base", d: `M0,${HIGH - 1}H${WIDE}` });
   const area = svg("path", { class: "area" });
@@ -49,7 +49,7 @@ export function sparkline(label, kind = "") {
   const node = svg("svg", { class: `spark ${kind}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, base, area, line);
   return {
     node,
-    /** @param {number[]} values oldest first @param {number} room how many there could be */
+    /** @param {number[]} values oldest first @param {number} room the number of values that fit */
     update(values, room) {
       const most = Math.max(...values, 0);
       const step = WIDE / Math.max(1, room - 1);
@@ -62,7 +62,7 @@ export function sparkline(label, kind = "") {
   };
 }
 
-/** A number with what it is: `update(value, note)`. @param {string} title @param {string} [about] */
+/** A number with its title: `update(value, note)`. @param {string} title @param {string} [about] */
 export function tile(title, about) {
   const value = h("dd", {}, "–");
   const note = h("dd", { class: "note" });
@@ -77,12 +77,12 @@ export function tile(title, about) {
   };
 }
 
-/** An instant with its age, which goes on by itself. @param {string} instant */
+/** An instant with its age, which `turnAges` updates. @param {string} instant */
 export function ago(instant, suffix = " ago") {
   return h("time", { datetime: instant, title: clock(instant), "data-age": suffix }, age(instant) + suffix);
 }
 
-/** Let the ages of all instants go on. */
+/** Update the ages of all instants. */
 export function turnAges() {
   for (const element of document.querySelectorAll("time[data-age]")) {
     const of = /** @type {HTMLTimeElement} */ (element);
@@ -105,24 +105,24 @@ export function command(text) {
   return h("div", { class: "command" }, h("pre", { tabindex: 0 }, h("code", {}, text)), button);
 }
 
-/** What stands where nothing is yet. @param {string} title @param {...import("./dom.js").Child} rest */
+/** A placeholder for an empty list. @param {string} title @param {...import("./dom.js").Child} rest */
 export function empty(title, ...rest) {
   return h("div", { class: "empty" }, h("p", { class: "strong" }, title), rest);
 }
 
-/** Why something is not shown. @param {unknown} error @param {string} what @param {() => void} [again] */
+/** The reason why something is not shown. @param {unknown} error @param {string} what @param {() => void} [again] */
 export function refusal(error, what, again) {
   const problem = error instanceof Problem ? error : null;
-  const needed = problem?.scopes.length ? `It takes the scope ${problem.scopes.join(" or ")}.` : "";
+  const needed = problem?.scopes.length ? `The scope ${problem.scopes.join(" or ")} is required.` : "";
   const title = {
-    401: `${what}: the API asks for a token`,
-    403: `${what}: this token may not see it`,
+    401: `${what}: the API requires a token`,
+    403: `${what}: this token does not give access`,
     404: `${what}: not found`,
   }[problem?.status ?? 0] ?? `${what}: no answer`;
   return h("div", { class: "refusal", role: "group" },
     h("p", { class: "strong" }, title),
     h("p", {}, problem ? problem.message : "The API does not answer.", needed && ` ${needed}`),
-    again && h("p", {}, h("button", { type: "button", onclick: again }, problem?.status === 401 ? "Give a token" : "Try again")));
+    again && h("p", {}, h("button", { type: "button", onclick: again }, problem?.status === 401 ? "Enter a token" : "Try again")));
 }
 
 /** A section with its heading. @param {string} title @param {...import("./dom.js").Child} children */
@@ -131,7 +131,7 @@ export function section(title, ...children) {
   return h("section", { "aria-labelledby": id }, h("h2", { id }, title), children);
 }
 
-/** Say something to everybody for a moment, readers of screens too. @param {string} text */
+/** Show a message for a moment, also to screen readers. @param {string} text */
 export function tell(text) {
   const place = /** @type {HTMLElement} */ (document.getElementById("told"));
   replace(place, h("p", {}, text));

@@ -19,11 +19,11 @@ export function queueView(queue, query, signal) {
   } }, "Pause");
   const tiles = {
     backlog: tile("Backlog", "Operations that are not done yet"),
-    rate: tile("Rate", "Operations done a second, over the last minute"),
-    left: tile("Time left", "The backlog at this rate"),
-    hand: tile("Chunks in hand", "Reserved by workers"),
+    rate: tile("Rate", "Operations done per second, over the last minute"),
+    left: tile("Time left", "Time for the backlog at this rate"),
+    hand: tile("Reserved", "Chunks reserved by workers"),
     delayed: tile("Delayed", "Chunks that wait for another attempt"),
-    ended: tile("Completed", "Submissions that are kept"),
+    ended: tile("Completed", "Completed submissions whose retention has not ended"),
   };
   const backlogLine = sparkline(`Backlog of ${queue} in the last 90 seconds`, "backlog");
   const rateLine = sparkline(`Rate of ${queue} in the last 90 seconds`);
@@ -54,7 +54,7 @@ export function queueView(queue, query, signal) {
     tiles.rate.update(rate(body.operations_per_second), rate(body.chunks_per_second).replace("/", " chunks/"));
     const isMoving = backlog.operations > 0 && body.operations_per_second > 0;
     tiles.left.update(isMoving ? duration(backlog.operations / body.operations_per_second) : "–",
-      body.is_paused ? "paused" : backlog.operations && !isMoving ? "nothing moves" : "");
+      body.is_paused ? "paused" : backlog.operations && !isMoving ? "no progress" : "");
     tiles.hand.update(number(body.chunks_in_hand), counted(body.workers, "worker"));
     tiles.delayed.update(number(body.chunks_delayed), body.stats.chunks_retried ? `${number(body.stats.chunks_retried)} retried so far` : "");
     tiles.ended.update(number(body.submissions.completed ?? 0),

@@ -1,4 +1,4 @@
-/** All queues: what each holds, how fast it goes. */
+/** All queues: their contents and rates. */
 
 import { h, reconcile, replace, setText, show, table } from "./dom.js";
 import { counted, duration, number, rate } from "./format.js";
@@ -9,7 +9,7 @@ import { command, empty, setBadge, sparkline } from "./parts.js";
 /** @param {string} name */
 export const queueAddress = (name) => `#/queues/${encodeURIComponent(name)}`;
 
-/** A queue's state in a word. @param {import("./history.js").Counts} body @returns {[string, string]} */
+/** The state of a queue as one word. @param {import("./history.js").Counts} body @returns {[string, string]} */
 export function stateOf(body) {
   if (body.is_paused) return ["paused", "Paused"];
   const backlog = backlogOf(body);
@@ -17,7 +17,7 @@ export function stateOf(body) {
   return backlog.operations > 0 ? ["in_progress", "Working"] : ["idle", "Idle"];
 }
 
-/** What is not done yet. @param {import("./history.js").Counts} body */
+/** The backlog: everything that is not done yet. @param {import("./history.js").Counts} body */
 export function backlogOf(body) {
   return {
     operations: Math.max(0, body.stats.backlog_operations ?? 0),
@@ -128,7 +128,7 @@ export function queuesView(query, signal) {
   return { title: "Queues", node };
 }
 
-/** A token for some queues sees them, but not which there are. */
+/** A token for some queues has access to them, but not to the list of queues. */
 function byName() {
   const field = h("input", { id: "queue-name", autocomplete: "off", spellcheck: "false" });
   return h("form", { class: "filters", onsubmit: (/** @type {Event} */ event) => {
@@ -139,8 +139,8 @@ function byName() {
 }
 
 function firstSteps() {
-  return empty("No queue yet",
-    h("p", {}, "A queue begins with its first submission. Hand one in:"),
+  return empty("No queues yet",
+    h("p", {}, "A queue is created by its first submission. Insert one:"),
     command(`curl --json '{"operations": [1, 2, 3], "chunk_size": 2}' \\\n  ${location.origin}/v1/queues/default/submissions`),
     h("p", {}, "and start a worker for it, with your handler in app.py:"),
     command("opsqueue-worker app:app"));

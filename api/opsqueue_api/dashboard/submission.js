@@ -1,4 +1,4 @@
-/** One submission: how far it is, its chunks, what went wrong, what can be done. */
+/** One submission: its progress, chunks, failures and actions. */
 
 import { cancel, changeMetadata, retry, retryOnlyFailed } from "./actions.js";
 import { Problem, Unreachable, get, queuePath, submissionPath } from "./api.js";
@@ -31,44 +31,44 @@ export function submissionView(queue, id, signal) {
   const progress = bar(`Progress of submission ${id}`);
   progress.node.classList.add("big");
   const tiles = {
-    operations: tile("Operations"), chunks: tile("Chunks"), rate: tile("Rate", "Operations a second, in the last minute"),
+    operations: tile("Operations"), chunks: tile("Chunks"), rate: tile("Rate", "Operations per second, over the last minute"),
     left: tile("Time left", "At this rate"), created: tile("Created"), ended: tile("Ended"),
   };
-  const trouble = h("div", { hidden: true });
+  const errorBox = h("div", { hidden: true });
   const failure = h("div", {});
   const errors = errorsList(signal);
   const results = h("div", {});
   const grid = chunkGrid();
-  const gridTrouble = h("div", { hidden: true });
+  const gridErrorBox = h("div", { hidden: true });
   const edit = h("button", { type: "button", id: "metadata", hidden: true, onclick: act(changeMetadata) }, "Change");
   const pairs = h("ul", { class: "tags" });
   const details = h("dl", { class: "details" });
   const content = h("div", { hidden: true },
     h("div", { class: "panel" }, progress.node, h("dl", { class: "tiles" }, Object.values(tiles).map((of) => of.node))),
     failure,
-    section("Chunks", gridTrouble, grid.node),
+    section("Chunks", gridErrorBox, grid.node),
     errors.node, results,
     section("Strategic metadata", h("div", { class: "row" }, pairs, edit)),
     section("Details", details));
   const node = h("div", {},
     h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "#/" }, "Queues"), " / ", h("a", { href: queueAddress(queue) }, queue), " / submission"),
     h("div", { class: "heading" }, h("h1", { tabindex: -1, class: "mono" }, id), state, h("div", { class: "buttons" }, retryFailed, retryIt, cancelIt)),
-    trouble, content);
+    errorBox, content);
 
   /** @type {{perSecond: number | null, left: number | null}} */
-  let told = { perSecond: null, left: null };
+  let reported = { perSecond: null, left: null };
 
-  /** @param {Partial<Submission>} of how far it is, of an event or of the status */
+  /** @param {Partial<Submission>} of the progress, from an event or from the status */
   function drawProgress(of) {
     const { operations_done = 0, operations_total = 0, operations_failed = 0, chunks_done = 0, chunks_total = 0, chunks_in_hand = 0, state: kind = "" } = of;
     const isRunning = kind === "in_progress";
     setBadge(state, kind);
     progress.update(operations_done, operations_total, operations_failed, kind);
     tiles.operations.update(`${number(operations_done)} / ${number(operations_total)}`, operations_failed ? `${number(operations_failed)} failed` : "");
-    tiles.chunks.update(`${number(chunks_done)} / ${number(chunks_total)}`, isRunning ? `${number(chunks_in_hand)} in hand` : "");
-    const speed = isRunning ? (told.perSecond ?? pace(id, operations_done)) : null;
+    tiles.chunks.update(`${number(chunks_done)} / ${number(chunks_total)}`, isRunning ? `${number(chunks_in_hand)} reserved` : "");
+    const speed = isRunning ? (reported.perSecond ?? pace(id, operations_done)) : null;
     tiles.rate.update(rate(speed));
-    tiles.left.update(isRunning && speed ? duration(told.left ?? (operations_total - operations_done) / speed) : "–");
+    tiles.left.update(isRunning && speed ? duration(reported.left ?? (operations_total - operations_done) / speed) : "–");
   }
 
   /** @param {Submission} of */
@@ -102,9 +102,9 @@ export function submissionView(queue, id, signal) {
     const rows = /** @type {[string, string][]} */ ([
       ["Trace id", traceId ?? "none"],
       ["Chunk size", counted(of.chunk_size, "operation")],
-      ["Attempts", `at most ${number(of.max_attempts)} a chunk`],
-      ["Failed operations", of.max_failed_operations === null ? "any number" : `at most ${number(of.max_failed_operations)}, else it fails`],
-      ["Contents", of.is_inline ? "in Redis: it is small" : "in the object store"],
+      ["Attempts", `at most ${number(of.max_attempts)} per chunk`],
+      ["Failed operations", of.max_failed_operations === null ? "any number" : `at most ${number(of.max_failed_operations)}, otherwise the submission fails`],
+      ["Contents", of.is_inline ? "in Redis, since the submission is small" : "in the object store"],
       ["Prefix", of.prefix],
       ["Codec", of.codec],
       ["Metadata", of.metadata ? `${number(Math.floor((of.metadata.replaceAll("=", "").length * 3) / 4))} bytes (base64): ${of.metadata.slice(0, 400)}` : "none"],
@@ -120,30 +120,30 @@ export function submissionView(queue, id, signal) {
     try {
       current = await get(path, signal);
       const was = isFollowing;
-      show(trouble, false);
+      show(errorBox, false);
       draw(/** @type {Submission} */ (current));
       if (current?.state === "in_progress" && !was) followIt();
       else if (current?.state !== "in_progress" && !was && !isListening) listen();
     } catch (error) {
       if (signal.aborted || error instanceof Unreachable) return;
       const isGone = error instanceof Problem && error.status === 404;
-      replace(trouble, isGone ? gone() : refusal(error, `Submission ${id}`, reading.poke));
-      show(trouble, true);
+      replace(errorBox, isGone ? gone() : refusal(error, `Submission ${id}`, reading.poke));
+      show(errorBox, true);
       if (isGone) show(content, false);
       return;
     }
     try {
       grid.update(await get(`${path}/chunks?cells=1000`, signal));
-      show(gridTrouble, false);
+      show(gridErrorBox, false);
     } catch (error) {
       if (signal.aborted || error instanceof Unreachable) return;
-      replace(gridTrouble, refusal(error, "Chunks", reading.poke));
-      show(gridTrouble, true);
+      replace(gridErrorBox, refusal(error, "Chunks", reading.poke));
+      show(gridErrorBox, true);
     }
   }, { everyMs: 1_000, atLeastMs: 3_000, signal });
 
-  const gone = () => empty("There is no such submission",
-    h("p", {}, "It may be past its retention: a day after its end, unless the submission or its queue say otherwise."),
+  const gone = () => empty("Submission not found",
+    h("p", {}, "Its retention may be over: a day after its end, unless the submission or its queue has another retention."),
     command("opsqueue retention"));
 
   let isFollowing = false;
@@ -152,10 +152,10 @@ export function submissionView(queue, id, signal) {
   async function followIt() {
     isFollowing = true;
     await followLive(`${path}/events`, {
-      signal, refused: trouble, what: `Submission ${id}`, onOpen: reading.poke,
+      signal, refused: errorBox, what: `Submission ${id}`, onOpen: reading.poke,
       onEvent: (name, data) => {
         if (name === "progress") {
-          told = { perSecond: data.operations_per_second, left: data.remaining_s };
+          reported = { perSecond: data.operations_per_second, left: data.remaining_s };
           drawProgress(data);
         }
         reading.poke();
@@ -163,14 +163,14 @@ export function submissionView(queue, id, signal) {
       },
     });
     isFollowing = false;
-    told = { perSecond: null, left: null };
+    reported = { perSecond: null, left: null };
   }
 
-  /** After its end only a retry changes it, which its queue tells. */
+  /** After its end only a retry changes it; its queue's events show that. */
   async function listen() {
     isListening = true;
     await followLive(`${queuePath(queue)}/events`, {
-      signal, refused: trouble, what: `Queue ${queue}`,
+      signal, refused: errorBox, what: `Queue ${queue}`,
       onEvent: (name, data) => {
         const isOfIt = name === "submission" && data.id === id;
         if (isOfIt) reading.poke();

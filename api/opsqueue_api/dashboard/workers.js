@@ -1,4 +1,4 @@
-/** Workers: what each holds, and since when; of one queue, or of all. */
+/** The workers of one queue or of all, with the chunks they hold. */
 
 import { Unreachable, get, queuePath } from "./api.js";
 import { h, reconcile, replace, setText, show, table } from "./dom.js";
@@ -16,7 +16,7 @@ const SHOWN = 5;
  *   oldest_ms: number | null, held: Held[], readAt: number}} Worker
  */
 
-/** Read the workers of a queue with what they hold. @param {string} queue @param {AbortSignal} signal @returns {Promise<Worker[]>} */
+/** Read the workers of a queue with the chunks they hold. @param {string} queue @param {AbortSignal} signal @returns {Promise<Worker[]>} */
 export async function readWorkers(queue, signal) {
   const [{ workers }, { reservations }] = await Promise.all([
     get(`${queuePath(queue)}/workers`, signal),
@@ -30,14 +30,14 @@ export async function readWorkers(queue, signal) {
   }));
 }
 
-/** A table of workers: `update(workers)`. @param {boolean} hasQueue whether it says of which queue each is */
+/** A table of workers: `update(workers)`. @param {boolean} hasQueue whether it has a column for the queue */
 export function workersTable(hasQueue) {
   const list = table("Workers", [
     { title: "Worker", class: "name" },
     ...(hasQueue ? [{ title: "Queue" }] : []),
     { title: "State" },
     { title: "Seen", class: "n" },
-    { title: "In hand", class: "n" },
+    { title: "Reserved", class: "n" },
     { title: "Holds", class: "holds" },
   ]);
 
@@ -88,9 +88,9 @@ export function workersTable(hasQueue) {
   };
 }
 
-/** What to do where no worker is. */
+/** Shown if there is no worker. */
 export const noWorkers = () => empty("No workers",
-  h("p", {}, "Start one on the same Redis and store, with your handlers in app.py:"),
+  h("p", {}, "Start one with the same Redis and store, with your handlers in app.py:"),
   command("opsqueue-worker app:app"));
 
 /** All workers of all queues. @param {AbortSignal} signal */
@@ -112,7 +112,7 @@ export function workersView(signal) {
       list.update(workers);
       show(list.node, workers.length > 0);
       show(nothing, counts.size > 0 && workers.length === 0);
-      setText(summary, names ? `${counted(names, "worker")}, ${counted(held, "chunk")} in hand` : "");
+      setText(summary, names ? `${counted(names, "worker")}, ${counted(held, "chunk")} reserved` : "");
       show(refused, false);
     } catch (error) {
       if (signal.aborted || error instanceof Unreachable) return;

@@ -1,1 +1,1 @@
-"""Concerns of every request: hosts, tokens, limits, bodies, problems, logs."""
+"""Parts that every request passes through: hosts, tokens, limits, bodies, problems, logs."""

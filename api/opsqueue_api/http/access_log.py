@@ -1,7 +1,7 @@
-"""A line a request: who asked for what, how it was answered, how many bytes, how long it took.
+"""The access log: one line per request with client, path, status, size and duration.
 
-Around the app rather than in it, so that the line is written when a stream has ended, with what
-was really handed to the server, and by whatever server serves it.
+It wraps the app rather than being part of it. So the line is written when a stream has ended, it
+counts what the server really got, and it works with every server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOGGER: Final = logging.getLogger("opsqueue_api.access_log")
 
 
 def set_up_access_log(form: LogFormat) -> None:
-    """Send the lines to stdout, whatever the level of the others, which go to stderr."""
+    """Write the access log to stdout, independently of the level of the log on stderr."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter(form))
     LOGGER.handlers = [handler]
@@ -30,20 +30,20 @@ def set_up_access_log(form: LogFormat) -> None:
 
 
 class AccessLog:
-    """WSGI middleware.
+    """WSGI middleware that logs each request.
 
     Args:
-        app: what it stands around.
-        clock: monotonic seconds.
+        app: the wrapped app.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, app: WSGIApplication, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take both."""
+        """Wrap an app."""
         self._app = app
         self._clock = clock
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Pass the request on, and watch its answer."""
+        """Pass the request on and watch its answer."""
         answer = _Answer(environ, self._clock)
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:  # noqa: ANN401 PEP 3333
@@ -54,7 +54,7 @@ class AccessLog:
 
 
 class _Answer:
-    """The app's answer on its way; the server closes it, whole or not."""
+    """The app's answer while it is sent; the server closes it, whether complete or not."""
 
     def __init__(self, environ: WSGIEnvironment, clock: Callable[[], float]) -> None:
         self.status = 0
@@ -76,7 +76,7 @@ class _Answer:
         self._is_whole = True
 
     def close(self) -> None:
-        """Close the app's own, then write the line."""
+        """Close the app's answer, then write the line."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
@@ -91,14 +91,14 @@ class _Answer:
             "client": environ.get("REMOTE_ADDR", "-"),
             "token": environ.get(TOKEN_KEY, "-"),
             "method": environ["REQUEST_METHOD"],
-            # Without the query, which may say more than a log should keep; quoted again, since the
-            # server has decoded what could break the line.
+            # Without the query, which may contain more than a log should keep. Quoted again, since
+            # the server has decoded characters that could break the line.
             "path": quote(
                 environ.get("PATH_INFO", "").encode("latin-1", "replace"), safe="/:@,+=~!*'()$&;"
             ),
             "status": self.status,
             "bytes": self._bytes,
             "duration_ms": round((self._clock() - self._began) * 1000, 1),
-            # The client went away, or what makes the stream failed.
+            # The client closed the connection, or producing the stream failed.
             **({} if self._is_whole else {"cut_off": True}),
         }

@@ -1,6 +1,6 @@
-"""Who may do what over HTTP: the table of routes says what each needs, the middleware asks for it.
+"""Authorization over HTTP: the table of routes names the scopes, and middleware checks them.
 
-Denies by default: a route or method that the table does not have needs admin.
+It denies by default: a route or method that is not in the table needs admin.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from opsqueue_api.http.tokens import Scope, Token, find_token
 
 
 class Need(Enum):
-    """What a method of a route asks of a token: one of these scopes for the route's queue."""
+    """The need of a route's method: the token must have one of these scopes for the queue."""
 
     OPEN = None
-    """Nothing, not even a token: for load balancers."""
+    """Not even a token is needed: for load balancers."""
     ANY = frozenset(Scope)
     PRODUCE = frozenset({Scope.PRODUCE})
     CONSUME = frozenset({Scope.CONSUME})
@@ -31,25 +31,25 @@ class Need(Enum):
 
 
 class Authentication:
-    """Falcon middleware; lets everybody do everything when there are no tokens.
+    """Falcon middleware that checks tokens; without tokens, everybody may do everything.
 
-    A route's queue is its parameter `queue`; one without it concerns all queues, and needs a grant
-    for all of them.
+    A route's queue is its parameter `queue`. A route without this parameter concerns all queues and
+    needs a grant for all of them.
 
     Args:
-        tokens: that are accepted.
+        tokens: the accepted tokens.
         needs: by the route's template, then by method.
     """
 
     def __init__(self, tokens: Sequence[Token], needs: Mapping[str, Mapping[str, Need]]) -> None:
-        """Take both."""
+        """Store both."""
         self._tokens = tokens
         self._needs = needs
 
     def process_resource(
         self, req: falcon.Request, _resp: falcon.Response, _resource: object, params: dict[str, Any]
     ) -> None:
-        """Refuse with 401 who is not known, with 403 what is not granted."""
+        """Refuse unknown clients with 401, and actions that are not granted with 403."""
         if not self._tokens:
             return
         needs = self._needs.get(req.uri_template or "", {})
@@ -65,11 +65,13 @@ class Authentication:
     def _token_of(self, req: falcon.Request) -> Token:
         scheme, _, secret = (req.get_header("Authorization") or "").partition(" ")
         if scheme.lower() != "bearer":
-            detail = "it takes a token: send it with the header authorization: Bearer SECRET"
+            detail = "a token is required: send it with the header authorization: Bearer SECRET"
             raise _unauthenticated(detail, _CHALLENGE)
         token = find_token(self._tokens, secret.strip())
         if token is None:
-            detail = "the API has no such token: it may be mistyped, replaced, or another API's"
+            detail = (
+                "the API has no such token: it may be mistyped, replaced, or meant for another API"
+            )
             raise _unauthenticated(detail, f'{_CHALLENGE}, error="invalid_token"')
         return token
 
@@ -87,7 +89,7 @@ def _forbidden(token: Token, need: Need, queue: str | None) -> ProblemError:
     place = "all queues" if queue is None else f"queue {queue[:100]!r}"
     detail = (
         f"token {token.name!r} lacks the scope {' or '.join(scopes)} for {place}: use a token that "
-        "has it, or let it be added to OPSQUEUE_API_TOKENS of the API"
+        "has it, or have it added to OPSQUEUE_API_TOKENS of the API"
     )
     challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{" ".join(scopes)}"'
     fields = {"scopes": scopes, "queue": queue}

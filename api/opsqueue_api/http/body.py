@@ -1,4 +1,4 @@
-"""A request's body: read within its limit, decoded, and held to the other limits."""
+"""Request bodies: reading within the limit, decoding, and checking the other limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MORE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The submission's operations themselves: the API cuts and stores them."""
+    """A submission whose operations are in the body; the API cuts and stores them."""
 
     operations: list[Any]
     chunks_total: int
@@ -35,29 +35,29 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """Where the submission's chunks are stored already."""
+    """A submission whose chunks are stored already."""
 
     prefix: str
     chunks_total: int
     operations_total: int | None
     codec: str
     inline: list[bytes] | None
-    """The chunks themselves, where nothing is stored yet."""
+    """The chunks themselves, if they are not stored."""
 
 
 def idempotency_key(req: falcon.Request) -> str:
-    """Give the header, "" without one."""
+    """Return the Idempotency-Key header, or "" if there is none."""
     key = req.get_header("Idempotency-Key")
     if key is None:
         return ""
     if not is_idempotency_key(key):
-        message = "the Idempotency-Key header takes 1 to 255 printable ASCII characters"
+        message = "the Idempotency-Key header must have 1 to 255 printable ASCII characters"
         raise invalid(message)
     return key
 
 
 def media_type_of(req: falcon.Request) -> str:
-    """Return the type of a body without its parameters, such as a charset; '' where it has none."""
+    """Return the type of a body without parameters such as a charset; '' if it has none."""
     return (req.content_type or "").partition(";")[0].strip().lower()
 
 
@@ -67,12 +67,12 @@ def read_body(
     limit_bytes: int,
     media_types: Sequence[str] = (falcon.MEDIA_JSON,),
 ) -> bytes:
-    """Read a body of at most `limit_bytes`, whether its length was announced or not.
+    """Read a body of at most `limit_bytes`, whether or not its length was announced.
 
-    The limit holds for what is sent and, where that is gzip, for what comes out of it.
+    The limit applies to the sent bytes and, for gzip, also to the decompressed bytes.
     """
-    # Required, so that a page in somebody's browser can't post here: without a preflight request,
-    # which we don't answer, browsers send forms and plain text only.
+    # Required so that a web page can't post here: without a preflight request, which the API does
+    # not answer, browsers send only forms and plain text.
     if media_type_of(req) not in media_types:
         is_json = falcon.MEDIA_JSON in media_types
         detail = (
@@ -92,10 +92,10 @@ def read_body(
 
 
 def _is_gzip(req: falcon.Request) -> bool:
-    """Tell how the body is encoded.
+    """Return whether the body is compressed.
 
     Raises:
-        ProblemError: by what we don't read.
+        ProblemError: the API does not read this encoding.
     """
     encoding = (req.get_header("Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
@@ -108,20 +108,20 @@ def _is_gzip(req: falcon.Request) -> bool:
 def _read_part(stream: ReadableIO, size_bytes: int) -> bytes:
     try:
         return bytes(stream.read(size_bytes))
-    # Every server has errors of its own for that; gunicorn's for a chunk's size is no OSError.
+    # Each server raises its own errors; gunicorn's error for a chunk's size is not an OSError.
     except Exception as exc:
         raise _broken_off(0, f" ({type(exc).__name__})") from exc
 
 
 def _check_end(req: falcon.Request, seen_bytes: int) -> None:
-    """Refuse a body that is shorter than announced, which may look whole and not be."""
+    """Refuse a body that is shorter than announced: it may look complete."""
     length = req.content_length
     if length is not None and seen_bytes < length:
         raise _broken_off(seen_bytes, f" of {length:,}")
 
 
 def _stream_of(req: falcon.Request) -> ReadableIO:
-    # Falcon's bounded_stream takes a chunked body, which announces no length, for an empty one.
+    # Falcon's bounded_stream treats a chunked body, which announces no length, as empty.
     is_chunked = req.content_length is None and req.get_header("Transfer-Encoding") is not None
     return req.stream if is_chunked else req.bounded_stream
 
@@ -130,7 +130,7 @@ def _unpacked(data: bytes, limit_bytes: int) -> bytes:
     try:
         found = decompressed(data, limit_bytes=limit_bytes)
     except ValueError as exc:
-        problem = Problem(ProblemType.MALFORMED_GZIP, f"the body is no gzip: {exc}")
+        problem = Problem(ProblemType.MALFORMED_GZIP, f"the body is not valid gzip: {exc}")
         raise ProblemError(problem) from exc
     if len(found) > limit_bytes:
         raise _body_too_large(limit_bytes)
@@ -143,16 +143,20 @@ def decode_insert(data: bytes) -> InsertBody:
 
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
-    """Decode a body: 400 for what is no JSON, 422 for wrong fields and types."""
+    """Decode a body.
+
+    Raises:
+        ProblemError: 400 if it is not JSON, 422 for wrong fields and types.
+    """
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as exc:
         raise refusal(exc, "; the API's README shows the bodies") from exc
     except msgspec.DecodeError as exc:
         where = "" if "(byte" in str(exc) else f" (at its end, byte {len(data)})"
-        # msgspec takes a lone surrogate in a string for the end of the data.
+        # msgspec mistakes a lone surrogate in a string for the end of the data.
         if b"\\ud" in data.lower():
-            where += ", or has a lone surrogate, which is no character"
+            where += ", or it has a lone surrogate, which is not a character"
         message = f"{exc}{where}"
         raise _malformed(message) from exc
     except UnicodeDecodeError as exc:
@@ -164,13 +168,13 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
 
 
 def refusal(exc: msgspec.ValidationError, hint: str = "") -> Exception:
-    """Return the error for fields that are refused: the own one of a value that refuses them."""
+    """Return the error for refused fields; a value's own error is preferred to msgspec's."""
     own = exc.__cause__
     return own if isinstance(own, InvalidArgumentError) else invalid(f"{exc}{hint}")
 
 
 def contents_of(body: InsertBody, limits: Limits) -> Contents | Uploaded:
-    """Tell which of the two bodies it is, and hold it to the limits."""
+    """Determine which of the two kinds of body it is, and check the limits."""
     if body.chunk_size < 1:
         raise ChunkSizeIsZeroError(body.chunk_size)
     metadata_bytes = len(body.metadata or b"")
@@ -184,8 +188,8 @@ def contents_of(body: InsertBody, limits: Limits) -> Contents | Uploaded:
     if has_operations == (body.prefix is not msgspec.UNSET):
         found = "both" if has_operations else "neither"
         message = (
-            f"the body has {found} of operations and prefix: give operations, which the API cuts "
-            "and stores, or prefix and chunks_total of chunks that are stored already"
+            f"the body has {found} of operations and prefix: send either operations, which the API "
+            "cuts and stores, or prefix and chunks_total of chunks that are stored already"
         )
         raise invalid(message)
     return _contents(body, limits) if has_operations else _uploaded(body, limits)
@@ -194,7 +198,7 @@ def contents_of(body: InsertBody, limits: Limits) -> Contents | Uploaded:
 def _contents(body: InsertBody, limits: Limits) -> Contents:
     for name in ("chunks_total", "operations_total", "codec", "inline"):
         if getattr(body, name) is not msgspec.UNSET:
-            message = f"{name} goes with prefix, not with operations: leave it out"
+            message = f"{name} is only for a body with prefix, not with operations: leave it out"
             raise invalid(message)
     operations: list[Any] = (
         [] if isinstance(body.operations, msgspec.UnsetType) else body.operations
@@ -204,22 +208,22 @@ def _contents(body: InsertBody, limits: Limits) -> Contents:
 
 
 def check_number(operations: int, *, chunk_size: int, limits: Limits) -> int:
-    """Return how many chunks operations of one body are cut into.
+    """Return the number of chunks that the operations of one body are cut into.
 
     Raises:
-        ProblemError: these or those are too many.
+        ProblemError: there are too many operations or chunks.
     """
     if operations > limits.operations:
         message = (
-            f"{operations:,} operations, the limit (max-operations) is {limits.operations:,} in "
-            f"one body: {_MORE}"
+            f"{operations:,} operations are more than the limit (max-operations) of "
+            f"{limits.operations:,} in one body: {_MORE}"
         )
         raise too_large(message)
     chunks_total = -(-operations // chunk_size)
     if chunks_total > limits.body_chunks:
         message = (
-            f"{chunks_total:,} chunks, the limit (max-body-chunks) is {limits.body_chunks:,} cut "
-            f"from one body: raise chunk_size, {_MORE}"
+            f"{chunks_total:,} chunks are more than the limit (max-body-chunks) of "
+            f"{limits.body_chunks:,} from one body: raise chunk_size, {_MORE}"
         )
         raise too_large(message)
     return chunks_total
@@ -227,12 +231,12 @@ def check_number(operations: int, *, chunk_size: int, limits: Limits) -> int:
 
 def _uploaded(body: InsertBody, limits: Limits) -> Uploaded:
     if isinstance(body.chunks_total, msgspec.UnsetType):
-        message = "chunks_total is missing: give the number of chunks stored below prefix"
+        message = "chunks_total is missing: send the number of chunks stored below prefix"
         raise invalid(message)
     if body.chunks_total > limits.chunks:
         message = (
-            f"{body.chunks_total:,} chunks, the limit is {limits.chunks:,}: raise chunk_size, or "
-            "make several submissions"
+            f"{body.chunks_total:,} chunks are more than the limit of {limits.chunks:,}: raise "
+            "chunk_size, or make several submissions"
         )
         raise too_large(message)
     prefix, total, codec = body.prefix, body.operations_total, body.codec
@@ -248,7 +252,7 @@ def _uploaded(body: InsertBody, limits: Limits) -> Uploaded:
 
 def _broken_off(seen_bytes: int, how: str) -> ProblemError:
     detail = (
-        f"the body breaks off after {seen_bytes:,} bytes{how}: nothing is changed, send it again"
+        f"the body breaks off after {seen_bytes:,} bytes{how}: nothing was changed, send it again"
     )
     return ProblemError(Problem(ProblemType.BROKEN_OFF, detail))
 
@@ -256,10 +260,10 @@ def _broken_off(seen_bytes: int, how: str) -> ProblemError:
 def _body_too_large(limit_bytes: int) -> ProblemError:
     return too_large(
         f"the body is larger than the limit (max-body-bytes) of {limit_bytes:,} bytes, which also "
-        "holds for what comes out of gzip: report fewer chunks at a time; for more operations "
+        "applies to decompressed gzip: report fewer chunks at a time; for more operations "
         f"{_MORE}"
     )
 
 
 def _malformed(why: str) -> ProblemError:
-    return ProblemError(Problem(ProblemType.MALFORMED_JSON, f"the body is no JSON: {why}"))
+    return ProblemError(Problem(ProblemType.MALFORMED_JSON, f"the body is not valid JSON: {why}"))

@@ -1,7 +1,7 @@
-"""gzip: of answers, where the client takes it, and of requests' bodies, within their limit.
+"""gzip for answers, if the client accepts it, and for request bodies, within their limit.
 
-By zlib alone. What is published for Falcon or WSGI waits for a stream's end or for 32 KiB before
-it sends anything, and compresses event streams too.
+It uses zlib alone: the published packages for Falcon or WSGI send nothing before a stream's end or
+32 KiB, and they compress event streams, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import falcon
 from opsqueue_api.http.streams import Stream
 
 MIN_BYTES: Final = 1_024
-"""Below this the saving is less than what a packet carries anyway."""
+"""Smaller answers fit into a packet anyway."""
 
 _TYPES: Final = frozenset(
     {
@@ -23,30 +23,30 @@ _TYPES: Final = frozenset(
         *("text/html", "text/css", "text/javascript", "image/svg+xml"),
     }
 )
-"""Not text/event-stream: proxies and clients that buffer would hold events back."""
+"""Without text/event-stream: proxies and clients that buffer would delay events."""
 
-# On NDJSON of results, by chunks of 1,000 lines: 42 to 108 MB/s and 14 to 32 % of the bytes, where
-# level 6 does 9 to 44 MB/s and comes to 12 to 27 %.
+# Measured on NDJSON of results in chunks of 1,000 lines: 42 to 108 MB/s and 14 to 32 % of the
+# bytes. Level 6 reaches 9 to 44 MB/s and 12 to 27 %.
 _LEVEL: Final = 1
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class Compression:
-    """Falcon middleware."""
+    """Falcon middleware that compresses answers."""
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
-        """Compress what is worth it, streams part by part."""
+        """Compress the answer if it is worth it; streams are compressed part by part."""
         kind = (resp.content_type or "").partition(";")[0].strip().lower()
         if kind not in _TYPES or resp.get_header("Content-Encoding"):
             return
-        # Also where it is not compressed: a cache in between must not mix the two up.
+        # Also without compression: a cache in between must not confuse the two forms.
         resp.append_header("Vary", "Accept-Encoding")
         if not accepts_gzip(req.get_header("Accept-Encoding") or ""):
             return
         if resp.stream is not None:
-            # Falcon would also take files; ours are streams and generators.
+            # Falcon also accepts files; the API's streams are iterables of bytes.
             parts = cast(Iterable[bytes], resp.stream)
             resp.stream = Stream(compressed(parts), *_closers(parts))
             resp.delete_header("Content-Length")
@@ -60,7 +60,7 @@ class Compression:
 
 
 def compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Compress each part so that the receiver can read it when it is there."""
+    """Compress each part so that the receiver can read it as soon as it arrives."""
     compressor = zlib.compressobj(_LEVEL, wbits=_GZIP)
     for part in parts:
         data = compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -71,10 +71,10 @@ def compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def decompressed(data: bytes, *, limit_bytes: int) -> bytes:
-    """Decompress up to one byte more than the limit, however much there is.
+    """Decompress at most one byte more than the limit.
 
     Raises:
-        ValueError: it is no gzip, has no end, or something stands behind its end.
+        ValueError: it is not gzip, has no end, or has data behind its end.
     """
     decompressor = zlib.decompressobj(wbits=_GZIP)
     try:
@@ -83,16 +83,16 @@ def decompressed(data: bytes, *, limit_bytes: int) -> bytes:
         raise ValueError(str(exc)) from exc
     if len(found) <= limit_bytes:
         if not decompressor.eof:
-            message = "it has no end"
+            message = "it is cut off"
             raise ValueError(message)
         if decompressor.unused_data:
-            message = "a second member or something else stands behind its end"
+            message = "there is a second member or other data behind its end"
             raise ValueError(message)
     return found
 
 
 def accepts_gzip(header: str) -> bool:
-    """Read an Accept-Encoding header (RFC 9110, 12.5.3); `gzip;q=0` refuses it."""
+    """Parse an Accept-Encoding header (RFC 9110, 12.5.3); `gzip;q=0` refuses gzip."""
     weights = {}
     for part in header.lower().split(","):
         name, *parameters = (text.strip() for text in part.split(";"))

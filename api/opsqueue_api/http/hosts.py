@@ -1,8 +1,8 @@
-"""The names that an API without tokens answers to, so that no web page can read it by its own name.
+"""The allowed host names of an API without tokens: protection against DNS rebinding.
 
-Whoever owns a name can point it at 127.0.0.1 after a browser has loaded a page from it (DNS
-rebinding). The browser then takes the API for the page's own origin, so the page could read and
-change everything. Its name still stands in each request's Host, which no page can change.
+The owner of a name can point it at 127.0.0.1 after a browser has loaded a page from it. The browser
+then takes the API for the page's own origin, so the page could read and change everything. The name
+is still in each request's Host header, which no page can change.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _PATTERN: Final = re.compile(rf"(\*?\.)?{_LABELS}")
 _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::([0-9]{0,5}))?")
 _ABSOLUTE: Final = re.compile(r"[^/?#]*://([^/?#]*)")
 _MAX_PORT: Final = 65_535
-# Browsers take all names below localhost for this machine, without asking anybody.
+# Browsers resolve all names below localhost to this machine, without a name server.
 _LOCAL: Final = ("localhost", "*.localhost")
 ALWAYS_ANSWERED: Final = frozenset({"/healthz", "/readyz"})
-"""For load balancers and the like, which have names of their own for it."""
+"""Paths for load balancers and the like, which use names of their own."""
 
 
 class AllowedHosts:
-    """Names that are accepted beside `localhost` and IP addresses, which nobody can rebind.
+    """Names that are accepted besides `localhost` and IP addresses, which can't be rebound.
 
     Args:
         names: `api`, `*.example.com` (all names below it), `.example.com` (it and all names below
             it), or `*` (all names).
 
     Raises:
-        InvalidArgumentError: one is none of these.
+        InvalidArgumentError: a name has none of these forms.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -48,10 +48,10 @@ class AllowedHosts:
         self._endings = tuple(p.removeprefix("*") for p in patterns if p.startswith(("*.", ".")))
 
     def allow(self, host: str | None) -> bool:
-        """Return whether a request with this Host is answered.
+        """Return whether a request with this Host header is answered.
 
         Args:
-            host: with its port, as it was sent; None: the request has none.
+            host: the header as it was sent, with its port; None if there is none.
         """
         if self._has_all:
             return True
@@ -62,7 +62,7 @@ class AllowedHosts:
 
 
 def is_name(host: str) -> bool:
-    """Return whether it is a name rather than an address, and one that can be accepted."""
+    """Return whether it is an acceptable name, not an address."""
     return bool(_NAME.fullmatch(host.lower().removesuffix("."))) and _ipv4(host) is None
 
 
@@ -74,9 +74,9 @@ def _checked(name: str) -> str:
     if _PATTERN.fullmatch(lowered):
         return lowered
     message = (
-        f"allowed host {name[:100]!r}: give a name without scheme and port, such as api, "
-        "*.example.com (all below it), .example.com (it and all below it) or * (all names); "
-        "one with other characters than ASCII as browsers send it (xn--…)"
+        f"allowed host {name[:100]!r} is not valid: use a name without scheme and port, such as "
+        "api, *.example.com (all names below it), .example.com (it and all names below it) or * "
+        "(all names); write names that are not ASCII as browsers send them (xn--…)"
     )
     raise InvalidArgumentError(message)
 
@@ -88,9 +88,9 @@ def _name_of(host: str) -> str | IPv4Address | IPv6Address | None:
         return None
     if parts[1] is not None:
         return _ipv6(parts[1])
-    # The dot of the root makes no other name.
+    # A trailing dot stands for the root: it is the same name.
     name = parts[2].removesuffix(".")
-    # Only four decimal numbers are an address: browsers send no other form of one (0x7f.1).
+    # Only four decimal numbers are an address: browsers send no other form, such as 0x7f.1.
     return _ipv4(name) or (name if _NAME.fullmatch(name) else None)
 
 
@@ -109,27 +109,27 @@ def _ipv6(text: str) -> IPv6Address | None:
 
 
 class KnownHosts:
-    """Falcon middleware; refuses with 421 what was sent to a name that is not accepted.
+    """Falcon middleware that refuses requests to names that are not allowed with 421.
 
-    Reads are refused, too, also of the dashboard: it is reading that a rebound name allows.
-    X-Forwarded-Host does not count: a page may set it.
+    It refuses reads, too, even of the dashboard, since a rebound name allows reading.
+    X-Forwarded-Host is ignored, since a page can set it.
 
     Args:
         names: see AllowedHosts.
 
     Raises:
-        InvalidArgumentError: as AllowedHosts.
+        InvalidArgumentError: see AllowedHosts.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self._allowed = AllowedHosts(names)
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
-        """Look at Host, and at the host of a request target that is a whole URL."""
+        """Check the Host header, and the host of a request target that is a whole URL."""
         if req.path in ALWAYS_ANSWERED:
             return
         hosts = [req.get_header("Host")]
-        # By RFC 9112 such a target counts, not Host. Servers hand it on under these names.
+        # By RFC 9112 such a target takes precedence over Host. Servers pass it under these names.
         target = req.env.get("RAW_URI") or req.env.get("REQUEST_URI") or ""
         if absolute := _ABSOLUTE.match(target):
             hosts.append(absolute[1])
@@ -139,10 +139,10 @@ class KnownHosts:
 
 
 def _misdirected(host: str | None) -> ProblemError:
-    sent_to = f"{host[:100]!r} is none of them" if host else "the request names no host"
+    sent_to = f"{host[:100]!r} is not one of them" if host else "the request names no host"
     detail = (
-        "an API without tokens answers to localhost, IP addresses and allowed names only, since "
-        f"any web page can point a name of its own at this machine: {sent_to}. If it is a name of "
+        "an API without tokens answers only to localhost, IP addresses and allowed names, since "
+        f"any web page can point its own name at this machine: {sent_to}. If it is a name of "
         "this API, start the API with --allowed-hosts (OPSQUEUE_API_ALLOWED_HOSTS), or with tokens"
     )
     return ProblemError(Problem(ProblemType.MISDIRECTED, detail))

@@ -1,7 +1,8 @@
-"""What a method of a route takes and answers, declared beside it: checked, and made public.
+"""Declarations of a route's methods: their parameters, bodies and answers.
 
-`@operation(...)` stands on a responder. `openapi.py` makes the document of it; `KnownParameters`
-refuses a query parameter that it does not name, so that a typing error is not taken for consent.
+`@operation(...)` decorates a responder. `openapi.py` generates the document from it.
+`KnownParameters` refuses query parameters that it does not name, so that a misspelled one is not
+silently ignored.
 """
 
 from __future__ import annotations
@@ -24,17 +25,15 @@ Schema = Mapping[str, Any]
 _ATTRIBUTE: Final = "opsqueue_operation"
 NDJSON: Final = "application/x-ndjson"
 NDJSON_TYPES: Final = (NDJSON, "application/ndjson", "application/jsonl")
-"""Names that bodies of JSON lines are sent under; none of them is registered. Answers have the
-first."""
-"""A regular expression, as JSON Schema has them."""
+"""Media types that JSON lines are sent under; none of them is registered. Answers use the first."""
 ID_SCHEMA: Final = {"type": "string", "pattern": "^[0-8]?[0-9]{1,18}$"}
-"""Of a submission's id."""
+"""Schema of a submission's id."""
 EVENT_STREAM: Final = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A query parameter, or a header. `schema` in JSON Schema's terms."""
+    """A query parameter or a header. `schema` is a JSON Schema."""
 
     name: str
     schema: Schema
@@ -45,24 +44,24 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body: JSON of a type, or lines or events, whose data are of these types."""
+    """A body: JSON of a type, or lines or events whose data have that type."""
 
     of: type[msgspec.Struct] | None
     media_type: str = falcon.MEDIA_JSON
     about: str = ""
     other_types: tuple[str, ...] = ()
-    """Media types that the same can have instead."""
+    """Alternative media types of the same body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A method of a route."""
+    """The declaration of a route's method."""
 
     parameters: tuple[Parameter, ...] = ()
     body: tuple[Content, ...] = ()
     answers: Mapping[int, Content | None] = field(default_factory=dict)
     problems: tuple[ProblemType, ...] = ()
-    """Beside those that follow from the path, the parameters, the body and the token."""
+    """Problems besides those that follow from the path, the parameters, the body and the token."""
 
 
 def operation(
@@ -71,13 +70,13 @@ def operation(
     answers: type[msgspec.Struct] | Mapping[int, Content | None],
     problems: tuple[ProblemType, ...] = (),
 ) -> Callable[[Responder], Responder]:
-    """Declare a responder's operation; its docstring says what it does.
+    """Declare a responder's operation; the responder's docstring is the summary.
 
     Args:
-        parameters: of the query, and headers.
-        body: what it takes, one a media type.
-        answers: by status; a type alone is JSON with 200.
-        problems: that its own logic has.
+        parameters: query parameters and headers.
+        body: the accepted bodies, one for each media type.
+        answers: by status; a type alone means JSON with 200.
+        problems: those of the operation's own logic.
     """
     by_status = answers if isinstance(answers, Mapping) else {200: Content(answers)}
     declared = Operation(parameters=parameters, body=body, answers=by_status, problems=problems)
@@ -90,19 +89,19 @@ def operation(
 
 
 def operation_of(resource: object, method: str) -> Operation | None:
-    """Give what a resource's responder declares; None where it has none, or declares nothing."""
+    """Return the declaration of a resource's responder; None if there is none."""
     responder = getattr(resource, f"on_{method.lower()}", None)
     declared = getattr(responder, _ATTRIBUTE, None)
     return declared if isinstance(declared, Operation) else None
 
 
 class KnownParameters:
-    """Falcon middleware: a query parameter that the operation does not have is refused."""
+    """Falcon middleware that refuses query parameters that the operation does not declare."""
 
     def process_resource(
         self, req: falcon.Request, _resp: falcon.Response, resource: object, _params: dict[str, Any]
     ) -> None:
-        """Refuse with 422, naming those that it has."""
+        """Refuse unknown parameters with 422, naming the known ones."""
         declared = operation_of(resource, req.method)
         if declared is None:
             return
@@ -110,17 +109,17 @@ class KnownParameters:
         for name in req.params:
             if name not in known:
                 has = f"it takes {', '.join(known)}" if known else "it takes none"
-                message = f"{name[:40]!r} is no query parameter of {req.method} here: {has}"
+                message = f"{name[:40]!r} is not a query parameter of {req.method} here: {has}"
                 raise invalid(message)
 
 
-# Parameters that several have.
+# Parameters of several operations.
 
 
 def integer_parameter(
     name: str, about: str, *, least: int, most: int, default: int | None = None
 ) -> Parameter:
-    """Make one that `parameters.integer` reads."""
+    """Return a parameter that `parameters.integer` reads."""
     schema: dict[str, Any] = {"type": "integer", "minimum": least, "maximum": most}
     if default is not None:
         schema["default"] = default
@@ -128,7 +127,7 @@ def integer_parameter(
 
 
 def choice_parameter(name: str, choices: list[str], about: str) -> Parameter:
-    """Make one that `parameters.choice` reads; the first is the default."""
+    """Return a parameter that `parameters.choice` reads; the first choice is the default."""
     return Parameter(name, {"type": "string", "enum": choices, "default": choices[0]}, about)
 
 
@@ -143,22 +142,22 @@ META: Final = Parameter(
         "maxItems": MAX_STRATEGIC_PAIRS,
         "examples": [["customer:7"]],
     },
-    "Pairs of strategic metadata, KEY:INTEGER, percent-encoded; any number of times.",
+    "A pair of strategic metadata, KEY:INTEGER, percent-encoded; may be repeated.",
 )
 WAIT: Final = Parameter(
     "wait",
     {"type": "number", "minimum": 0, "maximum": int(MAX_WAIT_S), "default": 0},
-    "Seconds to wait at most; the answer may come sooner.",
+    "Maximum number of seconds to wait; the answer may come sooner.",
 )
 IDEMPOTENCY_KEY: Final = Parameter(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
-    "The same key gives the same submission: an insert with one may be repeated.",
+    "A repeated insert with the same key returns the same submission.",
     place="header",
 )
 LAST_EVENT_ID: Final = Parameter(
     "Last-Event-ID",
     {"type": "string"},
-    "The last id seen, as an EventSource sends it when it connects again.",
+    "The last event id seen, as an EventSource sends it when it reconnects.",
     place="header",
 )

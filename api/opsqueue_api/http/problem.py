@@ -1,7 +1,7 @@
-"""Errors as problem details (RFC 9457): one table of kinds, one of our exceptions.
+"""Errors as problem details (RFC 9457): one table of kinds, and one of opsqueue's exceptions.
 
-`type` is what programs decide by, `detail` a sentence that says what helps. An unexpected
-exception is answered without its traceback, which goes to the log.
+Programs decide by `type`; `detail` is a sentence that says what helps. An unexpected exception is
+answered without its traceback, which is logged.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.BROKEN_OFF: (400, "Body breaks off"),
     ProblemType.MALFORMED_GZIP: (400, "Malformed gzip"),
     ProblemType.MALFORMED_JSON: (400, "Malformed JSON"),
-    ProblemType.QUEUE_NAME: (400, "Not a queue's name"),
+    ProblemType.QUEUE_NAME: (400, "Invalid queue name"),
     ProblemType.INVALID_ARGUMENT: (422, "Invalid argument"),
     ProblemType.TOO_LARGE: (413, "Too large"),
     ProblemType.SUBMISSION_FORGOTTEN: (409, "Submission was forgotten"),
@@ -64,7 +64,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.SUBMISSION_NOT_RETRYABLE: (409, "Submission can't be retried"),
     ProblemType.TOO_MANY_MATCHES: (409, "Too many matches"),
     ProblemType.SUBMISSION_NOT_COMPLETED: (409, "Submission has not completed"),
-    ProblemType.RESULTS_NOT_JSON: (422, "Results can't be given as JSON"),
+    ProblemType.RESULTS_NOT_JSON: (422, "Results have no JSON form"),
     ProblemType.OPERATIONS_FAILED: (409, "Operations failed"),
     ProblemType.RESULTS_GONE: (410, "Results are gone"),
     ProblemType.NOT_JSON: (422, "No JSON form"),
@@ -77,7 +77,7 @@ _KINDS: Final[Mapping[ProblemType, tuple[int, str]]] = {
     ProblemType.INTERNAL: (500, "Internal error"),
 }
 
-# The first that fits: subclasses stand before their bases.
+# The first match counts, so subclasses come before their bases.
 _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
     (SubmissionNotFoundError, ProblemType.SUBMISSION_NOT_FOUND),
     (SubmissionForgottenError, ProblemType.SUBMISSION_FORGOTTEN),
@@ -100,18 +100,18 @@ _OF_EXCEPTION: Final[tuple[tuple[type[OpsqueueError], ProblemType], ...]] = (
 
 
 def status_of(kind: ProblemType) -> int:
-    """Give the HTTP status of a kind."""
+    """Return the HTTP status of a kind."""
     return _KINDS[kind][0]
 
 
 def title_of(kind: ProblemType) -> str:
-    """Give the title of a kind."""
+    """Return the title of a kind."""
     return _KINDS[kind][1]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What went wrong, as it is answered. `fields` are further members, in JSON's terms."""
+    """A problem as it is answered. `fields` are its further members, as JSON values."""
 
     type: ProblemType
     detail: str
@@ -120,11 +120,11 @@ class Problem:
 
     @property
     def status(self) -> int:
-        """Give the HTTP status."""
+        """The HTTP status."""
         return _KINDS[self.type][0]
 
     def write(self, resp: falcon.Response) -> None:
-        """Answer with it."""
+        """Write the problem into the answer."""
         status, title = _KINDS[self.type]
         _write(
             resp, status, {"type": self.type, "title": title, "detail": self.detail}, self.fields
@@ -134,26 +134,26 @@ class Problem:
 
 
 class ProblemError(Exception):
-    """Raised by resources for what none of our exceptions says."""
+    """Raised by resources for problems that none of opsqueue's exceptions describes."""
 
     def __init__(self, problem: Problem) -> None:
-        """Keep the problem."""
+        """Store the problem."""
         self.problem = problem
         super().__init__(problem.detail)
 
 
 def invalid(detail: str) -> ProblemError:
-    """Make the error for a value that is refused."""
+    """Return the error for a refused value."""
     return ProblemError(Problem(ProblemType.INVALID_ARGUMENT, detail))
 
 
 def too_large(detail: str) -> ProblemError:
-    """Make the error for a limit that is passed; `detail` names the limit and what helps."""
+    """Return the error for an exceeded limit; `detail` names the limit and what helps."""
     return ProblemError(Problem(ProblemType.TOO_LARGE, detail))
 
 
 def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> Problem:
-    """Translate an exception of ours; also says how the submission stands where one is known."""
+    """Translate one of opsqueue's exceptions; include the submission's state if it is known."""
     for kind, problem_type in _OF_EXCEPTION:
         if isinstance(exc, kind):
             fields = fields_of(submission or _submission_of(exc))
@@ -174,7 +174,7 @@ def problem_of(exc: OpsqueueError, *, submission: Submission | None = None) -> P
 
 
 def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
-    """Let every error of the app be answered as a problem detail."""
+    """Install handlers that answer every error of the app as a problem detail."""
     app.add_error_handler(Exception, _on_unexpected)
     app.add_error_handler(OpsqueueError, _on_ours)
     app.add_error_handler(ProblemError, _on_problem)
@@ -185,7 +185,7 @@ def _on_ours(
     req: falcon.Request, resp: falcon.Response, exc: OpsqueueError, _params: dict[str, Any]
 ) -> None:
     if isinstance(exc, StoreUnavailableError):
-        # Such as a full disk: who runs the API can mend it, and not who hears the answer.
+        # For example a full disk: the API's operator can fix it, not the client.
         _LOG.warning("%s %s: %s", req.method, req.path, exc)
     problem_of(exc).write(resp)
 
@@ -199,20 +199,21 @@ def _on_problem(
 def _on_unexpected(
     req: falcon.Request, resp: falcon.Response, exc: Exception, _params: dict[str, Any]
 ) -> None:
-    # Without the query: it is the client's text, and nothing in it explains a defect of ours.
+    # Without the query: it is the client's data, and it would not explain a defect.
     _LOG.error("%s %s failed", req.method, req.path, exc_info=exc)
     _internal().write(resp)
 
 
 def _on_http_error(req: falcon.Request, resp: falcon.Response, exc: falcon.HTTPError) -> None:
-    """Falcon's own errors; the status and headers, such as Allow, are set already."""
+    """Answer Falcon's own errors; status and headers, such as Allow, are set already."""
     match exc.status_code:
         case 404:
-            detail = f"{req.path} is no route: submissions are at /v1/queues/QUEUE/submissions"
+            detail = f"{req.path} is not a route: submissions are at /v1/queues/QUEUE/submissions"
             Problem(ProblemType.ROUTE_NOT_FOUND, detail).write(resp)
         case 405:
             allowed = (exc.headers or {}) if isinstance(exc.headers, dict) else {}
-            detail = f"{req.method} is not for {req.path}: it takes {allowed.get('Allow', 'less')}"
+            methods = allowed.get("Allow", "fewer methods")
+            detail = f"{req.path} does not accept {req.method}: it accepts {methods}"
             Problem(ProblemType.METHOD_NOT_ALLOWED, detail).write(resp)
         case status:
             _write(resp, status, {"title": exc.title, "detail": exc.description or exc.title}, {})
@@ -225,7 +226,7 @@ def _write(
     if status == 503:
         resp.set_header("Retry-After", str(RETRY_AFTER_S))
     resp.content_type = MEDIA_TYPE
-    # Set by RequestIds; the log's lines about this request have it, too.
+    # RequestIds sets it; log lines about this request have it, too.
     request_id = getattr(resp.context, "request_id", None)
     about = {} if request_id is None else {"request_id": request_id}
     resp.data = encode({**head, "status": status, **about, **fields})
@@ -243,7 +244,7 @@ def _submission_of(exc: OpsqueueError) -> Submission | None:
 
 
 def fields_of(submission: Submission | None) -> dict[str, Any]:
-    """Give the members that say how a submission stands."""
+    """Return the members that describe a submission's state."""
     if submission is None:
         return {}
     return {

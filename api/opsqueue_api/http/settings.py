@@ -1,4 +1,4 @@
-"""What the API can be told: two small frozen values. `cli.py` reads them, nobody else."""
+"""The API's settings: two small frozen values, which only `cli.py` creates."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from opsqueue.tracing.logs import LogFormat
 from opsqueue_api.http.tokens import Token
 
 MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus-client's variable: a folder where several processes keep their metrics. It must be set
-before the library is imported."""
+"""prometheus-client's variable for the folder where several processes keep their metrics. It must
+be set before the library is imported."""
 METRICS_FOLDER: Final = "opsqueue-metrics-"
-"""How the name of such a folder begins that `cli` makes, and that goes with the process. (Earlier
-versions had another name and no lock: theirs are left alone.)"""
+"""Prefix of the folders that `cli` creates and that are removed with the process. (Folders of
+earlier versions have another name and no lock; they are not removed.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request may ask for; more is refused with the limit's name.
+    """Limits of one request; exceeding one is refused with the limit's name.
 
     Args:
-        body_bytes: of a request, also of what comes out of gzip. Decoded it can take twenty times
-            as much memory.
-        chunk_bytes: of a chunk that is decoded whole, before compression; it may hold an eighth of
-            it as many values. Results are streamed one by one where a chunk has more.
-        line_bytes: of a line of an NDJSON body.
-        operations: in a body.
-        body_chunks: cut from a body, each being an upload while the client waits.
-        chunks: of a submission that is uploaded already; a bit of Redis's memory each.
-        metadata_bytes: of the opaque metadata, decoded.
-        inline_bytes: of a submission's encoded chunks that go into Redis, not into the store.
+        body_bytes: size of a body, also after gzip is decompressed. Decoded, it can take twenty
+            times as much memory.
+        chunk_bytes: size, before compression, of a chunk that is decoded as a whole; it may have
+            at most an eighth as many values. Results of larger chunks are streamed one by one.
+        line_bytes: size of a line of an NDJSON body.
+        operations: operations in a body.
+        body_chunks: chunks cut from a body; each is uploaded while the client waits.
+        chunks: chunks of a submission that is uploaded already; each takes a bit of Redis's memory.
+        metadata_bytes: size of the opaque metadata, decoded.
+        inline_bytes: total size of a submission's encoded chunks that are kept in Redis rather
+            than in the store.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -49,23 +50,24 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the program runs.
+    """The options of the program.
 
     Args:
         redis_url: see `opsqueue.queue.connection.connect`.
-        store_url: the object store that producers and workers have.
+        store_url: the object store that producers and workers use.
         host: address to listen on.
-        port: 0 takes a free one, which the line `ready on` names.
-        threads: requests at a time in each process.
-        workers: processes.
-        tokens: that are accepted; with none, everybody may do everything.
-        allowed_hosts: names that requests without tokens may be sent to.
-        log_level: of our own and gunicorn's log.
-        log_format: of these and of the access log.
-        has_access_log: a line a request on stdout.
-        heartbeat_timeout_s: a consumer that does not say otherwise is dead after so long a silence.
-        durability: what an answered insert survives.
-        defaults: options of inserts that neither they nor their queues say.
+        port: 0 takes a free port, which the line `ready on` names.
+        threads: concurrent requests in each process.
+        workers: number of processes.
+        tokens: the accepted tokens; without any, everybody may do everything.
+        allowed_hosts: names that requests may be sent to if there are no tokens.
+        log_level: level of the API's and gunicorn's log.
+        log_format: format of these and of the access log.
+        has_access_log: whether to write a line to stdout for each request.
+        heartbeat_timeout_s: a consumer that does not choose a timeout counts as dead after so long
+            a silence.
+        durability: the guarantee of an answered insert.
+        defaults: values of options that neither an insert nor its queue sets.
     """
 
     redis_url: str = config.REDIS_URL.default
@@ -86,10 +88,10 @@ class Settings:
 
     @property
     def redis_connections(self) -> int:
-        """One for each thread, and a few to spare."""
+        """Size of the connection pool: one for each thread, and some more."""
         return self.threads + 8
 
     @property
     def long_polls(self) -> int:
-        """Requests that may wait at once: a quarter of the threads stays free for the others."""
+        """Requests that may wait at the same time; a quarter of the threads stays free."""
         return max(1, self.threads * 3 // 4)

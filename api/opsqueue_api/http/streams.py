@@ -1,7 +1,7 @@
-"""Answers that go on for long: whether their client is still there, and how they are cut off.
+"""Streamed answers: noticing that the client is gone, and cutting an answer off.
 
-A stream occupies a thread of the server for as long as it lasts, so it takes a long poll's room and
-looks about once a second whether anybody still reads it.
+A stream occupies a thread of the server as long as it lasts. So it takes a long poll's place and
+checks about once a second whether the client is still there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import falcon
 from opsqueue_api.http.long_polls import LongPolls, Room
 
 _PART_BYTES: Final = 1024 * 1024
-"""Size up to which lines are sent together."""
+"""Size up to which lines are combined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The client of a stream, and the room that it takes."""
+    """The client of a stream, and the place that the stream occupies."""
 
     room: Room
     is_stopping: Callable[[], bool]
@@ -33,31 +33,32 @@ class Reader:
 
     @property
     def is_gone(self) -> bool:
-        """Whether there is nobody to write for: the client closed, or this process stops."""
+        """True if the client has closed the connection or this process stops."""
         return self.is_stopping() or has_closed(self.connection)
 
 
 class Stream:
-    """The parts of an answer, and what is to be done when they end or are closed, begun or not.
+    """The parts of an answer, and callbacks for its end.
 
-    Not a generator's `finally`, which does not run if the first part was never asked for.
+    The callbacks run when the parts end or the stream is closed, even if it has not begun. A
+    generator's `finally` would not run if the first part was never requested.
 
     Args:
-        parts: one after the other.
-        at_end: each called at least once, and all of them whatever one raises.
+        parts: the parts of the answer, in order.
+        at_end: each is called at least once, and all of them even if one raises.
     """
 
     def __init__(self, parts: Iterator[bytes], *at_end: Callable[[], object]) -> None:
-        """Take them; nothing is asked for yet."""
+        """Store them; no part is requested yet."""
         self._parts = parts
         self._at_end = at_end
 
     def __iter__(self) -> Self:
-        """As WSGI asks for."""
+        """Return the stream itself, which is its own iterator."""
         return self
 
     def __next__(self) -> bytes:
-        """Give the next part."""
+        """Return the next part."""
         try:
             return next(self._parts)
         except BaseException:
@@ -65,20 +66,20 @@ class Stream:
             raise
 
     def close(self) -> None:
-        """What the server calls in any case."""
+        """Run the callbacks; the server calls this in any case."""
         with ExitStack() as stack:
             for call in reversed(self._at_end):
                 stack.callback(call)
 
 
 class Heads:
-    """Falcon middleware, the first one: a HEAD is a GET whose body is left out.
+    """Falcon middleware, the first one: handles a HEAD as a GET without a body.
 
-    To everything behind it, it is a GET: it needs the same token and takes the same parameters.
+    For all other parts it is a GET: it needs the same token and takes the same parameters.
     """
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
-        """Make it one."""
+        """Turn a HEAD into a GET."""
         if req.method == "HEAD":
             req.context.is_head = True
             req.method = "GET"
@@ -86,7 +87,7 @@ class Heads:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
-        """Let Falcon leave the body out, and end a stream, whose room would stay taken."""
+        """Make Falcon leave out the body; end a stream, whose place would stay occupied."""
         if not getattr(req.context, "is_head", False):
             return
         req.method = "HEAD"
@@ -100,19 +101,19 @@ class Heads:
 
 
 def begun(parts: Generator[bytes], *at_end: Callable[[], object]) -> Stream:
-    """Make a stream whose first part is made now, so that what that raises can be a problem."""
+    """Return a stream whose first part is produced now, so that its errors can become problems."""
     first = next(parts, b"")
     return Stream(chain([first], parts), parts.close, *at_end)
 
 
 @contextmanager
 def admitted(long_polls: LongPolls, req: falcon.Request) -> Iterator[Reader]:
-    """Take room for a stream; it is given back here if the answer can't begin, else at its end.
+    """Reserve a place for a stream; release it here only if the answer can't begin.
 
     Raises:
-        ProblemError: there is none.
+        ProblemError: there is no free place.
     """
-    # gunicorn's own; other servers tell of a closed connection when it is written to.
+    # Only gunicorn sets it. With other servers a closed connection is noticed at the next write.
     connection = req.env.get("gunicorn.socket")
     reader = Reader(long_polls.take_room(), long_polls.is_stopping, connection)
     try:
@@ -123,15 +124,15 @@ def admitted(long_polls: LongPolls, req: falcon.Request) -> Iterator[Reader]:
 
 
 def cut_off(why: str) -> ConnectionAbortedError:
-    """Make the error that ends a stream without its end, so that a client can tell.
+    """Return the error that breaks off a stream, so that a client can detect it.
 
-    The number is one that gunicorn takes for a lost connection: it closes it and logs nothing.
+    gunicorn takes its error number for a lost connection, which it closes without logging.
     """
     return ConnectionAbortedError(errno.ECONNRESET, why)
 
 
 def has_closed(connection: object) -> bool:
-    """Tell whether the client has hung up: nobody would hear of what comes then."""
+    """Return whether the client has closed the connection."""
     if not isinstance(connection, socket.socket) or isinstance(connection, ssl.SSLSocket):
         return False
     try:
@@ -143,7 +144,7 @@ def has_closed(connection: object) -> bool:
 
 
 def joined(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Join the lines of a chunk, of a large one some at a time."""
+    """Join the lines of a chunk; a large chunk yields several parts."""
     part: list[bytes] = []
     part_bytes = 0
     for line in lines:

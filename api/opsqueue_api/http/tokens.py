@@ -1,7 +1,7 @@
-"""Bearer tokens: who may do what, read from `NAME:SECRET:GRANT[:GRANT…]`.
+"""Bearer tokens and their grants, parsed from `NAME:SECRET:GRANT[:GRANT…]`.
 
-Only digests of the secrets are kept, so that no setting, traceback or log line can show one. What
-can't be read is named by its place and name: the text itself may be somebody's secret.
+Only digests of the secrets are kept, so that no setting, traceback or log line can show one. Errors
+name a token by its place and name, since the text itself may be a secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DIGEST: Final = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
 class Scope(StrEnum):
-    """What a token is for. `admin` implies the others."""
+    """The scopes of a token. `admin` implies the others."""
 
     PRODUCE = "produce"
     CONSUME = "consume"
@@ -37,36 +37,36 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Scopes, for some queues or (None) for all of them."""
+    """Scopes for some queues, or for all of them if `queues` is None."""
 
     scopes: frozenset[Scope]
     queues: frozenset[str] | None = None
 
     def covers(self, queue: str | None) -> bool:
-        """Tell whether it is for the queue; None stands for what concerns all queues."""
+        """Return whether the grant is for the queue; None stands for all queues together."""
         return self.queues is None or queue in self.queues
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A secret's digest and what its bearer may do; the name is what logs show."""
+    """A secret's digest and the grants of its bearer; logs show the name."""
 
     name: str
     digest: bytes = field(repr=False)
     grants: tuple[Grant, ...]
 
     def scopes_for(self, queue: str | None) -> frozenset[Scope]:
-        """Give what it may do with the queue; None stands for what concerns all queues."""
+        """Return the scopes for the queue; None stands for all queues together."""
         found = [grant.scopes for grant in self.grants if grant.covers(queue)]
         scopes: frozenset[Scope] = frozenset().union(*found)
         return frozenset(Scope) if Scope.ADMIN in scopes else scopes
 
 
 def find_token(tokens: Sequence[Token], secret: str) -> Token | None:
-    """Find the token of a secret, in a time that does not depend on how near the secret comes."""
+    """Return the token of a secret, in a time that does not depend on how similar secrets are."""
     digest = hashlib.sha256(secret.encode()).digest()
     found = None
-    # Through all of them, found or not.
+    # The loop always visits all tokens, so that the time tells nothing.
     for token in tokens:
         if hmac.compare_digest(token.digest, digest):
             found = token
@@ -74,16 +74,16 @@ def find_token(tokens: Sequence[Token], secret: str) -> Token | None:
 
 
 def parse_tokens(text: str) -> tuple[Token, ...]:
-    """Read tokens separated by semicolons or line ends; a line that begins with # is a comment.
+    """Parse tokens separated by semicolons or line ends; a line that begins with # is a comment.
 
     Raises:
-        InvalidArgumentError: says which one, never with its secret.
+        InvalidArgumentError: a token is malformed; the message names it, never its secret.
     """
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     entries = [entry.strip() for line in lines for entry in line.split(";")]
     tokens = [_parse(entry, number) for number, entry in enumerate(filter(None, entries), 1)]
     if not tokens:
-        message = f"no token in it: give {FORM}, several of them separated by ; or line ends"
+        message = f"it has no token: use {FORM}, several of them separated by ; or line ends"
         raise InvalidArgumentError(message)
     for what, values in (
         ("name", [token.name for token in tokens]),
@@ -91,7 +91,7 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
     ):
         twice = next((tokens[i].name for i, one in enumerate(values) if one in values[:i]), None)
         if twice is not None:
-            message = f"token {twice!r} has the {what} of another one: give each its own"
+            message = f"token {twice!r} has the {what} of another token: each needs its own"
             raise InvalidArgumentError(message)
     return tuple(tokens)
 
@@ -100,8 +100,8 @@ def _parse(entry: str, number: int) -> Token:
     name, *rest = entry.split(":")
     if len(rest) < 2 or not _NAME.fullmatch(name):
         message = (
-            f"token {number} is not of the form {FORM}; a name has letters, digits and _.-, "
-            "a secret no colon"
+            f"token {number} does not have the form {FORM}; a name has letters, digits and _.-, "
+            "and a secret has no colon"
         )
         raise InvalidArgumentError(message)
     return Token(name, _digest_of(rest[0], name), tuple(_grant_of(one, name) for one in rest[1:]))
@@ -112,9 +112,9 @@ def _digest_of(secret: str, name: str) -> bytes:
         return bytes.fromhex(stored[1])
     if len(secret) < MIN_SECRET_CHARACTERS or not _SECRET.fullmatch(secret):
         message = (
-            f"the secret of token {name!r} can't be one: give at least {MIN_SECRET_CHARACTERS} "
-            "letters, digits or -._~+/ (`openssl rand -hex 24` makes one), or sha256=HEX, the "
-            "digest of one (`printf %s SECRET | sha256sum`)"
+            f"the secret of token {name!r} is not valid: use at least {MIN_SECRET_CHARACTERS} "
+            "letters, digits or -._~+/ (`openssl rand -hex 24` makes such a secret), or "
+            "sha256=HEX, the digest of one (`printf %s SECRET | sha256sum`)"
         )
         raise InvalidArgumentError(message)
     return hashlib.sha256(secret.encode()).digest()
@@ -131,8 +131,8 @@ def _grant_of(text: str, name: str) -> Grant:
         )
     except (ValueError, InvalidArgumentError):
         message = (
-            f"what token {name!r} is for can't be read: give {', '.join(Scope)}, for some queues "
-            "as in produce,consume@emails,images; further ones after a colon"
+            f"the grants of token {name!r} can't be parsed: use the scopes {', '.join(Scope)}, for "
+            "some queues as in produce,consume@emails,images; add further grants after a colon"
         )
-        # Not the text, nor where it came from: with a colon in the secret it is a part of that.
+        # Without the text and its cause: if the secret has a colon, the text is part of the secret.
         raise InvalidArgumentError(message) from None

@@ -1,4 +1,4 @@
-"""A span a request: a child of the caller's, named for the route, ended with the answer's end."""
+"""A span for each request: a child of the caller's span, named after the route."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from opsqueue.http.bodies import InsertBody
 from opsqueue.tracing import HEADERS, NO_SPAN, Span, current_carrier, sane_carrier, spans
 
 _POLLED: Final = ("/healthz", "/readyz", "/metrics", "/chunks/reserve", "/heartbeat")
-"""Asked for every few seconds by everybody: of interest only as part of somebody's trace."""
+"""Paths that are polled every few seconds; they get a span only as part of a client's trace."""
 
 
 class Spans:
-    """Falcon middleware, the first one: what the others answer is in the span, too."""
+    """Falcon middleware; it comes first so that the span covers the answers of all others."""
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
-        """Begin."""
+        """Begin the span."""
         req.context.span = NO_SPAN
         headers = _headers(req)
         if req.path.endswith(_POLLED) and "traceparent" not in headers:
@@ -34,7 +34,7 @@ class Spans:
         _resource: object,
         params: dict[str, Any],
     ) -> None:
-        """Name it."""
+        """Name the span after the route."""
         span: Span = req.context.span
         span.rename(f"{req.method} {req.uri_template}")
         span.note({"http.route": req.uri_template or ""})
@@ -45,13 +45,13 @@ class Spans:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: object
     ) -> None:
-        """End it, or let the stream's end do so."""
+        """End the span, or for a stream, arrange for its end."""
         span: Span = req.context.span
         spans.answered(span, resp.status_code, is_error=resp.status_code >= 500)
         if resp.stream is None:
             span.__exit__(None, None, None)
         else:
-            # What makes it runs when we have returned, on the same thread.
+            # The stream is produced after this method has returned, on the same thread.
             resp.stream = _Sent(cast(Iterable[bytes], resp.stream), span)
 
 
@@ -62,7 +62,7 @@ _PARAMETERS: Final = {
 
 
 class _Sent:
-    """A stream on its way, and its span."""
+    """A stream that is being sent, and its span."""
 
     def __init__(self, parts: Iterable[bytes], span: Span) -> None:
         self._parts = parts
@@ -72,7 +72,7 @@ class _Sent:
         yield from self._parts
 
     def close(self) -> None:
-        """Close the stream, then end the span: the server calls this in any case."""
+        """Close the stream, then end the span; the server calls this in any case."""
         try:
             close = getattr(self._parts, "close", None)
             if close is not None:
@@ -82,10 +82,10 @@ class _Sent:
 
 
 def traced(body: InsertBody, req: falcon.Request) -> InsertBody:
-    """Let a submission whose body names no trace carry that of its request."""
+    """Return the body with the request's trace context, unless it has its own."""
     if body.trace_context:
         return body
-    # Without opentelemetry that is what the request's headers say.
+    # Without opentelemetry the request's headers are used.
     carrier = current_carrier() or sane_carrier(_headers(req))
     return msgspec.structs.replace(body, trace_context=carrier)
 

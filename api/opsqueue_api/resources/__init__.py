@@ -1,1 +1,1 @@
-"""The routes: what each of them takes, does and answers."""
+"""The routes of the API: their parameters, bodies, actions and answers."""

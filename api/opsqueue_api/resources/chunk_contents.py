@@ -1,4 +1,4 @@
-"""Contents of single chunks through the API, for consumers without access to the object store."""
+"""Access to the contents of single chunks, for consumers that can't reach the object store."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class ChunkInput:
     limits: Limits
 
     @operation(
-        Parameter("as", {"type": "string", "enum": ["json"]}, "A JSON list, not the bytes."),
+        Parameter(
+            "as", {"type": "string", "enum": ["json"]}, "Return a JSON list instead of the bytes."
+        ),
         answers={200: Content(None, _BYTES, "The bytes, or a JSON list.", (falcon.MEDIA_JSON,))},
         problems=(ProblemType.INPUT_GONE, ProblemType.RESULTS_NOT_JSON, ProblemType.TOO_LARGE),
     )
@@ -54,16 +56,19 @@ class ChunkInput:
         submission_id: str,
         index: str,
     ) -> None:
-        """Give the bytes as they are stored, or with `?as=json` the operations as a JSON list."""
+        """Return the stored bytes, or with `?as=json` the operations as a JSON list."""
         on = self.queue_of(queue)
         submission = on.get_submission(checked_id(submission_id))
         number = _checked_index(index)
         if number >= submission.chunks_total:
-            message = f"submission {submission.id} has {submission.chunks_total:,} chunks, from 0"
+            message = (
+                f"chunk {number:,} does not exist: submission {submission.id} has "
+                f"{submission.chunks_total:,} chunks, numbered from 0"
+            )
             raise invalid(message)
         form = req.get_param("as")
         if form not in (None, "json"):
-            message = f"as={form[:40]!r}: give as=json, or nothing for the bytes"
+            message = f"as={form[:40]!r}: use as=json, or leave it out to get the bytes"
             raise invalid(message)
         reader = reader_of(submission, self.store, on.inline_contents)
         data = _get(reader, input_key(submission.prefix, number))
@@ -86,7 +91,7 @@ class ChunkOutput:
     limits: Limits
 
     @operation(
-        Parameter("token", {"type": "string"}, "Of the reservation.", is_required=True),
+        Parameter("token", {"type": "string"}, "The reservation's token.", is_required=True),
         body=(Content(None, _BYTES, "Encoded results."),),
         answers={204: None},
         problems=(ProblemType.CHUNK_LOST, ProblemType.OUTPUT_REFUSED),
@@ -99,7 +104,7 @@ class ChunkOutput:
         submission_id: str,
         index: str,
     ) -> None:
-        """Store an output in the submission's codec, unless there is one; `?token=` allows it."""
+        """Store a chunk's output in the submission's codec, unless it has one already."""
         token = Token(req.get_param("token") or "")
         data = read_body(req, limit_bytes=self.limits.body_bytes, media_types=(_BYTES,))
         chunk = self.queue_of(queue).get_reservations([token]).get(token)
@@ -107,7 +112,7 @@ class ChunkOutput:
         if chunk is None or (chunk.source.submission_id, chunk.chunk_index) != where:
             detail = (
                 f"token {token!r} does not hold chunk {submission_id}/{index}: its reservation has "
-                "ended, and others have the chunk or had it done"
+                "ended, and the chunk went to another worker or is done"
             )
             raise ProblemError(Problem(ProblemType.CHUNK_LOST, detail))
         stored_output(self.store, chunk, sent_bytes(data, chunk, self.limits.chunk_bytes))
@@ -125,13 +130,14 @@ def operations_of(codec: str, data: bytes, operations: int, limit_bytes: int) ->
     """Return a chunk's operations as a JSON list.
 
     Args:
-        codec: by name, of the submission.
+        codec: name of the submission's codec.
         data: the chunk's input.
-        operations: how many it has.
-        limit_bytes: of the chunk before compression.
+        operations: number of operations in the chunk.
+        limit_bytes: limit of the chunk's size before compression.
 
     Raises:
-        ProblemError: there is more than the limit, another number, or no JSON form.
+        ProblemError: the chunk is larger than the limit, has another number of operations, or has
+            no JSON form.
     """
     opened = _codec_of(codec)
     try:
@@ -144,22 +150,22 @@ def operations_of(codec: str, data: bytes, operations: int, limit_bytes: int) ->
         return msgspec.Raw(msgspec.json.encode(found))
     except ChunkTooLargeError as exc:
         raise too_large(str(exc)) from exc
-    # What can't be a key, what nests too deep, lone surrogates: each has an exception of its own.
+    # Invalid keys, too deep nesting and lone surrogates each raise a different exception.
     except Exception as exc:
-        message = f"the operations can't be given as JSON ({type(exc).__name__}: {exc})"
+        message = f"the operations can't be returned as JSON ({type(exc).__name__}: {exc})"
         raise _not_json(message) from exc
 
 
 def sent_output(done: DoneBody, chunk: Reservation, limit_bytes: int) -> Encoded:
-    """Return what is to be stored of what a consumer reports: encoded, readable and complete.
+    """Return a consumer's reported output, encoded and checked to be readable and complete.
 
     Args:
         done: the report.
-        chunk: that it is about.
-        limit_bytes: of an output before compression.
+        chunk: the reported chunk.
+        limit_bytes: limit of an output's size before compression.
 
     Raises:
-        ProblemError: there is not a result or an error for each operation, or not in the
+        ProblemError: it does not have a result or an error for each operation, or is not in the
             submission's codec.
     """
     match done.results, done.output:
@@ -167,15 +173,15 @@ def sent_output(done: DoneBody, chunk: Reservation, limit_bytes: int) -> Encoded
             return sent_bytes(output, chunk, limit_bytes)
         case list() as results, msgspec.UNSET:
             return _encoded(results, chunk)
-    message = f"chunk {chunk}: give results or output, not both"
+    message = f"chunk {chunk}: send results or output, not both"
     raise ProblemError(Problem(ProblemType.INVALID_ARGUMENT, message, {"token": chunk.token}))
 
 
 def sent_bytes(data: bytes, chunk: Reservation, limit_bytes: int) -> Encoded:
-    """Return an output that a consumer has encoded, having decoded and counted it.
+    """Return an output that a consumer has encoded, after checking it and counting its errors.
 
     Raises:
-        ProblemError: it can't be read, or lacks results.
+        ProblemError: it can't be read or lacks results.
     """
     source = chunk.source
     operations = source.operations_in(chunk.chunk_index)
@@ -193,17 +199,17 @@ def sent_bytes(data: bytes, chunk: Reservation, limit_bytes: int) -> Encoded:
 
 
 def stored_failures(store: ObjectStore, chunk: Reservation) -> int:
-    """Return how many operations failed in an output that a consumer has stored before.
+    """Return how many operations failed in an output that a consumer has already stored.
 
     Raises:
-        ProblemError: there is none, or it can't be read, or it lacks results.
+        ProblemError: there is no output, it can't be read, or it lacks results.
     """
     try:
         return failed_in_output(store, chunk.source, chunk.chunk_index)
     except ObjectNotFoundError as exc:
         message = (
-            "it has no output: give results, a value for each operation, or output, or store it "
-            "before the report"
+            "it has no output: send results with a value for each operation, or output, or store "
+            "the output before the report"
         )
         raise _refused(chunk, message) from exc
     except EncodingError as exc:
@@ -211,10 +217,10 @@ def stored_failures(store: ObjectStore, chunk: Reservation) -> int:
 
 
 def stored_output(store: ObjectStore, chunk: Reservation, output: Encoded) -> int:
-    """Store an output unless there is one; return how many operations failed in what stays.
+    """Store an output unless there is one already; return the failed operations of the kept one.
 
     Raises:
-        ProblemError: there is one, and it can't be used.
+        ProblemError: there is one already that can't be used.
     """
     try:
         return store_output(store, chunk.source, chunk.chunk_index, output)
@@ -226,7 +232,7 @@ def _encoded(results: list[object], chunk: Reservation) -> Encoded:
     expected = chunk.source.operations_in(chunk.chunk_index)
     if len(results) != expected:
         message = (
-            f"{len(results):,} results for {expected:,} operations: give one for each, in their "
+            f"{len(results):,} results for {expected:,} operations: send one for each, in their "
             "order"
         )
         raise _refused(chunk, message)
@@ -238,7 +244,7 @@ def _encoded(results: list[object], chunk: Reservation) -> Encoded:
 
 
 def _refused(chunk: Reservation, why: str) -> ProblemError:
-    detail = f"chunk {chunk}: {why}; nothing is reported, and the chunk is still reserved"
+    detail = f"chunk {chunk}: {why}; nothing was reported, and the chunk is still reserved"
     return ProblemError(Problem(ProblemType.OUTPUT_REFUSED, detail, {"token": chunk.token}))
 
 
@@ -246,14 +252,14 @@ def _codec_of(name: str) -> Codec:
     try:
         return open_codec(name)
     except InvalidArgumentError as exc:
-        # pickle, which would run anybody's code here, or a codec of the users' own.
+        # pickle, which could run arbitrary code here, or a user's own codec.
         message = f"contents are encoded by {name!r}, which the API does not read: use the bytes"
         raise _not_json(message) from exc
 
 
 def _checked_index(text: str) -> int:
     if not _INDEX.fullmatch(text):
-        message = f"{text[:40]!r} is no index of a chunk: give 0, 1, 2, …"
+        message = f"{text[:40]!r} is not a chunk's index: use 0, 1, 2, …"
         raise invalid(message)
     return int(text)
 

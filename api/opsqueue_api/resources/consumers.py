@@ -1,4 +1,4 @@
-"""Chunks for consumers in any language: reserve with a long poll, report, and signs of life."""
+"""Chunks for consumers in any language: reserving with a long poll, reporting, and heartbeats."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from opsqueue_api.resources.queues import QueueOf
 
 MAX_INFO_BYTES: Final = 4_096
 _SMALL_BYTES: Final = 1024 * 1024
-"""Of bodies without contents; 10,000 tokens and more fit in."""
+"""Limit of bodies without contents; more than 10,000 tokens fit into it."""
 
 _RESERVE: Final = msgspec.json.Decoder(ReserveBody)
 _COMPLETE: Final = msgspec.json.Decoder(CompleteBody)
@@ -73,12 +73,12 @@ class ReserveChunks:
     store: ObjectStore
     long_polls: LongPolls
     timeout_ms: int
-    """Of who does not say it."""
+    """Heartbeat timeout of workers that do not send their own."""
     limits: Limits
 
     @operation(body=(Content(ReserveBody),), answers=ReservedBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Take chunks, at once or as soon as there are any; maybe none."""
+        """Reserve chunks, at once or as soon as there are any; the answer may have none."""
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _RESERVE)
         strategy = read_strategy(body.strategy)
@@ -112,17 +112,18 @@ class ReserveChunks:
         )
 
     def _with_operations(self) -> Callable[[Reservation], ChunkBody]:
-        """Return what makes the bodies of the chunks of one answer, with their operations."""
+        """Return a function that makes the bodies of one answer's chunks, with operations."""
         limit_bytes = left_bytes = self.limits.chunk_bytes
 
         def chunk_of(chunk: Reservation) -> ChunkBody:
             nonlocal left_bytes
-            # Never an error of the whole answer: the chunks are reserved, and must be told of.
+            # Never an error of the whole answer: the chunks are reserved and must be reported to
+            # the client.
             try:
                 if left_bytes <= 0:
                     message = (
-                        f"the operations of this answer take {limit_bytes:,} bytes, the limit of "
-                        "this API (max-chunk-bytes): get these from input_url"
+                        f"the operations of this answer have reached the API's limit of "
+                        f"{limit_bytes:,} bytes (max-chunk-bytes): get these from input_url"
                     )
                     raise too_large(message)
                 data = chunk.input
@@ -153,11 +154,12 @@ class CompleteChunks:
         problems=(ProblemType.OUTPUT_REFUSED, ProblemType.NOT_JSON, ProblemType.INVALID_ARGUMENT),
     )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Store the outputs that come along, unless there are some, then count the chunks.
+        """Complete chunks, after storing the outputs in the request.
 
-        Each chunk needs an output that can be read, with a result or an error for each operation:
-        `results` or `output` here, or an object that is stored already. Where one has none the
-        whole request is refused, and all of its chunks stay reserved.
+        Each chunk needs a readable output with a result or an error for each operation: `results`
+        or `output` here, or an output that is stored already. An output that is stored already is
+        kept. If a chunk has no output, the whole request is refused, and all of its chunks stay
+        reserved.
         """
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _COMPLETE)
@@ -166,8 +168,8 @@ class CompleteChunks:
         held = on.get_reservations(tokens)
         stored = self._store_outputs(on, body, held)
         failed = {token: count for token, count in stored.items() if count is not None}
-        # What has no output that can be read was dropped with its submission; but a retry may have
-        # put that back to work since then.
+        # A chunk without a readable output was dropped with its submission, but a retry may have
+        # continued that since then. So the chunk is released.
         unread = [token for token, count in stored.items() if count is None]
         outcomes = dict(zip(unread, map(_given_back, on.release_chunks(unread)), strict=True))
         others = [token for token in tokens if token not in outcomes]
@@ -182,12 +184,12 @@ class CompleteChunks:
     def _store_outputs(
         self, on: Queue, body: CompleteBody, held: Mapping[Token, Reservation]
     ) -> dict[Token, int | None]:
-        """Store what comes along; return how many operations failed, as it is stored.
+        """Store the outputs in the request; return how many operations failed in each.
 
-        None of a chunk whose output can't be read, and whose submission has ended.
+        The number is None for a chunk whose output can't be read and whose submission has ended.
         """
-        # A chunk that is lost is not looked at: it is somebody else's. Of two reports of one chunk
-        # the first counts.
+        # A lost chunk is ignored, since it is another worker's. Of two reports of one chunk the
+        # first counts.
         reports: dict[str, tuple[Reservation, DoneBody]] = {}
         for done in body.chunks:
             chunk = held.get(Token(done.token))
@@ -197,13 +199,13 @@ class CompleteChunks:
             return {}
         chunks = [chunk for chunk, _ in reports.values()]
         with ThreadPoolExecutor(min(DEFAULT_AT_ONCE, len(reports))) as pool:
-            # All are checked before one is stored, and all are stored before one is reported.
+            # All are checked before any is stored, and all are stored before any is reported.
             outputs = list(pool.map(lambda one: self._checked(on, *one), reports.values()))
             counts = pool.map(partial(self._stored, on), chunks, outputs)
             return {chunk.token: count for chunk, count in zip(chunks, counts, strict=True)}
 
     def _checked(self, on: Queue, chunk: Reservation, done: DoneBody) -> Encoded | int | None:
-        """Return the output that comes along, or how many operations failed in the stored one."""
+        """Return the reported output, or how many operations failed in the stored one."""
         with _unless_ended(on, chunk):
             if done.has_contents:
                 return sent_output(done, chunk, self.limits.chunk_bytes)
@@ -224,7 +226,7 @@ def _given_back(outcome: ReleaseOutcome) -> CompleteOutcome:
 
 @contextmanager
 def _unless_ended(on: Queue, chunk: Reservation) -> Iterator[None]:
-    """Refuse nothing of a submission that has ended: its chunks are dropped, whatever is sent."""
+    """Suppress problems of a submission that has ended, since its chunks are dropped anyway."""
     try:
         yield
     except ProblemError:
@@ -244,7 +246,7 @@ class FailChunks:
 
     @operation(body=(Content(FailBody),), answers=OutcomesBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Use an attempt of each."""
+        """Fail chunks, which uses an attempt of each."""
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=self.limits.body_bytes), _FAIL)
         tokens = [Token(failed.token) for failed in body.chunks]
@@ -263,7 +265,7 @@ class ReleaseChunks:
 
     @operation(body=(Content(ReleaseBody),), answers=OutcomesBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Take chunks back without using an attempt."""
+        """Release chunks without using an attempt."""
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _RELEASE)
         tokens = [Token(token) for token in body.tokens]
@@ -277,16 +279,16 @@ class WorkerHeartbeat:
 
     queue_of: QueueOf
     timeout_ms: int
-    """Of who does not say it."""
+    """Heartbeat timeout of workers that do not send their own."""
 
     @operation(body=(Content(HeartbeatBody),), answers=AliveBody)
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str, worker: str) -> None:
-        """Take a sign of life; say which of the chunks that it holds nobody wants any more."""
+        """Record a worker's heartbeat and return its reservations that were revoked."""
         on = self.queue_of(queue)
         body = decode(read_body(req, limit_bytes=_SMALL_BYTES), _HEARTBEAT)
         info = msgspec.json.encode(body.info)
         if len(info) > MAX_INFO_BYTES:
-            message = f"info has {len(info):,} bytes, the limit is {MAX_INFO_BYTES:,}"
+            message = f"info has {len(info):,} bytes, more than the limit of {MAX_INFO_BYTES:,}"
             raise invalid(message)
         tokens = [Token(token) for token in body.tokens]
         timeout_ms = self.timeout_ms if body.timeout_ms is None else body.timeout_ms
@@ -305,7 +307,10 @@ class OneWorker:
     def on_delete(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, worker: str
     ) -> None:
-        """Shut it down in order: what it holds is released; 204 also for one that nobody knows."""
+        """Remove a worker after an orderly shutdown, and release the chunks it holds.
+
+        The answer is 204 even if the worker is not known.
+        """
         self.queue_of(queue).retire_worker(checked_worker_in_path(worker))
         resp.status = falcon.HTTP_204
 
@@ -319,7 +324,7 @@ def add_routes(
     timeout_ms: int,
     durations: ChunkDurations,
 ) -> None:
-    """Put everything that consumers need below a queue's path."""
+    """Add the routes that consumers need below a queue's path."""
     chunks = "/v1/queues/{queue}/chunks"
     worker = "/v1/queues/{queue}/workers/{worker}"
     contents = "/v1/queues/{queue}/submissions/{submission_id}/chunks/{index}"

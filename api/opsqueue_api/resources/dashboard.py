@@ -1,7 +1,7 @@
-"""`/` and `/dashboard/{file}`: the page that shows queues, and what it is made of.
+"""`/` and `/dashboard/{file}`: the dashboard's page and its files.
 
-Static files of the package, read when the process starts. They hold no data, so they need no token:
-the page asks the API for everything else as any other client does, with the token that it is given.
+They are static files of the package, read when the process starts. They hold no data, so they need
+no token. The page gets all data from the API as any other client does, with the user's token.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".svg": "image/svg+xml",
 }
 _HEADERS: Final = {
-    # No script but our files, nothing from elsewhere, and no page of others around ours: a click
-    # there could be led to a button here.
+    # Only the API's own files, nothing from elsewhere. No other page may embed this one, since it
+    # could redirect a click to a button here.
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # Kept, and asked about each time: a new version of the API is a new page at once.
+    # Browsers cache the files but revalidate them each time, so a new version shows at once.
     "Cache-Control": "no-cache",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the page, as it is answered."""
+    """A file of the page with its media type and tag."""
 
     data: bytes
     media_type: str
@@ -50,7 +50,7 @@ class File:
 
 @cache
 def page_files() -> Mapping[str, File]:
-    """Read the files of the page from the package, by name."""
+    """Return the files of the page by name, read from the package."""
     found = {}
     for path in (files("opsqueue_api") / "dashboard").iterdir():
         media_type = MEDIA_TYPES.get(path.name[path.name.rfind(".") :])
@@ -69,7 +69,7 @@ class Page:
 
     @operation(answers={200: Content(None, "text/html", "For a browser."), 304: None})
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Give the dashboard's page."""
+        """Return the dashboard's page."""
         _answer(INDEX, req, resp)
 
 
@@ -89,12 +89,12 @@ class PageFile:
         problems=(ProblemType.ROUTE_NOT_FOUND,),
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, file: str) -> None:
-        """Give a file of the dashboard."""
+        """Return a file of the dashboard."""
         _answer(file, req, resp)
 
 
 def add_routes(route: Callable[..., None]) -> None:
-    """Put the page where browsers look for one."""
+    """Add the routes of the page and its files."""
     route("/", Page(), GET=Need.OPEN)
     route("/dashboard/{file}", PageFile(), GET=Need.OPEN)
 
@@ -105,7 +105,7 @@ def _answer(name: str, req: falcon.Request, resp: falcon.Response) -> None:
         detail = f"the dashboard has no file {name[:80]!r}: open / in a browser"
         raise ProblemError(Problem(ProblemType.ROUTE_NOT_FOUND, detail))
     resp.set_headers(_HEADERS)
-    # Weak, since compression changes the bytes and not what they say.
+    # Weak, since compression changes the bytes but not the content.
     tag = falcon.ETag(file.etag)
     tag.is_weak = True
     resp.etag = tag.dumps()

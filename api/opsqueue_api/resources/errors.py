@@ -1,4 +1,4 @@
-"""Errors of single operations as NDJSON, in order, of finished chunks; and where they are."""
+"""Errors of single operations of finished chunks as NDJSON, and the chunks that have errors."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """`.../submissions/{submission_id}/errors`: a line an operation that failed."""
+    """`.../submissions/{submission_id}/errors`: a line for each operation that failed."""
 
     queue_of: QueueOf
     store: ObjectStore
 
     @operation(
-        answers={200: Content(OperationFailed, NDJSON, "A line an error, in order.")},
+        answers={200: Content(OperationFailed, NDJSON, "A line for each error, in order.")},
         problems=(ProblemType.RESULTS_GONE, ProblemType.INVALID_ARGUMENT),
     )
     def on_get(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Stream the errors, in any state of the submission; whatever its codec is.
+        """Stream the errors of operations, in any state of the submission and with any codec.
 
-        As with results, most of what can go wrong does so before the answer begins.
+        As with results, most failures happen before the answer begins.
         """
         on = self.queue_of(queue)
         submission = on.get_submission(checked_id(submission_id))
@@ -71,7 +71,7 @@ class ErrorsChunks:
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """List a page of the chunks that have errors; `?from=` is the index it begins at."""
+        """List a page of the chunks that have errors, beginning at the index `?from=`."""
         first_index = integer(req, "from", default=0, least=0, most=MAX_CHUNKS)
         page = self.queue_of(queue).chunks_with_errors(
             checked_id(submission_id), first_index=first_index

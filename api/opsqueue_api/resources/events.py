@@ -1,6 +1,6 @@
 """Server-sent events: how submissions and queues change, for browsers, curl and dashboards.
 
-The format is the HTML standard's: `EventSource` reads it and connects again by itself, with the
+The format is that of the HTML standard: `EventSource` reads it, and reconnects by itself with the
 last id that it saw. A comment every 15 s keeps proxies from closing a silent connection.
 """
 
@@ -35,7 +35,7 @@ KEEP_ALIVE_S: Final = 15.0
 _LAST_ID: Final = "Last-Event-ID"
 _END_ID: Final = "end"
 _PAUSE_S: Final = 0.25
-"""At least so long between two events of progress, however fast chunks are done."""
+"""Minimum time between two progress events, however fast chunks are completed."""
 _COUNT_EVERY_S: Final = 1.0
 _PACE_WINDOW_S: Final = 60.0
 _RETRY: Final = f"retry: {RETRY_MS}\n\n".encode()
@@ -45,7 +45,7 @@ _STREAM_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(@[0-9]{2})?")
 
 
 def sse(event: str, body: msgspec.Struct, *, id_: str | None = None) -> bytes:
-    """Write an event; JSON has no line breaks."""
+    """Encode an event; its JSON has no line breaks."""
     head = f"event: {event}\n" if id_ is None else f"event: {event}\nid: {id_}\n"
     return head.encode() + b"data: " + encode(body) + b"\n\n"
 
@@ -72,7 +72,7 @@ class SubmissionEvents:
         submission = on.get_submission(checked_id(submission_id))
         last_id = req.get_header(_LAST_ID)
         if last_id == _END_ID and submission.state is not SubmissionState.IN_PROGRESS:
-            # What tells an EventSource that there is nothing more to connect for.
+            # This status makes an EventSource stop reconnecting.
             resp.status = falcon.HTTP_204
             return
         seen = int(last_id) if last_id and re.fullmatch("[0-9]{1,10}", last_id) else None
@@ -103,7 +103,7 @@ def _of_submission(
             yield _NOTHING
             continue
         seen = progress.chunks_done
-        # Over less than the shortest time between two events a rate is chance.
+        # A rate over less than the shortest time between two events would be random.
         is_known = pace.span_s >= _PAUSE_S
         event = ProgressEvent.of(
             progress,
@@ -129,9 +129,9 @@ class QueueEvents:
         answers={200: Content(Counts, MEDIA_TYPE, "Events `counts` and `submission`.")},
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Stream `counts` when they change, and `submission` for what becomes of submissions.
+        """Stream a queue's `counts` when they change, and `submission` events.
 
-        Events of submissions that came while the connection was away are caught up on.
+        After a reconnect, missed `submission` events are sent first.
         """
         on = self.queue_of(queue)
         last_id = req.get_header(_LAST_ID) or ""
@@ -172,7 +172,7 @@ class AllEvents:
 
     @operation(answers={200: Content(Counts, MEDIA_TYPE, "Events `counts`.")})
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Stream `counts` of each queue, once a second at most, when they change."""
+        """Stream the `counts` of each queue when they change, at most once a second."""
         with admitted(self.long_polls, req) as reader:
             _begin(resp, reader, self._of_all())
 
@@ -183,25 +183,25 @@ class AllEvents:
             parts = [sse("counts", body) for n, body in counts.items() if counted.get(n) != body]
             counted = counts
             yield b"".join(parts)
-            # Nothing to block on instead: each queue has events of its own, in a slot of its own.
-            # A stop of the process or a client that hung up is noticed as soon as by the others.
+            # There is nothing to block on instead, since each queue has its own events in its own
+            # slot. A stop or a closed connection is noticed as soon as by the other streams.
             time.sleep(_COUNT_EVERY_S)
 
 
 def _begin(resp: falcon.Response, reader: Reader, events: Generator[bytes]) -> None:
     resp.content_type = MEDIA_TYPE
     resp.cache_control = ["no-store"]
-    # nginx would hold events back until its buffer is full.
+    # nginx would delay events until its buffer is full.
     resp.set_header("X-Accel-Buffering", "no")
     resp.stream = Stream(_kept_alive(events, reader), events.close, reader.room.leave)
 
 
 def _kept_alive(events: Iterator[bytes], reader: Reader) -> Iterator[bytes]:
-    """Pass events on, with a comment now and then where none come, until nobody reads.
+    """Pass events on until the reader is gone, with occasional comments while there are none.
 
     Args:
-        events: _NOTHING about once a second while there are none.
-        reader: of the stream.
+        events: yields _NOTHING about once a second while there are none.
+        reader: the stream's reader.
     """
     yield _RETRY
     said_at = time.monotonic()
@@ -209,7 +209,7 @@ def _kept_alive(events: Iterator[bytes], reader: Reader) -> Iterator[bytes]:
         try:
             part = next(events, None)
         except OpsqueueError:
-            # Forgotten, or Redis is away: whoever connects again is told so.
+            # Forgotten, or Redis does not answer: a client that reconnects gets the problem.
             return
         if part is None:
             return

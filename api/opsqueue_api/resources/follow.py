@@ -1,4 +1,4 @@
-"""Results as they come: the chunks of a running submission in order, each as soon as it is done."""
+"""Following a submission: its chunks in order, each as soon as it is done."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _WAIT_S: Final = 1.0
 def followed_chunks(
     queue: Queue, submission_id: SubmissionId, start: int, reader: Reader
 ) -> Iterator[range]:
-    """Yield the next chunks that are done, in order; an empty range when none came for a while.
+    """Yield the next chunks that are done, in order; an empty range if none came for a while.
 
     Raises:
-        ConnectionAbortedError: the submission ended without completing, the process stops, or
-            nobody reads any more.
+        ConnectionAbortedError: the submission ended without completing, the process stops, or the
+            client is gone.
     """
 
     def ask(first: int, wait_s: float) -> Progress:
-        # Not before the first turn: there is no answer yet that could be cut off.
+        # Not in the first turn, when there is no answer yet that could be cut off.
         if wait_s and reader.is_gone:
-            why = "the process stops, or nobody reads"
+            why = "the process stops, or the client is gone"
             raise cut_off(why)
         return queue.wait_for_progress(
             submission_id,

@@ -1,7 +1,7 @@
-"""A submission's chunks as a grid, and the chunks in progress of a queue: what dashboards draw.
+"""A submission's chunks as a grid, and a queue's reservations, for dashboards.
 
-The grid is put together by a bounded number of bounded readings, so it is no single instant: what
-moved in between may be counted in two places.
+The grid is assembled from a bounded number of bounded readings, so it is not a snapshot of a single
+instant: a chunk that moved in between may be counted twice.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from opsqueue_api.http.parameters import checked_id, integer, write
 from opsqueue_api.resources.queues import QueueOf
 
 MIN_CELLS: Final = 100
-"""Fewer would make Redis count more chunks at once; small submissions have fewer all the same."""
+"""Fewer cells would make Redis count more chunks at once. Small submissions still have fewer."""
 _PAGES: Final = 10
 _BITMAP_BYTES: Final = 1024 * 1024
 """Bytes of each bitmap in one reading: eight million chunks, counted in under a millisecond."""
 
 
 class ReservationsBody(Struct, frozen=True, kw_only=True):
-    """Chunks in hand, the oldest first."""
+    """Reserved chunks, oldest first."""
 
     reservations: tuple[ChunkInHand, ...]
 
@@ -50,16 +50,16 @@ class SubmissionChunks:
 
     @operation(
         integer_parameter(
-            "cells", "Cells at most.", least=MIN_CELLS, most=MAX_CELLS, default=1_000
+            "cells", "Maximum number of cells.", least=MIN_CELLS, most=MAX_CELLS, default=1_000
         ),
         answers=Grid,
     )
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Give a submission's chunks as a grid: what is done, in hand, delayed, failed.
+        """Return a submission's chunks as a grid of done, reserved, delayed and failed ones.
 
-        A cell is a chunk, or a multiple of eight where there are more than `cells`.
+        A cell is one chunk, or a multiple of eight if there are more chunks than `cells`.
         """
         cells = integer(req, "cells", default=1_000, least=MIN_CELLS, most=MAX_CELLS)
         on = self.queue_of(queue)
@@ -74,29 +74,31 @@ class Reservations:
     queue_of: QueueOf
 
     @operation(
-        integer_parameter("limit", "Chunks at most.", least=1, most=MAX_PAGE, default=100),
+        integer_parameter(
+            "limit", "Maximum number of chunks.", least=1, most=MAX_PAGE, default=100
+        ),
         answers=ReservationsBody,
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """List the chunks in hand with who holds them, the oldest first."""
+        """List the reserved chunks and their workers, oldest first."""
         limit = integer(req, "limit", default=100, least=1, most=MAX_PAGE)
         page = self.queue_of(queue).list_reservations(limit=limit)
         write(resp, ReservationsBody(reservations=page.chunks))
 
 
 def chunk_grid(on: Queue, submission: Submission, *, cells: int) -> Grid:
-    """Look at a submission's chunks.
+    """Return the grid of a submission's chunks.
 
     Args:
-        on: its queue.
-        submission: as it is now.
-        cells: at most, up to MAX_CELLS.
+        on: the submission's queue.
+        submission: the submission's current status.
+        cells: maximum number of cells, at most MAX_CELLS.
 
     Raises:
-        SubmissionNotFoundError: it was forgotten meanwhile.
+        SubmissionNotFoundError: the submission was forgotten meanwhile.
     """
     total = submission.chunks_total
-    # One chunk a cell, or whole bytes of the bitmap, so that Redis can count them.
+    # A cell is one chunk, or whole bytes of the bitmap, so that Redis can count them.
     per_cell = 1 if total <= cells else 8 * -(-total // (8 * cells))
     done, errors = _counts(on, submission, per_cell)
     in_hand, is_cut = _chunks_in_hand(on, submission)

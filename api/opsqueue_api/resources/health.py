@@ -1,4 +1,4 @@
-"""Is the process alive, can it serve, which version is it: what load balancers and people ask."""
+"""Liveness, readiness and version of the process, for load balancers and people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from opsqueue_api.http.problem import Problem
 
 STORE_CHECK_S: Final = 5.0
 STORE_WRITE_S: Final = 30.0
-"""While it can be written; one that could not is tried each time that it is asked."""
+"""Interval of test writes while the store works; a failing store is tested at every check."""
 
 
 class Alive:
@@ -33,7 +33,7 @@ class Alive:
 
     @operation(answers=HealthBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer."""
+        """Answer if the process is alive."""
         _write(resp, {"status": "alive"})
 
 
@@ -41,16 +41,16 @@ class Version:
     """`/version`.
 
     Args:
-        store: whose id is told, so that a client with another store notices.
+        store: its id is part of the answer, so that a client with another store notices.
     """
 
     def __init__(self, store: ObjectStore) -> None:
-        """Ask nothing."""
+        """Store the collaborator."""
         self._store = store
 
     @operation(answers=VersionBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer."""
+        """Return the API's version and features, and the store's id."""
         body = VersionBody(
             name="opsqueue-redis",
             version=__version__,
@@ -62,13 +62,13 @@ class Version:
 
 
 class Ready:
-    """`/readyz`: Redis answers, and the store is the right one and can be written; else 503.
+    """`/readyz`: 503 unless Redis answers and the right store can be written.
 
     Args:
-        client: of Redis, asked each time.
-        store: asked at most every STORE_CHECK_S seconds, and written to every STORE_WRITE_S, since
-            its answers cost money.
-        clock: monotonic seconds.
+        client: the Redis client, which is checked each time.
+        store: checked at most every STORE_CHECK_S seconds, and written to at most every
+            STORE_WRITE_S seconds, since its requests cost money.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class Ready:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the collaborators."""
+        """Store the collaborators."""
         self._client = client
         self._store = store
         self._clock = clock
         self._lock = Lock()
         self._asked_store_at = float("-inf")
         self._wrote_store_at = float("-inf")
-        self._store_trouble = ""
+        self._store_error = ""
 
     @operation(answers=HealthBody, problems=(ProblemType.UNAVAILABLE,))
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer."""
-        troubles = {"redis": self._ask_redis(), "store": self._ask_store()}
-        states = {name: trouble or "ok" for name, trouble in troubles.items()}
-        if not any(troubles.values()):
+        """Check whether Redis and the store can be used."""
+        errors = {"redis": self._ask_redis(), "store": self._ask_store()}
+        states = {name: error or "ok" for name, error in errors.items()}
+        if not any(errors.values()):
             _write(resp, {"status": "ready", **states})
             return
-        detail = "; ".join(f"{name}: {text}" for name, text in troubles.items() if text)
+        detail = "; ".join(f"{name}: {text}" for name, text in errors.items() if text)
         Problem(ProblemType.UNAVAILABLE, f"not ready: {detail}", states).write(resp)
 
     def _ask_redis(self) -> str:
@@ -108,14 +108,14 @@ class Ready:
     def _ask_store(self) -> str:
         with self._lock:
             if self._clock() - self._asked_store_at >= STORE_CHECK_S:
-                self._store_trouble = self._try_store()
+                self._store_error = self._try_store()
                 self._asked_store_at = self._clock()
-            return self._store_trouble
+            return self._store_error
 
     def _try_store(self) -> str:
         try:
             self._store.exists(STORE_ID_KEY)
-            with suppress(RedisUnavailableError):  # told apart from the store's own troubles
+            with suppress(RedisUnavailableError):  # not an error of the store
                 identify_store(self._client, self._store)
             if self._clock() - self._wrote_store_at >= STORE_WRITE_S:
                 key = f"opsqueue-ready-{uuid.uuid4().hex}"

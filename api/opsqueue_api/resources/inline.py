@@ -1,4 +1,4 @@
-"""What a small submission has in Redis, encoded: for our client, which decodes."""
+"""The encoded contents that a small submission has in Redis, for opsqueue's client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from opsqueue_api.http.operation import integer_parameter, operation
 from opsqueue_api.http.parameters import checked_id, integer, write
 from opsqueue_api.resources.queues import QueueOf
 
-_INDEX: Final = integer_parameter("index", "The only chunk.", least=0, most=INLINE_CHUNKS - 1)
+_INDEX: Final = integer_parameter(
+    "index", "Return only this chunk.", least=0, most=INLINE_CHUNKS - 1
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class InlineInputs:
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Give the inputs that Redis has, of all chunks or of one; in the store are none then."""
+        """Return the inputs that are kept in Redis, of all chunks or of one.
+
+        A submission's inputs are either all in Redis or all in the store.
+        """
         write(resp, _contents(self.queue_of, req, queue, submission_id, "inputs"))
 
 
@@ -41,7 +46,10 @@ class InlineOutputs:
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Give the outputs that Redis has, of all chunks or of one; larger ones are stored."""
+        """Return the outputs that are kept in Redis, of all chunks or of one.
+
+        Larger outputs are in the store.
+        """
         write(resp, _contents(self.queue_of, req, queue, submission_id, "outputs"))
 
 

@@ -1,8 +1,8 @@
-"""`/metrics`: totals read from Redis at each scrape, and how the API answers its requests.
+"""`/metrics`: totals read from Redis at each scrape, and durations of the API's requests.
 
-What Redis counts is true over all processes, restarts and workers, so any one API can be asked; the
-histograms of requests and of reported chunks are each API's own, over its gunicorn processes
-(prometheus-client's multiprocess mode, which `cli` switches on). docs/metrics.md has all of it.
+The totals in Redis cover all processes, restarts and workers, so any API can be scraped. The
+histograms of requests and of reported chunks cover one API with all its gunicorn processes
+(prometheus-client's multiprocess mode, which `cli` switches on). docs/metrics.md lists all metrics.
 """
 
 from __future__ import annotations
@@ -44,42 +44,42 @@ from opsqueue_api.http.operation import Content, operation
 from opsqueue_api.http.settings import MULTIPROCESS_DIR
 from opsqueue_api.resources.queues import QueueOf
 
-# name -> what it is, and the fields of the totals by value of their label, or the one field.
+# Name -> help, label, and the fields of the totals by value of the label ("" without a label).
 _TOTALS: Final[Mapping[str, tuple[str, str, Mapping[str, str]]]] = {
-    "opsqueue_submissions_inserted": ("Submissions handed in.", "", {"": "submissions_inserted"}),
+    "opsqueue_submissions_inserted": ("Submissions inserted.", "", {"": "submissions_inserted"}),
     "opsqueue_submissions_ended": (
-        "Submissions that have ended, by how.",
+        "Submissions that have ended, by final state.",
         "state",
         {state: f"submissions_{state}" for state in ("completed", "failed", "cancelled")},
     ),
     "opsqueue_submissions_retried": (
-        "Failed or cancelled submissions that were put back to work.",
+        "Failed or cancelled submissions that were retried.",
         "",
         {"": "submissions_retried"},
     ),
-    "opsqueue_chunks_inserted": ("Chunks handed in.", "", {"": "chunks_inserted"}),
+    "opsqueue_chunks_inserted": ("Chunks inserted.", "", {"": "chunks_inserted"}),
     "opsqueue_chunks_ended": (
-        "Chunks that have ended, by how; dropped are those of a failed or cancelled submission.",
+        "Chunks that have ended, by state; dropped: their submission failed or was cancelled.",
         "state",
         {state: f"chunks_{state}" for state in ("completed", "failed", "dropped")},
     ),
     "opsqueue_chunks_retried": (
-        "Attempts that failed and were not the last.",
+        "Failed attempts that were followed by another one.",
         "",
         {"": "chunks_retried"},
     ),
     "opsqueue_chunks_reclaimed": (
-        "Chunks taken back from dead workers, or whose reservation was over.",
+        "Chunks reclaimed from dead workers or after their reservation expired.",
         "",
         {"": "chunks_reclaimed"},
     ),
     "opsqueue_chunks_released": (
-        "Chunks that workers gave back without using an attempt.",
+        "Chunks that workers released without using an attempt.",
         "",
         {"": "chunks_released"},
     ),
     "opsqueue_chunks_repaired": (
-        "Chunks that Redis had lost track of, and that were freed.",
+        "Chunks that Redis had lost track of and that were made ready again.",
         "",
         {"": "chunks_repaired"},
     ),
@@ -88,14 +88,14 @@ _TOTALS: Final[Mapping[str, tuple[str, str, Mapping[str, str]]]] = {
         "",
         {"": "reservations_lost"},
     ),
-    "opsqueue_operations_inserted": ("Operations handed in.", "", {"": "operations_inserted"}),
+    "opsqueue_operations_inserted": ("Operations inserted.", "", {"": "operations_inserted"}),
     "opsqueue_operations_completed": (
-        "Operations of completed chunks, with an error or without.",
+        "Operations of completed chunks, with or without an error.",
         "",
         {"": "operations_completed"},
     ),
     "opsqueue_operations_failed": (
-        "Operations of completed chunks that have an error in place of a result.",
+        "Operations of completed chunks that have an error instead of a result.",
         "",
         {"": "operations_failed"},
     ),
@@ -107,15 +107,15 @@ _GAUGES: Final[Mapping[str, tuple[str, Callable[[Counts], float]]]] = {
         lambda counts: sum(n for state, n in counts.submissions.items() if state == "in_progress"),
     ),
     "opsqueue_backlog_chunks": (
-        "Chunks that have not ended, those in hand among them.",
+        "Chunks that have not ended, including reserved ones.",
         lambda counts: counts.backlog_chunks,
     ),
     "opsqueue_backlog_operations": (
-        "Operations of the backlog's chunks.",
+        "Operations of the chunks in the backlog.",
         lambda counts: max(0, counts.stats.get("backlog_operations", 0)),
     ),
     "opsqueue_chunks_ready": (
-        "Chunks that a worker could take now.",
+        "Chunks that a worker could reserve now.",
         lambda counts: counts.chunks_ready,
     ),
     "opsqueue_chunks_delayed": (
@@ -127,11 +127,11 @@ _GAUGES: Final[Mapping[str, tuple[str, Callable[[Counts], float]]]] = {
         lambda counts: counts.chunks_in_hand,
     ),
     "opsqueue_workers": (
-        "Workers and consumers that have given a sign of life.",
+        "Workers and consumers that have sent a heartbeat.",
         lambda counts: counts.workers,
     ),
     "opsqueue_oldest_waiting_seconds": (
-        "Age of the oldest submission that has a chunk waiting, 0 without one.",
+        "Age of the oldest submission that has a waiting chunk; 0 if there is none.",
         lambda counts: _age_s(counts.oldest_waiting_at),
     ),
     "opsqueue_queue_paused": (
@@ -157,20 +157,20 @@ _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST"
 
 
 class QueueTotals(Collector):
-    """What Redis knows of each queue, asked at each scrape.
+    """The metrics of each queue, read from Redis at each scrape.
 
     Args:
-        queue_of: gives a queue by its name.
-        names: of all queues.
+        queue_of: returns a queue by name.
+        names: returns the names of all queues.
     """
 
     def __init__(self, queue_of: QueueOf, names: Callable[[], list[str]]) -> None:
-        """Take both."""
+        """Store both."""
         self._queue_of = queue_of
         self._names = names
 
     def collect(self) -> Iterator[Metric]:
-        """Give the metrics; without Redis only that it does not answer."""
+        """Yield the metrics; if Redis does not answer, yield no metrics of queues."""
         try:
             names = self._names()
             by_queue = dict(each_readable(names, lambda name: self._queue_of(name).count_queue()))
@@ -183,7 +183,9 @@ class QueueTotals(Collector):
         yield GaugeMetricFamily(
             "opsqueue_redis_up", "1 when Redis answered this scrape, else 0.", value=is_up
         )
-        build = GaugeMetricFamily("opsqueue_build_info", "1; its version.", labels=["version"])
+        build = GaugeMetricFamily(
+            "opsqueue_build_info", "Always 1; the label holds the version.", labels=["version"]
+        )
         build.add_metric([__version__], 1)
         yield build
         for name, (about, label, fields) in _TOTALS.items():
@@ -201,7 +203,7 @@ class QueueTotals(Collector):
             yield gauge
         took = HistogramMetricFamily(
             "opsqueue_submission_duration_seconds",
-            "Time from a submission's insert to its end, by how it ended.",
+            "Time from a submission's insert to its end, by final state.",
             labels=["queue", "state"],
         )
         for queue, by_state in durations.items():
@@ -216,13 +218,13 @@ class QueueTotals(Collector):
 
 
 class ChunkDurations:
-    """How long chunks were held until this API took the report, from workers and consumers.
+    """The time from a chunk's reservation to its report to this API, by workers and consumers.
 
     A worker that speaks to Redis itself has its own, of the handler alone.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Put the histogram into the registry."""
+        """Add the histogram to the registry."""
         self._durations = Histogram(
             "opsqueue_chunk_duration_seconds",
             "Time from a chunk's reservation to its report, of those reported to this API.",
@@ -250,23 +252,23 @@ class ChunkDurations:
 
 
 class HttpMetrics:
-    """Falcon middleware, the first one: how long each request took until its answer began.
+    """Falcon middleware, the first one: measures the time until each answer begins.
 
-    What streams goes on after that; a long poll's waiting counts.
+    The waiting of a long poll counts; the rest of a stream does not.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Put the histogram into the registry."""
+        """Register the histogram."""
         self._durations = Histogram(
             "opsqueue_http_request_duration_seconds",
-            "Time until the answer of a request begins, waiting included.",
+            "Time until a request's answer begins, including waiting.",
             ["method", "route", "status"],
             buckets=_BUCKETS,
             registry=registry,
         )
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
-        """Note when it began."""
+        """Record the start of the request."""
         req.context.began = time.perf_counter()
 
     def process_response(
@@ -276,7 +278,7 @@ class HttpMetrics:
         _resource: object,
         _req_succeeded: bool,  # noqa: FBT001 as Falcon calls it
     ) -> None:
-        """Note how long it took; by the route's template, since paths are without number."""
+        """Record the duration under the route's template, since there are too many paths."""
         method = req.method if req.method in _METHODS else "other"
         route = req.uri_template or "none"
         labels = (method, route, str(resp.status_code))
@@ -287,15 +289,15 @@ class Metrics:
     """`/metrics`.
 
     Args:
-        totals: of the queues.
-        own: this process's.
+        totals: the metrics of the queues.
+        own: the registry of this process.
     """
 
     def __init__(self, totals: QueueTotals, own: CollectorRegistry) -> None:
-        """Take both."""
+        """Create the registry to be served."""
         self._registry = own
         if MULTIPROCESS_DIR in os.environ:
-            # The processes' own are in files there: all of them together are answered.
+            # The processes keep their metrics in files there; the answer combines all of them.
             self._registry = CollectorRegistry()
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # as they ship it
         self._registry.register(totals)
@@ -305,13 +307,13 @@ class Metrics:
             200: Content(
                 None,
                 "text/plain",
-                "Prometheus's text format, or OpenMetrics for who accepts it; see docs/metrics.md",
+                "Prometheus's text format, or OpenMetrics if accepted; see docs/metrics.md.",
                 ("application/openmetrics-text",),
             )
         }
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Give all metrics in Prometheus's text format; also when Redis does not answer."""
+        """Return all metrics in Prometheus's text format, even if Redis does not answer."""
         encode, content_type = choose_encoder(req.get_header("Accept") or "")
         resp.content_type = content_type
         resp.data = encode(self._registry)

@@ -1,7 +1,7 @@
-"""`/openapi.json`: OpenAPI 3.1, made of the routes, their operations and the types of bodies.
+"""`/openapi.json`: OpenAPI 3.1, generated from the routes, their operations and the body types.
 
-Nothing is written twice: paths and methods are those routed, schemas are msgspec's, problems are
-those of problem.py. No I/O.
+Nothing is written twice: paths and methods come from the routes, schemas from msgspec, problems
+from problem.py. No I/O.
 """
 
 from __future__ import annotations
@@ -51,22 +51,23 @@ _OF_BODY: Final = (
     ProblemType.TOO_LARGE,
 )
 _ABOUT: Final = (
-    "Submissions of operations, cut into chunks, run by workers, results in order. Instants are "
-    "RFC 3339 in UTC, ids are strings of digits, bytes are base64. Clients ignore fields that they "
-    "do not know; the API refuses fields and query parameters that it does not know."
+    "A batch queue: submissions of operations are cut into chunks that workers process, and their "
+    "results are read in order. Instants are RFC 3339 in UTC, ids are strings of digits, bytes are "
+    "base64. Clients ignore fields that they do not know; the API refuses fields and query "
+    "parameters that it does not know."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path template, the resource behind it, and what each method needs of a token."""
+    """A path template, its resource, and the scope that each method needs."""
 
     path: str
     resource: object
     needs: Mapping[str, Need]
 
     def operations(self) -> Iterator[tuple[str, Operation | None]]:
-        """Give each method that is routed, with what it declares."""
+        """Yield each method of the route with its declaration."""
         for method in METHODS:
             if hasattr(self.resource, f"on_{method.lower()}"):
                 yield method, operation_of(self.resource, method)
@@ -76,19 +77,19 @@ class OpenApi:
     """`/openapi.json`.
 
     Args:
-        routes: the table, this one's own row included; read with the first request.
-        has_tokens: whether the API asks for tokens.
+        routes: the table of routes, including this one; read at the first request.
+        has_tokens: whether the API requires tokens.
     """
 
     def __init__(self, routes: list[Route], *, has_tokens: bool) -> None:
-        """Take both."""
+        """Store both."""
         self._routes = routes
         self._has_tokens = has_tokens
         self._data = b""
 
     @operation(answers={200: Content(None)})
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Give this document."""
+        """Return this document."""
         if not self._data:
             document = document_of(self._routes, has_tokens=self._has_tokens)
             self._data = msgspec.json.encode(document)
@@ -97,7 +98,7 @@ class OpenApi:
 
 
 def document_of(routes: list[Route], *, has_tokens: bool) -> dict[str, Any]:
-    """Make the document."""
+    """Return the document."""
     paths: dict[str, dict[str, Any]] = {}
     types: set[type[msgspec.Struct]] = {ProblemBody, InsertBody}
     for route in routes:
@@ -127,7 +128,7 @@ def document_of(routes: list[Route], *, has_tokens: bool) -> dict[str, Any]:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A token of OPSQUEUE_API_TOKENS; needed where the API has any.",
+                    "description": "A token of OPSQUEUE_API_TOKENS, required if the API has any.",
                 }
             },
         },
@@ -192,10 +193,10 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _answer(content: Content | None) -> dict[str, Any]:
     if content is None:
-        return {"description": "Nothing more to say."}
+        return {"description": "Success, without a body."}
     about = content.about or (inspect.getdoc(content.of) or "" if content.of else "")
     return {
-        "description": about.partition("\n")[0] or "As asked for.",
+        "description": about.partition("\n")[0] or "Success.",
         "content": {
             content.media_type: _media(content),
             **{kind: {"schema": {}} for kind in content.other_types},
@@ -209,7 +210,7 @@ def _media(content: Content) -> dict[str, Any]:
         return {"schema": {"type": "object"} if is_json else _TEXT}
     schema: dict[str, Any] = {"$ref": _REF.format(name=content.of.__name__)}
     if content.media_type != falcon.MEDIA_JSON:
-        # 3.1 has no word for a stream's items.
+        # OpenAPI 3.1 can't describe the items of a stream.
         return {"schema": {**_TEXT, "contentSchema": schema}}
     media: dict[str, Any] = {"schema": schema}
     if content.of in EXAMPLES:
@@ -228,7 +229,7 @@ def _problem_types(
     if "submission_id" in names:
         types.append(ProblemType.SUBMISSION_NOT_FOUND)
     if names:
-        # What can't be a path of ours, such as one with an encoded slash.
+        # For parameters that match no route, such as one with an encoded slash.
         types.append(ProblemType.ROUTE_NOT_FOUND)
     if declared.body:
         types += _OF_BODY

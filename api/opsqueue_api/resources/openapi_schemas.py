@@ -1,7 +1,7 @@
 """Bounds, examples and names that the document adds to msgspec's schemas of bodies.
 
-The bounds are those of the values in `opsqueue.model.new_submission`, whose own messages say more
-than a decoder's would: so they are checked there, and told here.
+The bounds are those of the values in `opsqueue.model.new_submission`. They are checked there, since
+its messages say more than a decoder's, and only documented here.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ _NAMES: Final = {
     "SubmissionPage": "SubmissionsBody",
     "WorkerSeen": "WorkerBody",
 }
-"""The names by which generated clients know values."""
+"""Names of the schemas, which generated clients use."""
 
 _COMPUTED: Final = {"Submission": "chunks_dropped", "Progress": "done_until"}
-"""Fields that all versions of the API answer, though the values compute them themselves."""
+"""Fields that every version of the API returns, although the values compute them."""
 
 EXAMPLES: Final[dict[type, dict[str, Any]]] = {
     InsertBody: {
@@ -131,7 +131,7 @@ EXAMPLES: Final[dict[type, dict[str, Any]]] = {
 
 
 def refine(schemas: Schemas) -> Schemas:
-    """Add what msgspec can't know; the schemas are changed."""
+    """Add details that msgspec can't know; the schemas are changed in place."""
     for schema in schemas.values():
         if "description" in schema:
             schema["description"] = inspect.cleandoc(schema["description"])
@@ -143,11 +143,11 @@ def refine(schemas: Schemas) -> Schemas:
     insert = schemas["InsertBody"]
     properties = insert["properties"]
     for name, bounds in _BOUNDS.items():
-        told = properties[name]
+        schema = properties[name]
         if "anyOf" in bounds:
-            told.pop("anyOf", None)
-            told.pop("type", None)
-        told.update(bounds)
+            schema.pop("anyOf", None)
+            schema.pop("type", None)
+        schema.update(bounds)
     properties["metadata"] = {
         "anyOf": [
             {
@@ -172,7 +172,7 @@ def refine(schemas: Schemas) -> Schemas:
 
 
 def renamed(part: Any) -> Any:  # noqa: ANN401 JSON
-    """Return a part of the document with values under the names that clients know."""
+    """Return a part of the document with the schemas renamed for clients."""
     match part:
         case {"$ref": str() as ref}:
             at, _, name = ref.rpartition("/")
@@ -189,7 +189,7 @@ def renamed(part: Any) -> Any:  # noqa: ANN401 JSON
 
 
 def _split_insert(schemas: Schemas, insert: dict[str, Any]) -> None:
-    """Make the two kinds of body two schemas: each has fields that the other must not have."""
+    """Split the two kinds of body into two schemas, each without the other's fields."""
     kinds = {
         "InsertOperations": (_CONTENTS, ["chunk_size", "operations"]),
         "InsertStored": (frozenset({"operations"}), ["chunk_size", "prefix", "chunks_total"]),

@@ -1,4 +1,4 @@
-"""How far a submission is: at once, or when more of it is done."""
+"""A submission's progress, at once or when there is more of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ class SubmissionProgress:
 
     @operation(
         integer_parameter(
-            "from", "The first chunk to tell of.", least=0, most=MAX_CHUNKS, default=0
+            "from", "The first chunk of the answer.", least=0, most=MAX_CHUNKS, default=0
         ),
         integer_parameter(
-            "seen", "Wait until other than so many are done.", least=0, most=MAX_CHUNKS
+            "seen",
+            "Wait until the number of done chunks differs from this.",
+            least=0,
+            most=MAX_CHUNKS,
         ),
         WAIT,
         answers=Progress,
@@ -34,10 +37,10 @@ class SubmissionProgress:
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Give the counts, and which chunks from `from` on are done.
+        """Return a submission's counts, and which chunks from `from` on are done.
 
-        `wait=SECONDS` waits until chunk `from` is done or the submission has ended; with
-        `seen=CHUNKS_DONE` until other than that many chunks are done.
+        `wait=SECONDS` waits until chunk `from` is done or the submission has ended. With
+        `seen=CHUNKS_DONE` it waits until the number of done chunks differs from that.
         """
         start = integer(req, "from", default=0, least=0, most=MAX_CHUNKS)
         seen = optional_integer(req, "seen", least=0, most=MAX_CHUNKS)

@@ -1,4 +1,4 @@
-"""Queues: counts and rates, workers, pause and resume."""
+"""Queues: counts and rates, workers, pausing and resuming."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Queues:
 
     @operation(answers=QueuesBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
-        """Count what each queue holds."""
+        """Return the counts and rates of each queue."""
         counted = each_readable(self.names(), lambda name: self.queue_of(name).count_queue())
         write(resp, QueuesBody(queues=[counts for _, counts in counted]))
 
@@ -39,7 +39,7 @@ class OneQueue:
 
     @operation(answers=Counts)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Count what the queue holds."""
+        """Return the counts and rates of a queue."""
         write(resp, self.queue_of(queue).count_queue())
 
 
@@ -51,7 +51,10 @@ class PauseQueue:
 
     @operation(answers=Counts)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Let no chunk be reserved; twice is once. Chunks in hand are finished."""
+        """Pause a queue: no chunk is reserved until it is resumed.
+
+        Reserved chunks are finished. Pausing a paused queue changes nothing.
+        """
         on = self.queue_of(queue)
         on.pause_queue()
         write(resp, on.count_queue())
@@ -65,7 +68,7 @@ class ResumeQueue:
 
     @operation(answers=Counts)
     def on_post(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Let chunks be reserved again; twice is once."""
+        """Resume a paused queue; resuming a running one changes nothing."""
         on = self.queue_of(queue)
         on.resume_queue()
         write(resp, on.count_queue())
@@ -79,5 +82,5 @@ class Workers:
 
     @operation(answers=WorkersBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """List the workers that have not gone, the ones seen last first."""
+        """List the queue's workers that have not been removed, most recently seen first."""
         write(resp, WorkersBody(workers=self.queue_of(queue).list_workers()))

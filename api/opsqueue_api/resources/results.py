@@ -1,14 +1,15 @@
-"""Results of a completed submission as NDJSON: a line an operation, in order, a chunk at a time.
+"""Results of a submission as NDJSON: a line for each operation, in order, chunk by chunk.
 
-A line is the result alone, whatever that is; so where operations failed it must be said how they
-shall be seen. `?errors=yield` makes each line an object with either `result` or `error`.
+A line is only the result, which may be any JSON value. So if operations failed, the client must
+choose how they appear. `?errors=yield` makes each line an object with either `result` or `error`.
 
-With `?partial=true` the chunks that are done are given in any state of the submission; each line
-is then an object with the `index` of its operation.
+With `?partial=true` the results of done chunks are returned in any state of the submission. Each
+line is then an object with the `index` of its operation.
 
-With `?follow=true` results come while the submission still runs. Where that ends without them all
-the answer is cut off, since no line could say so; `?from_chunk=` goes on from there. A chunk has
-`chunk_size` lines (but with `errors=skip`, and the last), so a client knows which one it is at.
+With `?follow=true` results are streamed while the submission is still in progress. If it ends
+without completing, the answer is cut off, since no line could express that; `?from_chunk=`
+continues from there. A chunk has `chunk_size` lines (except the last one, and with `errors=skip`),
+so a client knows the current chunk.
 """
 
 from __future__ import annotations
@@ -74,18 +75,22 @@ class Results:
     limits: Limits
 
     @operation(
-        choice_parameter("errors", list(get_args(ErrorMode)), "How operations that failed come."),
-        choice_parameter("follow", ["false", "true"], "Whether to begin before it has completed."),
+        choice_parameter(
+            "errors", list(get_args(ErrorMode)), "How operations that failed are treated."
+        ),
+        choice_parameter(
+            "follow", ["false", "true"], "Whether to begin before the submission has completed."
+        ),
         choice_parameter(
             "partial",
             ["false", "true"],
-            "Whether to give what is done, in any state, each result with its operation's `index`. "
-            "`errors` is `yield` then, unless given.",
+            "Whether to return the results so far, in any state, each with its operation's "
+            "`index`. The default of `errors` is then `yield`.",
         ),
         integer_parameter(
             "from_chunk", "The chunk to begin with.", least=0, most=MAX_CHUNKS, default=0
         ),
-        answers={200: Content(None, NDJSON, "A line a result, in order.")},
+        answers={200: Content(None, NDJSON, "A line for each result, in order.")},
         problems=(
             ProblemType.SUBMISSION_NOT_COMPLETED,
             ProblemType.OPERATIONS_FAILED,
@@ -97,18 +102,22 @@ class Results:
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Stream the results, with memory for the chunks read ahead.
+        """Stream the results of a submission, in order.
 
-        `?errors=` is `raise` (the default: operations that failed are a problem), `yield`, `skip`.
+        `?errors=` is `raise` (the default: operations that failed cause a problem), `yield` (each
+        line is an object with `result` or `error`) or `skip` (they are left out).
 
-        The first chunk is read before the answer begins, so that most of what can go wrong is
-        answered as a problem. What goes wrong later cuts the stream off: the client sees that the
-        chunked body has no end.
+        The first chunk is read before the answer begins, so that most failures are answered as
+        problems. A later failure cuts the stream off: the client sees that the chunked body has no
+        end.
         """
         is_partial = choice(req, "partial", ["false", "true"]) == "true"
         is_followed = choice(req, "follow", ["false", "true"]) == "true"
         if is_partial and is_followed:
-            message = "partial=true gives what is done, follow=true waits for the rest: give one"
+            message = (
+                "partial=true returns the results so far, follow=true waits for the rest: use only "
+                "one of them"
+            )
             raise invalid(message)
         modes = ["yield", "raise", "skip"] if is_partial else list(get_args(ErrorMode))
         errors = cast(ErrorMode, choice(req, "errors", modes))
@@ -162,7 +171,7 @@ class Results:
         except EncodingError as exc:
             raise _not_json(submission, str(exc)) from exc
         except OperationFailedError as exc:
-            # Since the submission was looked at.
+            # It failed after the submission's status was read above.
             raise _operations_failed(on.get_submission(submission.id)) from exc
 
 
@@ -178,7 +187,7 @@ def _lines(
     try:
         codec = open_codec(submission.codec)
     except InvalidArgumentError as exc:
-        # pickle, which would run anybody's code here, or a codec of the users' own.
+        # pickle, which could run arbitrary code here, or a user's own codec.
         message = f"they are encoded by {submission.codec!r}, which the API does not read"
         raise EncodingError(message) from exc
     tells_apart = errors == "yield"
@@ -206,7 +215,7 @@ def _lines(
         for lines in chunks_of(indexes):
             yield from joined(lines)
         if not indexes:
-            # Nothing is done yet: the client gets the headers, and knows that it is heard.
+            # Nothing is done yet: this sends the headers, so that the client need not wait.
             yield b""
 
 
@@ -214,14 +223,14 @@ def _operations_failed(submission: Submission) -> ProblemError:
     detail = (
         f"{submission.operations_failed:,} of {submission.operations_total:,} operations of "
         f"submission {submission.id} failed: ?errors=skip leaves them out, ?errors=yield makes "
-        "each line an object with `result` or `error`, .../errors gives the errors alone"
+        "each line an object with `result` or `error`, .../errors returns the errors alone"
     )
     return ProblemError(Problem(ProblemType.OPERATIONS_FAILED, detail, fields_of(submission)))
 
 
 def _not_json(submission: Submission, why: str) -> ProblemError:
     detail = (
-        f"the results of submission {submission.id} can't be given as JSON: {why}; "
+        f"the results of submission {submission.id} can't be returned as JSON: {why}; "
         "read them with the ProducerClient"
     )
     return ProblemError(Problem(ProblemType.RESULTS_NOT_JSON, detail))

@@ -1,4 +1,4 @@
-"""`…/scaling`: one number for an autoscaler, such as KEDA's metrics-api scaler."""
+"""`…/scaling`: a single number for an autoscaler such as KEDA's metrics-api scaler."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Scaling:
 
     @operation(answers=ScalingBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Give how many chunks want workers: all that have not ended.
+        """Return the number of chunks that need workers: all that have not ended.
 
-        Those in a back-off count, since only a worker that asks makes them free again. While the
-        queue is paused only what is in hand counts.
+        Delayed chunks count, since they become ready only when a worker asks. While the queue is
+        paused only reserved chunks count.
         """
         counts = self.queue_of(queue).count_queue()
         value = counts.chunks_in_hand if counts.is_paused else counts.backlog_chunks

@@ -1,4 +1,4 @@
-"""Submissions of a queue: insert, list, look up, status, change, cancel, retry."""
+"""Submissions of a queue: insert, list, look up, get, change, cancel and retry them."""
 
 from __future__ import annotations
 
@@ -78,20 +78,20 @@ from opsqueue_api.resources.ndjson import (
 from opsqueue_api.resources.queues import QueueOf
 
 MAX_LISTED: Final = 100
-"""Each can have a traceback of 64 KiB. A page with much metadata is shorter."""
+"""Each submission can have a traceback of 64 KiB. A page with much metadata is shorter."""
 
 _INSTANT: Final = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]}
 _STATES: Final = ["any", *(state.value for state in SubmissionState)]
 _PATCH_BYTES: Final = 512 * 1024
-"""As many of the longest keys as can go and come at once."""
+"""Room for the longest keys that one call can remove and add."""
 _PATCH_DECODER: Final = msgspec.json.Decoder(PatchBody)
 
 
 class Submissions:
-    """`/v1/queues/{queue}/submissions`: insert one, list those that fit."""
+    """`/v1/queues/{queue}/submissions`: inserting and listing."""
 
     def __init__(self, queue_of: QueueOf, store: ObjectStore, limits: Limits) -> None:
-        """Take the collaborators."""
+        """Store the collaborators."""
         self._queue_of = queue_of
         self._store = store
         self._limits = limits
@@ -105,14 +105,14 @@ class Submissions:
             Content(
                 None,
                 NDJSON,
-                "Operations, a line each, as many as a JSON body may have; the other fields "
-                "stand in the query.",
+                "A line for each operation, with the limits of a JSON body; the other fields are "
+                "query parameters.",
                 NDJSON_TYPES[1:],
             ),
         ),
         answers={
             201: Content(Submission, about="Inserted."),
-            200: Content(Submission, about="The idempotency key was known: its submission."),
+            200: Content(Submission, about="The submission that was inserted with the same key."),
         },
         problems=(
             ProblemType.PREFIX_TAKEN,
@@ -122,7 +122,11 @@ class Submissions:
         ),
     )
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Insert: 201 with the status, or 200 with the first one's when the key was known."""
+        """Insert a submission and return its status.
+
+        The answer is 201 for a new submission, or 200 with the first one if the idempotency key is
+        known.
+        """
         on = self._queue_of(queue)
         key = idempotency_key(req)
         if is_ndjson(req):
@@ -133,8 +137,8 @@ class Submissions:
             return
         if req.params:
             message = (
-                f"query parameter {next(iter(req.params))[:40]!r} is for an NDJSON body: with a "
-                "JSON body it is a field of that"
+                f"query parameter {next(iter(req.params))[:40]!r} is only for an NDJSON body: with "
+                "a JSON body, make it a field of the body"
             )
             raise invalid(message)
         body = traced(decode_insert(read_body(req, limit_bytes=self._limits.body_bytes)), req)
@@ -156,16 +160,17 @@ class Submissions:
         self, req: falcon.Request, resp: falcon.Response, on: Queue, inserted: Inserted
     ) -> None:
         resp.status = falcon.HTTP_201 if inserted.is_new else falcon.HTTP_200
-        # Relative to the request's path, of which a proxy may have cut off a prefix.
+        # Relative to the request's path, since a proxy may have removed a prefix.
         has_slash = req.env["PATH_INFO"].endswith("/")
         resp.location = f"{inserted.id}" if has_slash else f"submissions/{inserted.id}"
         if inserted.warning:
-            # A header holds printable ASCII alone.
+            # A header may contain only printable ASCII.
             resp.set_header(WARNING_HEADER, quote(inserted.warning, safe=" !'(),:=[]"))
         write(resp, inserted.submission or on.get_submission(inserted.id))
 
     def _insert(self, on: Queue, body: InsertBody, operations: Iterable[Any], key: str) -> Inserted:
-        # Made before anything is stored: it checks every value of the body but their number.
+        # Created before anything is stored, since it checks every value of the body except the
+        # number of operations.
         empty = body.to_new_submission(
             prefix=fresh_prefix(on.name), chunks_total=0, operations_total=0, codec=self._codec.name
         )
@@ -176,17 +181,19 @@ class Submissions:
         return SubmissionInserter(on, self._store, inline_bytes=self._limits.inline_bytes)
 
     @operation(
-        choice_parameter("state", _STATES, "Only those in this state; any: in all states."),
+        choice_parameter("state", _STATES, "Only submissions in this state; `any` means all."),
         META,
         Parameter("created_from", _INSTANT, "Created at this instant or later."),
         Parameter("created_until", _INSTANT, "Created before this instant."),
-        Parameter("after", ID_SCHEMA, "`next` of the page before."),
-        choice_parameter("order", ["newest", "oldest"], "Which come first."),
-        integer_parameter("limit", "At most so many.", least=1, most=MAX_LISTED, default=50),
+        Parameter("after", ID_SCHEMA, "The field `next` of the previous page."),
+        choice_parameter("order", ["newest", "oldest"], "Which submissions come first."),
+        integer_parameter(
+            "limit", "Maximum number of submissions.", least=1, most=MAX_LISTED, default=50
+        ),
         answers=SubmissionPage,
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """List a page of the submissions that fit the filters."""
+        """List a page of the submissions that match the filters."""
         state = choice(req, "state", _STATES)
         wanted = SubmissionFilter(
             state=None if state == "any" else SubmissionState(state),
@@ -196,7 +203,7 @@ class Submissions:
         )
         after = req.get_param("after")
         if after is not None and not ID.fullmatch(after):
-            message = f"after={after[:40]!r}: give the id of a submission, the `next` of a list"
+            message = f"after={after[:40]!r}: use the id of a submission, such as `next` of a list"
             raise invalid(message)
         page = self._queue_of(queue).list_submissions(
             wanted,
@@ -209,7 +216,7 @@ class Submissions:
 
 @dataclass(frozen=True, slots=True)
 class OneSubmission:
-    """`.../submissions/{submission_id}`: its status, at once or when it has ended."""
+    """`.../submissions/{submission_id}`: the status, at once or after the end."""
 
     queue_of: QueueOf
     long_polls: LongPolls
@@ -218,7 +225,7 @@ class OneSubmission:
     def on_get(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Give the status; `?wait=SECONDS` waits for the end."""
+        """Return a submission's status; `?wait=SECONDS` waits for its end."""
         wait_s = number(req, "wait", default=0, least=0, most=MAX_WAIT_S)
         on = self.queue_of(queue)
         submission = self.long_polls.wait(on, checked_id(submission_id), wait_s)
@@ -232,7 +239,7 @@ class OneSubmission:
     def on_patch(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Change strategic metadata and give the status."""
+        """Change a submission's strategic metadata and return its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         data = read_body(req, limit_bytes=_PATCH_BYTES)
         changes = decode(data, _PATCH_DECODER).strategic_metadata
@@ -249,7 +256,7 @@ class CancelSubmission:
     def on_post(
         self, _req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Cancel it and give its status."""
+        """Cancel a submission and return its status."""
         submission = self.queue_of(queue).cancel_submission(checked_id(submission_id))
         write(resp, submission)
 
@@ -267,8 +274,8 @@ class RetrySubmission:
         choice_parameter(
             "only",
             ["all", "failed"],
-            "failed: a new submission of the operations that have an error, also of a completed "
-            "one; the same one when it is asked again within a day.",
+            "With `failed`, insert a new submission of the operations that have an error, also for "
+            "a completed submission; repeated within a day, return the same one.",
         ),
         answers={200: Content(Submission), 201: Content(Submission)},
         problems=(
@@ -280,7 +287,7 @@ class RetrySubmission:
     def on_post(
         self, req: falcon.Request, resp: falcon.Response, queue: str, submission_id: str
     ) -> None:
-        """Put a failed or cancelled one back to work and give its status."""
+        """Retry a failed or cancelled submission and return its status."""
         on, id_ = self.queue_of(queue), checked_id(submission_id)
         if choice(req, "only", ["all", "failed"]) == "failed":
             submission = on.get_submission(self._insert_failed(on, id_))
@@ -292,7 +299,7 @@ class RetrySubmission:
     def _insert_failed(self, on: Queue, submission_id: SubmissionId) -> SubmissionId:
         if on.get_submission(submission_id).operations_failed == 0:
             detail = (
-                f"submission {submission_id} has no operation that failed: there is none to retry"
+                f"submission {submission_id} has no failed operation: there is nothing to retry"
             )
             raise ProblemError(Problem(ProblemType.SUBMISSION_NOT_RETRYABLE, detail))
         with ProducerClient.over(
@@ -315,28 +322,33 @@ class SubmissionIds:
         Parameter(
             "prefix",
             {"type": "string"},
-            "Look up this prefix of objects; the others are checked only.",
+            "Look up the submission with this prefix of objects; the other parameters have no "
+            "effect.",
         ),
         META,
         Parameter(
             "state",
             {"type": "array", "items": {"type": "string", "enum": list(SubmissionState)}},
-            "States that they may be in; in_progress where none is given.",
+            "States of the submissions; by default only in_progress.",
         ),
         integer_parameter(
-            "limit", "More are a problem.", least=1, most=MAX_LOOKED_UP, default=MAX_LOOKED_UP
+            "limit",
+            "Maximum number of matches; more cause a problem.",
+            least=1,
+            most=MAX_LOOKED_UP,
+            default=MAX_LOOKED_UP,
         ),
         answers=IdsBody,
         problems=(ProblemType.TOO_MANY_MATCHES,),
     )
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """Give the ids of all that match, ascending."""
+        """Return the ids of all matching submissions, in ascending order."""
         on = self.queue_of(queue)
         known = [state.value for state in SubmissionState]
         states = req.get_param_as_list("state") or [SubmissionState.IN_PROGRESS.value]
         for state in states:
             if state not in known:
-                message = f"state={state[:40]!r}: give one or several of {', '.join(known)}"
+                message = f"state={state[:40]!r}: use one or several of {', '.join(known)}"
                 raise invalid(message)
         limit = integer(req, "limit", default=MAX_LOOKED_UP, least=1, most=MAX_LOOKED_UP)
         pairs = pairs_of(req)

@@ -1,7 +1,7 @@
-"""The log of handler executions: a file a process, a line an event, written whole or not at all.
+"""The log of handler executions: a file per process and a line per event.
 
-A line is one write to a file opened with O_APPEND, so that a process killed at any instant leaves
-no half of one.
+A line is a single write to a file opened with O_APPEND, so that a process that is killed at any
+instant leaves no partial line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _lock = threading.Lock()
 def logged(
     queue: str, submission: int, chunk: int, attempt: int, operations: Sequence[Any]
 ) -> Iterator[None]:
-    """Log that a chunk's handler runs, and how it ends."""
+    """Log the start and the end of a chunk's handler."""
     number = next(_numbers)
     _write(
         {

@@ -1,4 +1,4 @@
-"""moto's S3 with the bucket `chaos`, as a program: says "ready on PORT", then serves for ever."""
+"""moto's S3 with the bucket `chaos`, as a program: prints "ready on PORT", then serves forever."""
 
 from __future__ import annotations
 

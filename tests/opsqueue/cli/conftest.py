@@ -1,4 +1,4 @@
-"""The commands in this process, over a real API on a real server, and a worker made of steps."""
+"""Fixtures that run commands in this process, with a real API and server, and worker steps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Silent(WSGIRequestHandler):
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of these tests alone: many commands look into all queues that there are."""
+    """Run a separate server for these tests, since many commands read all queues."""
     with EmbeddedServer(tmp_path_factory.mktemp("redis"), is_durable=False) as server:
         yield server.url
 
@@ -98,7 +98,7 @@ def run(api_url: str, store_url: str, queue_name: str) -> Run:
 
 @pytest.fixture
 def document() -> Document:
-    """Read what a command printed as JSON."""
+    """Parse the JSON that a command printed."""
 
     def read(result: Result) -> Any:
         assert result.exit_code == 0, result.output
@@ -108,7 +108,7 @@ def document() -> Document:
 
 
 def do_free_chunks(queue: Queue, store: ObjectStore, limit: int) -> Reserved:
-    """Add 1 to each operation of what is free; the answer tells what to wait for next."""
+    """Process all ready chunks by adding 1 to each operation; return the last reserve's answer."""
     reserved = queue.reserve_chunks("w1", limit=limit, strategy=Oldest())
     for chunk in reserved.chunks:
         codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
@@ -124,7 +124,7 @@ def do_free_chunks(queue: Queue, store: ObjectStore, limit: int) -> Reserved:
 
 @pytest.fixture
 def work(queue: Queue, store: ObjectStore) -> Work:
-    """Do every chunk that is free, adding 1 to each operation."""
+    """Process every ready chunk by adding 1 to each operation."""
 
     def do(*, limit: int = 100) -> None:
         do_free_chunks(queue, store, limit)
@@ -146,7 +146,7 @@ def fail(queue: Queue) -> Callable[[], None]:
 
 @pytest.fixture
 def worker(queue: Queue, store: ObjectStore) -> Iterator[None]:
-    """Work in a thread until the test ends, on whatever is or becomes free."""
+    """Process chunks in a thread until the test ends."""
     is_over = threading.Event()
 
     def go_on() -> None:

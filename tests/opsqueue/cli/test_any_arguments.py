@@ -1,4 +1,4 @@
-"""Whatever a command is given: an exit code and words for people, never a traceback."""
+"""With any arguments, commands end with an exit code and a readable message, not a traceback."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def arguments_of(draw: st.DrawFn, command: click.Command) -> list[str]:
 def test_a_command_ends_with_a_word_whatever_it_is_given(
     redis_url: str, store_url: str, path: tuple[str, ...]
 ) -> None:
-    """And 0, 1 or 2, as scripts expect."""
+    """The exit code is 0, 1 or 2, as scripts expect."""
     runner = CliRunner(env={"OPSQUEUE_REDIS_URL": redis_url, "OPSQUEUE_STORE_URL": store_url})
 
     @settings(

@@ -1,4 +1,4 @@
-"""`opsqueue doctor`: what it finds, what it says to do, and its exit code."""
+"""`opsqueue doctor`: its findings, its advice, and its exit code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_all_is_well(run: Run, document: Document, durable: EmbeddedServer) -> N
 def test_work_without_workers_is_a_warning(
     run: Run, document: Document, durable: EmbeddedServer, real_client: redis.Redis
 ) -> None:
-    """So is a paused queue; each with what to do."""
+    """A paused queue is one, too; each warning says what helps."""
     for name in ("idle", "paused"):
         Queue(real_client, name).insert_submission(
             NewSubmission(prefix=fresh_prefix(name), chunks_total=3)
@@ -81,7 +81,7 @@ def test_work_without_workers_is_a_warning(
 def test_a_server_that_evicts_is_a_problem(
     run: Run, durable: EmbeddedServer, real_client: redis.Redis
 ) -> None:
-    """Exit code 1; without an append-only file it is a warning."""
+    """The exit code is 1; a missing append-only file is only a warning."""
     real_client.config_set("maxmemory-policy", "allkeys-lru")
     real_client.config_set("appendonly", "no")
 
@@ -106,7 +106,7 @@ def test_a_server_that_evicts_is_a_problem(
 def test_what_is_given_must_be_reachable(
     run: Run, durable: EmbeddedServer, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 3; the others are checked all the same."""
+    """Otherwise the exit code is 3; the other checks still run."""
     monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
     shown = run("doctor", **{"OPSQUEUE_REDIS_URL": durable.url, **variables})
@@ -119,7 +119,7 @@ def test_what_is_given_must_be_reachable(
 def test_a_store_that_replaces_objects_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It would let a late worker replace results."""
+    """Such a store would let a late worker replace results."""
 
     class Forgetful(MemoryStore):
         def create(self, key: str, data: bytes) -> bool:
@@ -137,7 +137,7 @@ def test_a_store_that_replaces_objects_is_found(
 def test_a_refused_token_is_a_problem(
     run: Run, durable: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the version can be asked for without one."""
+    """It is, although the version can be read without a token."""
 
     def refuse(_: object) -> None:
         message = "the API refused (401)"
@@ -171,7 +171,7 @@ def test_an_api_whose_redis_is_away_is_not_said_to_be_away_itself(
 def test_another_version_and_another_time_are_warnings(
     run: Run, durable: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What they do, and what to do about it."""
+    """The warnings say what the difference causes and what helps."""
     monkeypatch.setattr(http_api.HttpBackend, "version", lambda _: "0.0.9")
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 60)
@@ -184,7 +184,7 @@ def test_another_version_and_another_time_are_warnings(
 
 
 def test_replicas_are_looked_at() -> None:
-    """A replica takes no writes; one that lags would lose them."""
+    """A replica accepts no writes, and one that lags would lose them."""
     replica = {"role": "slave", "master_host": "a", "master_port": 6379}
     late = {"ip": "b", "port": 6379, "state": "online", "lag": 60}
     primary = {"role": "master", "connected_slaves": 1}
@@ -203,21 +203,21 @@ def test_replicas_are_looked_at() -> None:
 
 
 def test_delete_is_of_orphans_alone() -> None:
-    """Exit code 2: nobody means the rest of doctor by it."""
+    """Without --orphans the exit code is 2, since doctor itself deletes nothing."""
     ended = CliRunner().invoke(main, ["doctor", "--delete"])
 
     assert (ended.exit_code, "need --orphans" in ended.output) == (2, True)
 
 
 def test_orphans_need_a_store() -> None:
-    """Exit code 2, with the option that is missing."""
+    """The exit code is 2, and the message names the missing option."""
     ended = CliRunner().invoke(main, ["doctor", "--orphans"])
 
     assert (ended.exit_code, "give --store-url" in ended.output) == (2, True)
 
 
 def test_orphans_are_listed_and_deleted(redis_url: str, tmp_path: Path, queue_name: str) -> None:
-    """1 while there are some, 0 when none is left; what is young stays."""
+    """The exit code is 1 while there are some and 0 afterwards; young uploads are kept."""
     Queue(connect(redis_url), queue_name).heartbeat("w1")
     old, young = (tmp_path / queue_name / f"{ms:012x}{'a' * 20}" / "0-in" for ms in (1, 2**47 - 1))
     for path in (old, young):

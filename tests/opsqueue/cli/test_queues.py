@@ -51,7 +51,7 @@ def test_queues_show_what_waits(run: Run, document: Document, busy: Queue) -> No
 
 
 def test_a_queue_is_deleted_when_nothing_is_in_it(run: Run, queue: Queue, redis_url: str) -> None:
-    """Refused with what is in it; what never was is no queue."""
+    """Otherwise the error names its contents; a queue that never existed is refused, too."""
     prefix = fresh_prefix(queue.name)
     id_ = queue.insert_submission(
         NewSubmission(prefix=prefix, chunks_total=1, chunk_size=1, retention_ms=0)
@@ -75,7 +75,7 @@ def test_a_queue_is_deleted_when_nothing_is_in_it(run: Run, queue: Queue, redis_
 
 
 def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) -> None:
-    """And since when."""
+    """The list also shows since when they hold their chunks."""
     shown = line_of(run("workers", busy.name).stdout, busy.name)
     (worker,) = document(run("workers", busy.name, "--json"))["queues"][busy.name]["workers"]
 
@@ -88,7 +88,7 @@ def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) 
 def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(
     run: Run, document: Document, busy: Queue
 ) -> None:
-    """And is shown as paused."""
+    """Lists show the queue as paused."""
     paused = document(run("pause", busy.name, "--json"))
     taken = busy.reserve_chunks("w2", strategy=Oldest()).chunks
     shown = line_of(run("queues").stdout, busy.name)
@@ -100,7 +100,7 @@ def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(
 
 
 def test_a_queue_can_be_paused_before_its_first_submission(run: Run, queue: Queue) -> None:
-    """As before a rebuild; without the option it is taken for a typo."""
+    """This is useful before a rebuild; without the option it is treated as a typo."""
     refused, paused = run("pause", queue.name), run("pause", queue.name, "--new")
 
     assert (2, 0) == (refused.exit_code, paused.exit_code)
@@ -111,7 +111,7 @@ def test_a_queue_can_be_paused_before_its_first_submission(run: Run, queue: Queu
 def test_limits_are_listed_as_json(
     run: Run, document: Document, queue_name: str, redis_url: str
 ) -> None:
-    """Set through Redis, which alone answers for them."""
+    """They are set through Redis, which alone reports them."""
     redis = ("--redis-url", redis_url)
     command = ("limits", "set", queue_name, "customer")
 
@@ -136,7 +136,7 @@ def test_a_frame_shows_queues_submissions_and_workers(run: Run, busy: Queue) -> 
 
 @pytest.mark.system
 def test_q_leaves_the_live_screen(busy: Queue, redis_url: str) -> None:
-    """On a real terminal, which is as before afterwards."""
+    """The terminal is restored afterwards."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "opsqueue.cli", "top", busy.name, "--redis-url", redis_url]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
@@ -171,7 +171,7 @@ def read_until(descriptor: int, text: bytes) -> None:
 def test_a_shell_completes_commands_and_queues(
     run: Run, queue: Queue, typed: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silently nothing where there is nothing."""
+    """Without a match it prints nothing."""
     # A busy machine may take longer than a shell waits for.
     monkeypatch.setattr("opsqueue.cli.names._COMPLETE_WITHIN_S", 60)
     queue.heartbeat("w1")

@@ -51,7 +51,7 @@ def test_a_whole_queue_is_looked_at_and_left_as_it_is(run: Run, queue: Queue) ->
 def test_chunks_whose_reservations_are_gone_are_freed(
     run: Run, real_client: redis.Redis, queue: Queue
 ) -> None:
-    """Both halves of one, so that nobody would ever notice it, and the entry of another."""
+    """Both halves of one reservation are lost, and the entry of another."""
     stream = Raw(real_client, queue.name).key("reservations")
     entries: Any = real_client.xrange(stream)
     (first, _), (second, _), _ = entries

@@ -71,7 +71,7 @@ def test_a_list_narrows_down(
 def test_a_list_for_people_says_that_there_is_more(
     run: Run, queue: Queue, producer: ProducerClient
 ) -> None:
-    """Ids whole, also in a pipe."""
+    """Ids are complete, even in a pipe."""
     ids = [producer.insert_submission(range(7), chunk_size=2) for _ in range(3)]
 
     result = run("list", queue.name, "--limit", "2")
@@ -87,7 +87,7 @@ def test_a_list_for_people_says_that_there_is_more(
 def test_an_unknown_queue_is_not_an_empty_one(
     run: Run, queue: Queue, producer: ProducerClient
 ) -> None:
-    """Exit code 2, with names that are similar."""
+    """The exit code is 2, and the message lists similar names."""
     producer.insert_submission([1], chunk_size=1)
     typo = queue.name[:-1] + "_"
 
@@ -166,7 +166,7 @@ RAW_CHARACTERS = set("\x1b\x07\x9b\u202e\u2066\r\x7f")
 def test_what_a_failure_says_cannot_act_on_the_terminal(
     run: Run, queue: Queue, producer: ProducerClient
 ) -> None:
-    """In text, in errors and in JSON, which stays the same value; lines of tracebacks stay."""
+    """Control characters are removed in text and errors; JSON keeps the same value."""
     id_ = producer.insert_submission([1], chunk_size=1, max_attempts=1)
     (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
     failure = ChunkFailure(type="ValueError", message=HOSTILE, traceback=f"  line 1\n  {HOSTILE}")
@@ -201,7 +201,7 @@ def test_why_a_chunk_was_given_back_cannot_act_on_the_terminal(
 def test_errors_and_results_are_the_same_values_without_control_characters(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """Lines of JSON have escapes of their own for them."""
+    """Lines of JSON escape them."""
     id_ = producer.insert_submission([1, 2], chunk_size=2)
     (chunk,) = queue.reserve_chunks("w1", strategy=Oldest()).chunks
     error = OperationError(type="ValueError", message=HOSTILE)
@@ -221,7 +221,7 @@ def test_errors_and_results_are_the_same_values_without_control_characters(
 def test_partial_results_are_what_is_done(
     run: Run, producer: ProducerClient, work: Work, fail: Callable[[], None], end: str
 ) -> None:
-    """Each line with its operation's index; the refusal names the option."""
+    """Each line has its operation's index; the refusal without the option names it."""
     id_ = producer.insert_submission([1, 2, 3, 4, 5], chunk_size=2, max_attempts=1)
     work(limit=1)
     if end == "failed":
@@ -243,7 +243,7 @@ def test_partial_results_are_what_is_done(
 def test_partial_results_tell_operations_that_failed_apart(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """With the index that they have, also where others are left out."""
+    """They keep their index, even if others are left out."""
     id_ = producer.insert_submission([1, 2, 3, 4], chunk_size=3)
     with_errors(queue, store)
 
@@ -269,7 +269,7 @@ def test_a_result_that_is_no_number_of_json_is_refused(
     name: str,
     errors: str,
 ) -> None:
-    """Rather than written as null, which is another result; no file appears."""
+    """Null would be another result; no file is written."""
     submission_id = producer.insert_submission([1, operation], chunk_size=2)
     output = tmp_path / "out.jsonl"
     work()
@@ -285,7 +285,7 @@ def test_a_result_that_is_no_number_of_json_is_refused(
 def test_a_null_of_a_result_stays_one(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """Wherever it is, beside numbers that are some."""
+    """It stays null at any depth, next to numbers."""
     submission_id = producer.insert_submission([1], chunk_size=1)
     (chunk,) = queue.reserve_chunks("w1").chunks
     result = {"a": [None, 1.5, "null"], "b": {"c": None}}
@@ -299,7 +299,7 @@ def test_a_null_of_a_result_stays_one(
 def test_operations_that_failed_are_told_apart(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """Refused unless it is said how they shall be seen; listed by `errors`."""
+    """Results are refused unless an option says how to show errors; `errors` lists them."""
     submission_id = producer.insert_submission([1, 2, 3], chunk_size=3)
     with_errors(queue, store)
 
@@ -316,10 +316,10 @@ def test_operations_that_failed_are_told_apart(
     assert second == json.loads(errors.stdout)
 
 
-def test_failed_operations_alone_are_handed_in_anew(
+def test_failed_operations_alone_are_submitted_again(
     run: Run, queue: Queue, producer: ProducerClient, store: ObjectStore
 ) -> None:
-    """The id is on standard output; what is asked for wrongly is named."""
+    """They become a new submission; wrong requests are refused with a reason."""
     submission_id = str(producer.insert_submission([1, 2, 3], chunk_size=3, retention=60))
     early = run("retry", submission_id, "--only", "failed")
     with_errors(queue, store)
@@ -356,7 +356,7 @@ def test_what_failed_is_shown(run: Run, producer: ProducerClient, fail: Callable
 def test_why_chunks_come_back_is_shown(
     run: Run, producer: ProducerClient, real_client: redis.Redis
 ) -> None:
-    """By `show`; no attempt was used, so there is no failure to be shown."""
+    """`show` has the reason; no attempt was used, so there is no failure."""
     submission_id = producer.insert_submission([1], chunk_size=1)
     queue = Queue(real_client, producer.queue)
     tokens = [chunk.token for chunk in queue.reserve_chunks("w1").chunks]
@@ -371,7 +371,7 @@ def test_why_chunks_come_back_is_shown(
 def test_why_nothing_runs_is_shown(
     run: Run, producer: ProducerClient, queue: Queue, fail: Callable[[], None]
 ) -> None:
-    """A back-off, a pause, nobody there."""
+    """The reasons are a back-off, a pause, or no worker."""
     submission_id = producer.insert_submission([1], chunk_size=1)
     fail()
 
@@ -387,7 +387,7 @@ def test_why_nothing_runs_is_shown(
 def test_redis_can_be_asked_in_place_of_the_api(
     run: Run, document: Document, producer: ProducerClient, redis_url: str
 ) -> None:
-    """What the command line names goes before the environment; nobody listens at that URL."""
+    """The command line takes precedence over the environment's URL, where nobody listens."""
     submission_id = str(producer.insert_submission([1], chunk_size=1))
     nobody = "http://127.0.0.1:1"
 
@@ -411,7 +411,7 @@ def test_redis_can_be_asked_in_place_of_the_api(
 def test_what_is_not_reachable_is_exit_code_3(
     run: Run, variables: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line says what, without the password."""
+    """The message names it, without the password."""
     monkeypatch.setattr(http_client.Patience, "pauses_s", lambda _: iter(()))
 
     result = run("queues", **variables)
@@ -423,7 +423,7 @@ def test_what_is_not_reachable_is_exit_code_3(
 def test_a_token_for_one_queue_is_enough_for_it(
     run: Run, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though it may not list all of them, to look for similar names."""
+    """It is, although the token may not list all queues to find similar names."""
 
     def refuse(_: object) -> None:
         message = "token 'web' lacks the scope admin for all queues"
@@ -447,7 +447,7 @@ def test_a_token_for_one_queue_is_enough_for_it(
 def test_a_stream_that_is_closed_or_full_is_one_line_and_an_exit_code(
     api_url: str, store_url: str, producer: ProducerClient, work: Work, command: str, how: str
 ) -> None:
-    """No traceback; what the command does not need may be closed."""
+    """There is no traceback; streams that the command does not need may be closed."""
     id_ = producer.insert_submission(range(50), chunk_size=50)
     work()
     verb, *options = command.split()
@@ -468,7 +468,7 @@ def test_a_stream_that_is_closed_or_full_is_one_line_and_an_exit_code(
 def test_a_closed_stdin_is_one_line_and_an_exit_code(
     api_url: str, store_url: str, producer: ProducerClient
 ) -> None:
-    """Nothing is handed in."""
+    """Nothing is submitted."""
     program = f"{sys.executable} -m opsqueue.cli submit {producer.queue} - --chunk-size 1 <&-"
     environment = os.environ | {"OPSQUEUE_API_URL": api_url, "OPSQUEUE_STORE_URL": store_url}
 

@@ -1,4 +1,4 @@
-"""`opsqueue submit`: a file in, an id out; or the results."""
+"""`opsqueue submit`: it inserts a file and prints the id, or the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def id_of(result: Result) -> SubmissionId:
 
 
 def test_the_id_alone_is_on_standard_output(run: Run, queue: Queue, numbers: str) -> None:
-    """So that a script can take it; that nobody works on it yet is said elsewhere."""
+    """A script can use it; the warning about missing workers goes to standard error."""
     result = run("submit", queue.name, numbers, "--chunk-size", "3")
 
     submission = queue.get_submission(id_of(result))
@@ -98,7 +98,7 @@ def test_an_idempotency_key_gives_the_first_one(run: Run, queue: Queue, numbers:
 def test_an_insert_that_is_not_confirmed_gives_its_id_all_the_same(
     run: Run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is inserted: a script that has no id would hand it in again."""
+    """It was inserted, and a script without the id would submit it again."""
     insert = ProducerClient.insert_submission
 
     def insert_in_doubt(self: ProducerClient, *arguments: Any, **options: Any) -> None:
@@ -159,10 +159,10 @@ def test_results_on_standard_output_leave_the_id_to_standard_error(
         (b"1\n" + b"1" * (MAX_LINE_BYTES + 1), "line 2, column 16,777,217", "16,777,216 bytes"),
     ],
 )
-def test_a_bad_line_is_named_and_nothing_handed_in(
+def test_a_bad_line_is_named_and_nothing_submitted(
     run: Run, queue: Queue, store: ObjectStore, tmp_path: Path, text: bytes, where: str, why: str
 ) -> None:
-    """Neither a submission nor objects are left."""
+    """Neither a submission nor objects are left behind."""
     file = tmp_path / "in.jsonl"
     file.write_bytes(text)
 
@@ -179,7 +179,7 @@ def test_a_bad_line_is_named_and_nothing_handed_in(
 @pytest.mark.parametrize(
     ("line", "why"), [("[" * 200 + "]" * 200, "128 levels"), ("9" * 30, "64 bits")]
 )
-def test_a_line_that_no_codec_carries_is_refused_and_nothing_handed_in(
+def test_a_line_that_no_codec_carries_is_refused_and_nothing_submitted(
     run: Run, queue: Queue, store: ObjectStore, line: str, why: str
 ) -> None:
     """As over HTTP."""
@@ -222,7 +222,7 @@ def test_a_failed_submission_shows_its_failure(
 def test_ctrl_c_says_how_it_goes_on(
     run: Run, queue: Queue, numbers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The submission is not cancelled by it."""
+    """It does not cancel the submission."""
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -254,7 +254,7 @@ def test_ctrl_c_says_how_it_goes_on(
 def test_what_is_wrong_is_said_before_anything_is_read(
     run: Run, queue: Queue, arguments: list[str], why: str
 ) -> None:
-    """Exit code 2, and nothing consumed from a pipe."""
+    """The exit code is 2, and a pipe is not consumed."""
     result = run("submit", queue.name, *arguments, stdin="no JSON")
 
     assert 2 == result.exit_code, result.output
@@ -262,7 +262,7 @@ def test_what_is_wrong_is_said_before_anything_is_read(
 
 
 def test_every_option_can_be_a_variable() -> None:
-    """Also those of nested groups; what is shared has one name for all."""
+    """Nested groups have variables, too; shared options have one name."""
 
     def options(
         command: click.Command, prefix: str

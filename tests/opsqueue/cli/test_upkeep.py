@@ -110,7 +110,7 @@ def test_defaults_that_can_not_be_meant_are_refused(
 def test_what_is_set_of_a_queue_is_said_and_a_name_that_nobody_uses_noted(
     run: Run, real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Setting it before the first submission is right; it may be a typo, too."""
+    """A setting before the first submission is allowed, but the name may be a typo."""
     Queue(real_client, queue_name).insert_submission(new_submission(queue_name))
     typo = queue_name + "_"
 
@@ -153,7 +153,7 @@ def test_half_a_rate_limit_is_refused_by_its_options(run: Run, queue_name: str) 
 def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
     run: Run, queue_name: str
 ) -> None:
-    """There can't be fewer later."""
+    """The number of partitions can't be reduced later."""
     refused = run("partitions", "set", queue_name, "4")
     before = run("partitions", "show", queue_name)
     meant = run("partitions", "set", queue_name, "4", "--new")
@@ -166,7 +166,7 @@ def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
 
 
 def test_a_wrong_duration_is_refused(run: Run, queue_name: str) -> None:
-    """With what would be right."""
+    """The message shows a valid one."""
     result = run("retention", "set", queue_name, "7")
 
     assert result.exit_code == 2
@@ -185,7 +185,7 @@ def test_orphans_are_listed_and_left_alone(run: Run, orphan: str, queue_name: st
 def test_orphans_are_deleted_when_the_answer_is_yes(
     run: Run, orphan: str, queue_name: str, store_url: str
 ) -> None:
-    """And only then."""
+    """Any other answer deletes nothing."""
     refused = run("orphans", "--queue", queue_name, "--delete", given="n\n")
     kept = open_store(store_url).exists(f"{orphan}/0-in")
     agreed = run("orphans", "--queue", queue_name, "--delete", given="y\n")
@@ -198,7 +198,7 @@ def test_orphans_are_deleted_when_the_answer_is_yes(
 def test_orphans_of_queues_that_redis_knows_are_found_without_naming_them(
     run: Run, orphan: str, queue_name: str, real_client: redis.Redis, store_url: str
 ) -> None:
-    """Folders of others are named and left alone: they may belong to another server."""
+    """Other folders are reported and not touched, since they may belong to another server."""
     open_store(store_url).create(f"elsewhere/{'0' * 32}/0-in", b"x")
     insert(Queue(real_client, queue_name), 1)
 
@@ -213,7 +213,7 @@ def test_orphans_of_queues_that_redis_knows_are_found_without_naming_them(
 def test_uploads_younger_than_the_age_are_no_orphans(
     run: Run, orphan: str, queue_name: str
 ) -> None:
-    """Which can be given."""
+    """An option sets the age."""
     result = run("orphans", "--queue", queue_name, "--older-than", "3d")
 
     assert (result.exit_code, result.output.splitlines()[-1]) == (0, "no orphans")
@@ -222,7 +222,7 @@ def test_uploads_younger_than_the_age_are_no_orphans(
 def test_an_upgrade_says_which_format_queue_and_store_have(
     run: Run, store_url: str, queue_name: str, real_client: redis.Redis
 ) -> None:
-    """Where it has the newest already, nothing changes."""
+    """A second upgrade changes nothing."""
     insert(Queue(real_client, queue_name), 1)
 
     first, upgraded = run("upgrade", queue_name), run("upgrade", queue_name)
@@ -236,7 +236,7 @@ def test_an_upgrade_says_which_format_queue_and_store_have(
 def test_commands_refuse_a_queue_whose_format_is_too_new(
     run: Run, queue_name: str, real_client: redis.Redis
 ) -> None:
-    """With what helps; lists leave it out."""
+    """The message says what helps; lists leave the queue out."""
     insert(Queue(real_client, queue_name), 1)
     real_client.set(f"{base_key(queue_name)}format", 3)
 

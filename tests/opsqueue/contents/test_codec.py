@@ -1,4 +1,4 @@
-"""Codecs: what goes in comes out, and what can't is said before it is stored."""
+"""Codecs: values survive a round trip, and others are refused before they are stored."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_plain_data_comes_back_as_it_was(name: str, operations: list[object]) ->
 @settings(max_examples=30)
 @given(operations=st.lists(st.binary() | st.dictionaries(INT_64, st.binary(), max_size=3)))
 def test_bytes_and_integer_keys_come_back_but_in_json(name: str, operations: list[object]) -> None:
-    """The binary codecs carry bytes and keys that are no text."""
+    """The binary codecs support bytes and keys that are not text."""
     codec = open_codec(name, allow_pickle=True)
 
     assert operations == codec.decode(codec.encode(operations))
@@ -70,7 +70,7 @@ def test_bytes_and_integer_keys_come_back_but_in_json(name: str, operations: lis
 @pytest.mark.parametrize("name", ["json", "cbor", "pickle"])
 @given(operations=st.lists(ANY_INT))
 def test_integers_of_any_size_come_back(name: str, operations: list[int]) -> None:
-    """Only msgpack ends at 64 bits."""
+    """Only msgpack is limited to 64 bits."""
     codec = open_codec(name, allow_pickle=True)
 
     assert operations == codec.decode(codec.encode(operations))
@@ -79,7 +79,7 @@ def test_integers_of_any_size_come_back(name: str, operations: list[int]) -> Non
 @settings(max_examples=50)
 @given(operations=st.lists(st.decimals(allow_nan=False) | DATES | st.sets(INT_64)))
 def test_cbor_carries_decimals_dates_and_sets(operations: list[object]) -> None:
-    """What the table in the module's docstring says of it."""
+    """The module's docstring has a table of these types."""
     codec = open_codec("cbor")
 
     assert operations == codec.decode(codec.encode(operations))
@@ -138,7 +138,7 @@ def test_what_cannot_be_carried_is_found(
 
 
 def test_a_ring_cannot_be_carried() -> None:
-    """A list within itself is an EncodingError, not an endless loop."""
+    """A list that contains itself raises an EncodingError instead of looping."""
     ring: list[object] = []
     ring.append(ring)
 
@@ -188,7 +188,7 @@ def test_a_damaged_chunk_is_a_chunk_or_an_encoding_error(name: str, data: st.Dat
 
 
 def test_bytes_after_the_end_are_damage(codec: Codec) -> None:
-    """Also for the decoders that would ignore them."""
+    """Decoders that would ignore them refuse them, too."""
     with pytest.raises(EncodingError):
         codec.decode(codec.encode([1, 2]) + b"\x01")
 
@@ -203,7 +203,7 @@ def test_a_chunk_is_a_list(name: str, data: bytes) -> None:
 
 
 def test_another_codecs_bytes_are_refused() -> None:
-    """The message says how that comes about."""
+    """The message explains the likely cause."""
     data = open_codec("msgpack").encode([1])
 
     with pytest.raises(EncodingError, match="were written by another codec"):
@@ -211,7 +211,7 @@ def test_another_codecs_bytes_are_refused() -> None:
 
 
 def test_a_frame_that_claims_more_than_the_limit_is_refused_by_its_head() -> None:
-    """Nothing of it is decompressed."""
+    """None of it is decompressed."""
     frame = bytearray(zstandard.ZstdCompressor().compress(bytes(70_000)))
     at = frame.index((70_000).to_bytes(4, "little"))
     frame[at : at + 4] = (2**31).to_bytes(4, "little")
@@ -222,7 +222,7 @@ def test_a_frame_that_claims_more_than_the_limit_is_refused_by_its_head() -> Non
 
 @pytest.mark.parametrize("has_size", [True, False])
 def test_a_decompression_bomb_ends_at_the_limit(*, has_size: bool) -> None:
-    """A gigabyte in 32 KB takes no more memory than the limit and a piece; its claim is unused."""
+    """A gigabyte in 32 KB takes only the limit and a piece; its declared size is ignored."""
     size = 1 << 30
     compressor = zstandard.ZstdCompressor(write_content_size=has_size).compressobj(
         size=size if has_size else -1
@@ -282,7 +282,7 @@ def test_a_declared_length_is_read_from_the_head(name: str, length: int) -> None
     ("name", "head"), [("msgpack", b"\xdd\x10\x00\x00\x00"), ("cbor", b"\x9a\x10\x00\x00\x00")]
 )
 def test_a_declared_length_is_checked_before_anything_is_built(name: str, head: bytes) -> None:
-    """The list alone of so many would take 2 GiB."""
+    """The list alone would take 2 GiB."""
     with pytest.raises(EncodingError, match="list of 268,435,456, the chunk has 2 operations"):
         open_codec(name).decode(head, operations=2)
 
@@ -308,7 +308,7 @@ def test_any_zstd_reads_a_compressed_chunk(size: int) -> None:
 
 
 def test_what_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit holds in both directions."""
+    """The limit applies in both directions."""
     monkeypatch.setattr(codec_module, "MAX_CHUNK_BYTES", 100)
 
     with pytest.raises(EncodingError, match="make chunks smaller"):
@@ -343,7 +343,7 @@ def test_a_custom_codec_is_a_pair_of_functions() -> None:
 
 
 def test_a_custom_codec_gives_bytes() -> None:
-    """A dumps that returns text is told so when it is used."""
+    """A dumps that returns text raises an error at its first use."""
     # The mistake that the type checker would find too.
     codec = CustomCodec("text", json.dumps, json.loads)  # type: ignore[arg-type]
 
@@ -359,7 +359,7 @@ def test_a_custom_codec_has_a_name_of_its_own(name: str) -> None:
 
 
 def test_a_failure_of_the_whole_chunk_is_said_to_be() -> None:
-    """When each operation passes alone, none is blamed."""
+    """If each operation can be encoded alone, none is blamed."""
 
     def at_most_one(operations: list[object]) -> bytes:
         if len(operations) > 1:
@@ -373,7 +373,7 @@ def test_a_failure_of_the_whole_chunk_is_said_to_be() -> None:
 
 
 def test_threads_share_a_codec(codec: Codec) -> None:
-    """Eight at once get their own chunks back."""
+    """Eight threads get their own chunks back."""
     chunks = [[index, str(index) * 100] for index in range(400)]
 
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Whatever bytes a store gives back: what they were made from, or an error of ours that says so."""
+"""Damaged bytes from a store decode to the original values or raise one of opsqueue's errors."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ BOMBS = {
 
 @pytest.mark.parametrize(("name", "data"), BOMBS.values(), ids=BOMBS)
 def test_a_few_bytes_that_say_they_are_many_cost_no_memory(name: str, data: bytes) -> None:
-    """Lengths are the sender's word."""
+    """A declared length is not trusted."""
     tracemalloc.start()
 
     with pytest.raises(EncodingError):

@@ -1,4 +1,4 @@
-"""What is one JSON value a line, and what is said where it is not."""
+"""JSON lines: one JSON value per line, and errors that name the place."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ def test_a_line_that_is_none_is_refused_with_its_place(line: bytes, column: int,
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_other_encodings_are_called_by_name(encoding: str) -> None:
-    """Spreadsheets and shells of Windows write them."""
+    """Spreadsheets and shells on Windows write them."""
     assert "UTF-16" in refusal_of('{"a": 1}\n'.encode(encoding)).why
 
 
 def test_a_second_byte_order_mark_is_refused() -> None:
-    """Files that were put together have it."""
+    """Concatenated files have one."""
     assert "byte order mark" in refusal_of(BOM + BOM + b"1").why
 
 
 def test_a_line_has_a_limit() -> None:
-    """Its end does not count."""
+    """The line's end does not count."""
     longest = b'"' + b"x" * (MAX_LINE_BYTES - 2) + b'"'
 
     assert len(read(longest + b"\n1")) == 2
@@ -148,7 +148,7 @@ def test_the_reason_is_found_in_time_for_any_line() -> None:
 
 @pytest.mark.parametrize("line", [b"", b" \t\r\n", BOM, BOM + b"\r\n"])
 def test_blank_lines_are_told_apart(line: bytes) -> None:
-    """Without a value; a form feed is not white in JSON."""
+    """They have no value; a form feed is not white space in JSON."""
     assert is_blank(line, 1)
     assert not is_blank(b"\x0c", 1)
     assert not is_blank(BOM, 2)

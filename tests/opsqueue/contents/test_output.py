@@ -47,7 +47,7 @@ def test_what_goes_in_comes_out_in_its_place(name: str, results: list[object]) -
 
 @pytest.mark.parametrize("name", CODECS)
 def test_without_errors_it_is_the_list_alone(name: str) -> None:
-    """As producers and outputs of before have it."""
+    """This is the form of producers and of earlier outputs."""
     codec = open_codec(name, allow_pickle=True)
 
     encoded = encode_output([1, "x"], codec, collects=True)
@@ -79,13 +79,13 @@ def test_a_result_that_cannot_be_carried_is_an_error_of_its_operation() -> None:
 
 
 def test_where_errors_are_not_collected_it_fails_the_chunk() -> None:
-    """As ever."""
+    """This is the default."""
     with pytest.raises(EncodingError, match="operation 1 of the chunk"):
         encode_output([1, object()], MSGPACK)
 
 
 def test_results_that_only_together_cannot_be_carried_fail_the_chunk() -> None:
-    """No operation is to blame."""
+    """No single operation is to blame."""
 
     def dumps(values: list[object]) -> bytes:
         if len(values) > 1:
@@ -114,7 +114,7 @@ def test_equal_tracebacks_are_stored_once_and_all_of_them_are_bounded() -> None:
 
 
 def test_text_that_is_no_unicode_is_stored_all_the_same() -> None:
-    """File names can hold lone surrogates."""
+    """File names can contain lone surrogates."""
     odd = OperationError(type="E", message="\udc80", traceback="\udc81")
 
     (read,) = errors_of(encode_output([odd], MSGPACK, collects=True).data).values()
@@ -167,7 +167,7 @@ def test_a_call_that_has_not_run_is_collected(call: Callable[[], object]) -> Non
 
 @pytest.mark.parametrize("collects", [False, True])
 def test_an_operation_without_a_result_is_a_defect(*, collects: bool) -> None:
-    """None is a result; what was never set is none."""
+    """None is a result, but a result that was never set is not."""
     with pytest.raises(OpsqueueInternalError, match="operation 1 of the chunk has neither"):
         encode_output([None, NO_RESULT], LENIENT, collects=collects)
 
@@ -206,6 +206,6 @@ def rows(operations: int, rows: list[tuple[int, int]], results: list[object]) ->
     ],
 )
 def test_results_and_errors_that_do_not_make_up_the_chunk_are_damaged(data: bytes) -> None:
-    """Never a result in the place of another operation."""
+    """A result never gets the place of another operation."""
     with pytest.raises(EncodingError):
         decode_output(data, MSGPACK)

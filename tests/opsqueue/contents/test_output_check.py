@@ -1,4 +1,4 @@
-"""Whether an output can be read and is complete: decoded, and as far as its head tells."""
+"""Checks that an output is readable and complete, by decoding it or by its head alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAILED = OperationError(type="ValueError", message="no")
 
 
 class Stored:
-    """An output of which parts are read; counts the bytes."""
+    """An output that is read in parts and counts the bytes read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -175,7 +175,7 @@ def test_cbor_may_have_no_length_or_say_that_it_is_cbor(count: Any) -> None:
 
 @BOTH
 def test_raw_bytes_are_the_submitters_affair(count: Any) -> None:
-    """Also none, and those that begin as errors do."""
+    """They may be empty or begin like an envelope of errors."""
     for data in (b"", b"x", MAGIC, MAGIC + b"\xff" * 20):
         assert count(data, "raw", 7) == 0
     assert count(codec_of("raw+zstd").encode([b"x"]), "raw+zstd", 7) == 0
@@ -185,7 +185,7 @@ def test_raw_bytes_are_the_submitters_affair(count: Any) -> None:
 
 @BOTH
 def test_an_output_of_a_users_own_codec_is_not_empty(count: Any) -> None:
-    """Nobody but the user can tell more; whether errors are in it, everybody."""
+    """Only the user can check more, but errors in it can be counted."""
     envelope = encode_output([1, FAILED], codec_of("json"), collects=True).data
 
     assert count(b"whatever", "custom:mine", 3) == 0
@@ -199,7 +199,7 @@ def test_an_output_of_a_users_own_codec_is_not_empty(count: Any) -> None:
 
 @BOTH
 def test_an_envelope_that_is_damaged_is_refused(count: Any) -> None:
-    """Cut off anywhere, or of other operations than it says."""
+    """It is cut off anywhere or has another number of operations than it says."""
     data = encode_output([1, FAILED, 3], codec_of("msgpack"), collects=True).data
 
     for end in range(len(data)):
@@ -209,7 +209,7 @@ def test_an_envelope_that_is_damaged_is_refused(count: Any) -> None:
 
 @pytest.mark.parametrize("codec", ["msgpack", "cbor+zstd", "json"])
 def test_little_is_read_of_a_large_output(codec: str) -> None:
-    """However large it is."""
+    """The bytes read do not grow with the output."""
     numbers = [f"{number * 7919 % 1_000_003:x}" * 40 for number in range(40_000)]
     object_ = Stored(codec_of(codec).encode(numbers))
 

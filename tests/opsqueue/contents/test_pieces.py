@@ -1,4 +1,4 @@
-"""Values found, counted and decoded one by one in bytes that are too large to be decoded whole."""
+"""Finding, counting and decoding values one by one in bytes too large to decode at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No codec writes what it can't read: it comes back as documented, or is refused by name."""
+"""No codec writes values it can't read: they are returned as documented, or refused by name."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_cbor_gives_back_equal_values(value: object) -> None:
 
 @pytest.mark.parametrize("name", ["msgpack", "json", "pickle"])
 def test_what_is_written_can_be_read(name: str) -> None:
-    """As many values, and as many keys in each dict."""
+    """Nothing is lost."""
     codec = open_codec(name, allow_pickle=True)
 
     @BOUNDS
@@ -302,7 +302,7 @@ def test_the_limit_holds_deep_in_a_call_stack(name: str) -> None:
     ],
 )
 def test_keys_that_become_one_are_refused(name: str, value: object) -> None:
-    """Else one of the values would be lost without a word."""
+    """Otherwise one of the values would be lost silently."""
     for operation in (value, [value], {"in": value}):
         with pytest.raises(EncodingError, match=r"operation 1 of the chunk.*two keys of a dict"):
             open_codec(name).encode([0, operation])

@@ -1,4 +1,4 @@
-"""What can be registered and found, and what is said when it can't."""
+"""Registering and finding handlers, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_decorated_function_stays_as_it_is() -> None:
 
 
 def test_a_queue_has_one_handler() -> None:
-    """The error names the one that is there."""
+    """The error names the existing handler."""
     app = Opsqueue()
     app.operation_handler("numbers")(abs)
 
@@ -35,7 +35,7 @@ def test_a_queue_has_one_handler() -> None:
 
 
 def test_a_decorator_without_its_queue_says_how_to_write_it() -> None:
-    """`@app.operation_handler` without parentheses gets the function as its queue."""
+    """`@app.operation_handler` without parentheses gets the function instead of a queue."""
     app = Opsqueue()
 
     with pytest.raises(HandlerError, match=r'with its queue: @app\.operation_handler\("'):
@@ -61,7 +61,7 @@ def test_a_handler_that_takes_no_operations_is_refused(handler: Callable[..., An
 
 @pytest.mark.parametrize("seconds", [0, -1, 10**9])
 def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float) -> None:
-    """Zero, negative and years."""
+    """Zero, negative values and years are refused."""
     app = Opsqueue()
 
     with pytest.raises(HandlerError, match="time_limit"):
@@ -87,7 +87,7 @@ def test_an_app_is_found_in_the_current_folder(folder: Path) -> None:
 
 
 def test_a_module_that_needs_something_missing_says_what(folder: Path) -> None:
-    """Not "no module found_tasks", which is there."""
+    """The message names the missing module, not found_tasks, which exists."""
     (folder / "needy_tasks.py").write_text("import surely_not_installed\n")
 
     with pytest.raises(HandlerError, match="needs 'surely_not_installed'"):
@@ -125,7 +125,7 @@ def test_a_wrong_path_says_what_is_wrong(folder: Path, path: str, says: str) -> 
 
 
 def test_a_module_that_raises_says_where(folder: Path) -> None:
-    """The innermost line that is the user's own."""
+    """The message has the innermost line of the user's code."""
     (folder / "placed_tasks.py").write_text("import json\n\njson.loads('no')\n")
 
     with pytest.raises(HandlerError, match=r"\(file .*placed_tasks\.py, line 3\)"):
@@ -141,7 +141,7 @@ def test_a_module_that_exits_is_refused(folder: Path) -> None:
 
 
 def test_an_app_without_handlers_is_refused(folder: Path) -> None:
-    """A worker of it would wait for ever."""
+    """Its worker would wait forever."""
     (folder / "empty_tasks.py").write_text("from opsqueue import Opsqueue\napp = Opsqueue()\n")
 
     with pytest.raises(HandlerError, match="has no handlers"):
@@ -162,7 +162,7 @@ async def asynchronous_generator(*_: object) -> AsyncIterator[None]:
 @pytest.mark.parametrize("kind", ["chunk_handler", "operation_handler"])
 @pytest.mark.parametrize("function", [generator, asynchronous_generator, partial(generator, 1)])
 def test_a_handler_that_is_a_generator_is_refused(kind: str, function: Callable[..., Any]) -> None:
-    """Calling it runs nothing of it."""
+    """Calling it runs none of its code."""
     app = Opsqueue()
 
     with pytest.raises(HandlerError, match=r"generator.* has a `yield`.* return the result"):
@@ -173,7 +173,7 @@ def test_a_handler_that_is_a_generator_is_refused(kind: str, function: Callable[
 @pytest.mark.parametrize("kind", ["on_worker_start", "on_worker_stop"])
 @pytest.mark.parametrize("function", [asynchronous, generator, asynchronous_generator])
 def test_a_hook_whose_call_runs_nothing_is_refused(kind: str, function: Callable[..., Any]) -> None:
-    """It would count as done at each worker's start."""
+    """It would seem to succeed at each worker's start."""
     app = Opsqueue()
 
     with pytest.raises(HandlerError, match=f"hook {function.__name__} .*would run nothing"):

@@ -1,4 +1,4 @@
-"""What becomes of one chunk, stage by stage."""
+"""The execution of one chunk, stage by stage."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def operation_handler(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def test_results_are_stored_before_the_chunk_counts_as_done(store: ObjectStore) -> None:
-    """The report says done when the output is there."""
+    """The output exists when the chunk is reported as done."""
     report = execute(reservation(), operation_handler(lambda n: n * 2), store)
 
     assert isinstance(report, Done)
@@ -66,7 +66,7 @@ def test_results_are_stored_before_the_chunk_counts_as_done(store: ObjectStore) 
 
 
 def test_a_handler_may_ask_for_its_chunk(store: ObjectStore) -> None:
-    """By an argument of that name."""
+    """An argument of that name gets it."""
     seen: list[Chunk] = []
 
     def handle(operations: list[int], chunk: Chunk) -> list[int]:
@@ -79,7 +79,7 @@ def test_a_handler_may_ask_for_its_chunk(store: ObjectStore) -> None:
 
 
 def test_an_error_that_has_no_text_fails_its_chunk_all_the_same(store: ObjectStore) -> None:
-    """However an exception behaves, the chunk is reported."""
+    """The chunk is reported however the exception behaves."""
 
     class MuteError(Exception):
         def __str__(self) -> str:
@@ -191,7 +191,7 @@ def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(
 
 
 def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: ObjectStore) -> None:
-    """The worker before died between storing and reporting."""
+    """The previous worker died between storing and reporting."""
     store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
 
     report = execute(reservation(attempt=2), chunk_handler(pytest.fail), store)
@@ -222,7 +222,7 @@ def test_a_missing_input_fails_the_chunk_at_once(queue_name: str) -> None:
 def test_a_store_out_of_order_uses_no_attempt(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not the chunk's fault; it goes back, and waits a little."""
+    """The chunk is not to blame: it is released with a short delay."""
 
     def get(_: str) -> bytes:
         message = "the store is down"
@@ -237,7 +237,7 @@ def test_a_store_out_of_order_uses_no_attempt(
 
 
 def test_damaged_input_fails_the_chunk(queue_name: str) -> None:
-    """With the codec's own words."""
+    """The failure has the codec's message."""
     damaged = open_store(f"memory://damaged-{queue_name}")
     damaged.create(input_key("p", 0), b"\xc1")
 
@@ -248,7 +248,7 @@ def test_damaged_input_fails_the_chunk(queue_name: str) -> None:
 
 
 def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore) -> None:
-    """It can run any code of who submits it."""
+    """It can run any code of the submitter."""
     report = execute(reservation(codec="pickle"), chunk_handler(list), store)
 
     assert isinstance(report, Failed)
@@ -256,7 +256,7 @@ def test_pickle_is_refused_unless_the_handler_allows_it(store: ObjectStore) -> N
 
 
 def test_pickle_works_where_the_handler_allows_it(queue_name: str) -> None:
-    """Both sides have asked for it."""
+    """Producer and handler have both asked for it."""
     store = open_store(f"memory://pickle-{queue_name}")
     pickle = open_codec("pickle", allow_pickle=True)
     store.create(input_key("p", 0), pickle.encode([{1}, {2}, {3}]))
@@ -269,8 +269,8 @@ def test_pickle_works_where_the_handler_allows_it(queue_name: str) -> None:
     assert pickle.decode(store.get(output_key("p", 0))) == [{1}, {2}, {3}]
 
 
-def test_a_void_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
-    """Nobody wants its result any more."""
+def test_a_revoked_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
+    """Its result is no longer needed."""
     report = execute(reservation(), chunk_handler(pytest.fail), store, is_void=lambda: True)
 
     assert isinstance(report, GivenBack)
@@ -334,7 +334,7 @@ def test_a_second_attempt_reports_the_errors_of_the_output_that_is_there(
 def test_whoever_comes_second_reports_the_errors_of_the_first_output(
     store: ObjectStore, function: Callable[[int], int]
 ) -> None:
-    """It stays, and with it the errors that it has, not ours."""
+    """The first output is kept, and its errors are reported."""
     store.create(output_key("p", 0), FIRST)
 
     report = execute(reservation(), operation_handler(function, on_error="collect"), store)
@@ -371,7 +371,7 @@ def test_a_store_out_of_order_at_the_end_is_asked_again_and_uses_no_attempt(
 def test_a_store_that_works_again_while_an_output_is_stored_is_enough(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chunk is done as if nothing had been."""
+    """The chunk is completed as usual."""
     create, tries = store.create, []
 
     def create_at_last(key: str, data: bytes) -> bool:
@@ -412,7 +412,7 @@ def test_a_result_that_cannot_be_encoded_is_tried_twice(
     attempt: int,
     is_final: bool,  # noqa: FBT001
 ) -> None:
-    """The second time it may be another one."""
+    """The second attempt may return another result."""
     report = execute(reservation(attempt=attempt), operation_handler(lambda _: object()), store)
 
     assert isinstance(report, Failed)
@@ -475,7 +475,7 @@ def test_a_chunk_is_left_to_a_live_worker_that_reads_its_codec(
 
 
 def test_where_other_workers_are_not_known_a_chunk_is_tried_again() -> None:
-    """As after any failure: one of them may read it."""
+    """One of them may be able to read it."""
     failure = ChunkFailure(type="InvalidArgumentError", message="no codec is called so")
     report = Failed(token=Token("1-0"), failure=failure, is_final=True, unread_codec="x")
 

@@ -47,7 +47,7 @@ def handler_of(function: Callable[..., Any], **options: Any) -> Handler:
 
 
 def test_several_plain_operations_run_at_once(invoker: Invoker) -> None:
-    """Four meet at a barrier that lets nobody through before."""
+    """Four of them meet at a barrier."""
     barrier = threading.Barrier(4, timeout=20)
 
     def meet(operation: int) -> int:
@@ -77,7 +77,7 @@ def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker) -> 
 
 
 def test_no_more_async_operations_run_than_allowed(invoker: Invoker) -> None:
-    """Never more than three of ten, and three at some time."""
+    """Of ten operations, never more than three run at the same time, and sometimes three do."""
     running, most = 0, 0
 
     async def note(operation: int) -> int:
@@ -96,7 +96,7 @@ def test_no_more_async_operations_run_than_allowed(invoker: Invoker) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_the_first_error_comes_out_as_it_is(invoker: Invoker, concurrency: int) -> None:
-    """Not wrapped in a group."""
+    """It is not wrapped in an exception group."""
 
     async def fail(operation: int) -> int:
         if operation == 2:
@@ -136,7 +136,7 @@ def test_a_plain_handler_does_not_block_the_loop(invoker: Invoker) -> None:
 
 @pytest.mark.parametrize("concurrency", [0, -1, 10**6])
 def test_a_concurrency_that_cannot_be_meant_is_refused(concurrency: int) -> None:
-    """Zero would wait for ever."""
+    """Zero would wait forever."""
     with pytest.raises(HandlerError, match="concurrency="):
         handler_of(abs, concurrency=concurrency)
 
@@ -267,7 +267,7 @@ def raise_interrupt() -> None:
 def test_what_befalls_the_whole_chunk_is_not_collected(
     invoker: Invoker, fail: Callable[[], None], concurrency: int, *, is_async: bool
 ) -> None:
-    """A limit, lack of memory, an exit: also one that was turned into another error."""
+    """Limits, lack of memory and exits fail the chunk, even if turned into another error."""
 
     def plain(_: int) -> None:
         fail()
@@ -282,8 +282,8 @@ def test_what_befalls_the_whole_chunk_is_not_collected(
     assert not isinstance(caught.value, AssertionError)
 
 
-def test_an_operation_of_a_void_chunk_that_raises_ends_the_chunk(invoker: Invoker) -> None:
-    """Nobody wants the rest any more."""
+def test_an_operation_of_a_revoked_chunk_that_raises_ends_the_chunk(invoker: Invoker) -> None:
+    """The rest of the chunk is no longer needed."""
     calls = []
 
     def fail(operation: int) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP client: which requests are repeated, and which answer becomes which exception."""
+"""The HTTP client: repeated requests, and the exceptions for answers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ Answer = httpx.Response | Exception
 
 
 class Wire:
-    """Answers requests one after the other; the last answer for all that follow."""
+    """Answers requests with given answers in order; the last answer is used for all others."""
 
     def __init__(self, *answers: Answer, patience: Patience = CALL_PATIENCE) -> None:
         self.answers = list(answers)
@@ -127,7 +127,7 @@ TROUBLES: list[Answer] = [
 @pytest.mark.parametrize("trouble", TROUBLES, ids=repr)
 @pytest.mark.parametrize("call", ["insert", "get"])
 def test_a_safe_request_is_repeated_until_it_is_answered(call: str, trouble: Answer) -> None:
-    """With pauses between."""
+    """There are pauses between the attempts."""
     wire = Wire(trouble, trouble, OK)
 
     CALLS[call](wire.api)
@@ -190,7 +190,7 @@ def test_a_cancel_is_not_repeated_once_it_was_sent() -> None:
 
 
 def test_a_cancel_is_repeated_while_it_cannot_be_sent() -> None:
-    """Nobody has heard of it."""
+    """The API has not received it yet."""
     wire = Wire(httpx.ConnectError("refused"), OK)
 
     wire.api.queue("q").cancel_submission(ID)
@@ -199,7 +199,7 @@ def test_a_cancel_is_repeated_while_it_cannot_be_sent() -> None:
 
 
 def test_a_refusal_is_not_repeated() -> None:
-    """4xx answers the same the next time."""
+    """The answer would be the same."""
     wire = Wire(problem(422, ProblemType.INVALID_ARGUMENT))
 
     with pytest.raises(InvalidArgumentError):
@@ -247,7 +247,7 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
 def test_an_answer_becomes_the_exception_that_fits(
     answer: httpx.Response, error: type[OpsqueueError]
 ) -> None:
-    """By the problem's type; what is no problem is not the API."""
+    """The problem's type decides; an answer without a problem is not from the API."""
     wire = Wire(answer)
 
     with pytest.raises(OpsqueueError) as raised:
@@ -315,7 +315,7 @@ def test_what_an_older_api_must_know_is_refused() -> None:
 
 @pytest.mark.usefixtures("newer_client")
 def test_what_the_api_knows_is_sent() -> None:
-    """All of it."""
+    """No field is left out."""
     wire = Wire(version("InsertBody.trace_context", "InsertBody.max_failed_operations"), OK)
     new = replace(NEW, trace_context={"traceparent": "x"}, max_failed_operations=1)
 
@@ -327,7 +327,7 @@ def test_what_the_api_knows_is_sent() -> None:
 
 
 def test_a_refused_cancel_has_the_submission() -> None:
-    """From the problem's member."""
+    """It comes from a member of the problem."""
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=BODY))
 
     with pytest.raises(SubmissionNotCancellableError, match="is completed") as raised:
@@ -338,7 +338,7 @@ def test_a_refused_cancel_has_the_submission() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "", "http://host:x", "redis://h:6379"])
 def test_a_url_that_cannot_be_one_is_refused_at_once(url: str) -> None:
-    """With the forms that are right."""
+    """The message shows valid forms."""
     with pytest.raises(InvalidArgumentError, match="host:3999"):
         HttpBackend(url)
 
@@ -459,7 +459,7 @@ def test_a_list_or_count_of_another_queue_is_never_handed_on() -> None:
 
 
 def test_a_refusal_about_another_submission_is_never_handed_on() -> None:
-    """Else somebody would believe that theirs has ended."""
+    """Otherwise the caller would believe that its own submission has ended."""
     other = msgspec.structs.replace(BODY, id=SubmissionId(42))
     wire = Wire(problem(409, ProblemType.SUBMISSION_ENDED, submission=other))
 
@@ -492,7 +492,7 @@ def test_reports_about_another_chunk_are_never_handed_on() -> None:
 
 
 def test_a_connection_with_a_wrong_answer_is_given_up() -> None:
-    """Every answer that would follow on it belongs to another request, too."""
+    """Every later answer on it would belong to another request, too."""
     connections: list[int] = []
     listener = socket.create_server(("127.0.0.1", 0))
 

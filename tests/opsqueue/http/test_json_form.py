@@ -1,4 +1,4 @@
-"""The JSON of API and client: what one writes the other reads."""
+"""The JSON of API and client: each reads what the other writes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def as_json(submission: Submission) -> dict[str, Any]:
 
 @given(submission=submissions)
 def test_a_submission_survives_json(submission: Submission) -> None:
-    """Whatever its values."""
+    """All values survive."""
     data = encode(submission)
 
     back = decoder_of(Submission).decode(data)
@@ -130,7 +130,7 @@ def test_json_forms_are_those_that_other_languages_can_read() -> None:
 
 
 def test_dropped_chunks_are_told() -> None:
-    """Computed, so that other clients need not."""
+    """The value is computed, so that other clients need not compute it."""
     body = as_json(a_submission(state=SubmissionState.CANCELLED))
 
     assert body["chunks_dropped"] == 3
@@ -211,7 +211,7 @@ def test_a_new_submission_survives_json(
 
 
 def test_counts_survive_json() -> None:
-    """Totals and what is there now."""
+    """Totals and current numbers survive."""
     counts = Counts(
         queue="q",
         submissions=dict.fromkeys(SubmissionState, 3),

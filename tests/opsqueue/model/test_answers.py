@@ -1,4 +1,4 @@
-"""What a window of chunks says."""
+"""The window of chunks in an answer."""
 
 from __future__ import annotations
 

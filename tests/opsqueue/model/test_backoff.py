@@ -8,7 +8,7 @@ from opsqueue.model.backoff import RetryBackoff
 
 
 def test_pauses_double_up_to_a_cap_with_half_jitter() -> None:
-    """So that many clients don't come back at once."""
+    """Clients must not all return at the same time."""
     backoff = RetryBackoff(first_s=1, max_s=3)
 
     pauses_s = [backoff.pause_s(failures) for failures in (1, 2, 3, 4)]

@@ -1,4 +1,4 @@
-"""Durations, read and written."""
+"""Parsing and formatting of durations."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from opsqueue.model.durations import as_text, milliseconds, parse_duration
     ],
 )
 def test_a_duration_is_numbers_with_units(text: str, expected: timedelta) -> None:
-    """Several add up."""
+    """Several parts are added."""
     assert expected == parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["", "24", "h", "-1h", "1 h", "1y", "1h,", "999999999w"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    """Above all a number without a unit, which may be meant as anything."""
+    """Above all a number without a unit, which is ambiguous."""
     with pytest.raises(InvalidArgumentError, match="duration"):
         parse_duration(text)
 
@@ -54,5 +54,5 @@ def test_what_is_no_length_of_time_is_refused(wrong: Any) -> None:
 
 @given(st.integers(0, 10**14))
 def test_what_is_written_can_be_read(ms: int) -> None:
-    """Without loss."""
+    """Nothing is lost."""
     assert ms == milliseconds(parse_duration(as_text(ms)))

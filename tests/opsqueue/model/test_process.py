@@ -1,4 +1,4 @@
-"""What a forked child starts afresh, piece by piece; whole programs are in tests/system."""
+"""The parts that a forked child creates anew; tests/system tests whole programs."""
 
 from __future__ import annotations
 

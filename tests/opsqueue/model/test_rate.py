@@ -1,4 +1,4 @@
-"""How fast something goes, and how long it still takes."""
+"""Rates and remaining times."""
 
 from __future__ import annotations
 

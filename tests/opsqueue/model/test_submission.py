@@ -1,4 +1,4 @@
-"""What a producer may hand in, and what a submission says of itself."""
+"""The values of a new submission, and the status of a submission."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_id_shows_its_19_digits() -> None:
 
 
 def test_an_id_is_made_from_an_int_or_its_digits() -> None:
-    """Both ways round."""
+    """Both forms convert to each other."""
     digits = "1795000000000000100"
 
     assert SubmissionId(digits) == SubmissionId(1_795_000_000_000_000_100)
@@ -89,7 +89,7 @@ def test_an_id_is_an_int_that_survives_pickling() -> None:
     assert json.dumps({"id": str(id_)}) == '{"id": "0000000000000000007"}'
 
 
-# What a producer hands in
+# New submissions
 
 
 def test_every_chunk_is_full_unless_said_otherwise() -> None:
@@ -149,7 +149,7 @@ def test_a_prefix_can_not_lead_out_of_the_store(prefix: str) -> None:
 
 @pytest.mark.parametrize("chunks_total", [-1, MAX_CHUNKS + 1])
 def test_the_number_of_chunks_has_limits(chunks_total: int) -> None:
-    """A chunk is a bit of a string."""
+    """A chunk is a bit of a string in Redis."""
     with pytest.raises(InvalidArgumentError, match=f"chunks_total is {chunks_total}"):
         NewSubmission(prefix="p", chunks_total=chunks_total)
 
@@ -185,13 +185,13 @@ def test_operations_that_redis_could_not_count_are_refused() -> None:
 
 @pytest.mark.parametrize("max_attempts", [0, -1, 1_000_001])
 def test_attempts_have_limits(max_attempts: int) -> None:
-    """At least one."""
+    """There is at least one."""
     with pytest.raises(InvalidArgumentError, match=f"max_attempts is {max_attempts}"):
         NewSubmission(prefix="p", chunks_total=1, max_attempts=max_attempts)
 
 
 def test_metadata_has_a_limit() -> None:
-    """It goes with every reserve that takes chunks of it."""
+    """It is part of every reserve that returns chunks of its submission."""
     NewSubmission(prefix="p", chunks_total=1, metadata=b"x" * MAX_METADATA_BYTES)
 
     with pytest.raises(InvalidArgumentError, match="metadata has 524,289 bytes"):
@@ -199,7 +199,7 @@ def test_metadata_has_a_limit() -> None:
 
 
 def test_a_negative_retention_is_refused() -> None:
-    """Zero is: as soon as possible."""
+    """The refusal comes before anything is consumed."""
     NewSubmission(prefix="p", chunks_total=1, retention_ms=0)
 
     with pytest.raises(InvalidArgumentError, match="retention_ms is -1"):
@@ -217,7 +217,7 @@ def test_a_back_off_that_can_not_be_meant_is_refused(first_ms: int, max_ms: int)
 
 @pytest.mark.parametrize("pairs", [{"customer": 7}, {"a.b-c_d": -(2**63)}, {"k": 2**63 - 1}, {}])
 def test_strategic_metadata_are_short_names_and_64_bit_integers(pairs: dict[str, int]) -> None:
-    """Nothing is raised."""
+    """Valid pairs raise nothing."""
     check_strategic_metadata(pairs)
 
 

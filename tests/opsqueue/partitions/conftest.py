@@ -1,4 +1,4 @@
-"""A queue that is spread."""
+"""A queue with several partitions."""
 
 from __future__ import annotations
 

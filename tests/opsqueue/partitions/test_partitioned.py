@@ -63,7 +63,7 @@ def test_lists_look_ups_and_counts_are_of_all_partitions(queue: Queue) -> None:
 
 
 def test_chunks_of_all_partitions_are_reserved_and_reported(queue: Queue) -> None:
-    """Each report goes where its chunk is, in the order of the call."""
+    """Each report goes to its chunk's partition, and outcomes keep the order of the call."""
     ids = spread(queue)
 
     chunks = take(queue, limit=100)
@@ -127,7 +127,7 @@ def test_a_token_of_a_partition_that_is_not_there_is_lost(queue: Queue) -> None:
     assert queue.complete_chunks([Token("1-1:0000000000000000098:0")]) == [Lost()]
 
 
-def test_a_heartbeat_says_of_all_partitions_what_is_void(queue: Queue) -> None:
+def test_a_heartbeat_reports_what_is_revoked_in_all_partitions(queue: Queue) -> None:
     spread(queue)
     chunks = take(queue, limit=100)
     gone = {chunk.token for chunk in chunks[::3]}
@@ -339,7 +339,7 @@ def test_commands_of_several_partitions_go_in_one_pipeline(queue: Queue) -> None
 def test_a_look_up_needs_no_partition_behind_the_one_that_answers(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its master may be down."""
+    """The master of a later partition may be down."""
     first = next(id_ for id_ in spread(queue) if id_.partition == 0)
     prefix = queue.get_submission(first).prefix
     no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
@@ -351,7 +351,7 @@ def test_a_look_up_needs_no_partition_behind_the_one_that_answers(
 
 
 def test_a_page_of_another_partition_is_refused(queue: Queue) -> None:
-    """It would look like the last one."""
+    """It would look like the last page."""
     id_ = next(id_ for id_ in spread(queue) if id_.partition == 1)
 
     with pytest.raises(InvalidArgumentError, match="was not requested"):

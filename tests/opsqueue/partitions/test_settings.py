@@ -1,4 +1,4 @@
-"""What is set of a queue holds in all of its partitions, those that come included."""
+"""A queue's settings apply to all of its partitions, including later ones."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_partitions_set_again_have_what_the_first_has(queue: Queue) -> None:
 def test_a_limit_that_is_changed_is_never_away(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The partition is in use: more than the old and the new number would be handed out."""
+    """The partition is in use, so more chunks than either limit would be reserved."""
     queue.set_limit("api", max=1)
     queue.set_limit("other", max=1)
     queue.part(0).set_limit("api", max=2)

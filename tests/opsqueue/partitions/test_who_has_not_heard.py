@@ -1,4 +1,4 @@
-"""Programs that have not heard of a new partition yet, or can not ask."""
+"""Programs that do not know of a new partition yet, or can't ask for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.opsqueue.steps import insert, listed, new_submission, take
 def test_an_insert_with_a_key_is_done_once_also_after_there_are_more_partitions(
     client: redis.Redis, queue_name: str
 ) -> None:
-    """The key's home is another one then."""
+    """The key then belongs to another partition."""
     queue = Queue(client, queue_name)
     key = key_for(1, of=2)
     first = queue.insert_submission(new_submission(queue), idempotency_key=key)
@@ -54,7 +54,7 @@ def test_an_insert_with_a_key_is_done_once_also_by_who_has_not_heard_of_more_par
 def test_a_program_that_knows_of_fewer_partitions_reads_and_reports_all(
     queue: Queue, client: redis.Redis
 ) -> None:
-    """Ids and tokens name theirs."""
+    """Ids and tokens contain their partition."""
     behind = Queue(client, queue.name)
     behind.parts()
     queue.set_partitions(9)
@@ -111,7 +111,7 @@ def test_the_others_are_used_while_the_first_partition_does_not_answer(
 def test_an_answer_that_is_late_takes_no_partition_away(
     client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two threads that ask, the second one's answer may come first."""
+    """Of two threads that ask, the second may get its answer first."""
     behind, _ = behind_and_ahead(client, queue_name)
 
     def answer_late() -> list[int]:

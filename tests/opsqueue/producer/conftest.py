@@ -1,4 +1,4 @@
-"""A producer over Redis directly, and a worker that does what it is told."""
+"""A producer with direct access to Redis, and a worker that the test drives."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def api(client: redis.Redis) -> RedisBackend:
 
 @pytest.fixture
 def producer(api: RedisBackend, store: MemoryStore, queue_name: str) -> ProducerClient:
-    """All goes to the store; test_inline.py has what does not."""
+    """Put all contents into the store; test_inline.py tests the others."""
     return ProducerClient.over(api, store, queue=queue_name, at_once=4, inline_bytes=0)
 
 
 @pytest.fixture
 def work(queue: Queue, store: MemoryStore) -> Work:
-    """Does every chunk that is free now with a function of one operation; gives how many."""
+    """Processes every ready chunk with a function of one operation; returns their number."""
 
     def run(function: Callable[[Any], Any]) -> int:
         reserved = queue.reserve_chunks("test-worker", limit=1_000, strategy=Oldest())

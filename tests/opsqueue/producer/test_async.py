@@ -1,4 +1,4 @@
-"""The asynchronous forms: the same answers, and an event loop that is never blocked."""
+"""The asynchronous client: the same answers, and an event loop that is never blocked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_ASKED = {"over", "close", "threads"}
 
 
 def test_every_method_has_its_asynchronous_form() -> None:
-    """A new one can't be forgotten."""
+    """A new method can't be forgotten."""
     names = {
         name for name, _ in inspect.getmembers(ProducerClient, callable) if not name.startswith("_")
     }
@@ -101,7 +101,7 @@ def test_a_cancelled_upload_stops_and_leaves_nothing(
 
 
 def test_exceptions_are_the_same(producer: ProducerClient) -> None:
-    """At the await."""
+    """They are raised at the await."""
 
     async def main() -> None:
         with pytest.raises(SubmissionNotFoundError):

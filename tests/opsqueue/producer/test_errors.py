@@ -55,7 +55,7 @@ def run(producer: ProducerClient, **options: Any) -> SubmissionId:
 
 
 def test_by_default_the_first_that_failed_is_raised_in_its_place(producer: ProducerClient) -> None:
-    """Results before it are given; nobody takes a gap for a result."""
+    """Earlier results are returned, and no gap is taken for a result."""
     results = producer.run_submission(range(50), chunk_size=4)
 
     assert [next(results) for _ in range(3)] == [0, 10, 20]
@@ -79,7 +79,7 @@ def test_they_can_stand_in_the_place_of_their_results(producer: ProducerClient) 
 
 
 def test_they_can_be_left_out(producer: ProducerClient) -> None:
-    """Also where the client does not wait."""
+    """This also works without waiting."""
     id_ = run(producer)
 
     results = producer.try_stream_completed_submission(id_, errors="skip")
@@ -97,7 +97,7 @@ def test_a_word_that_says_none_of_these_is_refused(producer: ProducerClient) -> 
 
 
 def test_errors_are_read_in_order(producer: ProducerClient) -> None:
-    """Alone, with type, message and traceback."""
+    """They have type, message and traceback."""
     id_ = run(producer)
 
     errors = list(producer.iter_errors(id_))
@@ -142,7 +142,7 @@ def test_results_errors_and_dropped_operations_are_all(producer: ProducerClient)
 
 
 def test_without_the_limit_it_goes_on(producer: ProducerClient) -> None:
-    """A retry in place takes the limit away."""
+    """A retry in place removes the limit."""
     id_ = run(producer, max_failed_operations=0.01)
 
     producer.retry_submission(id_)

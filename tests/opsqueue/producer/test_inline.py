@@ -35,7 +35,7 @@ def large(operations: list[int]) -> list[bytes]:
 
 
 class NoStore(MemoryStore):
-    """Whoever asks it fails the test."""
+    """A store that fails the test if it is used."""
 
     def get(self, key: str) -> bytes:
         raise AssertionError(key)
@@ -75,7 +75,7 @@ def work(
 def test_a_small_submission_does_without_the_store(
     producer: ProducerClient, queue: Queue, queue_name: str
 ) -> None:
-    """From its operations to its results."""
+    """This holds from its operations to its results."""
     id_ = producer.insert_submission(range(7), chunk_size=2)
     work(queue, NoStore(queue_name))
 
@@ -136,7 +136,7 @@ def test_what_is_larger_than_the_limit_is_stored(
 def test_many_tiny_chunks_are_stored(
     fake_client: redis.Redis, queue: Queue, queue_name: str
 ) -> None:
-    """No script is to be busy for long."""
+    """Otherwise a script would be busy for too long."""
     store = MemoryStore(queue_name)
     producer = ProducerClient.over(RedisBackend(fake_client), store, queue=queue_name)
 
@@ -160,7 +160,7 @@ def test_an_error_before_anything_was_uploaded_leaves_the_store_alone(
 
 
 def test_a_known_idempotency_key_leaves_the_store_alone(producer: ProducerClient) -> None:
-    """The first one's id is given."""
+    """The first submission's id is returned."""
     ids = {
         producer.insert_submission([1], chunk_size=1, idempotency_key="monday") for _ in range(2)
     }

@@ -1,4 +1,4 @@
-"""Handing in: what is checked first, what is uploaded, what is deleted again."""
+"""Inserting: checks before the upload, the upload itself, and deletion after an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.model.answers import Inserted
-from opsqueue.model.new_submission import NewSubmission
+from opsqueue.model.new_submission import MAX_METADATA_BYTES, NewSubmission
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.producer.insert import SubmissionInserter
@@ -101,7 +101,7 @@ def test_a_chunk_has_at_least_one_operation(producer: ProducerClient, chunk_size
     "wrong",
     [
         {"max_attempts": 0},
-        {"metadata": b"x" * (512 * 1024 + 1)},
+        {"metadata": b"x" * (MAX_METADATA_BYTES + 1)},
         {"strategic_metadata": {"": 1}},
         {"idempotency_key": ""},
         {"idempotency_key": "ü"},
@@ -130,7 +130,7 @@ def test_a_text_is_not_taken_for_its_characters(producer: ProducerClient, text: 
 def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
     producer: ProducerClient, store: MemoryStore, queue: Queue, error: type[BaseException]
 ) -> None:
-    """Nothing is handed in, nothing stays in the store; an Exception is the cause of ours."""
+    """Nothing is inserted and nothing stays in the store; the error's cause is the Exception."""
 
     def operations() -> Iterator[int]:
         yield from range(50)
@@ -148,7 +148,7 @@ def test_what_the_iterable_raises_is_raised_and_its_upload_deleted(
 def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
     api: RedisBackend, queue_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What stays is logged."""
+    """The remaining objects are logged."""
 
     class KeepingStore(MemoryStore):
         def delete_prefix(self, prefix: str) -> int:
@@ -170,7 +170,7 @@ def test_the_first_error_is_raised_when_the_upload_cannot_be_deleted(
 def test_an_operation_that_cannot_be_encoded_is_named(
     producer: ProducerClient, store: MemoryStore
 ) -> None:
-    """By chunk and place, and its upload is deleted."""
+    """The error names chunk and position, and the upload is deleted."""
     with pytest.raises(EncodingError, match=r"chunk 1: .* operation 1 of the chunk"):
         producer.insert_submission([1, 2, 3, object()], chunk_size=2)
 
@@ -206,14 +206,14 @@ def test_a_key_that_comes_with_another_request_is_refused_and_its_upload_deleted
 
 
 def test_submissions_without_a_key_are_two(producer: ProducerClient) -> None:
-    """The key that the client makes is fresh each time."""
+    """The client creates a new key for each."""
     ids = {producer.insert_submission([1], chunk_size=1) for _ in range(2)}
 
     assert len(ids) == 2
 
 
 class Answers(Queue):
-    """Refuses, or inserts and then answers what a test wants."""
+    """A back end that refuses, or inserts and then answers as the test chooses."""
 
     error: Exception | None = None
 
@@ -282,7 +282,7 @@ def test_an_api_that_does_not_answer_is_found_out_before_the_upload(
 
 
 def test_submissions_in_progress_are_counted(producer: ProducerClient) -> None:
-    """Ended ones are not."""
+    """Ended submissions are not counted."""
     producer.insert_submission([1], chunk_size=1)
     producer.insert_submission([], chunk_size=1)
 
@@ -301,7 +301,7 @@ def test_wrong_arguments_are_refused_at_once(
 
 
 def test_a_client_shows_no_secrets(queue_name: str) -> None:
-    """Its repr has the URLs, without token and password."""
+    """Its repr has the URLs without token and password."""
     with ProducerClient(
         "http://user:hidden@127.0.0.1:1",
         f"memory://{queue_name}",
@@ -339,15 +339,15 @@ def test_a_retention_is_given_as_timedelta_or_seconds(
 
 
 def test_a_negative_retention_is_refused(producer: ProducerClient) -> None:
-    """Before anything is consumed."""
+    """The refusal comes before anything is consumed."""
     with pytest.raises(InvalidArgumentError, match="seconds, from 0"):
         producer.insert_submission([1], chunk_size=1, retention=-1)
 
 
-def test_a_client_that_is_given_another_queue_hands_in_there(
+def test_a_client_that_is_given_another_queue_submits_there(
     producer: ProducerClient, queue: Queue, client: redis.Redis
 ) -> None:
-    """As it reads and waits there."""
+    """It also reads and waits there."""
     producer.queue = f"{queue.name}-other"
 
     id_ = producer.insert_submission([1], chunk_size=1)
@@ -357,7 +357,7 @@ def test_a_client_that_is_given_another_queue_hands_in_there(
 
 
 class TakenMeanwhile(Queue):
-    """Somebody else inserts under the same prefix while a client's chunks are stored."""
+    """A store during whose upload another producer inserts under the same prefix."""
 
     def insert_submission(self, new: NewSubmission, **options: Any) -> Inserted:
         stranger = msgspec.structs.replace(new, chunks_total=5, operations_total=5)

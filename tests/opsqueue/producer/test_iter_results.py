@@ -1,4 +1,4 @@
-"""Results as they come: in order or not, from a chunk on, until the submission ends."""
+"""Results as they arrive: in order or not, from a chunk on, until the submission ends."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_results_come_while_it_runs_in_order(
 def test_results_come_unordered_as_they_are_done(
     producer: ProducerClient, queue: Queue, finish: Callable[[Reservation], None]
 ) -> None:
-    """Each chunk once, with its index."""
+    """Each chunk comes once, with its index."""
     id_ = producer.insert_submission(range(6), chunk_size=2)
     chunks = take_all(queue)
     finish(chunks[2])
@@ -107,7 +107,7 @@ def test_what_is_done_is_given_before_a_cancel_is_raised(
 
 
 def test_a_chunk_that_is_not_there_is_refused(producer: ProducerClient) -> None:
-    """And a submission that is not."""
+    """So is a submission that does not exist."""
     id_ = producer.insert_submission(range(3), chunk_size=1)
 
     with pytest.raises(InvalidArgumentError, match="has chunks 0 to 2"):
@@ -117,7 +117,7 @@ def test_a_chunk_that_is_not_there_is_refused(producer: ProducerClient) -> None:
 
 
 def test_an_empty_submission_has_no_results(producer: ProducerClient) -> None:
-    """At once."""
+    """The iterator ends at once."""
     id_ = producer.insert_submission([], chunk_size=1)
 
     assert list(producer.iter_results(id_)) == []
@@ -127,7 +127,7 @@ def test_an_empty_submission_has_no_results(producer: ProducerClient) -> None:
 def test_they_come_asynchronously_too(
     producer: ProducerClient, queue: Queue, finish: Callable[[Reservation], None]
 ) -> None:
-    """The first before the last is done."""
+    """The first result comes before the last chunk is done."""
     id_ = producer.insert_submission(range(2), chunk_size=1)
     chunks = take_all(queue)
     finish(chunks[0])

@@ -1,4 +1,4 @@
-"""What programs written for the reference's Python client rely on: names, classes, attributes."""
+"""The names, classes and attributes that programs for the reference's Python client use."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def test_the_module_has_the_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS.split())
 def test_the_client_has_the_method(name: str) -> None:
-    """Each row of the reference's table."""
+    """Each row of the reference's table is a method."""
     assert callable(getattr(ProducerClient, name))
 
 
 @pytest.mark.parametrize("name", EXCEPTIONS.split())
 def test_the_exception_is_there(name: str) -> None:
-    """To be named in an except clause."""
+    """An except clause can name it."""
     assert issubclass(getattr(opsqueue.exceptions, name), Exception)
 
 
 def test_usage_errors_are_type_errors() -> None:
-    """As there."""
+    """This is as in the reference."""
     assert issubclass(IncorrectUsageError, TypeError)
     assert not issubclass(OpsqueueInternalError, TypeError)
 
@@ -215,7 +215,7 @@ def test_the_chunk_size_of_raw_chunks_is_checked(producer: ProducerClient) -> No
 
 
 def test_a_raw_chunk_that_is_no_bytes_is_refused(producer: ProducerClient) -> None:
-    """Before anything is handed in."""
+    """The error is raised before anything is submitted."""
     with pytest.raises(EncodingError, match="raw chunk is one bytes object"):
         producer.insert_submission_chunks(["text"])  # type: ignore[list-item]  # what is tested
 
@@ -223,7 +223,7 @@ def test_a_raw_chunk_that_is_no_bytes_is_refused(producer: ProducerClient) -> No
 
 
 def test_a_format_of_ones_own_goes_both_ways(producer: ProducerClient, work: Work) -> None:
-    """Reading takes the same one."""
+    """The reader needs the same format."""
 
     class Text:
         def dumps(self, obj: Any, /) -> bytes:
@@ -241,7 +241,7 @@ def test_a_format_of_ones_own_goes_both_ways(producer: ProducerClient, work: Wor
 
 
 def test_a_chunk_is_a_sequence() -> None:
-    """What is none is refused."""
+    """Other values are refused."""
     assert decode_chunk(encode_chunk((1, 2))) == [1, 2]
     assert decode_chunk(encode_chunk([1], json_as_bytes), json_as_bytes) == [1]
     with pytest.raises(EncodingError, match="a chunk is a sequence"):

@@ -1,4 +1,4 @@
-"""Waiting, results, and the exceptions in their place."""
+"""Waiting for results, and the exceptions that replace them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_failed_submission_has_its_failure_instead_of_results(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cancelled_submission_has_no_results(producer: ProducerClient, method: str) -> None:
-    """Waiting for one does not hang."""
+    """Waiting for it does not hang."""
     id_ = producer.insert_submission([1], chunk_size=1)
     producer.cancel_submission(id_)
 
@@ -187,7 +187,7 @@ def test_waiting_has_a_timeout(producer: ProducerClient) -> None:
 
 
 def test_a_timeout_of_zero_only_looks(producer: ProducerClient) -> None:
-    """An ended submission is given, whatever the timeout."""
+    """An ended submission is returned with any timeout."""
     id_ = producer.insert_submission([], chunk_size=1)
 
     assert id_ == producer.wait_for_submission(id_, timeout=0).id
@@ -237,7 +237,7 @@ def test_deleted_results_are_missed_when_they_are_read(
     results = producer.try_stream_completed_submission(id_)
 
     assert next(results) == 1
-    with pytest.raises(ObjectNotFoundError, match=r"is kept for 86,400 seconds from then"):
+    with pytest.raises(ObjectNotFoundError, match="is kept for 86,400 seconds from then on"):
         next(results)
 
 
@@ -247,7 +247,7 @@ def test_waiting_without_a_worker_is_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A typo in the queue's name, most often; once, and not while a worker is there."""
+    """The log warns once, since a typo in the queue's name is likely."""
     monkeypatch.setattr("opsqueue.producer.wait._FIRST_POLL_S", 0.01)
     monkeypatch.setattr("opsqueue.producer.wait.LONG_POLL_S", 0.02)
     id_ = producer.insert_submission([1], chunk_size=1)

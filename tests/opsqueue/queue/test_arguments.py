@@ -1,8 +1,8 @@
-"""Whatever the methods of `Queue` are given: a clear error and nothing changed, or a whole step.
+"""With any arguments, a method of `Queue` raises a clear error and changes nothing, or succeeds.
 
-A script is not rolled back, so a value that one of its commands refuses must be found before it.
+A script is not rolled back, so a value that one of its commands refuses must be refused before.
 
-OPSQUEUE_HYPOTHESIS_EXAMPLES=2000 makes longer runs, by chance instead of always the same.
+OPSQUEUE_HYPOTHESIS_EXAMPLES=2000 makes longer runs, which are random instead of always the same.
 """
 
 from __future__ import annotations

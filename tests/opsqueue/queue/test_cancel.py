@@ -13,7 +13,7 @@ from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, to
 def test_a_cancelled_submission_hands_out_nothing_more(
     queue: Queue, raw: Raw, clock: Clock
 ) -> None:
-    """Neither from its cursor, nor what was given back, nor what was delayed."""
+    """Neither new, nor released, nor delayed chunks are reserved."""
     id_ = insert(queue, 5)
     first, second, _ = tokens_of(take(queue, 3))
     queue.release_chunks([first])
@@ -27,7 +27,7 @@ def test_a_cancelled_submission_hands_out_nothing_more(
 
 
 def test_a_cancelled_submission_says_when_and_how_far_it_came(queue: Queue, clock: Clock) -> None:
-    """Done + dropped are all."""
+    """Done and dropped chunks together are all chunks."""
     id_ = insert(queue, 5, chunk_size=10, operations_total=45)
     queue.complete_chunks(tokens_of(take(queue, 2)))
     clock.advance(99)
@@ -49,7 +49,7 @@ def test_a_cancelled_submission_says_when_and_how_far_it_came(queue: Queue, cloc
 
 
 def test_chunks_in_hand_stay_counted_until_they_are_reported(queue: Queue, raw: Raw) -> None:
-    """The workers hold them still."""
+    """The workers still hold them."""
     id_ = insert(queue, 2, strategic_metadata={"customer": 7})
     tokens = tokens_of(take(queue, 2))
 

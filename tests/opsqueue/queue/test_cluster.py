@@ -1,4 +1,4 @@
-"""A queue on a cluster: found, followed when its slot moves, and never run where half of it is."""
+"""A queue on a cluster: it is found, followed when its slot moves, and never used half-moved."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_calls_go_together_on_a_cluster(queue: Queue) -> None:
 
 
 def test_a_queue_is_followed_when_its_slot_moves(servers: ClusterSet, queue: Queue) -> None:
-    """Moved at once with all that it has, as Valkey 9 does; nothing is done twice or lost."""
+    """It moves at once with all of its keys, as in Valkey 9; nothing is done twice or lost."""
     id_ = queue.insert_submission(new(queue)).id
     taken = queue.reserve_chunks("w").chunks[0]
     old = servers.master_of(base_key(queue.name))

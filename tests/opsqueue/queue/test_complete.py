@@ -30,7 +30,7 @@ def test_the_last_chunk_completes_the_submission(queue: Queue, clock: Clock) -> 
 
 
 def test_each_report_says_how_many_chunks_are_left(queue: Queue) -> None:
-    """Progress without a second question."""
+    """Progress needs no second request."""
     id_ = insert(queue, 4)
 
     outcomes = queue.complete_chunks(tokens_of(take(queue, 3)))
@@ -39,7 +39,7 @@ def test_each_report_says_how_many_chunks_are_left(queue: Queue) -> None:
 
 
 def test_the_last_chunk_counts_only_the_operations_that_it_has(queue: Queue) -> None:
-    """It may be shorter than the others."""
+    """It may have fewer than the others."""
     id_ = insert(queue, 3, chunk_size=10, operations_total=21)
     first, second, third = take(queue, 3)
 
@@ -90,7 +90,7 @@ def test_a_chunk_whose_bit_is_set_already_is_not_counted_again(
 
 
 def test_a_late_report_is_lost_and_changes_nothing(queue: Queue, clock: Clock) -> None:
-    """Whoever holds the chunk now owns its outcome."""
+    """The worker that holds the chunk now decides its outcome."""
     id_ = insert(queue, 1)
     late = queue.reserve_chunks("slow", reservation_ms=1_000).chunks[0]
     clock.advance(1_000)
@@ -106,7 +106,7 @@ def test_a_late_report_is_lost_and_changes_nothing(queue: Queue, clock: Clock) -
 
 
 def test_a_token_that_never_was_is_lost(queue: Queue) -> None:
-    """Also in a queue that has seen nothing yet."""
+    """This also holds in a queue that was never used."""
     assert [Lost()] == queue.complete_chunks([Token("1-1")])
 
 
@@ -126,7 +126,7 @@ def test_a_reservation_ends_once_by_whichever_names(queue: Queue, raw: Raw) -> N
 
 
 def test_a_report_after_a_cancel_is_dropped_and_its_index_waits_for_a_retry(queue: Queue) -> None:
-    """Nothing is counted; nothing is forgotten either."""
+    """Nothing is counted and nothing is lost."""
     id_ = insert(queue, 1)
     token = take_one(queue).token
     queue.cancel_submission(id_)
@@ -177,7 +177,7 @@ def test_a_completed_submission_keeps_no_key_of_a_size_that_grows(
 
 
 def test_reports_of_several_submissions_go_in_one_call(queue: Queue) -> None:
-    """Each is judged for itself."""
+    """Each report has its own outcome."""
     first, second = insert(queue, 1), insert(queue, 1)
     one, two = take(queue, 2)
     queue.cancel_submission(first)
@@ -222,7 +222,7 @@ def test_reports_between_those_of_others_are_found(queue: Queue) -> None:
 
 
 def test_what_is_reported_to_a_group_made_anew_is_lost(queue: Queue, raw: Raw) -> None:
-    """The entries are there, but nobody holds them: acknowledging is what counts."""
+    """The entries exist, but are not pending; the acknowledgement decides."""
     id_ = insert(queue, 3)
     tokens = tokens_of(take(queue, 2))
     raw.client.xgroup_destroy(raw.key("reservations"), "workers")

@@ -1,4 +1,4 @@
-"""How we connect, what we say of a server, and what no message shows."""
+"""Connecting, warnings about a server, and secrets that no message shows."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_options_that_are_taken_are_known_to_who_connects(url: str) -> None:
 
 
 def test_nothing_is_sent_before_the_first_command() -> None:
-    """Programs make their clients before they know whether Redis is there."""
+    """Programs create clients before they know whether Redis is there."""
     connect("redis://127.0.0.1:1/0")
 
 
@@ -141,7 +141,7 @@ def test_the_longest_wait_is_shorter_than_the_timeout() -> None:
 def test_a_server_that_is_set_up_well_gives_no_warnings(
     own_client: redis.Redis, own_server: EmbeddedServer
 ) -> None:
-    """Append-only file, and no eviction."""
+    """It has an append-only file and evicts nothing."""
     assert check(own_client, url=own_server.url) == []
 
 
@@ -218,7 +218,7 @@ def test_a_user_without_info_gives_a_warning(
 def test_refused_credentials_are_an_error_that_says_where_they_go(
     own_server: EmbeddedServer,
 ) -> None:
-    """Without the password."""
+    """The message does not show the password."""
     url = own_server.url.replace("//", "//worker:wrong-secret@")
 
     with pytest.raises(RedisUnavailableError, match="refused the credentials") as caught:

@@ -1,4 +1,4 @@
-"""What a transition costs does not grow with the submission: counted in commands, not in time."""
+"""The cost of a transition, in commands, does not grow with the submission."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.opsqueue.steps import Clock, insert, take, tokens_of
 
 
 def commands_in(client: redis.Redis, act: Callable[[], object]) -> int:
-    """Give how many commands the server ran meanwhile, those inside scripts included."""
+    """Count the commands that the server runs meanwhile, including those of scripts."""
 
     def calls() -> int:
         stats: dict[str, Any] = client.info("commandstats")
@@ -49,7 +49,7 @@ def own_queue(own_client: redis.Redis, queue_name: str) -> Queue:
 def test_inserting_costs_the_same_for_ten_chunks_and_for_a_million(
     own_client: redis.Redis, own_queue: Queue, chunks: int
 ) -> None:
-    """What is not handed out yet is one integer."""
+    """Chunks that were never reserved are a single integer."""
     commands = commands_in(own_client, lambda: insert(own_queue, chunks))
 
     expected = commands_in(own_client, lambda: insert(own_queue, 1))
@@ -61,7 +61,7 @@ def test_inserting_costs_the_same_for_ten_chunks_and_for_a_million(
 def test_cancelling_costs_the_same_for_ten_chunks_and_for_a_million(
     own_client: redis.Redis, own_queue: Queue, chunks: int
 ) -> None:
-    """Also with chunks in hand, delayed and given back."""
+    """This also holds with reserved, delayed and released chunks."""
     small, large = insert(own_queue, 1), insert(own_queue, chunks)
     tokens = tokens_of(take(own_queue, 10, strategy=Newest()))
     own_queue.release_chunks(tokens[:3])
@@ -77,7 +77,7 @@ def test_cancelling_costs_the_same_for_ten_chunks_and_for_a_million(
 def test_retrying_costs_the_same_for_ten_chunks_and_for_a_million(
     own_client: redis.Redis, own_queue: Queue, chunks: int
 ) -> None:
-    """Nothing is put back one by one."""
+    """Chunks are not restored one by one."""
     small, large = insert(own_queue, 1), insert(own_queue, chunks)
     own_queue.cancel_submission(large)
     own_queue.cancel_submission(small)
@@ -152,7 +152,7 @@ def test_a_composition_stops_looking_where_nothing_can_be_better(
 def test_a_chunk_more_in_a_batch_costs_a_command_to_reserve_and_one_to_complete(
     own_client: redis.Redis, own_queue: Queue, text: str
 ) -> None:
-    """Its entry is added and its bit is set; all else is once a call."""
+    """Its entry is added and its bit is set; everything else happens once per call."""
     insert(own_queue, 10_000, strategic_metadata={"priority": 1})
     strategy = parse_strategy(text)
     own_queue.complete_chunks(tokens_of(take(own_queue, 1, strategy=strategy)))

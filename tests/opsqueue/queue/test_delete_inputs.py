@@ -60,7 +60,7 @@ def test_inputs_are_answered_until_their_deletion_is_said(queue: Queue) -> None:
 
 
 def test_a_large_submission_does_not_hold_up_the_others(queue: Queue) -> None:
-    """Who has had the least deleted comes first."""
+    """Submissions with the fewest deleted inputs come first."""
     large = complete(queue, 10)
     queue.delete_inputs(deleted={large: 5})
     small = complete(queue, 1)
@@ -69,7 +69,7 @@ def test_a_large_submission_does_not_hold_up_the_others(queue: Queue) -> None:
 
 
 def test_forgetting_takes_inputs_that_are_left_along(queue: Queue, clock: Clock) -> None:
-    """Their prefix is deleted as a whole; a late report of a part is nothing."""
+    """The prefix is deleted as a whole, and a late report of deleted inputs changes nothing."""
     id_ = complete(queue, 10, retention_ms=0, prefix=prefix_of(queue, "a/b"))
     clock.advance(1)
 

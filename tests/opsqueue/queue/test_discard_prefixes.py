@@ -10,7 +10,7 @@ from tests.opsqueue.steps import Clock, insert, prefix_of
 
 
 def test_prefixes_of_submissions_are_known(queue: Queue, clock: Clock) -> None:
-    """Until their objects are deleted."""
+    """They are known until their objects are deleted."""
     insert(queue, 1, prefix=prefix_of(queue, "running"))
     insert(queue, 0, retention_ms=0, prefix=prefix_of(queue, "gone"))
     clock.advance(1)
@@ -25,7 +25,7 @@ def test_prefixes_of_submissions_are_known(queue: Queue, clock: Clock) -> None:
 
 
 def test_a_discarded_prefix_is_garbage_until_its_objects_are_deleted(queue: Queue) -> None:
-    """A crash in between leaves it to the sweepers."""
+    """The prefix stays pending deletion, so that a crash loses nothing."""
     discarded = queue.discard_prefixes([prefix_of(queue, "orphan")])
 
     again = queue.discard_prefixes([prefix_of(queue, "orphan")])

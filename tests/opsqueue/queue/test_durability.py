@@ -1,4 +1,4 @@
-"""What an answered insert survives, on servers that keep the promise and on those that do not."""
+"""The durability of answered inserts, on servers that guarantee it and on others."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_a_failed_attempt_is_followed_by_the_next(queue: Queue) -> None:
 
 
 def test_a_final_failure_is_the_last_attempt(queue: Queue) -> None:
-    """Whatever number it has; a retry of the submission tries the chunk again."""
+    """The attempt may have any number; a retry of the submission tries the chunk again."""
     id_ = insert(queue, 2, max_attempts=10)
     chunk = take_one(queue)
 
@@ -71,7 +71,7 @@ def test_the_tenth_failure_fails_the_submission_with_that_failure(
 
 
 def test_a_submission_may_allow_a_single_attempt(queue: Queue) -> None:
-    """The first failure is then the last."""
+    """The first failure is then the last one."""
     id_ = insert(queue, 1, max_attempts=1)
 
     assert FinallyFailed(id_, 1) == queue.fail_chunk(take_one(queue).token, FAILURE)
@@ -154,7 +154,7 @@ def test_a_delayed_chunk_is_free_at_its_instant_and_not_before(queue: Queue, clo
 
 
 def test_without_backoff_the_chunk_is_free_at_once(queue: Queue, clock: Clock) -> None:
-    """Zero is allowed."""
+    """A back-off of zero is allowed."""
     insert(queue, 1, backoff=NO_WAIT)
 
     outcome = queue.fail_chunk(take_one(queue).token, FAILURE, jitter=1_000)
@@ -178,7 +178,7 @@ def test_a_backoff_that_begins_at_zero_stays_zero_for_ever(
 
 
 def test_a_late_failure_is_lost(queue: Queue) -> None:
-    """It uses no attempt of a chunk that somebody else completed."""
+    """It uses no attempt of a chunk that another worker has completed."""
     id_ = insert(queue, 2, max_attempts=1)
     token = take_one(queue).token
     queue.complete_chunks([token])

@@ -31,7 +31,7 @@ def accounted(submission: Submission) -> tuple[int, int, int]:
 
 
 def test_as_many_as_allowed_may_fail(queue: Queue) -> None:
-    """The limit is what is allowed, not what is too much."""
+    """The limit itself is still allowed."""
     id_ = insert(queue, 3, chunk_size=10, max_failed_operations=4)
 
     complete(queue, 3, 0, 1)
@@ -84,7 +84,7 @@ def test_a_share_is_stored_as_the_whole_operations_in_it(
 
 
 def test_after_a_retry_the_limit_holds_no_longer(queue: Queue) -> None:
-    """It is passed already: the submission would fail again at the next error."""
+    """Otherwise the next error would fail the submission again."""
     id_ = insert(queue, 3, chunk_size=10, max_failed_operations=0)
     complete(queue, 1)
 

@@ -43,7 +43,7 @@ def test_a_submission_is_forgotten_after_its_retention_and_not_before(
 
 
 def test_a_running_submission_is_never_forgotten(queue: Queue, clock: Clock) -> None:
-    """However old it is."""
+    """Its age does not matter."""
     insert(queue, 1, retention_ms=0)
     clock.advance(10**9)
 
@@ -51,7 +51,7 @@ def test_a_running_submission_is_never_forgotten(queue: Queue, clock: Clock) -> 
 
 
 def test_failed_and_cancelled_submissions_are_forgotten_too(queue: Queue, clock: Clock) -> None:
-    """Whichever way they ended."""
+    """The final state does not matter."""
     failed, cancelled = (insert(queue, 1, retention_ms=0, max_attempts=1) for _ in range(2))
     queue.fail_chunk(take_one(queue).token, FAILURE)
     queue.cancel_submission(cancelled)
@@ -125,7 +125,7 @@ def test_a_deletion_that_is_confirmed_twice_does_not_free_the_next_owners_prefix
 
 
 def test_forgetting_is_bounded(queue: Queue) -> None:
-    """In submissions and in prefixes."""
+    """Both submissions and prefixes are limited."""
     for _ in range(5):
         insert(queue, 0, retention_ms=0)
 
@@ -159,7 +159,7 @@ def test_nothing_of_a_forgotten_submission_stays(
 
 
 def test_old_events_are_forgotten(queue: Queue, client: redis.Redis, raw: Raw) -> None:
-    """Also of a queue in which nothing happens any more."""
+    """This also happens in a queue without any activity."""
     client.xadd(raw.key("events"), {"submission": "1", "event": "created"}, id="1000-0")
     id_ = insert(queue, 1)
 

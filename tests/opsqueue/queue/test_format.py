@@ -1,4 +1,4 @@
-"""A queue whose format is newer than this version: every way to it is refused, nothing changes."""
+"""A queue with a newer format: every access is refused, and nothing changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_call_is_refused_naming_both_versions(client: redis.Redis, too_new: Qu
 
 
 def test_calls_in_one_round_trip_are_refused(client: redis.Redis, too_new: Queue) -> None:
-    """Each, in the place of its answer."""
+    """Each refusal takes the place of the answer."""
     before = dump(client, too_new)
     reserve = commands.reserve_chunks("w1", limit=1, reservation_ms=1_000)
 

@@ -11,8 +11,8 @@ from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
 
 
-def test_what_a_worker_rightly_holds_is_not_void(queue: Queue) -> None:
-    """It goes on."""
+def test_what_a_worker_rightly_holds_is_not_revoked(queue: Queue) -> None:
+    """The worker continues with it."""
     insert(queue, 3)
     tokens = tokens_of(take(queue, 2))
 
@@ -21,7 +21,7 @@ def test_what_a_worker_rightly_holds_is_not_void(queue: Queue) -> None:
     assert (frozenset(), 0) == (alive.void, alive.released)
 
 
-def test_chunks_of_a_cancelled_submission_are_void(queue: Queue) -> None:
+def test_chunks_of_a_cancelled_submission_are_revoked(queue: Queue) -> None:
     """The worker can stop early; other submissions' chunks go on."""
     cancelled, running = insert(queue, 2), insert(queue, 1)
     chunks = take(queue, 3)
@@ -34,7 +34,7 @@ def test_chunks_of_a_cancelled_submission_are_void(queue: Queue) -> None:
     assert running == chunks[2].source.submission_id
 
 
-def test_chunks_of_a_failed_submission_are_void(queue: Queue) -> None:
+def test_chunks_of_a_failed_submission_are_revoked(queue: Queue) -> None:
     """Another chunk's failure ended it."""
     insert(queue, 2, max_attempts=1)
     first, second = tokens_of(take(queue, 2))
@@ -43,8 +43,8 @@ def test_chunks_of_a_failed_submission_are_void(queue: Queue) -> None:
     assert frozenset({second}) == queue.heartbeat("w1", tokens=[second]).void
 
 
-def test_a_lost_reservation_is_void(queue: Queue, clock: Clock) -> None:
-    """Also when somebody else holds the chunk by now."""
+def test_a_lost_reservation_is_revoked(queue: Queue, clock: Clock) -> None:
+    """This also holds if another worker holds the chunk by now."""
     insert(queue, 1)
     token = queue.reserve_chunks("w1", reservation_ms=10).chunks[0].token
     clock.advance(10)
@@ -60,7 +60,7 @@ def test_a_lost_reservation_is_void(queue: Queue, clock: Clock) -> None:
 def test_an_old_reservation_that_the_worker_does_not_know_is_released(
     queue: Queue, clock: Clock
 ) -> None:
-    """Its answer was lost on the way: nobody works on it. No attempt is used."""
+    """The reserve's answer was lost, so nobody works on it; no attempt is used."""
     id_ = insert(queue, 2)
     known, unknown = take(queue, 2)
     clock.advance(30_000)
@@ -105,7 +105,7 @@ def test_a_released_unknown_chunk_of_a_cancelled_submission_waits_for_a_retry(
 
 
 def test_another_workers_reservations_are_not_touched(queue: Queue, clock: Clock) -> None:
-    """Only what is pending for the caller is released."""
+    """Only the caller's own pending reservations are released."""
     insert(queue, 1)
     token = take_one(queue, worker="w2").token
     clock.advance(60_000)
@@ -117,7 +117,7 @@ def test_another_workers_reservations_are_not_touched(queue: Queue, clock: Clock
 
 
 def test_a_heartbeat_keeps_a_worker_from_being_taken_for_dead(queue: Queue, clock: Clock) -> None:
-    """It is a sign of life."""
+    """A heartbeat restarts the worker's timeout."""
     insert(queue, 1)
     token = take_one(queue).token
     clock.advance(25_000)

@@ -1,4 +1,4 @@
-"""Small submissions: inputs come with the reservation, outputs go with the report."""
+"""Small submissions: the reservation carries the input, and the report the output."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_inputs_stay_for_a_retry(queue: Queue) -> None:
 
 
 def test_inputs_go_at_completion_if_asked_for(queue: Queue) -> None:
-    """At once, and the store is not bothered."""
+    """They are deleted at once, without a request to the store."""
     id_ = insert_inline(queue, [b"0"], delete_inputs_at_completion=True)
     token = take_one(queue).token
 

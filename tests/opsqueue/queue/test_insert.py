@@ -242,7 +242,7 @@ def test_what_is_kept_of_a_request_does_not_grow_with_it_and_is_not_kept_for_a_c
 def test_an_idempotency_key_that_outlives_its_submission_says_how_that_ended(
     queue: Queue, clock: Clock, end: str
 ) -> None:
-    """It was done once: neither is it done again, nor is there nothing of this id."""
+    """The insert is not repeated, and the answer names the final state."""
     new = new_submission(queue, 1, retention_ms=10, max_attempts=1)
     id_ = queue.insert_submission(new, idempotency_key="order-7").id
     match end:
@@ -279,7 +279,7 @@ def test_a_clients_own_key_is_remembered_for_as_long_as_it_repeats(
 
 
 def test_an_idempotency_key_is_known_before_its_prefix_is_found_taken(queue: Queue) -> None:
-    """The repeated insert has the same prefix: it must not be refused for that."""
+    """A repeated insert has the same prefix and must not be refused for it."""
     new = new_submission(queue, 3)
     first = queue.insert_submission(new, idempotency_key="order-7")
 
@@ -396,7 +396,7 @@ def test_ids_ascend_when_the_clock_steps_back(queue: Queue, clock: Clock) -> Non
 def test_ids_ascend_past_ten_thousand_in_a_millisecond(
     client: redis.Redis, queue: Queue, raw: Raw, clock: Clock
 ) -> None:
-    """The sequence has four digits: the next millisecond is borrowed."""
+    """The sequence has four digits and then borrows from the next millisecond."""
     client.set(raw.key("last_id"), f"{clock.now}9999")
 
     borrowed = insert(queue)
@@ -409,7 +409,7 @@ def test_ids_ascend_past_ten_thousand_in_a_millisecond(
 def test_the_queue_is_listed_by_its_name(
     client: redis.Redis, queue: Queue, queue_name: str
 ) -> None:
-    """Lists of queues show it from its first submission on."""
+    """Lists show a queue from its first submission on."""
     insert(queue)
 
     assert queue_name in queue_names(client)

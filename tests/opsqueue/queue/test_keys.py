@@ -1,4 +1,4 @@
-"""Which keys a queue has: all in one slot of a cluster, and few once its submissions are gone."""
+"""A queue's keys: all in one slot of a cluster, and few after its submissions are forgotten."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_queue_whose_submissions_are_gone_keeps_only_what_does_not_grow(
 def test_a_deleted_queue_leaves_no_key_that_stays(
     own_client: redis.Redis, queue_name: str, clock: Clock
 ) -> None:
-    """Whatever was done with it; settings too, and its name."""
+    """Settings and the name are removed, too."""
     own_client.flushall()
     queue = Queue(own_client, queue_name, clock=clock)
     go_through_every_transition(queue, clock)

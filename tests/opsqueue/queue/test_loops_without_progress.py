@@ -1,7 +1,7 @@
-"""Loops that go on until nothing is left end when a round makes no progress, whatever is answered.
+"""Loops that run until nothing is left also end when a round makes no progress.
 
-The server here answers every call of a script with the same words, as one would whose state does
-not change.
+The server here gives the same answer to every call of a script, like one whose state does not
+change.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROW = [
 
 
 class Stuck:
-    """Scripts that answer the same for ever."""
+    """Scripts that always give the same answer."""
 
     def __init__(self, **answers: list[Any]) -> None:
         self.answers = answers
@@ -87,7 +87,7 @@ def test_retiring_ends_when_nothing_could_be_ended(
 def test_retiring_a_worker_that_goes_on_reserving_ends(
     stuck: Callable[..., tuple[Queue, Stuck]],
 ) -> None:
-    """There is always more to release."""
+    """Otherwise there would always be more to release."""
     queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0])
 
     queue.retire_worker("w1")

@@ -1,4 +1,4 @@
-"""Reservations of which something other than our scripts removed a half, or both."""
+"""Reservations of which something other than opsqueue's scripts removed one half or both."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lost(queue: Queue) -> int:
 
 
 def check_whole(client: redis.Redis, queue: Queue, raw: Raw) -> None:
-    """Nothing is in hand, and nothing is left to be found."""
+    """Check that nothing is reserved and that a repair finds nothing."""
     stream = raw.key("reservations")
     assert client.xlen(stream) == 0
     assert client.xpending_range(stream, "workers", "-", "+", 100) == []
@@ -485,7 +485,7 @@ def test_a_repair_says_what_it_looked_at(queue: Queue) -> None:
 def test_chunks_reserved_after_the_stream_was_read_are_not_taken_for_lost(
     client: redis.Redis, queue: Queue, raw: Raw, given_back: int, limit: int
 ) -> None:
-    """The repair had not seen them in anybody's hands: given back before, or above the cursor."""
+    """The repair did not see them as reserved: they were released before or above the cursor."""
     insert(queue, 20)
     repair_wholly(queue)
     held = take(queue, 10)

@@ -1,4 +1,4 @@
-"""A server that came back without its last writes: what was reported then is done again."""
+"""A server that restarted without its last writes: the chunks reported then run again."""
 
 from __future__ import annotations
 

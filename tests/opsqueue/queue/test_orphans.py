@@ -1,4 +1,4 @@
-"""Orphans are found, and nothing but orphans."""
+"""Orphans are found, and only orphans."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_upload_that_goes_on_is_no_orphan_however_long_ago_it_began(
 def test_prefixes_of_other_forms_and_other_queues_are_left_alone(
     store: MemoryStore, queue: Queue
 ) -> None:
-    """Nothing tells how old they are, or they are not ours."""
+    """Their age is unknown, or they belong to another queue."""
     for prefix in (f"{queue.name}/2026-11-23", f"{queue.name}/{'f' * 32}", "other/" + "0" * 32):
         store.create(f"{prefix}/0-in", b"x")
     store.create(f"{queue.name}/loose", b"x")
@@ -118,10 +118,10 @@ def test_deleted_orphans_are_gone(store: MemoryStore, queue: Queue) -> None:
     assert queue.forget_submissions().prefixes == ()
 
 
-def test_an_upload_that_is_handed_in_meanwhile_keeps_its_objects(
+def test_an_upload_that_is_submitted_meanwhile_keeps_its_objects(
     store: MemoryStore, queue: Queue
 ) -> None:
-    """Between the listing and the deletion."""
+    """The insert comes between the listing and the deletion."""
     prefix = old_prefix(queue)
     store.create(f"{prefix}/0-in", b"x")
     orphans = found(store, queue)

@@ -1,7 +1,7 @@
-"""A server without memory left refuses new work and lets the rest be worked off.
+"""A server without free memory refuses new work, and the existing work can be finished.
 
-With maxmemory-policy noeviction it refuses a script whose first write would take memory. Only
-workers, cancels and clean-up make room, so theirs must not begin so.
+With maxmemory-policy noeviction it refuses a script whose first write would need memory. Only
+workers, cancels and clean-up free memory, so their scripts must not begin with such a write.
 """
 
 from __future__ import annotations

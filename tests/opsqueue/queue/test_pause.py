@@ -28,7 +28,7 @@ def test_chunks_in_hand_are_finished_in_a_paused_queue(queue: Queue) -> None:
 
 
 def test_a_resumed_queue_goes_on_where_it_stopped(queue: Queue) -> None:
-    """Pausing or resuming twice is once."""
+    """Repeated pausing or resuming changes nothing."""
     insert(queue, 2)
     take_one(queue)
     queue.pause_queue()
@@ -43,7 +43,7 @@ def test_a_resumed_queue_goes_on_where_it_stopped(queue: Queue) -> None:
 
 
 def test_a_paused_queue_tells_no_due_instant(queue: Queue, clock: Clock) -> None:
-    """A chunk that came due can't be had: a worker that went by it would ask without end."""
+    """A worker can't reserve a chunk that comes due, so it would ask without end."""
     insert(queue, 1)
     queue.release_chunks([take_one(queue).token], delay_ms=10)
     queue.pause_queue()

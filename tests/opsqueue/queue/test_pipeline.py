@@ -70,7 +70,7 @@ def test_calls_of_scripts_that_the_server_forgot_are_made_after_the_others(
 def test_a_failure_of_one_call_stands_in_the_place_of_its_answer(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """The others happen all the same."""
+    """The other calls are still executed."""
     queue = Queue(real_client, queue_name)
     id_ = insert(queue, 2)
     tokens = tokens_of(take(queue, 1))

@@ -1,4 +1,4 @@
-"""done_chunks and watch_submission: which chunks are done, and learning of it without asking."""
+"""done_chunks and watch_submission: the chunks that are done, and notifications of progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.opsqueue.steps import FAILURE, Clock, insert, take, tokens_of
 
 
 def finish(queue: Queue, indexes: set[int]) -> None:
-    """Take all that is free, complete these, give the others back."""
+    """Reserve all ready chunks, complete these, and release the others."""
     chunks = take(queue, 1_000)
     queue.complete_chunks([c.token for c in chunks if c.chunk_index in indexes])
     queue.release_chunks([c.token for c in chunks if c.chunk_index not in indexes])
@@ -134,7 +134,7 @@ def test_two_watchers_do_not_wake_each_other(queue: Queue) -> None:
 def test_nobody_is_told_of_what_nobody_watches(
     queue: Queue, client: redis.Redis, clock: Clock, queue_name: str
 ) -> None:
-    """Neither before a watch nor after it."""
+    """There is no news before or after a watch."""
     unwatched, once = insert(queue, 1), insert(queue, 1)
     news_id = queue.watch_submission(once, watch_ms=1_000) or ""
     clock.advance(1_001)

@@ -1,9 +1,9 @@
-"""`Queue` and the model of queue_model.py do the same, step by step, whatever is done in any order.
+"""`Queue` and the model of queue_model.py behave the same in any sequence of steps.
 
-Time is a variable. After each step the raw keys in Redis are read and held against the model, so
-that a chunk in two places, or in none, is found at the step that put it there.
+Time is a variable. After each step the raw keys in Redis are compared with the model, so that a
+chunk in two places, or in none, is found at the step that caused it.
 
-OPSQUEUE_HYPOTHESIS_EXAMPLES=2000 makes longer runs, by chance instead of always the same.
+OPSQUEUE_HYPOTHESIS_EXAMPLES=2000 makes longer runs, which are random instead of always the same.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ class QueueMachine(RuleBasedStateMachine):
     # What to choose from
 
     def _id(self, pick: int) -> SubmissionId:
-        """Of any submission that there is, and now and then of one that is not any more."""
+        """Choose any submission, and occasionally one that no longer exists."""
         pool = [*self.model.subs, *self.ids[:1], SubmissionId(1)]
         return pool[pick % len(pool)]
 
     def _tokens(self, picks: list[int]) -> list[Token]:
-        """Three of four are pending; the others may be old ones. The same may come twice."""
+        """Choose tokens, of which three of four are pending and the others old; some may repeat."""
         pending = [token for token, entry in self.model.stream.items() if entry.is_pending]
         pools = [pending, pending, pending, self.tokens]
         chosen = [(pools[pick % 4] or self.tokens, pick // 4) for pick in picks]
@@ -204,7 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert expected == self.queue.delete_inputs(limit=limit, deleted=deleted)
 
     def discard_prefixes(self, picks: list[int]) -> None:
-        """Some of submissions, some of uploads that nobody handed in."""
+        """Choose prefixes of submissions and of uploads that were never submitted."""
         orphan = prefix_of(self.queue, "orphan")
         pool = [*self.prefixes, orphan]
         prefixes = sorted({pool[pick % len(pool)] for pick in picks})
@@ -222,7 +222,7 @@ class QueueMachine(RuleBasedStateMachine):
         jitter: int,
         **reserve: Any,
     ) -> None:
-        """What workers do all day; some chunks stay in hand."""
+        """Reserve and report chunks as workers do; some chunks stay reserved."""
         for token, pick in zip(self.reserve(**reserve), reports, strict=False):
             match pick % 6:
                 case 0 | 1 | 2:

@@ -179,7 +179,7 @@ def test_workers_are_listed_with_what_they_hold(queue: Queue, clock: Clock) -> N
 
 
 def test_a_worker_that_has_gone_is_not_listed(queue: Queue) -> None:
-    """Neither in peace nor taken for dead."""
+    """It was neither retired nor found dead."""
     queue.heartbeat("w1")
     queue.retire_worker("w1")
 
@@ -225,7 +225,7 @@ def test_instants_are_of_the_redis_clock_in_utc(queue: Queue, clock: Clock) -> N
 
 
 def pages(queue: Queue, wanted: SubmissionFilter, **options: Any) -> list[list[SubmissionId]]:
-    """Follow `next` to the end."""
+    """Return all pages by following `next`."""
     found, after = [], None
     while True:
         page = queue.list_submissions(wanted, after=after, **options)

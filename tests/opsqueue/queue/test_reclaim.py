@@ -47,7 +47,7 @@ def test_a_worker_is_not_dead_before_its_timeout(queue: Queue, clock: Clock) -> 
 def test_each_worker_says_itself_after_how_long_a_silence_it_is_dead(
     queue: Queue, clock: Clock
 ) -> None:
-    """Whoever sweeps goes by that; a reserve keeps what the last heartbeat said."""
+    """Every sweeper uses that timeout; a reserve keeps the last heartbeat's."""
     insert(queue, 2)
     queue.heartbeat("quick", timeout_ms=5_000)
     queue.heartbeat("patient", timeout_ms=300_000)
@@ -69,7 +69,7 @@ def test_each_worker_says_itself_after_how_long_a_silence_it_is_dead(
 def test_a_worker_is_dead_by_its_own_word_from_its_first_reserve_on(
     queue: Queue, clock: Clock, timeout_ms: int
 ) -> None:
-    """No heartbeat has said it yet, and the next may be minutes away."""
+    """The reserve carries the timeout before the first heartbeat."""
     insert(queue, 1)
     queue.reserve_chunks("w1", heartbeat_timeout_ms=timeout_ms)
 
@@ -83,7 +83,7 @@ def test_a_worker_is_dead_by_its_own_word_from_its_first_reserve_on(
 def test_a_worker_that_was_forgotten_says_its_timeout_anew_with_its_next_reserve(
     queue: Queue, clock: Clock
 ) -> None:
-    """It had only stalled: with the default, it would be robbed before its next heartbeat."""
+    """Otherwise the default would apply, and the worker could lose its chunks again."""
     insert(queue, 1)
     queue.heartbeat("patient", timeout_ms=300_000)
     clock.advance(300_000)
@@ -151,7 +151,7 @@ def test_a_dead_worker_that_wakes_up_has_lost_its_chunks(queue: Queue, clock: Cl
 def test_a_poisonous_chunk_that_kills_each_worker_ends_after_max_attempts(
     queue: Queue, clock: Clock
 ) -> None:
-    """Else it would go round for ever."""
+    """Otherwise it would kill workers forever."""
     id_ = insert(queue, 1, max_attempts=3)
 
     for attempt in (1, 2, 3):

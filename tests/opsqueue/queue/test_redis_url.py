@@ -1,4 +1,4 @@
-"""What a Redis URL names, and that nothing of a password gets into a message."""
+"""Parsing of Redis URLs, and messages that never show a password."""
 
 from __future__ import annotations
 

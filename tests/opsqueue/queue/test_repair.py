@@ -33,7 +33,7 @@ def lose(request: pytest.FixtureRequest, raw: Raw) -> Callable[[], None]:
 
 
 def test_a_whole_queue_needs_no_repair(queue: Queue) -> None:
-    """Nothing is freed that is done, ready, delayed or reserved."""
+    """No done, ready, delayed or reserved chunk is freed."""
     insert(queue, 10)
     chunks = take(queue, 6)
     queue.complete_chunks(tokens_of(chunks[:2]))
@@ -48,7 +48,7 @@ def test_a_whole_queue_needs_no_repair(queue: Queue) -> None:
 
 
 def test_without_a_loss_there_is_nothing_to_repair(queue: Queue) -> None:
-    """None, so that workers may ask now and then."""
+    """The answer is None, so that workers may ask regularly."""
     insert(queue)
     repair_wholly(queue)
 
@@ -106,7 +106,7 @@ def test_a_lost_stream_is_noticed_by_an_insert(queue: Queue, raw: Raw) -> None:
 def test_repair_frees_exactly_the_chunks_that_were_in_hand(
     queue: Queue, lose: Callable[[], None]
 ) -> None:
-    """Not the finished, not those given back, delayed, or never handed out."""
+    """Finished, released, delayed and never reserved chunks are not freed."""
     insert(queue, 12)
     chunks = take(queue, 10)
     queue.complete_chunks(tokens_of(chunks[0:2]))
@@ -219,7 +219,7 @@ def test_a_submission_that_is_retried_during_the_repair_is_repaired_too(
 def test_a_token_from_before_the_loss_never_becomes_anothers(
     queue: Queue, lose: Callable[[], None]
 ) -> None:
-    """Stream ids begin anew in the same millisecond: a late report would complete that chunk."""
+    """Stream ids begin again in a millisecond, so a late report could complete another chunk."""
     insert(queue, 200)
     tokens: list[Token] = []
 

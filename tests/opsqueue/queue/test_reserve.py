@@ -77,7 +77,7 @@ def test_no_chunk_is_handed_out_twice(queue: Queue) -> None:
     assert take(queue, 10, worker="w3") == []
 
 
-def test_chunks_given_back_come_before_the_cursor_in_ascending_index(queue: Queue) -> None:
+def test_released_chunks_come_before_the_cursor_in_ascending_index(queue: Queue) -> None:
     """Results are wanted in order: early holes are filled first."""
     insert(queue, 5)
     chunks = take(queue, 3)
@@ -88,7 +88,7 @@ def test_chunks_given_back_come_before_the_cursor_in_ascending_index(queue: Queu
     assert indexes_of(again) == [0, 1, 2, 3, 4]
 
 
-def test_ten_comes_after_nine_among_chunks_given_back(queue: Queue) -> None:
+def test_ten_comes_after_nine_among_released_chunks(queue: Queue) -> None:
     """By number, not by text."""
     insert(queue, 12)
     chunks = take(queue, 12)
@@ -166,8 +166,8 @@ def test_a_stale_entry_in_the_index_of_work_is_passed_over(
     assert raw.ready() == []
 
 
-def test_a_reserve_is_a_sign_of_life(queue: Queue, raw: Raw) -> None:
-    """A worker that holds something is always known to reclaim_dead."""
+def test_a_reserve_counts_as_a_heartbeat(queue: Queue, raw: Raw) -> None:
+    """reclaim_dead always knows a worker that holds a chunk."""
     insert(queue)
 
     take(queue, 1, worker="newcomer")
@@ -260,7 +260,7 @@ def test_more_tokens_than_a_batch_are_refused(queue: Queue) -> None:
 
 
 def test_tokens_ascend(queue: Queue) -> None:
-    """An older reservation has the smaller token, within a call and between calls."""
+    """A later reservation has the larger token, within a call and between calls."""
     insert(queue, 4)
 
     tokens = [*tokens_of(take(queue, 2)), *tokens_of(take(queue, 2))]

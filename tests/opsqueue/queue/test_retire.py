@@ -14,7 +14,7 @@ from tests.opsqueue.steps import Raw, indexes_of, insert, take, tokens_of
 def test_a_retired_worker_gives_back_what_it_holds_without_using_an_attempt(
     queue: Queue, raw: Raw
 ) -> None:
-    """It goes in peace, and is forgotten."""
+    """After an orderly shutdown the worker is forgotten."""
     insert(queue, 3, strategic_metadata={"customer": 7})
     chunks = take(queue, 2, worker="leaving")
 
@@ -32,7 +32,7 @@ def test_a_retired_worker_gives_back_what_it_holds_without_using_an_attempt(
 def test_retiring_is_bounded_and_the_worker_stays_known_until_the_end(
     queue: Queue, raw: Raw
 ) -> None:
-    """Should it die in between, reclaim_dead finds the rest."""
+    """If the worker dies meanwhile, reclaim_dead finds the rest."""
     insert(queue, 3)
     take(queue, 3, worker="leaving")
 
@@ -59,7 +59,7 @@ def test_chunks_of_a_cancelled_submission_wait_for_a_retry(queue: Queue) -> None
 
 
 def test_a_worker_that_nobody_knows_may_retire(queue: Queue) -> None:
-    """Also twice: the call may be repeated after a lost answer."""
+    """It may even retire twice, since a call is repeated after a lost answer."""
     assert queue.run(commands.retire_worker("nobody"))
     assert queue.run(commands.retire_worker("nobody"))
 

@@ -98,7 +98,7 @@ def test_a_chunk_that_was_delayed_before_its_submission_ended_is_not_forgotten(
 
 
 def test_a_retry_ends_the_back_offs_of_its_submission_and_of_no_other(queue: Queue) -> None:
-    """However many: the cause is mended, and nobody would know why nothing runs."""
+    """It ends any number of them: the cause is fixed, so a further wait would surprise."""
     mended, other = insert(queue, MAX_BATCH + 1), insert(queue, MAX_BATCH + 1)
     while chunks := take(queue, MAX_BATCH):
         queue.release_chunks(tokens_of(chunks), delay_ms=60_000)

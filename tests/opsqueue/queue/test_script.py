@@ -1,4 +1,4 @@
-"""The loader: names in headers become arguments, Redis's errors become ours."""
+"""The loader: names in headers become arguments, and Redis's errors become opsqueue's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def own_client(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 def line_of(name: str, text: str) -> int:
-    """Give the line of a script's file that has the text."""
+    """Return the line number of a text in a script's file."""
     lines = (LUA / f"{name}.lua").read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
@@ -123,7 +123,7 @@ def test_wrong_arguments_name_what_the_script_takes(
 
 @pytest.mark.parametrize("name", [*(one.name for one in TRANSITIONS), *READINGS])
 def test_no_script_negates_a_number_that_may_be_0(name: str) -> None:
-    """Redis 7.0 writes -0 as "-0", which HINCRBY takes for no integer; `0 - n` is never it."""
+    """Redis 7.0 writes -0 as "-0", which HINCRBY refuses; `0 - n` avoids it."""
     negated = re.findall(r"[,(=]\s*-[a-z]\w*.*|return -[a-z].*", load_script(name).text)
 
     assert [] == negated

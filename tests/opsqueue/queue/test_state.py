@@ -1,4 +1,4 @@
-"""The table in state.py, the scripts in lua/ and the methods of `Queue` say the same."""
+"""The table in state.py, the scripts in lua/ and the methods of `Queue` agree."""
 
 from __future__ import annotations
 

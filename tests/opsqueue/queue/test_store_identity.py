@@ -1,4 +1,4 @@
-"""A store is the one that it was: its marker, and what Redis remembers of it."""
+"""The identity of a store: its marker, and the id that Redis remembers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each strategy hands out, in small; the model compares all of them at random."""
+"""Small examples of each strategy; the model tests all of them at random."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fill(queue: Queue, *metas: dict[str, int], chunks: int = 2) -> list[Submissi
 
 
 def order(queue: Queue, ids: list[SubmissionId], text: str, *, limit: int = 20) -> list[int]:
-    """Which submissions, by their number, a batch is taken from."""
+    """Return the numbers of the submissions that a batch's chunks belong to."""
     reserved = queue.reserve_chunks("w", limit=limit, strategy=parse_strategy(text))
     return [ids.index(chunk.source.submission_id) for chunk in reserved.chunks]
 

@@ -1,4 +1,4 @@
-"""What the sweeper deletes, step by step."""
+"""Deletions by the sweeper, step by step."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_round_of_deleting_inputs_is_bounded_and_goes_on_where_it_was(
 def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
     fake_client: redis.Redis, store: MemoryStore, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The submission is forgotten by then; only `garbage` knows of its objects."""
+    """The submission is already forgotten, but its prefix is still pending deletion."""
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
     id_ = insert(queue, 1, prefix=prefix_of(queue, "a/b"))
@@ -189,7 +189,7 @@ def test_what_is_taken_back_is_logged_with_its_queue_and_workers(
     queue_name: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The line says where to look, for dead workers and for those that hang."""
+    """The line names dead workers and workers that hang."""
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
     insert(queue, 3)

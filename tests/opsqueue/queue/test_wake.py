@@ -1,4 +1,4 @@
-"""No wake-up is lost: what frees a chunk moves `wake` past the id that an empty reserve gave."""
+"""No wake-up is lost: a freed chunk moves `wake` past the id that an empty reserve returned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.opsqueue.steps import (
 
 @dataclass
 class Scene:
-    """A queue with one chunk in hand, and all that can free it or bring another."""
+    """A queue with one reserved chunk, and all actions that free it or add another one."""
 
     queue: Queue
     raw: Raw
@@ -97,7 +97,7 @@ def scene(queue: Queue, raw: Raw, clock: Clock) -> Scene:
 def test_a_sleeper_is_woken_by_whatever_frees_a_chunk(
     scene: Scene, free: Callable[[Scene], None]
 ) -> None:
-    """Also when it happens between the empty reserve and the wait."""
+    """This also holds for an event between the empty reserve and the wait."""
     empty = scene.queue.reserve_chunks("idle")
     assert empty.chunks == ()
 
@@ -158,7 +158,7 @@ def test_without_anything_free_a_sleeper_sleeps_on(scene: Scene) -> None:
 
 
 def test_all_sleepers_are_woken_by_one_wake_up(queue: Queue) -> None:
-    """The stream is read, not popped."""
+    """The stream is read and not popped."""
     first = queue.reserve_chunks("idle-1")
     second = queue.reserve_chunks("idle-2")
 
@@ -188,7 +188,7 @@ def test_a_wait_that_has_begun_ends_with_the_wake_up(
 
 
 def test_the_wake_stream_does_not_grow(client: redis.Redis, queue: Queue, raw: Raw) -> None:
-    """One entry says all there is to say."""
+    """One entry carries all of the information."""
     for _ in range(5):
         insert(queue, 1)
 

@@ -1,4 +1,4 @@
-"""A server of these tests alone, to lose; and what works on it."""
+"""A server for these tests alone, whose data they lose, and programs that use it."""
 
 from __future__ import annotations
 

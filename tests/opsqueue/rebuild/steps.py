@@ -1,4 +1,4 @@
-"""An app whose handler fails for some, and what tests of rebuild do."""
+"""An app whose handler fails for some operations, and steps of the tests of rebuild."""
 
 from __future__ import annotations
 

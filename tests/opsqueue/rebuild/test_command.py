@@ -1,4 +1,4 @@
-"""`opsqueue rebuild`: what it says, and its exit codes."""
+"""`opsqueue rebuild`: its output and its exit codes."""
 
 from __future__ import annotations
 

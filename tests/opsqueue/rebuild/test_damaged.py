@@ -1,4 +1,4 @@
-"""What can not be restored is said and skipped, whatever lies in the store."""
+"""Submissions that can't be restored are reported and skipped."""
 
 from __future__ import annotations
 

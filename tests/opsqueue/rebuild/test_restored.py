@@ -1,4 +1,4 @@
-"""After Redis was lost, work goes on from what the store has; nothing is inserted twice."""
+"""After Redis was lost, work continues from the store; nothing is inserted twice."""
 
 from __future__ import annotations
 

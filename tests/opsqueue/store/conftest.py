@@ -138,7 +138,7 @@ def _open_directly(request: str | urllib.request.Request) -> AbstractContextMana
 
 @pytest.fixture(params=["local", "local, named", "memory", "s3", "gcs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    """Give an empty store of each kind in turn."""
+    """Return an empty store of each kind in turn."""
     name = uuid.uuid4().hex
     match request.param:
         case "local" | "local, named":

@@ -1,4 +1,4 @@
-"""What is wrong with a store is found at the start, and said with what helps."""
+"""Problems of a store are found at the start, with a message that says what helps."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def canned_server(
 
 @pytest.fixture
 def dead_endpoint() -> Iterator[str]:
-    """Give an address that is bound, so that nobody else takes it, and refuses connections."""
+    """Return an address that is bound, so that it stays free, and that refuses connections."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -223,7 +223,7 @@ def test_what_s3_itself_says_is_part_of_the_message(code: str, said: str, helps:
 
 
 class LosesFirstAnswer(MemoryStore):
-    """Says of the first object that it was there, as after a lost answer."""
+    """A store that reports the first object as existing, as after a lost answer."""
 
     has_lost = False
 

@@ -1,4 +1,4 @@
-"""What only the folder store has: files, and death in the midst of writing them."""
+"""Properties of the folder store alone: files, and processes that die while writing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Store URLs: what opens, and what is said about those that don't."""
+"""Store URLs: those that open a store, and the errors of others."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ CHILDREN = 2
 
 
 def wrong(store: ObjectStore, contents: dict[str, bytes]) -> list[str]:
-    """Read all, four at a time; give the keys whose content was another's."""
+    """Read all objects, four at a time; return the keys whose content was wrong."""
     with ThreadPoolExecutor(4) as threads:
         found = dict(zip(contents, threads.map(store.get, contents), strict=True))
     return [key for key, data in contents.items() if found[key] != data]

@@ -136,7 +136,7 @@ def test_it_takes_the_port_that_it_is_given(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_an_error_with_the_end_of_the_log(tmp_path: Path) -> None:
-    """Not a wait of 20 seconds, and never a client of a stranger."""
+    """It does not wait for 20 seconds or connect to another server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -163,7 +163,7 @@ def test_its_pid_is_known_only_while_it_runs(tmp_path: Path) -> None:
 
 
 def test_stopping_twice_is_once(tmp_path: Path) -> None:
-    """Also what was never started."""
+    """A second stop does nothing, also for a server that was never started."""
     server = EmbeddedServer(tmp_path, is_durable=False)
     server.stop()
     server.start()

@@ -1,4 +1,4 @@
-"""`opsqueue.testing`: what users test their handlers with."""
+"""`opsqueue.testing`: tests of users' handlers."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_two_of_them_share_nothing(opsqueue_app: Opsqueue) -> None:
 
 
 def test_ctrl_c_in_a_handler_ends_the_test() -> None:
-    """It is no failure of the chunk, to be tried ten times."""
+    """It does not count as a failure of the chunk, which would be retried."""
     app = Opsqueue()
 
     @app.operation_handler("slow")

@@ -1,4 +1,4 @@
-"""What is recorded of a submission where an SDK is set up, and that nothing is where none is."""
+"""Spans of a submission with an SDK, and none without one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def app_of(function: Callable[..., Any], **options: Any) -> Opsqueue:
 
 
 def see(_: object) -> list[object]:
-    """What a handler finds: a trace, a parent for its spans, baggage."""
+    """The trace context of a handler: a trace, a parent for its spans, baggage."""
     found = trace.get_current_span().get_span_context()
     return [f"{found.trace_id:032x}", f"{found.span_id:016x}", baggage.get_baggage("tenant")]
 
@@ -244,7 +244,7 @@ def test_a_store_out_of_order_is_seen_in_its_span(recorded: InMemorySpanExporter
 
 
 def test_a_chunk_that_nobody_wants_is_not_processed(recorded: InMemorySpanExporter) -> None:
-    """And no span says so."""
+    """There is no span for processing it."""
     store = open_store("memory://void")
     store.create(input_key("p", 0), CODEC.encode([1]))
 

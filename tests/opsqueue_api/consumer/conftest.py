@@ -1,4 +1,4 @@
-"""A ConsumerClient over Redis, and over the real app: the same calls, the same outcomes."""
+"""A ConsumerClient over Redis and over the real app, with the same calls and outcomes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Run = Callable[..., Submission]
 
 @pytest.fixture
 def client(real_client: redis.Redis) -> redis.Redis:
-    """A real server alone: fakeredis has the state machine's own suite."""
+    """Use only a real server; the state machine's own suite covers fakeredis."""
     return real_client
 
 
 @pytest.fixture(params=["redis", "http"])
 def on(request: pytest.FixtureRequest, app: App, queue: Queue) -> Iterator[ConsumerQueue]:
-    """The queue as the consumer has it."""
+    """The queue of the consumer."""
     if request.param == "redis":
         yield queue
         return
@@ -51,7 +51,7 @@ def consumer(on: ConsumerQueue, store: ObjectStore) -> Iterator[ConsumerClient]:
 
 @pytest.fixture
 def producer(client: redis.Redis, store: ObjectStore, queue_name: str) -> ProducerClient:
-    """All goes to the store; test_inline.py has what does not."""
+    """Put all contents into the store; test_inline.py tests the others."""
     return ProducerClient.over(RedisBackend(client), store, queue=queue_name, inline_bytes=0)
 
 
@@ -62,7 +62,7 @@ def insert(producer: ProducerClient) -> Insert:
 
 @pytest.fixture
 def run(consumer: ConsumerClient, queue: Queue) -> Run:
-    """Runs a method of the consumer until the submission has ended; gives what became of it."""
+    """Runs a method of the consumer until the submission has ended; returns the outcome."""
 
     def run_until_ended(
         method: Callable[..., None],

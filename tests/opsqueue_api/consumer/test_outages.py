@@ -1,4 +1,4 @@
-"""A consumer asks again until it is answered, over Redis and over HTTP alike."""
+"""A consumer repeats a request until it is answered, over Redis and over HTTP."""
 
 from __future__ import annotations
 

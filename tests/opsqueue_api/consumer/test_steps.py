@@ -129,10 +129,10 @@ def test_a_lost_chunk_is_left_to_whoever_has_it(
     assert "lost chunk" in caplog.text
 
 
-def test_a_cancelled_submissions_chunk_is_void(
+def test_a_cancelled_submissions_chunk_is_revoked(
     consumer: ConsumerClient, queue: Queue, insert: Insert
 ) -> None:
-    """Since the next heartbeat."""
+    """It is revoked from the next heartbeat on."""
     insert([1])
     (chunk,) = consumer.reserve_chunks()
     queue.cancel_submission(chunk.submission_id)
@@ -175,7 +175,7 @@ def test_a_chunk_without_input_fails_at_once(
 def test_closing_gives_back_what_is_held(
     consumer: ConsumerClient, queue: Queue, insert: Insert
 ) -> None:
-    """At once, without using an attempt; the worker is known no more."""
+    """The chunks are released at once without using an attempt, and the worker is forgotten."""
     insert([1])
     consumer.reserve_chunks()
     assert [worker.name for worker in queue.list_workers()] == ["consumer"]
@@ -205,7 +205,7 @@ def test_what_is_no_strategy_and_what_is_no_format_is_refused(consumer: Consumer
 def test_an_output_that_lacks_results_is_refused(
     consumer: ConsumerClient, store: ObjectStore, queue: Queue, insert: Insert, results: list[int]
 ) -> None:
-    """At the call, before it is stored; the chunk is still in hand."""
+    """It is refused at the call, before it is stored, and the chunk stays reserved."""
     id_ = insert([1, 2])
     (chunk,) = consumer.reserve_chunks()
 

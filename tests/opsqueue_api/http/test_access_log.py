@@ -26,7 +26,7 @@ Get = Callable[..., httpx.Response]
 
 
 class Streams:
-    """Yields once, then fails if it is told to."""
+    """Yields once, then fails if the test asks for it."""
 
     def __init__(self, *, is_broken: bool) -> None:
         self.is_broken = is_broken
@@ -61,7 +61,7 @@ def app(client: redis.Redis, store: ObjectStore) -> App:
 
 @pytest.fixture
 def lines() -> Iterator[list[logging.LogRecord]]:
-    """What the access log is told."""
+    """The records of the access log."""
     found: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):

@@ -1,4 +1,4 @@
-"""Which token opens which route: for each of them, and for one that nobody thought of."""
+"""The tokens that each route accepts, including a route without declared scopes."""
 
 from __future__ import annotations
 

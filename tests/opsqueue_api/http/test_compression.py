@@ -1,4 +1,4 @@
-"""gzip, both ways."""
+"""gzip of requests and of answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT_BYTES = 2_000
 
 
 class Source:
-    """Parts that are made one after the other, and the fact that it was closed."""
+    """Parts that are produced one after the other; records that it was closed."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -200,8 +200,8 @@ def test_a_body_as_large_as_the_limit_is_read() -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"{}", "no gzip"),
-        (gzip.compress(b"{}", mtime=0)[:-4], "it has no end"),
+        (b"{}", "not valid gzip"),
+        (gzip.compress(b"{}", mtime=0)[:-4], "it is cut off"),
         (gzip.compress(b"{}", mtime=0) + b"{}", "behind its end"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a browser says of where a request comes from decides whether it may change something."""
+"""The origin that a browser sends decides whether a request may change something."""
 
 from __future__ import annotations
 

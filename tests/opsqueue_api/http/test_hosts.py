@@ -1,4 +1,4 @@
-"""Which names an API without tokens answers to: no page may reach it by a name of its own."""
+"""The names that an API without tokens answers to: no page may reach it by its own name."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_names_are_accepted_as_they_are_given(
     ],
 )
 def test_what_can_be_no_name_is_refused_with_the_forms_that_can(name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="give a name without scheme and port"):
+    with pytest.raises(InvalidArgumentError, match="use a name without scheme and port"):
         AllowedHosts([name])
 
 
@@ -183,7 +183,7 @@ def test_a_page_of_an_accepted_name_may_change_something(http: httpx.Client) -> 
 def test_an_api_with_tokens_answers_to_any_name(
     fake_client: redis.Redis, store: ObjectStore
 ) -> None:
-    """No page of another site has one."""
+    """No page of another site has a token."""
     tokens = parse_tokens("ops:0123456789abcdef:admin")
     http = client_of(create_app(fake_client, store, tokens=tokens, allowed_hosts=[]))
 

@@ -1,6 +1,6 @@
-"""Bodies, paths, parameters and headers that nobody means: problems that say why, no changes.
+"""Malformed bodies, paths, parameters and headers cause problems with a reason, and no changes.
 
-What is no HTTP at all is in tests/system/test_malformed_requests.py.
+tests/system/test_malformed_requests.py tests malformed HTTP.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def client(real_client: redis.Redis) -> redis.Redis:
 
 @pytest.fixture
 def chunk(http: httpx.Client, queue: Queue) -> Reservation:
-    """In a consumer's hands, of a submission of two."""
+    """A chunk that a consumer has reserved, of a submission of two."""
     http.post("/submissions", json={"operations": [1, 2], "chunk_size": 1})
     return take_one(queue)
 
@@ -124,7 +124,7 @@ Refused = Callable[..., None]
 
 @pytest.fixture
 def refused(http: httpx.Client, queue: Queue, client: redis.Redis, chunk: Reservation) -> Refused:
-    """Asks, and holds the answer to what every refusal has in common."""
+    """Sends a request and checks the properties that all refusals have in common."""
     before = raw_keys(client, queue.name)
 
     def ask(path: str, *, method: str = "POST", **request: Any) -> None:

@@ -1,4 +1,4 @@
-"""Errors as problem details, whatever raised them."""
+"""Errors of all kinds are answered as problem details."""
 
 from __future__ import annotations
 

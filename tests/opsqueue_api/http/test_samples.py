@@ -1,7 +1,7 @@
-"""Answers keep their form: byte by byte as recorded in samples/answers.txt, a line each.
+"""Answers keep their form, byte by byte as recorded in samples/answers.txt, one per line.
 
-What an answer says more is a new field there, which older clients pass over; a line that changes
-otherwise breaks clients. `python -m tests.opsqueue_api.http.test_samples` records them again.
+An answer may get a new field, which older clients ignore. Any other change of a line breaks
+clients. `python -m tests.opsqueue_api.http.test_samples` records them again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How tokens are written, and what is refused without showing a secret."""
+"""Parsing of tokens, and errors that do not show a secret."""
 
 from __future__ import annotations
 
@@ -94,19 +94,19 @@ def test_every_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (" ; \n# none", "no token in it"),
-        (SECRET, "token 1 is not of the form NAME:SECRET:SCOPE"),
-        (f"web:{SECRET}", "token 1 is not of the form"),
-        (f"a:{OTHER}:admin;{SECRET}:", "token 2 is not of the form"),
+        (" ; \n# none", "it has no token"),
+        (SECRET, "token 1 does not have the form NAME:SECRET:SCOPE"),
+        (f"web:{SECRET}", "token 1 does not have the form"),
+        (f"a:{OTHER}:admin;{SECRET}:", "token 2 does not have the form"),
         (f"web site:{SECRET}:admin", "a name has letters"),
         ("web:short:admin", "the secret of token 'web'.*at least 16.*openssl rand"),
         (f"web:{SECRET} x:admin", "the secret of token 'web'"),
         (f"web:sha256={'a' * 63}:admin", "the secret of token 'web'"),
-        (f"web:{SECRET}:produse", "what token 'web' is for.*produce, consume, metrics, admin"),
-        (f"web:{SECRET}:produce@", "what token 'web' is for"),
-        (f"web:{SECRET}:produce@a b", "what token 'web' is for"),
-        (f"web:{SECRET}:produce:", "what token 'web' is for"),
-        (f"web:{OTHER}:{SECRET}:produce", "what token 'web' is for"),
+        (f"web:{SECRET}:produse", "the grants of token 'web'.*produce, consume, metrics, admin"),
+        (f"web:{SECRET}:produce@", "the grants of token 'web'"),
+        (f"web:{SECRET}:produce@a b", "the grants of token 'web'"),
+        (f"web:{SECRET}:produce:", "the grants of token 'web'"),
+        (f"web:{OTHER}:{SECRET}:produce", "the grants of token 'web'"),
         (f"web:{SECRET}:produce;web:{OTHER}:admin", "token 'web' has the name of another"),
         (f"web:{SECRET}:produce;b:{SECRET}:admin", "token 'b' has the secret of another"),
     ],

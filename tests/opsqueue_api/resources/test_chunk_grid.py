@@ -1,4 +1,4 @@
-"""count_cells, list_reservations, list_delayed, and the grid that is made of them."""
+"""count_cells, list_reservations, list_delayed, and the grid that combines them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a consumer in any language meets: the endpoints, with contents as JSON or bytes."""
+"""The routes for consumers in any language, with contents as JSON or bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WANTED = {"worker": "node-1", "strategy": "Oldest", "include_operations": True}
 
 @pytest.fixture
 def client(real_client: redis.Redis) -> redis.Redis:
-    """A real server alone: fakeredis has the state machine's own suite."""
+    """Use only a real server; the state machine's own suite covers fakeredis."""
     return real_client
 
 
@@ -54,7 +54,7 @@ def complete(http: httpx.Client, *chunks: dict[str, Any]) -> httpx.Response:
 
 @pytest.mark.parametrize("worker", ["", "a/b", "..", "."])
 def test_a_worker_whose_name_no_path_can_have_is_refused(http: httpx.Client, worker: str) -> None:
-    """It could never give a sign of life."""
+    """It could never send a heartbeat."""
     answer = http.post("/chunks/reserve", json={**WANTED, "worker": worker})
 
     assert answer.status_code == 422
@@ -184,7 +184,7 @@ def test_what_has_no_json_form_says_so_and_stays_reserved(
     as_bytes = http.get(chunk["input_url"].partition(queue.name)[2])
 
     assert chunk["operations"] is None
-    assert "can't be given as JSON" in chunk["problem"]
+    assert "can't be returned as JSON" in chunk["problem"]
     assert (422, f"{PROBLEM}not-json") == (as_json.status_code, as_json.json()["type"])
     assert (data, "msgpack+zstd") == (as_bytes.content, as_bytes.headers["opsqueue-codec"])
 
@@ -259,7 +259,7 @@ def encoded(*results: Any, codec: str = "msgpack+zstd") -> str:
 
 
 def with_errors(*results: Any) -> str:
-    """As a handler's output that collects errors, a None being one."""
+    """Encode an output of a handler that collects errors; each None becomes an error."""
     failed = OperationError(type="ValueError", message="no")
     output = [failed if result is None else result for result in results]
     data = encode_output(output, open_codec("msgpack+zstd"), collects=True).data
@@ -331,7 +331,7 @@ def test_a_refusal_names_the_chunk_and_its_token(http: httpx.Client) -> None:
 def test_one_report_that_is_refused_leaves_the_others_unchanged(
     http: httpx.Client, queue: Queue, store: ObjectStore, bad: dict[str, Any]
 ) -> None:
-    """Nothing is stored and nothing counted: all of it can be sent again."""
+    """Nothing is stored or counted, so all of it can be sent again."""
     id_ = insert(http, [1, 2, 3], chunk_size=1)
     chunks = reserve(http, max=3)
     good = [{"token": chunk["token"], "results": [7]} for chunk in chunks]
@@ -460,7 +460,7 @@ def test_a_chunk_that_is_named_twice_is_done_once(http: httpx.Client) -> None:
 def test_a_report_of_a_submission_that_has_ended_is_dropped(
     http: httpx.Client, store: ObjectStore, report: dict[str, Any]
 ) -> None:
-    """Nobody wants it: there is nothing to refuse."""
+    """The result is no longer needed, so nothing is refused."""
     id_ = insert(http, [1])
     (chunk,) = reserve(http)
     http.post(f"/submissions/{id_}/cancel")
@@ -535,8 +535,8 @@ def test_a_failure_is_kept_with_the_submission(http: httpx.Client) -> None:
     )
 
 
-def test_a_heartbeat_says_what_is_void(http: httpx.Client, queue: Queue) -> None:
-    """Of the tokens that it names; the worker is listed with what it tells of itself."""
+def test_a_heartbeat_reports_what_is_revoked(http: httpx.Client, queue: Queue) -> None:
+    """The answer names the tokens; the list of workers shows the heartbeat's info."""
     cancelled, going = insert(http, [1]), insert(http, [2])
     tokens = [chunk["token"] for chunk in reserve(http, max=2)]
     http.post(f"/submissions/{cancelled}/cancel")
@@ -551,7 +551,7 @@ def test_a_heartbeat_says_what_is_void(http: httpx.Client, queue: Queue) -> None
 
 
 def test_a_worker_that_goes_leaves_its_chunks(http: httpx.Client, queue: Queue) -> None:
-    """At once, without using an attempt; twice is once."""
+    """They are released at once without using an attempt; a second call changes nothing."""
     insert(http, [1])
     reserve(http)
 
@@ -580,7 +580,7 @@ def test_a_wrong_report_is_refused(http: httpx.Client, path: str, body: dict[str
 
 
 def test_a_client_that_hung_up_is_noticed() -> None:
-    """What would be reserved for it, nobody would hear of."""
+    """Nobody would receive the chunks that would be reserved for it."""
     here, there = socket.socketpair()
     with here, there:
         before = has_closed(here)

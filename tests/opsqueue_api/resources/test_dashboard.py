@@ -1,4 +1,4 @@
-"""The dashboard's files: how they are served, what they may not do, what they ship in."""
+"""The dashboard's files: their headers, their restrictions, and their packaging."""
 
 from __future__ import annotations
 

@@ -180,10 +180,10 @@ def test_a_producer_over_http_sees_them(
     api.close()
 
 
-def test_failed_operations_alone_are_handed_in_anew(
+def test_failed_operations_alone_are_submitted_again(
     http: httpx.Client, work: Callable[..., None], queue: Queue
 ) -> None:
-    """201 and the new submission; the same one when it is asked again; nothing failed: 409."""
+    """They become a new submission; wrong requests are refused with a reason."""
     id_ = http.post("/submissions", json={"operations": [1, -2, -3], "chunk_size": 2}).json()["id"]
     early = http.post(f"/submissions/{id_}/retry?only=failed")
     work()
@@ -201,7 +201,7 @@ def test_failed_operations_alone_are_handed_in_anew(
     )
     assert first.json()["id"] == again.json()["id"] != id_
     assert first.json()["operations_total"] == 2
-    assert "no operation that failed" in nothing.json()["detail"]
+    assert "no failed operation" in nothing.json()["detail"]
 
 
 def test_a_traceback_longer_than_any_that_is_written_is_refused(

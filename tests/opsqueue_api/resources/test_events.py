@@ -66,7 +66,7 @@ def test_a_submission_tells_its_progress_and_its_end(
 
 
 def test_who_comes_back_is_told_only_what_is_new(listen: Callable[..., Any], queue: Queue) -> None:
-    """By the last id; after the end there is nothing to come back for."""
+    """The last id decides; after the end the client need not reconnect."""
     id_ = insert(queue, 2)
     first, second = tokens_of(take(queue, 2))
     queue.complete_chunks([first])
@@ -81,7 +81,7 @@ def test_who_comes_back_is_told_only_what_is_new(listen: Callable[..., Any], que
 def test_silence_is_kept_alive(
     listen: Callable[..., Any], queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By comments, which are no events."""
+    """Comments, which are not events, keep the connection open."""
     monkeypatch.setattr(events, "KEEP_ALIVE_S", 0.0)
     monkeypatch.setattr(events, "WAIT_SLICE_MS", 10)
     monkeypatch.setattr(events, "_COUNT_EVERY_S", 0.01)

@@ -1,4 +1,4 @@
-"""GET .../results?follow=true: results while the submission still runs."""
+"""GET .../results?follow=true: results while the submission is in progress."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_following_ends_with_the_process(
 def test_followers_beyond_the_room_are_sent_away(
     client: redis.Redis, store: ObjectStore, queue_name: str, work: Work
 ) -> None:
-    """503, to come again; room is given back by one that is closed before it ends."""
+    """They get 503; a stream that is closed early releases its place."""
     app: App = create_app(client, store, long_polls=1)
     with client_of(app, f"/v1/queues/{queue_name}") as http:
         id_ = insert(http, 4)
@@ -174,7 +174,7 @@ def kept_rooms(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
 
 
 @pytest.mark.parametrize("trouble", ["codec", "not there", "no JSON"])
-def test_room_is_given_back_by_an_answer_that_never_begins(
+def test_room_is_released_by_an_answer_that_never_begins(
     client: redis.Redis,
     store: ObjectStore,
     queue: Queue,
@@ -203,7 +203,7 @@ def test_room_is_given_back_by_an_answer_that_never_begins(
 
 @pytest.mark.parametrize("accepts", ["identity", "gzip"])
 @pytest.mark.parametrize("what", ["results?follow=true", "events"])
-def test_room_is_given_back_by_an_answer_that_is_closed_unread(
+def test_room_is_released_by_an_answer_that_is_closed_unread(
     client: redis.Redis,
     store: ObjectStore,
     queue: Queue,

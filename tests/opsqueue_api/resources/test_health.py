@@ -58,7 +58,7 @@ def ready(
 
 
 def test_a_living_process_says_so(root: httpx.Client) -> None:
-    """Without asking anybody else."""
+    """It does not ask Redis or the store."""
     assert root.get("/healthz").status_code == 200
 
 

@@ -106,7 +106,7 @@ def test_inline_chunks_go_with_a_prefix(http: httpx.Client) -> None:
     answer = http.post("/submissions", json={"chunk_size": 1, "operations": [], "inline": []})
 
     assert answer.status_code == 422
-    assert "goes with prefix" in answer.json()["detail"]
+    assert "is only for a body with prefix" in answer.json()["detail"]
 
 
 def test_inline_contents_of_an_unknown_submission_are_not_found(http: httpx.Client) -> None:

@@ -435,7 +435,7 @@ def test_a_refused_prefix_is_told_what_to_use(http: httpx.Client, queue_name: st
         ({"chunk_size": 1}, "neither of operations and prefix"),
         ({"chunk_size": 1, "operations": [], "prefix": "p"}, "both of operations and prefix"),
         ({"chunk_size": 1, "prefix": "p"}, "chunks_total is missing"),
-        ({"chunk_size": 1, "operations": [], "codec": "json"}, "codec goes with prefix"),
+        ({"chunk_size": 1, "operations": [], "codec": "json"}, "codec is only for a body"),
         ({"chunk_size": 1, "prefix": "../p", "chunks_total": 1}, "prefix '../p'"),
         ({"chunk_size": 1, "operations": [], "metadata": "!"}, "base64"),
         ({"chunk_size": 1, "operations": [], "max_attempts": 0}, "max_attempts is 0"),

@@ -1,4 +1,4 @@
-"""After how long a silence a consumer is dead: by its own word, else by the API's."""
+"""The heartbeat timeout of a consumer: its own, or otherwise the API's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Step = Callable[[httpx.Client], Any]
 
 @pytest.fixture
 def client(real_client: redis.Redis) -> redis.Redis:
-    """A real server alone: fakeredis has the state machine's own suite."""
+    """Use only a real server; the state machine's own suite covers fakeredis."""
     return real_client
 
 
@@ -38,7 +38,7 @@ def app(client: redis.Redis, store: ObjectStore) -> App:
 
 
 def is_dead_after(queue: Queue, client: redis.Redis, ms: int) -> bool:
-    """Sweep as somebody does whose clock is ahead."""
+    """Sweep with a clock that is ahead."""
     later = Queue(client, queue.name, clock=lambda: int(time.time() * 1000) + ms)
     swept = later.reclaim_dead("another")
     assert swept is not None
@@ -86,7 +86,7 @@ def test_a_consumer_over_http_is_dead_by_its_own_word_else_by_the_apis(
 
 @pytest.fixture(params=["redis", "http"])
 def on(request: pytest.FixtureRequest, app: App, queue: Queue) -> ConsumerQueue:
-    """The queue as a ConsumerClient has it."""
+    """The queue of a ConsumerClient."""
     if request.param == "redis":
         return queue
     client = HttpClient("http://api", transport=httpx.WSGITransport(app))

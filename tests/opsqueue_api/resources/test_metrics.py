@@ -1,4 +1,4 @@
-"""`/metrics` and `…/scaling`: what Redis counts, and how the API answers."""
+"""`/metrics` and `…/scaling`: the counts in Redis, and the durations of the API's requests."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_without_redis_a_scrape_says_so(store: ObjectStore) -> None:
 
 
 def test_requests_are_counted_by_route_and_never_by_path(http: httpx.Client, app: App) -> None:
-    """Paths are their senders' to choose: they would fill Prometheus."""
+    """Clients choose the paths, which would fill Prometheus."""
     http.get("/submissions/1795000000000000000")
     http.get("/submissions/x")
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
@@ -193,7 +193,7 @@ def test_what_is_served_is_what_is_documented(http: httpx.Client, app: App) -> N
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
         text = root.get("/metrics").text
 
-    assert documented("Of the API") == served(text)
+    assert documented("Metrics of the API") == served(text)
 
 
 def test_openmetrics_is_given_to_who_accepts_it(app: App) -> None:

@@ -1,4 +1,4 @@
-"""POST .../submissions with NDJSON: a line an operation, within the limits of a JSON body."""
+"""POST .../submissions with NDJSON: a line per operation, within the limits of a JSON body."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_what_can_not_be_meant_is_refused(http: httpx.Client, query: str, says: 
 def post_stream(
     app: App, queue: str, stream: io.RawIOBase | io.BytesIO, length: int
 ) -> tuple[str, Any]:
-    """By WSGI itself: httpx's transport reads a body before it passes it on."""
+    """Call the app by WSGI, since httpx's transport reads a body before it passes it on."""
     environ = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": f"/v1/queues/{queue}/submissions",

@@ -1,4 +1,4 @@
-"""/openapi.json: what it says is what is routed, and what is answered."""
+"""/openapi.json agrees with the routes and with their answers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_examples_are_what_they_are_examples_of(kind: type) -> None:
         ("/submissions?sate=failed", "it takes state, meta, created_from"),
         ("?x=1", "it takes none"),
         (f"/submissions/{7:019}?wiat=1", "it takes wait"),
-        ("/submissions?state=", "give one of"),
+        ("/submissions?state=", "use one of"),
     ],
 )
 def test_an_unknown_query_parameter_is_refused(http: httpx.Client, path: str, says: str) -> None:
@@ -156,9 +156,9 @@ _PLAIN = {"accept-encoding": "identity"}
 
 
 def failure_of(operation: Any, all_there: list[dict[str, str]]) -> str:
-    """Ask as the document says, and as it does not; "" when all is as told.
+    """Send requests as the document says, and others; return "" if the answers agree with it.
 
-    What is asked rightly is asked of what is there, too.
+    Valid requests also use existing ids.
     """
     # JSON Schema can't say what fields of a body must hold together (back-off, numbers of chunks
     # and operations), nor what a strategy's text is, and takes 7.0 for an integer.

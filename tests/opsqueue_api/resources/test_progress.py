@@ -1,4 +1,4 @@
-"""GET .../progress, asked by HttpBackend; RedisBackend gives the same."""
+"""GET .../progress, requested by HttpBackend; RedisBackend returns the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Status with its long poll, cancel, lists, counts."""
+"""The status with its long poll, cancelling, lists and counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def insert(http: httpx.Client, **more: object) -> str:
 
 @pytest.fixture
 def has_read(monkeypatch: pytest.MonkeyPatch) -> Event:
-    """Set when somebody has read a submission's state: a long poll is then about to wait."""
+    """Set when a submission's state has been read, just before a long poll waits."""
     event = Event()
     get = Queue.get_submission
 
@@ -46,7 +46,7 @@ def has_read(monkeypatch: pytest.MonkeyPatch) -> Event:
 
 
 def test_the_status_tells_progress(http: httpx.Client, queue: Queue, submission_id: str) -> None:
-    """A chunk in a worker's hand is counted."""
+    """A reserved chunk is counted."""
     queue.reserve_chunks("w")
 
     status = http.get(f"/submissions/{submission_id}").json()
@@ -166,7 +166,7 @@ def test_a_wait_ends_when_the_process_stops(
 def test_more_waits_than_there_is_room_for_answer_at_once(
     client: redis.Redis, store: ObjectStore, queue_name: str, has_read: Event, submission_id: str
 ) -> None:
-    """So that threads stay free for others."""
+    """Threads must stay free for other requests."""
     stop = Event()
     app = create_app(client, store, long_polls=1, is_stopping=stop.is_set)
     has_read.clear()
@@ -391,7 +391,7 @@ def test_queues_and_workers_are_listed(http: httpx.Client, queue: Queue) -> None
 def test_the_location_leads_to_the_submission_below_any_prefix(
     http: httpx.Client, path: str
 ) -> None:
-    """Resolved against the URL that the client asked, of which a proxy may cut something off."""
+    """It is relative to the client's URL, of which a proxy may remove a prefix."""
     answer = http.post(path, json={"operations": [1], "chunk_size": 1})
 
     location = httpx.URL(f"https://proxy/oq/v1/queues/q{path}").join(answer.headers["location"])
@@ -412,7 +412,7 @@ def test_a_list_without_a_state_has_all_states(http: httpx.Client) -> None:
     "path", ["", "/submissions", "/submissions/{id}", "/submissions/{id}/results", "/events"]
 )
 def test_head_is_answered_as_get_without_the_body(http: httpx.Client, work: Any, path: str) -> None:
-    """With the headers that GET has, and the same refusals; a stream leaves its place."""
+    """Headers and refusals are those of GET, and a stream releases its place."""
     id_ = insert(http)
     work(lambda x: x)
     path = path.format(id=id_)
@@ -496,3 +496,21 @@ def test_a_key_with_a_lone_surrogate_is_refused(http: httpx.Client, method: str)
 
     assert answer.status_code == 400
     assert "lone surrogate" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("&".join(["meta=a:1"] * 65), "65 times meta: a submission has at most 64 pairs"),
+        ("meta=a:1&meta=b:1&meta=a:2", "meta has two values for 'a'"),
+    ],
+)
+def test_pairs_that_no_submission_can_have_are_refused(
+    http: httpx.Client, query: str, says: str
+) -> None:
+    """The last one would be looked up otherwise, and submissions found that were not meant."""
+    answer = http.get(f"/submission-ids?{query}")
+
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+    assert http.get(f"/submissions?{query}").status_code == 422

@@ -1,4 +1,4 @@
-"""Beats of one worker on several queues."""
+"""Heartbeats of one worker on several queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHIN_S = 20.0
 
 
 class Beaten:
-    """What the heartbeat has of an intake; says when it is beaten, and may hang then."""
+    """The part of an intake that the heartbeat uses; announces heartbeats, and may hang then."""
 
     def __init__(self, label: str, *, fails: bool = False) -> None:
         self.queue = SimpleNamespace(label=label, heartbeat=self._heartbeat)
@@ -53,7 +53,7 @@ def heartbeats() -> Iterator[list[Heartbeat]]:
         heartbeat.stop()
 
 
-def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
+def beating(intakes: list[Any], revoked: SimpleQueue[list[str]]) -> Heartbeat:
     heartbeat = Heartbeat(
         intakes,
         worker="w1",
@@ -61,7 +61,7 @@ def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
         interval_s=0.01,
         timeout_s=4,
         redis_timeout_s=3,
-        on_void=lambda tickets: void.put(list(tickets)),
+        on_revoked=lambda tickets: revoked.put(list(tickets)),
     )
     heartbeat.start()
     return heartbeat
@@ -70,7 +70,7 @@ def beating(intakes: list[Any], void: SimpleQueue[list[str]]) -> Heartbeat:
 def test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats(
     heartbeats: list[Heartbeat],
 ) -> None:
-    """Of a cluster one node may; on the others the worker would count as dead."""
+    """One node of a cluster may hang; on the others the worker would count as dead."""
     hanging, healthy = Beaten("hangs"), Beaten("healthy")
     healthy.may_answer.set()
 
@@ -88,16 +88,16 @@ def test_a_partition_that_comes_later_is_beaten_too(heartbeats: list[Heartbeat])
     for intake in (first, later):
         intake.may_answer.set()
     intakes = [first]
-    void = SimpleQueue[list[str]]()
+    revoked = SimpleQueue[list[str]]()
 
-    heartbeats.append(beating(intakes, void))
+    heartbeats.append(beating(intakes, revoked))
     first.beats.get(timeout=WITHIN_S)
     intakes.append(later)
 
     assert later.beats.get(timeout=WITHIN_S) == "w1"
     told = set[str]()
     while told != {"q/1-1", "q@1/1-1"}:
-        told.update(void.get(timeout=WITHIN_S))
+        told.update(revoked.get(timeout=WITHIN_S))
 
 
 def test_a_beat_that_fails_is_repeated(heartbeats: list[Heartbeat]) -> None:

@@ -20,7 +20,7 @@ from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intake import Intake
 
 WITHIN_S = 3.0
-"""Less than the 5 s after which an intake looks again by itself."""
+"""Less than the 5 s after which an intake checks the queue by itself."""
 
 
 class OnePlace:
@@ -58,7 +58,7 @@ class OnePlace:
     def start(self) -> bool:
         return True
 
-    def void(self, tokens: Iterable[Token]) -> None: ...
+    def revoke(self, tokens: Iterable[Token]) -> None: ...
     def tick(self) -> None: ...
     def retire_children(self) -> None: ...
     def dump_stacks(self) -> None: ...
@@ -91,7 +91,7 @@ def intake_of(queue: Queue, pool: OnePlace, **options: Any) -> Intake:
 
 
 class SlowQueue(Queue):
-    """Answers when it is let."""
+    """A queue that answers when the test allows it."""
 
     let = threading.Event()
 
@@ -101,7 +101,7 @@ class SlowQueue(Queue):
 
 
 class EndlessPool(OnePlace):
-    """Has a place for every chunk, and ends none."""
+    """A pool that has a place for every chunk and finishes none."""
 
     def take_places(self, limit: int) -> int:
         if limit == 0:
@@ -116,7 +116,7 @@ class EndlessPool(OnePlace):
 def test_no_more_is_held_than_a_heartbeat_can_tell(
     real_client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a heartbeat's script does not get to would count as void, and never be done."""
+    """A heartbeat would treat further reservations as revoked, and they would never be done."""
     monkeypatch.setattr("opsqueue_worker.intake.intake.MAX_HELD", 3)
     pool, queue = EndlessPool(), Queue(real_client, queue_name)
     queue.insert_submission(
@@ -134,7 +134,7 @@ def test_no_more_is_held_than_a_heartbeat_can_tell(
 def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Its next one may be minutes away, after a flush or a stall."""
+    """The next heartbeat may be minutes away after a flush or a stall."""
     pool, queue = OnePlace(), Queue(real_client, queue_name)
     queue.insert_submission(
         NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, chunk_size=1)
@@ -154,7 +154,7 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
 def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """The first partition is named like the queue, so its name begins those of the others."""
+    """The first partition has the queue's name, with which the others' names begin."""
     app = Opsqueue()
     app.operation_handler(queue_name)(abs)
     handler = app.handler_of(queue_name)
@@ -178,7 +178,7 @@ def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
 def test_places_that_one_queue_gives_back_wake_another(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """Its intake fell asleep when all places were promised: nothing else would wake it."""
+    """The other intake slept since all places were promised, and nothing else would wake it."""
     pool, changed = OnePlace(), threading.Condition()
     empty = SlowQueue(real_client, f"{queue_name}-empty")
     full = Queue(real_client, f"{queue_name}-full")
@@ -216,7 +216,7 @@ def test_places_that_one_queue_gives_back_wake_another(
 
 
 class DeafQueue(Queue):
-    """No wake-up ever comes through; says when somebody sleeps, and sleeps until it is let."""
+    """A queue without wake-ups; announces when an intake sleeps, until the test ends the sleep."""
 
     sleeps = threading.Event()
     let = threading.Event()
@@ -230,7 +230,7 @@ class DeafQueue(Queue):
 def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """After each blocking read, so every 5 s."""
+    """It does so after each blocking read, every 5 s."""
     pool, queue = OnePlace(), DeafQueue(real_client, queue_name)
     intake = intake_of(queue, pool)
     intake.start()

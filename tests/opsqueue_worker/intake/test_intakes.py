@@ -1,4 +1,4 @@
-"""Which partitions a worker knows of, and what it does before it knows."""
+"""The partitions that a worker knows, and its behaviour before it knows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def queue(fake_client: redis.Redis, queue_name: str) -> Queue:
 def test_a_worker_is_not_drained_before_it_knows_its_partitions(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis did not answer the first look: what is in the others is still to be found."""
+    """Redis did not answer the first request, so there may be unknown partitions."""
     queue.set_partitions(2)
     look, answers = queue.parts, threading.Event()
 

@@ -1,4 +1,4 @@
-"""What the log says of a chunk."""
+"""The log lines of a chunk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CHUNK = Reservation(
 def test_the_line_of_a_failed_chunk_says_why(
     caplog: pytest.LogCaptureFixture, outcome: object
 ) -> None:
-    """Whoever reads the log at night need not ask the API first; one line, and a bounded one."""
+    """A single line of bounded length has the reason, so nobody needs to ask the API first."""
     failure = ChunkFailure(type="KeyError", message="no luck\n" + "x" * 100_000)
     (batch,) = batches_of([Failed(token=TOKEN, failure=failure)])
 
@@ -69,7 +69,7 @@ def test_the_line_of_a_failed_chunk_says_why(
 def test_only_a_chunks_last_failure_is_a_warning(
     caplog: pytest.LogCaptureFixture, outcome: object, level: int
 ) -> None:
-    """What is tried again needs nobody's attention."""
+    """A failure that is retried needs no attention."""
     failure = ChunkFailure(type="KeyError", message="no luck")
     (batch,) = batches_of([Failed(token=TOKEN, failure=failure)])
 
@@ -80,7 +80,7 @@ def test_only_a_chunks_last_failure_is_a_warning(
 
 
 def test_completed_chunks_are_summed_up_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """Each has a line of its own at DEBUG alone; a minute without any has no line."""
+    """Each has a line of its own only at DEBUG; a minute without any has no line."""
     now = [0.0]
     reporter = Reporter("q", worker="w", clock=lambda: now[0])
     (batch,) = batches_of([Done(token=TOKEN, operations=1, duration_s=0.1)])

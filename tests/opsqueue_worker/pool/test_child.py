@@ -1,4 +1,4 @@
-"""What a child and its parent say to each other, and when."""
+"""The messages between a child and its parent, and their times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opsqueue.model.chunk import Token
 from opsqueue.store.memory import MemoryStore
 from opsqueue_worker.pool.child import Child
 from opsqueue_worker.pool.child_process import ChildProcess
-from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Void, read_from_child, send
+from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Revoked, read_from_child, send
 from opsqueue_worker.pool.status import Status
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
 from tests.opsqueue_worker.pool.test_executor import task_of
@@ -38,7 +38,7 @@ HELLO = Hello(
 
 
 class HangingStore(MemoryStore):
-    """Keeps who stores something waiting."""
+    """A store whose writes wait for the test."""
 
     def __init__(self) -> None:
         super().__init__("hanging")
@@ -57,7 +57,7 @@ def store() -> Iterator[HangingStore]:
 
 
 def test_the_report_of_a_small_output_waits_for_no_object_store(store: HangingStore) -> None:
-    """Another chunk's output, which is to be stored, may hang there for as long as it likes."""
+    """Another chunk's output may hang in the store for any time."""
     ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
     child = Child(ours, HELLO, Status.new(1), Opsqueue(), store)
     threading.Thread(target=child._speak, daemon=True).start()
@@ -87,11 +87,11 @@ def token_of_report(connection: Connection) -> str:
 def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Closed earlier, its number is the next child's, which would hear what was not for it."""
+    """Otherwise the next child could get its number, and messages of another child."""
     is_speaking, goes_on = threading.Event(), threading.Event()
 
     def speak_slowly(connection: Connection, message: object) -> None:
-        if isinstance(message, Void):
+        if isinstance(message, Revoked):
             is_speaking.set()
             goes_on.wait(20)
         send(connection, message)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     speaking.start()
     child.assign(CHUNK)
     child.hand_over()
-    child.void([CHUNK.token])
+    child.revoke([CHUNK.token])
     assert is_speaking.wait(20)
     child.kill()
     child.listen(lambda: None, lambda _: None)
@@ -121,7 +121,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
 
 
 def test_a_child_knows_no_redis_and_no_http() -> None:
-    """Its parent speaks to Redis: to read these would more than double the start of each child."""
+    """The parent alone uses Redis; importing the client would double the start of each child."""
     program = (
         "import sys, opsqueue_worker.pool.child\n"
         "print(*{'redis', 'httpx', 'falcon', 'click'} & set(sys.modules))"
@@ -135,7 +135,7 @@ def test_a_child_knows_no_redis_and_no_http() -> None:
 
 
 def test_a_child_whose_parent_is_gone_ends_without_a_word() -> None:
-    """On whatever thread it notices: others take over, and nobody needs a traceback."""
+    """Whichever thread notices it, no traceback is needed, since other workers take over."""
     program = """
 import socket
 from multiprocessing.connection import Connection

@@ -1,4 +1,4 @@
-"""How a child takes chunks from input to report, without a process."""
+"""A child's processing of chunks from input to report, without a process."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_loop_has_a_thread_for_each_slot() -> None:
 
 
 def test_a_stop_hook_that_raises_does_not_keep_others_from_running() -> None:
-    """Nor the worker from reporting what it did."""
+    """The worker still reports its chunks."""
     app = Opsqueue()
     ran = []
     app.on_worker_stop(lambda: 1 / 0)

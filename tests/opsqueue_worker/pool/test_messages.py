@@ -1,4 +1,4 @@
-"""What parent and child say to each other."""
+"""The encoding of messages between parent and child."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
 def test_chunks_of_one_submission_share_a_message() -> None:
-    """It is named once; chunks of others between them make further messages, in order.
+    """Chunks of other submissions between them begin further messages, in order.
 
-    One that comes again is sent again only if another one came between.
+    The same source is sent again only after another one.
     """
     other = replace(CHUNK, source=replace(CHUNK.source, submission_id=SubmissionId(42)))
     again = replace(CHUNK, source=replace(CHUNK.source))

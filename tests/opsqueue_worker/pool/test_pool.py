@@ -1,4 +1,4 @@
-"""How far ahead a worker reserves."""
+"""The number of chunks that a worker reserves ahead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from opsqueue_worker.pool.pool import AHEAD_AT_MOST, Ahead
 
 
 def test_at_first_one_chunk_is_held_ahead() -> None:
-    """Nothing is known of their durations yet."""
+    """Their durations are not known yet."""
     assert Ahead(None).chunks == 1
 
 
@@ -16,7 +16,7 @@ def test_at_first_one_chunk_is_held_ahead() -> None:
     ("duration_s", "chunks"), [(0.0, AHEAD_AT_MOST), (0.001, 64), (0.01, 10), (0.1, 1), (30.0, 1)]
 )
 def test_some_100_ms_of_work_are_held_ahead(duration_s: float, chunks: int) -> None:
-    """Tiny chunks share round trips, long ones are not hoarded."""
+    """Tiny chunks share round trips, and long ones are not hoarded."""
     ahead = Ahead(None)
 
     ahead.saw(duration_s)
@@ -25,7 +25,7 @@ def test_some_100_ms_of_work_are_held_ahead(duration_s: float, chunks: int) -> N
 
 
 def test_it_follows_when_chunks_become_longer() -> None:
-    """Within some chunks."""
+    """It takes a few chunks."""
     ahead = Ahead(None)
     ahead.saw(0.001)
 
@@ -36,7 +36,7 @@ def test_it_follows_when_chunks_become_longer() -> None:
 
 
 def test_a_fixed_number_stays() -> None:
-    """Whatever was seen; none at all is allowed, too."""
+    """The durations do not matter, and 0 is allowed."""
     ahead = Ahead(0)
 
     ahead.saw(0.001)

@@ -1,4 +1,4 @@
-"""SoftTimeLimitExceeded in the middle of a handler, in each way that it can run."""
+"""SoftTimeLimitExceeded in the middle of a handler, in each kind of pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opsqueue_worker.pool import soft_limit
 
 
 def test_it_ends_a_blocking_call_on_the_main_thread() -> None:
-    """By a signal."""
+    """It uses a signal."""
     with (
         pytest.raises(SoftTimeLimitExceeded, match=r"soft_time_limit of 0\.05 s"),
         soft_limit.on_main_thread(0.05),
@@ -24,7 +24,7 @@ def test_it_ends_a_blocking_call_on_the_main_thread() -> None:
 
 
 def test_it_ends_a_loop_on_any_thread() -> None:
-    """By an exception set from outside."""
+    """It uses an exception that is set from outside."""
     end = time.monotonic() + 20
 
     def handle() -> None:
@@ -37,7 +37,7 @@ def test_it_ends_a_loop_on_any_thread() -> None:
 
 
 def test_it_cancels_a_task_on_the_loop() -> None:
-    """The handler sees a cancellation, the worker the limit."""
+    """The handler gets a cancellation, and the worker reports the limit."""
     seen = []
 
     async def handle() -> None:
@@ -55,7 +55,7 @@ def test_it_cancels_a_task_on_the_loop() -> None:
 
 
 def test_a_handlers_own_timeout_is_its_own() -> None:
-    """It is not taken for the limit."""
+    """It does not count as the limit."""
 
     async def handle() -> None:
         async with soft_limit.on_the_loop(20):
@@ -69,7 +69,7 @@ def test_a_handlers_own_timeout_is_its_own() -> None:
 def test_a_handler_in_time_is_left_alone(
     limited: Callable[[float], AbstractContextManager[None]],
 ) -> None:
-    """Neither in it nor after it is anything raised."""
+    """Nothing is raised in it or after it."""
     for _ in range(50):
         with limited(0.5):
             pass

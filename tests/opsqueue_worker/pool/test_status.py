@@ -1,4 +1,4 @@
-"""What a child says of its chunks in shared memory, read while it is written."""
+"""The status of a child's chunks in shared memory, read while it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ for sequence in range(1_000, 2**62):
 
 
 def test_a_chunk_that_has_just_begun_has_not_run_for_long() -> None:
-    """Else its process would be killed for a time limit that it keeps."""
+    """Otherwise its process would be killed although it keeps its time limit."""
     status = Status.new(2)
     begins = [sys.executable, "-c", BUSY, str(status.descriptor)]
 

@@ -1,4 +1,4 @@
-"""What the soak's workers do."""
+"""The handlers of the soak's workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handlers whose second operation awaits, or waits for, what was cancelled."""
+"""Handlers whose second operation awaits something that was cancelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ queue = os.environ["TEST_QUEUE"]
 @app.operation_handler(f"{queue}-async-3", concurrency=3)
 @app.operation_handler(f"{queue}-async-3-collecting", concurrency=3, on_error="collect")
 async def wait(number: int) -> int:
-    """Return ten times the number, but for 2."""
+    """Return ten times the number, except for 2."""
     if number == 2:
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()

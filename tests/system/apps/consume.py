@@ -1,4 +1,4 @@
-"""A consumer as a program: `python -m consume URL STORE QUEUE [hang]`; tells what it does."""
+"""A consumer as a program: `python -m consume URL STORE QUEUE [hang]`; prints its actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handlers of tasks.py, in a worker that breaks, or whose children do, when a file is there."""
+"""The handlers of tasks.py, in a worker that fails, or whose children fail, if a file exists."""
 
 from __future__ import annotations
 

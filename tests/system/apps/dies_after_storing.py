@@ -1,7 +1,7 @@
 """A handler that collects errors, in a child that dies once, between storing and reporting.
 
-Whether it has died stands in a file. Before, odd operations fail; after, all of them do: so that
-counts and errors tell which attempt they are of.
+A file records whether it has died. Before, odd operations fail; after, all operations fail. So
+counts and errors show their attempt.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ save = execution.save
 
 @app.operation_handler(os.environ["TEST_QUEUE"], on_error="collect")
 def refuse_odd(number: int) -> int:
-    """Odd ones fail; once the child has died, all."""
+    """Fail odd operations, or all operations once the child has died."""
     if has_died.exists() or number % 2:
         raise ValueError("second" if has_died.exists() else "first")
     return number
 
 
 def save_and_die(*arguments: Any, is_void: Callable[[], bool]) -> Any:
-    """Store the output, and be killed before anybody hears of it."""
+    """Store the output, and be killed before it is reported."""
     report = save(*arguments, is_void=is_void)
     if not has_died.exists():
         has_died.touch()

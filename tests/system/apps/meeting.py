@@ -1,6 +1,6 @@
-"""A handler that goes on only once workers of both versions have begun: both take part.
+"""A handler that continues only when workers of both versions have begun, so that both take part.
 
-The test starts the same app under the release and under the working tree, and names each in ROLE.
+The test starts the same app with the release and with the working tree; ROLE names the version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ app = Opsqueue()
 
 @app.operation_handler(os.environ["TEST_QUEUE"])
 def meet(number: int) -> list[str | int]:
-    """Return the next number, and which version computed it."""
+    """Return the next number and the version that computed it."""
     role = os.environ["ROLE"]
     wait_for_the_other(role)
     return [number + 1, role, str(opsqueue.__file__)]
@@ -25,7 +25,7 @@ def meet(number: int) -> list[str | int]:
 
 @cache
 def wait_for_the_other(role: str) -> None:
-    """Wait, once, until a worker of the other role is here: a FIFO opens when it has both ends."""
+    """Wait once for a worker of the other role: a FIFO opens when both ends are opened."""
     (Path(os.environ["MEETING"]) / role).touch()
     with Path(os.environ["GATE"]).open("w" if role == "old" else "r", encoding="utf-8"):
         pass

@@ -1,7 +1,7 @@
 """Handlers that do what an operation says, for tests with real processes.
 
-The queue's name comes from the test, so that tests share a server and never a queue. Files in the
-folder of an operation tell the test what happened, and tell the handler to go on.
+The queue's name comes from the test, so that tests share a server and never a queue. Files in an
+operation's folder report events to the test and let the handler continue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ app = Opsqueue()
 
 @app.operation_handler(os.environ.get("TEST_QUEUE", "tasks"))
 def act(operation: Any, chunk: Chunk) -> Any:
-    """A number: the next one. A list: an action and its arguments."""
+    """Return the next number for a number; perform the action of a list and its arguments."""
     if isinstance(operation, int):
         return operation + 1
     action, *arguments = operation
@@ -51,7 +51,7 @@ def act(operation: Any, chunk: Chunk) -> Any:
 
 @app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-collecting", on_error="collect")
 def add_one(number: int) -> int:
-    """Fail, this operation alone, for what is no number."""
+    """Fail only this operation if it is not a number."""
     return number + 1
 
 
@@ -61,7 +61,7 @@ def raise_error(text: str) -> None:
 
 
 def break_saving() -> None:
-    """Put a defect of our own into this process, where its threads store outputs."""
+    """Put a defect into this process, in the threads that store outputs."""
 
     def broken(*_: Any, **__: Any) -> None:
         message = "a defect for a test"
@@ -75,7 +75,7 @@ def kill_myself(_: str) -> None:
 
 
 def start_and_terminate(_: str) -> int:
-    """Give how a program ended that was told to."""
+    """Return the exit code of a program that was terminated."""
     program = "import time; print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -85,7 +85,7 @@ def start_and_terminate(_: str) -> int:
 
 
 def fork_and_die(path: Path) -> None:
-    """Die, and leave a process behind that has everything open that we had."""
+    """Die, and leave a process behind that has the same files open."""
     pid = os.fork()
     if pid == 0:
         time.sleep(60)
@@ -95,7 +95,7 @@ def fork_and_die(path: Path) -> None:
 
 
 def wait_for(folder: Path, chunk: Chunk) -> str:
-    """Say that it runs, by a file; return when the test has made the file `go`."""
+    """Create a file, and return when the test has created the file `go`."""
     (folder / f"started-{chunk.chunk_index}-{chunk.attempt}-{os.getpid()}").touch()
     while not (folder / "go").exists():
         if chunk.is_void():
@@ -106,7 +106,7 @@ def wait_for(folder: Path, chunk: Chunk) -> str:
 
 
 def log_run(path: Path, chunk: Chunk) -> int:
-    """Append a line a run: who ran which chunk, and when; takes a little time."""
+    """Append a line with the process, chunk and time of the run; takes a little time."""
     with path.open("a") as log:
         log.write(f"{chunk.chunk_index} {chunk.attempt} {os.getpid()}\n")
     time.sleep(0.02)
@@ -115,7 +115,7 @@ def log_run(path: Path, chunk: Chunk) -> int:
 
 @app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-limited", time_limit=1.0)
 def sleep_limited(seconds: float) -> float:
-    """Is killed when it takes too long."""
+    """Run too long, to be killed."""
     time.sleep(seconds)
     return seconds
 
@@ -124,7 +124,7 @@ def sleep_limited(seconds: float) -> float:
     os.environ.get("TEST_QUEUE", "tasks") + "-soft", time_limit=30.0, soft_time_limit=0.3
 )
 def sleep_softly(seconds: float) -> str:
-    """Can tidy up when it takes too long."""
+    """Run too long, and clean up on the soft time limit."""
     try:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -152,7 +152,7 @@ async def meet_in_tasks(folder: str) -> str:
 
 @app.operation_handler(os.environ.get("TEST_QUEUE", "tasks") + "-hooks")
 def tell_started(_: object) -> list[str]:
-    """Give what the start hook made."""
+    """Return the object that the start hook created."""
     logging.getLogger("tasks").warning("a line of the handler's own")
     return started
 
@@ -162,7 +162,7 @@ started: list[str] = []
 
 @app.on_worker_start
 def note_start() -> None:
-    """Make something expensive, once a process."""
+    """Create something expensive, once per process."""
     started.append(f"started {os.getpid()}")
 
 
@@ -174,7 +174,7 @@ def note_stop() -> None:
 
 
 def meet(folder: Path, name: str, count: int) -> str:
-    """Wait until so many are there."""
+    """Wait until that many have arrived."""
     (folder / name).touch()
     deadline = time.monotonic() + 20
     while len(list(folder.iterdir())) < count:

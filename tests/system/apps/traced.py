@@ -1,4 +1,4 @@
-"""Handlers that tell what trace they are in, for tests with real processes."""
+"""Handlers that return their trace, for tests with real processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ tracer = trace.get_tracer("app")
 
 @app.operation_handler(os.environ.get("TEST_QUEUE", "traced"))
 def see(operation: Any, chunk: Chunk) -> list[Any]:
-    """Say who asks; "raise" raises in its first attempt."""
+    """Return the trace and the baggage; "raise" raises in its first attempt."""
     if operation == "raise" and chunk.attempt == 1:
         message = "once"
         raise ValueError(message)

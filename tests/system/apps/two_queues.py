@@ -1,4 +1,4 @@
-"""Two handlers in one app, whose results tell whose they are."""
+"""Two handlers in one app, whose results show the handler."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ queue = os.environ["TEST_QUEUE"]
 
 @app.operation_handler(f"{queue}-a")
 def a(number: int) -> str:
-    """Of the one."""
+    """Return a result of the first handler."""
     return f"a{number}"
 
 
 @app.operation_handler(f"{queue}-b", on_error="collect")
 def b(number: int) -> str:
-    """Of the other, which has errors."""
+    """Return a result of the second handler, which has errors."""
     if number % 2:
         raise ValueError(number)
     return f"b{number}"

@@ -1,6 +1,6 @@
 """A producer as a program: `python -m upload API STORE QUEUE KEY COUNT [hang]`; prints the id.
 
-With `hang` it stops half way through its operations, says so, and waits to be killed.
+With `hang` it stops halfway through its operations, prints that, and waits to be killed.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a worker takes from queues and reports to them, and that it lives."""
+"""The worker's connection to its queues: reserving, reporting and heartbeats."""

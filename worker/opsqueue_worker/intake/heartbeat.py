@@ -1,8 +1,9 @@
-"""The heartbeat: tells Redis that this worker lives and what it holds, hears what of that is void.
+"""The heartbeat: reports to Redis that this worker is alive and which chunks it holds.
 
-In threads of the parent process, in which no handler ever runs, so that none can block them. Each
-queue, and each of its partitions, has one of its own: of a cluster one node may hang, whose answer
-is waited for until the connection is given up, while the others must hear of this worker.
+Redis answers with the reservations that were revoked. Heartbeats run in threads of the parent
+process. No handler ever runs there, so none can block them. Each partition of each queue has its
+own thread: when one node of a cluster hangs, its thread waits until the connection times out,
+while the other nodes must still receive heartbeats.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ logger = logging.getLogger("opsqueue.worker")
 
 
 class Heartbeat:
-    """Beats for one worker on all its queues.
+    """The heartbeats of one worker on all its queues.
 
     Args:
-        intakes: of the queues.
-        worker: its name.
-        info: makes the JSON that lists of workers show, of the codecs that a handler reads.
-        interval_s: between beats.
-        timeout_s: after so long a silence the worker is dead to the others.
-        redis_timeout_s: what Redis has not answered within it, it never will.
-        on_void: called with the tickets of chunks that nobody wants any more.
+        intakes: the intakes of the queues.
+        worker: the worker's name.
+        info: returns the JSON that lists of workers show, given the codecs that a handler reads.
+        interval_s: seconds between two heartbeats.
+        timeout_s: the worker counts as dead after so many seconds of silence.
+        redis_timeout_s: Redis never answers a command later than this.
+        on_revoked: called with the tickets of chunks whose reservations were revoked.
     """
 
     def __init__(
@@ -42,28 +43,28 @@ class Heartbeat:
         interval_s: float,
         timeout_s: float,
         redis_timeout_s: float,
-        on_void: Callable[[Iterable[Token]], None],
+        on_revoked: Callable[[Iterable[Token]], None],
     ) -> None:
         self._intakes = intakes
         self._worker = worker
         self._info = info
         self._interval_s = interval_s
         self._timeout_ms = int(timeout_s * 1000)
-        # A reserve that was not answered within the socket's timeout never will be.
+        # A reserve that was not answered within the socket's timeout never will be answered.
         self._unknown_ms = int(2_000 * redis_timeout_s)
-        self._on_void = on_void
+        self._on_revoked = on_revoked
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
-        """Beat in threads of their own."""
+        """Start the threads."""
         threading.Thread(target=self._look_for_ever, name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Stop all threads before their next heartbeat."""
         self._is_stopping.set()
 
     def _look_for_ever(self) -> None:
-        """Begin with those that there are, and with new partitions as they come."""
+        """Start a thread for each partition, and for new partitions as they appear."""
         beating = set[str]()
         while not self._is_stopping.is_set():
             for intake in self._intakes:
@@ -88,7 +89,7 @@ class Heartbeat:
             self._is_stopping.wait(self._interval_s)
 
     def beat(self, intake: Intake) -> None:
-        """Beat once, for one queue."""
+        """Send one heartbeat for one partition, and handle the answer."""
         alive = intake.queue.heartbeat(
             self._worker,
             tokens=intake.held(),
@@ -98,7 +99,8 @@ class Heartbeat:
         )
         if alive.released:
             logger.warning(
-                "queue %s: %s were reserved for worker %s unnoticed, and are given back",
+                "queue %s: %s had been reserved for worker %s without its knowledge and were "
+                "released",
                 intake.queue.label,
                 counted(alive.released, "chunk"),
                 self._worker,
@@ -106,4 +108,4 @@ class Heartbeat:
         if alive.lost:
             logger.warning("queue %s: %s", intake.queue.label, lost_reservations(alive.lost))
         if alive.void:
-            self._on_void(intake.ticket(token) for token in alive.void)
+            self._on_revoked(intake.ticket(token) for token in alive.void)

@@ -1,8 +1,8 @@
 """The intake of one queue: reports finished chunks and reserves the next, in one round trip.
 
-It asks for no more chunks than the pool has places for. When the queue is empty it sleeps until
-Redis's wake stream says that a chunk became free, a delayed chunk is due, or there is something to
-report. When Redis does not answer it keeps the reports and tries again, more slowly each time.
+It asks for no more chunks than the pool has free places. When the queue is empty it sleeps until
+the wake stream announces a free chunk, a delayed chunk is due, or there is something to report.
+When Redis does not answer it keeps the reports and tries again, with growing pauses.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ logger = logging.getLogger("opsqueue.worker")
 MAX_RESERVE: Final = 200
 MAX_REPORTS: Final = 500
 MAX_HELD: Final = 9_000
-"""Fewer than the pending chunks that one heartbeat looks at (heartbeat.lua): it takes those that it
-does not get to for void."""
+"""Fewer than the pending chunks that one heartbeat reads (heartbeat.lua): it takes the reservations
+beyond that number for revoked."""
 _BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5)
 
 
 class Intake:
-    """One queue's chunks on their way in and out.
+    """The chunks of one queue's partition on their way in and out.
 
     Args:
-        queue: where chunks come from.
+        queue: the partition that chunks come from.
         handler: serves the queue.
-        strategy: which chunk next.
-        worker: the name under which they are reserved.
-        pool: works on them.
+        strategy: chooses the next chunk.
+        worker: the name that chunks are reserved under.
+        pool: works on the chunks.
         changed: guards and announces every change: reports, free places, wake-ups, the end.
-        heartbeat_timeout_ms: of the worker, until its first heartbeat says it.
-        on_round_trip: hears how many seconds Redis took, how many chunks it was asked for, and how
-            many were reported.
+        heartbeat_timeout_ms: the worker's timeout, until its first heartbeat sends it.
+        on_round_trip: called with the seconds that Redis took, the number of chunks asked for, and
+            the number reported.
     """
 
     def __init__(
@@ -89,12 +89,15 @@ class Intake:
     # Called by other threads
 
     def start(self) -> None:
-        """Start its two threads."""
+        """Start the two threads of the intake."""
         for work, name in ((self._exchange_for_ever, "intake"), (self._watch_for_ever, "watch")):
             threading.Thread(target=work, name=f"{name}-{self.queue.label}", daemon=True).start()
 
     def report(self, reports: Sequence[Report]) -> list[Report]:
-        """Take reports to be sent; give those that are of this queue."""
+        """Queue the reports of this partition's chunks for sending, and return them.
+
+        Reports of other partitions are ignored.
+        """
         mine = []
         with self._changed:
             for report in reports:
@@ -108,14 +111,17 @@ class Intake:
         return mine
 
     def ticket(self, token: Token) -> Token:
-        """Give the name that the pool has for a chunk.
+        """Return the name that the pool has for a chunk.
 
-        A token is unique in its queue alone: that of another queue may be the same.
+        A token is unique only within its queue; another queue may have the same one.
         """
         return Token(f"{self.queue.label}/{token}")
 
     def held(self) -> list[Token]:
-        """Everything in this worker's hands, also what is done and not yet reported."""
+        """Return the tokens of all chunks that this worker holds, including finished ones.
+
+        Finished chunks are held until they are reported.
+        """
         with self._changed:
             return list(self._held)
 
@@ -125,18 +131,18 @@ class Intake:
         return self._handler.readable_codecs
 
     def count_held(self) -> int:
-        """Count what is in this worker's hands."""
+        """Count the chunks that this worker holds."""
         with self._changed:
             return len(self._held)
 
     @property
     def is_holding(self) -> bool:
-        """Whether anything is in hand or not yet reported; for who holds `changed`."""
+        """True if any chunk is held or not yet reported; the caller must hold `changed`."""
         return bool(self._held)
 
     @property
     def is_drained(self) -> bool:
-        """Whether the queue was empty at the last look, nothing delayed, nothing in hand."""
+        """True if the last reserve found the queue empty, no chunk is delayed and none is held."""
         with self._changed:
             return self._has_looked and self._is_empty and not self._held and self._due_at is None
 
@@ -146,11 +152,11 @@ class Intake:
         return self._reporter.chunks_done
 
     def sum_up(self, *, is_last: bool = False) -> None:
-        """Log how many chunks were completed; see `Reporter.sum_up`."""
+        """Log the number of completed chunks; see `Reporter.sum_up`."""
         self._reporter.sum_up(is_last=is_last)
 
     def stop_taking(self) -> None:
-        """Reserve no more; reports still go out."""
+        """Stop reserving chunks; reports are still sent."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -161,17 +167,15 @@ class Intake:
         failures = 0
         while True:
             reports, places = self._wait_for_something_to_do()
-            trouble = self._exchange(reports, places)
-            if trouble is None:
+            error = self._exchange(reports, places)
+            if error is None:
                 if failures:
-                    logger.info("queue %s: works again", self.queue.label)
+                    logger.info("queue %s: working again", self.queue.label)
                 failures = 0
                 continue
             failures += 1
             if failures == 1:
-                logger.warning(
-                    "queue %s: %s; trying again until it works", self.queue.label, trouble
-                )
+                logger.warning("queue %s: %s; trying again until it works", self.queue.label, error)
             time.sleep(_BACKOFF.pause_s(failures))
 
     def _wait_for_something_to_do(self) -> tuple[list[Report], int]:
@@ -192,7 +196,11 @@ class Intake:
                 self._changed.wait(timeout)
 
     def _exchange(self, reports: list[Report], places: int) -> OpsqueueError | None:
-        """Send reports, take chunks; give the trouble met, with what it concerns kept."""
+        """Send reports and reserve chunks in one round trip.
+
+        Returns:
+            The first error, if any. Reports that could not be sent are kept.
+        """
         batches = batches_of(
             [
                 left_to_readers(report, self.queue.list_workers, worker=self._worker)
@@ -244,9 +252,9 @@ class Intake:
     def _take(self, reserved: Reserved, places: int) -> None:
         with self._changed:
             for chunk in reserved.chunks:
-                # Without its input: what waits to be reported takes little memory.
+                # Without the input, so that chunks that wait to be reported take little memory.
                 self._held[chunk.token] = structs.replace(chunk, input=None)
-            # Not '': the strategy has not looked at everything yet, go on at once.
+            # If it is not '', the strategy has not looked at everything yet: continue at once.
             self._look_from = "" if reserved.chunks else reserved.look_from
             self._has_looked = not self._look_from
             is_all = not (self._look_from or reserved.is_cut)
@@ -267,14 +275,14 @@ class Intake:
     def _give_places_back(self, number: int) -> None:
         if number:
             self._pool.give_places_back(number)
-            # Another queue's intake may be asleep because all of them were promised to us.
+            # Another queue's intake may be asleep because all places were promised to this one.
             with self._changed:
                 self._changed.notify_all()
 
     # Sleeping while the queue is empty
 
     def _watch_for_ever(self) -> None:
-        """Wait for Redis's wake-ups, on a connection of its own, while there is nothing to do."""
+        """Wait for wake-ups from Redis on a separate connection while the queue is empty."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_empty)
@@ -282,12 +290,12 @@ class Intake:
             try:
                 is_awake = self.queue.wait_for_wake(wake_id, block_ms=BLOCK_MS)
             except OpsqueueError:
-                # The exchange meets the same trouble, says so, and slows down.
+                # The exchange meets the same error, logs it, and slows down.
                 is_awake = True
                 time.sleep(_BACKOFF.max_s / 3)
             with self._changed:
-                # Also without a wake-up: a look now and then costs nothing, and finds what none
-                # announced (a lost stream, a wake stream that was deleted).
+                # Also without a wake-up: an occasional reserve costs little, and finds chunks that
+                # were not announced (after a stream was lost or deleted).
                 if is_awake or self._wake_id == wake_id:
                     self._is_empty = False
                     self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The intakes of a worker: one a partition of each of its queues, more as these get more."""
+"""The intakes of a worker: one for each partition of its queues; new partitions get one, too."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LOOK_EVERY_S: Final = 5.0
 
 
 class Intakes:
-    """All intakes; iterating gives those that there are now.
+    """All intakes of a worker; iterating yields the current ones.
 
     Args:
-        queues: that the worker serves.
-        make: makes the intake of a partition.
-        look_every_s: after which it looks whether a queue has new partitions.
+        queues: the queues that the worker serves.
+        make: creates the intake of a partition.
+        look_every_s: seconds between two checks for new partitions.
     """
 
     def __init__(
@@ -35,37 +35,40 @@ class Intakes:
         self._queues = queues
         self._make = make
         self._look_every_s = look_every_s
-        # Before Redis is asked for the first time: every queue has this one.
+        # Redis has not been asked yet, but every queue has this partition.
         self._intakes = [make(queue.part(0)) for queue in queues]
         self._not_looked_at = {queue.name for queue in queues}
         self._is_stopping = threading.Event()
 
     def __iter__(self) -> Iterator[Intake]:
-        """Give each once; those that come meanwhile, the next time."""
+        """Yield each intake once; ones added meanwhile appear in the next iteration."""
         return iter(list(self._intakes))
 
     def parts(self) -> list[Queue]:
-        """Give the partitions, for who sweeps."""
+        """Return the partitions, for the sweeper."""
         return [intake.queue for intake in self._intakes]
 
     def held_of(self, queue: str) -> int:
-        """Count the chunks of a queue that are in hand."""
+        """Count the chunks of a queue that this worker holds."""
         return sum(intake.count_held() for intake in self if intake.queue.name == queue)
 
     @property
     def is_drained(self) -> bool:
-        """Whether every partition is, and none can be unknown because Redis did not answer."""
+        """True if every partition is drained.
+
+        False while Redis has not answered for some queue, since it may have unknown partitions.
+        """
         return not self._not_looked_at and all(intake.is_drained for intake in self)
 
     def start(self) -> None:
-        """Start those of all partitions that there are, and look for new ones from now on."""
+        """Start the intakes of all partitions, and check regularly for new partitions."""
         for intake in self:
             intake.start()
         self._look()
         threading.Thread(target=self._look_for_ever, name="partitions", daemon=True).start()
 
     def stop_taking(self) -> None:
-        """Reserve no more; reports still go out."""
+        """Stop reserving chunks; reports are still sent."""
         self._is_stopping.set()
         for intake in self:
             intake.stop_taking()
@@ -84,11 +87,13 @@ class Intakes:
                 continue
             for part in parts:
                 if part.label not in known:
-                    logger.info("queue %s: partition %s is served, too", queue.name, part.label)
+                    logger.info(
+                        "queue %s: also serving its new partition %s", queue.name, part.label
+                    )
                     intake = self._make(part)
                     self._intakes.append(intake)
                     intake.start()
                     if self._is_stopping.is_set():
                         intake.stop_taking()
-            # Only now: the new ones are among those that are asked whether they are drained.
+            # Only now, when `is_drained` covers the new intakes, too.
             self._not_looked_at.discard(queue.name)

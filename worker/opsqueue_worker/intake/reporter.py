@@ -1,6 +1,6 @@
-"""The reporter: turns what became of chunks into calls, and what Redis says of them into log lines.
+"""The reporter: turns outcomes of chunks into commands, and the replies of Redis into log lines.
 
-It sends nothing itself: its calls go into the round trip in which the intake reserves.
+It sends nothing itself: the intake sends its commands in the round trip that reserves chunks.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _OUTPUTS_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A call, and the reports that it carries."""
+    """A command, and the reports that it carries."""
 
     call: commands.Command[Any]
     reports: tuple[Report, ...]
 
 
 def batches_of(reports: Sequence[Report]) -> list[Batch]:
-    """Put reports into few calls: one for all that are done, unless it had many outputs."""
+    """Combine reports into few commands: completed chunks share one unless outputs are large."""
     done = [report for report in reports if isinstance(report, Done)]
     batches = [_completion_of(part) for part in _parts_of(done)]
     released: dict[tuple[int, str], list[GivenBack]] = {}
@@ -63,7 +63,7 @@ def batches_of(reports: Sequence[Report]) -> list[Batch]:
 
 
 def _parts_of(done: Sequence[Done]) -> Iterator[list[Done]]:
-    """Cut where the outputs that go along are enough for one script."""
+    """Yield parts whose outputs together are enough for one script."""
     part: list[Done] = []
     bytes_left = _OUTPUTS_BYTES
     for report in done:
@@ -86,14 +86,14 @@ def _completion_of(done: Sequence[Done]) -> Batch:
 
 
 class Reporter:
-    """Settles reports with what Redis answered; counts, and writes a line a chunk.
+    """Settles reports with the answers of Redis, counts chunks, and logs a line for each.
 
-    Completed chunks are summed up in a line a minute; each has a line of its own at DEBUG.
+    Completed chunks have a line each at DEBUG only. At INFO one line a minute sums them up.
 
     Args:
-        queue: its name.
+        queue: the queue's name.
         worker: the worker's name.
-        clock: seconds, of any beginning.
+        clock: returns seconds since any fixed instant.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Reporter:
     def settle(
         self, batch: Batch, answer: object, held: Mapping[Token, Reservation]
     ) -> Sequence[Report]:
-        """Note what became of a batch; give the reports that must be sent again."""
+        """Log the outcomes of a batch; return the reports that must be sent again."""
         if isinstance(answer, OpsqueueError):
             return batch.reports
         outcomes = answer if isinstance(answer, list) else [answer]
@@ -121,10 +121,10 @@ class Reporter:
         return ()
 
     def sum_up(self, *, is_last: bool = False) -> None:
-        """Log how many chunks were completed, if any, when a minute has passed since the last time.
+        """Log how many chunks were completed since the last time, if a minute has passed.
 
         Args:
-            is_last: the worker stops: don't wait for the minute.
+            is_last: the worker is stopping, so don't wait for the minute.
         """
         with self._lock:
             seconds = self._clock() - self._summed_up_at
@@ -159,8 +159,8 @@ class Reporter:
             case Completed(is_limit_passed=True):
                 self.chunks_done += 1
                 logger.warning(
-                    "chunk %s completed, and its submission failed: %s of its operations failed, "
-                    "and too many in all",
+                    "chunk %s completed, but its submission failed: %s of the chunk's operations "
+                    "failed, too many for the submission's limit",
                     chunk,
                     about.get("operations_failed"),
                     extra=about,
@@ -168,7 +168,7 @@ class Reporter:
             case Lost():
                 logger.warning(
                     "worker %s lost chunk %s: its reservation had ended, its report was sent "
-                    "twice, or Redis lost its data; if that goes on, raise time_limit or make "
+                    "twice, or Redis lost its data; if this continues, raise time_limit or make "
                     "chunks smaller",
                     self._worker,
                     chunk,
@@ -178,22 +178,25 @@ class Reporter:
                 logger.info("chunk %s dropped: its submission had ended", chunk, extra=about)
             case Retried():
                 why = _first_line(report)
-                logger.info("chunk %s failed, it is tried again: %s", chunk, why, extra=about)
+                logger.info("chunk %s failed and will be retried: %s", chunk, why, extra=about)
             case FinallyFailed():
                 why = _first_line(report)
                 logger.warning(
-                    "chunk %s failed, and its submission with it: %s", chunk, why, extra=about
+                    "chunk %s failed for good, and so did its submission: %s",
+                    chunk,
+                    why,
+                    extra=about,
                 )
             case _ if isinstance(report, GivenBack):
                 level = logging.WARNING if report.shown_reason else logging.INFO
-                logger.log(level, "chunk %s given back: %s", chunk, report.reason, extra=about)
+                logger.log(level, "chunk %s released: %s", chunk, report.reason, extra=about)
             case _:
                 self.chunks_done += 1
                 logger.debug("chunk %s completed", chunk, extra=about)
 
 
 def _first_line(report: Report) -> str:
-    """Say in a line why a chunk failed; the submission's status has the traceback."""
+    """Return the reason for a failure as one line; the submission's status has the traceback."""
     if not isinstance(report, Failed):
         return ""
     text = f"{report.failure.type}: {report.failure.message}".partition("\n")[0]

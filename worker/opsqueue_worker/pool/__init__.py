@@ -1,4 +1,4 @@
-"""Where handlers run: child processes, threads, an event loop, or the main thread."""
+"""The pools in which handlers run: child processes, threads, an event loop, or the main thread."""
 
 from typing import Literal
 

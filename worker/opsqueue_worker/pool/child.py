@@ -1,8 +1,8 @@
-"""A child process: works on the chunks that its parent sends, and dies with it.
+"""A child process: works on the chunks that its parent sends, and dies with its parent.
 
-A thread reads messages and one sends them, others ask the store for inputs and save outputs there,
-the executor runs the handler. Only the handler's stage decodes and encodes: what a chunk's contents
-can do to a process, they do while that chunk is marked as the one that runs.
+One thread reads messages and another sends them, further threads fetch inputs from the store and
+save outputs there, and the executor runs the handler. Contents are decoded and encoded only in the
+handler's stage: if a chunk's contents kill the process, that chunk is marked as the running one.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from opsqueue_worker.pool.messages import (
     Hello,
     Ready,
     Reports,
+    Revoked,
     Stop,
     ToParent,
-    Void,
     Work,
     chunks_of,
     message_of,
@@ -59,13 +59,13 @@ from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
 STORE_THREADS = 8
-"""That ask the store for inputs, and as many that save outputs."""
+"""Threads that fetch inputs from the store; as many again save outputs."""
 REPORTS_AT_MOST = 500
-"""In one message."""
+"""Limit of the reports in one message."""
 
 
 class Child:
-    """The process's whole work; `run` returns when the parent says stop."""
+    """The whole work of the process; `run` returns after the parent sent `Stop`."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class Child:
         self._store = store
         self._status = status
         self._outbox: queue.SimpleQueue[ChunkReport | None] = queue.SimpleQueue()
-        # Also where one chunk runs at a time: a tiny one is over long before a bucket, or a disk
-        # that syncs, has answered. A thread comes into being when all others are waiting.
+        # Several threads even where one chunk runs at a time: a tiny chunk is finished long before
+        # a bucket, or a disk that syncs, has answered. A thread starts when all others are busy.
         self._fetchers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="fetch")
         self._savers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="save")
         self._inbox: Inbox = queue.SimpleQueue()
@@ -108,10 +108,10 @@ class Child:
                 self._executor = MainThreadExecutor(bench)
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Work until the parent sends `Stop`."""
         for hook in self._app.start_hooks:
             hook()
-        # After them: an app may set up an SDK of its own.
+        # After the start hooks, since an app may set up its own SDK there.
         export_spans("opsqueue-worker")
         threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
         self._send(Ready())
@@ -129,7 +129,7 @@ class Child:
 
     def _save_beside(self, task: Task, ran: Ran) -> None:
         if ran.is_small:
-            # Not behind others, which may wait for a store out of order: it needs none.
+            # Not behind others, which may wait for a broken store: this output needs no store.
             self._save(task, ran)
             return
         self._savers.submit(ends_process(self._save), task, ran)
@@ -141,14 +141,14 @@ class Child:
         try:
             send(self._connection, message)
         except OSError:
-            # The parent is gone, as in `_listen`; which thread notices first is chance.
+            # The parent is gone, as in `_listen`. Either thread may notice it first.
             os._exit(1)
 
     def _speak(self) -> None:
-        """Send reports, all that are there in one message.
+        """Send reports, combining the waiting ones into one message.
 
-        In a thread of its own, since nobody knows how long the next chunk runs: a report may not
-        wait for others. Where chunks are tiny it gets its turn seldom, and then sends many.
+        It runs in a separate thread because a report must not wait for the next chunk, which may
+        run for any time. Where chunks are tiny the thread runs seldom and then sends many reports.
         """
         is_over = False
         while not is_over:
@@ -158,23 +158,26 @@ class Child:
             self._send(Reports([r for r in drained if r is not None]))
 
     def _drained(self) -> list[ChunkReport | None]:
-        """Wait for a report, give all that are there; the last one None: there come no more."""
+        """Wait for a report and return all waiting ones; None as the last means no more follow."""
         reports = [self._outbox.get()]
         while len(reports) < REPORTS_AT_MOST and not self._outbox.empty():
             reports.append(self._outbox.get())
         return reports
 
     def _listen(self) -> None:
-        """Read what the parent says. When it is gone, so are we: others take over its chunks."""
+        """Handle the parent's messages; end this process when the parent is gone.
+
+        Other workers then take over its chunks.
+        """
         try:
             while True:
                 match read_from_parent(self._connection.recv_bytes()):
                     case Work() as work:
                         self._accept(work)
-                    case Void(tokens):
+                    case Revoked(tokens):
                         for token in tokens:
                             if task := self._tasks.get(token):
-                                task.make_void()
+                                task.revoke()
                     case Stop():
                         self._is_stopping.set()
                         self._give_back_waiting()
@@ -186,7 +189,7 @@ class Child:
             os._exit(1)
 
     def _give_back_waiting(self) -> None:
-        """Now, not when the chunk that runs has ended: another worker may have them meanwhile."""
+        """Release waiting chunks now rather than after the running one, for other workers."""
         with suppress(queue.Empty):
             while (task := self._inbox.get_nowait()) is not None:
                 self._report(task, not_begun(task))
@@ -207,22 +210,25 @@ class Child:
 
 
 def _leave_signals_to_parent() -> None:
-    """Do nothing at Ctrl-C and at a TERM to the whole group: the parent tells us what to do."""
+    """Ignore Ctrl-C and signals to the whole process group: the parent sends `Stop` instead."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    # Not SIG_IGN, which is inherited: what a handler starts could not be ended by terminate().
+    # Not SIG_IGN, which is inherited: terminate() could not end programs that a handler starts.
     signal.signal(signal.SIGTERM, lambda *_: None)
     os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
 
 
 def main() -> None:
-    """Run as `python -m opsqueue_worker.pool.child SOCKET STATUS PARENT`: descriptors, a pid."""
+    """Run as `python -m opsqueue_worker.pool.child SOCKET STATUS PARENT`.
+
+    SOCKET and STATUS are file descriptors, PARENT is a process id.
+    """
     _leave_signals_to_parent()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     socket, memory, parent_pid = (int(argument) for argument in sys.argv[1:])
     for descriptor in (socket, memory):
-        # A program that a handler starts and that outlives us would else hold the socket open, and
-        # with it keep our end from the parent.
+        # Otherwise a program that a handler starts and that outlives this process would keep the
+        # socket open, and the parent would not notice the end of this process.
         os.set_inheritable(descriptor, False)  # noqa: FBT003 it takes no names
     die_with_parent(parent_pid)
     connection = Connection(socket)

@@ -1,7 +1,7 @@
-"""A pool of child processes: hands chunks to them, hears what became of these, replaces the dead.
+"""A pool of child processes: sends them chunks, receives their reports, replaces dead ones.
 
-Started and ticked by the main thread (children die with the thread that started them); chunks come
-from the intake's threads, reports from a thread a child.
+The main thread starts and ticks it (children die with the thread that started them). Chunks come
+from the intakes' threads, reports from one thread for each child.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _EARLY_DEATHS_IN_A_ROW: Final = 3
 
 
 class ChildPool:
-    """Children, each with so many slots, and for each slot places for chunks that wait.
+    """Children, each with a number of slots, and places for waiting chunks beside each slot.
 
     Args:
-        hello: what each child is told at its start.
-        size: children.
-        ahead: how many chunks wait beside each that runs.
-        calls: whom to tell.
-        max_chunks: after so many a child is replaced; None: never.
-        max_memory_bytes: once it has had so much; None: never.
+        hello: the first message to each child.
+        size: number of children.
+        ahead: decides how many chunks wait beside each running one.
+        calls: the pool's callbacks.
+        max_chunks: a child is replaced after so many chunks; None means never.
+        max_memory_bytes: a child is replaced after it used more; None means never.
     """
 
     def __init__(
@@ -62,7 +62,11 @@ class ChildPool:
         self._not_before = 0.0
 
     def start(self) -> bool:
-        """Start all children and wait until each is ready; False when one ended instead."""
+        """Start all children and wait until each is ready.
+
+        Returns:
+            False if a child ended or did not become ready in time.
+        """
         for _ in range(self._size):
             self._start_child()
         deadline = time.monotonic() + _READY_WITHIN_S
@@ -110,7 +114,7 @@ class ChildPool:
             self._promised -= number
 
     def submit(self, reservations: Sequence[Reservation]) -> None:
-        """Give each chunk to the child that has the fewest."""
+        """Assign each chunk to the child that has the fewest."""
         refused = []
         with self._lock:
             self._promised -= len(reservations)
@@ -127,20 +131,23 @@ class ChildPool:
             self._calls.on_change()  # wakes the main thread, which starts its successor
         if refused:
             self._calls.on_reports(
-                [GivenBack(token=chunk.token, reason="no process takes it") for chunk in refused]
+                [
+                    GivenBack(token=chunk.token, reason="no child process accepts it")
+                    for chunk in refused
+                ]
             )
 
-    def void(self, tokens: Iterable[Token]) -> None:
+    def revoke(self, tokens: Iterable[Token]) -> None:
         """See `Pool`."""
-        wanted = list(tokens)
+        revoked = list(tokens)
         with self._lock:
             for child in self._children:
-                child.void(wanted)
+                child.revoke(revoked)
 
     # Life and death of children
 
     def tick(self) -> None:
-        """Care for children that died, run a chunk for too long, or have served their time."""
+        """Handle children that died, run a chunk for too long, or are to be replaced."""
         for child in list(self._children):
             child.notice_end()
             if child.is_gone.is_set():
@@ -160,7 +167,7 @@ class ChildPool:
             return
         if child.peak_memory_bytes > self._max_memory_bytes:
             megabytes = child.peak_memory_bytes // 1_000_000
-            logger.info("child %d is replaced: it has had %d MB", child.pid, megabytes)
+            logger.info("replacing child %d: it used %d MB of memory", child.pid, megabytes)
             child.is_retiring = True
 
     def retire_children(self) -> None:
@@ -168,12 +175,12 @@ class ChildPool:
         with self._lock:
             for child in self._children:
                 child.is_retiring = True
-                # Not only when it has none left: what waits behind its running chunk goes back.
+                # Now rather than when no chunk is left, so that waiting chunks are released.
                 child.stop()
         self._not_before = 0.0
 
     def _end_overdue(self, child: ChildProcess) -> None:
-        """Kill a child whose chunk runs for too long: that chunk has failed, the others go back."""
+        """Kill a child whose chunk runs for too long; its other chunks are released."""
         with self._lock:
             for token, seconds in child.running().items():
                 reservation = child.assigned[token][1]
@@ -183,10 +190,10 @@ class ChildPool:
                     break
             else:
                 return
-            # The others that ran with it are not to blame.
+            # The chunks that ran beside it are not to blame.
             child.is_stopping = child.is_overdue = True
         logger.warning(
-            "chunk %s ran for more than %g s: child %d ends", reservation, limit, child.pid
+            "chunk %s ran for more than %g s: killing child %d", reservation, limit, child.pid
         )
         child.kill()
         failure = ChunkFailure(
@@ -196,7 +203,7 @@ class ChildPool:
         self._calls.on_reports([Failed(token=token, failure=failure, duration_s=seconds)])
 
     def _bury(self, child: ChildProcess) -> None:
-        """Report what a dead child held: an attempt for what ran, the rest goes back."""
+        """Report the chunks of a dead child: the running ones fail, the others are released."""
         with self._lock:
             self._children.remove(child)
             suspects = child.running()
@@ -207,15 +214,15 @@ class ChildPool:
         elif self._is_stopping or (child.is_stopping and not left):
             end = ChildEnd.STOPPED
         else:
-            end = ChildEnd.CRASHED  # also one that is replaced, and has not finished what it ran
+            end = ChildEnd.CRASHED  # also one being replaced that did not finish its chunk
         self._calls.on_child_end(end)
         if end is not ChildEnd.CRASHED:
             suspects = {}
         else:
             self._note_death(child)
             if not suspects and left:
-                # Between two chunks: it was saving the oldest. Somebody must be charged, lest a
-                # chunk that kills at that point comes back for ever.
+                # It died between two chunks, while it was saving the oldest. One chunk must use
+                # an attempt, or a chunk that kills its process at that point would return forever.
                 suspects = {left[0]: 0.0}
         child.close()
         reports: list[Report] = []
@@ -231,15 +238,15 @@ class ChildPool:
         self._calls.on_change()
 
     def _note_death(self, child: ChildProcess) -> None:
-        logger.warning("child %d %s; it is replaced", child.pid, child.end())
+        logger.warning("child %d %s; replacing it", child.pid, child.end())
         if child.is_ready.is_set():
             self._early_deaths = 0
             return
-        # Children that end while they start (an app that broke meanwhile) would otherwise be
-        # started over and over at full speed.
+        # Children that end during their start (for example because the app was broken meanwhile)
+        # would otherwise be started again and again at full speed.
         self._early_deaths += 1
         if self._early_deaths >= _EARLY_DEATHS_IN_A_ROW:
-            # Bounded: a night of them is more than a float has powers of two.
+            # The exponent is bounded, since a night of failed starts would overflow a float.
             self._not_before = time.monotonic() + min(30.0, 2.0 ** min(self._early_deaths, 5))
 
     def dump_stacks(self) -> None:

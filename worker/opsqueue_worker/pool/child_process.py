@@ -1,4 +1,4 @@
-"""The parent's side of one child: the process, what it was given, what it said."""
+"""The parent's side of one child: the process, its chunks and its messages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from opsqueue_worker.pool.messages import (
     Hello,
     Ready,
     Reports,
+    Revoked,
     Stop,
     ToChild,
-    Void,
     read_from_child,
     report_of,
     send,
@@ -35,11 +35,11 @@ from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
 _SILENT_WITHIN_S: Final = 5.0
-"""A descriptor is rather lost than closed too early."""
+"""Time to wait before closing a descriptor; after it the descriptor leaks rather than be reused."""
 
 
 class ChildProcess:
-    """A child and what it holds. `assigned` is guarded by the pool's lock, oldest first."""
+    """A child process and its chunks. `assigned` is guarded by the pool's lock, oldest first."""
 
     def __init__(self, hello: Hello, *, max_chunks: int | None = None) -> None:
         self._max_chunks = max_chunks
@@ -62,32 +62,32 @@ class ChildProcess:
         self.assigned: dict[Token, tuple[int, Reservation]] = {}
         self._fresh: list[tuple[int, Reservation]] = []
         self._source: Source | None = None
-        """Of the chunks that it was sent last."""
+        """The source of the chunks that it was sent last."""
         self.is_ready = threading.Event()
         self.is_gone = threading.Event()
         self._is_silent = threading.Event()
-        """Nobody speaks to it any more."""
+        """Set when nothing is sent to the child any more."""
         self.is_retiring = False
-        """It gets no more chunks, and stops when it has none."""
+        """True if it gets no more chunks and stops when it has none left."""
         self.is_stopping = False
         self.is_overdue = False
-        """A chunk ran for too long."""
+        """True if one of its chunks ran for too long."""
         self._outbox.put(hello)
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
     @property
     def takes_chunks(self) -> bool:
-        """Whether chunks may be assigned to it."""
+        """True if chunks may be assigned to the child."""
         return self.is_ready.is_set() and not (
             self.is_retiring or self.is_stopping or self.is_gone.is_set()
         )
 
     def free_places(self, places: int) -> int:
-        """How many chunks it can be given, of so many at a time and of its lifetime."""
+        """Return how many more chunks it accepts, by `places` and by the limit of its lifetime."""
         if not self.takes_chunks:
             return 0
         free = places - len(self.assigned)
@@ -97,56 +97,56 @@ class ChildProcess:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """The most memory that it has had, as of its last chunk's end."""
+        """The most memory that the child has used, as of the end of its last chunk."""
         return self._status.peak_memory_bytes()
 
     def assign(self, reservation: Reservation) -> None:
-        """Give it a chunk, with the next `hand_over`; if it has died, that is noticed then."""
+        """Assign a chunk, to be sent by the next `hand_over`, which also notices a dead child."""
         self._sequence += 1
-        # Without its input: the child has it, and nobody here needs it.
+        # Without the input: the child gets it, and the parent does not need it.
         self.assigned[reservation.token] = (self._sequence, replace(reservation, input=None))
         if self._sequence == self._max_chunks:
             self.is_retiring = True
         self._fresh.append((self._sequence, reservation))
 
     def hand_over(self) -> None:
-        """Send what was assigned since the last time, together."""
+        """Send the chunks assigned since the last call, combined into few messages."""
         for work in works_of(self._fresh, source=self._source):
             self._source = work.source or self._source
             self._outbox.put(work)
         self._fresh.clear()
 
-    def void(self, tokens: Iterable[Token]) -> None:
-        """Tell it which of its chunks nobody wants any more."""
+    def revoke(self, tokens: Iterable[Token]) -> None:
+        """Notify the child which of its chunks have been revoked."""
         mine = [str(token) for token in tokens if token in self.assigned]
         if mine:
-            self._outbox.put(Void(mine))
+            self._outbox.put(Revoked(mine))
 
     def stop(self) -> None:
-        """Let it finish what runs, give the rest back, and end."""
+        """Ask the child to finish its running chunks, release the others, and end."""
         if not self.is_stopping:
             self.is_stopping = True
             self._outbox.put(Stop())
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the process at once."""
         self._process.kill()
 
     def signal(self, number: int) -> None:
-        """Pass a signal on."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def speak(self) -> None:
-        """Send what is to be sent until it is gone; in a thread of its own.
+        """Send queued messages until the child is gone; runs in a separate thread.
 
-        A child whose handler lets no other thread run reads nothing, and a socket's buffer is soon
-        full: whoever has something to say must not wait for that.
+        A child whose handler lets no other thread run reads nothing, and the socket's buffer is
+        soon full. Callers must not wait for that.
         """
         try:
             while (message := self._outbox.get()) is not None:
                 send(self._connection, message)
         except OSError:
-            # It is dead: the listening thread notices the same, and the pool cares for its chunks.
+            # It is dead. The listening thread notices the same, and the pool handles its chunks.
             logger.debug("child %d is gone", self.pid)
         finally:
             self._is_silent.set()
@@ -154,7 +154,7 @@ class ChildProcess:
     def listen(
         self, on_ready: Callable[[], None], on_reports: Callable[[Sequence[Report]], None]
     ) -> None:
-        """Pass on its reports until it is gone, then wait for its exit code."""
+        """Pass on the child's reports until it is gone, then wait for its exit code."""
         try:
             while True:
                 match read_from_child(self._connection.recv_bytes()):
@@ -170,16 +170,16 @@ class ChildProcess:
             self._outbox.put(None)  # ends the speaking thread
 
     def notice_end(self) -> None:
-        """End `listen` when the process has ended, though a fork of it holds the socket open."""
+        """End `listen` when the process has ended, even if a fork of it keeps the socket open."""
         if self._process.poll() is not None and not self.is_gone.is_set():
-            self._shut(socket.SHUT_RD)  # what it said before is still read
+            self._shut(socket.SHUT_RD)  # messages that it sent before are still read
 
     def _shut(self, how: int) -> None:
         with socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
             ours.shutdown(how)
 
     def running(self) -> dict[Token, float]:
-        """Give the chunks that run, in the order they came, and for how many seconds."""
+        """Return the running chunks in the order of arrival, with the seconds they have run."""
         seconds = self._status.running()
         return {
             token: seconds[sequence]
@@ -188,7 +188,7 @@ class ChildProcess:
         }
 
     def end(self) -> str:
-        """Say how it ended, as text."""
+        """Return a description of how the process ended."""
         code = self._process.returncode
         if code is not None and code < 0:
             try:
@@ -198,9 +198,10 @@ class ChildProcess:
         return f"ended with exit code {code}"
 
     def close(self) -> None:
-        """Let go of its descriptors, after its end."""
-        # The number of a closed one goes to the next child's at once. Who is still speaking, or
-        # about to, would speak to that one: of a chunk that is not its own, or Stop before Hello.
+        """Close the descriptors after the process has ended."""
+        # The next child's socket may get the number of a closed descriptor at once. A thread that
+        # is still sending would then send to that child: chunks of another one, or Stop before
+        # Hello.
         with suppress(OSError):
             self._shut(socket.SHUT_RDWR)
         if self._is_silent.wait(_SILENT_WITHIN_S):

@@ -1,7 +1,8 @@
-"""Threads of a child that must not end unseen: a defect in one ends the process.
+"""Threads of a child that must not end unnoticed: an exception in one ends the process.
 
-Its parent notices that, gives the chunks back and starts another; a child that goes on with a slot
-less, or deaf, helps nobody. Not by threading.excepthook: handlers may have threads of their own.
+The parent notices the end, releases the chunks and starts another child. A child that continued
+would have a slot less, or would no longer read messages. threading.excepthook is not used because
+handlers may have threads of their own.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ Arguments = ParamSpec("Arguments")
 
 
 def ends_process(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Let whatever `work` raises end this process at once, with exit code 1."""
+    """Wrap `work` so that any exception ends this process at once with exit code 1."""
 
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             work(*args, **kwargs)
         except BaseException:
-            logger.critical("a defect: this process ends", exc_info=True)
+            logger.critical("a defect in a thread: this process ends", exc_info=True)
             os._exit(1)
 
     return run

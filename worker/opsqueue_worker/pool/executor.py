@@ -1,7 +1,7 @@
-"""How a child process runs its chunks: one at a time, in threads, or as tasks of an event loop.
+"""Executors run a child's chunks: one at a time, in threads, or as tasks of an event loop.
 
-Each takes tasks from the inbox until None comes, then returns. The path of a chunk is `work_on`;
-what differs is who waits for whom.
+Each takes tasks from the inbox until it gets None, then returns. A chunk's path is `work_on` in
+all of them; they differ in how they wait.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from opsqueue_worker.pool.status import Status
 logger = logging.getLogger("opsqueue.worker")
 
 UNSERVED_DELAY_MS: Final = 2_000
-"""A chunk that this child has no handler for is left alone for so long; another may take it."""
+"""Delay of a chunk that this child has no handler for, so that another worker may take it."""
 
 
 @dataclass(slots=True)
 class Task:
-    """A chunk that came, its input under way or there."""
+    """A received chunk, whose input is being fetched or is present."""
 
     sequence: int
     reservation: Reservation
     input: Future[Fetched | Report] | Fetched | Report
     input_wait_s: float | None = None
     store_s: float | None = None
-    _is_void: bool = False
+    _is_revoked: bool = False
 
-    def make_void(self) -> None:
-        """Hear that nobody wants it any more; from any thread."""
-        self._is_void = True
+    def revoke(self) -> None:
+        """Note that the chunk's reservation was revoked; may be called from any thread."""
+        self._is_revoked = True
 
-    def is_void(self) -> bool:
-        """Whether nobody wants it any more."""
-        return self._is_void
+    def is_revoked(self) -> bool:
+        """Return whether the chunk's reservation was revoked."""
+        return self._is_revoked
 
 
 Inbox = queue.SimpleQueue[Task | None]
@@ -61,31 +61,31 @@ Inbox = queue.SimpleQueue[Task | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workbench:
-    """What every executor needs."""
+    """The parts of a child that every executor needs."""
 
     app: Opsqueue
     store: ObjectStore
     status: Status
     is_stopping: threading.Event
-    """Tasks that have not begun go back."""
+    """Tasks that have not begun are released once it is set."""
     report: Callable[[Task, Report], None]
     save: Callable[[Task, Ran], None]
     """Store an output and report; may return before that is done."""
     worker: str = ""
-    """Its name, for spans."""
+    """The worker's name, for spans."""
     limit_bytes: int = MAX_CHUNK_BYTES
     """Limit of an input before compression."""
 
 
 class Executor(Protocol):
-    """Runs tasks until None comes."""
+    """Anything that runs tasks until it gets None."""
 
     def run(self, inbox: Inbox) -> None:
-        """Return when all that came before the None is reported."""
+        """Run all tasks before the None; return when they are reported."""
 
 
 class MainThreadExecutor:
-    """One chunk at a time, on the main thread."""
+    """Runs one chunk at a time, on the main thread."""
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
@@ -99,7 +99,7 @@ class MainThreadExecutor:
 
 
 class ThreadsExecutor:
-    """Several chunks at a time, a thread each: for plain handlers that wait for others."""
+    """Runs several chunks at a time, each in a thread: for plain handlers that mostly wait."""
 
     def __init__(self, bench: Workbench, threads: int) -> None:
         self._bench = bench
@@ -127,7 +127,7 @@ class ThreadsExecutor:
 
 
 class LoopExecutor:
-    """Many chunks at a time, as tasks of one event loop: for `async def` handlers."""
+    """Runs many chunks at a time as tasks of one event loop: for `async def` handlers."""
 
     def __init__(self, bench: Workbench, tasks: int) -> None:
         self._bench = bench
@@ -152,8 +152,8 @@ class LoopExecutor:
                     self._bench.report(task, not_begun(task))
             arrived.put_nowait(None)
 
-        # Plain handlers run in threads beside the loop: as many as there are slots, since a chunk's
-        # time limit runs while it waits for one.
+        # Plain handlers run in threads beside the loop. There are as many threads as slots because
+        # a chunk's time limit runs while it waits for a thread.
         loop.set_default_executor(ThreadPoolExecutor(self._tasks, thread_name_prefix="slot"))
         threading.Thread(target=ends_process(pass_on), name="pass-on", daemon=True).start()
         async with asyncio.TaskGroup() as group:
@@ -168,7 +168,7 @@ class LoopExecutor:
         invoker.close()
 
     async def _work_on(self, task: Task, slot: int, invoker: Invoker) -> None:
-        """`work_on` below, waiting on the loop."""
+        """Do the same as `work_on` below, waiting on the loop."""
         bench = self._bench
         if bench.is_stopping.is_set():
             bench.report(task, not_begun(task))
@@ -193,7 +193,7 @@ class LoopExecutor:
 
             async def invoke(*arguments: object) -> object:
                 if not handler.is_async:
-                    # Its limit is kept in its thread: giving up waiting would leave it running.
+                    # The limit is enforced in its thread: a timeout here would leave it running.
                     return await in_thread(call, *arguments)
                 async with soft_limit.on_the_loop(handler.soft_time_limit):
                     return await invoker.call_async(*arguments)  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ class LoopExecutor:
             ran = await execution.run_async(
                 fetched,
                 handler,
-                is_void=task.is_void,
+                is_void=task.is_revoked,
                 invoke=invoke,  # type: ignore[arg-type]
                 worker=bench.worker,
                 limit_bytes=bench.limit_bytes,
@@ -220,7 +220,7 @@ def work_on(
     invoker: Invoker,
     limited: Callable[[float | None], AbstractContextManager[None]],
 ) -> None:
-    """Take a chunk from its input to its report: the whole path, but for fetching."""
+    """Process a chunk from its input to its report: the whole path except for fetching."""
     if bench.is_stopping.is_set():
         bench.report(task, not_begun(task))
         return
@@ -245,7 +245,7 @@ def work_on(
         ran = execution.run(
             fetched,
             handler,
-            is_void=task.is_void,
+            is_void=task.is_revoked,
             invoke=invoke,  # type: ignore[arg-type]
             worker=bench.worker,
             limit_bytes=bench.limit_bytes,
@@ -258,23 +258,23 @@ def work_on(
 
 
 def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
-    """Store a chunk's output, and note how long that took."""
+    """Store a chunk's output and record the time it took."""
     if ran.is_small:
-        return execution.save(ran, store, is_void=task.is_void)
+        return execution.save(ran, store, is_void=task.is_revoked)
     began = time.monotonic()
-    report = execution.save(ran, store, is_void=task.is_void)
+    report = execution.save(ran, store, is_void=task.is_revoked)
     if isinstance(report, Done):
         task.store_s = time.monotonic() - began
     return report
 
 
 def timed(task: Task, report: Report) -> Report:
-    """Give the report with how long the chunk's stages took."""
+    """Return the report with the durations of the chunk's stages."""
     return replace(report, times=Times(task.input_wait_s, task.store_s))
 
 
 def run_stop_hooks(app: Opsqueue) -> None:
-    """Run each, also when another raised: what is in hand must be reported all the same."""
+    """Run all stop hooks, even if one raises: the remaining chunks must still be reported."""
     for hook in app.stop_hooks:
         try:
             hook()
@@ -286,12 +286,12 @@ def _handler_of(bench: Workbench, task: Task) -> Handler | None:
     try:
         return bench.app.handler_of(task.reservation.source.queue)
     except HandlerError as exc:
-        # Reloaded without it, while the parent goes on serving the queue.
+        # The app was reloaded without the handler while the parent still serves the queue.
         token = task.reservation.token
         bench.report(task, GivenBack(token=token, reason=str(exc), delay_ms=UNSERVED_DELAY_MS))
         return None
 
 
 def not_begun(task: Task) -> GivenBack:
-    """Give it back, its attempt unused."""
+    """Return the report of a chunk that is released without using an attempt."""
     return GivenBack(token=task.reservation.token, reason="worker stops")

@@ -1,4 +1,4 @@
-"""What parent and child say to each other: MessagePack over a socket pair."""
+"""Messages between parent and child: MessagePack over a socket pair."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from opsqueue_worker.pool import PoolKind
 
 
 class Hello(msgspec.Struct, array_like=True, tag=True):
-    """Parent: how to begin."""
+    """The parent's first message: how the child is set up."""
 
     app: str
     store_url: str
     pool: PoolKind
     slots: int
-    """Chunks that run at a time."""
+    """Chunks that run at the same time."""
     worker: str
     log_level: str
     log_format: LogFormat
     max_chunk_bytes: int = MAX_CHUNK_BYTES
     """Limit of an input before compression."""
     store_id: str = ""
-    """Of the store's marker, which it must go on having."""
+    """Id in the store's marker, which the child's store must have, too."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):
-    """Child: the app is imported, the store is open."""
+    """The child's first message: the app is imported and the store is open."""
 
 
 class WorkChunk(msgspec.Struct, array_like=True):
     """One chunk of `Work`."""
 
     sequence: int
-    """Of this child, from 1: what `Status.running` names."""
+    """The chunk's number within this child, from 1, as in `Status.running`."""
     token: str
     index: int
     attempt: int
@@ -49,25 +49,25 @@ class WorkChunk(msgspec.Struct, array_like=True):
 
 
 class Work(msgspec.Struct, array_like=True, tag=True):
-    """Parent: chunks of one submission. The child works on them in the order they come."""
+    """The parent sends chunks of one submission, to be processed in their order."""
 
     source: Source | None
     """None: that of the message before."""
     chunks: list[WorkChunk]
 
 
-class Void(msgspec.Struct, array_like=True, tag=True):
-    """Parent: nobody wants these any more."""
+class Revoked(msgspec.Struct, array_like=True, tag=True):
+    """The parent reports chunks whose reservations have been revoked."""
 
     tokens: list[str]
 
 
 class Stop(msgspec.Struct, array_like=True, tag=True):
-    """Parent: finish the chunk that runs, give the others back, end."""
+    """The parent asks the child to finish the running chunk, release the others, and end."""
 
 
 class ChunkDone(msgspec.Struct, array_like=True, tag=True):
-    """Child: see `Done`."""
+    """The child reports a `Done`."""
 
     token: str
     operations: int
@@ -79,7 +79,7 @@ class ChunkDone(msgspec.Struct, array_like=True, tag=True):
 
 
 class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
-    """Child: see `Failed`."""
+    """The child reports a `Failed`."""
 
     token: str
     kind: str
@@ -92,7 +92,7 @@ class ChunkFailed(msgspec.Struct, array_like=True, tag=True):
 
 
 class ChunkGivenBack(msgspec.Struct, array_like=True, tag=True):
-    """Child: see `GivenBack`."""
+    """The child reports a `GivenBack`."""
 
     token: str
     reason: str
@@ -104,15 +104,15 @@ ChunkReport = ChunkDone | ChunkFailed | ChunkGivenBack
 
 
 class Reports(msgspec.Struct, array_like=True, tag=True):
-    """Child: what became of chunks, in the order in which they ended."""
+    """The child sends the outcomes of chunks, in the order in which they ended."""
 
     reports: list[ChunkReport]
 
 
-ToChild = Hello | Work | Void | Stop
+ToChild = Hello | Work | Revoked | Stop
 ToParent = Ready | Reports
 
-# The one type of Python's own in them is SubmissionId, which is an int.
+# The one type in them that msgspec does not know is SubmissionId, which is an int.
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=int)
 read_from_parent: Callable[[bytes], ToChild] = msgspec.msgpack.Decoder(
     ToChild, dec_hook=lambda kind, number: kind(number)
@@ -121,7 +121,7 @@ read_from_child: Callable[[bytes], ToParent] = msgspec.msgpack.Decoder(ToParent)
 
 
 def send(connection: Connection, message: ToChild | ToParent) -> None:
-    """Send a message; the caller keeps other threads from sending at the same time.
+    """Send a message; the caller must keep other threads from sending at the same time.
 
     Raises:
         OSError: the other side is gone.
@@ -132,9 +132,9 @@ def send(connection: Connection, message: ToChild | ToParent) -> None:
 def works_of(
     chunks: Iterable[tuple[int, Reservation]], *, source: Source | None = None
 ) -> list[Work]:
-    """Make the messages for chunks with their sequence numbers, in their order.
+    """Return the messages for chunks with their sequence numbers, in their order.
 
-    `source` is that of the message before them: metadata may be large, so it is not sent again.
+    `source` is that of the message before them. Metadata may be large, so it is not sent again.
     """
     works: list[Work] = []
     for sequence, chunk in chunks:
@@ -156,7 +156,7 @@ def works_of(
 
 
 def chunks_of(work: Work, source: Source) -> Iterator[tuple[int, Reservation]]:
-    """Read the chunks of a message, with their sequence numbers."""
+    """Yield the chunks of a message with their sequence numbers."""
     for chunk in work.chunks:
         reservation = Reservation(
             token=Token(chunk.token),
@@ -170,7 +170,7 @@ def chunks_of(work: Work, source: Source) -> Iterator[tuple[int, Reservation]]:
 
 
 def message_of(report: Report) -> ChunkReport:
-    """Make the message for what became of a chunk."""
+    """Return the message for a report."""
     times = (report.times.input_wait_s, report.times.store_s)
     match report:
         case Done():
@@ -189,7 +189,7 @@ def message_of(report: Report) -> ChunkReport:
 
 
 def report_of(message: ChunkReport) -> Report:
-    """Read what became of a chunk."""
+    """Return the report that a message carries."""
     token, times = Token(message.token), Times(*message.times)
     match message:
         case ChunkDone(_, operations, operations_failed, duration_s, ran, output):

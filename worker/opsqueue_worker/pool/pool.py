@@ -1,4 +1,4 @@
-"""What intake and worker know of a pool, whatever runs the chunks; and how far it looks ahead."""
+"""The interface of pools to intake and worker, and the number of chunks to reserve ahead."""
 
 from __future__ import annotations
 
@@ -12,89 +12,89 @@ from opsqueue.handlers.execute import Report
 from opsqueue.model.chunk import Reservation, Token
 
 AHEAD_S: Final = 0.1
-"""Reserve ahead what takes about this long: tiny chunks share round trips, long ones are not
-hoarded while others are idle."""
+"""Seconds of work to reserve ahead: tiny chunks share round trips, and long chunks are not hoarded
+while other workers are idle."""
 AHEAD_AT_MOST: Final = 64
 _WEIGHT_OF_LAST: Final = 0.2
 
 
 class ChildEnd(StrEnum):
-    """Why a child process ended."""
+    """The reason why a child process ended."""
 
     CRASHED = "crashed"
     TIME_LIMIT = "time_limit"
     STOPPED = "stopped"
-    """Told to: at the worker's end, or to be replaced."""
+    """It was asked to stop, at the worker's end or to be replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolCalls:
-    """Whom a pool tells what."""
+    """The callbacks of a pool."""
 
     on_reports: Callable[[Sequence[Report]], None]
-    """What became of chunks, maybe of none; from any thread."""
+    """Called with the outcomes of chunks, possibly none; from any thread."""
     on_change: Callable[[], None]
-    """Places became free, or a child ended: look again."""
+    """Called when places became free or a child ended, so that the state is checked again."""
     time_limit_of: Callable[[str], float]
-    """Seconds that a chunk of a queue may run."""
+    """Returns the seconds that a chunk of a queue may run."""
     on_child_end: Callable[[ChildEnd], None] = lambda _reason: None
-    """A child process has ended."""
+    """Called when a child process has ended."""
 
 
 class Pool(Protocol):
-    """Places for chunks, and what works on them.
+    """Anything that has places for chunks and works on them.
 
-    In it a chunk's token is its ticket (`Intake.ticket`), which is unique over all queues.
+    Tokens in it are tickets (`Intake.ticket`), which are unique across all queues.
     """
 
     def start(self) -> bool:
-        """Get ready; False when that failed, and why has been printed."""
+        """Start the pool; return False if that failed, after printing the reason."""
 
     def take_places(self, limit: int) -> int:
-        """Promise up to `limit` free places to the caller, who submits or gives them back."""
+        """Promise up to `limit` free places to the caller, which must use or return them."""
 
     def give_places_back(self, number: int) -> None:
-        """Take a promise back."""
+        """Return promised places that the caller does not use."""
 
     def submit(self, reservations: Sequence[Reservation]) -> None:
-        """Take chunks, each on a promised place."""
+        """Start work on chunks, each in a promised place."""
 
-    def void(self, tokens: Iterable[Token]) -> None:
-        """Hear which chunks nobody wants any more."""
+    def revoke(self, tokens: Iterable[Token]) -> None:
+        """Note that the reservations of these chunks were revoked."""
 
     def tick(self) -> None:
-        """Do what is to be done now and then; on the main thread."""
+        """Do periodic work; called on the main thread."""
 
     def retire_children(self) -> None:
-        """Replace children, each after the chunks that it runs; those that wait go back."""
+        """Replace each child after its running chunks; waiting chunks are released."""
 
     def dump_stacks(self) -> None:
-        """Let children print the stacks of their threads to stderr."""
+        """Make children print the stacks of their threads to stderr."""
 
     def stop(self) -> None:
-        """Finish what runs, give the rest back."""
+        """Finish the running chunks and release the others."""
 
     def kill(self) -> None:
-        """End at once; what ran goes back."""
+        """End at once; the running chunks are released."""
 
     @property
     def chunks_running(self) -> int:
-        """How many chunks have a handler running; from any thread."""
+        """The number of chunks whose handler is running; readable from any thread."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has stopped, and everything is reported."""
+        """True if the pool has stopped and has reported everything."""
 
 
 class Ahead:
-    """How many chunks to hold beside each that runs, by the durations seen lately."""
+    """The number of chunks to hold beside each running one, derived from recent durations."""
 
     def __init__(self, fixed: int | None) -> None:
         self._fixed = fixed
         self._usual_s: float | None = None
 
     def saw(self, duration_s: float) -> None:
-        """Note how long a chunk took."""
+        """Record the duration of a chunk."""
         if self._usual_s is None:
             self._usual_s = duration_s
         else:
@@ -102,7 +102,10 @@ class Ahead:
 
     @property
     def chunks(self) -> int:
-        """At least 1 when it is up to us: the next input is fetched while a chunk runs."""
+        """Chunks to hold beside each running one.
+
+        At least 1 unless fixed, so that the next input is fetched while a chunk runs.
+        """
         if self._fixed is not None:
             return self._fixed
         if self._usual_s is None:

@@ -1,4 +1,4 @@
-"""Raising SoftTimeLimitExceeded in the middle of a handler, in each way that it can run."""
+"""Context managers that raise SoftTimeLimitExceeded in a running handler, one for each pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opsqueue.exceptions import SoftTimeLimitExceeded
 
 @contextmanager
 def on_main_thread(seconds: float | None) -> Iterator[None]:
-    """By the alarm signal, which also ends a call that blocks."""
+    """Raise it by the alarm signal, which also ends a blocking call."""
     if seconds is None:
         yield
         return
@@ -35,7 +35,7 @@ def on_main_thread(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def on_this_thread(seconds: float | None) -> Iterator[None]:
-    """By an exception set from outside, raised when the thread next runs Python code."""
+    """Raise it by an exception set from outside when the thread next runs Python code."""
     if seconds is None:
         yield
         return
@@ -64,13 +64,13 @@ def on_this_thread(seconds: float | None) -> Iterator[None]:
             is_over = True
         timer.cancel()
         if has_fired:
-            # Set, and not raised yet: let it come here, where it is expected, not later.
+            # It was set and has not been raised yet. Let it be raised here, where it is expected.
             time.sleep(0)
 
 
 @asynccontextmanager
 async def on_the_loop(seconds: float | None) -> AsyncIterator[None]:
-    """By cancelling the task, which the handler sees as CancelledError."""
+    """Raise it by cancelling the task, which the handler sees as CancelledError."""
     try:
         async with asyncio.timeout(seconds) as timeout:
             yield
@@ -81,9 +81,9 @@ async def on_the_loop(seconds: float | None) -> AsyncIterator[None]:
 
 
 def _expired(seconds: float) -> type[SoftTimeLimitExceeded]:
-    """Make a class that brings its message along: from outside only a class can be set.
+    """Create a subclass that carries its message, since only a class can be set from outside.
 
-    It may be raised anywhere, also while the `with` statement is still being entered.
+    It may be raised anywhere, even while the `with` statement is still being entered.
     """
 
     class Expired(SoftTimeLimitExceeded):

@@ -19,7 +19,7 @@ from opsqueue_worker.pool.status import Status
 
 
 class SoloPool:
-    """One chunk at a time, in this process, where no hard time limit can be kept."""
+    """Runs one chunk at a time in this process, where no hard time limit can be enforced."""
 
     def __init__(
         self,
@@ -79,15 +79,15 @@ class SoloPool:
                     self._tasks[reservation.token] = task
                     self._inbox.put(task)
             if not is_open:
-                # Reserved just before: nobody looks into the inbox any more.
+                # It was reserved just before the stop, and the inbox is no longer read.
                 self._report(task, GivenBack(token=reservation.token, reason="worker stops"))
         self._calls.on_change()
 
-    def void(self, tokens: Iterable[Token]) -> None:
+    def revoke(self, tokens: Iterable[Token]) -> None:
         """See `Pool`."""
         for token in tokens:
             if task := self._tasks.get(token):
-                task.make_void()
+                task.revoke()
 
     def tick(self) -> None:
         """Run one chunk, if there is one."""
@@ -103,10 +103,10 @@ class SoloPool:
         self._calls.on_reports([timed(task, report)])
 
     def retire_children(self) -> None:
-        """There are none."""
+        """Do nothing: there are no children."""
 
     def dump_stacks(self) -> None:
-        """There are none."""
+        """Do nothing: there are no children."""
 
     def stop(self) -> None:
         """See `Pool`."""

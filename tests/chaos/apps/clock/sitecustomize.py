@@ -1,8 +1,8 @@
-"""Shifts this machine's clock, as far as Python asks for it by the module time.
+"""Shifts the machine's clock for Python programs that read it by the module time.
 
-The number of seconds stands in the file that CHAOS_CLOCK names. `time.time` and `time.time_ns` are
-shifted, and `time.localtime` and `time.gmtime` without arguments; `time.monotonic` is not, as no
-step of a real clock moves it, nor is datetime's `now`, which asks the system itself.
+The file that CHAOS_CLOCK names has the number of seconds. `time.time` and `time.time_ns` are
+shifted, and `time.localtime` and `time.gmtime` without arguments. `time.monotonic` is not, since
+no step of a real clock moves it, nor is datetime's `now`, which reads the system's clock itself.
 """
 
 from __future__ import annotations
