@@ -16,7 +16,7 @@ help:
 	@echo "make chaos     the fault suite: make chaos SEED=7, make chaos SEED=1..20"
 	@echo "make soak      load and kills, then idle: nothing may be left over; make soak MINUTES=30"
 	@echo "make bench     all benchmarks, at least half an hour; QUICK=1 takes some minutes"
-	@echo "make check     ruff, mypy, import-linter, luacheck (where installed)"
+	@echo "make check     ruff, mypy, import-linter, the words, luacheck (where installed)"
 	@echo "make fix       format the code, and apply ruff's fixes"
 	@echo "make lock      pin the newest dependencies in requirements.lock (needs uv)"
 
@@ -60,6 +60,7 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.plain_english
 	@if command -v luacheck >/dev/null; then luacheck --quiet opsqueue/queue/lua; else echo "luacheck is not installed: skipped"; fi
 
 fix: setup

@@ -121,7 +121,7 @@ class Pictures:
         self.draw_many()
 
     def draw_failed(self) -> None:
-        """A submission that a chunk failed."""
+        """Draw a submission that a chunk failed."""
         with self.producer("images") as images:
             names = [f"IMG_{number:04}.jpg" for number in range(40)]
             failed = images.insert_submission(names, chunk_size=2, max_attempts=1)
@@ -132,7 +132,7 @@ class Pictures:
         take(wide, "failed", is_whole=True)
 
     def draw_running(self, submission: str) -> None:
-        """A queue and a submission at work; a dialog; a phone."""
+        """Draw a queue and a submission in progress, a dialog, and a phone."""
         wide, phone = self.wide, self.phone
         self.at(wide, "queues/emails")
         rate = wide.get_by_role("row").filter(has_text="customer:7").get_by_text("/s")
@@ -155,7 +155,7 @@ class Pictures:
         take(phone, "phone-dark")
 
     def draw_errors(self, submission: str) -> None:
-        """A submission that completed, with errors; the workers."""
+        """Draw a submission that completed with errors, and the workers."""
         wide = self.at(self.wide, submission)
         wide.locator("ol.errors summary").first.click()
         expect(wide.locator("ol.errors pre").first).to_be_visible()
