@@ -379,9 +379,9 @@ class ConsumerClient:
         while not hand.is_stopping.is_set():
             for reservation in hand.reserve(1, strategy):
                 with hand.given_back_if_interrupted([reservation]):
-                    is_void = hand.is_void(reservation.token)
+                    is_revoked = hand.is_revoked(reservation.token)
                     report = execute(
-                        reservation, handler, self._store, is_void=is_void, worker=self.name
+                        reservation, handler, self._store, is_revoked=is_revoked, worker=self.name
                     )
                     hand.settle(reservation, report)
                     if isinstance(report, Failed) and report.ends_program is not None:
@@ -415,7 +415,7 @@ class ConsumerClient:
                 for fetched in self._hand.fetch(reservations, self._store):
                     reservation = fetched.reservation
                     try:
-                        chunk = chunk_of(fetched, self._hand.is_void(reservation.token))
+                        chunk = chunk_of(fetched, self._hand.is_revoked(reservation.token))
                     except EncodingError as exc:
                         failure = ChunkFailure.of(exc)
                         self._hand.settle(

@@ -159,7 +159,7 @@ class InHand:
         with self._lock:
             return [chunk.token for chunk in self._held.values()]
 
-    def is_void(self, token: Token) -> Callable[[], bool]:
+    def is_revoked(self, token: Token) -> Callable[[], bool]:
         """Return a function that returns whether the last heartbeat found a reservation revoked."""
         return lambda: token in self._revoked
 
@@ -205,7 +205,7 @@ class InHand:
             logger.warning("%d reservations were removed from Redis by something else", alive.lost)
         with self._lock:
             still_held = {chunk.token for chunk in self._held.values()}
-            self._revoked = set(alive.void) & still_held
+            self._revoked = set(alive.revoked) & still_held
 
     def reserve(self, limit: int, strategy: AnyStrategy) -> Sequence[Reservation]:
         """Reserve chunks as soon as there are any; return none after WAIT_S."""

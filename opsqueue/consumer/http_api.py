@@ -130,7 +130,7 @@ class HttpChunkQueue:
         )
         path = f"workers/{worker_in_path(worker)}/heartbeat"
         alive = self._post(path, body, Alive, patience=_ONCE)
-        if not alive.void <= set(tokens):
+        if not alive.revoked <= set(tokens):
             raise self._wrong_tokens(path)
         return alive
 

@@ -55,13 +55,17 @@ class Chunk:
     strategic_metadata: Mapping[str, int]
     trace_context: Mapping[str, str] = field(default_factory=dict)
     """The producer's trace. `opsqueue.tracing.extract_context` makes it the parent of a span."""
-    is_void: Callable[[], bool] = field(repr=False, compare=False)
+    is_revoked: Callable[[], bool] = field(repr=False, compare=False)
     """Returns True once the reservation is revoked, because the submission was cancelled or failed,
     or the chunk was lost. Long-running handlers can call it to stop early."""
     prefix: str = ""
     """The beginning of the keys of all the submission's objects in the store."""
     input_content: bytes = field(default=b"", repr=False)
     """The encoded operations."""
+
+    def is_void(self) -> bool:
+        """See `is_revoked`."""
+        return self.is_revoked()
 
     @property
     def index(self) -> ChunkIndex:

@@ -144,7 +144,7 @@ class Ran:
         return len(self.output.data) <= self.reservation.source.inline_output_bytes
 
 
-def never_void() -> bool:
+def never_revoked() -> bool:
     """Return False, for chunks whose reservations can't be revoked."""
     return False
 
@@ -154,7 +154,7 @@ def execute(
     handler: Handler,
     store: ObjectStore,
     *,
-    is_void: Callable[[], bool] = never_void,
+    is_revoked: Callable[[], bool] = never_revoked,
     worker: str = "",
 ) -> Report:
     """Work on one chunk, from input to stored output; Ctrl-C is raised."""
@@ -163,7 +163,7 @@ def execute(
         return fetched
     invoker = Invoker()
     try:
-        ran = run(fetched, handler, is_void=is_void, invoke=invoker.call, worker=worker)
+        ran = run(fetched, handler, is_revoked=is_revoked, invoke=invoker.call, worker=worker)
     finally:
         invoker.close()
     if isinstance(ran, Failed) and isinstance(ran.ends_program, KeyboardInterrupt):
@@ -171,7 +171,7 @@ def execute(
         raise ran.ends_program
     if not isinstance(ran, Ran):
         return ran
-    return save(ran, store, is_void=is_void)
+    return save(ran, store, is_revoked=is_revoked)
 
 
 def is_fetched_from_store(reservation: Reservation) -> bool:
@@ -228,7 +228,7 @@ def run(
     fetched: Fetched,
     handler: Handler,
     *,
-    is_void: Callable[[], bool] = never_void,
+    is_revoked: Callable[[], bool] = never_revoked,
     invoke: Invoke,
     worker: str = "",
     limit_bytes: int = MAX_CHUNK_BYTES,
@@ -238,19 +238,19 @@ def run(
     Args:
         fetched: the input.
         handler: the handler of its queue.
-        is_void: returns whether the reservation was revoked; called before the handler, and by it.
+        is_revoked: returns whether the reservation was revoked; called before the handler, and by it.
         invoke: calls the handler, such as `Invoker.call`.
         worker: the worker's name for the chunk's span.
         limit_bytes: the limit of the input before compression.
     """
-    if is_void():
+    if is_revoked():
         return GivenBack(token=fetched.reservation.token, reason=_REVOKED)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
         try:
             opened = _open(fetched, handler, limit_bytes)
-            chunk = chunk_of(fetched, is_void, limit_bytes)
+            chunk = chunk_of(fetched, is_revoked, limit_bytes)
             stage = "call"
             with EndsForkedChildren():
                 results = invoke(handler, opened.operations, chunk)
@@ -264,20 +264,20 @@ async def run_async(
     fetched: Fetched,
     handler: Handler,
     *,
-    is_void: Callable[[], bool] = never_void,
+    is_revoked: Callable[[], bool] = never_revoked,
     invoke: InvokeAsync,
     worker: str = "",
     limit_bytes: int = MAX_CHUNK_BYTES,
 ) -> Ran | Report:
     """Do what `run` does, on an event loop."""
-    if is_void():
+    if is_revoked():
         return GivenBack(token=fetched.reservation.token, reason=_REVOKED)
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
         try:
             opened = _open(fetched, handler, limit_bytes)
-            chunk = chunk_of(fetched, is_void, limit_bytes)
+            chunk = chunk_of(fetched, is_revoked, limit_bytes)
             stage = "call"
             with EndsForkedChildren():
                 results = await invoke(handler, opened.operations, chunk)
@@ -287,13 +287,13 @@ async def run_async(
             return _failed(fetched, exc, handler, started, span, stage)
 
 
-def save(ran: Ran, store: ObjectStore, *, is_void: Callable[[], bool] = never_void) -> Report:
+def save(ran: Ran, store: ObjectStore, *, is_revoked: Callable[[], bool] = never_revoked) -> Report:
     """Store the output, unless the chunk has one: the first output stays.
 
     A small output of a small submission is sent with the report instead, where the same holds.
     """
     token = ran.reservation.token
-    if is_void():
+    if is_revoked():
         return GivenBack(token=token, reason=_REVOKED)
     if ran.is_small:
         return Done(
@@ -510,7 +510,7 @@ def _note(span: Span, outcome: Fetched | Report) -> None:
 
 
 def chunk_of(
-    fetched: Fetched, is_void: Callable[[], bool], limit_bytes: int = MAX_CHUNK_BYTES
+    fetched: Fetched, is_revoked: Callable[[], bool], limit_bytes: int = MAX_CHUNK_BYTES
 ) -> Chunk:
     """Return the chunk as the user's function sees it.
 
@@ -532,7 +532,7 @@ def chunk_of(
         metadata=source.metadata,
         strategic_metadata=source.strategic_metadata,
         trace_context=source.trace_context,
-        is_void=is_void,
+        is_revoked=is_revoked,
         prefix=source.prefix,
         input_content=content,
     )

@@ -310,7 +310,7 @@ def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object
 
 def _collected(error: BaseException, handler: Handler, chunk: Chunk) -> OperationError:
     """Return the record of an operation's error, or raise the error if it can't be collected."""
-    if not (handler.collects and _is_collectable(error)) or chunk.is_void():
+    if not (handler.collects and _is_collectable(error)) or chunk.is_revoked():
         raise error
     _cut(error, _frames_from_handler(error, handler))
     return OperationError.of(error, max_characters=MAX_ERROR_CHARACTERS)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict, replace
 
 from opsqueue.model.answers import Alive, Counts, Progress, ProgressNumbers, WorkerSeen
@@ -541,10 +541,10 @@ class AliveBody(Struct, frozen=True, kw_only=True):
     Chunks are released if they are reserved for the worker and the heartbeat does not name them.
     """
 
-    void: list[Token]
+    revoked: list[Token] = field(name="void")
     released: int
 
     @classmethod
     def of(cls, alive: Alive) -> AliveBody:
         """Return the body for a heartbeat's answer."""
-        return cls(void=sorted(alive.void), released=alive.released)
+        return cls(revoked=sorted(alive.revoked), released=alive.released)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from opsqueue.model.chunk import Reservation, Token
@@ -47,7 +47,7 @@ class Reserved(Struct, frozen=True, kw_only=True):
 class Alive(Struct, frozen=True):
     """The answer to a heartbeat."""
 
-    void: frozenset[Token]
+    revoked: frozenset[Token] = field(name="void")
     """Tokens in this heartbeat whose reservations are no longer valid."""
     released: int
     """Chunks that were pending for the worker without its knowledge, and were released."""

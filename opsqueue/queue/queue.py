@@ -671,7 +671,7 @@ class Queue:
             register_queue(self._client, self.name)
         alive = self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat)
         return Alive(
-            void=frozenset(token for answer in alive for token in answer.void),
+            revoked=frozenset(token for answer in alive for token in answer.revoked),
             released=sum(answer.released for answer in alive),
             lost=sum(answer.lost for answer in alive),
         )

@@ -100,11 +100,11 @@ class LocalOpsqueue:
                 continue
             (chunk,) = reserved.chunks
 
-            def is_void(token: str = chunk.token) -> bool:
-                return token in on.heartbeat(_WORKER, tokens=[token]).void  # type: ignore[list-item]
+            def is_revoked(token: str = chunk.token) -> bool:
+                return token in on.heartbeat(_WORKER, tokens=[token]).revoked  # type: ignore[list-item]
 
             ran += 1
-            match execute(chunk, handler, self.store, is_void=is_void, worker=_WORKER):
+            match execute(chunk, handler, self.store, is_revoked=is_revoked, worker=_WORKER):
                 case Done(token=token, operations_failed=failed, output=output):
                     outputs = None if output is None else {token: output}
                     outcomes: list[object] = list(

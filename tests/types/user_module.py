@@ -37,7 +37,7 @@ def increment(number: int) -> int:
 def double(rows: list[int], chunk: Chunk) -> list[int]:
     assert_type(chunk.submission_id, SubmissionId)
     assert_type(chunk.metadata, bytes | None)
-    assert_type(chunk.is_void(), bool)
+    assert_type(chunk.is_revoked(), bool)
     return [2 * row for row in rows]
 
 

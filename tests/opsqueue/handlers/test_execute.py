@@ -271,7 +271,7 @@ def test_pickle_works_where_the_handler_allows_it(queue_name: str) -> None:
 
 def test_a_revoked_chunk_is_neither_run_nor_stored(store: ObjectStore) -> None:
     """Its result is no longer needed."""
-    report = execute(reservation(), chunk_handler(pytest.fail), store, is_void=lambda: True)
+    report = execute(reservation(), chunk_handler(pytest.fail), store, is_revoked=lambda: True)
 
     assert isinstance(report, GivenBack)
     assert not store.exists(output_key("p", 0))

@@ -15,7 +15,7 @@ import pytest
 
 from opsqueue.exceptions import HandlerError, SoftTimeLimitExceeded
 from opsqueue.handlers.app import Chunk, Handler, Opsqueue
-from opsqueue.handlers.execute import never_void
+from opsqueue.handlers.execute import never_revoked
 from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import OperationError
 from opsqueue.model.submission import ChunkIndex, SubmissionId
@@ -29,7 +29,7 @@ CHUNK = Chunk(
     queue="q",
     metadata=None,
     strategic_metadata={},
-    is_void=never_void,
+    is_revoked=never_revoked,
 )
 
 
@@ -290,10 +290,10 @@ def test_an_operation_of_a_revoked_chunk_that_raises_ends_the_chunk(invoker: Inv
         calls.append(operation)
         raise ValueError(operation)
 
-    void = replace(CHUNK, is_void=lambda: True)
+    revoked = replace(CHUNK, is_revoked=lambda: True)
 
     with pytest.raises(ValueError, match="1"):
-        invoker.call(handler_of(fail, on_error="collect"), [1, 2, 3], void)
+        invoker.call(handler_of(fail, on_error="collect"), [1, 2, 3], revoked)
     assert calls == [1]
 
 

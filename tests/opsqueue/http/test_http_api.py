@@ -486,7 +486,7 @@ def test_reports_about_another_chunk_are_never_handed_on() -> None:
             with pytest.raises(WrongAnswerError, match="other chunks"):
                 report(chunks(OutcomesBody(outcomes=outcomes)))
     with pytest.raises(WrongAnswerError, match="other chunks"):
-        chunks(AliveBody(void=[other], released=0)).heartbeat(
+        chunks(AliveBody(revoked=[other], released=0)).heartbeat(
             "w", tokens=[token], info=b"{}", timeout_ms=None
         )
 

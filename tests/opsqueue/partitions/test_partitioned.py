@@ -138,7 +138,7 @@ def test_a_heartbeat_reports_what_is_revoked_in_all_partitions(queue: Queue) -> 
         "w1", tokens=[*tokens_of(chunks), Token(f"1-1:{77:019}:0"), Token("nonsense")]
     )
 
-    assert {*gone, f"1-1:{77:019}:0", "nonsense"} == alive.void
+    assert {*gone, f"1-1:{77:019}:0", "nonsense"} == alive.revoked
     (worker,) = queue.list_workers()
     assert ("w1", len(chunks)) == (worker.name, worker.chunks_in_hand)
     queue.retire_worker("w1")
@@ -368,4 +368,4 @@ def test_a_heartbeat_of_one_partition_stays_in_it(queue: Queue) -> None:
         [worker.name for worker in part.list_workers() if worker.name == "w2"]
         for part in queue.parts()
     ]
-    assert alive.void == frozenset(tokens)
+    assert alive.revoked == frozenset(tokens)

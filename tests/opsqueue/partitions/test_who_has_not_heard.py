@@ -63,7 +63,7 @@ def test_a_program_that_knows_of_fewer_partitions_reads_and_reports_all(
 
     assert len(behind.parts()) == PARTITIONS
     assert behind.get_submission(id_).chunks_total == 1
-    assert behind.heartbeat("w1", tokens=[chunk.token]).void == frozenset()
+    assert behind.heartbeat("w1", tokens=[chunk.token]).revoked == frozenset()
     assert [Completed] == [type(o) for o in behind.complete_chunks([chunk.token])]
 
 

@@ -18,7 +18,7 @@ def test_what_a_worker_rightly_holds_is_not_revoked(queue: Queue) -> None:
 
     alive = queue.heartbeat("w1", tokens=tokens)
 
-    assert (frozenset(), 0) == (alive.void, alive.released)
+    assert (frozenset(), 0) == (alive.revoked, alive.released)
 
 
 def test_chunks_of_a_cancelled_submission_are_revoked(queue: Queue) -> None:
@@ -29,8 +29,8 @@ def test_chunks_of_a_cancelled_submission_are_revoked(queue: Queue) -> None:
 
     alive = queue.heartbeat("w1", tokens=tokens_of(chunks))
 
-    void = {c.token for c in chunks if c.source.submission_id == cancelled}
-    assert void == alive.void
+    revoked = {c.token for c in chunks if c.source.submission_id == cancelled}
+    assert revoked == alive.revoked
     assert running == chunks[2].source.submission_id
 
 
@@ -40,7 +40,7 @@ def test_chunks_of_a_failed_submission_are_revoked(queue: Queue) -> None:
     first, second = tokens_of(take(queue, 2))
     queue.fail_chunk(first, FAILURE)
 
-    assert frozenset({second}) == queue.heartbeat("w1", tokens=[second]).void
+    assert frozenset({second}) == queue.heartbeat("w1", tokens=[second]).revoked
 
 
 def test_a_lost_reservation_is_revoked(queue: Queue, clock: Clock) -> None:
@@ -53,8 +53,8 @@ def test_a_lost_reservation_is_revoked(queue: Queue, clock: Clock) -> None:
 
     alive = queue.heartbeat("w1", tokens=[token, theirs, Token("1-1")])
 
-    assert frozenset({token, theirs, Token("1-1")}) == alive.void
-    assert queue.heartbeat("w2", tokens=[theirs]).void == frozenset()
+    assert frozenset({token, theirs, Token("1-1")}) == alive.revoked
+    assert queue.heartbeat("w2", tokens=[theirs]).revoked == frozenset()
 
 
 def test_an_old_reservation_that_the_worker_does_not_know_is_released(
@@ -67,7 +67,7 @@ def test_an_old_reservation_that_the_worker_does_not_know_is_released(
 
     alive = queue.heartbeat("w1", tokens=[known.token])
 
-    assert (frozenset(), 1) == (alive.void, alive.released)
+    assert (frozenset(), 1) == (alive.revoked, alive.released)
     assert [Lost()] == queue.complete_chunks([unknown.token])
     assert (take_one(queue, worker="w2").chunk_index, queue.count_queue().workers - 1) == (1, 1)
     assert queue.get_submission(id_).chunks_in_hand == 2
@@ -84,7 +84,7 @@ def test_a_young_reservation_that_the_worker_does_not_know_yet_is_kept(
     alive = queue.heartbeat("w1", tokens=[])
 
     assert alive.released == 0
-    assert frozenset() == queue.heartbeat("w1", tokens=[token]).void
+    assert frozenset() == queue.heartbeat("w1", tokens=[token]).revoked
 
 
 def test_a_released_unknown_chunk_of_a_cancelled_submission_waits_for_a_retry(
@@ -113,7 +113,7 @@ def test_another_workers_reservations_are_not_touched(queue: Queue, clock: Clock
     alive = queue.heartbeat("w1", tokens=[], unknown_ms=0)
 
     assert alive.released == 0
-    assert frozenset() == queue.heartbeat("w2", tokens=[token]).void
+    assert frozenset() == queue.heartbeat("w2", tokens=[token]).revoked
 
 
 def test_a_heartbeat_keeps_a_worker_from_being_taken_for_dead(queue: Queue, clock: Clock) -> None:

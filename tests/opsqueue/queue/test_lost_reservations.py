@@ -91,7 +91,7 @@ def test_a_removed_entry_is_acknowledged_by_whoever_meets_it_and_its_chunk_is_fr
     match meet:
         case "heartbeat":
             alive = queue.heartbeat("w1", tokens=[held.token])
-            assert (frozenset({held.token}), 0, 1) == (alive.void, alive.released, alive.lost)
+            assert (frozenset({held.token}), 0, 1) == (alive.revoked, alive.released, alive.lost)
         case "retire":
             assert queue.run(commands.retire_worker("w1"))
         case "reclaim_dead":
@@ -122,12 +122,12 @@ def test_a_removed_entry_is_acknowledged_by_whoever_meets_it_and_its_chunk_is_fr
 def test_an_entry_that_nobody_is_said_to_hold_is_removed_and_its_chunk_is_freed(
     client: redis.Redis, queue: Queue, raw: Raw, acknowledge: Break, meet: str
 ) -> None:
-    """Its worker's heartbeat has called it void, so nobody would ever report it."""
+    """Its worker's heartbeat has reported it as revoked, so nobody would ever report it."""
     insert(queue, 1, strategic_metadata={"customer": 7})
     repair_wholly(queue)
     (held,) = chunks = take(queue, 1)
     acknowledge(chunks)
-    assert frozenset({held.token}) == queue.heartbeat("w1", tokens=[held.token]).void
+    assert frozenset({held.token}) == queue.heartbeat("w1", tokens=[held.token]).revoked
 
     match meet:
         case "complete":
@@ -276,7 +276,7 @@ def test_an_entry_of_an_operator_stops_nothing_and_is_removed(
     queue.list_workers()
     queue.get_reservations([*tokens_of(before), foreign])  # type: ignore[list-item]
     tokens = tokens_of(before + after)
-    assert frozenset() == queue.heartbeat("w1", tokens=tokens, unknown_ms=10**9).void
+    assert frozenset() == queue.heartbeat("w1", tokens=tokens, unknown_ms=10**9).revoked
     queue.reclaim_expired("w2")
     repair_wholly(queue)
     clock.advance(600_000 - 1)
@@ -307,7 +307,7 @@ def test_a_group_that_was_moved_gives_each_worker_its_own_chunks(
     third = take(queue, 1, worker="w3")
 
     assert ([0, 1], [2], [3]) == (indexes_of(first), indexes_of(second), indexes_of(third))
-    assert frozenset() == queue.heartbeat("w3", tokens=tokens_of(third)).void
+    assert frozenset() == queue.heartbeat("w3", tokens=tokens_of(third)).revoked
     for worker in ("w1", "w2", "w3"):
         queue.retire_worker(worker)
     queue.reclaim_expired("w4")
@@ -326,11 +326,11 @@ def test_a_worker_is_told_that_its_chunk_went_to_the_one_that_a_moved_group_gave
     client.xgroup_setid(stream, "workers", "0")
     second = take_one(queue, worker="w2")
 
-    void = queue.heartbeat("w1", tokens=[first.token]).void
+    revoked = queue.heartbeat("w1", tokens=[first.token]).revoked
     clock.advance(30_000)
     released = queue.heartbeat("w2", tokens=[second.token]).released
 
-    assert (void, released) == (frozenset({first.token}), 1)
+    assert (revoked, released) == (frozenset({first.token}), 1)
     assert indexes_of(take(queue, 5, worker="w3")) == [0]
 
 
@@ -415,7 +415,7 @@ def test_chunks_that_change_hands_between_steps_are_not_taken_for_lost(
     assert step is None
     assert freed == 0
     assert len(held) == len(queue.list_reservations().chunks) == 10
-    assert frozenset() == queue.heartbeat("w9", tokens=[]).void
+    assert frozenset() == queue.heartbeat("w9", tokens=[]).revoked
     outcomes = queue.complete_chunks(tokens_of(held))
     assert all(isinstance(outcome, Completed) for outcome in outcomes)
     check_whole(client, queue, raw)

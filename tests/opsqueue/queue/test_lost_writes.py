@@ -70,7 +70,7 @@ def test_a_token_that_is_lost_does_not_stand_for_another_chunk(
     (other,) = take(queue, worker="w2", strategy=Newest())
 
     assert "9000000000000-1" == other.token.split(":")[0] == late.token.split(":")[0]
-    assert frozenset({late.token}) == queue.heartbeat("w1", tokens=[late.token]).void
+    assert frozenset({late.token}) == queue.heartbeat("w1", tokens=[late.token]).revoked
     assert [] == list(queue.get_reservations([late.token]))
     assert [Lost()] == queue.complete_chunks([late.token])
     assert Lost() == queue.fail_chunk(late.token, ChunkFailure(type="E", message=""))
@@ -87,7 +87,9 @@ def test_a_token_without_its_chunk_is_taken_too(queue: Queue) -> None:
     found = queue.get_reservations([old])
 
     assert [chunks[0].chunk_index] == [found[old].chunk_index]
-    assert frozenset() == queue.heartbeat("w1", tokens=[old, renewed, released], unknown_ms=0).void
+    assert (
+        frozenset() == queue.heartbeat("w1", tokens=[old, renewed, released], unknown_ms=0).revoked
+    )
     assert [Completed(chunks[0].source.submission_id, 2)] == queue.complete_chunks([old])
     assert [Released(chunks[0].source.submission_id)] == queue.release_chunks([released])
 

@@ -328,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
         )
         lost_before = self.model.stats["reservations_lost"]
         expected = self.model.heartbeat(self.clock.now, worker, tokens, unknown_ms, timeout_ms)
-        assert expected == (set(alive.void), alive.released)
+        assert expected == (set(alive.revoked), alive.released)
         assert self.model.stats["reservations_lost"] - lost_before == alive.lost
 
     def retire(self, worker: str, limit: int) -> None:

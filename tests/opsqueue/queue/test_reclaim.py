@@ -41,7 +41,7 @@ def test_a_worker_is_not_dead_before_its_timeout(queue: Queue, clock: Clock) -> 
     clock.advance(TIMEOUT_MS - 1)
 
     assert reclaim_dead(queue) == 0
-    assert frozenset() == queue.heartbeat("w1", tokens=[token]).void
+    assert frozenset() == queue.heartbeat("w1", tokens=[token]).revoked
 
 
 def test_each_worker_says_itself_after_how_long_a_silence_it_is_dead(

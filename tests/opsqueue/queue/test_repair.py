@@ -63,7 +63,7 @@ def test_a_report_of_a_lost_reservation_is_lost(queue: Queue, lose: Callable[[],
     lose()
 
     assert [Lost()] == queue.complete_chunks([token])
-    assert frozenset({token}) == queue.heartbeat("w1", tokens=[token]).void
+    assert frozenset({token}) == queue.heartbeat("w1", tokens=[token]).revoked
 
 
 @pytest.mark.parametrize("notice", ["reserve", "heartbeat", "retire", "reclaim"])
@@ -241,7 +241,7 @@ def test_a_flushed_server_starts_anew(queue: Queue, raw: Raw) -> None:
     empty = queue.reserve_chunks("w1")
     new = insert(queue, 2)
 
-    assert ([Lost()], frozenset({token}), ()) == (lost, alive.void, empty.chunks)
+    assert ([Lost()], frozenset({token}), ()) == (lost, alive.revoked, empty.chunks)
     assert indexes_of(take(queue, 5)) == [0, 1]
     assert id_ != new or queue.get_submission(new).chunks_total == 2
     assert [new] == [s.id for s in listed(queue, SubmissionState.IN_PROGRESS)]
@@ -277,6 +277,6 @@ def test_a_killed_server_with_its_append_only_file_keeps_reservations(
         queue = Queue(connect(server.url), queue_name)
 
         assert queue.repair() is None
-        assert frozenset() == queue.heartbeat("w1", tokens=tokens).void
+        assert frozenset() == queue.heartbeat("w1", tokens=tokens).revoked
         assert [Completed(id_, 2), Completed(id_, 1)] == queue.complete_chunks(tokens)
         assert indexes_of(take(queue, 5)) == [2]

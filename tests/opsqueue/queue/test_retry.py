@@ -72,7 +72,7 @@ def test_a_reservation_from_before_the_retry_is_valid_again(queue: Queue) -> Non
 
     queue.retry_submission(id_)
 
-    assert frozenset() == queue.heartbeat("w1", tokens=[token]).void
+    assert frozenset() == queue.heartbeat("w1", tokens=[token]).revoked
     assert indexes_of(take(queue, 5, worker="w2")) == [1]
     assert [Completed(id_, 1)] == queue.complete_chunks([token])
 

@@ -248,7 +248,7 @@ def test_a_chunk_that_nobody_wants_is_not_processed(recorded: InMemorySpanExport
     store = open_store("memory://void")
     store.create(input_key("p", 0), CODEC.encode([1]))
 
-    report = execute(reservation(), app_of(see).handler_of("q"), store, is_void=lambda: True)
+    report = execute(reservation(), app_of(see).handler_of("q"), store, is_revoked=lambda: True)
 
     assert isinstance(report, GivenBack)
     assert not named(recorded, "process q")

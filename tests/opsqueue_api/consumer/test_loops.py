@@ -70,7 +70,7 @@ def test_a_chunk_callback_is_told_of_its_chunk(
         chunk.submission_otel_trace_carrier,
     )
     assert chunk.submission_strategic_metadata == {"customer": 3}
-    assert not chunk.is_void()
+    assert not chunk.is_revoked()
     assert ["A", "B"] == list(producer.try_stream_completed_submission(id_))
 
 

@@ -139,7 +139,7 @@ def test_a_cancelled_submissions_chunk_is_revoked(
 
     consumer._hand.beat()
 
-    assert chunk.is_void()
+    assert chunk.is_revoked()
 
 
 def test_an_output_that_is_there_completes_the_chunk(

@@ -33,7 +33,7 @@ class Beaten:
         if self._fails:
             message = "no answer"
             raise RedisUnavailableError(message)
-        return SimpleNamespace(released=0, lost=0, void=("1-1",))
+        return SimpleNamespace(released=0, lost=0, revoked=("1-1",))
 
     def held(self) -> list[str]:
         return []

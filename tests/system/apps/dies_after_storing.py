@@ -28,9 +28,9 @@ def refuse_odd(number: int) -> int:
     return number
 
 
-def save_and_die(*arguments: Any, is_void: Callable[[], bool]) -> Any:
+def save_and_die(*arguments: Any, is_revoked: Callable[[], bool]) -> Any:
     """Store the output, and be killed before it is reported."""
-    report = save(*arguments, is_void=is_void)
+    report = save(*arguments, is_revoked=is_revoked)
     if not has_died.exists():
         has_died.touch()
         if os.environ["TEST_VICTIM"] == "worker":

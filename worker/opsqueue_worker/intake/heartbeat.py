@@ -107,5 +107,5 @@ class Heartbeat:
             )
         if alive.lost:
             logger.warning("queue %s: %s", intake.queue.label, lost_reservations(alive.lost))
-        if alive.void:
-            self._on_revoked(intake.ticket(token) for token in alive.void)
+        if alive.revoked:
+            self._on_revoked(intake.ticket(token) for token in alive.revoked)

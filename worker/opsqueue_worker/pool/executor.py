@@ -201,7 +201,7 @@ class LoopExecutor:
             ran = await execution.run_async(
                 fetched,
                 handler,
-                is_void=task.is_revoked,
+                is_revoked=task.is_revoked,
                 invoke=invoke,  # type: ignore[arg-type]
                 worker=bench.worker,
                 limit_bytes=bench.limit_bytes,
@@ -245,7 +245,7 @@ def work_on(
         ran = execution.run(
             fetched,
             handler,
-            is_void=task.is_revoked,
+            is_revoked=task.is_revoked,
             invoke=invoke,  # type: ignore[arg-type]
             worker=bench.worker,
             limit_bytes=bench.limit_bytes,
@@ -260,9 +260,9 @@ def work_on(
 def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
     """Store a chunk's output and record the time it took."""
     if ran.is_small:
-        return execution.save(ran, store, is_void=task.is_revoked)
+        return execution.save(ran, store, is_revoked=task.is_revoked)
     began = time.monotonic()
-    report = execution.save(ran, store, is_void=task.is_revoked)
+    report = execution.save(ran, store, is_revoked=task.is_revoked)
     if isinstance(report, Done):
         task.store_s = time.monotonic() - began
     return report
