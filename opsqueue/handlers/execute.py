@@ -238,7 +238,7 @@ def run(
     Args:
         fetched: the input.
         handler: the handler of its queue.
-        is_revoked: returns whether the reservation was revoked; called before the handler, and by it.
+        is_revoked: tells whether the reservation was revoked; called before the handler and by it.
         invoke: calls the handler, such as `Invoker.call`.
         worker: the worker's name for the chunk's span.
         limit_bytes: the limit of the input before compression.
