@@ -32,24 +32,24 @@ from opsqueue.queue.connection import (
     ALL_FACTS,
     NO_INFO,
     connect,
-    eviction_trouble,
-    loss_trouble,
+    eviction_warning,
+    loss_warning,
     masked,
     read_info,
     unseen_facts,
-    version_trouble,
+    version_warning,
 )
 from opsqueue.queue.durability import (
     Durability,
-    absent_troubles,
+    absent_warnings,
     all_unseen_settings,
-    fsync_troubles,
+    fsync_warnings,
     read_settings,
     server_name,
     unseen_replicas,
-    wait_troubles,
+    wait_warnings,
 )
-from opsqueue.queue.replication import lag_trouble, replica_trouble, replicas_of
+from opsqueue.queue.replication import lag_warning, replica_warning, replicas_of
 from opsqueue.queue.script import translated_errors
 from opsqueue.queue.store_identity import identify_store
 from opsqueue.store import open_store
@@ -121,15 +121,15 @@ def _server_findings(info: Mapping[str, Any] | None) -> Iterator[Finding]:
         return
     for unseen in unseen_facts(info):
         yield _split("redis-info", Level.WARNING, unseen)
-    if warning := version_trouble(info):
+    if warning := version_warning(info):
         yield Finding("redis-version", Level.PROBLEM, warning, "upgrade the server")
     elif "redis_version" in info:
         yield Finding("redis-version", Level.GOOD, server_name(info))
-    if warning := eviction_trouble(info):
+    if warning := eviction_warning(info):
         yield _split("redis-eviction", Level.PROBLEM, warning)
     elif "maxmemory_policy" in info:
         yield Finding("redis-eviction", Level.GOOD, "keys are not evicted (noeviction)")
-    if warning := loss_trouble(info):
+    if warning := loss_warning(info):
         yield _split("redis-persistence", Level.WARNING, warning)
     elif "aof_enabled" in info:
         yield Finding(
@@ -147,9 +147,9 @@ def _split(check: str, level: Level, warning: str) -> Finding:
 
 
 def _replication_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
-    if warning := replica_trouble(info):
+    if warning := replica_warning(info):
         yield _split("redis-replication", Level.PROBLEM, warning)
-    elif warning := lag_trouble(info):
+    elif warning := lag_warning(info):
         yield _split("redis-replication", Level.WARNING, warning)
     elif replicas := replicas_of(info):
         yield Finding("redis-replication", Level.GOOD, f"replicas up to date: {len(replicas)}")
@@ -161,8 +161,8 @@ def _durability_findings(
     """Report for each durability whether the servers keep it; only a chosen one is a problem."""
     settings = read_settings(client)
     warnings = {
-        Durability.FSYNC: fsync_troubles(infos, settings),
-        Durability.REPLICA: absent_troubles(infos) + unseen_replicas(infos),
+        Durability.FSYNC: fsync_warnings(infos, settings),
+        Durability.REPLICA: absent_warnings(infos) + unseen_replicas(infos),
     }
     unseen = {
         Durability.FSYNC: all_unseen_settings(infos, settings),
@@ -170,7 +170,7 @@ def _durability_findings(
     }
     for durability, of_servers in warnings.items():
         check, option = f"durability-{durability}", f"--durability {durability}"
-        found = of_servers or wait_troubles(client, durability)
+        found = of_servers or wait_warnings(client, durability)
         if not found:
             yield Finding(check, Level.GOOD, f"{option} is kept by this server")
         elif durability is chosen:

@@ -481,7 +481,7 @@ class ConsumerClient:
         """
         reservation = self._hand.named(submission_id, chunk_index, submission_prefix)
         if reservation is not None:
-            reported = ChunkFailure.told(type="", message=failure)
+            reported = ChunkFailure.reported(type="", message=failure)
             report = Failed(token=reservation.token, failure=reported)
             self._hand.settle(reservation, report, within_s=REPORT_WITHIN_S)
 

@@ -41,7 +41,7 @@ from opsqueue.tracing import Span, spans
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-STORE_TROUBLE_DELAY_MS: Final = 2_000
+STORE_UNAVAILABLE_DELAY_MS: Final = 2_000
 """The delay of a chunk that is released because the store does not work."""
 
 SAVE_TRIES: Final = 4
@@ -221,7 +221,7 @@ def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
 
 
 def _store_is_away(token: Token, exc: StoreUnavailableError) -> GivenBack:
-    return GivenBack(token=token, reason=str(exc), delay_ms=STORE_TROUBLE_DELAY_MS)
+    return GivenBack(token=token, reason=str(exc), delay_ms=STORE_UNAVAILABLE_DELAY_MS)
 
 
 def run(
@@ -494,7 +494,7 @@ def left_to_readers(
     return GivenBack(
         token=report.token,
         reason=f"worker {readers[0]} reads codec {report.unread_codec!r}, and this one doesn't",
-        delay_ms=STORE_TROUBLE_DELAY_MS,
+        delay_ms=STORE_UNAVAILABLE_DELAY_MS,
     )
 
 

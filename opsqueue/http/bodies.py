@@ -452,7 +452,7 @@ class FailedChunkBody(ChunkFailure, frozen=True, kw_only=True, forbid_unknown_fi
 
     def to_failure(self) -> ChunkFailure:
         """Return the failure, shortened to the limits of all failures."""
-        return ChunkFailure.told(type=self.type, message=self.message, traceback=self.traceback)
+        return ChunkFailure.reported(type=self.type, message=self.message, traceback=self.traceback)
 
 
 class FailBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -38,7 +38,7 @@ class Reserved(Struct, frozen=True, kw_only=True):
     """An id for `Queue.wait_for_wake`: none after it is missed; "" over HTTP: the API waits."""
     next_due_in_ms: int | None
     """Time until the next delayed chunk is due or a rate limit permits one; None: unknown."""
-    look_from: str = ""
+    scan_from: str = ""
     """Not '': the script reached its limit and found nothing; continue the search from here."""
     is_cut: bool = False
     """There may be more chunks, but the inputs of these make the answer large enough."""

@@ -112,7 +112,7 @@ class ChunkFailure(Struct, frozen=True, kw_only=True):
         )
 
     @classmethod
-    def told(cls, *, type: str, message: str, traceback: str = "") -> ChunkFailure:  # noqa: A002 the field's name
+    def reported(cls, *, type: str, message: str, traceback: str = "") -> ChunkFailure:  # noqa: A002 the field's name
         """Create a failure as reported by others, with its texts shortened; no type: only text."""
         return cls(
             type=type,

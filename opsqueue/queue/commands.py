@@ -407,7 +407,7 @@ def _changed(reply: list[Any], queue: str) -> Submission:
 
 
 def retry_submission(
-    submission_id: SubmissionId, *, look_from: str
+    submission_id: SubmissionId, *, scan_from: str
 ) -> Command[tuple[Submission, str]]:
     """Run a step of a retry; return the submission, and where the next step starts ('': none)."""
 
@@ -419,7 +419,7 @@ def retry_submission(
                 raise SubmissionNotRetryableError(replies.read_submission(row, queue))
         raise unexpected(reply)
 
-    return _about(submission_id, "retry_submission", parse, look_from=look_from)
+    return _about(submission_id, "retry_submission", parse, scan_from=scan_from)
 
 
 def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> Command[str | None]:
@@ -448,7 +448,7 @@ def reserve_chunks(
     limit: int,
     reservation_ms: int,
     strategy: AnyStrategy | None = None,
-    look_from: str = "",
+    scan_from: str = "",
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
     repeats_metadata: bool = False,
 ) -> Command[Reserved]:
@@ -466,7 +466,7 @@ def reserve_chunks(
             "reservation_ms": reservation_ms,
             "strategy": strategy.wire(),
             "chance": secrets.randbelow(2**30) + 1,
-            "look_from": look_from,
+            "scan_from": scan_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
             "repeats_metadata": int(repeats_metadata),
         },

@@ -24,7 +24,7 @@ from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.model.process import renew_in_children
 from opsqueue.queue.cluster import Client, ClusterClient, reason_of, run_on_all
 from opsqueue.queue.redis_url import BehindSentinels, Cluster, Server, UrlError, place_of
-from opsqueue.queue.replication import lag_trouble, replica_trouble
+from opsqueue.queue.replication import lag_warning, replica_warning
 
 SOCKET_TIMEOUT_S: Final = 15.0
 """Longer than any BLOCK that we send, see BLOCK_MS."""
@@ -172,14 +172,14 @@ def check(client: Client, *, url: str) -> list[str]:
         if info is None:
             warnings[f"Redis at {masked(url)} {NO_INFO}; make sure that {ALL_FACTS}"] = None
             continue
-        if trouble := version_trouble(info):
-            message = f"Redis at {masked(url)} is {trouble}"
+        if warning := version_warning(info):
+            message = f"Redis at {masked(url)} is {warning}"
             raise RedisUnavailableError(message)
-        for trouble_of in (eviction_trouble, loss_trouble, replica_trouble, lag_trouble):
-            if trouble := trouble_of(info):
-                warnings[f"Redis {trouble}"] = None
-        for trouble in unseen_facts(info):
-            warnings[f"Redis {trouble}"] = None
+        for warning_of in (eviction_warning, loss_warning, replica_warning, lag_warning):
+            if warning := warning_of(info):
+                warnings[f"Redis {warning}"] = None
+        for warning in unseen_facts(info):
+            warnings[f"Redis {warning}"] = None
     return list(warnings)
 
 
@@ -214,11 +214,11 @@ def read_info(client: Client, *, url: str) -> list[Mapping[str, Any] | None]:
         message = f"Redis at {masked(url)} refused the credentials ({exc}): put them into its URL"
         raise RedisUnavailableError(message) from exc
     except (redis.RedisError, RedisClusterException) as exc:
-        message = f"Redis at {masked(url)} {_trouble_with(exc)}"
+        message = f"Redis at {masked(url)} {_reason_of(exc)}"
         raise RedisUnavailableError(message) from exc
 
 
-def _trouble_with(exc: Exception) -> str:
+def _reason_of(exc: Exception) -> str:
     reason = reason_of(exc)
     told = f"{reason} {exc.__cause__ or ''}".lower()
     if "cluster mode is not enabled" in told:
@@ -252,7 +252,7 @@ def _info(server: redis.Redis) -> Mapping[str, Any] | None:
     return info
 
 
-def version_trouble(info: Mapping[str, Any]) -> str | None:
+def version_warning(info: Mapping[str, Any]) -> str | None:
     """Return a warning if a server is too old."""
     version = str(info.get("redis_version", ""))
     major = re.match(r"\d+", version)
@@ -261,7 +261,7 @@ def version_trouble(info: Mapping[str, Any]) -> str | None:
     return None
 
 
-def eviction_trouble(info: Mapping[str, Any]) -> str | None:
+def eviction_warning(info: Mapping[str, Any]) -> str | None:
     """Return a warning if a server evicts data when its memory is full."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
@@ -272,7 +272,7 @@ def eviction_trouble(info: Mapping[str, Any]) -> str | None:
     )
 
 
-def loss_trouble(info: Mapping[str, Any]) -> str | None:
+def loss_warning(info: Mapping[str, Any]) -> str | None:
     """Return a warning if a server loses data in a crash."""
     if "aof_enabled" not in info:
         return None

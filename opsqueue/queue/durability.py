@@ -91,8 +91,8 @@ def unconfirmed(durability: Durability, answers: Sequence[Any]) -> str | None:
 
 
 def _unsynced(waited: object, info: Reading, settings: Settings) -> str | None:
-    if trouble := fsync_trouble(info, settings):
-        return trouble
+    if warning := fsync_warning(info, settings):
+        return warning
     match waited:
         case [int(synced), int()]:
             within = f"within {CONFIRM_WITHIN_MS:,} ms"
@@ -103,7 +103,7 @@ def _unsynced(waited: object, info: Reading, settings: Settings) -> str | None:
     return f"the server answered {waited!r} when it was asked to wait for its disk"
 
 
-def fsync_trouble(info: Reading, settings: Settings) -> str | None:
+def fsync_warning(info: Reading, settings: Settings) -> str | None:
     """Return why this server can't promise that an answered write is on its disk; None: it can.
 
     Args:
@@ -177,9 +177,9 @@ def server_name(info: Reading) -> str:
     return f"Redis {info['redis_version']}" if "redis_version" in info else "the server"
 
 
-def fsync_troubles(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
+def fsync_warnings(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
     """Return what keeps servers from promising data on disk; in a cluster, for each master."""
-    return _of_each(fsync_trouble, infos, settings)
+    return _of_each(fsync_warning, infos, settings)
 
 
 def all_unseen_settings(infos: Sequence[Reading | None], settings: Sequence[Settings]) -> list[str]:
@@ -188,16 +188,16 @@ def all_unseen_settings(infos: Sequence[Reading | None], settings: Sequence[Sett
 
 
 def _of_each(
-    trouble_of: Callable[[Reading, Settings], str | None],
+    warning_of: Callable[[Reading, Settings], str | None],
     infos: Sequence[Reading | None],
     settings: Sequence[Settings],
 ) -> list[str]:
     pairs = zip(infos, settings, strict=False)
-    found = (trouble_of(info or {}, of_server) for info, of_server in pairs)
-    return list(dict.fromkeys(trouble for trouble in found if trouble))
+    found = (warning_of(info or {}, of_server) for info, of_server in pairs)
+    return list(dict.fromkeys(warning for warning in found if warning))
 
 
-def absent_troubles(infos: Sequence[Reading | None]) -> list[str]:
+def absent_warnings(infos: Sequence[Reading | None]) -> list[str]:
     """Report primaries that have no online replica."""
     for info in infos:
         if _tells_replicas(info) and not any(is_online(one) for one in replicas_of(info or {})):
@@ -209,11 +209,11 @@ def unseen_replicas(infos: Sequence[Reading | None]) -> list[str]:
     """Report servers that do not let this user see whether a replica is connected."""
     if all(_tells_replicas(info) for info in infos):
         return []
-    trouble = (
+    warning = (
         "it is not known whether a replica is connected, since the server does not let this user "
         "read it (INFO replication); make sure of one (replicaof)"
     )
-    return [trouble]
+    return [warning]
 
 
 def _tells_replicas(info: Reading | None) -> bool:
@@ -234,26 +234,26 @@ def check_durability(client: Client, durability: Durability, *, url: str) -> lis
     if durability is Durability.NONE:
         return []
     infos = read_info(client, url=url)
-    troubles: list[str] = []
+    warnings: list[str] = []
     if durability is Durability.FSYNC:
-        troubles = fsync_troubles(infos, read_settings(client))
-    if troubles := troubles or wait_troubles(client, durability):
+        warnings = fsync_warnings(infos, read_settings(client))
+    if warnings := warnings or wait_warnings(client, durability):
         less = "replica or none" if durability is Durability.FSYNC else "none"
         message = (
             f"durability {durability.value!r} is not kept by {masked(url)}: "
-            f"{'; '.join(troubles)}, or promise less with --durability {less} (OPSQUEUE_DURABILITY)"
+            f"{'; '.join(warnings)}, or promise less with --durability {less} (OPSQUEUE_DURABILITY)"
         )
         raise InvalidArgumentError(message)
     if durability is Durability.REPLICA:
         about = "durability 'replica'"
         return [
-            *(f"{about} is not kept now: {trouble}" for trouble in absent_troubles(infos)),
-            *(f"{about} may not be kept: {trouble}" for trouble in unseen_replicas(infos)),
+            *(f"{about} is not kept now: {warning}" for warning in absent_warnings(infos)),
+            *(f"{about} may not be kept: {warning}" for warning in unseen_replicas(infos)),
         ]
     return []
 
 
-def wait_troubles(client: Client, durability: Durability) -> list[str]:
+def wait_warnings(client: Client, durability: Durability) -> list[str]:
     """Return why inserts can't wait: servers that don't let this user do so."""
     (name, *arguments), prints = _WAITS[durability]
 

@@ -468,15 +468,15 @@ class Queue:
             SubmissionNotFoundError: the queue has no such submission.
             SubmissionNotRetryableError: it is in progress or has completed.
         """
-        look_from = ""
+        scan_from = ""
         while True:
             submission, more = self.run(
-                commands.retry_submission(submission_id, look_from=look_from)
+                commands.retry_submission(submission_id, scan_from=scan_from)
             )
             # The same position again means no progress.
-            if more in ("", look_from):
+            if more in ("", scan_from):
                 return submission
-            look_from = more
+            scan_from = more
 
     cancel_submission = _runs(commands.cancel_submission)
     update_metadata = _runs(commands.update_metadata)
@@ -537,14 +537,14 @@ class Queue:
         return found[numbers[0]] if len(numbers) == 1 else merged_reserves(found)
 
     def _reserve_in(self, partition: int, worker: str, **options: Any) -> Reserved:  # noqa: ANN401 options of `commands.reserve_chunks`
-        look_from = ""
+        scan_from = ""
         while True:
-            command = commands.reserve_chunks(worker, look_from=look_from, **options)
+            command = commands.reserve_chunks(worker, scan_from=scan_from, **options)
             reserved = self.run(command, partition=partition)
             # In one script, a composed strategy only examines a bounded number of submissions.
-            if reserved.chunks or reserved.look_from in ("", look_from):
+            if reserved.chunks or reserved.scan_from in ("", scan_from):
                 return reserved
-            look_from = reserved.look_from
+            scan_from = reserved.scan_from
 
     def complete_chunks(
         self,

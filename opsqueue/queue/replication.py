@@ -21,7 +21,7 @@ def is_online(replica: Info) -> bool:
     return bool(replica.get("state") == "online")
 
 
-def replica_trouble(info: Info) -> str | None:
+def replica_warning(info: Info) -> str | None:
     """Return a warning if a server is a replica, which refuses writes."""
     if info.get("role") != "slave":
         return None
@@ -33,7 +33,7 @@ def replica_trouble(info: Info) -> str | None:
     )
 
 
-def lag_trouble(info: Info) -> str | None:
+def lag_warning(info: Info) -> str | None:
     """Return a warning if replicas of a primary lag behind it."""
     late = [
         f"{replica.get('ip')}:{replica.get('port')}"

@@ -63,7 +63,7 @@ def read_reserved(reply: list[Any], queue: str) -> Reserved:
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
-                look_from=rest.decode(),
+                scan_from=rest.decode(),
                 is_cut=bool(cut),
             )
     raise unexpected(reply)

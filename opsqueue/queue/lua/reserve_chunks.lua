@@ -11,21 +11,21 @@
 -- ARGV[4] reservation_ms        until it expires
 -- ARGV[5] strategy              JSON, see _strategy.lua
 -- ARGV[6] chance                a random integer of 30 bits, from the caller
--- ARGV[7] look_from             '', or the look_from of an answer without chunks
+-- ARGV[7] scan_from             '', or the scan_from of an answer without chunks
 -- ARGV[8] heartbeat_timeout_ms  for a new worker; for others, that of the last heartbeat is kept
 -- ARGV[9] repeats_metadata      1 if the caller passes metadata on with each chunk; each one counts
 --
 -- With _alive, _handout, _history, _in_hand, _strategy, _token.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
--- look_from, is_cut}. Read `wake` after wake_id to sleep until something may be free. next_due is
+-- scan_from, is_cut}. Read `wake` after wake_id to sleep until something may be free. next_due is
 -- the instant of the next delayed chunk, or when a rate limit permits one, or -1 if there can be
 -- none before a resume. chunks is a flat list of token, attempt, and input of a small submission or
 -- nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values are those of
 -- the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the answer.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
-local strategy, chance, look_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local strategy, chance, scan_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local expires_at, bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 local repeats_metadata = ARGV[9] == '1'
 local next_due
@@ -60,12 +60,12 @@ while #entries < asked and bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random starts the same in each
   -- call.
   chance = chance * 48271 % 2147483647
-  local id, found = pick(strategy, chance, look_from)
+  local id, found = pick(strategy, chance, scan_from)
   if not id then
-    look_from = found
+    scan_from = found
     break
   end
-  look_from = ''
+  scan_from = ''
   local sub = subs[id]
   if not sub then
     sub = read_submission(id)
@@ -109,7 +109,7 @@ if is_blocked and #entries < asked then
   redis.call('SET', base .. 'blocked', 1)
 end
 if #entries == 0 then
-  return answer('reserved', {}, {}, look_from)
+  return answer('reserved', {}, {}, scan_from)
 end
 local submissions = {}
 for _, id in ipairs(order) do

@@ -11,18 +11,18 @@
 -- KEYS[1] base       prefix of the queue's keys
 -- ARGV[1] now        see _prelude
 -- ARGV[2] id
--- ARGV[3] look_from  '' to retry it; then the last answer's look_from
+-- ARGV[3] scan_from  '' to retry it; then the last answer's scan_from
 --
 -- With _end_submission, _submission.
 --
--- Returns {"retried", submission, look_from}, '' if that was all; {"not_retryable", submission};
+-- Returns {"retried", submission, scan_from}, '' if that was all; {"not_retryable", submission};
 -- or {"unknown"}.
-local id, look_from = ARGV[2], ARGV[3]
+local id, scan_from = ARGV[2], ARGV[3]
 local key = sub_key(id)
 
 local function free_delayed()
   local is_free, delayed = false, base .. 'delayed'
-  local found = redis.call('ZSCAN', delayed, look_from == '' and '0' or look_from,
+  local found = redis.call('ZSCAN', delayed, scan_from == '' and '0' or scan_from,
     'MATCH', id .. ':*', 'COUNT', 1000)
   for i = 1, #found[2], 2 do
     redis.call('ZREM', delayed, found[2][i])
@@ -39,7 +39,7 @@ local row = redis.call('HMGET', key, 'state', 'cursor', 'chunks_total', 'chunks_
 local state = row[1]
 if not state then
   return {'unknown'}
-elseif look_from ~= '' then
+elseif scan_from ~= '' then
   return state == 'in_progress' and free_delayed() or {'retried', submission_row(id), ''}
 elseif state ~= 'failed' and state ~= 'cancelled' then
   return {'not_retryable', submission_row(id)}

@@ -19,7 +19,7 @@ from opsqueue.queue.durability import (
     ACL_COMMAND,
     Durability,
     check_durability,
-    fsync_trouble,
+    fsync_warning,
     waits_rightly,
 )
 from opsqueue.queue.queue import Queue
@@ -160,7 +160,7 @@ def test_fsync_is_refused_where_settings_may_not_be_read_of_a_server_that_waits_
     """With appendfsync no there would be no fsync to wait for."""
     refused = redis.exceptions.NoPermissionError("NOPERM")
 
-    trouble = fsync_trouble({"redis_version": "8.2.3"}, refused)
+    trouble = fsync_warning({"redis_version": "8.2.3"}, refused)
 
     assert "Redis 8.2.3 does not let this user read its appendfsync" in str(trouble)
     assert ACL_COMMAND in str(trouble)
@@ -170,7 +170,7 @@ def test_fsync_is_refused_where_a_server_tells_only_some_settings() -> None:
     """Those of some providers answer CONFIG GET with less."""
     told = {"appendonly": "yes", "appendfsync": "always"}
 
-    trouble = fsync_trouble({"redis_version": "8.2.3"}, told)
+    trouble = fsync_warning({"redis_version": "8.2.3"}, told)
 
     assert "does not report its no-appendfsync-on-rewrite" in str(trouble)
 

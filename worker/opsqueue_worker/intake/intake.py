@@ -82,7 +82,7 @@ class Intake:
         self._is_stopping = False
         self._is_empty = False
         self._has_looked = False
-        self._look_from = ""
+        self._scan_from = ""
         self._wake_id = "0-0"
         self._due_at: float | None = None
 
@@ -217,7 +217,7 @@ class Intake:
                     limit=places,
                     reservation_ms=self._handler.reservation_ms,
                     strategy=self._strategy,
-                    look_from=self._look_from,
+                    scan_from=self._scan_from,
                     heartbeat_timeout_ms=self._heartbeat_timeout_ms,
                 )
             )
@@ -255,9 +255,9 @@ class Intake:
                 # Without the input, so that chunks that wait to be reported take little memory.
                 self._held[chunk.token] = structs.replace(chunk, input=None)
             # If it is not '', the strategy has not looked at everything yet: continue at once.
-            self._look_from = "" if reserved.chunks else reserved.look_from
-            self._has_looked = not self._look_from
-            is_all = not (self._look_from or reserved.is_cut)
+            self._scan_from = "" if reserved.chunks else reserved.scan_from
+            self._has_looked = not self._scan_from
+            is_all = not (self._scan_from or reserved.is_cut)
             if len(reserved.chunks) < places and is_all:
                 self._is_empty, self._wake_id, self._due_at = True, reserved.wake_id, None
                 if reserved.next_due_in_ms is not None and not reserved.is_paused:
