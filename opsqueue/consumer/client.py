@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
 from opsqueue.consumer.backends import ConsumerQueue
 from opsqueue.consumer.held import REPORT_WITHIN_S, Connected, InHand
-from opsqueue.contents.codec import RAW, Codec, open_codec, readable_codecs
+from opsqueue.contents.codec import Codec, is_raw, open_codec, readable_codecs
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.exceptions import (
     EncodingError,
@@ -361,8 +361,8 @@ class ConsumerClient:
         def codec_of(name: str) -> Codec:
             if given is not None:
                 return given.as_in(name)
-            if name == RAW.name:
-                return codec_of_format(DEFAULT_SERIALIZATION_FORMAT)
+            if is_raw(name):
+                return codec_of_format(DEFAULT_SERIALIZATION_FORMAT).as_in(name)
             return open_codec(name, allow_pickle=self._allow_pickle)
 
         handler = Handler(

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Final, Literal, get_args
 
-from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, VALUE_BYTES, Codec
+from opsqueue.contents.codec import MAX_CHUNK_BYTES, VALUE_BYTES, Codec, is_raw
 from opsqueue.contents.output import MAGIC, Encoded, decode_each_outcome, decode_output, errors_of
 from opsqueue.contents.output_check import count_stored_errors
 from opsqueue.exceptions import (
@@ -350,7 +350,7 @@ def _contents(
 
 def _operations_in(submission: Submission, chunk_index: int) -> int | None:
     """Return the number of operations in a chunk; None for raw chunks, which are opaque."""
-    if submission.codec.startswith(RAW.name):
+    if is_raw(submission.codec):
         return None
     before = chunk_index * submission.chunk_size
     return min(submission.chunk_size, submission.operations_total - before)
@@ -359,7 +359,7 @@ def _operations_in(submission: Submission, chunk_index: int) -> int | None:
 def _outcomes(
     data: bytes, codec: Codec, operations: int | None, whole_bytes: int | None
 ) -> Iterable[object]:
-    if codec.plain_name == RAW.name:
+    if is_raw(codec.name):
         # The raw bytes of any chunk can be requested, too.
         operations = None
     if whole_bytes is None:

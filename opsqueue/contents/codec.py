@@ -911,6 +911,12 @@ def _dump_raw(operations: list[object]) -> bytes:
 RAW = Codec("raw", _dump_raw, lambda data: [data])
 """The codec of chunks that are bytes already; only their producer knows what is in them."""
 
+
+def is_raw(name: str) -> bool:
+    """Return whether chunks of a codec of this name are bytes that only their producer knows."""
+    return name.removesuffix(_ZSTD) == RAW.name
+
+
 _PICKLE = Codec("pickle", _dump_pickle, _load_pickle)
 _PLAIN: dict[str, Codec] = {
     codec.name: codec

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec
+from opsqueue.contents.codec import MAX_CHUNK_BYTES, Codec, is_raw
 from opsqueue.exceptions import EncodingError, OpsqueueInternalError
 from opsqueue.model.chunk import MAX_FAILURE_CHARACTERS, OperationError, encodable
 
@@ -151,7 +151,7 @@ def decode_output(
             chunk of another length.
     """
     # A raw output may begin with anything.
-    if codec.plain_name == RAW.name:
+    if is_raw(codec.name):
         # In an output with errors only the list of results is compressed.
         end = envelope_end(data) if codec.is_compressed and data.startswith(MAGIC) else 0
         plain = codec.decode(data[end:], limit_bytes=limit_bytes)

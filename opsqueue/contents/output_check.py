@@ -22,7 +22,14 @@ from typing import Final
 
 import zstandard
 
-from opsqueue.contents.codec import CBOR_TAG, CBOR_UNDECLARED, MAX_CHUNK_BYTES, RAW, open_codec
+from opsqueue.contents.codec import (
+    CBOR_TAG,
+    CBOR_UNDECLARED,
+    MAX_CHUNK_BYTES,
+    RAW,
+    is_raw,
+    open_codec,
+)
 from opsqueue.contents.output import MAGIC, count_envelope, decode_output, envelope_end
 from opsqueue.exceptions import ChunkTooLargeError, EncodingError, InvalidArgumentError
 
@@ -180,7 +187,7 @@ def _decode(
     except InvalidArgumentError:
         return  # pickle, which would run anybody's code, or a custom codec
     found = len(decode_output(data, opened, limit_bytes=limit_bytes, limit_values=limit_values))
-    if found != operations and opened.plain_name != RAW.name:
+    if found != operations and not is_raw(codec):
         raise _miscounted(found, operations)
 
 

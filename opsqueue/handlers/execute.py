@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec import structs
 
 from opsqueue.contents.chunks import failed_in_output, store_output
-from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, open_codec, readable_codecs
+from opsqueue.contents.codec import MAX_CHUNK_BYTES, RAW, Codec, is_raw, open_codec, readable_codecs
 from opsqueue.contents.output import MAGIC, Encoded, encode_output
 from opsqueue.contents.output_check import count_errors
 from opsqueue.exceptions import (
@@ -355,8 +355,9 @@ def _open(fetched: Fetched, handler: Handler, limit_bytes: int) -> _Opened:
     else:
         codec = _codec_of(source.codec, handler)
     # The number of operations in a raw chunk is known to its producer only.
-    is_raw = source.codec.startswith(RAW.name)
-    operations = None if is_raw else source.operations_in(fetched.reservation.chunk_index)
+    operations = (
+        None if is_raw(source.codec) else source.operations_in(fetched.reservation.chunk_index)
+    )
     found = codec.decode(fetched.data, operations=operations, limit_bytes=limit_bytes)
     return _Opened(codec, found)
 

@@ -36,7 +36,7 @@ from opsqueue.contents.chunks import (
     indexed_results,
     results_by_chunk,
 )
-from opsqueue.contents.codec import PRODUCER_CODEC, RAW, Codec, open_codec
+from opsqueue.contents.codec import PRODUCER_CODEC, RAW, Codec, is_raw, open_codec
 from opsqueue.contents.formats import codec_of_format
 from opsqueue.contents.inline import reader_of
 from opsqueue.exceptions import (
@@ -907,7 +907,7 @@ class ProducerClient:
 
     def _codec_of(self, name: str, given: SerializationFormat | None) -> Codec:
         """Choose the codec to decode with: the given one, else the client's, else the recorded."""
-        if given is None and name == RAW.name:
+        if given is None and is_raw(name):
             given = DEFAULT_SERIALIZATION_FORMAT
         if given is not None:
             return codec_of_format(given).as_in(name)

@@ -17,7 +17,7 @@ from opsqueue.contents.chunks import (
     discard_unless_owned,
     store_operations,
 )
-from opsqueue.contents.codec import RAW, Codec
+from opsqueue.contents.codec import Codec, is_raw
 from opsqueue.contents.fingerprint import OperationsDigest, inline_digest
 from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.http.manifest import store_manifest
@@ -118,7 +118,7 @@ class SubmissionInserter:
         """
         origin = Origin()
         digest = OperationsDigest() if is_compared and idempotency_key else None
-        operations_an_item = empty.chunk_size if codec.name == RAW.name else 1
+        operations_an_item = empty.chunk_size if is_raw(codec.name) else 1
         with spans.store_inputs():
             stored = store_operations(
                 self._store,

@@ -13,8 +13,10 @@ import cbor2
 import pytest
 
 from opsqueue.consumer import Chunk, ChunkIndex, ConsumerClient, Strategy
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.queue import Queue
@@ -127,6 +129,26 @@ def test_a_serialization_format_takes_the_codecs_place(
     run(consumer.run_each_op, lambda number: -number, id_, serialization_format=form)
 
     assert [-1, -2] == form.loads(store.get(output_key(prefix, 0)))
+
+
+@pytest.mark.parametrize("name", ["raw", "raw+zstd"])
+def test_raw_chunks_are_read_with_the_default_format(
+    consumer: ConsumerClient,
+    producer: ProducerClient,
+    store: ObjectStore,
+    queue: Queue,
+    run: Run,
+    name: str,
+) -> None:
+    """Programs that submit bytes by themselves, compressed or not, need not name a format."""
+    prefix = fresh_prefix(queue.name)
+    store.create(input_key(prefix, 0), open_codec(name).encode([cbor2.dumps([1, 2])]))
+    new = NewSubmission(prefix=prefix, chunks_total=1, chunk_size=2, operations_total=2, codec=name)
+    id_ = queue.insert_submission(new).id
+
+    run(consumer.run_each_op, lambda number: -number, id_)
+
+    assert [-1, -2] == list(producer.try_stream_completed_submission(id_))
 
 
 @pytest.mark.parametrize("form", [cbor2, pickle, json])
