@@ -124,7 +124,7 @@ def test_a_second_ctrl_c_ends_dev_without_waiting_for_chunks(start: Start, tmp_p
         time.sleep(0.02)
 
     dev.signal(signal.SIGINT)
-    dev.wait_for_line("once more to give them back at once")
+    dev.wait_for_line("signal again to release them at once")
     began = time.monotonic()
     dev.signal(signal.SIGINT)
 

@@ -63,7 +63,7 @@ def test_a_worker_serves_partitions_that_come_while_it_runs(
 
     results = [list(producer.iter_results(id_)) for id_ in ids]
     assert [[number + 1, 11] for number in range(len(ids))] == results
-    assert f"partition {producer.queue}/03 is served" in worker.output
+    assert f"also serving its new partition {producer.queue}/03" in worker.output
     counts = queue.count_queue()
     assert 1 + 2 * len(ids) == counts.stats["chunks_completed"]
     assert (0, 0) == (counts.backlog_chunks, counts.chunks_in_hand)
