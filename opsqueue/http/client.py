@@ -69,6 +69,8 @@ _CA_HELP: Final = (
 )
 _HELP: Final = "is opsqueue-api running, and is the URL right (OPSQUEUE_API_URL)?"
 
+_GIVE_ONE: Final = "; give one: token= of a client, OPSQUEUE_API_TOKEN of the command line"
+
 Body = TypeVar("Body")
 Params = str | Sequence[str]
 
@@ -100,13 +102,14 @@ class HttpClient:
 
     Args:
         api_url: http://host:3999, https://…, or host:port.
-        token: sent as a bearer token.
+        token: sent as a bearer token, without the white space around it, such as a file's last
+            line break.
         patience: the patience of requests that are sent without one.
         transport: for tests, such as `httpx.WSGITransport(app)`.
         pause: called to sleep between repetitions; for tests.
 
     Raises:
-        InvalidArgumentError: the URL can't be read.
+        InvalidArgumentError: the URL can't be read, or the token can't be one.
     """
 
     def __init__(
@@ -121,8 +124,9 @@ class HttpClient:
         """Make no connection yet."""
         full_url, self.url = _checked_url(api_url)
         headers = {"user-agent": f"opsqueue/{__version__}"}
+        self._has_token = token is not None
         if token is not None:
-            headers["authorization"] = f"Bearer {token}"
+            headers["authorization"] = f"Bearer {_checked_token(token)}"
 
         def connected() -> httpx.Client:
             # A company's proxy can't reach this machine's own loopback address. Without the
@@ -325,9 +329,9 @@ class HttpClient:
         problem = _problem_of(response)
         if response.status_code in _DENIED:
             why = problem.detail if problem else "a proxy in front of it did"
+            helps = "" if self._has_token else _GIVE_ONE
             return AccessDeniedError(
-                f"the API at {self.url} refused access ({response.status_code}): {why}; "
-                "pass the token to the client as token="
+                f"the API at {self.url} refused access ({response.status_code}): {why}{helps}"
             )
         if problem is None:
             return self._not_ours(response)
@@ -435,6 +439,16 @@ _ERRORS: Final[Mapping[str, Callable[[ProblemBody, str, SubmissionId], OpsqueueE
 def queue_path(queue: str) -> str:
     """Return the path of a queue's routes, or raise InvalidArgumentError for an invalid name."""
     return f"/v1/queues/{check_queue_name(queue)}"
+
+
+def _checked_token(token: str) -> str:
+    """Return a token as it is sent; no message shows it."""
+    sent = token.strip()
+    if not sent or not sent.isascii() or not sent.isprintable() or " " in sent:
+        why = "has characters that no token has" if sent else "is empty"
+        message = f"the API's token {why}: give the secret alone, as the API has it"
+        raise InvalidArgumentError(message)
+    return sent
 
 
 def _checked_url(api_url: str) -> tuple[str, str]:

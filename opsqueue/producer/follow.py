@@ -10,6 +10,7 @@ from opsqueue.exceptions import InvalidArgumentError, OpsqueueInternalError
 from opsqueue.model.answers import Progress
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer.backends import ProducerQueue
+from opsqueue.producer.wait import NobodyWorks
 
 TURN_S = 10.0
 """The wait of one request. An empty batch is yielded then, so that the caller can stop."""
@@ -30,10 +31,13 @@ def chunks_in_order(
         SubmissionNotFoundError: also if the submission is cleaned up meanwhile.
         InvalidArgumentError: the submission has no chunk `start`.
     """
+    nobody_works = NobodyWorks(queue, submission_id)
 
     def ask(first: int, wait_s: float) -> Progress:
         progress = queue.wait_for_progress(submission_id, first, wait_s=wait_s)
         _check_start(progress, first)
+        if wait_s:
+            nobody_works.check(progress.chunks_done)
         return progress
 
     def check_end(_state: SubmissionState, _first: int) -> None:
@@ -95,6 +99,7 @@ def chunks_as_they_come(
     first = queue.wait_for_progress(submission_id, start)
     _check_start(first, start)
     seen = bytearray(-(-first.chunks_total // 8))
+    nobody_works = NobodyWorks(queue, submission_id)
     progress = first
     while True:
         found = 0
@@ -111,6 +116,7 @@ def chunks_as_they_come(
         progress = queue.wait_for_progress(
             submission_id, start, seen=progress.chunks_done, wait_s=TURN_S
         )
+        nobody_works.check(progress.chunks_done)
 
 
 def chunks_done(

@@ -19,6 +19,29 @@ _FIRST_POLL_S: Final = 5.0
 _LOG: Final = logging.getLogger("opsqueue.producer")
 
 
+class NobodyWorks:
+    """Logs a warning, once, if nothing happens because the queue, maybe misspelt, has no worker."""
+
+    def __init__(self, queue: ProducerQueue, submission_id: SubmissionId) -> None:
+        """Make no request yet."""
+        self._queue = queue
+        self._id = submission_id
+        self._is_checked = False
+
+    def check(self, chunks_done: int) -> None:
+        """Look at the queue's workers if nothing was done in the first wait for a submission."""
+        if self._is_checked:
+            return
+        self._is_checked = True
+        if chunks_done == 0 and self._queue.count_queue().workers == 0:
+            _LOG.warning(
+                "submission %s waits: no worker serves queue %r; check the queue's name, and that "
+                "opsqueue-worker is running",
+                self._id,
+                self._queue.name,
+            )
+
+
 class Waiting:
     """A wait until a submission has ended.
 
@@ -37,6 +60,7 @@ class Waiting:
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._is_first = True
+        self._nobody_works = NobodyWorks(queue, submission_id)
 
     def turn(self, at_most_s: float | None = None) -> Submission | None:
         """Wait for at most LONG_POLL_S; return None if the submission is still in progress.
@@ -58,19 +82,8 @@ class Waiting:
                 f"{submission.chunks_done:,} of {submission.chunks_total:,} chunks are done"
             )
             raise TimeoutError(message)
-        if self._is_first:
-            self._warn_if_nobody_works(submission)
-            self._is_first = False
+        self._nobody_works.check(submission.chunks_done)
+        self._is_first = False
         if time.monotonic() - asked_at < wait_s / 2:
             time.sleep(min(wait_s, NO_ROOM.pause_s(1)))
         return None
-
-    def _warn_if_nobody_works(self, submission: Submission) -> None:
-        """Log a warning if nothing happens because the queue, maybe misspelt, has no worker."""
-        if submission.chunks_done == 0 and self._queue.count_queue().workers == 0:
-            _LOG.warning(
-                "submission %s waits: no worker serves queue %r; check the queue's name, and that "
-                "opsqueue-worker is running",
-                submission.id,
-                self._queue.name,
-            )

@@ -131,7 +131,7 @@ def _grant_of(text: str, name: str) -> Grant:
         )
     except (ValueError, InvalidArgumentError):
         message = (
-            f"the grants of token {name!r} can't be parsed: use the scopes {', '.join(Scope)}, for "
+            f"the scopes of token {name!r} can't be parsed: use {', '.join(Scope)}, for "
             "some queues as in produce,consume@emails,images; add further grants after a colon"
         )
         # Without the text and its cause: if the secret has a colon, the text is part of the secret.

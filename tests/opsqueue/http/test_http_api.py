@@ -218,6 +218,31 @@ def test_repeated_inserts_have_the_same_idempotency_key() -> None:
     assert sent == [("key", "Bearer t")] * 2
 
 
+def test_white_space_around_a_token_is_left_out() -> None:
+    """A secret that is read from a file ends with a line break."""
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["authorization"])
+        return httpx.Response(200, json={"name": "opsqueue", "version": "0.1.0"})
+
+    transport = httpx.MockTransport(answer)
+    http = HttpClient("http://api", token=" secret\n", transport=transport)  # noqa: S106 a test's
+    http.send("GET", "/version")
+    http.close()
+
+    assert sent == ["Bearer secret"]
+
+
+@pytest.mark.parametrize("token", ["", "\n", "se cret", "se\ncret", "sécret", "se\x00cret"])
+def test_what_can_not_be_a_token_is_refused_at_once_and_not_shown(token: str) -> None:
+    """It would be an unavailable API otherwise, and the message would have the secret."""
+    with pytest.raises(InvalidArgumentError, match="the API's token") as raised:
+        HttpClient("http://api", token=token)
+
+    assert "cret" not in str(raised.value).replace("secret", "")
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -26,6 +26,7 @@ from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient, SubmissionStatus
 from opsqueue.producer.aio import Batched
+from opsqueue.producer.follow import chunks_as_they_come, chunks_in_order
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, output_key
@@ -276,3 +277,22 @@ def test_iterators_over_the_same_results_share_their_place() -> None:
 
     assert [1, 2] == first
     assert [(3, 4), (5, 6)] == pairs
+
+
+@pytest.mark.parametrize("follow", [chunks_in_order, chunks_as_they_come])
+def test_reading_results_without_a_worker_warns(
+    producer: ProducerClient,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    follow: Callable[..., Iterator[Sequence[int]]],
+) -> None:
+    """Once, after the first wait, since a typo in the queue's name is likely."""
+    monkeypatch.setattr("opsqueue.producer.follow.TURN_S", 0.01)
+    id_ = producer.insert_submission([1], chunk_size=1)
+    turns = follow(queue, id_, start=0)
+
+    assert [[], [], []] == [list(next(turns)) for _ in range(3)]
+
+    (message,) = caplog.messages
+    assert f"submission {id_} waits: no worker serves queue {queue.name!r}" in message

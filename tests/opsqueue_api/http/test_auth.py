@@ -212,12 +212,18 @@ def test_the_client_sends_its_token(app: App, queue: Queue) -> None:
     assert api.queue(queue.name).count_queue() == queue.count_queue()
 
 
-@pytest.mark.parametrize("token", [None, SECRETS["consumer"]])
-def test_the_client_says_what_is_missing(app: App, token: str | None) -> None:
-    """An exception of its own, with the API's sentence and where the token goes."""
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        (None, "a token is required.*token= of a client, OPSQUEUE_API_TOKEN of the command line"),
+        (SECRETS["consumer"], "lacks the scope produce.*to OPSQUEUE_API_TOKENS of the API$"),
+    ],
+)
+def test_the_client_says_what_is_missing(app: App, token: str | None, says: str) -> None:
+    """An exception of its own, with the API's sentence, and where a token goes if there is none."""
     api = HttpBackend("http://api", token=token, transport=httpx.WSGITransport(app))
 
-    with pytest.raises(AccessDeniedError, match=r"http://api refused access .*token.*token="):
+    with pytest.raises(AccessDeniedError, match=f"http://api refused access .*{says}"):
         api.queue("mine").get_submission(SubmissionId(1))
 
 
