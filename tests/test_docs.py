@@ -59,6 +59,7 @@ SHELLS = {
     ("http-api.md", "urn:opsqueue"): ["urn:opsqueue:problem:submission-not-found"],
     ("llm.md", "opsqueue limits set"): "",
     ("strategies.md", "opsqueue limits set"): "10",
+    ("producers.md", "opsqueue defaults set"): "max-backoff   10m",
 }
 # Pages whose handlers have tests beside them.
 TESTED = ("handlers.md", "images.md", "llm.md", "moving.md", "strategies.md")
@@ -246,8 +247,8 @@ def test_calls_of_an_llm_keep_the_rate_and_only_what_failed_is_retried(dev: Dev)
             seconds = time.monotonic() - began
 
     assert ["96 answers, 4 failed", "100 answers after the retry"] == shown
-    # 20 at once, then 80 a second; the last chunk may borrow.
-    assert seconds >= (100 - 20 - 10) / 80
+    # 10 at once, then 60 a second; the last chunk may borrow.
+    assert seconds >= (100 - 10 - 10) / 60
 
 
 @pytest.mark.system
@@ -385,7 +386,7 @@ def test_every_snippet_is_run_or_says_why_not() -> None:
                 or (page.name in TESTED and block.kind == "python")
                 or page.name in AS_A_WHOLE
             )
-            is_code = block.kind in ("python", "sh", "js")
+            is_code = block.kind in ("python", "sh", "bash", "js")
             if is_code and not is_run and not block.why_not_run:
                 forgotten.append(f"{page.name}: {block.text.splitlines()[0]}")
             if block.kind == "python":
@@ -404,7 +405,7 @@ def test_blocks_that_are_not_run_are_few() -> None:
     ]
 
     print(*reasons, sep="\n")  # noqa: T201 shown with -s, and where it fails
-    assert len(reasons) <= 10
+    assert len(reasons) <= 12
 
 
 def test_strategies_of_command_lines_can_be_read() -> None:
