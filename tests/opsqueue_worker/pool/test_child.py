@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -162,3 +163,22 @@ print("it went on")
     )
 
     assert (1, "", "") == (ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_a_child_whose_worker_ended_while_it_started_ends_quietly() -> None:
+    """A worker that is stopped at once has no chunks, so there is nothing to report."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs, tempfile.TemporaryFile() as status:
+        files = (theirs.fileno(), status.fileno())
+        command = [sys.executable, "-m", "opsqueue_worker.pool.child", *map(str, files)]
+        ended = subprocess.run(
+            [*command, str(os.getpid())],
+            pass_fds=files,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert (0, "", "") == (ended.returncode, ended.stdout, ended.stderr)

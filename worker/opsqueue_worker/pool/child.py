@@ -232,7 +232,10 @@ def main() -> None:
         os.set_inheritable(descriptor, False)  # noqa: FBT003 it takes no names
     die_with_parent(parent_pid)
     connection = Connection(socket)
-    hello = read_from_parent(connection.recv_bytes())
+    try:
+        hello = read_from_parent(connection.recv_bytes())
+    except (EOFError, OSError):
+        return  # the worker ended while this process started
     if not isinstance(hello, Hello):
         message = f"expected Hello, got {hello!r}"
         raise TypeError(message)
