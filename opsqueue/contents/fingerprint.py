@@ -8,25 +8,24 @@ include them in the same form. No I/O.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
+import cbor2
 import msgspec
 from msgspec.structs import asdict
 
-from opsqueue.contents.codec import uncompressed
+from opsqueue.contents.codec import open_codec
 from opsqueue.exceptions import EncodingError
-from opsqueue.model.new_submission import Defaults, NewSubmission
+from opsqueue.model.new_submission import BUILT_IN, Defaults, NewSubmission
 from opsqueue.model.submission import Submission
 
 _VERSION: Final = "1"
 _DIGEST_BYTES: Final = 16
-_MOST_BYTES: Final = 8 * 1024 * 1024
+_MOST_BYTES: Final = 1024 * 1024
 """The most bytes that are decompressed for a digest: a small request must not take seconds."""
-
-_COMPARABLE: Final = frozenset({"msgpack", "json", "cbor", "raw"})
-"""Codecs that encode the same operations to the same bytes, also in another process."""
 
 _COMPARED_OTHERWISE: Final = frozenset({"max_attempts", "backoff", "retention_ms", "trace_context"})
 """Options with defaults, and fields that vary with each try."""
@@ -36,8 +35,12 @@ _CHANGES: Final = "strategic_metadata"
 _JSON: Final = msgspec.json.Encoder(order="deterministic")
 """Deterministic, since the keys of a JSON object have no order."""
 
-_CBOR_SET: Final = b"\xd9\x01\x02"
-"""The tag in front of a set, whose order differs from process to process."""
+_IN_ONE_ORDER: Final[Mapping[str, Callable[[Any], bytes]]] = {
+    "cbor": partial(cbor2.dumps, canonical=True),
+    "json": _JSON.encode,
+    "raw": partial(cbor2.dumps, canonical=True),
+}
+"""Codecs whose operations can be compared, with what encodes equal ones to the same bytes."""
 
 
 class OperationsDigest:
@@ -61,23 +64,31 @@ class OperationsDigest:
 
 
 def inline_digest(codec: str, inline: Sequence[bytes]) -> str:
-    """Return a digest of encoded chunks, independent of compression; "" if not comparable."""
-    plain_name = codec.removesuffix("+zstd")
-    if plain_name not in _COMPARABLE:
+    """Return a digest of encoded chunks, independent of compression; "" if not comparable.
+
+    Equal operations may have different bytes: dicts and sets have another order in each process.
+    So they are encoded again, in one order. MessagePack has lists of what were sets, whose order
+    can't be known.
+    """
+    encode = _IN_ONE_ORDER.get(codec.removesuffix("+zstd"))
+    if encode is None:
         return ""
     digest, left = _new_hash(), _MOST_BYTES
-    for chunk in inline:
-        plain = chunk
-        if codec != plain_name:
-            # If the data is damaged or too large, use it as it is.
-            with suppress(EncodingError):
-                plain = uncompressed(chunk, limit_bytes=left)
-        if plain_name == "cbor" and _CBOR_SET in plain:
-            return ""
-        left = max(0, left - len(plain))
-        digest.update(len(plain).to_bytes(8, "big"))
-        digest.update(plain)
-    return f"e{digest.hexdigest()}"
+    opened = open_codec(codec)
+    try:
+        for chunk in inline:
+            operations = opened.decode(chunk, limit_bytes=left)
+            for operation in operations:
+                plain = encode(operation)
+                left -= len(plain)
+                digest.update(len(plain).to_bytes(8, "big"))
+                digest.update(plain)
+            if left <= 0:
+                return ""
+            digest.update(len(operations).to_bytes(8, "big"))
+    except (EncodingError, cbor2.CBOREncodeError, TypeError, ValueError, OverflowError):
+        return ""
+    return f"c{digest.hexdigest()}"
 
 
 def fingerprint_of(new: NewSubmission) -> str:
@@ -91,7 +102,15 @@ def fingerprint_of(new: NewSubmission) -> str:
     contents = new.contents_digest
     if not contents and new.inline is not None:
         contents = inline_digest(new.codec, new.inline)
-    options = "".join("0" if value is None else "1" for value in asdict(new.own_defaults).values())
+    # Clients of 0.1.0 always send the built-in back-off: a repetition by a later one does not.
+    built_in = {
+        "backoff_first_ms": BUILT_IN.backoff_first_ms,
+        "backoff_max_ms": BUILT_IN.backoff_max_ms,
+    }
+    options = "".join(
+        "0" if value is None or value == built_in.get(name) else "1"
+        for name, value in asdict(new.own_defaults).items()
+    )
     parameters = _new_hash(_JSON.encode(given)).hexdigest()
     return f"{_VERSION}:{parameters}:{contents}:{options}"
 

@@ -36,7 +36,7 @@ def chunks_in_order(
     def ask(first: int, wait_s: float) -> Progress:
         progress = queue.wait_for_progress(submission_id, first, wait_s=wait_s)
         _check_start(progress, first)
-        if wait_s:
+        if wait_s and progress.state is SubmissionState.IN_PROGRESS:
             nobody_works.check(progress.chunks_done)
         return progress
 
@@ -116,7 +116,8 @@ def chunks_as_they_come(
         progress = queue.wait_for_progress(
             submission_id, start, seen=progress.chunks_done, wait_s=TURN_S
         )
-        nobody_works.check(progress.chunks_done)
+        if progress.state is SubmissionState.IN_PROGRESS:
+            nobody_works.check(progress.chunks_done)
 
 
 def chunks_done(

@@ -242,7 +242,8 @@ def test_chunks_that_a_producer_sends_along_are_compared(
     def body(data: bytes) -> dict[str, Any]:
         inline = [base64.b64encode(data).decode()]
         prefix = fresh_prefix(queue.name)
-        return {"prefix": prefix, "chunk_size": 1, "chunks_total": 1, "inline": inline}
+        body = {"prefix": prefix, "chunk_size": 1, "chunks_total": 1, "inline": inline}
+        return {**body, "codec": "raw"}
 
     with client_of(app, f"/v1/queues/{queue.name}") as http:
         first, repeated, other = (
