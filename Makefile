@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo      run a real batch on an embedded server: API, workers, results"
 	@echo "make test      all tests"
-	@echo "make test-all  all tests on each installed Python of 3.11, 3.12, 3.13"
+	@echo "make test-all  all tests on each installed Python of 3.11 to 3.14"
 	@echo "make chaos     the fault suite: make chaos SEED=7, make chaos SEED=1..20"
 	@echo "make soak      load and kills, then idle: nothing may be left over; make soak MINUTES=30"
 	@echo "make bench     all benchmarks, at least half an hour; QUICK=1 takes some minutes"
@@ -37,7 +37,7 @@ test: setup
 
 # One virtual environment per version, so that each imports the same packages as for a user.
 test-all:
-	@set -e; for version in 3.11 3.12 3.13; do \
+	@set -e; for version in 3.11 3.12 3.13 3.14; do \
 	  if python$$version -c "" 2>/dev/null; then \
 	    echo "== Python $$version"; $(MAKE) test PYTHON=python$$version VENV=.venv-$$version; \
 	  else echo "== Python $$version is not installed: skipped"; fi; \
