@@ -121,15 +121,18 @@ def store_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def folding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system calls of a disk that does not tell capital letters from small ones."""
+    """Replace the store's system calls by those of a case-insensitive disk."""
 
     def folded(name: str, dir_fd: int | None) -> str:
-        path = name if dir_fd is None else f"/proc/self/fd/{dir_fd}/{name}"
-        within, last = os.path.split(path)
+        within, last = os.path.split(name)
         with suppress(FileNotFoundError, NotADirectoryError):
-            for found in os.listdir(within):  # noqa: PTH208 names alone
-                if found.lower() == last.lower():
-                    return name[: len(name) - len(last)] + found
+            folder = os.open(within or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
+            try:
+                for found in os.listdir(folder):  # noqa: PTH208 of a descriptor
+                    if found.lower() == last.lower():
+                        return name[: len(name) - len(last)] + found
+            finally:
+                os.close(folder)
         return name
 
     def fold(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -75,12 +74,11 @@ def test_the_command_says_what_it_did_not_find(
     assert "does not answer" in output
 
 
-@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="folded by what Linux alone has")
 @pytest.mark.usefixtures("folding")
 def test_of_two_queues_in_one_folder_the_one_asked_for_is_rebuilt(
     own_client: redis.Redis, tmp_path: Path
 ) -> None:
-    """As a disk that folds names holds them; the other one is named, and left alone."""
+    """A case-insensitive disk holds both in one folder; the other one is named, not restored."""
     own_client.flushall()
     store = open_store(f"file://{tmp_path}/store?durable=false")
     for name, number in (("Jobs", "1"), ("jobs", "2")):
