@@ -36,6 +36,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.queue.connection import server_client
 from opsqueue.testing.embedded import EmbeddedServer
 from tests.system.conftest import Process
+from tests.waiting import until
 
 QUEUE: Final = "soak"
 APPS: Final = Path(__file__).parent / "apps"
@@ -93,7 +94,10 @@ class Soak:
         for producer in producers:
             producer.start()
         while has_kills and time.monotonic() + KILL_EVERY_S < until_s:
-            time.sleep(KILL_EVERY_S)
+            # A producer ends at until_s, or before because of an error: then no more is killed.
+            producers[0].join(KILL_EVERY_S)
+            if not producers[0].is_alive():
+                break
             self._kill_something()
         for producer in producers:
             producer.join()
@@ -191,12 +195,15 @@ class Soak:
 
     def rest(self, before: Rest | None = None) -> list[str]:
         """Wait until nothing new is left over; return the remaining resources after a timeout."""
-        deadline = time.monotonic() + REST_WITHIN_S
-        while True:
-            left = self._left(before)
-            if not left or time.monotonic() >= deadline:
-                return left
-            time.sleep(0.5)
+        left: list[str] = []
+
+        def is_at_rest() -> bool:
+            left[:] = self._left(before)
+            return not left
+
+        with suppress(AssertionError):  # what is left says more
+            until(is_at_rest, within_s=REST_WITHIN_S, every_s=0.5)
+        return left
 
     def _left(self, before: Rest | None) -> list[str]:
         try:
