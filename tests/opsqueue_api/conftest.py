@@ -33,7 +33,7 @@ def queue(client: redis.Redis, queue_name: str) -> Queue:
 
 @pytest.fixture
 def app(client: redis.Redis, store: ObjectStore) -> App:
-    """Put all contents into the store; test_inline.py tests the others."""
+    """Store all contents in the object store; test_inline.py tests the others."""
     return create_app(client, store, limits=Limits(inline_bytes=0))
 
 

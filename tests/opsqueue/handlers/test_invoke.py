@@ -77,7 +77,7 @@ def test_an_async_handler_has_the_context_of_its_own_chunk(invoker: Invoker) -> 
 
 
 def test_no_more_async_operations_run_than_allowed(invoker: Invoker) -> None:
-    """Of ten operations, never more than three run at the same time, and sometimes three do."""
+    """Never more than three of ten operations run at the same time, and sometimes three do."""
     running, most = 0, 0
 
     async def note(operation: int) -> int:

@@ -111,7 +111,7 @@ def test_the_others_are_used_while_the_first_partition_does_not_answer(
 def test_an_answer_that_is_late_takes_no_partition_away(
     client: redis.Redis, queue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two threads that ask, the second may get its answer first."""
+    """An answer that arrives late does not replace a newer one."""
     behind, _ = behind_and_ahead(client, queue_name)
 
     def answer_late() -> list[int]:

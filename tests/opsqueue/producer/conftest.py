@@ -36,7 +36,7 @@ def api(client: redis.Redis) -> RedisBackend:
 
 @pytest.fixture
 def producer(api: RedisBackend, store: MemoryStore, queue_name: str) -> ProducerClient:
-    """Put all contents into the store; test_inline.py tests the others."""
+    """Store all contents in the object store; test_inline.py tests the others."""
     return ProducerClient.over(api, store, queue=queue_name, at_once=4, inline_bytes=0)
 
 

@@ -389,7 +389,7 @@ class Frame:
 
 
 class PandasFrame(Frame):
-    """As pandas, modin, dask and Spark make it."""
+    """A data frame like those of pandas, modin, dask and Spark."""
 
     def groupby(self, by: str) -> None: ...
 
@@ -401,13 +401,13 @@ class PolarsFrame(Frame):
 
 
 class ArrowTable(Frame):
-    """Of pyarrow, and others of the interchange protocol."""
+    """A table like those of pyarrow, with the interchange protocol."""
 
     def __dataframe__(self) -> None: ...
 
 
 class Query(Frame):
-    """As peewee makes it: its items are rows."""
+    """A query like those of peewee, whose items are rows."""
 
     def group_by(self, *columns: str) -> None: ...
 

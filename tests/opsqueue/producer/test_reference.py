@@ -209,7 +209,7 @@ def test_the_chunk_size_of_raw_chunks_counts_their_operations(
 
 
 def test_the_chunk_size_of_raw_chunks_is_checked(producer: ProducerClient) -> None:
-    """As that of operations."""
+    """Zero is refused, as it is for operations."""
     with pytest.raises(ChunkSizeIsZeroError):
         producer.insert_submission_chunks([b""], chunk_size=0)
 

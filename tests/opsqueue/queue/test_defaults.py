@@ -26,7 +26,7 @@ def is_forgotten_after(queue: Queue, clock: Clock, ms: int) -> bool:
 
 
 def inserted(queue: Queue, **options: Any) -> Submission:
-    """As it is answered, which is what is read later, too."""
+    """Insert a submission and return it; the answer and a later reading agree."""
     submission = queue.insert_submission(new_submission(queue, 1, **options)).submission
     assert submission is not None
     assert submission == queue.get_submission(submission.id)

@@ -69,7 +69,7 @@ def test_an_insert_that_waits_for_a_replica_is_refused(
 
 
 def test_a_queue_without_a_format_has_the_first(client: redis.Redis, queue_name: str) -> None:
-    """As all have that were made before formats had numbers; an upgrade changes nothing else."""
+    """Queues that are older than format numbers have none; an upgrade changes nothing else."""
     queue = Queue(client, queue_name)
     insert(queue, 1, strategic_metadata={"customer-1.A_": 1})
     before = dump(client, queue)

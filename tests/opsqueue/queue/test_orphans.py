@@ -164,7 +164,7 @@ def test_prefixes_of_another_queue_are_no_orphans_to_be_deleted(
 
 
 class FoldingStore(MemoryStore):
-    """As a folder that does not tell capital letters from small ones, and keeps the first name."""
+    """Store objects like a case-insensitive folder, which keeps the first name."""
 
     def list_folders(self, prefix: str) -> Iterator[str]:
         folders = sorted(super().list_folders(""))

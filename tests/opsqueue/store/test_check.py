@@ -236,7 +236,7 @@ class LosesFirstAnswer(MemoryStore):
 
 
 def test_a_lost_answer_makes_no_store_a_bad_one(tmp_path: Path) -> None:
-    """What is stored decides."""
+    """The stored object decides, since the answer may have been lost."""
     LosesFirstAnswer(str(tmp_path)).check()
 
 

@@ -51,7 +51,7 @@ def consumer(on: ConsumerQueue, store: ObjectStore) -> Iterator[ConsumerClient]:
 
 @pytest.fixture
 def producer(client: redis.Redis, store: ObjectStore, queue_name: str) -> ProducerClient:
-    """Put all contents into the store; test_inline.py tests the others."""
+    """Store all contents in the object store; test_inline.py tests the others."""
     return ProducerClient.over(RedisBackend(client), store, queue=queue_name, inline_bytes=0)
 
 
