@@ -22,7 +22,7 @@ from opsqueue.contents import json_lines
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.checks import printable
 from opsqueue.model.durations import milliseconds, parse_duration
-from opsqueue.model.new_submission import Defaults
+from opsqueue.model.new_submission import BUILT_IN, MAX_ATTEMPTS, Defaults
 from opsqueue.model.version import __version__
 from opsqueue.queue.commands import DEFAULT_TIMEOUT_MS
 from opsqueue.queue.durability import Durability
@@ -144,6 +144,62 @@ LOG_FORMAT: Final = Option(
     check=click.Choice(get_args(LogFormat)),
     help="Format of the log: plain text, or a JSON object on each line.",
 )
+
+
+DEFAULT_MAX_ATTEMPTS: Final = Option(
+    names=("--default-max-attempts",),
+    variable="OPSQUEUE_DEFAULT_MAX_ATTEMPTS",
+    show_default=str(BUILT_IN.max_attempts),
+    check=click.IntRange(1, MAX_ATTEMPTS),
+    help="Maximum number of attempts of each chunk, if neither the insert nor its queue "
+    "(`opsqueue defaults`) has one. The next three options are defaults in the same way.",
+)
+DEFAULT_BACKOFF: Final = Option(
+    names=("--default-backoff",),
+    variable="OPSQUEUE_DEFAULT_BACKOFF",
+    show_default="1s",
+    check=Duration(),
+    metavar="DURATION",
+    help="Time before a chunk's second attempt. It doubles with each attempt.",
+)
+DEFAULT_MAX_BACKOFF: Final = Option(
+    names=("--default-max-backoff",),
+    variable="OPSQUEUE_DEFAULT_MAX_BACKOFF",
+    show_default="1m",
+    check=Duration(),
+    metavar="DURATION",
+    help="Maximum time between two attempts.",
+)
+DEFAULT_RETENTION: Final = Option(
+    names=("--default-retention",),
+    variable="OPSQUEUE_DEFAULT_RETENTION",
+    show_default="1d",
+    check=Duration(),
+    metavar="DURATION",
+    help="How long a submission is kept after its end.",
+)
+
+
+def with_default_options(command: Command) -> Command:
+    """Add the options that `default_options` reads, which an API and a rebuild share."""
+    options = (DEFAULT_MAX_ATTEMPTS, DEFAULT_BACKOFF, DEFAULT_MAX_BACKOFF, DEFAULT_RETENTION)
+    for option in reversed(options):
+        command = option()(command)
+    return command
+
+
+def default_options(options: dict[str, Any]) -> Defaults:
+    """Remove the options of `with_default_options` from a command's options, and return them.
+
+    Raises:
+        click.UsageError: no submission can have these options.
+    """
+    names = ("max_attempts", "backoff", "max_backoff", "retention")
+    try:
+        return defaults_of(*(options.pop(f"default_{name}") for name in names))
+    except InvalidArgumentError as exc:
+        message = f"--default-… (OPSQUEUE_DEFAULT_…): {exc}"
+        raise click.UsageError(message) from exc
 
 
 def defaults_of(

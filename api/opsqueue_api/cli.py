@@ -28,12 +28,9 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
 )
 from opsqueue.model.new_submission import (
-    BUILT_IN,
     INLINE_BYTES,
-    MAX_ATTEMPTS,
     MAX_CHUNKS,
     MAX_METADATA_BYTES,
-    Defaults,
 )
 from opsqueue.model.version import __version__
 from opsqueue.queue.connection import check, connect, masked
@@ -184,38 +181,7 @@ port can do everything:
     help="Seconds without a heartbeat after which a consumer over HTTP counts as dead, unless it "
     "asks for another time."
 )
-@click.option(
-    "--default-max-attempts",
-    envvar="OPSQUEUE_DEFAULT_MAX_ATTEMPTS",
-    type=click.IntRange(1, MAX_ATTEMPTS),
-    show_default=str(BUILT_IN.max_attempts),
-    help="Maximum number of attempts of each chunk, if neither the insert nor its queue (`opsqueue "
-    "defaults`) has one. The next three options are defaults in the same way.",
-)
-@click.option(
-    "--default-backoff",
-    envvar="OPSQUEUE_DEFAULT_BACKOFF",
-    type=config.Duration(),
-    metavar="DURATION",
-    show_default="1s",
-    help="Time before a chunk's second attempt. It doubles with each attempt.",
-)
-@click.option(
-    "--default-max-backoff",
-    envvar="OPSQUEUE_DEFAULT_MAX_BACKOFF",
-    type=config.Duration(),
-    metavar="DURATION",
-    show_default="1m",
-    help="Maximum time between two attempts.",
-)
-@click.option(
-    "--default-retention",
-    envvar="OPSQUEUE_DEFAULT_RETENTION",
-    type=config.Duration(),
-    metavar="DURATION",
-    show_default="1d",
-    help="How long a submission is kept after its end.",
-)
+@config.with_default_options
 @config.DURABILITY()
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
@@ -306,7 +272,7 @@ def _settings_of(options: dict[str, Any]) -> Settings:
         has_access_log=options["access_log"],
         heartbeat_timeout_s=options["heartbeat_timeout"],
         durability=Durability(options["durability"]),
-        defaults=_defaults_of(options),
+        defaults=config.default_options(options),
         limits=Limits(
             body_bytes=options["max_body_bytes"],
             chunk_bytes=options["max_chunk_bytes"],
@@ -318,15 +284,6 @@ def _settings_of(options: dict[str, Any]) -> Settings:
             inline_bytes=options["inline_bytes"],
         ),
     )
-
-
-def _defaults_of(options: dict[str, Any]) -> Defaults:
-    names = ("max_attempts", "backoff", "max_backoff", "retention")
-    try:
-        return config.defaults_of(*(options[f"default_{name}"] for name in names))
-    except InvalidArgumentError as exc:
-        message = f"--default-… (OPSQUEUE_DEFAULT_…): {exc}"
-        raise click.UsageError(message) from exc
 
 
 def _no_tokens(settings: Settings) -> str:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import click
 
@@ -41,8 +42,16 @@ Examples:
     "folders of]",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be inserted, and change nothing.")
+@config.with_default_options
 @with_redis
-def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: bool) -> None:
+def rebuild_(
+    *,
+    client: Client,
+    store_url: str,
+    queues: Sequence[str],
+    dry_run: bool,
+    **options: Any,  # noqa: ANN401 click has checked each
+) -> None:
     """Insert submissions that were lost with Redis again, from what the store has of them.
 
     Chunks whose output is stored are done, the others run. Each submission gets a new id. The
@@ -50,18 +59,21 @@ def rebuild_(*, client: Client, store_url: str, queues: Sequence[str], dry_run: 
 
     The store does not have, so these are lost with Redis: small submissions, whose chunks were in
     Redis (up to 256 KiB); ids, used attempts and failures; the limits, defaults, pause and number
-    of partitions of each queue. Set those first. Submissions that had failed or were cancelled, and
-    uploads whose insert never came, run again: cancel them.
+    of partitions of each queue. Set those first, and give the API's own defaults to this command,
+    too. Submissions that had failed or were cancelled, and uploads whose insert never came, run
+    again: cancel them.
 
     Exit codes: 0 done, 1 some were skipped, 2 the command line is wrong, 3 no answer.
     """
+    defaults = config.default_options(options)
     ping(client)
     with closing(open_store(store_url)) as store:
         tell(f"store   {store.url}")
         check_format(store)
         expect_known_store(client, store)
         names = _checked(store, queues)
-        outcomes = [_rebuild(store, Queue(client, name), is_dry_run=dry_run) for name in names]
+        restored = [Queue(client, name, defaults=defaults) for name in names]
+        outcomes = [_rebuild(store, queue, is_dry_run=dry_run) for queue in restored]
     if any(rebuilt for rebuilt, _ in outcomes):
         tell("small submissions, whose chunks were in Redis, are lost: the store has none")
     sys.exit(1 if any(skipped for _, skipped in outcomes) else 0)

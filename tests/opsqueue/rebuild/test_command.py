@@ -97,3 +97,29 @@ def test_of_two_queues_in_one_folder_the_one_asked_for_is_rebuilt(
     assert "rebuild it with --queue Jobs" in run("--queue", "jobs")
     for name, number in (("Jobs", "1"), ("jobs", "2")):
         assert Queue(own_client, name).lookup_prefix(f"{name}/{number * 32}")
+
+
+def test_a_rebuild_takes_the_defaults_of_the_api(own_client: redis.Redis, store_url: str) -> None:
+    """The store does not have options that an insert did not give."""
+    own_client.flushall()
+    store = open_store(store_url)
+    prefix = f"numbers/{'1' * 32}"
+    store.create(f"{prefix}/0-in", b"\x91\x01")
+    given = NewSubmission(prefix=prefix, chunks_total=1, max_attempts=2)
+    store_manifest(store, "numbers", given, "")
+    port = own_client.connection_pool.connection_kwargs["port"]
+
+    rebuilt = CliRunner().invoke(
+        main,
+        ["rebuild", "--store", store_url, "--default-max-attempts", "7"],
+        env={
+            "OPSQUEUE_REDIS_URL": f"redis://127.0.0.1:{port}/0",
+            "OPSQUEUE_DEFAULT_RETENTION": "30d",
+        },
+    )
+
+    assert rebuilt.exit_code == 0, rebuilt.output
+    id_ = Queue(own_client, "numbers").lookup_prefix(prefix)
+    assert id_ is not None
+    restored = Queue(own_client, "numbers").get_submission(id_)
+    assert (2, 30 * 24 * 3600 * 1000) == (restored.max_attempts, restored.retention_ms)
