@@ -188,9 +188,9 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
 
 
 def _may_have_output(reservation: Reservation) -> bool:
-    # Only a second attempt can find an output (Redis may take it for the first one, if it has lost
-    # data). Other chunks shall not pay a request for it.
-    return reservation.attempt > 1 or reservation.source.is_suspect
+    # Only a chunk that was in hand before can have an output; Redis may have lost that fact. Other
+    # chunks shall not pay a request for it. An older API only sends the number of the attempt.
+    return reservation.again or reservation.attempt > 1 or reservation.source.is_suspect
 
 
 def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:

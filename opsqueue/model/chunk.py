@@ -70,13 +70,15 @@ class Reservation(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     source: Source
     chunk_index: int
     attempt: int
-    """1-based: how often this chunk has been reserved, including deaths and expiries."""
+    """1-based: one more than the attempts that failures, deaths and expiries have used."""
     expires_at_ms: int
     """An instant on Redis's clock."""
     held_ms: int = 0
     """Time since the chunk was reserved, when this was read."""
     input: bytes | None = None
     """The encoded operations; None: they are in the store."""
+    again: bool = False
+    """The chunk was in hand before, so that the output of an earlier attempt may exist."""
 
     def __repr__(self) -> str:
         """Leave out the input."""

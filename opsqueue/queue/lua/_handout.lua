@@ -27,12 +27,13 @@ local function read_submission(id)
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
     'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
-    'signature')
+    'signature', 'again_below')
   return {
     key = key, row = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
     pairs = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {},
     total = tonumber(row[1]), size = tonumber(row[2]), operations = tonumber(row[3]),
-    inputs = row[4] and {}, redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
+    inputs = row[4] and {}, again_below = tonumber(row[13] or 0),
+    redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
     -- The size of data that its chunks share: metadata, trace, keys of strategic metadata.
     shared_bytes = #(row[8] or '') + #(row[9] or '') + #(row[12] or ''),
   }

@@ -8,7 +8,8 @@
 -- sub:ID:done        bitmap  a bit for each finished chunk, until the submission has completed
 -- sub:ID:errors      bitmap  a bit for each finished chunk with failed operations, until forgotten
 -- sub:ID:redo        zset    indexes below the cursor that are free; the score is the index
--- sub:ID:attempts    hash    index -> attempts used, only for chunks that used one
+-- sub:ID:attempts    hash    index -> attempts used, only for chunks that were in hand before; 0:
+--                            it used none
 -- sub:ID:in          hash    index -> input, only for small submissions
 -- sub:ID:out         hash    index -> output, likewise, if it is small
 -- sub:ID:meta        hash    strategic metadata
@@ -34,6 +35,9 @@
 -- dead_at            zset    worker -> instant from which it is dead without another heartbeat;
 --                            minus the one in `workers`: its own heartbeat timeout
 -- worker_info        hash    worker -> JSON that it reports about itself
+-- begun              hash    worker -> entries of `reservations` whose handlers it has begun, as it
+--                            reported last, separated by spaces; some may have ended since. No
+--                            field: it never reports them, so that all it holds counts as begun
 -- inhand:KEY         hash    value of strategic metadata -> reserved chunks
 -- inhand             hash    key of strategic metadata -> reserved chunks with any value
 -- prefixes           hash    object prefix -> submission; '' if it is only pending deletion

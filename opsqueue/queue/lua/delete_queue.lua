@@ -32,9 +32,9 @@ end
 
 go_on_without_memory()
 for _, name in ipairs({'ready', 'signatures', 'limits', 'blocked', 'expiring', 'delayed',
-  'reservations', 'workers', 'dead_at', 'worker_info', 'inhand', 'prefixes', 'spent_inputs',
-  'partitions', 'defaults', 'retention', 'wake', 'events', 'stats', 'durations', 'recent',
-  'confirmed', 'history', 'suspect', 'repair', 'repair:held', 'format', 'paused', 'fence',
+  'reservations', 'workers', 'dead_at', 'worker_info', 'begun', 'inhand', 'prefixes',
+  'spent_inputs', 'partitions', 'defaults', 'retention', 'wake', 'events', 'stats', 'durations',
+  'recent', 'confirmed', 'history', 'suspect', 'repair', 'repair:held', 'format', 'paused', 'fence',
   'sweeper:dead', 'sweeper:expired', 'sweeper:repair'}) do
   redis.call('DEL', base .. name)
 end

@@ -11,7 +11,8 @@
 -- ARGV[3]    info        JSON that it reports about itself
 -- ARGV[4]    unknown_ms  age from which an unknown reservation is released
 -- ARGV[5]    timeout_ms  without a heartbeat for this time it is dead
--- ARGV[6...] rest        tokens that it holds
+-- ARGV[6]    begun       entries of those whose handlers have begun, see `begun`; '-': not reported
+-- ARGV[7...] rest        tokens that it holds
 --
 -- With _alive, _reservation, _worker.
 --
@@ -22,9 +23,12 @@ local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 go_on_without_memory()
 note_sign_of_life(worker, tonumber(ARGV[5]))
 redis.call('HSET', base .. 'worker_info', worker, info)
+if ARGV[6] ~= '-' then
+  redis.call('HSET', base .. 'begun', worker, ARGV[6])
+end
 
 local is_known = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   is_known[ARGV[i]] = true
 end
 
@@ -57,7 +61,7 @@ if released > 0 then
 end
 
 local revoked = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   if not is_held[ARGV[i]] then
     revoked[#revoked + 1] = ARGV[i]
   end

@@ -10,7 +10,8 @@
 --
 -- Returns {"listed", delayed, is_partial, retried, retried_total}: delayed {index, due_at,
 -- attempts_used} each, retried {index, attempts_used} each; is_partial 1 if the queue has more
--- delayed chunks than were examined.
+-- delayed chunks than were examined. retried_total includes chunks that were in hand before without
+-- using an attempt, if they are not among those examined.
 local id, limit = ARGV[2], tonumber(ARGV[3])
 local attempts = sub_key(id) .. ':attempts'
 
@@ -23,10 +24,14 @@ for i = 1, #rows, 2 do
       tonumber(redis.call('HGET', attempts, index) or 0)}
   end
 end
-local retried = {}
+local retried, retried_total = {}, redis.call('HLEN', attempts)
 local scanned = redis.call('HSCAN', attempts, '0', 'COUNT', limit)[2]
 for i = 1, #scanned, 2 do
-  retried[#retried + 1] = {tonumber(scanned[i]), tonumber(scanned[i + 1])}
+  if scanned[i + 1] ~= '0' then
+    retried[#retried + 1] = {tonumber(scanned[i]), tonumber(scanned[i + 1])}
+  else
+    retried_total = retried_total - 1
+  end
 end
 return {'listed', delayed, redis.call('ZCARD', base .. 'delayed') > limit and 1 or 0, retried,
-  redis.call('HLEN', attempts)}
+  retried_total}

@@ -24,6 +24,8 @@ local function release(token)
     return {'dropped', id}
   end
   if delay_ms > 0 then
+    -- The fault may have struck when its output was stored: the answer was lost, not the output.
+    mark_again(id, index, state)
     redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
   else
     put_back(id, index, state)
