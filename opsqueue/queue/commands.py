@@ -452,7 +452,7 @@ def reserve_chunks(  # noqa: PLR0913 arguments of the script
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
     repeats_metadata: bool = False,
     begun: Sequence[Token] | None = None,
-    alone: bool = False,  # noqa: ARG001 for suspects
+    alone: bool = False,
 ) -> Command[Reserved]:
     """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
     checked_whole("limit", limit, least=1, most=MAX_BATCH)
@@ -472,6 +472,7 @@ def reserve_chunks(  # noqa: PLR0913 arguments of the script
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
             "repeats_metadata": int(repeats_metadata),
             "begun": _entries_of(begun),
+            "alone": int(alone),
         },
     )
 

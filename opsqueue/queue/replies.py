@@ -354,8 +354,13 @@ def read_delayed(rows: list[Any], is_partial: int, retried: list[Any], total: in
     """Parse the reply of `list_delayed`."""
     return Delayed(
         chunks=tuple(
-            DelayedChunk(index=index, due_at=_instant(due), attempts_used=used)
-            for index, due, used in rows
+            DelayedChunk(
+                index=index,
+                due_at=_instant(due),
+                attempts_used=used,
+                is_suspect=bool(is_suspect),
+            )
+            for index, due, used, is_suspect in rows
         ),
         is_partial=bool(is_partial),
         retried=tuple(RetriedChunk(index, used) for index, used in retried),

@@ -60,6 +60,11 @@ def indexes_and_totals_are_right(model: Model, now: Snapshot) -> None:
     assert {f"{id_}:{n}": at for (id_, n), at in model.delayed.items()} == now.delayed
     assert model.workers == now.workers
     assert model.dead_at == now.dead_at
+    assert model.begun == now.begun
+    assert set(now.suspects) >= {f"{id_}:{n}" for id_, n in model.suspects}
+    waiting = {f"{id_}:{n}" for id_, n in model.suspects if (id_, n) in model.delayed}
+    assert waiting <= set(now.delayed)
+    assert now.is_isolating or not (now.suspects or now.hosts)
     assert model.is_paused == now.is_paused
     assert {name: number for name, number in model.stats.items() if number} == now.stats
     for state in SubmissionState:

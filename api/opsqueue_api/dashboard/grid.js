@@ -92,7 +92,7 @@ export function chunkGrid() {
       const due = h("span", {});
       return {
         node: delayed.row([h("span", {}, number(of.index)), due, h("span", {}, number(of.attempt))]),
-        update: () => setText(due, Date.parse(of.due_at) <= Date.now() ? "now" : duration((Date.parse(of.due_at) - Date.now()) / 1000)),
+        update: (now) => setText(due, now.is_suspect ? "when a worker holds nothing else, since its last one died" : Date.parse(of.due_at) <= Date.now() ? "now" : duration((Date.parse(of.due_at) - Date.now()) / 1000)),
       };
     });
     show(retried.node, grid.retried.length > 0);

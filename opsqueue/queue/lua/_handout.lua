@@ -1,13 +1,14 @@
 -- Handout: reading submissions before chunks are reserved, and delivering the chunks.
 --
--- With _index, _stream.
+-- With _index, _stream, _suspects.
 local asked, taken = 0, 0  -- chunks requested by this call; chunks taken so far
 -- Strategic metadata by submission, flat, as far as a strategy has read it. It does not change
 -- while chunks are reserved.
 local known_pairs = {}
 
 -- Move chunks whose back-off is over into redo, and return the instant of the next one, nil if
--- there is none. Bounded; the rest is due at the next call.
+-- there is none. Suspects wait on as long as there is a worker that may host them. Bounded; the
+-- rest is due at the next call.
 local function free_due_chunks()
   local delayed = base .. 'delayed'
   local next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
@@ -16,8 +17,15 @@ local function free_due_chunks()
   end
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
     local id, index = string.match(member, '^(%d+):(%d+)$')
-    redis.call('ZREM', delayed, member)
-    put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
+    local state = redis.call('HGET', sub_key(id), 'state')
+    if state == 'in_progress' and redis.call('ZSCORE', base .. 'suspects', member)
+      and redis.call('EXISTS', base .. 'begun') == 1 then
+      redis.call('ZADD', delayed, now + POSTPONED_MS, member)
+    else
+      redis.call('ZREM', delayed, member)
+      redis.call('ZREM', base .. 'suspects', member)
+      put_back(id, index, state)
+    end
   end
   return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
 end

@@ -28,6 +28,13 @@
 -- submissions:STATE  zset    submissions in that state; score 0, by id
 -- expiring           zset    ended submissions -> instant after which they may be forgotten
 -- delayed            zset    "ID:index" -> instant when its back-off ends
+-- suspects           zset    "ID:index" of chunks that wait for a worker that holds nothing else ->
+--                            since when; each is in `delayed`, too, see _suspects.lua
+-- hosts              hash    worker -> entry of the suspect that it holds
+-- isolating          string  exists while suspects wait or are held: what an only worker gets
+--                            next, `suspect` or `ordinary`
+-- drainer            string  an instant, and the worker that reserves nothing until then, so that
+--                            it can host a suspect
 -- reservations       stream  an entry for each reserved chunk; group `workers`; its fields
 --                            in this order: s submission, i index, a attempt, t reserved at,
 --                            e expires at

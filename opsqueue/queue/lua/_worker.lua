@@ -32,6 +32,13 @@ end
 
 -- Forget a worker that no longer holds anything; return 1 if it was known.
 local function remove_worker(worker)
+  if redis.call('HDEL', base .. 'hosts', worker) == 1 then
+    wake()  -- the next suspect may have a worker
+  end
+  local drainer = redis.call('GET', base .. 'drainer')
+  if drainer and string.match(drainer, ' (.*)$') == worker then
+    redis.call('DEL', base .. 'drainer')
+  end
   redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)
   redis.call('ZREM', base .. 'workers', worker)
   redis.call('HDEL', base .. 'worker_info', worker)

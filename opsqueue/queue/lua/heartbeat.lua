@@ -48,7 +48,7 @@ for _, pending in ipairs(pending_of(worker, 10000)) do
       is_held[token] = states[id] == 'in_progress'
     elseif now - reserved_at >= unknown_ms then
       local _, index, state = end_reservation(token)
-      put_back(id, index, state)
+      put_back_unbegun(pending[1], id, index, state)
       count('chunks_released', 1)
       released = released + 1
     end

@@ -2,7 +2,7 @@
 --
 -- Reclaims chunks of workers that have sent no heartbeat for their own heartbeat timeout, and
 -- forgets the workers. Uses an attempt of those whose handlers had begun: a chunk that kills its
--- worker must end.
+-- worker must end. If the worker reported them, it becomes a suspect, see _suspects.lua.
 --
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
@@ -38,9 +38,9 @@ for _, worker in ipairs(dead) do
       count('chunks_reclaimed', 1)
       if is_begun and not is_begun[entry[1]] then
         mark_again(id, index, state)
-        is_any_free = put_back(id, index, state) or is_any_free
+        is_any_free = put_back_unbegun(entry[1], id, index, state) or is_any_free
       else
-        use_attempt(id, index, state, failure, nil)
+        use_attempt(id, index, state, failure, nil, false, is_begun ~= nil)
       end
     end
   end
@@ -49,6 +49,12 @@ for _, worker in ipairs(dead) do
   end
   if left > 0 then
     removed = removed + remove_worker(worker)
+  end
+end
+-- An older version leaves what a worker reported when it removes the worker.
+for _, worker in ipairs(redis.call('HRANDFIELD', base .. 'begun', 2) or {}) do
+  if not redis.call('ZSCORE', base .. 'dead_at', worker) then
+    redis.call('HDEL', base .. 'begun', worker)
   end
 end
 if is_any_free then

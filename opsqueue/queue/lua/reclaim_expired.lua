@@ -48,7 +48,7 @@ for _, entry in ipairs(page) do
       count('chunks_reclaimed', 1)
       if begun[worker] and not begun[worker][token] then
         mark_again(id, index, state)
-        is_any_free = put_back(id, index, state) or is_any_free
+        is_any_free = put_back_unbegun(token, id, index, state) or is_any_free
       else
         use_attempt(id, index, state, {type = 'ReservationExpired', traceback = '',
           message = string.format('worker %s did not report within %.0f ms', worker,

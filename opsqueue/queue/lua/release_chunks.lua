@@ -28,7 +28,7 @@ local function release(token)
     mark_again(id, index, state)
     redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
   else
-    put_back(id, index, state)
+    put_back_unbegun(string.match(token, '^%d+%-%d+'), id, index, state)
   end
   if reason ~= '' then
     redis.call('HSET', sub_key(id), 'release_reason', reason, 'released_at', now)

@@ -15,8 +15,9 @@
 -- ARGV[8] heartbeat_timeout_ms  for a new worker; for others, that of the last heartbeat is kept
 -- ARGV[9] repeats_metadata      1 if the caller passes metadata on with each chunk; each one counts
 -- ARGV[10] begun                entries whose handlers have begun, see `begun`; '-': as before
+-- ARGV[11] alone                1 if the worker holds nothing
 --
--- With _alive, _handout, _history, _in_hand, _strategy, _token.
+-- With _alive, _handout, _history, _hosting, _in_hand, _strategy, _token.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
 -- scan_from, is_cut, again, mode}. Read `wake` after wake_id to sleep until something may be free.
@@ -24,8 +25,8 @@
 -- there can be none before a resume. chunks is a flat list of token, attempt, and input of a small
 -- submission or nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values
 -- are those of the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the
--- answer. again has the positions of the chunks that were in hand before. mode is '', "suspect" or
--- "drain".
+-- answer. again has the positions of the chunks that were in hand before. mode is "suspect" if the
+-- only chunk is one, "drain" if the worker must reserve nothing until it holds nothing, or ''.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, scan_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -57,18 +58,37 @@ end
 if ARGV[10] ~= '-' then
   redis.call('HSET', base .. 'begun', worker, ARGV[10])
 end
-local known = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect')
+local known = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect',
+  base .. 'isolating')
 if known[1] then
   return answer('paused', {}, {}, '')
 end
 next_due = free_due_chunks()
+
+local suspect_id, suspect_found, suspect_index
+if known[4] then
+  local ask_at
+  mode, ask_at, suspect_id, suspect_found, suspect_index =
+    choose_for(worker, ARGV[11] == '1', known[4], strategy, chance)
+  if ask_at and (not next_due or ask_at < next_due) then
+    next_due = ask_at
+  end
+  if mode == 'drain' then
+    return answer('reserved', {}, {}, '')
+  elseif mode == 'suspect' then
+    asked = 1
+  end
+end
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
 while #entries < asked and bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random starts the same in each
   -- call.
   chance = chance * 48271 % 2147483647
-  local id, found = pick(strategy, chance, scan_from)
+  local id, found = suspect_id, suspect_found
+  if not id then
+    id, found = pick(strategy, chance, scan_from)
+  end
   if not id then
     scan_from = found
     break
@@ -81,10 +101,12 @@ while #entries < asked and bytes_left > 0 do
     order[#order + 1] = id
     bytes_left = bytes_left - sub.shared_bytes
   end
-  local index, attempt
-  if sub.redo > 0 then
-    sub.redo = sub.redo - 1
-    index = tonumber(redis.call('ZPOPMIN', sub.key .. ':redo', 1)[1])
+  local index, attempt = suspect_index, nil
+  if index or sub.redo > 0 then
+    if not index then
+      sub.redo = sub.redo - 1
+      index = tonumber(redis.call('ZPOPMIN', sub.key .. ':redo', 1)[1])
+    end
     local used = redis.call('HGET', sub.key .. ':attempts', index)
     attempt = 1 + (used or 0)
     if used or index < sub.again_below then
@@ -145,7 +167,13 @@ end
 
 -- Built from the delivered entries, not from the added ones: these are what the worker holds.
 local chunks, again = {}, {}
-for number, entry in ipairs(deliver(worker, entries, expires_at)) do
+local delivered = deliver(worker, entries, expires_at)
+if mode == 'suspect' then
+  redis.call('HSET', base .. 'hosts', worker, delivered[1][1])
+elseif known[4] == 'ordinary' then
+  redis.call('SET', base .. 'isolating', 'suspect', 'XX')
+end
+for number, entry in ipairs(delivered) do
   local f = entry[2]
   local inputs, n = subs[f[2]].inputs, #chunks
   chunks[n + 1], chunks[n + 2] = token_of(entry), f[6]

@@ -22,7 +22,7 @@ for _, entry in ipairs(pending) do
     if not is_begun or is_begun[entry[1]] then
       mark_again(id, index, state)
     end
-    put_back(id, index, state)
+    put_back_unbegun(entry[1], id, index, state)
     count('chunks_released', 1)
   end
 end

@@ -26,6 +26,7 @@ local function free_delayed()
     'MATCH', id .. ':*', 'COUNT', 1000)
   for i = 1, #found[2], 2 do
     redis.call('ZREM', delayed, found[2][i])
+    redis.call('ZREM', base .. 'suspects', found[2][i])
     is_free = put_back(id, string.match(found[2][i], '(%d+)$'), 'in_progress') or is_free
   end
   if is_free then
