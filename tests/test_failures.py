@@ -98,11 +98,19 @@ SHOWN_BY: Final = {
         "system/test_worker_process.py::test_a_killed_workers_chunks_are_taken_over",
         "system/test_consumers.py::test_a_killed_consumers_chunk_is_done_by_another",
     ),
+    "a chunk kills its whole worker": (
+        (
+            "opsqueue/queue/test_suspects.py::"
+            "test_a_killer_among_a_thousand_chunks_takes_none_of_them_along"
+        ),
+        "opsqueue/queue/test_suspects.py::test_a_lost_fleet_is_worked_off_by_the_next_one",
+    ),
     "reservation runs out though the worker lives": (
         (
             "opsqueue/queue/test_sweeper.py::"
             "test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives"
         ),
+        "opsqueue/queue/test_begun.py::test_only_what_has_begun_uses_an_attempt",
     ),
     "an operation raises, and its handler collects errors": (
         "opsqueue/handlers/test_execute.py::test_errors_are_stored_with_the_results_and_counted",
