@@ -1,6 +1,6 @@
 -- Handout: reading submissions before chunks are reserved, and delivering the chunks.
 --
--- With _index, _stream, _suspects.
+-- With _index, _stream.
 local asked, taken = 0, 0  -- chunks requested by this call; chunks taken so far
 -- Strategic metadata by submission, flat, as far as a strategy has read it. It does not change
 -- while chunks are reserved.

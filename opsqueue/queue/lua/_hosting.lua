@@ -3,15 +3,15 @@
 -- At most half of the live workers host a suspect; an only worker alternates between suspects and
 -- ordinary chunks. If no worker that holds nothing asks, one is told to stop reserving.
 --
--- With _strategy, _suspects.
-local DRAIN_AFTER_MS = 10000  -- that a suspect has waited
-local DRAIN_MS = 60000  -- after which another worker is told, too
-local SUSPECTS_EXAMINED, HOSTS_EXAMINED = 100, 100
+-- With _strategy.
 
 -- Decide what a worker gets; `turn` is the value of `isolating`. Returns a mode, an instant to ask
 -- again at (nil: any wake-up) and, if the mode is "suspect", its submission, the number of the
 -- alternative in the strategy, and its index. Mode '': ordinary chunks.
 local function choose_for(worker, is_alone, turn, strategy, chance)
+  local DRAIN_AFTER_MS = 10000  -- that a suspect has waited
+  local DRAIN_MS = 60000  -- after which another worker is told, too
+  local SUSPECTS_EXAMINED, HOSTS_EXAMINED = 100, 100
   local hosts, suspects, delayed = base .. 'hosts', base .. 'suspects', base .. 'delayed'
 
   local function has_ended(entry_id)

@@ -81,6 +81,7 @@
 -- ARGV[1] now   milliseconds  only for tests; '' means the server's clock, the only one otherwise
 local base = KEYS[1]
 local FORMAT = 2  -- the newest that this version knows
+local POSTPONED_MS = 300000  -- a waiting suspect in `delayed`
 -- Checked in every call: a program may run for months, and an upgrade can't ask all programs.
 local format = tonumber(redis.call('GET', base .. 'format') or 1)
 if format > FORMAT then

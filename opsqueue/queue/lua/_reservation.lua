@@ -1,6 +1,6 @@
 -- Reservation: the ways in which a reservation ends.
 --
--- With _entry, _in_hand, _lost, _suspects.
+-- With _entry, _in_hand, _lost.
 
 -- Acknowledge entries that are missing in the stream (it was trimmed, or the server lost its last
 -- writes), so that they are not met again. A repair finds out which chunks they were for.
@@ -20,23 +20,6 @@ local function mark_again(id, index, state)
   if state == 'in_progress' then
     redis.call('HSETNX', sub_key(id) .. ':attempts', index, 0)
   end
-end
-
-local hosted  -- the entries of suspects in hand; read once
--- Release a chunk that has not begun; `entry_id` is that of the reservation that has just ended. A
--- suspect remains one. Returns whether the chunk can be reserved now.
-local function put_back_unbegun(entry_id, id, index, state)
-  if not hosted then
-    hosted = {}
-    for _, of_suspect in ipairs(redis.call('HVALS', base .. 'hosts')) do
-      hosted[of_suspect] = true
-    end
-  end
-  if state == 'in_progress' and hosted[entry_id] then
-    isolate(id, index)
-    return false
-  end
-  return put_back(id, index, state)
 end
 
 -- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group).

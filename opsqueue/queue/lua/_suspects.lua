@@ -3,7 +3,8 @@
 --
 -- A suspect that waits is in `delayed`, too, some minutes ahead. Scripts of older versions, which
 -- don't know of suspects, then neither lose nor duplicate it, and free it at last.
-local POSTPONED_MS = 300000
+--
+-- With _index.
 
 -- Make a chunk that is in no other place wait for a worker that holds nothing.
 local function isolate(id, index)
@@ -14,4 +15,21 @@ local function isolate(id, index)
     redis.call('SET', base .. 'isolating', 'suspect')
   end
   wake()
+end
+
+local hosted  -- the entries of suspects in hand; read once
+-- Release a chunk that has not begun; `entry_id` is that of the reservation that has just ended. A
+-- suspect remains one. Returns whether the chunk can be reserved now.
+local function put_back_unbegun(entry_id, id, index, state)
+  if not hosted then
+    hosted = {}
+    for _, of_suspect in ipairs(redis.call('HVALS', base .. 'hosts')) do
+      hosted[of_suspect] = true
+    end
+  end
+  if state == 'in_progress' and hosted[entry_id] then
+    isolate(id, index)
+    return false
+  end
+  return put_back(id, index, state)
 end

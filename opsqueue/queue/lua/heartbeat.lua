@@ -14,7 +14,7 @@
 -- ARGV[6]    begun       entries of those whose handlers have begun, see `begun`; '-': not reported
 -- ARGV[7...] rest        tokens that it holds
 --
--- With _alive, _reservation, _worker.
+-- With _alive, _reservation, _suspects, _worker.
 --
 -- Returns {"alive", revoked, released, lost}: revoked are tokens; lost is the number of
 -- reservations that were pending for it but no longer in the stream, see _reservation.lua.

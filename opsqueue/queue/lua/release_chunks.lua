@@ -9,7 +9,7 @@
 -- ARGV[3]    reason    stored with the submission, to be shown; '' for none
 -- ARGV[4...] rest      tokens
 --
--- With _reservation.
+-- With _reservation, _suspects.
 --
 -- Returns for each {"released", id}, {"lost"}, or {"dropped", id}.
 local delay_ms, reason = tonumber(ARGV[2]), ARGV[3]

@@ -9,7 +9,7 @@
 -- ARGV[2] worker
 -- ARGV[3] limit   the most chunks
 --
--- With _reservation, _worker.
+-- With _reservation, _suspects, _worker.
 --
 -- Returns {"retired", ended, has_more, lost}: entries that are no longer pending for it, including
 -- lost reservations. has_more is also 0 if nothing could be ended: repeating it would not help.
