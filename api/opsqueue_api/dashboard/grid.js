@@ -8,7 +8,7 @@ import { ago, badge } from "./parts.js";
  * @typedef {{done: number, in_hand: number, delayed: number, failed: number, errors: number}} Cell
  * @typedef {{state: string, chunks_total: number, chunks_per_cell: number, cells: Cell[],
  *   in_hand: {index: number, attempt: number, worker: string, reserved_at: string, expires_at: string}[],
- *   delayed: {index: number, attempt: number, due_at: string}[],
+ *   delayed: {index: number, attempt: number, due_at: string, is_suspect: boolean}[],
  *   failed: {index: number, attempt: number, at: string}[],
  *   retried: {index: number, attempts: number}[], retried_total: number, is_partial: boolean}} Grid
  */
