@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import decode_output, encode_output, errors_of
@@ -190,11 +191,18 @@ def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(
     assert not store.exists(output_key("p", 0))
 
 
-def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: ObjectStore) -> None:
-    """The previous worker died between storing and reporting."""
+@pytest.mark.parametrize(
+    "chunk",
+    [reservation(attempt=2), replace(reservation(), again=True)],
+    ids=["attempt 2", "again"],
+)
+def test_a_second_attempt_whose_output_is_there_does_not_run_again(
+    store: ObjectStore, chunk: Reservation
+) -> None:
+    """The previous worker died between storing and reporting; it need have used no attempt."""
     store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
 
-    report = execute(reservation(attempt=2), chunk_handler(pytest.fail), store)
+    report = execute(chunk, chunk_handler(pytest.fail), store)
 
     assert report == Done(token=Token("1-0"), operations=3, duration_s=0.0, ran=False)
 

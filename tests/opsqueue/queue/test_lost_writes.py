@@ -167,17 +167,21 @@ def test_an_output_of_a_submission_that_was_there_alone_is_looked_for(
 
 
 def test_a_suspicion_reaches_those_who_look_for_the_output(queue: Queue) -> None:
-    """A worker's child, and a consumer over HTTP."""
+    """A worker's child, and a consumer over HTTP; also that the chunk was in hand before."""
     insert(queue, 1)
     (chunk,) = take(queue)
     suspected = replace(chunk, source=replace(chunk.source, is_suspect=True))
+    again = replace(chunk, again=True)
 
-    given = list(enumerate((chunk, suspected)))
+    given = list(enumerate((chunk, suspected, again)))
     came = [row for w in works_of(given) if w.source for row in chunks_of(w, w.source)]
     assert given == came
     assert [False, True] == [
         ChunkBody.of(c).to_reservation(queue.name, None).source.is_suspect
         for c in (chunk, suspected)
+    ]
+    assert [False, True] == [
+        ChunkBody.of(c).to_reservation(queue.name, None).again for c in (chunk, again)
     ]
 
 

@@ -46,6 +46,7 @@ class WorkChunk(msgspec.Struct, array_like=True):
     attempt: int
     expires_at_ms: int
     input: bytes | None
+    again: bool
 
 
 class Work(msgspec.Struct, array_like=True, tag=True):
@@ -150,6 +151,7 @@ def works_of(
                 chunk.attempt,
                 chunk.expires_at_ms,
                 chunk.input,
+                chunk.again,
             )
         )
     return works
@@ -165,6 +167,7 @@ def chunks_of(work: Work, source: Source) -> Iterator[tuple[int, Reservation]]:
             attempt=chunk.attempt,
             expires_at_ms=chunk.expires_at_ms,
             input=chunk.input,
+            again=chunk.again,
         )
         yield chunk.sequence, reservation
 
