@@ -34,6 +34,7 @@ from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.model.process import EndsForkedChildren
+from opsqueue.model.raised import cause_of, is_a, text_of
 from opsqueue.model.submission import ChunkIndex
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.tracing import Span, spans
@@ -166,9 +167,11 @@ def execute(
         ran = run(fetched, handler, is_revoked=is_revoked, invoke=invoker.call, worker=worker)
     finally:
         invoker.close()
-    if isinstance(ran, Failed) and isinstance(ran.ends_program, KeyboardInterrupt):
-        # It came from the terminal. As a failure the chunk would only be tried again.
-        raise ran.ends_program
+    if isinstance(ran, Failed):
+        if (error := ran.ends_program) is not None and is_a(error, KeyboardInterrupt):
+            # It came from the terminal. As a failure the chunk would only be tried again.
+            raise error
+        return ran
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_revoked=is_revoked)
@@ -336,7 +339,9 @@ def _stored_wrongly(reservation: Reservation, exc: Exception) -> Failed:
     """Return the failure of reading or storing; it is final if a stored output can't be read."""
     if not isinstance(exc, EncodingError):
         return Failed(token=reservation.token, failure=ChunkFailure.of(exc))
-    failure = _final(ChunkFailure(type=type(exc).__name__, message=str(exc)), "the output stays")
+    failure = _final(
+        ChunkFailure(type=type(exc).__name__, message=text_of(exc)), "the output stays"
+    )
     return Failed(token=reservation.token, failure=failure, is_final=True)
 
 
@@ -443,21 +448,21 @@ def _failed(
     failure = failure_of(exc, handler)
     source = fetched.reservation.source
     # A lack of memory, or of a resource that a custom codec needs, may be over by the next attempt.
-    is_lasting = isinstance(exc, EncodingError | InvalidArgumentError) and not isinstance(
-        exc.__cause__, MemoryError | OSError
+    is_lasting = is_a(exc, EncodingError, InvalidArgumentError) and not is_a(
+        cause_of(exc), MemoryError, OSError
     )
     is_final, unread_codec = False, ""
     if is_lasting and stage == "open":
         is_final = True
         failure = _final(failure, "the input would be the same")
-        if isinstance(exc, InvalidArgumentError):
+        if is_a(exc, InvalidArgumentError):
             unread_codec = source.codec
     elif is_lasting and stage == "close" and fetched.reservation.attempt >= SAVE_ATTEMPTS:
         is_final = True
         failure = _final(failure, f"attempt {fetched.reservation.attempt} ended like this, too")
     span.record(exc)
     # A CancelledError from plain code comes from a loop that the function has run itself.
-    ends_program = not isinstance(exc, Exception | asyncio.CancelledError)
+    ends_program = not is_a(exc, Exception, asyncio.CancelledError)
     return Failed(
         token=fetched.reservation.token,
         failure=failure,

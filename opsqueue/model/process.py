@@ -19,7 +19,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from typing import Final, Generic, NoReturn, Protocol, TypeVar
 import msgspec
 
 from opsqueue.model.errors import IncorrectUsageError, OtherProcessError
+from opsqueue.model.raised import described, is_a
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -173,25 +173,33 @@ class EndsForkedChildren:
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    match error:
-        case SystemExit(code=None):
-            status = 0
-        case SystemExit(code=int(code)):
-            status = code
-        case None:
-            status = 1
-            print(  # noqa: T201 the child's own end; its logging may be its parent's
+    status = 1
+    try:
+        if error is None:
+            _say(
                 f"process {os.getpid()} was forked by a handler and came back from it: it ends "
-                "here; end such a process with os._exit(), or use subprocess",
-                file=sys.stderr,
+                "here; end such a process with os._exit(), or use subprocess"
             )
-        case _:
-            status = 1
-            traceback.print_exception(error)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+        elif not is_a(error, SystemExit):
+            _say(described(error))
+        else:
+            # As the interpreter does: a number is the status, another value is printed.
+            code = vars(SystemExit)["code"].__get__(error)
+            if code is None or type(code) is int:
+                status = code or 0
+            else:
+                _say(str(code))
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+    finally:
+        # In any case: whatever is raised above would lead the child back into this program.
+        os._exit(status)
+
+
+def _say(text: str) -> None:
+    # The child's own end; its logging may be its parent's.
+    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)  # noqa: T201
 
 
 def new_worker_name(role: str = "") -> str:

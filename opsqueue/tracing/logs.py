@@ -6,14 +6,17 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Final, Literal
 
 import msgspec
 
 from opsqueue.model.checks import printable, printable_json
 from opsqueue.model.chunk import encodable
+from opsqueue.model.raised import described
 
 LogFormat = Literal["plain", "json"]
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 _STANDARD: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", None, None)).keys() | {"message", "asctime"}
 )
@@ -34,6 +37,14 @@ def set_up_logging(
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
+class _Formatter(logging.Formatter):
+    """Describes exceptions as failures are described: a log line must not raise what they do."""
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 logging's name
+        """Return traceback, type and message."""
+        return "" if ei[1] is None else described(ei[1])
+
+
 def formatter(form: LogFormat) -> logging.Formatter:
     """Return a formatter for a handler."""
     return _JsonFormatter() if form == "json" else _PlainFormatter()
@@ -43,7 +54,7 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
-class _PlainFormatter(logging.Formatter):
+class _PlainFormatter(_Formatter):
     """Time, level, process, logger, text; then the fields of the line as name=value."""
 
     def __init__(self) -> None:
@@ -60,7 +71,7 @@ class _PlainFormatter(logging.Formatter):
         return f"{text} [{extras}]" if extras else text
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     """One JSON object a line, for log collectors."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -19,6 +19,7 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
 )
 from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.model.process import EndsForkedChildren
 from opsqueue.strategy import AnyStrategy, parse_strategy
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
@@ -223,7 +224,8 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         set_up_logging(options["log_level"], options["log_format"])
-        app = load_app(options["app"])
+        with EndsForkedChildren():
+            app = load_app(options["app"])
         settings = _settings_of(options)
         if options["check"]:
             _check(settings, app)

@@ -106,7 +106,7 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     child.revoke([CHUNK.token])
     assert is_speaking.wait(20)
     child.kill()
-    child.listen(lambda: None, lambda _: None)
+    child.listen(lambda: None, lambda _: None, lambda _: None)
     descriptor = child._connection.fileno()
 
     closing = threading.Thread(target=child.close)

@@ -49,6 +49,7 @@ def test_a_chunk_without_a_handler_goes_back(kind: str) -> None:
         is_stopping=threading.Event(),
         report=report_and_stop,
         save=lambda *_: pytest.fail("nothing to save"),
+        retire=pytest.fail,
     )
     make: dict[str, Callable[[], Executor]] = {
         "process": lambda: MainThreadExecutor(bench),
@@ -79,6 +80,7 @@ def test_the_loop_has_a_thread_for_each_slot() -> None:
         is_stopping=threading.Event(),
         report=lambda *_: None,
         save=lambda *_: done.release(),
+        retire=pytest.fail,
     )
     inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     for _ in range(60):

@@ -23,9 +23,10 @@ from opsqueue.handlers import execute as execution
 from opsqueue.handlers.app import Opsqueue, load_app
 from opsqueue.handlers.execute import Ran, Report
 from opsqueue.model.chunk import Source
-from opsqueue.model.process import die_with_parent
+from opsqueue.model.process import EndsForkedChildren, die_with_parent, renew_in_children
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
+from opsqueue_worker.ending import end_soon
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.pool.defect import ends_process
 from opsqueue_worker.pool.executor import (
@@ -37,6 +38,7 @@ from opsqueue_worker.pool.executor import (
     ThreadsExecutor,
     Workbench,
     not_begun,
+    run_start_hooks,
     run_stop_hooks,
     save,
     timed,
@@ -49,6 +51,7 @@ from opsqueue_worker.pool.messages import (
     Revoked,
     Stop,
     ToParent,
+    Unfit,
     Work,
     chunks_of,
     message_of,
@@ -79,7 +82,7 @@ class Child:
         self._app = app
         self._store = store
         self._status = status
-        self._outbox: queue.SimpleQueue[ChunkReport | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[ChunkReport | Unfit | None] = queue.SimpleQueue()
         # Several threads even where one chunk runs at a time: a tiny chunk is finished long before
         # a bucket, or a disk that syncs, has answered. A thread starts when all others are busy.
         self._fetchers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="fetch")
@@ -97,7 +100,9 @@ class Child:
             is_stopping=self._is_stopping,
             report=self._report,
             save=self._save_beside,
+            retire=self._retire,
         )
+        renew_in_children(self)
         self._executor: Executor
         match hello.pool:
             case "thread":
@@ -107,10 +112,15 @@ class Child:
             case _:
                 self._executor = MainThreadExecutor(bench)
 
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: what a handler forks can send its parent's parent nothing."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._connection.fileno(), inheritable=False)
+        os.close(nothing)
+
     def run(self) -> None:
         """Work until the parent sends `Stop`."""
-        for hook in self._app.start_hooks:
-            hook()
+        run_start_hooks(self._app)
         # After the start hooks, since an app may set up its own SDK there.
         export_spans("opsqueue-worker")
         threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
@@ -122,6 +132,13 @@ class Child:
         self._outbox.put(None)
         speaking.join()
         run_stop_hooks(self._app)
+        end_soon(0)
+        self._executor.close()
+
+    def _retire(self, reason: str) -> None:
+        # Not only when the parent asks for it: what waits here must not begin meanwhile.
+        self._is_stopping.set()
+        self._outbox.put(Unfit(reason))
 
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
@@ -155,9 +172,13 @@ class Child:
             drained = self._drained()
             is_over = drained[-1] is None
             self._status.note_memory()
-            self._send(Reports([r for r in drained if r is not None]))
+            for message in drained:
+                if isinstance(message, Unfit):
+                    self._send(message)
+            reports = [m for m in drained if not (m is None or isinstance(m, Unfit))]
+            self._send(Reports(reports))
 
-    def _drained(self) -> list[ChunkReport | None]:
+    def _drained(self) -> list[ChunkReport | Unfit | None]:
         """Wait for a report and return all waiting ones; None as the last means no more follow."""
         reports = [self._outbox.get()]
         while len(reports) < REPORTS_AT_MOST and not self._outbox.empty():
@@ -240,7 +261,9 @@ def main() -> None:
         message = f"expected Hello, got {hello!r}"
         raise TypeError(message)
     set_up_logging(hello.log_level, hello.log_format)
-    app, store = load_app(hello.app), open_store(hello.store_url)
+    with EndsForkedChildren():
+        app = load_app(hello.app)
+    store = open_store(hello.store_url)
     store.store_id = hello.store_id
     Child(connection, hello, Status(memory, hello.slots), app, store).run()
 

@@ -24,6 +24,8 @@ logger = logging.getLogger("opsqueue.worker")
 
 _READY_WITHIN_S: Final = 120.0
 _EARLY_DEATHS_IN_A_ROW: Final = 3
+_ENDS_WITHIN_S: Final = 30.0
+"""Time for the stop hooks of a child that is replaced; at the worker's end, its own limit holds."""
 
 
 class ChildPool:
@@ -56,6 +58,7 @@ class ChildPool:
         self._max_memory_bytes = max_memory_bytes
         self._lock = threading.Lock()
         self._children: list[ChildProcess] = []
+        self._listeners: list[threading.Thread] = []
         self._promised = 0
         self._is_stopping = False
         self._early_deaths = 0
@@ -80,11 +83,28 @@ class ChildPool:
         child = ChildProcess(self._hello, max_chunks=self._max_chunks)
         with self._lock:
             self._children.append(child)
-        for work, name in ((child.speak, "to"), (partial(self._listen, child), "from")):
-            threading.Thread(target=work, name=f"{name}-{child.pid}", daemon=True).start()
+        listening = partial(self._listen, child)
+        self._listeners = [one for one in self._listeners if one.is_alive()]
+        self._listeners.append(
+            threading.Thread(target=listening, name=f"from-{child.pid}", daemon=True)
+        )
+        self._listeners[-1].start()
+        threading.Thread(target=child.speak, name=f"to-{child.pid}", daemon=True).start()
 
     def _listen(self, child: ChildProcess) -> None:
-        child.listen(self._calls.on_change, lambda reports: self._finish(child, reports))
+        child.listen(
+            self._calls.on_change,
+            lambda reports: self._finish(child, reports),
+            partial(self._replace, child),
+        )
+        self._calls.on_change()
+        child.wait_for_left()
+
+    def _replace(self, child: ChildProcess, reason: str) -> None:
+        logger.warning("replacing child %d: %s", child.pid, reason)
+        with self._lock:
+            child.is_retiring = True
+            child.stop()
         self._calls.on_change()
 
     def _finish(self, child: ChildProcess, reports: Sequence[Report]) -> None:
@@ -157,6 +177,12 @@ class ChildPool:
             self._retire_if_too_large(child)
             if child.is_retiring and not child.assigned:
                 child.stop()
+            if child.has_lingered(_ENDS_WITHIN_S):
+                logger.warning(
+                    "killing child %d: it was to be replaced, and has not ended within %g s",
+                    *(child.pid, _ENDS_WITHIN_S),
+                )
+                child.kill()
         fresh = sum(not child.is_retiring for child in self._children)
         if not self._is_stopping and time.monotonic() >= self._not_before:
             for _ in range(self._size - fresh):
@@ -279,4 +305,4 @@ class ChildPool:
     @property
     def is_empty(self) -> bool:
         """See `Pool`."""
-        return not self._children
+        return not (self._children or any(one.is_alive() for one in self._listeners))

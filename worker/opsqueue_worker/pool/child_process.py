@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,6 +28,7 @@ from opsqueue_worker.pool.messages import (
     Revoked,
     Stop,
     ToChild,
+    Unfit,
     read_from_child,
     report_of,
     send,
@@ -34,6 +37,9 @@ from opsqueue_worker.pool.messages import (
 from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
+_SESSION_ROUNDS: Final = 10
+"""Limit of looking again for members of a session, which may fork meanwhile."""
+_LEFT_GONE_WITHIN_S: Final = 2.0
 _SILENT_WITHIN_S: Final = 5.0
 """Time to wait before closing a descriptor; after it the descriptor leaks rather than be reused."""
 
@@ -55,6 +61,10 @@ class ChildProcess:
                 ],
                 pass_fds=(theirs.fileno(), self._status.descriptor),
                 stdin=subprocess.DEVNULL,
+                # With a process group of its own, what its handlers have started ends with it. A
+                # session rather than only a group: it has no terminal, which would stop a group in
+                # the background that writes to it.
+                start_new_session=True,
             )
         self._connection = Connection(ours.detach())
         self._outbox: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
@@ -65,11 +75,17 @@ class ChildProcess:
         """The source of the chunks that it was sent last."""
         self.is_ready = threading.Event()
         self.is_gone = threading.Event()
+        self._reaping = threading.Lock()
+        """Held while the process is reaped, and while its number is used."""
+        self._left: set[int] = set()
+        """Processes that were killed after its end."""
         self._is_silent = threading.Event()
         """Set when nothing is sent to the child any more."""
         self.is_retiring = False
         """True if it gets no more chunks and stops when it has none left."""
         self.is_stopping = False
+        self._idle_since: float | None = None
+        self._is_killed = False
         self.is_overdue = False
         """True if one of its chunks ran for too long."""
         self._outbox.put(hello)
@@ -128,13 +144,28 @@ class ChildProcess:
             self.is_stopping = True
             self._outbox.put(Stop())
 
+    def has_lingered(self, seconds: float) -> bool:
+        """Return whether it was asked to stop and has had no chunk for so long."""
+        if not self.is_stopping or self.assigned or self.is_gone.is_set():
+            self._idle_since = None
+            return False
+        self._idle_since = self._idle_since or time.monotonic()
+        return time.monotonic() - self._idle_since > seconds
+
     def kill(self) -> None:
-        """Kill the process at once."""
-        self._process.kill()
+        """Kill the process at once, with the programs that its handlers have started."""
+        self._is_killed = True
+        self._signal(os.killpg, signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process."""
-        self._process.send_signal(number)
+        """Send a signal to the process alone."""
+        self._signal(os.kill, number)
+
+    def _signal(self, send_signal: Callable[[int, int], None], number: int) -> None:
+        with self._reaping:
+            if self._process.returncode is None:  # else the number may be another process's
+                with suppress(ProcessLookupError, PermissionError):
+                    send_signal(self.pid, number)
 
     def speak(self) -> None:
         """Send queued messages until the child is gone; runs in a separate thread.
@@ -152,7 +183,10 @@ class ChildProcess:
             self._is_silent.set()
 
     def listen(
-        self, on_ready: Callable[[], None], on_reports: Callable[[Sequence[Report]], None]
+        self,
+        on_ready: Callable[[], None],
+        on_reports: Callable[[Sequence[Report]], None],
+        on_unfit: Callable[[str], None],
     ) -> None:
         """Pass on the child's reports until it is gone, then wait for its exit code."""
         try:
@@ -163,15 +197,36 @@ class ChildProcess:
                         on_ready()
                     case Reports(reports):
                         on_reports([report_of(report) for report in reports])
+                    case Unfit(reason):
+                        on_unfit(reason)
         except (EOFError, OSError):
-            self._process.wait()
+            self._reap()
         finally:
             self.is_gone.set()
             self._outbox.put(None)  # ends the speaking thread
 
+    def _reap(self) -> None:
+        """Wait for the end of the process, and end what its handlers have left."""
+        _wait(self._process)
+        is_orderly = self.is_stopping and not (self._is_killed or self.assigned)
+        # Before the process is reaped: until then nobody else gets its number.
+        self._left = end_session(self.pid, signal.SIGTERM if is_orderly else signal.SIGKILL)
+        with self._reaping:
+            self._process.wait()
+
+    def wait_for_left(self) -> None:
+        """Wait until what its handlers had started is gone, which the system may do with delay."""
+        deadline = time.monotonic() + _LEFT_GONE_WITHIN_S
+        while time.monotonic() < deadline and any(
+            Path("/proc", str(p)).exists() for p in self._left
+        ):
+            time.sleep(0.02)
+
     def notice_end(self) -> None:
         """End `listen` when the process has ended, even if a fork of it keeps the socket open."""
-        if self._process.poll() is not None and not self.is_gone.is_set():
+        if self.is_gone.is_set():
+            return
+        if _has_ended(self._process):
             self._shut(socket.SHUT_RD)  # messages that it sent before are still read
 
     def _shut(self, how: int) -> None:
@@ -207,3 +262,66 @@ class ChildProcess:
         if self._is_silent.wait(_SILENT_WITHIN_S):
             self._connection.close()
         self._status.close()
+
+
+def end_session(session: int, number: signal.Signals) -> set[int]:
+    """Send a signal to the members of a child's session; SIGKILL also to those with own groups.
+
+    A handler's program that made a session of its own is not in it. On systems without /proc, nor
+    is one that made a process group of its own.
+
+    Returns:
+        The processes that were killed, other than the child.
+    """
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, number)
+    if number != signal.SIGKILL:
+        return set()
+    for _ in range(_SESSION_ROUNDS):
+        members = _members_of(session)
+        running = [pid for pid, is_running in members.items() if is_running]
+        if not running:
+            break
+        for pid in running:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+    return set(members)
+
+
+def _members_of(session: int) -> dict[int, bool]:
+    """Return the other processes of a session, and whether they are running: not yet killed."""
+    members = {}
+    with suppress(FileNotFoundError):
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal() or folder.name == str(session):
+                continue
+            try:
+                text = (folder / "stat").read_text(errors="replace")
+                # The program's name, in parentheses, may contain anything. Words follow it.
+                state, _, _, of = text.rpartition(")")[2].split()[:4]
+            except (OSError, ValueError):
+                continue  # it has ended meanwhile
+            if int(of) == session:
+                members[int(folder.name)] = state not in "ZX"
+    return members
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process without reaping it, where the system can."""
+    if sys.platform == "linux":
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        process.wait()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if process.returncode is not None:
+        return True
+    if sys.platform == "linux":
+        try:
+            return bool(os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+        except ChildProcessError:
+            return True
+    else:
+        return process.poll() is not None

@@ -12,8 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -21,12 +20,13 @@ from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.exceptions import HandlerError
 from opsqueue.handlers import execute as execution
 from opsqueue.handlers.app import Handler, Opsqueue
+from opsqueue.handlers.attempt import close_runner, watch_loop
 from opsqueue.handlers.execute import Done, Fetched, GivenBack, Ran, Report, Times
-from opsqueue.handlers.invoke import Invoker, in_thread
+from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import Reservation
+from opsqueue.model.process import EndsForkedChildren
 from opsqueue.store import ObjectStore
 from opsqueue_worker.logs import chunk_in_log
-from opsqueue_worker.pool import soft_limit
 from opsqueue_worker.pool.defect import ends_process
 from opsqueue_worker.pool.status import Status
 
@@ -71,6 +71,8 @@ class Workbench:
     report: Callable[[Task, Report], None]
     save: Callable[[Task, Ran], None]
     """Store an output and report; may return before that is done."""
+    retire: Callable[[str], None]
+    """Called with the reason if this process should run no further chunks."""
     worker: str = ""
     """The worker's name, for spans."""
     limit_bytes: int = MAX_CHUNK_BYTES
@@ -81,7 +83,10 @@ class Executor(Protocol):
     """Anything that runs tasks until it gets None."""
 
     def run(self, inbox: Inbox) -> None:
-        """Run all tasks before the None; return when they are reported."""
+        """Run all tasks before the None; return when they are reported or being saved."""
+
+    def close(self) -> None:
+        """Close event loops and end threads, without waiting long for what does not end."""
 
 
 class MainThreadExecutor:
@@ -94,7 +99,10 @@ class MainThreadExecutor:
     def run(self, inbox: Inbox) -> None:
         """See `Executor`."""
         while (task := inbox.get()) is not None:
-            work_on(self._bench, task, 0, self._invoker, soft_limit.on_main_thread)
+            work_on(self._bench, task, 0, self._invoker)
+
+    def close(self) -> None:
+        """See `Executor`."""
         self._invoker.close()
 
 
@@ -103,7 +111,7 @@ class ThreadsExecutor:
 
     def __init__(self, bench: Workbench, threads: int) -> None:
         self._bench = bench
-        self._threads = threads
+        self._invokers = [Invoker() for _ in range(threads)]
 
     def run(self, inbox: Inbox) -> None:
         """See `Executor`."""
@@ -111,19 +119,22 @@ class ThreadsExecutor:
             threading.Thread(
                 target=ends_process(self._run_slot), args=(inbox, slot), name=f"slot-{slot}"
             )
-            for slot in range(self._threads)
+            for slot in range(len(self._invokers))
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
+    def close(self) -> None:
+        """See `Executor`."""
+        for invoker in self._invokers:
+            invoker.close()
+
     def _run_slot(self, inbox: Inbox, slot: int) -> None:
-        invoker = Invoker()
         while (task := inbox.get()) is not None:
-            work_on(self._bench, task, slot, invoker, soft_limit.on_this_thread)
+            work_on(self._bench, task, slot, self._invokers[slot])
         inbox.put(None)  # for the next thread
-        invoker.close()
 
 
 class LoopExecutor:
@@ -132,10 +143,17 @@ class LoopExecutor:
     def __init__(self, bench: Workbench, tasks: int) -> None:
         self._bench = bench
         self._tasks = tasks
+        self._runner = asyncio.Runner()
 
     def run(self, inbox: Inbox) -> None:
         """See `Executor`."""
-        asyncio.run(self._run(inbox))
+        # A handler's fork that leaves the loop must not run what other chunks have on it.
+        with EndsForkedChildren():
+            self._runner.run(self._run(inbox))
+
+    def close(self) -> None:
+        """See `Executor`."""
+        close_runner(self._runner)
 
     async def _run(self, inbox: Inbox) -> None:
         loop = asyncio.get_running_loop()
@@ -154,7 +172,7 @@ class LoopExecutor:
 
         # Plain handlers run in threads beside the loop. There are as many threads as slots because
         # a chunk's time limit runs while it waits for a thread.
-        loop.set_default_executor(ThreadPoolExecutor(self._tasks, thread_name_prefix="slot"))
+        watch_loop(loop, threads=self._tasks)
         threading.Thread(target=ends_process(pass_on), name="pass-on", daemon=True).start()
         async with asyncio.TaskGroup() as group:
             for slot in range(self._tasks):
@@ -165,7 +183,6 @@ class LoopExecutor:
         while (task := await arrived.get()) is not None:
             await self._work_on(task, slot, invoker)
         arrived.put_nowait(None)  # for the next task
-        invoker.close()
 
     async def _work_on(self, task: Task, slot: int, invoker: Invoker) -> None:
         """Do the same as `work_on` below, waiting on the loop."""
@@ -186,40 +203,18 @@ class LoopExecutor:
             return
         bench.status.begin(slot, task.sequence)
         with chunk_in_log(task.reservation):
-
-            def call(*arguments: object) -> object:
-                with soft_limit.on_this_thread(handler.soft_time_limit):
-                    return invoker.call(*arguments)  # type: ignore[arg-type]
-
-            async def invoke(*arguments: object) -> object:
-                if not handler.is_async:
-                    # The limit is enforced in its thread: a timeout here would leave it running.
-                    return await in_thread(call, *arguments)
-                async with soft_limit.on_the_loop(handler.soft_time_limit):
-                    return await invoker.call_async(*arguments)  # type: ignore[arg-type]
-
             ran = await execution.run_async(
                 fetched,
                 handler,
                 is_revoked=task.is_revoked,
-                invoke=invoke,  # type: ignore[arg-type]
+                invoke=invoker.call_async,
                 worker=bench.worker,
                 limit_bytes=bench.limit_bytes,
             )
-        bench.status.end(slot)
-        if not isinstance(ran, Ran):
-            bench.report(task, ran)
-            return
-        bench.save(task, ran)
+        _finish(bench, task, slot, invoker, ran)
 
 
-def work_on(
-    bench: Workbench,
-    task: Task,
-    slot: int,
-    invoker: Invoker,
-    limited: Callable[[float | None], AbstractContextManager[None]],
-) -> None:
+def work_on(bench: Workbench, task: Task, slot: int, invoker: Invoker) -> None:
     """Process a chunk from its input to its report: the whole path except for fetching."""
     if bench.is_stopping.is_set():
         bench.report(task, not_begun(task))
@@ -237,24 +232,27 @@ def work_on(
         return
     bench.status.begin(slot, task.sequence)
     with chunk_in_log(task.reservation):
-
-        def invoke(*arguments: object) -> object:
-            with limited(handler.soft_time_limit):
-                return invoker.call(*arguments)  # type: ignore[arg-type]
-
         ran = execution.run(
             fetched,
             handler,
             is_revoked=task.is_revoked,
-            invoke=invoke,  # type: ignore[arg-type]
+            invoke=invoker.call,
             worker=bench.worker,
             limit_bytes=bench.limit_bytes,
         )
+    _finish(bench, task, slot, invoker, ran)
+
+
+def _finish(bench: Workbench, task: Task, slot: int, invoker: Invoker, ran: Ran | Report) -> None:
     bench.status.end(slot)
-    if not isinstance(ran, Ran):
+    if invoker.left_over:
+        # Before the report, so that no further chunk is begun here.
+        bench.retire(f"after chunk {task.reservation}, {invoker.left_over}")
+        invoker.left_over = ""
+    if isinstance(ran, Ran):
+        bench.save(task, ran)
+    else:
         bench.report(task, ran)
-        return
-    bench.save(task, ran)
 
 
 def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
@@ -273,13 +271,21 @@ def timed(task: Task, report: Report) -> Report:
     return replace(report, times=Times(task.input_wait_s, task.store_s))
 
 
+def run_start_hooks(app: Opsqueue) -> None:
+    """Run all start hooks; an exception of one ends the start."""
+    for hook in app.start_hooks:
+        with EndsForkedChildren():
+            hook()
+
+
 def run_stop_hooks(app: Opsqueue) -> None:
     """Run all stop hooks, even if one raises: the remaining chunks must still be reported."""
     for hook in app.stop_hooks:
         try:
-            hook()
-        except Exception:
-            logger.exception("the stop hook %r raised", hook)
+            with EndsForkedChildren():
+                hook()
+        except BaseException:  # also SystemExit
+            logger.exception("the stop hook %s raised", getattr(hook, "__qualname__", type(hook)))
 
 
 def _handler_of(bench: Workbench, task: Task) -> Handler | None:

@@ -36,6 +36,12 @@ class Ready(msgspec.Struct, array_like=True, tag=True):
     """The child's first message: the app is imported and the store is open."""
 
 
+class Unfit(msgspec.Struct, array_like=True, tag=True):
+    """The child asks to be replaced, after its running chunks: it begins no others."""
+
+    reason: str
+
+
 class WorkChunk(msgspec.Struct, array_like=True):
     """One chunk of `Work`."""
 
@@ -110,7 +116,7 @@ class Reports(msgspec.Struct, array_like=True, tag=True):
 
 
 ToChild = Hello | Work | Revoked | Stop
-ToParent = Ready | Reports
+ToParent = Ready | Reports | Unfit
 
 # The one type in them that msgspec does not know is SubmissionId, which is an int.
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=int)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Iterable, Sequence
@@ -12,10 +13,19 @@ from opsqueue.handlers.execute import GivenBack, Report, fetch
 from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.store import ObjectStore
-from opsqueue_worker.pool import soft_limit
-from opsqueue_worker.pool.executor import Task, Workbench, run_stop_hooks, save, timed, work_on
+from opsqueue_worker.pool.executor import (
+    Task,
+    Workbench,
+    run_start_hooks,
+    run_stop_hooks,
+    save,
+    timed,
+    work_on,
+)
 from opsqueue_worker.pool.pool import PoolCalls
 from opsqueue_worker.pool.status import Status
+
+logger = logging.getLogger("opsqueue.worker")
 
 
 class SoloPool:
@@ -48,12 +58,13 @@ class SoloPool:
             is_stopping=threading.Event(),
             report=self._report,
             save=lambda task, ran: self._report(task, save(task, ran, store)),
+            # This process can't be replaced: the chunks go on beside what was left.
+            retire=lambda reason: logger.warning("%s", reason),
         )
 
     def start(self) -> bool:
         """See `Pool`."""
-        for hook in self._app.start_hooks:
-            hook()
+        run_start_hooks(self._app)
         return True
 
     def take_places(self, limit: int) -> int:
@@ -95,7 +106,7 @@ class SoloPool:
             task = self._inbox.get_nowait()
         except queue.Empty:
             return
-        work_on(self._bench, task, 0, self._invoker, soft_limit.on_main_thread)
+        work_on(self._bench, task, 0, self._invoker)
 
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)

@@ -14,6 +14,8 @@ import tempfile
 import time
 from typing import Final, Self
 
+from opsqueue.model.process import renew_in_children
+
 _WORD: Final = 8
 """Bytes that are written at once. `struct` would write a number byte by byte, so that the reader
 could see half of it."""
@@ -32,7 +34,16 @@ class Status:
     def __init__(self, descriptor: int, slots: int) -> None:
         self.descriptor = descriptor
         self._slots = slots
-        self._memory = mmap.mmap(descriptor, _size(slots))
+        self._memory: mmap.mmap | bytearray = mmap.mmap(descriptor, _size(slots))
+        self._view()
+        renew_in_children(self)
+
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: what a handler forks writes into memory of its own."""
+        self._memory = bytearray(_size(self._slots))
+        self._view()
+
+    def _view(self) -> None:
         self._whole = memoryview(self._memory).cast("q")
         self._seconds = memoryview(self._memory).cast("d")
 
@@ -76,7 +87,8 @@ class Status:
         """Release the memory and the descriptor."""
         self._whole.release()
         self._seconds.release()
-        self._memory.close()
+        if isinstance(self._memory, mmap.mmap):
+            self._memory.close()
         os.close(self.descriptor)
 
 
