@@ -520,7 +520,8 @@ class WrongAnswerError(OpsqueueInternalError):
 class SoftTimeLimitExceeded(OpsqueueError):  # noqa: N818 the field's name for it
     """A chunk has run for longer than its soft_time_limit: the handler should clean up and end.
 
-    An `async def` handler gets a cancellation (asyncio.CancelledError) instead.
+    An `async def` handler gets a cancellation (asyncio.CancelledError) instead, unless it blocks
+    its event loop.
     """
 
 

@@ -65,6 +65,28 @@ SHOWN_BY: Final = {
     ),
     "handler runs past its soft time limit": (
         "system/test_worker_options.py::test_a_soft_time_limit_is_raised_in_the_handler",
+        (
+            "opsqueue/handlers/test_attempt.py::"
+            "test_a_soft_limit_reaches_a_coroutine_and_nothing_of_it_runs_afterwards"
+        ),
+        ("opsqueue/handlers/test_attempt.py::test_a_soft_limit_reaches_operations_in_threads"),
+    ),
+    "threads or tasks of a failed attempt do not end": (
+        (
+            "system/test_handler_limits.py::"
+            "test_a_child_is_replaced_when_threads_of_an_attempt_did_not_end"
+        ),
+        (
+            "opsqueue/handlers/test_attempt.py::"
+            "test_a_task_that_refuses_to_end_makes_the_process_unfit"
+        ),
+    ),
+    "a process that has done its work does not end": (
+        (
+            "system/test_handler_limits.py::"
+            "test_a_retired_child_ends_whatever_handlers_have_left_in_it"
+        ),
+        "system/test_handler_limits.py::test_term_ends_a_worker_whose_stop_hooks_hang",
     ),
     "handler runs past its time limit": (
         "system/test_worker_options.py::test_a_chunk_past_its_time_limit_is_killed",

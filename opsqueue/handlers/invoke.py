@@ -367,17 +367,20 @@ def _current_task() -> asyncio.Task[Any]:
 
 async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
     """Call a function in a thread, while the loop goes on."""
+    results: list[Result] = []
+    raised: list[BaseException] = []
 
-    def run() -> Result:
+    def run() -> None:
         try:
             with EndsForkedChildren():
-                return call(*arguments)
-        except StopIteration as exc:
-            # asyncio's futures can't hold it: until Python 3.12 their awaiter waits for ever.
-            message = "the handler raised StopIteration"
-            raise RuntimeError(message) from exc
+                results.append(call(*arguments))
+        except BaseException as exc:  # noqa: BLE001 asyncio's futures can't hold StopIteration, say
+            raised.append(exc)
 
-    return await asyncio.to_thread(run)
+    await asyncio.to_thread(run)
+    if raised:
+        raise raised[0]
+    return results[0]
 
 
 def failure_of(error: BaseException, handler: Handler) -> ChunkFailure:

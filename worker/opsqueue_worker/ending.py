@@ -34,10 +34,14 @@ def end_soon(code: int) -> None:
         if are_threads_over.wait(_THREADS_END_WITHIN_S):
             threading.Event().wait(_FUNCTIONS_END_WITHIN_S)
         else:
-            names = [thread.name for thread in threading.enumerate() if not thread.daemon]
-            held_by = f"threads that are no daemons: {', '.join(names)}"
+            main = threading.main_thread()
+            held_by = ", ".join(
+                f"thread {thread.name!r}, which is no daemon"
+                for thread in threading.enumerate()
+                if not (thread.daemon or thread is main)
+            )
         try:
-            logger.warning("process %d ends in spite of its %s", os.getpid(), held_by)
+            logger.warning("it ends all the same: %s held it up", held_by or "an event loop")
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:

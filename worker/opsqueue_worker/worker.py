@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Final
@@ -82,6 +84,8 @@ class Worker:
         )
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stops: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._is_signing_off = threading.Event()
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
         self._hello: Hello | None = None
         self._pool = self._make_pool(app, self._store)
@@ -213,6 +217,10 @@ class Worker:
         # runs Python code.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect
+        if self._settings.pool == "solo":
+            threading.Thread(
+                target=self._stop_without_main_thread, name="stop", daemon=True
+            ).start()
         self._heartbeat.start()
         self._intakes.start()
         self._sweeper.start()
@@ -267,7 +275,13 @@ class Worker:
         while not self._pool.is_empty:
             self._pool.tick()
             time.sleep(0.01)
-        self._wait_until_reported(max(5.0, deadline - time.monotonic()))
+        self._sign_off(max(5.0, deadline - time.monotonic()))
+        return 0
+
+    def _sign_off(self, within_s: float) -> None:
+        """Send the reports, then remove this worker from its queues."""
+        self._is_signing_off.set()
+        self._wait_until_reported(within_s)
         self._heartbeat.stop()
         for intake in self._intakes:
             intake.sum_up(is_last=True)
@@ -278,7 +292,22 @@ class Worker:
                     "could not remove this worker from queue %s: %s", intake.queue.label, exc
                 )
         self._say(f"stopped after {sum(i.chunks_done for i in self._intakes):,} chunks")
-        return 0
+
+    def _stop_without_main_thread(self) -> None:
+        """End a worker of the solo pool whose main thread is held by a handler or a stop hook.
+
+        Runs in a thread of its own, from the start on.
+        """
+        self._stops.get()
+        with suppress(queue.Empty):  # a second signal ends the waiting
+            self._stops.get(timeout=self._settings.shutdown_timeout_s)
+        if not self._is_signing_off.is_set():
+            logger.warning("a handler or hook has not ended: its chunk is released")
+            self._intakes.stop_taking()
+            self._sweeper.stop()
+            self._pool.kill()
+            self._sign_off(_LAST_REPORTS_S)
+            os._exit(0)
 
     def _wait_until_reported(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -311,6 +340,8 @@ class Worker:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # SimpleQueue.put may be called in a signal handler; a lock or a log line might deadlock.
         self._events.put(number)
+        if number in _STOPS:
+            self._stops.put(number)
 
     def _on_defect(self, args: threading.ExceptHookArgs) -> None:
         """End this process if one of the worker's own threads raised.

@@ -88,6 +88,7 @@ def fork_and_die(path: Path) -> None:
     """Die, and leave a process behind that has the same files open."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # otherwise it would be killed with this process
         time.sleep(60)
         os._exit(0)
     path.write_text(str(pid))

@@ -177,7 +177,7 @@ class ChildPool:
             self._retire_if_too_large(child)
             if child.is_retiring and not child.assigned:
                 child.stop()
-            if child.has_lingered(_ENDS_WITHIN_S):
+            if not self._is_stopping and child.has_lingered(_ENDS_WITHIN_S):
                 logger.warning(
                     "killing child %d: it was to be replaced, and has not ended within %g s",
                     *(child.pid, _ENDS_WITHIN_S),

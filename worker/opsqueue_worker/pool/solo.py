@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.handlers.app import Opsqueue
-from opsqueue.handlers.execute import GivenBack, Report, fetch
+from opsqueue.handlers.execute import Report, fetch
 from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.store import ObjectStore
 from opsqueue_worker.pool.executor import (
     Task,
     Workbench,
+    not_begun,
     run_start_hooks,
     run_stop_hooks,
     save,
@@ -91,7 +92,7 @@ class SoloPool:
                     self._inbox.put(task)
             if not is_open:
                 # It was reserved just before the stop, and the inbox is no longer read.
-                self._report(task, GivenBack(token=reservation.token, reason="worker stops"))
+                self._report(task, not_begun(task))
         self._calls.on_change()
 
     def revoke(self, tokens: Iterable[Token]) -> None:
@@ -131,8 +132,11 @@ class SoloPool:
         self._invoker.close()
 
     def kill(self) -> None:
-        """See `Pool`."""
-        self.stop()
+        """Release all chunks, also the one whose handler is running; from any thread."""
+        with self._lock:
+            self._bench.is_stopping.set()
+        for task in list(self._tasks.values()):
+            self._report(task, not_begun(task))
 
     @property
     def chunks_running(self) -> int:
@@ -142,4 +146,4 @@ class SoloPool:
     @property
     def is_empty(self) -> bool:
         """See `Pool`."""
-        return self._inbox.empty()
+        return not self._tasks
