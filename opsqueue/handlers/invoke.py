@@ -289,15 +289,17 @@ class _OperationTasks:
 
     async def _work(self) -> None:
         task = _current_task()
-        for index, operation in self._waiting:
-            try:
-                with EndsForkedChildren():
+        with EndsForkedChildren() as forked:
+            for index, operation in self._waiting:
+                try:
                     result = await self._call(operation)
-                if task.cancelling():
-                    await self._survive(task)
-            except BaseException as exc:  # noqa: BLE001 also those that would end the loop
-                result = await self._error(exc, task)
-            self._results[index] = result
+                    forked.check()
+                    if task.cancelling():
+                        await self._survive(task)
+                except BaseException as exc:  # noqa: BLE001 also those that would end the loop
+                    forked.check(exc)
+                    result = await self._error(exc, task)
+                self._results[index] = result
 
     async def _survive(self, task: asyncio.Task[Any]) -> None:
         """Continue after an operation that returned although its task was cancelled."""

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, NoReturn, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -159,8 +159,9 @@ class EndsForkedChildren:
     The child would continue as a second copy of this program, with its parent's reserved chunk.
     """
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._forks = _forks
+        return self
 
     def __exit__(
         self,
@@ -168,6 +169,10 @@ class EndsForkedChildren:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.check(error)
+
+    def check(self, error: BaseException | None = None) -> None:
+        """End this process, inside the block already, if it was forked there."""
         if self._forks != _forks:
             _end(error)
 
