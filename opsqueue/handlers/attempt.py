@@ -35,7 +35,7 @@ class Attempt:
 
     def __init__(self) -> None:
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
-        self._calls: dict[Future[Any], Interrupt] = {}
+        self._calls: dict[Future[Any], tuple[Threads, Interrupt]] = {}
 
     def __enter__(self) -> Self:
         self._token: Token[Attempt | None] = _current.set(self)
@@ -53,9 +53,9 @@ class Attempt:
         """Add a task."""
         self._tasks.add(task)
 
-    def add_call(self, future: Future[Any], interrupt: Interrupt) -> None:
+    def add_call(self, future: Future[Any], threads: Threads, interrupt: Interrupt) -> None:
         """Add a call in a thread."""
-        self._calls[future] = interrupt
+        self._calls[future] = threads, interrupt
         future.add_done_callback(lambda future: self._calls.pop(future, None))
 
     def is_stepping(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -92,13 +92,29 @@ class Attempt:
         concurrent.futures.wait(self._stop_calls(limit), timeout=ENDS_WITHIN_S)
         return self._reason(0)
 
+    def leave_calls(self) -> str:
+        """Leave calls that still run after the attempt has succeeded.
+
+        A handler that has given up waiting for a call in a thread can't end the call. In time such
+        calls would hold all threads.
+
+        Returns:
+            Why this process should be replaced, or "".
+        """
+        for future, (threads, _) in list(self._calls.items()):
+            threads.outliving.add(future)
+            future.add_done_callback(threads.outliving.discard)
+            if 2 * len(threads.outliving) > threads.size:
+                return "more than half of its threads run calls of chunks that have ended"
+        return ""
+
     def _tasks_left(self) -> list[asyncio.Task[Any]]:
         current = asyncio.current_task()
         return [task for task in self._tasks if task is not current and not task.done()]
 
     def _stop_calls(self, limit: type[SoftTimeLimitExceeded] | None) -> list[Future[Any]]:
         running = []
-        for future, interrupt in list(self._calls.items()):
+        for future, (_, interrupt) in list(self._calls.items()):
             if not future.cancel():
                 running.append(future)
                 if limit is not None:
@@ -127,6 +143,12 @@ def _is_awaited(task: asyncio.Task[Any]) -> bool:
 class Threads(ThreadPoolExecutor):
     """Threads whose calls belong to the attempt that submits them."""
 
+    def __init__(self, size: int | None = None, *, name: str) -> None:
+        super().__init__(size, thread_name_prefix=name)
+        self.size = self._max_workers
+        self.outliving: set[Future[Any]] = set()
+        """Calls of attempts that have ended."""
+
     def submit(
         self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
@@ -140,7 +162,7 @@ class Threads(ThreadPoolExecutor):
 
         future = super().submit(call)
         if (attempt := _current.get()) is not None:
-            attempt.add_call(future, interrupt)
+            attempt.add_call(future, self, interrupt)
         return future
 
 
@@ -151,7 +173,7 @@ def watch_loop(loop: asyncio.AbstractEventLoop, threads: int | None = None) -> N
         loop: the loop.
         threads: the number of threads beside it; None: Python's default.
     """
-    loop.set_default_executor(Threads(threads, thread_name_prefix="slot"))
+    loop.set_default_executor(Threads(threads, name="slot"))
     loop.set_task_factory(_create_task)  # type: ignore[arg-type]  # its protocol fixes the options
 
 
@@ -182,5 +204,7 @@ def close_runner(runner: asyncio.Runner) -> None:
         return not tasks or not (await asyncio.wait(tasks, timeout=ENDS_WITHIN_S))[1]
 
     if loop.run_until_complete(end()):
-        loop.set_default_executor(Threads(1))  # closing waits for the threads of this one
+        loop.set_default_executor(
+            Threads(1, name="none")
+        )  # closing waits for the threads of this one
         runner.close()

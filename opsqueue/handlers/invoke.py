@@ -122,6 +122,9 @@ class Invoker:
             # Otherwise the runner keeps the context of its first call, with the log fields and
             # trace of that chunk.
             results = self._runner.run(run(), context=copy_context())
+        if self.left_over:
+            # The next chunk gets threads all the same, where this process can't be replaced.
+            watch_loop(loop)
         if raised:
             raise raised[0]
         return results
@@ -137,21 +140,19 @@ class Invoker:
         with attempt:
             try:
                 async with limit:
-                    call = _call_of(handler, chunk)
-                    if handler.kind == "chunk":
-                        results = await _in_own_task(call(operations))
-                        return _checked(handler, results, operations, chunk)
-                    return await _OperationTasks(handler, call, operations, chunk).run()
+                    results = await _results_of(handler, operations, chunk)
             except BaseException as exc:
                 self.left_over = self.left_over or await attempt.end(_limit_of(exc, handler))
                 raise
+            self.left_over = self.left_over or attempt.leave_calls()
+            return results
 
     def _call_in_threads(
         self, handler: Handler, operations: list[object], call: Callable[[object], object]
     ) -> list[object]:
         threads = self._threads.get(handler.concurrency)
         if threads is None:
-            threads = Threads(handler.concurrency, thread_name_prefix="operation")
+            threads = Threads(handler.concurrency, name="operation")
             self._threads[handler.concurrency] = threads
         in_threads = _OperationThreads(handler, call, operations)
         try:
@@ -165,6 +166,15 @@ class Invoker:
             if (error := in_threads.interrupted()) is not None and is_a(exc, SoftTimeLimitExceeded):
                 raise error from None  # it says where the operation was
             raise
+
+
+async def _results_of(handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
+    """Call an `async def` handler with all operations, or with each."""
+    call = _call_of(handler, chunk)
+    if handler.kind == "chunk":
+        results = await _in_own_task(call(operations))
+        return _checked(handler, results, operations, chunk)
+    return await _OperationTasks(handler, call, operations, chunk).run()
 
 
 def _limit_of(error: BaseException, handler: Handler) -> type[SoftTimeLimitExceeded] | None:

@@ -135,6 +135,8 @@ def test_term_ends_a_worker_whose_stop_hooks_hang(start_worker: Start, pool: str
         *("--pool", pool, "--shutdown-timeout", "1"), app=APP, TEST_HANG_AT_STOP="1"
     )
     children = [child.pid for child in worker.children()]
+    if children:
+        os.kill(children[0], signal.SIGSTOP)  # it never answers
 
     began = time.monotonic()
     worker.signal(signal.SIGTERM)

@@ -282,6 +282,28 @@ def test_threads_that_hang_make_the_process_unfit_and_spoil_no_later_chunk(
         goes_on.set()
 
 
+def test_calls_that_outlive_their_chunks_do_not_hold_all_threads(invoker: Invoker) -> None:
+    """A handler that stops waiting for a thread succeeds, and the thread goes on."""
+    goes_on = threading.Event()
+
+    async def give_up(operation: int) -> str:
+        if operation < 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(goes_on.wait, 60), 0.01)
+            return "gave up"
+        return await asyncio.to_thread(str, operation)
+
+    handler = handler_of(give_up, "operation", concurrency=40)
+    try:
+        assert invoker.call(handler, [-1], CHUNK) == ["gave up"]
+        assert invoker.left_over == ""
+        assert invoker.call(handler, [-1] * 40, CHUNK) == ["gave up"] * 40
+        assert "more than half of its threads" in invoker.left_over
+        assert invoker.call(handler, [1], CHUNK) == ["1"]
+    finally:
+        goes_on.set()
+
+
 @pytest.mark.parametrize("run", [on_main_thread, on_another_thread])
 def test_a_soft_limit_reaches_operations_in_threads(invoker: Invoker, run: Run[Any]) -> None:
     """Each that runs can tidy up, those that wait are not begun, and the process stays."""
