@@ -201,9 +201,20 @@ def new_worker_name(role: str = "") -> str:
 
 
 def worker_info(
-    *, version: str, pool: str, concurrency: int, queues: Sequence[str], codecs: Sequence[str]
+    *,
+    version: str,
+    pool: str,
+    concurrency: int,
+    queues: Sequence[str],
+    codecs: Sequence[str],
+    started_at_ms: int | None = None,
+    **more: str | int,
 ) -> bytes:
-    """Return the JSON that a worker reports about itself: the arguments, host, pid and start."""
+    """Return the JSON that a worker reports about itself: the arguments, host, pid and start.
+
+    `started_at_ms` is Unix time; None means now. `more` are further fields: `app`, the path of the
+    app; `children_ready` and `children_wanted`; `problem`, why children don't start.
+    """
     return msgspec.json.encode(
         {
             "version": version,
@@ -213,7 +224,8 @@ def worker_info(
             "concurrency": concurrency,
             "queues": list(queues),
             "codecs": list(codecs),
-            "started_at": time.time_ns() // 1_000_000,
+            "started_at": started_at_ms or time.time_ns() // 1_000_000,
+            **more,
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import queue
 import signal
 import threading
@@ -14,9 +15,11 @@ from types import FrameType, TracebackType
 from typing import Final
 
 import opsqueue
+from opsqueue import config
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Report
+from opsqueue.model.chunk import encodable
 from opsqueue.model.process import worker_info
 from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
@@ -29,9 +32,11 @@ from opsqueue_worker.intake.heartbeat import Heartbeat
 from opsqueue_worker.intake.intake import Intake
 from opsqueue_worker.intake.intakes import Intakes
 from opsqueue_worker.metrics import WorkerMetrics
+from opsqueue_worker.orphans import Orphans
+from opsqueue_worker.output import Output
 from opsqueue_worker.pool.child_pool import ChildPool
 from opsqueue_worker.pool.messages import Hello
-from opsqueue_worker.pool.pool import Ahead, Pool, PoolCalls
+from opsqueue_worker.pool.pool import Ahead, NotStartedError, Pool, PoolCalls
 from opsqueue_worker.pool.solo import SoloPool
 from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
@@ -49,6 +54,8 @@ _SIGNALS: Final = (
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _LAST_REPORTS_S: Final = 1.0
 """Time for reports after a second signal to stop: enough where Redis answers."""
+_PROBLEM_CHARS: Final = 500
+"""Limit of what each heartbeat says about children that don't start."""
 _LOOK: Final = 0
 """Stands in place of a signal and means that something changed."""
 
@@ -60,16 +67,24 @@ class Worker:
         settings: the worker's options.
         app: has the handlers.
         say: prints a line of the banner.
+        output: where children print; None means where this process does.
 
     Raises:
         IncorrectUsageError: a queue has no handler, or several processes can't share the store.
     """
 
     def __init__(
-        self, settings: WorkerSettings, app: Opsqueue, *, say: Callable[[str], None]
+        self,
+        settings: WorkerSettings,
+        app: Opsqueue,
+        *,
+        say: Callable[[str], None],
+        output: Output | None = None,
     ) -> None:
         self._settings = settings
         self._say = say
+        self._output = output
+        self._started_at_ms = time.time_ns() // 1_000_000
         names = settings.queues or tuple(app.handlers)
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
@@ -104,6 +119,9 @@ class Worker:
         )
         if self._metrics is not None:
             self._metrics.show_pool(settings.concurrency, lambda: self._pool.chunks_running)
+            self._metrics.show_children(self._pool.health)
+            if output is not None:
+                output.count_drops(self._metrics.saw_dropped_lines)
             for name in self._handlers:
                 self._metrics.show_queue(name, partial(self._intakes.held_of, name))
         self._sources = SourceWatch() if settings.is_reloading else None
@@ -130,6 +148,8 @@ class Worker:
             on_change=self._announce,
             time_limit_of=lambda name: self._handlers[name].time_limit,
             on_child_end=self._metrics.saw_child_end if self._metrics else lambda _reason: None,
+            serves=lambda: tuple(self._handlers),
+            on_reload_failed=self._metrics.saw_failed_reload if self._metrics else lambda: None,
         )
         if settings.pool == "solo":
             ahead = settings.prefetch or 0
@@ -169,6 +189,7 @@ class Worker:
             calls=calls,
             max_chunks=settings.max_chunks_per_child,
             max_memory_bytes=settings.max_memory_per_child_bytes,
+            output=self._output,
         )
 
     def check(self) -> None:
@@ -194,14 +215,19 @@ class Worker:
 
         Returns:
             The exit code.
+
+        Raises:
+            NotStartedError: the pool can't run chunks.
         """
+        settings = self._settings
         self._print_banner()
         # Until the children are ready a signal simply ends this process (see `cli`): it holds no
         # chunks yet.
-        if not self._pool.start():
+        try:
+            self._pool.start()
+        except NotStartedError:
             self._pool.kill()
-            self._say("Error: a child process ended during its start; see its output above")
-            return 1
+            raise
         # In the solo pool the app's start hooks run in this process. This comes after them.
         export_spans("opsqueue-worker")
         for number in _SIGNALS:
@@ -217,8 +243,11 @@ class Worker:
         self._intakes.start()
         self._sweeper.start()
         self._say("ready")
+        orphans = Orphans() if os.getpid() == 1 and settings.pool != "solo" else None
         while not (self._defect or self._is_told_to_stop() or self._is_drained()):
             self._pool.tick()
+            if orphans is not None:
+                orphans.reap()
             self._reload_if_changed()
         code = self._shut_down()
         return 1 if self._defect else code
@@ -226,7 +255,7 @@ class Worker:
     def _is_told_to_stop(self) -> bool:
         match self._next_event():
             case signal.SIGHUP:
-                logger.info("replacing the children, each one after its running chunks")
+                logger.info("HUP: starting a child with the new code, to replace the others")
                 self._pool.retire_children()
             case signal.SIGUSR1:
                 self._pool.dump_stacks()
@@ -241,7 +270,7 @@ class Worker:
 
     def _reload_if_changed(self) -> None:
         if self._sources is not None and (changed := self._sources.changed()):
-            self._say(f"{changed} changed: replacing the children")
+            self._say(f"{changed} changed: starting a child, to replace the others")
             self._pool.retire_children()
             # The worker chooses its queues at its start.
             self._say("a new queue's handler is served only after a restart")
@@ -341,13 +370,18 @@ class Worker:
     # Descriptions of this worker
 
     def _info(self, codecs: Sequence[str]) -> bytes:
-        settings = self._settings
+        settings, health = self._settings, self._pool.health()
         return worker_info(
             version=opsqueue.__version__,
             pool=settings.pool,
             concurrency=settings.concurrency,
             queues=list(self._handlers),
             codecs=codecs,
+            started_at_ms=self._started_at_ms,
+            app=settings.app,
+            children_ready=health.ready,
+            children_wanted=health.wanted,
+            problem=encodable(health.problem)[:_PROBLEM_CHARS],
         )
 
     def _print_banner(self) -> None:
@@ -359,6 +393,10 @@ class Worker:
         self._say(
             f"  pool    {settings.pool}, {settings.concurrency} at a time, prefetch {prefetch}"
         )
+        if (cores := config.usable_cores()) < (os.cpu_count() or 1):
+            self._say(
+                f"  cores   {cores} of {os.cpu_count()}, by CPU affinity or the container's limit"
+            )
         if self._metrics_url:
             self._say(f"  metrics {self._metrics_url}")
         for name, handler in self._handlers.items():

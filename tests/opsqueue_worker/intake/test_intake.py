@@ -18,6 +18,7 @@ from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.commands import Command
 from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intake import Intake
+from opsqueue_worker.pool.pool import Health
 
 WITHIN_S = 3.0
 """Less than the 5 s after which an intake checks the queue by itself."""
@@ -55,15 +56,16 @@ class OnePlace:
         self.came += reservations
         self.has_come.set()
 
-    def start(self) -> bool:
-        return True
-
+    def start(self) -> None: ...
     def revoke(self, tokens: Iterable[Token]) -> None: ...
     def tick(self) -> None: ...
     def retire_children(self) -> None: ...
     def dump_stacks(self) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None: ...
+
+    def health(self) -> Health:
+        return Health(ready=1, wanted=1)
 
     @property
     def chunks_running(self) -> int:

@@ -40,6 +40,7 @@ def act(operation: Any, chunk: Chunk) -> Any:
         "kill": kill_myself,
         "exit": lambda _: sys.exit(3),
         "wait": lambda folder: wait_for(Path(folder), chunk),
+        "print": print_much,
         "pid": lambda _: os.getpid(),
         "log": lambda path: log_run(Path(path), chunk),
         "terminate": start_and_terminate,
@@ -53,6 +54,14 @@ def act(operation: Any, chunk: Chunk) -> Any:
 def add_one(number: int) -> int:
     """Fail only this operation if it is not a number."""
     return number + 1
+
+
+def print_much(characters: int) -> int:
+    """Print to both streams, as a chatty library does."""
+    for stream in (sys.stdout, sys.stderr):
+        for _ in range(characters // 100):
+            print("x" * 99, file=stream)
+    return characters
 
 
 def raise_error(text: str) -> None:

@@ -7,7 +7,9 @@ handler's stage: if a chunk's contents kill the process, that chunk is marked as
 
 from __future__ import annotations
 
+import errno
 import faulthandler
+import io
 import logging
 import os
 import queue
@@ -18,14 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import NoReturn, TextIO
 
+from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers import execute as execution
-from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Ran, Report
 from opsqueue.model.chunk import Source
 from opsqueue.model.process import die_with_parent
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
+from opsqueue_worker.app_import import import_app, keep_standard_streams, out_of_reach
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.pool.defect import ends_process
 from opsqueue_worker.pool.executor import (
@@ -37,6 +43,7 @@ from opsqueue_worker.pool.executor import (
     ThreadsExecutor,
     Workbench,
     not_begun,
+    run_start_hooks,
     run_stop_hooks,
     save,
     timed,
@@ -44,6 +51,7 @@ from opsqueue_worker.pool.executor import (
 from opsqueue_worker.pool.messages import (
     ChunkReport,
     Hello,
+    NotStarted,
     Ready,
     Reports,
     Revoked,
@@ -55,6 +63,7 @@ from opsqueue_worker.pool.messages import (
     read_from_parent,
     send,
 )
+from opsqueue_worker.pool.pool import NotStartedError
 from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
@@ -109,9 +118,7 @@ class Child:
 
     def run(self) -> None:
         """Work until the parent sends `Stop`."""
-        for hook in self._app.start_hooks:
-            hook()
-        # After the start hooks, since an app may set up its own SDK there.
+        # After the start hooks (see `main`), since an app may set up its own SDK there.
         export_spans("opsqueue-worker")
         threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
         self._send(Ready())
@@ -140,9 +147,9 @@ class Child:
     def _send(self, message: ToParent) -> None:
         try:
             send(self._connection, message)
-        except OSError:
-            # The parent is gone, as in `_listen`. Either thread may notice it first.
-            os._exit(1)
+        except OSError as exc:
+            # Either thread may notice it first.
+            _end_without_parent(exc)
 
     def _speak(self) -> None:
         """Send reports, combining the waiting ones into one message.
@@ -171,7 +178,9 @@ class Child:
         """
         try:
             while True:
-                match read_from_parent(self._connection.recv_bytes()):
+                message = read_from_parent(self._connection.recv_bytes())
+                keep_standard_streams()
+                match message:
                     case Work() as work:
                         self._accept(work)
                     case Revoked(tokens):
@@ -183,10 +192,10 @@ class Child:
                         self._give_back_waiting()
                         self._inbox.put(None)
                     case Hello():
-                        message = "a second Hello"
-                        raise AssertionError(message)
-        except (EOFError, OSError):
-            os._exit(1)
+                        defect = "a second Hello"
+                        raise AssertionError(defect)
+        except (EOFError, OSError) as exc:
+            _end_without_parent(exc)
 
     def _give_back_waiting(self) -> None:
         """Release waiting chunks now rather than after the running one, for other workers."""
@@ -209,13 +218,40 @@ class Child:
             self._inbox.put(task)
 
 
-def _leave_signals_to_parent() -> None:
-    """Ignore Ctrl-C and signals to the whole process group: the parent sends `Stop` instead."""
+def _end_without_parent(exc: Exception) -> NoReturn:
+    """End this process because the connection to the parent is gone, usually with the parent."""
+    if isinstance(exc, OSError) and exc.errno == errno.EBADF:
+        logger.critical(
+            "process %d ends: its connection to the worker was closed here, as by "
+            "os.closerange() in the app or in a handler",
+            os.getpid(),
+        )
+    os._exit(1)
+
+
+def _leave_signals_to_parent(log: TextIO) -> None:
+    """Ignore Ctrl-C and signals to the whole process group: the parent sends `Stop` instead.
+
+    USR1 prints the stacks to `log`.
+    """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     # Not SIG_IGN, which is inherited: terminate() could not end programs that a handler starts.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+    faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
+
+
+def _log_defect(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    """Log what ends this process: the app may have closed `sys.stderr`."""
+    logger.critical("a defect: this process ends", exc_info=(kind, exc, trace))
+
+
+def _own_stderr() -> TextIO:
+    """Return a file for the log, which nobody else can close or replace."""
+    keep_standard_streams()
+    return os.fdopen(
+        out_of_reach(os.dup(2)), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def main() -> None:
@@ -223,13 +259,13 @@ def main() -> None:
 
     SOCKET and STATUS are file descriptors, PARENT is a process id.
     """
-    _leave_signals_to_parent()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    log = _own_stderr()
+    _leave_signals_to_parent(log)
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
     socket, memory, parent_pid = (int(argument) for argument in sys.argv[1:])
-    for descriptor in (socket, memory):
-        # Otherwise a program that a handler starts and that outlives this process would keep the
-        # socket open, and the parent would not notice the end of this process.
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 it takes no names
+    # The copies are not inherited. Otherwise a program that a handler starts and that outlives this
+    # process would keep the socket open, and the parent would not notice the end of this process.
+    socket, memory = out_of_reach(socket), out_of_reach(memory)
     die_with_parent(parent_pid)
     connection = Connection(socket)
     try:
@@ -239,10 +275,33 @@ def main() -> None:
     if not isinstance(hello, Hello):
         message = f"expected Hello, got {hello!r}"
         raise TypeError(message)
-    set_up_logging(hello.log_level, hello.log_format)
-    app, store = load_app(hello.app), open_store(hello.store_url)
-    store.store_id = hello.store_id
-    Child(connection, hello, Status(memory, hello.slots), app, store).run()
+    set_up_logging(hello.log_level, hello.log_format, log)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # It is a pipe to the parent: lines would wait in a buffer, and be lost if this is killed.
+        sys.stdout.reconfigure(line_buffering=True)
+    status = Status(memory, hello.slots)
+    sys.excepthook = _log_defect
+    try:
+        app, store = import_app(hello.app), open_store(hello.store_url)
+        for name in hello.must_serve:
+            app.handler_of(name)
+        run_start_hooks(app)
+    except NotStartedError as exc:
+        reason = NotStarted(str(exc), exc.is_usage)
+    except OpsqueueError as exc:
+        # The parent prints the reason.
+        logger.debug("the cause", exc_info=exc.__cause__)
+        reason = NotStarted(str(exc), isinstance(exc, IncorrectUsageError))
+    else:
+        _leave_signals_to_parent(log)  # a hook may have changed them
+        store.store_id = hello.store_id
+        Child(connection, hello, status, app, store).run()
+        return
+    try:
+        send(connection, reason)
+    except OSError as exc:
+        _end_without_parent(exc)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

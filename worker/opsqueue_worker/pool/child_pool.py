@@ -14,15 +14,17 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
+from opsqueue_worker.output import Output
 from opsqueue_worker.pool.child_process import ChildProcess
-from opsqueue_worker.pool.messages import Hello
-from opsqueue_worker.pool.pool import Ahead, ChildEnd, PoolCalls
+from opsqueue_worker.pool.messages import Hello, NotStarted
+from opsqueue_worker.pool.pool import Ahead, ChildEnd, Health, NotStartedError, PoolCalls
 
 logger = logging.getLogger("opsqueue.worker")
 
-_READY_WITHIN_S: Final = 120.0
 _EARLY_DEATHS_IN_A_ROW: Final = 3
 
 
@@ -36,6 +38,8 @@ class ChildPool:
         calls: the pool's callbacks.
         max_chunks: a child is replaced after so many chunks; None means never.
         max_memory_bytes: a child is replaced after it used more; None means never.
+        output: where children print; None means where this process does.
+        ready_within_s: time that a child has to become ready.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class ChildPool:
         calls: PoolCalls,
         max_chunks: int | None = None,
         max_memory_bytes: int | None = None,
+        output: Output | None = None,
+        ready_within_s: float = 120.0,
     ) -> None:
         self._hello = hello
         self._size = size
@@ -58,34 +64,110 @@ class ChildPool:
         self._children: list[ChildProcess] = []
         self._promised = 0
         self._is_stopping = False
+        self._output = output
+        self._ready_within_s = ready_within_s
         self._early_deaths = 0
         self._not_before = 0.0
+        self._problem = ""
+        self._candidate: ChildProcess | None = None
+        """A child with new code, which replaces all others once it is ready."""
 
-    def start(self) -> bool:
+    # Starts of children, all on the main thread
+
+    def start(self) -> None:
         """Start all children and wait until each is ready.
 
-        Returns:
-            False if a child ended or did not become ready in time.
+        Raises:
+            NotStartedError: one of them can't start.
         """
         for _ in range(self._size):
-            self._start_child()
-        deadline = time.monotonic() + _READY_WITHIN_S
+            self._start_child(self._hello)
+        self._hello = replace(self._hello, must_serve=())
         for child in self._children:
             while not child.is_ready.wait(0.05):
-                if child.is_gone.is_set() or time.monotonic() > deadline:
-                    return False
-        return True
+                self._end_if_never_ready(child)
+                if child.is_gone.is_set():
+                    if (told := child.not_started) is not None:
+                        raise NotStartedError(told.reason, is_usage=told.is_usage)
+                    message = f"a child process {child.end()} during its start; see the log"
+                    raise NotStartedError(message)
 
-    def _start_child(self) -> None:
-        child = ChildProcess(self._hello, max_chunks=self._max_chunks)
+    def _start_child(self, hello: Hello) -> ChildProcess:
+        child = ChildProcess(hello, max_chunks=self._max_chunks, output=self._output)
         with self._lock:
             self._children.append(child)
         for work, name in ((child.speak, "to"), (partial(self._listen, child), "from")):
             threading.Thread(target=work, name=f"{name}-{child.pid}", daemon=True).start()
+        return child
 
     def _listen(self, child: ChildProcess) -> None:
-        child.listen(self._calls.on_change, lambda reports: self._finish(child, reports))
+        def on_ready() -> None:
+            self._problem = ""
+            self._calls.on_change()
+
+        child.listen(on_ready, lambda reports: self._finish(child, reports))
         self._calls.on_change()
+
+    def _end_if_never_ready(self, child: ChildProcess) -> None:
+        if child.starting_s > self._ready_within_s and child.not_started is None:
+            reason = f"it was not ready within {self._ready_within_s:g} s"
+            child.not_started = NotStarted(reason, is_usage=False)
+            child.kill()
+
+    def retire_children(self) -> None:
+        """See `Pool`."""
+        if (older := self._candidate) is not None:
+            # The code may have changed again since it was started.
+            older.is_stopping = True
+            older.kill()
+        try:
+            self._candidate = self._start_child(
+                replace(self._hello, must_serve=self._calls.serves())
+            )
+        except NotStartedError as exc:
+            self._refuse_new_code(str(exc))
+
+    def _judge_candidate(self) -> None:
+        """Replace the other children if the one with new code is ready."""
+        if (new := self._candidate) is None or not new.is_ready.is_set():
+            return
+        self._candidate = None
+        with self._lock:
+            for child in self._children:
+                if child is not new:
+                    child.is_retiring = True
+                    # Now rather than when no chunk is left, so that waiting chunks are released.
+                    child.stop()
+        logger.info("the new code has started: replacing the other children")
+        self._early_deaths = 0
+        self._not_before = 0.0
+
+    def _refuse_new_code(self, reason: str) -> None:
+        self._candidate = None
+        self._problem = f"the new code does not start: {reason}"
+        self._calls.on_reload_failed()
+        logger.error(
+            "%s. The worker goes on with the old code: correct the new one, and send HUP again",
+            self._problem,
+        )
+
+    def _fill_up(self) -> None:
+        """Start children in place of those that have ended or are being replaced."""
+        if self._is_stopping or time.monotonic() < self._not_before:
+            return
+        fresh = sum(not (c.is_retiring or c is self._candidate) for c in self._children)
+        try:
+            for _ in range(self._size - fresh):
+                self._start_child(self._hello)
+        except NotStartedError as exc:
+            logger.error("%s", exc)  # noqa: TRY400 no defect of ours
+            self._note_early_death(str(exc))
+
+    def health(self) -> Health:
+        """See `Pool`."""
+        with self._lock:
+            ready = sum(child.takes_chunks for child in self._children)
+        return Health(ready=min(ready, self._size), wanted=self._size, problem=self._problem)
 
     def _finish(self, child: ChildProcess, reports: Sequence[Report]) -> None:
         with self._lock:
@@ -153,14 +235,13 @@ class ChildPool:
             if child.is_gone.is_set():
                 self._bury(child)
                 continue
+            self._end_if_never_ready(child)
             self._end_overdue(child)
             self._retire_if_too_large(child)
             if child.is_retiring and not child.assigned:
                 child.stop()
-        fresh = sum(not child.is_retiring for child in self._children)
-        if not self._is_stopping and time.monotonic() >= self._not_before:
-            for _ in range(self._size - fresh):
-                self._start_child()
+        self._judge_candidate()
+        self._fill_up()
 
     def _retire_if_too_large(self, child: ChildProcess) -> None:
         if self._max_memory_bytes is None or child.is_retiring:
@@ -169,15 +250,6 @@ class ChildPool:
             megabytes = child.peak_memory_bytes // 1_000_000
             logger.info("replacing child %d: it used %d MB of memory", child.pid, megabytes)
             child.is_retiring = True
-
-    def retire_children(self) -> None:
-        """See `Pool`."""
-        with self._lock:
-            for child in self._children:
-                child.is_retiring = True
-                # Now rather than when no chunk is left, so that waiting chunks are released.
-                child.stop()
-        self._not_before = 0.0
 
     def _end_overdue(self, child: ChildProcess) -> None:
         """Kill a child whose chunk runs for too long; its other chunks are released."""
@@ -238,10 +310,17 @@ class ChildPool:
         self._calls.on_change()
 
     def _note_death(self, child: ChildProcess) -> None:
+        if child is self._candidate:
+            self._refuse_new_code(child.why_not_ready())
+            return
         logger.warning("child %d %s; replacing it", child.pid, child.end())
         if child.is_ready.is_set():
             self._early_deaths = 0
             return
+        self._note_early_death(f"a child does not start: {child.why_not_ready()}")
+
+    def _note_early_death(self, problem: str) -> None:
+        self._problem = problem
         # Children that end during their start (for example because the app was broken meanwhile)
         # would otherwise be started again and again at full speed.
         self._early_deaths += 1

@@ -10,17 +10,21 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from opsqueue.handlers.execute import Report
 from opsqueue.model.chunk import Reservation, Source, Token
+from opsqueue_worker.output import Output
 from opsqueue_worker.pool.messages import (
     Hello,
+    NotStarted,
     Ready,
     Reports,
     Revoked,
@@ -31,9 +35,12 @@ from opsqueue_worker.pool.messages import (
     send,
     works_of,
 )
+from opsqueue_worker.pool.pool import NotStartedError
 from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
+_MAX_MESSAGE_BYTES: Final = 1 << 28
+"""More than any message has; what is printed into the socket is read as a larger length."""
 _SILENT_WITHIN_S: Final = 5.0
 """Time to wait before closing a descriptor; after it the descriptor leaks rather than be reused."""
 
@@ -41,29 +48,44 @@ _SILENT_WITHIN_S: Final = 5.0
 class ChildProcess:
     """A child process and its chunks. `assigned` is guarded by the pool's lock, oldest first."""
 
-    def __init__(self, hello: Hello, *, max_chunks: int | None = None) -> None:
+    def __init__(
+        self, hello: Hello, *, max_chunks: int | None = None, output: Output | None = None
+    ) -> None:
         self._max_chunks = max_chunks
-        ours, theirs = socket.socketpair()
         self._status = Status.new(hello.slots)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 our own module
-                [
-                    sys.executable,
-                    "-m",
-                    "opsqueue_worker.pool.child",
-                    *map(str, (theirs.fileno(), self._status.descriptor, os.getpid())),
-                ],
-                pass_fds=(theirs.fileno(), self._status.descriptor),
-                stdin=subprocess.DEVNULL,
-            )
-        self._connection = Connection(ours.detach())
+        try:
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                # A default timeout (`socket.setdefaulttimeout`) would make reads fail at once.
+                for end in (self._socket, theirs):
+                    end.setblocking(True)  # noqa: FBT003 it takes no names
+                self._process = subprocess.Popen(  # noqa: S603 our own module
+                    [
+                        sys.executable,
+                        "-m",
+                        "opsqueue_worker.pool.child",
+                        *map(str, (theirs.fileno(), self._status.descriptor, os.getpid())),
+                    ],
+                    pass_fds=(theirs.fileno(), self._status.descriptor),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output.stdout if output else None,
+                    stderr=output.stderr if output else None,
+                )
+            self._connection = Connection(os.dup(self._socket.fileno()))
+        except OSError as exc:
+            self._status.close()
+            message = f"can't start a process: {exc.strerror or exc}"
+            raise NotStartedError(message) from exc
         self._outbox: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
         self._sequence = 0
         self.assigned: dict[Token, tuple[int, Reservation]] = {}
         self._fresh: list[tuple[int, Reservation]] = []
         self._source: Source | None = None
         """The source of the chunks that it was sent last."""
+        self._started_at = time.monotonic()
         self.is_ready = threading.Event()
+        self.not_started: NotStarted | None = None
+        """The child's own account of why it can't start."""
         self.is_gone = threading.Event()
         self._is_silent = threading.Event()
         """Set when nothing is sent to the child any more."""
@@ -78,6 +100,11 @@ class ChildProcess:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    @property
+    def starting_s(self) -> float:
+        """Seconds since its start, until it is ready; then 0."""
+        return 0.0 if self.is_ready.is_set() else time.monotonic() - self._started_at
 
     @property
     def takes_chunks(self) -> bool:
@@ -157,13 +184,23 @@ class ChildProcess:
         """Pass on the child's reports until it is gone, then wait for its exit code."""
         try:
             while True:
-                match read_from_child(self._connection.recv_bytes()):
+                match read_from_child(self._connection.recv_bytes(_MAX_MESSAGE_BYTES)):
                     case Ready():
                         self.is_ready.set()
                         on_ready()
+                    case NotStarted() as reason:
+                        self.not_started = reason
                     case Reports(reports):
                         on_reports([report_of(report) for report in reports])
-        except (EOFError, OSError):
+        except (EOFError, OSError, msgspec.DecodeError) as exc:
+            if isinstance(exc, msgspec.DecodeError) or str(exc) == "bad message length":
+                logger.error(  # noqa: TRY400 our own traceback would not help
+                    "child %d sent what is no message: killing it; a handler may have written to "
+                    "a file descriptor that it had not opened (%s)",
+                    self.pid,
+                    exc,
+                )
+                self.kill()
             self._process.wait()
         finally:
             self.is_gone.set()
@@ -175,8 +212,7 @@ class ChildProcess:
             self._shut(socket.SHUT_RD)  # messages that it sent before are still read
 
     def _shut(self, how: int) -> None:
-        with socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
-            ours.shutdown(how)
+        self._socket.shutdown(how)
 
     def running(self) -> dict[Token, float]:
         """Return the running chunks in the order of arrival, with the seconds they have run."""
@@ -187,8 +223,14 @@ class ChildProcess:
             if sequence in seconds
         }
 
+    def why_not_ready(self) -> str:
+        """Return why it has ended before it was ready."""
+        return self.not_started.reason if self.not_started else f"its process {self.end()}"
+
     def end(self) -> str:
         """Return a description of how the process ended."""
+        if self.not_started is not None:
+            return f"did not start: {self.not_started.reason}"
         code = self._process.returncode
         if code is not None and code < 0:
             try:
@@ -206,4 +248,5 @@ class ChildProcess:
             self._shut(socket.SHUT_RDWR)
         if self._is_silent.wait(_SILENT_WITHIN_S):
             self._connection.close()
+            self._socket.close()
         self._status.close()

@@ -25,9 +25,11 @@ from opsqueue.handlers.execute import Done, Fetched, GivenBack, Ran, Report, Tim
 from opsqueue.handlers.invoke import Invoker, in_thread
 from opsqueue.model.chunk import Reservation
 from opsqueue.store import ObjectStore
+from opsqueue.tracing.logs import keep_logging
 from opsqueue_worker.logs import chunk_in_log
 from opsqueue_worker.pool import soft_limit
 from opsqueue_worker.pool.defect import ends_process
+from opsqueue_worker.pool.pool import NotStartedError
 from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
@@ -271,6 +273,25 @@ def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
 def timed(task: Task, report: Report) -> Report:
     """Return the report with the durations of the chunk's stages."""
     return replace(report, times=Times(task.input_wait_s, task.store_s))
+
+
+def run_start_hooks(app: Opsqueue) -> None:
+    """Run all start hooks; may be called on the main thread only.
+
+    Raises:
+        NotStartedError: one of them raised or tried to exit.
+    """
+    for hook in app.start_hooks:
+        try:
+            hook()
+        except (Exception, SystemExit) as exc:
+            logger.exception("the start hook %r raised", hook)
+            name = getattr(hook, "__qualname__", repr(hook))
+            message = f"the start hook {name} raised {type(exc).__name__}; see the log"
+            raise NotStartedError(message) from exc
+        finally:
+            # It may configure logging, as an app's module may.
+            keep_logging()
 
 
 def run_stop_hooks(app: Opsqueue) -> None:

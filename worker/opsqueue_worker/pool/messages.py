@@ -30,10 +30,20 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
     """Limit of an input before compression."""
     store_id: str = ""
     """Id in the store's marker, which the child's store must have, too."""
+    must_serve: tuple[str, ...] = ()
+    """Queues without whose handlers the child does not start."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):
     """The child's first message: the app is imported and the store is open."""
+
+
+class NotStarted(msgspec.Struct, array_like=True, tag=True):
+    """The child's only message: it can't start, and ends."""
+
+    reason: str
+    is_usage: bool
+    """True if the app is wrong."""
 
 
 class WorkChunk(msgspec.Struct, array_like=True):
@@ -110,7 +120,7 @@ class Reports(msgspec.Struct, array_like=True, tag=True):
 
 
 ToChild = Hello | Work | Revoked | Stop
-ToParent = Ready | Reports
+ToParent = Ready | NotStarted | Reports
 
 # The one type in them that msgspec does not know is SubmissionId, which is an int.
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=int)

@@ -18,6 +18,30 @@ AHEAD_AT_MOST: Final = 64
 _WEIGHT_OF_LAST: Final = 0.2
 
 
+class NotStartedError(Exception):
+    """A child process, or the whole pool, could not be started.
+
+    Args:
+        reason: a sentence for the user.
+        is_usage: True if the app or an option is wrong.
+    """
+
+    def __init__(self, reason: str, *, is_usage: bool = False) -> None:
+        super().__init__(reason)
+        self.is_usage = is_usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The state of a pool's children."""
+
+    ready: int
+    """Children that can run chunks."""
+    wanted: int
+    problem: str = ""
+    """Why the last child that was started did not become ready; '' if it did."""
+
+
 class ChildEnd(StrEnum):
     """The reason why a child process ended."""
 
@@ -39,6 +63,10 @@ class PoolCalls:
     """Returns the seconds that a chunk of a queue may run."""
     on_child_end: Callable[[ChildEnd], None] = lambda _reason: None
     """Called when a child process has ended."""
+    serves: Callable[[], tuple[str, ...]] = tuple
+    """Returns the queues that the worker serves, for which new code must have handlers."""
+    on_reload_failed: Callable[[], None] = lambda: None
+    """Called when new code could not be started, so that the old children stay."""
 
 
 class Pool(Protocol):
@@ -47,8 +75,12 @@ class Pool(Protocol):
     Tokens in it are tickets (`Intake.ticket`), which are unique across all queues.
     """
 
-    def start(self) -> bool:
-        """Start the pool; return False if that failed, after printing the reason."""
+    def start(self) -> None:
+        """Start the pool.
+
+        Raises:
+            NotStartedError: it can't run chunks.
+        """
 
     def take_places(self, limit: int) -> int:
         """Promise up to `limit` free places to the caller, which must use or return them."""
@@ -66,7 +98,10 @@ class Pool(Protocol):
         """Do periodic work; called on the main thread."""
 
     def retire_children(self) -> None:
-        """Replace each child after its running chunks; waiting chunks are released."""
+        """Start a child with the new code; once it is ready, replace the others.
+
+        Each goes after its running chunks; its waiting chunks are released.
+        """
 
     def dump_stacks(self) -> None:
         """Make children print the stacks of their threads to stderr."""
@@ -80,6 +115,9 @@ class Pool(Protocol):
     @property
     def chunks_running(self) -> int:
         """The number of chunks whose handler is running; readable from any thread."""
+
+    def health(self) -> Health:
+        """Return the state of the children; may be called from any thread."""
 
     @property
     def is_empty(self) -> bool:

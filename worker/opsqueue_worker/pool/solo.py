@@ -13,8 +13,16 @@ from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import Reservation, Token
 from opsqueue.store import ObjectStore
 from opsqueue_worker.pool import soft_limit
-from opsqueue_worker.pool.executor import Task, Workbench, run_stop_hooks, save, timed, work_on
-from opsqueue_worker.pool.pool import PoolCalls
+from opsqueue_worker.pool.executor import (
+    Task,
+    Workbench,
+    run_start_hooks,
+    run_stop_hooks,
+    save,
+    timed,
+    work_on,
+)
+from opsqueue_worker.pool.pool import Health, PoolCalls
 from opsqueue_worker.pool.status import Status
 
 
@@ -50,11 +58,9 @@ class SoloPool:
             save=lambda task, ran: self._report(task, save(task, ran, store)),
         )
 
-    def start(self) -> bool:
+    def start(self) -> None:
         """See `Pool`."""
-        for hook in self._app.start_hooks:
-            hook()
-        return True
+        run_start_hooks(self._app)
 
     def take_places(self, limit: int) -> int:
         """See `Pool`."""
@@ -127,6 +133,10 @@ class SoloPool:
     def chunks_running(self) -> int:
         """See `Pool`."""
         return len(self._bench.status.running())
+
+    def health(self) -> Health:
+        """See `Pool`."""
+        return Health(ready=1, wanted=1)
 
     @property
     def is_empty(self) -> bool:

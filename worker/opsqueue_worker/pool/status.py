@@ -12,7 +12,10 @@ import resource
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from typing import Final, Self
+
+from opsqueue_worker.pool.pool import NotStartedError
 
 _WORD: Final = 8
 """Bytes that are written at once. `struct` would write a number byte by byte, so that the reader
@@ -38,10 +41,18 @@ class Status:
 
     @classmethod
     def new(cls, slots: int) -> Self:
-        """Create a status in an unnamed file, whose descriptor a child can inherit."""
-        with tempfile.TemporaryFile() as file:
-            file.truncate(_size(slots))
-            return cls(os.dup(file.fileno()), slots)
+        """Create a status in an unnamed file, whose descriptor a child can inherit.
+
+        Raises:
+            NotStartedError: there is no room for it.
+        """
+        descriptor = _unnamed_file()
+        try:
+            _reserve(descriptor, _size(slots))
+            return cls(descriptor, slots)
+        except OSError as exc:
+            os.close(descriptor)
+            raise _no_room(exc) from exc
 
     def begin(self, slot: int, sequence: int) -> None:
         """Record that a chunk starts now."""
@@ -78,6 +89,37 @@ class Status:
         self._seconds.release()
         self._memory.close()
         os.close(self.descriptor)
+
+
+def _unnamed_file() -> int:
+    """Open a file in memory where the system has such, so that a full disk does not matter."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # an old kernel, or a sandbox
+            return os.memfd_create("opsqueue-status", os.MFD_CLOEXEC)
+    try:
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+    except OSError as exc:
+        raise _no_room(exc) from exc
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Fill the file: touching a hole kills the process by SIGBUS if its file system is full."""
+    if sys.platform == "darwin":
+        os.write(descriptor, bytes(size))
+    else:
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def _no_room(exc: OSError) -> NotStartedError:
+    return NotStartedError(
+        f"no room for a child's status, a page of memory or of a file in {_folder()}: "
+        f"{exc.strerror or exc}; free some, or set TMPDIR to another folder"
+    )
+
+
+def _folder() -> str:
+    return tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 only named
 
 
 def _size(slots: int) -> int:
