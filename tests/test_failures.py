@@ -63,6 +63,24 @@ SHOWN_BY: Final = {
             "test_children_that_die_while_they_start_are_started_again_more_slowly"
         ),
     ),
+    "new code does not start, or takes too long": (
+        "system/test_worker_start.py::test_new_code_that_does_not_start_replaces_nothing",
+        "opsqueue_worker/pool/test_starts.py::test_new_code_that_hangs_is_given_up",
+    ),
+    "no memory, descriptors or processes for a child": (
+        "system/test_worker_start.py::test_a_worker_without_resources_for_a_child_stays_and_tells",
+    ),
+    "nobody reads the output, or its disk is full": (
+        (
+            "system/test_worker_start.py::"
+            "test_output_that_nobody_reads_stops_neither_work_nor_the_end"
+        ),
+        "system/test_worker_options.py::test_a_worker_needs_no_standard_streams",
+    ),
+    "a handler closes or writes to descriptors of others": (
+        "system/test_worker_start.py::test_a_worker_works_whatever_its_app_does_to_its_process",
+        "opsqueue_worker/pool/test_child.py::test_a_child_that_sends_nonsense_is_killed",
+    ),
     "handler runs past its soft time limit": (
         "system/test_worker_options.py::test_a_soft_time_limit_is_raised_in_the_handler",
     ),

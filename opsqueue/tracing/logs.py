@@ -43,10 +43,16 @@ def set_up_logging(
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
+def log_to(stream: TextIO) -> None:
+    """Log to another file than the last `set_up_logging` named."""
+    if _ours.handler is not None:
+        _ours.handler.setStream(stream)
+
+
 class _Ours:
     """The handler and the level of the last `set_up_logging`."""
 
-    handler: logging.Handler | None = None
+    handler: logging.StreamHandler[TextIO] | None = None
     level: int = logging.INFO
 
 

@@ -41,18 +41,18 @@ def test_a_worker_works_whatever_its_app_does_to_its_process(
     assert "signal handler of the app" not in worker.output
 
 
-GREEN_THREADS = """
-import _thread
-def start(*_): ...
-start.__module__ = 'gevent.thread'
-_thread.start_new_thread = start
+PATCHED = """
+import select
+def green_select(*_): ...
+green_select.__module__ = 'gevent.select'
+select.select = green_select
 """
 
 
 @pytest.mark.parametrize(
     ("source", "code", "says"),
     [
-        (GREEN_THREADS, 2, "gevent.thread has replaced threads.*patch_all.thread=False"),
+        (PATCHED, 2, "gevent has replaced green_select.*use --pool thread"),
         ("import sys\nsys.exit(0)\n", 2, "importing unlucky raised SystemExit: 0"),
         ("app.on_worker_start(lambda: 1 / 0)\n", 1, "start hook <lambda> raised ZeroDivisionError"),
         ("app.on_worker_start(exit)\n", 1, "start hook .* raised SystemExit"),
@@ -223,6 +223,63 @@ def test_a_worker_without_resources_for_a_child_stays_and_tells(
     assert list(producer_of().run_submission([0], chunk_size=1)) == ["first"]
     until(lambda: Queue(real_client, queue_name).list_workers()[0].info["children_ready"] == 1)
     assert check().popen.returncode == 0
+
+
+ORPHANS = """
+import os, pathlib, subprocess
+from opsqueue import Opsqueue
+app = Opsqueue()
+
+def states():
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            yield path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+
+@app.operation_handler(os.environ["TEST_QUEUE"])
+def leave(orphans):
+    for _ in range(orphans):
+        subprocess.run(["/bin/sh", "-c", "sleep 0.01 & exit 0"], check=True)
+    code = subprocess.run(["/bin/sh", "-c", "exit 7"], check=False).returncode
+    return os.getppid(), code, list(states()).count(["Z", "1"])
+"""
+
+
+def test_a_worker_that_is_process_1_reaps_what_handlers_leave_behind(
+    start: Start,
+    producer_of: ProducerOf,
+    redis_url: str,
+    store_url: str,
+    queue_name: str,
+    tmp_path: Path,
+) -> None:
+    """As in a container; handlers get the exit codes of what they start, and TERM works."""
+    unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("namespaces of processes can't be made here")
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    worker = start(
+        *(*unshare[1:], sys.executable, "-m", "opsqueue_worker", "orphans:app", "-c", "1"),
+        program=unshare[0],
+        cwd=tmp_path,
+        OPSQUEUE_REDIS_URL=redis_url,
+        OPSQUEUE_STORE_URL=f"{store_url}?durable=false",
+        TEST_QUEUE=queue_name,
+    )
+    worker.wait_for_line("ready")
+    seen = []
+
+    def zombies(orphans: int) -> int:
+        ((parent, code, zombies),) = producer_of().run_submission([orphans], chunk_size=1)
+        seen.append((parent, code))
+        return int(zombies)
+
+    until(lambda: zombies(orphans=1) >= 3, every_s=0.1)
+    until(lambda: zombies(orphans=0) == 0, every_s=0.5)
+    worker.children()[0].terminate()
+
+    assert (worker.wait(), set(seen)) == (0, {(1, 7)})
 
 
 @pytest.mark.parametrize("reads", ["stops", "goes away"])

@@ -13,13 +13,15 @@ import _thread
 import fcntl
 import os
 import resource
+import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import BuiltinFunctionType
+from typing import TextIO
 
 from opsqueue.exceptions import HandlerError
 from opsqueue.handlers.app import Opsqueue, load_app
@@ -32,7 +34,7 @@ def import_app(path: str) -> Opsqueue:
     """Import the app of a process that runs its handlers.
 
     Raises:
-        HandlerError: the app can't be imported, or it replaces the threads of this process.
+        HandlerError: the app can't be imported, or it replaces threads or sockets.
     """
     # The app may change the folder, and handlers may import modules later.
     sys.path[:] = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 no resolving
@@ -41,7 +43,7 @@ def import_app(path: str) -> Opsqueue:
     _restore_signal_handlers({number: signals[number] for number in _OURS if number in signals})
     keep_standard_streams()
     keep_logging()
-    check_threads(f"app {path!r}")
+    check_not_green(f"app {path!r}")
     return app
 
 
@@ -58,27 +60,29 @@ def import_app_unchanged(path: str) -> Opsqueue:
     with _unchanged_process():
         app = load_app(path)
     keep_logging()
-    check_threads(f"app {path!r}")
+    check_not_green(f"app {path!r}")
     return app
 
 
-def check_threads(what: str) -> None:
-    """Check that threads are the interpreter's own.
+def check_not_green(what: str) -> None:
+    """Check that gevent or eventlet has not replaced what this process waits with.
 
-    A greenlet never runs beside a handler that computes, so reports and the messages of the parent
-    would wait for handlers.
+    Greenlets never run beside a handler that computes, so reports and the messages of the parent
+    would wait for handlers; and a connection would belong to the thread that opened it.
 
     Raises:
-        HandlerError: a library such as gevent has replaced them.
+        HandlerError: one of them has.
     """
-    if isinstance(_thread.start_new_thread, BuiltinFunctionType):
-        return
-    message = (
-        f"{what}: {_thread.start_new_thread.__module__} has replaced threads, and a worker needs "
-        "real ones beside the handlers. With gevent, call patch_all(thread=False, queue=False); or "
-        "use --pool thread, or async def handlers and --pool async, without patching"
-    )
-    raise HandlerError(message)
+    waiting = (_thread.start_new_thread, socket.socket, select.select, subprocess.Popen, os.fork)
+    for one in waiting:
+        library = one.__module__.partition(".")[0]
+        if library in ("gevent", "eventlet"):
+            message = (
+                f"{what}: {library} has replaced {one.__name__}, and a worker needs real threads "
+                "and sockets. Patch only where 'opsqueue_worker' is not in sys.modules; for "
+                "handlers that wait, use --pool thread or --pool async"
+            )
+            raise HandlerError(message)
 
 
 @contextmanager
@@ -131,6 +135,12 @@ def keep_standard_streams() -> None:
                 os.dup2(opened, fd)
                 os.close(opened)
             os.set_inheritable(fd, True)  # noqa: FBT003 it takes no names
+
+
+def own_stderr() -> TextIO:
+    """Return another file for standard error, which an app can neither close nor replace."""
+    keep_standard_streams()
+    return os.fdopen(_high_copy(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 def out_of_reach(fd: int) -> int:

@@ -19,7 +19,13 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
 )
 from opsqueue.strategy import AnyStrategy, parse_strategy
-from opsqueue_worker.app_import import check_threads, import_app, import_app_unchanged
+from opsqueue.tracing.logs import log_to
+from opsqueue_worker.app_import import (
+    check_not_green,
+    import_app,
+    import_app_unchanged,
+    own_stderr,
+)
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.output import Output
@@ -233,17 +239,7 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
             sys.exit(2)
         if options["check"]:
             _check(settings)
-        if settings.pool == "solo":
-            # Everything runs in this process, and so do breakpoints, which need the terminal.
-            code = _run(settings, None)
-        else:
-            output = Output()
-            try:
-                code = _run(settings, output)
-            finally:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, lambda *_: None)
-                output.close()
+        code = _run(settings)
     except _ToldToStopError:
         code = 0
     sys.exit(code)
@@ -263,13 +259,20 @@ def _stop(_number: int, _frame: object) -> None:
     raise _ToldToStopError
 
 
-def _run(settings: WorkerSettings, output: Output | None) -> int:
+def _run(settings: WorkerSettings) -> int:
     """Run a worker and return the exit code; errors are printed."""
-    set_up_logging(settings.log_level, settings.log_format)
+    output = None
     try:
-        check_threads("opsqueue-worker")
-        import_ = import_app if output is None else import_app_unchanged
-        app = import_(settings.app)
+        check_not_green("opsqueue-worker")
+        set_up_logging(settings.log_level, settings.log_format, own_stderr())
+        if settings.pool == "solo":
+            # Everything runs in this process, and so do breakpoints, which need the terminal.
+            app = import_app(settings.app)
+        else:
+            app = import_app_unchanged(settings.app)
+            # It has threads, so it comes after the check of what the app has replaced.
+            output = Output()
+            log_to(sys.stderr)
         worker = Worker(settings, app, say=config.say, output=output)
         worker.check()
         return worker.run()
@@ -285,6 +288,11 @@ def _run(settings: WorkerSettings, output: Output | None) -> int:
     except (ConnectionTroubleError, FormatTooNewError) as exc:
         config.say(f"Error: {exc}")
         return 3
+    finally:
+        if output is not None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+            output.close()
 
 
 def _settings_of(options: dict[str, Any]) -> WorkerSettings:

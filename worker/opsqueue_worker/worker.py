@@ -255,7 +255,6 @@ class Worker:
     def _is_told_to_stop(self) -> bool:
         match self._next_event():
             case signal.SIGHUP:
-                logger.info("HUP: starting a child with the new code, to replace the others")
                 self._pool.retire_children()
             case signal.SIGUSR1:
                 self._pool.dump_stacks()

@@ -121,6 +121,34 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     assert child._connection.closed
 
 
+@pytest.mark.parametrize("nonsense", [b"a printed line\n", b"\0\0\0\2no", b"\xff" * 12])
+def test_a_child_that_sends_nonsense_is_killed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    nonsense: bytes,
+) -> None:
+    """Its parent goes on: what a handler writes where it does not belong is its child's defect."""
+    (tmp_path / "scribbles.py").write_text(
+        "import os, stat, time\n"
+        "for name in os.listdir('/dev/fd'):\n"
+        "    if os.path.exists(f'/dev/fd/{name}') and stat.S_ISSOCK(os.fstat(int(name)).st_mode):\n"
+        f"        os.write(int(name), {nonsense!r})\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    child = ChildProcess(replace(HELLO, app="scribbles:app"))
+    speaking = threading.Thread(target=child.speak)
+    speaking.start()
+
+    child.listen(lambda: None, lambda _: None)
+
+    assert child.end() == "was killed by signal SIGKILL"
+    assert "sent what is no message" in caplog.text
+    child.close()
+    speaking.join(20)
+
+
 def test_a_child_knows_no_redis_and_no_http() -> None:
     """The parent alone uses Redis; importing the client would double the start of each child."""
     program = (

@@ -31,7 +31,7 @@ from opsqueue.model.chunk import Source
 from opsqueue.model.process import die_with_parent
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
-from opsqueue_worker.app_import import import_app, keep_standard_streams, out_of_reach
+from opsqueue_worker.app_import import import_app, keep_standard_streams, out_of_reach, own_stderr
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.pool.defect import ends_process
 from opsqueue_worker.pool.executor import (
@@ -246,20 +246,12 @@ def _log_defect(kind: type[BaseException], exc: BaseException, trace: TracebackT
     logger.critical("a defect: this process ends", exc_info=(kind, exc, trace))
 
 
-def _own_stderr() -> TextIO:
-    """Return a file for the log, which nobody else can close or replace."""
-    keep_standard_streams()
-    return os.fdopen(
-        out_of_reach(os.dup(2)), "w", buffering=1, encoding="utf-8", errors="backslashreplace"
-    )
-
-
 def main() -> None:
     """Run as `python -m opsqueue_worker.pool.child SOCKET STATUS PARENT`.
 
     SOCKET and STATUS are file descriptors, PARENT is a process id.
     """
-    log = _own_stderr()
+    log = own_stderr()
     _leave_signals_to_parent(log)
     os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
     socket, memory, parent_pid = (int(argument) for argument in sys.argv[1:])

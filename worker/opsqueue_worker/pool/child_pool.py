@@ -116,6 +116,7 @@ class ChildPool:
 
     def retire_children(self) -> None:
         """See `Pool`."""
+        logger.info("starting a child with the new code, to replace the others")
         if (older := self._candidate) is not None:
             # The code may have changed again since it was started.
             older.is_stopping = True

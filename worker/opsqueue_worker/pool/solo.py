@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,8 @@ from opsqueue_worker.pool.executor import (
 )
 from opsqueue_worker.pool.pool import Health, PoolCalls
 from opsqueue_worker.pool.status import Status
+
+logger = logging.getLogger("opsqueue.worker")
 
 
 class SoloPool:
@@ -109,7 +112,8 @@ class SoloPool:
         self._calls.on_reports([timed(task, report)])
 
     def retire_children(self) -> None:
-        """Do nothing: there are no children."""
+        """Log that there are no children."""
+        logger.warning("--pool solo has no children to replace: restart it to run new code")
 
     def dump_stacks(self) -> None:
         """Do nothing: there are no children."""
