@@ -14,5 +14,5 @@ def main() -> None:
     """Run `opsqueue-worker`."""
     with needing("worker", by="opsqueue-worker"):
         # Imported here because its dependencies may not be installed.
-        from opsqueue_worker.cli import main as command  # noqa: PLC0415 as above
-    command(prog_name="opsqueue-worker")
+        from opsqueue_worker.cli import run_program  # noqa: PLC0415 as above
+    run_program()

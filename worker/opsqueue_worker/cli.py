@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import re
 import signal
 import sys
+import threading
 from typing import Any, Final, get_args
 
 import click
@@ -246,6 +249,18 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
 
 
 config.name_variables(main)
+
+
+def run_program() -> None:
+    """Run the command as a program of its own."""
+    try:
+        main(prog_name="opsqueue-worker")
+    except SystemExit as exc:
+        if any(not (one.daemon or one is threading.main_thread()) for one in threading.enumerate()):
+            # The import of the app has started them, and the interpreter would wait for their end.
+            atexit._run_exitfuncs()  # noqa: SLF001 there is no other way to do all but that
+            os._exit(exc.code if isinstance(exc.code, int) else 1)
+        raise
 
 
 class _ToldToStopError(BaseException):

@@ -33,6 +33,7 @@ _KEPT_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 16
 _LAST_LINES_S: Final = 1.0
 """Time for the last lines when the worker ends: enough for a reader that reads."""
+_END_OF_PIPE_S: Final = 0.1
 
 
 class Relay:
@@ -183,7 +184,7 @@ class Output:
     def __init__(self) -> None:
         keep_standard_streams()
         self._relays: list[Relay] = []
-        self._pumps: list[tuple[int, threading.Thread]] = []
+        self._pumps: list[tuple[int, int, threading.Thread]] = []
         self.stdout, sys.stdout = self._take_over(1, "stdout")
         self.stderr, sys.stderr = self._take_over(2, "stderr")
 
@@ -202,7 +203,7 @@ class Output:
         pump = threading.Thread(target=_pump, args=(reader, relay), name=f"{name}-of-children")
         pump.daemon = True
         pump.start()
-        self._pumps.append((writer, pump))
+        self._pumps.append((reader, writer, pump))
         return writer, stream
 
     def count_drops(self, on_drop: Callable[[str, int], None]) -> None:
@@ -212,11 +213,14 @@ class Output:
 
     def close(self) -> None:
         """Write what the children have printed; the rest of this process prints by itself."""
-        for writer, pump in self._pumps:
+        deadline = time.monotonic() + _LAST_LINES_S
+        for reader, writer, pump in self._pumps:
             with suppress(OSError):
                 os.close(writer)
-            # A program that a handler has left behind keeps the pipe open.
-            pump.join(_LAST_LINES_S)
+            pump.join(_END_OF_PIPE_S)
+            # A program that a handler has left behind keeps the pipe open, and may print for ever.
+            while pump.is_alive() and time.monotonic() < deadline and _has_lines(reader):
+                pump.join(_END_OF_PIPE_S)
         for relay in self._relays:
             relay.flush(_LAST_LINES_S)
 
@@ -224,4 +228,9 @@ class Output:
 def _pump(reader: int, relay: Relay) -> None:
     while data := os.read(reader, _PIECE_BYTES):
         relay.put(data)
-    os.close(reader)
+
+
+def _has_lines(reader: int) -> bool:
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    return bool(poll.poll(0))

@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -32,6 +33,9 @@ for descriptor in range(200):
         os.close(descriptor)
 logging.config.dictConfig({"version": 1, "root": {"handlers": []}})  # disables existing loggers
 logging.disable()
+
+if "--pool" in sys.argv:  # in the parent only
+    threading.Thread(target=threading.Event().wait).start()
 
 app = Opsqueue()
 
