@@ -308,7 +308,7 @@ def test_output_that_nobody_reads_stops_neither_work_nor_the_end(
             worker.stderr.close()
         results = list(producer_of().run_submission([["print", 300_000]] * 30, chunk_size=1))
         worker.terminate()
-        code = worker.wait(20)
+        code = worker.wait(50)
     finally:
         worker.kill()
         worker.wait()
