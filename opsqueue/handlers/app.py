@@ -13,7 +13,6 @@ and no global state.
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from opsqueue.exceptions import HandlerError
+from opsqueue.handlers.callables import (
+    check_annotations,
+    check_is_callable,
+    is_async,
+    is_generator,
+    name_of,
+    short_name_of,
+    takes_chunk,
+)
 from opsqueue.model.names import check_queue_name
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.strategy import AnyStrategy, Random
@@ -136,9 +144,7 @@ class Handler:
     @property
     def name(self) -> str:
         """Module and name of the function, for banners and messages."""
-        function = self.function  # a callback can be any callable, such as str.upper
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{getattr(function, '__module__', 'builtins')}.{name}"
+        return name_of(self.function)
 
     @property
     def readable_codecs(self) -> list[str]:
@@ -311,18 +317,9 @@ class Opsqueue:
             raise HandlerError(message)
 
         def register(function: Function) -> Function:
-            if not callable(function):
-                message = (
-                    f"the handler of queue {queue!r} is {function!r}: decorate a function, and "
-                    f'write the decorator with its queue: @app.{kind}_handler("{queue}")'
-                )
-                raise HandlerError(message)
-            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-                message = (
-                    f"the handler {_name_of(function)} of queue {queue!r} has a `yield`: calling "
-                    "it returns a generator and runs nothing; return the result instead"
-                )
-                raise HandlerError(message)
+            check_is_callable(function, queue, kind)
+            takes_the_chunk = takes_chunk(function)
+            check_annotations(function, is_of_chunks=kind == "chunk", chunk_type=Chunk)
             other = self.handlers.get(queue)
             if other is not None:
                 message = (
@@ -334,8 +331,8 @@ class Opsqueue:
                 queue=queue,
                 function=function,
                 kind=kind,
-                takes_chunk=_takes_chunk(function),
-                is_async=inspect.iscoroutinefunction(function),
+                takes_chunk=takes_the_chunk,
+                is_async=is_async(function),
                 allow_pickle=allow_pickle,
                 strategy=strategy or Random(),
                 time_limit=time_limit,
@@ -364,54 +361,16 @@ class Opsqueue:
 
 def _check_is_plain(function: Callable[..., Any], at: str) -> None:
     """Raise HandlerError for a hook whose call returns a coroutine or generator that never runs."""
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         kind, remedy = "is an `async def`", "call asyncio.run in a plain function"
-    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    elif is_generator(function):
         kind, remedy = "has a `yield`", "register a function for the start and one for the stop"
     else:
         return
-    message = f"the {at} hook {_name_of(function)} {kind}: calling it would run nothing; {remedy}"
-    raise HandlerError(message)
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", repr(function))
-
-
-def _takes_chunk(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:  # some built-in functions have no signature: they get only the operation
-        return False
-    _check_takes_operations(function, parameters)
-    if "chunk" in {p.name for p in parameters}:
-        return True
-    required = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(required) > 1:
-        message = (
-            f"handler {function.__qualname__} takes {', '.join(p.name for p in required)}: it gets "
-            "its operations and, if it has an argument of that name, `chunk`"
-        )
-        raise HandlerError(message)
-    return False
-
-
-def _check_takes_operations(
-    function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
-) -> None:
-    of_operations = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.VAR_POSITIONAL,
+    message = (
+        f"the {at} hook {short_name_of(function)} {kind}: calling it would run nothing; {remedy}"
     )
-    if not any(p.kind in of_operations and p.name != "chunk" for p in parameters):
-        name = function.__qualname__
-        message = f"handler {name} takes no operations: give it an argument for them"
-        raise HandlerError(message)
+    raise HandlerError(message)
 
 
 def load_app(path: str) -> Opsqueue:

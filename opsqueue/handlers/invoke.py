@@ -8,7 +8,7 @@ errors, an OperationError takes the place of a result, and the other operations 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -17,8 +17,14 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from opsqueue.contents.output import NO_RESULT
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, SoftTimeLimitExceeded
+from opsqueue.exceptions import (
+    EncodingError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+    SoftTimeLimitExceeded,
+)
 from opsqueue.handlers.app import Chunk, Handler
+from opsqueue.handlers.callables import function_of, is_in_loop
 from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError, text_of
 from opsqueue.model.process import EndsForkedChildren, renew_in_children
 
@@ -58,21 +64,19 @@ class Invoker:
             EncodingError: the handler did not return a list with a result for each operation.
         """
         if handler.is_async:
-            if self._runner is None:
-                self._runner = asyncio.Runner()
-            # Otherwise the runner keeps the context of its first call, with the log fields and
-            # trace of that chunk.
-            running = self.call_async(handler, operations, chunk)
-            return self._runner.run(running, context=copy_context())
+            return self._run_on_loop(self.call_async(handler, operations, chunk))
         if handler.kind == "raw":
-            output: Sequence[object] = handler.function(chunk)
+            output: Sequence[object] = self._awaited(handler.function(chunk))
             return output
         if handler.kind == "chunk":
-            return _checked(handler, _call_of(handler, chunk)(operations), operations, chunk)
+            returned = self._awaited(_call_of(handler, chunk)(operations))
+            return _checked(handler, returned, operations, chunk)
+        call = _operation_call(handler, chunk)
         if handler.concurrency == 1 or len(operations) < 2:
-            call = _operation_call(handler, chunk)
-            return [call(operation) for operation in operations]
-        return self._call_in_threads(handler, operations, _operation_call(handler, chunk))
+            results = [call(operation) for operation in operations]
+        else:
+            results = self._call_in_threads(handler, operations, call)
+        return self._awaited_each(handler, results, chunk)
 
     async def call_async(
         self, handler: Handler, operations: list[object], chunk: Chunk
@@ -80,10 +84,47 @@ class Invoker:
         """Call a handler from a loop; plain handlers run in a thread beside it."""
         if not handler.is_async:
             return await in_thread(self.call, handler, operations, chunk)
+        if handler.kind == "raw":
+            output: Sequence[object] = await _in_own_task(handler.function(chunk))
+            return output
         call = _call_of(handler, chunk)
         if handler.kind == "chunk":
             return _checked(handler, await _in_own_task(call(operations)), operations, chunk)
         return await _OperationTasks(handler, call, operations, chunk).run()
+
+    def _awaited(self, returned: Any) -> Any:  # noqa: ANN401 a user's value
+        """Return what a plain function returned; a coroutine is run to its end, on the kept loop.
+
+        Decorators that don't know of `async def` turn a handler into such a function.
+        """
+        if not _is_awaited(type(returned)):
+            return returned
+        return self._run_on_loop(_in_own_task(returned))
+
+    def _awaited_each(self, handler: Handler, results: list[object], chunk: Chunk) -> list[object]:
+        """Do the same with the results of operations, as many at once as the handler permits."""
+        if not any(map(_is_awaited, set(map(type, results)))):
+            return results
+        try:
+            return self._run_on_loop(_own_results(handler, results, chunk))
+        finally:
+            for result in results:
+                if isinstance(result, Coroutine):
+                    result.close()  # it may not have begun, if another one failed
+
+    def _run_on_loop(self, running: Coroutine[Any, Any, Result]) -> Result:
+        if is_in_loop():
+            running.close()
+            message = (
+                "the function is a coroutine's, which needs a loop of its own, and this thread has "
+                "a running one: call it in another thread, such as by `await asyncio.to_thread(…)`"
+            )
+            raise IncorrectUsageError(message)
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        # Otherwise the runner keeps the context of its first call, with the log fields and
+        # trace of that chunk.
+        return self._runner.run(running, context=copy_context())
 
     def close(self) -> None:
         """Close the loop and end the threads."""
@@ -111,7 +152,19 @@ class Invoker:
                 future.cancel()
 
 
-async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
+def _is_awaited(kind: type) -> bool:
+    return hasattr(kind, "__await__")
+
+
+async def _own_results(handler: Handler, results: list[object], chunk: Chunk) -> list[object]:
+    return await _OperationTasks(handler, _own_result, results, chunk).run()
+
+
+async def _own_result(result: object) -> object:
+    return await result if isinstance(result, Awaitable) else result
+
+
+async def _in_own_task(call: Awaitable[Any]) -> Any:  # noqa: ANN401 a user's value
     """Await a handler's call in a task of its own.
 
     A handler can cancel the task that it runs in, and the next chunk runs in the caller's task.
@@ -273,11 +326,11 @@ def _cut(error: BaseException, frames: TracebackType | None) -> None:
 def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
     """Return the part of a traceback that begins at the handler.
 
-    If the handler's code is not in it (a callable object, a function wrapped by a decorator), the
-    part after the frames of opsqueue is returned.
+    If the handler's code is not in it (a builtin, a function wrapped by a decorator), the part
+    after the frames of opsqueue, and of the loop that it runs, is returned.
     """
     frame = error.__traceback__
-    code = getattr(handler.function, "__code__", None)
+    code = getattr(function_of(handler.function), "__code__", None)
     while frame is not None and frame.tb_frame.f_code is not code:
         frame = frame.tb_next
     if frame is not None:
@@ -290,7 +343,7 @@ def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackTyp
 
 def _is_ours(frame: TracebackType) -> bool:
     package = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
-    return package in ("opsqueue", "opsqueue_worker")
+    return package in ("opsqueue", "opsqueue_worker", "asyncio")
 
 
 def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:

@@ -169,19 +169,3 @@ def test_an_operation_that_is_cancelled_is_seen_as_in_a_worker() -> None:
     assert [1, "asyncio.exceptions.CancelledError", 3] == [
         result.type if isinstance(result, OperationFailed) else result for result in collected
     ]
-
-
-@pytest.mark.filterwarnings("ignore:coroutine")
-def test_a_coroutine_behind_a_plain_function_is_no_result() -> None:
-    """Such as that of a decorator which does not know of `async def`."""
-    app = Opsqueue()
-
-    async def later(number: int) -> int:
-        return number
-
-    @app.operation_handler("hidden")
-    def wrapped(number: int) -> Any:
-        return later(number)
-
-    with local(app) as opsqueue, pytest.raises(SubmissionFailedError, match="is a coroutine"):
-        opsqueue.run_submission("hidden", [1], max_attempts=1)
