@@ -16,18 +16,18 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from opsqueue.exceptions import HandlerError
 from opsqueue.handlers.callables import (
     check_annotations,
+    check_hook,
     check_is_callable,
     is_async,
-    is_generator,
+    is_redefinition,
     name_of,
-    short_name_of,
     takes_chunk,
 )
 from opsqueue.model.names import check_queue_name
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from opsqueue.contents.codec import Codec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+FailureHook = TypeVar("FailureHook", bound="Callable[[BaseException, Chunk], object]")
+ErrorHook = TypeVar("ErrorHook", bound="Callable[[BaseException, Chunk, int, Any], object]")
 Kind = Literal["chunk", "operation", "raw"]
 OnError = Literal["fail", "collect"]
 DEFAULT_TIME_LIMIT: Final = 600.0
@@ -66,6 +68,8 @@ class Chunk:
     is_revoked: Callable[[], bool] = field(repr=False, compare=False)
     """Returns True once the reservation is revoked, because the submission was cancelled or failed,
     or the chunk was lost. Long-running handlers can call it to stop early."""
+    first_index: int = 0
+    """The index in the submission of the chunk's first operation."""
     prefix: str = ""
     """The beginning of the keys of all the submission's objects in the store."""
     input_content: bytes = field(default=b"", repr=False)
@@ -106,6 +110,41 @@ class Chunk:
         return dict(self.trace_context)
 
 
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A function that an app runs at some point."""
+
+    function: Callable[..., object]
+    at: str
+
+    def __call__(self, *arguments: object) -> None:
+        """Call the function.
+
+        Raises:
+            HandlerError: it returned a coroutine, which nothing would run.
+        """
+        returned = self.function(*arguments)
+        if hasattr(type(returned), "__await__"):
+            if hasattr(returned, "close"):
+                returned.close()
+            message = (
+                f"the {self.at} hook {name_of(self.function)} returned a "
+                f"{type(returned).__name__}, which nothing awaits: call asyncio.run in it"
+            )
+            raise HandlerError(message)
+
+    def __repr__(self) -> str:
+        return name_of(self.function)
+
+
+@dataclass(slots=True)
+class Observers:
+    """The hooks of one app that observe failures."""
+
+    of_chunks: list[Hook] = field(default_factory=list)
+    of_operations: list[Hook] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
     """A handler with its options, see `Opsqueue.chunk_handler`, or a consumer's callback.
@@ -128,6 +167,8 @@ class Handler:
     on_error: OnError = "fail"
     codecs: tuple[Codec, ...] = ()
     """The user's own codecs, which it reads in addition to the built-in ones."""
+    observers: tuple[Observers, ...] = field(default=(), repr=False, compare=False)
+    """The hooks of its app, and of the apps that include that one."""
     codec_of: Callable[[str], Codec] | None = None
     """Set for callbacks only: returns the codec of a chunk, given the submission's codec name."""
 
@@ -165,6 +206,87 @@ class Handler:
         return int(self.time_limit * 2_000)
 
 
+@dataclass(eq=False, slots=True)
+class _Parts:
+    """The parts of an app: its own, and together with those of the apps that it includes."""
+
+    codecs: tuple[Codec, ...]
+    own: dict[str, Handler] = field(default_factory=dict)
+    own_start: list[Hook] = field(default_factory=list)
+    own_stop: list[Hook] = field(default_factory=list)
+    observers: Observers = field(default_factory=Observers)
+    included: list[_Parts] = field(default_factory=list)
+    including: list[_Parts] = field(default_factory=list)
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    start_hooks: list[Hook] = field(default_factory=list)
+    stop_hooks: list[Hook] = field(default_factory=list)
+
+    def add_handler(self, handler: Handler) -> None:
+        """Add an own handler, or raise HandlerError and change nothing."""
+        before, self.own = self.own, {**self.own, handler.queue: handler}
+        try:
+            self.compose()
+        except HandlerError:
+            self.own = before
+            raise
+
+    def include(self, other: _Parts) -> None:
+        """Add another app, or raise HandlerError and change nothing."""
+        if self in other.tree():
+            message = "an app can't include itself, or an app that includes it"
+            raise HandlerError(message)
+        if other in self.included:
+            return
+        self.included.append(other)
+        other.including.append(self)
+        try:
+            self.compose()
+        except HandlerError:
+            self.included.remove(other)
+            other.including.remove(self)
+            raise
+
+    def tree(self) -> list[_Parts]:
+        """Return this app and all that it includes, each once."""
+        apps = {self: None}
+        for one in self.included:
+            apps.update(dict.fromkeys(one.tree()))
+        return list(apps)
+
+    def compose(self) -> None:
+        """Compose this app and the ones that include it; a HandlerError changes none."""
+        apps = {self: None}
+        for app in (waiting := [self]):
+            apps[app] = None
+            waiting += [one for one in app.including if one not in apps]
+        for app, handlers in [(app, app._composed()) for app in apps]:  # noqa: SLF001 own class
+            app.handlers = handlers
+            tree = app.tree()
+            app.start_hooks = _together([one.own_start for one in tree])
+            app.stop_hooks = _together([one.own_stop for one in reversed(tree)])
+
+    def _composed(self) -> dict[str, Handler]:
+        found: dict[str, Handler] = {}
+        tree = self.tree()
+        for app in tree:
+            above = [one for one in tree if one is not app and app in one.tree()]
+            for queue, handler in app.own.items():
+                other = found.get(queue)
+                if other is not None and not is_redefinition(handler.function, other.function):
+                    message = (
+                        f"queue {queue!r} has two handlers, {other.name} and {handler.name} of an "
+                        "included app: one handler serves a queue; give one of them a queue of its "
+                        "own"
+                    )
+                    raise HandlerError(message)
+                found[queue] = replace(
+                    handler,
+                    codecs=(*handler.codecs, *(codec for one in above for codec in one.codecs)),
+                    observers=(*handler.observers, *(one.observers for one in above)),
+                )
+        return found
+
+
 class Opsqueue:
     """The handlers of an application, by queue, and the hooks that its workers run.
 
@@ -176,14 +298,27 @@ class Opsqueue:
     """
 
     def __init__(self, *, codecs: Sequence[SerializationFormat | Codec] = ()) -> None:
-        self._codecs: tuple[Codec, ...] = ()
+        own: tuple[Codec, ...] = ()
         if codecs:
             from opsqueue.contents.formats import codec_of_format  # noqa: PLC0415 a slow import
 
-            self._codecs = tuple(codec_of_format(one) for one in codecs)
-        self.handlers: dict[str, Handler] = {}
-        self.start_hooks: list[Callable[[], object]] = []
-        self.stop_hooks: list[Callable[[], object]] = []
+            own = tuple(codec_of_format(one) for one in codecs)
+        self._parts = _Parts(codecs=own)
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Its handlers and those of the apps that it includes, by queue."""
+        return self._parts.handlers
+
+    @property
+    def start_hooks(self) -> list[Hook]:
+        """The hooks that a worker process runs before its first chunk, in this order."""
+        return self._parts.start_hooks
+
+    @property
+    def stop_hooks(self) -> list[Hook]:
+        """The hooks that a worker process runs after its last chunk, in this order."""
+        return self._parts.stop_hooks
 
     def chunk_handler(
         self,
@@ -268,8 +403,9 @@ class Opsqueue:
         Raises:
             HandlerError: calling the function would run nothing, as with an `async def` one.
         """
-        _check_is_plain(function, "start")
-        self.start_hooks.append(function)
+        check_hook(function, "start")
+        _add(self._parts.own_start, Hook(function, "start"))
+        self._parts.compose()
         return function
 
     def on_worker_stop(self, function: Function) -> Function:
@@ -280,8 +416,40 @@ class Opsqueue:
         Raises:
             HandlerError: see `on_worker_start`.
         """
-        _check_is_plain(function, "stop")
-        self.stop_hooks.append(function)
+        check_hook(function, "stop")
+        _add(self._parts.own_stop, Hook(function, "stop"))
+        self._parts.compose()
+        return function
+
+    def on_chunk_failure(self, function: FailureHook) -> FailureHook:
+        """Register a function that is called when an attempt at a chunk has failed.
+
+        It is called with the exception and the Chunk, in the process that ran the handler, for
+        every exception that fails an attempt: the handler's own, and those for results that can't
+        be used. `chunk.attempt` and `chunk.max_attempts` tell whether it was the last attempt.
+        There is no exception, and no call, if the process was killed, such as by `time_limit`.
+
+        It can only observe. What it raises is logged. It counts as a part of the chunk's time.
+        Several threads may call it at once.
+
+        Raises:
+            HandlerError: calling the function with two arguments would raise, or run nothing.
+        """
+        check_hook(function, "on_chunk_failure", "error", "chunk")
+        _add(self._parts.observers.of_chunks, Hook(function, "on_chunk_failure"))
+        return function
+
+    def on_operation_error(self, function: ErrorHook) -> ErrorHook:
+        """Register a function that is called for each operation whose error is collected.
+
+        It is called with the exception, the Chunk, the operation's index in the submission, as in
+        `OperationFailed.index`, and the operation, and only where handlers have
+        `on_error="collect"`. If the chunk is tried again, it is called again.
+
+        The rest is as with `on_chunk_failure`.
+        """
+        check_hook(function, "on_operation_error", "error", "chunk", "index", "operation")
+        _add(self._parts.observers.of_operations, Hook(function, "on_operation_error"))
         return function
 
     def _register(
@@ -321,13 +489,13 @@ class Opsqueue:
             takes_the_chunk = takes_chunk(function)
             check_annotations(function, is_of_chunks=kind == "chunk", chunk_type=Chunk)
             other = self.handlers.get(queue)
-            if other is not None:
+            if other is not None and not is_redefinition(function, other.function):
                 message = (
                     f"queue {queue!r} has the handler {other.name}: one handler serves a queue; "
                     "give the second one a queue of its own"
                 )
                 raise HandlerError(message)
-            self.handlers[queue] = Handler(
+            handler = Handler(
                 queue=queue,
                 function=function,
                 kind=kind,
@@ -339,11 +507,29 @@ class Opsqueue:
                 soft_time_limit=soft_time_limit,
                 concurrency=concurrency,
                 on_error=on_error,
-                codecs=self._codecs,
+                codecs=self._parts.codecs,
+                observers=(self._parts.observers,),
             )
+            self._parts.add_handler(handler)
             return function
 
         return register
+
+    def include(self, other: Opsqueue) -> None:
+        """Add the handlers and hooks of another app, also those that it registers later.
+
+        An app may be included by several apps, and more than once. Its handlers read and write the
+        codecs of this app, too, and the hooks of this app that observe failures observe its
+        handlers; not the other way round. Its start hooks run after those of this app, and its stop
+        hooks before them.
+
+        Raises:
+            HandlerError: both apps have a handler for a queue, or `other` includes this app.
+        """
+        if not isinstance(other, Opsqueue):
+            message = f"include() got {type(other).__name__}: it takes an app, an Opsqueue"
+            raise HandlerError(message)
+        self._parts.include(other._parts)
 
     def handler_of(self, queue: str) -> Handler:
         """Return the queue's handler.
@@ -359,18 +545,20 @@ class Opsqueue:
             raise HandlerError(message) from None
 
 
-def _check_is_plain(function: Callable[..., Any], at: str) -> None:
-    """Raise HandlerError for a hook whose call returns a coroutine or generator that never runs."""
-    if is_async(function):
-        kind, remedy = "is an `async def`", "call asyncio.run in a plain function"
-    elif is_generator(function):
-        kind, remedy = "has a `yield`", "register a function for the start and one for the stop"
-    else:
-        return
-    message = (
-        f"the {at} hook {short_name_of(function)} {kind}: calling it would run nothing; {remedy}"
-    )
-    raise HandlerError(message)
+def _add(hooks: list[Hook], new: Hook) -> None:
+    """Append a hook, or put it in the place of the one that it redefines."""
+    for place, old in enumerate(hooks):
+        if is_redefinition(new.function, old.function):
+            hooks[place] = new
+            return
+    hooks.append(new)
+
+
+def _together(lists: list[list[Hook]]) -> list[Hook]:
+    hooks: list[Hook] = []
+    for hook in (hook for one in lists for hook in one):
+        _add(hooks, hook)
+    return hooks
 
 
 def load_app(path: str) -> Opsqueue:

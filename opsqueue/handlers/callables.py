@@ -12,6 +12,7 @@ import ast
 import asyncio
 import builtins
 import inspect
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -93,6 +94,24 @@ def _text(thing: object, attribute: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def is_redefinition(new: object, old: object) -> bool:
+    """Return whether a callable replaces another one, as when a notebook's cell is run again.
+
+    Both were defined by hand, in `__main__`, under the same name. Two of the same name in a program
+    that is run as a file are two functions.
+    """
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if new is old:
+        return file is None
+    names = {name_of(one) for one in (new, old)}
+    if len(names) > 1 or not names.pop().startswith(("__main__.", "ipykernel")):
+        return False
+    codes = [getattr(function_of(one), "__code__", None) for one in (new, old)]
+    lines = {code.co_firstlineno for code in codes if code and code.co_filename == file}
+    return len(lines) < 2
+
+
 def is_async(function: object) -> bool:
     """Return whether a call surely returns a coroutine.
 
@@ -158,6 +177,33 @@ def _shown(thing: object) -> str:
         return repr(thing)[:200]
     except Exception:  # noqa: BLE001 its __repr__ can raise anything
         return f"a {type(thing).__name__}"
+
+
+def check_hook(function: object, at: str, *arguments: str) -> None:
+    """Raise HandlerError for a hook whose call with these arguments would run nothing, or raise."""
+    if is_async(function):
+        message = "is an `async def`: calling it would run nothing; call asyncio.run in a plain one"
+    elif is_generator(function):
+        message = (
+            "has a `yield`: calling it would run nothing; register a function for the start and "
+            "one for the stop"
+        )
+    elif not callable(function):
+        message = "is no function"
+    else:
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError:
+            called = (
+                f"is called with ({', '.join(arguments)})" if arguments else "gets no arguments"
+            )
+            message = f"{called}: it takes {inspect.signature(function)}"
+        except ValueError:
+            return  # some builtins have no signature
+        else:
+            return
+    message = f"the {at} hook {short_name_of(function)} {message}"
+    raise HandlerError(message)
 
 
 def takes_chunk(function: AnyCallable) -> bool:

@@ -28,8 +28,9 @@ from opsqueue.exceptions import (
     OpsqueueError,
     StoreUnavailableError,
 )
+from opsqueue.handlers import observe
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.handlers.invoke import Invoker, failure_of
+from opsqueue.handlers.invoke import Invoker, failure_of, in_thread
 from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
@@ -248,6 +249,7 @@ def run(
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
+        chunk: Chunk | None = None
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = chunk_of(fetched, is_revoked, limit_bytes)
@@ -255,9 +257,15 @@ def run(
             with EndsForkedChildren():
                 results = invoke(handler, opened.operations, chunk)
             stage = "close"
-            return _close(fetched, opened, results, handler, started, span)
+            ran = _close(fetched, opened, results, handler, started, span)
+            if ran.output.refused and observe.observes_errors(handler):
+                _tell_of_refused(ran, opened, handler, chunk)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-            return _failed(fetched, exc, handler, started, span, stage)
+            failed = _failed(fetched, exc, handler, started, span, stage)
+            if not observe.observes_failures(handler):
+                return failed
+            return _told(failed, exc, handler, chunk or _chunk(fetched, is_revoked))
+        return ran
 
 
 async def run_async(
@@ -275,6 +283,7 @@ async def run_async(
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
+        chunk: Chunk | None = None
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = chunk_of(fetched, is_revoked, limit_bytes)
@@ -282,9 +291,17 @@ async def run_async(
             with EndsForkedChildren():
                 results = await invoke(handler, opened.operations, chunk)
             stage = "close"
-            return _close(fetched, opened, results, handler, started, span)
+            ran = _close(fetched, opened, results, handler, started, span)
+            if ran.output.refused and observe.observes_errors(handler):
+                await in_thread(_tell_of_refused, ran, opened, handler, chunk)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-            return _failed(fetched, exc, handler, started, span, stage)
+            failed = _failed(fetched, exc, handler, started, span, stage)
+            if not observe.observes_failures(handler):
+                return failed
+            # A hook that waits must not hold up the other chunks on the loop.
+            chunk = chunk or _chunk(fetched, is_revoked)
+            return await in_thread(_told, failed, exc, handler, chunk)
+        return ran
 
 
 def save(ran: Ran, store: ObjectStore, *, is_revoked: Callable[[], bool] = never_revoked) -> Report:
@@ -468,6 +485,19 @@ def _failed(
     )
 
 
+def _told(failed: Failed, exc: BaseException, handler: Handler, chunk: Chunk) -> Failed:
+    """Call the hooks that observe failures of chunks."""
+    interrupt = observe.chunk_failed(handler, exc, chunk)
+    return failed if interrupt is None else replace(failed, ends_program=interrupt)
+
+
+def _tell_of_refused(ran: Ran, opened: _Opened, handler: Handler, chunk: Chunk) -> None:
+    """Call the hooks for operations whose results can't be encoded."""
+    for index, reason in ran.output.refused.items():
+        operation = opened.operations[index]
+        observe.operation_failed(handler, EncodingError(reason), chunk, index, operation)
+
+
 def _final(failure: ChunkFailure, why: str) -> ChunkFailure:
     return structs.replace(failure, message=f"{failure.message} (not tried again: {why})")
 
@@ -518,11 +548,15 @@ def chunk_of(
     Raises:
         EncodingError: its input can't be decompressed, or is larger than the limit.
     """
-    reservation, source = fetched.reservation, fetched.reservation.source
     content = fetched.data
-    if (codec := RAW.as_in(source.codec)).is_compressed:
+    if (codec := RAW.as_in(fetched.reservation.source.codec)).is_compressed:
         (plain,) = codec.decode(fetched.data, limit_bytes=limit_bytes)
         content = plain if isinstance(plain, bytes) else content
+    return _chunk(fetched, is_revoked, content)
+
+
+def _chunk(fetched: Fetched, is_revoked: Callable[[], bool], content: bytes = b"") -> Chunk:
+    reservation, source = fetched.reservation, fetched.reservation.source
     return Chunk(
         submission_id=source.submission_id,
         chunk_index=ChunkIndex(reservation.chunk_index),
@@ -534,6 +568,7 @@ def chunk_of(
         strategic_metadata=source.strategic_metadata,
         trace_context=source.trace_context,
         is_revoked=is_revoked,
+        first_index=reservation.chunk_index * source.chunk_size,
         prefix=source.prefix,
         input_content=content,
     )

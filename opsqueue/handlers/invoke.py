@@ -8,10 +8,11 @@ errors, an OperationError takes the place of a result, and the other operations 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -23,6 +24,7 @@ from opsqueue.exceptions import (
     InvalidArgumentError,
     SoftTimeLimitExceeded,
 )
+from opsqueue.handlers import observe
 from opsqueue.handlers.app import Chunk, Handler
 from opsqueue.handlers.callables import function_of, is_in_loop
 from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError, text_of
@@ -65,18 +67,44 @@ class Invoker:
         """
         if handler.is_async:
             return self._run_on_loop(self.call_async(handler, operations, chunk))
-        if handler.kind == "raw":
-            output: Sequence[object] = self._awaited(handler.function(chunk))
-            return output
+        returned = self._call_plain(handler, operations, chunk)
+        if _is_unfinished(handler, returned):
+            return self._await(handler, returned, operations, chunk)
         if handler.kind == "chunk":
-            returned = self._awaited(_call_of(handler, chunk)(operations))
             return _checked(handler, returned, operations, chunk)
+        results: Sequence[object] = returned
+        return results
+
+    def _call_plain(self, handler: Handler, operations: list[object], chunk: Chunk) -> Any:  # noqa: ANN401 a user's value
+        if handler.kind == "raw":
+            return handler.function(chunk)
+        if handler.kind == "chunk":
+            return _call_of(handler, chunk)(operations)
         call = _operation_call(handler, chunk)
+        numbered: Iterable[Any] = enumerate(operations) if handler.collects else operations
         if handler.concurrency == 1 or len(operations) < 2:
-            results = [call(operation) for operation in operations]
-        else:
-            results = self._call_in_threads(handler, operations, call)
-        return self._awaited_each(handler, results, chunk)
+            return [call(operation) for operation in numbered]
+        return self._call_in_threads(handler, list(numbered), call)
+
+    def _await(
+        self,
+        handler: Handler,
+        returned: Any,  # noqa: ANN401 a user's value
+        operations: list[object],
+        chunk: Chunk,
+    ) -> Sequence[object]:
+        """Await what a plain function returned, such as the wrapper of an `async def` one."""
+        if handler.kind != "operation":
+            awaiting = replace(handler, function=lambda *_, **__: returned, is_async=True)
+            return self.call(awaiting, operations, chunk)
+        awaiting = replace(handler, function=_own_result, is_async=True, takes_chunk=False)
+        begun: list[object] = [*map(_Begun, operations, returned)]
+        try:
+            return self.call(awaiting, begun, chunk)
+        finally:
+            for result in returned:
+                if isinstance(result, Coroutine):
+                    result.close()  # it may not have begun, if another one failed
 
     async def call_async(
         self, handler: Handler, operations: list[object], chunk: Chunk
@@ -89,28 +117,12 @@ class Invoker:
             return output
         call = _call_of(handler, chunk)
         if handler.kind == "chunk":
-            return _checked(handler, await _in_own_task(call(operations)), operations, chunk)
+            results = await _in_own_task(call(operations))
+            if observe.observes_errors(handler):
+                # A hook that waits must not hold up the other chunks on the loop.
+                return await in_thread(_checked, handler, results, operations, chunk)
+            return _checked(handler, results, operations, chunk)
         return await _OperationTasks(handler, call, operations, chunk).run()
-
-    def _awaited(self, returned: Any) -> Any:  # noqa: ANN401 a user's value
-        """Return what a plain function returned; a coroutine is run to its end, on the kept loop.
-
-        Decorators that don't know of `async def` turn a handler into such a function.
-        """
-        if not _is_awaited(type(returned)):
-            return returned
-        return self._run_on_loop(_in_own_task(returned))
-
-    def _awaited_each(self, handler: Handler, results: list[object], chunk: Chunk) -> list[object]:
-        """Do the same with the results of operations, as many at once as the handler permits."""
-        if not any(map(_is_awaited, set(map(type, results)))):
-            return results
-        try:
-            return self._run_on_loop(_own_results(handler, results, chunk))
-        finally:
-            for result in results:
-                if isinstance(result, Coroutine):
-                    result.close()  # it may not have begun, if another one failed
 
     def _run_on_loop(self, running: Coroutine[Any, Any, Result]) -> Result:
         if is_in_loop():
@@ -152,16 +164,21 @@ class Invoker:
                 future.cancel()
 
 
-def _is_awaited(kind: type) -> bool:
-    return hasattr(kind, "__await__")
+def _is_unfinished(handler: Handler, returned: Any) -> bool:  # noqa: ANN401 a user's value
+    kinds = set(map(type, returned)) if handler.kind == "operation" else {type(returned)}
+    return any(hasattr(kind, "__await__") for kind in kinds)
 
 
-async def _own_results(handler: Handler, results: list[object], chunk: Chunk) -> list[object]:
-    return await _OperationTasks(handler, _own_result, results, chunk).run()
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An operation, and what a plain function returned for it."""
+
+    operation: object
+    result: object
 
 
-async def _own_result(result: object) -> object:
-    return await result if isinstance(result, Awaitable) else result
+async def _own_result(begun: _Begun) -> object:
+    return await begun.result if isinstance(begun.result, Awaitable) else begun.result
 
 
 async def _in_own_task(call: Awaitable[Any]) -> Any:  # noqa: ANN401 a user's value
@@ -232,6 +249,12 @@ class _OperationTasks:
                 raise RuntimeError(message) from exc
             except _MAY_BE_COLLECTED as exc:
                 result = await self._error(exc, task)
+                if observe.observes_errors(self._handler):
+                    # A hook that waits must not hold up the other operations on the loop.
+                    await in_thread(
+                        observe.operation_failed,
+                        *(self._handler, exc, self._chunk, index, _given(operation)),
+                    )
             self._results[index] = result
 
     async def _survive(self, task: asyncio.Task[Any]) -> None:
@@ -330,7 +353,8 @@ def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackTyp
     after the frames of opsqueue, and of the loop that it runs, is returned.
     """
     frame = error.__traceback__
-    code = getattr(function_of(handler.function), "__code__", None)
+    function = function_of(handler.function)
+    code = None if function is _own_result else getattr(function, "__code__", None)
     while frame is not None and frame.tb_frame.f_code is not code:
         frame = frame.tb_next
     if frame is not None:
@@ -346,17 +370,28 @@ def _is_ours(frame: TracebackType) -> bool:
     return package in ("opsqueue", "opsqueue_worker", "asyncio")
 
 
-def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:
-    """Return a function that calls a plain handler with one operation."""
+def _given(operation: object) -> object:
+    return operation.operation if isinstance(operation, _Begun) else operation
+
+
+def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[Any], object]:
+    """Return a function that calls a plain handler with one operation.
+
+    If the handler collects errors, it is called with the operation's place in the chunk and the
+    operation, as `enumerate` yields them.
+    """
     call = _call_of(handler, chunk)
     if not handler.collects:
         return call
 
-    def collect(operation: object) -> object:
+    def collect(numbered: tuple[int, object]) -> object:
+        index, operation = numbered
         try:
             return call(operation)
         except _MAY_BE_COLLECTED as exc:
-            return _collected(exc, handler, chunk)
+            record = _collected(exc, handler, chunk)
+            observe.operation_failed(handler, exc, chunk, index, operation)
+            return record
 
     return collect
 
@@ -432,7 +467,11 @@ def _checked(
         raise EncodingError(message)
     if not handler.collects:
         return results
-    return [
-        _collected(result, handler, chunk) if isinstance(result, BaseException) else result
-        for result in results
-    ]
+    outcomes: list[object] = []
+    for index, result in enumerate(results):
+        if not isinstance(result, BaseException):
+            outcomes.append(result)
+            continue
+        outcomes.append(_collected(result, handler, chunk))
+        observe.operation_failed(handler, result, chunk, index, operations[index])
+    return outcomes
