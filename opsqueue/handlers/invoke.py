@@ -170,10 +170,9 @@ def _is_unfinished(handler: Handler, returned: Any) -> bool:  # noqa: ANN401 a u
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _Begun(observe.Enclosed):
     """An operation, and what a plain function returned for it."""
 
-    operation: object
     result: object
 
 
@@ -253,7 +252,7 @@ class _OperationTasks:
                     # A hook that waits must not hold up the other operations on the loop.
                     await in_thread(
                         observe.operation_failed,
-                        *(self._handler, exc, self._chunk, index, _given(operation)),
+                        *(self._handler, exc, self._chunk, index, operation),
                     )
             self._results[index] = result
 
@@ -350,28 +349,22 @@ def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackTyp
     """Return the part of a traceback that begins at the handler.
 
     If the handler's code is not in it (a builtin, a function wrapped by a decorator), the part
-    after the frames of opsqueue, and of the loop that it runs, is returned.
+    after the frames of opsqueue and of the loop that it runs is returned.
     """
     frame = error.__traceback__
-    function = function_of(handler.function)
-    code = None if function is _own_result else getattr(function, "__code__", None)
+    code = getattr(function_of(handler.function), "__code__", None)
     while frame is not None and frame.tb_frame.f_code is not code:
         frame = frame.tb_next
-    if frame is not None:
-        return frame
-    frame = error.__traceback__
+    found = frame
+    frame = found or error.__traceback__
     while frame is not None and _is_ours(frame):
         frame = frame.tb_next
-    return frame
+    return frame or found  # all are ours where the handler is, such as the demo's
 
 
 def _is_ours(frame: TracebackType) -> bool:
     package = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
     return package in ("opsqueue", "opsqueue_worker", "asyncio")
-
-
-def _given(operation: object) -> object:
-    return operation.operation if isinstance(operation, _Begun) else operation
 
 
 def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[Any], object]:

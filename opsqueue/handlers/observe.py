@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from opsqueue.exceptions import SoftTimeLimitExceeded
@@ -18,6 +19,20 @@ from opsqueue.model.chunk import ChunkFailure
 from opsqueue.model.process import EndsForkedChildren
 
 logger = logging.getLogger("opsqueue.handlers")
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process in `opsqueue.testing`, where there is none to kill.
+
+    A killed process calls no hook, and no handler catches its end.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """An operation with something about it, which hooks don't see."""
+
+    operation: object
 
 
 def observes_failures(handler: Handler) -> bool:
@@ -32,6 +47,8 @@ def observes_errors(handler: Handler) -> bool:
 
 def chunk_failed(handler: Handler, error: BaseException, chunk: Chunk) -> BaseException | None:
     """Call the hooks for a failed attempt; return a Ctrl-C that came meanwhile."""
+    if isinstance(error, KilledError):
+        return None
     hooks = (hook for observers in handler.observers for hook in observers.of_chunks)
     try:
         _call_each(hooks, error, chunk)
@@ -55,6 +72,8 @@ def operation_failed(
     Raises:
         SoftTimeLimitExceeded, KeyboardInterrupt: the chunk's, not the hook's own.
     """
+    while isinstance(operation, Enclosed):
+        operation = operation.operation
     hooks = (hook for observers in handler.observers for hook in observers.of_operations)
     _call_each(hooks, error, chunk, chunk.first_index + index, operation, handler=handler)
 
