@@ -15,10 +15,10 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from opsqueue.exceptions import HandlerError
 from opsqueue.handlers.callables import (
@@ -38,7 +38,41 @@ if TYPE_CHECKING:
     from opsqueue.common import SerializationFormat
     from opsqueue.contents.codec import Codec
 
+
+class Results(Protocol):
+    """A sequence of results. A text is none: its `__contains__` takes no object."""
+
+    def __contains__(self, value: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401 any result
+    def __reversed__(self) -> Iterator[Any]: ...
+    def index(self, value: Any, /) -> int:  # noqa: ANN401 any result
+        """Return the place of a value; a dict has no such method."""
+        ...
+
+
+class _OfChunk(Protocol):
+    def __call__(self, operations: list[Any], /) -> Results | Awaitable[Results]: ...
+
+
+class _OfChunkAndChunk(Protocol):
+    def __call__(
+        self, operations: list[Any], /, *, chunk: Chunk
+    ) -> Results | Awaitable[Results]: ...
+
+
+class _OfOperation(Protocol):
+    def __call__(self, operation: Any, /) -> Any: ...  # noqa: ANN401 any operation
+
+
+class _OfOperationAndChunk(Protocol):
+    def __call__(self, operation: Any, /, *, chunk: Chunk) -> Any: ...  # noqa: ANN401 any operation
+
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+ChunkFunction = TypeVar("ChunkFunction", bound=_OfChunk | _OfChunkAndChunk)
+OperationFunction = TypeVar("OperationFunction", bound=_OfOperation | _OfOperationAndChunk)
+StartHook = TypeVar("StartHook", bound=Callable[[], object])
 FailureHook = TypeVar("FailureHook", bound="Callable[[BaseException, Chunk], object]")
 ErrorHook = TypeVar("ErrorHook", bound="Callable[[BaseException, Chunk, int, Any], object]")
 Kind = Literal["chunk", "operation", "raw"]
@@ -329,7 +363,7 @@ class Opsqueue:
         soft_time_limit: float | None = None,
         allow_pickle: bool = False,
         on_error: OnError = "fail",
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[ChunkFunction], ChunkFunction]:
         """Register a function, plain or `async def`, that is called with a chunk's operations.
 
         It receives the list of operations and returns a list of results of the same length, in the
@@ -367,7 +401,7 @@ class Opsqueue:
         soft_time_limit: float | None = None,
         allow_pickle: bool = False,
         on_error: OnError = "fail",
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[OperationFunction], OperationFunction]:
         """Register a function, plain or `async def`, that is called with each operation.
 
         It receives one operation and returns its result. The arguments and errors are those of
@@ -394,7 +428,7 @@ class Opsqueue:
             on_error,
         )
 
-    def on_worker_start(self, function: Function) -> Function:
+    def on_worker_start(self, function: StartHook) -> StartHook:
         """Register a function that each worker process runs once before its first chunk.
 
         Use it for objects that are expensive to make and can be kept, such as clients and models.
@@ -408,7 +442,7 @@ class Opsqueue:
         self._parts.compose()
         return function
 
-    def on_worker_stop(self, function: Function) -> Function:
+    def on_worker_stop(self, function: StartHook) -> StartHook:
         """Register a function that each worker process runs after its last chunk.
 
         It does not run if the process is killed, so nothing may depend on it.

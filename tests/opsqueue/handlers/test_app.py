@@ -52,7 +52,7 @@ def test_a_handler_that_wants_more_than_it_gets_is_refused() -> None:
 
     with pytest.raises(HandlerError, match="takes number, factor"):
 
-        @app.operation_handler("numbers")
+        @app.operation_handler("numbers")  # type: ignore[type-var]
         def multiply(number: int, factor: int) -> int:
             return number * factor
 
