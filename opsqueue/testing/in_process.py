@@ -207,7 +207,7 @@ class LocalOpsqueue:
         is_revoked: Callable[[], bool],
     ) -> Ran | Report:
         chunk = fetched.reservation
-        slot = self._idle.pop() if self._idle else Slot()
+        slot = self._slot()
         handler = replace(handler, observers=(*handler.observers, self._observers))
         invoke: Invoke = slot.invoker.call
         observed = handler
@@ -228,6 +228,7 @@ class LocalOpsqueue:
         try:
             ran = slot.run(run_it, limit_s=handler.time_limit)
         except TimeoutError:
+            slot.close()
             return self._overdue(chunk, handler, time.monotonic() - began)
         self._idle.append(slot)
         if not isinstance(ran, Failed):
@@ -239,9 +240,12 @@ class LocalOpsqueue:
             return self._death(chunk)
         return ran
 
+    def _slot(self) -> Slot:
+        return self._idle.pop() if self._idle else Slot()
+
     def call(self, hook: Hook) -> None:
         """Call a hook of the start or the stop where handlers run."""
-        slot = self._idle.pop() if self._idle else Slot()
+        slot = self._slot()
         slot.run(hook, limit_s=None)
         self._idle.append(slot)
 

@@ -37,7 +37,7 @@ class Slot:
         """Call a function, in a thread of its own if the caller's has a running loop.
 
         Raises:
-            TimeoutError: the limit has passed. The slot can't be used any more.
+            TimeoutError: the limit has passed. The slot can only be closed.
         """
         if not is_in_loop():
             try:
@@ -53,10 +53,13 @@ class Slot:
         return self._thread.run(function, limit_s=limit_s)
 
     def close(self) -> None:
-        """Close the loop and end the threads."""
-        self.run(self.invoker.close, limit_s=None)
-        if self._thread is not None:
-            self._thread.close()
+        """Close the loop and end the threads; a handler that goes on in one is not waited for."""
+        if self._thread is None and is_in_loop():
+            self._thread = _Thread()
+        if self._thread is None:
+            self.invoker.close()
+        else:
+            self._thread.close(self.invoker.close)
 
 
 class _Thread:
@@ -64,6 +67,7 @@ class _Thread:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._is_left = False
         self._thread = threading.Thread(target=self._run, name="opsqueue-local", daemon=True)
         self._thread.start()
 
@@ -75,13 +79,16 @@ class _Thread:
             return call.future.result(limit_s)
         except BaseException:
             if not call.future.done():  # the limit, or Ctrl-C in the thread that waits
+                self._is_left = True
                 _raise_in(self._thread, KilledError)
-                self.close()
             raise
 
-    def close(self) -> None:
-        """End the thread after the call that it is in."""
+    def close(self, last: Callable[[], None]) -> None:
+        """Make a last call and end; don't wait for that if the limit has passed."""
+        self._calls.put(last)
         self._calls.put(None)
+        if not self._is_left:
+            self._thread.join()
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
