@@ -192,18 +192,30 @@ def check_hook(function: object, at: str, *arguments: str) -> None:
         message = "is no function"
     else:
         try:
-            inspect.signature(function).bind(*arguments)
+            signature = _signature_of(function)
+        except Exception:  # noqa: BLE001 as in _text
+            return  # some builtins have none
+        try:
+            signature.bind(*arguments)
         except TypeError:
             called = (
                 f"is called with ({', '.join(arguments)})" if arguments else "gets no arguments"
             )
-            message = f"{called}: it takes {inspect.signature(function)}"
-        except ValueError:
-            return  # some builtins have no signature
+            message = f"{called}: it takes {signature}"
         else:
             return
     message = f"the {at} hook {short_name_of(function)} {message}"
     raise HandlerError(message)
+
+
+def _signature_of(function: AnyCallable, *, follow_wrapped: bool = True) -> inspect.Signature:
+    options: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        # By default it evaluates annotations, and raises NameError for names of type checkers only.
+        from annotationlib import Format  # noqa: PLC0415 new in 3.14
+
+        options["annotation_format"] = Format.FORWARDREF
+    return inspect.signature(function, follow_wrapped=follow_wrapped, **options)
 
 
 def takes_chunk(function: AnyCallable) -> bool:
@@ -213,8 +225,8 @@ def takes_chunk(function: AnyCallable) -> bool:
         HandlerError: calling it with operations, and the chunk, would raise a TypeError.
     """
     try:
-        declared = inspect.signature(function)
-        own = inspect.signature(function, follow_wrapped=False)
+        declared = _signature_of(function)
+        own = _signature_of(function, follow_wrapped=False)
     except Exception:  # noqa: BLE001 as in _text
         return False  # some builtins have no signature: they get only the operation
     named = declared.parameters.get("chunk")
@@ -285,7 +297,7 @@ def check_annotations(function: AnyCallable, *, is_of_chunks: bool, chunk_type: 
     Only types that can't be right are refused: a list is never an int, but it may do as a tuple.
     """
     try:
-        signature = inspect.signature(function)
+        signature = _signature_of(function)
     except Exception:  # noqa: BLE001 as in _text
         return
     if signature.return_annotation in _NEVER:
@@ -346,7 +358,9 @@ def _name(found: object) -> str:
 
 def _globals_of(function: AnyCallable) -> Mapping[str, object]:
     inner = function_of(function)
-    while hasattr(inner, "__wrapped__"):
+    for _ in range(_LAYERS_AT_MOST):
+        if not hasattr(inner, "__wrapped__"):
+            break
         inner = function_of(inner.__wrapped__)
     return {**vars(builtins), **getattr(inner, "__globals__", {})}
 

@@ -474,3 +474,15 @@ def test_a_loop_is_kept_from_chunk_to_chunk() -> None:
 
     assert loops[0] is loops[1]
     assert loops[0].is_closed()
+
+
+def test_a_local_test_costs_less_than_100_ms(opsqueue_app: Opsqueue) -> None:
+    """Of CPU time, so that thousands of tests can have their own server and store."""
+
+    def cost_s() -> float:
+        began = time.process_time()
+        with local(opsqueue_app) as opsqueue:
+            list(opsqueue.run_submission("numbers", [1, 2, 3], chunk_size=2))
+        return time.process_time() - began
+
+    assert min(cost_s() for _ in range(5)) < 0.1
