@@ -8,8 +8,8 @@
 
 The scripts, codecs and executor are those of production; only the processes are missing. Nothing
 runs in the background: a request for results does the work, and back-offs pass without waiting.
-Handlers run in the thread that asks or, if a loop runs there (an `async def` test, a notebook), in
-a thread of their own.
+Handlers run in the main thread if that is the one that asks, and no loop runs in it (as in an
+`async def` test or a notebook). Otherwise they run in a thread of their own.
 """
 
 from __future__ import annotations

@@ -36,10 +36,13 @@ class Slot:
     def run(self, function: Callable[[], Result], *, limit_s: float | None) -> Result:
         """Call a function, in a thread of its own if the caller's has a running loop.
 
+        Also if it is not the main thread, such as one of a producer's asynchronous methods: there a
+        call that blocks could not be ended.
+
         Raises:
             TimeoutError: the limit has passed. The slot can only be closed.
         """
-        if not is_in_loop():
+        if _is_free():
             try:
                 with _Limit(limit_s) as limit:
                     result = function()
@@ -54,7 +57,7 @@ class Slot:
 
     def close(self) -> None:
         """Close the loop and end the threads; a handler that goes on in one is not waited for."""
-        if self._thread is None and is_in_loop():
+        if self._thread is None and not _is_free():
             self._thread = _Thread()
         if self._thread is None:
             self.invoker.close()
@@ -110,26 +113,26 @@ class _Call(Generic[Result]):
             self.future.set_exception(exc)
 
 
+def _is_free() -> bool:
+    return threading.current_thread() is threading.main_thread() and not is_in_loop()
+
+
 class _Limit:
-    """Raises KilledError in the calling thread after some seconds."""
+    """Raises KilledError in the main thread after some seconds."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
+        self._lock = threading.Lock()
         self._is_inside = False
         self.has_passed = False
 
     def __enter__(self) -> Self:
-        if self._seconds is None:
-            return self
-        self._thread = threading.current_thread()
-        self._is_main = self._thread is threading.main_thread()
-        self._lock = threading.Lock()
-        if self._is_main:
+        if self._seconds is not None:
             self._before = signal.signal(_ALARM, self._raise)
-        self._timer = threading.Timer(self._seconds, self._expire)
-        self._timer.daemon = True
-        self._is_inside = True
-        self._timer.start()
+            self._timer = threading.Timer(self._seconds, self._expire)
+            self._timer.daemon = True
+            self._is_inside = True
+            self._timer.start()
         return self
 
     def __exit__(
@@ -138,32 +141,25 @@ class _Limit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._seconds is None:
-            return
-        with self._lock:
-            self._is_inside = False
-            if self.has_passed and not self._is_main:
-                _raise_in(self._thread, None)
-        self._timer.cancel()
-        if self._is_main:
-            signal.signal(_ALARM, self._before or signal.SIG_DFL)
+        # Without the lock: the signal must not be raised while this waits for it.
+        self._is_inside = False
+        if self._seconds is not None:
+            self._timer.cancel()
+            with self._lock:  # a signal that is on its way would end the process once this is over
+                signal.signal(_ALARM, self._before or signal.SIG_DFL)
 
     def _expire(self) -> None:
         with self._lock:
-            if not self._is_inside:
-                return
-            self.has_passed = True
-            if self._is_main:
+            if self._is_inside:
+                self.has_passed = True
                 # A signal, since it also ends a call that blocks.
-                signal.pthread_kill(self._thread.ident or 0, _ALARM)
-            else:
-                _raise_in(self._thread, KilledError)
+                signal.pthread_kill(threading.main_thread().ident or 0, _ALARM)
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
         if self._is_inside:
             raise KilledError
 
 
-def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
-    what = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), what)
+def _raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
+    ident = ctypes.c_ulong(thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(error))

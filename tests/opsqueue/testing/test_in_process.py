@@ -316,6 +316,7 @@ def catch_everything(seconds: float) -> None:
         (in_a_loop, sleep),
         (in_a_loop, sleep_later),
         (in_a_loop, catch_everything),
+        (in_another_thread, sleep),
         (in_another_thread, catch_everything),
     ],
 )
