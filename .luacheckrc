@@ -5,7 +5,7 @@ std = {
     "KEYS", "ARGV", "redis", "ipairs", "next", "pairs", "tonumber", "tostring", "type", "unpack",
     cjson = { fields = { "decode" } },
     math = { fields = { "abs", "ceil", "floor", "min", "max" } },
-    string = { fields = { "byte", "find", "format", "gsub", "match", "rep", "sub" } },
+    string = { fields = { "byte", "find", "format", "gmatch", "gsub", "match", "rep", "sub" } },
     table = { fields = { "concat", "insert", "sort" } },
   },
 }

@@ -68,6 +68,7 @@ BENCHMARKS = (
         ("--chunks", "1500"),
         ("--chunks", "200", "--rounds", "1", "--slots", "2", "--prefetch", "auto"),
     ),
+    Benchmark("uneven", "uneven.py", quick=("--scale", "0.2")),
     Benchmark("fairness", "fairness.py", quick=("--large", "1000", "--small", "20")),
     Benchmark(
         "limits", "limits.py", quick=("--processes", "8", "--chunks", "500", "--seconds", "5")

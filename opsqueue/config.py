@@ -8,12 +8,14 @@ own `cli` module.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 import click
@@ -49,6 +51,47 @@ class Duration(click.ParamType[timedelta]):
             return parse_duration(str(value))
         except InvalidArgumentError as exc:
             self.fail(str(exc), param, ctx)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use: its affinity, and its cgroup's limit of CPU time.
+
+    A limit of 1.5 cores counts as 2. `root` is where /proc and /sys are.
+    """
+    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    limits = [count, *(math.ceil(limit) for limit in _cpu_limits(root))]
+    return max(1, min(limits))
+
+
+def _cpu_limits(root: Path) -> Iterator[float]:
+    """Yield the limits, in cores, of this process's cgroup and of those above it."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return  # no Linux, or a sandbox
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # In a container the path may be that of the host. Then only the root exists here.
+        names = [name for name in path.split("/") if name not in ("", "..")]
+        for depth in range(len(names) + 1):
+            folder = base.joinpath(*names[:depth])
+            with suppress(OSError, ValueError):  # no limit: no file, "max" or -1
+                if controllers:
+                    quota, period = (
+                        int((folder / f"cpu.cfs_{what}_us").read_text(encoding="ascii"))
+                        for what in ("quota", "period")
+                    )
+                else:
+                    quota, period = map(
+                        int, (folder / "cpu.max").read_text(encoding="ascii").split()
+                    )
+                if quota > 0 and period > 0:
+                    yield quota / period
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +158,11 @@ PORT: Final = Option(
 )
 CONCURRENCY: Final = Option(
     names=("-c", "--concurrency"),
-    default=os.cpu_count() or 1,
-    show_default="cores",
+    default=usable_cores(),
+    show_default="cores that it may use",
     check=click.IntRange(1, 10_000),
-    help="Number of chunks that run at the same time.",
+    help="Number of chunks that run at the same time. The default is the number of cores, within "
+    "the process's CPU affinity and the CPU limit of its container.",
 )
 HEARTBEAT_TIMEOUT: Final = Option(
     names=("--heartbeat-timeout",),

@@ -83,7 +83,7 @@ from opsqueue.model.status import (
 from opsqueue.model.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opsqueue.model.chunk import OperationFailed
     from opsqueue.model.submission import ChunkFailed, Submission, SubmissionId, SubmissionState
@@ -133,6 +133,20 @@ __all__ = [
     "UnexpectedOpsqueueConsumerServerResponseError",
     "WrongAnswerError",
 ]
+
+
+raised_by_handlers: list[Callable[[int, str, int], BaseException | None]] = []
+"""Look-ups of what handlers have raised in this process, which becomes the `__cause__` of errors.
+
+Each is called with a submission's id, "chunk" or "operation", and an index. Only where handlers run
+in the producer's process, in `opsqueue.testing`, is there any.
+"""
+
+
+def _set_cause(error: BaseException, submission_id: int, kind: str, index: int) -> None:
+    for find in raised_by_handlers:
+        if (cause := find(submission_id, kind, index)) is not None:
+            error.__cause__ = cause
 
 
 def partial_hint(submission: Submission) -> str:
@@ -301,6 +315,7 @@ class SubmissionFailedError(OpsqueueError):
         self.chunk = chunk or submission.failed_chunk
         self.failure = self.chunk.failure
         super().__init__(self.submission)
+        _set_cause(self, submission.id, "chunk", self.chunk.chunk_index)
 
     def __str__(self) -> str:
         """Name the submission, the chunk and the failure with its traceback."""
@@ -328,6 +343,7 @@ class OperationFailedError(OpsqueueError):
         self.failed = failed
         self.submission_id = submission_id
         super().__init__(failed, submission_id)
+        _set_cause(self, submission_id, "operation", failed.index)
 
     def __str__(self) -> str:
         """Name operation and submission, with the traceback and how to continue reading."""
@@ -520,7 +536,8 @@ class WrongAnswerError(OpsqueueInternalError):
 class SoftTimeLimitExceeded(OpsqueueError):  # noqa: N818 the field's name for it
     """A chunk has run for longer than its soft_time_limit: the handler should clean up and end.
 
-    An `async def` handler gets a cancellation (asyncio.CancelledError) instead.
+    An `async def` handler gets a cancellation (asyncio.CancelledError) instead, unless it blocks
+    its event loop.
     """
 
 

@@ -45,7 +45,7 @@ from opsqueue_worker.intake.intakes import Intakes
 from opsqueue_worker.pool.child import Child
 from opsqueue_worker.pool.child_pool import ChildPool
 from opsqueue_worker.pool.messages import Hello, read_from_parent
-from opsqueue_worker.pool.pool import Ahead, PoolCalls
+from opsqueue_worker.pool.pool import PoolCalls
 from opsqueue_worker.pool.status import Status
 
 if TYPE_CHECKING:
@@ -231,15 +231,18 @@ class Flows:
             log_format="plain",
         )
         calls = PoolCalls(
-            on_reports=self._report, on_change=self._announce, time_limit_of=lambda _queue: 60.0
+            on_reports=self._report,
+            on_change=self._announce,
+            on_begin=lambda _tokens: None,
+            time_limit_of=lambda _queue: 60.0,
         )
         process = SimpleNamespace(
             Popen=lambda command, **_: ChildInThread(self._store, command),
             DEVNULL=subprocess.DEVNULL,
         )
-        pool = ChildPool(hello, size=1, ahead=Ahead(1), calls=calls)
+        pool = ChildPool(hello, size=1, prefetch=1, heartbeat_timeout_s=60.0, calls=calls)
         with patch("opsqueue_worker.pool.child_process.subprocess", process):
-            assert pool.start()
+            pool.start()
         return pool
 
     def _report(self, reports: Sequence[Report]) -> None:
@@ -260,7 +263,7 @@ class Flows:
                 handler,
                 strategy=handler.strategy,
                 worker="w",
-                pool=self._pool,
+                slots=self._pool.slots,
                 changed=self._changed,
             )
 

@@ -63,8 +63,48 @@ SHOWN_BY: Final = {
             "test_children_that_die_while_they_start_are_started_again_more_slowly"
         ),
     ),
+    "new code does not start, or takes too long": (
+        "system/test_worker_start.py::test_new_code_that_does_not_start_replaces_nothing",
+        "opsqueue_worker/pool/test_starts.py::test_new_code_that_hangs_is_given_up",
+    ),
+    "no memory, descriptors or processes for a child": (
+        "system/test_worker_start.py::test_a_worker_without_resources_for_a_child_stays_and_tells",
+    ),
+    "nobody reads the output, or its disk is full": (
+        (
+            "system/test_worker_start.py::"
+            "test_output_that_nobody_reads_stops_neither_work_nor_the_end"
+        ),
+        "system/test_worker_options.py::test_a_worker_needs_no_standard_streams",
+    ),
+    "a handler closes or writes to descriptors of others": (
+        "system/test_worker_start.py::test_a_worker_works_whatever_its_app_does_to_its_process",
+        "opsqueue_worker/pool/test_child.py::test_a_child_that_sends_nonsense_is_killed",
+    ),
     "handler runs past its soft time limit": (
         "system/test_worker_options.py::test_a_soft_time_limit_is_raised_in_the_handler",
+        (
+            "opsqueue/handlers/test_attempt.py::"
+            "test_a_soft_limit_reaches_a_coroutine_and_nothing_of_it_runs_afterwards"
+        ),
+        ("opsqueue/handlers/test_attempt.py::test_a_soft_limit_reaches_operations_in_threads"),
+    ),
+    "threads or tasks of a failed attempt do not end": (
+        (
+            "system/test_handler_limits.py::"
+            "test_a_child_is_replaced_when_threads_of_an_attempt_did_not_end"
+        ),
+        (
+            "opsqueue/handlers/test_attempt.py::"
+            "test_a_task_that_refuses_to_end_makes_the_process_unfit"
+        ),
+    ),
+    "a process that has done its work does not end": (
+        (
+            "system/test_handler_limits.py::"
+            "test_a_retired_child_ends_whatever_handlers_have_left_in_it"
+        ),
+        "system/test_handler_limits.py::test_term_ends_a_worker_whose_stop_hooks_hang",
     ),
     "handler runs past its time limit": (
         "system/test_worker_options.py::test_a_chunk_past_its_time_limit_is_killed",
@@ -98,11 +138,19 @@ SHOWN_BY: Final = {
         "system/test_worker_process.py::test_a_killed_workers_chunks_are_taken_over",
         "system/test_consumers.py::test_a_killed_consumers_chunk_is_done_by_another",
     ),
+    "a chunk kills its whole worker": (
+        (
+            "opsqueue/queue/test_suspects.py::"
+            "test_a_killer_among_a_thousand_chunks_takes_none_of_them_along"
+        ),
+        "opsqueue/queue/test_suspects.py::test_a_lost_fleet_is_worked_off_by_the_next_one",
+    ),
     "reservation runs out though the worker lives": (
         (
             "opsqueue/queue/test_sweeper.py::"
             "test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_lives"
         ),
+        "opsqueue/queue/test_begun.py::test_only_what_has_begun_uses_an_attempt",
     ),
     "an operation raises, and its handler collects errors": (
         "opsqueue/handlers/test_execute.py::test_errors_are_stored_with_the_results_and_counted",

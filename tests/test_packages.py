@@ -37,7 +37,7 @@ PUBLIC = {
         "SubmissionStatus",
         "TooManyMatchingSubmissionsError",
     ],
-    "opsqueue.testing": ["LocalOpsqueue", "local", "opsqueue_local"],
+    "opsqueue.testing": ["Faults", "LocalOpsqueue", "local", "opsqueue_local"],
 }
 SERVERS = ["redis", "falcon", "gunicorn", "prometheus_client", "boto3", "google.cloud"]
 

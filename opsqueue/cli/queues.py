@@ -128,6 +128,13 @@ def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
         )
         return
     console().print(workers_table(found))
+    problems = {
+        worker.name: problem
+        for _, worker in _by_queue(found)
+        if (problem := worker.info.get("problem"))
+    }
+    for name, problem in problems.items():
+        say(f"worker {name}: {problem}")
     if not any(found.values()):
         say(f"no worker{f' serves {queue}' if queue else ''}: is opsqueue-worker running?")
 
@@ -136,7 +143,7 @@ def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:
     """Return a table of workers, by queue."""
     rows = table(
         *("worker", "queue", "reserved", "oldest", "host", "pid", "pool", "slots", "version", "up"),
-        "last seen",
+        *("last seen", "children"),
         right=("reserved", "oldest", "pid", "slots"),
     )
     for queue, worker in _by_queue(found):
@@ -152,8 +159,17 @@ def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:
             *(str(info.get(key, "")) for key in ("host", "pid", "pool", "concurrency", "version")),
             _up(info.get("started_at")),
             silent,
+            _children(info),
         )
     return rows
+
+
+def _children(info: Mapping[str, object]) -> Text:
+    """Return how many of a worker's children are ready; consumers report none."""
+    if "children_ready" not in info:
+        return Text("")
+    ready = f"{info['children_ready']} of {info.get('children_wanted')}"
+    return Text(ready, style="red" if info.get("problem") else "")
 
 
 def _by_queue(found: Mapping[str, list[WorkerSeen]]) -> Iterator[tuple[str, WorkerSeen]]:

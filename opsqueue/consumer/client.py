@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +27,7 @@ from opsqueue.exceptions import (
     StoreUnavailableError,
 )
 from opsqueue.handlers.app import Chunk, Handler, Kind
+from opsqueue.handlers.callables import is_async, is_generator, is_in_loop, name_of
 from opsqueue.handlers.execute import (
     Failed,
     GivenBack,
@@ -52,8 +53,8 @@ MAX_HELD: Final = 9_000
 logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 OpCallback = Callable[[Any], Any]
-ChunkCallback = Callable[[Sequence[Any], Chunk], Sequence[Any]]
-RawCallback = Callable[[Chunk], bytes]
+ChunkCallback = Callable[[Sequence[Any], Chunk], Sequence[Any] | Awaitable[Sequence[Any]]]
+RawCallback = Callable[[Chunk], bytes | Awaitable[bytes]]
 _RANDOM, _NEWEST = Random(), Newest()
 
 
@@ -308,10 +309,10 @@ class ConsumerClient:
     ) -> None:
         """Call a function with each chunk and its operations, until `stop`.
 
-        The function returns a list with a result for each operation. If it raises an exception or a
-        CancelledError, the attempt fails, and the loop goes on. Ctrl-C releases the chunk without
-        using an attempt, wherever it strikes, and is raised. Other exceptions that end a program,
-        such as SystemExit, fail the attempt and are raised.
+        The function, plain or `async def`, returns a list with a result for each operation. If it
+        raises an exception or a CancelledError, the attempt fails, and the loop goes on. Ctrl-C
+        releases the chunk without using an attempt, wherever it strikes, and is raised. Other
+        exceptions that end a program, such as SystemExit, fail the attempt and are raised.
 
         Args:
             chunk_callback: called with (operations, chunk).
@@ -353,9 +354,7 @@ class ConsumerClient:
         strategy: AnyStrategy,
         serialization_format: SerializationFormat | None = None,
     ) -> None:
-        if not callable(callback):
-            message = f"the callback is {shown(callback)}: give a function"
-            raise InvalidArgumentError(message)
+        _check_callback(callback)
         given = None if serialization_format is None else codec_of_format(serialization_format)
 
         def codec_of(name: str) -> Codec:
@@ -370,6 +369,7 @@ class ConsumerClient:
             function=callback,
             kind=kind,
             takes_chunk=kind == "chunk",
+            is_async=is_async(callback),
             codec_of=codec_of,
         )
         hand = self._hand
@@ -526,6 +526,26 @@ class ConsumerClient:
             if worker.connected.sweeper is not None:
                 worker.connected.sweeper.start()
             worker.has_begun = True
+
+
+def _check_callback(callback: object) -> None:
+    """Raise the error for a callback that can't work."""
+    if not callable(callback):
+        message = f"the callback is {shown(callback)}: give a function"
+        raise InvalidArgumentError(message)
+    if is_generator(callback):
+        message = (
+            f"the callback {name_of(callback)} has a `yield`: calling it returns a generator "
+            "and runs nothing; return the result instead"
+        )
+        raise InvalidArgumentError(message)
+    if is_async(callback) and is_in_loop():
+        message = (
+            f"the callback {name_of(callback)} is an `async def`, for which this call runs a "
+            "loop of its own, and this thread has a running one: call it in another thread, "
+            "such as by `await asyncio.to_thread(…)`"
+        )
+        raise IncorrectUsageError(message)
 
 
 def _close(workers: PerProcess[_Worker], close: Callable[[], None]) -> None:

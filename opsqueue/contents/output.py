@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Final
 
@@ -73,6 +73,8 @@ class Encoded:
 
     data: bytes
     operations_failed: int
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """Why the results of some operations could not be encoded; they are among the failed ones."""
 
 
 def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = False) -> Encoded:
@@ -95,6 +97,7 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
     if not collects:
         return Encoded(_enveloped(codec.encode(results, noun=_RESULT), len(results), _NO_ERRORS), 0)
     errors = {i: result for i, result in enumerate(results) if isinstance(result, OperationError)}
+    refused: dict[int, OperationError] = {}
     try:
         data = codec.encode([result for i, result in enumerate(results) if i not in errors])
     except EncodingError:
@@ -107,7 +110,8 @@ def encode_output(results: Sequence[object], codec: Codec, *, collects: bool = F
             raise
         errors = dict(sorted({**errors, **refused}.items()))
         data = codec.encode([result for i, result in enumerate(results) if i not in errors])
-    return Encoded(_enveloped(data, len(results), errors), len(errors))
+    why = {i: error.message for i, error in refused.items()}
+    return Encoded(_enveloped(data, len(results), errors), len(errors), why)
 
 
 def _value(result: object, index: int, *, collects: bool) -> object:

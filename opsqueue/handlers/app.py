@@ -13,16 +13,25 @@ and no global state.
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from opsqueue.exceptions import HandlerError
+from opsqueue.handlers.callables import (
+    check_annotations,
+    check_hook,
+    check_is_callable,
+    is_async,
+    is_redefinition,
+    name_of,
+    takes_chunk,
+)
 from opsqueue.model.names import check_queue_name
+from opsqueue.model.raised import text_of
 from opsqueue.model.submission import ChunkIndex, SubmissionId
 from opsqueue.strategy import AnyStrategy, Random
 
@@ -30,7 +39,43 @@ if TYPE_CHECKING:
     from opsqueue.common import SerializationFormat
     from opsqueue.contents.codec import Codec
 
+
+class Results(Protocol):
+    """A sequence of results. A text is none: its `__contains__` takes no object."""
+
+    def __contains__(self, value: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401 any result
+    def __reversed__(self) -> Iterator[Any]: ...
+    def index(self, value: Any, /) -> int:  # noqa: ANN401 any result
+        """Return the place of a value; a dict has no such method."""
+        ...
+
+
+class _OfChunk(Protocol):
+    def __call__(self, operations: list[Any], /) -> Results | Awaitable[Results]: ...
+
+
+class _OfChunkAndChunk(Protocol):
+    def __call__(
+        self, operations: list[Any], /, *, chunk: Chunk
+    ) -> Results | Awaitable[Results]: ...
+
+
+class _OfOperation(Protocol):
+    def __call__(self, operation: Any, /) -> Any: ...  # noqa: ANN401 any operation
+
+
+class _OfOperationAndChunk(Protocol):
+    def __call__(self, operation: Any, /, *, chunk: Chunk) -> Any: ...  # noqa: ANN401 any operation
+
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+ChunkFunction = TypeVar("ChunkFunction", bound=_OfChunk | _OfChunkAndChunk)
+OperationFunction = TypeVar("OperationFunction", bound=_OfOperation | _OfOperationAndChunk)
+StartHook = TypeVar("StartHook", bound=Callable[[], object])
+FailureHook = TypeVar("FailureHook", bound="Callable[[BaseException, Chunk], object]")
+ErrorHook = TypeVar("ErrorHook", bound="Callable[[BaseException, Chunk, int, Any], object]")
 Kind = Literal["chunk", "operation", "raw"]
 OnError = Literal["fail", "collect"]
 DEFAULT_TIME_LIMIT: Final = 600.0
@@ -58,6 +103,8 @@ class Chunk:
     is_revoked: Callable[[], bool] = field(repr=False, compare=False)
     """Returns True once the reservation is revoked, because the submission was cancelled or failed,
     or the chunk was lost. Long-running handlers can call it to stop early."""
+    first_index: int = 0
+    """The index in the submission of the chunk's first operation."""
     prefix: str = ""
     """The beginning of the keys of all the submission's objects in the store."""
     input_content: bytes = field(default=b"", repr=False)
@@ -98,6 +145,41 @@ class Chunk:
         return dict(self.trace_context)
 
 
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A function that an app runs at some point."""
+
+    function: Callable[..., object]
+    at: str
+
+    def __call__(self, *arguments: object) -> None:
+        """Call the function.
+
+        Raises:
+            HandlerError: it returned a coroutine, which nothing would run.
+        """
+        returned = self.function(*arguments)
+        if hasattr(type(returned), "__await__"):
+            if hasattr(returned, "close"):
+                returned.close()
+            message = (
+                f"the {self.at} hook {name_of(self.function)} returned a "
+                f"{type(returned).__name__}, which nothing awaits: call asyncio.run in it"
+            )
+            raise HandlerError(message)
+
+    def __repr__(self) -> str:
+        return name_of(self.function)
+
+
+@dataclass(slots=True)
+class Observers:
+    """The hooks of one app that observe failures."""
+
+    of_chunks: list[Hook] = field(default_factory=list)
+    of_operations: list[Hook] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
     """A handler with its options, see `Opsqueue.chunk_handler`, or a consumer's callback.
@@ -120,6 +202,8 @@ class Handler:
     on_error: OnError = "fail"
     codecs: tuple[Codec, ...] = ()
     """The user's own codecs, which it reads in addition to the built-in ones."""
+    observers: tuple[Observers, ...] = field(default=(), repr=False, compare=False)
+    """The hooks of its app, and of the apps that include that one."""
     codec_of: Callable[[str], Codec] | None = None
     """Set for callbacks only: returns the codec of a chunk, given the submission's codec name."""
 
@@ -136,9 +220,7 @@ class Handler:
     @property
     def name(self) -> str:
         """Module and name of the function, for banners and messages."""
-        function = self.function  # a callback can be any callable, such as str.upper
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"{getattr(function, '__module__', 'builtins')}.{name}"
+        return name_of(self.function)
 
     @property
     def readable_codecs(self) -> list[str]:
@@ -159,6 +241,87 @@ class Handler:
         return int(self.time_limit * 2_000)
 
 
+@dataclass(eq=False, slots=True)
+class _Parts:
+    """The parts of an app: its own, and together with those of the apps that it includes."""
+
+    codecs: tuple[Codec, ...]
+    own: dict[str, Handler] = field(default_factory=dict)
+    own_start: list[Hook] = field(default_factory=list)
+    own_stop: list[Hook] = field(default_factory=list)
+    observers: Observers = field(default_factory=Observers)
+    included: list[_Parts] = field(default_factory=list)
+    including: list[_Parts] = field(default_factory=list)
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    start_hooks: list[Hook] = field(default_factory=list)
+    stop_hooks: list[Hook] = field(default_factory=list)
+
+    def add_handler(self, handler: Handler) -> None:
+        """Add an own handler, or raise HandlerError and change nothing."""
+        before, self.own = self.own, {**self.own, handler.queue: handler}
+        try:
+            self.compose()
+        except HandlerError:
+            self.own = before
+            raise
+
+    def include(self, other: _Parts) -> None:
+        """Add another app, or raise HandlerError and change nothing."""
+        if self in other.tree():
+            message = "an app can't include itself, or an app that includes it"
+            raise HandlerError(message)
+        if other in self.included:
+            return
+        self.included.append(other)
+        other.including.append(self)
+        try:
+            self.compose()
+        except HandlerError:
+            self.included.remove(other)
+            other.including.remove(self)
+            raise
+
+    def tree(self) -> list[_Parts]:
+        """Return this app and all that it includes, each once."""
+        apps = {self: None}
+        for one in self.included:
+            apps.update(dict.fromkeys(one.tree()))
+        return list(apps)
+
+    def compose(self) -> None:
+        """Compose this app and the ones that include it; a HandlerError changes none."""
+        apps = {self: None}
+        for app in (waiting := [self]):
+            apps[app] = None
+            waiting += [one for one in app.including if one not in apps]
+        for app, handlers in [(app, app._composed()) for app in apps]:  # noqa: SLF001 own class
+            app.handlers = handlers
+            tree = app.tree()
+            app.start_hooks = _together([one.own_start for one in tree])
+            app.stop_hooks = _together([one.own_stop for one in reversed(tree)])
+
+    def _composed(self) -> dict[str, Handler]:
+        found: dict[str, Handler] = {}
+        tree = self.tree()
+        for app in tree:
+            above = [one for one in tree if one is not app and app in one.tree()]
+            for queue, handler in app.own.items():
+                other = found.get(queue)
+                if other is not None and not is_redefinition(handler.function, other.function):
+                    message = (
+                        f"queue {queue!r} has two handlers, {other.name} and {handler.name} of an "
+                        "included app: one handler serves a queue; give one of them a queue of its "
+                        "own"
+                    )
+                    raise HandlerError(message)
+                found[queue] = replace(
+                    handler,
+                    codecs=(*handler.codecs, *(codec for one in above for codec in one.codecs)),
+                    observers=(*handler.observers, *(one.observers for one in above)),
+                )
+        return found
+
+
 class Opsqueue:
     """The handlers of an application, by queue, and the hooks that its workers run.
 
@@ -170,14 +333,27 @@ class Opsqueue:
     """
 
     def __init__(self, *, codecs: Sequence[SerializationFormat | Codec] = ()) -> None:
-        self._codecs: tuple[Codec, ...] = ()
+        own: tuple[Codec, ...] = ()
         if codecs:
             from opsqueue.contents.formats import codec_of_format  # noqa: PLC0415 a slow import
 
-            self._codecs = tuple(codec_of_format(one) for one in codecs)
-        self.handlers: dict[str, Handler] = {}
-        self.start_hooks: list[Callable[[], object]] = []
-        self.stop_hooks: list[Callable[[], object]] = []
+            own = tuple(codec_of_format(one) for one in codecs)
+        self._parts = _Parts(codecs=own)
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Its handlers and those of the apps that it includes, by queue."""
+        return self._parts.handlers
+
+    @property
+    def start_hooks(self) -> list[Hook]:
+        """The hooks that a worker process runs before its first chunk, in this order."""
+        return self._parts.start_hooks
+
+    @property
+    def stop_hooks(self) -> list[Hook]:
+        """The hooks that a worker process runs after its last chunk, in this order."""
+        return self._parts.stop_hooks
 
     def chunk_handler(
         self,
@@ -188,7 +364,7 @@ class Opsqueue:
         soft_time_limit: float | None = None,
         allow_pickle: bool = False,
         on_error: OnError = "fail",
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[ChunkFunction], ChunkFunction]:
         """Register a function, plain or `async def`, that is called with a chunk's operations.
 
         It receives the list of operations and returns a list of results of the same length, in the
@@ -226,7 +402,7 @@ class Opsqueue:
         soft_time_limit: float | None = None,
         allow_pickle: bool = False,
         on_error: OnError = "fail",
-    ) -> Callable[[Function], Function]:
+    ) -> Callable[[OperationFunction], OperationFunction]:
         """Register a function, plain or `async def`, that is called with each operation.
 
         It receives one operation and returns its result. The arguments and errors are those of
@@ -253,7 +429,7 @@ class Opsqueue:
             on_error,
         )
 
-    def on_worker_start(self, function: Function) -> Function:
+    def on_worker_start(self, function: StartHook) -> StartHook:
         """Register a function that each worker process runs once before its first chunk.
 
         Use it for objects that are expensive to make and can be kept, such as clients and models.
@@ -262,11 +438,12 @@ class Opsqueue:
         Raises:
             HandlerError: calling the function would run nothing, as with an `async def` one.
         """
-        _check_is_plain(function, "start")
-        self.start_hooks.append(function)
+        check_hook(function, "start")
+        _add(self._parts.own_start, Hook(function, "start"))
+        self._parts.compose()
         return function
 
-    def on_worker_stop(self, function: Function) -> Function:
+    def on_worker_stop(self, function: StartHook) -> StartHook:
         """Register a function that each worker process runs after its last chunk.
 
         It does not run if the process is killed, so nothing may depend on it.
@@ -274,8 +451,40 @@ class Opsqueue:
         Raises:
             HandlerError: see `on_worker_start`.
         """
-        _check_is_plain(function, "stop")
-        self.stop_hooks.append(function)
+        check_hook(function, "stop")
+        _add(self._parts.own_stop, Hook(function, "stop"))
+        self._parts.compose()
+        return function
+
+    def on_chunk_failure(self, function: FailureHook) -> FailureHook:
+        """Register a function that is called when an attempt at a chunk has failed.
+
+        It is called with the exception and the Chunk, in the process that ran the handler, for
+        every exception that fails an attempt: the handler's own, and those for results that can't
+        be used. `chunk.attempt` and `chunk.max_attempts` tell whether it was the last attempt.
+        There is no exception, and no call, if the process was killed, such as by `time_limit`.
+
+        It can only observe. What it raises is logged. It counts as a part of the chunk's time.
+        Several threads may call it at once.
+
+        Raises:
+            HandlerError: calling the function with two arguments would raise, or run nothing.
+        """
+        check_hook(function, "on_chunk_failure", "error", "chunk")
+        _add(self._parts.observers.of_chunks, Hook(function, "on_chunk_failure"))
+        return function
+
+    def on_operation_error(self, function: ErrorHook) -> ErrorHook:
+        """Register a function that is called for each operation whose error is collected.
+
+        It is called with the exception, the Chunk, the operation's index in the submission, as in
+        `OperationFailed.index`, and the operation, and only where handlers have
+        `on_error="collect"`. If the chunk is tried again, it is called again.
+
+        The rest is as with `on_chunk_failure`.
+        """
+        check_hook(function, "on_operation_error", "error", "chunk", "index", "operation")
+        _add(self._parts.observers.of_operations, Hook(function, "on_operation_error"))
         return function
 
     def _register(
@@ -311,42 +520,51 @@ class Opsqueue:
             raise HandlerError(message)
 
         def register(function: Function) -> Function:
-            if not callable(function):
-                message = (
-                    f"the handler of queue {queue!r} is {function!r}: decorate a function, and "
-                    f'write the decorator with its queue: @app.{kind}_handler("{queue}")'
-                )
-                raise HandlerError(message)
-            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-                message = (
-                    f"the handler {_name_of(function)} of queue {queue!r} has a `yield`: calling "
-                    "it returns a generator and runs nothing; return the result instead"
-                )
-                raise HandlerError(message)
+            check_is_callable(function, queue, kind)
+            takes_the_chunk = takes_chunk(function)
+            check_annotations(function, is_of_chunks=kind == "chunk", chunk_type=Chunk)
             other = self.handlers.get(queue)
-            if other is not None:
+            if other is not None and not is_redefinition(function, other.function):
                 message = (
                     f"queue {queue!r} has the handler {other.name}: one handler serves a queue; "
                     "give the second one a queue of its own"
                 )
                 raise HandlerError(message)
-            self.handlers[queue] = Handler(
+            handler = Handler(
                 queue=queue,
                 function=function,
                 kind=kind,
-                takes_chunk=_takes_chunk(function),
-                is_async=inspect.iscoroutinefunction(function),
+                takes_chunk=takes_the_chunk,
+                is_async=is_async(function),
                 allow_pickle=allow_pickle,
                 strategy=strategy or Random(),
                 time_limit=time_limit,
                 soft_time_limit=soft_time_limit,
                 concurrency=concurrency,
                 on_error=on_error,
-                codecs=self._codecs,
+                codecs=self._parts.codecs,
+                observers=(self._parts.observers,),
             )
+            self._parts.add_handler(handler)
             return function
 
         return register
+
+    def include(self, other: Opsqueue) -> None:
+        """Add the handlers and hooks of another app, also those that it registers later.
+
+        An app may be included by several apps, and more than once. Its handlers read and write the
+        codecs of this app, too, and the hooks of this app that observe failures observe its
+        handlers; not the other way round. Its start hooks run after those of this app, and its stop
+        hooks before them.
+
+        Raises:
+            HandlerError: both apps have a handler for a queue, or `other` includes this app.
+        """
+        if not isinstance(other, Opsqueue):
+            message = f"include() got {type(other).__name__}: it takes an app, an Opsqueue"
+            raise HandlerError(message)
+        self._parts.include(other._parts)
 
     def handler_of(self, queue: str) -> Handler:
         """Return the queue's handler.
@@ -362,56 +580,20 @@ class Opsqueue:
             raise HandlerError(message) from None
 
 
-def _check_is_plain(function: Callable[..., Any], at: str) -> None:
-    """Raise HandlerError for a hook whose call returns a coroutine or generator that never runs."""
-    if inspect.iscoroutinefunction(function):
-        kind, remedy = "is an `async def`", "call asyncio.run in a plain function"
-    elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        kind, remedy = "has a `yield`", "register a function for the start and one for the stop"
-    else:
-        return
-    message = f"the {at} hook {_name_of(function)} {kind}: calling it would run nothing; {remedy}"
-    raise HandlerError(message)
+def _add(hooks: list[Hook], new: Hook) -> None:
+    """Append a hook, or put it in the place of the one that it redefines."""
+    for place, old in enumerate(hooks):
+        if is_redefinition(new.function, old.function):
+            hooks[place] = new
+            return
+    hooks.append(new)
 
 
-def _name_of(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", repr(function))
-
-
-def _takes_chunk(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:  # some built-in functions have no signature: they get only the operation
-        return False
-    _check_takes_operations(function, parameters)
-    if "chunk" in {p.name for p in parameters}:
-        return True
-    required = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(required) > 1:
-        message = (
-            f"handler {function.__qualname__} takes {', '.join(p.name for p in required)}: it gets "
-            "its operations and, if it has an argument of that name, `chunk`"
-        )
-        raise HandlerError(message)
-    return False
-
-
-def _check_takes_operations(
-    function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
-) -> None:
-    of_operations = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.VAR_POSITIONAL,
-    )
-    if not any(p.kind in of_operations and p.name != "chunk" for p in parameters):
-        name = function.__qualname__
-        message = f"handler {name} takes no operations: give it an argument for them"
-        raise HandlerError(message)
+def _together(lists: list[list[Hook]]) -> list[Hook]:
+    hooks: list[Hook] = []
+    for hook in (hook for one in lists for hook in one):
+        _add(hooks, hook)
+    return hooks
 
 
 def load_app(path: str) -> Opsqueue:
@@ -443,8 +625,8 @@ def load_app(path: str) -> Opsqueue:
         raise HandlerError(message) from exc
     except (Exception, SystemExit) as exc:
         message = (
-            f"app path {path!r}: importing {module_name} raised {type(exc).__name__}: {exc}"
-            f"{_place_of(exc, here)}"
+            f"app path {path!r}: importing {module_name} raised {type(exc).__name__}: "
+            f"{text_of(exc)}{_place_of(exc, here)}"
         )
         raise HandlerError(message) from exc
     app = getattr(module, name, None)

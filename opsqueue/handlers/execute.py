@@ -28,12 +28,14 @@ from opsqueue.exceptions import (
     OpsqueueError,
     StoreUnavailableError,
 )
+from opsqueue.handlers import observe
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.handlers.invoke import Invoker, failure_of
+from opsqueue.handlers.invoke import Invoker, failure_of, in_thread
 from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.model.process import EndsForkedChildren
+from opsqueue.model.raised import cause_of, is_a, text_of
 from opsqueue.model.submission import ChunkIndex
 from opsqueue.store import ObjectStore, input_key
 from opsqueue.tracing import Span, spans
@@ -100,6 +102,8 @@ class GivenBack:
     reason: str
     delay_ms: int = 0
     times: Times = _NO_TIMES
+    is_late: bool = False
+    """True if the time to begin was over before the handler was called."""
 
     @property
     def shown_reason(self) -> str:
@@ -117,6 +121,7 @@ SAVE_ATTEMPTS: Final = 2
 """The number of attempts at a chunk whose results can't be encoded; the second may differ."""
 _Stage = Literal["open", "call", "close"]
 _REVOKED: Final = "its reservation was revoked"
+_LATE: Final = "the worker may have lost it while it was suspended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,11 @@ def never_revoked() -> bool:
     return False
 
 
+def always_current() -> bool:
+    """Return True, for chunks that may begin at any time."""
+    return True
+
+
 def execute(
     reservation: Reservation,
     handler: Handler,
@@ -166,9 +176,11 @@ def execute(
         ran = run(fetched, handler, is_revoked=is_revoked, invoke=invoker.call, worker=worker)
     finally:
         invoker.close()
-    if isinstance(ran, Failed) and isinstance(ran.ends_program, KeyboardInterrupt):
-        # It came from the terminal. As a failure the chunk would only be tried again.
-        raise ran.ends_program
+    if isinstance(ran, Failed):
+        if (error := ran.ends_program) is not None and is_a(error, KeyboardInterrupt):
+            # It came from the terminal. As a failure the chunk would only be tried again.
+            raise error
+        return ran
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_revoked=is_revoked)
@@ -188,9 +200,9 @@ def fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
 
 
 def _may_have_output(reservation: Reservation) -> bool:
-    # Only a second attempt can find an output (Redis may take it for the first one, if it has lost
-    # data). Other chunks shall not pay a request for it.
-    return reservation.attempt > 1 or reservation.source.is_suspect
+    # Only a chunk that was in hand before can have an output; Redis may have lost that fact. Other
+    # chunks shall not pay a request for it. An older API only sends the number of the attempt.
+    return reservation.again or reservation.attempt > 1 or reservation.source.is_suspect
 
 
 def _fetch(reservation: Reservation, store: ObjectStore) -> Fetched | Report:
@@ -229,6 +241,7 @@ def run(
     handler: Handler,
     *,
     is_revoked: Callable[[], bool] = never_revoked,
+    is_current: Callable[[], bool] = always_current,
     invoke: Invoke,
     worker: str = "",
     limit_bytes: int = MAX_CHUNK_BYTES,
@@ -241,6 +254,7 @@ def run(
         is_revoked: tells whether the reservation was revoked; called before the handler and by it.
         invoke: calls the handler, such as `Invoker.call`.
         worker: the worker's name for the chunk's span.
+        is_current: tells whether the chunk may still begin; called immediately before the handler.
         limit_bytes: the limit of the input before compression.
     """
     if is_revoked():
@@ -248,16 +262,25 @@ def run(
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
+        chunk: Chunk | None = None
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = chunk_of(fetched, is_revoked, limit_bytes)
+            if not is_current():
+                return GivenBack(token=fetched.reservation.token, reason=_LATE, is_late=True)
             stage = "call"
             with EndsForkedChildren():
                 results = invoke(handler, opened.operations, chunk)
             stage = "close"
-            return _close(fetched, opened, results, handler, started, span)
+            ran = _close(fetched, opened, results, handler, started, span)
+            if ran.output.refused and observe.observes_errors(handler):
+                _tell_of_refused(ran, opened, handler, chunk)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-            return _failed(fetched, exc, handler, started, span, stage)
+            failed = _failed(fetched, exc, handler, started, span, stage)
+            if not observe.observes_failures(handler):
+                return failed
+            return _told(failed, exc, handler, chunk or _chunk(fetched, is_revoked))
+        return ran
 
 
 async def run_async(
@@ -265,6 +288,7 @@ async def run_async(
     handler: Handler,
     *,
     is_revoked: Callable[[], bool] = never_revoked,
+    is_current: Callable[[], bool] = always_current,
     invoke: InvokeAsync,
     worker: str = "",
     limit_bytes: int = MAX_CHUNK_BYTES,
@@ -275,16 +299,27 @@ async def run_async(
     with spans.process(fetched.reservation, function=handler.name, worker=worker) as span:
         started = time.monotonic()
         stage: _Stage = "open"
+        chunk: Chunk | None = None
         try:
             opened = _open(fetched, handler, limit_bytes)
             chunk = chunk_of(fetched, is_revoked, limit_bytes)
+            if not is_current():
+                return GivenBack(token=fetched.reservation.token, reason=_LATE, is_late=True)
             stage = "call"
             with EndsForkedChildren():
                 results = await invoke(handler, opened.operations, chunk)
             stage = "close"
-            return _close(fetched, opened, results, handler, started, span)
+            ran = _close(fetched, opened, results, handler, started, span)
+            if ran.output.refused and observe.observes_errors(handler):
+                await in_thread(_tell_of_refused, ran, opened, handler, chunk)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
-            return _failed(fetched, exc, handler, started, span, stage)
+            failed = _failed(fetched, exc, handler, started, span, stage)
+            if not observe.observes_failures(handler):
+                return failed
+            # A hook that waits must not hold up the other chunks on the loop.
+            chunk = chunk or _chunk(fetched, is_revoked)
+            return await in_thread(_told, failed, exc, handler, chunk)
+        return ran
 
 
 def save(ran: Ran, store: ObjectStore, *, is_revoked: Callable[[], bool] = never_revoked) -> Report:
@@ -336,7 +371,9 @@ def _stored_wrongly(reservation: Reservation, exc: Exception) -> Failed:
     """Return the failure of reading or storing; it is final if a stored output can't be read."""
     if not isinstance(exc, EncodingError):
         return Failed(token=reservation.token, failure=ChunkFailure.of(exc))
-    failure = _final(ChunkFailure(type=type(exc).__name__, message=str(exc)), "the output stays")
+    failure = _final(
+        ChunkFailure(type=type(exc).__name__, message=text_of(exc)), "the output stays"
+    )
     return Failed(token=reservation.token, failure=failure, is_final=True)
 
 
@@ -443,21 +480,21 @@ def _failed(
     failure = failure_of(exc, handler)
     source = fetched.reservation.source
     # A lack of memory, or of a resource that a custom codec needs, may be over by the next attempt.
-    is_lasting = isinstance(exc, EncodingError | InvalidArgumentError) and not isinstance(
-        exc.__cause__, MemoryError | OSError
+    is_lasting = is_a(exc, EncodingError, InvalidArgumentError) and not is_a(
+        cause_of(exc), MemoryError, OSError
     )
     is_final, unread_codec = False, ""
     if is_lasting and stage == "open":
         is_final = True
         failure = _final(failure, "the input would be the same")
-        if isinstance(exc, InvalidArgumentError):
+        if is_a(exc, InvalidArgumentError):
             unread_codec = source.codec
     elif is_lasting and stage == "close" and fetched.reservation.attempt >= SAVE_ATTEMPTS:
         is_final = True
         failure = _final(failure, f"attempt {fetched.reservation.attempt} ended like this, too")
     span.record(exc)
     # A CancelledError from plain code comes from a loop that the function has run itself.
-    ends_program = not isinstance(exc, Exception | asyncio.CancelledError)
+    ends_program = not is_a(exc, Exception, asyncio.CancelledError)
     return Failed(
         token=fetched.reservation.token,
         failure=failure,
@@ -466,6 +503,19 @@ def _failed(
         unread_codec=unread_codec,
         ends_program=exc if ends_program else None,
     )
+
+
+def _told(failed: Failed, exc: BaseException, handler: Handler, chunk: Chunk) -> Failed:
+    """Call the hooks that observe failures of chunks."""
+    interrupt = observe.chunk_failed(handler, exc, chunk)
+    return failed if interrupt is None else replace(failed, ends_program=interrupt)
+
+
+def _tell_of_refused(ran: Ran, opened: _Opened, handler: Handler, chunk: Chunk) -> None:
+    """Call the hooks for operations whose results can't be encoded."""
+    for index, reason in ran.output.refused.items():
+        operation = opened.operations[index]
+        observe.operation_failed(handler, EncodingError(reason), chunk, index, operation)
 
 
 def _final(failure: ChunkFailure, why: str) -> ChunkFailure:
@@ -518,11 +568,15 @@ def chunk_of(
     Raises:
         EncodingError: its input can't be decompressed, or is larger than the limit.
     """
-    reservation, source = fetched.reservation, fetched.reservation.source
     content = fetched.data
-    if (codec := RAW.as_in(source.codec)).is_compressed:
+    if (codec := RAW.as_in(fetched.reservation.source.codec)).is_compressed:
         (plain,) = codec.decode(fetched.data, limit_bytes=limit_bytes)
         content = plain if isinstance(plain, bytes) else content
+    return _chunk(fetched, is_revoked, content)
+
+
+def _chunk(fetched: Fetched, is_revoked: Callable[[], bool], content: bytes = b"") -> Chunk:
+    reservation, source = fetched.reservation, fetched.reservation.source
     return Chunk(
         submission_id=source.submission_id,
         chunk_index=ChunkIndex(reservation.chunk_index),
@@ -534,6 +588,7 @@ def chunk_of(
         strategic_metadata=source.strategic_metadata,
         trace_context=source.trace_context,
         is_revoked=is_revoked,
+        first_index=reservation.chunk_index * source.chunk_size,
         prefix=source.prefix,
         input_content=content,
     )

@@ -1,26 +1,40 @@
 """Calling handlers: plain or async, one operation at a time or several at once.
 
 There is no I/O here. Exceptions of a handler are raised unchanged. If several operations run at
-once, the first exception is raised, and the other operations are abandoned. If a handler collects
+once, the first exception is raised, and the other operations are ended first. If a handler collects
 errors, an OperationError takes the place of a result, and the other operations go on.
+
+An exception of a handler never passes through asyncio's groups or the futures of threads, which
+ask it for more than its type (one that counts as false, for example, would be no exception there).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from opsqueue.contents.output import NO_RESULT
-from opsqueue.exceptions import EncodingError, InvalidArgumentError, SoftTimeLimitExceeded
+from opsqueue.exceptions import (
+    EncodingError,
+    IncorrectUsageError,
+    InvalidArgumentError,
+    SoftTimeLimitExceeded,
+)
+from opsqueue.handlers import observe, soft_limit
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError, text_of
+from opsqueue.handlers.attempt import Attempt, Threads, close_runner, watch_loop
+from opsqueue.handlers.callables import function_of, is_in_loop
+from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError
 from opsqueue.model.process import EndsForkedChildren, renew_in_children
+from opsqueue.model.raised import frames_of, is_a, members_of, name_of, related_to, text_of
 
 Result = TypeVar("Result")
 
@@ -32,21 +46,25 @@ time limit cancels the chunk itself, nothing is collected any more.
 """
 
 _OF_AN_OPERATION: Final = (Exception, asyncio.CancelledError)
-_MAY_BE_COLLECTED: Final = (*_OF_AN_OPERATION, BaseExceptionGroup)
-"""The exceptions that are caught; `_collected` checks them and raises most groups again."""
 
 
 class Invoker:
-    """Calls handlers, in one thread at a time, for which it keeps an event loop and threads."""
+    """Calls handlers, in one thread at a time, for which it keeps an event loop and threads.
+
+    A handler's soft time limit is kept here, since how it reaches the handler depends on how the
+    handler is called.
+    """
 
     def __init__(self) -> None:
+        self.left_over = ""
+        """Why this process should run no further chunks: something of a failed attempt goes on."""
         self.start_afresh()
         renew_in_children(self)
 
     def start_afresh(self) -> None:
         """See `process.StartsAfresh`: a child would break the wake-ups of its parent's loop."""
         self._runner: asyncio.Runner | None = None
-        self._threads: dict[int, ThreadPoolExecutor] = {}
+        self._threads: dict[int, Threads] = {}
 
     def call(self, handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
         """Call a handler from plain code; `async def` handlers run on a loop that is kept.
@@ -58,21 +76,45 @@ class Invoker:
             EncodingError: the handler did not return a list with a result for each operation.
         """
         if handler.is_async:
-            if self._runner is None:
-                self._runner = asyncio.Runner()
-            # Otherwise the runner keeps the context of its first call, with the log fields and
-            # trace of that chunk.
-            running = self.call_async(handler, operations, chunk)
-            return self._runner.run(running, context=copy_context())
-        if handler.kind == "raw":
-            output: Sequence[object] = handler.function(chunk)
-            return output
+            return self._call_on_loop(handler, operations, chunk)
+        returned = self._call_plain(handler, operations, chunk)
+        if _is_unfinished(handler, returned):
+            return self._await(handler, returned, operations, chunk)
         if handler.kind == "chunk":
-            return _checked(handler, _call_of(handler, chunk)(operations), operations, chunk)
-        if handler.concurrency == 1 or len(operations) < 2:
-            call = _operation_call(handler, chunk)
-            return [call(operation) for operation in operations]
-        return self._call_in_threads(handler, operations, _operation_call(handler, chunk))
+            return _checked(handler, returned, operations, chunk)
+        results: Sequence[object] = returned
+        return results
+
+    def _call_plain(self, handler: Handler, operations: list[object], chunk: Chunk) -> Any:  # noqa: ANN401 a user's value
+        call = _operation_call(handler, chunk) if handler.kind == "operation" else None
+        if call is not None and handler.concurrency > 1 and len(operations) > 1:
+            return self._call_in_threads(handler, _numbered(handler, operations), call)
+        with soft_limit.in_plain_code(handler.soft_time_limit):
+            if call is not None:
+                return [call(operation) for operation in _numbered(handler, operations)]
+            if handler.kind == "raw":
+                return handler.function(chunk)
+            return _call_of(handler, chunk)(operations)
+
+    def _await(
+        self,
+        handler: Handler,
+        returned: Any,  # noqa: ANN401 a user's value
+        operations: list[object],
+        chunk: Chunk,
+    ) -> Sequence[object]:
+        """Await what a plain function returned, such as the wrapper of an `async def` one."""
+        if handler.kind != "operation":
+            awaiting = replace(handler, function=lambda *_, **__: returned, is_async=True)
+            return self.call(awaiting, operations, chunk)
+        awaiting = replace(handler, function=_own_result, is_async=True, takes_chunk=False)
+        begun: list[object] = [*map(_Begun, operations, returned)]
+        try:
+            return self.call(awaiting, begun, chunk)
+        finally:
+            for result in returned:
+                if isinstance(result, Coroutine):
+                    result.close()  # it may not have begun, if another one failed
 
     async def call_async(
         self, handler: Handler, operations: list[object], chunk: Chunk
@@ -80,38 +122,189 @@ class Invoker:
         """Call a handler from a loop; plain handlers run in a thread beside it."""
         if not handler.is_async:
             return await in_thread(self.call, handler, operations, chunk)
-        call = _call_of(handler, chunk)
-        if handler.kind == "chunk":
-            return _checked(handler, await _in_own_task(call(operations)), operations, chunk)
-        return await _OperationTasks(handler, call, operations, chunk).run()
+        limit = soft_limit.OnLoop(handler.soft_time_limit)
+        return await self._call_as_attempt(Attempt(), limit, handler, operations, chunk)
 
     def close(self) -> None:
-        """Close the loop and end the threads."""
+        """Close the loop and end the threads, without waiting long for what does not end."""
         if self._runner is not None:
-            self._runner.close()
+            close_runner(self._runner)
+            self._runner = None
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
+
+    def _call_on_loop(
+        self, handler: Handler, operations: list[object], chunk: Chunk
+    ) -> Sequence[object]:
+        if is_in_loop():
+            message = (
+                "the function is a coroutine's, which needs a loop of its own, and this thread has "
+                "a running one: call it in another thread, such as by `await asyncio.to_thread(…)`"
+            )
+            raise IncorrectUsageError(message)
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            watch_loop(self._runner.get_loop())
+        loop, attempt = self._runner.get_loop(), Attempt()
+        limit = soft_limit.OnLoop(handler.soft_time_limit)
+        raised: list[BaseException] = []
+
+        async def run() -> Sequence[object]:
+            try:
+                return await self._call_as_attempt(attempt, limit, handler, operations, chunk)
+            except asyncio.CancelledError:
+                raise  # the runner makes it a KeyboardInterrupt if it was Ctrl-C
+            except BaseException as exc:  # noqa: BLE001 not to be looked at by the loop
+                raised.append(exc)
+                return []
+
+        with limit.alarm(lambda: attempt.is_stepping(loop)):
+            # Otherwise the runner keeps the context of its first call, with the log fields and
+            # trace of that chunk.
+            results = self._runner.run(run(), context=copy_context())
+        if self.left_over:
+            # The next chunk gets threads all the same, where this process can't be replaced.
+            watch_loop(loop)
+        if raised:
+            raise raised[0]
+        return results
+
+    async def _call_as_attempt(
+        self,
+        attempt: Attempt,
+        limit: soft_limit.OnLoop,
+        handler: Handler,
+        operations: list[object],
+        chunk: Chunk,
+    ) -> Sequence[object]:
+        with attempt:
+            try:
+                async with limit:
+                    results = await _results_of(handler, operations, chunk)
+            except BaseException as exc:
+                self.left_over = self.left_over or await attempt.end(_limit_of(exc, handler))
+                raise
+            self.left_over = self.left_over or attempt.leave_calls()
+            return results
 
     def _call_in_threads(
         self, handler: Handler, operations: list[object], call: Callable[[object], object]
     ) -> list[object]:
         threads = self._threads.get(handler.concurrency)
         if threads is None:
-            threads = ThreadPoolExecutor(handler.concurrency, thread_name_prefix="operation")
+            threads = Threads(handler.concurrency, name="operation")
             self._threads[handler.concurrency] = threads
-        futures = [
-            # Each in a copy of the context, so that the handler's logs have the chunk's fields.
-            threads.submit(copy_context().run, _called, call, operation)
-            for operation in operations
-        ]
+        in_threads = _OperationThreads(handler, call, operations)
         try:
-            return [future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
+            return in_threads.run(threads)
+        except BaseException as exc:
+            if left := in_threads.attempt.end_calls(_limit_of(exc, handler)):
+                self.left_over = left
+                # The next chunk gets threads all the same, where this process can't be replaced.
+                del self._threads[handler.concurrency]
+                threads.shutdown(wait=False, cancel_futures=True)
+            if (error := in_threads.interrupted()) is not None and is_a(exc, SoftTimeLimitExceeded):
+                raise error from None  # it says where the operation was
+            raise
 
 
-async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
+async def _results_of(handler: Handler, operations: list[object], chunk: Chunk) -> Sequence[object]:
+    """Call an `async def` handler with all operations, or with each."""
+    if handler.kind == "raw":
+        output: Sequence[object] = await _in_own_task(handler.function(chunk))
+        return output
+    call = _call_of(handler, chunk)
+    if handler.kind != "chunk":
+        return await _OperationTasks(handler, call, operations, chunk).run()
+    results = await _in_own_task(call(operations))
+    if observe.observes_errors(handler):
+        # A hook that waits must not hold up the other chunks on the loop.
+        return await in_thread(_checked, handler, results, operations, chunk)
+    return _checked(handler, results, operations, chunk)
+
+
+def _limit_of(error: BaseException, handler: Handler) -> type[SoftTimeLimitExceeded] | None:
+    """Return what to raise in the threads of an attempt that ended with this error."""
+    if not is_a(error, SoftTimeLimitExceeded):
+        return None
+    return soft_limit.expired(handler.soft_time_limit)
+
+
+class _OperationThreads:
+    """Calls a plain handler with each operation of a chunk, in threads."""
+
+    def __init__(
+        self, handler: Handler, call: Callable[[object], object], operations: list[object]
+    ) -> None:
+        self._limit_s = handler.soft_time_limit
+        self._call = call
+        self._operations = operations
+        self._ended: queue.SimpleQueue[tuple[int, object, BaseException | None]]
+        self._ended = queue.SimpleQueue()
+        self._has_failed = False
+        self.attempt = Attempt()
+
+    def run(self, threads: Threads) -> list[object]:
+        """Return the result of each operation, or raise the first error that ends the chunk.
+
+        Raises:
+            SoftTimeLimitExceeded: the limit has passed. It has not been raised in the threads.
+        """
+        results: list[object] = [NO_RESULT] * len(self._operations)
+        deadline = None if self._limit_s is None else time.monotonic() + self._limit_s
+        with self.attempt:
+            for index, operation in enumerate(self._operations):
+                # Each in a copy of the context, so that the handler's logs have the chunk's fields.
+                threads.submit(copy_context().run, self._run_one, index, operation)
+        for _ in results:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                index, result, error = self._ended.get(timeout=left_s)
+            except queue.Empty:
+                raise soft_limit.expired(self._limit_s) from None
+            if error is not None:
+                raise error
+            results[index] = result
+        return results
+
+    def interrupted(self) -> BaseException | None:
+        """Return the error of an operation that ended after the chunk had failed, if any did."""
+        with suppress(queue.Empty):
+            while True:
+                _, _, error = self._ended.get_nowait()
+                if error is not None:
+                    return error
+        return None
+
+    def _run_one(self, index: int, operation: object) -> None:
+        result: object = None
+        error: BaseException | None = None
+        try:
+            if not self._has_failed:
+                result = self._call(operation)
+        except BaseException as exc:  # noqa: BLE001 raised in the thread that waits for it
+            self._has_failed = True  # at once, for the threads that are free
+            error = exc
+        self._ended.put((index, result, error))
+
+
+def _is_unfinished(handler: Handler, returned: Any) -> bool:  # noqa: ANN401 a user's value
+    kinds = set(map(type, returned)) if handler.kind == "operation" else {type(returned)}
+    return any(hasattr(kind, "__await__") for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun(observe.Enclosed):
+    """An operation, and what a plain function returned for it."""
+
+    result: object
+
+
+async def _own_result(begun: _Begun) -> object:
+    return await begun.result if isinstance(begun.result, Awaitable) else begun.result
+
+
+async def _in_own_task(call: Awaitable[Any]) -> Any:  # noqa: ANN401 a user's value
     """Await a handler's call in a task of its own.
 
     A handler can cancel the task that it runs in, and the next chunk runs in the caller's task.
@@ -120,9 +313,9 @@ async def _in_own_task(call: Coroutine[Any, Any, object]) -> object:
 
     async def run() -> object:
         try:
-            return await call
-        except (SystemExit, KeyboardInterrupt) as exc:
-            # If a task raised these, its loop would end, and with it every other chunk on it.
+            with EndsForkedChildren():
+                return await call
+        except BaseException as exc:  # noqa: BLE001 SystemExit, say, would end the task's loop
             raised.append(exc)
             return None
 
@@ -163,23 +356,28 @@ class _OperationTasks:
         if first is not None:
             # Raised outside the `except`, and without `from`, so that it keeps its own cause and
             # context.
-            raise first.error if isinstance(first, _OwnCancellationError) else first
+            raise first.error if isinstance(first, _OperationEndedError) else first
         return self._results
 
     async def _work(self) -> None:
         task = _current_task()
-        for index, operation in self._waiting:
-            try:
-                result = await self._call(operation)
-                if task.cancelling():
-                    await self._survive(task)
-            except (SystemExit, KeyboardInterrupt) as exc:
-                # If a task raised these, its loop would end, and with it every other chunk on it.
-                message = f"the handler raised {type(exc).__name__}: {exc}"
-                raise RuntimeError(message) from exc
-            except _MAY_BE_COLLECTED as exc:
-                result = await self._error(exc, task)
-            self._results[index] = result
+        with EndsForkedChildren() as forked:
+            for index, operation in self._waiting:
+                try:
+                    result = await self._call(operation)
+                    forked.check()
+                    if task.cancelling():
+                        await self._survive(task)
+                except BaseException as exc:  # noqa: BLE001 also those that would end the loop
+                    forked.check(exc)
+                    result = await self._error(exc, task)
+                    if observe.observes_errors(self._handler):
+                        # A hook that waits must not hold up the other operations on the loop.
+                        await in_thread(
+                            observe.operation_failed,
+                            *(self._handler, exc, self._chunk, index, operation),
+                        )
+                self._results[index] = result
 
     async def _survive(self, task: asyncio.Task[Any]) -> None:
         """Continue after an operation that returned although its task was cancelled."""
@@ -197,13 +395,21 @@ class _OperationTasks:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             _uncancel(task)
-        if self._chunk_ends():
+        is_cancelled = is_a(error, asyncio.CancelledError)
+        if self._chunk_ends() and is_cancelled:
             raise error
+        if is_a(error, SystemExit, KeyboardInterrupt):
+            # Not raised as it is: it would end the loop, and with it every other chunk on it.
+            message = f"the handler raised {name_of(type(error))}: {text_of(error)}"
+            ended = RuntimeError(message)
+            ended.__cause__ = error
+            raise _OperationEndedError(ended) from None
+        if self._chunk_ends():
+            raise _OperationEndedError(error) from None
         try:
             return _collected(error, self._handler, self._chunk)
-        except asyncio.CancelledError as own:
-            # A task group assumes that it has cancelled a cancelled task itself.
-            raise _OwnCancellationError(own) from None
+        except BaseException as own:  # noqa: BLE001 of any kind
+            raise _OperationEndedError(own) from None
 
     def _chunk_ends(self) -> bool:
         """Return whether a time limit or another operation's error cancels the whole group.
@@ -214,10 +420,14 @@ class _OperationTasks:
         return self._parent.cancelling() > self._cancelled_before
 
 
-class _OwnCancellationError(Exception):
-    """Carries a CancelledError that the operation itself caused out of a task group."""
+class _OperationEndedError(Exception):
+    """Carries an operation's error out of a task group.
 
-    def __init__(self, error: asyncio.CancelledError) -> None:
+    The group assumes that it has cancelled a cancelled task itself, raises SystemExit in the loop,
+    and asks other errors for their class.
+    """
+
+    def __init__(self, error: BaseException) -> None:
         self.error = error
         super().__init__()
 
@@ -235,33 +445,30 @@ def _current_task() -> asyncio.Task[Any]:
     return task
 
 
-def _called(call: Callable[[object], object], operation: object) -> object:
-    # In this thread: a forked child has no other thread, and would wait in its pool for ever.
-    with EndsForkedChildren():
-        return call(operation)
-
-
 async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
     """Call a function in a thread, while the loop goes on."""
+    results: list[Result] = []
+    raised: list[BaseException] = []
 
-    def run() -> Result:
+    def run() -> None:
         try:
             with EndsForkedChildren():
-                return call(*arguments)
-        except StopIteration as exc:
-            # asyncio's futures can't hold it: until Python 3.12 their awaiter waits for ever.
-            message = "the handler raised StopIteration"
-            raise RuntimeError(message) from exc
+                results.append(call(*arguments))
+        except BaseException as exc:  # noqa: BLE001 asyncio's futures can't hold StopIteration, say
+            raised.append(exc)
 
-    return await asyncio.to_thread(run)
+    await asyncio.to_thread(run)
+    if raised:
+        raise raised[0]
+    return results[0]
 
 
 def failure_of(error: BaseException, handler: Handler) -> ChunkFailure:
     """Return the description of an error, without the frames of opsqueue. Never raises."""
-    if isinstance(error, EncodingError | InvalidArgumentError):
+    if is_a(error, EncodingError, InvalidArgumentError):
         # The message has everything, and every frame is one of opsqueue.
-        return ChunkFailure(type=type(error).__name__, message=text_of(error))
-    _cut(error, _frames_from_handler(error, handler) or error.__traceback__)
+        return ChunkFailure(type=name_of(type(error)), message=text_of(error))
+    _cut(error, _frames_from_handler(error, handler) or frames_of(error))
     return ChunkFailure.of(error)
 
 
@@ -273,37 +480,51 @@ def _cut(error: BaseException, frames: TracebackType | None) -> None:
 def _frames_from_handler(error: BaseException, handler: Handler) -> TracebackType | None:
     """Return the part of a traceback that begins at the handler.
 
-    If the handler's code is not in it (a callable object, a function wrapped by a decorator), the
-    part after the frames of opsqueue is returned.
+    If the handler's code is not in it (a builtin, a function wrapped by a decorator), the part
+    after the frames of opsqueue and of the loop that it runs is returned.
     """
-    frame = error.__traceback__
-    code = getattr(handler.function, "__code__", None)
+    frame = frames_of(error)
+    try:
+        code = getattr(function_of(handler.function), "__code__", None)
+    except BaseException:  # noqa: BLE001 a callable object may raise anything
+        code = None
     while frame is not None and frame.tb_frame.f_code is not code:
         frame = frame.tb_next
-    if frame is not None:
-        return frame
-    frame = error.__traceback__
+    found = frame
+    frame = found or frames_of(error)
     while frame is not None and _is_ours(frame):
         frame = frame.tb_next
-    return frame
+    return frame or found  # all are ours where the handler is, such as the demo's
 
 
 def _is_ours(frame: TracebackType) -> bool:
-    package = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
-    return package in ("opsqueue", "opsqueue_worker")
+    module = frame.tb_frame.f_globals.get("__name__")
+    ours = ("opsqueue", "opsqueue_worker", "asyncio")
+    return type(module) is str and module.partition(".")[0] in ours
 
 
-def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[object], object]:
-    """Return a function that calls a plain handler with one operation."""
+def _numbered(handler: Handler, operations: list[object]) -> list[Any]:
+    return list(enumerate(operations)) if handler.collects else operations
+
+
+def _operation_call(handler: Handler, chunk: Chunk) -> Callable[[Any], object]:
+    """Return a function that calls a plain handler with one operation.
+
+    If the handler collects errors, it is called with the operation's place in the chunk and the
+    operation, as `enumerate` yields them.
+    """
     call = _call_of(handler, chunk)
     if not handler.collects:
         return call
 
-    def collect(operation: object) -> object:
+    def collect(numbered: tuple[int, object]) -> object:
+        index, operation = numbered
         try:
             return call(operation)
-        except _MAY_BE_COLLECTED as exc:
-            return _collected(exc, handler, chunk)
+        except (*_OF_AN_OPERATION, BaseExceptionGroup) as exc:
+            record = _collected(exc, handler, chunk)
+            observe.operation_failed(handler, exc, chunk, index, operation)
+            return record
 
     return collect
 
@@ -326,28 +547,26 @@ def _is_collectable(error: BaseException) -> bool:
     if not _is_of_operation(error):
         return False
     seen: set[int] = set()
-    following: list[BaseException | None] = [error]
+    following = [error]
     while following:
         exc = following.pop()
-        if exc is None or id(exc) in seen:
+        if id(exc) in seen:
             continue
-        if isinstance(exc, _OF_THE_CHUNK):
+        if is_a(exc, *_OF_THE_CHUNK):
             return False
         seen.add(id(exc))
-        following += [exc.__cause__, exc.__context__]
-        if isinstance(exc, BaseExceptionGroup):
-            following += exc.exceptions
+        following += related_to(exc)
     return True
 
 
 def _is_of_operation(error: BaseException) -> bool:
     """Return whether it is an error, and not an exception that ends a program (GeneratorExit)."""
-    following: list[BaseException] = [error]
+    following = [error]
     while following:  # not by recursion: groups can be nested by the thousand
         exc = following.pop()
-        if isinstance(exc, BaseExceptionGroup):
-            following += exc.exceptions
-        elif not isinstance(exc, _OF_AN_OPERATION):
+        if is_a(exc, BaseExceptionGroup):
+            following += members_of(exc)
+        elif not is_a(exc, *_OF_AN_OPERATION):
             return False
     return True
 
@@ -379,7 +598,11 @@ def _checked(
         raise EncodingError(message)
     if not handler.collects:
         return results
-    return [
-        _collected(result, handler, chunk) if isinstance(result, BaseException) else result
-        for result in results
-    ]
+    outcomes: list[object] = []
+    for index, result in enumerate(results):
+        if not is_a(result, BaseException):
+            outcomes.append(result)
+            continue
+        outcomes.append(_collected(result, handler, chunk))
+        observe.operation_failed(handler, result, chunk, index, operations[index])
+    return outcomes

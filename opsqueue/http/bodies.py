@@ -295,10 +295,10 @@ class ReserveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A chunk that a consumer has reserved; the token is the right to report it.
 
-    `is_suspect`: Redis may have lost the report that it was done; look for its output before
-    running it. `operations` is there only on request. It is null if they have no JSON form, and
-    `problem` then says why. With `share_metadata`, `metadata`, `strategic_metadata` and
-    `trace_context` are in `shared`.
+    `again`: the chunk was in hand before; `is_suspect`: Redis may have lost the report that it was
+    done. In both cases look for its output before running it. `operations` is there only on
+    request. It is null if they have no JSON form, and `problem` then says why. With
+    `share_metadata`, `metadata`, `strategic_metadata` and `trace_context` are in `shared`.
     """
 
     token: Token
@@ -320,6 +320,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strategic_metadata: Mapping[str, int] = {}
     trace_context: Mapping[str, str] = {}
     is_suspect: bool = False
+    again: bool = False
     operations: Any = UNSET
     problem: str | UnsetType = UNSET
 
@@ -338,6 +339,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             token=chunk.token,
             chunk_index=index,
             attempt=chunk.attempt,
+            again=chunk.again,
             expires_at=datetime.fromtimestamp(chunk.expires_at_ms / 1000, tz=UTC),
             input_key=input_key(source.prefix, index),
             output_key=output_key(source.prefix, index),
@@ -366,6 +368,7 @@ class ChunkBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
             attempt=self.attempt,
             expires_at_ms=_milliseconds(self.expires_at),
             input=self.input,
+            again=self.again,
         )
 
 

@@ -42,6 +42,10 @@ class Reserved(Struct, frozen=True, kw_only=True):
     """Not '': the script reached its limit and found nothing; continue the search from here."""
     is_cut: bool = False
     """There may be more chunks, but the inputs of these make the answer large enough."""
+    is_suspect: bool = False
+    """The only chunk of this answer may kill the whole worker: hold nothing beside it."""
+    must_drain: bool = False
+    """A suspect waits: reserve nothing more until the worker holds nothing; then ask `alone`."""
 
 
 class Alive(Struct, frozen=True):

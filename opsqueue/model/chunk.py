@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NewType, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from opsqueue.model import raised
 from opsqueue.model.new_submission import INLINE_OUTPUT_BYTES, INLINE_OUTPUTS_BYTES
 from opsqueue.model.submission import SubmissionId
 
@@ -70,13 +70,15 @@ class Reservation(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     source: Source
     chunk_index: int
     attempt: int
-    """1-based: how often this chunk has been reserved, including deaths and expiries."""
+    """1-based: one more than the attempts that failures, deaths and expiries have used."""
     expires_at_ms: int
     """An instant on Redis's clock."""
     held_ms: int = 0
     """Time since the chunk was reserved, when this was read."""
     input: bytes | None = None
     """The encoded operations; None: they are in the store."""
+    again: bool = False
+    """The chunk was in hand before, so that the output of an earlier attempt may exist."""
 
     def __repr__(self) -> str:
         """Leave out the input."""
@@ -96,19 +98,14 @@ class ChunkFailure(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: BaseException, *, max_characters: int = MAX_FAILURE_CHARACTERS) -> Self:
-        """Describe an exception: qualified type, message, traceback with causes.
+        """Describe an exception: qualified type, message with notes, traceback with causes.
 
         Never raises, however the exception behaves: a chunk must be reported.
         """
-
-        def traceback_of() -> str:
-            # The last line repeats type and message.
-            return _shortened("".join(traceback.format_exception(error)[:-1]), max_characters)
-
         return cls(
-            type=_attempted(lambda: _qualified(type(error)), "its type"),
-            message=_shortened(text_of(error), max_characters),
-            traceback=_attempted(traceback_of, "formatting its traceback"),
+            type=_shortened(encodable(raised.type_name(type(error))), MAX_REASON_CHARACTERS),
+            message=_shortened(encodable(raised.text_of(error)), max_characters),
+            traceback=_shortened(encodable(raised.traceback_of(error)), max_characters),
         )
 
     @classmethod
@@ -119,24 +116,6 @@ class ChunkFailure(Struct, frozen=True, kw_only=True):
             message=_shortened(message, MAX_FAILURE_CHARACTERS),
             traceback=_shortened(traceback, MAX_FAILURE_CHARACTERS),
         )
-
-
-def text_of(error: BaseException) -> str:
-    """Return an exception's message, even if its `__str__` raises."""
-    return _attempted(lambda: str(error), "its __str__")
-
-
-def _qualified(kind: type[BaseException]) -> str:
-    module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-    return f"{module}{kind.__qualname__}"
-
-
-def _attempted(describe: Callable[[], str], what: str) -> str:
-    try:
-        # A plain str: subclasses, such as those of template engines, may not be encodable.
-        return str.__str__(describe())
-    except BaseException as exc:  # noqa: BLE001 also SystemExit: the chunk must be reported
-        return f"{what} raised {type(exc).__name__}"
 
 
 class OperationError(ChunkFailure, frozen=True, kw_only=True):

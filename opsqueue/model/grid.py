@@ -43,11 +43,16 @@ class ChunkInHand(Struct, frozen=True, kw_only=True):
 
 
 class DelayedChunk(Struct, frozen=True, kw_only=True):
-    """A chunk that waits for its next attempt; `attempt` is the number of attempts used."""
+    """A chunk that waits for its next attempt; `attempt` is the number of attempts used.
+
+    `is_suspect`: it waits for a worker that holds nothing else, since its last one died, and not
+    until `due_at`.
+    """
 
     index: int
     attempts_used: int = field(name="attempt")
     due_at: datetime
+    is_suspect: bool = False
 
 
 class RetriedChunk(Struct, frozen=True):

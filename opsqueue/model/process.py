@@ -19,16 +19,16 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, NoReturn, Protocol, Self, TypeVar
 
 import msgspec
 
 from opsqueue.model.errors import IncorrectUsageError, OtherProcessError
+from opsqueue.model.raised import described, is_a
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -159,8 +159,9 @@ class EndsForkedChildren:
     The child would continue as a second copy of this program, with its parent's reserved chunk.
     """
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._forks = _forks
+        return self
 
     def __exit__(
         self,
@@ -168,30 +169,42 @@ class EndsForkedChildren:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.check(error)
+
+    def check(self, error: BaseException | None = None) -> None:
+        """End this process, inside the block already, if it was forked there."""
         if self._forks != _forks:
             _end(error)
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    match error:
-        case SystemExit(code=None):
-            status = 0
-        case SystemExit(code=int(code)):
-            status = code
-        case None:
-            status = 1
-            print(  # noqa: T201 the child's own end; its logging may be its parent's
+    status = 1
+    try:
+        if error is None:
+            _say(
                 f"process {os.getpid()} was forked by a handler and came back from it: it ends "
-                "here; end such a process with os._exit(), or use subprocess",
-                file=sys.stderr,
+                "here; end such a process with os._exit(), or use subprocess"
             )
-        case _:
-            status = 1
-            traceback.print_exception(error)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+        elif not is_a(error, SystemExit):
+            _say(described(error))
+        else:
+            # As the interpreter does: a number is the status, another value is printed.
+            code = vars(SystemExit)["code"].__get__(error)
+            if code is None or type(code) is int:
+                status = code or 0
+            else:
+                _say(str(code))
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+    finally:
+        # In any case: whatever is raised above would lead the child back into this program.
+        os._exit(status)
+
+
+def _say(text: str) -> None:
+    # The child's own end; its logging may be its parent's.
+    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)  # noqa: T201
 
 
 def new_worker_name(role: str = "") -> str:
@@ -201,9 +214,20 @@ def new_worker_name(role: str = "") -> str:
 
 
 def worker_info(
-    *, version: str, pool: str, concurrency: int, queues: Sequence[str], codecs: Sequence[str]
+    *,
+    version: str,
+    pool: str,
+    concurrency: int,
+    queues: Sequence[str],
+    codecs: Sequence[str],
+    started_at_ms: int | None = None,
+    **more: str | int,
 ) -> bytes:
-    """Return the JSON that a worker reports about itself: the arguments, host, pid and start."""
+    """Return the JSON that a worker reports about itself: the arguments, host, pid and start.
+
+    `started_at_ms` is Unix time; None means now. `more` are further fields: `app`, the path of the
+    app; `children_ready` and `children_wanted`; `problem`, why children don't start.
+    """
     return msgspec.json.encode(
         {
             "version": version,
@@ -213,7 +237,8 @@ def worker_info(
             "concurrency": concurrency,
             "queues": list(queues),
             "codecs": list(codecs),
-            "started_at": time.time_ns() // 1_000_000,
+            "started_at": started_at_ms or time.time_ns() // 1_000_000,
+            **more,
         }
     )
 

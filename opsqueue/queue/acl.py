@@ -34,15 +34,15 @@ _CHOSEN: Final = re.compile(
 # Commands that clients send apart from scripts. SELECT is for a URL with a database; the last two
 # are for redis-py's client of a cluster.
 _BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "HGET", "HSETNX",
-                  "INFO", "COMMAND", "CLUSTER|SLOTS")  # fmt: skip
-_BESIDE_OF_APIS: Final = ("SMEMBERS", "SREM", "XREVRANGE", "WAIT")
+                  "INFO", "SMEMBERS", "COMMAND", "CLUSTER|SLOTS")  # fmt: skip
+_BESIDE_OF_APIS: Final = ("SREM", "XREVRANGE", "WAIT")
 # The category is for WAITAOF, which servers before 7.2 don't know: they would not start with a line
 # that names it. Its other commands wait for keys, and a user only has access to our keys.
 _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
 _OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
-    "delete_inputs", "get_partitions", "list_workers", "get_reservations",
+    "delete_inputs", "note_begun", "get_partitions", "list_workers", "get_reservations",
 )  # fmt: skip
 
 

@@ -442,7 +442,7 @@ def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> 
 # Transitions of chunks
 
 
-def reserve_chunks(
+def reserve_chunks(  # noqa: PLR0913 arguments of the script
     worker: str,
     *,
     limit: int,
@@ -451,6 +451,8 @@ def reserve_chunks(
     scan_from: str = "",
     heartbeat_timeout_ms: int = DEFAULT_TIMEOUT_MS,
     repeats_metadata: bool = False,
+    begun: Sequence[Token] | None = None,
+    alone: bool = False,
 ) -> Command[Reserved]:
     """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
     checked_whole("limit", limit, least=1, most=MAX_BATCH)
@@ -469,6 +471,8 @@ def reserve_chunks(
             "scan_from": scan_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
             "repeats_metadata": int(repeats_metadata),
+            "begun": _entries_of(begun),
+            "alone": int(alone),
         },
     )
 
@@ -568,7 +572,13 @@ def _partition_of_all(tokens: Sequence[Token]) -> int | None:
 
 
 def heartbeat(
-    worker: str, *, tokens: Iterable[Token], info: bytes, unknown_ms: int, timeout_ms: int
+    worker: str,
+    *,
+    tokens: Iterable[Token],
+    info: bytes,
+    unknown_ms: int,
+    timeout_ms: int,
+    begun: Sequence[Token] | None = None,
 ) -> Command[Alive]:
     """Report to one partition that a worker is alive; see `Queue.heartbeat`."""
     return Command(
@@ -584,8 +594,23 @@ def heartbeat(
             "info": _checked_info(info),
             "unknown_ms": checked_whole("unknown_ms", unknown_ms, most=MAX_MS),
             "timeout_ms": checked_whole("timeout_ms", timeout_ms, most=MAX_MS),
+            "begun": _entries_of(begun),
         },
         rest=list(tokens),
+    )
+
+
+def note_begun(worker: str, begun: Sequence[Token]) -> Command[bool]:
+    """Report to one partition which of its chunks' handlers have begun and not ended.
+
+    It replaces what the worker reported before. Returns False if the worker is not known, such as
+    one that counts as dead, and holds nothing.
+    """
+    return Command(
+        script="note_begun",
+        parse=_tagged(noted=lambda: True, unknown=lambda: False),
+        arguments={"worker": checked_worker(worker), "begun": _entries_of(begun)},
+        partition=_partition_of_all(begun),
     )
 
 
@@ -1187,11 +1212,26 @@ def checked_tokens(tokens: Sequence[Token]) -> list[Token]:
     if len(tokens) > MAX_BATCH:
         message = f"{len(tokens):,} tokens in one call: at most {MAX_BATCH:,}"
         raise InvalidArgumentError(message)
+    return checked_begun(tokens)
+
+
+def checked_begun(tokens: Sequence[Token]) -> list[Token]:
+    """Return the tokens, or raise InvalidArgumentError for an invalid one.
+
+    There is no limit, since a worker may run more handlers than one call may report.
+    """
     for token in tokens:
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             message = f"token {shown(token)}: give the token of a reservation as it came with it"
             raise InvalidArgumentError(message)
     return list(tokens)
+
+
+def _entries_of(begun: Sequence[Token] | None) -> str:
+    """Return the entries of chunks that have begun, in the scripts' form; "-": not reported."""
+    if begun is None:
+        return "-"
+    return " ".join(token.partition(":")[0] for token in checked_begun(begun))
 
 
 def _checked_prefixes(prefixes: Sequence[str]) -> list[str]:

@@ -211,6 +211,8 @@ def merged_reserves(found: Mapping[int, Reserved]) -> Reserved:
         wake_id=joined({n: reserved.wake_id for n, reserved in found.items()}),
         next_due_in_ms=min(dues, default=None),
         is_cut=any(reserved.is_cut for reserved in found.values()),
+        is_suspect=any(reserved.is_suspect for reserved in found.values()),
+        must_drain=any(reserved.must_drain for reserved in found.values()),
     )
 
 

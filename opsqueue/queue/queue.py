@@ -493,6 +493,8 @@ class Queue:
         strategy: AnyStrategy | None = None,
         heartbeat_timeout_ms: int | None = None,
         repeats_metadata: bool = False,
+        begun: Sequence[Token] | None = None,
+        alone: bool = False,
     ) -> Reserved:
         """Reserve up to `limit` chunks, one partition after the other; it counts as a heartbeat.
 
@@ -506,8 +508,11 @@ class Queue:
                 DEFAULT_TIMEOUT_MS.
             repeats_metadata: the caller passes metadata on with each chunk, so that the answer's
                 size limit counts it for each of them.
+            begun: see `heartbeat`; None: unchanged since the last call that reported it.
+            alone: the worker holds nothing, and can run a chunk that may kill it.
         """
         self._register_if_possible()
+        named = None if begun is None else self._begun_by_place(begun)
         if heartbeat_timeout_ms is None:
             heartbeat_timeout_ms = DEFAULT_TIMEOUT_MS
         numbers = self._numbers()
@@ -525,12 +530,14 @@ class Queue:
                     strategy=strategy,
                     heartbeat_timeout_ms=heartbeat_timeout_ms,
                     repeats_metadata=repeats_metadata,
+                    begun=None if named is None else named.get(number, []),
+                    alone=alone and left == limit,
                 )
             except RedisUnavailableError as exc:
                 failures.append(exc)
                 continue
             left -= len(found[number].chunks)
-            if left <= 0:
+            if left <= 0 or found[number].is_suspect or found[number].must_drain:
                 break
         if failures and left == limit:
             raise failures[0]
@@ -641,6 +648,7 @@ class Queue:
         info: bytes = b"{}",
         unknown_ms: int = UNKNOWN_MS,
         timeout_ms: int | None = None,
+        begun: Sequence[Token] | None = None,
     ) -> Alive:
         """Report that a worker is alive and what it holds; return which tokens are revoked.
 
@@ -652,9 +660,13 @@ class Queue:
                 released; longer than an answer of reserve can take.
             timeout_ms: without a heartbeat for this time the worker is dead, and any sweeper
                 reclaims its chunks. None: DEFAULT_TIMEOUT_MS.
+            begun: tokens of those chunks whose handlers have begun and not ended; it replaces what
+                the worker reported before. Only these use an attempt if it dies or if they expire.
+                None: not reported; all count as begun for a worker that never reports it.
         """
         tokens = list(tokens)
-        named = {self.partition: tokens} if self._is_one else grouped(tokens, tokens)
+        named = self._by_place(tokens)
+        named_begun = None if begun is None else self._begun_by_place(begun)
 
         def beat(partition: int) -> Command[Alive]:
             return commands.heartbeat(
@@ -663,6 +675,7 @@ class Queue:
                 info=info,
                 unknown_ms=unknown_ms,
                 timeout_ms=DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
+                begun=None if named_begun is None else named_begun.get(partition, []),
             )
 
         beat(self.partition)  # checks the arguments before anything is sent
@@ -675,6 +688,25 @@ class Queue:
             released=sum(answer.released for answer in alive),
             lost=sum(answer.lost for answer in alive),
         )
+
+    def note_begun(self, worker: str, begun: Sequence[Token]) -> bool:
+        """Report only which chunks' handlers have begun; see `heartbeat`.
+
+        Returns False if the worker is not known, such as one that counts as dead.
+        """
+        named = self._begun_by_place(begun)
+        noted = [
+            self.run(commands.note_begun(worker, named.get(number, [])), partition=number)
+            for number in dict.fromkeys([*self._numbers(), *named])
+        ]
+        return all(noted)
+
+    def _begun_by_place(self, begun: Sequence[Token]) -> dict[int, list[Token]]:
+        return self._by_place(commands.checked_begun(begun))
+
+    def _by_place(self, tokens: list[Token]) -> dict[int, list[Token]]:
+        """Group tokens by partition; a queue of one partition has them all."""
+        return {self.partition: tokens} if self._is_one else grouped(tokens, tokens)
 
     def retire_worker(self, worker: str) -> None:
         """Release all chunks that a worker holds, a batch at a time, and forget it.

@@ -56,15 +56,17 @@ def read_reserved(reply: list[Any], queue: str) -> Reserved:
     match reply:
         case [
             (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), int(expires_at),
-            chunks, rows, rest, cut,
+            chunks, rows, rest, cut, again, mode,
         ]:  # fmt: skip
             return Reserved(
-                chunks=_reserved_chunks(chunks, rows, queue, expires_at),
+                chunks=_reserved_chunks(chunks, rows, queue, expires_at, again),
                 is_paused=tag == b"paused",
                 wake_id=wake_id.decode(),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
                 scan_from=rest.decode(),
                 is_cut=bool(cut),
+                is_suspect=mode == b"suspect",
+                must_drain=mode == b"drain",
             )
     raise unexpected(reply)
 
@@ -82,20 +84,22 @@ def read_reservations(reply: list[Any], queue: str) -> dict[Token, Reservation]:
                     attempt=attempt,
                     expires_at_ms=expires_at,
                     held_ms=held_ms,
+                    again=bool(again),
                 )
-                for token, id_, index, attempt, expires_at, held_ms in chunks
+                for token, id_, index, attempt, expires_at, held_ms, again in chunks
             ]
             return {chunk.token: chunk for chunk in found}
     raise unexpected(reply)
 
 
 def _reserved_chunks(
-    chunks: list[Any], rows: list[Any], queue: str, expires_at: int
+    chunks: list[Any], rows: list[Any], queue: str, expires_at: int, again: list[int]
 ) -> tuple[Reservation, ...]:
     """Parse the chunks of `reserve_chunks`, whose tokens contain submission and index."""
     sources = {row[_RESERVED_VALUES]: _reserved_source(row, queue) for row in rows}
     reservations = []
-    for token, attempt, content in zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True):
+    found = zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True)
+    for position, (token, attempt, content) in enumerate(found, start=1):
         name = token.decode()
         _, id_, index = token.split(b":")
         reservations.append(
@@ -106,6 +110,7 @@ def _reserved_chunks(
                 attempt=int(attempt),
                 expires_at_ms=expires_at,
                 input=content,
+                again=position in again,
             )
         )
     return tuple(reservations)
@@ -349,8 +354,13 @@ def read_delayed(rows: list[Any], is_partial: int, retried: list[Any], total: in
     """Parse the reply of `list_delayed`."""
     return Delayed(
         chunks=tuple(
-            DelayedChunk(index=index, due_at=_instant(due), attempts_used=used)
-            for index, due, used in rows
+            DelayedChunk(
+                index=index,
+                due_at=_instant(due),
+                attempts_used=used,
+                is_suspect=bool(is_suspect),
+            )
+            for index, due, used, is_suspect in rows
         ),
         is_partial=bool(is_partial),
         retried=tuple(RetriedChunk(index, used) for index, used in retried),

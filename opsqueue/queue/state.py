@@ -93,16 +93,24 @@ TRANSITIONS: Final = (
         "frees only what is pending for this worker, unknown to it, and old enough",
     ),
     Transition(
+        "note_begun",
+        ("reserved",),
+        ("reserved",),
+        "the worker is known; only what it reports as begun uses an attempt if it dies",
+    ),
+    Transition(
         "reclaim_dead",
         ("reserved",),
         ("ready", "failed"),
-        "the worker's own heartbeat timeout has passed; one sweeper at a time; uses an attempt",
+        "the worker's own heartbeat timeout has passed; one sweeper at a time; uses an attempt of "
+        "those that had begun",
     ),
     Transition(
         "reclaim_expired",
         ("reserved",),
         ("ready", "failed"),
-        "the reservation has expired; one sweeper at a time; uses an attempt",
+        "the reservation has expired; one sweeper at a time; uses an attempt of those that had "
+        "begun",
     ),
     Transition(
         "retire_worker",

@@ -8,12 +8,12 @@ tracing/export.py sends them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from opsqueue.model.chunk import text_of
+from opsqueue.model import raised
+from opsqueue.model.chunk import ChunkFailure, encodable
 
 try:
     from opentelemetry import context as contexts
@@ -183,9 +183,15 @@ class _Recorded(Span):
         self._span.set_status(trace.StatusCode.ERROR, message[:_MAX_VALUE])
 
     def record(self, error: BaseException) -> None:
-        with suppress(BaseException):  # the SDK reads the error's text, which may raise anything
-            self._span.record_exception(error)
-        self.fail(type(error).__qualname__, f"{type(error).__name__}: {text_of(error)}")
+        # Not the SDK's record_exception: it reads the error's text, which may raise anything.
+        failure, name = ChunkFailure.of(error), raised.name_of(type(error))
+        texts = {
+            "exception.type": failure.type,
+            "exception.message": failure.message,
+            "exception.stacktrace": f"{failure.traceback}{failure.type}: {failure.message}\n",
+        }
+        self._span.add_event("exception", {key: encodable(text) for key, text in texts.items()})
+        self.fail(encodable(name), encodable(f"{name}: {failure.message}"))
 
 
 def is_recording() -> bool:

@@ -6,32 +6,94 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, Literal
+from types import TracebackType
+from typing import Final, Literal, TextIO
 
 import msgspec
 
 from opsqueue.model.checks import printable, printable_json
 from opsqueue.model.chunk import encodable
+from opsqueue.model.raised import described
 
 LogFormat = Literal["plain", "json"]
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 _STANDARD: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", None, None)).keys() | {"message", "asctime"}
 )
 
 
 def set_up_logging(
-    level: str, form: LogFormat, add_fields: Callable[[logging.LogRecord], bool]
+    level: str,
+    form: LogFormat,
+    add_fields: Callable[[logging.LogRecord], bool],
+    *,
+    stream: TextIO | None = None,
 ) -> None:
-    """Log everything from `level` on to stderr; `add_fields` adds the subject of each line."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Log everything from `level` on to stderr; `add_fields` adds the subject of each line.
+
+    `stream` is another file than `sys.stderr`, which a user's module could close.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(add_fields)
     handler.setFormatter(formatter(form))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    _ours.handler, _ours.level = handler, logging.getLogger().level
+    keep_logging()
     if logging.getLogger().level <= logging.DEBUG:
         return
     for chatty in ("botocore", "boto3", "urllib3", "google", "httpx", "httpcore"):
         # At INFO they log each request, and in each process where they found credentials.
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+class _Formatter(logging.Formatter):
+    """Describes exceptions as failures are described: a log line must not raise what they do."""
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 logging's name
+        """Return traceback, type and message."""
+        return "" if ei[1] is None else described(ei[1])
+
+
+def log_to(stream: TextIO) -> None:
+    """Log to another file than the last `set_up_logging` named."""
+    if _ours.handler is not None:
+        _ours.handler.setStream(stream)
+
+
+class _Ours:
+    """The handler and the level of the last `set_up_logging`."""
+
+    handler: logging.StreamHandler[TextIO] | None = None
+    level: int = logging.INFO
+
+
+_ours: Final = _Ours()
+_OUR_LOGGER: Final = "opsqueue"
+
+
+def keep_logging() -> None:
+    """Make our own lines appear although a user's module has configured logging since the set-up.
+
+    `dictConfig` disables existing loggers and replaces the root's handlers, and
+    `logging.disable()` silences levels of all loggers. Handlers that a user adds to our loggers are
+    respected.
+    """
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(f"{_OUR_LOGGER}.")]
+    loggers = [logging.getLogger(name) for name in (_OUR_LOGGER, *names)]
+    for one in loggers:
+        one.disabled = False
+        # logging.disable() sets the level of the common manager.
+        one.manager = _our_manager
+    if _ours.handler is None or any(one.handlers for one in loggers):
+        return
+    if _ours.handler not in logging.root.handlers:
+        logger = loggers[0]
+        logger.addHandler(_ours.handler)
+        logger.setLevel(_ours.level)
+        logger.propagate = False
+
+
+_our_manager: Final = logging.Manager(logging.root)
 
 
 def formatter(form: LogFormat) -> logging.Formatter:
@@ -43,7 +105,7 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
-class _PlainFormatter(logging.Formatter):
+class _PlainFormatter(_Formatter):
     """Time, level, process, logger, text; then the fields of the line as name=value."""
 
     def __init__(self) -> None:
@@ -60,7 +122,7 @@ class _PlainFormatter(logging.Formatter):
         return f"{text} [{extras}]" if extras else text
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     """One JSON object a line, for log collectors."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -64,6 +64,8 @@ NEW = st.fixed_dictionaries(
         "old_prefix": st.sampled_from([*[None] * 8, 0, 1, 2]),
     }
 )
+BEGUN = st.none() | st.lists(PICK, max_size=3)
+"""What a worker reports as begun, if anything."""
 TIMEOUT_MS = st.sampled_from([0, 1_000, 30_000, 60_000])
 RESERVE: dict[str, st.SearchStrategy[Any]] = {
     "worker": WORKERS,
@@ -71,6 +73,8 @@ RESERVE: dict[str, st.SearchStrategy[Any]] = {
     "reservation_ms": st.sampled_from([1, 1, 1_000, 50_000]),
     "strategy": STRATEGIES,
     "timeout_ms": TIMEOUT_MS,
+    "begun": BEGUN,
+    "alone": st.booleans(),
 }
 LIMIT = st.sampled_from([1, 2, 5, 1_000])
 
@@ -120,8 +124,11 @@ ACTIONS: list[tuple[int, str, dict[str, st.SearchStrategy[Any]]]] = [
             "picks": st.lists(PICK, max_size=8),
             "unknown_ms": st.sampled_from([0, 500, 30_000]),
             "timeout_ms": TIMEOUT_MS,
+            "begun": BEGUN,
         },
     ),
+    (2, "note_begun", {"worker": WORKERS, "begun": st.lists(PICK, max_size=3)}),
+    (4, "die", {"worker": WORKERS, "begun": BEGUN}),
     (1, "retire", {"worker": WORKERS, "limit": LIMIT}),
     (1, "reclaim_dead", {"limit": LIMIT}),
     (2, "reclaim_expired", {"limit": LIMIT}),

@@ -60,6 +60,13 @@ def indexes_and_totals_are_right(model: Model, now: Snapshot) -> None:
     assert {f"{id_}:{n}": at for (id_, n), at in model.delayed.items()} == now.delayed
     assert model.workers == now.workers
     assert model.dead_at == now.dead_at
+    assert model.begun == now.begun
+    waiting = {f"{id_}:{n}" for id_, n in model.suspects if (id_, n) in model.delayed}
+    # Those of ended submissions are removed when the next suspect is chosen.
+    ended = {str(id_) for id_, sub in model.subs.items() if not sub.is_running}
+    assert {name for name in waiting if name.partition(":")[0] not in ended} <= set(now.suspects)
+    assert waiting <= set(now.delayed)
+    assert now.is_isolating or not (now.suspects or now.hosts)
     assert model.is_paused == now.is_paused
     assert {name: number for name, number in model.stats.items() if number} == now.stats
     for state in SubmissionState:

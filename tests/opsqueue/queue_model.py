@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from opsqueue.model.answers import SpentInputs
+from opsqueue.model.answers import Reserved, SpentInputs
 from opsqueue.model.chunk import (
     Completed,
     CompleteOutcome,
@@ -38,6 +38,9 @@ from tests.opsqueue.submission_model import (
     order_of,
 )
 
+POSTPONED_MS = 300_000
+"""How far ahead a waiting suspect is in `delayed`."""
+
 
 class Model:
     """The expected queue. Methods take `now` first and return the expected answer of Redis."""
@@ -52,6 +55,11 @@ class Model:
         self.delayed: dict[Chunk, int] = {}
         self.workers: dict[str, int] = {}
         self.dead_at: dict[str, int] = {}
+        self.begun: dict[str, set[str]] = {}
+        """Entries of the stream, as each worker has reported them."""
+        self.suspects: dict[Chunk, int] = {}
+        """Since when those wait that are delayed; others are only remembered."""
+        self.hosts: dict[str, Token] = {}
         self.expiring: dict[SubmissionId, int] = {}
         self.prefixes: dict[str, SubmissionId] = {}
         self.garbage: set[str] = set()
@@ -127,8 +135,26 @@ class Model:
         sub.places[entry.index] = Place.REDO
         if not entry.is_pending:
             self.stats["reservations_lost"] += 1
+            self._mark_again(sub, entry.index)
             return None
         return sub, entry.index
+
+    def _mark_again(self, sub: ModelSubmission, index: int) -> None:
+        if sub.is_running:
+            sub.was_in_hand.add(index)
+
+    def _isolate(self, now: int, sub: ModelSubmission, index: int) -> None:
+        sub.places[index] = Place.DELAYED
+        self.delayed[sub.id, index] = now + POSTPONED_MS
+        self.suspects[sub.id, index] = now
+
+    def _release_unbegun(self, now: int, token: Token, sub: ModelSubmission, index: int) -> None:
+        if sub.is_running and token in self.hosts.values():
+            self._isolate(now, sub, index)
+
+    def has_begun(self, worker: str, token: Token) -> bool:
+        """Return whether a chunk is charged to a worker."""
+        return worker not in self.begun or entry_of(token) in self.begun[worker]
 
     def _use_attempt(
         self, now: int, sub: ModelSubmission, index: int, kind: str, jitter: int | None
@@ -136,6 +162,7 @@ class Model:
         if not sub.is_running:
             return Dropped(sub.id)
         sub.attempts[index] += 1
+        sub.was_in_hand.add(index)
         attempt = sub.attempts[index]
         sub.last_failure = (index, attempt, kind)
         if attempt == sub.options.max_attempts:
@@ -229,8 +256,10 @@ class Model:
             return False
         sub.state, sub.ended_at, sub.last_failure = SubmissionState.IN_PROGRESS, None, None
         sub.attempts.clear()
+        sub.was_in_hand = set(range(sub.cursor))
         for chunk in [chunk for chunk in self.delayed if chunk[0] == id_]:
             del self.delayed[chunk]
+            self.suspects.pop(chunk, None)
             sub.places[chunk[1]] = Place.REDO
         sub.limit, sub.chunks_failed = None, 0
         del self.expiring[id_]
@@ -306,19 +335,33 @@ class Model:
         reservation_ms: int,
         strategy: AnyStrategy,
         timeout_ms: int,
-        given: tuple[Reservation, ...],
+        begun: list[Token] | None,
+        answer: Reserved,
+        *,
+        alone: bool,
     ) -> None:
         """Check each reserved chunk against the submissions that the strategy allows."""
+        given = answer.chunks
         self._note_reserve(now, worker, timeout_ms)
+        if begun is not None:
+            self.begun[worker] = set(map(entry_of, begun))
         if self.is_paused:
-            assert given == ()
+            assert (given, answer.must_drain) == ((), False)
             return
-        due = sorted((at, f"{id_}:{i}", id_, i) for (id_, i), at in self.delayed.items())
-        for at, _, id_, index in due[:100]:
-            if at <= now:
-                del self.delayed[id_, index]
-                if id_ in self.subs:
-                    self.subs[id_].places[index] = Place.REDO
+        self._free_due(now)
+        if self.hosts.get(worker) not in self.stream:
+            self.hosts.pop(worker, None)
+        if answer.must_drain:
+            assert given == ()
+            assert not alone
+            assert worker in self.hosts or (worker in self.begun and self._waiting())
+            return
+        if answer.is_suspect:
+            assert alone
+            self._host(now, worker, reservation_ms, strategy, given)
+            return
+        if alone and not self.hosts and self._live(now) > 1:
+            assert not self._permitted(strategy, now)
         stream_length = self.entries
         if given:
             self._notice_loss()
@@ -328,21 +371,88 @@ class Model:
             index = chunk.chunk_index
             assert sub.id in may_be
             assert sub.next_index == index
-            assert sub.attempts[index] + 1 == chunk.attempt
-            assert now + reservation_ms == chunk.expires_at_ms
-            assert sub.meta == chunk.source.strategic_metadata
-            assert sub.inputs.get(index) == chunk.input
-            sub.places[index] = Place.RESERVED
-            sub.in_hand += 1
-            for layer in layers:
-                if layer[0] == "rate" and layer[1] in sub.meta:
-                    value = sub.meta[str(layer[1])]
-                    self.buckets.take(layer, value, sub.operations_in(index), now)
-            assert chunk.token not in self.tokens
-            self.tokens.add(chunk.token)
-            self.stream[chunk.token] = Entry(sub.id, index, worker, now, chunk.expires_at_ms)
+            self._deliver(now, worker, reservation_ms, layers, chunk)
         may_be, _ = self._allowed(strategy, stream_length + len(given), now)
         assert len(given) == limit or not may_be
+
+    def _free_due(self, now: int) -> None:
+        due = sorted((at, f"{id_}:{i}", id_, i) for (id_, i), at in self.delayed.items())
+        for at, _, id_, index in due[:100]:
+            is_running = id_ in self.subs and self.subs[id_].is_running
+            if at <= now and is_running and (id_, index) in self.suspects and self.begun:
+                self.delayed[id_, index] = now + POSTPONED_MS
+            elif at <= now:
+                del self.delayed[id_, index]
+                self.suspects.pop((id_, index), None)
+                if id_ in self.subs:
+                    self.subs[id_].places[index] = Place.REDO
+
+    def _deliver(
+        self,
+        now: int,
+        worker: str,
+        reservation_ms: int,
+        layers: Sequence[Layer],
+        chunk: Reservation,
+    ) -> None:
+        sub, index = self.subs[chunk.source.submission_id], chunk.chunk_index
+        assert sub.attempts[index] + 1 == chunk.attempt
+        assert (index in sub.was_in_hand) == chunk.again
+        assert now + reservation_ms == chunk.expires_at_ms
+        assert sub.meta == chunk.source.strategic_metadata
+        assert sub.inputs.get(index) == chunk.input
+        sub.places[index] = Place.RESERVED
+        sub.in_hand += 1
+        for layer in layers:
+            if layer[0] == "rate" and layer[1] in sub.meta:
+                value = sub.meta[str(layer[1])]
+                self.buckets.take(layer, value, sub.operations_in(index), now)
+        assert chunk.token not in self.tokens
+        self.tokens.add(chunk.token)
+        self.stream[chunk.token] = Entry(sub.id, index, worker, now, chunk.expires_at_ms)
+
+    # Suspects
+
+    def _waiting(self) -> list[Chunk]:
+        """Return the suspects that can be reserved, in the order of their waiting."""
+        self.suspects = {
+            chunk: since
+            for chunk, since in self.suspects.items()
+            if chunk in self.delayed and self.subs[chunk[0]].is_running
+        }
+        return sorted(self.suspects, key=lambda c: (self.suspects[c], f"{c[0]}:{c[1]}"))
+
+    def _live(self, now: int) -> int:
+        return sum(at > now for at in self.dead_at.values())
+
+    def _permitted(self, strategy: AnyStrategy, now: int) -> tuple[Chunk, Sequence[Layer]] | None:
+        """Return the first suspect whose submission the filters permit, and that alternative."""
+        for chunk in self._waiting():
+            may_be, layers = self._allowed(strategy, self.entries, now, [chunk[0]])
+            if may_be:
+                return chunk, layers
+        return None
+
+    def _host(
+        self,
+        now: int,
+        worker: str,
+        reservation_ms: int,
+        strategy: AnyStrategy,
+        given: tuple[Reservation, ...],
+    ) -> None:
+        (chunk,) = given
+        found = self._permitted(strategy, now)
+        assert found is not None
+        suspect, layers = found
+        assert suspect == (chunk.source.submission_id, chunk.chunk_index)
+        del self.suspects[suspect], self.delayed[suspect]
+        self._notice_loss()
+        hosting = [w for w, t in self.hosts.items() if t in self.stream and w in self.dead_at]
+        assert len(hosting) < max(1, self._live(now) // 2)
+        self.hosts = {host: token for host, token in self.hosts.items() if host in self.dead_at}
+        self._deliver(now, worker, reservation_ms, layers, chunk)
+        self.hosts[worker] = chunk.token
 
     def _allowed(
         self,
@@ -418,8 +528,11 @@ class Model:
         if not sub.is_running:
             return Dropped(sub.id)
         if delay_ms:
+            self._mark_again(sub, index)
             sub.places[index] = Place.DELAYED
             self.delayed[sub.id, index] = now + delay_ms
+        else:
+            self._release_unbegun(now, token, sub, index)
         self.stats["chunks_released"] += 1
         return Released(sub.id)
 
@@ -430,10 +543,23 @@ class Model:
         tokens = [t for t, e in self.stream.items() if e.worker == worker and e.is_pending]
         return sorted(tokens, key=order_of)[:limit]
 
+    def note_begun(self, worker: str, begun: list[Token]) -> bool:
+        if worker in self.workers:
+            self.begun[worker] = set(map(entry_of, begun))
+        return worker in self.workers
+
     def heartbeat(
-        self, now: int, worker: str, tokens: list[Token], unknown_ms: int, timeout_ms: int
+        self,
+        now: int,
+        worker: str,
+        tokens: list[Token],
+        unknown_ms: int,
+        timeout_ms: int,
+        begun: list[Token] | None,
     ) -> tuple[set[Token], int]:
         self._note_sign_of_life(now, worker, timeout_ms)
+        if begun is not None:
+            self.begun[worker] = set(map(entry_of, begun))
         pending = self.pending_of(worker, 10_000)
         there = {t for t in pending if self.stream[t].is_there}
         held = {t for t in there if t in tokens and self.subs[self.stream[t].id].is_running}
@@ -442,16 +568,21 @@ class Model:
             if token not in there:
                 self._end_reservation(token)
             elif token not in tokens and now - self.stream[token].reserved_at >= unknown_ms:
-                self._end_reservation(token)
+                ended = self._end_reservation(token)
+                if ended is not None:
+                    self._release_unbegun(now, token, *ended)
                 self.stats["chunks_released"] += 1
                 released += 1
         return set(tokens) - held, released
 
-    def retire(self, worker: str, limit: int) -> bool:
+    def retire(self, now: int, worker: str, limit: int) -> bool:
         pending = self.pending_of(worker, limit)
         for token in pending:
-            if self._end_reservation(token) is not None:
+            if (ended := self._end_reservation(token)) is not None:
                 self.stats["chunks_released"] += 1
+                if self.has_begun(worker, token):
+                    self._mark_again(*ended)
+                self._release_unbegun(now, token, *ended)
         if len(pending) == limit and self.pending_of(worker, 1):
             return False
         self._forget_worker(worker)
@@ -472,6 +603,8 @@ class Model:
     def _forget_worker(self, worker: str) -> None:
         self.workers.pop(worker, None)
         self.dead_at.pop(worker, None)
+        self.begun.pop(worker, None)
+        self.hosts.pop(worker, None)
 
     def reclaim_dead(self, now: int, limit: int) -> int:
         dead = sorted((at, worker) for worker, at in self.dead_at.items() if at <= now)
@@ -485,7 +618,7 @@ class Model:
                 if ended is not None:
                     reclaimed += 1
                     self.stats["chunks_reclaimed"] += 1
-                    self._use_attempt(now, *ended, "WorkerDied", None)
+                    self._charge(now, worker, token, *ended, "WorkerDied")
             if left > 0:
                 self._forget_worker(worker)
         return reclaimed
@@ -499,11 +632,12 @@ class Model:
         reclaimed = 0
         for token in page:
             if self.stream[token].expires_at <= now:
+                worker = self.stream[token].worker
                 ended = self._end_reservation(token)
                 if ended is not None:
                     reclaimed += 1
                     self.stats["chunks_reclaimed"] += 1
-                    self._use_attempt(now, *ended, "ReservationExpired", None)
+                    self._charge(now, worker, token, *ended, "ReservationExpired")
         if len(page) == limit:
             return reclaimed, page[-1]
         pending = sum(entry.is_pending for entry in self.stream.values())
@@ -512,6 +646,18 @@ class Model:
         elif self.has_group and pending != self.entries:
             self.is_repairing = True
         return reclaimed, None
+
+    def _charge(
+        self, now: int, worker: str, token: Token, sub: ModelSubmission, index: int, kind: str
+    ) -> None:
+        """Use an attempt of what has begun; if its worker died, it is a suspect."""
+        if not self.has_begun(worker, token):
+            self._mark_again(sub, index)
+            self._release_unbegun(now, token, sub, index)
+            return
+        outcome = self._use_attempt(now, sub, index, kind, None)
+        if kind == "WorkerDied" and worker in self.begun and isinstance(outcome, Retried):
+            self._isolate(now, sub, index)
 
     # Losses
 
@@ -565,6 +711,7 @@ class Model:
                 if place is Place.LOST and (id_, index) in in_redo:
                     assert (id_, index) not in there
                     sub.places[index] = Place.REDO
+                    self._mark_again(sub, index)
                     sub.in_hand -= 1
                     freed += 1
         self.stats["chunks_repaired"] += freed

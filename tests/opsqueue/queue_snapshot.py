@@ -43,6 +43,10 @@ class Snapshot:
     pending: dict[str, str] | None
     workers: dict[str, int]
     dead_at: dict[str, int]
+    begun: dict[str, set[str]]
+    suspects: list[str]
+    hosts: dict[str, str]
+    is_isolating: bool
     stats: dict[str, int]
     by_state: dict[str, list[str]]
     in_hand: dict[str, dict[int, int]]
@@ -93,6 +97,10 @@ class Snapshot:
         pipe.exists(f"{base}repair")
         pipe.exists(f"{base}paused")
         pipe.xrevrange(f"{base}wake", count=1)
+        pipe.hgetall(f"{base}begun")
+        pipe.zrange(f"{base}suspects", 0, -1)
+        pipe.hgetall(f"{base}hosts")
+        pipe.exists(f"{base}isolating")
         answers = iter(pipe.execute(raise_on_error=False))
 
         submissions = {}
@@ -125,6 +133,7 @@ class Snapshot:
             next(answers) for _ in range(7)
         )
         is_repairing, is_paused, wake = (next(answers) for _ in range(3))
+        begun, suspects, hosts, is_isolating = (next(answers) for _ in range(4))
         return cls(
             submissions=submissions,
             ready=sorted(id_.decode() for id_ in [*ready, *with_meta]),
@@ -135,6 +144,10 @@ class Snapshot:
             pending=_pending(pending),
             workers={name.decode(): int(at) for name, at in workers},
             dead_at={name.decode(): int(at) for name, at in dead_at},
+            begun={name: set(text.split()) for name, text in _texts(begun).items()},
+            suspects=[member.decode() for member in suspects],
+            hosts=_texts(hosts),
+            is_isolating=bool(is_isolating),
             stats={name: int(number) for name, number in _texts(stats).items() if int(number)},
             by_state=by_state,
             in_hand=in_hand,

@@ -37,6 +37,8 @@ class ModelSubmission:
     state: SubmissionState = SubmissionState.IN_PROGRESS
     ended_at: int | None = None
     attempts: Counter[int] = field(default_factory=Counter)
+    was_in_hand: set[int] = field(default_factory=set)
+    """Chunks whose next reservation is `again`."""
     last_failure: tuple[int, int, str] | None = None
     failed_in: dict[int, int] = field(default_factory=dict)
     """Operations that failed, by finished chunk; only those that have any."""

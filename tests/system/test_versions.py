@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ import opsqueue
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId
 from opsqueue.producer import ProducerClient
+from opsqueue.queue.queue import Queue
+from opsqueue.strategy import Oldest
+from tests.opsqueue.steps import Clock, insert, take
 from tests.system.conftest import ProducerOf, Start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
@@ -86,6 +90,82 @@ def test_programs_of_the_last_release_and_of_this_version_share_a_queue(
         for _, worker, file in results:
             assert file == f"{folders[worker]}/opsqueue/__init__.py"
     assert {path.name for path in (tmp_path / "meeting").iterdir()} == {"old", "new"}
+
+
+OF_QUEUE = """
+import sys
+from opsqueue.queue.connection import connect
+from opsqueue.queue.queue import Queue
+from opsqueue.strategy import Oldest
+client = connect(sys.argv[1])
+for line in sys.stdin:
+    now, _, call = line.partition(" ")
+    queue = Queue(client, sys.argv[2], clock=lambda: int(now))
+    print(eval(call), flush=True)
+"""
+"""Evaluates calls of a queue, each at an instant."""
+
+
+@pytest.fixture
+def released_queue(
+    release: Path, redis_url: str, queue_name: str
+) -> Iterator[Callable[[int, str], str]]:
+    """Calls of the release's own `Queue`, with its scripts: an instant and an expression."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OF_QUEUE, redis_url, queue_name],
+        cwd=release,  # before PYTHONPATH, for -c
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+
+        def call(now: int, expression: str) -> str:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            program.stdin.write(f"{now} {expression}\n")
+            program.stdin.flush()
+            return program.stdout.readline().strip()
+
+        yield call
+        program.stdin.close()
+
+
+def test_workers_of_the_last_release_share_suspects_and_what_has_not_begun(
+    real_client: redis.Redis, queue_name: str, released_queue: Callable[[int, str], str]
+) -> None:
+    """They know neither, so that they lose and duplicate nothing, and free suspects at last."""
+    clock = Clock()
+    queue = Queue(real_client, queue_name, clock=clock)
+    reserve = "[c.attempt for c in queue.reserve_chunks('old', limit={}, strategy=Oldest()).chunks]"
+    id_ = insert(queue, 6)
+    chunks = take(queue, 3, worker="dead")
+    queue.note_begun("dead", [chunks[0].token])
+
+    # What an old worker holds is charged as a whole; an old sweep charges all of a new worker's.
+    held_by_old = released_queue(clock.now, reserve.format(1))
+    clock.advance(30_000)
+    queue.heartbeat("new", begun=[])
+    assert queue.reclaim_dead("sweeper") is not None
+    suspect_is_left = released_queue(clock.now, reserve.format(9))
+    waiting = [one.index for one in queue.list_delayed(id_).chunks if one.is_suspect]
+    clock.advance(300_000)
+    freed = released_queue(clock.now, reserve.format(9))
+    stale = queue.reserve_chunks("new", alone=True)
+    clock.advance(30_000)
+    swept = released_queue(clock.now, "queue.reclaim_dead('sweeper').chunks")
+    left = queue.reserve_chunks("later", limit=9, strategy=Oldest())
+
+    assert held_by_old == "[1]"
+    # Two that did not begin, the one that the old worker held, and two that are new.
+    assert suspect_is_left == "[1, 1, 2, 1, 1]"
+    assert waiting == [0]
+    assert freed == "[2]"
+    assert stale.chunks == ()
+    assert swept == "6"
+    assert [3, 2, 2, 3, 2, 2] == [chunk.attempt for chunk in left.chunks]
+    assert not left.is_suspect
 
 
 def test_a_worker_leaves_a_queue_whose_format_is_too_new_and_serves_the_others(

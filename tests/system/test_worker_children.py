@@ -30,7 +30,7 @@ def test_a_handler_can_end_what_it_starts(start_worker: Start, producer_of: Prod
 def test_a_death_is_noticed_though_a_fork_lives_on(
     start_worker: Start, producer_of: ProducerOf, tmp_path: Path
 ) -> None:
-    """The fork has the socket open, but the chunk uses an attempt within seconds."""
+    """The fork has left the session, but the chunk uses an attempt within seconds."""
     path = tmp_path / "fork"
     start_worker("--concurrency", "1")
     submission_id = producer_of().insert_submission([["fork", str(path)]], chunk_size=1, **ONCE)

@@ -268,6 +268,7 @@ def test_reload_replaces_the_children_when_a_file_changes(
 
     source.write_text(text.replace("'before'", "'afterwards'"))
     worker.wait_for_line("changing.py changed")
+    worker.wait_for_line("the new code has started")
 
     assert before == ["before"]
     assert list(producer_of().run_submission([0], chunk_size=1)) == ["afterwards"]

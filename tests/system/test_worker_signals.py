@@ -151,7 +151,7 @@ def test_a_chunk_that_kills_a_replaced_child_has_used_an_attempt(begin: Begin) -
     (old,) = worker.children()
 
     worker.signal(signal.SIGHUP)
-    worker.wait_for_line("replacing the children")
+    worker.wait_for_line("has started: replacing")
     until(lambda: len(worker.children()) == 2)
     old.kill()
 

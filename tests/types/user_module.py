@@ -3,6 +3,8 @@
 Both type checkers need every `type: ignore` here: each marks a mistake that they must find.
 """
 
+import functools
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, assert_type
@@ -21,7 +23,7 @@ from opsqueue.producer import (
     SubmissionState,
     SubmissionStatus,
 )
-from opsqueue.testing import LocalOpsqueue, local
+from opsqueue.testing import Faults, LocalOpsqueue, local
 
 # Handlers: decorated functions keep their types.
 
@@ -60,6 +62,104 @@ app.operation_handler("numbers", on_error="ignore")  # type: ignore[arg-type]
 app.chunk_handler("rows", concurrency=2)  # type: ignore[call-arg]
 app.chunk_handler("rows", strategy="Oldest")  # type: ignore[arg-type]
 app.operation_handler("numbers")(3)  # type: ignore[type-var]
+
+# Any callable that can work is a handler, with or without `chunk`, and keeps its type.
+
+
+def scale(number: int, by: int) -> int:
+    return number * by
+
+
+def scale_rows(rows: Sequence[int], *, chunk: Chunk, by: int = 2) -> Sequence[int]:
+    return [row * by for row in rows]
+
+
+async def double_rows(rows: list[int]) -> tuple[int, ...]:
+    return tuple(row * 2 for row in rows)
+
+
+class Doubler:
+    def __call__(self, number: int) -> int:
+        return number * 2
+
+    async def later(self, number: int, chunk: Chunk) -> int:
+        return number * 2 + chunk.retries
+
+
+assert_type(
+    app.operation_handler("numbers")(functools.partial(scale, by=2)), functools.partial[int]
+)
+assert_type(app.operation_handler("numbers")(Doubler()), Doubler)
+app.operation_handler("numbers")(Doubler().later)
+app.operation_handler("numbers")(abs)
+app.operation_handler("numbers")(int)
+app.chunk_handler("rows")(scale_rows)
+app.chunk_handler("rows")(double_rows)
+app.chunk_handler("rows")(sorted)
+
+# What can't work is not.
+
+
+def of_number(number: int) -> list[int]:
+    return [number]
+
+
+def of_two(rows: list[int], more: list[int]) -> list[int]:
+    return rows + more
+
+
+def of_list_as_chunk(rows: list[int], chunk: list[int]) -> list[int]:
+    return rows + chunk
+
+
+def to_text(rows: list[int]) -> str:
+    return "".join(map(str, rows))
+
+
+def to_mapping(rows: list[int]) -> dict[int, int]:
+    return dict.fromkeys(rows, 1)
+
+
+async def to_bytes(rows: list[int]) -> bytes:
+    return bytes(rows)
+
+
+def to_generator(rows: list[int]) -> Iterator[int]:
+    yield from rows
+
+
+async def to_asynchronous_generator(rows: list[int]) -> AsyncIterator[int]:
+    yield rows[0]
+
+
+app.operation_handler("numbers")(scale)  # type: ignore[type-var]
+app.operation_handler("numbers")(Doubler)  # type: ignore[type-var]
+app.chunk_handler("rows")(of_number)  # type: ignore[type-var]
+app.chunk_handler("rows")(of_two)  # type: ignore[type-var]
+app.chunk_handler("rows")(of_list_as_chunk)  # type: ignore[type-var]
+app.chunk_handler("rows")(to_text)  # type: ignore[type-var]
+app.chunk_handler("rows")(to_mapping)  # type: ignore[type-var]
+app.chunk_handler("rows")(to_bytes)  # type: ignore[type-var]
+app.chunk_handler("rows")(to_generator)  # type: ignore[type-var]
+app.chunk_handler("rows")(to_asynchronous_generator)  # type: ignore[type-var]
+
+# Hooks, and apps in apps.
+
+
+@app.on_chunk_failure
+def observe_chunk(error: BaseException, chunk: Chunk) -> None:
+    assert_type(chunk.first_index, int)
+
+
+@app.on_operation_error
+def observe_operation(error: BaseException, chunk: Chunk, index: int, operation: Any) -> None: ...
+
+
+app.include(Opsqueue())
+app.include("tasks:app")  # type: ignore[arg-type]
+app.on_chunk_failure(connect)  # type: ignore[type-var]
+app.on_operation_error(observe_chunk)  # type: ignore[type-var]
+app.on_worker_start(observe_chunk)  # type: ignore[type-var]
 
 # Strategies
 
@@ -133,6 +233,7 @@ def consume(consumer: ConsumerClient) -> None:
         return [operation + 1 for operation in operations]
 
     consumer.run_each_op(increment)
+    consumer.run_each_op(fetch)
     consumer.run_each_chunk(callback, strategy=Strategy.Random())
     for chunk in consumer.reserve_chunks(10):
         assert_type(chunk, opsqueue.consumer.Chunk)
@@ -151,6 +252,10 @@ def run_locally() -> Iterator[None]:
         assert_type(queues, LocalOpsqueue)
         assert_type(list(queues.run_submission("numbers", [1, 2])), list[Any])
         assert_type(queues.producer("numbers"), ProducerClient)
+    faults = Faults(seed=7, kill=0.1, expire=0.05, store_errors=0.05)
+    with local(app, faults=faults) as queues:
+        assert_type(faults.report.injected, Counter[str])
+    local(app, faults=7)  # type: ignore[arg-type]
     yield
 
 

@@ -15,4 +15,13 @@ def main() -> None:
     with needing("worker", by="opsqueue-worker"):
         # Imported here because its dependencies may not be installed.
         from opsqueue_worker.cli import main as command  # noqa: PLC0415 as above
-    command(prog_name="opsqueue-worker")
+        from opsqueue_worker.ending import end_soon  # noqa: PLC0415 as above
+    code: object = 1
+    try:
+        command(prog_name="opsqueue-worker")
+    except SystemExit as exc:
+        code = exc.code or 0
+        raise
+    finally:
+        # The app was imported here, too, and may have started threads.
+        end_soon(code if isinstance(code, int) else 1)

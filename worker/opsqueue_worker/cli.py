@@ -18,11 +18,19 @@ from opsqueue.exceptions import (
     IncorrectUsageError,
     InvalidArgumentError,
 )
-from opsqueue.handlers.app import Opsqueue, load_app
 from opsqueue.strategy import AnyStrategy, parse_strategy
+from opsqueue.tracing.logs import log_to
+from opsqueue_worker.app_import import (
+    check_not_green,
+    import_app,
+    import_app_unchanged,
+    own_stderr,
+)
 from opsqueue_worker.check import check_worker
 from opsqueue_worker.logs import set_up_logging
+from opsqueue_worker.output import Output
 from opsqueue_worker.pool import PoolKind
+from opsqueue_worker.pool.pool import NotStartedError
 from opsqueue_worker.settings import WorkerSettings
 from opsqueue_worker.worker import Worker
 
@@ -42,12 +50,13 @@ Signals:
   TERM, INT (Ctrl-C)  finish the chunks that run, release the others, then exit; a second one
                       releases all of them at once
   QUIT                release all chunks at once, then exit
-  HUP                 replace the child processes, each after the chunk that it runs
+  HUP                 start a child process with the new code; if it starts, replace the others,
+                      each after the chunk that it runs
   USR1                print the stack of every thread to stderr
 \b
 Exit codes:
   0  the worker stopped as it was asked to
-  1  an unexpected error, or with --check: no worker is alive
+  1  an unexpected error, or with --check: no worker is alive, or its children don't start
   2  an option is wrong, or the app can't be loaded
   3  Redis or the store can't be reached
 \b
@@ -139,7 +148,8 @@ class _Strategy(click.ParamType[AnyStrategy]):
     type=_Prefetch(),
     default="auto",
     help="Number of chunks reserved ahead for each chunk that runs. auto reserves about 100 ms of "
-    "work, 1 to 64 chunks.",
+    "work by the durations of each queue's chunks, at most 64, and none if a chunk takes more than "
+    "1 s.",
 )
 @config.REDIS_URL()
 @config.STORE_URL(help=f"{config.STORE_URL.help}  [required]")
@@ -207,7 +217,8 @@ class _Strategy(click.ParamType[AnyStrategy]):
 @click.option(
     "--check",
     is_flag=True,
-    help="Run no chunks. Exit with 0 if a worker on this host is alive, else with 1.",
+    help="Run no chunks, and don't import the app. Exit with 0 if a worker of the app on this host "
+    "is alive and its children start, else with 1.",
 )
 @config.LOG_LEVEL()
 @config.LOG_FORMAT()
@@ -222,23 +233,16 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
         # no handler for.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
-        set_up_logging(options["log_level"], options["log_format"])
-        app = load_app(options["app"])
-        settings = _settings_of(options)
+        try:
+            settings = _settings_of(options)
+        except IncorrectUsageError as exc:
+            config.say(f"Error: {exc}")
+            sys.exit(2)
         if options["check"]:
-            _check(settings, app)
-        worker = Worker(settings, app, say=config.say)
-        worker.check()
-        code = worker.run()
+            _check(settings)
+        code = _run(settings)
     except _ToldToStopError:
-        sys.exit(0)
-    except IncorrectUsageError as exc:
-        logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
-        config.say(f"Error: {exc}")
-        sys.exit(2)
-    except (ConnectionTroubleError, FormatTooNewError) as exc:
-        config.say(f"Error: {exc}")
-        sys.exit(3)
+        code = 0
     sys.exit(code)
 
 
@@ -254,6 +258,42 @@ class _ToldToStopError(BaseException):
 
 def _stop(_number: int, _frame: object) -> None:
     raise _ToldToStopError
+
+
+def _run(settings: WorkerSettings) -> int:
+    """Run a worker and return the exit code; errors are printed."""
+    output = None
+    try:
+        check_not_green("opsqueue-worker")
+        set_up_logging(settings.log_level, settings.log_format, own_stderr())
+        if settings.pool == "solo":
+            # Everything runs in this process, and so do breakpoints, which need the terminal.
+            app = import_app(settings.app)
+        else:
+            app = import_app_unchanged(settings.app)
+            # It has threads, so it comes after the check of what the app has replaced.
+            output = Output()
+            log_to(sys.stderr)
+        worker = Worker(settings, app, say=config.say, output=output)
+        worker.check()
+        return worker.run()
+    except _ToldToStopError:
+        return 0
+    except IncorrectUsageError as exc:
+        logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
+        config.say(f"Error: {exc}")
+        return 2
+    except NotStartedError as exc:
+        config.say(f"Error: {exc}")
+        return 2 if exc.is_usage else 1
+    except (ConnectionTroubleError, FormatTooNewError) as exc:
+        config.say(f"Error: {exc}")
+        return 3
+    finally:
+        if output is not None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+            output.close()
 
 
 def _settings_of(options: dict[str, Any]) -> WorkerSettings:
@@ -299,8 +339,8 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
     )
 
 
-def _check(settings: WorkerSettings, app: Opsqueue) -> None:
-    missing = check_worker(settings, settings.queues or tuple(app.handlers))
+def _check(settings: WorkerSettings) -> None:
+    missing = check_worker(settings)
     if missing is not None:
         config.say(f"Error: {missing}")
         sys.exit(1)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TextIO
 
 from opsqueue.model.chunk import Reservation
 from opsqueue.tracing import logs
@@ -14,9 +15,9 @@ from opsqueue.tracing.logs import LogFormat
 _chunk: ContextVar[Reservation | None] = ContextVar("opsqueue_chunk", default=None)
 
 
-def set_up_logging(level: str, form: LogFormat = "plain") -> None:
-    """Log to stderr everything of `level` or above."""
-    logs.set_up_logging(level, form, _add_chunk)
+def set_up_logging(level: str, form: LogFormat = "plain", stream: TextIO | None = None) -> None:
+    """Log to `stream` or stderr everything of `level` or above."""
+    logs.set_up_logging(level, form, _add_chunk, stream=stream)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from opsqueue.exceptions import IncorrectUsageError
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
 from opsqueue.model.version import __version__
-from opsqueue_worker.pool.pool import ChildEnd
+from opsqueue_worker.pool.pool import ChildEnd, Health
 
 _CHUNK_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -69,6 +69,29 @@ class WorkerMetrics:
         )
         for reason in ChildEnd:
             self._children.labels(reason.value)
+        self._children_ready = Gauge(
+            "opsqueue_worker_children_ready",
+            "Child processes that can run chunks.",
+            registry=self.registry,
+        )
+        self._children_wanted = Gauge(
+            "opsqueue_worker_children_wanted",
+            "Child processes that should be ready.",
+            registry=self.registry,
+        )
+        self._reloads_failed = Counter(
+            "opsqueue_worker_reload_failed",
+            "Reloads whose new code could not be started.",
+            registry=self.registry,
+        )
+        self._lines_dropped = Counter(
+            "opsqueue_worker_output_lines_dropped",
+            "Lines of output that were dropped, as they could not be written.",
+            ["stream"],
+            registry=self.registry,
+        )
+        for stream in ("stdout", "stderr"):
+            self._lines_dropped.labels(stream)
         self._held = Gauge(
             "opsqueue_worker_chunks_held",
             "Chunks that this worker holds: waiting, running or not yet reported.",
@@ -109,6 +132,11 @@ class WorkerMetrics:
         """
         self._slots.set(slots)
         self._running.set_function(running)
+
+    def show_children(self, health: Callable[[], Health]) -> None:
+        """Register a callback for the state of the children, which each scrape calls."""
+        self._children_ready.set_function(lambda: health().ready)
+        self._children_wanted.set_function(lambda: health().wanted)
 
     def show_queue(self, queue: str, held: Callable[[], int]) -> None:
         """Create a queue's metrics at zero; `held` is called at each scrape."""
@@ -151,6 +179,14 @@ class WorkerMetrics:
     def saw_child_end(self, reason: ChildEnd) -> None:
         """Count a child that has ended."""
         self._children.labels(reason.value).inc()
+
+    def saw_failed_reload(self) -> None:
+        """Count a reload whose new code could not be started."""
+        self._reloads_failed.inc()
+
+    def saw_dropped_lines(self, stream: str, lines: int) -> None:
+        """Count lines of output that were dropped."""
+        self._lines_dropped.labels(stream).inc(lines)
 
     def serve(self, host: str, port: int) -> str:
         """Serve the metrics from a separate thread; return the address.

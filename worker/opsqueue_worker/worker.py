@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Final
 
 import opsqueue
+from opsqueue import config
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Report
+from opsqueue.model.chunk import Token, encodable
 from opsqueue.model.process import worker_info
 from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
@@ -29,9 +33,11 @@ from opsqueue_worker.intake.heartbeat import Heartbeat
 from opsqueue_worker.intake.intake import Intake
 from opsqueue_worker.intake.intakes import Intakes
 from opsqueue_worker.metrics import WorkerMetrics
+from opsqueue_worker.orphans import Orphans
+from opsqueue_worker.output import Output
 from opsqueue_worker.pool.child_pool import ChildPool
 from opsqueue_worker.pool.messages import Hello
-from opsqueue_worker.pool.pool import Ahead, Pool, PoolCalls
+from opsqueue_worker.pool.pool import NotStartedError, Pool, PoolCalls
 from opsqueue_worker.pool.solo import SoloPool
 from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
@@ -49,6 +55,8 @@ _SIGNALS: Final = (
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _LAST_REPORTS_S: Final = 1.0
 """Time for reports after a second signal to stop: enough where Redis answers."""
+_PROBLEM_CHARS: Final = 500
+"""Limit of what each heartbeat says about children that don't start."""
 _LOOK: Final = 0
 """Stands in place of a signal and means that something changed."""
 
@@ -60,16 +68,24 @@ class Worker:
         settings: the worker's options.
         app: has the handlers.
         say: prints a line of the banner.
+        output: where children print; None means where this process does.
 
     Raises:
         IncorrectUsageError: a queue has no handler, or several processes can't share the store.
     """
 
     def __init__(
-        self, settings: WorkerSettings, app: Opsqueue, *, say: Callable[[str], None]
+        self,
+        settings: WorkerSettings,
+        app: Opsqueue,
+        *,
+        say: Callable[[str], None],
+        output: Output | None = None,
     ) -> None:
         self._settings = settings
         self._say = say
+        self._output = output
+        self._started_at_ms = time.time_ns() // 1_000_000
         names = settings.queues or tuple(app.handlers)
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
@@ -82,6 +98,8 @@ class Worker:
         )
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stops: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._is_signing_off = threading.Event()
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
         self._hello: Hello | None = None
         self._pool = self._make_pool(app, self._store)
@@ -95,7 +113,7 @@ class Worker:
             interval_s=settings.heartbeat_interval_s,
             timeout_s=settings.heartbeat_timeout_s,
             redis_timeout_s=settings.redis_timeout_s,
-            on_revoked=self._pool.revoke,
+            slots=self._pool.slots,
         )
         self._sweeper = Sweeper(
             self._intakes.parts,
@@ -104,6 +122,9 @@ class Worker:
         )
         if self._metrics is not None:
             self._metrics.show_pool(settings.concurrency, lambda: self._pool.chunks_running)
+            self._metrics.show_children(self._pool.health)
+            if output is not None:
+                output.count_drops(self._metrics.saw_dropped_lines)
             for name in self._handlers:
                 self._metrics.show_queue(name, partial(self._intakes.held_of, name))
         self._sources = SourceWatch() if settings.is_reloading else None
@@ -117,7 +138,7 @@ class Worker:
             handler,
             strategy=settings.strategy or handler.strategy,
             worker=settings.name,
-            pool=self._pool,
+            slots=self._pool.slots,
             changed=self._changed,
             heartbeat_timeout_ms=int(settings.heartbeat_timeout_s * 1000),
             on_round_trip=self._metrics.round_trips_of(part.name) if self._metrics else None,
@@ -128,15 +149,18 @@ class Worker:
         calls = PoolCalls(
             on_reports=self._report,
             on_change=self._announce,
+            on_begin=self._begin,
             time_limit_of=lambda name: self._handlers[name].time_limit,
             on_child_end=self._metrics.saw_child_end if self._metrics else lambda _reason: None,
+            serves=lambda: tuple(self._handlers),
+            on_reload_failed=self._metrics.saw_failed_reload if self._metrics else lambda: None,
         )
         if settings.pool == "solo":
-            ahead = settings.prefetch or 0
             return SoloPool(
                 app,
                 store,
-                ahead=ahead,
+                prefetch=settings.prefetch or 0,
+                heartbeat_timeout_s=settings.heartbeat_timeout_s,
                 calls=calls,
                 worker=settings.name,
                 max_chunk_bytes=settings.max_chunk_bytes,
@@ -165,10 +189,12 @@ class Worker:
         return ChildPool(
             self._hello,
             size=children,
-            ahead=Ahead(settings.prefetch),
+            prefetch=settings.prefetch,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
             calls=calls,
             max_chunks=settings.max_chunks_per_child,
             max_memory_bytes=settings.max_memory_per_child_bytes,
+            output=self._output,
         )
 
     def check(self) -> None:
@@ -194,14 +220,19 @@ class Worker:
 
         Returns:
             The exit code.
+
+        Raises:
+            NotStartedError: the pool can't run chunks.
         """
+        settings = self._settings
         self._print_banner()
         # Until the children are ready a signal simply ends this process (see `cli`): it holds no
         # chunks yet.
-        if not self._pool.start():
+        try:
+            self._pool.start()
+        except NotStartedError:
             self._pool.kill()
-            self._say("Error: a child process ended during its start; see its output above")
-            return 1
+            raise
         # In the solo pool the app's start hooks run in this process. This comes after them.
         export_spans("opsqueue-worker")
         for number in _SIGNALS:
@@ -213,12 +244,19 @@ class Worker:
         # runs Python code.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect
+        if self._settings.pool == "solo":
+            threading.Thread(
+                target=self._stop_without_main_thread, name="stop", daemon=True
+            ).start()
         self._heartbeat.start()
         self._intakes.start()
         self._sweeper.start()
         self._say("ready")
+        orphans = Orphans() if os.getpid() == 1 and settings.pool != "solo" else None
         while not (self._defect or self._is_told_to_stop() or self._is_drained()):
             self._pool.tick()
+            if orphans is not None:
+                orphans.reap()
             self._reload_if_changed()
         code = self._shut_down()
         return 1 if self._defect else code
@@ -226,7 +264,6 @@ class Worker:
     def _is_told_to_stop(self) -> bool:
         match self._next_event():
             case signal.SIGHUP:
-                logger.info("replacing the children, each one after its running chunks")
                 self._pool.retire_children()
             case signal.SIGUSR1:
                 self._pool.dump_stacks()
@@ -241,7 +278,7 @@ class Worker:
 
     def _reload_if_changed(self) -> None:
         if self._sources is not None and (changed := self._sources.changed()):
-            self._say(f"{changed} changed: replacing the children")
+            self._say(f"{changed} changed: starting a child, to replace the others")
             self._pool.retire_children()
             # The worker chooses its queues at its start.
             self._say("a new queue's handler is served only after a restart")
@@ -267,7 +304,13 @@ class Worker:
         while not self._pool.is_empty:
             self._pool.tick()
             time.sleep(0.01)
-        self._wait_until_reported(max(5.0, deadline - time.monotonic()))
+        self._sign_off(max(5.0, deadline - time.monotonic()))
+        return 0
+
+    def _sign_off(self, within_s: float) -> None:
+        """Send the reports, then remove this worker from its queues."""
+        self._is_signing_off.set()
+        self._wait_until_reported(within_s)
         self._heartbeat.stop()
         for intake in self._intakes:
             intake.sum_up(is_last=True)
@@ -278,7 +321,22 @@ class Worker:
                     "could not remove this worker from queue %s: %s", intake.queue.label, exc
                 )
         self._say(f"stopped after {sum(i.chunks_done for i in self._intakes):,} chunks")
-        return 0
+
+    def _stop_without_main_thread(self) -> None:
+        """End a worker of the solo pool whose main thread is held by a handler or a stop hook.
+
+        Runs in a thread of its own, from the start on.
+        """
+        self._stops.get()
+        with suppress(queue.Empty):  # a second signal ends the waiting
+            self._stops.get(timeout=self._settings.shutdown_timeout_s)
+        if not self._is_signing_off.is_set():
+            logger.warning("a handler or hook has not ended: its chunk is released")
+            self._intakes.stop_taking()
+            self._sweeper.stop()
+            self._pool.kill()
+            self._sign_off(_LAST_REPORTS_S)
+            os._exit(0)
 
     def _wait_until_reported(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -304,13 +362,15 @@ class Worker:
 
     def _next_event(self) -> int:
         try:
-            return self._events.get(timeout=_TICK_S)
+            return self._events.get(timeout=self._pool.tick_s)
         except queue.Empty:
             return _LOOK
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # SimpleQueue.put may be called in a signal handler; a lock or a log line might deadlock.
         self._events.put(number)
+        if number in _STOPS:
+            self._stops.put(number)
 
     def _on_defect(self, args: threading.ExceptHookArgs) -> None:
         """End this process if one of the worker's own threads raised.
@@ -333,6 +393,10 @@ class Worker:
                 for report in mine:
                     self._metrics.saw_chunk(intake.queue.name, report)
 
+    def _begin(self, tickets: Sequence[Token]) -> None:
+        for intake in self._intakes:
+            intake.begin(tickets)
+
     def _announce(self) -> None:
         with self._changed:
             self._changed.notify_all()
@@ -341,13 +405,18 @@ class Worker:
     # Descriptions of this worker
 
     def _info(self, codecs: Sequence[str]) -> bytes:
-        settings = self._settings
+        settings, health = self._settings, self._pool.health()
         return worker_info(
             version=opsqueue.__version__,
             pool=settings.pool,
             concurrency=settings.concurrency,
             queues=list(self._handlers),
             codecs=codecs,
+            started_at_ms=self._started_at_ms,
+            app=settings.app,
+            children_ready=health.ready,
+            children_wanted=health.wanted,
+            problem=encodable(health.problem)[:_PROBLEM_CHARS],
         )
 
     def _print_banner(self) -> None:
@@ -359,6 +428,10 @@ class Worker:
         self._say(
             f"  pool    {settings.pool}, {settings.concurrency} at a time, prefetch {prefetch}"
         )
+        if (cores := config.usable_cores()) < (os.cpu_count() or 1):
+            self._say(
+                f"  cores   {cores} of {os.cpu_count()}, by CPU affinity or the container's limit"
+            )
         if self._metrics_url:
             self._say(f"  metrics {self._metrics_url}")
         for name, handler in self._handlers.items():

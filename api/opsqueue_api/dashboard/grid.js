@@ -8,7 +8,7 @@ import { ago, badge } from "./parts.js";
  * @typedef {{done: number, in_hand: number, delayed: number, failed: number, errors: number}} Cell
  * @typedef {{state: string, chunks_total: number, chunks_per_cell: number, cells: Cell[],
  *   in_hand: {index: number, attempt: number, worker: string, reserved_at: string, expires_at: string}[],
- *   delayed: {index: number, attempt: number, due_at: string}[],
+ *   delayed: {index: number, attempt: number, due_at: string, is_suspect: boolean}[],
  *   failed: {index: number, attempt: number, at: string}[],
  *   retried: {index: number, attempts: number}[], retried_total: number, is_partial: boolean}} Grid
  */
@@ -92,7 +92,7 @@ export function chunkGrid() {
       const due = h("span", {});
       return {
         node: delayed.row([h("span", {}, number(of.index)), due, h("span", {}, number(of.attempt))]),
-        update: () => setText(due, Date.parse(of.due_at) <= Date.now() ? "now" : duration((Date.parse(of.due_at) - Date.now()) / 1000)),
+        update: (now) => setText(due, now.is_suspect ? "when a worker holds nothing else, since its last one died" : Date.parse(of.due_at) <= Date.now() ? "now" : duration((Date.parse(of.due_at) - Date.now()) / 1000)),
       };
     });
     show(retried.node, grid.retried.length > 0);

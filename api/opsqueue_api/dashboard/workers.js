@@ -56,8 +56,12 @@ export function workersTable(hasQueue) {
     return {
       node: row,
       update(/** @type {Worker} */ worker) {
-        const [kind, text] = worker.seen_ms_ago > 15_000 ? ["waiting", "Silent"] : worker.chunks_in_hand ? ["in_progress", "Working"] : ["idle", "Idle"];
+        const { problem, children_ready: ready, children_wanted: wanted } = worker.info;
+        const [kind, text] = worker.seen_ms_ago > 15_000 ? ["waiting", "Silent"]
+          : problem ? ["failed", `${ready} of ${wanted} children`]
+            : worker.chunks_in_hand ? ["in_progress", "Working"] : ["idle", "Idle"];
         setBadge(state, kind, text);
+        state.title = problem || "";
         setText(seen, worker.seen_ms_ago < 1_000 ? "now" : `${duration(worker.seen_ms_ago / 1000)} ago`);
         setText(held, number(worker.chunks_in_hand));
         const rest = worker.chunks_in_hand - Math.min(SHOWN, worker.held.length);

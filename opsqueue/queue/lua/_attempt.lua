@@ -1,13 +1,13 @@
 -- Attempt: what happens to a chunk when an attempt has been used up.
 --
--- With _end_submission.
+-- With _end_submission, _suspects.
 
 -- Use up an attempt of a chunk whose reservation has just ended. With `jitter` (0 to 1000 per
 -- mille) the next attempt waits for the submission's back-off; without it the chunk is free at
--- once. `is_final`: there is no next attempt. Returns "retried", "failed" (so is the submission) or
--- "dropped" (the submission had ended before), the number of the attempt, and the instant of the
--- next one.
-local function use_attempt(id, index, state, failure, jitter, is_final)
+-- once. `is_final`: there is no next attempt. `is_suspect`: the next one needs a worker of its own.
+-- Returns "retried", "failed" (so is the submission) or "dropped" (the submission had ended
+-- before), the number of the attempt, and the instant of the next one.
+local function use_attempt(id, index, state, failure, jitter, is_final, is_suspect)
   if state ~= 'in_progress' then
     put_back(id, index, state)
     return 'dropped', 0, now
@@ -26,6 +26,10 @@ local function use_attempt(id, index, state, failure, jitter, is_final)
     return 'failed', attempt, now
   end
   count('chunks_retried', 1)
+  if is_suspect then
+    isolate(id, index)
+    return 'retried', attempt, now
+  end
   -- 2 ^ 1024 is infinite, and zero times that is not a number.
   local doubled = tonumber(row[2]) * 2 ^ math.min(attempt - 1, 62)
   local full = jitter and math.min(tonumber(row[3]), doubled) or 0

@@ -154,6 +154,18 @@ local function make_composed(order)
     return false
   end
 
+  -- Return whether all filters of an alternative let a submission through.
+  local function permits(layers, id)
+    for i = 1, #layers - 1 do
+      local kind = layers[i][1]
+      if (kind == 'select_only' or kind == 'max' or kind == 'rate')
+        and not passes(layers[i], value_of(id, layers[i][2])) then
+        return false
+      end
+    end
+    return true
+  end
+
   -- Take tokens for a chunk that is reserved; one with more operations than tokens left borrows.
   local function take_tokens(layers, id, operations)
     for _, layer in ipairs(layers) do
@@ -469,5 +481,6 @@ local function make_composed(order)
     return comparison.walk(filters, '')
   end
 
-  return {pick = pick, take_tokens = take_tokens, write_all_paces = write_all_paces}
+  return {permits = permits, pick = pick, take_tokens = take_tokens,
+    write_all_paces = write_all_paces}
 end

@@ -7,7 +7,8 @@ local asked, taken = 0, 0  -- chunks requested by this call; chunks taken so far
 local known_pairs = {}
 
 -- Move chunks whose back-off is over into redo, and return the instant of the next one, nil if
--- there is none. Bounded; the rest is due at the next call.
+-- there is none. Suspects wait on as long as there is a worker that may host them. Bounded; the
+-- rest is due at the next call.
 local function free_due_chunks()
   local delayed = base .. 'delayed'
   local next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
@@ -16,8 +17,15 @@ local function free_due_chunks()
   end
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
     local id, index = string.match(member, '^(%d+):(%d+)$')
-    redis.call('ZREM', delayed, member)
-    put_back(id, index, redis.call('HGET', sub_key(id), 'state'))
+    local state = redis.call('HGET', sub_key(id), 'state')
+    if state == 'in_progress' and redis.call('ZSCORE', base .. 'suspects', member)
+      and redis.call('EXISTS', base .. 'begun') == 1 then
+      redis.call('ZADD', delayed, now + POSTPONED_MS, member)
+    else
+      redis.call('ZREM', delayed, member)
+      redis.call('ZREM', base .. 'suspects', member)
+      put_back(id, index, state)
+    end
   end
   return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
 end
@@ -27,12 +35,13 @@ local function read_submission(id)
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
     'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
-    'signature')
+    'signature', 'again_below')
   return {
     key = key, row = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
     pairs = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {},
     total = tonumber(row[1]), size = tonumber(row[2]), operations = tonumber(row[3]),
-    inputs = row[4] and {}, redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
+    inputs = row[4] and {}, again_below = tonumber(row[13] or 0),
+    redo = redis.call('ZCARD', key .. ':redo'), taken = 0,
     -- The size of data that its chunks share: metadata, trace, keys of strategic metadata.
     shared_bytes = #(row[8] or '') + #(row[9] or '') + #(row[12] or ''),
   }

@@ -8,7 +8,8 @@
 -- sub:ID:done        bitmap  a bit for each finished chunk, until the submission has completed
 -- sub:ID:errors      bitmap  a bit for each finished chunk with failed operations, until forgotten
 -- sub:ID:redo        zset    indexes below the cursor that are free; the score is the index
--- sub:ID:attempts    hash    index -> attempts used, only for chunks that used one
+-- sub:ID:attempts    hash    index -> attempts used, only for chunks that were in hand before; 0:
+--                            it used none
 -- sub:ID:in          hash    index -> input, only for small submissions
 -- sub:ID:out         hash    index -> output, likewise, if it is small
 -- sub:ID:meta        hash    strategic metadata
@@ -27,6 +28,13 @@
 -- submissions:STATE  zset    submissions in that state; score 0, by id
 -- expiring           zset    ended submissions -> instant after which they may be forgotten
 -- delayed            zset    "ID:index" -> instant when its back-off ends
+-- suspects           zset    "ID:index" of chunks that wait for a worker that holds nothing else ->
+--                            since when; each is in `delayed`, too, see _suspects.lua
+-- hosts              hash    worker -> entry of the suspect that it holds
+-- isolating          string  exists while suspects wait or are held: what an only worker gets
+--                            next, `suspect` or `ordinary`
+-- drainer            string  an instant, and the worker that reserves nothing until then, so that
+--                            it can host a suspect
 -- reservations       stream  an entry for each reserved chunk; group `workers`; its fields
 --                            in this order: s submission, i index, a attempt, t reserved at,
 --                            e expires at
@@ -34,6 +42,9 @@
 -- dead_at            zset    worker -> instant from which it is dead without another heartbeat;
 --                            minus the one in `workers`: its own heartbeat timeout
 -- worker_info        hash    worker -> JSON that it reports about itself
+-- begun              hash    worker -> entries of `reservations` whose handlers it has begun, as it
+--                            reported last, separated by spaces; some may have ended since. No
+--                            field: it never reports them, so that all it holds counts as begun
 -- inhand:KEY         hash    value of strategic metadata -> reserved chunks
 -- inhand             hash    key of strategic metadata -> reserved chunks with any value
 -- prefixes           hash    object prefix -> submission; '' if it is only pending deletion
@@ -70,6 +81,7 @@
 -- ARGV[1] now   milliseconds  only for tests; '' means the server's clock, the only one otherwise
 local base = KEYS[1]
 local FORMAT = 2  -- the newest that this version knows
+local POSTPONED_MS = 300000  -- a waiting suspect in `delayed`
 -- Checked in every call: a program may run for months, and an upgrade can't ask all programs.
 local format = tonumber(redis.call('GET', base .. 'format') or 1)
 if format > FORMAT then

@@ -14,6 +14,14 @@ local function acknowledge_lost(entry_ids)
   end
 end
 
+-- Mark a chunk that was in hand and has used no attempt: its next reservation is `again`. A retry
+-- of an ended submission marks all of its chunks.
+local function mark_again(id, index, state)
+  if state == 'in_progress' then
+    redis.call('HSETNX', sub_key(id) .. ':attempts', index, 0)
+  end
+end
+
 -- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group).
 -- No worker knows of it any more, and nobody else can have its chunk while it exists. `f` is its
 -- fields. Returns whether a submission has the chunk again.
@@ -24,6 +32,7 @@ local function free_unheld(entry_id, f)
   note_lost(1)
   if state then
     count_in_hand(id, -1)
+    mark_again(id, index, state)
     if put_back(id, index, state) then
       wake()
     end

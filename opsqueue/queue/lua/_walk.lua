@@ -1,7 +1,7 @@
 -- Walk: the last phase of a repair, over the submissions in the order of their ids, and in each
 -- over the chunks below the cursor; see repair.lua.
 --
--- With _in_hand.
+-- With _in_hand, _reservation.
 local PAGE_BYTES = 4096  -- of a bitmap, read at once
 local SUBMISSION_COST = 3  -- as many commands as for this number of chunks
 local DONE_COST = 1 / 32  -- for examining a done chunk, or eight of them: no command
@@ -53,6 +53,7 @@ end
 local function free(id, state, lost)
   for _, i in ipairs(lost) do
     redis.call('ZADD', sub_key(id) .. ':redo', i, i)
+    mark_again(id, i, state)
   end
   count_in_hand(id, -#lost)
   if state == 'in_progress' then

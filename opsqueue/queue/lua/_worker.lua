@@ -1,4 +1,4 @@
--- Worker: the reservations of a worker, and its removal.
+-- Worker: the reservations of a worker, which of them have begun, and its removal.
 --
 -- With _stream.
 
@@ -16,11 +16,33 @@ local function pending_of(worker, limit)
   return pending
 end
 
+-- Return a set of the entries whose handlers the worker has begun, as it reported them last; nil if
+-- it never reports them, so that everything it holds counts as begun.
+local function begun_of(worker)
+  local reported = redis.call('HGET', base .. 'begun', worker)
+  if not reported then
+    return nil
+  end
+  local is_begun = {}
+  for entry_id in string.gmatch(reported, '%S+') do
+    is_begun[entry_id] = true
+  end
+  return is_begun
+end
+
 -- Forget a worker that no longer holds anything; return 1 if it was known.
 local function remove_worker(worker)
+  if redis.call('HDEL', base .. 'hosts', worker) == 1 then
+    wake()  -- the next suspect may have a worker
+  end
+  local drainer = redis.call('GET', base .. 'drainer')
+  if drainer and string.match(drainer, ' (.*)$') == worker then
+    redis.call('DEL', base .. 'drainer')
+  end
   redis.pcall('XGROUP', 'DELCONSUMER', base .. 'reservations', 'workers', worker)
   redis.call('ZREM', base .. 'workers', worker)
   redis.call('HDEL', base .. 'worker_info', worker)
+  redis.call('HDEL', base .. 'begun', worker)
   return redis.call('ZREM', base .. 'dead_at', worker)
 end
 

@@ -9,12 +9,13 @@
 --
 -- With _entry.
 --
--- Returns {"found", chunks, submissions}: those that are valid, in the order of the tokens; chunks
--- {token, id, index, attempt, expires_at, held_ms} each; submissions {id, fields} each. Inputs and
--- metadata are left out: reports don't need them, and 1,000 chunks have too much of them.
+-- Returns {"found", chunks, submissions}: those that are valid, in the order of the tokens. chunks
+-- are {token, id, index, attempt, expires_at, held_ms, again} each, submissions {id, fields} each.
+-- Inputs and metadata are left out: reports don't need them, and 1,000 chunks have too much of
+-- them.
 local reservations = base .. 'reservations'
 local FIELDS = {'prefix', 'codec', 'chunks_total', 'chunk_size', 'operations_total', 'max_attempts',
-  'trace_context', 'inline'}
+  'trace_context', 'inline', 'again_below'}
 
 local chunks, submissions, is_listed = {}, {}, {}
 for i = 2, #ARGV do
@@ -24,8 +25,10 @@ for i = 2, #ARGV do
   local f = not pending.err and pending[1] and entry[2]
   local values = f and redis.call('HMGET', sub_key(f[2]), unpack(FIELDS)) or {}
   if values[1] then
+    local is_again = tonumber(f[4]) < tonumber(values[#FIELDS] or 0)
+      or redis.call('HEXISTS', sub_key(f[2]) .. ':attempts', f[4]) == 1
     chunks[#chunks + 1] = {token, f[2], tonumber(f[4]), tonumber(f[6]), tonumber(f[10]),
-      math.max(0, now - tonumber(f[8]))}
+      math.max(0, now - tonumber(f[8])), is_again and 1 or 0}
     if not is_listed[f[2]] then
       is_listed[f[2]] = true
       local fields = {}

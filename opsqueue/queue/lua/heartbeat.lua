@@ -11,9 +11,10 @@
 -- ARGV[3]    info        JSON that it reports about itself
 -- ARGV[4]    unknown_ms  age from which an unknown reservation is released
 -- ARGV[5]    timeout_ms  without a heartbeat for this time it is dead
--- ARGV[6...] rest        tokens that it holds
+-- ARGV[6]    begun       entries of those whose handlers have begun, see `begun`; '-': not reported
+-- ARGV[7...] rest        tokens that it holds
 --
--- With _alive, _reservation, _worker.
+-- With _alive, _reservation, _suspects, _worker.
 --
 -- Returns {"alive", revoked, released, lost}: revoked are tokens; lost is the number of
 -- reservations that were pending for it but no longer in the stream, see _reservation.lua.
@@ -22,9 +23,12 @@ local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 go_on_without_memory()
 note_sign_of_life(worker, tonumber(ARGV[5]))
 redis.call('HSET', base .. 'worker_info', worker, info)
+if ARGV[6] ~= '-' then
+  redis.call('HSET', base .. 'begun', worker, ARGV[6])
+end
 
 local is_known = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   is_known[ARGV[i]] = true
 end
 
@@ -44,7 +48,7 @@ for _, pending in ipairs(pending_of(worker, 10000)) do
       is_held[token] = states[id] == 'in_progress'
     elseif now - reserved_at >= unknown_ms then
       local _, index, state = end_reservation(token)
-      put_back(id, index, state)
+      put_back_unbegun(pending[1], id, index, state)
       count('chunks_released', 1)
       released = released + 1
     end
@@ -57,7 +61,7 @@ if released > 0 then
 end
 
 local revoked = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   if not is_held[ARGV[i]] then
     revoked[#revoked + 1] = ARGV[i]
   end

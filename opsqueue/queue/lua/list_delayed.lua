@@ -1,7 +1,7 @@
 -- list_delayed: reading.
 --
--- The chunks of a submission that wait for the end of a back-off, in the order they are due; and
--- those that have used attempts, whether they wait or not.
+-- The chunks of a submission that wait for the end of a back-off, in the order they are due, or as
+-- suspects for a worker; and those that have used attempts, whether they wait or not.
 --
 -- KEYS[1] base   prefix of the queue's keys
 -- ARGV[1] now    see _prelude
@@ -9,8 +9,9 @@
 -- ARGV[3] limit  the most delayed chunks of the queue to examine, and about as many retried ones
 --
 -- Returns {"listed", delayed, is_partial, retried, retried_total}: delayed {index, due_at,
--- attempts_used} each, retried {index, attempts_used} each; is_partial 1 if the queue has more
--- delayed chunks than were examined.
+-- attempts_used, is_suspect} each, retried {index, attempts_used} each; is_partial 1 if the queue
+-- has more delayed chunks than were examined. retried_total includes chunks that were in hand
+-- before without using an attempt, if they are not among those examined.
 local id, limit = ARGV[2], tonumber(ARGV[3])
 local attempts = sub_key(id) .. ':attempts'
 
@@ -20,13 +21,18 @@ for i = 1, #rows, 2 do
   local of, index = string.match(rows[i], '^(%d+):(%d+)$')
   if of == id then
     delayed[#delayed + 1] = {tonumber(index), tonumber(rows[i + 1]),
-      tonumber(redis.call('HGET', attempts, index) or 0)}
+      tonumber(redis.call('HGET', attempts, index) or 0),
+      redis.call('ZSCORE', base .. 'suspects', rows[i]) and 1 or 0}
   end
 end
-local retried = {}
+local retried, retried_total = {}, redis.call('HLEN', attempts)
 local scanned = redis.call('HSCAN', attempts, '0', 'COUNT', limit)[2]
 for i = 1, #scanned, 2 do
-  retried[#retried + 1] = {tonumber(scanned[i]), tonumber(scanned[i + 1])}
+  if scanned[i + 1] ~= '0' then
+    retried[#retried + 1] = {tonumber(scanned[i]), tonumber(scanned[i + 1])}
+  else
+    retried_total = retried_total - 1
+  end
 end
 return {'listed', delayed, redis.call('ZCARD', base .. 'delayed') > limit and 1 or 0, retried,
-  redis.call('HLEN', attempts)}
+  retried_total}

@@ -1,8 +1,9 @@
 -- reclaim_expired: reserved -> ready or failed.
 --
 -- Reclaims chunks whose reservation has expired, from live workers: their handlers hang. Uses an
--- attempt. Walks the stream in pages; each entry has its own instant of expiry, since handlers of
--- one queue may differ in that while a new version is rolled out.
+-- attempt of those whose handlers had begun; the others only waited behind them. Walks the stream
+-- in pages; each entry has its own instant of expiry, since handlers of one queue may differ in
+-- that while a new version is rolled out.
 --
 -- After the last page it compares the numbers of entries and of pending ones. If they differ,
 -- something other than our scripts removed some (XTRIM, XDEL, XACK, a deleted consumer), and a
@@ -28,7 +29,7 @@ if not take_sweep('expired', sweeper, ARGV[5]) then
   return {'busy'}
 end
 
-local reclaimed, holders, is_holder = 0, {}, {}
+local reclaimed, holders, begun, is_any_free = 0, {}, {}, false
 local page = redis.call('XRANGE', reservations, from, '+', 'COUNT', limit)
 for _, entry in ipairs(page) do
   local token, f = entry[1], entry[2]
@@ -40,16 +41,24 @@ for _, entry in ipairs(page) do
     local id, index, state = end_reservation(token)
     if id then
       reclaimed = reclaimed + 1
-      if not is_holder[worker] then
-        is_holder[worker] = true
+      if begun[worker] == nil then
+        begun[worker] = begun_of(worker) or false
         holders[#holders + 1] = worker
       end
       count('chunks_reclaimed', 1)
-      use_attempt(id, index, state, {type = 'ReservationExpired', traceback = '',
-        message = string.format('worker %s did not report within %.0f ms', worker,
-          f[10] - f[8])}, nil)
+      if begun[worker] and not begun[worker][token] then
+        mark_again(id, index, state)
+        is_any_free = put_back_unbegun(token, id, index, state) or is_any_free
+      else
+        use_attempt(id, index, state, {type = 'ReservationExpired', traceback = '',
+          message = string.format('worker %s did not report within %.0f ms', worker,
+            f[10] - f[8])}, nil)
+      end
     end
   end
+end
+if is_any_free then
+  wake()
 end
 if #page == limit then
   return {'reclaimed', reclaimed, '(' .. page[#page][1], lost_now, holders}

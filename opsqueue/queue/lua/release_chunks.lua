@@ -9,7 +9,7 @@
 -- ARGV[3]    reason    stored with the submission, to be shown; '' for none
 -- ARGV[4...] rest      tokens
 --
--- With _reservation.
+-- With _reservation, _suspects.
 --
 -- Returns for each {"released", id}, {"lost"}, or {"dropped", id}.
 local delay_ms, reason = tonumber(ARGV[2]), ARGV[3]
@@ -24,9 +24,11 @@ local function release(token)
     return {'dropped', id}
   end
   if delay_ms > 0 then
+    -- The fault may have struck when its output was stored: the answer was lost, not the output.
+    mark_again(id, index, state)
     redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
   else
-    put_back(id, index, state)
+    put_back_unbegun(string.match(token, '^%d+%-%d+'), id, index, state)
   end
   if reason ~= '' then
     redis.call('HSET', sub_key(id), 'release_reason', reason, 'released_at', now)

@@ -14,30 +14,36 @@
 -- ARGV[7] scan_from             '', or the scan_from of an answer without chunks
 -- ARGV[8] heartbeat_timeout_ms  for a new worker; for others, that of the last heartbeat is kept
 -- ARGV[9] repeats_metadata      1 if the caller passes metadata on with each chunk; each one counts
+-- ARGV[10] begun                entries whose handlers have begun, see `begun`; '-': as before
+-- ARGV[11] alone                1 if the worker holds nothing
 --
--- With _alive, _handout, _history, _in_hand, _strategy, _token.
+-- With _alive, _handout, _history, _hosting, _in_hand, _strategy, _token.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
--- scan_from, is_cut}. Read `wake` after wake_id to sleep until something may be free. next_due is
--- the instant of the next delayed chunk, or when a rate limit permits one, or -1 if there can be
--- none before a resume. chunks is a flat list of token, attempt, and input of a small submission or
--- nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values are those of
--- the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the answer.
+-- scan_from, is_cut, again, mode}. Read `wake` after wake_id to sleep until something may be free.
+-- next_due is the instant of the next delayed chunk, or when a rate limit permits one, or -1 if
+-- there can be none before a resume. chunks is a flat list of token, attempt, and input of a small
+-- submission or nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values
+-- are those of the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the
+-- answer. again has the positions of the chunks that were in hand before. mode is "suspect" if the
+-- only chunk is one, "drain" if the worker must reserve nothing until it holds nothing, or ''.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, scan_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local expires_at, bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 local repeats_metadata = ARGV[9] == '1'
 local next_due
+-- Chunks that were in hand before, "ID:INDEX" each; nil if there are none.
+local was_in_hand, mode = nil, ''
 
-local function answer(tag, chunks, submissions, rest)
+local function answer(tag, chunks, submissions, rest, again)
   local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
   local next_at = next_due or -1
   if next_allowed and (next_at < 0 or next_allowed < next_at) then
     next_at = next_allowed
   end
   return {tag, last_wake and last_wake[1] or '0-0', now, next_at, expires_at, chunks, submissions,
-    rest, bytes_left <= 0 and 1 or 0}
+    rest, bytes_left <= 0 and 1 or 0, again or {}, mode}
 end
 
 -- It counts as a heartbeat, so that reclaim_dead knows every worker that holds something. A
@@ -49,18 +55,40 @@ local own_ms = seen_at and dead_at and dead_at - seen_at
 if not own_ms or math.abs(now - seen_at) * 30 >= own_ms then
   note_sign_of_life(worker, own_ms or tonumber(ARGV[8]))
 end
-local known = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect')
+if ARGV[10] ~= '-' then
+  redis.call('HSET', base .. 'begun', worker, ARGV[10])
+end
+local known = redis.call('MGET', base .. 'paused', base .. 'history', base .. 'suspect',
+  base .. 'isolating')
 if known[1] then
   return answer('paused', {}, {}, '')
 end
 next_due = free_due_chunks()
+
+local suspect_id, suspect_found, suspect_index
+if known[4] then
+  local ask_at
+  mode, ask_at, suspect_id, suspect_found, suspect_index =
+    choose_for(worker, ARGV[11] == '1', known[4], strategy, chance)
+  if ask_at and (not next_due or ask_at < next_due) then
+    next_due = ask_at
+  end
+  if mode == 'drain' then
+    return answer('reserved', {}, {}, '')
+  elseif mode == 'suspect' then
+    asked = 1
+  end
+end
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
 while #entries < asked and bytes_left > 0 do
   -- A step of Lehmer's generator for each pick: a server's math.random starts the same in each
   -- call.
   chance = chance * 48271 % 2147483647
-  local id, found = pick(strategy, chance, scan_from)
+  local id, found = suspect_id, suspect_found
+  if not id then
+    id, found = pick(strategy, chance, scan_from)
+  end
   if not id then
     scan_from = found
     break
@@ -73,11 +101,18 @@ while #entries < asked and bytes_left > 0 do
     order[#order + 1] = id
     bytes_left = bytes_left - sub.shared_bytes
   end
-  local index, attempt
-  if sub.redo > 0 then
-    sub.redo = sub.redo - 1
-    index = tonumber(redis.call('ZPOPMIN', sub.key .. ':redo', 1)[1])
-    attempt = 1 + (redis.call('HGET', sub.key .. ':attempts', index) or 0)
+  local index, attempt = suspect_index, nil
+  if index or sub.redo > 0 then
+    if not index then
+      sub.redo = sub.redo - 1
+      index = tonumber(redis.call('ZPOPMIN', sub.key .. ':redo', 1)[1])
+    end
+    local used = redis.call('HGET', sub.key .. ':attempts', index)
+    attempt = 1 + (used or 0)
+    if used or index < sub.again_below then
+      was_in_hand = was_in_hand or {}
+      was_in_hand[id .. ':' .. index] = true
+    end
   elseif sub.cursor < sub.total then
     index, attempt = sub.cursor, 1
     sub.cursor = sub.cursor + 1
@@ -117,7 +152,8 @@ for _, id in ipairs(order) do
   if sub.taken > 0 then
     redis.call('HSET', sub.key, 'cursor', sub.cursor, 'chunks_in_hand', sub.in_hand + sub.taken)
     local row = sub.row
-    row[10], row[11], row[12] = id, suspect and string.sub(id, 1, 17) <= suspect and 1 or 0, nil
+    row[10], row[11] = id, suspect and string.sub(id, 1, 17) <= suspect and 1 or 0
+    row[12], row[13] = nil, nil
     for i, part in ipairs(sub.pairs) do
       row[11 + i] = part
     end
@@ -130,11 +166,20 @@ if composed then
 end
 
 -- Built from the delivered entries, not from the added ones: these are what the worker holds.
-local chunks = {}
-for _, entry in ipairs(deliver(worker, entries, expires_at)) do
+local chunks, again = {}, {}
+local delivered = deliver(worker, entries, expires_at)
+if mode == 'suspect' then
+  redis.call('HSET', base .. 'hosts', worker, delivered[1][1])
+elseif known[4] == 'ordinary' then
+  redis.call('SET', base .. 'isolating', 'suspect', 'XX')
+end
+for number, entry in ipairs(delivered) do
   local f = entry[2]
   local inputs, n = subs[f[2]].inputs, #chunks
   chunks[n + 1], chunks[n + 2] = token_of(entry), f[6]
   chunks[n + 3] = inputs and inputs[tonumber(f[4])] or false
+  if was_in_hand and was_in_hand[f[2] .. ':' .. f[4]] then
+    again[#again + 1] = number
+  end
 end
-return answer('reserved', chunks, submissions, '')
+return answer('reserved', chunks, submissions, '', again)

@@ -9,17 +9,20 @@
 -- ARGV[2] worker
 -- ARGV[3] limit   the most chunks
 --
--- With _reservation, _worker.
+-- With _reservation, _suspects, _worker.
 --
 -- Returns {"retired", ended, has_more, lost}: entries that are no longer pending for it, including
 -- lost reservations. has_more is also 0 if nothing could be ended: repeating it would not help.
 local worker, limit = ARGV[2], tonumber(ARGV[3])
 
-local pending = pending_of(worker, limit)
+local pending, is_begun = pending_of(worker, limit), begun_of(worker)
 for _, entry in ipairs(pending) do
   local id, index, state = end_reservation(entry[1])
   if id then
-    put_back(id, index, state)
+    if not is_begun or is_begun[entry[1]] then
+      mark_again(id, index, state)
+    end
+    put_back_unbegun(entry[1], id, index, state)
     count('chunks_released', 1)
   end
 end

@@ -1,9 +1,9 @@
 -- retry_submission: failed or cancelled -> in_progress.
 --
--- Finished chunks stay finished; every other one gets all its attempts again. An earlier
--- reservation that was not reported yet is valid again. A limit of failed operations no longer
--- applies: if it was exceeded, the submission would fail again at once. If its last chunk exceeded
--- it, there is nothing left to do, and it completes.
+-- Finished chunks stay finished; every other one gets all its attempts again, and is reserved with
+-- `again` if it was in hand before. An earlier reservation that was not reported yet is valid
+-- again. A limit of failed operations no longer applies: if it was exceeded, the submission would
+-- fail again at once. If its last chunk exceeded it, there is nothing left to do, and it completes.
 --
 -- Earlier back-offs end, since the cause is fixed: the queue's delayed chunks are scanned, about a
 -- thousand in a call. If a caller dies in between, some wait for their time.
@@ -26,6 +26,7 @@ local function free_delayed()
     'MATCH', id .. ':*', 'COUNT', 1000)
   for i = 1, #found[2], 2 do
     redis.call('ZREM', delayed, found[2][i])
+    redis.call('ZREM', base .. 'suspects', found[2][i])
     is_free = put_back(id, string.match(found[2][i], '(%d+)$'), 'in_progress') or is_free
   end
   if is_free then
@@ -44,7 +45,7 @@ elseif scan_from ~= '' then
 elseif state ~= 'failed' and state ~= 'cancelled' then
   return {'not_retryable', submission_row(id)}
 end
-redis.call('HSET', key, 'state', 'in_progress')
+redis.call('HSET', key, 'state', 'in_progress', 'again_below', row[2])
 redis.call('HDEL', key, 'ended_at', 'chunks_failed', 'max_failed_operations')
 redis.call('UNLINK', key .. ':attempts', key .. ':failure')
 redis.call('ZREM', base .. 'submissions:' .. state, id)

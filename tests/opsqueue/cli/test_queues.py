@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 from opsqueue.contents.chunks import fresh_prefix
@@ -83,6 +84,22 @@ def test_workers_show_what_they_hold(run: Run, document: Document, busy: Queue) 
     assert "box" in shown
     assert ("w1", 2) == (worker["name"], worker["chunks_in_hand"])
     assert worker["oldest_ms"] >= 0
+
+
+def test_a_worker_whose_children_do_not_start_is_told_from_a_healthy_one(
+    run: Run, busy: Queue
+) -> None:
+    """By the number of children, and by the reason in a line of its own."""
+    for name, ready, problem in (("w1", 4, ""), ("w2", 1, "no module 'tasks'")):
+        info = {"children_ready": ready, "children_wanted": 4, "problem": problem}
+        busy.heartbeat(name, info=msgspec.json.encode(info))
+
+    ran = run("workers", busy.name)
+
+    assert [["4", "of", "4"], ["1", "of", "4"]] == [
+        line_of(ran.stdout, name)[-3:] for name in ("w1", "w2")
+    ]
+    assert "worker w2: no module 'tasks'\n" == ran.stderr
 
 
 def test_a_paused_queue_gives_no_chunk_until_it_is_resumed(

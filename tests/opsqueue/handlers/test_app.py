@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from opsqueue.exceptions import HandlerError
+from opsqueue.exceptions import HandlerError, SubmissionFailedError
 from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.testing import local
 
 
 def test_a_decorated_function_stays_as_it_is() -> None:
@@ -48,7 +52,7 @@ def test_a_handler_that_wants_more_than_it_gets_is_refused() -> None:
 
     with pytest.raises(HandlerError, match="takes number, factor"):
 
-        @app.operation_handler("numbers")
+        @app.operation_handler("numbers")  # type: ignore[type-var]
         def multiply(number: int, factor: int) -> int:
             return number * factor
 
@@ -179,3 +183,184 @@ def test_a_hook_whose_call_runs_nothing_is_refused(kind: str, function: Callable
     with pytest.raises(HandlerError, match=f"hook {function.__name__} .*would run nothing"):
         getattr(app, kind)(function)
     assert app.start_hooks == app.stop_hooks == []
+
+
+def notebook(cell: str, name: str, **variables: Any) -> Any:
+    """Run a cell as a notebook does, and return its variable `f`."""
+    variables["__name__"] = "__main__"
+    exec(compile(cell, name, "exec"), variables)  # noqa: S102 it is ours
+    return variables["f"]
+
+
+CELL = "@app.operation_handler('q')\ndef f(n): return n * {}\n"
+HOOKS = "@app.on_worker_start\n@app.on_worker_stop\ndef f(): seen.append({})\n"
+
+
+def test_a_cell_that_is_run_again_replaces_its_handler() -> None:
+    """Changed or not, and with other options."""
+    app = Opsqueue()
+    for factor, name in (
+        (2, "<ipython-input-1>"),
+        (2, "<ipython-input-1>"),
+        (3, "/ipykernel_7/8.py"),
+    ):
+        function = notebook(CELL.format(factor), name, app=app)
+    collecting = CELL.replace("'q'", "'q', on_error='collect'")
+
+    assert app.handlers["q"].function is function
+    notebook(collecting.format(4), "<ipython-input-4>", app=app)
+    assert app.handlers["q"].on_error == "collect"
+
+
+def test_a_cell_that_is_run_again_replaces_its_hooks() -> None:
+    """Otherwise each run would add one."""
+    app = Opsqueue()
+    seen: list[int] = []
+    for number in (1, 2):
+        notebook(HOOKS.format(number), f"<ipython-input-{number}>", app=app, seen=seen)
+
+    for hook in (*app.start_hooks, *app.stop_hooks):
+        hook()
+
+    assert seen == [2, 2]
+
+
+def test_another_function_replaces_no_handler_in_a_notebook() -> None:
+    """Only its own earlier definition is meant to be replaced."""
+    app = Opsqueue()
+    notebook(CELL.format(2), "<ipython-input-1>", app=app)
+
+    with pytest.raises(HandlerError, match=r"has the handler __main__\.f"):
+        app.operation_handler("q")(abs)
+    with pytest.raises(HandlerError, match=r"has the handler __main__\.f"):
+        notebook("@app.operation_handler('q')\ndef g(n): return n\n", "<ipython-input-2>", app=app)
+
+
+def test_two_functions_of_one_name_in_a_program_are_two_handlers(folder: Path) -> None:
+    """In a file that is run, or a module: the second one was not meant to replace the first."""
+    program = "from opsqueue import Opsqueue\napp = Opsqueue()\n" + CELL.format(2) + CELL.format(3)
+    (folder / "twice_tasks.py").write_text(program)
+
+    ended = subprocess.run(
+        [sys.executable, "twice_tasks.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+
+    assert "queue 'q' has the handler __main__.f" in ended.stderr
+    with pytest.raises(HandlerError, match=r"has the handler twice_tasks\.f"):
+        load_app("twice_tasks:app")
+
+
+class Reversed:
+    """A serialization format of the user's own."""
+
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        return json.dumps(value).encode()[::-1]
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return json.loads(data[::-1])
+
+
+def app_of(**handlers: Callable[..., Any]) -> Opsqueue:
+    app = Opsqueue()
+    for queue, function in handlers.items():
+        app.operation_handler(queue)(function)
+    return app
+
+
+def test_an_app_has_the_handlers_of_the_apps_that_it_includes() -> None:
+    """Also those that are registered later; the included app stays as it is."""
+    inner, outer = app_of(numbers=abs), app_of(words=len)
+    outer.include(inner)
+    inner.operation_handler("texts")(str)
+
+    assert {"numbers", "words", "texts"} == set(outer.handlers)
+    assert {"numbers", "texts"} == set(inner.handlers)
+
+
+def test_an_app_can_be_included_twice() -> None:
+    """By itself, and by two apps that a third one includes; its hooks run once."""
+    seen: list[str] = []
+    shared, left, right, whole = app_of(a=abs), app_of(b=abs), app_of(c=abs), app_of(d=abs)
+    shared.on_worker_start(lambda: seen.append("shared"))
+    for app in (left, right):
+        app.include(shared)
+        app.include(shared)
+        whole.include(app)
+
+    for hook in whole.start_hooks:
+        hook()
+
+    assert {"a", "b", "c", "d"} == set(whole.handlers)
+    assert ["shared"] == seen
+
+
+def test_two_apps_with_a_handler_for_one_queue_cannot_be_one() -> None:
+    """The error names both, and nothing is changed, whichever comes first."""
+    inner, outer = app_of(a=abs, b=abs), app_of(b=len, c=len)
+    says = r"queue 'b' has two handlers, builtins\.len and builtins\.abs"
+
+    with pytest.raises(HandlerError, match=says):
+        outer.include(inner)
+    assert {"b", "c"} == set(outer.handlers)
+
+    outermost = app_of(d=len)
+    outermost.include(outer)
+    with pytest.raises(HandlerError, match=r"queue 'd' has two handlers"):
+        outer.operation_handler("d")(abs)
+    assert {"b", "c"} == set(outer.handlers)
+    assert outermost.handlers["d"].function is len
+
+
+def test_apps_cannot_include_each_other() -> None:
+    """Nor themselves; what is no app is refused, too."""
+    inner, outer = app_of(a=abs), app_of(b=abs)
+    outer.include(inner)
+
+    for app, other in ((inner, outer), (outer, outer)):
+        with pytest.raises(HandlerError, match="can't include itself"):
+            app.include(other)
+    with pytest.raises(HandlerError, match="include\\(\\) got str"):
+        outer.include("tasks:app")  # type: ignore[arg-type]
+
+
+def test_hooks_of_an_included_app_come_along() -> None:
+    """Its start hooks run after those of the app around it, its stop hooks before them."""
+    seen: list[str] = []
+    inner, outer = app_of(a=abs), app_of(b=abs)
+    outer.include(inner)
+    for name, app in (("inner", inner), ("outer", outer)):
+        app.on_worker_start(partial(seen.append, f"{name} starts"))
+        app.on_worker_stop(partial(seen.append, f"{name} stops"))
+
+    with local(outer):
+        pass
+
+    assert ["outer starts", "inner starts", "inner stops", "outer stops"] == seen
+
+
+def test_observing_hooks_and_codecs_hold_for_what_an_app_includes() -> None:
+    """And not for the app around it."""
+
+    def fail(_: object) -> None:
+        raise ValueError
+
+    seen: list[str] = []
+    inner, outer = Opsqueue(codecs=[Reversed]), app_of(outer=fail)
+    inner.operation_handler("inner")(fail)
+    outer.include(inner)
+    inner.on_chunk_failure(lambda _, chunk: seen.append(f"inner: {chunk.queue}"))
+    outer.on_chunk_failure(lambda _, chunk: seen.append(f"outer: {chunk.queue}"))
+
+    with local(outer) as opsqueue:
+        for queue, form in (("inner", Reversed), ("outer", None)):
+            with pytest.raises(SubmissionFailedError, match="ValueError"):
+                opsqueue.run_submission(queue, [1], max_attempts=1, serialization_format=form)
+
+    assert ["inner: inner", "outer: inner", "outer: outer"] == seen
+    assert outer.handlers["outer"].codecs == ()

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from opsqueue.contents.codec import open_codec
 from opsqueue.contents.output import decode_output, encode_output, errors_of
@@ -118,6 +119,56 @@ class NotedError(Exception):
         raise RuntimeError
 
 
+class HostileType(type):
+    """The type of a class that does not tell its name."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise SystemExit
+        return super().__getattribute__(name)
+
+
+class HostileError(Exception, metaclass=HostileType):
+    """Every attribute that is asked for ends the program."""
+
+    __module__ = 7  # type: ignore[assignment] # as odd classes do
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise KeyboardInterrupt
+
+    def __bool__(self) -> bool:
+        raise GeneratorExit
+
+    def __eq__(self, other: object) -> bool:
+        raise GeneratorExit
+
+    __hash__ = None  # type: ignore[assignment] # can't be a key
+
+
+def hostile_cause() -> BaseException:
+    error = ValueError("because of another one")
+    BaseException.__dict__["__cause__"].__set__(error, HostileError())
+    return error
+
+
+def long_chain() -> BaseException:
+    error: BaseException = ValueError("first")
+    for _ in range(3_000):
+        following = ValueError("following")
+        following.__cause__ = error
+        error = following
+    return error
+
+
+def noted(*notes: object) -> BaseException:
+    error = ValueError("noted")
+    vars(error)["__notes__"] = list(notes)
+    return error
+
+
 def deep_group() -> BaseException:
     error: BaseException = ValueError()
     for _ in range(3_000):
@@ -137,27 +188,66 @@ def recursion_error() -> BaseException:
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("make", "message"),
     [
-        (ValueError(Text("text")), "text"),
-        (ExitingError(), "its __str__ raised SystemExit"),
-        (NotedError("noted"), "noted"),
-        (ValueError("x" * 10**7), "x" * 2_000),
-        (deep_group(), " (1 sub-exception)"),
-        (recursion_error(), "maximum recursion depth exceeded"),
+        (lambda: ValueError(Text("text")), "text"),
+        (ExitingError, "its __str__ raised SystemExit"),
+        (lambda: NotedError("noted"), "noted"),
+        (lambda: ValueError("x" * 10**7), "x" * 2_000),
+        (deep_group, " (1 sub-exception)"),
+        (recursion_error, "maximum recursion depth exceeded"),
+        (lambda: HostileError("told"), "told"),
+        (lambda: ExceptionGroup("several", [HostileError()]), "several (1 sub-exception)"),
+        (hostile_cause, "because of another one"),
+        (long_chain, "following"),
+        (lambda: noted("and more", ExitingError()), "noted\nand more\na note raised SystemExit"),
+        (lambda: SyntaxError("odd", ("file", 3, "7", "x")), "odd (file, line 3)"),  # type: ignore[arg-type]
+        (lambda: SyntaxError("odd", ("file", "x", None, b"")), "odd"),  # type: ignore[arg-type]
+        (lambda: ValueError("\udc80"), r"\udc80"),
+        (
+            lambda: UnicodeDecodeError("utf-8", b"\xff" * 10**6, 0, 10**6, "no"),
+            "codec can't decode",
+        ),
+        (lambda: GeneratorExit("left"), "left"),
+        (lambda: KeyboardInterrupt("pressed"), "pressed"),
+        (lambda: SystemExit("ended"), "ended"),
     ],
-    ids=["text", "exit", "notes", "long", "group", "recursion"],
+    ids=[
+        *("text", "exit", "notes", "long", "group", "recursion", "hostile", "group of hostile"),
+        *("hostile cause", "chain", "odd notes", "syntax", "syntax with bytes", "surrogate"),
+        *("bytes", "generator", "interrupt", "exits"),
+    ],
 )
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("on_error", ["fail", "collect"])
 def test_whatever_an_exception_is_its_chunk_is_reported(
-    store: ObjectStore, error: BaseException, message: str, on_error: str
+    store: ObjectStore,
+    make: Callable[[], BaseException],
+    message: str,
+    on_error: str,
+    concurrency: int,
+    *,
+    is_async: bool,
 ) -> None:
-    """Describing it raises nothing, and the description can be sent."""
+    """However the handler is called, describing it raises nothing, and that can be sent."""
+
+    error, kind = make(), type(make())
 
     def handle(_operation: int) -> int:
         raise error
 
-    report = execute(reservation(), operation_handler(handle, on_error=on_error), store)
+    async def handle_later(_operation: int) -> int:
+        raise error
+
+    function = handle_later if is_async else handle
+    handler = operation_handler(function, on_error=on_error, concurrency=concurrency)
+    if kind is KeyboardInterrupt and not is_async:
+        with pytest.raises(KeyboardInterrupt):  # where there is no worker, it is the terminal's
+            execute(reservation(), handler, store)
+        return
+
+    report = execute(reservation(), handler, store)
 
     if isinstance(report, Done):
         failure: ChunkFailure = errors_of(store.get(output_key("p", 0)))[0]
@@ -165,8 +255,12 @@ def test_whatever_an_exception_is_its_chunk_is_reported(
         assert isinstance(report, Failed)
         failure = report.failure
     msgspec.json.encode(failure)
-    assert failure.type.rpartition(".")[2] == type(error).__name__
-    assert failure.message.startswith(message)
+    if is_async and kind in (SystemExit, KeyboardInterrupt):
+        message = f"the handler raised {kind.__name__}: {message}"
+    else:
+        assert failure.type.rpartition(".")[2] == type.__dict__["__name__"].__get__(kind)
+    assert message in failure.message
+    assert "in handle" in failure.traceback
     assert len(failure.traceback) < 33_000
 
 
@@ -190,11 +284,18 @@ def test_a_wrong_result_fails_the_chunk_with_what_is_wrong(
     assert not store.exists(output_key("p", 0))
 
 
-def test_a_second_attempt_whose_output_is_there_does_not_run_again(store: ObjectStore) -> None:
-    """The previous worker died between storing and reporting."""
+@pytest.mark.parametrize(
+    "chunk",
+    [reservation(attempt=2), replace(reservation(), again=True)],
+    ids=["attempt 2", "again"],
+)
+def test_a_second_attempt_whose_output_is_there_does_not_run_again(
+    store: ObjectStore, chunk: Reservation
+) -> None:
+    """The previous worker died between storing and reporting; it need have used no attempt."""
     store.create(output_key("p", 0), CODEC.encode(["first"] * 3))
 
-    report = execute(reservation(attempt=2), chunk_handler(pytest.fail), store)
+    report = execute(chunk, chunk_handler(pytest.fail), store)
 
     assert report == Done(token=Token("1-0"), operations=3, duration_s=0.0, ran=False)
 

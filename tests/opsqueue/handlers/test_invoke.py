@@ -163,7 +163,7 @@ def test_stop_iteration_out_of_a_thread_is_not_waited_for_for_ever(invoker: Invo
     async def call() -> None:
         await asyncio.wait_for(invoker.call_async(handler_of(take_first), [1], CHUNK), 10)
 
-    with pytest.raises(RuntimeError, match="the handler raised StopIteration"):
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
         asyncio.run(call())
 
 

@@ -145,6 +145,35 @@ def test_a_heartbeat_reports_what_is_revoked_in_all_partitions(queue: Queue) -> 
     assert (queue.list_workers(), queue.count_queue().chunks_in_hand) == ([], 0)
 
 
+def test_a_report_of_what_has_begun_and_a_suspect_are_of_their_partitions(
+    client: redis.Redis, queue_name: str
+) -> None:
+    """What has begun is charged in each of them; a suspect comes alone, whatever else is free."""
+    clock = Clock()
+    queue = Queue(client, queue_name, clock=clock)
+    queue.set_partitions(PARTITIONS)
+    for part in queue.parts():
+        insert(part, 2)
+    chunks = take(queue, limit=100, worker="dead")
+    begun = [chunk for chunk in chunks if chunk.chunk_index == 0][:2]
+    assert queue.note_begun("dead", tokens_of(begun))
+    clock.advance(30_000)
+    queue.heartbeat("w1", begun=[])
+    queue.reclaim_dead("sweeper")
+
+    others = queue.reserve_chunks("w2", limit=100)
+    first = queue.reserve_chunks("w1", limit=100, alone=True)
+    second = queue.reserve_chunks("w3", limit=100, alone=True)
+
+    assert (True, False, True) == (first.is_suspect, others.is_suspect, second.is_suspect)
+    suspects = [*first.chunks, *second.chunks]
+    assert sorted((str(chunk), 2) for chunk in begun) == sorted(
+        (str(chunk), chunk.attempt) for chunk in suspects
+    )
+    assert {(1, True)} == {(chunk.attempt, chunk.again) for chunk in others.chunks}
+    assert len(chunks) == len(others.chunks) + 2
+
+
 def test_a_prefix_is_discarded_only_if_no_partition_has_it(queue: Queue) -> None:
     """And then no partition takes an insert with it any more."""
     taken = [new_submission(part) for part in queue.parts()]

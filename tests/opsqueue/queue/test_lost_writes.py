@@ -22,7 +22,8 @@ from opsqueue.queue.queue import Queue
 from opsqueue.store.local import LocalStore
 from opsqueue.strategy import Newest, Oldest
 from opsqueue.testing.embedded import EmbeddedServer
-from opsqueue_worker.pool.messages import chunks_of, works_of
+from opsqueue_worker.pool.messages import reservation_of, works_of
+from opsqueue_worker.pool.waiting import PoolChunk
 from tests.opsqueue.steps import insert, take
 from tests.redis_sets import until
 from tests.servers import lose_writes_since, replica_of, saved, wait_for_replica
@@ -167,17 +168,25 @@ def test_an_output_of_a_submission_that_was_there_alone_is_looked_for(
 
 
 def test_a_suspicion_reaches_those_who_look_for_the_output(queue: Queue) -> None:
-    """A worker's child, and a consumer over HTTP."""
+    """A worker's child, and a consumer over HTTP; also that the chunk was in hand before."""
     insert(queue, 1)
     (chunk,) = take(queue)
     suspected = replace(chunk, source=replace(chunk.source, is_suspect=True))
+    again = replace(chunk, again=True)
 
-    given = list(enumerate((chunk, suspected)))
-    came = [row for w in works_of(given) if w.source for row in chunks_of(w, w.source)]
-    assert given == came
+    given = [
+        (PoolChunk(reservation=one, reserved_at=0.0, begin_by=0.0), 0.0)
+        for one in (chunk, suspected, again)
+    ]
+    works = works_of(given)
+    came = [reservation_of(c, w.source) for w in works if w.source for c in w.chunks]
+    assert came == [chunk, suspected, again]
     assert [False, True] == [
         ChunkBody.of(c).to_reservation(queue.name, None).source.is_suspect
         for c in (chunk, suspected)
+    ]
+    assert [False, True] == [
+        ChunkBody.of(c).to_reservation(queue.name, None).again for c in (chunk, again)
     ]
 
 

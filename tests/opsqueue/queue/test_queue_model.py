@@ -239,23 +239,41 @@ class QueueMachine(RuleBasedStateMachine):
         reservation_ms: int,
         strategy: AnyStrategy,
         timeout_ms: int,
+        begun: list[int] | None,
+        *,
+        alone: bool,
     ) -> list[Token]:
         now = self.clock.now
+        reported = None if begun is None else self._tokens(begun)
         reserved = self.queue.reserve_chunks(
             worker,
             limit=limit,
             reservation_ms=reservation_ms,
             strategy=strategy,
             heartbeat_timeout_ms=timeout_ms,
+            begun=reported,
+            alone=alone,
         )
         self.model.reserve(
-            now, worker, limit, reservation_ms, strategy, timeout_ms, reserved.chunks
+            now,
+            worker,
+            limit,
+            reservation_ms,
+            strategy,
+            timeout_ms,
+            reported,
+            reserved,
+            alone=alone,
         )
         assert self.model.is_paused == reserved.is_paused
-        if "RateLimit" not in str(strategy):
+        has_suspects = bool(self.model.suspects or self.model.hosts)
+        if "RateLimit" not in str(strategy) and not has_suspects:
             assert self._expected_due() == reserved.next_due_in_ms
+        elif self.model.delayed and not self.model.is_paused:
+            assert reserved.next_due_in_ms is not None
+            assert reserved.next_due_in_ms <= (self._expected_due() or 0)
         self.sleepers.pop(worker, None)
-        if not reserved.chunks:
+        if not reserved.chunks and not reserved.must_drain:
             self._fall_asleep(worker, reserved, strategy)
         tokens = [chunk.token for chunk in reserved.chunks]
         self.tokens += tokens
@@ -321,19 +339,44 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Workers
 
-    def heartbeat(self, worker: str, picks: list[int], unknown_ms: int, timeout_ms: int) -> None:
+    def heartbeat(
+        self,
+        worker: str,
+        picks: list[int],
+        unknown_ms: int,
+        timeout_ms: int,
+        begun: list[int] | None,
+    ) -> None:
         tokens = self._tokens(picks)
+        reported = None if begun is None else self._tokens(begun)
         alive = self.queue.heartbeat(
-            worker, tokens=tokens, unknown_ms=unknown_ms, timeout_ms=timeout_ms
+            worker, tokens=tokens, unknown_ms=unknown_ms, timeout_ms=timeout_ms, begun=reported
         )
         lost_before = self.model.stats["reservations_lost"]
-        expected = self.model.heartbeat(self.clock.now, worker, tokens, unknown_ms, timeout_ms)
+        expected = self.model.heartbeat(
+            self.clock.now, worker, tokens, unknown_ms, timeout_ms, reported
+        )
         assert expected == (set(alive.revoked), alive.released)
         assert self.model.stats["reservations_lost"] - lost_before == alive.lost
 
+    def note_begun(self, worker: str, begun: list[int]) -> None:
+        tokens = self._tokens(begun)
+        assert self.model.note_begun(worker, tokens) == self.queue.note_begun(worker, tokens)
+
+    def die(self, worker: str, begun: list[int] | None) -> None:
+        """A worker runs what it holds, or says nothing, and is reclaimed when its time is over."""
+        if worker not in self.model.workers:
+            return
+        if begun is not None:
+            held = [t for t, e in self.model.stream.items() if e.worker == worker]
+            chosen = [held[pick % len(held)] for pick in begun] if held else []
+            assert self.model.note_begun(worker, chosen) == self.queue.note_begun(worker, chosen)
+        self.pass_time(max(0, self.model.dead_at[worker] - self.clock.now))
+        self.reclaim_dead(1_000)
+
     def retire(self, worker: str, limit: int) -> None:
         is_done = self.queue.run(commands.retire_worker(worker, limit=limit))
-        assert is_done == self.model.retire(worker, limit)
+        assert is_done == self.model.retire(self.clock.now, worker, limit)
 
     def reclaim_dead(self, limit: int) -> None:
         swept = self.queue.reclaim_dead("sweeper", limit=limit)

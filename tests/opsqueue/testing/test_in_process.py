@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
+import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from opsqueue import Chunk, Opsqueue
-from opsqueue.exceptions import HandlerError, SubmissionFailedError
+from opsqueue.exceptions import (
+    HandlerError,
+    OperationFailedError,
+    SoftTimeLimitExceeded,
+    SubmissionFailedError,
+)
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.submission import SubmissionState
 from opsqueue.testing import LocalOpsqueue, local, opsqueue_local
 
 __all__ = ["opsqueue_local"]
+ONCE: dict[str, Any] = {"chunk_size": 2, "max_attempts": 1}
 
 
 @pytest.fixture
@@ -171,17 +181,308 @@ def test_an_operation_that_is_cancelled_is_seen_as_in_a_worker() -> None:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:coroutine")
-def test_a_coroutine_behind_a_plain_function_is_no_result() -> None:
-    """Such as that of a decorator which does not know of `async def`."""
+def in_this_thread(test: Callable[[], None]) -> None:
+    test()
+
+
+def in_a_loop(test: Callable[[], None]) -> None:
+    """As an `async def` test or a notebook."""
+
+    async def run() -> None:
+        test()
+
+    asyncio.run(run())
+
+
+def in_another_thread(test: Callable[[], None]) -> None:
+    async def run() -> None:
+        await asyncio.to_thread(test)
+
+    asyncio.run(run())
+
+
+EVERYWHERE = pytest.mark.parametrize("place", [in_this_thread, in_a_loop, in_another_thread])
+Place = Callable[[Callable[[], None]], None]
+
+
+async def add_one(number: int) -> int:
+    await asyncio.sleep(0)
+    return number + 1
+
+
+async def add_one_to_each(numbers: list[int]) -> list[int]:
+    return [await add_one(number) for number in numbers]
+
+
+def run_add_one(number: int) -> int:
+    return asyncio.run(add_one(number))
+
+
+def begin_adding(number: int) -> Any:
+    return add_one(number)
+
+
+@EVERYWHERE
+def test_handlers_of_every_kind_run_wherever_the_test_does(place: Place) -> None:
+    """Also where a loop runs, in which a handler's own can't; so do hooks."""
+    app = Opsqueue()
+    app.operation_handler("async", concurrency=2)(add_one)
+    app.operation_handler("plain")(run_add_one)
+    app.operation_handler("hidden")(begin_adding)
+    app.chunk_handler("chunks")(add_one_to_each)
+    started: list[int] = []
+    app.on_worker_start(lambda: started.append(asyncio.run(add_one(0))))
+    app.on_worker_stop(lambda: started.append(asyncio.run(add_one(1))))
+
+    def test() -> None:
+        with local(app) as opsqueue:
+            for queue in app.handlers:
+                assert [2, 3, 4] == list(opsqueue.run_submission(queue, [1, 2, 3], chunk_size=2))
+
+    place(test)
+    assert [1, 2] == started
+
+
+def test_asynchronous_methods_do_not_block_the_tests_loop() -> None:
+    """A handler can talk to a server on it."""
+    app = Opsqueue()
+    asks: list[Callable[[], object]] = []
+    answers: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    @app.operation_handler("q")
+    def ask_the_loop(number: int) -> int:
+        asks[0]()
+        return number + answers.get(timeout=20)
+
+    async def test() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        asks.append(lambda: loop.call_soon_threadsafe(answers.put, 1))
+        with local(app) as opsqueue:
+            results = await opsqueue.producer("q").async_run_submission([1], chunk_size=1)
+            return [result async for result in results]
+
+    assert [2] == asyncio.run(test())
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_may_submit_and_wait(place: Place, *, is_async: bool) -> None:
+    """The chunks that it waits for are run in the meantime."""
+    app = Opsqueue()
+    app.operation_handler("inner")(add_one)
+    waiting: dict[str, LocalOpsqueue] = {}
+
+    def ask(number: int) -> int:
+        return sum(waiting["opsqueue"].run_submission("inner", [number, number], chunk_size=1))
+
+    async def ask_later(number: int) -> int:
+        return ask(number)
+
+    app.operation_handler("outer")(ask_later if is_async else ask)
+
+    def test() -> None:
+        with local(app) as opsqueue:
+            waiting["opsqueue"] = opsqueue
+            assert [4, 6] == list(opsqueue.run_submission("outer", [1, 2], chunk_size=2))
+
+    place(test)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def sleep_later(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def catch_everything(seconds: float) -> None:
+    with suppress(Exception):
+        spin(seconds)
+
+
+@pytest.mark.parametrize(
+    ("place", "function"),
+    [
+        (in_this_thread, sleep),
+        (in_this_thread, sleep_later),
+        (in_this_thread, catch_everything),
+        (in_a_loop, sleep),
+        (in_a_loop, sleep_later),
+        (in_a_loop, catch_everything),
+        (in_another_thread, sleep),
+        (in_another_thread, catch_everything),
+    ],
+)
+def test_time_limits_are_kept(place: Place, function: Callable[[float], Any]) -> None:
+    """The failure is that of a worker whose child is killed: no hook is called."""
+    app = Opsqueue()
+    observed: list[object] = []
+    app.operation_handler("q", time_limit=0.2)(function)
+    app.on_chunk_failure(lambda *failure: observed.append(failure))
+
+    def test() -> None:
+        with local(app) as opsqueue:
+            with pytest.raises(
+                SubmissionFailedError, match=r"TimeLimitExceeded: .* is 0\.2 s"
+            ) as exc:
+                opsqueue.run_submission("q", [60.0], **ONCE)
+            assert exc.value.__cause__ is None
+            assert [None] == list(opsqueue.run_submission("q", [0.0]))
+
+    place(test)
+    assert [] == observed
+
+
+@pytest.mark.parametrize(
+    ("place", "function"),
+    [
+        (in_this_thread, sleep),
+        (in_this_thread, sleep_later),
+        (in_a_loop, spin),
+        (in_a_loop, sleep_later),
+        (in_another_thread, spin),
+    ],
+)
+def test_soft_time_limits_are_kept(place: Place, function: Callable[[float], Any]) -> None:
+    """The exception is the cause of what the producer gets."""
+    app = Opsqueue()
+    app.operation_handler("q", soft_time_limit=0.1)(function)
+
+    def test() -> None:
+        with local(app) as opsqueue:
+            with pytest.raises(SubmissionFailedError, match=r"soft_time_limit of 0\.1 s") as caught:
+                opsqueue.run_submission("q", [2.0], **ONCE)
+            assert isinstance(caught.value.__cause__, SoftTimeLimitExceeded)
+
+    place(test)
+
+
+def test_the_timer_of_a_tests_runner_goes_on() -> None:
+    """Such as that of pytest-timeout, which would not end a test that hangs later."""
+    app = Opsqueue()
+    app.operation_handler("q", time_limit=5, soft_time_limit=4)(add_one)
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    timer = signal.setitimer(signal.ITIMER_REAL, 1_000)
+
+    try:
+        with local(app) as opsqueue:
+            list(opsqueue.run_submission("q", [1]))
+        left_s, _ = signal.getitimer(signal.ITIMER_REAL)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+
+    assert 900 < left_s <= 1_000
+
+
+class OwnError(Exception):
+    """An exception of the handler's."""
+
+
+def fail(number: int) -> int:
+    if number == 2:
+        raise OwnError(number)
+    return number
+
+
+async def fail_later(number: int) -> int:
+    await asyncio.sleep(0)
+    return fail(number)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("function", [fail, fail_later])
+def test_the_handlers_own_exception_is_the_cause(
+    place: Place, function: Callable[[int], Any]
+) -> None:
+    """With its traceback, so that a debugger stops there."""
+    app = Opsqueue()
+    app.operation_handler("failing")(function)
+    app.operation_handler("collecting", on_error="collect")(function)
+
+    def test() -> None:
+        with local(app) as opsqueue:
+            with pytest.raises(SubmissionFailedError) as failed:
+                opsqueue.run_submission("failing", [0, 1, 2], **ONCE)
+            with pytest.raises(OperationFailedError) as not_collected:
+                list(opsqueue.run_submission("collecting", [0, 1, 2], chunk_size=2))
+        for caught in (failed.value, not_collected.value):
+            cause = caught.__cause__
+            assert isinstance(cause, OwnError)
+            assert cause.args == (2,)
+            assert traceback.extract_tb(cause.__traceback__)[-1].name == "fail"
+
+    place(test)
+
+
+def test_the_cause_is_that_of_the_last_attempt() -> None:
+    """An asynchronous method raises the same."""
     app = Opsqueue()
 
-    async def later(number: int) -> int:
-        return number
+    @app.operation_handler("q")
+    def fail_differently(_: int, chunk: Chunk) -> None:
+        raise OwnError(chunk.attempt)
 
-    @app.operation_handler("hidden")
-    def wrapped(number: int) -> Any:
-        return later(number)
+    async def test() -> None:
+        with local(app) as opsqueue, pytest.raises(SubmissionFailedError) as caught:
+            await opsqueue.producer("q").async_run_submission([1], chunk_size=1, max_attempts=3)
+        assert isinstance(caught.value.__cause__, OwnError)
+        assert caught.value.__cause__.args == (3,)
 
-    with local(app) as opsqueue, pytest.raises(SubmissionFailedError, match="is a coroutine"):
-        opsqueue.run_submission("hidden", [1], max_attempts=1)
+    asyncio.run(test())
+
+
+def test_every_stop_hook_runs_though_the_test_fails() -> None:
+    """Also if another one raises; what the test raised is not replaced."""
+    app = Opsqueue()
+    seen: list[str] = []
+
+    @app.on_worker_stop
+    def fail_to_stop() -> None:
+        seen.append("first")
+        raise OwnError
+
+    app.on_worker_stop(lambda: seen.append("second"))
+
+    with pytest.raises(OwnError), local(app):
+        seen.append("test")
+    assert ["test", "first", "second"] == seen
+
+    with pytest.raises(OwnError) as caught, local(app):
+        pytest.fail("the test's own")
+    assert isinstance(caught.value.__context__, pytest.fail.Exception)
+
+
+def test_a_loop_is_kept_from_chunk_to_chunk() -> None:
+    """As in a worker, so that a client can be kept, too."""
+    app = Opsqueue()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @app.operation_handler("q")
+    async def note(_: int) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    with local(app) as opsqueue:
+        list(opsqueue.run_submission("q", [1, 2], chunk_size=1))
+
+    assert loops[0] is loops[1]
+    assert loops[0].is_closed()
+
+
+def test_a_local_test_costs_less_than_100_ms(opsqueue_app: Opsqueue) -> None:
+    """Of CPU time, so that thousands of tests can have their own server and store."""
+
+    def cost_s() -> float:
+        began = time.process_time()
+        with local(opsqueue_app) as opsqueue:
+            list(opsqueue.run_submission("numbers", [1, 2, 3], chunk_size=2))
+        return time.process_time() - began
+
+    assert min(cost_s() for _ in range(5)) < 0.1

@@ -6,7 +6,8 @@ import asyncio
 import json
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import cbor2
@@ -15,7 +16,7 @@ import pytest
 from opsqueue.consumer import Chunk, ChunkIndex, ConsumerClient, Strategy
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import PRODUCER_CODEC, open_codec
-from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.exceptions import IncorrectUsageError, InvalidArgumentError
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
@@ -263,20 +264,96 @@ def test_a_cancellation_in_a_callback_fails_the_attempt_and_no_more(
 
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize("form", [None, pickle, LenientJson])
-def test_a_callback_that_is_async_fails_the_attempt(
+def test_a_callback_that_returns_unawaited_coroutines_fails_the_attempt(
     consumer: ConsumerClient, queue: Queue, insert: Insert, run: Run, form: Any
 ) -> None:
-    """Nobody awaits what it returns, and no format writes that in place of a result."""
+    """No format writes them in place of results."""
     id_ = insert([1, 2], max_attempts=1, serialization_format=form)
 
-    async def callback(op: Any) -> Any:
+    async def later(op: Any) -> Any:
         return op
 
-    run(consumer.run_each_op, callback, id_, serialization_format=form)
+    run(
+        consumer.run_each_chunk,
+        lambda ops, _chunk: [later(op) for op in ops],
+        id_,
+        serialization_format=form,
+    )
 
     submission = queue.get_submission(id_)
     assert submission.failure is not None
     assert "operation 0 of the chunk is a coroutine" in submission.failure.message
+
+
+async def add_one(op: int) -> int:
+    await asyncio.sleep(0)
+    return op + 1
+
+
+def begin_adding(op: int) -> Any:
+    return add_one(op)
+
+
+async def add_one_to_each(ops: Any, chunk: Chunk) -> list[int]:
+    assert not chunk.is_revoked()
+    return [await add_one(op) for op in ops]
+
+
+async def add_one_to_content(chunk: Chunk) -> bytes:
+    return cbor2.dumps([await add_one(op) for op in cbor2.loads(chunk.input_content)])
+
+
+class AddsOne:
+    async def __call__(self, op: int) -> int:
+        return await add_one(op)
+
+
+@pytest.mark.parametrize(
+    ("method", "callback"),
+    [
+        ("run_each_op", add_one),
+        ("run_each_op", begin_adding),
+        ("run_each_op", partial(add_one)),
+        ("run_each_op", AddsOne()),
+        ("run_each_chunk", add_one_to_each),
+        ("run_each_chunk", partial(add_one_to_each)),
+        ("run_each_chunk_raw", add_one_to_content),
+    ],
+)
+def test_an_async_callback_is_awaited(
+    consumer: ConsumerClient,
+    producer: ProducerClient,
+    insert: Insert,
+    run: Run,
+    method: str,
+    callback: Any,
+) -> None:
+    """However it hides that it is one."""
+    id_ = insert([1, 2, 3])
+
+    run(getattr(consumer, method), callback, id_)
+
+    assert [2, 3, 4] == list(producer.try_stream_completed_submission(id_))
+
+
+def test_an_async_callback_in_a_running_loop_is_refused(consumer: ConsumerClient) -> None:
+    """The call needs a loop of its own; before a chunk has used its attempts on it."""
+
+    async def start() -> None:
+        consumer.run_each_op(add_one)
+
+    with pytest.raises(IncorrectUsageError, match=r"add_one is an `async def`.*to_thread"):
+        asyncio.run(start())
+
+
+def test_a_callback_that_is_a_generator_is_refused(consumer: ConsumerClient) -> None:
+    """Calling it would run nothing."""
+
+    def callback(op: int) -> Iterator[int]:
+        yield op
+
+    with pytest.raises(InvalidArgumentError, match=r"callback has a `yield`"):
+        consumer.run_each_op(callback)
 
 
 def test_what_cannot_be_called_is_refused_at_once(consumer: ConsumerClient) -> None:

@@ -38,11 +38,26 @@ class Beaten:
     def held(self) -> list[str]:
         return []
 
+    def begun(self) -> list[str]:
+        return []
+
     def sum_up(self) -> None:
         pass
 
     def ticket(self, token: str) -> str:
         return f"{self.queue.label}/{token}"
+
+
+class Told:
+    """The part of a pool that hears of heartbeats."""
+
+    def __init__(self, revoked: SimpleQueue[list[str]]) -> None:
+        self._revoked = revoked
+
+    def revoke(self, tickets: list[str]) -> None:
+        self._revoked.put(tickets)
+
+    def confirm(self, label: str, at: float) -> None: ...
 
 
 @pytest.fixture
@@ -61,7 +76,7 @@ def beating(intakes: list[Any], revoked: SimpleQueue[list[str]]) -> Heartbeat:
         interval_s=0.01,
         timeout_s=4,
         redis_timeout_s=3,
-        on_revoked=lambda tickets: revoked.put(list(tickets)),
+        slots=Told(revoked),  # type: ignore[arg-type]  # the part of a pool that is told
     )
     heartbeat.start()
     return heartbeat

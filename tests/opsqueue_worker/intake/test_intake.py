@@ -13,11 +13,14 @@ import redis
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import GivenBack
-from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.chunk import Token
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.commands import Command
 from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intake import Intake
+from opsqueue_worker.pool.places import Promise
+from opsqueue_worker.pool.pool import Health
+from opsqueue_worker.pool.waiting import PoolChunk
 
 WITHIN_S = 3.0
 """Less than the 5 s after which an intake checks the queue by itself."""
@@ -27,43 +30,55 @@ class OnePlace:
     """A pool with one place, which is never filled."""
 
     def __init__(self) -> None:
-        self.came: list[Reservation] = []
+        self.came: list[PoolChunk] = []
         self.has_come = threading.Event()
         self._looks = 0
         self._is_promised = False
         self._changed = threading.Condition()
 
-    def take_places(self, limit: int) -> int:
+    def take_places(self, _label: str, limit: int) -> Promise:
         with self._changed:
             self._looks += 1
             self._changed.notify_all()
             taken = min(limit, 0 if self._is_promised else 1)
             self._is_promised |= taken > 0
-            return taken
+            return Promise(taken)
 
     def wait_for_looks(self, looks: int, timeout: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._looks >= looks, timeout)
 
-    def give_places_back(self, number: int) -> None:
+    def give_places_back(self, _label: str, number: int) -> None:
         if number:
             # Until the others were woken by everything else that they can be woken by.
             self.wait_for_looks(4, 0.3)
             self._is_promised = False
 
-    def submit(self, reservations: Sequence[Reservation]) -> None:
-        self.came += reservations
+    def submit(self, chunks: Sequence[PoolChunk]) -> None:
+        self.came += chunks
         self.has_come.set()
 
-    def start(self) -> bool:
-        return True
+    def begun(self) -> list[Token]:
+        return []
 
+    def start(self) -> None: ...
+    def withdraw(self, label: str) -> None: ...
+    def may_begin(self, tokens: Iterable[Token]) -> None: ...
+    def drain(self, label: str) -> None: ...
+    def confirm(self, label: str, at: float) -> None: ...
     def revoke(self, tokens: Iterable[Token]) -> None: ...
     def tick(self) -> None: ...
     def retire_children(self) -> None: ...
     def dump_stacks(self) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None: ...
+
+    def health(self) -> Health:
+        return Health(ready=1, wanted=1)
+
+    @property
+    def tick_s(self) -> float:
+        return 1.0
 
     @property
     def chunks_running(self) -> int:
@@ -84,7 +99,7 @@ def intake_of(queue: Queue, pool: OnePlace, **options: Any) -> Intake:
         handler,
         strategy=handler.strategy,
         worker="w",
-        pool=pool,
+        slots=pool,
         changed=threading.Condition(),
         **options,
     )
@@ -103,12 +118,12 @@ class SlowQueue(Queue):
 class EndlessPool(OnePlace):
     """A pool that has a place for every chunk and finishes none."""
 
-    def take_places(self, limit: int) -> int:
+    def take_places(self, _label: str, limit: int) -> Promise:
         if limit == 0:
             self.is_refused.set()
-        return limit
+        return Promise(limit)
 
-    def give_places_back(self, number: int) -> None: ...
+    def give_places_back(self, _label: str, number: int) -> None: ...
 
     is_refused = threading.Event()
 
@@ -164,7 +179,7 @@ def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
             handler,
             strategy=handler.strategy,
             worker="w",
-            pool=OnePlace(),
+            slots=OnePlace(),
             changed=threading.Condition(),
         )
         for partition in (0, 3)
@@ -196,7 +211,7 @@ def test_places_that_one_queue_gives_back_wake_another(
                 handler,
                 strategy=handler.strategy,
                 worker="w",
-                pool=pool,
+                slots=pool,
                 changed=changed,
             )
         )
@@ -209,7 +224,7 @@ def test_places_that_one_queue_gives_back_wake_another(
 
     try:
         assert pool.has_come.wait(WITHIN_S)
-        assert [chunk.source.queue for chunk in pool.came] == [full.name]
+        assert [chunk.queue for chunk in pool.came] == [full.name]
     finally:
         for intake in intakes:
             intake.stop_taking()

@@ -24,6 +24,7 @@ from opsqueue_worker.pool.child import Child
 from opsqueue_worker.pool.child_process import ChildProcess
 from opsqueue_worker.pool.messages import ChunkDone, Hello, Reports, Revoked, read_from_child, send
 from opsqueue_worker.pool.status import Status
+from opsqueue_worker.pool.waiting import PoolChunk
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
 from tests.opsqueue_worker.pool.test_executor import task_of
 
@@ -101,12 +102,12 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     child = ChildProcess(HELLO)
     speaking = threading.Thread(target=child.speak)
     speaking.start()
-    child.assign(CHUNK)
+    child.assign(PoolChunk(reservation=CHUNK, reserved_at=0.0, begin_by=0.0), good_until=0.0)
     child.hand_over()
     child.revoke([CHUNK.token])
     assert is_speaking.wait(20)
     child.kill()
-    child.listen(lambda: None, lambda _: None)
+    child.listen(lambda: None, lambda _: None, lambda _: None, lambda _: None)
     descriptor = child._connection.fileno()
 
     closing = threading.Thread(target=child.close)
@@ -119,6 +120,34 @@ def test_a_dead_childs_descriptor_is_kept_while_somebody_speaks_to_it(
     speaking.join(20)
     assert [closing.is_alive(), speaking.is_alive()] == [False, False]
     assert child._connection.closed
+
+
+@pytest.mark.parametrize("nonsense", [b"a printed line\n", b"\0\0\0\2no", b"\xff" * 12])
+def test_a_child_that_sends_nonsense_is_killed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    nonsense: bytes,
+) -> None:
+    """Its parent goes on: what a handler writes where it does not belong is its child's defect."""
+    (tmp_path / "scribbles.py").write_text(
+        "import os, stat, time\n"
+        "for name in os.listdir('/dev/fd'):\n"
+        "    if os.path.exists(f'/dev/fd/{name}') and stat.S_ISSOCK(os.fstat(int(name)).st_mode):\n"
+        f"        os.write(int(name), {nonsense!r})\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    child = ChildProcess(replace(HELLO, app="scribbles:app"))
+    speaking = threading.Thread(target=child.speak)
+    speaking.start()
+
+    child.listen(lambda: None, lambda _: None, lambda _: None, lambda _: None)
+
+    assert child.end() == "was killed by signal SIGKILL"
+    assert "sent what is no message" in caplog.text
+    child.close()
+    speaking.join(20)
 
 
 def test_a_child_knows_no_redis_and_no_http() -> None:

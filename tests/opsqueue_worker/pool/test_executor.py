@@ -48,7 +48,9 @@ def test_a_chunk_without_a_handler_goes_back(kind: str) -> None:
         status=Status.new(2),
         is_stopping=threading.Event(),
         report=report_and_stop,
+        give_back=lambda _: pytest.fail("it has begun"),
         save=lambda *_: pytest.fail("nothing to save"),
+        retire=pytest.fail,
     )
     make: dict[str, Callable[[], Executor]] = {
         "process": lambda: MainThreadExecutor(bench),
@@ -78,7 +80,9 @@ def test_the_loop_has_a_thread_for_each_slot() -> None:
         status=Status.new(60),
         is_stopping=threading.Event(),
         report=lambda *_: None,
+        give_back=lambda _: pytest.fail("it has begun"),
         save=lambda *_: done.release(),
+        retire=pytest.fail,
     )
     inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     for _ in range(60):

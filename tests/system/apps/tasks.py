@@ -38,8 +38,11 @@ def act(operation: Any, chunk: Chunk) -> Any:
         ),
         "object": lambda _: object(),
         "kill": kill_myself,
+        "kill_worker": lambda _: kill_worker(),
+        "die_once": lambda path: die_once(Path(path)),
         "exit": lambda _: sys.exit(3),
         "wait": lambda folder: wait_for(Path(folder), chunk),
+        "print": print_much,
         "pid": lambda _: os.getpid(),
         "log": lambda path: log_run(Path(path), chunk),
         "terminate": start_and_terminate,
@@ -53,6 +56,14 @@ def act(operation: Any, chunk: Chunk) -> Any:
 def add_one(number: int) -> int:
     """Fail only this operation if it is not a number."""
     return number + 1
+
+
+def print_much(characters: int) -> int:
+    """Print to both streams, as a chatty library does."""
+    for stream in (sys.stdout, sys.stderr):
+        for _ in range(characters // 100):
+            print("x" * 99, file=stream)
+    return characters
 
 
 def raise_error(text: str) -> None:
@@ -74,6 +85,20 @@ def kill_myself(_: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def kill_worker() -> None:
+    """End the whole worker, as a machine without memory does, and wait for it."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def die_once(path: Path) -> str:
+    """Die the first time."""
+    if not path.exists():
+        path.touch()
+        kill_myself("")
+    return "survived"
+
+
 def start_and_terminate(_: str) -> int:
     """Return the exit code of a program that was terminated."""
     program = "import time; print(1, flush=True); time.sleep(60)"
@@ -88,6 +113,7 @@ def fork_and_die(path: Path) -> None:
     """Die, and leave a process behind that has the same files open."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()  # otherwise it would be killed with this process
         time.sleep(60)
         os._exit(0)
     path.write_text(str(pid))

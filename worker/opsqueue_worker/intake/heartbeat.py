@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from opsqueue.exceptions import OpsqueueError
 from opsqueue.model.checks import counted
-from opsqueue.model.chunk import Token
 from opsqueue.queue.sweeper import lost_reservations
 from opsqueue_worker.intake.intake import Intake
+from opsqueue_worker.pool.pool import Slots
+from opsqueue_worker.pool.waiting import boot_time
 
 logger = logging.getLogger("opsqueue.worker")
 
@@ -31,7 +32,7 @@ class Heartbeat:
         interval_s: seconds between two heartbeats.
         timeout_s: the worker counts as dead after so many seconds of silence.
         redis_timeout_s: Redis never answers a command later than this.
-        on_revoked: called with the tickets of chunks whose reservations were revoked.
+        slots: are told which chunks were revoked, and that the others are still this worker's.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Heartbeat:
         interval_s: float,
         timeout_s: float,
         redis_timeout_s: float,
-        on_revoked: Callable[[Iterable[Token]], None],
+        slots: Slots,
     ) -> None:
         self._intakes = intakes
         self._worker = worker
@@ -52,7 +53,7 @@ class Heartbeat:
         self._timeout_ms = int(timeout_s * 1000)
         # A reserve that was not answered within the socket's timeout never will be answered.
         self._unknown_ms = int(2_000 * redis_timeout_s)
-        self._on_revoked = on_revoked
+        self._slots = slots
         self._is_stopping = threading.Event()
 
     def start(self) -> None:
@@ -90,9 +91,11 @@ class Heartbeat:
 
     def beat(self, intake: Intake) -> None:
         """Send one heartbeat for one partition, and handle the answer."""
+        asked_at = boot_time()
         alive = intake.queue.heartbeat(
             self._worker,
             tokens=intake.held(),
+            begun=intake.begun(),
             info=self._info(intake.codecs),
             unknown_ms=self._unknown_ms,
             timeout_ms=self._timeout_ms,
@@ -108,4 +111,5 @@ class Heartbeat:
         if alive.lost:
             logger.warning("queue %s: %s", intake.queue.label, lost_reservations(alive.lost))
         if alive.revoked:
-            self._on_revoked(intake.ticket(token) for token in alive.revoked)
+            self._slots.revoke([intake.ticket(token) for token in alive.revoked])
+        self._slots.confirm(intake.queue.label, asked_at)

@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -28,8 +28,10 @@ from opsqueue.queue.connection import BLOCK_MS
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import AnyStrategy
 from opsqueue.tracing import spans
-from opsqueue_worker.intake.reporter import Reporter, batches_of
-from opsqueue_worker.pool.pool import Pool
+from opsqueue_worker.intake.reporter import Batch, Reporter, batches_of
+from opsqueue_worker.pool.places import NO_PLACES, Promise
+from opsqueue_worker.pool.pool import Slots
+from opsqueue_worker.pool.waiting import Clearance, PoolChunk, boot_time
 
 logger = logging.getLogger("opsqueue.worker")
 
@@ -49,7 +51,7 @@ class Intake:
         handler: serves the queue.
         strategy: chooses the next chunk.
         worker: the name that chunks are reserved under.
-        pool: works on the chunks.
+        slots: work on the chunks.
         changed: guards and announces every change: reports, free places, wake-ups, the end.
         heartbeat_timeout_ms: the worker's timeout, until its first heartbeat sends it.
         on_round_trip: called with the seconds that Redis took, the number of chunks asked for, and
@@ -63,7 +65,7 @@ class Intake:
         *,
         strategy: AnyStrategy,
         worker: str,
-        pool: Pool,
+        slots: Slots,
         changed: threading.Condition,
         heartbeat_timeout_ms: int = commands.DEFAULT_TIMEOUT_MS,
         on_round_trip: Callable[[float, int, int], None] | None = None,
@@ -72,13 +74,16 @@ class Intake:
         self._handler = handler
         self._strategy = strategy
         self._worker = worker
-        self._pool = pool
+        self._slots = slots
         self._changed = changed
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
         self._on_round_trip = on_round_trip
         self._reporter = Reporter(queue.name, worker=worker)
         self._held: dict[Token, Reservation] = {}
         self._reports: deque[Report] = deque()
+        self._to_begin: list[Token] = []
+        self._said_begun: list[Token] | None = None
+        """The chunks that Redis knows to have begun; None: that is not known."""
         self._is_stopping = False
         self._is_empty = False
         self._has_looked = False
@@ -109,6 +114,25 @@ class Intake:
             if mine:
                 self._changed.notify_all()
         return mine
+
+    def begin(self, tickets: Sequence[Token]) -> None:
+        """Report chunks of this partition to Redis as about to begin, and then to the slots.
+
+        If Redis does not answer, they wait, and the report is repeated.
+        """
+        mine = self._tokens_of(tickets)
+        if mine:
+            with self._changed:
+                self._to_begin += mine
+                self._changed.notify_all()
+
+    def begun(self) -> list[Token]:
+        """Return the tokens of this partition's chunks that have begun and not ended."""
+        return self._tokens_of(self._slots.begun())
+
+    def _tokens_of(self, tickets: Iterable[Token]) -> list[Token]:
+        parts = (ticket.rpartition("/") for ticket in tickets)
+        return [Token(token) for label, _, token in parts if label == self.queue.label]
 
     def ticket(self, token: Token) -> Token:
         """Return the name that the pool has for a chunk.
@@ -166,8 +190,8 @@ class Intake:
     def _exchange_for_ever(self) -> None:
         failures = 0
         while True:
-            reports, places = self._wait_for_something_to_do()
-            error = self._exchange(reports, places)
+            reports, promise = self._wait_for_something_to_do()
+            error = self._exchange(reports, promise)
             if error is None:
                 if failures:
                     logger.info("queue %s: working again", self.queue.label)
@@ -178,24 +202,26 @@ class Intake:
                 logger.warning("queue %s: %s; trying again until it works", self.queue.label, error)
             time.sleep(_BACKOFF.pause_s(failures))
 
-    def _wait_for_something_to_do(self) -> tuple[list[Report], int]:
+    def _wait_for_something_to_do(self) -> tuple[list[Report], Promise]:
         with self._changed:
             while True:
                 if self._due_at is not None and time.monotonic() >= self._due_at:
                     self._is_empty, self._due_at = False, None
-                places = 0
+                promise = NO_PLACES
                 if not (self._is_stopping or self._is_empty):
                     room = max(0, MAX_HELD - len(self._held))
-                    places = self._pool.take_places(min(MAX_RESERVE, room))
-                if self._reports or places:
+                    promise = self._slots.take_places(self.queue.label, min(MAX_RESERVE, room))
+                if self._reports or self._to_begin or promise.number:
+                    if not promise.number:
+                        self._slots.withdraw(self.queue.label)
                     count = min(MAX_REPORTS, len(self._reports))
-                    return [self._reports.popleft() for _ in range(count)], places
+                    return [self._reports.popleft() for _ in range(count)], promise
                 timeout = None
                 if self._due_at is not None and not self._is_stopping:
                     timeout = max(0.0, self._due_at - time.monotonic())
                 self._changed.wait(timeout)
 
-    def _exchange(self, reports: list[Report], places: int) -> OpsqueueError | None:
+    def _exchange(self, reports: list[Report], promise: Promise) -> OpsqueueError | None:
         """Send reports and reserve chunks in one round trip.
 
         Returns:
@@ -209,27 +235,44 @@ class Intake:
                 for report in reports
             ]
         )
-        requests = [batch.call for batch in batches]
-        if places:
-            requests.append(
-                commands.reserve_chunks(
-                    self._worker,
-                    limit=places,
-                    reservation_ms=self._handler.reservation_ms,
-                    strategy=self._strategy,
-                    scan_from=self._scan_from,
-                    heartbeat_timeout_ms=self._heartbeat_timeout_ms,
-                )
-            )
-        began = time.monotonic()
-        began_ns = time.time_ns()
+        to_begin = list(self._to_begin)  # before `begun`, which has them
+        begun = self.begun()
+        requests: list[commands.Command[Any]] = [batch.call for batch in batches]
+        if begun != self._said_begun or to_begin:
+            requests.append(commands.note_begun(self._worker, begun=begun))
+        if promise.number:
+            requests.append(self._reserve(promise))
+        began, began_ns, reserved_at = time.monotonic(), time.time_ns(), boot_time()
         try:
             answers = self.queue.pipeline(requests)
         except RedisUnavailableError as exc:
             answers = [exc] * len(requests)
         if self._on_round_trip is not None:
-            self._on_round_trip(time.monotonic() - began, places, len(reports))
-        reserved = answers[-1] if places else None
+            self._on_round_trip(time.monotonic() - began, promise.number, len(reports))
+        self._settle(batches, answers, began_ns)
+        rest = answers[len(batches) :]
+        reserved = rest.pop() if promise.number else None
+        if rest:
+            self._note_said(rest[0], begun, to_begin)
+        if isinstance(reserved, Reserved):
+            spans.received(self.queue.name, self._worker, reserved.chunks, began_ns=began_ns)
+            self._take(reserved, promise.number, reserved_at)
+        else:
+            self._give_places_back(promise.number)
+        return next((answer for answer in answers if isinstance(answer, OpsqueueError)), None)
+
+    def _reserve(self, promise: Promise) -> commands.Command[Any]:
+        return commands.reserve_chunks(
+            self._worker,
+            limit=promise.number,
+            reservation_ms=self._handler.reservation_ms,
+            strategy=self._strategy,
+            scan_from=self._scan_from,
+            heartbeat_timeout_ms=self._heartbeat_timeout_ms,
+            alone=promise.is_alone,
+        )
+
+    def _settle(self, batches: Sequence[Batch], answers: Sequence[Any], began_ns: int) -> None:
         settled: list[tuple[Reservation, ChunkFailure | None]] = []
         with self._changed:
             for batch, answer in zip(batches, answers, strict=False):
@@ -242,14 +285,19 @@ class Intake:
                             settled.append((chunk, failure))
             self._changed.notify_all()
         spans.settled(self.queue.name, self._worker, settled, began_ns=began_ns)
-        if isinstance(reserved, Reserved):
-            spans.received(self.queue.name, self._worker, reserved.chunks, began_ns=began_ns)
-            self._take(reserved, places)
-        else:
-            self._give_places_back(places)
-        return next((answer for answer in answers if isinstance(answer, OpsqueueError)), None)
 
-    def _take(self, reserved: Reserved, places: int) -> None:
+    def _note_said(self, answer: object, begun: list[Token], to_begin: list[Token]) -> None:
+        """Handle the answer of Redis to which chunks have begun, or are about to."""
+        if isinstance(answer, OpsqueueError):
+            self._said_begun = None
+            return
+        self._said_begun = begun
+        with self._changed:
+            del self._to_begin[: len(to_begin)]
+        if to_begin:
+            self._slots.may_begin([self.ticket(token) for token in to_begin])
+
+    def _take(self, reserved: Reserved, places: int, reserved_at: float) -> None:
         with self._changed:
             for chunk in reserved.chunks:
                 # Without the input, so that chunks that wait to be reported take little memory.
@@ -257,24 +305,34 @@ class Intake:
             # If it is not '', the strategy has not looked at everything yet: continue at once.
             self._scan_from = "" if reserved.chunks else reserved.scan_from
             self._has_looked = not self._scan_from
-            is_all = not (self._scan_from or reserved.is_cut)
-            if len(reserved.chunks) < places and is_all:
+            is_all = not (self._scan_from or reserved.is_cut or reserved.must_drain)
+            # A suspect comes alone, whatever else the queue has.
+            if len(reserved.chunks) < places and is_all and not reserved.is_suspect:
                 self._is_empty, self._wake_id, self._due_at = True, reserved.wake_id, None
                 if reserved.next_due_in_ms is not None and not reserved.is_paused:
                     self._due_at = time.monotonic() + reserved.next_due_in_ms / 1000
                 self._changed.notify_all()
+        if reserved.must_drain:
+            self._slots.drain(self.queue.label)
         self._give_places_back(places - len(reserved.chunks))
         if reserved.chunks:
-            self._pool.submit(
+            begin_by = reserved_at + self._handler.reservation_ms / 2_000
+            self._slots.submit(
                 [
-                    structs.replace(chunk, token=self.ticket(chunk.token))
+                    PoolChunk(
+                        reservation=structs.replace(chunk, token=self.ticket(chunk.token)),
+                        reserved_at=reserved_at,
+                        begin_by=begin_by,
+                        clearance=Clearance.NEEDED if chunk.again else Clearance.NOT_NEEDED,
+                        is_suspect=reserved.is_suspect,
+                    )
                     for chunk in reserved.chunks
                 ]
             )
 
     def _give_places_back(self, number: int) -> None:
         if number:
-            self._pool.give_places_back(number)
+            self._slots.give_places_back(self.queue.label, number)
             # Another queue's intake may be asleep because all places were promised to this one.
             with self._changed:
                 self._changed.notify_all()

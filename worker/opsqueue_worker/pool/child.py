@@ -7,25 +7,33 @@ handler's stage: if a chunk's contents kill the process, that chunk is marked as
 
 from __future__ import annotations
 
+import errno
 import faulthandler
+import io
 import logging
 import os
 import queue
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import NoReturn, TextIO
 
+from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers import execute as execution
-from opsqueue.handlers.app import Opsqueue, load_app
+from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Ran, Report
 from opsqueue.model.chunk import Source
-from opsqueue.model.process import die_with_parent
+from opsqueue.model.process import die_with_parent, renew_in_children
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
+from opsqueue_worker.app_import import import_app, keep_standard_streams, out_of_reach, own_stderr
+from opsqueue_worker.ending import end_soon
 from opsqueue_worker.logs import set_up_logging
 from opsqueue_worker.pool.defect import ends_process
 from opsqueue_worker.pool.executor import (
@@ -36,7 +44,7 @@ from opsqueue_worker.pool.executor import (
     Task,
     ThreadsExecutor,
     Workbench,
-    not_begun,
+    run_start_hooks,
     run_stop_hooks,
     save,
     timed,
@@ -44,17 +52,22 @@ from opsqueue_worker.pool.executor import (
 from opsqueue_worker.pool.messages import (
     ChunkReport,
     Hello,
+    NotStarted,
     Ready,
+    Recall,
     Reports,
+    Returned,
     Revoked,
     Stop,
     ToParent,
+    Unfit,
     Work,
-    chunks_of,
     message_of,
     read_from_parent,
+    reservation_of,
     send,
 )
+from opsqueue_worker.pool.pool import NotStartedError
 from opsqueue_worker.pool.status import Status
 
 logger = logging.getLogger("opsqueue.worker")
@@ -79,7 +92,7 @@ class Child:
         self._app = app
         self._store = store
         self._status = status
-        self._outbox: queue.SimpleQueue[ChunkReport | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[ChunkReport | Returned | Unfit | None] = queue.SimpleQueue()
         # Several threads even where one chunk runs at a time: a tiny chunk is finished long before
         # a bucket, or a disk that syncs, has answered. A thread starts when all others are busy.
         self._fetchers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="fetch")
@@ -96,8 +109,11 @@ class Child:
             limit_bytes=hello.max_chunk_bytes,
             is_stopping=self._is_stopping,
             report=self._report,
+            give_back=lambda task: self._give_back([task]),
             save=self._save_beside,
+            retire=self._retire,
         )
+        renew_in_children(self)
         self._executor: Executor
         match hello.pool:
             case "thread":
@@ -107,11 +123,15 @@ class Child:
             case _:
                 self._executor = MainThreadExecutor(bench)
 
+    def start_afresh(self) -> None:
+        """See `process.StartsAfresh`: what a handler forks can send its parent's parent nothing."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._connection.fileno(), inheritable=False)
+        os.close(nothing)
+
     def run(self) -> None:
         """Work until the parent sends `Stop`."""
-        for hook in self._app.start_hooks:
-            hook()
-        # After the start hooks, since an app may set up its own SDK there.
+        # After the start hooks (see `main`), since an app may set up its own SDK there.
         export_spans("opsqueue-worker")
         threading.Thread(target=ends_process(self._listen), name="listen", daemon=True).start()
         self._send(Ready())
@@ -122,10 +142,23 @@ class Child:
         self._outbox.put(None)
         speaking.join()
         run_stop_hooks(self._app)
+        end_soon(0)
+        self._executor.close()
+
+    def _retire(self, reason: str) -> None:
+        # Not only when the parent asks for it: what waits here must not begin meanwhile.
+        self._is_stopping.set()
+        self._outbox.put(Unfit(reason))
 
     def _report(self, task: Task, report: Report) -> None:
         self._tasks.pop(task.reservation.token, None)
         self._outbox.put(message_of(timed(task, report)))
+
+    def _give_back(self, tasks: Sequence[Task]) -> None:
+        tokens = [task.reservation.token for task in tasks]
+        for token in tokens:
+            self._tasks.pop(token, None)
+        self._outbox.put(Returned(tokens))
 
     def _save_beside(self, task: Task, ran: Ran) -> None:
         if ran.is_small:
@@ -140,9 +173,9 @@ class Child:
     def _send(self, message: ToParent) -> None:
         try:
             send(self._connection, message)
-        except OSError:
-            # The parent is gone, as in `_listen`. Either thread may notice it first.
-            os._exit(1)
+        except OSError as exc:
+            # Either thread may notice it first.
+            _end_without_parent(exc)
 
     def _speak(self) -> None:
         """Send reports, combining the waiting ones into one message.
@@ -155,9 +188,14 @@ class Child:
             drained = self._drained()
             is_over = drained[-1] is None
             self._status.note_memory()
-            self._send(Reports([r for r in drained if r is not None]))
+            for message in drained:
+                if isinstance(message, Unfit | Returned):
+                    self._send(message)
+            reports = [m for m in drained if not (m is None or isinstance(m, Unfit | Returned))]
+            if reports:
+                self._send(Reports(reports))
 
-    def _drained(self) -> list[ChunkReport | None]:
+    def _drained(self) -> list[ChunkReport | Returned | Unfit | None]:
         """Wait for a report and return all waiting ones; None as the last means no more follow."""
         reports = [self._outbox.get()]
         while len(reports) < REPORTS_AT_MOST and not self._outbox.empty():
@@ -171,51 +209,78 @@ class Child:
         """
         try:
             while True:
-                match read_from_parent(self._connection.recv_bytes()):
+                message = read_from_parent(self._connection.recv_bytes())
+                keep_standard_streams()
+                match message:
                     case Work() as work:
                         self._accept(work)
                     case Revoked(tokens):
                         for token in tokens:
                             if task := self._tasks.get(token):
                                 task.revoke()
+                    case Recall():
+                        self._give_back(self._waiting())
                     case Stop():
                         self._is_stopping.set()
-                        self._give_back_waiting()
+                        self._give_back(self._waiting())
                         self._inbox.put(None)
                     case Hello():
-                        message = "a second Hello"
-                        raise AssertionError(message)
-        except (EOFError, OSError):
-            os._exit(1)
+                        defect = "a second Hello"
+                        raise AssertionError(defect)
+        except (EOFError, OSError) as exc:
+            _end_without_parent(exc)
 
-    def _give_back_waiting(self) -> None:
-        """Release waiting chunks now rather than after the running one, for other workers."""
+    def _waiting(self) -> list[Task]:
+        """Remove the chunks that no slot has taken yet from the inbox, and return them."""
+        tasks = []
         with suppress(queue.Empty):
             while (task := self._inbox.get_nowait()) is not None:
-                self._report(task, not_begun(task))
+                tasks.append(task)
+        return tasks
 
     def _accept(self, work: Work) -> None:
         self._source = work.source or self._source
         if self._source is None:
             message = "chunks without their submission"
             raise AssertionError(message)
-        for sequence, reservation in chunks_of(work, self._source):
+        for chunk in work.chunks:
+            reservation = reservation_of(chunk, self._source)
             if execution.is_fetched_from_store(reservation):
                 fetching = self._fetchers.submit(execution.fetch, reservation, self._store)
-                task = Task(sequence, reservation, fetching)
+                task = Task(chunk.sequence, reservation, fetching, chunk.good_until)
             else:
-                task = Task(sequence, reservation, execution.fetch(reservation, self._store))
+                fetched = execution.fetch(reservation, self._store)
+                task = Task(chunk.sequence, reservation, fetched, chunk.good_until)
             self._tasks[reservation.token] = task
             self._inbox.put(task)
 
 
-def _leave_signals_to_parent() -> None:
-    """Ignore Ctrl-C and signals to the whole process group: the parent sends `Stop` instead."""
+def _end_without_parent(exc: Exception) -> NoReturn:
+    """End this process because the connection to the parent is gone, usually with the parent."""
+    if isinstance(exc, OSError) and exc.errno == errno.EBADF:
+        logger.critical(
+            "process %d ends: its connection to the worker was closed here, as by "
+            "os.closerange() in the app or in a handler",
+            os.getpid(),
+        )
+    os._exit(1)
+
+
+def _leave_signals_to_parent(log: TextIO) -> None:
+    """Ignore Ctrl-C and signals to the whole process group: the parent sends `Stop` instead.
+
+    USR1 prints the stacks to `log`.
+    """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     # Not SIG_IGN, which is inherited: terminate() could not end programs that a handler starts.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+    faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
+
+
+def _log_defect(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    """Log what ends this process: the app may have closed `sys.stderr`."""
+    logger.critical("a defect: this process ends", exc_info=(kind, exc, trace))
 
 
 def main() -> None:
@@ -223,13 +288,13 @@ def main() -> None:
 
     SOCKET and STATUS are file descriptors, PARENT is a process id.
     """
-    _leave_signals_to_parent()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    log = own_stderr()
+    _leave_signals_to_parent(log)
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
     socket, memory, parent_pid = (int(argument) for argument in sys.argv[1:])
-    for descriptor in (socket, memory):
-        # Otherwise a program that a handler starts and that outlives this process would keep the
-        # socket open, and the parent would not notice the end of this process.
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 it takes no names
+    # The copies are not inherited. Otherwise a program that a handler starts and that outlives this
+    # process would keep the socket open, and the parent would not notice the end of this process.
+    socket, memory = out_of_reach(socket), out_of_reach(memory)
     die_with_parent(parent_pid)
     connection = Connection(socket)
     try:
@@ -239,10 +304,33 @@ def main() -> None:
     if not isinstance(hello, Hello):
         message = f"expected Hello, got {hello!r}"
         raise TypeError(message)
-    set_up_logging(hello.log_level, hello.log_format)
-    app, store = load_app(hello.app), open_store(hello.store_url)
-    store.store_id = hello.store_id
-    Child(connection, hello, Status(memory, hello.slots), app, store).run()
+    set_up_logging(hello.log_level, hello.log_format, log)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # It is a pipe to the parent: lines would wait in a buffer, and be lost if this is killed.
+        sys.stdout.reconfigure(line_buffering=True)
+    status = Status(memory, hello.slots)
+    sys.excepthook = _log_defect
+    try:
+        app, store = import_app(hello.app), open_store(hello.store_url)
+        for name in hello.must_serve:
+            app.handler_of(name)
+        run_start_hooks(app)
+    except NotStartedError as exc:
+        reason = NotStarted(str(exc), exc.is_usage)
+    except OpsqueueError as exc:
+        # The parent prints the reason.
+        logger.debug("the cause", exc_info=exc.__cause__)
+        reason = NotStarted(str(exc), isinstance(exc, IncorrectUsageError))
+    else:
+        _leave_signals_to_parent(log)  # a hook may have changed them
+        store.store_id = hello.store_id
+        Child(connection, hello, status, app, store).run()
+        return
+    try:
+        send(connection, reason)
+    except OSError as exc:
+        _end_without_parent(exc)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

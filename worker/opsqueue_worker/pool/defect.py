@@ -22,8 +22,10 @@ def ends_process(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             work(*args, **kwargs)
-        except BaseException:
-            logger.critical("a defect in a thread: this process ends", exc_info=True)
-            os._exit(1)
+        except BaseException:  # noqa: BLE001 of any kind
+            try:
+                logger.critical("a defect in a thread: this process ends", exc_info=True)
+            finally:
+                os._exit(1)  # also if the log can't be written
 
     return run

@@ -1,8 +1,22 @@
-"""Messages between parent and child: MessagePack over a socket pair."""
+"""The protocol between parent and child: MessagePack over a socket pair.
+
+    parent                                child
+      Hello ──────────────────────────────► imports the app, opens the store
+                                  ◄──────── Ready
+      Work: chunks ───────────────────────► each waits for a slot; its input is fetched meanwhile
+                                  ◄──────── Reports: outcomes, several at once
+      Revoked: their reservations ended ──► they don't begin; a running handler can ask
+      Recall: another child is idle ──────►
+                                  ◄──────── Returned: chunks that have not begun
+      Stop ───────────────────────────────► returns what waits, finishes what runs, ends
+
+A child also returns a chunk whose time to begin is over. Each chunk of `Work` is either reported
+or returned, once; if the child dies first, its parent decides from `Status` what has begun.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -13,6 +27,7 @@ from opsqueue.handlers.execute import Done, Failed, GivenBack, Report, Times
 from opsqueue.model.chunk import ChunkFailure, Reservation, Source, Token, encodable
 from opsqueue.tracing.logs import LogFormat
 from opsqueue_worker.pool import PoolKind
+from opsqueue_worker.pool.waiting import PoolChunk
 
 
 class Hello(msgspec.Struct, array_like=True, tag=True):
@@ -30,10 +45,26 @@ class Hello(msgspec.Struct, array_like=True, tag=True):
     """Limit of an input before compression."""
     store_id: str = ""
     """Id in the store's marker, which the child's store must have, too."""
+    must_serve: tuple[str, ...] = ()
+    """Queues without whose handlers the child does not start."""
 
 
 class Ready(msgspec.Struct, array_like=True, tag=True):
     """The child's first message: the app is imported and the store is open."""
+
+
+class NotStarted(msgspec.Struct, array_like=True, tag=True):
+    """The child's only message: it can't start, and ends."""
+
+    reason: str
+    is_usage: bool
+    """True if the app is wrong."""
+
+
+class Unfit(msgspec.Struct, array_like=True, tag=True):
+    """The child asks to be replaced, after its running chunks: it begins no others."""
+
+    reason: str
 
 
 class WorkChunk(msgspec.Struct, array_like=True):
@@ -46,6 +77,9 @@ class WorkChunk(msgspec.Struct, array_like=True):
     attempt: int
     expires_at_ms: int
     input: bytes | None
+    good_until: float
+    """The instant of `boot_time` until which it may begin; later, the child returns it."""
+    again: bool = False
 
 
 class Work(msgspec.Struct, array_like=True, tag=True):
@@ -62,8 +96,12 @@ class Revoked(msgspec.Struct, array_like=True, tag=True):
     tokens: list[str]
 
 
+class Recall(msgspec.Struct, array_like=True, tag=True):
+    """The parent asks for the chunks that have not begun; the child answers with `Returned`."""
+
+
 class Stop(msgspec.Struct, array_like=True, tag=True):
-    """The parent asks the child to finish the running chunk, release the others, and end."""
+    """The parent asks the child to finish the running chunks, return the others, and end."""
 
 
 class ChunkDone(msgspec.Struct, array_like=True, tag=True):
@@ -109,8 +147,14 @@ class Reports(msgspec.Struct, array_like=True, tag=True):
     reports: list[ChunkReport]
 
 
-ToChild = Hello | Work | Revoked | Stop
-ToParent = Ready | Reports
+class Returned(msgspec.Struct, array_like=True, tag=True):
+    """The child returns chunks that have not begun; none, if all have."""
+
+    tokens: list[Token]
+
+
+ToChild = Hello | Work | Revoked | Recall | Stop
+ToParent = Ready | NotStarted | Reports | Returned | Unfit
 
 # The one type in them that msgspec does not know is SubmissionId, which is an int.
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=int)
@@ -130,43 +174,45 @@ def send(connection: Connection, message: ToChild | ToParent) -> None:
 
 
 def works_of(
-    chunks: Iterable[tuple[int, Reservation]], *, source: Source | None = None
+    chunks: Iterable[tuple[PoolChunk, float]], *, source: Source | None = None
 ) -> list[Work]:
-    """Return the messages for chunks with their sequence numbers, in their order.
+    """Return the messages for chunks, with the instants until which they may begin, in their order.
 
     `source` is that of the message before them. Metadata may be large, so it is not sent again.
     """
     works: list[Work] = []
-    for sequence, chunk in chunks:
-        is_known = chunk.source == source
+    for chunk, good_until in chunks:
+        reservation = chunk.reservation
+        is_known = reservation.source == source
         if not (works and is_known):
-            source = chunk.source
+            source = reservation.source
             works.append(Work(source=None if is_known else source, chunks=[]))
         works[-1].chunks.append(
             WorkChunk(
-                sequence,
-                chunk.token,
-                chunk.chunk_index,
-                chunk.attempt,
-                chunk.expires_at_ms,
-                chunk.input,
+                chunk.sequence,
+                reservation.token,
+                reservation.chunk_index,
+                reservation.attempt,
+                reservation.expires_at_ms,
+                reservation.input,
+                good_until,
+                reservation.again,
             )
         )
     return works
 
 
-def chunks_of(work: Work, source: Source) -> Iterator[tuple[int, Reservation]]:
-    """Yield the chunks of a message with their sequence numbers."""
-    for chunk in work.chunks:
-        reservation = Reservation(
-            token=Token(chunk.token),
-            source=source,
-            chunk_index=chunk.index,
-            attempt=chunk.attempt,
-            expires_at_ms=chunk.expires_at_ms,
-            input=chunk.input,
-        )
-        yield chunk.sequence, reservation
+def reservation_of(chunk: WorkChunk, source: Source) -> Reservation:
+    """Return the reservation of a chunk in a message."""
+    return Reservation(
+        token=Token(chunk.token),
+        source=source,
+        chunk_index=chunk.index,
+        attempt=chunk.attempt,
+        expires_at_ms=chunk.expires_at_ms,
+        input=chunk.input,
+        again=chunk.again,
+    )
 
 
 def message_of(report: Report) -> ChunkReport:

@@ -1,21 +1,43 @@
-"""The interface of pools to intake and worker, and the number of chunks to reserve ahead."""
+"""The interface of pools to intake and worker."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
 from opsqueue.handlers.execute import Report
-from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.chunk import Token
+from opsqueue_worker.pool.places import Promise
+from opsqueue_worker.pool.waiting import PoolChunk
 
-AHEAD_S: Final = 0.1
-"""Seconds of work to reserve ahead: tiny chunks share round trips, and long chunks are not hoarded
-while other workers are idle."""
-AHEAD_AT_MOST: Final = 64
-_WEIGHT_OF_LAST: Final = 0.2
+BEGUN_AFTER_S: Final = 0.1
+"""Redis is told of chunks that have run for so long; most others are reported before that."""
+
+
+class NotStartedError(Exception):
+    """A child process, or the whole pool, could not be started.
+
+    Args:
+        reason: a sentence for the user.
+        is_usage: True if the app or an option is wrong.
+    """
+
+    def __init__(self, reason: str, *, is_usage: bool = False) -> None:
+        super().__init__(reason)
+        self.is_usage = is_usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The state of a pool's children."""
+
+    ready: int
+    """Children that can run chunks."""
+    wanted: int
+    problem: str = ""
+    """Why the last child that was started did not become ready; '' if it did."""
 
 
 class ChildEnd(StrEnum):
@@ -35,38 +57,78 @@ class PoolCalls:
     """Called with the outcomes of chunks, possibly none; from any thread."""
     on_change: Callable[[], None]
     """Called when places became free or a child ended, so that the state is checked again."""
+    on_begin: Callable[[Sequence[Token]], None]
+    """Called with chunks that Redis must know to have begun before they do; see `may_begin`."""
     time_limit_of: Callable[[str], float]
     """Returns the seconds that a chunk of a queue may run."""
     on_child_end: Callable[[ChildEnd], None] = lambda _reason: None
     """Called when a child process has ended."""
+    serves: Callable[[], tuple[str, ...]] = tuple
+    """Returns the queues that the worker serves, for which new code must have handlers."""
+    on_reload_failed: Callable[[], None] = lambda: None
+    """Called when new code could not be started, so that the old children stay."""
 
 
-class Pool(Protocol):
-    """Anything that has places for chunks and works on them.
+class Slots(Protocol):
+    """Anything that takes chunks from intakes and runs them when a slot is free.
 
-    Tokens in it are tickets (`Intake.ticket`), which are unique across all queues.
+    Tokens in it are tickets (`Intake.ticket`), which are unique across all queues. All of it may be
+    called from any thread.
     """
 
-    def start(self) -> bool:
-        """Start the pool; return False if that failed, after printing the reason."""
+    def take_places(self, label: str, limit: int) -> Promise:
+        """Promise up to `limit` places to a partition, which must fill or return them."""
 
-    def take_places(self, limit: int) -> int:
-        """Promise up to `limit` free places to the caller, which must use or return them."""
+    def withdraw(self, label: str) -> None:
+        """Note that a partition that was refused places does not wait for them now."""
 
-    def give_places_back(self, number: int) -> None:
-        """Return promised places that the caller does not use."""
+    def give_places_back(self, label: str, number: int) -> None:
+        """Return promised places that the partition does not fill."""
 
-    def submit(self, reservations: Sequence[Reservation]) -> None:
+    def submit(self, chunks: Sequence[PoolChunk]) -> None:
         """Start work on chunks, each in a promised place."""
+
+    def may_begin(self, tokens: Iterable[Token]) -> None:
+        """Note that Redis knows that these chunks are about to begin."""
+
+    def drain(self, label: str) -> None:
+        """Promise no more places until the pool is empty, and then to this partition first."""
+
+    def begun(self) -> list[Token]:
+        """Return the chunks that Redis must know to have begun and not to have ended."""
+
+    def confirm(self, label: str, at: float) -> None:
+        """Note that all chunks of a partition were this worker's at an instant of `boot_time`.
+
+        Revoked ones have been passed to `revoke` before.
+        """
 
     def revoke(self, tokens: Iterable[Token]) -> None:
         """Note that the reservations of these chunks were revoked."""
+
+
+class Pool(Protocol):
+    """Anything that starts and ends what chunks run in; called on the main thread."""
+
+    @property
+    def slots(self) -> Slots:
+        """The slots that intakes bring their chunks to."""
+
+    def start(self) -> None:
+        """Start the pool.
+
+        Raises:
+            NotStartedError: it can't run chunks.
+        """
 
     def tick(self) -> None:
         """Do periodic work; called on the main thread."""
 
     def retire_children(self) -> None:
-        """Replace each child after its running chunks; waiting chunks are released."""
+        """Start a child with the new code; once it is ready, replace the others.
+
+        Each goes after its running chunks.
+        """
 
     def dump_stacks(self) -> None:
         """Make children print the stacks of their threads to stderr."""
@@ -78,37 +140,16 @@ class Pool(Protocol):
         """End at once; the running chunks are released."""
 
     @property
+    def tick_s(self) -> float:
+        """Seconds until the next `tick` is needed, unless a callback asks for it."""
+
+    @property
     def chunks_running(self) -> int:
         """The number of chunks whose handler is running; readable from any thread."""
+
+    def health(self) -> Health:
+        """Return the state of the children; may be called from any thread."""
 
     @property
     def is_empty(self) -> bool:
         """True if the pool has stopped and has reported everything."""
-
-
-class Ahead:
-    """The number of chunks to hold beside each running one, derived from recent durations."""
-
-    def __init__(self, fixed: int | None) -> None:
-        self._fixed = fixed
-        self._usual_s: float | None = None
-
-    def saw(self, duration_s: float) -> None:
-        """Record the duration of a chunk."""
-        if self._usual_s is None:
-            self._usual_s = duration_s
-        else:
-            self._usual_s += _WEIGHT_OF_LAST * (duration_s - self._usual_s)
-
-    @property
-    def chunks(self) -> int:
-        """Chunks to hold beside each running one.
-
-        At least 1 unless fixed, so that the next input is fetched while a chunk runs.
-        """
-        if self._fixed is not None:
-            return self._fixed
-        if self._usual_s is None:
-            return 1
-        wanted = math.ceil(AHEAD_S / max(self._usual_s, AHEAD_S / AHEAD_AT_MOST))
-        return max(1, min(AHEAD_AT_MOST, wanted))

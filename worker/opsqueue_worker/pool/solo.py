@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
-import queue
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 
 from opsqueue.contents.codec import MAX_CHUNK_BYTES
 from opsqueue.handlers.app import Opsqueue
-from opsqueue.handlers.execute import GivenBack, Report, fetch
+from opsqueue.handlers.execute import Fetched, GivenBack, Report, fetch
 from opsqueue.handlers.invoke import Invoker
-from opsqueue.model.chunk import Reservation, Token
+from opsqueue.model.chunk import Token
 from opsqueue.store import ObjectStore
-from opsqueue_worker.pool import soft_limit
-from opsqueue_worker.pool.executor import Task, Workbench, run_stop_hooks, save, timed, work_on
-from opsqueue_worker.pool.pool import PoolCalls
+from opsqueue_worker.pool.durations import Durations
+from opsqueue_worker.pool.executor import (
+    Task,
+    Workbench,
+    run_start_hooks,
+    run_stop_hooks,
+    save,
+    timed,
+    work_on,
+)
+from opsqueue_worker.pool.places import NO_PLACES, Places, Promise
+from opsqueue_worker.pool.pool import Health, PoolCalls, Slots
 from opsqueue_worker.pool.status import Status
+from opsqueue_worker.pool.waiting import Clearance, PoolChunk, WaitingRoom
+
+_TICK_S = 0.2
+
+logger = logging.getLogger("opsqueue.worker")
 
 
 class SoloPool:
-    """Runs one chunk at a time in this process, where no hard time limit can be enforced."""
+    """Runs one chunk at a time in this process, where no hard time limit can be enforced.
+
+    Inputs are fetched by the thread that submits the chunks, so that breakpoints see one thing at
+    a time.
+    """
 
     def __init__(
         self,
         app: Opsqueue,
         store: ObjectStore,
         *,
-        ahead: int,
+        prefetch: int,
+        heartbeat_timeout_s: float,
         calls: PoolCalls,
         worker: str = "",
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
     ) -> None:
         self._app = app
         self._calls = calls
-        self._places = 1 + ahead
         self._lock = threading.Lock()
-        self._taken = 0
-        self._inbox: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        self._tasks: dict[Token, Task] = {}
+        self._places = Places(prefetch, Durations())
+        self._room = WaitingRoom(timeout_s=heartbeat_timeout_s, releases_early=False)
+        self._inputs: dict[Token, Fetched | Report] = {}
+        self._running: tuple[PoolChunk, Task] | None = None
         self._invoker = Invoker()
         self._bench = Workbench(
             app=app,
@@ -47,63 +66,154 @@ class SoloPool:
             limit_bytes=max_chunk_bytes,
             is_stopping=threading.Event(),
             report=self._report,
+            give_back=self._take_back,
             save=lambda task, ran: self._report(task, save(task, ran, store)),
+            # This process can't be replaced: the chunks go on beside what was left.
+            retire=lambda reason: logger.warning("%s", reason),
         )
 
-    def start(self) -> bool:
-        """See `Pool`."""
-        for hook in self._app.start_hooks:
-            hook()
-        return True
+    @property
+    def slots(self) -> Slots:
+        """See `Pool`: it has one, which is the main thread."""
+        return self
 
-    def take_places(self, limit: int) -> int:
+    def start(self) -> None:
         """See `Pool`."""
+        run_start_hooks(self._app)
+
+    def take_places(self, label: str, limit: int) -> Promise:
+        """See `Slots`."""
         with self._lock:
-            is_open = not self._bench.is_stopping.is_set()
-            taken = max(0, min(limit, self._places - self._taken)) if is_open else 0
-            self._taken += taken
-            return taken
+            if self._bench.is_stopping.is_set():
+                return NO_PLACES
+            most = limit + self._places.in_hand
+            return self._places.take(label, limit, slots=1, most=most)
 
-    def give_places_back(self, number: int) -> None:
-        """See `Pool`."""
+    def withdraw(self, label: str) -> None:
+        """See `Slots`."""
         with self._lock:
-            self._taken -= number
+            self._places.withdraw(label)
 
-    def submit(self, reservations: Sequence[Reservation]) -> None:
-        """See `Pool`."""
-        for reservation in reservations:
-            task = Task(1, reservation, fetch(reservation, self._bench.store))
-            with self._lock:
-                is_open = not self._bench.is_stopping.is_set()
-                if is_open:
-                    self._tasks[reservation.token] = task
-                    self._inbox.put(task)
-            if not is_open:
-                # It was reserved just before the stop, and the inbox is no longer read.
-                self._report(task, GivenBack(token=reservation.token, reason="worker stops"))
+    def give_places_back(self, label: str, number: int) -> None:
+        """See `Slots`."""
+        with self._lock:
+            self._places.give_back(label, number)
+
+    def submit(self, chunks: Sequence[PoolChunk]) -> None:
+        """See `Slots`."""
+        inputs = {chunk.token: fetch(chunk.reservation, self._bench.store) for chunk in chunks}
+        with self._lock:
+            is_refused = self._bench.is_stopping.is_set()
+            if not is_refused:
+                self._inputs |= inputs
+                self._room.add(chunks)
+                if any(chunk.is_suspect for chunk in chunks):
+                    self._places.host()
+        if is_refused:
+            self._release(chunks, "worker stops")
         self._calls.on_change()
 
+    def may_begin(self, tokens: Iterable[Token]) -> None:
+        """See `Slots`."""
+        with self._lock:
+            for token in tokens:
+                if chunk := self._room.find(token):
+                    chunk.clearance = Clearance.GIVEN
+        self._calls.on_change()
+
+    def begun(self) -> list[Token]:
+        """See `Slots`."""
+        with self._lock:
+            begun = [chunk.token for chunk in self._room if chunk.is_said_to_begin]
+            return begun if self._running is None else [self._running[0].token, *begun]
+
+    def confirm(self, label: str, at: float) -> None:
+        """See `Slots`."""
+        with self._lock:
+            self._room.confirm(label, at)
+
+    def drain(self, label: str) -> None:
+        """See `Slots`."""
+        with self._lock:
+            self._places.drain(label)
+
     def revoke(self, tokens: Iterable[Token]) -> None:
-        """See `Pool`."""
-        for token in tokens:
-            if task := self._tasks.get(token):
-                task.revoke()
+        """See `Slots`."""
+        with self._lock:
+            waiting = []
+            for token in tokens:
+                if chunk := self._room.remove(token):
+                    waiting.append(chunk)
+                elif self._running is not None and self._running[0].token == token:
+                    self._running[1].revoke()
+        self._release(waiting, "its reservation was revoked")
 
     def tick(self) -> None:
         """Run one chunk, if there is one."""
-        try:
-            task = self._inbox.get_nowait()
-        except queue.Empty:
-            return
-        work_on(self._bench, task, 0, self._invoker, soft_limit.on_main_thread)
+        begin: list[Token] = []
+        task = None
+        with self._lock:
+            overdue = self._room.take_overdue()
+            for chunk in self._room:
+                if not self._room.is_current(chunk):
+                    continue
+                if chunk.clearance is Clearance.NEEDED:
+                    self._room.ask(chunk)
+                    begin.append(chunk.token)
+                    break  # one at a time, since one begins
+                if chunk.clearance is Clearance.ASKED:
+                    break
+                self._room.remove(chunk.token)
+                chunk.sequence += 1
+                good_until = self._room.good_until(chunk)
+                fetched = self._inputs[chunk.token]
+                task = Task(chunk.sequence, chunk.reservation, fetched, good_until)
+                self._running = (chunk, task)
+                break
+        self._release(overdue, "other workers may be idle")
+        if begin:
+            self._calls.on_begin(begin)
+        if task is not None:
+            work_on(self._bench, task, 0, self._invoker)
 
     def _report(self, task: Task, report: Report) -> None:
-        self._tasks.pop(task.reservation.token, None)
-        self.give_places_back(1)
+        chunk = self._end()
+        if chunk is None:
+            return  # `kill` has released it
+        with self._lock:
+            self._inputs.pop(chunk.token, None)
+            self._places.give_back(chunk.label, 1)
         self._calls.on_reports([timed(task, report)])
+        self._calls.on_change()
+
+    def _take_back(self, task: Task) -> None:
+        chunk = self._end()
+        if chunk is None:
+            return
+        if task.is_revoked():
+            self._release([chunk], "its reservation was revoked")
+            return
+        with self._lock:
+            self._room.put_back([chunk])
+
+    def _end(self) -> PoolChunk | None:
+        with self._lock:
+            running, self._running = self._running, None
+        return None if running is None else running[0]
+
+    def _release(self, chunks: Sequence[PoolChunk], reason: str) -> None:
+        if chunks:
+            with self._lock:
+                for chunk in chunks:
+                    self._inputs.pop(chunk.token, None)
+                    self._places.give_back(chunk.label, 1)
+            self._calls.on_reports(
+                [GivenBack(token=chunk.token, reason=reason) for chunk in chunks]
+            )
 
     def retire_children(self) -> None:
-        """Do nothing: there are no children."""
+        """Log that there are no children."""
+        logger.warning("--pool solo has no children to replace: restart it to run new code")
 
     def dump_stacks(self) -> None:
         """Do nothing: there are no children."""
@@ -114,21 +224,35 @@ class SoloPool:
             if self._bench.is_stopping.is_set():
                 return
             self._bench.is_stopping.set()
-        while not self._inbox.empty():
-            self.tick()
+            waiting = self._room.clear()
+        self._release(waiting, "worker stops")
         run_stop_hooks(self._app)
         self._invoker.close()
 
     def kill(self) -> None:
+        """Release all chunks, also the one whose handler is running; from any thread."""
+        with self._lock:
+            self._bench.is_stopping.set()
+            chunks = self._room.clear()
+        if (running := self._end()) is not None:
+            chunks.append(running)
+        self._release(chunks, "worker stops")
+
+    @property
+    def tick_s(self) -> float:
         """See `Pool`."""
-        self.stop()
+        return _TICK_S
 
     @property
     def chunks_running(self) -> int:
         """See `Pool`."""
         return len(self._bench.status.running())
 
+    def health(self) -> Health:
+        """See `Pool`."""
+        return Health(ready=1, wanted=1)
+
     @property
     def is_empty(self) -> bool:
         """See `Pool`."""
-        return self._inbox.empty()
+        return len(self._room) == 0 and self._running is None

@@ -1,0 +1,165 @@
+"""Slots in which `local` runs handlers, in the caller's thread or in one of their own; time limits.
+
+A worker kills a child at a handler's time limit. Here the handler gets a KilledError, which is no
+Exception: a handler that catches even that, or is in a call of C code that no signal interrupts,
+goes on. In a thread of its own it is then left behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from types import FrameType, TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+from opsqueue.handlers.callables import is_in_loop
+from opsqueue.handlers.invoke import Invoker
+from opsqueue.handlers.observe import KilledError
+
+Result = TypeVar("Result")
+_ALARM: Final = signal.SIGVTALRM
+"""Not SIGALRM, which soft time limits and pytest-timeout use."""
+
+
+class Slot:
+    """A slot for one chunk at a time: its invoker, which keeps a loop, and its thread, if any."""
+
+    def __init__(self) -> None:
+        self.invoker = Invoker()
+        self._thread: _Thread | None = None
+
+    def run(self, function: Callable[[], Result], *, limit_s: float | None) -> Result:
+        """Call a function, in a thread of its own if the caller's has a running loop.
+
+        Also if it is not the main thread, such as one of a producer's asynchronous methods: there a
+        call that blocks could not be ended.
+
+        Raises:
+            TimeoutError: the limit has passed. The slot can only be closed.
+        """
+        if _is_free():
+            try:
+                with _Limit(limit_s) as limit:
+                    result = function()
+            except KilledError:  # it arrived just behind the handler
+                raise TimeoutError from None
+            if limit.has_passed:
+                raise TimeoutError
+            return result
+        if self._thread is None:
+            self._thread = _Thread()
+        return self._thread.run(function, limit_s=limit_s)
+
+    def close(self) -> None:
+        """Close the loop and end the threads; a handler that goes on in one is not waited for."""
+        if self._thread is None and not _is_free():
+            self._thread = _Thread()
+        if self._thread is None:
+            self.invoker.close()
+        else:
+            self._thread.close(self.invoker.close)
+
+
+class _Thread:
+    """A thread that calls functions, one at a time."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._is_left = False
+        self._thread = threading.Thread(target=self._run, name="opsqueue-local", daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[[], Result], *, limit_s: float | None) -> Result:
+        """Call a function in the context of the caller; see `Slot.run`."""
+        call = _Call(function)
+        self._calls.put(call)
+        try:
+            return call.future.result(limit_s)
+        except BaseException:
+            if not call.future.done():  # the limit, or Ctrl-C in the thread that waits
+                self._is_left = True
+                _raise_in(self._thread, KilledError)
+            raise
+
+    def close(self, last: Callable[[], None]) -> None:
+        """Make a last call and end; don't wait for that if the limit has passed."""
+        self._calls.put(last)
+        self._calls.put(None)
+        if not self._is_left:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+
+class _Call(Generic[Result]):
+    """A function with the caller's context, and what comes of it."""
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+        self._context = copy_context()
+        self.future: Future[Result] = Future()
+
+    def __call__(self) -> None:
+        try:
+            self.future.set_result(self._context.run(self._function))
+        except BaseException as exc:  # noqa: BLE001 raised in the thread that waits
+            self.future.set_exception(exc)
+
+
+def _is_free() -> bool:
+    return threading.current_thread() is threading.main_thread() and not is_in_loop()
+
+
+class _Limit:
+    """Raises KilledError in the main thread after some seconds."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._is_inside = False
+        self.has_passed = False
+
+    def __enter__(self) -> Self:
+        if self._seconds is not None:
+            self._before = signal.signal(_ALARM, self._raise)
+            self._timer = threading.Timer(self._seconds, self._expire)
+            self._timer.daemon = True
+            self._is_inside = True
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Without the lock: the signal must not be raised while this waits for it.
+        self._is_inside = False
+        if self._seconds is not None:
+            self._timer.cancel()
+            with self._lock:  # a signal that is on its way would end the process once this is over
+                signal.signal(_ALARM, self._before or signal.SIG_DFL)
+
+    def _expire(self) -> None:
+        with self._lock:
+            if self._is_inside:
+                self.has_passed = True
+                # A signal, since it also ends a call that blocks.
+                signal.pthread_kill(threading.main_thread().ident or 0, _ALARM)
+
+    def _raise(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_inside:
+            raise KilledError
+
+
+def _raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
+    ident = ctypes.c_ulong(thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(error))
