@@ -40,6 +40,7 @@ MAX_REPORTS: Final = 500
 MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat reads (heartbeat.lua): it takes the reservations
 beyond that number for revoked."""
+_COUNTS_AS_DEAD: Final = "this worker counts as dead until its next heartbeat"
 _BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5)
 
 
@@ -237,11 +238,12 @@ class Intake:
         )
         to_begin = list(self._to_begin)  # before `begun`, which has them
         begun = self.begun()
+        says_begun = begun != self._said_begun or bool(to_begin)
         requests: list[commands.Command[Any]] = [batch.call for batch in batches]
-        if begun != self._said_begun or to_begin:
-            requests.append(commands.note_begun(self._worker, begun=begun))
         if promise.number:
-            requests.append(self._reserve(promise))
+            requests.append(self._reserve(promise, begun if says_begun else None))
+        elif says_begun:
+            requests.append(commands.note_begun(self._worker, begun=begun))
         began, began_ns, reserved_at = time.monotonic(), time.time_ns(), boot_time()
         try:
             answers = self.queue.pipeline(requests)
@@ -250,10 +252,9 @@ class Intake:
         if self._on_round_trip is not None:
             self._on_round_trip(time.monotonic() - began, promise.number, len(reports))
         self._settle(batches, answers, began_ns)
-        rest = answers[len(batches) :]
-        reserved = rest.pop() if promise.number else None
-        if rest:
-            self._note_said(rest[0], begun, to_begin)
+        if says_begun and not self._note_said(answers[-1], begun, to_begin):
+            answers.append(OpsqueueError(_COUNTS_AS_DEAD))
+        reserved = answers[len(batches)] if promise.number else None
         if isinstance(reserved, Reserved):
             spans.received(self.queue.name, self._worker, reserved.chunks, began_ns=began_ns)
             self._take(reserved, promise.number, reserved_at)
@@ -261,7 +262,7 @@ class Intake:
             self._give_places_back(promise.number)
         return next((answer for answer in answers if isinstance(answer, OpsqueueError)), None)
 
-    def _reserve(self, promise: Promise) -> commands.Command[Any]:
+    def _reserve(self, promise: Promise, begun: list[Token] | None) -> commands.Command[Any]:
         return commands.reserve_chunks(
             self._worker,
             limit=promise.number,
@@ -269,6 +270,7 @@ class Intake:
             strategy=self._strategy,
             scan_from=self._scan_from,
             heartbeat_timeout_ms=self._heartbeat_timeout_ms,
+            begun=begun,
             alone=promise.is_alone,
         )
 
@@ -286,16 +288,21 @@ class Intake:
             self._changed.notify_all()
         spans.settled(self.queue.name, self._worker, settled, began_ns=began_ns)
 
-    def _note_said(self, answer: object, begun: list[Token], to_begin: list[Token]) -> None:
-        """Handle the answer of Redis to which chunks have begun, or are about to."""
-        if isinstance(answer, OpsqueueError):
+    def _note_said(self, answer: object, begun: list[Token], to_begin: list[Token]) -> bool:
+        """Handle the answer of Redis to which chunks have begun, or are about to.
+
+        Returns:
+            False if some can't begin, since Redis takes this worker for dead.
+        """
+        if isinstance(answer, OpsqueueError) or answer is False:
             self._said_begun = None
-            return
+            return answer is not False or not to_begin
         self._said_begun = begun
         with self._changed:
             del self._to_begin[: len(to_begin)]
         if to_begin:
             self._slots.may_begin([self.ticket(token) for token in to_begin])
+        return True
 
     def _take(self, reserved: Reserved, places: int, reserved_at: float) -> None:
         with self._changed:

@@ -9,6 +9,7 @@ fetched from the store. A child returns what it has not begun when another one i
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -212,7 +213,7 @@ class ChildSlots:
 
     def _pipe_s(self, chunk: PoolChunk) -> float:
         usual_s = self._durations.usual_s(chunk.queue)
-        return PIPE_S if usual_s is None else max(usual_s, PIPE_S / _PIPE_AT_MOST)
+        return math.inf if usual_s is None else max(usual_s, PIPE_S / _PIPE_AT_MOST)
 
     def _stands_still(self, child: ChildProcess) -> bool:
         return time.monotonic() - child.moved_at > _STANDS_STILL_S
