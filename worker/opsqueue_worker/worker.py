@@ -362,9 +362,12 @@ class Worker:
 
     def _next_event(self) -> int:
         try:
-            return self._events.get(timeout=self._pool.tick_s)
+            event = self._events.get(timeout=self._pool.tick_s)
+            while event == _LOOK and not self._events.empty():
+                event = self._events.get_nowait()  # this thread alone takes them
         except queue.Empty:
             return _LOOK
+        return event
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # SimpleQueue.put may be called in a signal handler; a lock or a log line might deadlock.

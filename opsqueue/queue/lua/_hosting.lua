@@ -10,7 +10,10 @@
 -- alternative in the strategy, and its index. Mode '': ordinary chunks.
 local function choose_for(worker, is_alone, turn, strategy, chance)
   local DRAIN_AFTER_MS = 10000  -- that a suspect has waited
-  local DRAIN_MS = 60000  -- after which another worker is told, too
+  local DRAIN_MS = 600000  -- after which another worker is told, too
+  local GIVES_UP_MS = 30000  -- one that asks so long after it was told has not become empty
+  local PAUSE_MS = 60000  -- in which nobody is told then
+  local HANGS_MS = 60000  -- a suspect that has waited so long may have the place of an ended one
   local SUSPECTS_EXAMINED, HOSTS_EXAMINED = 100, 100
   local hosts, suspects, delayed = base .. 'hosts', base .. 'suspects', base .. 'delayed'
 
@@ -77,8 +80,11 @@ local function choose_for(worker, is_alone, turn, strategy, chance)
 
   local drainer = redis.call('GET', base .. 'drainer')
   local drains_until, drains = string.match(drainer or '0 ', '^(%d+) (.*)$')
-  if is_alone and drains == worker then
+  if drains == worker and is_alone then
     redis.call('DEL', base .. 'drainer')
+  elseif drains == worker and now >= drains_until - DRAIN_MS + GIVES_UP_MS then
+    drains, drains_until = '', now + PAUSE_MS
+    redis.call('SET', base .. 'drainer', string.format('%.0f ', drains_until))
   end
   if hosted then
     -- One that holds nothing has not received the answer: its heartbeat will release the suspect.
@@ -92,7 +98,7 @@ local function choose_for(worker, is_alone, turn, strategy, chance)
     return ''
   end
   local live = redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf')
-  if not has_room(math.max(1, math.floor(live / 2)), is_alone or now >= since + DRAIN_MS) then
+  if not has_room(math.max(1, math.floor(live / 2)), is_alone or now >= since + HANGS_MS) then
     return '', now + DRAIN_AFTER_MS
   elseif live <= 1 and turn == 'ordinary' then
     local ordinary, rest = pick(strategy, chance, '')

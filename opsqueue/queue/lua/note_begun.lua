@@ -9,6 +9,8 @@
 -- ARGV[3] begun   entries, see `begun` in _prelude
 --
 -- Returns {"noted"}; or {"unknown"}: the worker counts as dead, and nothing is changed.
+-- A worker must go on without memory, since only that frees some.
+go_on_without_memory()
 if not redis.call('ZSCORE', base .. 'workers', ARGV[2]) then
   return {'unknown'}
 end

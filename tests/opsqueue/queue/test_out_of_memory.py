@@ -43,9 +43,10 @@ def test_a_full_server_refuses_an_insert_and_nothing_of_it_stays(full: Queue) ->
 
 
 def test_a_full_server_lets_workers_go_on(full: Queue) -> None:
-    """Heartbeat, reserve and every report."""
+    """Heartbeat, reserve and every report, also of what has begun."""
     full.heartbeat("w1")
     first, second, third = tokens_of(take(full, 3))
+    assert full.note_begun("w1", [first])
     outcomes = full.complete_chunks([first])
     full.fail_chunk(second, FAILURE)
     full.release_chunks([third])

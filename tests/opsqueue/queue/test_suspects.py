@@ -312,7 +312,7 @@ def test_if_that_worker_does_not_come_back_another_one_is_told(
     assert ask(queue, "w1", alone=False).must_drain
     match how:
         case "time":
-            clock.advance(60_000)
+            clock.advance(600_000)
             fleet(queue, 3)
         case "death":
             clock.advance(TIMEOUT_MS)
@@ -502,9 +502,7 @@ def test_a_suspect_waits_longer_than_any_back_off(queue: Queue, clock: Clock) ->
     for _ in range(30):
         clock.advance(TIMEOUT_MS)
         queue.heartbeat("w1", begun=[])
-        answer = ask(queue, alone=False)
-        assert () == answer.chunks
-        assert answer.must_drain
+        assert () == ask(queue, alone=False).chunks
 
     assert ask(queue).is_suspect
 

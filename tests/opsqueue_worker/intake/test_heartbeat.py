@@ -38,6 +38,8 @@ class Beaten:
     def held(self) -> list[str]:
         return []
 
+    def note_heartbeat(self) -> None: ...
+
     def begun(self) -> list[str]:
         return []
 

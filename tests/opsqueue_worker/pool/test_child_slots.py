@@ -14,6 +14,7 @@ from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
 from opsqueue.model.chunk import Token
 from opsqueue_worker.pool.child_process import ChildProcess
 from opsqueue_worker.pool.child_slots import ChildSlots
+from opsqueue_worker.pool.messages import Confirmed
 from opsqueue_worker.pool.pool import PoolCalls
 from opsqueue_worker.pool.waiting import Clearance, PoolChunk, boot_time
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
@@ -204,6 +205,30 @@ def test_redis_knows_that_a_chunk_begins_that_was_in_hand_before(bench: Bench) -
     assert (asked, begun) == (["q/1-0"], ["q/1-0"])  # as many as have a slot
     assert (before, list(child.assigned)) == ([], ["q/1-0"])
     assert bench.slots.begun() == ["q/1-0"]
+
+
+def test_a_chunk_that_redis_takes_for_begun_has_the_next_slot(bench: Bench) -> None:
+    """Otherwise the end of the worker would be charged to a chunk that only waits."""
+    child = bench.add_child()
+    bench.submit("1-0", clearance=Clearance.NEEDED)
+    bench.submit("2-0")
+    before = list(child.assigned)
+
+    bench.slots.may_begin(bench.to_begin)
+
+    assert (before, list(child.assigned)) == ([], ["q/1-0"])
+
+
+def test_a_heartbeat_gives_a_waiting_chunk_more_time(bench: Bench) -> None:
+    """Its input may arrive late."""
+    child = bench.add_child()
+    bench.submit("1-0")
+    asked_at = boot_time() + 1.0
+
+    bench.slots.confirm("q", asked_at)
+
+    sent = [child._outbox.get_nowait() for _ in range(3)]
+    assert sent[-1] == Confirmed({"q/1-0": asked_at + 30.0})
 
 
 def test_a_suspect_begins_when_nothing_else_is_in_hand(bench: Bench) -> None:

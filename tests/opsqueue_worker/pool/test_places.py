@@ -125,8 +125,23 @@ def test_nothing_is_reserved_beside_a_suspect() -> None:
     places.host()
 
     assert taken(places, "q", slots=2) == 0
-    places.give_back("q", 1)
+    places.dismiss()
     assert taken(places, "other", 1, slots=2) == 1
+
+
+def test_a_worker_that_does_not_become_empty_goes_on() -> None:
+    """A handler may wait for chunks that only this worker would run."""
+    now = [0.0]
+    places = Places(None, Durations(), clock=lambda: now[0])
+    taken(places, "q", 1, slots=2)
+    places.drain("q")
+    now[0] = 59.0
+    early = places.stop_draining(), taken(places, "q", 1, slots=2)
+    now[0] = 61.0
+
+    assert early == (False, 0)
+    assert places.stop_draining()
+    assert taken(places, "q", 1, slots=2) == 1
 
 
 def test_a_partition_whose_suspect_waits_is_first_when_nothing_is_left() -> None:

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from opsqueue.model.chunk import Token
-from opsqueue_worker.pool.waiting import Clearance, PoolChunk, WaitingRoom
+from opsqueue_worker.pool.waiting import PoolChunk, WaitingRoom
 from tests.opsqueue_worker.intake.test_reporter import CHUNK
 
 
@@ -107,10 +107,17 @@ def test_a_chunk_that_comes_back_goes_on_waiting_at_the_front(clocks: Clocks) ->
     assert room.take_overdue() == [first, second]
 
 
-def test_a_chunk_that_is_said_to_begin_stays(clocks: Clocks) -> None:
+def test_a_heartbeat_says_nothing_about_a_chunk_that_it_did_not_name(clocks: Clocks) -> None:
+    """Its reserve was answered after the heartbeat was made, which may have released it."""
     room = room_of(chunk := chunk_of(clocks))
-    chunk.clearance = Clearance.GIVEN
+    clocks.suspend(40.0)
+    asked_at = clocks.boot
+    clocks.run(0.1)
+    chunk.named_at = clocks.boot
 
-    clocks.run(10.0)
+    room.confirm("q", asked_at)
+    before = room.is_current(chunk)
+    clocks.run(5.0)
+    room.confirm("q", clocks.boot)
 
-    assert room.take_overdue() == []
+    assert (before, room.is_current(chunk)) == (False, True)

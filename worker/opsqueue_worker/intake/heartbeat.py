@@ -112,4 +112,5 @@ class Heartbeat:
             logger.warning("queue %s: %s", intake.queue.label, lost_reservations(alive.lost))
         if alive.revoked:
             self._slots.revoke([intake.ticket(token) for token in alive.revoked])
+        intake.note_heartbeat()
         self._slots.confirm(intake.queue.label, asked_at)

@@ -127,6 +127,10 @@ class Intake:
                 self._to_begin += mine
                 self._changed.notify_all()
 
+    def note_heartbeat(self) -> None:
+        """Report again what has begun: a heartbeat may have replaced a later report of that."""
+        self._said_begun = None
+
     def begun(self) -> list[Token]:
         """Return the tokens of this partition's chunks that have begun and not ended."""
         return self._tokens_of(self._slots.begun())
@@ -324,11 +328,13 @@ class Intake:
         self._give_places_back(places - len(reserved.chunks))
         if reserved.chunks:
             begin_by = reserved_at + self._handler.reservation_ms / 2_000
+            named_at = boot_time()  # they are in `_held`
             self._slots.submit(
                 [
                     PoolChunk(
                         reservation=structs.replace(chunk, token=self.ticket(chunk.token)),
                         reserved_at=reserved_at,
+                        named_at=named_at,
                         begin_by=begin_by,
                         clearance=Clearance.NEEDED if chunk.again else Clearance.NOT_NEEDED,
                         is_suspect=reserved.is_suspect,

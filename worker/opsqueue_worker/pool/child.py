@@ -51,6 +51,7 @@ from opsqueue_worker.pool.executor import (
 )
 from opsqueue_worker.pool.messages import (
     ChunkReport,
+    Confirmed,
     Hello,
     NotStarted,
     Ready,
@@ -214,10 +215,8 @@ class Child:
                 match message:
                     case Work() as work:
                         self._accept(work)
-                    case Revoked(tokens):
-                        for token in tokens:
-                            if task := self._tasks.get(token):
-                                task.revoke()
+                    case Revoked() | Confirmed() as message:
+                        self._tell_tasks(message)
                     case Recall():
                         self._give_back(self._waiting())
                     case Stop():
@@ -230,12 +229,24 @@ class Child:
         except (EOFError, OSError) as exc:
             _end_without_parent(exc)
 
+    def _tell_tasks(self, message: Revoked | Confirmed) -> None:
+        match message:
+            case Revoked(tokens):
+                for token in tokens:
+                    if task := self._tasks.get(token):
+                        task.revoke()
+            case Confirmed(good_until):
+                for token, until in good_until.items():
+                    if task := self._tasks.get(token):
+                        task.good_until = until
+
     def _waiting(self) -> list[Task]:
         """Remove the chunks that no slot has taken yet from the inbox, and return them."""
         tasks = []
         with suppress(queue.Empty):
             while (task := self._inbox.get_nowait()) is not None:
                 tasks.append(task)
+            self._inbox.put(None)  # that of a `Stop` before
         return tasks
 
     def _accept(self, work: Work) -> None:

@@ -144,6 +144,7 @@ class ChildPool:
 
     def retire_children(self) -> None:
         """See `Pool`."""
+        self._judge_candidate()  # one that is ready may run chunks already
         logger.info("starting a child with the new code, to replace the others")
         if (older := self._candidate) is not None:
             # The code may have changed again since it was started.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from multiprocessing.connection import Connection
@@ -24,6 +24,7 @@ from opsqueue.handlers.execute import Report
 from opsqueue.model.chunk import Source, Token
 from opsqueue_worker.output import Output
 from opsqueue_worker.pool.messages import (
+    Confirmed,
     Hello,
     NotStarted,
     Ready,
@@ -186,6 +187,17 @@ class ChildProcess:
             self._source = work.source or self._source
             self._outbox.put(work)
         self._fresh.clear()
+
+    def not_running(self, label: str) -> list[PoolChunk]:
+        """Return its chunks of a partition whose handlers don't run."""
+        mine = [chunk for chunk in self.assigned.values() if chunk.label == label]
+        running = self._status.running() if mine else {}
+        return [chunk for chunk in mine if chunk.sequence not in running]
+
+    def confirm(self, good_until: Mapping[Token, float]) -> None:
+        """Send later instants until which chunks may begin."""
+        if good_until:
+            self._outbox.put(Confirmed({str(token): at for token, at in good_until.items()}))
 
     def recall(self) -> None:
         """Ask for the chunks that have not begun; until they are here it gets no others."""

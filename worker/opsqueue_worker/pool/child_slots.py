@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from opsqueue.handlers.execute import Done, Failed, GivenBack, Report
@@ -29,6 +30,7 @@ PIPE_S: Final = 0.02
 _PIPE_AT_MOST: Final = 64
 _STANDS_STILL_S: Final = 0.05
 """A child that has not moved for so long returns what it has not begun, if another is idle."""
+_NOT_CLEARED: Final = (Clearance.NEEDED, Clearance.ASKED)
 _STOPS: Final = "worker stops"
 _REVOKED: Final = "its reservation was revoked"
 
@@ -37,20 +39,21 @@ _REVOKED: Final = "its reservation was revoked"
 class _Capacity:
     """The chunks that a child can be handed now."""
 
+    child: ChildProcess
     slots: int
     """Chunks that begin at once."""
     inputs: int
     """Chunks that may wait for a slot while their inputs are fetched."""
     pipe_s: float
     """Seconds of work that may wait, so that a slot has its next chunk at once."""
-
-    @property
-    def is_any(self) -> bool:
-        """True if it can be handed a chunk at all."""
-        return self.slots > 0 or self.inputs > 0 or self.pipe_s > 0
+    promised: int = 0
+    """Slots for chunks that Redis takes for begun."""
 
 
-_NO_CAPACITY: Final = _Capacity(0, 0, 0.0)
+_slots_of: Final = attrgetter("slots")
+_inputs_of: Final = attrgetter("inputs")
+_pipe_of: Final = attrgetter("pipe_s")
+_promised_of: Final = attrgetter("promised")
 
 
 class ChildSlots:
@@ -133,10 +136,10 @@ class ChildSlots:
             able = [
                 child for child in self._children if child.takes_chunks and not child.has_enough
             ]
-            free = {child: self._capacity(child) for child in able}
-            begin = self._ask_to_begin(sum(capacity.slots for capacity in free.values()))
+            free = [capacity for child in able if (capacity := self._capacity(child)) is not None]
+            begin = self._ask_to_begin(sum(map(_slots_of, free)))
             self._hand_over(free)
-            is_one_used_up = any(child.is_retiring for child in free)
+            is_one_used_up = any(child.is_retiring for child in able)
         if begin:
             self._calls.on_begin(begin)
         if is_one_used_up:
@@ -153,18 +156,30 @@ class ChildSlots:
             self._said_to_begin.add(chunk.token)
         return [chunk.token for chunk in chunks[: max(0, slots)]]
 
-    def _hand_over(self, free: dict[ChildProcess, _Capacity]) -> None:
-        if not any(capacity.is_any for capacity in free.values()):
+    def _hand_over(self, free: list[_Capacity]) -> None:
+        if not free:
             return
-        for chunk in self._room:
-            if chunk.clearance in (Clearance.NEEDED, Clearance.ASKED) or not self._may_leave(chunk):
+        # Of those that Redis takes for begun, each has a slot, also before the answer is here.
+        said = [chunk for chunk in self._room if chunk.is_said_to_begin]
+        for _ in said:
+            most = max(free, key=_slots_of)
+            if most.slots > 0:
+                most.slots -= 1
+                most.promised += 1
+        children = [capacity.child for capacity in free]
+        # They come first; then the others, in their order.
+        for chunk in [*said, *self._room]:
+            if chunk.clearance in _NOT_CLEARED or chunk.sequence or not self._may_leave(chunk):
                 continue
-            child = self._child_for(chunk, free)
-            if child is None:
+            capacity = self._capacity_for(chunk, free)
+            if capacity is not None:
+                self._room.remove(chunk.token)
+                capacity.child.assign(chunk, good_until=self._room.good_until(chunk))
+                if capacity.child.is_retiring:
+                    free.remove(capacity)
+            elif not chunk.is_said_to_begin:
                 break  # the others came later
-            self._room.remove(chunk.token)
-            child.assign(chunk, good_until=self._room.good_until(chunk))
-        for child in free:
+        for child in children:
             child.hand_over()
 
     def _may_leave(self, chunk: PoolChunk) -> bool:
@@ -172,44 +187,42 @@ class ChildSlots:
             return False
         return self._room.is_current(chunk)
 
-    def _capacity(self, child: ChildProcess) -> _Capacity:
+    def _capacity(self, child: ChildProcess) -> _Capacity | None:
         waiting, slots = child.not_begun(), child.free_slots()
         if self._stands_still(child) and not slots:
-            return _NO_CAPACITY
+            return None
         whole_s = PIPE_S * child.slots
-        pipe_s = whole_s - sum(self._pipe_s(chunk) for chunk in waiting)
-        if not slots and pipe_s < whole_s / 2 and len(waiting) >= child.slots:
-            child.enough_for(len(waiting) // 2)  # so that messages are fewer and larger
-            return _NO_CAPACITY
-        return _Capacity(slots, child.slots - len(waiting), pipe_s)
+        pipe_s = whole_s - sum(map(self._pipe_s, waiting))
+        if not slots and pipe_s < whole_s / 4 and len(waiting) >= child.slots:
+            child.enough_for(len(waiting) // 4)  # so that messages are fewer and larger
+            return None
+        return _Capacity(child, slots, child.slots - len(waiting), pipe_s)
 
-    def _child_for(
-        self, chunk: PoolChunk, free: dict[ChildProcess, _Capacity]
-    ) -> ChildProcess | None:
-        """Return the child that gets a chunk, and take it off its capacity."""
-        free = {child: capacity for child, capacity in free.items() if not child.is_retiring}
+    def _capacity_for(self, chunk: PoolChunk, free: Sequence[_Capacity]) -> _Capacity | None:
+        """Return the capacity that a chunk takes a part of, if there is one."""
         if not free:
             return None
-        child = max(free, key=lambda child: free[child].slots)
-        capacity = free[child]
+        if chunk.clearance is Clearance.GIVEN:
+            capacity = max(free, key=_promised_of)
+            if capacity.promised <= 0:
+                return None
+            capacity.promised -= 1
+            return capacity
+        capacity = max(free, key=_slots_of)
         if capacity.slots > 0:
             capacity.slots -= 1
-            return child
-        if chunk.clearance is not Clearance.NOT_NEEDED:
-            return None  # Redis was told that it begins now
+            return capacity
         seconds = self._pipe_s(chunk)
-        child = max(free, key=lambda child: free[child].pipe_s)
-        capacity = free[child]
+        capacity = max(free, key=_pipe_of)
         if capacity.pipe_s < seconds:
             # One for each slot may wait in any case, so that its input is fetched meanwhile.
             is_long = seconds > LONG_S and self._durations.usual_s(chunk.queue) is not None
-            child = max(free, key=lambda child: free[child].inputs)
-            capacity = free[child]
+            capacity = max(free, key=_inputs_of)
             if chunk.reservation.input is not None or is_long or capacity.inputs <= 0:
                 return None
         capacity.pipe_s -= seconds
         capacity.inputs -= 1
-        return child
+        return capacity
 
     def _pipe_s(self, chunk: PoolChunk) -> float:
         usual_s = self._durations.usual_s(chunk.queue)
@@ -239,9 +252,9 @@ class ChildSlots:
         """See `Slots`."""
         with self._lock:
             self._room.confirm(label, at)
-            is_waiting = len(self._room) > 0
-        if is_waiting:
-            self._dispatch()
+            for child in self._children:
+                child.confirm({c.token: self._room.good_until(c) for c in child.not_running(label)})
+        self._dispatch()
 
     def drain(self, label: str) -> None:
         """See `Slots`."""
@@ -299,12 +312,15 @@ class ChildSlots:
         """Note that a chunk is reported; the caller holds the lock."""
         self._places.give_back(chunk.label, 1)
         self._said_to_begin.discard(chunk.token)
+        if chunk.is_suspect:
+            self._places.dismiss()
 
     # Upkeep, on the main thread
 
     def care_for_waiting(self) -> None:
         """Release chunks that have waited too long, and recall those that could begin elsewhere."""
         with self._lock:
+            goes_on = self._places.stop_draining()
             overdue = self._room.take_overdue()
             is_hosting = any(chunk.is_suspect for chunk in self._room)
             if is_hosting:
@@ -315,14 +331,17 @@ class ChildSlots:
             could_begin = (is_one_idle and not len(self._room)) or is_hosting
             now = time.monotonic()
             for child in self._children:
-                if child.is_recalling or not self._stands_still(child):
+                if child.is_recalling or child.is_stopping or not self._stands_still(child):
                     continue
                 waiting = child.not_begun()
                 longest_s = max((now - chunk.waits_since for chunk in waiting), default=0.0)
-                if waiting and (could_begin or longest_s > LONGEST_WAIT_S):
+                is_too_long = longest_s > LONGEST_WAIT_S and not self._places.is_fixed
+                if waiting and (could_begin or is_too_long):
                     child.recall()
         self._release(overdue, "other workers may be idle")
         self._dispatch()
+        if goes_on:
+            self._calls.on_change()  # wakes the intakes
 
     @property
     def is_any_waiting(self) -> bool:

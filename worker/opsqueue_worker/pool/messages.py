@@ -6,6 +6,7 @@
       Work: chunks ───────────────────────► each waits for a slot; its input is fetched meanwhile
                                   ◄──────── Reports: outcomes, several at once
       Revoked: their reservations ended ──► they don't begin; a running handler can ask
+      Confirmed: they are this worker's ──► they may begin until a later instant
       Recall: another child is idle ──────►
                                   ◄──────── Returned: chunks that have not begun
       Stop ───────────────────────────────► returns what waits, finishes what runs, ends
@@ -96,6 +97,12 @@ class Revoked(msgspec.Struct, array_like=True, tag=True):
     tokens: list[str]
 
 
+class Confirmed(msgspec.Struct, array_like=True, tag=True):
+    """The parent sends later instants until which chunks may begin, see `WorkChunk`."""
+
+    good_until: dict[str, float]
+
+
 class Recall(msgspec.Struct, array_like=True, tag=True):
     """The parent asks for the chunks that have not begun; the child answers with `Returned`."""
 
@@ -153,7 +160,7 @@ class Returned(msgspec.Struct, array_like=True, tag=True):
     tokens: list[Token]
 
 
-ToChild = Hello | Work | Revoked | Recall | Stop
+ToChild = Hello | Work | Revoked | Confirmed | Recall | Stop
 ToParent = Ready | NotStarted | Reports | Returned | Unfit
 
 # The one type in them that msgspec does not know is SubmissionId, which is an int.

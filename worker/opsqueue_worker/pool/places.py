@@ -23,6 +23,9 @@ LONG_S: Final = 1.0
 """Chunks that take longer are reserved only when they can begin: other workers may be idle."""
 _ROUNDING: Final = 1e-9
 _WAITS_FOR_TURN_S: Final = 1.0
+_STALLS_S: Final = 60.0
+"""A worker that is to become empty goes on if none of its chunks has ended for so long, and three
+times as long as they usually take: a handler may wait for chunks that this worker would run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,8 @@ class Places:
         self._clock = clock
         self._in_hand: Counter[str] = Counter()
         self._refused: dict[str, None] = {}
-        self.is_hosting = False
-        """True while a suspect is in hand."""
+        self._suspects = 0
+        self._moved_at = 0.0
         self._next_alone: str | None = None
         self._empty_since: float | None = None
 
@@ -70,6 +73,11 @@ class Places:
     def in_hand(self) -> int:
         """Chunks that the pool has or that are being reserved for it."""
         return self._in_hand.total()
+
+    @property
+    def is_hosting(self) -> bool:
+        """True while a suspect is in hand."""
+        return self._suspects > 0
 
     @property
     def is_fixed(self) -> bool:
@@ -147,17 +155,31 @@ class Places:
         self._in_hand[queue] -= number
         if self._in_hand[queue] <= 0:
             del self._in_hand[queue]
-        if not self._in_hand:
-            self.is_hosting = False
+        self._moved_at = self._clock()
 
     def host(self) -> None:
-        """Promise nothing until the chunks in hand, one of which is a suspect, have left."""
-        self.is_hosting = True
+        """Promise nothing until the suspect that has just come has left."""
+        self._suspects += 1
+
+    def dismiss(self) -> None:
+        """Note that a suspect has left."""
+        self._suspects -= 1
 
     def drain(self, label: str) -> None:
         """Promise nothing until no chunk is in hand, and then places to this partition first."""
         self._next_alone = label
         self._empty_since = None
+        self._moved_at = self._clock()
+
+    def stop_draining(self) -> bool:
+        """Promise places again if the worker does not become empty; return whether that is new."""
+        if self._next_alone is None or not self.in_hand:
+            return False
+        usual_s = max(self._durations.usual_s(of) or 0.0 for of in self._in_hand)
+        if self._clock() - self._moved_at < max(_STALLS_S, 3 * usual_s):
+            return False
+        self._next_alone = None
+        return True
 
 
 def queue_of(label: str) -> str:

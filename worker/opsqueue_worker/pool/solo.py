@@ -157,6 +157,8 @@ class SoloPool:
             for chunk in self._room:
                 if not self._room.is_current(chunk):
                     continue
+                if chunk.is_suspect and self._places.in_hand > 1:
+                    continue
                 if chunk.clearance is Clearance.NEEDED:
                     self._room.ask(chunk)
                     begin.append(chunk.token)
@@ -181,8 +183,7 @@ class SoloPool:
         if chunk is None:
             return  # `kill` has released it
         with self._lock:
-            self._inputs.pop(chunk.token, None)
-            self._places.give_back(chunk.label, 1)
+            self._leave(chunk)
         self._calls.on_reports([timed(task, report)])
         self._calls.on_change()
 
@@ -201,12 +202,17 @@ class SoloPool:
             running, self._running = self._running, None
         return None if running is None else running[0]
 
+    def _leave(self, chunk: PoolChunk) -> None:
+        self._inputs.pop(chunk.token, None)
+        self._places.give_back(chunk.label, 1)
+        if chunk.is_suspect:
+            self._places.dismiss()
+
     def _release(self, chunks: Sequence[PoolChunk], reason: str) -> None:
         if chunks:
             with self._lock:
                 for chunk in chunks:
-                    self._inputs.pop(chunk.token, None)
-                    self._places.give_back(chunk.label, 1)
+                    self._leave(chunk)
             self._calls.on_reports(
                 [GivenBack(token=chunk.token, reason=reason) for chunk in chunks]
             )

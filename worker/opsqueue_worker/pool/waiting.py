@@ -18,6 +18,10 @@ LONGEST_WAIT_S: Final = 1.0
 """A chunk that has waited so long goes back to the queue, since other workers may be idle."""
 
 
+# macOS has no such clock; its monotonic one stands still while the machine sleeps.
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class Clearance(Enum):
     """The state of Redis's knowledge that a chunk is about to begin."""
 
@@ -35,6 +39,8 @@ class PoolChunk:
     reservation: Reservation
     reserved_at: float
     """The instant at which the reserve was sent, on the clock of `boot_time`."""
+    named_at: float = 0.0
+    """The instant of the same clock from which on heartbeats name it."""
     begin_by: float
     """After that instant of the same clock it might not end within its reservation."""
     clearance: Clearance = Clearance.NOT_NEEDED
@@ -76,8 +82,7 @@ def label_of(ticket: Token) -> str:
 
 def boot_time() -> float:
     """Return seconds since the machine's start, including those when it was suspended."""
-    # macOS has no such clock; its monotonic one stands still while the machine sleeps.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_CLOCK)
 
 
 class WaitingRoom:
@@ -117,6 +122,8 @@ class WaitingRoom:
     def put_back(self, chunks: Iterable[PoolChunk]) -> None:
         """Add chunks that had left it, before the others; they go on waiting since their start."""
         returned = {chunk.token: chunk for chunk in chunks}
+        for chunk in returned.values():
+            chunk.sequence = 0
         # None of them needs a clearance: it would have been asked for before.
         self._chunks = {**returned, **self._chunks}
 
@@ -144,7 +151,9 @@ class WaitingRoom:
 
     def good_until(self, chunk: PoolChunk) -> float:
         """Return the instant of `boot_time` until which a chunk may begin."""
-        confirmed_at = max(chunk.reserved_at, self._confirmed_at.get(chunk.label, 0.0))
+        confirmed_at = self._confirmed_at.get(chunk.label, 0.0)
+        if confirmed_at <= chunk.named_at:
+            confirmed_at = chunk.reserved_at
         return min(confirmed_at + self._timeout_s, chunk.begin_by)
 
     def is_current(self, chunk: PoolChunk) -> bool:
@@ -159,8 +168,6 @@ class WaitingRoom:
         return overdue
 
     def _is_overdue(self, chunk: PoolChunk) -> bool:
-        if chunk.is_said_to_begin or chunk.is_suspect:
-            return boot_time() >= chunk.begin_by  # Redis knows, or it is awaited by this worker
         waits_s = time.monotonic() - chunk.waits_since
         # Half of the time that it has to begin: the other half is for another worker's try.
         longest_s = (chunk.begin_by - chunk.reserved_at) / 2
