@@ -30,7 +30,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.handlers import observe
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.handlers.invoke import Invoker, failure_of, in_thread
+from opsqueue.handlers.invoke import Invoker, failure_of, in_hook_thread
 from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
@@ -311,14 +311,14 @@ async def run_async(
             stage = "close"
             ran = _close(fetched, opened, results, handler, started, span)
             if ran.output.refused and observe.observes_errors(handler):
-                await in_thread(_tell_of_refused, ran, opened, handler, chunk)
+                await in_hook_thread(_tell_of_refused, ran, opened, handler, chunk)
         except BaseException as exc:  # noqa: BLE001 a handler's sys.exit() must not end a worker
             failed = _failed(fetched, exc, handler, started, span, stage)
             if not observe.observes_failures(handler):
                 return failed
             # A hook that waits must not hold up the other chunks on the loop.
             chunk = chunk or _chunk(fetched, is_revoked)
-            return await in_thread(_told, failed, exc, handler, chunk)
+            return await in_hook_thread(_told, failed, exc, handler, chunk)
         return ran
 
 

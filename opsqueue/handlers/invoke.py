@@ -33,7 +33,7 @@ from opsqueue.handlers.app import Chunk, Handler
 from opsqueue.handlers.attempt import Attempt, Threads, close_runner, watch_loop
 from opsqueue.handlers.callables import function_of, is_in_loop
 from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError
-from opsqueue.model.process import EndsForkedChildren, renew_in_children
+from opsqueue.model.process import EndsForkedChildren, PerProcess, renew_in_children
 from opsqueue.model.raised import frames_of, is_a, members_of, name_of, related_to, text_of
 
 Result = TypeVar("Result")
@@ -219,7 +219,7 @@ async def _results_of(handler: Handler, operations: list[object], chunk: Chunk) 
     results = await _in_own_task(call(operations))
     if observe.observes_errors(handler):
         # A hook that waits must not hold up the other chunks on the loop.
-        return await in_thread(_checked, handler, results, operations, chunk)
+        return await in_hook_thread(_checked, handler, results, operations, chunk)
     return _checked(handler, results, operations, chunk)
 
 
@@ -373,7 +373,7 @@ class _OperationTasks:
                     result = await self._error(exc, task)
                     if observe.observes_errors(self._handler):
                         # A hook that waits must not hold up the other operations on the loop.
-                        await in_thread(
+                        await in_hook_thread(
                             observe.operation_failed,
                             *(self._handler, exc, self._chunk, index, operation),
                         )
@@ -445,8 +445,12 @@ def _current_task() -> asyncio.Task[Any]:
     return task
 
 
-async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
-    """Call a function in a thread, while the loop goes on."""
+async def in_thread(
+    call: Callable[..., Result],
+    *arguments: Any,  # noqa: ANN401 as given
+    threads: Threads | None = None,
+) -> Result:
+    """Call a function in a thread, while the loop goes on; None: in one of the loop's own."""
     results: list[Result] = []
     raised: list[BaseException] = []
 
@@ -457,10 +461,19 @@ async def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # 
         except BaseException as exc:  # noqa: BLE001 asyncio's futures can't hold StopIteration, say
             raised.append(exc)
 
-    await asyncio.to_thread(run)
+    # In a copy of the context, so that logs have the chunk's fields.
+    await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, run)
     if raised:
         raise raised[0]
     return results[0]
+
+
+async def in_hook_thread(call: Callable[..., Result], *arguments: Any) -> Result:  # noqa: ANN401 as given
+    """Call what calls hooks in a thread, which handlers can't occupy, while the loop goes on."""
+    return await in_thread(call, *arguments, threads=_hook_threads.get())
+
+
+_hook_threads: Final = PerProcess(lambda: Threads(name="hook"))
 
 
 def failure_of(error: BaseException, handler: Handler) -> ChunkFailure:

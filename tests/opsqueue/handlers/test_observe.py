@@ -14,11 +14,29 @@ import pytest
 
 from opsqueue import Chunk, Opsqueue
 from opsqueue.exceptions import HandlerError, SubmissionFailedError
+from opsqueue.handlers import attempt as attempts
+from opsqueue.handlers.app import OnError
+from opsqueue.handlers.attempt import watch_loop
 from opsqueue.handlers.execute import Fetched, Ran, run_async
 from opsqueue.handlers.invoke import Invoker
 from opsqueue.model.chunk import OperationFailed, Reservation, Source, Token
 from opsqueue.model.submission import SubmissionId
 from opsqueue.testing import local
+
+SOURCE = Source(
+    submission_id=SubmissionId(1),
+    queue="q",
+    prefix="",
+    codec="json",
+    chunks_total=1,
+    chunk_size=1,
+    operations_total=1,
+    max_attempts=1,
+)
+FETCHED = Fetched(
+    Reservation(token=Token("1-0:0"), source=SOURCE, chunk_index=0, attempt=1, expires_at_ms=0),
+    b"[2]",
+)
 
 
 def odd(number: int) -> int:
@@ -207,33 +225,46 @@ def test_a_hook_that_waits_does_not_hold_up_the_loop() -> None:
         seen.append(loop_went_on.wait(20))
 
     app.operation_handler("q")(odd_later)
-    source = Source(
-        submission_id=SubmissionId(1),
-        queue="q",
-        prefix="",
-        codec="json",
-        chunks_total=1,
-        chunk_size=1,
-        operations_total=1,
-        max_attempts=1,
-    )
-    reservation = Reservation(
-        token=Token("1-0:0"), source=source, chunk_index=0, attempt=1, expires_at_ms=0
-    )
 
     async def run_beside_another() -> object:
         nonlocal has_begun
         began = asyncio.Event()
         has_begun = partial(asyncio.get_running_loop().call_soon_threadsafe, began.set)
         handler, invoke = app.handler_of("q"), Invoker().call_async
-        running = asyncio.create_task(
-            run_async(Fetched(reservation, b"[2]"), handler, invoke=invoke)
-        )
+        running = asyncio.create_task(run_async(FETCHED, handler, invoke=invoke))
         await began.wait()
         loop_went_on.set()
         return await running
 
     assert not isinstance(asyncio.run(run_beside_another()), Ran)
+    assert [True] == seen
+
+
+@pytest.mark.parametrize("on_error", ["fail", "collect"])
+def test_a_hook_does_not_wait_for_the_threads_of_handlers(
+    monkeypatch: pytest.MonkeyPatch, on_error: OnError
+) -> None:
+    """A call that its handler has given up still occupies the only one."""
+    monkeypatch.setattr(attempts, "ENDS_WITHIN_S", 0.05)
+    app = Opsqueue()
+    seen: list[bool] = []
+    has_observed = threading.Event()
+
+    def block() -> None:
+        seen.append(has_observed.wait(20))
+
+    @app.operation_handler("q", on_error=on_error)
+    async def give_up(_: int) -> None:
+        await asyncio.wait_for(asyncio.to_thread(block), 0.01)
+
+    app.on_chunk_failure(lambda *_: has_observed.set())
+    app.on_operation_error(lambda *_: has_observed.set())
+
+    async def run() -> object:
+        watch_loop(asyncio.get_running_loop(), threads=1)
+        return await run_async(FETCHED, app.handler_of("q"), invoke=Invoker().call_async)
+
+    assert isinstance(asyncio.run(run()), Ran) == (on_error == "collect")
     assert [True] == seen
 
 
