@@ -11,6 +11,7 @@ depends on the seed and on what is submitted only, so that a test that fails can
 
 from __future__ import annotations
 
+import copy
 import random
 import zlib
 from collections import Counter
@@ -24,6 +25,7 @@ from opsqueue.handlers.callables import short_name_of
 from opsqueue.handlers.execute import Fetched
 from opsqueue.handlers.observe import Enclosed, KilledError
 from opsqueue.model.chunk import Reservation
+from opsqueue.model.raised import text_of
 from opsqueue.model.submission import SubmissionId
 
 What = Literal["kill", "expire", "store_error"]
@@ -269,7 +271,7 @@ class _Noted:
 
     def _ended(self, returned: object, numbered: list[_Numbered], chunk: Chunk) -> object:
         for one, result in zip(numbered, self._results(returned), strict=False):
-            self._report.note_result(self._handler, chunk, one.index, one.operation, result)
+            self._report.note_result(self._handler, chunk, one.index, one.operation, _copy(result))
         if self._dies_after is not None and (
             self._handler.kind == "chunk" or self._begun >= self._dies_after
         ):
@@ -293,9 +295,30 @@ def _is_last(reservation: Reservation) -> bool:
 
 def _are_equal(one: object, other: object) -> bool:
     try:
-        return bool(one == other) or (one != one and other != other)  # noqa: PLR0124 NaN
+        return bool(one == other) or bool(_content(one) == _content(other))
     except Exception:  # noqa: BLE001 a user's values
         return repr(one) == repr(other)
+
+
+def _content(value: object) -> object:
+    """Return what to compare of a value that is equal only to itself, such as an exception."""
+    if isinstance(value, BaseException):
+        return type(value), text_of(value)
+    if isinstance(value, dict):
+        return {key: _content(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value), [*map(_content, value)]
+    if type(value).__eq__ is object.__eq__:
+        return type(value), _content(value.__getstate__())
+    return "NaN" if value != value else value  # noqa: PLR0124 it is equal to nothing
+
+
+def _copy(value: object) -> object:
+    """Copy a result, which its handler may change later, unless it can't be copied."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 a user's value
+        return value
 
 
 def _shortly(value: object) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +16,9 @@ from opsqueue.exceptions import InvalidArgumentError, SubmissionFailedError
 from opsqueue.handlers.app import Handler
 from opsqueue.handlers.execute import Fetched
 from opsqueue.model.chunk import OperationFailed
+from opsqueue.model.submission import SubmissionId
 from opsqueue.testing import Faults, local
-from opsqueue.testing.faults import Fault
+from opsqueue.testing.faults import Fault, RepeatedOperation
 
 ALL: dict[str, Any] = {"kill": 0.3, "expire": 0.2, "store_errors": 0.2}
 
@@ -152,6 +155,68 @@ def test_a_handler_whose_calls_differ_is_found() -> None:
     assert "results_may_differ=True" in str(caught.value)
     first = faults.report.differing[0]
     assert f"operation {first.index} ({first.operation!r}): called 2 times" in str(caught.value)
+
+
+class Plain:
+    """An object without an equality of its own."""
+
+    def __init__(self, *values: object) -> None:
+        self.values = values
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ValueError, "x"),
+        partial(Plain, 1, [2], {"a": 3}),
+        lambda: [Plain(), {"a": Plain(float("nan"))}],
+    ],
+)
+def test_results_are_compared_by_content(make: Callable[[], object]) -> None:
+    """Also those that are equal only to themselves."""
+    app = Opsqueue()
+    app.chunk_handler("q", on_error="collect", allow_pickle=True)(
+        lambda given: [make()] * len(given)
+    )
+    faults = Faults(seed=2, kill=0.5)
+
+    with local(app, faults=faults) as opsqueue:
+        list(
+            opsqueue.producer("q").run_submission(
+                range(20), chunk_size=2, errors="skip", serialization_format=pickle
+            )
+        )
+
+    assert faults.report.repeated
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ValueError("x"), ValueError("y")),
+        (ValueError("x"), TypeError("x")),
+        (Plain(1), Plain(2)),
+        ([1], [1, 2]),
+        ({"a": 1}, {"b": 1}),
+    ],
+)
+def test_other_contents_differ(one: object, other: object) -> None:
+    repeated = RepeatedOperation("q", SubmissionId(1), 0, None, results=[one, other])
+
+    assert repeated.has_differing_results
+
+
+def test_a_handler_that_returns_one_growing_list_is_found() -> None:
+    """Its earlier result is kept as it was."""
+    app = Opsqueue()
+    seen: list[int] = []
+    app.operation_handler("q")(lambda number: seen.append(number) or seen)  # type: ignore[func-returns-value]
+
+    with (
+        pytest.raises(AssertionError, match="not idempotent"),
+        local(app, faults=Faults(seed=2, kill=0.5)) as opsqueue,
+    ):
+        list(opsqueue.run_submission("q", range(10), chunk_size=2))
 
 
 def test_a_handler_whose_results_may_differ_is_accepted() -> None:
