@@ -58,10 +58,23 @@ class Attempt:
         self._calls[future] = threads, interrupt
         future.add_done_callback(lambda future: self._calls.pop(future, None))
 
-    def is_stepping(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether one of its tasks is what the loop runs at this moment."""
-        task = asyncio.current_task(loop)
-        return task is not None and task in self._tasks
+    def stop_ready(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Cancel awaited tasks that are about to run, if one of its tasks is what the loop runs.
+
+        Tasks that wait for others go on, and learn of what happens from those. Call it from a
+        signal handler, which has interrupted the loop.
+
+        Returns:
+            Whether one of its tasks is running.
+        """
+        running = asyncio.current_task(loop)
+        if running is None or running not in self._tasks:
+            return False
+        for task in list(self._tasks):
+            is_waiting = getattr(task, "_fut_waiter", None) is not None
+            if task is not running and not is_waiting and _is_awaited(task):
+                task.cancel()
+        return True
 
     async def end(self, limit: type[SoftTimeLimitExceeded] | None) -> str:
         """End what is left of the attempt after it failed, from its loop.

@@ -75,11 +75,12 @@ class Invoker:
         Raises:
             EncodingError: the handler did not return a list with a result for each operation.
         """
+        began = time.monotonic()
         if handler.is_async:
-            return self._call_on_loop(handler, operations, chunk)
+            return self._call_on_loop(handler, operations, chunk, began)
         returned = self._call_plain(handler, operations, chunk)
         if _is_unfinished(handler, returned):
-            return self._await(handler, returned, operations, chunk)
+            return self._await(handler, returned, operations, chunk, began)
         if handler.kind == "chunk":
             return _checked(handler, returned, operations, chunk)
         results: Sequence[object] = returned
@@ -89,9 +90,13 @@ class Invoker:
         call = _operation_call(handler, chunk) if handler.kind == "operation" else None
         if call is not None and handler.concurrency > 1 and len(operations) > 1:
             return self._call_in_threads(handler, _numbered(handler, operations), call)
-        with soft_limit.in_plain_code(handler.soft_time_limit):
+        with soft_limit.in_plain_code(handler.soft_time_limit) as check_limit:
             if call is not None:
-                return [call(operation) for operation in _numbered(handler, operations)]
+                results = []
+                for operation in _numbered(handler, operations):
+                    check_limit()
+                    results.append(call(operation))
+                return results
             if handler.kind == "raw":
                 return handler.function(chunk)
             return _call_of(handler, chunk)(operations)
@@ -102,15 +107,16 @@ class Invoker:
         returned: Any,  # noqa: ANN401 a user's value
         operations: list[object],
         chunk: Chunk,
+        began: float,
     ) -> Sequence[object]:
         """Await what a plain function returned, such as the wrapper of an `async def` one."""
         if handler.kind != "operation":
             awaiting = replace(handler, function=lambda *_, **__: returned, is_async=True)
-            return self.call(awaiting, operations, chunk)
+            return self._call_on_loop(awaiting, operations, chunk, began)
         awaiting = replace(handler, function=_own_result, is_async=True, takes_chunk=False)
         begun: list[object] = [*map(_Begun, operations, returned)]
         try:
-            return self.call(awaiting, begun, chunk)
+            return self._call_on_loop(awaiting, begun, chunk, began)
         finally:
             for result in returned:
                 if isinstance(result, Coroutine):
@@ -134,7 +140,7 @@ class Invoker:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _call_on_loop(
-        self, handler: Handler, operations: list[object], chunk: Chunk
+        self, handler: Handler, operations: list[object], chunk: Chunk, began: float
     ) -> Sequence[object]:
         if is_in_loop():
             message = (
@@ -146,7 +152,7 @@ class Invoker:
             self._runner = asyncio.Runner()
             watch_loop(self._runner.get_loop())
         loop, attempt = self._runner.get_loop(), Attempt()
-        limit = soft_limit.OnLoop(handler.soft_time_limit)
+        limit = soft_limit.OnLoop(handler.soft_time_limit, began)
         raised: list[BaseException] = []
 
         async def run() -> Sequence[object]:
@@ -158,7 +164,7 @@ class Invoker:
                 raised.append(exc)
                 return []
 
-        with limit.alarm(lambda: attempt.is_stepping(loop)):
+        with limit.alarm(lambda: attempt.stop_ready(loop)):
             # Otherwise the runner keeps the context of its first call, with the log fields and
             # trace of that chunk.
             results = self._runner.run(run(), context=copy_context())

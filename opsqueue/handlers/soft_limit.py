@@ -24,10 +24,14 @@ _LOOK_AGAIN_S: Final = 0.05
 """Time between two alarms, if the first one met no code of the handler."""
 
 
-def in_plain_code(seconds: float | None) -> AbstractContextManager[object]:
-    """Limit what this thread does inside the block."""
+def in_plain_code(seconds: float | None) -> AbstractContextManager[Callable[[], None]]:
+    """Limit what this thread does inside the block.
+
+    The block gets a function that raises SoftTimeLimitExceeded if that was raised before: a handler
+    that has caught it for one operation shall not begin another one.
+    """
     if seconds is None:
-        return nullcontext()
+        return nullcontext(lambda: None)
     if threading.current_thread() is threading.main_thread():
         return _Alarm(seconds, lambda: True)
     return _Timed(seconds)
@@ -61,6 +65,11 @@ class Interrupt:
             if self._is_set:
                 _set_exception(self._thread, None)  # no effect if it has been raised already
 
+    @property
+    def has_fired(self) -> bool:
+        """True if it was raised, or is about to be."""
+        return self._is_set
+
     def fire(self, error: type[BaseException]) -> None:
         """Raise it, from another thread; an exception can't be set from outside, only its class."""
         with self._lock:
@@ -78,13 +87,19 @@ class _Timed:
     """Interrupts a thread other than the main one."""
 
     def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._interrupt = Interrupt()
         self._timer = threading.Timer(seconds, self._interrupt.fire, [expired(seconds)])
         self._timer.daemon = True
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[], None]:
         self._timer.start()
         self._interrupt.__enter__()
+        return self._check
+
+    def _check(self) -> None:
+        if self._interrupt.has_fired:
+            raise SoftTimeLimitExceeded(_message(self._seconds))
 
     def __exit__(
         self,
@@ -103,18 +118,28 @@ class _Alarm:
         seconds: the limit.
         is_met: returns True if the handler's code is what the alarm has interrupted. It is asked
             again and again until then.
+        left_s: what is left of the limit; None: all of it.
     """
 
-    def __init__(self, seconds: float, is_met: Callable[[], bool]) -> None:
+    def __init__(
+        self, seconds: float, is_met: Callable[[], bool], left_s: float | None = None
+    ) -> None:
         self._seconds = seconds
+        self._left_s = seconds if left_s is None else left_s
         self._is_met = is_met
         self._is_inside = False
+        self._has_raised = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Callable[[], None]:
         self._is_inside = True
         self._handler_before = signal.signal(signal.SIGALRM, self._expire)
         self._began = time.monotonic()
-        self._timer_before = signal.setitimer(signal.ITIMER_REAL, self._seconds, _LOOK_AGAIN_S)
+        self._timer_before = signal.setitimer(signal.ITIMER_REAL, self._left_s, _LOOK_AGAIN_S)
+        return self._check
+
+    def _check(self) -> None:
+        if self._has_raised:
+            raise SoftTimeLimitExceeded(_message(self._seconds))
 
     def __exit__(
         self,
@@ -137,6 +162,7 @@ class _Alarm:
     def _expire(self, _number: int, _frame: FrameType | None) -> None:
         if self._is_inside and self._is_met():
             self.stop()
+            self._has_raised = True
             raise SoftTimeLimitExceeded(_message(self._seconds))
 
 
@@ -145,19 +171,25 @@ class OnLoop:
 
     A coroutine that does not let the loop run is not reached that way. On the main thread `alarm`
     raises it in such a coroutine.
+
+    Args:
+        seconds: the limit.
+        began: the time on the monotonic clock from which on the limit counts; None: now.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, began: float | None = None) -> None:
         self._seconds = seconds
+        self._began = time.monotonic() if began is None else began
         self._timer: asyncio.TimerHandle | None = None
         self._alarm: _Alarm | None = None
         self._has_cancelled = False
+        self._has_raised = False
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         if self._seconds is not None and task is not None:
             self._task, self._cancelled_before = task, task.cancelling()
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._cancel)
+            self._timer = asyncio.get_running_loop().call_later(self._left_s(), self._cancel)
         return self
 
     async def __aexit__(
@@ -167,10 +199,10 @@ class OnLoop:
         trace: TracebackType | None,
     ) -> None:
         self._take_timer()
-        if not self._has_cancelled:
-            return
-        is_only_ours = self._task.uncancel() <= self._cancelled_before
-        if is_only_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+        is_ours = self._has_raised
+        if self._has_cancelled:
+            is_ours = self._task.uncancel() <= self._cancelled_before
+        if is_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise SoftTimeLimitExceeded(_message(self._seconds)) from error
 
     def _cancel(self) -> None:
@@ -186,18 +218,31 @@ class OnLoop:
             timer.cancel()
         return timer is not None
 
-    def alarm(self, is_stepping: Callable[[], bool]) -> AbstractContextManager[object]:
+    def alarm(self, stop: Callable[[], bool]) -> AbstractContextManager[object]:
         """Raise it in a coroutine that does not let the loop run, if this is the main thread.
 
         Enter it around the run of the loop.
 
         Args:
-            is_stepping: returns True if the loop is running a task of the handler.
+            stop: returns True if the loop is running a task of the handler, after it has cancelled
+                those that would run next, which may block the loop as well.
         """
         if self._seconds is None or threading.current_thread() is not threading.main_thread():
             return nullcontext()
-        self._alarm = _Alarm(self._seconds, lambda: is_stepping() and self._take_timer())
+
+        def is_met() -> bool:
+            # False if the timer was faster: then the task is cancelled.
+            if self._timer is None or not stop():
+                return False
+            self._has_raised = self._take_timer()
+            return self._has_raised
+
+        self._alarm = _Alarm(self._seconds, is_met, self._left_s())
         return self._alarm
+
+    def _left_s(self) -> float:
+        passed_s = time.monotonic() - self._began
+        return max(0.001, (self._seconds or 0.0) - passed_s)  # an alarm after 0 s would be none
 
 
 def expired(seconds: float | None) -> type[SoftTimeLimitExceeded]:

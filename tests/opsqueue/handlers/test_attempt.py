@@ -117,6 +117,78 @@ def test_a_soft_limit_reaches_a_coroutine_that_blocks_its_loop(
 
 
 @pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("catches", [False, True])
+def test_a_soft_limit_ends_each_task_that_blocks_the_loop(
+    invoker: Invoker, *, catches: bool
+) -> None:
+    """Those behind the one that it interrupts do not block it for their whole time."""
+    begun: list[int] = []
+
+    async def block(number: int) -> None:
+        begun.append(number)
+        threading.Event().wait(5)
+
+    async def handle(operations: list[object]) -> list[object]:
+        try:
+            await asyncio.gather(block(1), block(2), block(3))
+        except SoftTimeLimitExceeded:
+            await asyncio.sleep(0)
+            if not catches:
+                raise
+        return operations
+
+    limited = handler_of(handle, soft_time_limit=0.1)
+
+    if catches:
+        assert invoker.call(limited, [1], CHUNK) == [1]
+    else:
+        with pytest.raises(SoftTimeLimitExceeded):
+            invoker.call(limited, [1], CHUNK)
+    assert begun == [1]
+    assert invoker.left_over == ""
+
+
+@pytest.mark.parametrize("run", [on_main_thread, on_another_thread])
+def test_no_operation_begins_behind_the_soft_limit(invoker: Invoker, run: Run[Any]) -> None:
+    """Though a handler has caught the exception for an earlier one."""
+    begun: list[int] = []
+
+    def catch(operation: int) -> None:
+        begun.append(operation)
+        end = time.monotonic() + 20
+        with suppress(SoftTimeLimitExceeded):
+            while time.monotonic() < end:
+                pass
+
+    limited = handler_of(catch, "operation", soft_time_limit=0.1, on_error="collect")
+
+    def call() -> None:
+        with pytest.raises(SoftTimeLimitExceeded, match=r"soft_time_limit of 0\.1 s"):
+            invoker.call(limited, [1, 2], CHUNK)
+
+    run(call)
+    assert begun == [1]
+
+
+@pytest.mark.parametrize("kind", ["chunk", "operation"])
+def test_a_soft_limit_counts_once_for_a_function_that_returns_a_coroutine(
+    monkeypatch: pytest.MonkeyPatch, invoker: Invoker, kind: str
+) -> None:
+    """The time in the function is a part of it."""
+    passed_s = 0.0
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + passed_s)
+
+    def begin(_: object) -> Any:
+        nonlocal passed_s
+        passed_s = 99.9
+        return asyncio.sleep(20)
+
+    with pytest.raises(SoftTimeLimitExceeded, match=r"soft_time_limit of 100 s"):
+        invoker.call(handler_of(begin, kind, soft_time_limit=100), [1], CHUNK)
+
+
+@pytest.mark.usefixtures("loops")
 def test_a_coroutine_that_ends_well_at_its_soft_limit_has_its_result(invoker: Invoker) -> None:
     """As a plain handler that catches the exception and returns."""
 
