@@ -502,17 +502,21 @@ class Opsqueue:
             message = f'write the decorator with its queue: @app.{kind}_handler("numbers")'
             raise HandlerError(message)
         check_queue_name(queue)
-        if not 0 < time_limit <= 7 * 24 * 3600:
-            message = f"time_limit={time_limit} of queue {queue!r}: give seconds, up to a week"
+        if not isinstance(time_limit, int | float) or not 0 < time_limit <= 7 * 24 * 3600:
+            message = f"time_limit={time_limit!r} of queue {queue!r}: give seconds, up to a week"
             raise HandlerError(message)
-        if soft_time_limit is not None and not 0 < soft_time_limit < time_limit:
+        if soft_time_limit is not None and (
+            not isinstance(soft_time_limit, int | float) or not 0 < soft_time_limit < time_limit
+        ):
             message = (
-                f"soft_time_limit={soft_time_limit} of queue {queue!r}: give seconds, fewer than "
+                f"soft_time_limit={soft_time_limit!r} of queue {queue!r}: give seconds, fewer than "
                 f"time_limit={time_limit:g}"
             )
             raise HandlerError(message)
-        if not 1 <= concurrency <= 10_000:
-            message = f"concurrency={concurrency} of queue {queue!r}: give 1 to 10,000"
+        if not isinstance(concurrency, int) or not 1 <= concurrency <= 10_000:
+            message = (
+                f"concurrency={concurrency!r} of queue {queue!r}: give an integer, 1 to 10,000"
+            )
             raise HandlerError(message)
 
         if on_error not in ("fail", "collect"):

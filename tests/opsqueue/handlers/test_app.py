@@ -72,6 +72,24 @@ def test_a_time_limit_that_cannot_be_meant_is_refused(seconds: float) -> None:
         app.operation_handler("numbers", time_limit=seconds)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"concurrency": 2.5},
+        {"concurrency": "5"},
+        {"time_limit": "5"},
+        {"time_limit": None},
+        {"soft_time_limit": "5"},
+    ],
+)
+def test_an_option_of_another_type_is_refused(option: dict[str, Any]) -> None:
+    """When it is registered, and with its name and value."""
+    ((name, value),) = option.items()
+
+    with pytest.raises(HandlerError, match=f"^{name}={value!r} of queue 'numbers': give "):
+        Opsqueue().operation_handler("numbers", **option)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
