@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
-from opsqueue.exceptions import SoftTimeLimitExceeded
 from opsqueue.handlers.soft_limit import Interrupt
 from opsqueue.model.process import EndsForkedChildren
 
@@ -76,7 +75,7 @@ class Attempt:
                 task.cancel()
         return True
 
-    async def end(self, limit: type[SoftTimeLimitExceeded] | None) -> str:
+    async def end(self, limit: type[BaseException] | None) -> str:
         """End what is left of the attempt after it failed, from its loop.
 
         Args:
@@ -100,9 +99,9 @@ class Attempt:
         # They may belong to a client that the handler keeps for further chunks.
         return "it left tasks that nothing awaited, which were cancelled" if has_unawaited else ""
 
-    def end_calls(self, limit: type[SoftTimeLimitExceeded] | None) -> str:
+    def end_calls(self, limit: type[BaseException] | None, within_s: float) -> str:
         """Do the same for an attempt without a loop."""
-        concurrent.futures.wait(self._stop_calls(limit), timeout=ENDS_WITHIN_S)
+        concurrent.futures.wait(self._stop_calls(limit), timeout=within_s)
         return self._reason(0)
 
     def leave_calls(self) -> str:
@@ -125,7 +124,7 @@ class Attempt:
         current = asyncio.current_task()
         return [task for task in self._tasks if task is not current and not task.done()]
 
-    def _stop_calls(self, limit: type[SoftTimeLimitExceeded] | None) -> list[Future[Any]]:
+    def _stop_calls(self, limit: type[BaseException] | None) -> list[Future[Any]]:
         running = []
         for future, (_, interrupt) in list(self._calls.items()):
             if not future.cancel():

@@ -30,7 +30,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.handlers import observe, soft_limit
 from opsqueue.handlers.app import Chunk, Handler
-from opsqueue.handlers.attempt import Attempt, Threads, close_runner, watch_loop
+from opsqueue.handlers.attempt import ENDS_WITHIN_S, Attempt, Threads, close_runner, watch_loop
 from opsqueue.handlers.callables import function_of, is_in_loop
 from opsqueue.model.chunk import MAX_ERROR_CHARACTERS, ChunkFailure, OperationError
 from opsqueue.model.process import EndsForkedChildren, PerProcess, renew_in_children
@@ -204,7 +204,9 @@ class Invoker:
         try:
             return in_threads.run(threads)
         except BaseException as exc:
-            if left := in_threads.attempt.end_calls(_limit_of(exc, handler)):
+            # Where a worker would kill the process, nothing is waited for.
+            within_s = 0.0 if is_a(exc, observe.KilledError) else ENDS_WITHIN_S
+            if left := in_threads.attempt.end_calls(_limit_of(exc, handler), within_s):
                 self.left_over = left
                 # The next chunk gets threads all the same, where this process can't be replaced.
                 del self._threads[handler.concurrency]
@@ -229,8 +231,10 @@ async def _results_of(handler: Handler, operations: list[object], chunk: Chunk) 
     return _checked(handler, results, operations, chunk)
 
 
-def _limit_of(error: BaseException, handler: Handler) -> type[SoftTimeLimitExceeded] | None:
+def _limit_of(error: BaseException, handler: Handler) -> type[BaseException] | None:
     """Return what to raise in the threads of an attempt that ended with this error."""
+    if is_a(error, observe.KilledError):
+        return observe.KilledError
     if not is_a(error, SoftTimeLimitExceeded):
         return None
     return soft_limit.expired(handler.soft_time_limit)

@@ -20,6 +20,7 @@ from opsqueue.exceptions import (
     SoftTimeLimitExceeded,
     SubmissionFailedError,
 )
+from opsqueue.handlers.observe import KilledError
 from opsqueue.model.chunk import OperationFailed
 from opsqueue.model.submission import SubmissionState
 from opsqueue.testing import LocalOpsqueue, local, opsqueue_local
@@ -362,6 +363,28 @@ def test_soft_time_limits_are_kept(place: Place, function: Callable[[float], Any
             assert isinstance(caught.value.__cause__, SoftTimeLimitExceeded)
 
     place(test)
+
+
+def test_a_time_limit_ends_operations_in_threads() -> None:
+    """At once: nothing of the attempt runs beside the next one for long."""
+    app = Opsqueue()
+    ended: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+    @app.operation_handler("q", concurrency=2, time_limit=0.2)
+    def note_end(seconds: float) -> None:
+        try:
+            spin(seconds)
+        except BaseException as exc:
+            ended.put(exc)
+            raise
+
+    with (
+        pytest.raises(SubmissionFailedError, match="TimeLimitExceeded"),
+        local(app) as opsqueue,
+    ):
+        opsqueue.run_submission("q", [30.0, 30.0], **ONCE)
+
+    assert [KilledError] * 2 == [type(ended.get(timeout=20)) for _ in range(2)]
 
 
 def test_the_timer_of_a_tests_runner_goes_on() -> None:
