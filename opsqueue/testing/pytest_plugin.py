@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def opsqueue_local(opsqueue_app: Opsqueue) -> Iterator[LocalOpsqueue]:
-    """Yield `opsqueue.testing.local(app)` for the app that your fixture `opsqueue_app` returns."""
+    """Yield `opsqueue.testing.local(app)` for the app that your fixture `opsqueue_app` returns.
+
+    Start hooks run before an `async def` test has its loop: in another thread than its handlers.
+    """
     from opsqueue.testing.in_process import local  # noqa: PLC0415 as above
 
     with local(opsqueue_app) as running:
