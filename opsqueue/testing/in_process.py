@@ -137,7 +137,11 @@ class LocalOpsqueue:
                 return token in on.heartbeat(_WORKER, tokens=[token]).revoked  # type: ignore[list-item]
 
             ran += 1
-            report, fault = self._execute(on, chunk, handler, is_revoked)
+            try:
+                report, fault = self._execute(on, chunk, handler, is_revoked)
+            except KilledError:  # of the handler that waits here, and not of this one
+                on.release_chunks([chunk.token])
+                raise
             match report:
                 case Done(token=token, operations_failed=failed, output=output):
                     outputs = None if output is None else {token: output}
@@ -230,6 +234,9 @@ class LocalOpsqueue:
         except TimeoutError:
             slot.close()
             return self._overdue(chunk, handler, time.monotonic() - began)
+        except KilledError:
+            slot.close()
+            raise
         self._idle.append(slot)
         if not isinstance(ran, Failed):
             return ran

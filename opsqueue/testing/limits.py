@@ -41,13 +41,18 @@ class Slot:
 
         Raises:
             TimeoutError: the limit has passed. The slot can only be closed.
+            KilledError: the limit of a handler that waits for this call has passed. Likewise.
         """
         if _is_free():
             try:
                 with _Limit(limit_s) as limit:
                     result = function()
-            except KilledError:  # it arrived just behind the handler
-                raise TimeoutError from None
+            except KilledError:
+                if _is_outer_over():
+                    raise
+                raise TimeoutError from None  # it arrived just behind the handler
+            if _is_outer_over():
+                raise KilledError
             if limit.has_passed:
                 raise TimeoutError
             return result
@@ -117,6 +122,15 @@ def _is_free() -> bool:
     return threading.current_thread() is threading.main_thread() and not is_in_loop()
 
 
+_entered: Final[list[_Limit]] = []
+"""The limits of the main thread: that of a handler, then that of one that it waits for, and so on.
+"""
+
+
+def _is_outer_over() -> bool:
+    return any(limit.has_passed for limit in _entered)
+
+
 class _Limit:
     """Raises KilledError in the main thread after some seconds."""
 
@@ -132,6 +146,7 @@ class _Limit:
             self._timer = threading.Timer(self._seconds, self._expire)
             self._timer.daemon = True
             self._is_inside = True
+            _entered.append(self)
             self._timer.start()
         return self
 
@@ -145,6 +160,7 @@ class _Limit:
         self._is_inside = False
         if self._seconds is not None:
             self._timer.cancel()
+            _entered.remove(self)
             with self._lock:  # a signal that is on its way would end the process once this is over
                 signal.signal(_ALARM, self._before or signal.SIG_DFL)
 
@@ -156,7 +172,8 @@ class _Limit:
                 signal.pthread_kill(threading.main_thread().ident or 0, _ALARM)
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
-        if self._is_inside:
+        # The limit may be that of an outer handler.
+        if self._is_inside or _is_outer_over():
             raise KilledError
 
 

@@ -365,12 +365,39 @@ def test_soft_time_limits_are_kept(place: Place, function: Callable[[float], Any
     place(test)
 
 
+@pytest.mark.parametrize("function", [sleep, sleep_later])
+def test_a_time_limit_ends_the_handler_that_has_it(function: Callable[[float], Any]) -> None:
+    """And not the attempt of the one that it waits for, which runs inside it."""
+    app = Opsqueue()
+    attempts: list[int] = []
+    seconds = iter([0.0, 60.0, 0.0])
+    waiting: list[LocalOpsqueue] = []
+
+    @app.operation_handler("inner")
+    def inner(_: int, chunk: Chunk) -> Any:
+        attempts.append(chunk.attempt)
+        return function(next(seconds))
+
+    @app.operation_handler("outer", time_limit=1)
+    def outer(number: int) -> int:
+        return len(list(waiting[0].run_submission("inner", [number])))
+
+    with local(app) as opsqueue:
+        waiting.append(opsqueue)
+        list(opsqueue.run_submission("inner", [0]))  # the first one takes longer
+        with pytest.raises(SubmissionFailedError, match="TimeLimitExceeded"):
+            opsqueue.run_submission("outer", [1], **ONCE)
+        opsqueue.work("inner")
+
+    assert [1, 1, 1] == attempts
+
+
 def test_a_time_limit_ends_operations_in_threads() -> None:
     """At once: nothing of the attempt runs beside the next one for long."""
     app = Opsqueue()
     ended: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
 
-    @app.operation_handler("q", concurrency=2, time_limit=0.2)
+    @app.operation_handler("q", concurrency=2, time_limit=0.5)
     def note_end(seconds: float) -> None:
         try:
             spin(seconds)
