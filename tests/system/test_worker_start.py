@@ -54,7 +54,7 @@ select.select = green_select
     [
         (PATCHED, 2, "gevent has replaced green_select.*use --pool thread"),
         ("import sys\nsys.exit(0)\n", 2, "importing unlucky raised SystemExit: 0"),
-        ("app.on_worker_start(lambda: 1 / 0)\n", 1, "start hook <lambda> raised ZeroDivisionError"),
+        ("app.on_worker_start(lambda: 1 / 0)\n", 1, "start hook unlucky.<lambda> raised ZeroDivisionError"),
         ("app.on_worker_start(exit)\n", 1, "start hook .* raised SystemExit"),
         ("import os\napp.on_worker_start(lambda: os._exit(5))\n", 1, "ended with exit code 5"),
         (
@@ -93,9 +93,14 @@ def test_an_app_that_can_not_be_served_is_told_why(
 
 @pytest.fixture
 def versioned(
-    start: Start, redis_url: str, store_url: str, queue_name: str, tmp_path: Path
+    start: Start,
+    real_client: redis.Redis,
+    redis_url: str,
+    store_url: str,
+    queue_name: str,
+    tmp_path: Path,
 ) -> tuple[Process, Path]:
-    """A worker, and the file whose text its handler's module is."""
+    """A worker that has sent a heartbeat, and the file whose text its handler's module is."""
     source = tmp_path / "versioned.py"
     source.write_text(version("first", queue_name))
     worker = start(
@@ -107,6 +112,7 @@ def versioned(
         PYTHONDONTWRITEBYTECODE="1",
     )
     worker.wait_for_line("ready")
+    until(lambda: Queue(real_client, queue_name).list_workers())
     return worker, source
 
 
