@@ -55,6 +55,13 @@ select.select = green_select
         (PATCHED, 2, "gevent has replaced green_select.*use --pool thread"),
         ("import sys\nsys.exit(0)\n", 2, "importing unlucky raised SystemExit: 0"),
         ("app.on_worker_start(lambda: 1 / 0)\n", 1, "start hook unlucky.<lambda> raised ZeroDivisionError"),
+        (
+            "import threading\n@app.on_worker_start\ndef leave():\n"
+            "    threading.Thread(target=threading.Event().wait, name='left').start()\n"
+            "    raise ValueError\n",
+            1,
+            "thread 'left', which is no daemon held it up\nError: the start hook unlucky.leave",
+        ),
         ("app.on_worker_start(exit)\n", 1, "start hook .* raised SystemExit"),
         ("import os\napp.on_worker_start(lambda: os._exit(5))\n", 1, "ended with exit code 5"),
         (

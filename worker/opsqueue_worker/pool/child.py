@@ -337,6 +337,7 @@ def main() -> None:
         store.store_id = hello.store_id
         Child(connection, hello, status, app, store).run()
         return
+    end_soon(1)  # a hook may have started a thread that never ends
     try:
         send(connection, reason)
     except OSError as exc:

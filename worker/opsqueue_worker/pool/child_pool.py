@@ -137,9 +137,9 @@ class ChildPool:
         self._calls.on_change()
 
     def _end_if_never_ready(self, child: ChildProcess) -> None:
-        if child.starting_s > self._ready_within_s and child.not_started is None:
+        if child.starting_s > self._ready_within_s:
             reason = f"it was not ready within {self._ready_within_s:g} s"
-            child.not_started = NotStarted(reason, is_usage=False)
+            child.not_started = child.not_started or NotStarted(reason, is_usage=False)
             child.kill()
 
     def retire_children(self) -> None:
