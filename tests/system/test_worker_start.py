@@ -47,6 +47,13 @@ def green_select(*_): ...
 green_select.__module__ = 'gevent.select'
 select.select = green_select
 """
+STAYING = """
+import threading
+@app.on_worker_start
+def leave():
+    threading.Thread(target=threading.Event().wait, name="left").start()
+    raise ValueError
+"""
 
 
 @pytest.mark.parametrize(
@@ -54,11 +61,13 @@ select.select = green_select
     [
         (PATCHED, 2, "gevent has replaced green_select.*use --pool thread"),
         ("import sys\nsys.exit(0)\n", 2, "importing unlucky raised SystemExit: 0"),
-        ("app.on_worker_start(lambda: 1 / 0)\n", 1, "start hook unlucky.<lambda> raised ZeroDivisionError"),
         (
-            "import threading\n@app.on_worker_start\ndef leave():\n"
-            "    threading.Thread(target=threading.Event().wait, name='left').start()\n"
-            "    raise ValueError\n",
+            "app.on_worker_start(lambda: 1 / 0)\n",
+            1,
+            "start hook unlucky.<lambda> raised ZeroDivisionError",
+        ),
+        (
+            STAYING,
             1,
             "thread 'left', which is no daemon held it up\nError: the start hook unlucky.leave",
         ),

@@ -413,7 +413,7 @@ def end_session(session: int, number: signal.Signals) -> set[int]:
 def _members_of(session: int) -> dict[int, bool]:
     """Return the other processes of a session, and whether they are running: not yet killed."""
     members = {}
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # no /proc, or no descriptor left to read it with
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal() or folder.name == str(session):
                 continue
