@@ -152,7 +152,6 @@ class Worker:
             on_begin=self._begin,
             time_limit_of=lambda name: self._handlers[name].time_limit,
             on_child_end=self._metrics.saw_child_end if self._metrics else lambda _reason: None,
-            serves=lambda: tuple(self._handlers),
             on_reload_failed=self._metrics.saw_failed_reload if self._metrics else lambda: None,
         )
         if settings.pool == "solo":
@@ -185,6 +184,7 @@ class Worker:
             log_level=settings.log_level,
             log_format=settings.log_format,
             max_chunk_bytes=settings.max_chunk_bytes,
+            must_serve=tuple(self._handlers),
         )
         return ChildPool(
             self._hello,

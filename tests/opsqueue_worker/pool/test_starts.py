@@ -48,6 +48,7 @@ def pool(
             worker="w",
             log_level="info",
             log_format="plain",
+            must_serve=("q",),
         ),
         size=1,
         prefetch=1,
@@ -57,7 +58,6 @@ def pool(
             on_change=changed.set,
             on_begin=lambda _: None,
             time_limit_of=lambda _: 60.0,
-            serves=lambda: ("q",),
         ),
     )
     yield pool
@@ -105,6 +105,33 @@ def test_new_code_that_hangs_is_given_up(
 
     assert "the new code does not start: it was not ready within 0.5 s" in kept.problem
     assert (kept.ready, kept.wanted, lost.ready) == (1, 1, 0)
+
+
+def test_refused_code_does_not_come_in_with_a_child_that_is_replaced_later(
+    pool: ChildPool, tmp_path: Path, changed: threading.Event
+) -> None:
+    """That child reads the new files, too; and a good one does not hide the refusal."""
+
+    def tick_until_problem_has(text: str) -> None:
+        while text not in pool.health().problem:
+            pool.tick()
+            changed.wait(0.01)
+
+    pool.start()
+    (old,) = pool._children
+    (tmp_path / "hanging.py").write_text(APP.replace('"q"', '"other"'))
+    pool.retire_children()
+    tick_until_problem_has("the new code does not start: no handler for queue 'q'")
+
+    old.kill()
+    tick_until_problem_has("a child does not start: no handler for queue 'q'")
+    assert pool.health().ready == 0
+    (tmp_path / "hanging.py").write_text(APP)
+    while not pool.health().ready:
+        pool.tick()
+        changed.wait(0.01)
+
+    assert pool.health().problem.startswith("the new code does not start")
 
 
 @pytest.mark.parametrize("has_memory_files", [True, False])

@@ -13,8 +13,6 @@ import time
 from functools import partial
 from typing import Final
 
-from msgspec.structs import replace
-
 from opsqueue.handlers.execute import Failed
 from opsqueue.model.chunk import ChunkFailure
 from opsqueue_worker.output import Output
@@ -75,6 +73,9 @@ class ChildPool:
         self._early_deaths = 0
         self._not_before = 0.0
         self._problem = ""
+        """Why a child does not start."""
+        self._refusal = ""
+        """Why the newest code replaces nothing."""
         self._candidate: ChildProcess | None = None
         """A child with new code, which replaces all others once it is ready."""
 
@@ -92,8 +93,7 @@ class ChildPool:
             NotStartedError: one of them can't start.
         """
         for _ in range(self._size):
-            self._start_child(self._hello)
-        self._hello = replace(self._hello, must_serve=())
+            self._start_child()
         for child in self._children:
             while not child.is_ready.wait(0.05):
                 self._end_if_never_ready(child)
@@ -103,8 +103,8 @@ class ChildPool:
                     message = f"a child process {child.end()} during its start; see the log"
                     raise NotStartedError(message)
 
-    def _start_child(self, hello: Hello) -> ChildProcess:
-        child = ChildProcess(hello, max_chunks=self._max_chunks, output=self._output)
+    def _start_child(self) -> ChildProcess:
+        child = ChildProcess(self._hello, max_chunks=self._max_chunks, output=self._output)
         self._children.append(child)
         self._slots.add(child)
         listening = partial(self._listen, child)
@@ -151,9 +151,7 @@ class ChildPool:
             older.is_stopping = True
             older.kill()
         try:
-            self._candidate = self._start_child(
-                replace(self._hello, must_serve=self._calls.serves())
-            )
+            self._candidate = self._start_child()
         except NotStartedError as exc:
             self._refuse_new_code(str(exc))
 
@@ -164,16 +162,17 @@ class ChildPool:
         self._candidate = None
         self._slots.retire(child for child in self._children if child is not new)
         logger.info("the new code has started: replacing the other children")
+        self._refusal = ""
         self._early_deaths = 0
         self._not_before = 0.0
 
     def _refuse_new_code(self, reason: str) -> None:
         self._candidate = None
-        self._problem = f"the new code does not start: {reason}"
+        self._refusal = f"the new code does not start: {reason}"
         self._calls.on_reload_failed()
         logger.error(
             "%s. The worker goes on with the old code: correct the new one, and send HUP again",
-            self._problem,
+            self._refusal,
         )
 
     def _fill_up(self) -> None:
@@ -183,7 +182,7 @@ class ChildPool:
         fresh = sum(not (c.is_retiring or c is self._candidate) for c in self._children)
         try:
             for _ in range(self._size - fresh):
-                self._start_child(self._hello)
+                self._start_child()
         except NotStartedError as exc:
             logger.error("%s", exc)  # noqa: TRY400 no defect of ours
             self._note_early_death(str(exc))
@@ -191,7 +190,8 @@ class ChildPool:
     def health(self) -> Health:
         """See `Pool`."""
         ready = sum(child.takes_chunks for child in list(self._children))
-        return Health(ready=min(ready, self._size), wanted=self._size, problem=self._problem)
+        problem = "; ".join(filter(None, (self._problem, self._refusal)))
+        return Health(ready=min(ready, self._size), wanted=self._size, problem=problem)
 
     # Life and death of children
 

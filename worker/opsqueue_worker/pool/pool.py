@@ -63,8 +63,6 @@ class PoolCalls:
     """Returns the seconds that a chunk of a queue may run."""
     on_child_end: Callable[[ChildEnd], None] = lambda _reason: None
     """Called when a child process has ended."""
-    serves: Callable[[], tuple[str, ...]] = tuple
-    """Returns the queues that the worker serves, for which new code must have handlers."""
     on_reload_failed: Callable[[], None] = lambda: None
     """Called when new code could not be started, so that the old children stay."""
 
