@@ -58,6 +58,8 @@ class Relay:
         self._name = name
         self._kept_bytes = kept_bytes
         self.on_drop = on_drop
+        self.is_ending = False
+        """True if a flush of its stream waits, since this process may end after it."""
         self._changed = threading.Condition()
         self._pieces: deque[bytes] = deque()
         self._size = 0
@@ -170,6 +172,10 @@ class _Stream(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
 
+    def flush(self) -> None:
+        if self._relay.is_ending:
+            self._relay.flush(_LAST_LINES_S)
+
     def close(self) -> None:
         pass
 
@@ -212,7 +218,7 @@ class Output:
             relay.on_drop = lambda lines, name=name: on_drop(name, lines)  # type: ignore[misc]
 
     def close(self) -> None:
-        """Write what the children have printed; the rest of this process prints by itself."""
+        """Write what was printed; from now on, each flush waits a moment for what comes after."""
         deadline = time.monotonic() + _LAST_LINES_S
         for reader, writer, pump in self._pumps:
             with suppress(OSError):
@@ -222,6 +228,7 @@ class Output:
             while pump.is_alive() and time.monotonic() < deadline and _has_lines(reader):
                 pump.join(_END_OF_PIPE_S)
         for relay in self._relays:
+            relay.is_ending = True
             relay.flush(_LAST_LINES_S)
 
 
