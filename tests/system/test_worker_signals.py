@@ -58,22 +58,39 @@ def test_a_second_stop_gives_back_at_once(begin: Begin) -> None:
     check_given_back(producer, submission_id)
 
 
+STARTING = """
+import subprocess
+from opsqueue import Opsqueue
+app = Opsqueue()
+app.operation_handler("a")(abs)
+
+@app.on_worker_start
+def hang():
+    program = subprocess.Popen(["sleep", "100"], process_group=0)
+    print("the hook has started", program.pid, flush=True)
+    program.wait()
+"""
+
+
 def test_a_term_while_it_starts_ends_it_at_once(
-    start: Start, redis_url: str, store_url: str, queue_name: str
+    start: Start, redis_url: str, store_url: str, tmp_path: Path
 ) -> None:
-    """The worker holds no chunks yet; the exit code is 0."""
+    """The worker holds no chunks yet; the exit code is 0. Programs of start hooks end, too."""
+    (tmp_path / "starting.py").write_text(STARTING)
     worker = start(
-        *("opsqueue_worker", "tasks:app", "-c", "4"),
+        *("opsqueue_worker", "starting:app", "-c", "1"),
+        cwd=tmp_path,
         OPSQUEUE_REDIS_URL=redis_url,
         OPSQUEUE_STORE_URL=store_url,
-        TEST_QUEUE=queue_name,
     )
-    worker.wait_for_line("opsqueue-worker")
+    worker.wait_for_line("the hook has started")
+    (program,) = psutil.Process(worker.pid).children(recursive=True)[1:]
 
     worker.signal(signal.SIGTERM)
 
     assert worker.wait() == 0
     assert "Traceback" not in worker.output
+    program.wait(20)
 
 
 def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(

@@ -37,7 +37,7 @@ from opsqueue_worker.orphans import Orphans
 from opsqueue_worker.output import Output
 from opsqueue_worker.pool.child_pool import ChildPool
 from opsqueue_worker.pool.messages import Hello
-from opsqueue_worker.pool.pool import NotStartedError, Pool, PoolCalls
+from opsqueue_worker.pool.pool import Pool, PoolCalls
 from opsqueue_worker.pool.solo import SoloPool
 from opsqueue_worker.reload import SourceWatch
 from opsqueue_worker.settings import WorkerSettings
@@ -55,6 +55,8 @@ _SIGNALS: Final = (
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _LAST_REPORTS_S: Final = 1.0
 """Time for reports after a second signal to stop: enough where Redis answers."""
+_STARTED_END_WITHIN_S: Final = 5.0
+"""Time for killed children to be gone, if the worker ends during its start."""
 _PROBLEM_CHARS: Final = 500
 """Limit of what each heartbeat says about children that don't start."""
 _LOOK: Final = 0
@@ -230,8 +232,8 @@ class Worker:
         # chunks yet.
         try:
             self._pool.start()
-        except NotStartedError:
-            self._pool.kill()
+        except BaseException:  # also a signal that ends it
+            self._end_started()
             raise
         # In the solo pool the app's start hooks run in this process. This comes after them.
         export_spans("opsqueue-worker")
@@ -260,6 +262,16 @@ class Worker:
             self._reload_if_changed()
         code = self._shut_down()
         return 1 if self._defect else code
+
+    def _end_started(self) -> None:
+        """End the children that were started, and the programs of their start hooks."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        deadline = time.monotonic() + _STARTED_END_WITHIN_S
+        self._pool.kill()
+        while not self._pool.is_empty and time.monotonic() < deadline:
+            self._pool.tick()
+            time.sleep(0.01)
 
     def _is_told_to_stop(self) -> bool:
         match self._next_event():
