@@ -37,6 +37,7 @@ def test_a_worker_works_whatever_its_app_does_to_its_process(
 
     assert (worker.wait(), results, more) == (0, list(range(1, 41)), list(range(1, 11)))
     assert "stopped after 30 chunks" in worker.output
+    assert "the stop hook unruly.fail raised" in worker.output
     assert "a stop hook's error" in worker.output
     assert "which is no daemon held it up" in worker.lines[-1]
     assert "signal handler of the app" not in worker.output

@@ -328,8 +328,7 @@ def run_start_hooks(app: Opsqueue) -> None:
                 hook()
         except (Exception, SystemExit) as exc:
             logger.exception("the start hook %r raised", hook)
-            name = getattr(hook, "__qualname__", repr(hook))
-            message = f"the start hook {name} raised {type(exc).__name__}; see the log"
+            message = f"the start hook {hook!r} raised {type(exc).__name__}; see the log"
             raise NotStartedError(message) from exc
         finally:
             # It may configure logging, as an app's module may.
@@ -343,7 +342,7 @@ def run_stop_hooks(app: Opsqueue) -> None:
             with EndsForkedChildren():
                 hook()
         except BaseException:  # also SystemExit
-            logger.exception("the stop hook %s raised", getattr(hook, "__qualname__", type(hook)))
+            logger.exception("the stop hook %r raised", hook)
 
 
 def _handler_of(bench: Workbench, task: Task) -> Handler | None:
