@@ -94,6 +94,8 @@ def keep_logging() -> None:
 
 
 _our_manager: Final = logging.Manager(logging.root)
+# A logger remembers what it lets through, and a new level is told to those that its manager knows.
+_our_manager.loggerDict = logging.root.manager.loggerDict
 
 
 def formatter(form: LogFormat) -> logging.Formatter:
