@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 from opsqueue.exceptions import HandlerError
@@ -37,6 +38,7 @@ def import_app(path: str) -> Opsqueue:
     Raises:
         HandlerError: the app can't be imported, or it replaces threads or sockets.
     """
+    _current_folder()
     # The app may change the folder, and handlers may import modules later.
     sys.path[:] = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 no resolving
     signals = _signal_handlers()
@@ -89,7 +91,7 @@ def check_not_green(what: str) -> None:
 
 @contextmanager
 def _unchanged_process() -> Iterator[None]:
-    folder = out_of_reach(os.open(".", os.O_RDONLY | os.O_CLOEXEC))
+    folder = _current_folder()
     timeout = socket.getdefaulttimeout()
     streams = sys.stdin, sys.stdout, sys.stderr
     hooks = sys.excepthook, threading.excepthook
@@ -107,9 +109,8 @@ def _unchanged_process() -> Iterator[None]:
                 os.dup2(copy, fd)
             os.close(copy)
         keep_standard_streams()
-        with suppress(OSError):  # it was removed, or the app has closed all descriptors
-            os.fchdir(folder)
-            os.close(folder)
+        with suppress(OSError):  # it was removed
+            os.chdir(folder)
         socket.setdefaulttimeout(timeout)
         sys.stdin, sys.stdout, sys.stderr = streams
         sys.excepthook, threading.excepthook = hooks
@@ -119,6 +120,19 @@ def _unchanged_process() -> Iterator[None]:
         os.umask(umask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _restore_signal_handlers(signals)
+
+
+def _current_folder() -> Path:
+    """Return the current folder, where the app's module is looked for.
+
+    Raises:
+        HandlerError: there is none.
+    """
+    try:
+        return Path.cwd()
+    except OSError as exc:
+        message = f"the current folder can't be used: {exc.strerror}; run it in another one"
+        raise HandlerError(message) from exc
 
 
 _LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CPU)
