@@ -113,9 +113,10 @@ def test_a_worker_that_is_told_to_stop_while_its_app_is_imported_ends_well(
     assert (0, ["importing"]) == (worker.wait(), worker.lines)
 
 
-def test_quit_gives_back_at_once(begin: Begin) -> None:
+@pytest.mark.parametrize("pool", ["process", "solo"])
+def test_quit_gives_back_at_once(begin: Begin, pool: str) -> None:
     """It has the same effect as two TERMs."""
-    worker, producer, submission_id = begin()
+    worker, producer, submission_id = begin("--pool", pool, "--shutdown-timeout", "1000")
 
     worker.signal(signal.SIGQUIT)
 

@@ -386,6 +386,8 @@ class Worker:
         self._events.put(number)
         if number in _STOPS:
             self._stops.put(number)
+        if number == signal.SIGQUIT:
+            self._stops.put(number)  # as in `_is_told_to_stop`
 
     def _on_defect(self, args: threading.ExceptHookArgs) -> None:
         """End this process if one of the worker's own threads raised.
