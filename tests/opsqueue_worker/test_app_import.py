@@ -1,8 +1,9 @@
-"""Import of an app from a folder that can't be used."""
+"""Import of an app: what it does to its process, and folders that can't be used."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,27 @@ def test_the_folder_need_not_be_readable(tmp_path: Path, monkeypatch: pytest.Mon
     app = import_app_unchanged("unlisted:app")
 
     assert (list(app.handlers), Path.cwd()) == (["a"], tmp_path)
+
+
+@pytest.mark.parametrize("import_it", [import_app, import_app_unchanged])
+def test_descriptors_that_the_app_closes_or_replaces_are_put_back(
+    import_it: Import,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """What handlers and their programs print goes where the worker prints."""
+    (tmp_path / "redirected.py").write_text(
+        "import os\nfrom opsqueue import Opsqueue\napp = Opsqueue()\n"
+        "app.operation_handler('a')(abs)\n"
+        "os.close(1)\nos.dup2(os.open('file', os.O_CREAT | os.O_WRONLY), 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "redirected", raising=False)
+
+    import_it("redirected:app")
+    os.write(1, b"to stdout")
+    os.write(2, b"to stderr")
+
+    assert capfd.readouterr() == ("to stdout", "to stderr")

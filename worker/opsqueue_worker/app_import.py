@@ -42,10 +42,9 @@ def import_app(path: str) -> Opsqueue:
     # The app may change the folder, and handlers may import modules later.
     sys.path[:] = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 no resolving
     signals = _signal_handlers()
-    with EndsForkedChildren():
+    with EndsForkedChildren(), _kept_streams():
         app = load_app(path)
     _restore_signal_handlers({number: signals[number] for number in _OURS if number in signals})
-    keep_standard_streams()
     keep_logging()
     check_not_green(f"app {path!r}")
     return app
@@ -61,7 +60,7 @@ def import_app_unchanged(path: str) -> Opsqueue:
     Raises:
         HandlerError: see `import_app`.
     """
-    with EndsForkedChildren(), _unchanged_process():
+    with EndsForkedChildren(), _unchanged_process(), _kept_streams():
         app = load_app(path)
     keep_logging()
     check_not_green(f"app {path!r}")
@@ -90,6 +89,21 @@ def check_not_green(what: str) -> None:
 
 
 @contextmanager
+def _kept_streams() -> Iterator[None]:
+    """Put descriptors 0 to 2 back, whether the app has closed them or opened others there."""
+    keep_standard_streams()
+    kept = {fd: _high_copy(fd) for fd in _STANDARD_STREAMS}
+    try:
+        yield
+    finally:
+        for fd, copy in kept.items():
+            with suppress(OSError):  # the app has closed all descriptors
+                os.dup2(copy, fd)
+                os.close(copy)
+        keep_standard_streams()
+
+
+@contextmanager
 def _unchanged_process() -> Iterator[None]:
     folder = _current_folder()
     timeout = socket.getdefaulttimeout()
@@ -100,15 +114,9 @@ def _unchanged_process() -> Iterator[None]:
     os.umask(umask)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     signals = _signal_handlers()
-    kept = {fd: _high_copy(fd) for fd in _STANDARD_STREAMS if _is_open(fd)}
     try:
         yield
     finally:
-        for fd, copy in kept.items():
-            if not _is_open(fd):
-                os.dup2(copy, fd)
-            os.close(copy)
-        keep_standard_streams()
         with suppress(OSError):  # it was removed
             os.chdir(folder)
         socket.setdefaulttimeout(timeout)
