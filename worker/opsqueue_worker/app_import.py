@@ -90,7 +90,7 @@ def check_not_green(what: str) -> None:
 
 @contextmanager
 def _kept_streams() -> Iterator[None]:
-    """Put descriptors 0 to 2 back, whether the app has closed them or opened others there."""
+    """Restore descriptors 0 to 2, whether the app has closed them or opened others there."""
     keep_standard_streams()
     kept = {fd: _high_copy(fd) for fd in _STANDARD_STREAMS}
     try:
