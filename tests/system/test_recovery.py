@@ -142,7 +142,8 @@ def test_a_killed_child_is_replaced_and_its_chunk_taken_over_within_a_second(
 
 def test_a_server_that_restarts_finds_its_worker_again(start_quick: Start, run: Run) -> None:
     """Killed and started on the same data: work goes on within 2 s, without a new worker."""
-    worker = start_quick()
+    # The shortest: what the killed server had just reserved is released after twice that.
+    worker = start_quick("--redis-timeout", "6")
     submission_id = run.submit()
     run.wait_until_some_ran()
 
