@@ -313,6 +313,8 @@ def save(task: Task, ran: Ran, store: ObjectStore) -> Report:
 
 def timed(task: Task, report: Report) -> Report:
     """Return the report with the durations of the chunk's stages."""
+    if task.input_wait_s is None and task.store_s is None:
+        return report  # nothing to add; tiny chunks should not pay for a copy
     return replace(report, times=Times(task.input_wait_s, task.store_s))
 
 
