@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -23,7 +24,13 @@ from opsqueue_worker.pool.child_process import ChildProcess
 from opsqueue_worker.pool.durations import Durations
 from opsqueue_worker.pool.places import LONG_S, NO_PLACES, Places, Promise
 from opsqueue_worker.pool.pool import BEGUN_AFTER_S, PoolCalls
-from opsqueue_worker.pool.waiting import LONGEST_WAIT_S, Clearance, PoolChunk, WaitingRoom
+from opsqueue_worker.pool.waiting import (
+    LONGEST_WAIT_S,
+    Clearance,
+    PoolChunk,
+    WaitingRoom,
+    boot_time,
+)
 
 PIPE_S: Final = 0.02
 """Seconds of work that a slot may have waiting in its child."""
@@ -166,15 +173,18 @@ class ChildSlots:
             if most.slots > 0:
                 most.slots -= 1
                 most.promised += 1
-        children = [capacity.child for capacity in free]
+        children, now = [capacity.child for capacity in free], boot_time()
         # They come first; then the others, in their order.
         for chunk in [*said, *self._room]:
-            if chunk.clearance in _NOT_CLEARED or chunk.sequence or not self._may_leave(chunk):
+            good_until = self._room.good_until(chunk)
+            waits_alone = chunk.is_suspect and self._places.in_hand > 1
+            is_cleared = chunk.clearance not in _NOT_CLEARED
+            if chunk.sequence or waits_alone or not is_cleared or now >= good_until:
                 continue
             capacity = self._capacity_for(chunk, free)
             if capacity is not None:
                 self._room.remove(chunk.token)
-                capacity.child.assign(chunk, good_until=self._room.good_until(chunk))
+                capacity.child.assign(chunk, good_until=good_until)
                 if capacity.child.is_retiring:
                     free.remove(capacity)
             elif not chunk.is_said_to_begin:
@@ -274,14 +284,15 @@ class ChildSlots:
         """Pass on a child's reports, whose places are free."""
         with self._lock:
             child.note_reports(len(reports))
-            ours = []
+            ours, left = [], list[PoolChunk]()
             for report in reports:
                 chunk = child.assigned.pop(report.token, None)
                 if chunk is not None:
                     ours.append(report)
-                    self._leave(chunk)
+                    left.append(chunk)
                     if isinstance(report, Done) and report.ran:
                         self._durations.saw(chunk.queue, report.duration_s)
+            self._leave(left)
         self._dispatch()
         self._calls.on_reports(ours)
 
@@ -299,21 +310,22 @@ class ChildSlots:
         self._room.put_back(chunk for chunk in returned if not chunk.is_revoked)
         return [chunk for chunk in returned if chunk.is_revoked], _REVOKED
 
-    def _release(self, chunks: Iterable[PoolChunk], reason: str) -> None:
+    def _release(self, chunks: Sequence[PoolChunk], reason: str) -> None:
         """Release chunks that are neither in the room nor in a child any more."""
         reports = [GivenBack(token=chunk.token, reason=reason) for chunk in chunks]
         if reports:
             with self._lock:
-                for chunk in chunks:
-                    self._leave(chunk)
+                self._leave(chunks)
             self._calls.on_reports(reports)
 
-    def _leave(self, chunk: PoolChunk) -> None:
-        """Note that a chunk is reported; the caller holds the lock."""
-        self._places.give_back(chunk.label, 1)
-        self._said_to_begin.discard(chunk.token)
-        if chunk.is_suspect:
-            self._places.dismiss()
+    def _leave(self, chunks: Sequence[PoolChunk]) -> None:
+        """Note that chunks are reported; the caller holds the lock."""
+        for label, number in Counter(chunk.label for chunk in chunks).items():
+            self._places.give_back(label, number)
+        for chunk in chunks:
+            self._said_to_begin.discard(chunk.token)
+            if chunk.is_suspect:
+                self._places.dismiss()
 
     # Upkeep, on the main thread
 
@@ -372,8 +384,7 @@ class ChildSlots:
                 chunk.may_have_output = chunk.token not in running
             released = self._let_wait(waiting)
             child.assigned.clear()
-            for chunk in begun:
-                self._leave(chunk)
+            self._leave(begun)
         self._release(*released)
         return begun, suspects
 
@@ -406,7 +417,7 @@ class ChildSlots:
                 limit = self._calls.time_limit_of(child.assigned[token].queue)
                 if seconds > limit:
                     chunk = child.assigned.pop(token)
-                    self._leave(chunk)
+                    self._leave([chunk])
                     # The chunks that ran beside it are not to blame.
                     child.is_stopping = child.is_overdue = True
                     return chunk, seconds, limit
