@@ -65,7 +65,7 @@ NEW = st.fixed_dictionaries(
     }
 )
 BEGUN = st.none() | st.lists(PICK, max_size=3)
-"""What a worker reports as begun, if anything."""
+"""The chunks that a worker reports as begun; None: it reports nothing."""
 TIMEOUT_MS = st.sampled_from([0, 1_000, 30_000, 60_000])
 RESERVE: dict[str, st.SearchStrategy[Any]] = {
     "worker": WORKERS,

@@ -43,12 +43,12 @@ def loops(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def on_main_thread(call: Callable[[], Value]) -> Value:
-    """As in the pools `process` and `solo`."""
+    """Call it where the pools `process` and `solo` do."""
     return call()
 
 
 def on_another_thread(call: Callable[[], Value]) -> Value:
-    """As in the pool `thread`."""
+    """Call it where the pool `thread` does."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(call).result(30)
 
@@ -190,7 +190,7 @@ def test_a_soft_limit_counts_once_for_a_function_that_returns_a_coroutine(
 
 @pytest.mark.usefixtures("loops")
 def test_a_coroutine_that_ends_well_at_its_soft_limit_has_its_result(invoker: Invoker) -> None:
-    """As a plain handler that catches the exception and returns."""
+    """A plain handler that catches the exception and returns has one, too."""
 
     async def handle(operations: list[object]) -> list[object]:
         with suppress(asyncio.CancelledError):

@@ -68,7 +68,7 @@ class LaterDoubler:
 
 
 def logged(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As decorators that don't know of `async def`."""
+    """Decorate a function without regard to `async def`, as many decorators do."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +78,7 @@ def logged(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_factor(function: Callable[..., Any]) -> Callable[[int], Any]:
-    """As decorators that supply an argument; the signature shown is that of the function."""
+    """Supply an argument; the signature that is shown is still that of the function."""
 
     @functools.wraps(function)
     def wrapper(number: int) -> Any:
@@ -225,7 +225,7 @@ def test_a_result_that_is_a_future_of_a_thread_fails_the_chunk() -> None:
 
 
 def test_a_plain_chunk_handler_that_returns_a_coroutine_is_awaited() -> None:
-    """As with operations; what it returns is checked as that of any other."""
+    """Its results are checked like those of any other handler."""
     app = Opsqueue()
 
     async def double_each(numbers: list[int]) -> list[int]:
@@ -291,6 +291,9 @@ def test_what_cannot_work_is_refused_with_its_reason(function: Any, says: str) -
     with pytest.raises(HandlerError, match=says):
         app.operation_handler("q")(function)
     assert app.handlers == {}
+
+
+# Of the following, only the signatures matter: none of them is called.
 
 
 def of_int(numbers: int) -> list[int]:
@@ -390,7 +393,7 @@ def test_an_operation_handler_takes_and_returns_what_it_likes() -> None:
 
 
 def test_a_bound_chunk_argument_stays_as_it_was_bound() -> None:
-    """What the user has bound is not replaced."""
+    """The user's own value is not replaced."""
     app = Opsqueue()
     app.operation_handler("q")(functools.partial(lambda n, chunk: (n, chunk), chunk="mine"))
 

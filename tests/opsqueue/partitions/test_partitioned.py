@@ -148,7 +148,7 @@ def test_a_heartbeat_reports_what_is_revoked_in_all_partitions(queue: Queue) -> 
 def test_a_report_of_what_has_begun_and_a_suspect_are_of_their_partitions(
     client: redis.Redis, queue_name: str
 ) -> None:
-    """What has begun is charged in each of them; a suspect comes alone, whatever else is free."""
+    """Chunks that have begun are charged in each of them; a suspect comes alone."""
     clock = Clock()
     queue = Queue(client, queue_name, clock=clock)
     queue.set_partitions(PARTITIONS)

@@ -87,7 +87,7 @@ def test_only_what_has_begun_uses_an_attempt(
 def test_of_a_dead_worker_what_has_not_begun_is_free_at_once_and_uses_no_attempt(
     queue: Queue, clock: Clock
 ) -> None:
-    """What has begun waits for a worker of its own."""
+    """A chunk that has begun waits for a worker of its own."""
     id_ = insert(queue, 3)
     chunks = take(queue, 3)
     queue.note_begun("w1", tokens_of(chunks[:1]))

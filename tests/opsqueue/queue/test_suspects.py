@@ -601,7 +601,7 @@ class Fleet:
         return True
 
     def run(self, id_: SubmissionId) -> int:
-        """Let all work until a submission has ended; return the number of steps."""
+        """Make steps until a submission has ended; return their number."""
         for step in range(1, 1_000):
             self.step()
             if self.queue.get_submission(id_).state is not SubmissionState.IN_PROGRESS:

@@ -220,7 +220,7 @@ def test_a_handler_that_returns_one_growing_list_is_found() -> None:
 
 
 def test_a_handler_whose_results_may_differ_is_accepted() -> None:
-    """As those with times or random values."""
+    """Results may contain times or random values."""
     app, numbers = Opsqueue(), iter(range(1_000))
     app.operation_handler("tickets")(lambda _: next(numbers))
     faults = Faults(seed=2, kill=0.5, results_may_differ=True)
