@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Self
 
 from opsqueue.common import DEFAULT_SERIALIZATION_FORMAT, SerializationFormat
@@ -506,12 +505,7 @@ class ConsumerClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Private

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar, Token
-from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
@@ -40,12 +39,7 @@ class Attempt:
         self._token: Token[Attempt | None] = _current.set(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
 
     def add_task(self, task: asyncio.Task[Any]) -> None:

@@ -54,12 +54,7 @@ class Interrupt:
         self._is_inside = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._is_inside = False
             if self._is_set:
@@ -101,13 +96,8 @@ class _Timed:
         if self._interrupt.has_fired:
             raise SoftTimeLimitExceeded(_message(self._seconds))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._interrupt.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._interrupt.__exit__()
         self._timer.cancel()
 
 
@@ -141,12 +131,7 @@ class _Alarm:
         if self._has_raised:
             raise SoftTimeLimitExceeded(_message(self._seconds))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         left_s, interval_s = self._timer_before
         if left_s:  # of a timer outside, such as that of a test's runner

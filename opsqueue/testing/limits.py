@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Final, Generic, Self, TypeVar
 
 from opsqueue.handlers.callables import is_in_loop
@@ -150,13 +150,7 @@ class _Limit:
             self._timer.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # Without the lock: the signal must not be raised while this waits for it.
+    def __exit__(self, *_: object) -> None:
         self._is_inside = False
         if self._seconds is not None:
             self._timer.cancel()
