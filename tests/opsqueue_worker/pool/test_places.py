@@ -122,10 +122,10 @@ def test_nothing_is_reserved_beside_a_suspect() -> None:
     places = places_of()
     taken(places, "q", 1, slots=2)
 
-    places.host()
+    places.host(1)
 
     assert taken(places, "q", slots=2) == 0
-    places.dismiss()
+    places.dismiss(1)
     assert taken(places, "other", 1, slots=2) == 1
 
 

@@ -153,15 +153,16 @@ class ChildProcess:
         self.moved_at = time.monotonic()
         self._enough_for -= number
 
-    def free_slots(self) -> int:
-        """Return the number of slots that wait for a chunk."""
+    def free_slots(self, waiting: Sequence[PoolChunk]) -> int:
+        """Return the number of slots that wait for a chunk, given what `not_begun` has returned.
+
+        A chunk that is taken in between counts twice rather than not at all.
+        """
         if not self.takes_chunks or self.is_recalling:
             return 0
         if not self.assigned:
             return self._slots
-        # In this order: a chunk that is taken in between counts twice rather than not at all.
-        waiting = len(self.not_begun())
-        return max(0, self._slots - waiting - len(self._status.taken()))
+        return max(0, self._slots - len(waiting) - len(self._status.taken()))
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -189,10 +190,12 @@ class ChildProcess:
         self._fresh.clear()
 
     def not_running(self, label: str) -> list[PoolChunk]:
-        """Return its chunks of a partition whose handlers don't run."""
-        mine = [chunk for chunk in self.assigned.values() if chunk.label == label]
-        running = self._status.running() if mine else {}
-        return [chunk for chunk in mine if chunk.sequence not in running]
+        """Return its chunks of a partition that may begin yet."""
+        chunks = self.not_begun()
+        # Some are in a slot already and wait for their inputs.
+        if in_slots := self._status.taken() - self._status.running().keys():
+            chunks += [chunk for chunk in self.assigned.values() if chunk.sequence in in_slots]
+        return [chunk for chunk in chunks if chunk.label == label]
 
     def confirm(self, good_until: Mapping[Token, float]) -> None:
         """Send later instants until which chunks may begin."""

@@ -123,11 +123,10 @@ class ChildSlots:
     def submit(self, chunks: Sequence[PoolChunk]) -> None:
         """See `Slots`."""
         with self._lock:
+            self._places.host(sum(chunk.is_suspect for chunk in chunks))
             is_refused = self._is_closed
             if not is_refused:
                 self._room.add(chunks)
-                if any(chunk.is_suspect for chunk in chunks):
-                    self._places.host()
         if is_refused:
             self._release(chunks, _STOPS)
             return
@@ -157,7 +156,8 @@ class ChildSlots:
         if not self._room.unasked:
             return []
         slots -= sum(chunk.is_said_to_begin for chunk in self._room)
-        chunks = [chunk for chunk in self._room.unasked.values() if self._may_leave(chunk)]
+        unasked = [chunk for chunk in self._room.unasked.values() if not self._must_wait(chunk)]
+        chunks = list(filter(self._room.is_current, unasked))
         for chunk in chunks[: max(0, slots)]:
             self._room.ask(chunk)
             self._said_to_begin.add(chunk.token)
@@ -177,9 +177,9 @@ class ChildSlots:
         # They come first; then the others, in their order.
         for chunk in [*said, *self._room]:
             good_until = self._room.good_until(chunk)
-            waits_alone = chunk.is_suspect and self._places.in_hand > 1
             is_cleared = chunk.clearance not in _NOT_CLEARED
-            if chunk.sequence or waits_alone or not is_cleared or now >= good_until:
+            may_leave = is_cleared and now < good_until and not self._must_wait(chunk)
+            if chunk.sequence or not may_leave:
                 continue
             capacity = self._capacity_for(chunk, free)
             if capacity is not None:
@@ -192,13 +192,12 @@ class ChildSlots:
         for child in children:
             child.hand_over()
 
-    def _may_leave(self, chunk: PoolChunk) -> bool:
-        if chunk.is_suspect and self._places.in_hand > 1:
-            return False
-        return self._room.is_current(chunk)
+    def _must_wait(self, chunk: PoolChunk) -> bool:
+        return chunk.is_suspect and self._places.in_hand > 1
 
     def _capacity(self, child: ChildProcess) -> _Capacity | None:
-        waiting, slots = child.not_begun(), child.free_slots()
+        waiting = child.not_begun()
+        slots = child.free_slots(waiting)
         if self._stands_still(child) and not slots:
             return None
         whole_s = PIPE_S * child.slots
@@ -324,8 +323,7 @@ class ChildSlots:
             self._places.give_back(label, number)
         for chunk in chunks:
             self._said_to_begin.discard(chunk.token)
-            if chunk.is_suspect:
-                self._places.dismiss()
+        self._places.dismiss(sum(chunk.is_suspect for chunk in chunks))
 
     # Upkeep, on the main thread
 
@@ -334,26 +332,27 @@ class ChildSlots:
         with self._lock:
             goes_on = self._places.stop_draining()
             overdue = self._room.take_overdue()
-            is_hosting = any(chunk.is_suspect for chunk in self._room)
-            if is_hosting:
-                overdue += [
-                    c for c in self._room if not c.is_suspect and self._room.remove(c.token)
-                ]
-            is_one_idle = any(child.free_slots() for child in self._children)
-            could_begin = (is_one_idle and not len(self._room)) or is_hosting
-            now = time.monotonic()
-            for child in self._children:
-                if child.is_recalling or child.is_stopping or not self._stands_still(child):
-                    continue
-                waiting = child.not_begun()
-                longest_s = max((now - chunk.waits_since for chunk in waiting), default=0.0)
-                is_too_long = longest_s > LONGEST_WAIT_S and not self._places.is_fixed
-                if waiting and (could_begin or is_too_long):
-                    child.recall()
+            if self._places.is_hosting:
+                beside = [chunk for chunk in self._room if not chunk.is_suspect]
+                overdue += [chunk for chunk in beside if self._room.remove(chunk.token)]
+            self._recall()
         self._release(overdue, "other workers may be idle")
         self._dispatch()
         if goes_on:
             self._calls.on_change()  # wakes the intakes
+
+    def _recall(self) -> None:
+        """Recall chunks that could begin elsewhere from children that stand still."""
+        waiting = {child: child.not_begun() for child in self._children}
+        is_one_idle = any(child.free_slots(chunks) for child, chunks in waiting.items())
+        could_begin = self._places.is_hosting or (is_one_idle and not len(self._room))
+        longest_s = math.inf if self._places.is_fixed else LONGEST_WAIT_S
+        waits_since = time.monotonic() - longest_s
+        for child, chunks in waiting.items():
+            if child.is_recalling or child.is_stopping or not self._stands_still(child):
+                continue
+            if chunks and (could_begin or min(c.waits_since for c in chunks) < waits_since):
+                child.recall()
 
     @property
     def is_any_waiting(self) -> bool:

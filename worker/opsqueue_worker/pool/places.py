@@ -126,8 +126,10 @@ class Places:
         return promise
 
     def _may_ask(self, label: str) -> bool:
-        if self.is_hosting or self._next_alone is None:
-            return not self.is_hosting
+        if self.is_hosting:
+            return False
+        if self._next_alone is None:
+            return True
         if self.in_hand:
             return False
         if self._empty_since is None:
@@ -157,13 +159,13 @@ class Places:
             del self._in_hand[queue]
         self._moved_at = self._clock()
 
-    def host(self) -> None:
-        """Promise nothing until the suspect that has just come has left."""
-        self._suspects += 1
+    def host(self, suspects: int) -> None:
+        """Promise nothing until the suspects that have just come have left."""
+        self._suspects += suspects
 
-    def dismiss(self) -> None:
-        """Note that a suspect has left."""
-        self._suspects -= 1
+    def dismiss(self, suspects: int) -> None:
+        """Note that suspects have left."""
+        self._suspects -= suspects
 
     def drain(self, label: str) -> None:
         """Promise nothing until no chunk is in hand, and then places to this partition first."""

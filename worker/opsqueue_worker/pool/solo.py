@@ -103,12 +103,11 @@ class SoloPool:
         """See `Slots`."""
         inputs = {chunk.token: fetch(chunk.reservation, self._bench.store) for chunk in chunks}
         with self._lock:
+            self._places.host(sum(chunk.is_suspect for chunk in chunks))
             is_refused = self._bench.is_stopping.is_set()
             if not is_refused:
                 self._inputs |= inputs
                 self._room.add(chunks)
-                if any(chunk.is_suspect for chunk in chunks):
-                    self._places.host()
         if is_refused:
             self._release(chunks, "worker stops")
         self._calls.on_change()
@@ -205,8 +204,7 @@ class SoloPool:
     def _leave(self, chunk: PoolChunk) -> None:
         self._inputs.pop(chunk.token, None)
         self._places.give_back(chunk.label, 1)
-        if chunk.is_suspect:
-            self._places.dismiss()
+        self._places.dismiss(int(chunk.is_suspect))
 
     def _release(self, chunks: Sequence[PoolChunk], reason: str) -> None:
         if chunks:

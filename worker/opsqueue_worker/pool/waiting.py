@@ -72,12 +72,7 @@ class PoolChunk:
     @property
     def label(self) -> str:
         """The partition that the chunk comes from."""
-        return label_of(self.token)
-
-
-def label_of(ticket: Token) -> str:
-    """Return the partition in a ticket."""
-    return ticket.rpartition("/")[0]
+        return self.token.rpartition("/")[0]
 
 
 def boot_time() -> float:
