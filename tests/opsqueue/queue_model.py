@@ -89,7 +89,9 @@ class Model:
         return sum(entry.is_there for entry in self.stream.values())
 
     def next_due(self) -> int | None:
-        return min(self.delayed.values(), default=None)
+        """Return when the next chunk is due that waits for an instant; suspects don't."""
+        times = [at for chunk, at in self.delayed.items() if chunk not in self.suspects]
+        return min(times, default=None)
 
     def can_reserve(self, strategy: AnyStrategy, now: int) -> bool:
         """Return whether a reserve would return a chunk now."""
@@ -143,10 +145,10 @@ class Model:
         if sub.is_running:
             sub.was_in_hand.add(index)
 
-    def _isolate(self, now: int, sub: ModelSubmission, index: int) -> None:
+    def _isolate(self, now: int, sub: ModelSubmission, index: int, delay_ms: int = 0) -> None:
         sub.places[index] = Place.DELAYED
         self.delayed[sub.id, index] = now + POSTPONED_MS
-        self.suspects[sub.id, index] = now
+        self.suspects[sub.id, index] = now + delay_ms
 
     def _release_unbegun(self, now: int, token: Token, sub: ModelSubmission, index: int) -> None:
         if sub.is_running and token in self.hosts.values():
@@ -428,6 +430,8 @@ class Model:
     def _permitted(self, strategy: AnyStrategy, now: int) -> tuple[Chunk, Sequence[Layer]] | None:
         """Return the first suspect whose submission the filters permit, and that alternative."""
         for chunk in self._waiting():
+            if self.suspects[chunk] > now:
+                break
             may_be, layers = self._allowed(strategy, self.entries, now, [chunk[0]])
             if may_be:
                 return chunk, layers
@@ -529,8 +533,11 @@ class Model:
             return Dropped(sub.id)
         if delay_ms:
             self._mark_again(sub, index)
-            sub.places[index] = Place.DELAYED
-            self.delayed[sub.id, index] = now + delay_ms
+            if token in self.hosts.values():
+                self._isolate(now, sub, index, delay_ms)
+            else:
+                sub.places[index] = Place.DELAYED
+                self.delayed[sub.id, index] = now + delay_ms
         else:
             self._release_unbegun(now, token, sub, index)
         self.stats["chunks_released"] += 1

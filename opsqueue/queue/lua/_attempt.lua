@@ -27,7 +27,7 @@ local function use_attempt(id, index, state, failure, jitter, is_final, is_suspe
   end
   count('chunks_retried', 1)
   if is_suspect then
-    isolate(id, index)
+    isolate(id, index, now)
     return 'retried', attempt, now
   end
   -- 2 ^ 1024 is infinite, and zero times that is not a number.

@@ -6,14 +6,30 @@ local asked, taken = 0, 0  -- chunks requested by this call; chunks taken so far
 -- while chunks are reserved.
 local known_pairs = {}
 
+-- Return the instant of the next delayed chunk; nil if there is none. Suspects wait for a worker,
+-- and not for an instant. Where they may be among the chunks, only the first ones are examined.
+local function next_delayed(has_suspects)
+  local EXAMINED = has_suspects and 20 or 1
+  local rows = redis.call('ZRANGE', base .. 'delayed', 0, EXAMINED - 1, 'WITHSCORES')
+  for i = 1, has_suspects and #rows or 0, 2 do
+    if not redis.call('ZSCORE', base .. 'suspects', rows[i]) then
+      return tonumber(rows[i + 1])
+    end
+  end
+  return #rows == 2 * EXAMINED and tonumber(rows[#rows]) or nil
+end
+
 -- Move chunks whose back-off is over into redo, and return the instant of the next one, nil if
 -- there is none. Suspects wait on as long as there is a worker that may host them. Bounded; the
 -- rest is due at the next call.
-local function free_due_chunks()
+local function free_due_chunks(has_suspects)
   local delayed = base .. 'delayed'
-  local next_due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
-  if not next_due or next_due > now then
-    return next_due
+  local first = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+  if not first or first > now then
+    if not has_suspects then
+      return first
+    end
+    return next_delayed(true)
   end
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
     local id, index = string.match(member, '^(%d+):(%d+)$')
@@ -27,7 +43,7 @@ local function free_due_chunks()
       put_back(id, index, state)
     end
   end
-  return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
+  return next_delayed(has_suspects)
 end
 
 -- The first nine fields go into the answer; the others are only used here.

@@ -60,19 +60,23 @@ local function choose_for(worker, is_alone, turn, strategy, chance)
     end
   end
 
-  -- Return the suspect that has waited longest of those that the strategy permits.
+  -- Return the suspect that has waited longest of those that the strategy permits; if there is
+  -- none, nil and the instant at which another one may be reserved.
   local function find()
     local rows = redis.call('ZRANGE', suspects, 0, SUSPECTS_EXAMINED - 1, 'WITHSCORES')
     for i = 1, #rows, 2 do
       local id, index = string.match(rows[i], '^(%d+):(%d+)$')
+      local since = tonumber(rows[i + 1])
       if redis.call('HGET', sub_key(id), 'state') ~= 'in_progress'
         or not redis.call('ZSCORE', delayed, rows[i]) then
         -- Its submission has ended, or an older version has freed it.
         redis.call('ZREM', suspects, rows[i])
+      elseif since > now then
+        return nil, since  -- it was released with a delay, as were those behind it
       else
         local number = permitting(id)
         if number then
-          return rows[i], tonumber(rows[i + 1]), id, number, tonumber(index)
+          return rows[i], since, id, number, tonumber(index)
         end
       end
     end
@@ -95,7 +99,7 @@ local function choose_for(worker, is_alone, turn, strategy, chance)
     if redis.call('EXISTS', suspects, hosts) == 0 then
       redis.call('DEL', base .. 'isolating', base .. 'drainer')
     end
-    return ''
+    return '', since
   end
   local live = redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf')
   if not has_room(math.max(1, math.floor(live / 2)), is_alone or now >= since + HANGS_MS) then

@@ -23,12 +23,17 @@ local function release(token)
     put_back(id, index, state)
     return {'dropped', id}
   end
-  if delay_ms > 0 then
+  local entry_id = string.match(token, '^%d+%-%d+')
+  if delay_ms == 0 then
+    put_back_unbegun(entry_id, id, index, state)
+  else
     -- The fault may have struck when its output was stored: the answer was lost, not the output.
     mark_again(id, index, state)
-    redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
-  else
-    put_back_unbegun(string.match(token, '^%d+%-%d+'), id, index, state)
+    if is_hosted(entry_id) then
+      isolate(id, index, now + delay_ms)
+    else
+      redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
+    end
   end
   if reason ~= '' then
     redis.call('HSET', sub_key(id), 'release_reason', reason, 'released_at', now)

@@ -269,9 +269,9 @@ class QueueMachine(RuleBasedStateMachine):
         has_suspects = bool(self.model.suspects or self.model.hosts)
         if "RateLimit" not in str(strategy) and not has_suspects:
             assert self._expected_due() == reserved.next_due_in_ms
-        elif self.model.delayed and not self.model.is_paused:
+        elif (due := self._expected_due()) is not None:
             assert reserved.next_due_in_ms is not None
-            assert reserved.next_due_in_ms <= (self._expected_due() or 0)
+            assert reserved.next_due_in_ms <= due
         self.sleepers.pop(worker, None)
         if not reserved.chunks and not reserved.must_drain:
             self._fall_asleep(worker, reserved, strategy)

@@ -364,6 +364,48 @@ def test_filters_hold_for_suspects(queue: Queue, clock: Clock, strategy: AnyStra
     assert (True, [0]) == (permitted.is_suspect, indexes_of(list(permitted.chunks)))
 
 
+def test_a_worker_does_not_wait_for_a_suspect_that_its_strategy_excludes(
+    queue: Queue, clock: Clock
+) -> None:
+    """One that works until its queues are empty would never end."""
+    insert(queue, 1, strategic_metadata={"customer": 1})
+    die(queue, clock, "dead", take(queue, 1, worker="dead"))
+
+    excluded = ask(queue, strategy=SelectOnly("customer", 2, Oldest()))
+    others = ask(queue, alone=False)
+
+    assert excluded.next_due_in_ms is None
+    assert others.next_due_in_ms is not None
+
+
+def test_a_delayed_chunk_is_due_though_suspects_wait(queue: Queue, clock: Clock) -> None:
+    make_suspects(queue, clock, 2)
+    insert(queue, 1)
+    (ordinary,) = ask(queue, alone=False, limit=1).chunks
+    queue.release_chunks([ordinary.token], delay_ms=400_000)
+
+    answer = ask(queue, "w2", strategy=SelectOnly("customer", 1, Oldest()))
+
+    assert answer.next_due_in_ms == 400_000
+
+
+def test_a_suspect_that_is_released_with_a_delay_stays_one(queue: Queue, clock: Clock) -> None:
+    """Its input could not be read, say: it has still killed its last worker."""
+    make_suspects(queue, clock, others=1)
+    (suspect,) = ask(queue).chunks
+    queue.release_chunks([suspect.token], delay_ms=5_000)
+
+    early = ask(queue)
+    queue.complete_chunks(tokens_of(list(early.chunks)))
+    before = ask(queue)
+    clock.advance(5_000)
+    after = ask(queue)
+
+    assert (False, [1]) == (early.is_suspect, indexes_of(list(early.chunks)))
+    assert ((), 5_000) == (before.chunks, before.next_due_in_ms)
+    assert (True, [0]) == (after.is_suspect, indexes_of(list(after.chunks)))
+
+
 def test_a_suspect_counts_for_limits(queue: Queue, clock: Clock) -> None:
     """While it is in hand, no other chunk of its value is reserved; then one is."""
     insert(queue, 3, strategic_metadata={"customer": 1})
