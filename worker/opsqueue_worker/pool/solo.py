@@ -57,6 +57,8 @@ class SoloPool:
         self._room = WaitingRoom(timeout_s=heartbeat_timeout_s, releases_early=False)
         self._inputs: dict[Token, Fetched | Report] = {}
         self._running: tuple[PoolChunk, Task] | None = None
+        self._has_run = False
+        """True if the last `tick` has run a chunk."""
         self._invoker = Invoker()
         self._bench = Workbench(
             app=app,
@@ -174,6 +176,7 @@ class SoloPool:
         self._release(overdue, "other workers may be idle")
         if begin:
             self._calls.on_begin(begin)
+        self._has_run = task is not None
         if task is not None:
             work_on(self._bench, task, 0, self._invoker)
 
@@ -184,7 +187,6 @@ class SoloPool:
         with self._lock:
             self._leave(chunk)
         self._calls.on_reports([timed(task, report)])
-        self._calls.on_change()
 
     def _take_back(self, task: Task) -> None:
         chunk = self._end()
@@ -245,7 +247,7 @@ class SoloPool:
     @property
     def tick_s(self) -> float:
         """See `Pool`."""
-        return _TICK_S
+        return 0.0 if self._has_run and len(self._room) else _TICK_S
 
     @property
     def chunks_running(self) -> int:
