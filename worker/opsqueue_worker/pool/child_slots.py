@@ -167,7 +167,7 @@ class ChildSlots:
         if not free:
             return
         # Of those that Redis takes for begun, each has a slot, also before the answer is here.
-        said = [chunk for chunk in self._room if chunk.is_said_to_begin]
+        said = [c for c in self._room if c.is_said_to_begin] if self._said_to_begin else []
         for _ in said:
             most = max(free, key=_slots_of)
             if most.slots > 0:
@@ -201,7 +201,7 @@ class ChildSlots:
         if self._stands_still(child) and not slots:
             return None
         whole_s = PIPE_S * child.slots
-        pipe_s = whole_s - sum(map(self._pipe_s, waiting))
+        pipe_s = whole_s - sum(chunk.pipe_s for chunk in waiting)
         if not slots and pipe_s < whole_s / 4 and len(waiting) >= child.slots:
             child.enough_for(len(waiting) // 4)  # so that messages are fewer and larger
             return None
@@ -217,11 +217,12 @@ class ChildSlots:
                 return None
             capacity.promised -= 1
             return capacity
+        chunk.pipe_s = self._pipe_s(chunk)
         capacity = max(free, key=_slots_of)
         if capacity.slots > 0:
             capacity.slots -= 1
             return capacity
-        seconds = self._pipe_s(chunk)
+        seconds = chunk.pipe_s
         capacity = max(free, key=_pipe_of)
         if capacity.pipe_s < seconds:
             # One for each slot may wait in any case, so that its input is fetched meanwhile.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -53,26 +53,25 @@ class PoolChunk:
     sequence: int = 0
     """Its number within its child, from 1, as in `Status`; 0 while it has none."""
     waits_since: float = 0.0
+    pipe_s: float = 0.0
+    """The seconds of work that it counts for while it waits in its child."""
+    # Asked for often, so they are not looked up each time.
+    token: Token = field(init=False)
+    """The chunk's ticket."""
+    queue: str = field(init=False)
+    label: str = field(init=False)
+    """The partition that the chunk comes from."""
 
-    @property
-    def token(self) -> Token:
-        """The chunk's ticket."""
-        return self.reservation.token
+    def __post_init__(self) -> None:
+        """Look up what the reservation says."""
+        self.token = self.reservation.token
+        self.queue = self.reservation.source.queue
+        self.label = self.token.rpartition("/")[0]
 
     @property
     def is_said_to_begin(self) -> bool:
         """True if Redis knows, or is being told, that it begins."""
         return self.clearance in (Clearance.ASKED, Clearance.GIVEN)
-
-    @property
-    def queue(self) -> str:
-        """The queue's name."""
-        return self.reservation.source.queue
-
-    @property
-    def label(self) -> str:
-        """The partition that the chunk comes from."""
-        return self.token.rpartition("/")[0]
 
 
 def boot_time() -> float:
@@ -149,7 +148,8 @@ class WaitingRoom:
         confirmed_at = self._confirmed_at.get(chunk.label, 0.0)
         if confirmed_at <= chunk.named_at:
             confirmed_at = chunk.reserved_at
-        return min(confirmed_at + self._timeout_s, chunk.begin_by)
+        until = confirmed_at + self._timeout_s
+        return min(chunk.begin_by, until)
 
     def is_current(self, chunk: PoolChunk) -> bool:
         """Return whether a chunk may begin now; else the next heartbeat tells whose it is."""
