@@ -24,6 +24,7 @@ from opsqueue.handlers.app import Chunk, Handler
 from opsqueue.handlers.callables import short_name_of
 from opsqueue.handlers.execute import Fetched
 from opsqueue.handlers.observe import Enclosed, KilledError
+from opsqueue.model.checks import shown
 from opsqueue.model.chunk import Reservation
 from opsqueue.model.raised import text_of
 from opsqueue.model.submission import SubmissionId
@@ -70,8 +71,8 @@ class RepeatedOperation:
     def __str__(self) -> str:
         return (
             f"queue {self.queue!r}, submission {self.submission_id}, operation {self.index} "
-            f"({_shortly(self.operation)}): called {self.times} times, returned "
-            f"{' then '.join(map(_shortly, self.results)) or 'nothing'}"
+            f"({shown(self.operation)}): called {self.times} times, returned "
+            f"{' then '.join(map(shown, self.results)) or 'nothing'}"
         )
 
 
@@ -319,14 +320,6 @@ def _copy(value: object) -> object:
         return copy.deepcopy(value)
     except Exception:  # noqa: BLE001 a user's value
         return value
-
-
-def _shortly(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 a user's value
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _list_of(what: str, found: Sequence[RepeatedOperation]) -> str:
