@@ -251,8 +251,8 @@ class _Noted:
         self._dies_after = dies_after
         self._begun = 0
         # Messages and spans name the handler, not this.
-        module, _, _ = handler.name.removesuffix(short_name_of(handler.function)).rpartition(".")
-        self.__module__, self.__qualname__ = module, short_name_of(handler.function)
+        self.__qualname__ = short_name_of(handler.function)
+        self.__module__ = handler.name.removesuffix(f".{self.__qualname__}")
 
     def __call__(self, given: Any, *, chunk: Chunk) -> Any:  # noqa: ANN401 a user's values
         is_chunk = self._handler.kind == "chunk"
