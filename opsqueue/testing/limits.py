@@ -34,10 +34,10 @@ class Slot:
         self._thread: _Thread | None = None
 
     def run(self, function: Callable[[], Result], *, limit_s: float | None) -> Result:
-        """Call a function, in a thread of its own if the caller's has a running loop.
+        """Call a function in this thread, if it is the main one and no loop runs in it.
 
-        Also if it is not the main thread, such as one of a producer's asynchronous methods: there a
-        call that blocks could not be ended.
+        Otherwise call it in a thread of the slot's own, which can be left behind: in another
+        thread, such as one of a producer's asynchronous methods, no signal ends a call that blocks.
 
         Raises:
             TimeoutError: the limit has passed. The slot can only be closed.
