@@ -136,8 +136,8 @@ class Faults:
     A fault happens before, in, or after the handler; which one is left to chance. A killed child
     loses what was not stored by then, and its chunk is tried again, with an attempt used if the
     handler had begun. A reservation that expires goes to another worker, and the late report of
-    the first one changes nothing. Store errors release the chunk. The last attempt of a chunk has
-    no fault, so that submissions complete.
+    the first one changes nothing. Store errors release the chunk. No fault uses the last attempt
+    of a chunk, so that submissions complete.
 
     At the end, `local` checks that results are complete and were counted once, and that the calls
     of an operation that was called again returned the same.
