@@ -210,7 +210,6 @@ def close_runner(runner: asyncio.Runner) -> None:
         return not tasks or not (await asyncio.wait(tasks, timeout=ENDS_WITHIN_S))[1]
 
     if loop.run_until_complete(end()):
-        loop.set_default_executor(
-            Threads(1, name="none")
-        )  # closing waits for the threads of this one
+        # Closing waits for the threads of the loop's executor, and this one has none.
+        loop.set_default_executor(Threads(1, name="none"))
         runner.close()

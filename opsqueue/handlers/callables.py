@@ -32,6 +32,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import Annotated, Any, Final, Never, NoReturn, get_args, get_origin
 
 from opsqueue.exceptions import HandlerError
+from opsqueue.model.checks import shown
 
 AnyCallable = Callable[..., Any]
 _LAYERS_AT_MOST: Final = 100
@@ -154,7 +155,7 @@ def check_is_callable(function: object, queue: str, kind: str) -> None:
         raise HandlerError(message)
     if not callable(function):
         message = (
-            f"the handler of queue {queue!r} is {_shown(function)}: decorate a function, and "
+            f"the handler of queue {queue!r} is {shown(function)}: decorate a function, and "
             f"write the decorator with its queue: {decorator}"
         )
         raise HandlerError(message)
@@ -170,13 +171,6 @@ def check_is_callable(function: object, queue: str, kind: str) -> None:
             "it returns a generator and runs nothing; return the result instead"
         )
         raise HandlerError(message)
-
-
-def _shown(thing: object) -> str:
-    try:
-        return repr(thing)[:200]
-    except Exception:  # noqa: BLE001 its __repr__ can raise anything
-        return f"a {type(thing).__name__}"
 
 
 def check_hook(function: object, at: str, *arguments: str) -> None:

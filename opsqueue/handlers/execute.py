@@ -177,13 +177,16 @@ def execute(
     finally:
         invoker.close()
     if isinstance(ran, Failed):
-        if (error := ran.ends_program) is not None and is_a(error, KeyboardInterrupt):
-            # It came from the terminal. As a failure the chunk would only be tried again.
-            raise error
-        return ran
+        raise_ctrl_c(ran)
     if not isinstance(ran, Ran):
         return ran
     return save(ran, store, is_revoked=is_revoked)
+
+
+def raise_ctrl_c(report: Failed) -> None:
+    """Raise what came from the terminal: as a failure, the chunk would only be tried again."""
+    if (error := report.ends_program) is not None and is_a(error, KeyboardInterrupt):
+        raise error
 
 
 def is_fetched_from_store(reservation: Reservation) -> bool:

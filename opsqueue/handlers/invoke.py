@@ -460,7 +460,7 @@ async def in_thread(
     *arguments: Any,  # noqa: ANN401 as given
     threads: Threads | None = None,
 ) -> Result:
-    """Call a function in a thread, while the loop goes on; None: in one of the loop's own."""
+    """Call a function in one of `threads`, while the loop goes on; None: of the loop's own."""
     results: list[Result] = []
     raised: list[BaseException] = []
 

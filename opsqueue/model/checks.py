@@ -83,9 +83,11 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of any value for messages, shortened."""
+    """Return the `repr` of any value for messages, shortened. Never raises."""
     try:
         text = repr(value)
-    except ValueError:
-        return "a number of more digits than Python writes"
+    except Exception:  # noqa: BLE001 a user's value can raise anything
+        kind = type(value)
+        is_number = issubclass(kind, int)
+        return "a number of more digits than Python writes" if is_number else f"a {kind.__name__}"
     return text if len(text) <= 80 else f"{text[:80]}…"

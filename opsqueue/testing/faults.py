@@ -24,6 +24,7 @@ from opsqueue.handlers.app import Chunk, Handler
 from opsqueue.handlers.callables import short_name_of
 from opsqueue.handlers.execute import Fetched
 from opsqueue.handlers.observe import Enclosed, KilledError
+from opsqueue.model.checks import shown
 from opsqueue.model.chunk import Reservation
 from opsqueue.model.raised import text_of
 from opsqueue.model.submission import SubmissionId
@@ -70,8 +71,8 @@ class RepeatedOperation:
     def __str__(self) -> str:
         return (
             f"queue {self.queue!r}, submission {self.submission_id}, operation {self.index} "
-            f"({_shortly(self.operation)}): called {self.times} times, returned "
-            f"{' then '.join(map(_shortly, self.results)) or 'nothing'}"
+            f"({shown(self.operation)}): called {self.times} times, returned "
+            f"{' then '.join(map(shown, self.results)) or 'nothing'}"
         )
 
 
@@ -135,8 +136,8 @@ class Faults:
     A fault happens before, in, or after the handler; which one is left to chance. A killed child
     loses what was not stored by then, and its chunk is tried again, with an attempt used if the
     handler had begun. A reservation that expires goes to another worker, and the late report of
-    the first one changes nothing. Store errors release the chunk. The last attempt of a chunk has
-    no fault, so that submissions complete.
+    the first one changes nothing. Store errors release the chunk. No fault uses the last attempt
+    of a chunk, so that submissions complete.
 
     At the end, `local` checks that results are complete and were counted once, and that the calls
     of an operation that was called again returned the same.
@@ -250,8 +251,8 @@ class _Noted:
         self._dies_after = dies_after
         self._begun = 0
         # Messages and spans name the handler, not this.
-        module, _, _ = handler.name.removesuffix(short_name_of(handler.function)).rpartition(".")
-        self.__module__, self.__qualname__ = module, short_name_of(handler.function)
+        self.__qualname__ = short_name_of(handler.function)
+        self.__module__ = handler.name.removesuffix(f".{self.__qualname__}")
 
     def __call__(self, given: Any, *, chunk: Chunk) -> Any:  # noqa: ANN401 a user's values
         is_chunk = self._handler.kind == "chunk"
@@ -319,14 +320,6 @@ def _copy(value: object) -> object:
         return copy.deepcopy(value)
     except Exception:  # noqa: BLE001 a user's value
         return value
-
-
-def _shortly(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 a user's value
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _list_of(what: str, found: Sequence[RepeatedOperation]) -> str:

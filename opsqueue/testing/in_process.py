@@ -34,11 +34,13 @@ from opsqueue.handlers.execute import (
     Ran,
     Report,
     fetch,
+    raise_ctrl_c,
     run,
     save,
 )
 from opsqueue.handlers.observe import KilledError
 from opsqueue.model.chunk import ChunkFailure, Lost, Reservation
+from opsqueue.model.raised import is_a
 from opsqueue.model.submission import (
     Submission,
     SubmissionFilter,
@@ -240,10 +242,8 @@ class LocalOpsqueue:
         self._idle.append(slot)
         if not isinstance(ran, Failed):
             return ran
-        if isinstance(ran.ends_program, KeyboardInterrupt):
-            # It came from the terminal. As a failure the chunk would only be tried again.
-            raise ran.ends_program
-        if isinstance(ran.ends_program, KilledError):
+        raise_ctrl_c(ran)
+        if is_a(ran.ends_program, KilledError):
             return self._death(chunk)
         return ran
 

@@ -7,7 +7,6 @@ goes on. In a thread of its own it is then left behind.
 
 from __future__ import annotations
 
-import ctypes
 import queue
 import signal
 import threading
@@ -20,6 +19,7 @@ from typing import Final, Generic, Self, TypeVar
 from opsqueue.handlers.callables import is_in_loop
 from opsqueue.handlers.invoke import Invoker
 from opsqueue.handlers.observe import KilledError
+from opsqueue.handlers.soft_limit import Interrupt
 
 Result = TypeVar("Result")
 _ALARM: Final = signal.SIGVTALRM
@@ -34,10 +34,10 @@ class Slot:
         self._thread: _Thread | None = None
 
     def run(self, function: Callable[[], Result], *, limit_s: float | None) -> Result:
-        """Call a function, in a thread of its own if the caller's has a running loop.
+        """Call a function in this thread, if it is the main one and no loop runs in it.
 
-        Also if it is not the main thread, such as one of a producer's asynchronous methods: there a
-        call that blocks could not be ended.
+        Otherwise call it in a thread of the slot's own, which can be left behind: in another
+        thread, such as one of a producer's asynchronous methods, no signal ends a call that blocks.
 
         Raises:
             TimeoutError: the limit has passed. The slot can only be closed.
@@ -86,9 +86,10 @@ class _Thread:
         try:
             return call.future.result(limit_s)
         except BaseException:
+            call.future.cancel()  # in case that it has not begun
             if not call.future.done():  # the limit, or Ctrl-C in the thread that waits
                 self._is_left = True
-                _raise_in(self._thread, KilledError)
+                call.interrupt.fire(KilledError)
             raise
 
     def close(self, last: Callable[[], None]) -> None:
@@ -109,13 +110,19 @@ class _Call(Generic[Result]):
     def __init__(self, function: Callable[[], Result]) -> None:
         self._function = function
         self._context = copy_context()
+        self.interrupt = Interrupt()
         self.future: Future[Result] = Future()
 
     def __call__(self) -> None:
         try:
-            self.future.set_result(self._context.run(self._function))
+            with self.interrupt:
+                if not self.future.set_running_or_notify_cancel():
+                    return
+                result = self._context.run(self._function)
         except BaseException as exc:  # noqa: BLE001 raised in the thread that waits
             self.future.set_exception(exc)
+        else:
+            self.future.set_result(result)
 
 
 def _is_free() -> bool:
@@ -169,8 +176,3 @@ class _Limit:
         # The limit may be that of an outer handler.
         if self._is_inside or _is_outer_over():
             raise KilledError
-
-
-def _raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
-    ident = ctypes.c_ulong(thread.ident or 0)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(error))

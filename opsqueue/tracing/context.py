@@ -184,14 +184,14 @@ class _Recorded(Span):
 
     def record(self, error: BaseException) -> None:
         # Not the SDK's record_exception: it reads the error's text, which may raise anything.
-        failure, name = ChunkFailure.of(error), raised.name_of(type(error))
-        texts = {
+        failure, name = ChunkFailure.of(error), encodable(raised.name_of(type(error)))
+        attributes = {
             "exception.type": failure.type,
             "exception.message": failure.message,
             "exception.stacktrace": f"{failure.traceback}{failure.type}: {failure.message}\n",
         }
-        self._span.add_event("exception", {key: encodable(text) for key, text in texts.items()})
-        self.fail(encodable(name), encodable(f"{name}: {failure.message}"))
+        self._span.add_event("exception", attributes)
+        self.fail(name, f"{name}: {failure.message}")
 
 
 def is_recording() -> bool:

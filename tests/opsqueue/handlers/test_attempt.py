@@ -22,13 +22,6 @@ Value = TypeVar("Value")
 Run = Callable[[Callable[[], Value]], Value]
 
 
-@pytest.fixture
-def invoker() -> Iterator[Invoker]:
-    invoker = Invoker()
-    yield invoker
-    invoker.close()
-
-
 @pytest.fixture(params=["asyncio", "uvloop"])
 def loops(request: pytest.FixtureRequest) -> Iterator[None]:
     """Both kinds of loops that apps use; uvloop is installed as its users do it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -31,13 +31,6 @@ CHUNK = Chunk(
     strategic_metadata={},
     is_revoked=never_revoked,
 )
-
-
-@pytest.fixture
-def invoker() -> Iterator[Invoker]:
-    invoker = Invoker()
-    yield invoker
-    invoker.close()
 
 
 def handler_of(function: Callable[..., Any], **options: Any) -> Handler:

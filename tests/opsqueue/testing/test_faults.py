@@ -80,7 +80,7 @@ def test_the_same_seed_injects_the_same_faults(app: Opsqueue) -> None:
 
 @pytest.mark.parametrize("what", ["kill", "expire", "store_errors"])
 def test_a_fault_at_every_attempt_ends_all_the_same(app: Opsqueue, what: str) -> None:
-    """The last attempt has none, so that the submission completes."""
+    """No fault uses the last attempt, so that the submission completes."""
     shares: dict[str, Any] = {what: 1.0}
     faults = Faults(seed=1, **shares)
 

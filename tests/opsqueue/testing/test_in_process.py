@@ -140,6 +140,23 @@ def test_ctrl_c_in_a_handler_ends_the_test() -> None:
         opsqueue.run_submission("slow", [1])
 
 
+def test_an_exception_that_hides_its_class_fails_its_chunk() -> None:
+    """As in a worker, although it is of those that end a program."""
+    app = Opsqueue()
+
+    class HidingError(BaseException):
+        @property  # type: ignore[misc]  # as proxies do
+        def __class__(self) -> type:
+            raise SystemExit
+
+    @app.operation_handler("q")
+    def fail_hiding(_: int) -> None:
+        raise HidingError
+
+    with local(app) as opsqueue, pytest.raises(SubmissionFailedError, match="HidingError"):
+        opsqueue.run_submission("q", [1], **ONCE)
+
+
 @pytest.mark.parametrize("kind", ["operation_handler", "chunk_handler"])
 def test_ctrl_c_in_an_async_handler_ends_the_test(kind: str) -> None:
     """It cancels the handler, which is not taken for a cancellation of the handler's own."""
