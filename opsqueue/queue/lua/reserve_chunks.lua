@@ -63,7 +63,7 @@ local known = redis.call('MGET', base .. 'paused', base .. 'history', base .. 's
 if known[1] then
   return answer('paused', {}, {}, '')
 end
-next_due = free_due_chunks()
+next_due = free_due_chunks(known[4])
 
 local suspect_id, suspect_found, suspect_index
 if known[4] then
