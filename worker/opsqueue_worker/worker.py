@@ -24,7 +24,9 @@ from opsqueue.model.chunk import Token, encodable
 from opsqueue.model.process import worker_info
 from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
+from opsqueue.queue.acl import SCRIPTS_OF_WORKERS
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import load_script
 from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
@@ -206,6 +208,9 @@ class Worker:
             ConnectionTroubleError: one of them can't be used; the message says which and what
                 helps.
         """
+        # Not when each is first needed: a worker goes on while it can open no more files.
+        for name in SCRIPTS_OF_WORKERS:
+            load_script(name)
         for warning in connection.check(self._client, url=self._settings.redis_url):
             logger.warning("%s", warning)
         identify_store(self._client, self._store)
