@@ -76,20 +76,14 @@ def _cpu_limits(root: Path) -> Iterator[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
         # In a container the path may be that of the host. Then only the root exists here.
         names = [name for name in path.split("/") if name not in ("", "..")]
         for depth in range(len(names) + 1):
             folder = base.joinpath(*names[:depth])
             with suppress(OSError, ValueError):  # no limit: no file, "max" or -1
-                if controllers:
-                    quota, period = (
-                        int((folder / f"cpu.cfs_{what}_us").read_text(encoding="ascii"))
-                        for what in ("quota", "period")
-                    )
-                else:
-                    quota, period = map(
-                        int, (folder / "cpu.max").read_text(encoding="ascii").split()
-                    )
+                texts = [(folder / name).read_text(encoding="ascii") for name in files]
+                quota, period = (int(number) for number in " ".join(texts).split())
                 if quota > 0 and period > 0:
                     yield quota / period
 

@@ -1,4 +1,4 @@
-"""`python -m tests.crossed`, whose numbers ARCHITECTURE.md shows; the numbers are not tested."""
+"""`python -m tests.crossed`, whose numbers docs/internals/changes.md shows, untested."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _BESIDE_OF_APIS: Final = ("SREM", "XREVRANGE", "WAIT")
 # The category is for WAITAOF, which servers before 7.2 don't know: they would not start with a line
 # that names it. Its other commands wait for keys, and a user only has access to our keys.
 _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
-_OF_WORKERS: Final = (
+SCRIPTS_OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
     "delete_inputs", "note_begun", "get_partitions", "list_workers", "get_reservations",
@@ -49,7 +49,7 @@ _OF_WORKERS: Final = (
 def commands_of(role: Role, durability: Durability = Durability.NONE) -> list[str]:
     """Return the commands and categories that a program and its scripts need, sorted."""
     everything = (*(transition.name for transition in TRANSITIONS), *READINGS)
-    scripts = _OF_WORKERS if role == "worker" else everything
+    scripts = SCRIPTS_OF_WORKERS if role == "worker" else everything
     beside = _BESIDE if role == "worker" else (*_BESIDE, *_BESIDE_OF_APIS)
     if durability is Durability.FSYNC:
         beside = (*beside, *_OF_FSYNC)

@@ -97,6 +97,7 @@ def _reserved_chunks(
 ) -> tuple[Reservation, ...]:
     """Parse the chunks of `reserve_chunks`, whose tokens contain submission and index."""
     sources = {row[_RESERVED_VALUES]: _reserved_source(row, queue) for row in rows}
+    were_in_hand = frozenset(again)
     reservations = []
     found = zip(chunks[::3], chunks[1::3], chunks[2::3], strict=True)
     for position, (token, attempt, content) in enumerate(found, start=1):
@@ -110,7 +111,7 @@ def _reserved_chunks(
                 attempt=int(attempt),
                 expires_at_ms=expires_at,
                 input=content,
-                again=position in again,
+                again=position in were_in_hand,
             )
         )
     return tuple(reservations)

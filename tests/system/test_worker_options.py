@@ -358,6 +358,7 @@ def test_a_handler_that_holds_the_interpreter_does_not_stop_the_heartbeat(
         (("--max-memory-per-child", "lots"), "write it like 512MB"),
         (("--prefetch", "-1"), "use auto or a number"),
         (("--pool", "gevent"), "'process', 'thread', 'async', 'solo'"),
+        (("--check", "--redis-url", "http://x"), "give redis://"),
     ],
 )
 def test_a_wrong_option_says_what_is_right(option: list[str], says: str) -> None:

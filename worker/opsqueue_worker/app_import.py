@@ -191,11 +191,8 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-Handlers = dict[int, object]
-
-
-def _signal_handlers() -> Handlers:
-    found: Handlers = {}
+def _signal_handlers() -> dict[int, object]:
+    found: dict[int, object] = {}
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
         if handler is not None:  # else it was not installed from Python
@@ -203,7 +200,7 @@ def _signal_handlers() -> Handlers:
     return found
 
 
-def _restore_signal_handlers(handlers: Handlers) -> None:
+def _restore_signal_handlers(handlers: dict[int, object]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) != handler:
             with suppress(OSError, ValueError):

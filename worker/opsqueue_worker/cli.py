@@ -233,14 +233,7 @@ def main(**options: Any) -> None:  # noqa: ANN401 click has checked each
         # no handler for.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
-        try:
-            settings = _settings_of(options)
-        except IncorrectUsageError as exc:
-            config.say(f"Error: {exc}")
-            sys.exit(2)
-        if options["check"]:
-            _check(settings)
-        code = _run(settings)
+        code = _run(options)
     except _ToldToStopError:
         code = 0
     sys.exit(code)
@@ -260,10 +253,13 @@ def _stop(_number: int, _frame: object) -> None:
     raise _ToldToStopError
 
 
-def _run(settings: WorkerSettings) -> int:
-    """Run a worker and return the exit code; errors are printed."""
+def _run(options: dict[str, Any]) -> int:
+    """Run or check a worker and return the exit code; errors are printed."""
     output = None
     try:
+        settings = _settings_of(options)
+        if options["check"]:
+            return _check(settings)
         check_not_green("opsqueue-worker")
         set_up_logging(settings.log_level, settings.log_format, own_stderr())
         if settings.pool == "solo":
@@ -277,8 +273,6 @@ def _run(settings: WorkerSettings) -> int:
         worker = Worker(settings, app, say=config.say, output=output)
         worker.check()
         return worker.run()
-    except _ToldToStopError:
-        return 0
     except IncorrectUsageError as exc:
         logging.getLogger("opsqueue.worker").debug("the cause", exc_info=exc.__cause__)
         config.say(f"Error: {exc}")
@@ -339,9 +333,9 @@ def _settings_of(options: dict[str, Any]) -> WorkerSettings:
     )
 
 
-def _check(settings: WorkerSettings) -> None:
+def _check(settings: WorkerSettings) -> int:
     missing = check_worker(settings)
-    if missing is not None:
-        config.say(f"Error: {missing}")
-        sys.exit(1)
-    sys.exit(0)
+    if missing is None:
+        return 0
+    config.say(f"Error: {missing}")
+    return 1

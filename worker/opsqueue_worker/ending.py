@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -32,7 +33,7 @@ def end_soon(code: int) -> None:
     def watch() -> None:
         held_by = "functions of atexit"
         if are_threads_over.wait(_THREADS_END_WITHIN_S):
-            threading.Event().wait(_FUNCTIONS_END_WITHIN_S)
+            time.sleep(_FUNCTIONS_END_WITHIN_S)
         else:
             main = threading.main_thread()
             held_by = ", ".join(

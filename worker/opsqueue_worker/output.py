@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, TextIO
 
 from opsqueue.model.checks import counted
@@ -55,7 +56,7 @@ class Relay:
         on_drop: Callable[[int], None] = lambda _lines: None,
     ) -> None:
         self._target = target
-        self._name = name
+        self.name = name
         self._kept_bytes = kept_bytes
         self.on_drop = on_drop
         self.is_ending = False
@@ -122,7 +123,7 @@ class Relay:
                     # Once: of standard error, this line can't be written either.
                     self._is_failing = True
                     logger.warning(
-                        "can't write to %s, its lines are dropped: %s", self._name, exc.strerror
+                        "can't write to %s, its lines are dropped: %s", self.name, exc.strerror
                     )
                 return
         self._is_failing = False
@@ -140,7 +141,7 @@ class Relay:
         logger.warning(
             "dropped %s of %s, which nothing had read for a while",
             counted(dropped, "line"),
-            self._name,
+            self.name,
         )
 
     def flush(self, timeout_s: float) -> None:
@@ -214,8 +215,8 @@ class Output:
 
     def count_drops(self, on_drop: Callable[[str, int], None]) -> None:
         """Call `on_drop` with a stream's name and a number of lines when lines are dropped."""
-        for relay, name in zip(self._relays, ("stdout", "stderr"), strict=True):
-            relay.on_drop = lambda lines, name=name: on_drop(name, lines)  # type: ignore[misc]
+        for relay in self._relays:
+            relay.on_drop = partial(on_drop, relay.name)
 
     def close(self) -> None:
         """Write what was printed; from now on, each flush waits a moment for what comes after."""

@@ -24,7 +24,9 @@ from opsqueue.model.chunk import Token, encodable
 from opsqueue.model.process import worker_info
 from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
+from opsqueue.queue.acl import SCRIPTS_OF_WORKERS
 from opsqueue.queue.queue import Queue
+from opsqueue.queue.script import load_script
 from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
@@ -206,6 +208,9 @@ class Worker:
             ConnectionTroubleError: one of them can't be used; the message says which and what
                 helps.
         """
+        # Not when each is first needed: a worker goes on while it can open no more files.
+        for name in SCRIPTS_OF_WORKERS:
+            load_script(name)
         for warning in connection.check(self._client, url=self._settings.redis_url):
             logger.warning("%s", warning)
         identify_store(self._client, self._store)
@@ -226,7 +231,6 @@ class Worker:
         Raises:
             NotStartedError: the pool can't run chunks.
         """
-        settings = self._settings
         self._print_banner()
         # Until the children are ready a signal simply ends this process (see `cli`): it holds no
         # chunks yet.
@@ -246,7 +250,8 @@ class Worker:
         # runs Python code.
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         threading.excepthook = self._on_defect
-        if self._settings.pool == "solo":
+        is_solo = self._settings.pool == "solo"
+        if is_solo:
             threading.Thread(
                 target=self._stop_without_main_thread, name="stop", daemon=True
             ).start()
@@ -254,14 +259,14 @@ class Worker:
         self._intakes.start()
         self._sweeper.start()
         self._say("ready")
-        orphans = Orphans() if os.getpid() == 1 and settings.pool != "solo" else None
+        orphans = Orphans() if os.getpid() == 1 and not is_solo else None
         while not (self._defect or self._is_told_to_stop() or self._is_drained()):
             self._pool.tick()
             if orphans is not None:
                 orphans.reap()
             self._reload_if_changed()
-        code = self._shut_down()
-        return 1 if self._defect else code
+        self._shut_down()
+        return 1 if self._defect else 0
 
     def _end_started(self) -> None:
         """End the children that were started, and the programs of their start hooks."""
@@ -295,7 +300,7 @@ class Worker:
             # The worker chooses its queues at its start.
             self._say("a new queue's handler is served only after a restart")
 
-    def _shut_down(self) -> int:
+    def _shut_down(self) -> None:
         """Shut down in order.
 
         Reserve nothing more, finish the running chunks, release the others, send the reports, then
@@ -317,7 +322,6 @@ class Worker:
             self._pool.tick()
             time.sleep(0.01)
         self._sign_off(max(5.0, deadline - time.monotonic()))
-        return 0
 
     def _sign_off(self, within_s: float) -> None:
         """Send the reports, then remove this worker from its queues."""

@@ -20,8 +20,8 @@ local function next_delayed(has_suspects)
 end
 
 -- Move chunks whose back-off is over into redo, and return the instant of the next one, nil if
--- there is none. Suspects wait on as long as there is a worker that may host them. Bounded; the
--- rest is due at the next call.
+-- there is none. Suspects, which are only looked for if `has_suspects`, wait on as long as there is
+-- a worker that may host them. Bounded; the rest is due at the next call.
 local function free_due_chunks(has_suspects)
   local delayed = base .. 'delayed'
   local first = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
@@ -34,12 +34,14 @@ local function free_due_chunks(has_suspects)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
     local id, index = string.match(member, '^(%d+):(%d+)$')
     local state = redis.call('HGET', sub_key(id), 'state')
-    if state == 'in_progress' and redis.call('ZSCORE', base .. 'suspects', member)
-      and redis.call('EXISTS', base .. 'begun') == 1 then
+    local is_suspect = has_suspects and redis.call('ZSCORE', base .. 'suspects', member)
+    if is_suspect and state == 'in_progress' and redis.call('EXISTS', base .. 'begun') == 1 then
       redis.call('ZADD', delayed, now + POSTPONED_MS, member)
     else
       redis.call('ZREM', delayed, member)
-      redis.call('ZREM', base .. 'suspects', member)
+      if is_suspect then
+        redis.call('ZREM', base .. 'suspects', member)
+      end
       put_back(id, index, state)
     end
   end
