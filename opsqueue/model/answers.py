@@ -57,6 +57,28 @@ class Alive(Struct, frozen=True):
     """Chunks that were pending for the worker without its knowledge, and were released."""
     lost: int = 0
     """Reservations that something other than a report or a sweep removed from Redis."""
+    is_free: bool = False
+    """The queue is not paused and may have a chunk to reserve; False over HTTP."""
+    workers: int = 0
+    """Workers that have not retired, of the partition that has most; 0 over HTTP."""
+    partitions: tuple[int, ...] = ()
+    """The numbers of partitions that the queue has had; () from another than the first one."""
+    is_due: bool = False
+    """Something should have been swept by now; False over HTTP."""
+
+    @classmethod
+    def merged(cls, answers: Iterable[Alive]) -> Alive:
+        """Return the answer of a whole queue from those of its parts."""
+        parts = list(answers)
+        return cls(
+            revoked=frozenset(token for one in parts for token in one.revoked),
+            released=sum(one.released for one in parts),
+            lost=sum(one.lost for one in parts),
+            is_free=any(one.is_free for one in parts),
+            workers=max((one.workers for one in parts), default=0),
+            partitions=max((one.partitions for one in parts), default=()),
+            is_due=any(one.is_due for one in parts),
+        )
 
 
 LimitKind = Literal["max", "rate"]

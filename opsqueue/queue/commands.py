@@ -574,6 +574,7 @@ def _partition_of_all(tokens: Sequence[Token]) -> int | None:
 def heartbeat(
     worker: str,
     *,
+    partition: int,
     tokens: Iterable[Token],
     info: bytes,
     unknown_ms: int,
@@ -584,8 +585,14 @@ def heartbeat(
     return Command(
         script="heartbeat",
         parse=_tagged(
-            alive=lambda revoked, released, lost: Alive(
-                frozenset(Token(token.decode()) for token in revoked), released, lost
+            alive=lambda revoked, released, lost, is_free, workers, partitions, is_due: Alive(
+                revoked=frozenset(Token(token.decode()) for token in revoked),
+                released=released,
+                lost=lost,
+                is_free=bool(is_free),
+                workers=workers,
+                partitions=tuple(partitions) if partition == 0 else (),
+                is_due=bool(is_due),
             )
         ),
         arguments={
@@ -597,6 +604,7 @@ def heartbeat(
             "begun": _entries_of(begun),
         },
         rest=list(tokens),
+        partition=partition,
     )
 
 

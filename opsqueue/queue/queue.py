@@ -671,6 +671,7 @@ class Queue:
         def beat(partition: int) -> Command[Alive]:
             return commands.heartbeat(
                 worker,
+                partition=partition,
                 tokens=named.get(partition, []),
                 info=info,
                 unknown_ms=unknown_ms,
@@ -682,12 +683,7 @@ class Queue:
         # Not only once: a flushed server has lost the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
             register_queue(self._client, self.name)
-        alive = self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat)
-        return Alive(
-            revoked=frozenset(token for answer in alive for token in answer.revoked),
-            released=sum(answer.released for answer in alive),
-            lost=sum(answer.lost for answer in alive),
-        )
+        return Alive.merged(self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat))
 
     def note_begun(self, worker: str, begun: Sequence[Token]) -> bool:
         """Report only which chunks' handlers have begun; see `heartbeat`.

@@ -14,11 +14,35 @@
 -- ARGV[6]    begun       entries of those whose handlers have begun, see `begun`; '-': not reported
 -- ARGV[7...] rest        tokens that it holds
 --
--- With _alive, _reservation, _suspects, _worker.
+-- With _alive, _partitions, _reservation, _suspects, _worker.
 --
--- Returns {"alive", revoked, released, lost}: revoked are tokens; lost is the number of
--- reservations that were pending for it but no longer in the stream, see _reservation.lua.
+-- Returns {"alive", revoked, released, lost, is_free, workers, partitions, is_due}: revoked are
+-- tokens; lost is the number of reservations that were pending for it but no longer in the stream,
+-- see _reservation.lua. is_free is 1 if there may be something to reserve. is_due is 1 if a sweep
+-- is overdue. partitions are those of _partitions.lua.
 local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local OVERDUE_MS = 5000  -- so much later than a sweeper comes, if there is one
+
+local function is_past(set, instant)
+  local first = redis.call('ZRANGE', base .. set, 0, 0, 'WITHSCORES')[2]
+  return first ~= nil and tonumber(first) <= instant
+end
+
+-- Return whether there may be something to reserve. Suspects are in `delayed`, too.
+local function is_free()
+  return redis.call('EXISTS', base .. 'paused') == 0
+    and (redis.call('EXISTS', base .. 'ready', base .. 'signatures', base .. 'suspects') > 0
+      or is_past('delayed', now))
+end
+
+local function is_due()
+  if redis.call('EXISTS', base .. 'repair', base .. 'garbage', base .. 'spent_inputs') > 0
+    or is_past('dead_at', now - OVERDUE_MS) or is_past('expiring', now) then
+    return true
+  end
+  local oldest = redis.call('XRANGE', base .. 'reservations', '-', '+', 'COUNT', 1)[1]
+  return oldest and (not is_reservation(oldest) or tonumber(oldest[2][10]) <= now - OVERDUE_MS)
+end
 
 go_on_without_memory()
 note_sign_of_life(worker, tonumber(ARGV[5]))
@@ -66,4 +90,5 @@ for i = 7, #ARGV do
     revoked[#revoked + 1] = ARGV[i]
   end
 end
-return {'alive', revoked, released, lost_now}
+return {'alive', revoked, released, lost_now, is_free() and 1 or 0,
+  redis.call('ZCARD', base .. 'workers'), partition_numbers(), is_due() and 1 or 0}

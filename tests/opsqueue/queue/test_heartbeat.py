@@ -8,7 +8,16 @@ import redis
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.chunk import Lost, Token
 from opsqueue.queue.queue import Queue
-from tests.opsqueue.steps import FAILURE, Clock, Raw, insert, take, take_one, tokens_of
+from tests.opsqueue.steps import (
+    FAILURE,
+    Clock,
+    Raw,
+    insert,
+    repair_wholly,
+    take,
+    take_one,
+    tokens_of,
+)
 
 
 def test_what_a_worker_rightly_holds_is_not_revoked(queue: Queue) -> None:
@@ -159,3 +168,110 @@ def test_what_a_worker_tells_of_itself_is_a_json_object(queue: Queue, info: byte
         queue.heartbeat("w2", info=info)
 
     assert ["w1"] == [worker.name for worker in queue.list_workers()]
+
+
+def test_a_heartbeat_tells_whether_something_may_be_reserved(queue: Queue, clock: Clock) -> None:
+    """A worker that is idle then looks at once, although no wake-up reached it."""
+
+    def is_free() -> bool:
+        return queue.heartbeat("w2").is_free
+
+    assert not is_free()
+    insert(queue, 1, strategic_metadata={"customer": 7})
+    assert is_free()
+    queue.pause_queue()
+    assert not is_free()
+    queue.resume_queue()
+    token = take_one(queue).token
+    assert not is_free()
+    queue.release_chunks([token], delay_ms=1_000)
+    assert not is_free()
+    clock.advance(1_000)
+    assert is_free()
+
+
+def test_a_heartbeat_tells_that_a_suspect_waits(queue: Queue, clock: Clock) -> None:
+    """It is free for a worker that holds nothing, whatever its instant in `delayed` is."""
+    insert(queue, 1)
+    token = take_one(queue).token
+    queue.heartbeat("w1", tokens=[token], begun=[token], timeout_ms=1_000)
+    clock.advance(1_000)
+    queue.reclaim_dead("sweeper")
+
+    assert queue.heartbeat("w2").is_free
+
+
+def test_a_heartbeat_tells_the_numbers_of_workers_and_of_partitions(queue: Queue) -> None:
+    """Only the first partition knows how many there are."""
+    queue.heartbeat("w1")
+    queue.set_partitions(3)
+
+    alive = queue.heartbeat("w2")
+
+    assert (2, (1, 3)) == (alive.workers, alive.partitions)
+    assert (1, ()) == ((one := queue.part(2).heartbeat("w2")).workers, one.partitions)
+
+
+def create_stream(queue: Queue) -> None:
+    """Create the stream of reservations, whose absence begins a repair."""
+    queue.repair(begin=True)
+    repair_wholly(queue)
+
+
+def test_a_heartbeat_tells_that_a_dead_worker_waits_for_a_sweeper(
+    queue: Queue, clock: Clock
+) -> None:
+    """Sweepers come within seconds of its death; if they don't, somebody must."""
+    create_stream(queue)
+    queue.heartbeat("w1", timeout_ms=1_000)
+    clock.advance(5_999)
+    assert not queue.heartbeat("w2").is_due
+    clock.advance(1)
+    assert queue.heartbeat("w2").is_due
+
+    queue.reclaim_dead("sweeper")
+
+    assert not queue.heartbeat("w2").is_due
+
+
+def test_a_heartbeat_tells_that_a_reservation_has_expired(queue: Queue, clock: Clock) -> None:
+    """The oldest one stands for all."""
+    create_stream(queue)
+    insert(queue, 1)
+    queue.reserve_chunks("w1", reservation_ms=10)
+    clock.advance(5_009)
+    assert not queue.heartbeat("w1", unknown_ms=60_000).is_due
+    clock.advance(1)
+    assert queue.heartbeat("w1", unknown_ms=60_000).is_due
+
+    queue.reclaim_expired("sweeper")
+
+    assert not queue.heartbeat("w1").is_due
+
+
+def test_a_heartbeat_tells_that_submissions_are_to_be_forgotten(queue: Queue, clock: Clock) -> None:
+    """And that their objects are to be deleted."""
+    create_stream(queue)
+    insert(queue, 0, retention_ms=1_000)
+    assert not queue.heartbeat("w1").is_due
+    clock.advance(1_000)
+    assert queue.heartbeat("w1").is_due
+
+    forgotten = queue.forget_submissions()
+
+    assert queue.heartbeat("w1").is_due
+    queue.forget_submissions(deleted_prefixes=forgotten.prefixes)
+    assert not queue.heartbeat("w1").is_due
+
+
+def test_a_heartbeat_tells_of_a_repair(queue: Queue) -> None:
+    """It goes on as soon as somebody takes the next step."""
+    create_stream(queue)
+    insert(queue, 2)
+    take(queue, 2)
+    queue.repair(begin=True, limit=1)
+    assert queue.heartbeat("w1").is_due
+
+    repair_wholly(queue)
+
+    assert not queue.heartbeat("w1").is_due
