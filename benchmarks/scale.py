@@ -6,8 +6,8 @@
 `scripts`: the longest single call of each script, in milliseconds of the server's CPU, in each of
 the script's heaviest situations. A server runs one script at a time, so all other clients of all
 its queues wait meanwhile. In the queue, 10,000 workers hold 50,000 chunks; one worker holds 9,000
-of them. Each situation is made --rounds times, and the best round counts: what differs between
-rounds is the machine's other work.
+of them. Each situation is made --rounds times, and of each call the best round counts: what
+differs between rounds is the machine's other work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -585,19 +586,19 @@ def _(s: Situation) -> Callable[[], object]:
 
 
 def measure(situation: Situation, one: Case, *, rounds: int) -> tuple[float, int]:
-    """Return the longest call of the case's script, in ms of CPU; the best of some rounds.
+    """Return the longest call of the case's script, in ms of CPU, and how many calls there were.
 
-    Also return how many calls there were.
+    Of each call, as the first or the tenth of its round, the best round counts.
     """
-    client, best, calls = situation.client, float("inf"), 0
+    best: list[float] = []
     for _ in range(rounds):
         act = one.prepare(situation)
-        with calls_of(client, one.script) as took:
+        with calls_of(situation.client, one.script) as took:
             act()
         while LEFT:
             LEFT.pop()()
-        best, calls = min(best, max(took) * 1000), len(took)
-    return best, calls
+        best = [min(pair) for pair in zip_longest(best, took, fillvalue=float("inf"))]
+    return max(best) * 1000, len(best)
 
 
 @contextmanager
