@@ -228,7 +228,7 @@ def _(s: Situation) -> Callable[[], object]:
     return s.queue.list_workers
 
 
-@case("count_held", "the same, and one that holds 9,000 chunks")
+@case("get_workers", "the same, and one that holds 9,000 chunks")
 def _(s: Situation) -> Callable[[], object]:
     s.queue.heartbeat(BIG, tokens=s.held, begun=s.held, timeout_ms=LONG_MS)
     return s.queue.list_workers

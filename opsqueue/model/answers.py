@@ -112,14 +112,6 @@ MAX_WORKERS: Final = 1_000
 """The most workers that a list has: those that were seen last."""
 
 
-class Held(Struct, frozen=True):
-    """The chunks that a worker holds."""
-
-    chunks: int
-    oldest_ms: int | None
-    """How long it has held the chunk that it reserved first; None: it holds none."""
-
-
 class WorkerSeen(Struct, frozen=True, kw_only=True):
     """A worker that has not retired. `info` is what it reports about itself.
 

@@ -42,7 +42,7 @@ _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
 SCRIPTS_OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
-    "delete_inputs", "note_begun", "get_partitions", "list_workers", "count_held",
+    "delete_inputs", "note_begun", "get_partitions", "list_workers", "get_workers",
     "get_reservations",
 )  # fmt: skip
 

@@ -36,7 +36,6 @@ from opsqueue.model.answers import (
     Durations,
     ErrorChunks,
     Forgotten,
-    Held,
     Inserted,
     Limit,
     LimitKind,
@@ -93,7 +92,7 @@ Answer = TypeVar("Answer")
 MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """A worker's heartbeat timeout, unless it sets one: after this time it is dead."""
-HEARTBEAT_PAGE: Final = 500
+HEARTBEAT_PAGE: Final = 300
 """The most chunks of a worker that one script examines for a heartbeat."""
 MAX_WINDOW: Final = 65_536
 """The most chunks that one request for progress covers: 8 KiB."""
@@ -657,7 +656,7 @@ def note_begun(worker: str, begun: Sequence[Token]) -> Command[bool]:
     )
 
 
-def retire_worker(worker: str, *, limit: int = 200) -> Command[bool]:
+def retire_worker(worker: str, *, limit: int = 100) -> Command[bool]:
     """Release all chunks that a worker still holds, and forget it.
 
     Returns True if nothing is left to do, or if nothing could be done, so that repeating it would
@@ -714,7 +713,7 @@ def reclaim_expired(
 
 
 def repair(
-    *, begin: bool = False, limit: int = 1_000, sweeper: str = "", lock_ms: int = 2_000
+    *, begin: bool = False, limit: int = 250, sweeper: str = "", lock_ms: int = 2_000
 ) -> Command[RepairStep | None]:
     """Free chunks whose reservations were lost, one step; None if there is nothing to do.
 
@@ -1207,26 +1206,24 @@ def _defaults(options: list[bytes]) -> Defaults:
     return Defaults(**{name: int(value) if value else None for name, value in named})
 
 
-def list_workers(*, limit: int) -> Command[list[WorkerSeen]]:
-    """List one partition's workers, without what they hold; see `Queue.list_workers`."""
-    return Command(
-        script="list_workers",
-        parse=_tagged(listed=replies.read_workers),
-        arguments={"limit": limit},
-    )
+def list_workers(*, limit: int) -> Command[list[str]]:
+    """List the names of one partition's workers; see `Queue.list_workers`."""
+    return Command(script="list_workers", parse=_tagged(listed=_texts), arguments={"limit": limit})
 
 
-def count_held(workers: Sequence[str], *, page_from: str = "-") -> Command[tuple[list[Held], str]]:
-    """Count what some workers hold in one partition, in a bounded step.
+def get_workers(
+    names: Sequence[str], *, page_from: str = "-"
+) -> Command[tuple[list[WorkerSeen | None], str]]:
+    """Return the first ones of some workers of one partition, in a bounded step.
 
-    Returns the numbers of the first workers, and where to continue with the last one of them, ""
-    if all of its chunks are counted.
+    Returns those workers, None for one that there is not, and where to continue with the last one
+    of them, "" if all of its chunks are counted.
     """
     return Command(
-        script="count_held",
-        parse=_tagged(counted=replies.read_held),
+        script="get_workers",
+        parse=_tagged(found=partial(replies.read_workers, names=names)),
         arguments={"from": _checked_page(page_from)},
-        rest=[checked_worker(worker) for worker in workers],
+        rest=[checked_worker(name) for name in names],
     )
 
 

@@ -20,7 +20,6 @@ from msgspec.structs import replace
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.model.answers import (
     Counts,
-    Held,
     RepairStep,
     Reserved,
     SubmissionPage,
@@ -165,21 +164,14 @@ def merged_workers(parts: Iterable[Iterable[WorkerSeen]]) -> list[WorkerSeen]:
     return sorted(by_name.values(), key=lambda worker: worker.seen_ms_ago)
 
 
-def merged_held(parts: Iterable[Held]) -> Held:
-    """Return what a worker holds in all, from counts of different chunks."""
-    parts = list(parts)
-    oldest = [one.oldest_ms for one in parts if one.oldest_ms is not None]
-    return Held(sum(one.chunks for one in parts), max(oldest, default=None))
-
-
 def _merged_worker(a: WorkerSeen, b: WorkerSeen) -> WorkerSeen:
     seen_last = min(a, b, key=lambda worker: worker.seen_ms_ago)
-    held = merged_held(Held(one.chunks_in_hand, one.oldest_ms) for one in (a, b))
+    oldest = [w.oldest_ms for w in (a, b) if w.oldest_ms is not None]
     return replace(
         seen_last,
         info=seen_last.info or a.info or b.info,
-        chunks_in_hand=held.chunks,
-        oldest_ms=held.oldest_ms,
+        chunks_in_hand=a.chunks_in_hand + b.chunks_in_hand,
+        oldest_ms=max(oldest, default=None),
         is_alive=a.is_alive or b.is_alive,
     )
 

@@ -33,7 +33,6 @@ from opsqueue.exceptions import (
 from opsqueue.model.answers import (
     MAX_WORKERS,
     Alive,
-    Held,
     Inserted,
     Limit,
     Progress,
@@ -87,7 +86,6 @@ from opsqueue.queue.partitions import (
     grouped,
     home_of,
     joined,
-    merged_held,
     merged_pages,
     merged_reserves,
     merged_workers,
@@ -107,8 +105,10 @@ UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
 _READ_BY_ALL: Final = frozenset(readable_codecs(allow_pickle=False))
 _MOST_ROUNDS: Final = 100
-_WORKERS_COUNTED: Final = 250
-"""The most workers whose chunks one script counts."""
+_TOKENS_A_STEP: Final = 200
+"""The most tokens that one script looks up."""
+_WORKERS_A_STEP: Final = 250
+"""The most workers that one script is asked for."""
 _MOST_BATCHES: Final = 1_000
 
 
@@ -631,8 +631,10 @@ class Queue:
         """
         found: dict[Token, Reservation] = {}
         for named in grouped(tokens, commands.checked_tokens(tokens)).values():
-            reserved = self.run(commands.get_reservations(named))
-            found |= reserved
+            for first in range(0, len(named), _TOKENS_A_STEP):
+                some = named[first : first + _TOKENS_A_STEP]
+                reserved = self.run(commands.get_reservations(some))
+                found |= reserved
         return found
 
     def _by_partition(
@@ -774,7 +776,7 @@ class Queue:
     repair = _runs(commands.repair)
 
     def reclaim_expired(
-        self, sweeper: str, *, page_from: str = "-", limit: int = 500, lock_ms: int = 2_000
+        self, sweeper: str, *, page_from: str = "-", limit: int = 250, lock_ms: int = 2_000
     ) -> Swept | None:
         """Reclaim a page of chunks whose reservation has expired; None: another one sweeps.
 
@@ -903,47 +905,39 @@ class Queue:
     def list_workers(self, *, limit: int = MAX_WORKERS) -> list[WorkerSeen]:
         """List workers that have not retired, each once, the last seen first; at most MAX_WORKERS.
 
-        What they hold is counted in further steps, since one may hold thousands of chunks.
+        They are read in several steps, since there may be thousands, who may hold thousands of
+        chunks.
         """
         limit = min(checked_limit(limit), MAX_WORKERS)
 
         def list_in(partition: int) -> list[WorkerSeen]:
-            workers = self.run(commands.list_workers(limit=limit), partition=partition)
-            held = self._held_in(partition, [worker.name for worker in workers])
-            return [
-                msgspec.structs.replace(
-                    worker, chunks_in_hand=of_it.chunks, oldest_ms=of_it.oldest_ms
-                )
-                for worker, of_it in zip(workers, held, strict=True)
-            ]
+            names = self.run(commands.list_workers(limit=limit), partition=partition)
+            return self._workers_in(partition, names)
 
         return merged_workers(self._from_each(self._numbers(), list_in))[:limit]
 
-    def count_held(self, workers: Sequence[str]) -> dict[str, Held]:
-        """Count the chunks that workers hold."""
-        parts = self._from_each(
-            self._numbers(), lambda number: self._held_in(number, list(workers))
+    def get_workers(self, names: Sequence[str]) -> list[WorkerSeen]:
+        """Return those workers that there are, the last seen first."""
+        return merged_workers(
+            self._from_each(self._numbers(), lambda number: self._workers_in(number, names))
         )
-        return {worker: merged_held(of_it) for worker, *of_it in zip(workers, *parts, strict=True)}
 
-    def _held_in(self, partition: int, workers: list[str]) -> list[Held]:
-        """Count the chunks that workers hold in one partition, in bounded steps."""
-        held: list[Held] = []
-        page_from = ""
+    def _workers_in(self, partition: int, names: Sequence[str]) -> list[WorkerSeen]:
+        """Return workers of one partition; one that holds thousands of chunks in several parts."""
+        workers: list[WorkerSeen] = []
+        first, page_from = 0, "-"
         for _ in range(_MOST_BATCHES):
-            # If the last worker has further chunks, the next step begins with it again.
-            first = len(held) - bool(page_from)
-            some = workers[first : first + _WORKERS_COUNTED]
+            some = names[first : first + _WORKERS_A_STEP]
             if not some:
                 break
-            counted, next_from = self.run(
-                commands.count_held(some, page_from=page_from or "-"), partition=partition
+            found, next_from = self.run(
+                commands.get_workers(some, page_from=page_from), partition=partition
             )
-            if page_from:
-                counted[0] = merged_held([held.pop(), counted[0]])
-            held += counted
-            page_from = next_from
-        return held + [Held(0, None)] * (len(workers) - len(held))
+            workers += [worker for worker in found if worker is not None]
+            # If the last one has further chunks, the next step begins with it again.
+            first += len(found) - bool(next_from)
+            page_from = next_from or "-"
+        return workers
 
     def list_submissions(
         self,

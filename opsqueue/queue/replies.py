@@ -6,7 +6,7 @@ the scripts and the client have different versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import (
     Counts,
     Durations,
-    Held,
     Limit,
     Progress,
     RepairStep,
@@ -370,26 +369,24 @@ def read_delayed(rows: list[Any], is_partial: int, retried: list[Any], total: in
     )
 
 
-def read_workers(now: int, rows: list[Any]) -> list[WorkerSeen]:
-    """Parse the reply of `list_workers`."""
-    return [
-        WorkerSeen(
-            name=name.decode(),
+def read_workers(
+    now: int, rows: list[Any], next_from: bytes, *, names: Sequence[str]
+) -> tuple[list[WorkerSeen | None], str]:
+    """Parse the reply of `get_workers` for these names; None: there is no such worker."""
+    workers = [
+        None
+        if seen < 0
+        else WorkerSeen(
+            name=name,
             seen_ms_ago=max(0, now - seen),
             info=msgspec.json.decode(info) if info else {},
+            chunks_in_hand=chunks,
+            oldest_ms=max(0, now - reserved_at) if reserved_at else None,
             is_alive=now < dead_at,
         )
-        for name, seen, info, dead_at in rows
+        for name, (seen, info, dead_at, chunks, reserved_at) in zip(names, rows, strict=False)
     ]
-
-
-def read_held(now: int, rows: list[Any], next_from: bytes) -> tuple[list[Held], str]:
-    """Parse the reply of `count_held`."""
-    held = [
-        Held(chunks, max(0, now - reserved_at) if reserved_at else None)
-        for chunks, reserved_at in rows
-    ]
-    return held, next_from.decode()
+    return workers, next_from.decode()
 
 
 def read_spent_inputs(row: list[Any]) -> SpentInputs:

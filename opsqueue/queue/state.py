@@ -216,7 +216,7 @@ READINGS: Final = (
     "get_partitions",
     "chunks_with_errors",
     "list_workers",
-    "count_held",
+    "get_workers",
     "list_limits",
     "get_defaults",
     "unknown_prefixes",

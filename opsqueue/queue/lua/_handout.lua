@@ -60,7 +60,7 @@ local function read_submission(id)
     'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
     'signature', 'again_below')
   local pairs_flat = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {}
-  work = work + 2.5 * #pairs_flat
+  work = work + (#pairs_flat > 0 and 10 + 2.5 * #pairs_flat or 0)
   local watched, others = {}, {}
   for i = 1, #pairs_flat, 2 do
     local list = watched_keys[pairs_flat[i]] and watched or others

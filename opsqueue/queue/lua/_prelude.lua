@@ -43,7 +43,8 @@
 --                            minus the one in `workers`: its own heartbeat timeout
 -- worker_info        hash    worker -> JSON that it reports about itself
 -- begun              hash    worker -> entries of `reservations` whose handlers it has begun, as it
---                            reported last, separated by spaces; some may have ended since. No
+--                            reported last, ascending, each after a space (an older version's: in
+--                            any order, without the first space); some may have ended since. No
 --                            field: it never reports them, so that all it holds counts as begun
 -- inhand:KEY         hash    value of strategic metadata -> reserved chunks
 -- inhand             hash    key of strategic metadata -> reserved chunks with any value

@@ -30,7 +30,7 @@ local function known(id)
       in_hand = tonumber(row[8]), limit = row[9], watched_until = row[10],
       signature = row[11], ended = 0, changed = false, outputs = {}}
     if sub.signature then
-      work = work + 5 * redis.call('HLEN', sub.key .. ':meta')
+      work = work + 5 + 5 * redis.call('HLEN', sub.key .. ':meta')
     end
     subs[id] = sub
     order[#order + 1] = id

@@ -241,6 +241,7 @@ CASES: dict[str, dict[str, Any]] = {
     "inline_contents": {"submission_id": lambda stage: stage.small, "kind": "inputs", "index": 0},
     "chunks_with_errors": {**ID, "first_index": 0, "limit": 10},
     "list_workers": {"limit": 10},
+    "get_workers": {"names": ["w1"]},
     "count_cells": {**ID, "chunks_per_cell": 8, "first_cell": 0, "limit": 10},
     "list_reservations": {**ID, "from_": None, "limit": 10},
     "list_delayed": {**ID, "limit": 10},

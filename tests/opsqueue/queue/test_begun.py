@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import redis
 
@@ -167,6 +169,28 @@ def test_more_handlers_may_have_begun_than_one_call_may_report(queue: Queue, clo
 
     again = [*take(queue, 1_000, worker="w2"), *take(queue, 200, worker="w2")]
     assert [*[2] * 1_199, 1] == [chunk.attempt for chunk in again]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("is_of_older_version", [False, True])
+def test_any_of_many_chunks_may_have_begun(
+    queue: Queue, clock: Clock, raw: Raw, seed: int, *, is_of_older_version: bool
+) -> None:
+    """Their entries are ascending, but not those of an older version."""
+    chance = random.Random(seed)
+    insert(queue, 60)
+    chunks = [chunk for _ in range(20) for chunk in take(queue, 3)]
+    begun = chance.sample(chunks, chance.randrange(61))
+    queue.heartbeat("w1", tokens=tokens_of(chunks), begun=tokens_of(begun))
+    if is_of_older_version:
+        entries = " ".join(token.partition(":")[0] for token in tokens_of(begun))
+        raw.client.hset(raw.key("begun"), "w1", entries)
+    end(queue, clock, "expiry", chunks)
+
+    attempts = {index: attempt for index, attempt, _ in take_again(queue)}
+
+    assert {chunk.chunk_index for chunk in begun} == {i for i in attempts if attempts[i] == 2}
+    assert len(attempts) == 60
 
 
 def test_a_chunk_that_never_begins_never_fails_its_submission(queue: Queue, clock: Clock) -> None:

@@ -38,8 +38,7 @@ logger = logging.getLogger("opsqueue.worker")
 MAX_RESERVE: Final = 200
 MAX_REPORTS: Final = 500
 MAX_HELD: Final = 9_000
-"""Fewer than the pending chunks that one heartbeat reads (heartbeat.lua): it takes the reservations
-beyond that number for revoked."""
+"""Each heartbeat names all of them, a page after the other."""
 _COUNTS_AS_DEAD: Final = "this worker counts as dead until its next heartbeat"
 _BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5)
 

@@ -1,6 +1,7 @@
--- count_held: reading.
+-- get_workers: reading.
 --
--- Counts the chunks that workers hold, of as many of them as one script may examine.
+-- What workers report about themselves, and how many chunks they hold; of as many of them as one
+-- script may examine.
 --
 -- KEYS[1]    base  prefix of the queue's keys
 -- ARGV[1]    now   see _prelude
@@ -9,13 +10,14 @@
 --
 -- With _group.
 --
--- Returns {"counted", now, workers, next_from}: {chunks, reserved_at} of each of the first workers;
--- reserved_at is that of the oldest of these chunks, 0 if there is none. If next_from is not '',
--- the last one of them has further chunks.
+-- Returns {"found", now, workers, next_from}: {last_seen, info, dead_at, chunks, reserved_at} of
+-- each of the first workers. last_seen is -1 if there is no such worker; info is '' until its first
+-- heartbeat; reserved_at is that of the oldest of these chunks, 0 if there is none. If next_from is
+-- not '', the last one of them has further chunks.
 local from, reservations = ARGV[2], base .. 'reservations'
-local PAGE = 1000  -- of one worker's chunks
+local PAGE = 500  -- of one worker's chunks, or of workers
 
--- One command counts the chunks of all workers, but also takes time for each.
+-- One command counts the chunks of all workers, but also takes time for each of them.
 local known
 local _, consumers = size_of_group()
 if consumers and consumers >= 0 and consumers <= PAGE then
@@ -28,7 +30,6 @@ end
 
 -- Return the number of chunks from `first` on, when the oldest was reserved, and the next page.
 local function count_of(worker, first)
-  work = work + 5
   if not consumers or known and not known[worker] then
     return 0, 0, ''
   end
@@ -44,11 +45,17 @@ end
 
 local rows, next_from = {}, ''
 for i = 3, #ARGV do
-  local chunks, reserved_at
-  chunks, reserved_at, next_from = count_of(ARGV[i], i == 3 and from or '-')
-  rows[#rows + 1] = {chunks, reserved_at}
-  if next_from ~= '' or work >= MOST_WORK then
+  local worker = ARGV[i]
+  local chunks, reserved_at, more = count_of(worker, i == 3 and from or '-')
+  rows[#rows + 1] = {
+    tonumber(redis.call('ZSCORE', base .. 'workers', worker) or -1),
+    redis.call('HGET', base .. 'worker_info', worker) or '',
+    tonumber(redis.call('ZSCORE', base .. 'dead_at', worker) or now),
+    chunks, reserved_at,
+  }
+  work, next_from = work + 8, more
+  if more ~= '' or work >= MOST_WORK then
     break
   end
 end
-return {'counted', now, rows, next_from}
+return {'found', now, rows, next_from}
