@@ -79,6 +79,13 @@ BENCHMARKS = (
         "durability.py",
         quick=("--rounds", "2", "--seconds", "0.3", "--producers", "1"),
     ),
+    Benchmark(
+        "scale_scripts",
+        "scale.py",
+        ("scripts",),
+        ("scripts", "--workers", "100", "--held", "1000", "--of-one", "500", "--rounds", "1"),
+        section="scale.py scripts",
+    ),
     Benchmark("others", "others/run.py", quick=("--quick",)),
 )
 

@@ -97,7 +97,7 @@ end
 -- What a script has done so far, about in commands. While a script runs, all other clients wait. So
 -- one that ends many reservations stops at MOST_WORK, which is some milliseconds, and its answer
 -- tells where to continue. Submissions with many pairs of strategic metadata cost most.
-local work, MOST_WORK = 0, 1500
+local work, MOST_WORK = 0, 1000
 
 -- A server out of memory (noeviction) refuses a script whose first write needs memory. A script
 -- that frees memory must run then, so its first write is one that needs none; the key never exists.

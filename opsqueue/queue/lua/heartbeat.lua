@@ -95,7 +95,7 @@ for number, entry_id in ipairs(ids) do
     elseif now - reserved_at >= unknown_ms then
       local _, index, state = end_reservation(token)
       put_back_unbegun(entry_id, id, index, state)
-      released = released + 1
+      released, work = released + 1, work + 3
     end
   else
     end_reservation(entry_id)

@@ -23,7 +23,7 @@ local key = sub_key(id)
 local function free_delayed()
   local is_free, delayed = false, base .. 'delayed'
   local found = redis.call('ZSCAN', delayed, scan_from == '' and '0' or scan_from,
-    'MATCH', id .. ':*', 'COUNT', 250)
+    'MATCH', id .. ':*', 'COUNT', 150)
   for i = 1, #found[2], 2 do
     redis.call('ZREM', delayed, found[2][i])
     redis.call('ZREM', base .. 'suspects', found[2][i])

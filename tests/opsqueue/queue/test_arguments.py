@@ -65,6 +65,7 @@ SHAPED: dict[str, st.SearchStrategy[Any]] = {
     "tokens": st.lists(SCALARS, max_size=3),
     "begun": st.lists(SCALARS, max_size=3),
     "prefixes": st.lists(SCALARS, max_size=3),
+    "names": st.lists(SCALARS, max_size=3),
     "deleted_prefixes": st.lists(SCALARS, max_size=3),
     "deleted": st.dictionaries(TEXTS | st.integers(), SCALARS, max_size=2),
     "state": st.sampled_from([None, *SubmissionState]),
