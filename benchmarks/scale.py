@@ -1,4 +1,4 @@
-"""How the cost of idle programs, wake-ups, sweeps and single scripts grows with what there is.
+"""Scale: the cost of idle programs, wake-ups, sweeps and single scripts by what there is.
 
     python benchmarks/scale.py scripts
     python benchmarks/scale.py scripts --workers 100 --held 1000 --of-one 500   # a small queue
@@ -100,7 +100,7 @@ class Situation:
         return [self.insert(pairs=MAX_STRATEGIC_PAIRS, value=value) for value in range(submissions)]
 
     def make_suspects(self, chunks: int) -> None:
-        """Let a worker die that held chunks and had begun them."""
+        """Reserve chunks for a worker that has begun them, and that is dead at once."""
         tokens = self.reserve(chunks, worker="worker-dead")
         self.queue.heartbeat("worker-dead", tokens=tokens, begun=tokens, timeout_ms=0)
         LEFT.append(self._delete_suspects)
