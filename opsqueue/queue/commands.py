@@ -96,7 +96,7 @@ HEARTBEAT_PAGE: Final = 300
 """The most chunks of a worker that one script examines for a heartbeat."""
 MAX_WINDOW: Final = 65_536
 """The most chunks that one request for progress covers: 8 KiB."""
-MAX_DELAYED: Final = 10 * MAX_PAGE
+MAX_DELAYED: Final = 2 * MAX_PAGE
 """The most delayed chunks that one request examines."""
 
 _ERROR_PAGE_BYTES: Final = 64 * 1024
