@@ -32,6 +32,14 @@ def take_again(queue: Queue, *, worker: str = "w2") -> list[tuple[int, int, bool
     return [(chunk.chunk_index, chunk.attempt, chunk.again) for chunk in chunks]
 
 
+def reclaim_all_expired(queue: Queue) -> None:
+    """Reclaim a page after the other."""
+    page_from: str | None = "-"
+    while page_from is not None:
+        swept = queue.reclaim_expired("sweeper", page_from=page_from)
+        page_from = swept.next_from if swept else None
+
+
 def end(queue: Queue, clock: Clock, how: str, chunks: list[Reservation]) -> None:
     """End the reservations of `w1`, which has reported what has begun."""
     match how:
@@ -41,7 +49,7 @@ def end(queue: Queue, clock: Clock, how: str, chunks: list[Reservation]) -> None
         case "expiry":
             clock.advance(600_000)
             queue.heartbeat("w1", tokens=tokens_of(chunks))
-            queue.reclaim_expired("sweeper")
+            reclaim_all_expired(queue)
         case "release":
             queue.release_chunks(tokens_of(chunks))
         case "delay":
@@ -162,10 +170,7 @@ def test_more_handlers_may_have_begun_than_one_call_may_report(queue: Queue, clo
     queue.note_begun("w1", tokens_of(chunks[:-1]))
     clock.advance(600_000)
     queue.heartbeat("w1", tokens=tokens_of(chunks))
-    page_from: str | None = "-"
-    while page_from is not None:
-        swept = queue.reclaim_expired("sweeper", page_from=page_from)
-        page_from = swept.next_from if swept else None
+    reclaim_all_expired(queue)
 
     again = [*take(queue, 1_000, worker="w2"), *take(queue, 200, worker="w2")]
     assert [*[2] * 1_199, 1] == [chunk.attempt for chunk in again]
