@@ -7,12 +7,13 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import UnknownQueueError, new_option
-from opsqueue.cli.tables import say
+from opsqueue.cli.tables import console, say, table
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.checks import counted
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
-from opsqueue.queue.script import queue_names
+from opsqueue.queue.script import ask_slot_map, queue_names
+from opsqueue.queue.spread import crowding, places_of
 
 _EPILOG = """
 \b
@@ -26,9 +27,10 @@ Examples:
 def partitions() -> None:
     """Spread a queue that outgrows one Redis over several slots of a cluster.
 
-    New submissions go to any of the partitions. Running workers and APIs serve new partitions
-    within some seconds. Strategies and limits hold within a partition: a limit of 10 is 10 in each.
-    The number of partitions can only grow.
+    New submissions go to any of the partitions. Each new partition is placed on a master with the
+    fewest of them. Running workers and APIs serve new partitions within some seconds. Strategies
+    and limits hold within a partition: a limit of 10 is 10 in each. The number of partitions can
+    only grow.
     """
 
 
@@ -55,5 +57,19 @@ def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
 @click.argument("queue")
 @with_redis
 def show(*, queue: str, client: Client) -> None:
-    """Print how many partitions QUEUE has."""
-    click.echo(Queue(client, queue).get_partitions()[-1])
+    """Print how many partitions QUEUE has, and on a cluster where they are.
+
+    A warning is printed if several share a master, and another master has fewer.
+    """
+    found, masters = Queue(client, queue).get_partitions(), ask_slot_map(client)
+    number = found.numbers[-1]
+    click.echo(number)
+    if not masters:
+        return
+    places = places_of(queue, found.tags, number, masters)
+    shown = table("PARTITION", "MASTER", "SLOT", right=("SLOT",))
+    for place in places:
+        shown.add_row(place.partition, place.master or "-", str(place.slot))
+    console().print(shown)
+    if warning := crowding(places, masters):
+        say(f"warning: {warning}")

@@ -135,14 +135,24 @@ def check_own_prefix(prefix: str, queue: str) -> str:
     return prefix
 
 
-def base_key(queue: str, partition: int = 0) -> str:
+def base_key(queue: str, partition: int = 0, tag: str = "") -> str:
     """Return the common beginning of all keys of a queue's partition.
 
     The braces make a cluster keep the keys in one slot. A queue's name can't contain the slash.
+
+    Args:
+        queue: the queue's name.
+        partition: the number of the partition.
+        tag: the one that was chosen for the partition (`spread.choose_tags`); "": none was.
     """
-    return f"oq:{{{label(queue, partition)}}}:"
+    return f"oq:{{{queue}/{tag}}}:" if tag else f"oq:{{{label(queue, partition)}}}:"
 
 
 def label(queue: str, partition: int) -> str:
     """Return a partition's name: the queue for the first one, others like `emails/03`."""
-    return queue if partition == 0 else f"{queue}/{partition:02}"
+    return queue if partition == 0 else f"{queue}/{default_tag(partition)}"
+
+
+def default_tag(partition: int) -> str:
+    """Return the tag of a partition, other than the first, for which none was chosen."""
+    return f"{partition:02}"

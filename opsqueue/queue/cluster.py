@@ -120,6 +120,13 @@ class ClusterClient:
             self.forget_nodes()
             raise
 
+    def masters_by_slot(self) -> dict[int, str]:
+        """Ask the cluster for its nodes, and return by slot the address of its master."""
+        self.forget_nodes()
+        self._refreshed_at = float("-inf")
+        slots = self._known().nodes_manager.slots_cache
+        return {slot: nodes[0].name for slot, nodes in slots.items() if nodes}
+
     def forget_nodes(self) -> None:
         """Ask the cluster again for its nodes with this thread's next command."""
         self._own.failed_at = now = time.monotonic()
@@ -190,6 +197,11 @@ def run_on(client: Client, key: str, command: Callable[[redis.Redis], Answer]) -
     if isinstance(client, ClusterClient):
         return client.run(key, command)
     return command(client)
+
+
+def masters_by_slot(client: Client) -> dict[int, str]:
+    """Return by slot the address of its master, asked now; {} on a single server."""
+    return client.masters_by_slot() if isinstance(client, ClusterClient) else {}
 
 
 def run_on_all(client: Client, command: Callable[[redis.Redis], Answer]) -> list[Answer]:

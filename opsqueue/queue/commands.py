@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
@@ -77,6 +78,7 @@ from opsqueue.model.new_submission import (
 from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
 from opsqueue.queue import replies
 from opsqueue.queue.partitions import (
+    History,
     merged_repairs,
     merged_sweeps,
     merged_workers,
@@ -817,13 +819,26 @@ def upgrade_queue() -> Command[tuple[int, int]]:
     )
 
 
-def get_partitions() -> Command[list[int]]:
-    """Return the numbers of partitions that the queue has had; the last one is current."""
-    return Command(script="get_partitions", parse=_tagged(partitions=list), partition=0)
+def get_partitions() -> Command[History]:
+    """Return the numbers of partitions that the queue has had, and the tags chosen for them."""
+
+    def read(numbers: list[int], tags: list[bytes]) -> History:
+        pairs = zip(tags[::2], tags[1::2], strict=True)
+        return History(numbers, {int(n): tag.decode() for n, tag in pairs})
+
+    return Command(script="get_partitions", parse=_tagged(partitions=read), partition=0)
 
 
-def set_partitions(partitions: int) -> Command[None]:
-    """Spread submissions over more partitions from now on; see `Queue.set_partitions`."""
+def set_partitions(
+    partitions: int, *, step: Literal["choose", "set"], tags: Mapping[int, str] | None = None
+) -> Command[None]:
+    """Spread submissions over more partitions from now on; see `Queue.set_partitions`.
+
+    Args:
+        partitions: their number.
+        step: "choose" only stores tags of new partitions.
+        tags: those tags; a partition that is in use, or has a tag, keeps the one that it has.
+    """
     checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
 
     def parse(reply: list[Any], queue: str) -> None:
@@ -839,7 +854,11 @@ def set_partitions(partitions: int) -> Command[None]:
         raise unexpected(reply)
 
     return Command(
-        script="set_partitions", parse=parse, arguments={"partitions": partitions}, partition=0
+        script="set_partitions",
+        parse=parse,
+        arguments={"partitions": partitions, "step": step},
+        rest=list(chain.from_iterable((tags or {}).items())),
+        partition=0,
     )
 
 

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, TypeVar
 from zlib import crc32
@@ -41,19 +42,30 @@ def partition_of(token: Token) -> int:
     return int(found[1]) if found else 0
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """The partitions of a queue, as its first one knows them."""
+
+    numbers: Sequence[int]
+    """All numbers of partitions that there were; the last one is current."""
+    tags: Mapping[int, str] = field(default_factory=dict)
+    """Tags that were chosen for partitions, also for ones that are only about to be used."""
+
+
 class Partitions:
-    """The number of a queue's partitions, as last answered by Redis.
+    """The number of a queue's partitions and their tags, as last answered by Redis.
 
     Args:
-        ask: asks Redis for all numbers of partitions that the queue has had.
+        ask: asks the queue's first partition.
     """
 
-    def __init__(self, ask: Callable[[], list[int]]) -> None:
+    def __init__(self, ask: Callable[[], History]) -> None:
         """Start without a question: every queue has one partition."""
         self.ask = ask
-        self.history = [1]
+        self.history: Sequence[int] = [1]
+        self._with_tags = History([1])
         self._asked_at = float("-inf")
-        self._asked = self._answered = 0
+        self._asked = self._answered = self._answered_with_tags = 0
         self._lock = PerProcess(threading.Lock)
 
     def count(self) -> int:
@@ -79,9 +91,27 @@ class Partitions:
         Raises:
             RedisUnavailableError: the first partition does not answer.
         """
-        question = self.next_question()
-        self.learn(self.ask(), question)
+        self._look()
         return self.history[-1]
+
+    def tag_of(self, partition: int) -> str:
+        """Return the tag that was chosen for a partition, "" if none was.
+
+        Redis is asked only about a partition that this program did not know: a tag never changes.
+
+        Raises:
+            RedisUnavailableError: the partition is not known, and the first one does not answer.
+        """
+        known = self._with_tags
+        if partition >= known.numbers[-1] and partition not in known.tags:
+            known = self._look()
+        return known.tags.get(partition, "")
+
+    def _look(self) -> History:
+        question = self.next_question()
+        found = self.ask()
+        self.learn(found.numbers, question, tags=found.tags)
+        return found
 
     def next_question(self) -> int:
         """Return a new question's number; pass it to `learn` with the answer."""
@@ -89,11 +119,22 @@ class Partitions:
             self._asked += 1
             return self._asked
 
-    def learn(self, history: list[int], question: int) -> None:
-        """Store an answer of Redis, unless a later question has already been answered."""
+    def learn(
+        self, history: Sequence[int], question: int, *, tags: Mapping[int, str] | None = None
+    ) -> None:
+        """Store an answer of Redis, unless a later question has already been answered.
+
+        Args:
+            history: all numbers of partitions that there were.
+            question: the number of the question.
+            tags: None: they were not asked for, and are as soon as a new partition is used.
+        """
         with self._lock.get():
             if question > self._answered:
                 self.history, self._answered = history, question
+            if tags is not None and question > self._answered_with_tags:
+                self._with_tags = History(history, tags)
+                self._answered_with_tags = question
         self._asked_at = time.monotonic()
 
 

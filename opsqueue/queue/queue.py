@@ -50,7 +50,7 @@ from opsqueue.model.chunk import (
     Token,
 )
 from opsqueue.model.grid import MAX_PAGE, ChunkInHand, HandPage
-from opsqueue.model.names import check_own_prefix, check_queue_name, label
+from opsqueue.model.names import check_own_prefix, check_queue_name, default_tag, label
 from opsqueue.model.new_submission import (
     BUILT_IN,
     Defaults,
@@ -87,7 +87,8 @@ from opsqueue.queue.partitions import (
     placed,
     taken_apart,
 )
-from opsqueue.queue.script import Scripts, register_queue, unregister_queue
+from opsqueue.queue.script import Scripts, ask_slot_map, register_queue, unregister_queue
+from opsqueue.queue.spread import choose_tags
 from opsqueue.strategy import AnyStrategy
 
 Answer = TypeVar("Answer")
@@ -160,7 +161,7 @@ class Queue:
         self._fallback = defaults.over(BUILT_IN)
         self._durability = durability
         self._is_registered = False
-        self._scripts: dict[int, Scripts] = {}
+        self._scripts: dict[tuple[int, str], Scripts] = {}
         self._parts: dict[int, Queue] = {}
         self._lock = PerProcess(threading.Lock)
 
@@ -200,7 +201,11 @@ class Queue:
         answers: list[Any] = [None] * len(many)
         for place, numbers in places.items():
             calls = [(c.script, c.arguments, c.rest) for c in (many[n] for n in numbers)]
-            replies = self._scripts_of(place).call_many(calls)
+            replies: Sequence[list[Any] | OpsqueueError]
+            try:
+                replies = self._scripts_of(place).call_many(calls)
+            except OpsqueueError as exc:  # where the partition is was not known, and is not told
+                replies = [exc] * len(calls)
             for number, reply in zip(numbers, replies, strict=True):
                 if isinstance(reply, OpsqueueError):
                     answers[number] = reply
@@ -214,7 +219,7 @@ class Queue:
             return self
         with self._lock.get():
             if partition not in self._parts:
-                self._parts[partition] = Queue(
+                part = Queue(
                     self._client,
                     self.name,
                     partition=partition,
@@ -222,6 +227,8 @@ class Queue:
                     defaults=self._fallback,
                     durability=self._durability,
                 )
+                part.partitions = self.partitions
+                self._parts[partition] = part
             return self._parts[partition]
 
     def parts(self) -> list[Queue]:
@@ -248,11 +255,15 @@ class Queue:
         return self.partition if command.partition is None else command.partition
 
     def _scripts_of(self, partition: int) -> Scripts:
-        scripts = self._scripts.get(partition)
+        tag = self.partitions.tag_of(partition)
+        scripts = self._scripts.get((partition, tag))
         if scripts is None:
-            scripts = Scripts(self._client, self.name, partition=partition, clock=self._clock)
-            self._scripts[partition] = scripts
+            scripts = self._scripts_at(partition, tag)
+            self._scripts[partition, tag] = scripts
         return scripts
+
+    def _scripts_at(self, partition: int, tag: str) -> Scripts:
+        return Scripts(self._client, self.name, partition=partition, tag=tag, clock=self._clock)
 
     def _run_in_each(
         self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
@@ -775,7 +786,7 @@ class Queue:
         """Spread submissions over more partitions from now on; the number can't decrease.
 
         The new partitions get the first one's pause, limits and retention. Running programs notice
-        them within some seconds.
+        them within some seconds. On a cluster, each goes to a master with the fewest of them.
 
         Args:
             partitions: 1 to MAX_PARTITIONS.
@@ -783,7 +794,8 @@ class Queue:
         Raises:
             InvalidArgumentError: there are already more, or it is out of range.
         """
-        command = commands.set_partitions(partitions)
+        self._choose_tags(partitions)
+        command = commands.set_partitions(partitions, step="set")
         given = None
         # Repeated if a program that did not know the new partitions changed a setting meanwhile.
         for _ in range(_MOST_ROUNDS):
@@ -795,6 +807,23 @@ class Queue:
             self.run(command)
             given = settings
         self.partitions.look()
+
+    def _choose_tags(self, partitions: int) -> None:
+        """Choose on a cluster where new partitions lie, before anything uses them."""
+        masters = ask_slot_map(self._client)
+        if not masters:
+            return
+        known = self.get_partitions()
+        new = range(known.numbers[-1], partitions)
+        tags = choose_tags(self.name, known.tags, new, masters)
+        if not tags:
+            return
+        self.run(commands.set_partitions(partitions, step="choose", tags=tags))
+        # Another program may have chosen others at the same time.
+        for number, tag in self.get_partitions().tags.items():
+            if number in new and tag != default_tag(number):
+                # Programs that know no tags look here, if they are asked about a submission.
+                self._scripts_at(number, "").call("upgrade_queue")
 
     def discard_prefixes(
         self, prefixes: Sequence[str], *, step: Literal["discard", "hold", "let_go"] = "discard"

@@ -30,7 +30,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.names import QUEUES_KEY, STORES_KEY, base_key
-from opsqueue.queue.cluster import Client, reason_of, run_on, run_on_all
+from opsqueue.queue.cluster import Client, masters_by_slot, reason_of, run_on, run_on_all
 
 logger = logging.getLogger("opsqueue.queue")
 
@@ -148,6 +148,7 @@ class Scripts:
         client: a client made by `connection.connect`, or a fakeredis one with protocol=2.
         queue: the queue's name.
         partition: the number of the partition.
+        tag: see `base_key`.
         clock: returns milliseconds; only for tests. None: the server's own clock.
     """
 
@@ -157,13 +158,14 @@ class Scripts:
         queue: str,
         *,
         partition: int = 0,
+        tag: str = "",
         clock: Callable[[], int] | None = None,
     ) -> None:
         """Load nothing yet: a script is loaded when the server does not know it."""
         self._client = client
         self._clock = clock
         self._queue = queue
-        self.base = base_key(queue, partition)
+        self.base = base_key(queue, partition, tag)
 
     def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
         """Run a script, completely or not at all.
@@ -369,6 +371,16 @@ def queue_names(client: Client) -> list[str]:
     with translated_errors(None):
         names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
     return sorted(name.decode() for name in names)
+
+
+def ask_slot_map(client: Client) -> Mapping[int, str]:
+    """Return by slot the address of its master, asked now; {} on a single server.
+
+    Raises:
+        RedisUnavailableError: no answer.
+    """
+    with translated_errors(None):
+        return masters_by_slot(client)
 
 
 def each_readable(

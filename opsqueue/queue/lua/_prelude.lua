@@ -52,6 +52,9 @@
 --                            that were never inserted
 -- spent_inputs       zset    completed submissions whose inputs are to be deleted -> how many are
 -- partitions         list    numbers of partitions that were set, ascending; only in partition 0
+-- tags               hash    number of a partition -> its hash tag, without the queue's name and
+--                            slash; only in partition 0. No field: two digits, such as 03. Stays
+--                            when the queue is deleted
 -- defaults           hash    options of submissions whose inserts don't set them
 -- retention          string  milliseconds; the default of the retention
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
@@ -72,7 +75,8 @@
 -- repair:held        set     "ID:index" of each chunk that it has seen reserved
 -- format             string  number of the format of all this; 1 without it. It is raised by
 --                            upgrade_queue, or at the first use of what older ones would misread:
---                            2 has percent-encoded keys of strategic metadata
+--                            2 has percent-encoded keys of strategic metadata, 3 partitions with
+--                            other tags than two digits
 -- last_id, paused, fence, sweeper:NAME (string)
 --
 -- KEY, a key of strategic metadata, comes percent-encoded: it has neither a colon nor a comma.
@@ -80,7 +84,7 @@
 -- KEYS[1] base  text          prefix of the queue's keys
 -- ARGV[1] now   milliseconds  only for tests; '' means the server's clock, the only one otherwise
 local base = KEYS[1]
-local FORMAT = 2  -- the newest that this version knows
+local FORMAT = 3  -- the newest that this version knows
 local POSTPONED_MS = 300000  -- a waiting suspect in `delayed`
 -- Checked in every call: a program may run for months, and an upgrade can't ask all programs.
 local format = tonumber(redis.call('GET', base .. 'format') or 1)

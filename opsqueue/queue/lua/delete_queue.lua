@@ -1,11 +1,14 @@
 -- delete_queue: running -> deleted.
 --
 -- Deletes the data of an empty queue: settings, totals, events. What expires by itself is kept
--- until then: idempotency keys of forgotten submissions, and buckets.
+-- until then: idempotency keys of forgotten submissions, and buckets. The tags of partitions stay,
+-- and with them the format: programs remember them, and the queue may be created again.
 --
 -- KEYS[1] base    prefix of the queue's keys
 -- ARGV[1] now     see _prelude
 -- ARGV[2] action  "look" changes nothing, "delete"
+--
+-- With _partitions.
 --
 -- Returns {"deleted"}, or {"in_use", names_and_numbers}: its contents, a flat list.
 local in_use = {}
@@ -31,10 +34,17 @@ elseif ARGV[2] == 'look' then
 end
 
 go_on_without_memory()
+local numbers = partition_numbers()
+for number = 1, numbers[#numbers] - 1 do
+  redis.call('HSETNX', base .. 'tags', number, default_tag(number))
+end
+if redis.call('EXISTS', base .. 'tags') == 0 then
+  redis.call('DEL', base .. 'format')
+end
 for _, name in ipairs({'ready', 'signatures', 'limits', 'blocked', 'expiring', 'delayed',
   'reservations', 'workers', 'dead_at', 'worker_info', 'begun', 'inhand', 'prefixes',
   'spent_inputs', 'partitions', 'defaults', 'retention', 'wake', 'events', 'stats', 'durations',
-  'recent', 'confirmed', 'history', 'suspect', 'repair', 'repair:held', 'format', 'paused', 'fence',
+  'recent', 'confirmed', 'history', 'suspect', 'repair', 'repair:held', 'paused', 'fence',
   'sweeper:dead', 'sweeper:expired', 'sweeper:repair', 'suspects', 'hosts', 'isolating',
   'drainer'}) do
   redis.call('DEL', base .. name)

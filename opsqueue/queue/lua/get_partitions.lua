@@ -5,5 +5,6 @@
 --
 -- With _partitions.
 --
--- Returns {"partitions", numbers}: all numbers that there were; the last one is current.
-return {'partitions', partition_numbers()}
+-- Returns {"partitions", numbers, tags}: all numbers that there were, the last one is current; and
+-- the tags that were chosen, a flat list of numbers and tags.
+return {'partitions', partition_numbers(), redis.call('HGETALL', base .. 'tags')}

@@ -191,7 +191,7 @@ def test_spreading_a_queue_whose_settings_change_all_the_time_ends(
 
     queue.set_partitions(2)
 
-    assert queue.get_partitions()[-1] == 2
+    assert queue.partitions.look() == 2
 
 
 def stuck_progress(state: SubmissionState, done: range) -> Progress:
