@@ -55,7 +55,7 @@ _REMEMBERED: Final = 1_000
 WAIT_S: Final = 10.0
 """The longest wait of one request for a chunk. Over HTTP `stop` takes effect after it."""
 REPORT_WITHIN_S: Final = 60.0
-_BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=5.0)
+_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=5.0, brisk=50)
 
 Answer = TypeVar("Answer")
 

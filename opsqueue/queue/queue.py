@@ -231,6 +231,15 @@ class Queue:
                 self._parts[partition] = part
             return self._parts[partition]
 
+    @property
+    def base(self) -> str:
+        """The beginning of all keys of this partition, or of the first one.
+
+        Raises:
+            RedisUnavailableError: its tag is not known yet, and the first one does not answer.
+        """
+        return self._scripts_of(self.partition).base
+
     def parts(self) -> list[Queue]:
         """Return all partitions; their number is at most KNOWN_FOR_S old."""
         return [self.part(number) for number in self._numbers()]

@@ -14,7 +14,6 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.model.chunk import Completed, FinallyFailed, Lost, Released, Token
-from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue import commands
 from opsqueue.queue.partitions import taken_apart
@@ -102,9 +101,8 @@ def test_tokens_that_are_alike_in_two_partitions_are_told_apart(
     """Each partition has a stream of its own, whose ids may be another's."""
     for part in queue.parts():
         insert(part, 1)
-        key = f"{part.label}"
-        client.xadd(f"oq:{{{key}}}:reservations", {"s": "none"}, id="9000000000000-0")
-        client.xdel(f"oq:{{{key}}}:reservations", "9000000000000-0")
+        client.xadd(f"{part.base}reservations", {"s": "none"}, id="9000000000000-0")
+        client.xdel(f"{part.base}reservations", "9000000000000-0")
 
     chunks = take(queue, limit=10)
 
@@ -310,7 +308,7 @@ def test_a_repair_goes_on_while_a_partition_has_more(queue: Queue, client: redis
     spread(queue)
     take(queue, 40)
     for part in queue.parts():
-        client.delete(f"{base_key(part.name, part.partition)}reservations")
+        client.delete(f"{part.base}reservations")
 
     step = queue.repair(begin=True)
     while step is not None and step.next_from is not None:

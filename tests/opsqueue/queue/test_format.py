@@ -87,7 +87,7 @@ def test_an_upgrade_raises_the_format_of_every_partition(
     """Each has keys of its own."""
     queue = Queue(client, queue_name)
     queue.set_partitions(3)
-    keys = [f"{base_key(part.name, part.partition)}format" for part in queue.parts()]
+    keys = [f"{part.base}format" for part in queue.parts()]
     for key in keys:
         client.set(key, 0)
 

@@ -41,7 +41,7 @@ MAX_HELD: Final = 9_000
 """Fewer than the pending chunks that one heartbeat reads (heartbeat.lua): it takes the reservations
 beyond that number for revoked."""
 _COUNTS_AS_DEAD: Final = "this worker counts as dead until its next heartbeat"
-_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5)
+_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5, brisk=50)
 
 
 class Intake:
