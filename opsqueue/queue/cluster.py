@@ -20,6 +20,7 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     ReadOnlyError,
+    RedisClusterException,
     SlotNotCoveredError,
     TryAgainError,
 )
@@ -76,8 +77,9 @@ class ClusterClient:
     def run(self, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
         """Run commands for a key on the node that has it.
 
-        A key that has moved is followed, since nothing was done in that case. Nothing else is
-        repeated here: callers that may repeat decide.
+        A key that has moved is followed, since nothing was done in that case; also to the successor
+        of a master that refuses connections. Nothing else is repeated here: callers that may repeat
+        decide.
 
         Raises:
             redis.RedisError, RedisClusterException: the command's errors.
@@ -101,8 +103,14 @@ class ClusterClient:
                 raise SlotIsMovingError(message) from exc
             except TryAgainError as exc:
                 raise SlotIsMovingError(str(exc)) from exc
-            except _IS_ELSEWHERE:
+            except _IS_ELSEWHERE as exc:
                 self.forget_nodes()
+                # After a failover the first thread that meets it must not only inform the others.
+                # Nothing was sent over a connection that was refused.
+                if isinstance(exc.__context__, ConnectionRefusedError) and self._has_moved(
+                    key, node
+                ):
+                    continue
                 raise
         message = f"{key} moved {_MOST_MOVES} times during the search for it: try again later"
         raise ClusterDownError(message)
@@ -145,6 +153,12 @@ class ClusterClient:
         cluster = self._known()
         node: redis.Redis = cluster.get_redis_connection(cluster.get_node_from_key(key))
         return node
+
+    def _has_moved(self, key: str, node: redis.Redis) -> bool:
+        try:
+            return self._node_of(key) is not node
+        except (redis.RedisError, RedisClusterException):
+            return False
 
     def _known(self) -> Any:  # noqa: ANN401 see _cluster
         with self._lock:
