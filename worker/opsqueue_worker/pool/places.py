@@ -186,4 +186,4 @@ class Places:
 
 def queue_of(label: str) -> str:
     """Return the queue's name, given the label of one of its partitions."""
-    return label.partition("@")[0]
+    return label.partition("/")[0]
