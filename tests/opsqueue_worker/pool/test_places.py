@@ -58,7 +58,7 @@ def test_tiny_chunks_of_one_queue_do_not_raise_the_number_of_another() -> None:
 
 
 def test_what_is_known_of_a_queue_holds_for_all_of_its_partitions() -> None:
-    """Partitions once counted as queues whose chunks nobody had seen yet: one ahead for each slot."""
+    """Each once counted as a queue of unknown chunks: one was reserved ahead for each slot."""
     places = places_of(q=0.01)
 
     assert taken(places, "q/03", 5) == 5
