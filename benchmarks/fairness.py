@@ -35,11 +35,8 @@ from opsqueue.cli.local_stack import LocalStack
 from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
-from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.connection import connect
-from opsqueue.queue.partitions import home_of
 from opsqueue.queue.queue import Queue
-from opsqueue.store import open_store
 from report import Report
 
 STRATEGIES = ("Oldest", "PreferDistinct(customer, Oldest)")
@@ -143,17 +140,12 @@ def measure(
     ):
         client = connect(stack.redis_url)
         queue = Queue(client, QUEUE)
-        queue.set_partitions(partitions)
+        queue.set_partitions(partitions, by="customer" if by_customer else "")
         queue.pause_queue()
 
         def submit(customer: int, number: int) -> SubmissionId:
-            one = producer
-            if by_customer:
-                home = queue.part(home_of(str(customer), partitions))
-                api = RedisBackend(client, queue_of=lambda _: home)
-                one = ProducerClient.over(api, open_store(stack.store_url), queue=QUEUE)
             pairs = {"customer": customer}
-            return one.insert_submission(range(number), chunk_size=1, strategic_metadata=pairs)
+            return producer.insert_submission(range(number), chunk_size=1, strategic_metadata=pairs)
 
         ids = [
             [submit(0, chunks[0] // large_in) for _ in range(large_in)],

@@ -7,9 +7,10 @@ import click
 from opsqueue.cli.connections import with_redis
 from opsqueue.cli.group import HelpGroup
 from opsqueue.cli.names import UnknownQueueError, new_option
-from opsqueue.cli.tables import console, say, table
+from opsqueue.cli.tables import console, say, table, tell
 from opsqueue.exceptions import InvalidArgumentError
 from opsqueue.model.checks import counted
+from opsqueue.model.names import meta_key_text, parse_meta_key
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import ask_slot_map, queue_names
@@ -20,6 +21,7 @@ _EPILOG = """
 Examples:
   opsqueue partitions show emails
   opsqueue partitions set emails 4
+  opsqueue partitions set emails 4 --by customer
 """
 
 
@@ -37,19 +39,26 @@ def partitions() -> None:
 @partitions.command("set")
 @click.argument("queue")
 @click.argument("number", type=int)
+@click.option(
+    "--by",
+    metavar="KEY",
+    help="From now on, submissions with the same value of this strategic metadata, such as "
+    "customer, go to the same partition.",
+)
 @new_option
 @with_redis
-def set_(*, queue: str, number: int, is_new: bool, client: Client) -> None:
+def set_(*, queue: str, number: int, by: str | None, is_new: bool, client: Client) -> None:
     """Spread the submissions of QUEUE over NUMBER partitions, 1 to 100.
 
-    The number can only grow.
+    The number can only grow. On a cluster, and with --by, this raises the queue's format to 3:
+    upgrade all programs first.
     """
     names = queue_names(client)
     if queue not in names and not is_new:
         hint = "give --new if the name is right, since this can't be undone"
         message = f"{UnknownQueueError(queue, names)}; {hint}"
         raise InvalidArgumentError(message)
-    Queue(client, queue).set_partitions(number)
+    Queue(client, queue).set_partitions(number, by="" if by is None else parse_meta_key(by))
     say(f"queue {queue} has {counted(number, 'partition')}")
 
 
@@ -64,6 +73,8 @@ def show(*, queue: str, client: Client) -> None:
     found, masters = Queue(client, queue).get_partitions(), ask_slot_map(client)
     number = found.numbers[-1]
     click.echo(number)
+    if found.by:
+        tell(f"by {meta_key_text(found.by)}")
     if not masters:
         return
     places = places_of(queue, found.tags, number, masters)

@@ -62,7 +62,7 @@ from opsqueue.model.chunk import (
     encodable,
 )
 from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, Cells, Delayed, HandPage
-from opsqueue.model.names import check_own_prefix, checked_worker, stored_meta_key
+from opsqueue.model.names import check_own_prefix, checked_meta_key, checked_worker, stored_meta_key
 from opsqueue.model.new_submission import (
     INLINE_OUTPUT_BYTES,
     MAX_CHUNKS,
@@ -822,15 +822,19 @@ def upgrade_queue() -> Command[tuple[int, int]]:
 def get_partitions() -> Command[History]:
     """Return the numbers of partitions that the queue has had, and the tags chosen for them."""
 
-    def read(numbers: list[int], tags: list[bytes]) -> History:
+    def read(numbers: list[int], tags: list[bytes], by: bytes) -> History:
         pairs = zip(tags[::2], tags[1::2], strict=True)
-        return History(numbers, {int(n): tag.decode() for n, tag in pairs})
+        return History(numbers, {int(n): tag.decode() for n, tag in pairs}, by.decode())
 
     return Command(script="get_partitions", parse=_tagged(partitions=read), partition=0)
 
 
 def set_partitions(
-    partitions: int, *, step: Literal["choose", "set"], tags: Mapping[int, str] | None = None
+    partitions: int,
+    *,
+    step: Literal["choose", "set"],
+    tags: Mapping[int, str] | None = None,
+    by: str = "",
 ) -> Command[None]:
     """Spread submissions over more partitions from now on; see `Queue.set_partitions`.
 
@@ -838,7 +842,10 @@ def set_partitions(
         partitions: their number.
         step: "choose" only stores tags of new partitions.
         tags: those tags; a partition that is in use, or has a tag, keeps the one that it has.
+        by: the key of strategic metadata that chooses a submission's partition; "": unchanged.
     """
+    if by:
+        checked_meta_key(by)
     checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
 
     def parse(reply: list[Any], queue: str) -> None:
@@ -856,7 +863,7 @@ def set_partitions(
     return Command(
         script="set_partitions",
         parse=parse,
-        arguments={"partitions": partitions, "step": step},
+        arguments={"partitions": partitions, "step": step, "by": by},
         rest=list(chain.from_iterable((tags or {}).items())),
         partition=0,
     )

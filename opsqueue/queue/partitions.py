@@ -22,6 +22,7 @@ from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
 from opsqueue.model.answers import Counts, RepairStep, Reserved, SubmissionPage, Swept, WorkerSeen
 from opsqueue.model.checks import is_text, shown
 from opsqueue.model.chunk import Token
+from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.process import PerProcess
 from opsqueue.model.submission import SubmissionState
 
@@ -50,6 +51,20 @@ class History:
     """All numbers of partitions that there were; the last one is current."""
     tags: Mapping[int, str] = field(default_factory=dict)
     """Tags that were chosen for partitions, also for ones that are only about to be used."""
+    by: str = ""
+    """The key of strategic metadata that chooses a submission's partition, if there is one."""
+
+    def home_of(self, new: NewSubmission, key: str) -> int:
+        """Return the partition for an insert with an idempotency key, or without one (`""`)."""
+        value = new.strategic_metadata.get(self.by) if self.by else None
+        return home_of((key or new.prefix) if value is None else f"{value}", self.numbers[-1])
+
+    def earlier_homes_of(self, key: str) -> Sequence[int]:
+        """Return the partitions that may know an idempotency key beside the present home."""
+        if self.by:
+            return range(self.numbers[-1])
+        # While there were fewer partitions, the key may have belonged to another one.
+        return [home_of(key, number) for number in self.numbers[:-1]]
 
 
 class Partitions:
@@ -64,6 +79,7 @@ class Partitions:
         self.ask = ask
         self.history: Sequence[int] = [1]
         self._with_tags = History([1])
+        self._with_tags_at = float("-inf")
         self._asked_at = float("-inf")
         self._asked = self._answered = self._answered_with_tags = 0
         self._lock = PerProcess(threading.Lock)
@@ -91,8 +107,23 @@ class Partitions:
         Raises:
             RedisUnavailableError: the first partition does not answer.
         """
-        self._look()
+        self.look_at_all()
         return self.history[-1]
+
+    def all(self) -> History:
+        """Return everything that is known, at most KNOWN_FOR_S old if Redis answers.
+
+        Raises:
+            RedisUnavailableError: Redis does not answer, and nothing was ever known.
+        """
+        if time.monotonic() - self._with_tags_at >= KNOWN_FOR_S:
+            try:
+                return self.look_at_all()
+            except RedisUnavailableError:
+                if self._with_tags_at == float("-inf"):
+                    raise
+                self._with_tags_at = time.monotonic()  # as in `count`
+        return self._with_tags
 
     def tag_of(self, partition: int) -> str:
         """Return the tag that was chosen for a partition, "" if none was.
@@ -104,13 +135,18 @@ class Partitions:
         """
         known = self._with_tags
         if partition >= known.numbers[-1] and partition not in known.tags:
-            known = self._look()
+            known = self.look_at_all()
         return known.tags.get(partition, "")
 
-    def _look(self) -> History:
+    def look_at_all(self) -> History:
+        """Ask Redis, and return its answer.
+
+        Raises:
+            RedisUnavailableError: the first partition does not answer.
+        """
         question = self.next_question()
         found = self.ask()
-        self.learn(found.numbers, question, tags=found.tags)
+        self.learn(found.numbers, question, found=found)
         return found
 
     def next_question(self) -> int:
@@ -119,22 +155,21 @@ class Partitions:
             self._asked += 1
             return self._asked
 
-    def learn(
-        self, history: Sequence[int], question: int, *, tags: Mapping[int, str] | None = None
-    ) -> None:
+    def learn(self, history: Sequence[int], question: int, *, found: History | None = None) -> None:
         """Store an answer of Redis, unless a later question has already been answered.
 
         Args:
             history: all numbers of partitions that there were.
             question: the number of the question.
-            tags: None: they were not asked for, and are as soon as a new partition is used.
+            found: the whole answer. None: only the numbers are known.
         """
         with self._lock.get():
             if question > self._answered:
                 self.history, self._answered = history, question
-            if tags is not None and question > self._answered_with_tags:
-                self._with_tags = History(history, tags)
-                self._answered_with_tags = question
+            if found is not None and question > self._answered_with_tags:
+                self._with_tags, self._answered_with_tags = found, question
+        if found is not None:
+            self._with_tags_at = time.monotonic()
         self._asked_at = time.monotonic()
 
 

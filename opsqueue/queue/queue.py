@@ -79,7 +79,6 @@ from opsqueue.queue.durability import Durability, confirming, unconfirmed
 from opsqueue.queue.partitions import (
     Partitions,
     grouped,
-    home_of,
     joined,
     merged_pages,
     merged_reserves,
@@ -406,11 +405,10 @@ class Queue:
             # process may have inserted this submission into one of them, and its answer was lost.
             return 0, 1
         if not key:
-            return home_of(new.prefix, self.partitions.count()), None
-        home = home_of(key, self.partitions.look())
-        # While there were fewer partitions, the key may have belonged to another one.
-        for partitions in self.partitions.history[:-1]:
-            earlier = home_of(key, partitions)
+            return self.partitions.all().home_of(new, ""), None
+        known = self.partitions.look_at_all()
+        home = known.home_of(new, key)
+        for earlier in known.earlier_homes_of(key):
             if earlier != home and self.run(commands.lookup_key(key), partition=earlier):
                 return earlier, None
         if not self.run(commands.lookup_key(key), partition=home):
@@ -465,8 +463,8 @@ class Queue:
         if self._is_one:
             home = self.partition
         else:
-            count = self.partitions.look() if idempotency_key else self.partitions.count()
-            home = home_of(idempotency_key or new.prefix, count)
+            known = self.partitions.look_at_all() if idempotency_key else self.partitions.all()
+            home = known.home_of(new, idempotency_key)
         return self.run(
             commands.restore_submission(
                 new,
@@ -791,7 +789,7 @@ class Queue:
             self.run(commands.delete_queue("delete"), partition=number)
         unregister_queue(self._client, self.name)
 
-    def set_partitions(self, partitions: int) -> None:
+    def set_partitions(self, partitions: int, *, by: str = "") -> None:
         """Spread submissions over more partitions from now on; the number can't decrease.
 
         The new partitions get the first one's pause, limits and retention. Running programs notice
@@ -799,12 +797,14 @@ class Queue:
 
         Args:
             partitions: 1 to MAX_PARTITIONS.
+            by: a key of strategic metadata, such as `customer`. Submissions with the same value go
+                to the same partition from now on; those without the key to any. "": unchanged.
 
         Raises:
             InvalidArgumentError: there are already more, or it is out of range.
         """
         self._choose_tags(partitions)
-        command = commands.set_partitions(partitions, step="set")
+        command = commands.set_partitions(partitions, step="set", by=by)
         given = None
         # Repeated if a program that did not know the new partitions changed a setting meanwhile.
         for _ in range(_MOST_ROUNDS):

@@ -26,7 +26,7 @@ _MOST_TRIED: Final = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a partition of a queue lies."""
+    """The place of a partition in a cluster."""
 
     partition: str
     """Its name: the queue for the first one, others like `emails/03`."""

@@ -55,6 +55,8 @@
 -- tags               hash    number of a partition -> its hash tag, without the queue's name and
 --                            slash; only in partition 0. No field: two digits, such as 03. Stays
 --                            when the queue is deleted
+-- spread_by          string  key of strategic metadata whose value chooses the partition of a new
+--                            submission; only in partition 0
 -- defaults           hash    options of submissions whose inserts don't set them
 -- retention          string  milliseconds; the default of the retention
 -- wake               stream  length 1: a new entry whenever a chunk becomes free
@@ -76,7 +78,7 @@
 -- format             string  number of the format of all this; 1 without it. It is raised by
 --                            upgrade_queue, or at the first use of what older ones would misread:
 --                            2 has percent-encoded keys of strategic metadata, 3 partitions with
---                            other tags than two digits
+--                            other tags than two digits, or that metadata chooses
 -- last_id, paused, fence, sweeper:NAME (string)
 --
 -- KEY, a key of strategic metadata, comes percent-encoded: it has neither a colon nor a comma.

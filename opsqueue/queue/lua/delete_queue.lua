@@ -43,7 +43,8 @@ if redis.call('EXISTS', base .. 'tags') == 0 then
 end
 for _, name in ipairs({'ready', 'signatures', 'limits', 'blocked', 'expiring', 'delayed',
   'reservations', 'workers', 'dead_at', 'worker_info', 'begun', 'inhand', 'prefixes',
-  'spent_inputs', 'partitions', 'defaults', 'retention', 'wake', 'events', 'stats', 'durations',
+  'spent_inputs', 'partitions', 'spread_by', 'defaults', 'retention', 'wake', 'events', 'stats',
+  'durations',
   'recent', 'confirmed', 'history', 'suspect', 'repair', 'repair:held', 'paused', 'fence',
   'sweeper:dead', 'sweeper:expired', 'sweeper:repair', 'suspects', 'hosts', 'isolating',
   'drainer'}) do

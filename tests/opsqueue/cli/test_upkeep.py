@@ -163,6 +163,9 @@ def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
     assert "--new" in refused.stderr
     assert (meant.exit_code, meant.stderr) == (0, f"queue {queue_name} has 4 partitions\n")
     assert run("partitions", "show", queue_name).output == "4\n"
+    by = run("partitions", "set", queue_name, "4", "--new", "--by", '"customer no"')
+    assert by.exit_code == 0
+    assert run("partitions", "show", queue_name).output == '4\nby "customer no"\n'
 
 
 def test_a_wrong_duration_is_refused(run: Run, queue_name: str) -> None:

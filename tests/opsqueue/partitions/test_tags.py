@@ -97,7 +97,7 @@ def test_numbers_that_are_heard_of_without_their_tags_are_asked_for(
     fresh = Queue(client, chosen.name)
     first, second = fresh.partitions.next_question(), fresh.partitions.next_question()
     fresh.partitions.learn([1, 3], second)
-    fresh.partitions.learn([1], first, tags={})
+    fresh.partitions.learn([1], first, found=History([1]))
 
     assert fresh.partitions.history == [1, 3]
     assert fresh.get_submission(id_).chunks_total == 1
