@@ -256,6 +256,7 @@ class ConsumerClient:
                     ),
                     interval_s=heartbeat_interval_s,
                     reservation_ms=reservation_ms,
+                    on_due=found.on_due,
                 )
                 if found.sweeper is not None:
                     resources.callback(found.sweeper.stop)

@@ -142,6 +142,19 @@ class Swept(Struct, frozen=True):
     """Workers whose chunks were reclaimed."""
 
 
+class Due(Struct, frozen=True, kw_only=True):
+    """What a sweeper has to do in one partition, and when more will be; None: nothing is known."""
+
+    dead_in_ms: int | None
+    """Time until the first worker counts as dead; 0: one does."""
+    objects_in_ms: int | None
+    """Time until there are submissions to forget or objects to delete; 0: there are."""
+    chunks_in_hand: int
+    is_repairing: bool
+    in_progress: int
+    """Submissions in progress."""
+
+
 class RepairStep(Struct, frozen=True, kw_only=True):
     """The result of one bounded step of a repair, with the totals of the repair so far."""
 

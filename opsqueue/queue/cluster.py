@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import redis
@@ -20,6 +21,7 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     ReadOnlyError,
+    RedisClusterException,
     SlotNotCoveredError,
     TryAgainError,
 )
@@ -134,6 +136,14 @@ class ClusterClient:
                 self._cluster.close()
                 self._cluster = None
 
+    def address_of(self, key: str) -> str:
+        """Return the address of the node that has a key, as far as is known.
+
+        Raises:
+            redis.RedisError, RedisClusterException: no node of the cluster answers.
+        """
+        return str(self._known().get_node_from_key(key).name)
+
     def _node_of(self, key: str) -> redis.Redis:
         cluster = self._known()
         node: redis.Redis = cluster.get_redis_connection(cluster.get_node_from_key(key))
@@ -190,6 +200,14 @@ def run_on(client: Client, key: str, command: Callable[[redis.Redis], Answer]) -
     if isinstance(client, ClusterClient):
         return client.run(key, command)
     return command(client)
+
+
+def node_of(client: Client, key: str) -> str:
+    """Return the address of the node that has a key; "" if it is not known, or the only server."""
+    if isinstance(client, ClusterClient):
+        with suppress(redis.RedisError, RedisClusterException):
+            return client.address_of(key)
+    return ""
 
 
 def run_on_all(client: Client, command: Callable[[redis.Redis], Answer]) -> list[Answer]:

@@ -33,6 +33,7 @@ from opsqueue.exceptions import (
 from opsqueue.model.answers import (
     Alive,
     Counts,
+    Due,
     Durations,
     ErrorChunks,
     Forgotten,
@@ -130,6 +131,8 @@ class Command(Generic[Answer]):
         partition: the partition that the arguments imply, as tokens do.
         scope: the partitions in which it runs.
         merge: merges the answers of several partitions into one.
+        tells_due: the script's last value is in how many milliseconds the partition needs upkeep
+            that the sweepers' index may not know; -1: it knows.
     """
 
     script: str
@@ -140,6 +143,7 @@ class Command(Generic[Answer]):
     partition: int | None = None
     scope: Scope = Scope.ONE
     merge: Callable[[list[Answer]], Answer] = itemgetter(0)
+    tells_due: bool = False
 
     def read(self, reply: list[Any], queue: str) -> Answer:
         """Parse the script's reply.
@@ -474,6 +478,7 @@ def reserve_chunks(  # noqa: PLR0913 arguments of the script
             "begun": _entries_of(begun),
             "alone": int(alone),
         },
+        tells_due=True,
     )
 
 
@@ -585,7 +590,7 @@ def heartbeat(
     return Command(
         script="heartbeat",
         parse=_tagged(
-            alive=lambda revoked, released, lost, is_free, workers, partitions, is_due: Alive(
+            alive=lambda revoked, released, lost, is_free, workers, partitions, is_due, _: Alive(
                 revoked=frozenset(Token(token.decode()) for token in revoked),
                 released=released,
                 lost=lost,
@@ -605,6 +610,7 @@ def heartbeat(
         },
         rest=list(tokens),
         partition=partition,
+        tells_due=True,
     )
 
 
@@ -851,8 +857,8 @@ def set_partitions(partitions: int) -> Command[None]:
     )
 
 
-def delete_queue(action: Literal["look", "delete"]) -> Command[None]:
-    """Delete one partition of an empty queue; see `Queue.delete_queue`."""
+def delete_queue(action: Literal["look", "delete"], *, only_unused: bool = False) -> Command[None]:
+    """Delete one partition of an empty queue; see `Queue.delete_queue` and `forget_unused`."""
 
     def parse(reply: list[Any], queue: str) -> None:
         match reply:
@@ -863,7 +869,11 @@ def delete_queue(action: Literal["look", "delete"]) -> Command[None]:
                 raise QueueInUseError(queue, dict(found))
         raise unexpected(reply)
 
-    return Command(script="delete_queue", parse=parse, arguments={"action": action})
+    return Command(
+        script="delete_queue",
+        parse=parse,
+        arguments={"action": action, "unused": int(only_unused)},
+    )
 
 
 def forget_submissions(
@@ -923,6 +933,22 @@ def discard_prefixes(
 
 
 # Readings
+
+
+def next_due() -> Command[Due]:
+    """Return what a sweeper has to do in one partition, and when more will be."""
+    return Command(
+        script="next_due",
+        parse=_tagged(
+            due=lambda dead_in, objects_in, reserved, is_repairing, in_progress: Due(
+                dead_in_ms=None if dead_in < 0 else dead_in,
+                objects_in_ms=None if objects_in < 0 else objects_in,
+                chunks_in_hand=reserved,
+                is_repairing=bool(is_repairing),
+                in_progress=in_progress,
+            )
+        ),
+    )
 
 
 def get_submission(submission_id: SubmissionId) -> Command[Submission]:

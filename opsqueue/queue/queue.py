@@ -25,6 +25,7 @@ from opsqueue.contents.codec import readable_codecs
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
+    QueueInUseError,
     RedisUnavailableError,
     SubmissionNotConfirmedError,
     TooManyMatchingSubmissionsError,
@@ -75,6 +76,7 @@ from opsqueue.queue.commands import (
     prefix_taken,
 )
 from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S
+from opsqueue.queue.due import DueIndex
 from opsqueue.queue.durability import Durability, confirming, unconfirmed
 from opsqueue.queue.partitions import (
     Partitions,
@@ -97,6 +99,9 @@ _LEAST_BLOCK_MS: Final = 10
 _GATHER_S: Final = 0.02
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
+IN_PROGRESS_LOOK_MS: Final = 60_000
+"""Sweepers look so often at a partition in which submissions are in progress and nothing is due."""
+_REGISTER_EVERY_S: Final = 60.0
 _READ_BY_ALL: Final = frozenset(readable_codecs(allow_pickle=False))
 _MOST_ROUNDS: Final = 100
 _MOST_BATCHES: Final = 1_000
@@ -159,7 +164,9 @@ class Queue:
         self._clock = clock
         self._fallback = defaults.over(BUILT_IN)
         self._durability = durability
-        self._is_registered = False
+        self._registered_at = float("-inf")
+        self._index = DueIndex(client, clock=clock)
+        self._noted: dict[int, float] = {}
         self._scripts: dict[int, Scripts] = {}
         self._parts: dict[int, Queue] = {}
         self._lock = PerProcess(threading.Lock)
@@ -178,9 +185,10 @@ class Queue:
             return command.merge(self._run_in_every(command))
         if partition is None and command.scope is Scope.EACH:
             return command.merge(self._run_in_each(self._numbers(), lambda _: command))
-        scripts = self._scripts_of(self._place_of(command) if partition is None else partition)
+        place = self._place_of(command) if partition is None else partition
+        scripts = self._scripts_of(place)
         reply = scripts.call(command.script, rest=command.rest, **command.arguments)
-        return command.read(reply, self.name)
+        return self._read(command, reply, place)
 
     def pipeline(self, many: Sequence[Command[Any]]) -> list[Any]:
         """Run commands, each in one partition, in one round trip a partition.
@@ -205,8 +213,26 @@ class Queue:
                 if isinstance(reply, OpsqueueError):
                     answers[number] = reply
                 else:
-                    answers[number] = many[number].read(reply, self.name)
+                    answers[number] = self._read(many[number], reply, place)
         return answers
+
+    def _read(self, command: Command[Answer], reply: list[Any], place: int) -> Answer:
+        answer = command.read(reply, self.name)
+        if command.tells_due and reply[-1] >= 0:
+            self._note_due(place, in_ms=reply[-1])
+        return answer
+
+    def _note_due(self, partition: int, *, in_ms: int) -> None:
+        """Tell the sweepers' index when a partition needs upkeep, unless this program has done so.
+
+        Nothing waits for it to succeed: what the index lacks is found later.
+        """
+        now = time.monotonic()
+        noted_at, due_at = self._noted.get(partition, now), now + in_ms / 1000
+        if not now < noted_at <= due_at:
+            with suppress(OpsqueueError):
+                self._index.note({label(self.name, partition): in_ms})
+                self._noted[partition] = due_at
 
     def part(self, partition: int) -> Queue:
         """Return one of the queue's partitions as a queue of its own; sends nothing."""
@@ -295,9 +321,11 @@ class Queue:
         return answers
 
     def _register(self) -> None:
-        if not self._is_registered:
+        # Not only once: a sweeper that forgets an unused queue removes the name for a moment, and
+        # may end in it.
+        if time.monotonic() - self._registered_at >= _REGISTER_EVERY_S:
             register_queue(self._client, self.name)
-            self._is_registered = True
+            self._registered_at = time.monotonic()
 
     def _register_if_possible(self) -> None:
         # A full server refuses the name, and in a cluster another master may have it. Neither may
@@ -356,6 +384,7 @@ class Queue:
                     # Another program may have deleted the queue since this one registered it.
                     with suppress(RedisUnavailableError):
                         register_queue(self._client, self.name)
+                self._note_due(home, in_ms=IN_PROGRESS_LOOK_MS)
                 return msgspec.structs.replace(inserted, warning=self._unread(new.codec))
             self.partitions.learn(inserted, question)
         message = f"queue {self.name}: its partitions change faster than an insert can follow"
@@ -711,7 +740,11 @@ class Queue:
         """
         for _ in range(_MOST_BATCHES):
             if self.run(commands.retire_worker(worker)):
-                return
+                break
+        # Waiting for chunks of a queue that nobody uses leaves nothing behind.
+        if self.partition == 0:
+            with suppress(OpsqueueError):
+                self.forget_unused()
 
     reclaim_dead = _runs(commands.reclaim_dead)
     repair = _runs(commands.repair)
@@ -766,6 +799,29 @@ class Queue:
         for number in reversed(numbers):
             self.run(commands.delete_queue("delete"), partition=number)
         unregister_queue(self._client, self.name)
+
+    def forget_unused(self) -> bool:
+        """Delete everything that is kept of a queue that nobody uses, and return whether it was.
+
+        It has no submission, worker, setting, object pending deletion or event of the last hour.
+        Inserts go on meanwhile: the name is in another slot, so it is removed first, and stored
+        again if the queue is in use by then.
+        """
+        try:
+            # A queue that has had other partitions has a setting, so it is in use.
+            self.run(commands.delete_queue("look", only_unused=True), partition=0)
+        except QueueInUseError:
+            return False
+        unregister_queue(self._client, self.name)
+        try:
+            self.run(commands.delete_queue("delete", only_unused=True), partition=0)
+        except OpsqueueError as exc:
+            register_queue(self._client, self.name)
+            if not isinstance(exc, QueueInUseError):
+                raise
+            return False
+        self._registered_at = float("-inf")
+        return True
 
     def set_partitions(self, partitions: int) -> None:
         """Spread submissions over more partitions from now on; the number can't decrease.
@@ -830,6 +886,7 @@ class Queue:
 
     # Readings
 
+    next_due = _runs(commands.next_due)
     get_submission = _runs(commands.get_submission)
     done_chunks = _runs(commands.done_chunks)
     inline_contents = _runs(commands.inline_contents)

@@ -56,7 +56,7 @@ def read_reserved(reply: list[Any], queue: str) -> Reserved:
     match reply:
         case [
             (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), int(expires_at),
-            chunks, rows, rest, cut, again, mode,
+            chunks, rows, rest, cut, again, mode, _,
         ]:  # fmt: skip
             return Reserved(
                 chunks=_reserved_chunks(chunks, rows, queue, expires_at, again),

@@ -175,7 +175,8 @@ TRANSITIONS: Final = (
         "delete_queue",
         ("running",),
         ("deleted",),
-        "no submission, no object pending deletion and no live worker; an insert creates it again",
+        "no submission, no object pending deletion and no live worker, for an unused queue no "
+        "setting and no recent event either; an insert creates it again",
     ),
     Transition(
         "delete_inputs",
@@ -224,6 +225,7 @@ READINGS: Final = (
     "count_cells",
     "list_reservations",
     "list_delayed",
+    "next_due",
 )
 
 

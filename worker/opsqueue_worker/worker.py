@@ -121,6 +121,7 @@ class Worker:
         )
         self._sweeper = Sweeper(
             self._intakes.parts,
+            client=self._client,
             sweeper=settings.name,
             store=self._store,
         )

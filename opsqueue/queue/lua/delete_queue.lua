@@ -6,6 +6,9 @@
 -- KEYS[1] base    prefix of the queue's keys
 -- ARGV[1] now     see _prelude
 -- ARGV[2] action  "look" changes nothing, "delete"
+-- ARGV[3] unused  1: settings, workers that count as dead and events of the last hour keep it, too
+--
+-- With _events.
 --
 -- Returns {"deleted"}, or {"in_use", names_and_numbers}: its contents, a flat list.
 local in_use = {}
@@ -24,6 +27,15 @@ add('prefixes pending deletion', redis.call('SCARD', base .. 'garbage'))
 -- Live workers would create it again with their next heartbeat.
 add('live workers',
   redis.call('ZCOUNT', base .. 'dead_at', '(' .. string.format('%.0f', now), '+inf'))
+if ARGV[3] == '1' then
+  local event = redis.call('XREVRANGE', base .. 'events', '+', '-', 'COUNT', 1)[1]
+  local event_s = event and math.floor(string.match(event[1], '^%d+') / 1000)
+  add('recent events', event and redis.call('TIME')[1] - event_s < EVENTS_KEPT_S and 1 or 0)
+  add('workers', redis.call('ZCARD', base .. 'dead_at'))
+  add('prefixes', redis.call('HLEN', base .. 'prefixes'))
+  add('settings', redis.call('EXISTS', base .. 'limits', base .. 'defaults', base .. 'retention',
+    base .. 'paused', base .. 'partitions'))
+end
 if #in_use > 0 then
   return {'in_use', in_use}
 elseif ARGV[2] == 'look' then

@@ -10,11 +10,10 @@
 -- ARGV[2]    limit  the most submissions, and prefixes
 -- ARGV[3...] rest   prefixes whose objects have been deleted
 --
--- With _pairs.
+-- With _events, _pairs.
 --
 -- Returns {"forgotten", submissions, prefixes}.
 local limit = tonumber(ARGV[2])
-local EVENTS_KEPT_S = 3600  -- their readers read on within seconds
 local garbage = base .. 'garbage'
 
 go_on_without_memory()

@@ -16,10 +16,10 @@
 --
 -- With _alive, _partitions, _reservation, _suspects, _worker.
 --
--- Returns {"alive", revoked, released, lost, is_free, workers, partitions, is_due}: revoked are
--- tokens; lost is the number of reservations that were pending for it but no longer in the stream,
--- see _reservation.lua. is_free is 1 if there may be something to reserve. is_due is 1 if a sweep
--- is overdue. partitions are those of _partitions.lua.
+-- Returns {"alive", revoked, released, lost, is_free, workers, partitions, is_due, due_in}: revoked
+-- are tokens; lost is the number of reservations that were pending for it but no longer in the
+-- stream, see _reservation.lua. is_free is 1 if there may be something to reserve. is_due is 1 if a
+-- sweep is overdue. partitions are those of _partitions.lua; due_in see _alive.lua.
 local worker, info, unknown_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local OVERDUE_MS = 5000  -- so much later than a sweeper comes, if there is one
 
@@ -91,4 +91,4 @@ for i = 7, #ARGV do
   end
 end
 return {'alive', revoked, released, lost_now, is_free() and 1 or 0,
-  redis.call('ZCARD', base .. 'workers'), partition_numbers(), is_due() and 1 or 0}
+  redis.call('ZCARD', base .. 'workers'), partition_numbers(), is_due() and 1 or 0, due_in}

@@ -20,19 +20,21 @@
 -- With _alive, _handout, _history, _hosting, _in_hand, _strategy, _token.
 --
 -- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
--- scan_from, is_cut, again, mode}. Read `wake` after wake_id to sleep until something may be free.
--- next_due is the instant of the next delayed chunk, or when a rate limit permits one, or -1 if
--- there can be none before a resume. chunks is a flat list of token, attempt, and input of a small
--- submission or nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values
--- are those of the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the
--- answer. again has the positions of the chunks that were in hand before. mode is "suspect" if the
--- only chunk is one, "drain" if the worker must reserve nothing until it holds nothing, or ''.
+-- scan_from, is_cut, again, mode, due_in}. Read `wake` after wake_id to sleep until something may
+-- be free. next_due is the instant of the next delayed chunk, or when a rate limit permits one, or
+-- -1 if there can be none before a resume. chunks is a flat list of token, attempt, and input of a
+-- small submission or nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine
+-- values are those of the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled
+-- the answer. again has the positions of the chunks that were in hand before. mode is "suspect" if
+-- the only chunk is one, "drain" if the worker must reserve nothing until it holds nothing, or ''.
+-- due_in: see _alive.lua.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, scan_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local expires_at, bytes_left = now + tonumber(reservation_ms), 1024 * 1024
 local repeats_metadata = ARGV[9] == '1'
 local next_due
+local EXPIRY_LOOK_MS = 5000
 -- Chunks that were in hand before, "ID:INDEX" each; nil if there are none.
 local was_in_hand, mode = nil, ''
 
@@ -43,7 +45,8 @@ local function answer(tag, chunks, submissions, rest, again)
     next_at = next_allowed
   end
   return {tag, last_wake and last_wake[1] or '0-0', now, next_at, expires_at, chunks, submissions,
-    rest, bytes_left <= 0 and 1 or 0, again or {}, mode}
+    rest, bytes_left <= 0 and 1 or 0, again or {}, mode,
+    due_in}
 end
 
 -- It counts as a heartbeat, so that reclaim_dead knows every worker that holds something. A
@@ -168,6 +171,10 @@ end
 -- Built from the delivered entries, not from the added ones: these are what the worker holds.
 local chunks, again = {}, {}
 local delivered = deliver(worker, entries, expires_at)
+if redis.call('XLEN', base .. 'reservations') == #delivered then
+  -- Sweepers look again and again only where something is reserved.
+  due_in = due_in < 0 and EXPIRY_LOOK_MS or math.min(due_in, EXPIRY_LOOK_MS)
+end
 if mode == 'suspect' then
   redis.call('HSET', base .. 'hosts', worker, delivered[1][1])
 elseif known[4] == 'ordinary' then

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import redis
 
 from opsqueue.exceptions import (
-    RedisUnavailableError,
     StoreUnavailableError,
     SubmissionNotFoundError,
 )
@@ -38,7 +35,12 @@ def store(queue_name: str) -> MemoryStore:
 
 
 @pytest.fixture
-def sweeping(queue: Queue, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
+def sweeping(
+    fake_client: redis.Redis,
+    queue: Queue,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Sweeper:
     """Beside a completed submission whose inputs are to be deleted, three at a time."""
     insert(queue, CHUNKS, prefix=prefix_of(queue, "a/b"), delete_inputs_at_completion=True)
     for index in range(CHUNKS):
@@ -46,7 +48,7 @@ def sweeping(queue: Queue, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) 
         store.create(output_key(prefix_of(queue, "a/b"), index), b"x")
     queue.complete_chunks(tokens_of(take(queue, CHUNKS)))
     monkeypatch.setattr(sweeper, "_INPUTS_AT_ONCE", 3)
-    return Sweeper(lambda: [queue], sweeper="w1", store=store)
+    return Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store)
 
 
 def test_spent_inputs_are_deleted_and_results_stay(
@@ -86,7 +88,7 @@ def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
     store.create(input_key(prefix_of(queue, "a/b"), 0), b"x")
     queue.complete_chunks(tokens_of(take(queue, 1)))
     clock.advance(25 * 3600 * 1000)
-    sweeping = Sweeper(lambda: [queue], sweeper="w1", store=store)
+    sweeping = Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store)
 
     def fail(_: str) -> None:
         message = "the store is down"
@@ -94,9 +96,9 @@ def test_what_could_not_be_deleted_is_deleted_by_the_next_sweep(
 
     with monkeypatch.context() as trouble:
         trouble.setattr(store, "delete_prefix", fail)
-        sweeping._sweep(queue, is_slow_round=True)
+        sweeping._clean(queue)
     left = list(store.list_prefix(queue.name))
-    sweeping._sweep(queue, is_slow_round=True)
+    sweeping._clean(queue)
 
     with pytest.raises(SubmissionNotFoundError):
         queue.get_submission(id_)
@@ -116,7 +118,7 @@ def test_objects_that_cannot_be_deleted_keep_no_others_from_it(
     shutil.move(tmp_path / "store" / stuck, tmp_path / "elsewhere")
     (tmp_path / "store" / stuck).symlink_to(tmp_path / "elsewhere")
 
-    Sweeper(lambda: [queue], sweeper="w1", store=store).forget(queue)
+    Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store).forget(queue)
 
     assert list(store.list_prefix("")) == []
     assert queue.forget_submissions().prefixes == (stuck,)
@@ -136,7 +138,7 @@ def test_inputs_that_cannot_be_deleted_keep_no_others_from_it(
     shutil.move(tmp_path / "store" / stuck, tmp_path / "elsewhere")
     (tmp_path / "store" / stuck).symlink_to(tmp_path / "elsewhere")
 
-    Sweeper(lambda: [queue], sweeper="w1", store=store).delete_inputs(queue)
+    Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store).delete_inputs(queue)
 
     assert not store.exists(input_key(other, 0))
     assert [inputs.prefix for inputs in queue.delete_inputs()] == [stuck]
@@ -158,7 +160,7 @@ def test_an_old_prefix_above_anothers_takes_nothing_of_it(
         fake_client.hdel(raw.key("prefixes"), own)
         fake_client.hset(raw.key("prefixes"), prefix, str(id_))
 
-    Sweeper(lambda: [queue], sweeper="w1", store=store).forget(queue)
+    Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store).forget(queue)
 
     assert list(store.list_prefix("")) == [input_key(victim, 0)]
     assert queue.forget_submissions().prefixes == ()
@@ -174,9 +176,9 @@ def test_a_sweep_frees_chunks_whose_reservation_ran_out_though_their_worker_live
     (held,) = queue.reserve_chunks("hanging", reservation_ms=60_000).chunks
     clock.advance(60_000)
     queue.heartbeat("hanging", tokens=[held.token], info=b"{}")
-    sweeping = Sweeper(lambda: [queue], sweeper="w1", store=store)
+    sweeping = Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store)
 
-    sweeping._sweep(queue, is_slow_round=True)
+    sweeping._sweep(queue, cleans=True)
 
     assert [Lost()] == queue.complete_chunks([held.token])
     (again,) = queue.reserve_chunks("another").chunks
@@ -198,49 +200,11 @@ def test_what_is_taken_back_is_logged_with_its_queue_and_workers(
     clock.advance(20_000)
     queue.heartbeat("hanging", unknown_ms=60_000, timeout_ms=60_000)
 
-    Sweeper(lambda: [queue], sweeper="w1", store=store)._sweep(queue, is_slow_round=True)
+    Sweeper(lambda: [queue], client=fake_client, sweeper="w1", store=store)._sweep(
+        queue, cleans=True
+    )
 
     assert caplog.messages == [
         f"queue {queue_name}: reclaimed 2 chunks from dead workers: dead",
         f"queue {queue_name}: reclaimed 1 chunk whose reservation had expired, from hanging",
     ]
-
-
-def test_a_queue_whose_master_is_gone_does_not_keep_others_from_being_swept(
-    fake_client: redis.Redis, store: MemoryStore, queue_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a cluster some queues may not be there while the rest is."""
-    clock = Clock()
-    gone, there = Queue(fake_client, "gone"), Queue(fake_client, queue_name, clock=clock)
-    no_answer = Mock(side_effect=RedisUnavailableError("no answer"))
-    monkeypatch.setattr(gone.partitions, "ask", no_answer)
-    insert(there, 1)
-    there.reserve_chunks("dead", heartbeat_timeout_ms=1_000)
-    clock.advance(1_000)
-
-    Sweeper(lambda: [gone, there], sweeper="w1", store=store)._sweep_round(0)
-
-    no_answer.assert_called()
-    assert (there.count_queue().chunks_in_hand, len(take(there))) == (0, 1)
-
-
-def test_only_queues_whose_turn_it_is_are_asked_for_their_partitions(
-    fake_client: redis.Redis, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a thousand queues would be asked each time that fifty are swept."""
-    queues = [Queue(fake_client, f"q{number}") for number in range(3)]
-    asked: list[str] = []
-
-    def parts(name: str) -> list[Queue]:
-        asked.append(name)
-        return []
-
-    for queue in queues:
-        monkeypatch.setattr(queue, "parts", partial(parts, queue.name))
-    monkeypatch.setattr(sweeper, "_QUEUES_A_ROUND", 1)
-    sweeping = Sweeper(lambda: queues, sweeper="w1", store=store)
-
-    for rounds in range(4):
-        sweeping._sweep_round(rounds)
-
-    assert asked == ["q0", "q1", "q2", "q0"]
