@@ -16,7 +16,7 @@ from opsqueue.queue.cluster import Client
 from opsqueue.queue.replies import unexpected
 from opsqueue.queue.script import Argument, Scripts
 
-SCRIPTS_OF_INDEX: Final = ("note_due", "take_due")
+SCRIPTS_OF_INDEX: Final = ("note_due", "take_due", "list_due")
 
 LEASE_MS: Final = 3_000
 """After this time without a round of its leader another sweeper leads."""
@@ -96,6 +96,20 @@ class DueIndex:
             case [b"refused", int(candidates)]:
                 return Refused(candidates)
         raise unexpected(reply)
+
+    def busiest(self, limit: int) -> list[str]:
+        """List partitions that are looked at most often, named as by `names.label`.
+
+        First come those in which chunks are reserved, then those that have workers.
+
+        Raises:
+            OpsqueueError: see `Scripts.call`.
+        """
+        match self._scripts.call("list_due", limit=limit):
+            case [b"listed", labels]:
+                return [label.decode() for label in labels]
+            case reply:
+                raise unexpected(reply)
 
 
 def _pairs(in_ms: Mapping[str, int | None]) -> list[Argument]:
