@@ -41,7 +41,7 @@ class Reserved(Struct, frozen=True, kw_only=True):
     scan_from: str = ""
     """Not '': the script reached its limit and found nothing; continue the search from here."""
     is_cut: bool = False
-    """There may be more chunks, but the inputs of these make the answer large enough."""
+    """There may be more chunks, but these make the answer large, or the script long, enough."""
     is_suspect: bool = False
     """The only chunk of this answer may kill the whole worker: hold nothing beside it."""
     must_drain: bool = False
@@ -106,6 +106,18 @@ class Limit(Struct, frozen=True, kw_only=True):
     def name(self) -> tuple[str, int | None, LimitKind]:
         """Key, value and kind: the identity of the limit."""
         return self.meta_key, self.value, self.kind
+
+
+MAX_WORKERS: Final = 1_000
+"""The most workers that a list has: those that were seen last."""
+
+
+class Held(Struct, frozen=True):
+    """The chunks that a worker holds."""
+
+    chunks: int
+    oldest_ms: int | None
+    """How long it has held the chunk that it reserved first; None: it holds none."""
 
 
 class WorkerSeen(Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ FSYNC_EXPOSES: Final = (
 )
 
 _CALL: Final = re.compile(r"redis\.p?call\(\s*'([A-Z]+)'(?:, '([A-Z]+)')?")
-_WITH_SUBCOMMANDS: Final = frozenset({"XGROUP"})
+_WITH_SUBCOMMANDS: Final = frozenset({"XGROUP", "XINFO"})
 # Commands that scripts hold in a variable.
 _CHOSEN: Final = re.compile(
     "'(ZRANGE|ZREVRANGE|ZRANGEBYLEX|ZREVRANGEBYLEX|ZCARD|XLEN|SCARD|STRLEN|LLEN|HLEN)'"
@@ -43,8 +43,8 @@ _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
 SCRIPTS_OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
-    "delete_inputs", "note_begun", "get_partitions", "list_workers", "get_reservations",
-    "next_due", "delete_queue", *SCRIPTS_OF_INDEX,
+    "delete_inputs", "note_begun", "get_partitions", "list_workers", "count_held",
+    "get_reservations", "next_due", "delete_queue", *SCRIPTS_OF_INDEX,
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from opsqueue.model.answers import (
     Durations,
     ErrorChunks,
     Forgotten,
+    Held,
     Inserted,
     Limit,
     LimitKind,
@@ -78,9 +79,9 @@ from opsqueue.model.new_submission import (
 from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
 from opsqueue.queue import replies
 from opsqueue.queue.partitions import (
+    entry_of,
     merged_repairs,
     merged_sweeps,
-    merged_workers,
     partition_of,
     summed,
 )
@@ -93,6 +94,8 @@ Answer = TypeVar("Answer")
 MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """A worker's heartbeat timeout, unless it sets one: after this time it is dead."""
+HEARTBEAT_PAGE: Final = 500
+"""The most chunks of a worker that one script examines for a heartbeat."""
 MAX_WINDOW: Final = 65_536
 """The most chunks that one request for progress covers: 8 KiB."""
 MAX_DELAYED: Final = 10 * MAX_PAGE
@@ -576,7 +579,7 @@ def _partition_of_all(tokens: Sequence[Token]) -> int | None:
 # Workers, and chunks that they leave behind
 
 
-def heartbeat(
+def heartbeat(  # noqa: PLR0913 arguments of the script
     worker: str,
     *,
     partition: int,
@@ -585,21 +588,51 @@ def heartbeat(
     unknown_ms: int,
     timeout_ms: int,
     begun: Sequence[Token] | None = None,
-) -> Command[Alive]:
-    """Report to one partition that a worker is alive; see `Queue.heartbeat`."""
+    page_from: str = "-",
+    page_to: str = "+",
+) -> Command[tuple[Alive, str]]:
+    """Send a page of a heartbeat to one partition; see `Queue.heartbeat`.
+
+    Args:
+        worker: its name.
+        partition: the partition.
+        tokens: those of the page.
+        info: see `Queue.heartbeat`; only the first page stores it, and `timeout_ms` and `begun`.
+        unknown_ms: see `Queue.heartbeat`.
+        timeout_ms: see `Queue.heartbeat`.
+        begun: see `Queue.heartbeat`.
+        page_from: "-" for the first page, then "(" and the last entry of the page before.
+        page_to: the last entry of the page, "+" for the last page.
+
+    Returns the answer, and the entry at which the script stopped, "" if it examined all of the
+    page: what the answer says of tokens of later entries is not valid.
+    """
+
+    def read(
+        read_to: bytes,
+        revoked: list[bytes],
+        released: int,
+        lost: int,
+        is_free: int = 0,
+        workers: int = 0,
+        partitions: Sequence[int] = (),
+        is_due: int = 0,
+        _due_in: int = -1,
+    ) -> tuple[Alive, str]:
+        alive = Alive(
+            revoked=frozenset(Token(token.decode()) for token in revoked),
+            released=released,
+            lost=lost,
+            is_free=bool(is_free),
+            workers=workers,
+            partitions=tuple(partitions) if partition == 0 else (),
+            is_due=bool(is_due),
+        )
+        return alive, read_to.decode()
+
     return Command(
         script="heartbeat",
-        parse=_tagged(
-            alive=lambda revoked, released, lost, is_free, workers, partitions, is_due, _: Alive(
-                revoked=frozenset(Token(token.decode()) for token in revoked),
-                released=released,
-                lost=lost,
-                is_free=bool(is_free),
-                workers=workers,
-                partitions=tuple(partitions) if partition == 0 else (),
-                is_due=bool(is_due),
-            )
-        ),
+        parse=_tagged(alive=read),
         arguments={
             "worker": checked_worker(worker),
             # An invalid one would break every list of workers.
@@ -607,10 +640,13 @@ def heartbeat(
             "unknown_ms": checked_whole("unknown_ms", unknown_ms, most=MAX_MS),
             "timeout_ms": checked_whole("timeout_ms", timeout_ms, most=MAX_MS),
             "begun": _entries_of(begun),
+            "from": _checked_page(page_from),
+            "to": page_to,
+            "limit": HEARTBEAT_PAGE,
         },
         rest=list(tokens),
         partition=partition,
-        tells_due=True,
+        tells_due=page_from == "-",
     )
 
 
@@ -628,7 +664,7 @@ def note_begun(worker: str, begun: Sequence[Token]) -> Command[bool]:
     )
 
 
-def retire_worker(worker: str, *, limit: int = MAX_BATCH) -> Command[bool]:
+def retire_worker(worker: str, *, limit: int = 200) -> Command[bool]:
     """Release all chunks that a worker still holds, and forget it.
 
     Returns True if nothing is left to do, or if nothing could be done, so that repeating it would
@@ -1198,14 +1234,26 @@ def _defaults(options: list[bytes]) -> Defaults:
     return Defaults(**{name: int(value) if value else None for name, value in named})
 
 
-def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
-    """List workers that have not retired, each once, the last seen first."""
+def list_workers(*, limit: int) -> Command[list[WorkerSeen]]:
+    """List one partition's workers, without what they hold; see `Queue.list_workers`."""
     return Command(
         script="list_workers",
         parse=_tagged(listed=replies.read_workers),
-        arguments={"limit": checked_limit(limit)},
-        scope=Scope.EACH,
-        merge=lambda parts: merged_workers(parts)[:limit],
+        arguments={"limit": limit},
+    )
+
+
+def count_held(workers: Sequence[str], *, page_from: str = "-") -> Command[tuple[list[Held], str]]:
+    """Count what some workers hold in one partition, in a bounded step.
+
+    Returns the numbers of the first workers, and where to continue with the last one of them, ""
+    if all of its chunks are counted.
+    """
+    return Command(
+        script="count_held",
+        parse=_tagged(counted=replies.read_held),
+        arguments={"from": _checked_page(page_from)},
+        rest=[checked_worker(worker) for worker in workers],
     )
 
 
@@ -1262,10 +1310,14 @@ def checked_begun(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _entries_of(begun: Sequence[Token] | None) -> str:
-    """Return the entries of chunks that have begun, in the scripts' form; "-": not reported."""
+    """Return the entries of chunks that have begun, in the scripts' form; "-": not reported.
+
+    They are ascending, and a space precedes each: so the scripts tell them from an older version's.
+    """
     if begun is None:
         return "-"
-    return " ".join(token.partition(":")[0] for token in checked_begun(begun))
+    entries = sorted(checked_begun(begun), key=entry_of)
+    return "".join(f" {token.partition(':')[0]}" for token in entries)
 
 
 def _checked_prefixes(prefixes: Sequence[str]) -> list[str]:

@@ -18,7 +18,15 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
-from opsqueue.model.answers import Counts, RepairStep, Reserved, SubmissionPage, Swept, WorkerSeen
+from opsqueue.model.answers import (
+    Counts,
+    Held,
+    RepairStep,
+    Reserved,
+    SubmissionPage,
+    Swept,
+    WorkerSeen,
+)
 from opsqueue.model.checks import is_text, shown
 from opsqueue.model.chunk import Token
 from opsqueue.model.process import PerProcess
@@ -32,6 +40,7 @@ KNOWN_FOR_S: Final = 2.0
 _SEPARATOR: Final = "@"
 """Stands between the id of an entry and the partition whose stream has it."""
 _PLACE: Final = re.compile(rf"([^{_SEPARATOR}]*)(?:{_SEPARATOR}([0-9]{{2}}))?")
+_ENTRY: Final = re.compile(r"([0-9]{1,19})-([0-9]{1,19})(?![0-9])")
 _IN_TOKEN: Final = re.compile(r"[0-9]+-[0-9]+:[0-9]{17}([0-9]{2}):")
 
 
@@ -39,6 +48,12 @@ def partition_of(token: Token) -> int:
     """Return the partition of a token's submission; for an invalid token, the first partition."""
     found = _IN_TOKEN.match(token) if is_text(token) else None
     return int(found[1]) if found else 0
+
+
+def entry_of(token: Token) -> tuple[int, int]:
+    """Return the entry of a token, for sorting; (0, 0), which there never is, if it has none."""
+    found = _ENTRY.match(token) if is_text(token) else None
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 class Partitions:
@@ -150,14 +165,21 @@ def merged_workers(parts: Iterable[Iterable[WorkerSeen]]) -> list[WorkerSeen]:
     return sorted(by_name.values(), key=lambda worker: worker.seen_ms_ago)
 
 
+def merged_held(parts: Iterable[Held]) -> Held:
+    """Return what a worker holds in all, from counts of different chunks."""
+    parts = list(parts)
+    oldest = [one.oldest_ms for one in parts if one.oldest_ms is not None]
+    return Held(sum(one.chunks for one in parts), max(oldest, default=None))
+
+
 def _merged_worker(a: WorkerSeen, b: WorkerSeen) -> WorkerSeen:
     seen_last = min(a, b, key=lambda worker: worker.seen_ms_ago)
-    oldest = [w.oldest_ms for w in (a, b) if w.oldest_ms is not None]
+    held = merged_held(Held(one.chunks_in_hand, one.oldest_ms) for one in (a, b))
     return replace(
         seen_last,
         info=seen_last.info or a.info or b.info,
-        chunks_in_hand=a.chunks_in_hand + b.chunks_in_hand,
-        oldest_ms=max(oldest, default=None),
+        chunks_in_hand=held.chunks,
+        oldest_ms=held.oldest_ms,
         is_alive=a.is_alive or b.is_alive,
     )
 

@@ -13,6 +13,7 @@ import math
 import random
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,13 +32,16 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.model.answers import (
+    MAX_WORKERS,
     Alive,
+    Held,
     Inserted,
     Limit,
     Progress,
     Reserved,
     SubmissionPage,
     Swept,
+    WorkerSeen,
 )
 from opsqueue.model.checks import shown
 from opsqueue.model.chunk import (
@@ -70,6 +74,7 @@ from opsqueue.queue import commands
 from opsqueue.queue.cluster import Client
 from opsqueue.queue.commands import (
     DEFAULT_TIMEOUT_MS,
+    HEARTBEAT_PAGE,
     Command,
     Scope,
     checked_limit,
@@ -80,11 +85,14 @@ from opsqueue.queue.due import DueIndex
 from opsqueue.queue.durability import Durability, confirming, unconfirmed
 from opsqueue.queue.partitions import (
     Partitions,
+    entry_of,
     grouped,
     home_of,
     joined,
+    merged_held,
     merged_pages,
     merged_reserves,
+    merged_workers,
     place_of,
     placed,
     taken_apart,
@@ -104,6 +112,8 @@ IN_PROGRESS_LOOK_MS: Final = 60_000
 _REGISTER_EVERY_S: Final = 60.0
 _READ_BY_ALL: Final = frozenset(readable_codecs(allow_pickle=False))
 _MOST_ROUNDS: Final = 100
+_WORKERS_COUNTED: Final = 250
+"""The most workers whose chunks one script counts."""
 _MOST_BATCHES: Final = 1_000
 
 
@@ -184,7 +194,9 @@ class Queue:
         if partition is None and command.scope is Scope.EVERY:
             return command.merge(self._run_in_every(command))
         if partition is None and command.scope is Scope.EACH:
-            return command.merge(self._run_in_each(self._numbers(), lambda _: command))
+            return command.merge(
+                self._from_each(self._numbers(), lambda number: self.run(command, partition=number))
+            )
         place = self._place_of(command) if partition is None else partition
         scripts = self._scripts_of(place)
         reply = scripts.call(command.script, rest=command.rest, **command.arguments)
@@ -280,21 +292,19 @@ class Queue:
             self._scripts[partition] = scripts
         return scripts
 
-    def _run_in_each(
-        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
-    ) -> list[Answer]:
-        answers, failures = self._answers_of(numbers, command_of)
+    def _from_each(self, numbers: Iterable[int], ask: Callable[[int], Answer]) -> list[Answer]:
+        answers, failures = self._answers_of(numbers, ask)
         if failures:
             raise failures[0]
         return answers
 
     def _answers_of(
-        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
+        self, numbers: Iterable[int], ask: Callable[[int], Answer]
     ) -> tuple[list[Answer], list[RedisUnavailableError]]:
         answers, failures = [], []
         for number in numbers:
             try:
-                answers.append(self.run(command_of(number), partition=number))
+                answers.append(ask(number))
             except RedisUnavailableError as exc:
                 failures.append(exc)
         return answers, failures
@@ -310,7 +320,9 @@ class Queue:
                 failures.append(exc)
                 numbers = range(self.partitions.history[-1])
             # A partition added in the meantime was given the settings that the first one had.
-            answered, unavailable = self._answers_of(numbers[told:], lambda _: command)
+            answered, unavailable = self._answers_of(
+                numbers[told:], lambda number: self.run(command, partition=number)
+            )
             answers += answered
             failures += unavailable
             if told >= len(numbers) or self._is_one:
@@ -663,8 +675,12 @@ class Queue:
         run = [(group, command_of([tokens[number] for number in group])) for group in groups]
         answers: dict[int, Answer] = {}
         for numbers, command in run:
-            of_partition = self.run(command)
-            answers |= zip(numbers, of_partition, strict=True)
+            answered = self.run(command)
+            # A script answers the first ones only, if they are work enough for one call.
+            while len(answered) < len(numbers):
+                left = [tokens[number] for number in numbers[len(answered) :]]
+                answered = [*answered, *self.run(command_of(left))]
+            answers |= zip(numbers, answered, strict=True)
         return [answers[number] for number in range(len(tokens))]
 
     # Workers, and chunks that they leave behind
@@ -697,22 +713,63 @@ class Queue:
         named = self._by_place(tokens)
         named_begun = None if begun is None else self._begun_by_place(begun)
 
-        def beat(partition: int) -> Command[Alive]:
+        def of_partition(partition: int) -> Sequence[Token] | None:
+            return None if named_begun is None else named_begun.get(partition, [])
+
+        def page(
+            partition: int, tokens: Sequence[Token], page_from: str = "-", page_to: str = "+"
+        ) -> Command[tuple[Alive, str]]:
             return commands.heartbeat(
                 worker,
                 partition=partition,
-                tokens=named.get(partition, []),
+                tokens=tokens,
                 info=info,
                 unknown_ms=unknown_ms,
                 timeout_ms=DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
-                begun=None if named_begun is None else named_begun.get(partition, []),
+                # The first page reports all of them.
+                begun=of_partition(partition) if page_from == "-" else None,
+                page_from=page_from,
+                page_to=page_to,
             )
 
-        beat(self.partition)  # checks the arguments before anything is sent
+        page(self.partition, tokens)  # checks the arguments before anything is sent
         # Not only once: a flushed server has lost the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
             register_queue(self._client, self.name)
-        return Alive.merged(self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat))
+        numbers = dict.fromkeys([*self._numbers(), *named])
+        return Alive.merged(
+            self._from_each(numbers, lambda number: self._beat(number, named.get(number, []), page))
+        )
+
+    def _beat(
+        self,
+        partition: int,
+        tokens: Sequence[Token],
+        page: Callable[..., Command[tuple[Alive, str]]],
+    ) -> Alive:
+        """Send a heartbeat to one partition, page by page in the order of the entries."""
+        left = sorted(tokens, key=entry_of)
+        entries = [entry_of(token) for token in left]
+        answers = list[Alive]()
+        page_from = "-"
+        for _ in range(_MOST_BATCHES):
+            # An entry may have two names, with and without its chunk, which must not be parted.
+            end = len(left)
+            if end > HEARTBEAT_PAGE:
+                end = bisect_right(entries, entries[HEARTBEAT_PAGE - 1])
+            page_to = "+" if end == len(left) else "{}-{}".format(*entries[end - 1])
+            command = page(partition, left[:end], page_from, page_to)
+            alive, stopped_at = self.run(command, partition=partition)
+            if stopped_at:
+                end = bisect_right(entries, entry_of(Token(stopped_at)), hi=end)
+                revoked = alive.revoked.intersection(left[:end])
+                alive = msgspec.structs.replace(alive, revoked=revoked)
+            answers.append(alive)
+            if not stopped_at and page_to == "+":
+                break
+            left, entries = left[end:], entries[end:]
+            page_from = f"({stopped_at or page_to}"
+        return Alive.merged(answers)
 
     def note_begun(self, worker: str, begun: Sequence[Token]) -> bool:
         """Report only which chunks' handlers have begun; see `heartbeat`.
@@ -750,7 +807,7 @@ class Queue:
     repair = _runs(commands.repair)
 
     def reclaim_expired(
-        self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
+        self, sweeper: str, *, page_from: str = "-", limit: int = 500, lock_ms: int = 2_000
     ) -> Swept | None:
         """Reclaim a page of chunks whose reservation has expired; None: another one sweeps.
 
@@ -897,9 +954,53 @@ class Queue:
     list_limits = _runs(commands.list_limits)
     get_defaults = _runs(commands.get_defaults)
     unknown_prefixes = _runs(commands.unknown_prefixes)
-    list_workers = _runs(commands.list_workers)
     count_queue = _runs(commands.count_queue)
     get_durations = _runs(commands.get_durations)
+
+    def list_workers(self, *, limit: int = MAX_WORKERS) -> list[WorkerSeen]:
+        """List workers that have not retired, each once, the last seen first; at most MAX_WORKERS.
+
+        What they hold is counted in further steps, since one may hold thousands of chunks.
+        """
+        limit = min(checked_limit(limit), MAX_WORKERS)
+
+        def list_in(partition: int) -> list[WorkerSeen]:
+            workers = self.run(commands.list_workers(limit=limit), partition=partition)
+            held = self._held_in(partition, [worker.name for worker in workers])
+            return [
+                msgspec.structs.replace(
+                    worker, chunks_in_hand=of_it.chunks, oldest_ms=of_it.oldest_ms
+                )
+                for worker, of_it in zip(workers, held, strict=True)
+            ]
+
+        return merged_workers(self._from_each(self._numbers(), list_in))[:limit]
+
+    def count_held(self, workers: Sequence[str]) -> dict[str, Held]:
+        """Count the chunks that workers hold."""
+        parts = self._from_each(
+            self._numbers(), lambda number: self._held_in(number, list(workers))
+        )
+        return {worker: merged_held(of_it) for worker, *of_it in zip(workers, *parts, strict=True)}
+
+    def _held_in(self, partition: int, workers: list[str]) -> list[Held]:
+        """Count the chunks that workers hold in one partition, in bounded steps."""
+        held: list[Held] = []
+        page_from = ""
+        for _ in range(_MOST_BATCHES):
+            # If the last worker has further chunks, the next step begins with it again.
+            first = len(held) - bool(page_from)
+            some = workers[first : first + _WORKERS_COUNTED]
+            if not some:
+                break
+            counted, next_from = self.run(
+                commands.count_held(some, page_from=page_from or "-"), partition=partition
+            )
+            if page_from:
+                counted[0] = merged_held([held.pop(), counted[0]])
+            held += counted
+            page_from = next_from
+        return held + [Held(0, None)] * (len(workers) - len(held))
 
     def list_submissions(
         self,

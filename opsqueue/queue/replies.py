@@ -16,6 +16,7 @@ from opsqueue.exceptions import OpsqueueInternalError
 from opsqueue.model.answers import (
     Counts,
     Durations,
+    Held,
     Limit,
     Progress,
     RepairStep,
@@ -376,12 +377,19 @@ def read_workers(now: int, rows: list[Any]) -> list[WorkerSeen]:
             name=name.decode(),
             seen_ms_ago=max(0, now - seen),
             info=msgspec.json.decode(info) if info else {},
-            chunks_in_hand=held,
-            oldest_ms=max(0, now - reserved_at) if reserved_at else None,
             is_alive=now < dead_at,
         )
-        for name, seen, info, held, reserved_at, dead_at in rows
+        for name, seen, info, dead_at in rows
     ]
+
+
+def read_held(now: int, rows: list[Any], next_from: bytes) -> tuple[list[Held], str]:
+    """Parse the reply of `count_held`."""
+    held = [
+        Held(chunks, max(0, now - reserved_at) if reserved_at else None)
+        for chunks, reserved_at in rows
+    ]
+    return held, next_from.decode()
 
 
 def read_spent_inputs(row: list[Any]) -> SpentInputs:

@@ -217,6 +217,7 @@ READINGS: Final = (
     "get_partitions",
     "chunks_with_errors",
     "list_workers",
+    "count_held",
     "list_limits",
     "get_defaults",
     "unknown_prefixes",

@@ -83,4 +83,4 @@ class Workers:
     @operation(answers=WorkersBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         """List the queue's workers that have not been removed, most recently seen first."""
-        write(resp, WorkersBody(workers=self.queue_of(queue).list_workers()))
+        write(resp, WorkersBody.of(self.queue_of(queue).list_workers()))

@@ -12,6 +12,7 @@ local function use_attempt(id, index, state, failure, jitter, is_final, is_suspe
     put_back(id, index, state)
     return 'dropped', 0, now
   end
+  work = work + 7
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'max_attempts', 'backoff_first_ms', 'backoff_max_ms')
   local attempt = redis.call('HINCRBY', key .. ':attempts', index, 1)

@@ -93,6 +93,11 @@ if not now then
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- What a script has done so far, about in commands. While a script runs, all other clients wait. So
+-- one that ends many reservations stops at MOST_WORK, which is some milliseconds, and its answer
+-- tells where to continue. Submissions with many pairs of strategic metadata cost most.
+local work, MOST_WORK = 0, 1500
+
 -- A server out of memory (noeviction) refuses a script whose first write needs memory. A script
 -- that frees memory must run then, so its first write is one that needs none; the key never exists.
 local function go_on_without_memory()

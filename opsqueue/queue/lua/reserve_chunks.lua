@@ -25,9 +25,9 @@
 -- -1 if there can be none before a resume. chunks is a flat list of token, attempt, and input of a
 -- small submission or nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine
 -- values are those of the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled
--- the answer. again has the positions of the chunks that were in hand before. mode is "suspect" if
--- the only chunk is one, "drain" if the worker must reserve nothing until it holds nothing, or ''.
--- due_in: see _alive.lua.
+-- the answer, or these chunks are work enough for a script. again has the positions of the chunks
+-- that were in hand before. mode is "suspect" if the only chunk is one, "drain" if the worker must
+-- reserve nothing until it holds nothing, or ''. due_in: see _alive.lua.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, scan_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
@@ -45,7 +45,7 @@ local function answer(tag, chunks, submissions, rest, again)
     next_at = next_allowed
   end
   return {tag, last_wake and last_wake[1] or '0-0', now, next_at, expires_at, chunks, submissions,
-    rest, bytes_left <= 0 and 1 or 0, again or {}, mode,
+    rest, (bytes_left <= 0 or work >= MOST_WORK) and 1 or 0, again or {}, mode,
     due_in}
 end
 
@@ -84,7 +84,12 @@ if known[4] then
 end
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
-while #entries < asked and bytes_left > 0 do
+for _, layers in ipairs(strategy) do
+  for _, layer in ipairs(layers) do
+    watched_keys[layer[2] or ''] = true
+  end
+end
+while #entries < asked and bytes_left > 0 and (work < MOST_WORK or #entries == 0) do
   -- A step of Lehmer's generator for each pick: a server's math.random starts the same in each
   -- call.
   chance = chance * 48271 % 2147483647
@@ -130,8 +135,8 @@ while #entries < asked and bytes_left > 0 do
     if repeats_metadata and sub.taken > 1 then
       bytes_left = bytes_left - sub.shared_bytes
     end
-    -- One at a time, not as a sum: the strategy's next pick uses these counts.
-    note_in_hand(sub.pairs, 1)
+    -- One at a time, not as a sum, as the others: the strategy's next pick uses these counts.
+    note_in_hand(sub.watched, 1)
     if composed then
       local is_last = index == sub.total - 1
       composed.take_tokens(strategy[found], id,
@@ -154,6 +159,7 @@ for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.taken > 0 then
     redis.call('HSET', sub.key, 'cursor', sub.cursor, 'chunks_in_hand', sub.in_hand + sub.taken)
+    note_in_hand(sub.others, sub.taken)
     local row = sub.row
     row[10], row[11] = id, suspect and string.sub(id, 1, 17) <= suspect and 1 or 0
     row[12], row[13] = nil, nil

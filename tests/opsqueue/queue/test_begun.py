@@ -160,7 +160,10 @@ def test_more_handlers_may_have_begun_than_one_call_may_report(queue: Queue, clo
     queue.note_begun("w1", tokens_of(chunks[:-1]))
     clock.advance(600_000)
     queue.heartbeat("w1", tokens=tokens_of(chunks))
-    queue.reclaim_expired("sweeper", limit=10_000)
+    page_from: str | None = "-"
+    while page_from is not None:
+        swept = queue.reclaim_expired("sweeper", page_from=page_from)
+        page_from = swept.next_from if swept else None
 
     again = [*take(queue, 1_000, worker="w2"), *take(queue, 200, worker="w2")]
     assert [*[2] * 1_199, 1] == [chunk.attempt for chunk in again]

@@ -284,11 +284,10 @@ class Intake:
             for batch, answer in zip(batches, answers, strict=False):
                 again = self._reporter.settle(batch, answer, self._held)
                 self._reports.extendleft(reversed(again))
-                if not again:
-                    for report in batch.reports:
-                        if chunk := self._held.pop(report.token, None):
-                            failure = report.failure if isinstance(report, Failed) else None
-                            settled.append((chunk, failure))
+                for report in batch.reports[: len(batch.reports) - len(again)]:
+                    if chunk := self._held.pop(report.token, None):
+                        failure = report.failure if isinstance(report, Failed) else None
+                        settled.append((chunk, failure))
             self._changed.notify_all()
         spans.settled(self.queue.name, self._worker, settled, began_ns=began_ns)
 
