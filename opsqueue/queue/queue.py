@@ -213,7 +213,8 @@ class Queue:
         Raises:
             OpsqueueError: a refusal, such as SubmissionNotFoundError; all commands have been run.
         """
-        self._register_if_possible()
+        if any(command.tells_due for command in many):  # a worker is there
+            self._register_if_possible()
         places: dict[int, list[int]] = {}
         for number, command in enumerate(many):
             places.setdefault(self._place_of(command), []).append(number)

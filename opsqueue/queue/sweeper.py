@@ -36,7 +36,7 @@ _EXPIRY_EVERY_S: Final = 5.0
 _OBJECTS_EVERY_S: Final = 5.0
 _OTHERS_OBJECTS_EVERY_S: Final = 60.0
 """Only a sweeper that has their store, or the API, deletes them."""
-_PAGE: Final = 1_000
+_PAGE: Final = 250
 _SWEEP_FOR_S: Final = 1.0
 _SLOW_PARTITIONS: Final = 10
 """So many partitions the slow round looks at each second."""
