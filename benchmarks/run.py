@@ -60,6 +60,7 @@ BENCHMARKS = (
     ),
     Benchmark("transfer", "transfer.py", quick=("--chunks", "500", "--single", "50")),
     Benchmark("recovery", "recovery.py", quick=("--rounds", "2")),
+    Benchmark("scale_sweep", "scale_sweep.py", quick=("--names", "10", "300", "--rounds", "2")),
     Benchmark("memory", "memory.py", quick=("--operations", "100000")),
     Benchmark("small", "small.py", quick=("--submissions", "20")),
     Benchmark(

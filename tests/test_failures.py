@@ -145,6 +145,18 @@ SHOWN_BY: Final = {
         ),
         "opsqueue/queue/test_suspects.py::test_a_lost_fleet_is_worked_off_by_the_next_one",
     ),
+    "the sweeper that leads dies": (
+        (
+            "opsqueue/queue/test_sweeper.py::"
+            "test_a_leader_that_dies_is_replaced_and_what_it_had_taken_is_swept"
+        ),
+        "opsqueue/queue/test_sweeper.py::test_a_sweeper_that_stops_lets_another_one_lead",
+    ),
+    "the sweepers' index is lost or may not be read": (
+        "opsqueue/queue/test_sweeper.py::test_an_index_that_was_lost_is_made_good_by_the_slow_round",
+        "opsqueue/queue/test_sweeper.py::test_what_is_asked_for_is_swept_whoever_leads",
+        "opsqueue/queue/test_due.py::test_no_chunk_waits_for_an_index_that_is_not_there",
+    ),
     "reservation runs out though the worker lives": (
         (
             "opsqueue/queue/test_sweeper.py::"

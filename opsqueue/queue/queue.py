@@ -107,7 +107,7 @@ _LEAST_BLOCK_MS: Final = 10
 _GATHER_S: Final = 0.02
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
-IN_PROGRESS_LOOK_MS: Final = 60_000
+IN_PROGRESS_LOOK_MS: Final = 300_000
 """Sweepers look so often at a partition in which submissions are in progress and nothing is due."""
 _REGISTER_EVERY_S: Final = 60.0
 _READ_BY_ALL: Final = frozenset(readable_codecs(allow_pickle=False))

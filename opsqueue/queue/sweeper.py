@@ -335,7 +335,8 @@ class Sweeper:
             again_s = _OBJECTS_EVERY_S if cleans else _OTHERS_OBJECTS_EVERY_S
             in_s.append(due.objects_in_ms / 1000 or again_s)
         if due.in_progress:
-            in_s.append(IN_PROGRESS_LOOK_MS / 1000)
+            # Queues that were used at the same time get out of step.
+            in_s.append(IN_PROGRESS_LOOK_MS / 1000 * _jitter())
         return now + min(in_s) if in_s else None
 
     def reclaim_from_the_dead(self, queue: Queue) -> None:

@@ -162,7 +162,7 @@ def test_a_partition_is_noted_for_a_new_worker_and_for_the_first_reserved_chunk(
     queue.heartbeat("w1", timeout_ms=500)
     seen.append(due_in())
 
-    assert seen == [None, 60_000, 30_000, 5_000, 1_000, 500]
+    assert seen == [None, 300_000, 30_000, 5_000, 1_000, 500]
 
 
 def test_a_program_notes_the_same_again_only_after_it_was_due(
