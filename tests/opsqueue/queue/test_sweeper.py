@@ -510,7 +510,7 @@ def test_a_walk_over_many_reservations_goes_on_in_the_next_round(
     """In the meantime other queues are swept."""
     clock = Clock()
     queue = Queue(fake_client, queue_name, clock=clock)
-    insert(queue, 2_500)
+    insert(queue, 600)
     for _ in range(3):
         queue.reserve_chunks("hanging", limit=1_000, reservation_ms=1, heartbeat_timeout_ms=60_000)
     clock.advance(1)
