@@ -155,7 +155,7 @@ class Swept(Struct, frozen=True):
 
 
 class Due(Struct, frozen=True, kw_only=True):
-    """What a sweeper has to do in one partition, and when more will be; None: nothing is known."""
+    """The upkeep that one partition needs, and when it needs more; None: no time is known."""
 
     dead_in_ms: int | None
     """Time until the first worker counts as dead; 0: one does."""

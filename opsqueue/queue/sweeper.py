@@ -103,7 +103,7 @@ class _Walk:
 
     page_from: str = "-"
     at: float = 0.0
-    """When the next page is due, on the monotonic clock."""
+    """The instant at which the next page is due, on the monotonic clock."""
 
 
 class Sweeper:
