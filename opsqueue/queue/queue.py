@@ -236,7 +236,7 @@ class Queue:
         return answer
 
     def _note_due(self, partition: int, *, in_ms: int) -> None:
-        """Note in the sweepers' index when a partition needs upkeep, unless this program has done so.
+        """Note in the sweepers' index when a partition is due, unless this program has done so.
 
         Nothing waits for it to succeed: what the index lacks is found later.
         """
