@@ -2,6 +2,7 @@
 
     python benchmarks/fairness.py
     python benchmarks/fairness.py --figure docs/fairness.svg
+    python benchmarks/fairness.py --partitions 6
 
 In a paused queue one customer's 10,000 chunks are submitted first, then those of nine customers
 with 100 each. Then the queue is resumed. Two workers with four slots each run chunks that take 10
@@ -10,6 +11,10 @@ counted.
 
 The fair share: while ten customers have chunks left, each gets a tenth of the rate, so the nine are
 done after 10 x 100 chunks at the rate of the run.
+
+With --partitions, the large customer's chunks are in 50 submissions, which lie in all partitions,
+and each small customer's are in one. PreferDistinct is measured without partitions, with them, and
+with a partition for each customer's submissions. Where they lie is chance, so that runs differ.
 
 Only --figure needs matplotlib (pip install matplotlib).
 """
@@ -21,13 +26,14 @@ import asyncio
 import os
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from opsqueue import Opsqueue
 from opsqueue.cli.local_stack import LocalStack
 from opsqueue.model.names import base_key
-from opsqueue.model.submission import SubmissionState
+from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.producer import ProducerClient
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
@@ -53,6 +59,7 @@ def main() -> None:
     )
     parser.add_argument("--large", type=int, default=10_000, help="chunks of the first customer")
     parser.add_argument("--small", type=int, default=100, help="chunks of each of the nine")
+    parser.add_argument("--partitions", type=int, help="compare with so many partitions")
     parser.add_argument("--figure", type=Path, help="draw the samples there: .svg or .png")
     chosen = parser.parse_args()
     figure = chosen.figure and chosen.figure.resolve()
@@ -61,6 +68,10 @@ def main() -> None:
     report = Report("fairness", options=vars(chosen))
     report.say_where()
     report.say(f"{chosen.large:,} chunks of one customer, then {chosen.small} of each of nine")
+    chunks = [chosen.large, *[chosen.small] * 9]
+    if chosen.partitions:
+        compare_partitions(report, chunks, chosen.partitions)
+        return
     table = report.table(
         {
             "strategy": "`{strategy}`",
@@ -71,14 +82,47 @@ def main() -> None:
         }
     )
     for strategy in STRATEGIES:
-        table.add(measure(strategy, [chosen.large, *[chosen.small] * 9]))
+        table.add(measure(strategy, chunks))
     report.save()
     if figure:
         draw(table.rows, figure)
 
 
-def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
-    """Run everything under a strategy; return when each customer was done, and the samples."""
+def compare_partitions(report: Report, chunks: list[int], partitions: int) -> None:
+    table = report.table(
+        {
+            "partitions": "{partitions}",
+            "the small ones done, in order": "{each_s} s",
+            "fair share": "{fair_share_s:.1f} s",
+            "small ones by partition": "{together}",
+        }
+    )
+    for number, by_customer in ((1, False), (partitions, False), (partitions, True)):
+        run = measure(
+            STRATEGIES[1], chunks, partitions=number, large_in=50, by_customer=by_customer
+        )
+        each_s = " ".join(f"{done:.1f}" for done in sorted(run["done_s"][1:]))
+        shown = f"{number}, by customer" if by_customer else f"{number}"
+        table.add({**run, "partitions": shown, "each_s": each_s})
+
+
+def measure(
+    strategy: str,
+    chunks: list[int],
+    *,
+    partitions: int = 1,
+    large_in: int = 1,
+    by_customer: bool = False,
+) -> dict[str, Any]:
+    """Run everything under a strategy; return when each customer was done, and the samples.
+
+    Args:
+        strategy: the workers' strategy.
+        chunks: of each customer; the first one is the large one.
+        partitions: of the queue.
+        large_in: submissions that the large customer's chunks are divided into.
+        by_customer: a customer's submissions lie in one partition.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="opsqueue-bench-") as folder,
         LocalStack(
@@ -96,13 +140,21 @@ def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
     ):
         client = connect(stack.redis_url)
         queue = Queue(client, QUEUE)
+        queue.set_partitions(partitions, by="customer" if by_customer else "")
         queue.pause_queue()
+
+        def submit(customer: int, number: int) -> SubmissionId:
+            pairs = {"customer": customer}
+            return producer.insert_submission(range(number), chunk_size=1, strategic_metadata=pairs)
+
         ids = [
-            producer.insert_submission(
-                range(of_customer), chunk_size=1, strategic_metadata={"customer": customer}
-            )
-            for customer, of_customer in enumerate(chunks)
+            [submit(0, chunks[0] // large_in) for _ in range(large_in)],
+            *([submit(customer, number)] for customer, number in enumerate(chunks[1:], start=1)),
         ]
+        homes = Counter(id_.partition for (id_,) in ids[1:])
+        while min(part.count_queue().workers for part in queue.parts_now()) < WORKERS:
+            stack.check()
+            time.sleep(SAMPLE_S)
         queue.resume_queue()
         began = time.monotonic()
         done_s: dict[int, float] = {}
@@ -113,11 +165,8 @@ def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
             at_s = time.monotonic() - began
             by_customer = [int(in_hand.get(str(c).encode(), 0)) for c in range(len(ids))]
             samples.append({"at_s": at_s, "in_hand": by_customer})
-            for customer, id_ in enumerate(ids):
-                if (
-                    customer not in done_s
-                    and queue.get_submission(id_).state is not SubmissionState.IN_PROGRESS
-                ):
+            for customer, of_customer in enumerate(ids):
+                if customer not in done_s and has_ended(queue, of_customer):
                     done_s[customer] = time.monotonic() - began
             stack.check()
             time.sleep(max(0, began + len(samples) * SAMPLE_S - time.monotonic()))
@@ -132,7 +181,15 @@ def measure(strategy: str, chunks: list[int]) -> dict[str, Any]:
         "fair_share_s": len(chunks) * max(chunks[1:]) / rate,
         "chunks_a_second": rate,
         "samples": samples,
+        "together": " ".join(str(homes[number]) for number in range(partitions)),
     }
+
+
+def has_ended(queue: Queue, ids: list[SubmissionId]) -> bool:
+    """Return whether all submissions have ended; those that have are removed from the list."""
+    while ids and queue.get_submission(ids[-1]).state is not SubmissionState.IN_PROGRESS:
+        ids.pop()
+    return not ids
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:

@@ -60,6 +60,13 @@ BENCHMARKS = (
     ),
     Benchmark("transfer", "transfer.py", quick=("--chunks", "500", "--single", "50")),
     Benchmark("recovery", "recovery.py", quick=("--rounds", "2")),
+    Benchmark("failover", "failover.py", quick=("--rounds", "2")),
+    Benchmark("scale_idle_queues", "scale_idle.py", ("queues",), ("queues", "--queues", "1", "5")),
+    Benchmark(
+        "scale_idle_workers", "scale_idle.py", ("workers",), ("workers", "--workers", "10", "100")
+    ),
+    Benchmark("scale_idle_wake", "scale_idle.py", ("wake",), ("wake", "--sleepers", "10", "50")),
+    Benchmark("scale_sweep", "scale_sweep.py", quick=("--names", "10", "300", "--rounds", "2")),
     Benchmark("memory", "memory.py", quick=("--operations", "100000")),
     Benchmark("small", "small.py", quick=("--submissions", "20")),
     Benchmark(
@@ -78,6 +85,13 @@ BENCHMARKS = (
         "durability",
         "durability.py",
         quick=("--rounds", "2", "--seconds", "0.3", "--producers", "1"),
+    ),
+    Benchmark(
+        "scale_scripts",
+        "scale.py",
+        ("scripts",),
+        ("scripts", "--workers", "100", "--held", "1000", "--of-one", "500", "--rounds", "1"),
+        section="scale.py scripts",
     ),
     Benchmark("others", "others/run.py", quick=("--quick",)),
 )

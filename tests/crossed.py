@@ -40,6 +40,7 @@ from opsqueue.store.memory import MemoryStore
 from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue_api.app import create_app
 from opsqueue_api.http.settings import Limits
+from opsqueue_worker.intake.exchanges import Exchanges, Runs
 from opsqueue_worker.intake.intake import Intake
 from opsqueue_worker.intake.intakes import Intakes
 from opsqueue_worker.pool.child import Child
@@ -47,6 +48,7 @@ from opsqueue_worker.pool.child_pool import ChildPool
 from opsqueue_worker.pool.messages import Hello, read_from_parent
 from opsqueue_worker.pool.pool import PoolCalls
 from opsqueue_worker.pool.status import Status
+from tests.redis_sets import until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -160,7 +162,7 @@ class Flows:
         self._over_http = HttpBackend(API, transport=httpx.WSGITransport(border))
         self._http = httpx.Client(base_url=API, transport=httpx.WSGITransport(api))
         self._changed = threading.Condition()
-        self._intakes: dict[str, Intake] = {}
+        self._intakes: Intakes | None = None
         self._pool = self._started_pool()
 
     def _producer(self, queue: str = QUEUE) -> ProducerClient:
@@ -246,8 +248,8 @@ class Flows:
         return pool
 
     def _report(self, reports: Sequence[Report]) -> None:
-        for intake in self._intakes.values():
-            intake.report(reports)
+        assert self._intakes is not None
+        self._intakes.report(reports)
 
     def _announce(self) -> None:
         with self._changed:
@@ -264,11 +266,12 @@ class Flows:
                 strategy=handler.strategy,
                 worker="w",
                 slots=self._pool.slots,
+                exchanges=NoThreads(lambda: None),
                 changed=self._changed,
             )
 
-        (intake,) = Intakes([Queue(self._client, queue)], make)
-        self._intakes = {queue: intake}
+        self._intakes = Intakes([Queue(self._client, queue)], make)
+        (intake,) = self._intakes
         return intake
 
     def _work(self, queue: str) -> None:
@@ -278,9 +281,15 @@ class Flows:
             _exchange(intake)
 
 
+class NoThreads(Exchanges):
+    """The test itself runs the intake, in this thread."""
+
+    def offer(self, intake: Runs) -> None: ...
+
+
 def _exchange(intake: Intake) -> None:
-    """What the thread of an intake does again and again."""
-    intake._exchange(*intake._wait_for_something_to_do())
+    """What a thread does when there is something to do."""
+    until(lambda: intake.run().at_once, "there is something to report or a place")
 
 
 def measured() -> Mapping[str, Crossed]:

@@ -125,7 +125,7 @@ SHOWN_BY: Final = {
     "a node of a cluster hangs": (
         (
             "opsqueue_worker/intake/test_heartbeat.py::"
-            "test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats"
+            "test_a_server_that_hangs_keeps_no_other_from_its_beats"
         ),
     ),
     "a defect in one of the worker's threads": (
@@ -144,6 +144,18 @@ SHOWN_BY: Final = {
             "test_a_killer_among_a_thousand_chunks_takes_none_of_them_along"
         ),
         "opsqueue/queue/test_suspects.py::test_a_lost_fleet_is_worked_off_by_the_next_one",
+    ),
+    "the sweeper that leads dies": (
+        (
+            "opsqueue/queue/test_sweeper.py::"
+            "test_a_leader_that_dies_is_replaced_and_what_it_had_taken_is_swept"
+        ),
+        "opsqueue/queue/test_sweeper.py::test_a_sweeper_that_stops_lets_another_one_lead",
+    ),
+    "the sweepers' index is lost or may not be read": (
+        "opsqueue/queue/test_sweeper.py::test_an_index_that_was_lost_is_made_good_by_the_slow_round",
+        "opsqueue/queue/test_sweeper.py::test_what_is_asked_for_is_swept_whoever_leads",
+        "opsqueue/queue/test_due.py::test_no_chunk_waits_for_an_index_that_is_not_there",
     ),
     "reservation runs out though the worker lives": (
         (
@@ -243,8 +255,9 @@ SHOWN_BY: Final = {
     "both halves of a reservation removed by hand": (
         "opsqueue/cli/test_repair.py::test_chunks_whose_reservations_are_gone_are_freed",
     ),
-    "wake-up not seen": (
+    "wake-up lost: its worker was killed or stopped, the connection broke": (
         "opsqueue_worker/intake/test_intake.py::test_an_intake_that_no_wake_up_reached_looks_again_anyway",
+        "system/test_wake_ups.py::test_a_chunk_whose_worker_is_woken_in_vain_is_found_by_another",
     ),
     "API does not answer a producer, or Redis the API": (
         "opsqueue/http/test_http_api.py::test_repeated_inserts_have_the_same_idempotency_key",

@@ -14,6 +14,7 @@ from opsqueue.http.bodies import ProblemType
 from opsqueue.model.new_submission import BUILT_IN, Defaults
 from opsqueue.producer.redis_api import RedisBackend
 from opsqueue.queue.cluster import Client
+from opsqueue.queue.due import DueIndex
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import queue_names
@@ -154,7 +155,11 @@ def create_app(  # noqa: PLR0913 the composition root passes each part its setti
     consumers.add_routes(
         route, queue_of, store, limits, waiting, timeout_ms, ChunkDurations(registry)
     )
-    route("/metrics", Metrics(QueueTotals(queue_of, names), registry), GET=Need.METRICS)
+    route(
+        "/metrics",
+        Metrics(QueueTotals(queue_of, names, DueIndex(client).busiest), registry),
+        GET=Need.METRICS,
+    )
     dashboard.add_routes(route)
     route("/openapi.json", OpenApi(routes, has_tokens=bool(tokens)), GET=Need.OPEN)
     route("/healthz", Alive(), GET=Need.OPEN)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import time
 from contextlib import suppress
-from functools import lru_cache, partial
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
@@ -29,8 +28,6 @@ from opsqueue.config import say
 from opsqueue.exceptions import ConnectionTroubleError, FormatTooNewError
 from opsqueue.model.process import new_worker_name
 from opsqueue.queue.connection import connect
-from opsqueue.queue.queue import Queue
-from opsqueue.queue.script import queue_names
 from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import open_store
@@ -251,11 +248,8 @@ def make_app(settings: Settings, **options: Any) -> WSGIApplication:  # noqa: AN
         identify_store(client, store)
     # Consumers over HTTP can't sweep, and there may be no worker. So the API must reclaim the
     # chunks of dead consumers.
-    queue_of = lru_cache(1_000)(partial(Queue, client))
     Sweeper(
-        lambda: [queue_of(name) for name in queue_names(client)],
-        sweeper=new_worker_name("api-"),
-        store=store,
+        list, client=client, sweeper=new_worker_name("api-"), store=store, sweeps_all=True
     ).start()
     app = create_app(
         client,

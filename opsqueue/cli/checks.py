@@ -49,8 +49,15 @@ from opsqueue.queue.durability import (
     unseen_replicas,
     wait_warnings,
 )
+from opsqueue.queue.queue import Queue
 from opsqueue.queue.replication import lag_warning, replica_warning, replicas_of
-from opsqueue.queue.script import translated_errors
+from opsqueue.queue.script import (
+    ask_slot_map,
+    each_readable,
+    queue_names,
+    translated_errors,
+)
+from opsqueue.queue.spread import crowding, places_of
 from opsqueue.queue.store_identity import identify_store
 from opsqueue.store import open_store
 
@@ -331,6 +338,30 @@ def check_queues(api: Backend) -> Iterator[Finding]:
         )
 
 
+def check_partitions(client: Client) -> Iterator[Finding]:
+    """Check on a cluster where the partitions of queues are."""
+    try:
+        masters = ask_slot_map(client)
+        names = queue_names(client) if masters else []
+        found = each_readable(names, lambda name: Queue(client, name).get_partitions())
+        spread = [
+            (name, places_of(name, history.tags, history.numbers[-1], masters))
+            for name, history in found
+            if history.numbers[-1] > 1
+        ]
+    except OpsqueueError:
+        return  # the check of Redis has reported it already
+    spread.sort(key=lambda one: crowding(one[1], masters) is None)
+    for name, places in spread[:_NAMED]:
+        where = ", ".join(f"{place.partition} on {place.master or '-'}" for place in places)
+        yield Finding("partitions", Level.GOOD, f"queue {name}: {where}")
+        if warning := crowding(places, masters):
+            yield _split("partitions", Level.WARNING, f"queue {name}: {warning}")
+    if more := len(spread[_NAMED:]):
+        text = f"{counted(more, 'more queue')} with partitions"
+        yield Finding("partitions", Level.GOOD, text, "`opsqueue partitions show QUEUE`")
+
+
 def _released(api: Backend, names: Iterable[str]) -> Iterator[Finding]:
     """Report why chunks of queues were released without an attempt within the last minute."""
     recent = datetime.now(UTC) - timedelta(seconds=_RECENT_S)
@@ -369,6 +400,7 @@ def check_everything(
     if seen["redis"] is Level.GOOD:
         with closing(connect(redis_url or config.REDIS_URL.default)) as client:
             yield from noted(check_store(store_url, client))
+            yield from noted(check_partitions(client))
     else:
         yield from noted(check_store(store_url, None))
     yield from noted(check_api(api_url, token))

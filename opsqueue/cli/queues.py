@@ -23,7 +23,7 @@ from opsqueue.cli.names import (
 )
 from opsqueue.cli.tables import age, console, print_json, say, table
 from opsqueue.http.bodies import QueuesBody, WorkersBody
-from opsqueue.model.answers import Counts, WorkerSeen
+from opsqueue.model.answers import MAX_WORKERS, Counts, WorkerSeen
 from opsqueue.model.checks import counted
 from opsqueue.model.submission import SubmissionState
 from opsqueue.producer.backends import Backend
@@ -123,11 +123,11 @@ def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
         check_is_known(api, queue)
         found = {queue: list(api.queue(queue).list_workers())}
     if as_json:
-        print_json(
-            {"queues": {name: WorkersBody(workers=seen) for name, seen in sorted(found.items())}}
-        )
+        print_json({"queues": {name: WorkersBody.of(seen) for name, seen in sorted(found.items())}})
         return
     console().print(workers_table(found))
+    for line in cut_lists(found):
+        say(line)
     problems = {
         worker.name: problem
         for _, worker in _by_queue(found)
@@ -137,6 +137,15 @@ def workers(*, api: Backend, queue: str | None, as_json: bool) -> None:
         say(f"worker {name}: {problem}")
     if not any(found.values()):
         say(f"no worker{f' serves {queue}' if queue else ''}: is opsqueue-worker running?")
+
+
+def cut_lists(found: Mapping[str, list[WorkerSeen]]) -> list[str]:
+    """Return a line for each queue that may have more workers than a list has."""
+    return [
+        f"queue {queue}: only the {MAX_WORKERS:,} workers that were seen last are listed"
+        for queue, workers in sorted(found.items())
+        if len(workers) >= MAX_WORKERS
+    ]
 
 
 def workers_table(found: Mapping[str, list[WorkerSeen]]) -> Table:

@@ -23,7 +23,7 @@ from rich.text import Text
 from opsqueue.cli.connections import with_api
 from opsqueue.cli.durations import short
 from opsqueue.cli.names import QueueName, UnknownQueueError
-from opsqueue.cli.queues import backlog_of, queues_table, workers_table
+from opsqueue.cli.queues import backlog_of, cut_lists, queues_table, workers_table
 from opsqueue.cli.tables import bar, console, fraction, table, text_of
 from opsqueue.exceptions import ConnectionTroubleError
 from opsqueue.model.answers import Counts, WorkerSeen
@@ -209,6 +209,7 @@ def render(
             parts += [Text(f"and {hidden:,} more in progress", style="dim"), Text("")]
     if workers:
         parts.append(workers_table(frame.workers))
+        parts += [Text(line, style="dim") for line in cut_lists(frame.workers)]
     return Group(*parts)
 
 

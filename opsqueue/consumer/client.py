@@ -48,7 +48,7 @@ from opsqueue.store.base import check_store_id
 from opsqueue.strategy import AnyStrategy, Newest, Random
 
 MAX_HELD: Final = 9_000
-"""It is below the number of pending chunks that one heartbeat checks (heartbeat.lua)."""
+"""Fewer than the tokens that a heartbeat over HTTP may name."""
 logger = logging.getLogger("opsqueue.consumer")
 _REDIS: Final = ("redis://", "rediss://", "unix://", "redis+", "rediss+")
 OpCallback = Callable[[Any], Any]
@@ -256,6 +256,7 @@ class ConsumerClient:
                     ),
                     interval_s=heartbeat_interval_s,
                     reservation_ms=reservation_ms,
+                    on_due=found.on_due,
                 )
                 if found.sweeper is not None:
                     resources.callback(found.sweeper.stop)

@@ -55,7 +55,7 @@ _REMEMBERED: Final = 1_000
 WAIT_S: Final = 10.0
 """The longest wait of one request for a chunk. Over HTTP `stop` takes effect after it."""
 REPORT_WITHIN_S: Final = 60.0
-_BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=5.0)
+_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=5.0, brisk=50)
 
 Answer = TypeVar("Answer")
 
@@ -70,6 +70,8 @@ class Connected:
     check: Callable[[], object]
     """Called before the first chunk. Raises if nothing answers, or if it can't hold a queue."""
     sweeper: Sweeper | None = None
+    on_due: Callable[[], object] | None = None
+    """Called if a heartbeat is answered that something should have been swept by now."""
     timeout_ms: int | None = None
     """After this long without a heartbeat the worker counts as dead; None: the queue's setting."""
 
@@ -85,6 +87,7 @@ class InHand:
         info: JSON that lists of workers show.
         interval_s: the time between heartbeats.
         reservation_ms: how long a chunk may be held.
+        on_due: see `Connected`.
     """
 
     def __init__(
@@ -96,11 +99,13 @@ class InHand:
         info: bytes,
         interval_s: float,
         reservation_ms: int,
+        on_due: Callable[[], object] | None = None,
     ) -> None:
         self._queue = queue
         self._worker = worker
         self._timeout_ms = timeout_ms
         self._reservation_ms = reservation_ms
+        self._on_due = on_due
         self.is_stopping = threading.Event()
         """If set, nothing more is reserved. Reports are still sent, for a minute."""
         self._info = info
@@ -203,6 +208,8 @@ class InHand:
             )
         if alive.lost:
             logger.warning("%d reservations were removed from Redis by something else", alive.lost)
+        if alive.is_due and self._on_due is not None:
+            self._on_due()
         with self._lock:
             still_held = {chunk.token for chunk in self._held.values()}
             self._revoked = set(alive.revoked) & still_held

@@ -27,6 +27,7 @@ def connected(
     client = connection.connect(url, max_connections=8)
     resources.callback(client.close)
     on = Queue(client, queue)
+    sweeper = Sweeper(lambda: [on], client=client, sweeper=worker, store=store)
 
     def check() -> None:
         connection.check(client, url=url)
@@ -36,6 +37,7 @@ def connected(
         on,
         url=connection.masked(url),
         check=check,
-        sweeper=Sweeper(lambda: [on], sweeper=worker, store=store),
+        sweeper=sweeper,
+        on_due=lambda: sweeper.sweep_soon(on),
         timeout_ms=timeout_ms,
     )

@@ -13,7 +13,14 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict, replace
 
-from opsqueue.model.answers import Alive, Counts, Progress, ProgressNumbers, WorkerSeen
+from opsqueue.model.answers import (
+    MAX_WORKERS,
+    Alive,
+    Counts,
+    Progress,
+    ProgressNumbers,
+    WorkerSeen,
+)
 from opsqueue.model.chunk import (
     MAX_BATCH,
     MAX_REASON_CHARACTERS,
@@ -160,9 +167,18 @@ class QueuesBody(Struct, frozen=True, kw_only=True):
 
 
 class WorkersBody(Struct, frozen=True, kw_only=True):
-    """The workers of a queue, the most recently seen first."""
+    """The workers of a queue, the most recently seen first.
+
+    If `is_cut`, the queue may have more of them: a list has at most 1,000.
+    """
 
     workers: list[WorkerSeen]
+    is_cut: bool = False
+
+    @classmethod
+    def of(cls, workers: list[WorkerSeen]) -> WorkersBody:
+        """Return the body for a list of workers."""
+        return cls(workers=workers, is_cut=len(workers) >= MAX_WORKERS)
 
 
 class InsertBody(

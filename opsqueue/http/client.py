@@ -56,7 +56,7 @@ MAX_WAIT_S: Final = 60.0
 # The API itself waits 15 s for Redis before it answers 503.
 _ANSWER_WITHIN_S: Final = 20.0
 _CONNECT_WITHIN_S: Final = 5.0
-_BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=8.0)
+_BACKOFF: Final = RetryBackoff(first_s=0.2, max_s=8.0, brisk=6)
 _UNAVAILABLE: Final = frozenset({502, 503, 504})
 _DENIED: Final = frozenset({401, 403})
 Transport = httpx.BaseTransport
@@ -86,10 +86,10 @@ class Patience:
         return map(_BACKOFF.pause_s, range(1, self.repeats + 1))
 
 
-CALL_PATIENCE: Final = Patience(repeats=4)
+CALL_PATIENCE: Final = Patience(repeats=7)
 """About 3 s, since a person may be waiting at a terminal."""
 
-WAIT_PATIENCE: Final = Patience(repeats=12)
+WAIT_PATIENCE: Final = Patience(repeats=18)
 """About a minute, so that a program survives a restart of the API and a failover of Redis."""
 
 

@@ -34,14 +34,14 @@ class Reserved(Struct, frozen=True, kw_only=True):
 
     chunks: tuple[Reservation, ...]
     is_paused: bool
-    wake_id: str = ""
-    """An id for `Queue.wait_for_wake`: none after it is missed; "" over HTTP: the API waits."""
     next_due_in_ms: int | None
     """Time until the next delayed chunk is due or a rate limit permits one; None: unknown."""
+    has_alarm: bool = True
+    """False: a sleeper is woken then, since others with its strategy come by themselves."""
     scan_from: str = ""
     """Not '': the script reached its limit and found nothing; continue the search from here."""
     is_cut: bool = False
-    """There may be more chunks, but the inputs of these make the answer large enough."""
+    """There may be more chunks, but these make the answer large, or the script long, enough."""
     is_suspect: bool = False
     """The only chunk of this answer may kill the whole worker: hold nothing beside it."""
     must_drain: bool = False
@@ -57,6 +57,28 @@ class Alive(Struct, frozen=True):
     """Chunks that were pending for the worker without its knowledge, and were released."""
     lost: int = 0
     """Reservations that something other than a report or a sweep removed from Redis."""
+    is_free: bool = False
+    """The queue is not paused and may have a chunk to reserve; False over HTTP."""
+    workers: int = 0
+    """Workers that have not retired, of the partition that has most; 0 over HTTP."""
+    partitions: tuple[int, ...] = ()
+    """The numbers of partitions that the queue has had; () from another than the first one."""
+    is_due: bool = False
+    """Something should have been swept by now; False over HTTP."""
+
+    @classmethod
+    def merged(cls, answers: Iterable[Alive]) -> Alive:
+        """Return the answer of a whole queue from those of its parts."""
+        parts = list(answers)
+        return cls(
+            revoked=frozenset(token for one in parts for token in one.revoked),
+            released=sum(one.released for one in parts),
+            lost=sum(one.lost for one in parts),
+            is_free=any(one.is_free for one in parts),
+            workers=max((one.workers for one in parts), default=0),
+            partitions=max((one.partitions for one in parts), default=()),
+            is_due=any(one.is_due for one in parts),
+        )
 
 
 LimitKind = Literal["max", "rate"]
@@ -84,6 +106,10 @@ class Limit(Struct, frozen=True, kw_only=True):
     def name(self) -> tuple[str, int | None, LimitKind]:
         """Key, value and kind: the identity of the limit."""
         return self.meta_key, self.value, self.kind
+
+
+MAX_WORKERS: Final = 1_000
+"""The most workers that a list has: those that were seen last."""
 
 
 class WorkerSeen(Struct, frozen=True, kw_only=True):
@@ -118,6 +144,19 @@ class Swept(Struct, frozen=True):
     """Reservations that something other than a report or a sweep removed from Redis."""
     workers: tuple[str, ...] = ()
     """Workers whose chunks were reclaimed."""
+
+
+class Due(Struct, frozen=True, kw_only=True):
+    """The upkeep that one partition needs, and when it needs more; None: no time is known."""
+
+    dead_in_ms: int | None
+    """Time until the first worker counts as dead; 0: one does."""
+    objects_in_ms: int | None
+    """Time until there are submissions to forget or objects to delete; 0: there are."""
+    chunks_in_hand: int
+    is_repairing: bool
+    in_progress: int
+    """Submissions in progress."""
 
 
 class RepairStep(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from opsqueue.model.errors import InvalidArgumentError
 
 _OWN_DIGITS: Final = re.compile(r"[0-9a-f]{32}")
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_PARTITION: Final = re.compile(r"[0-9]{2}")
 _DOTS: Final = (".", "..")
 """Names that clients and proxies remove from a path."""
 _WORKER: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -21,6 +22,8 @@ MAX_META_KEY_CHARACTERS: Final = 255
 
 QUEUES_KEY: Final = "oq:queues"
 """A set of the names of all queues that ever had a submission or a worker."""
+UPKEEP: Final = "/upkeep"
+"""Stands for a queue in the keys of the sweepers' index; no queue's name begins with a slash."""
 STORES_KEY: Final = "oq:stores"
 """A hash: a store's URL, without options -> the id in its marker."""
 
@@ -135,14 +138,37 @@ def check_own_prefix(prefix: str, queue: str) -> str:
     return prefix
 
 
-def base_key(queue: str, partition: int = 0) -> str:
+def base_key(queue: str, partition: int = 0, tag: str = "") -> str:
     """Return the common beginning of all keys of a queue's partition.
 
     The braces make a cluster keep the keys in one slot. A queue's name can't contain the slash.
+
+    Args:
+        queue: the queue's name.
+        partition: the number of the partition.
+        tag: the one that was chosen for the partition (`spread.choose_tags`); "": none was.
     """
-    return f"oq:{{{label(queue, partition)}}}:"
+    return f"oq:{{{queue}/{tag}}}:" if tag else f"oq:{{{label(queue, partition)}}}:"
 
 
 def label(queue: str, partition: int) -> str:
     """Return a partition's name: the queue for the first one, others like `emails/03`."""
-    return queue if partition == 0 else f"{queue}/{partition:02}"
+    return queue if partition == 0 else f"{queue}/{default_tag(partition)}"
+
+
+def default_tag(partition: int) -> str:
+    """Return the tag of a partition, other than the first, for which none was chosen."""
+    return f"{partition:02}"
+
+
+def parse_label(text: str) -> tuple[str, int]:
+    """Parse a partition's name into those of its queue and its number.
+
+    Raises:
+        InvalidArgumentError: it is not the name of a partition.
+    """
+    queue, slash, number = text.partition("/")
+    if slash and not _PARTITION.fullmatch(number):
+        message = f"{shown(text)} is not the name of a partition, such as emails/03"
+        raise InvalidArgumentError(message)
+    return check_queue_name(queue), int(number or 0)

@@ -11,6 +11,7 @@ import re
 from typing import Final, Literal
 
 from opsqueue.exceptions import InvalidArgumentError
+from opsqueue.queue.due import SCRIPTS_OF_INDEX
 from opsqueue.queue.durability import Durability
 from opsqueue.queue.script import load_script
 from opsqueue.queue.state import READINGS, TRANSITIONS
@@ -18,7 +19,7 @@ from opsqueue.queue.state import READINGS, TRANSITIONS
 Role = Literal["api", "worker"]
 
 PATTERN: Final = "oq:*"
-"""Matches all keys of all queues."""
+"""Matches all keys and channels of all queues."""
 
 FSYNC_EXPOSES: Final = (
     "+config|get lets this user read every setting of the server, including its passwords "
@@ -26,7 +27,7 @@ FSYNC_EXPOSES: Final = (
 )
 
 _CALL: Final = re.compile(r"redis\.p?call\(\s*'([A-Z]+)'(?:, '([A-Z]+)')?")
-_WITH_SUBCOMMANDS: Final = frozenset({"XGROUP"})
+_WITH_SUBCOMMANDS: Final = frozenset({"XGROUP", "XINFO"})
 # Commands that scripts hold in a variable.
 _CHOSEN: Final = re.compile(
     "'(ZRANGE|ZREVRANGE|ZRANGEBYLEX|ZREVRANGEBYLEX|ZCARD|XLEN|SCARD|STRLEN|LLEN|HLEN)'"
@@ -34,21 +35,23 @@ _CHOSEN: Final = re.compile(
 # Commands that clients send apart from scripts. SELECT is for a URL with a database; the last two
 # are for redis-py's client of a cluster.
 _BESIDE: Final = ("PING", "SELECT", "EVALSHA", "EVAL", "XREAD", "SADD", "HGET", "HSETNX",
-                  "INFO", "SMEMBERS", "COMMAND", "CLUSTER|SLOTS")  # fmt: skip
-_BESIDE_OF_APIS: Final = ("SREM", "XREVRANGE", "WAIT")
+                  "SSUBSCRIBE", "SUNSUBSCRIBE", "INFO", "SMEMBERS",
+                  "SREM", "COMMAND", "CLUSTER|SLOTS")  # fmt: skip
+_BESIDE_OF_APIS: Final = ("XREVRANGE", "WAIT")
 # The category is for WAITAOF, which servers before 7.2 don't know: they would not start with a line
 # that names it. Its other commands wait for keys, and a user only has access to our keys.
 _OF_FSYNC: Final = ("CONFIG|GET", "@BLOCKING")
 SCRIPTS_OF_WORKERS: Final = (
     "reserve_chunks", "complete_chunks", "fail_chunk", "release_chunks", "heartbeat",
     "retire_worker", "reclaim_dead", "reclaim_expired", "repair", "forget_submissions",
-    "delete_inputs", "note_begun", "get_partitions", "list_workers", "get_reservations",
+    "delete_inputs", "note_begun", "wake_next", "get_partitions", "list_workers", "get_workers",
+    "get_reservations", "next_due", "delete_queue", *SCRIPTS_OF_INDEX,
 )  # fmt: skip
 
 
 def commands_of(role: Role, durability: Durability = Durability.NONE) -> list[str]:
     """Return the commands and categories that a program and its scripts need, sorted."""
-    everything = (*(transition.name for transition in TRANSITIONS), *READINGS)
+    everything = (*(transition.name for transition in TRANSITIONS), *READINGS, *SCRIPTS_OF_INDEX)
     scripts = SCRIPTS_OF_WORKERS if role == "worker" else everything
     beside = _BESIDE if role == "worker" else (*_BESIDE, *_BESIDE_OF_APIS)
     if durability is Durability.FSYNC:
@@ -90,4 +93,4 @@ def user_line(
         )
         raise InvalidArgumentError(message)
     allowed = " ".join(f"+{command.lower()}" for command in commands_of(role, durability))
-    return f"user {name} reset on >{password} ~{PATTERN} {allowed}"
+    return f"user {name} reset on >{password} ~{PATTERN} &{PATTERN} {allowed}"

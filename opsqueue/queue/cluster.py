@@ -20,6 +20,7 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     ReadOnlyError,
+    RedisClusterException,
     SlotNotCoveredError,
     TryAgainError,
 )
@@ -76,8 +77,9 @@ class ClusterClient:
     def run(self, key: str, command: Callable[[redis.Redis], Answer]) -> Answer:
         """Run commands for a key on the node that has it.
 
-        A key that has moved is followed, since nothing was done in that case. Nothing else is
-        repeated here: callers that may repeat decide.
+        A key that has moved is followed, since nothing was done in that case; also to the successor
+        of a master that refuses connections. Nothing else is repeated here: callers that may repeat
+        decide.
 
         Raises:
             redis.RedisError, RedisClusterException: the command's errors.
@@ -101,8 +103,14 @@ class ClusterClient:
                 raise SlotIsMovingError(message) from exc
             except TryAgainError as exc:
                 raise SlotIsMovingError(str(exc)) from exc
-            except _IS_ELSEWHERE:
+            except _IS_ELSEWHERE as exc:
                 self.forget_nodes()
+                # After a failover the first thread that meets it must not only inform the others.
+                # Nothing was sent over a connection that was refused.
+                if isinstance(exc.__context__, ConnectionRefusedError) and self._has_moved(
+                    key, node
+                ):
+                    continue
                 raise
         message = f"{key} moved {_MOST_MOVES} times during the search for it: try again later"
         raise ClusterDownError(message)
@@ -119,6 +127,21 @@ class ClusterClient:
         except _IS_ELSEWHERE:
             self.forget_nodes()
             raise
+
+    def name_of_node(self, key: str) -> str:
+        """Return the name of the node that has a key, as far as the nodes are known; else ''."""
+        cluster = self._cluster
+        try:
+            return "" if cluster is None else str(cluster.get_node_from_key(key).name)
+        except (redis.RedisError, redis.exceptions.RedisClusterException):
+            return ""  # the slot has no node now
+
+    def masters_by_slot(self) -> dict[int, str]:
+        """Ask the cluster for its nodes, and return by slot the address of its master."""
+        self.forget_nodes()
+        self._refreshed_at = float("-inf")
+        slots = self._known().nodes_manager.slots_cache
+        return {slot: nodes[0].name for slot, nodes in slots.items() if nodes}
 
     def forget_nodes(self) -> None:
         """Ask the cluster again for its nodes with this thread's next command."""
@@ -138,6 +161,12 @@ class ClusterClient:
         cluster = self._known()
         node: redis.Redis = cluster.get_redis_connection(cluster.get_node_from_key(key))
         return node
+
+    def _has_moved(self, key: str, node: redis.Redis) -> bool:
+        try:
+            return self._node_of(key) is not node
+        except (redis.RedisError, RedisClusterException):
+            return False
 
     def _known(self) -> Any:  # noqa: ANN401 see _cluster
         with self._lock:
@@ -190,6 +219,16 @@ def run_on(client: Client, key: str, command: Callable[[redis.Redis], Answer]) -
     if isinstance(client, ClusterClient):
         return client.run(key, command)
     return command(client)
+
+
+def masters_by_slot(client: Client) -> dict[int, str]:
+    """Return by slot the address of its master, asked now; {} on a single server."""
+    return client.masters_by_slot() if isinstance(client, ClusterClient) else {}
+
+
+def node_of(client: Client, key: str) -> str:
+    """Return the address of the node that has a key; "" if it is not known, or the only server."""
+    return client.name_of_node(key) if isinstance(client, ClusterClient) else ""
 
 
 def run_on_all(client: Client, command: Callable[[redis.Redis], Answer]) -> list[Answer]:

@@ -7,12 +7,14 @@ script in `lua/` describes its transition. No I/O here.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
@@ -33,6 +35,7 @@ from opsqueue.exceptions import (
 from opsqueue.model.answers import (
     Alive,
     Counts,
+    Due,
     Durations,
     ErrorChunks,
     Forgotten,
@@ -61,7 +64,7 @@ from opsqueue.model.chunk import (
     encodable,
 )
 from opsqueue.model.grid import MAX_CELLS, MAX_PAGE, Cells, Delayed, HandPage
-from opsqueue.model.names import check_own_prefix, checked_worker, stored_meta_key
+from opsqueue.model.names import check_own_prefix, checked_meta_key, checked_worker, stored_meta_key
 from opsqueue.model.new_submission import (
     INLINE_OUTPUT_BYTES,
     MAX_CHUNKS,
@@ -77,9 +80,10 @@ from opsqueue.model.new_submission import (
 from opsqueue.model.submission import MAX_PARTITIONS, Submission, SubmissionId, SubmissionState
 from opsqueue.queue import replies
 from opsqueue.queue.partitions import (
+    History,
+    entry_of,
     merged_repairs,
     merged_sweeps,
-    merged_workers,
     partition_of,
     summed,
 )
@@ -92,9 +96,11 @@ Answer = TypeVar("Answer")
 MAX_RESERVATION_MS: Final = 30 * 24 * 3600 * 1000
 DEFAULT_TIMEOUT_MS: Final = 30_000
 """A worker's heartbeat timeout, unless it sets one: after this time it is dead."""
+HEARTBEAT_PAGE: Final = 300
+"""The most chunks of a worker that one script examines for a heartbeat."""
 MAX_WINDOW: Final = 65_536
 """The most chunks that one request for progress covers: 8 KiB."""
-MAX_DELAYED: Final = 10 * MAX_PAGE
+MAX_DELAYED: Final = 2 * MAX_PAGE
 """The most delayed chunks that one request examines."""
 
 _ERROR_PAGE_BYTES: Final = 64 * 1024
@@ -130,6 +136,8 @@ class Command(Generic[Answer]):
         partition: the partition that the arguments imply, as tokens do.
         scope: the partitions in which it runs.
         merge: merges the answers of several partitions into one.
+        tells_due: the script's last value is in how many milliseconds the partition needs upkeep
+            that the sweepers' index may not know; -1: it knows.
     """
 
     script: str
@@ -140,6 +148,7 @@ class Command(Generic[Answer]):
     partition: int | None = None
     scope: Scope = Scope.ONE
     merge: Callable[[list[Answer]], Answer] = itemgetter(0)
+    tells_due: bool = False
 
     def read(self, reply: list[Any], queue: str) -> Answer:
         """Parse the script's reply.
@@ -422,11 +431,8 @@ def retry_submission(
     return _about(submission_id, "retry_submission", parse, scan_from=scan_from)
 
 
-def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> Command[str | None]:
-    """Make a submission publish its progress for a while; None: it has ended.
-
-    Returns an id for `Queue.wait_for_news`. No change after any later reading of the submission is
-    missed.
+def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> Command[bool]:
+    """Make a submission publish its progress for a while; False: it has ended.
 
     Raises:
         SubmissionNotFoundError: the queue has no such submission.
@@ -434,7 +440,7 @@ def watch_submission(submission_id: SubmissionId, *, watch_ms: int = 60_000) -> 
     return _about(
         submission_id,
         "watch_submission",
-        _tagged(watched=lambda news_id: news_id.decode(), ended=_none),
+        _tagged(watched=lambda: True, ended=lambda _state: False),
         watch_ms=checked_whole("watch_ms", watch_ms, least=1, most=MAX_MS),
     )
 
@@ -453,12 +459,13 @@ def reserve_chunks(  # noqa: PLR0913 arguments of the script
     repeats_metadata: bool = False,
     begun: Sequence[Token] | None = None,
     alone: bool = False,
+    sleeps: bool = False,
 ) -> Command[Reserved]:
     """Reserve chunks of one partition; see `Queue.reserve_chunks`."""
     checked_whole("limit", limit, least=1, most=MAX_BATCH)
     checked_whole("reservation_ms", reservation_ms, least=1, most=MAX_RESERVATION_MS)
     checked_whole("heartbeat_timeout_ms", heartbeat_timeout_ms, most=MAX_MS)
-    strategy = strategy or Random()
+    wire = _wire_of(strategy or Random())
     return Command(
         script="reserve_chunks",
         parse=replies.read_reserved,
@@ -466,14 +473,43 @@ def reserve_chunks(  # noqa: PLR0913 arguments of the script
             "worker": checked_worker(worker),
             "limit": limit,
             "reservation_ms": reservation_ms,
-            "strategy": strategy.wire(),
+            "strategy": wire,
             "chance": secrets.randbelow(2**30) + 1,
             "scan_from": scan_from,
             "heartbeat_timeout_ms": heartbeat_timeout_ms,
             "repeats_metadata": int(repeats_metadata),
             "begun": _entries_of(begun),
             "alone": int(alone),
+            "group": group_of(wire) if sleeps else "",
         },
+        tells_due=True,
+    )
+
+
+def _wire_of(strategy: AnyStrategy) -> str:
+    if not isinstance(strategy, AnyStrategy):
+        message = f"strategy {shown(strategy)}: give an instance, such as Strategy.Random()"
+        raise InvalidArgumentError(message)
+    return strategy.wire()
+
+
+@lru_cache
+def group_of(wire: str) -> str:
+    """Return the name of the group in which workers with a strategy sleep."""
+    return hashlib.blake2s(wire.encode(), digest_size=8).hexdigest()
+
+
+def wake_next(strategy: AnyStrategy) -> Command[bool]:
+    """Wake another sleeper with this strategy; False if there is none.
+
+    For a worker that was woken, but can't take anything now.
+    """
+    return Command(
+        script="wake_next",
+        parse=lambda reply, _queue: bool(reply[1]),
+        arguments={"group": group_of(_wire_of(strategy))},
+        scope=Scope.EACH,
+        merge=any,
     )
 
 
@@ -571,23 +607,62 @@ def _partition_of_all(tokens: Sequence[Token]) -> int | None:
 # Workers, and chunks that they leave behind
 
 
-def heartbeat(
+def heartbeat(  # noqa: PLR0913 arguments of the script
     worker: str,
     *,
+    partition: int,
     tokens: Iterable[Token],
     info: bytes,
     unknown_ms: int,
     timeout_ms: int,
     begun: Sequence[Token] | None = None,
-) -> Command[Alive]:
-    """Report to one partition that a worker is alive; see `Queue.heartbeat`."""
+    sleeps_in: AnyStrategy | None = None,
+    page_from: str = "-",
+    page_to: str = "+",
+) -> Command[tuple[Alive, str]]:
+    """Send a page of a heartbeat to one partition; see `Queue.heartbeat`.
+
+    Args:
+        worker: its name.
+        partition: the partition.
+        tokens: those of the page.
+        info: see `Queue.heartbeat`; only the first page stores it, and `timeout_ms` and `begun`.
+        unknown_ms: see `Queue.heartbeat`.
+        timeout_ms: see `Queue.heartbeat`.
+        begun: see `Queue.heartbeat`.
+        sleeps_in: see `Queue.heartbeat`; only the first page registers it.
+        page_from: "-" for the first page, then "(" and the last entry of the page before.
+        page_to: the last entry of the page, "+" for the last page.
+
+    Returns the answer, and the entry at which the script stopped, "" if it examined all of the
+    page: what the answer says of tokens of later entries is not valid.
+    """
+
+    def read(
+        read_to: bytes,
+        revoked: list[bytes],
+        released: int,
+        lost: int,
+        is_free: int = 0,
+        workers: int = 0,
+        partitions: Sequence[int] = (),
+        is_due: int = 0,
+        _due_in: int = -1,
+    ) -> tuple[Alive, str]:
+        alive = Alive(
+            revoked=frozenset(Token(token.decode()) for token in revoked),
+            released=released,
+            lost=lost,
+            is_free=bool(is_free),
+            workers=workers,
+            partitions=tuple(partitions) if partition == 0 else (),
+            is_due=bool(is_due),
+        )
+        return alive, read_to.decode()
+
     return Command(
         script="heartbeat",
-        parse=_tagged(
-            alive=lambda revoked, released, lost: Alive(
-                frozenset(Token(token.decode()) for token in revoked), released, lost
-            )
-        ),
+        parse=_tagged(alive=read),
         arguments={
             "worker": checked_worker(worker),
             # An invalid one would break every list of workers.
@@ -595,8 +670,14 @@ def heartbeat(
             "unknown_ms": checked_whole("unknown_ms", unknown_ms, most=MAX_MS),
             "timeout_ms": checked_whole("timeout_ms", timeout_ms, most=MAX_MS),
             "begun": _entries_of(begun),
+            "group": "" if sleeps_in is None else group_of(sleeps_in.wire()),
+            "from": _checked_page(page_from),
+            "to": page_to,
+            "limit": HEARTBEAT_PAGE,
         },
         rest=list(tokens),
+        partition=partition,
+        tells_due=page_from == "-",
     )
 
 
@@ -614,7 +695,7 @@ def note_begun(worker: str, begun: Sequence[Token]) -> Command[bool]:
     )
 
 
-def retire_worker(worker: str, *, limit: int = MAX_BATCH) -> Command[bool]:
+def retire_worker(worker: str, *, limit: int = 100) -> Command[bool]:
     """Release all chunks that a worker still holds, and forget it.
 
     Returns True if nothing is left to do, or if nothing could be done, so that repeating it would
@@ -671,7 +752,7 @@ def reclaim_expired(
 
 
 def repair(
-    *, begin: bool = False, limit: int = 1_000, sweeper: str = "", lock_ms: int = 2_000
+    *, begin: bool = False, limit: int = 250, sweeper: str = "", lock_ms: int = 2_000
 ) -> Command[RepairStep | None]:
     """Free chunks whose reservations were lost, one step; None if there is nothing to do.
 
@@ -817,13 +898,33 @@ def upgrade_queue() -> Command[tuple[int, int]]:
     )
 
 
-def get_partitions() -> Command[list[int]]:
-    """Return the numbers of partitions that the queue has had; the last one is current."""
-    return Command(script="get_partitions", parse=_tagged(partitions=list), partition=0)
+def get_partitions() -> Command[History]:
+    """Return the numbers of partitions that the queue has had, and the tags chosen for them."""
+
+    def read(numbers: list[int], tags: list[bytes], by: bytes) -> History:
+        pairs = zip(tags[::2], tags[1::2], strict=True)
+        return History(numbers, {int(n): tag.decode() for n, tag in pairs}, by.decode())
+
+    return Command(script="get_partitions", parse=_tagged(partitions=read), partition=0)
 
 
-def set_partitions(partitions: int) -> Command[None]:
-    """Spread submissions over more partitions from now on; see `Queue.set_partitions`."""
+def set_partitions(
+    partitions: int,
+    *,
+    step: Literal["choose", "set"],
+    tags: Mapping[int, str] | None = None,
+    by: str = "",
+) -> Command[None]:
+    """Spread submissions over more partitions from now on; see `Queue.set_partitions`.
+
+    Args:
+        partitions: their number.
+        step: "choose" only stores tags of new partitions.
+        tags: those tags; a partition that is in use, or has a tag, keeps the one that it has.
+        by: the key of strategic metadata that chooses a submission's partition; "": unchanged.
+    """
+    if by:
+        checked_meta_key(by)
     checked_whole("partitions", partitions, least=1, most=MAX_PARTITIONS)
 
     def parse(reply: list[Any], queue: str) -> None:
@@ -839,12 +940,16 @@ def set_partitions(partitions: int) -> Command[None]:
         raise unexpected(reply)
 
     return Command(
-        script="set_partitions", parse=parse, arguments={"partitions": partitions}, partition=0
+        script="set_partitions",
+        parse=parse,
+        arguments={"partitions": partitions, "step": step, "by": by},
+        rest=list(chain.from_iterable((tags or {}).items())),
+        partition=0,
     )
 
 
-def delete_queue(action: Literal["look", "delete"]) -> Command[None]:
-    """Delete one partition of an empty queue; see `Queue.delete_queue`."""
+def delete_queue(action: Literal["look", "delete"], *, only_unused: bool = False) -> Command[None]:
+    """Delete one partition of an empty queue; see `Queue.delete_queue` and `forget_unused`."""
 
     def parse(reply: list[Any], queue: str) -> None:
         match reply:
@@ -855,7 +960,11 @@ def delete_queue(action: Literal["look", "delete"]) -> Command[None]:
                 raise QueueInUseError(queue, dict(found))
         raise unexpected(reply)
 
-    return Command(script="delete_queue", parse=parse, arguments={"action": action})
+    return Command(
+        script="delete_queue",
+        parse=parse,
+        arguments={"action": action, "unused": int(only_unused)},
+    )
 
 
 def forget_submissions(
@@ -915,6 +1024,22 @@ def discard_prefixes(
 
 
 # Readings
+
+
+def next_due() -> Command[Due]:
+    """Return what a sweeper has to do in one partition, and when more will be."""
+    return Command(
+        script="next_due",
+        parse=_tagged(
+            due=lambda dead_in, objects_in, reserved, is_repairing, in_progress: Due(
+                dead_in_ms=None if dead_in < 0 else dead_in,
+                objects_in_ms=None if objects_in < 0 else objects_in,
+                chunks_in_hand=reserved,
+                is_repairing=bool(is_repairing),
+                in_progress=in_progress,
+            )
+        ),
+    )
 
 
 def get_submission(submission_id: SubmissionId) -> Command[Submission]:
@@ -1164,14 +1289,24 @@ def _defaults(options: list[bytes]) -> Defaults:
     return Defaults(**{name: int(value) if value else None for name, value in named})
 
 
-def list_workers(*, limit: int = 1_000) -> Command[list[WorkerSeen]]:
-    """List workers that have not retired, each once, the last seen first."""
+def list_workers(*, limit: int) -> Command[list[str]]:
+    """List the names of one partition's workers; see `Queue.list_workers`."""
+    return Command(script="list_workers", parse=_tagged(listed=_texts), arguments={"limit": limit})
+
+
+def get_workers(
+    names: Sequence[str], *, page_from: str = "-"
+) -> Command[tuple[list[WorkerSeen | None], str]]:
+    """Return the first ones of some workers of one partition, in a bounded step.
+
+    Returns those workers, None for one that there is not, and where to continue with the last one
+    of them, "" if all of its chunks are counted.
+    """
     return Command(
-        script="list_workers",
-        parse=_tagged(listed=replies.read_workers),
-        arguments={"limit": checked_limit(limit)},
-        scope=Scope.EACH,
-        merge=lambda parts: merged_workers(parts)[:limit],
+        script="get_workers",
+        parse=_tagged(found=partial(replies.read_workers, names=names)),
+        arguments={"from": _checked_page(page_from)},
+        rest=[checked_worker(name) for name in names],
     )
 
 
@@ -1228,10 +1363,14 @@ def checked_begun(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _entries_of(begun: Sequence[Token] | None) -> str:
-    """Return the entries of chunks that have begun, in the scripts' form; "-": not reported."""
+    """Return the entries of chunks that have begun, in the scripts' form; "-": not reported.
+
+    They are ascending, and a space precedes each: so the scripts tell them from an older version's.
+    """
     if begun is None:
         return "-"
-    return " ".join(token.partition(":")[0] for token in checked_begun(begun))
+    entries = sorted(checked_begun(begun), key=entry_of)
+    return "".join(f" {token.partition(':')[0]}" for token in entries)
 
 
 def _checked_prefixes(prefixes: Sequence[str]) -> list[str]:

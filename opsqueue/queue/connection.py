@@ -27,10 +27,7 @@ from opsqueue.queue.redis_url import BehindSentinels, Cluster, Server, UrlError,
 from opsqueue.queue.replication import lag_warning, replica_warning
 
 SOCKET_TIMEOUT_S: Final = 15.0
-"""Longer than any BLOCK that we send, see BLOCK_MS."""
-
-BLOCK_MS: Final = 5_000
-"""The longest that one blocking read waits."""
+"""Longer than any blocking read that we send: those of events wait for a second."""
 
 _PASSWORD: Final = re.compile(r"(://[^:@/]*:).*@")
 _QUERY_PASSWORD: Final = re.compile(r"([?&](?:sentinel_|ssl_)?password=)[^&]*")

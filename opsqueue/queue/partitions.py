@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, TypeVar
 from zlib import crc32
@@ -18,9 +19,17 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from opsqueue.exceptions import InvalidArgumentError, RedisUnavailableError
-from opsqueue.model.answers import Counts, RepairStep, Reserved, SubmissionPage, Swept, WorkerSeen
+from opsqueue.model.answers import (
+    Counts,
+    RepairStep,
+    Reserved,
+    SubmissionPage,
+    Swept,
+    WorkerSeen,
+)
 from opsqueue.model.checks import is_text, shown
 from opsqueue.model.chunk import Token
+from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.process import PerProcess
 from opsqueue.model.submission import SubmissionState
 
@@ -32,6 +41,7 @@ KNOWN_FOR_S: Final = 2.0
 _SEPARATOR: Final = "@"
 """Stands between the id of an entry and the partition whose stream has it."""
 _PLACE: Final = re.compile(rf"([^{_SEPARATOR}]*)(?:{_SEPARATOR}([0-9]{{2}}))?")
+_ENTRY: Final = re.compile(r"([0-9]{1,19})-([0-9]{1,19})(?![0-9])")
 _IN_TOKEN: Final = re.compile(r"[0-9]+-[0-9]+:[0-9]{17}([0-9]{2}):")
 
 
@@ -41,19 +51,51 @@ def partition_of(token: Token) -> int:
     return int(found[1]) if found else 0
 
 
+def entry_of(token: Token) -> tuple[int, int]:
+    """Return the entry of a token, for sorting; (0, 0), which there never is, if it has none."""
+    found = _ENTRY.match(token) if is_text(token) else None
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The partitions of a queue, as its first one knows them."""
+
+    numbers: Sequence[int]
+    """All numbers of partitions that there were; the last one is current."""
+    tags: Mapping[int, str] = field(default_factory=dict)
+    """Tags that were chosen for partitions, also for ones that are only about to be used."""
+    by: str = ""
+    """The key of strategic metadata that chooses a submission's partition, if there is one."""
+
+    def home_of(self, new: NewSubmission, key: str) -> int:
+        """Return the partition for an insert with an idempotency key, or without one (`""`)."""
+        value = new.strategic_metadata.get(self.by) if self.by else None
+        return home_of((key or new.prefix) if value is None else f"{value}", self.numbers[-1])
+
+    def earlier_homes_of(self, key: str) -> Sequence[int]:
+        """Return the partitions that may know an idempotency key beside the present home."""
+        if self.by:
+            return range(self.numbers[-1])
+        # While there were fewer partitions, the key may have belonged to another one.
+        return [home_of(key, number) for number in self.numbers[:-1]]
+
+
 class Partitions:
-    """The number of a queue's partitions, as last answered by Redis.
+    """The number of a queue's partitions and their tags, as last answered by Redis.
 
     Args:
-        ask: asks Redis for all numbers of partitions that the queue has had.
+        ask: asks the queue's first partition.
     """
 
-    def __init__(self, ask: Callable[[], list[int]]) -> None:
+    def __init__(self, ask: Callable[[], History]) -> None:
         """Start without a question: every queue has one partition."""
         self.ask = ask
-        self.history = [1]
+        self.history: Sequence[int] = [1]
+        self._with_tags = History([1])
+        self._with_tags_at = float("-inf")
         self._asked_at = float("-inf")
-        self._asked = self._answered = 0
+        self._asked = self._answered = self._answered_with_tags = 0
         self._lock = PerProcess(threading.Lock)
 
     def count(self) -> int:
@@ -79,9 +121,47 @@ class Partitions:
         Raises:
             RedisUnavailableError: the first partition does not answer.
         """
-        question = self.next_question()
-        self.learn(self.ask(), question)
+        self.look_at_all()
         return self.history[-1]
+
+    def all(self) -> History:
+        """Return everything that is known, at most KNOWN_FOR_S old if Redis answers.
+
+        Raises:
+            RedisUnavailableError: Redis does not answer, and nothing was ever known.
+        """
+        if time.monotonic() - self._with_tags_at >= KNOWN_FOR_S:
+            try:
+                return self.look_at_all()
+            except RedisUnavailableError:
+                if self._with_tags_at == float("-inf"):
+                    raise
+                self._with_tags_at = time.monotonic()  # as in `count`
+        return self._with_tags
+
+    def tag_of(self, partition: int) -> str:
+        """Return the tag that was chosen for a partition, "" if none was.
+
+        Redis is asked only about a partition that this program did not know: a tag never changes.
+
+        Raises:
+            RedisUnavailableError: the partition is not known, and the first one does not answer.
+        """
+        known = self._with_tags
+        if partition >= known.numbers[-1] and partition not in known.tags:
+            known = self.look_at_all()
+        return known.tags.get(partition, "")
+
+    def look_at_all(self) -> History:
+        """Ask Redis, and return its answer.
+
+        Raises:
+            RedisUnavailableError: the first partition does not answer.
+        """
+        question = self.next_question()
+        found = self.ask()
+        self.learn(found.numbers, question, found=found)
+        return found
 
     def next_question(self) -> int:
         """Return a new question's number; pass it to `learn` with the answer."""
@@ -89,11 +169,21 @@ class Partitions:
             self._asked += 1
             return self._asked
 
-    def learn(self, history: list[int], question: int) -> None:
-        """Store an answer of Redis, unless a later question has already been answered."""
+    def learn(self, history: Sequence[int], question: int, *, found: History | None = None) -> None:
+        """Store an answer of Redis, unless a later question has already been answered.
+
+        Args:
+            history: all numbers of partitions that there were.
+            question: the number of the question.
+            found: the whole answer. None: only the numbers are known.
+        """
         with self._lock.get():
             if question > self._answered:
                 self.history, self._answered = history, question
+            if found is not None and question > self._answered_with_tags:
+                self._with_tags, self._answered_with_tags = found, question
+        if found is not None:
+            self._with_tags_at = time.monotonic()
         self._asked_at = time.monotonic()
 
 
@@ -208,7 +298,7 @@ def merged_reserves(found: Mapping[int, Reserved]) -> Reserved:
     return Reserved(
         chunks=tuple(chunk for reserved in found.values() for chunk in reserved.chunks),
         is_paused=all(reserved.is_paused for reserved in found.values()),
-        wake_id=joined({n: reserved.wake_id for n, reserved in found.items()}),
+        has_alarm=any(reserved.has_alarm for reserved in found.values()),
         next_due_in_ms=min(dues, default=None),
         is_cut=any(reserved.is_cut for reserved in found.values()),
         is_suspect=any(reserved.is_suspect for reserved in found.values()),

@@ -9,12 +9,12 @@ other can be missed, or counted twice.
 from __future__ import annotations
 
 import inspect
-import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
@@ -25,11 +25,13 @@ from opsqueue.contents.codec import readable_codecs
 from opsqueue.exceptions import (
     InvalidArgumentError,
     OpsqueueError,
+    QueueInUseError,
     RedisUnavailableError,
     SubmissionNotConfirmedError,
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.model.answers import (
+    MAX_WORKERS,
     Alive,
     Inserted,
     Limit,
@@ -37,6 +39,7 @@ from opsqueue.model.answers import (
     Reserved,
     SubmissionPage,
     Swept,
+    WorkerSeen,
 )
 from opsqueue.model.checks import shown
 from opsqueue.model.chunk import (
@@ -50,7 +53,7 @@ from opsqueue.model.chunk import (
     Token,
 )
 from opsqueue.model.grid import MAX_PAGE, ChunkInHand, HandPage
-from opsqueue.model.names import check_own_prefix, check_queue_name, label
+from opsqueue.model.names import check_own_prefix, check_queue_name, default_tag, label
 from opsqueue.model.new_submission import (
     BUILT_IN,
     Defaults,
@@ -66,28 +69,40 @@ from opsqueue.model.submission import (
     SubmissionState,
 )
 from opsqueue.queue import commands
-from opsqueue.queue.cluster import Client
+from opsqueue.queue.cluster import Client, node_of
 from opsqueue.queue.commands import (
     DEFAULT_TIMEOUT_MS,
+    HEARTBEAT_PAGE,
     Command,
     Scope,
     checked_limit,
     prefix_taken,
 )
-from opsqueue.queue.connection import BLOCK_MS, SOCKET_TIMEOUT_S
+from opsqueue.queue.connection import SOCKET_TIMEOUT_S
+from opsqueue.queue.due import DueIndex
 from opsqueue.queue.durability import Durability, confirming, unconfirmed
 from opsqueue.queue.partitions import (
     Partitions,
+    entry_of,
     grouped,
-    home_of,
     joined,
     merged_pages,
     merged_reserves,
+    merged_workers,
     place_of,
     placed,
     taken_apart,
 )
-from opsqueue.queue.script import Scripts, register_queue, unregister_queue
+from opsqueue.queue.reader import Watch, reader_of
+from opsqueue.queue.script import (
+    Call,
+    Scripts,
+    ask_slot_map,
+    call_together,
+    register_queue,
+    unregister_queue,
+)
+from opsqueue.queue.spread import choose_tags
 from opsqueue.strategy import AnyStrategy
 
 Answer = TypeVar("Answer")
@@ -95,10 +110,20 @@ P = ParamSpec("P")
 
 _LEAST_BLOCK_MS: Final = 10
 _GATHER_S: Final = 0.02
+_LIVE_WITHIN_S: Final = 1.0
+LOOK_EVERY_MS: Final = 5_000
+"""The interval at which those who wait look without a message, since one may have been lost."""
 UNKNOWN_MS: Final = int(2_000 * SOCKET_TIMEOUT_S)
 """A reserve that was not answered within the socket's timeout never will be."""
+IN_PROGRESS_LOOK_MS: Final = 300_000
+"""Sweepers look so often at a partition in which submissions are in progress and nothing is due."""
+_REGISTER_EVERY_S: Final = 60.0
 _READ_BY_ALL: Final = frozenset(readable_codecs(allow_pickle=False))
 _MOST_ROUNDS: Final = 100
+_TOKENS_A_STEP: Final = 200
+"""The most tokens that one script looks up."""
+_WORKERS_A_STEP: Final = 250
+"""The most workers that one script is asked for."""
 _MOST_BATCHES: Final = 1_000
 
 
@@ -159,8 +184,10 @@ class Queue:
         self._clock = clock
         self._fallback = defaults.over(BUILT_IN)
         self._durability = durability
-        self._is_registered = False
-        self._scripts: dict[int, Scripts] = {}
+        self._registered_at = float("-inf")
+        self._index = DueIndex(client, clock=clock)
+        self._noted: dict[int, float] = {}
+        self._scripts: dict[tuple[int, str], Scripts] = {}
         self._parts: dict[int, Queue] = {}
         self._lock = PerProcess(threading.Lock)
 
@@ -177,10 +204,13 @@ class Queue:
         if partition is None and command.scope is Scope.EVERY:
             return command.merge(self._run_in_every(command))
         if partition is None and command.scope is Scope.EACH:
-            return command.merge(self._run_in_each(self._numbers(), lambda _: command))
-        scripts = self._scripts_of(self._place_of(command) if partition is None else partition)
+            return command.merge(
+                self._from_each(self._numbers(), lambda number: self.run(command, partition=number))
+            )
+        place = self._place_of(command) if partition is None else partition
+        scripts = self._scripts_of(place)
         reply = scripts.call(command.script, rest=command.rest, **command.arguments)
-        return command.read(reply, self.name)
+        return self._read(command, reply, place)
 
     def pipeline(self, many: Sequence[Command[Any]]) -> list[Any]:
         """Run commands, each in one partition, in one round trip a partition.
@@ -193,20 +223,43 @@ class Queue:
         Raises:
             OpsqueueError: a refusal, such as SubmissionNotFoundError; all commands have been run.
         """
-        self._register_if_possible()
+        if any(command.tells_due for command in many):  # a worker is there
+            self._register_if_possible()
         places: dict[int, list[int]] = {}
         for number, command in enumerate(many):
             places.setdefault(self._place_of(command), []).append(number)
         answers: list[Any] = [None] * len(many)
         for place, numbers in places.items():
             calls = [(c.script, c.arguments, c.rest) for c in (many[n] for n in numbers)]
-            replies = self._scripts_of(place).call_many(calls)
+            replies: Sequence[list[Any] | OpsqueueError]
+            try:
+                replies = self._scripts_of(place).call_many(calls)
+            except OpsqueueError as exc:  # where the partition is was not known, and is not told
+                replies = [exc] * len(calls)
             for number, reply in zip(numbers, replies, strict=True):
                 if isinstance(reply, OpsqueueError):
                     answers[number] = reply
                 else:
-                    answers[number] = many[number].read(reply, self.name)
+                    answers[number] = self._read(many[number], reply, place)
         return answers
+
+    def _read(self, command: Command[Answer], reply: list[Any], place: int) -> Answer:
+        answer = command.read(reply, self.name)
+        if command.tells_due and reply[-1] >= 0:
+            self._note_due(place, in_ms=reply[-1])
+        return answer
+
+    def _note_due(self, partition: int, *, in_ms: int) -> None:
+        """Note in the sweepers' index when a partition is due, unless this program has done so.
+
+        Nothing waits for it to succeed: what the index lacks is found later.
+        """
+        now = time.monotonic()
+        noted_at, due_at = self._noted.get(partition, now), now + in_ms / 1000
+        if not now < noted_at <= due_at:
+            with suppress(OpsqueueError):
+                self._index.note({label(self.name, partition): in_ms})
+                self._noted[partition] = due_at
 
     def part(self, partition: int) -> Queue:
         """Return one of the queue's partitions as a queue of its own; sends nothing."""
@@ -214,7 +267,7 @@ class Queue:
             return self
         with self._lock.get():
             if partition not in self._parts:
-                self._parts[partition] = Queue(
+                part = Queue(
                     self._client,
                     self.name,
                     partition=partition,
@@ -222,7 +275,18 @@ class Queue:
                     defaults=self._fallback,
                     durability=self._durability,
                 )
+                part.partitions = self.partitions
+                self._parts[partition] = part
             return self._parts[partition]
+
+    @property
+    def base(self) -> str:
+        """The beginning of all keys of this partition, or of the first one.
+
+        Raises:
+            RedisUnavailableError: its tag is not known yet, and the first one does not answer.
+        """
+        return self._scripts_of(self.partition).base
 
     def parts(self) -> list[Queue]:
         """Return all partitions; their number is at most KNOWN_FOR_S old."""
@@ -248,27 +312,29 @@ class Queue:
         return self.partition if command.partition is None else command.partition
 
     def _scripts_of(self, partition: int) -> Scripts:
-        scripts = self._scripts.get(partition)
+        tag = self.partitions.tag_of(partition)
+        scripts = self._scripts.get((partition, tag))
         if scripts is None:
-            scripts = Scripts(self._client, self.name, partition=partition, clock=self._clock)
-            self._scripts[partition] = scripts
+            scripts = self._scripts_at(partition, tag)
+            self._scripts[partition, tag] = scripts
         return scripts
 
-    def _run_in_each(
-        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
-    ) -> list[Answer]:
-        answers, failures = self._answers_of(numbers, command_of)
+    def _scripts_at(self, partition: int, tag: str) -> Scripts:
+        return Scripts(self._client, self.name, partition=partition, tag=tag, clock=self._clock)
+
+    def _from_each(self, numbers: Iterable[int], ask: Callable[[int], Answer]) -> list[Answer]:
+        answers, failures = self._answers_of(numbers, ask)
         if failures:
             raise failures[0]
         return answers
 
     def _answers_of(
-        self, numbers: Iterable[int], command_of: Callable[[int], Command[Answer]]
+        self, numbers: Iterable[int], ask: Callable[[int], Answer]
     ) -> tuple[list[Answer], list[RedisUnavailableError]]:
         answers, failures = [], []
         for number in numbers:
             try:
-                answers.append(self.run(command_of(number), partition=number))
+                answers.append(ask(number))
             except RedisUnavailableError as exc:
                 failures.append(exc)
         return answers, failures
@@ -284,7 +350,9 @@ class Queue:
                 failures.append(exc)
                 numbers = range(self.partitions.history[-1])
             # A partition added in the meantime was given the settings that the first one had.
-            answered, unavailable = self._answers_of(numbers[told:], lambda _: command)
+            answered, unavailable = self._answers_of(
+                numbers[told:], lambda number: self.run(command, partition=number)
+            )
             answers += answered
             failures += unavailable
             if told >= len(numbers) or self._is_one:
@@ -295,9 +363,11 @@ class Queue:
         return answers
 
     def _register(self) -> None:
-        if not self._is_registered:
+        # Not only once: a sweeper that forgets an unused queue removes the name for a moment, and
+        # may end in it.
+        if time.monotonic() - self._registered_at >= _REGISTER_EVERY_S:
             register_queue(self._client, self.name)
-            self._is_registered = True
+            self._registered_at = time.monotonic()
 
     def _register_if_possible(self) -> None:
         # A full server refuses the name, and in a cluster another master may have it. Neither may
@@ -356,6 +426,7 @@ class Queue:
                     # Another program may have deleted the queue since this one registered it.
                     with suppress(RedisUnavailableError):
                         register_queue(self._client, self.name)
+                self._note_due(home, in_ms=IN_PROGRESS_LOOK_MS)
                 return msgspec.structs.replace(inserted, warning=self._unread(new.codec))
             self.partitions.learn(inserted, question)
         message = f"queue {self.name}: its partitions change faster than an insert can follow"
@@ -386,11 +457,10 @@ class Queue:
             # process may have inserted this submission into one of them, and its answer was lost.
             return 0, 1
         if not key:
-            return home_of(new.prefix, self.partitions.count()), None
-        home = home_of(key, self.partitions.look())
-        # While there were fewer partitions, the key may have belonged to another one.
-        for partitions in self.partitions.history[:-1]:
-            earlier = home_of(key, partitions)
+            return self.partitions.all().home_of(new, ""), None
+        known = self.partitions.look_at_all()
+        home = known.home_of(new, key)
+        for earlier in known.earlier_homes_of(key):
             if earlier != home and self.run(commands.lookup_key(key), partition=earlier):
                 return earlier, None
         if not self.run(commands.lookup_key(key), partition=home):
@@ -445,8 +515,8 @@ class Queue:
         if self._is_one:
             home = self.partition
         else:
-            count = self.partitions.look() if idempotency_key else self.partitions.count()
-            home = home_of(idempotency_key or new.prefix, count)
+            known = self.partitions.look_at_all() if idempotency_key else self.partitions.all()
+            home = known.home_of(new, idempotency_key)
         return self.run(
             commands.restore_submission(
                 new,
@@ -484,7 +554,7 @@ class Queue:
 
     # Transitions of chunks
 
-    def reserve_chunks(
+    def reserve_chunks(  # noqa: PLR0913 options of the script
         self,
         worker: str,
         *,
@@ -495,6 +565,7 @@ class Queue:
         repeats_metadata: bool = False,
         begun: Sequence[Token] | None = None,
         alone: bool = False,
+        sleeps: bool = False,
     ) -> Reserved:
         """Reserve up to `limit` chunks, one partition after the other; it counts as a heartbeat.
 
@@ -510,6 +581,8 @@ class Queue:
                 size limit counts it for each of them.
             begun: see `heartbeat`; None: unchanged since the last call that reported it.
             alone: the worker holds nothing, and can run a chunk that may kill it.
+            sleeps: the worker watches `wake_channel`, and if it finds nothing, it is among those
+                that are woken when a chunk becomes free.
         """
         self._register_if_possible()
         named = None if begun is None else self._begun_by_place(begun)
@@ -532,6 +605,7 @@ class Queue:
                     repeats_metadata=repeats_metadata,
                     begun=None if named is None else named.get(number, []),
                     alone=alone and left == limit,
+                    sleeps=sleeps,
                 )
             except RedisUnavailableError as exc:
                 failures.append(exc)
@@ -619,8 +693,10 @@ class Queue:
         """
         found: dict[Token, Reservation] = {}
         for named in grouped(tokens, commands.checked_tokens(tokens)).values():
-            reserved = self.run(commands.get_reservations(named))
-            found |= reserved
+            for first in range(0, len(named), _TOKENS_A_STEP):
+                some = named[first : first + _TOKENS_A_STEP]
+                reserved = self.run(commands.get_reservations(some))
+                found |= reserved
         return found
 
     def _by_partition(
@@ -634,8 +710,12 @@ class Queue:
         run = [(group, command_of([tokens[number] for number in group])) for group in groups]
         answers: dict[int, Answer] = {}
         for numbers, command in run:
-            of_partition = self.run(command)
-            answers |= zip(numbers, of_partition, strict=True)
+            answered = self.run(command)
+            # A script answers the first ones only, if they are work enough for one call.
+            while len(answered) < len(numbers):
+                left = [tokens[number] for number in numbers[len(answered) :]]
+                answered = [*answered, *self.run(command_of(left))]
+            answers |= zip(numbers, answered, strict=True)
         return [answers[number] for number in range(len(tokens))]
 
     # Workers, and chunks that they leave behind
@@ -649,6 +729,7 @@ class Queue:
         unknown_ms: int = UNKNOWN_MS,
         timeout_ms: int | None = None,
         begun: Sequence[Token] | None = None,
+        sleeps_in: AnyStrategy | None = None,
     ) -> Alive:
         """Report that a worker is alive and what it holds; return which tokens are revoked.
 
@@ -663,31 +744,71 @@ class Queue:
             begun: tokens of those chunks whose handlers have begun and not ended; it replaces what
                 the worker reported before. Only these use an attempt if it dies or if they expire.
                 None: not reported; all count as begun for a worker that never reports it.
+            sleeps_in: the strategy of a worker that is idle, so that it is woken even if an
+                earlier message did not reach it; see `reserve_chunks`.
         """
         tokens = list(tokens)
         named = self._by_place(tokens)
         named_begun = None if begun is None else self._begun_by_place(begun)
 
-        def beat(partition: int) -> Command[Alive]:
+        def of_partition(partition: int) -> Sequence[Token] | None:
+            return None if named_begun is None else named_begun.get(partition, [])
+
+        def page(
+            partition: int, tokens: Sequence[Token], page_from: str = "-", page_to: str = "+"
+        ) -> Command[tuple[Alive, str]]:
             return commands.heartbeat(
                 worker,
-                tokens=named.get(partition, []),
+                partition=partition,
+                tokens=tokens,
                 info=info,
                 unknown_ms=unknown_ms,
                 timeout_ms=DEFAULT_TIMEOUT_MS if timeout_ms is None else timeout_ms,
-                begun=None if named_begun is None else named_begun.get(partition, []),
+                # The first page reports all of them.
+                begun=of_partition(partition) if page_from == "-" else None,
+                sleeps_in=sleeps_in if page_from == "-" else None,
+                page_from=page_from,
+                page_to=page_to,
             )
 
-        beat(self.partition)  # checks the arguments before anything is sent
+        page(self.partition, tokens)  # checks the arguments before anything is sent
         # Not only once: a flushed server has lost the queue's name. (A full one refuses it.)
         with suppress(RedisUnavailableError):
             register_queue(self._client, self.name)
-        alive = self._run_in_each(dict.fromkeys([*self._numbers(), *named]), beat)
-        return Alive(
-            revoked=frozenset(token for answer in alive for token in answer.revoked),
-            released=sum(answer.released for answer in alive),
-            lost=sum(answer.lost for answer in alive),
+        numbers = dict.fromkeys([*self._numbers(), *named])
+        return Alive.merged(
+            self._from_each(numbers, lambda number: self._beat(number, named.get(number, []), page))
         )
+
+    def _beat(
+        self,
+        partition: int,
+        tokens: Sequence[Token],
+        page: Callable[..., Command[tuple[Alive, str]]],
+    ) -> Alive:
+        """Send a heartbeat to one partition, page by page in the order of the entries."""
+        left = sorted(tokens, key=entry_of)
+        entries = [entry_of(token) for token in left]
+        answers = list[Alive]()
+        page_from = "-"
+        for _ in range(_MOST_BATCHES):
+            # An entry may have two names, with and without its chunk, which must not be parted.
+            end = len(left)
+            if end > HEARTBEAT_PAGE:
+                end = bisect_right(entries, entries[HEARTBEAT_PAGE - 1])
+            page_to = "+" if end == len(left) else "{}-{}".format(*entries[end - 1])
+            command = page(partition, left[:end], page_from, page_to)
+            alive, stopped_at = self.run(command, partition=partition)
+            if stopped_at:
+                end = bisect_right(entries, entry_of(Token(stopped_at)), hi=end)
+                revoked = alive.revoked.intersection(left[:end])
+                alive = msgspec.structs.replace(alive, revoked=revoked)
+            answers.append(alive)
+            if not stopped_at and page_to == "+":
+                break
+            left, entries = left[end:], entries[end:]
+            page_from = f"({stopped_at or page_to}"
+        return Alive.merged(answers)
 
     def note_begun(self, worker: str, begun: Sequence[Token]) -> bool:
         """Report only which chunks' handlers have begun; see `heartbeat`.
@@ -715,13 +836,17 @@ class Queue:
         """
         for _ in range(_MOST_BATCHES):
             if self.run(commands.retire_worker(worker)):
-                return
+                break
+        # Waiting for chunks of a queue that nobody uses leaves nothing behind.
+        if self.partition == 0:
+            with suppress(OpsqueueError):
+                self.forget_unused()
 
     reclaim_dead = _runs(commands.reclaim_dead)
     repair = _runs(commands.repair)
 
     def reclaim_expired(
-        self, sweeper: str, *, page_from: str = "-", limit: int = 1_000, lock_ms: int = 2_000
+        self, sweeper: str, *, page_from: str = "-", limit: int = 250, lock_ms: int = 2_000
     ) -> Swept | None:
         """Reclaim a page of chunks whose reservation has expired; None: another one sweeps.
 
@@ -771,19 +896,45 @@ class Queue:
             self.run(commands.delete_queue("delete"), partition=number)
         unregister_queue(self._client, self.name)
 
-    def set_partitions(self, partitions: int) -> None:
+    def forget_unused(self) -> bool:
+        """Delete everything that is kept of a queue that nobody uses, and return whether it was.
+
+        It has no submission, worker, setting, object pending deletion or event of the last hour.
+        Inserts go on meanwhile: the name is in another slot, so it is removed first, and stored
+        again if the queue is in use by then.
+        """
+        try:
+            # A queue that has had other partitions has a setting, so it is in use.
+            self.run(commands.delete_queue("look", only_unused=True), partition=0)
+        except QueueInUseError:
+            return False
+        unregister_queue(self._client, self.name)
+        try:
+            self.run(commands.delete_queue("delete", only_unused=True), partition=0)
+        except OpsqueueError as exc:
+            register_queue(self._client, self.name)
+            if not isinstance(exc, QueueInUseError):
+                raise
+            return False
+        self._registered_at = float("-inf")
+        return True
+
+    def set_partitions(self, partitions: int, *, by: str = "") -> None:
         """Spread submissions over more partitions from now on; the number can't decrease.
 
         The new partitions get the first one's pause, limits and retention. Running programs notice
-        them within some seconds.
+        them within some seconds. On a cluster, each goes to a master with the fewest of them.
 
         Args:
             partitions: 1 to MAX_PARTITIONS.
+            by: a key of strategic metadata, such as `customer`. Submissions with the same value go
+                to the same partition from now on; those without the key to any. "": unchanged.
 
         Raises:
             InvalidArgumentError: there are already more, or it is out of range.
         """
-        command = commands.set_partitions(partitions)
+        self._choose_tags(partitions)
+        command = commands.set_partitions(partitions, step="set", by=by)
         given = None
         # Repeated if a program that did not know the new partitions changed a setting meanwhile.
         for _ in range(_MOST_ROUNDS):
@@ -795,6 +946,23 @@ class Queue:
             self.run(command)
             given = settings
         self.partitions.look()
+
+    def _choose_tags(self, partitions: int) -> None:
+        """Choose on a cluster where new partitions lie, before anything uses them."""
+        masters = ask_slot_map(self._client)
+        if not masters:
+            return
+        known = self.get_partitions()
+        new = range(known.numbers[-1], partitions)
+        tags = choose_tags(self.name, known.tags, new, masters)
+        if not tags:
+            return
+        self.run(commands.set_partitions(partitions, step="choose", tags=tags))
+        # Another program may have chosen others at the same time.
+        for number, tag in self.get_partitions().tags.items():
+            if number in new and tag != default_tag(number):
+                # Programs that know no tags look here, if they are asked about a submission.
+                self._scripts_at(number, "").call("upgrade_queue")
 
     def discard_prefixes(
         self, prefixes: Sequence[str], *, step: Literal["discard", "hold", "let_go"] = "discard"
@@ -834,6 +1002,7 @@ class Queue:
 
     # Readings
 
+    next_due = _runs(commands.next_due)
     get_submission = _runs(commands.get_submission)
     done_chunks = _runs(commands.done_chunks)
     inline_contents = _runs(commands.inline_contents)
@@ -844,9 +1013,45 @@ class Queue:
     list_limits = _runs(commands.list_limits)
     get_defaults = _runs(commands.get_defaults)
     unknown_prefixes = _runs(commands.unknown_prefixes)
-    list_workers = _runs(commands.list_workers)
     count_queue = _runs(commands.count_queue)
     get_durations = _runs(commands.get_durations)
+
+    def list_workers(self, *, limit: int = MAX_WORKERS) -> list[WorkerSeen]:
+        """List workers that have not retired, each once, the last seen first; at most MAX_WORKERS.
+
+        They are read in several steps, since there may be thousands, who may hold thousands of
+        chunks.
+        """
+        limit = min(checked_limit(limit), MAX_WORKERS)
+
+        def list_in(partition: int) -> list[WorkerSeen]:
+            names = self.run(commands.list_workers(limit=limit), partition=partition)
+            return self._workers_in(partition, names)
+
+        return merged_workers(self._from_each(self._numbers(), list_in))[:limit]
+
+    def get_workers(self, names: Sequence[str]) -> list[WorkerSeen]:
+        """Return those workers that there are, the last seen first."""
+        return merged_workers(
+            self._from_each(self._numbers(), lambda number: self._workers_in(number, names))
+        )
+
+    def _workers_in(self, partition: int, names: Sequence[str]) -> list[WorkerSeen]:
+        """Return workers of one partition; one that holds thousands of chunks in several parts."""
+        workers: list[WorkerSeen] = []
+        first, page_from = 0, "-"
+        for _ in range(_MOST_BATCHES):
+            some = names[first : first + _WORKERS_A_STEP]
+            if not some:
+                break
+            found, next_from = self.run(
+                commands.get_workers(some, page_from=page_from), partition=partition
+            )
+            workers += [worker for worker in found if worker is not None]
+            # If the last one has further chunks, the next step begins with it again.
+            first += len(found) - bool(next_from)
+            page_from = next_from or "-"
+        return workers
 
     def list_submissions(
         self,
@@ -972,7 +1177,7 @@ class Queue:
         submission_id: SubmissionId,
         *,
         wait_s: float,
-        slice_ms: int = BLOCK_MS,
+        slice_ms: int = LOOK_EVERY_MS,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> Submission:
         """Return a submission when it has ended, or its present state after `wait_s`.
@@ -980,8 +1185,8 @@ class Queue:
         Args:
             submission_id: its id.
             wait_s: seconds from now; 0: don't wait.
-            slice_ms: interval at which the state is read again, in case an event was trimmed, and
-                `is_stopping` is called; at most BLOCK_MS, because of the connection's timeout.
+            slice_ms: interval at which the state is read again, in case its end was not announced,
+                and `is_stopping` is called.
             is_stopping: ends the wait early when the process shuts down.
 
         Raises:
@@ -989,22 +1194,17 @@ class Queue:
         """
         if wait_s <= 0:
             return self.get_submission(submission_id)
-        part = self.part(submission_id.partition)
+        part, bell = self.part(submission_id.partition), threading.Event()
         deadline = time.monotonic() + wait_s
-        # Before the state is read: so an end between the two is among the events.
-        last_id = part.last_event_id()
-        while True:
-            submission = part.get_submission(submission_id)
-            now = time.monotonic()
-            if submission.state is not SubmissionState.IN_PROGRESS or now >= deadline:
-                return submission
-            until = min(deadline, now + slice_ms / 1000)
-            is_named = False
-            while not is_named and (left_s := until - time.monotonic()) > 0:
-                if is_stopping():
+        with part.watching(f"sub:{submission_id}:end", bell.set, lingers=True):
+            while True:
+                bell.clear()
+                submission = part.get_submission(submission_id)
+                left_s = deadline - time.monotonic()
+                has_ended = submission.state is not SubmissionState.IN_PROGRESS
+                if has_ended or left_s <= 0 or is_stopping():
                     return submission
-                last_id, events = part.wait_for_events(last_id, block_ms=math.ceil(left_s * 1000))
-                is_named = any(id_ == submission_id for id_, _ in events)
+                bell.wait(min(left_s, slice_ms / 1000))
 
     def reserve_when_free(  # noqa: PLR0913 options of `reserve_chunks`, and how to wait
         self,
@@ -1028,33 +1228,46 @@ class Queue:
             strategy: the strategy of the worker.
             heartbeat_timeout_ms: see `reserve_chunks`.
             wait_s: seconds from now; 0: don't wait.
-            slice_ms: interval at which `is_gone` is called; at most BLOCK_MS, because of the
-                connection's timeout.
+            slice_ms: interval at which `is_gone` is called.
             is_gone: the caller has gone, or the process shuts down: reserve nothing more.
             repeats_metadata: see `reserve_chunks`.
         """
         deadline = time.monotonic() + wait_s
-        while True:
-            reserved = self.reserve_chunks(
+
+        def reserve(*, sleeps: bool) -> Reserved:
+            return self.reserve_chunks(
                 worker,
                 limit=limit,
                 reservation_ms=reservation_ms,
                 strategy=strategy,
                 heartbeat_timeout_ms=heartbeat_timeout_ms,
                 repeats_metadata=repeats_metadata,
+                sleeps=sleeps,
             )
-            # Also without a wake-up: an occasional check finds chunks that none announced.
-            until = min(deadline, time.monotonic() + BLOCK_MS / 1000)
-            if reserved.next_due_in_ms is not None and not reserved.is_paused:
-                until = min(until, time.monotonic() + reserved.next_due_in_ms / 1000)
-            if reserved.chunks or time.monotonic() >= deadline:
-                return reserved
-            is_awake = False
-            while not is_awake and (left_s := until - time.monotonic()) > 0:
-                block_ms = min(slice_ms, math.ceil(left_s * 1000))
-                is_awake = self.wait_for_wake(reserved.wake_id, block_ms=block_ms)
-                if is_gone():
+
+        reserved = reserve(sleeps=False)
+        if reserved.chunks or wait_s <= 0:
+            return reserved
+        bell = threading.Event()
+        with self.watching(wake_channel(worker, strategy), bell.set):
+            while not is_gone():
+                bell.clear()
+                reserved = reserve(sleeps=True)
+                now = time.monotonic()
+                # Also without a wake-up: an occasional check finds chunks that none announced.
+                until = min(deadline, now + LOOK_EVERY_MS / 1000)
+                if reserved.next_due_in_ms is not None and not reserved.is_paused:
+                    until = min(until, now + reserved.next_due_in_ms / 1000)
+                if reserved.chunks or now >= deadline:
                     return reserved
+                while not bell.is_set() and (left_s := until - time.monotonic()) > 0:
+                    bell.wait(min(slice_ms / 1000, left_s))
+                    if is_gone():
+                        break
+        if bell.is_set():
+            # It was woken, but it takes nothing.
+            self.wake_next(strategy)
+        return reserved
 
     def wait_for_progress(
         self,
@@ -1063,7 +1276,7 @@ class Queue:
         *,
         seen: int | None = None,
         wait_s: float = 0,
-        slice_ms: int = BLOCK_MS,
+        slice_ms: int = LOOK_EVERY_MS,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> Progress:
         """Return a submission's progress, and which chunks from `start` on are done.
@@ -1082,41 +1295,58 @@ class Queue:
         Raises:
             SubmissionNotFoundError: it does not exist, or is cleaned up during the wait.
         """
+        if wait_s <= 0:
+            return self.done_chunks(submission_id, start=start)
         deadline = time.monotonic() + wait_s
-        while True:
-            left_s = deadline - time.monotonic()
-            news_id = None
-            if left_s > 0:
-                # Before the progress is read: so a change between the two is among the news.
-                news_id = self.watch_submission(submission_id, watch_ms=2 * BLOCK_MS)
-            progress = self.done_chunks(submission_id, start=start)
-            is_due = start in progress.done if seen is None else progress.chunks_done != seen
-            has_ended = progress.state is not SubmissionState.IN_PROGRESS
-            if is_due or has_ended or news_id is None or is_stopping():
-                return progress
-            block_ms = math.ceil(min(left_s * 1000, slice_ms))
-            if self.wait_for_news(submission_id, news_id, block_ms=block_ms):
-                # Thousands of chunks a second may be done: changes of a short time are read
-                # together.
-                time.sleep(_GATHER_S)
+        bell = threading.Event()
+        part = self.part(SubmissionId(str(submission_id)).partition)
+        with part.watching(f"sub:{submission_id}:news", bell.set, lingers=True):
+            while True:
+                bell.clear()
+                # Before the progress is read: so a change between the two is published.
+                is_watched = self.watch_submission(submission_id, watch_ms=3 * LOOK_EVERY_MS)
+                progress = self.done_chunks(submission_id, start=start)
+                is_due = start in progress.done if seen is None else progress.chunks_done != seen
+                has_ended = progress.state is not SubmissionState.IN_PROGRESS
+                left_s = deadline - time.monotonic()
+                if is_due or has_ended or not is_watched or left_s <= 0 or is_stopping():
+                    return progress
+                if bell.wait(min(left_s, slice_ms / 1000)):
+                    # Thousands of chunks a second may be done: changes of a short time are read
+                    # together.
+                    time.sleep(_GATHER_S)
 
-    def wait_for_wake(self, wake_id: str, *, block_ms: int) -> bool:
-        """Sleep until a chunk may have become free since the reserve that returned `wake_id`.
+    wake_next = _runs(commands.wake_next)
 
-        Partitions are asked in turn, each for its share of the time.
+    @contextmanager
+    def watching(
+        self, channel: str, look: Callable[[], None], *, lingers: bool = False
+    ) -> Iterator[None]:
+        """Watch a channel of all partitions meanwhile; see `Reader.watch`.
+
+        It waits for a moment until the watches are live. If they are not by then, `look` is called
+        when they are.
         """
-        ids = taken_apart(wake_id, first=self.partition)
-        block_ms = max(_LEAST_BLOCK_MS, block_ms // max(1, len(ids)))
-        return any(
-            self._scripts_of(number).read_after("wake", id_, block_ms=block_ms, limit=1)
-            for number, id_ in ids.items()
-        )
+        watches = [self.part(n).watch(channel, look) for n in self._numbers()]
+        until = time.monotonic() + _LIVE_WITHIN_S
+        for watch in watches:
+            watch.is_live.wait(max(0.0, until - time.monotonic()))
+        try:
+            yield
+        finally:
+            for watch in watches:
+                watch.close(lingers=lingers)
 
-    def wait_for_news(self, submission_id: SubmissionId, news_id: str, *, block_ms: int) -> bool:
-        """Sleep until a watched submission changes after the watch that returned `news_id`."""
-        scripts = self._scripts_of(SubmissionId(str(submission_id)).partition)
-        stream = f"sub:{submission_id}:news"
-        return bool(scripts.read_after(stream, news_id, block_ms=block_ms, limit=1))
+    def server(self) -> str:
+        """Return a name for the server that has this partition, as far as it is known; else ''."""
+        try:
+            return node_of(self._client, self.base)
+        except OpsqueueError:
+            return ""  # it is not known where this partition is
+
+    def watch(self, channel: str, look: Callable[[], None]) -> Watch:
+        """Watch a channel of this partition; see `Reader.watch`."""
+        return reader_of(self._client).watch(self.base, channel, look)
 
     def last_event_id(self) -> str:
         """Return the present end of the events; `wait_for_events` after it misses nothing."""
@@ -1145,6 +1375,38 @@ class Queue:
             ]
             since[number] = entries[-1][0].decode() if entries else since.get(number, "0-0")
         return joined(since, first=self.partition), events
+
+
+def run_together(requests: Sequence[tuple[Queue, Command[Any]]]) -> list[Any]:
+    """Run commands, each in a partition of its own on the same server, in one round trip.
+
+    Returns their answers in order. In place of an answer there may be the OpsqueueError of its
+    call; the other commands may have been run nevertheless.
+    """
+    answers: list[Any] = [None] * len(requests)
+    calls: dict[int, Call] = {}
+    for number, (queue, command) in enumerate(requests):
+        queue._register_if_possible()  # noqa: SLF001 here and below: its own class
+        try:
+            scripts = queue._scripts_of(queue.partition)  # noqa: SLF001
+            calls[number] = (scripts, command.script, command.arguments, command.rest)
+        except OpsqueueError as exc:
+            answers[number] = exc
+    for number, reply in zip(calls, call_together(list(calls.values())), strict=True):
+        queue, command = requests[number]
+        if isinstance(reply, OpsqueueError):
+            answers[number] = reply
+            continue
+        try:
+            answers[number] = queue._read(command, reply, queue.partition)  # noqa: SLF001
+        except OpsqueueError as exc:
+            answers[number] = exc
+    return answers
+
+
+def wake_channel(worker: str, strategy: AnyStrategy) -> str:
+    """Return the channel of a partition on which a worker with a strategy is woken."""
+    return f"wake:{commands.group_of(strategy.wire())}:{worker}"
 
 
 def _by_age(chunks: Iterable[ChunkInHand]) -> tuple[ChunkInHand, ...]:

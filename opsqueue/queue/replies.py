@@ -6,7 +6,7 @@ the scripts and the client have different versions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -55,13 +55,13 @@ def read_reserved(reply: list[Any], queue: str) -> Reserved:
     """Parse the reply of `reserve_chunks`."""
     match reply:
         case [
-            (b"reserved" | b"paused") as tag, wake_id, int(now), int(due), int(expires_at),
-            chunks, rows, rest, cut, again, mode,
+            (b"reserved" | b"paused") as tag, has_alarm, int(now), int(due), int(expires_at),
+            chunks, rows, rest, cut, again, mode, _,
         ]:  # fmt: skip
             return Reserved(
                 chunks=_reserved_chunks(chunks, rows, queue, expires_at, again),
                 is_paused=tag == b"paused",
-                wake_id=wake_id.decode(),
+                has_alarm=bool(has_alarm),
                 next_due_in_ms=None if due < 0 else max(0, due - now),
                 scan_from=rest.decode(),
                 is_cut=bool(cut),
@@ -369,19 +369,24 @@ def read_delayed(rows: list[Any], is_partial: int, retried: list[Any], total: in
     )
 
 
-def read_workers(now: int, rows: list[Any]) -> list[WorkerSeen]:
-    """Parse the reply of `list_workers`."""
-    return [
-        WorkerSeen(
-            name=name.decode(),
+def read_workers(
+    now: int, rows: list[Any], next_from: bytes, *, names: Sequence[str]
+) -> tuple[list[WorkerSeen | None], str]:
+    """Parse the reply of `get_workers` for these names; None: there is no such worker."""
+    workers = [
+        None
+        if seen < 0
+        else WorkerSeen(
+            name=name,
             seen_ms_ago=max(0, now - seen),
             info=msgspec.json.decode(info) if info else {},
-            chunks_in_hand=held,
+            chunks_in_hand=chunks,
             oldest_ms=max(0, now - reserved_at) if reserved_at else None,
             is_alive=now < dead_at,
         )
-        for name, seen, info, held, reserved_at, dead_at in rows
+        for name, (seen, info, dead_at, chunks, reserved_at) in zip(names, rows, strict=False)
     ]
+    return workers, next_from.decode()
 
 
 def read_spent_inputs(row: list[Any]) -> SpentInputs:

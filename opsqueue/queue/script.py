@@ -30,7 +30,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.checks import INT64, is_text, is_whole, shown
 from opsqueue.model.names import QUEUES_KEY, STORES_KEY, base_key
-from opsqueue.queue.cluster import Client, reason_of, run_on, run_on_all
+from opsqueue.queue.cluster import Client, masters_by_slot, reason_of, run_on, run_on_all
 
 logger = logging.getLogger("opsqueue.queue")
 
@@ -148,6 +148,7 @@ class Scripts:
         client: a client made by `connection.connect`, or a fakeredis one with protocol=2.
         queue: the queue's name.
         partition: the number of the partition.
+        tag: see `base_key`.
         clock: returns milliseconds; only for tests. None: the server's own clock.
     """
 
@@ -157,13 +158,14 @@ class Scripts:
         queue: str,
         *,
         partition: int = 0,
+        tag: str = "",
         clock: Callable[[], int] | None = None,
     ) -> None:
         """Load nothing yet: a script is loaded when the server does not know it."""
         self._client = client
         self._clock = clock
         self._queue = queue
-        self.base = base_key(queue, partition)
+        self.base = base_key(queue, partition, tag)
 
     def call(self, name: str, *, rest: Sequence[Argument] = (), **arguments: Argument) -> list[Any]:
         """Run a script, completely or not at all.
@@ -174,10 +176,10 @@ class Scripts:
             ScriptError: the script has a defect; the message has file and line.
         """
         script = load_script(name)
-        arguments["now"] = self._clock() if self._clock else ""
+        arguments["now"] = self.now()
         argv = script.argv(arguments, rest)
         with translated_errors(script):
-            return self._checked(script, self._run(partial(_evaluate, script, self.base, argv)))
+            return self._checked(script, self.run(partial(_evaluate, script, self.base, argv)))
 
     def call_followed(
         self,
@@ -196,7 +198,7 @@ class Scripts:
             OpsqueueError: see `call`; the answers to the commands are discarded then.
         """
         script = load_script(name)
-        argv = script.argv({**arguments, "now": self._clock() if self._clock else ""}, rest)
+        argv = script.argv({**arguments, "now": self.now()}, rest)
 
         def send(server: redis.Redis) -> tuple[list[Any], list[Any]]:
             for command in (("EVALSHA", script.sha), ("EVAL", script.text)):
@@ -218,40 +220,15 @@ class Scripts:
             raise OpsqueueInternalError(message)
 
         with translated_errors(script):
-            return self._run(send)
+            return self.run(send)
 
     def call_many(
         self, calls: Sequence[tuple[str, Mapping[str, Argument], Sequence[Argument]]]
     ) -> list[list[Any] | OpsqueueError]:
-        """Run scripts, (name, arguments, rest) each, in one round trip.
+        """Run scripts, (name, arguments, rest) each; see `call_together`."""
+        return call_together([(self, *call) for call in calls])
 
-        Each is atomic, but not all together. An error is returned in place of an answer. A script
-        that the server did not know runs after the others.
-        """
-        scripts = [load_script(name) for name, _, _ in calls]
-        now = self._clock() if self._clock else ""
-        argvs = [
-            script.argv({**arguments, "now": now}, rest)
-            for script, (_, arguments, rest) in zip(scripts, calls, strict=True)
-        ]
-
-        def send(server: redis.Redis) -> list[Any]:
-            pipeline = server.pipeline(transaction=False)
-            for script, argv in zip(scripts, argvs, strict=True):
-                pipeline.evalsha(script.sha, 1, self.base, *argv)
-            return pipeline.execute(raise_on_error=False)
-
-        try:
-            with translated_errors(None):
-                answers = self._run(send)
-        except RedisUnavailableError as exc:
-            return [exc] * len(calls)
-        return [
-            self._settled(script, argv, answer)
-            for script, argv, answer in zip(scripts, argvs, answers, strict=True)
-        ]
-
-    def _settled(
+    def settled(
         self,
         script: Script,
         argv: list[Argument],
@@ -272,7 +249,7 @@ class Scripts:
 
         try:
             with translated_errors(script):
-                return self._checked(script, self._run(answered))
+                return self._checked(script, self.run(answered))
         except OpsqueueError as exc:
             return exc
 
@@ -285,6 +262,10 @@ class Scripts:
                 return answer
         message = f"{script.name}.lua answered {answer!r}, not a list"
         raise OpsqueueInternalError(message)
+
+    def now(self) -> int | str:
+        """Return the milliseconds of a test's clock; "" for the server's own."""
+        return self._clock() if self._clock else ""
 
     def read_after(
         self, stream: str, last_id: str, *, block_ms: int, limit: int = 100
@@ -301,7 +282,7 @@ class Scripts:
             message = f"{shown(last_id)} is not the id of a stream entry, such as 1732390000000-0"
             raise InvalidArgumentError(message)
         with translated_errors(None):
-            answer: Any = self._run(
+            answer: Any = self.run(
                 lambda server: server.xread(
                     {self.base + stream: last_id}, count=limit, block=max(1, block_ms)
                 )
@@ -311,11 +292,47 @@ class Scripts:
     def last_id(self, stream: str) -> str:
         """Return the id of a stream's last entry, to read after it; "0-0" if it has none."""
         with translated_errors(None):
-            entries: Any = self._run(lambda server: server.xrevrange(self.base + stream, count=1))
+            entries: Any = self.run(lambda server: server.xrevrange(self.base + stream, count=1))
         return entries[0][0].decode() if entries else "0-0"
 
-    def _run(self, command: Callable[[redis.Redis], _Answer]) -> _Answer:
+    def run(self, command: Callable[[redis.Redis], _Answer]) -> _Answer:
+        """Run a command on the server that has the partition."""
         return run_on(self._client, self.base, command)
+
+
+Call = tuple[Scripts, str, Mapping[str, Argument], Sequence[Argument]]
+"""A partition, the name of a script, its arguments, and the rest of them."""
+
+
+def call_together(calls: Sequence[Call]) -> list[list[Any] | OpsqueueError]:
+    """Run scripts of partitions on the same server in one round trip.
+
+    Each is atomic, but not all together. An error is returned in place of an answer. A script that
+    the server did not know, and one whose partition is on another server, runs after the others.
+    """
+    if not calls:
+        return []
+    scripts = [load_script(name) for _, name, _, _ in calls]
+    argvs = [
+        script.argv({**arguments, "now": on.now()}, rest)
+        for script, (on, _, arguments, rest) in zip(scripts, calls, strict=True)
+    ]
+
+    def send(server: redis.Redis) -> list[Any]:
+        pipeline = server.pipeline(transaction=False)
+        for script, argv, (on, *_) in zip(scripts, argvs, calls, strict=True):
+            pipeline.evalsha(script.sha, 1, on.base, *argv)
+        return pipeline.execute(raise_on_error=False)
+
+    try:
+        with translated_errors(None):
+            answers = calls[0][0].run(send)
+    except RedisUnavailableError as exc:
+        return [exc] * len(calls)
+    return [
+        on.settled(script, argv, answer)
+        for (on, *_), script, argv, answer in zip(calls, scripts, argvs, answers, strict=True)
+    ]
 
 
 def _evaluate(script: Script, base: str, argv: list[Argument], server: redis.Redis) -> object:
@@ -369,6 +386,16 @@ def queue_names(client: Client) -> list[str]:
     with translated_errors(None):
         names: Any = run_on(client, QUEUES_KEY, lambda server: server.smembers(QUEUES_KEY))
     return sorted(name.decode() for name in names)
+
+
+def ask_slot_map(client: Client) -> Mapping[int, str]:
+    """Return by slot the address of its master, asked now; {} on a single server.
+
+    Raises:
+        RedisUnavailableError: no answer.
+    """
+    with translated_errors(None):
+        return masters_by_slot(client)
 
 
 def each_readable(

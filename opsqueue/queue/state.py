@@ -175,7 +175,8 @@ TRANSITIONS: Final = (
         "delete_queue",
         ("running",),
         ("deleted",),
-        "no submission, no object pending deletion and no live worker; an insert creates it again",
+        "no submission, no object pending deletion and no live worker, for an unused queue no "
+        "setting and no recent event either; an insert creates it again",
     ),
     Transition(
         "delete_inputs",
@@ -216,6 +217,7 @@ READINGS: Final = (
     "get_partitions",
     "chunks_with_errors",
     "list_workers",
+    "get_workers",
     "list_limits",
     "get_defaults",
     "unknown_prefixes",
@@ -224,6 +226,8 @@ READINGS: Final = (
     "count_cells",
     "list_reservations",
     "list_delayed",
+    "wake_next",
+    "next_due",
 )
 
 

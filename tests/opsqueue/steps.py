@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, cast
 
 import redis
 
 from opsqueue.contents.chunks import fresh_prefix
+from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.model.names import base_key
 from opsqueue.model.new_submission import Backoff, NewSubmission
 from opsqueue.model.submission import Submission, SubmissionFilter, SubmissionId, SubmissionState
-from opsqueue.queue.queue import Queue
+from opsqueue.queue.queue import Queue, wake_channel
 from opsqueue.strategy import AnyStrategy, Oldest
 
 FAILURE = ChunkFailure(type="ValueError", message="not a number", traceback="line 1")
@@ -62,6 +64,64 @@ def take(
 def take_one(queue: Queue, *, worker: str = "w1") -> Reservation:
     (chunk,) = take(queue, worker=worker)
     return chunk
+
+
+class Ear:
+    """Hears what is published on a channel of a queue."""
+
+    def __init__(self, queue: Queue, channel: str) -> None:
+        self._bell = threading.Event()
+        self._queue, self._channel = queue, channel
+        self._watching = queue.watching(channel, self._bell.set)
+
+    def __enter__(self) -> Self:
+        self._watching.__enter__()
+        self._bell.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watching.__exit__(None, None, None)
+
+    def hears(self) -> bool:
+        return self._bell.wait(5)
+
+    def hears_nothing(self) -> bool:
+        """Whether nothing had been published before this call."""
+        heard, before = self._bell, self._queue.part(0)
+        with Ear(before, "a test's own") as last:
+            tell(before, "a test's own")
+            assert last.hears()
+        return not heard.is_set()
+
+
+def tell(queue: Queue, channel: str) -> None:
+    """Publish on a channel of a queue."""
+    scripts = queue._scripts_of(queue.partition)
+    scripts.run(
+        lambda server: cast("Any", server).execute_command("SPUBLISH", scripts.base + channel, "")
+    )
+
+
+class Sleeper(Ear):
+    """A worker that has found nothing and sleeps."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        worker: str = "idle",
+        *,
+        strategy: AnyStrategy | None = None,
+        **options: Any,
+    ) -> None:
+        strategy = strategy or Oldest()
+        super().__init__(queue, wake_channel(worker, strategy))
+        self._worker, self._options = worker, {"strategy": strategy, **options}
+        self.found = Reserved(chunks=(), is_paused=False, next_due_in_ms=None)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.found = self._queue.reserve_chunks(self._worker, sleeps=True, **self._options)
+        return self
 
 
 def tokens_of(chunks: list[Reservation]) -> list[Token]:

@@ -110,7 +110,7 @@ def test_a_producer_is_told_what_the_api_is_told(
     id_ = producer.insert_submission([1, 2], chunk_size=1, idempotency_key="key")
 
     assert caught.value.submission_id == id_
-    assert 4 == len(pauses)
+    assert 7 == len(pauses)
     assert 1 == in_progress(queue)
     assert all(store.exists(input_key(queue.get_submission(id_).prefix, i)) for i in (0, 1))
 

@@ -29,6 +29,7 @@ from opsqueue.producer import ProducerClient
 from opsqueue.producer.http_api import HttpBackend
 from opsqueue.queue.queue import Queue
 from opsqueue.store import input_key, open_store, output_key
+from opsqueue.strategy import Oldest
 from opsqueue_api.cli import main
 
 pytestmark = pytest.mark.system
@@ -86,9 +87,15 @@ def work(queue: Queue, store_url: str, chunks: int) -> None:
     """Process a number of chunks by adding one to each operation."""
     store = open_store(store_url)
     while chunks:
-        reserved = queue.reserve_chunks("tiny", limit=10)
-        if not reserved.chunks:
-            queue.wait_for_wake(reserved.wake_id, block_ms=5_000)
+        reserved = queue.reserve_when_free(
+            "tiny",
+            limit=10,
+            reservation_ms=60_000,
+            strategy=Oldest(),
+            heartbeat_timeout_ms=None,
+            wait_s=5,
+            is_gone=lambda: False,
+        )
         for chunk in reserved.chunks:
             codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
             data = chunk.input

@@ -162,6 +162,6 @@ def _wait_until_it_waits(client: redis.Redis, consumer: Process) -> None:
     """Until it, or the API for it, has found no chunk and sleeps in Redis."""
     consumer.wait_for_line("waiting")
     until(
-        lambda: any(c["cmd"] == "xread" and "b" in c["flags"] for c in client.client_list()),
-        "somebody sleeps in a blocking read",
+        lambda: any(c["cmd"] == "ssubscribe" for c in client.client_list()),
+        "somebody waits for a message",
     )

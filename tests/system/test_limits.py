@@ -28,12 +28,18 @@ def work(url: str, name: str, worker: str, counts: multiprocessing.Queue[tuple[i
     strategy = Strategy.MaxSimultaneous("api", MOST)
     done = most = 0
     while queue.count_queue().submissions[SubmissionState.IN_PROGRESS]:
-        reserved = queue.reserve_chunks(worker, limit=2, strategy=strategy)
+        reserved = queue.reserve_when_free(
+            worker,
+            limit=2,
+            reservation_ms=60_000,
+            strategy=strategy,
+            heartbeat_timeout_ms=None,
+            wait_s=0.5,
+            is_gone=lambda: False,
+        )
         most = max(most, queue.count_queue().chunks_in_hand)
         if reserved.chunks:
             done += len(queue.complete_chunks([chunk.token for chunk in reserved.chunks]))
-        else:
-            queue.wait_for_wake(reserved.wake_id, block_ms=500)
     counts.put((done, most))
 
 

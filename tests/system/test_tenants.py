@@ -321,7 +321,7 @@ def test_the_digits_of_anothers_prefix_are_another_prefix_in_ones_own_queue(
     assert attacker.post("/submissions", json=body).status_code in (201, 409)
 
     for part in queue.parts():
-        Sweeper(lambda: [queue], sweeper="test", store=store).forget(part)
+        Sweeper(lambda: [queue], client=real_client, sweeper="test", store=store).forget(part)
 
     assert not store.exists(input_key(prefix, 0))
 

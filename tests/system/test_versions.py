@@ -176,7 +176,7 @@ def test_a_worker_leaves_a_queue_whose_format_is_too_new_and_serves_the_others(
     a, b = producer_of("-a"), producer_of("-b")
     of_a, of_b = (one.insert_submission([0, 2], chunk_size=1) for one in (a, b))
     format_of_a = f"{base_key(a.queue)}format"
-    real_client.set(format_of_a, 3)
+    real_client.set(format_of_a, 4)
 
     worker = start(
         *("opsqueue_worker", "two_queues:app", "-c", "1"),
@@ -185,8 +185,8 @@ def test_a_worker_leaves_a_queue_whose_format_is_too_new_and_serves_the_others(
         TEST_QUEUE=queue_name,
     )
 
-    line = worker.wait_for_line(f"queue {a.queue}: queue {a.queue} has format 3, and opsqueue ")
-    assert "reads formats up to 2: upgrade that program" in line
+    line = worker.wait_for_line(f"queue {a.queue}: queue {a.queue} has format 4, and opsqueue ")
+    assert "reads formats up to 3: upgrade that program" in line
     assert list(b.iter_results(of_b)) == ["b0", "b2"]
     real_client.delete(format_of_a)
     assert a.get_submission(of_a).chunks_done == 0

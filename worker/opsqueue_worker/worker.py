@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from types import FrameType, TracebackType
 from typing import Final
 
@@ -20,9 +21,9 @@ from opsqueue import config
 from opsqueue.exceptions import IncorrectUsageError, OpsqueueError
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import Report
+from opsqueue.model.checks import counted
 from opsqueue.model.chunk import Token, encodable
 from opsqueue.model.process import worker_info
-from opsqueue.model.submission import MAX_PARTITIONS
 from opsqueue.queue import connection
 from opsqueue.queue.acl import SCRIPTS_OF_WORKERS
 from opsqueue.queue.queue import Queue
@@ -31,6 +32,7 @@ from opsqueue.queue.store_identity import identify_store
 from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store import ObjectStore, open_store
 from opsqueue.tracing.export import export_spans
+from opsqueue_worker.intake.exchanges import THREADS, Exchanges
 from opsqueue_worker.intake.heartbeat import Heartbeat
 from opsqueue_worker.intake.intake import Intake
 from opsqueue_worker.intake.intakes import Intakes
@@ -61,6 +63,10 @@ _STARTED_END_WITHIN_S: Final = 5.0
 """Time for killed children to be gone, if the worker ends during its start."""
 _PROBLEM_CHARS: Final = 500
 """Limit of what each heartbeat says about children that don't start."""
+_CONNECTIONS: Final = THREADS + 8
+"""The most to one server: for exchanges, heartbeats, watches, the sweeper, and the start."""
+_QUEUES_SHOWN: Final = 20
+"""The most queues that the banner and lists of workers name."""
 _LOOK: Final = 0
 """Stands in place of a signal and means that something changed."""
 
@@ -93,12 +99,8 @@ class Worker:
         names = settings.queues or tuple(app.handlers)
         self._handlers = {name: app.handler_of(name) for name in names}
         self._store = open_store(settings.store_url)
-        # A connection for each of a partition's three threads, and some for the sweeper and the
-        # start.
         self._client = connection.connect(
-            settings.redis_url,
-            max_connections=3 * len(names) * MAX_PARTITIONS + 8,
-            timeout_s=settings.redis_timeout_s,
+            settings.redis_url, max_connections=_CONNECTIONS, timeout_s=settings.redis_timeout_s
         )
         self._changed = threading.Condition()
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -107,8 +109,15 @@ class Worker:
         self._metrics = None if settings.metrics_port is None else WorkerMetrics()
         self._hello: Hello | None = None
         self._pool = self._make_pool(app, self._store)
+        self._exchanges = Exchanges(self._pool.slots.whose_turn)
         self._intakes = Intakes(
             [Queue(self._client, name) for name in self._handlers], self._make_intake
+        )
+        self._sweeper = Sweeper(
+            self._intakes.parts,
+            client=self._client,
+            sweeper=settings.name,
+            store=self._store,
         )
         self._heartbeat = Heartbeat(
             self._intakes,
@@ -118,11 +127,7 @@ class Worker:
             timeout_s=settings.heartbeat_timeout_s,
             redis_timeout_s=settings.redis_timeout_s,
             slots=self._pool.slots,
-        )
-        self._sweeper = Sweeper(
-            self._intakes.parts,
-            sweeper=settings.name,
-            store=self._store,
+            sweep_soon=self._sweeper.sweep_soon,
         )
         if self._metrics is not None:
             self._metrics.show_pool(settings.concurrency, lambda: self._pool.chunks_running)
@@ -143,6 +148,7 @@ class Worker:
             strategy=settings.strategy or handler.strategy,
             worker=settings.name,
             slots=self._pool.slots,
+            exchanges=self._exchanges,
             changed=self._changed,
             heartbeat_timeout_ms=int(settings.heartbeat_timeout_s * 1000),
             on_round_trip=self._metrics.round_trips_of(part.name) if self._metrics else None,
@@ -258,6 +264,9 @@ class Worker:
         self._heartbeat.start()
         self._intakes.start()
         self._sweeper.start()
+        if (parts := len(self._intakes.parts())) > 1:
+            queues = counted(len(self._handlers), "queue")
+            self._say(f"serving {queues}, {counted(parts, 'partition')} in all")
         self._say("ready")
         orphans = Orphans() if os.getpid() == 1 and not is_solo else None
         while not (self._defect or self._is_told_to_stop() or self._is_drained()):
@@ -408,19 +417,17 @@ class Worker:
         self._events.put(_LOOK)
 
     def _report(self, reports: Sequence[Report]) -> None:
-        for intake in self._intakes:
-            mine = intake.report(reports)
+        for intake, mine in self._intakes.report(reports):
             if self._metrics is not None:
                 for report in mine:
                     self._metrics.saw_chunk(intake.queue.name, report)
+        self._exchanges.places_are_free()  # those of these chunks
 
     def _begin(self, tickets: Sequence[Token]) -> None:
-        for intake in self._intakes:
-            intake.begin(tickets)
+        self._intakes.begin(tickets)
 
     def _announce(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        self._exchanges.places_are_free()
         self._events.put(_LOOK)
 
     # Descriptions of this worker
@@ -431,7 +438,9 @@ class Worker:
             version=opsqueue.__version__,
             pool=settings.pool,
             concurrency=settings.concurrency,
-            queues=list(self._handlers),
+            # Each of its queues stores this.
+            queues=list(islice(self._handlers, _QUEUES_SHOWN)),
+            queue_count=len(self._handlers),
             codecs=codecs,
             started_at_ms=self._started_at_ms,
             app=settings.app,
@@ -455,8 +464,10 @@ class Worker:
             )
         if self._metrics_url:
             self._say(f"  metrics {self._metrics_url}")
-        for name, handler in self._handlers.items():
+        for name, handler in islice(self._handlers.items(), _QUEUES_SHOWN):
             self._say(f"  queue   {name} -> {handler.name} (by {handler.kind})")
+        if (more := len(self._handlers) - _QUEUES_SHOWN) > 0:
+            self._say(f"          and {more:,} more queues")
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

@@ -9,7 +9,7 @@ import { Unreachable } from "./api.js";
 import { followLive, throttled } from "./live.js";
 import { refusal, section, setBadge, sparkline, tile } from "./parts.js";
 import { backlogOf, stateOf } from "./queues.js";
-import { noWorkers, readWorkers, workersTable } from "./workers.js";
+import { cutNote, noWorkers, readWorkers, workersTable } from "./workers.js";
 
 /** @param {string} queue @param {URLSearchParams} query @param {AbortSignal} signal */
 export function queueView(queue, query, signal) {
@@ -34,13 +34,14 @@ export function queueView(queue, query, signal) {
   const submissions = submissionList(queue, query, signal);
   const workers = workersTable(false);
   const workersPlace = h("div", {});
+  const cut = cutNote();
   const node = h("div", {},
     h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "#/" }, "Queues"), " / ", queue),
     h("div", { class: "heading" }, h("h1", { tabindex: -1 }, queue), state, h("div", { class: "buttons" }, pause)),
     refused,
     h("dl", { class: "tiles" }, Object.values(tiles).map((of) => of.node)),
     section("Submissions", submissions.node),
-    section("Workers", workersPlace));
+    section("Workers", workersPlace, cut));
 
   function draw() {
     const body = counts.get(queue);
@@ -66,8 +67,9 @@ export function queueView(queue, query, signal) {
   const readingWorkers = throttled(async () => {
     try {
       const found = await readWorkers(queue, signal);
-      workers.update(found);
-      const wanted = found.length ? workers.node : null;
+      workers.update(found.workers);
+      show(cut, found.isCut);
+      const wanted = found.workers.length ? workers.node : null;
       if (!wanted) replace(workersPlace, noWorkers());
       else if (workersPlace.firstChild !== wanted) replace(workersPlace, wanted);
     } catch (error) {

@@ -16,18 +16,27 @@ const SHOWN = 5;
  *   oldest_ms: number | null, held: Held[], readAt: number}} Worker
  */
 
-/** Read the workers of a queue with the chunks they hold. @param {string} queue @param {AbortSignal} signal @returns {Promise<Worker[]>} */
+/** A note below a list that does not have all workers. */
+export const cutNote = () => h("p", { class: "note", hidden: true }, "A queue has more workers: only those that were seen last are listed.");
+
+/**
+ * Read the workers of a queue with the chunks they hold.
+ * @param {string} queue @param {AbortSignal} signal @returns {Promise<{workers: Worker[], isCut: boolean}>}
+ */
 export async function readWorkers(queue, signal) {
-  const [{ workers }, { reservations }] = await Promise.all([
+  const [{ workers, is_cut: isCut }, { reservations }] = await Promise.all([
     get(`${queuePath(queue)}/workers`, signal),
     get(`${queuePath(queue)}/reservations?limit=500`, signal),
   ]);
-  return workers.map((/** @type {any} */ worker) => ({
-    ...worker,
-    queue,
-    readAt: Date.now(),
-    held: reservations.filter((/** @type {Held} */ held) => held.worker === worker.name),
-  }));
+  return {
+    isCut: Boolean(isCut),
+    workers: workers.map((/** @type {any} */ worker) => ({
+      ...worker,
+      queue,
+      readAt: Date.now(),
+      held: reservations.filter((/** @type {Held} */ held) => held.worker === worker.name),
+    })),
+  };
 }
 
 /** A table of workers: `update(workers)`. @param {boolean} hasQueue whether it has a column for the queue */
@@ -103,13 +112,16 @@ export function workersView(signal) {
   const nothing = h("div", { hidden: true }, noWorkers());
   const refused = h("div", { hidden: true });
   const summary = h("p", { class: "summary" });
-  const node = h("div", {}, h("div", { class: "heading" }, h("h1", { tabindex: -1 }, "Workers"), summary), refused, nothing, list.node);
+  const cut = cutNote();
+  const node = h("div", {}, h("div", { class: "heading" }, h("h1", { tabindex: -1 }, "Workers"), summary), refused, nothing, list.node, cut);
   show(list.node, false);
 
   const reading = throttled(async () => {
     try {
       const queues = [...counts.values()].filter((body) => body.workers > 0 || body.chunks_in_hand > 0);
-      const workers = (await Promise.all(queues.map((body) => readWorkers(body.queue, signal)))).flat();
+      const lists = await Promise.all(queues.map((body) => readWorkers(body.queue, signal)));
+      const workers = lists.flatMap((one) => one.workers);
+      show(cut, lists.some((one) => one.isCut));
       const names = new Set(workers.map((worker) => worker.name)).size;
       const held = workers.reduce((sum, worker) => sum + worker.chunks_in_hand, 0);
       workers.sort((a, b) => a.name.localeCompare(b.name) || a.queue.localeCompare(b.queue));

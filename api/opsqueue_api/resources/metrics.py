@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 
 import falcon
@@ -153,33 +153,44 @@ _CHUNK_BUCKETS: Final = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
     *(60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0),
 )
+MAX_QUEUES: Final = 500
+"""The most queues that an answer has metrics of: some 3 MB, and a second or two."""
+_MOST_PARTITIONS: Final = 4 * MAX_QUEUES
 _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
 class QueueTotals(Collector):
-    """The metrics of each queue, read from Redis at each scrape.
+    """The metrics of queues, read from Redis at each scrape; of MAX_QUEUES at most.
 
     Args:
         queue_of: returns a queue by name.
         names: returns the names of all queues.
+        busiest: returns at most so many partitions, the busiest first; see `DueIndex.busiest`.
     """
 
-    def __init__(self, queue_of: QueueOf, names: Callable[[], list[str]]) -> None:
-        """Store both."""
+    def __init__(
+        self,
+        queue_of: QueueOf,
+        names: Callable[[], list[str]],
+        busiest: Callable[[int], list[str]],
+    ) -> None:
+        """Store them."""
         self._queue_of = queue_of
         self._names = names
+        self._busiest = busiest
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; if Redis does not answer, yield no metrics of queues."""
         try:
-            names = self._names()
+            known = self._names()
+            names = self._shown(known)
             by_queue = dict(each_readable(names, lambda name: self._queue_of(name).count_queue()))
             durations = dict(
                 each_readable(names, lambda name: self._queue_of(name).get_durations())
             )
             is_up = True
         except RedisUnavailableError:
-            by_queue, durations, is_up = {}, {}, False
+            known, names, by_queue, durations, is_up = [], [], {}, {}, False
         yield GaugeMetricFamily(
             "opsqueue_redis_up", "1 when Redis answered this scrape, else 0.", value=is_up
         )
@@ -188,6 +199,13 @@ class QueueTotals(Collector):
         )
         build.add_metric([__version__], 1)
         yield build
+        if is_up:
+            yield GaugeMetricFamily("opsqueue_queues", "Queues in Redis.", value=len(known))
+            yield GaugeMetricFamily(
+                "opsqueue_queues_left_out",
+                "Queues without metrics of their own in this answer.",
+                value=len(known) - len(names),
+            )
         for name, (about, label, fields) in _TOTALS.items():
             labels = ["queue", label] if label else ["queue"]
             total = CounterMetricFamily(name, about, labels=labels)
@@ -216,6 +234,14 @@ class QueueTotals(Collector):
                 took.add_metric([queue, state], list(buckets), of_state.sum_s)
         yield took
 
+    def _shown(self, known: list[str]) -> list[str]:
+        """Return the names of the busiest queues, then of others, sorted."""
+        if len(known) <= MAX_QUEUES:
+            return known
+        busy = (label.partition("/")[0] for label in self._busiest(_MOST_PARTITIONS))
+        wanted = dict.fromkeys([*filter(set(known).__contains__, busy), *known])
+        return sorted(islice(wanted, MAX_QUEUES))
+
 
 class ChunkDurations:
     """The time from a chunk's reservation to its report to this API, by workers and consumers.
@@ -225,6 +251,7 @@ class ChunkDurations:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Add the histogram to the registry."""
+        self._named: set[str] = set()
         self._durations = Histogram(
             "opsqueue_chunk_duration_seconds",
             "Time from a chunk's reservation to its report, of those reported to this API.",
@@ -242,11 +269,15 @@ class ChunkDurations:
         """Count the reports that counted; one that was lost or dropped did not end a chunk.
 
         Queues are those that had the chunk in hand, so that nobody can make up further labels.
+        Beyond MAX_QUEUES of them in this process, the others share the label "".
         """
         for token, outcome in outcomes:
             chunk = held.get(token)
             if chunk is None or isinstance(outcome, Dropped | Lost):
                 continue
+            if queue not in self._named and len(self._named) >= MAX_QUEUES:
+                queue = ""
+            self._named.add(queue)
             what = "completed" if isinstance(outcome, Completed) else "failed"
             self._durations.labels(queue, what).observe(chunk.held_ms / 1000)
 

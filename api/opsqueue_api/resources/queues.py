@@ -82,5 +82,5 @@ class Workers:
 
     @operation(answers=WorkersBody)
     def on_get(self, _req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        """List the queue's workers that have not been removed, most recently seen first."""
-        write(resp, WorkersBody(workers=self.queue_of(queue).list_workers()))
+        """List up to 1,000 workers that have not been removed, most recently seen first."""
+        write(resp, WorkersBody.of(self.queue_of(queue).list_workers()))

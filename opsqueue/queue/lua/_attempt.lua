@@ -1,6 +1,6 @@
 -- Attempt: what happens to a chunk when an attempt has been used up.
 --
--- With _end_submission, _suspects.
+-- With _end_submission, _suspects, _wake.
 
 -- Use up an attempt of a chunk whose reservation has just ended. With `jitter` (0 to 1000 per
 -- mille) the next attempt waits for the submission's back-off; without it the chunk is free at
@@ -12,6 +12,7 @@ local function use_attempt(id, index, state, failure, jitter, is_final, is_suspe
     put_back(id, index, state)
     return 'dropped', 0, now
   end
+  work = work + 15
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'max_attempts', 'backoff_first_ms', 'backoff_max_ms')
   local attempt = redis.call('HINCRBY', key .. ':attempts', index, 1)

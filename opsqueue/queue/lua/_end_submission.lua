@@ -6,10 +6,12 @@ local function event(id, what)
   redis.call('XADD', base .. 'events', 'MAXLEN', '~', 10000, '*', 'submission', id, 'event', what)
 end
 
--- Publish a change to watchers of a submission; `watched_until` is its field, false or text.
+-- Publish a change to those who watch a submission; `watched_until` is its field, false or text.
 local function tell_watchers(id, watched_until, what)
   if watched_until and now < tonumber(watched_until) then
-    redis.call('XADD', sub_key(id) .. ':news', 'MAXLEN', 1, '*', 'what', what)
+    redis.pcall('SPUBLISH', sub_key(id) .. ':news', '')
+    -- For versions up to 0.1, which create the stream and read it.
+    redis.call('XADD', sub_key(id) .. ':news', 'NOMKSTREAM', 'MAXLEN', 1, '*', 'what', what)
   end
 end
 
@@ -48,6 +50,7 @@ local function end_submission(id, state, failed)
   count_duration(state, row[9])
   event(id, state)
   tell_watchers(id, row[2], state)
+  redis.pcall('SPUBLISH', key .. ':end', '')
   if state ~= 'completed' then
     count('chunks_dropped', row[3] - row[4] - failed)
     count('backlog_chunks', row[4] - row[3])

@@ -8,6 +8,15 @@ local function is_reservation(entry)
   return #f == 10 and f[1] == 's' and tonumber(f[4]) and tonumber(f[8]) and tonumber(f[10])
 end
 
+-- Return whether an entry's id precedes another: 13 digits of milliseconds, a hyphen, a sequence.
+local function is_before(a, b)
+  if #a == #b then
+    return a < b
+  end
+  local a_ms, b_ms = string.sub(a, 1, 13), string.sub(b, 1, 13)
+  return a_ms < b_ms or a_ms == b_ms and #a < #b
+end
+
 -- Return the reservation named by a token or an entry's id; nil if it has ended or is of another
 -- chunk. Also returns the entry's id, and whether the stream has an entry with that id.
 local function entry_of(token)

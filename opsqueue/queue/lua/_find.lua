@@ -26,6 +26,7 @@ end
 
 -- Return whether a member of sets[known] is in all sets, and in one of the states (with commas).
 local function is_in_all(id, sets, known, states)
+  work = work + #sets
   for i, set in ipairs(sets) do
     if i ~= known and not redis.call('ZSCORE', set, id) then
       return false

@@ -5,6 +5,8 @@ local asked, taken = 0, 0  -- chunks requested by this call; chunks taken so far
 -- Strategic metadata by submission, flat, as far as a strategy has read it. It does not change
 -- while chunks are reserved.
 local known_pairs = {}
+-- The keys that the strategy asks for: each pick must know how many chunks their values have.
+local watched_keys = {}
 
 -- Return the instant of the next delayed chunk; nil if there is none. Suspects wait for a worker,
 -- and not for an instant. Where they may be among the chunks, only the first ones are examined.
@@ -32,6 +34,9 @@ local function free_due_chunks(has_suspects)
     return next_delayed(true)
   end
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 100)) do
+    if work >= MOST_WORK / 2 then
+      break
+    end
     local id, index = string.match(member, '^(%d+):(%d+)$')
     local state = redis.call('HGET', sub_key(id), 'state')
     local is_suspect = has_suspects and redis.call('ZSCORE', base .. 'suspects', member)
@@ -54,9 +59,16 @@ local function read_submission(id)
   local row = redis.call('HMGET', key, 'chunks_total', 'chunk_size', 'operations_total', 'inline',
     'prefix', 'codec', 'max_attempts', 'metadata', 'trace_context', 'cursor', 'chunks_in_hand',
     'signature', 'again_below')
+  local pairs_flat = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {}
+  work = work + (#pairs_flat > 0 and 10 + 2.5 * #pairs_flat or 0)
+  local watched, others = {}, {}
+  for i = 1, #pairs_flat, 2 do
+    local list = watched_keys[pairs_flat[i]] and watched or others
+    list[#list + 1], list[#list + 2] = pairs_flat[i], pairs_flat[i + 1]
+  end
   return {
     key = key, row = row, cursor = tonumber(row[10]), in_hand = tonumber(row[11]),
-    pairs = row[12] and (known_pairs[id] or redis.call('HGETALL', key .. ':meta')) or {},
+    pairs = pairs_flat, watched = watched, others = others,
     total = tonumber(row[1]), size = tonumber(row[2]), operations = tonumber(row[3]),
     inputs = row[4] and {}, again_below = tonumber(row[13] or 0),
     redo = redis.call('ZCARD', key .. ':redo'), taken = 0,

@@ -1,6 +1,6 @@
 -- In hand: counts of reserved chunks, by submission and by value of strategic metadata.
 --
--- With _index.
+-- With _index, _wake.
 
 -- Note that chunks of a submission with the given pairs of strategic metadata were reserved or that
 -- their reservations ended. write_in_hand stores it, once for all changes of a script.
@@ -95,12 +95,25 @@ local function write_in_hand()
   end
 end
 
--- Every entry into `reserved` counts +1, every exit -1, in the script of the transition.
+-- Every entry into `reserved` counts +1, every exit -1, in the script of the transition, which ends
+-- with write_counts: once for each submission, however many of its chunks are counted.
+local counted, pairs_counted = {}, {}
 local function count_in_hand(id, change)
-  local key = sub_key(id)
-  redis.call('HINCRBY', key, 'chunks_in_hand', change)
-  if change ~= 0 and redis.call('HEXISTS', key, 'signature') == 1 then
-    note_in_hand(redis.call('HGETALL', key .. ':meta'), change)
-    write_in_hand()
+  if not counted[id] then
+    counted[id] = 0
+    pairs_counted[id] = redis.call('HLEN', sub_key(id) .. ':meta')
+    work = work + 5 * pairs_counted[id]
   end
+  counted[id] = counted[id] + change
+end
+
+local function write_counts()
+  for id, change in pairs(counted) do
+    redis.call('HINCRBY', sub_key(id), 'chunks_in_hand', change)
+    if change ~= 0 and pairs_counted[id] > 0 then
+      note_in_hand(redis.call('HGETALL', sub_key(id) .. ':meta'), change)
+    end
+  end
+  counted, pairs_counted = {}, {}
+  write_in_hand()
 end

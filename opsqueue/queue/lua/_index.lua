@@ -61,6 +61,7 @@ end
 -- them: `command` is ZADD or ZREM. _order.lua describes the indexes of a key.
 local function change_groups(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
+  work = work + 3 * #pairs_flat
   for i = 1, #pairs_flat, 2 do
     local key, value = pairs_flat[i], pairs_flat[i + 1]
     local members = base .. 'meta:' .. key .. ':' .. value
@@ -94,7 +95,12 @@ local function change_groups(id, command)
 end
 
 -- A submission without strategic metadata is in one set and costs nothing more.
+local is_entered = {}  -- those that this script has entered: many of its chunks may come back
 local function enter_ready(id)
+  if is_entered[id] then
+    return
+  end
+  is_entered[id] = true
   local signature = redis.call('HGET', sub_key(id), 'signature')
   if not signature then
     change_set('ZADD', base .. 'ready', 0, id)
@@ -106,6 +112,7 @@ end
 
 -- Returns whether it was ready.
 local function leave_ready(id)
+  is_entered[id] = nil
   local signature = redis.call('HGET', sub_key(id), 'signature')
   if not signature then
     return change_set('ZREM', base .. 'ready', id) == 1

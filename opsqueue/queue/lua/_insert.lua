@@ -1,6 +1,6 @@
 -- Insert: the common parts of inserting and restoring a submission.
 --
--- With _defaults, _end_submission, _pairs, _stream.
+-- With _defaults, _end_submission, _pairs, _stream, _wake.
 
 local function next_id(partition)
   -- Ids ascend even if the clock steps back or an instant has more than 10,000 of them. They are

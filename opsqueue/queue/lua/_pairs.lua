@@ -3,6 +3,7 @@
 -- A submission's pairs of strategic metadata are in the index of look-ups until it is forgotten.
 local function change_pairs(id, command)
   local pairs_flat = redis.call('HGETALL', sub_key(id) .. ':meta')
+  work = work + 2 * #pairs_flat
   for i = 1, #pairs_flat, 2 do
     local set = base .. 'pairs:' .. pairs_flat[i] .. ':' .. pairs_flat[i + 1]
     if command == 'ZADD' then

@@ -43,7 +43,8 @@
 --                            minus the one in `workers`: its own heartbeat timeout
 -- worker_info        hash    worker -> JSON that it reports about itself
 -- begun              hash    worker -> entries of `reservations` whose handlers it has begun, as it
---                            reported last, separated by spaces; some may have ended since. No
+--                            reported last, ascending, each after a space (an older version's: in
+--                            any order, without the first space); some may have ended since. No
 --                            field: it never reports them, so that all it holds counts as begun
 -- inhand:KEY         hash    value of strategic metadata -> reserved chunks
 -- inhand             hash    key of strategic metadata -> reserved chunks with any value
@@ -52,9 +53,19 @@
 --                            that were never inserted
 -- spent_inputs       zset    completed submissions whose inputs are to be deleted -> how many are
 -- partitions         list    numbers of partitions that were set, ascending; only in partition 0
+-- tags               hash    number of a partition -> its hash tag, without the queue's name and
+--                            slash; only in partition 0. No field: two digits, such as 03. Stays
+--                            when the queue is deleted
+-- spread_by          string  key of strategic metadata whose value chooses the partition of a new
+--                            submission; only in partition 0
 -- defaults           hash    options of submissions whose inserts don't set them
 -- retention          string  milliseconds; the default of the retention
--- wake               stream  length 1: a new entry whenever a chunk becomes free
+-- sleepers:GROUP     zset    workers with one strategy that sleep until a chunk is free -> since
+--                            when; see _wake.lua
+-- groups             set     the groups that have sleepers
+-- alarms:GROUP       zset    workers of the group that come back by themselves -> when
+-- wake               stream  length 1: a new entry whenever a chunk becomes free; versions up to
+--                            0.1 sleep until then
 -- events             stream  capped in length and age: state changes of submissions
 -- stats              hash    totals since the queue was created
 -- durations          hash    "STATE:BOUND" -> submissions that ended so within these milliseconds
@@ -72,7 +83,8 @@
 -- repair:held        set     "ID:index" of each chunk that it has seen reserved
 -- format             string  number of the format of all this; 1 without it. It is raised by
 --                            upgrade_queue, or at the first use of what older ones would misread:
---                            2 has percent-encoded keys of strategic metadata
+--                            2 has percent-encoded keys of strategic metadata, 3 partitions with
+--                            other tags than two digits, or that metadata chooses
 -- last_id, paused, fence, sweeper:NAME (string)
 --
 -- KEY, a key of strategic metadata, comes percent-encoded: it has neither a colon nor a comma.
@@ -80,18 +92,21 @@
 -- KEYS[1] base  text          prefix of the queue's keys
 -- ARGV[1] now   milliseconds  only for tests; '' means the server's clock, the only one otherwise
 local base = KEYS[1]
-local FORMAT = 2  -- the newest that this version knows
+local FORMAT = 3  -- the newest that this version knows
 local POSTPONED_MS = 300000  -- a waiting suspect in `delayed`
 -- Checked in every call: a program may run for months, and an upgrade can't ask all programs.
 local format = tonumber(redis.call('GET', base .. 'format') or 1)
 if format > FORMAT then
   return {'format', format, FORMAT}
 end
+local time = ARGV[1] == '' and redis.call('TIME') or {}
 local now = tonumber(ARGV[1])
-if not now then
-  local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
+  or tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+-- What a script has done so far, about in commands. While a script runs, all other clients wait. So
+-- one that ends many reservations stops at MOST_WORK, which is some milliseconds, and its answer
+-- tells where to continue. Submissions with many pairs of strategic metadata cost most.
+local work, MOST_WORK = 0, 1000
 
 -- A server out of memory (noeviction) refuses a script whose first write needs memory. A script
 -- that frees memory must run then, so its first write is one that needs none; the key never exists.
@@ -109,10 +124,4 @@ local function count(field, change)
   if type(answer) == 'table' and not string.find(tostring(answer.err), 'overflow', 1, true) then
     redis.call('HINCRBY', base .. 'stats', field, change)
   end
-end
-
--- Wake idle workers when a chunk becomes free. A stream, not a list or pub/sub: a worker reads from
--- the id that its empty reserve returned, so a wake-up between the two can't be missed.
-local function wake()
-  redis.call('XADD', base .. 'wake', 'MAXLEN', 1, '*', 'at', now)
 end

@@ -1,15 +1,6 @@
 -- Reported: ends many reservations at once.
 --
--- With _reservation.
-
--- Return whether an entry's id precedes another: 13 digits of milliseconds, a hyphen, a sequence.
-local function is_before(a, b)
-  if #a == #b then
-    return a < b
-  end
-  local a_ms, b_ms = string.sub(a, 1, 13), string.sub(b, 1, 13)
-  return a_ms < b_ms or a_ms == b_ms and #a < #b
-end
+-- With _entries, _reservation.
 
 -- End the reservations of tokens like end_reservation, all at once. An entry exists as long as it
 -- is pending, since both end in one script. If none is pending, the group is gone or a new one. (If
@@ -17,10 +8,10 @@ end
 -- chunks while the entries exist.) Returns the fields of the entries by token; a token without
 -- fields is lost.
 local function end_reservations(tokens)
-  local reservations, ids, least, greatest = base .. 'reservations', {}, nil, nil
+  local reservations, ids, named, least, greatest = base .. 'reservations', {}, {}, nil, nil
   for n, token in ipairs(tokens) do
     local id = string.match(token, '^%d+%-%d+') or false
-    ids[n] = id
+    ids[n], named[#named + 1] = id, id or nil
     if id and (not greatest or is_before(greatest, id)) then
       greatest = id
       least = least or id
@@ -28,22 +19,13 @@ local function end_reservations(tokens)
       least = id
     end
   end
-  -- Entries are mostly close together, so the range from the least to the greatest has most of
-  -- them. Those further apart are read singly.
-  local entries, held, fields, missing = {}, {}, {}, {}
-  if least then
-    for _, entry in ipairs(redis.call('XRANGE', reservations, least, greatest, 'COUNT', #ids)) do
-      entries[entry[1]] = entry
-    end
-  end
+  local entries = read_entries(named, least, greatest)
+  local held, fields, missing = {}, {}, {}
   for n, token in ipairs(tokens) do
     local id = ids[n]
     local entry = id and entries[id]
     if entry == nil then
-      entry = redis.call('XRANGE', reservations, id, id)[1]
-      if not entry then
-        missing[#missing + 1] = id
-      end
+      missing[#missing + 1] = id
     end
     -- An id with leading zeros would be a second name.
     if entry and id == entry[1] and is_reservation(entry)

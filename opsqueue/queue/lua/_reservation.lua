@@ -1,6 +1,6 @@
 -- Reservation: the ways in which a reservation ends.
 --
--- With _entry, _in_hand, _lost.
+-- With _entry, _in_hand, _lost, _wake.
 
 -- Acknowledge entries that are missing in the stream (it was trimmed, or the server lost its last
 -- writes), so that they are not met again. A repair finds out which chunks they were for.
@@ -24,7 +24,7 @@ end
 
 -- Remove an entry that is not pending (an operator acknowledged it, or deleted consumer or group).
 -- No worker knows of it any more, and nobody else can have its chunk while it exists. `f` is its
--- fields. Returns whether a submission has the chunk again.
+-- fields. Returns whether a submission has the chunk again. The script ends with write_counts.
 local function free_unheld(entry_id, f)
   redis.call('XDEL', base .. 'reservations', entry_id)
   local id, index = f[2], tonumber(f[4])
@@ -43,8 +43,9 @@ end
 -- End a reservation. Only acknowledging its entry ends it, so the script that acknowledges decides
 -- the outcome, and every later one gets `lost`. Returns id, index and state of the submission
 -- (false if it is forgotten); nothing if the token is no longer pending. If an entry's id is
--- passed, it is not pending afterwards, whatever it is.
+-- passed, it is not pending afterwards, whatever it is. The script ends with write_counts.
 local function end_reservation(token)
+  work = work + 5
   local reservations = base .. 'reservations'
   local entry, entry_id, is_there = entry_of(token)
   if entry then

@@ -4,7 +4,7 @@
 -- A suspect that waits is in `delayed`, too, some minutes ahead. Scripts of older versions, which
 -- don't know of suspects, then neither lose nor duplicate it, and free it at last.
 --
--- With _index.
+-- With _index, _wake.
 
 -- Make a chunk that is in no other place wait for a worker that holds nothing, from an instant on.
 local function isolate(id, index, from)

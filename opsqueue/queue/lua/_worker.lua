@@ -1,33 +1,66 @@
 -- Worker: the reservations of a worker, which of them have begun, and its removal.
 --
--- With _stream.
+-- With _entry, _stream, _wake.
 
--- Return the entries pending for a worker: {token, worker, idle, deliveries} each, oldest first.
-local function pending_of(worker, limit)
-  local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', '-', '+', limit,
+-- Return the entries pending for a worker, all or those in a range of ids: {token, worker, idle,
+-- deliveries} each, oldest first.
+local function pending_of(worker, limit, from, to)
+  from, to = from or '-', to or '+'
+  local pending = redis.pcall('XPENDING', base .. 'reservations', 'workers', from, to, limit,
     worker)
   if is_nogroup(pending) then
     reset_reservations()
     return {}
   elseif pending.err then
     -- Not "none": a worker that seems to hold nothing is forgotten with what it holds.
-    return redis.call('XPENDING', base .. 'reservations', 'workers', '-', '+', limit, worker)
+    return redis.call('XPENDING', base .. 'reservations', 'workers', from, to, limit, worker)
   end
   return pending
 end
 
--- Return a set of the entries whose handlers the worker has begun, as it reported them last; nil if
--- it never reports them, so that everything it holds counts as begun.
+-- Return a function that returns whether the worker has begun the handler of an entry, as it
+-- reported last; nil if it never reports this, so that everything it holds counts as begun.
 local function begun_of(worker)
   local reported = redis.call('HGET', base .. 'begun', worker)
   if not reported then
     return nil
+  elseif string.sub(reported, 1, 1) ~= ' ' then
+    -- An older version's, in any order.
+    local is_begun = {}
+    for entry_id in string.gmatch(reported, '%S+') do
+      is_begun[entry_id] = true
+    end
+    return function(entry_id)
+      return is_begun[entry_id]
+    end
   end
-  local is_begun = {}
-  for entry_id in string.gmatch(reported, '%S+') do
-    is_begun[entry_id] = true
+  -- Ascending, each after a space. A binary search, since to read thousands would take longer than
+  -- to end a page of reservations.
+  return function(entry_id)
+    local from, to = 1, #reported
+    while from <= to do
+      local at = math.floor((from + to) / 2)
+      while string.byte(reported, at) ~= 32 do
+        at = at - 1
+      end
+      local found = string.match(reported, '^ (%S*)', at)
+      if found == entry_id then
+        return true
+      elseif is_before(found, entry_id) then
+        from = at + 1 + #found
+      else
+        to = at - 1
+      end
+    end
+    return false
   end
-  return is_begun
+end
+
+-- Wake a worker no longer; before others are woken, so that none of that is lost on it.
+local function forget_sleeper(worker)
+  for _, group in ipairs(redis.call('SRANDMEMBER', base .. 'groups', 50)) do
+    wake_up(group, worker)
+  end
 end
 
 -- Forget a worker that no longer holds anything; return 1 if it was known.
@@ -43,6 +76,7 @@ local function remove_worker(worker)
   redis.call('ZREM', base .. 'workers', worker)
   redis.call('HDEL', base .. 'worker_info', worker)
   redis.call('HDEL', base .. 'begun', worker)
+  forget_sleeper(worker)
   return redis.call('ZREM', base .. 'dead_at', worker)
 end
 

@@ -13,13 +13,8 @@
 --
 -- Returns a flat list, for each "completed", id, chunks_left; "limit_passed", id, chunks_left:
 -- completed, and the submission failed with it; "lost", "", 0: the reservation has ended, and
--- others may have the chunk; or "dropped", id, 0: the submission had ended.
-
-local tokens = {}
-for i = 2, #ARGV, 4 do
-  tokens[#tokens + 1] = ARGV[i]
-end
-local entries = end_reservations(tokens)
+-- others may have the chunk; or "dropped", id, 0: the submission had ended. It is only for the
+-- first reports, if they cost so much that the others are left to another call.
 
 -- The data of a submission and the changes of this call, which are stored once.
 local subs, order = {}, {}
@@ -34,11 +29,28 @@ local function known(id)
       operations_done = tonumber(row[6]), operations_failed = tonumber(row[7]),
       in_hand = tonumber(row[8]), limit = row[9], watched_until = row[10],
       signature = row[11], ended = 0, changed = false, outputs = {}}
+    if sub.signature then
+      work = work + 5 + 5 * redis.call('HLEN', sub.key .. ':meta')
+    end
     subs[id] = sub
     order[#order + 1] = id
   end
   return sub
 end
+
+-- Which reports this call can bear, by the submissions that the tokens name.
+local tokens = {}
+for i = 2, #ARGV, 4 do
+  local id = string.match(ARGV[i], ':(%d+):')
+  if id then
+    known(id)
+  end
+  tokens[#tokens + 1] = ARGV[i]
+  if work >= MOST_WORK then
+    break
+  end
+end
+local entries = end_reservations(tokens)
 
 local function write_down(sub)
   if #sub.outputs > 0 then
@@ -120,14 +132,14 @@ local function count_recent(chunks, operations)
 end
 
 local answers = {}
-for i = 2, #ARGV, 4 do
+for i = 2, 4 * #tokens, 4 do
   local n = #answers
   answers[n + 1], answers[n + 2], answers[n + 3] =
     complete(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 for _, id in ipairs(order) do
   local sub = subs[id]
-  if sub.state then
+  if sub.ended > 0 then
     write_down(sub)
     if sub.signature then
       note_in_hand(redis.call('HGETALL', sub.key .. ':meta'), 0 - sub.ended)
@@ -137,7 +149,7 @@ for _, id in ipairs(order) do
     tell_watchers(id, sub.watched_until, 'done')
   end
 end
-write_in_hand()
+write_counts()
 if totals.chunks > 0 then
   count('chunks_completed', totals.chunks)
   count('backlog_chunks', 0 - totals.chunks)

@@ -21,9 +21,11 @@ local jitter, is_final = tonumber(ARGV[6]), ARGV[7] == '1'
 
 local id, index, state = end_reservation(token)
 if not id then
+  write_counts()  -- it may have freed a chunk that nobody held
   return {'lost'}
 end
 local outcome, attempt, next_at = use_attempt(id, index, state, failure, jitter, is_final)
+write_counts()
 if outcome == 'dropped' then
   return {'dropped', id}
 end

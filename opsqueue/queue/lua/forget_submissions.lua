@@ -7,14 +7,13 @@
 --
 -- KEYS[1]    base   prefix of the queue's keys
 -- ARGV[1]    now    see _prelude
--- ARGV[2]    limit  the most submissions, and prefixes
+-- ARGV[2]    limit  the most submissions, and prefixes; fewer submissions if each costs much
 -- ARGV[3...] rest   prefixes whose objects have been deleted
 --
--- With _pairs.
+-- With _events, _pairs.
 --
 -- Returns {"forgotten", submissions, prefixes}.
 local limit = tonumber(ARGV[2])
-local EVENTS_KEPT_S = 3600  -- their readers read on within seconds
 local garbage = base .. 'garbage'
 
 go_on_without_memory()
@@ -27,6 +26,10 @@ end
 local forgotten = 0
 local due = redis.call('ZRANGEBYSCORE', base .. 'expiring', '-inf', now, 'LIMIT', 0, limit)
 for _, id in ipairs(due) do
+  if work >= MOST_WORK then
+    break
+  end
+  work = work + 10
   local key = sub_key(id)
   local row = redis.call('HMGET', key, 'state', 'prefix', 'chunks_in_hand', 'idempotency')
   if tonumber(row[3]) > 0 then

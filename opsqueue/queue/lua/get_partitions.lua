@@ -5,5 +5,8 @@
 --
 -- With _partitions.
 --
--- Returns {"partitions", numbers}: all numbers that there were; the last one is current.
-return {'partitions', partition_numbers()}
+-- Returns {"partitions", numbers, tags, by}: all numbers that there were, the last one is current;
+-- the tags that were chosen, a flat list of numbers and tags; and the key of strategic metadata
+-- that chooses a submission's partition, '' for none.
+return {'partitions', partition_numbers(), redis.call('HGETALL', base .. 'tags'),
+  redis.call('GET', base .. 'spread_by') or ''}

@@ -79,8 +79,13 @@ add_submission(id, {prefix = prefix, chunks_total = chunks_total, chunk_size = c
 if inline_count > 0 then
   local key = sub_key(id)
   redis.call('HSET', key, 'inline', 1)
+  local fields = {}
   for i = inline_from, #ARGV do
-    redis.call('HSET', key .. ':in', i - inline_from, ARGV[i])
+    fields[#fields + 1], fields[#fields + 2] = i - inline_from, ARGV[i]
+    if #fields == 1000 or i == #ARGV then
+      redis.call('HSET', key .. ':in', unpack(fields))
+      fields = {}
+    end
   end
 end
 if idempotency ~= '' then

@@ -15,14 +15,23 @@
 local id, limit = ARGV[2], tonumber(ARGV[3])
 local attempts = sub_key(id) .. ':attempts'
 
-local delayed = {}
+local delayed, indexes, names = {}, {}, {}
 local rows = redis.call('ZRANGE', base .. 'delayed', 0, limit - 1, 'WITHSCORES')
 for i = 1, #rows, 2 do
   local of, index = string.match(rows[i], '^(%d+):(%d+)$')
   if of == id then
-    delayed[#delayed + 1] = {tonumber(index), tonumber(rows[i + 1]),
-      tonumber(redis.call('HGET', attempts, index) or 0),
-      redis.call('ZSCORE', base .. 'suspects', rows[i]) and 1 or 0}
+    indexes[#indexes + 1], names[#names + 1] = index, rows[i]
+    delayed[#delayed + 1] = {tonumber(index), tonumber(rows[i + 1])}
+  end
+end
+local PAGE = 1000  -- of one command's arguments
+for first = 1, #names, PAGE do
+  local last = math.min(first + PAGE - 1, #names)
+  local used = redis.call('HMGET', attempts, unpack(indexes, first, last))
+  local since = redis.call('ZMSCORE', base .. 'suspects', unpack(names, first, last))
+  for i = first, last do
+    delayed[i][3] = tonumber(used[i - first + 1] or 0)
+    delayed[i][4] = since[i - first + 1] and 1 or 0
   end
 end
 local retried, retried_total = {}, redis.call('HLEN', attempts)

@@ -15,17 +15,28 @@
 local wanted, from, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local reservations = base .. 'reservations'
 
-local chunks = {}
+local chunks, holders = {}, {}
 local page = redis.call('XRANGE', reservations, from, '+', 'COUNT', limit)
+
+-- Note the workers that hold the entries of a range. Without a group nothing is reserved.
+local function look_at(first, last, count_most)
+  local pending = redis.pcall('XPENDING', reservations, 'workers', first, last, count_most)
+  for _, row in ipairs(pending.err and {} or pending) do
+    holders[row[1]] = row[2]
+  end
+end
+
+if #page > 0 then
+  look_at(page[1][1], page[#page][1], #page)
+end
 for _, entry in ipairs(page) do
-  local token, f = entry[1], entry[2]
-  if is_reservation(entry) and (wanted == '' or f[2] == wanted) then
-    local pending = redis.pcall('XPENDING', reservations, 'workers', token, token, 1)
-    -- Without a group nothing is reserved.
-    if not pending.err and pending[1] then
-      chunks[#chunks + 1] = {f[2], tonumber(f[4]), tonumber(f[6]), pending[1][2], tonumber(f[8]),
-        tonumber(f[10])}
-    end
+  if not holders[entry[1]] then
+    look_at(entry[1], entry[1], 1)  -- the range may have had pending entries without a chunk
+  end
+  local holder, f = holders[entry[1]], entry[2]
+  if holder and is_reservation(entry) and (wanted == '' or f[2] == wanted) then
+    chunks[#chunks + 1] = {f[2], tonumber(f[4]), tonumber(f[6]), holder, tonumber(f[8]),
+      tonumber(f[10])}
   end
 end
 return {'listed', chunks, #page == limit and '(' .. page[#page][1] or ''}

@@ -12,8 +12,9 @@
 -- With _find, _submission.
 --
 -- Returns {"listed", submissions, last}; `last` is the last id examined, '' if nothing comes after
--- it. At most 1,000 are examined, so that with pairs a page may be short, or empty, and not the
--- last. A page also ends with the submission that makes it larger than PAGE_BYTES.
+-- it. A bounded number is examined, so that with pairs a page may be short, or empty, and not the
+-- last. A page also ends with the submission that makes it larger than PAGE_BYTES, or long enough
+-- for a script.
 local PAGE_BYTES = 4 * 1024 * 1024
 local state, from, below, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
 
@@ -31,7 +32,7 @@ end
 
 local rows, looked, bytes = {}, 0, 0
 for _, id in ipairs(ids) do
-  if #rows == limit or bytes > PAGE_BYTES then
+  if #rows == limit or bytes > PAGE_BYTES or work >= MOST_WORK then
     break
   end
   looked = looked + 1
@@ -39,6 +40,7 @@ for _, id in ipairs(ids) do
     local row = submission_row(id)
     rows[#rows + 1] = row
     for part = 2, #row do
+      work = work + 1 + #row[part] / 20
       for _, text in ipairs(row[part]) do
         bytes = bytes + #text
       end

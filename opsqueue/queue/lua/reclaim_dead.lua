@@ -7,7 +7,7 @@
 -- KEYS[1] base     prefix of the queue's keys
 -- ARGV[1] now      see _prelude
 -- ARGV[2] sweeper  the worker that sweeps; one at a time
--- ARGV[3] limit    the most chunks
+-- ARGV[3] limit    the most chunks; fewer if each costs much
 -- ARGV[4] lock_ms  time for which others are locked out
 --
 -- With _attempt, _reservation, _worker.
@@ -25,18 +25,22 @@ end
 local left, reclaimed, removed, holders, is_any_free = limit, 0, 0, {}, false
 local dead = redis.call('ZRANGEBYSCORE', base .. 'dead_at', '-inf', now, 'LIMIT', 0, 10)
 for _, worker in ipairs(dead) do
+  forget_sleeper(worker)
   local last_seen = tonumber(redis.call('ZSCORE', base .. 'workers', worker) or now)
   local failure = {type = 'WorkerDied', traceback = '', message = string.format(
     'worker %s sent no heartbeat for %.0f ms', worker, now - last_seen)}
   local pending = left > 0 and pending_of(worker, left) or {}
   local is_begun, reclaimed_before = begun_of(worker), reclaimed
   for _, entry in ipairs(pending) do
+    if work >= MOST_WORK then
+      left = 0
+      break
+    end
     left = left - 1
     local id, index, state = end_reservation(entry[1])
     if id then
       reclaimed = reclaimed + 1
-      count('chunks_reclaimed', 1)
-      if is_begun and not is_begun[entry[1]] then
+      if is_begun and not is_begun(entry[1]) then
         mark_again(id, index, state)
         is_any_free = put_back_unbegun(entry[1], id, index, state) or is_any_free
       else
@@ -51,6 +55,10 @@ for _, worker in ipairs(dead) do
     removed = removed + remove_worker(worker)
   end
 end
+if reclaimed > 0 then
+  count('chunks_reclaimed', reclaimed)
+end
+write_counts()
 -- An older version leaves what a worker reported when it removes the worker.
 for _, worker in ipairs(redis.call('HRANDFIELD', base .. 'begun', 2) or {}) do
   if not redis.call('ZSCORE', base .. 'dead_at', worker) then

@@ -13,10 +13,10 @@
 -- ARGV[1] now      see _prelude
 -- ARGV[2] sweeper  the worker that sweeps; one at a time
 -- ARGV[3] from     start of the page: '-' or the last call's next_from
--- ARGV[4] limit    the most entries to examine
+-- ARGV[4] limit    the most entries to examine; fewer if many of them have expired
 -- ARGV[5] lock_ms  time for which others are locked out
 --
--- With _attempt, _reservation, _stream, _worker.
+-- With _attempt, _group, _reservation, _stream, _worker.
 --
 -- Returns {"reclaimed", chunks, next_from, lost, workers}, next_from '' after the last page; or
 -- {"busy"}. lost is the number of reservations that were in the stream but not pending; their
@@ -31,7 +31,12 @@ end
 
 local reclaimed, holders, begun, is_any_free = 0, {}, {}, false
 local page = redis.call('XRANGE', reservations, from, '+', 'COUNT', limit)
-for _, entry in ipairs(page) do
+local examined = 0
+for number, entry in ipairs(page) do
+  if work >= MOST_WORK then
+    break
+  end
+  examined = number
   local token, f = entry[1], entry[2]
   if not is_reservation(entry) then
     end_reservation(token)
@@ -45,8 +50,7 @@ for _, entry in ipairs(page) do
         begun[worker] = begun_of(worker) or false
         holders[#holders + 1] = worker
       end
-      count('chunks_reclaimed', 1)
-      if begun[worker] and not begun[worker][token] then
+      if begun[worker] and not begun[worker](token) then
         mark_again(id, index, state)
         is_any_free = put_back_unbegun(token, id, index, state) or is_any_free
       else
@@ -57,20 +61,22 @@ for _, entry in ipairs(page) do
     end
   end
 end
+if reclaimed > 0 then
+  count('chunks_reclaimed', reclaimed)
+end
+write_counts()
 if is_any_free then
   wake()
 end
-if #page == limit then
-  return {'reclaimed', reclaimed, '(' .. page[#page][1], lost_now, holders}
+if examined < #page or #page == limit then
+  return {'reclaimed', reclaimed, '(' .. page[examined][1], lost_now, holders}
 end
-local pending, entries = redis.pcall('XPENDING', reservations, 'workers'),
-  redis.call('XLEN', reservations)
-if is_nogroup(pending) then
+local pending, entries = size_of_group(), redis.call('XLEN', reservations)
+if not pending then
   if entries > 0 then
     reset_reservations()
   end
-elseif not pending.err and tonumber(pending[1]) ~= entries
-  and redis.call('EXISTS', base .. 'repair') == 0 then
+elseif pending >= 0 and pending ~= entries and redis.call('EXISTS', base .. 'repair') == 0 then
   begin_repair()
 end
 return {'reclaimed', reclaimed, '', lost_now, holders}

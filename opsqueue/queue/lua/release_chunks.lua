@@ -11,8 +11,10 @@
 --
 -- With _reservation, _suspects.
 --
--- Returns for each {"released", id}, {"lost"}, or {"dropped", id}.
+-- Returns for each {"released", id}, {"lost"}, or {"dropped", id}; for the first ones only, if they
+-- cost so much that the others are left to another call.
 local delay_ms, reason = tonumber(ARGV[2]), ARGV[3]
+local released, has_reason = 0, {}
 
 local function release(token)
   local id, index, state = end_reservation(token)
@@ -35,20 +37,24 @@ local function release(token)
       redis.call('ZADD', base .. 'delayed', now + delay_ms, id .. ':' .. index)
     end
   end
-  if reason ~= '' then
+  if reason ~= '' and not has_reason[id] then
+    has_reason[id] = true
     redis.call('HSET', sub_key(id), 'release_reason', reason, 'released_at', now)
   end
-  count('chunks_released', 1)
+  released = released + 1
   return {'released', id}
 end
 
-local answers, has_released = {}, false
+local answers = {}
 for i = 4, #ARGV do
-  local answer = release(ARGV[i])
-  has_released = has_released or answer[1] == 'released'
-  answers[#answers + 1] = answer
+  if work >= MOST_WORK then
+    break
+  end
+  answers[#answers + 1] = release(ARGV[i])
 end
-if has_released then
+write_counts()
+if released > 0 then
+  count('chunks_released', released)
   wake()
 end
 return answers

@@ -110,6 +110,7 @@ if phase ~= 'pending' then
   is_over = is_whole and phase == 'submissions' and look_at_submissions()
 end
 
+write_counts()
 local freed = walk.freed
 local freed_in_all, lost_in_all = freed + (at[8] or 0), lost_now + (at[9] or 0)
 count('chunks_repaired', freed)

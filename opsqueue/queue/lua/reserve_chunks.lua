@@ -16,34 +16,47 @@
 -- ARGV[9] repeats_metadata      1 if the caller passes metadata on with each chunk; each one counts
 -- ARGV[10] begun                entries whose handlers have begun, see `begun`; '-': as before
 -- ARGV[11] alone                1 if the worker holds nothing
+-- ARGV[12] group                of the workers with its strategy, in which it sleeps if it finds
+--                               nothing, see _wake.lua; '': it doesn't
 --
--- With _alive, _handout, _history, _hosting, _in_hand, _strategy, _token.
+-- With _alive, _handout, _history, _hosting, _in_hand, _strategy, _token, _wake.
 --
--- Returns {"reserved" | "paused", wake_id, now, next_due, expires_at, chunks, submissions,
--- scan_from, is_cut, again, mode}. Read `wake` after wake_id to sleep until something may be free.
--- next_due is the instant of the next delayed chunk, or when a rate limit permits one, or -1 if
--- there can be none before a resume. chunks is a flat list of token, attempt, and input of a small
--- submission or nil. submissions {values, id, is_suspect, metadata} each, flat too; the nine values
--- are those of the fields that _handout.lua reads. is_cut is 1 if inputs and metadata filled the
--- answer. again has the positions of the chunks that were in hand before. mode is "suspect" if the
--- only chunk is one, "drain" if the worker must reserve nothing until it holds nothing, or ''.
+-- Returns {"reserved" | "paused", has_alarm, now, next_due, expires_at, chunks, submissions,
+-- scan_from, is_cut, again, mode, due_in}. has_alarm is 0 if a sleeper leaves it to others of its
+-- group to come at next_due, which is the instant of the next delayed chunk, or when a rate limit
+-- permits one, or -1 if there can be none before a resume. chunks is a flat list of token, attempt,
+-- and input of a small submission or nil. submissions {values, id, is_suspect, metadata} each, flat
+-- too; the nine values are those of the fields that _handout.lua reads. is_cut is 1 if inputs and
+-- metadata filled the answer, or these chunks are work enough for a script. again has the positions
+-- of the chunks that were in hand before. mode is "suspect" if the only chunk is one, "drain" if
+-- the worker must reserve nothing until it holds nothing, or ''. due_in: see _alive.lua.
 local worker, reservation_ms = ARGV[2], ARGV[4]
 asked = tonumber(ARGV[3])
 local strategy, chance, scan_from = cjson.decode(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local expires_at, bytes_left = now + tonumber(reservation_ms), 1024 * 1024
-local repeats_metadata = ARGV[9] == '1'
+local repeats_metadata, group = ARGV[9] == '1', ARGV[12]
 local next_due
+local EXPIRY_LOOK_MS = 5000
 -- Chunks that were in hand before, "ID:INDEX" each; nil if there are none.
 local was_in_hand, mode = nil, ''
 
 local function answer(tag, chunks, submissions, rest, again)
-  local last_wake = redis.call('XREVRANGE', base .. 'wake', '+', '-', 'COUNT', 1)[1]
   local next_at = next_due or -1
   if next_allowed and (next_at < 0 or next_allowed < next_at) then
     next_at = next_allowed
   end
-  return {tag, last_wake and last_wake[1] or '0-0', now, next_at, expires_at, chunks, submissions,
-    rest, bytes_left <= 0 and 1 or 0, again or {}, mode}
+  local is_cut, has_alarm = bytes_left <= 0 or work >= MOST_WORK, true
+  if group ~= '' and mode ~= 'drain' then
+    -- Three values for each chunk. Fewer than it has asked for: it sleeps until there are more.
+    if #chunks < 3 * asked and rest == '' and not is_cut and mode == '' then
+      has_alarm = fall_asleep(group, worker, next_at)
+    elseif #chunks > 0 then
+      wake_up(group, worker)
+      wake_more(group)
+    end
+  end
+  return {tag, has_alarm and 1 or 0, now, next_at, expires_at, chunks, submissions, rest,
+    is_cut and 1 or 0, again or {}, mode, due_in}
 end
 
 -- It counts as a heartbeat, so that reclaim_dead knows every worker that holds something. A
@@ -74,6 +87,9 @@ if known[4] then
     next_due = ask_at
   end
   if mode == 'drain' then
+    if group ~= '' then
+      wake_one(group)  -- it may have been woken for an ordinary chunk
+    end
     return answer('reserved', {}, {}, '')
   elseif mode == 'suspect' then
     asked = 1
@@ -81,7 +97,12 @@ if known[4] then
 end
 
 local subs, order, entries, suspect = {}, {}, {}, last_suspect(known[2], known[3])
-while #entries < asked and bytes_left > 0 do
+for _, layers in ipairs(strategy) do
+  for _, layer in ipairs(layers) do
+    watched_keys[layer[2] or ''] = true
+  end
+end
+while #entries < asked and bytes_left > 0 and (work < MOST_WORK or #entries == 0) do
   -- A step of Lehmer's generator for each pick: a server's math.random starts the same in each
   -- call.
   chance = chance * 48271 % 2147483647
@@ -127,8 +148,8 @@ while #entries < asked and bytes_left > 0 do
     if repeats_metadata and sub.taken > 1 then
       bytes_left = bytes_left - sub.shared_bytes
     end
-    -- One at a time, not as a sum: the strategy's next pick uses these counts.
-    note_in_hand(sub.pairs, 1)
+    -- One at a time, not as a sum, as the others: the strategy's next pick uses these counts.
+    note_in_hand(sub.watched, 1)
     if composed then
       local is_last = index == sub.total - 1
       composed.take_tokens(strategy[found], id,
@@ -151,6 +172,7 @@ for _, id in ipairs(order) do
   local sub = subs[id]
   if sub.taken > 0 then
     redis.call('HSET', sub.key, 'cursor', sub.cursor, 'chunks_in_hand', sub.in_hand + sub.taken)
+    note_in_hand(sub.others, sub.taken)
     local row = sub.row
     row[10], row[11] = id, suspect and string.sub(id, 1, 17) <= suspect and 1 or 0
     row[12], row[13] = nil, nil
@@ -168,6 +190,10 @@ end
 -- Built from the delivered entries, not from the added ones: these are what the worker holds.
 local chunks, again = {}, {}
 local delivered = deliver(worker, entries, expires_at)
+if redis.call('XLEN', base .. 'reservations') == #delivered then
+  -- Sweepers look again and again only where something is reserved.
+  due_in = due_in < 0 and EXPIRY_LOOK_MS or math.min(due_in, EXPIRY_LOOK_MS)
+end
 if mode == 'suspect' then
   redis.call('HSET', base .. 'hosts', worker, delivered[1][1])
 elseif known[4] == 'ordinary' then

@@ -5,15 +5,15 @@
 -- again. A limit of failed operations no longer applies: if it was exceeded, the submission would
 -- fail again at once. If its last chunk exceeded it, there is nothing left to do, and it completes.
 --
--- Earlier back-offs end, since the cause is fixed: the queue's delayed chunks are scanned, about a
--- thousand in a call. If a caller dies in between, some wait for their time.
+-- Earlier back-offs end, since the cause is fixed: the queue's delayed chunks are scanned, some
+-- hundreds in a call. If a caller dies in between, some wait for their time.
 --
 -- KEYS[1] base       prefix of the queue's keys
 -- ARGV[1] now        see _prelude
 -- ARGV[2] id
 -- ARGV[3] scan_from  '' to retry it; then the last answer's scan_from
 --
--- With _end_submission, _submission.
+-- With _end_submission, _submission, _wake.
 --
 -- Returns {"retried", submission, scan_from}, '' if that was all; {"not_retryable", submission};
 -- or {"unknown"}.
@@ -23,7 +23,7 @@ local key = sub_key(id)
 local function free_delayed()
   local is_free, delayed = false, base .. 'delayed'
   local found = redis.call('ZSCAN', delayed, scan_from == '' and '0' or scan_from,
-    'MATCH', id .. ':*', 'COUNT', 1000)
+    'MATCH', id .. ':*', 'COUNT', 150)
   for i = 1, #found[2], 2 do
     redis.call('ZREM', delayed, found[2][i])
     redis.call('ZREM', base .. 'suspects', found[2][i])

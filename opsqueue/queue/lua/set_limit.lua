@@ -10,6 +10,8 @@
 -- ARGV[4...] rest   kind and limit of each: "max" and reserved chunks, or "rate" and
 --                   "INTERVAL,BURST" (ticks of 10 ns, tokens); a limit of '' removes it
 --
+-- With _wake.
+--
 -- Returns {"set"}.
 local key, value = ARGV[2], ARGV[3]
 local limits = base .. 'limits'

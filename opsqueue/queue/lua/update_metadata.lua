@@ -41,6 +41,7 @@ end
 local in_hand = tonumber(row[2])
 local was_ready = leave_ready(id)
 count_in_hand(id, 0 - in_hand)
+write_counts()
 change_pairs(id, 'ZREM')
 for i = 4, #ARGV, 2 do
   if ARGV[i + 1] == '' then
@@ -52,6 +53,7 @@ end
 sign(id)
 change_pairs(id, 'ZADD')
 count_in_hand(id, in_hand)
+write_counts()
 if was_ready then
   enter_ready(id)
   wake()  -- a strategy may choose it now that did not before

@@ -18,7 +18,7 @@ from opsqueue.contents.codec import open_codec
 from opsqueue.model.answers import Reserved
 from opsqueue.model.chunk import ChunkFailure
 from opsqueue.queue.connection import server_client
-from opsqueue.queue.queue import Queue
+from opsqueue.queue.queue import Queue, wake_channel
 from opsqueue.store import ObjectStore, input_key, open_store, output_key
 from opsqueue.strategy import Oldest
 from opsqueue.testing.embedded import EmbeddedServer
@@ -109,7 +109,7 @@ def document() -> Document:
 
 def do_free_chunks(queue: Queue, store: ObjectStore, limit: int) -> Reserved:
     """Process all ready chunks by adding 1 to each operation; return the last reserve's answer."""
-    reserved = queue.reserve_chunks("w1", limit=limit, strategy=Oldest())
+    reserved = queue.reserve_chunks("w1", limit=limit, strategy=Oldest(), sleeps=True)
     for chunk in reserved.chunks:
         codec, prefix = open_codec(chunk.source.codec), chunk.source.prefix
         data = chunk.input
@@ -147,16 +147,18 @@ def fail(queue: Queue) -> Callable[[], None]:
 @pytest.fixture
 def worker(queue: Queue, store: ObjectStore) -> Iterator[None]:
     """Process chunks in a thread until the test ends."""
-    is_over = threading.Event()
+    is_over, bell = threading.Event(), threading.Event()
 
     def go_on() -> None:
-        while not is_over.is_set():
-            reserved = do_free_chunks(queue, store, 100)
-            if not reserved.chunks:
-                queue.wait_for_wake(reserved.wake_id, block_ms=100)
+        with queue.watching(wake_channel("w1", Oldest()), bell.set):
+            while not is_over.is_set():
+                bell.clear()
+                if not do_free_chunks(queue, store, 100).chunks:
+                    bell.wait(5)
 
     thread = threading.Thread(target=go_on)
     thread.start()
     yield
     is_over.set()
+    bell.set()
     thread.join()

@@ -10,7 +10,6 @@ import redis
 from click.testing import CliRunner, Result
 
 from opsqueue.cli.commands import main
-from opsqueue.model.names import base_key
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
 from tests.opsqueue.steps import Raw, indexes_of, insert, repair_wholly, take
@@ -74,7 +73,7 @@ def test_all_partitions_are_repaired(run: Run, real_client: redis.Redis, queue_n
         repair_wholly(part)
     taken = len(queue.reserve_chunks("w1", limit=100).chunks)
     for part in queue.parts():
-        real_client.delete(f"{base_key(part.name, part.partition)}reservations")
+        real_client.delete(f"{part.base}reservations")
 
     result = run("repair", queue_name)
 

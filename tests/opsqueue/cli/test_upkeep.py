@@ -163,6 +163,9 @@ def test_partitions_of_a_queue_that_nobody_uses_are_set_only_if_they_are_meant(
     assert "--new" in refused.stderr
     assert (meant.exit_code, meant.stderr) == (0, f"queue {queue_name} has 4 partitions\n")
     assert run("partitions", "show", queue_name).output == "4\n"
+    by = run("partitions", "set", queue_name, "4", "--new", "--by", '"customer no"')
+    assert by.exit_code == 0
+    assert run("partitions", "show", queue_name).output == '4\nby "customer no"\n'
 
 
 def test_a_wrong_duration_is_refused(run: Run, queue_name: str) -> None:
@@ -228,8 +231,8 @@ def test_an_upgrade_says_which_format_queue_and_store_have(
     first, upgraded = run("upgrade", queue_name), run("upgrade", queue_name)
 
     assert (0, 0) == (first.exit_code, upgraded.exit_code)
-    assert f"queue {queue_name} has format 2 now; it had 1" in first.output
-    assert f"queue {queue_name} has format 2, the newest that this version knows" in upgraded.output
+    assert f"queue {queue_name} has format 3 now; it had 1" in first.output
+    assert f"queue {queue_name} has format 3, the newest that this version knows" in upgraded.output
     assert f"store {open_store(store_url).url} has format 1" in upgraded.output
 
 
@@ -238,10 +241,10 @@ def test_commands_refuse_a_queue_whose_format_is_too_new(
 ) -> None:
     """The message says what helps; lists leave the queue out."""
     insert(Queue(real_client, queue_name), 1)
-    real_client.set(f"{base_key(queue_name)}format", 3)
+    real_client.set(f"{base_key(queue_name)}format", 4)
 
     listed, refused = run("queues"), run("upgrade", queue_name)
 
     assert (0, 1) == (listed.exit_code, refused.exit_code)
     assert queue_name not in listed.output
-    assert f"Error: queue {queue_name} has format 3, and opsqueue" in refused.output
+    assert f"Error: queue {queue_name} has format 4, and opsqueue" in refused.output

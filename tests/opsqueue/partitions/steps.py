@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from zlib import crc32
 
 import redis
 
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 
 PARTITIONS = 4
+
+
+def choose_tags(queue: Queue, tags: Mapping[int, str]) -> None:
+    """Choose tags of new partitions, which `set_partitions` does only on a cluster."""
+    queue.run(commands.set_partitions(max(tags) + 1, step="choose", tags=tags))
 
 
 def key_for(partition: int, *, of: int) -> str:

@@ -14,13 +14,22 @@ from opsqueue.exceptions import (
     TooManyMatchingSubmissionsError,
 )
 from opsqueue.model.chunk import Completed, FinallyFailed, Lost, Released, Token
-from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue import commands
 from opsqueue.queue.partitions import taken_apart
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS
-from tests.opsqueue.steps import FAILURE, Clock, insert, new_submission, prefix_of, take, tokens_of
+from tests.opsqueue.steps import (
+    FAILURE,
+    Clock,
+    Ear,
+    Sleeper,
+    insert,
+    new_submission,
+    prefix_of,
+    take,
+    tokens_of,
+)
 
 
 def spread(queue: Queue, submissions: int = 40, **fields: object) -> list[SubmissionId]:
@@ -102,9 +111,8 @@ def test_tokens_that_are_alike_in_two_partitions_are_told_apart(
     """Each partition has a stream of its own, whose ids may be another's."""
     for part in queue.parts():
         insert(part, 1)
-        key = f"{part.label}"
-        client.xadd(f"oq:{{{key}}}:reservations", {"s": "none"}, id="9000000000000-0")
-        client.xdel(f"oq:{{{key}}}:reservations", "9000000000000-0")
+        client.xadd(f"{part.base}reservations", {"s": "none"}, id="9000000000000-0")
+        client.xdel(f"{part.base}reservations", "9000000000000-0")
 
     chunks = take(queue, limit=10)
 
@@ -224,12 +232,12 @@ def test_who_died_between_holding_and_discarding_leaves_an_orphan_that_is_found_
 
 @pytest.mark.parametrize("partition", range(PARTITIONS))
 def test_who_waits_is_woken_by_any_partition(queue: Queue, partition: int) -> None:
-    reserved = queue.reserve_chunks("w", limit=1)
     events = queue.last_event_id()
-    id_ = insert(queue.parts()[partition], 1)
+    with Sleeper(queue) as sleeper:
+        id_ = insert(queue.parts()[partition], 1)
 
-    assert reserved.chunks == ()
-    assert queue.wait_for_wake(reserved.wake_id, block_ms=40)
+        assert sleeper.found.chunks == ()
+        assert sleeper.hears()
     later, seen = queue.wait_for_events(events, block_ms=40)
     assert [(id_, "created")] == seen
     assert queue.wait_for_events(later, block_ms=40) == (later, [])
@@ -238,11 +246,13 @@ def test_who_waits_is_woken_by_any_partition(queue: Queue, partition: int) -> No
 
 def test_a_submission_tells_its_news_in_its_partition(queue: Queue) -> None:
     id_ = insert(queue.parts()[3], 1)
-    news = queue.watch_submission(id_)
-    queue.complete_chunks(tokens_of(take(queue, limit=1)))
+    chunks = take(queue, limit=1)
+    with Ear(queue.parts()[3], f"sub:{id_}:news") as ear:
+        assert queue.watch_submission(id_)
 
-    assert news is not None
-    assert queue.wait_for_news(id_, news, block_ms=40)
+        queue.complete_chunks(tokens_of(chunks))
+
+        assert ear.hears()
 
 
 def test_chunks_in_hand_are_listed_partition_by_partition(queue: Queue) -> None:
@@ -310,7 +320,7 @@ def test_a_repair_goes_on_while_a_partition_has_more(queue: Queue, client: redis
     spread(queue)
     take(queue, 40)
     for part in queue.parts():
-        client.delete(f"{base_key(part.name, part.partition)}reservations")
+        client.delete(f"{part.base}reservations")
 
     step = queue.repair(begin=True)
     while step is not None and step.next_from is not None:

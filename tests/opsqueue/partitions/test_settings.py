@@ -48,9 +48,9 @@ def test_partitions_are_never_fewer_and_at_most_a_hundred(queue: Queue, partitio
     with pytest.raises(InvalidArgumentError, match="partitions"):
         queue.set_partitions(partitions)
 
-    assert queue.get_partitions()[-1] == PARTITIONS
+    assert queue.partitions.look() == PARTITIONS
     queue.set_partitions(PARTITIONS)
-    assert [1, PARTITIONS] == queue.get_partitions()
+    assert [1, PARTITIONS] == queue.get_partitions().numbers
 
 
 def test_pauses_of_all_partitions_are_the_queues(queue: Queue) -> None:

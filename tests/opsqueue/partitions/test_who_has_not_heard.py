@@ -12,7 +12,7 @@ from opsqueue.exceptions import (
 )
 from opsqueue.model.chunk import Completed
 from opsqueue.model.submission import SubmissionState
-from opsqueue.queue.partitions import KNOWN_FOR_S
+from opsqueue.queue.partitions import KNOWN_FOR_S, History
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.partitions.steps import PARTITIONS, behind_and_ahead, key_for
 from tests.opsqueue.steps import insert, listed, new_submission, take
@@ -114,10 +114,10 @@ def test_an_answer_that_is_late_takes_no_partition_away(
     """An answer that arrives late does not replace a newer one."""
     behind, _ = behind_and_ahead(client, queue_name)
 
-    def answer_late() -> list[int]:
+    def answer_late() -> History:
         monkeypatch.undo()
         assert len(behind.parts_now()) == PARTITIONS
-        return [1]
+        return History([1])
 
     monkeypatch.setattr(behind.partitions, "ask", answer_late)
 
@@ -129,7 +129,7 @@ def test_a_queue_whose_redis_was_lost_has_one_partition_again(
 ) -> None:
     """Or what goes to the others would wait for workers that have not heard of them."""
     assert len(queue.parts()) == PARTITIONS
-    monkeypatch.setattr(queue.partitions, "ask", Mock(return_value=[1]))
+    monkeypatch.setattr(queue.partitions, "ask", Mock(return_value=History([1])))
 
     assert len(queue.parts_now()) == 1
 

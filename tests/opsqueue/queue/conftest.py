@@ -35,3 +35,12 @@ def own_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis
         client = server_client(server.url)
         yield client
         client.close()
+
+
+@pytest.fixture(params=["server", "fakeredis"])
+def alone(request: pytest.FixtureRequest) -> redis.Redis:
+    """Return a client of an empty server, of each kind in turn, that no other test uses."""
+    name = {"server": "own_client", "fakeredis": "fake_client"}[request.param]
+    client: redis.Redis = request.getfixturevalue(name)
+    client.flushall()
+    return client

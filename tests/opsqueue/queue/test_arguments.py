@@ -65,6 +65,7 @@ SHAPED: dict[str, st.SearchStrategy[Any]] = {
     "tokens": st.lists(SCALARS, max_size=3),
     "begun": st.lists(SCALARS, max_size=3),
     "prefixes": st.lists(SCALARS, max_size=3),
+    "names": st.lists(SCALARS, max_size=3),
     "deleted_prefixes": st.lists(SCALARS, max_size=3),
     "deleted": st.dictionaries(TEXTS | st.integers(), SCALARS, max_size=2),
     "state": st.sampled_from([None, *SubmissionState]),
@@ -217,8 +218,7 @@ CASES: dict[str, dict[str, Any]] = {
     "set_partitions": {"partitions": 2},
     "lookup_key": {"idempotency_key": "k"},
     "fail_chunks": {"token": token_of, "type": "E", "message": "m", "traceback": "t"},
-    "wait_for_wake": {"wake_id": "0-0"},
-    "wait_for_news": {**ID, "news_id": "0-0"},
+    "wake_next": {"strategy": lambda _stage: Oldest()},
     "wait_for_events": {"last_id": "0-0"},
     "set_defaults": {"changes": {"retention_ms": 1_000, "backoff_max_ms": 10}},
     "forget_submissions": {"limit": 10, "deleted_prefixes": ["a/b"]},
@@ -241,6 +241,7 @@ CASES: dict[str, dict[str, Any]] = {
     "inline_contents": {"submission_id": lambda stage: stage.small, "kind": "inputs", "index": 0},
     "chunks_with_errors": {**ID, "first_index": 0, "limit": 10},
     "list_workers": {"limit": 10},
+    "get_workers": {"names": ["w1"]},
     "count_cells": {**ID, "chunks_per_cell": 8, "first_cell": 0, "limit": 10},
     "list_reservations": {**ID, "from_": None, "limit": 10},
     "list_delayed": {**ID, "limit": 10},
@@ -252,7 +253,7 @@ CALLS: dict[str, Callable[[Queue, dict[str, Any]], None]] = {
     "fail_chunk": fail_chunk,
     "complete_chunks": complete_chunks,
     "fail_chunks": fail_chunks,
-    **{name: waiting(name) for name in ("wait_for_wake", "wait_for_news", "wait_for_events")},
+    "wait_for_events": waiting("wait_for_events"),
     "list_submissions": list_submissions,
 }
 
@@ -291,7 +292,8 @@ def test_every_method_that_takes_arguments_is_called() -> None:
 
     # These ask nothing of Redis, take commands, which are checked already, or call others of these.
     others = {
-        "part", "run", "pipeline", "wait_for_end", "wait_for_progress", "reserve_when_free"
+        "part", "run", "pipeline", "wait_for_end", "wait_for_progress", "reserve_when_free",
+        "watch", "watching",
     }  # fmt: skip
     assert taking - others == CASES.keys() - {"insert_inline"}
 

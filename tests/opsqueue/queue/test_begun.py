@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import redis
 
@@ -14,6 +16,7 @@ from tests.opsqueue.steps import (
     NO_WAIT,
     Clock,
     Raw,
+    Sleeper,
     insert,
     repair_wholly,
     take,
@@ -30,6 +33,14 @@ def take_again(queue: Queue, *, worker: str = "w2") -> list[tuple[int, int, bool
     return [(chunk.chunk_index, chunk.attempt, chunk.again) for chunk in chunks]
 
 
+def reclaim_all_expired(queue: Queue) -> None:
+    """Reclaim a page after the other."""
+    page_from: str | None = "-"
+    while page_from is not None:
+        swept = queue.reclaim_expired("sweeper", page_from=page_from)
+        page_from = swept.next_from if swept else None
+
+
 def end(queue: Queue, clock: Clock, how: str, chunks: list[Reservation]) -> None:
     """End the reservations of `w1`, which has reported what has begun."""
     match how:
@@ -39,7 +50,7 @@ def end(queue: Queue, clock: Clock, how: str, chunks: list[Reservation]) -> None
         case "expiry":
             clock.advance(600_000)
             queue.heartbeat("w1", tokens=tokens_of(chunks))
-            queue.reclaim_expired("sweeper")
+            reclaim_all_expired(queue)
         case "release":
             queue.release_chunks(tokens_of(chunks))
         case "delay":
@@ -91,10 +102,10 @@ def test_of_a_dead_worker_what_has_not_begun_is_free_at_once_and_uses_no_attempt
     id_ = insert(queue, 3)
     chunks = take(queue, 3)
     queue.note_begun("w1", tokens_of(chunks[:1]))
-    asleep = queue.reserve_chunks("w2")
-    end(queue, clock, "death", chunks)
+    with Sleeper(queue, "w2") as sleeper:
+        end(queue, clock, "death", chunks)
 
-    assert queue.wait_for_wake(asleep.wake_id, block_ms=1)
+        assert sleeper.hears()
     assert [(1, 1, True), (2, 1, True)] == take_again(queue)
     failure = queue.get_submission(id_).last_failure
     assert failure is not None
@@ -160,10 +171,32 @@ def test_more_handlers_may_have_begun_than_one_call_may_report(queue: Queue, clo
     queue.note_begun("w1", tokens_of(chunks[:-1]))
     clock.advance(600_000)
     queue.heartbeat("w1", tokens=tokens_of(chunks))
-    queue.reclaim_expired("sweeper", limit=10_000)
+    reclaim_all_expired(queue)
 
     again = [*take(queue, 1_000, worker="w2"), *take(queue, 200, worker="w2")]
     assert [*[2] * 1_199, 1] == [chunk.attempt for chunk in again]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("is_of_older_version", [False, True])
+def test_any_of_many_chunks_may_have_begun(
+    queue: Queue, clock: Clock, raw: Raw, seed: int, *, is_of_older_version: bool
+) -> None:
+    """Their entries are ascending, but not those of an older version."""
+    chance = random.Random(seed)
+    insert(queue, 60)
+    chunks = [chunk for _ in range(20) for chunk in take(queue, 3)]
+    begun = chance.sample(chunks, chance.randrange(61))
+    queue.heartbeat("w1", tokens=tokens_of(chunks), begun=tokens_of(begun))
+    if is_of_older_version:
+        entries = " ".join(token.partition(":")[0] for token in tokens_of(begun))
+        raw.client.hset(raw.key("begun"), "w1", entries)
+    end(queue, clock, "expiry", chunks)
+
+    attempts = {index: attempt for index, attempt, _ in take_again(queue)}
+
+    assert {chunk.chunk_index for chunk in begun} == {i for i in attempts if attempts[i] == 2}
+    assert len(attempts) == 60
 
 
 def test_a_chunk_that_never_begins_never_fails_its_submission(queue: Queue, clock: Clock) -> None:

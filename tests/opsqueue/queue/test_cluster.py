@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from unittest.mock import Mock
 
 import pytest
+from click.testing import CliRunner, Result
 from redis.cluster import NodesManager
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
+from opsqueue.cli.commands import main
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.model.answers import Reserved
@@ -73,6 +76,93 @@ def test_queues_of_all_masters_are_listed(servers: ClusterSet, queue_name: str) 
         server.port for server in servers.servers[:MASTERS]
     }
     assert set(names) <= set(queue_names(client))
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_new_partitions_lie_on_a_master_each(
+    servers: ClusterSet, queue: Queue, number: int
+) -> None:
+    """With the number alone as their tag, half of all names had two of three on one master."""
+    client = connect(servers.url)
+    queue = Queue(client, f"{queue.name}-{number}")
+
+    queue.set_partitions(MASTERS)
+
+    parts = queue.parts()
+    assert len({servers.master_of(part.base).port for part in parts}) == MASTERS
+    id_ = parts[2].insert_submission(new(queue)).id
+    other = Queue(connect(servers.url), queue.name)
+    assert other.get_submission(id_).chunks_total == 3
+    (chunk, *_) = other.reserve_chunks("w", limit=3).chunks
+    assert [type(outcome) for outcome in queue.complete_chunks([chunk.token])] == [Completed]
+
+
+def test_partitions_that_were_set_by_an_earlier_version_stay_where_they_are(
+    servers: ClusterSet, queue: Queue
+) -> None:
+    """New ones go to the masters that have fewer."""
+    client = connect(servers.url)
+    assert isinstance(client, ClusterClient)
+    key = f"{base_key(queue.name)}partitions"
+    client.run(key, lambda server: server.rpush(key, 4))
+    id_ = queue.part(3).insert_submission(new(queue)).id
+
+    queue.set_partitions(12)
+
+    assert [part.base for part in queue.parts()[:4]] == [base_key(queue.name, n) for n in range(4)]
+    assert queue.get_submission(id_).chunks_total == 3
+    ports = [servers.master_of(part.base).port for part in queue.parts()]
+    assert sorted(ports.count(port) for port in set(ports)) == [4, 4, 4]
+
+
+def test_settings_of_a_queue_reach_new_partitions_before_they_are_used(queue: Queue) -> None:
+    """Whatever their tags are."""
+    queue.set_limit("api", max=3)
+    queue.pause_queue()
+
+    queue.set_partitions(MASTERS)
+
+    assert [part.list_limits() for part in queue.parts()] == [queue.list_limits()] * MASTERS
+    assert all(part.count_queue().is_paused for part in queue.parts())
+
+
+def test_partitions_and_their_masters_are_shown(servers: ClusterSet, queue: Queue) -> None:
+    """By `partitions show` and `doctor`, which warn if several share one without need."""
+    queue.insert_submission(new(queue))
+    queue.set_partitions(MASTERS)
+    shared = Queue(connect(servers.url), f"{queue.name}-shared")
+    shared.insert_submission(new(shared))
+    at = servers.master_of(shared.base)
+    tag = next(
+        tag for n in range(100)
+        if servers.master_of(base_key(shared.name, 1, tag := f"01.{n}")) is at
+    )  # fmt: skip
+    shared.run(commands.set_partitions(2, step="choose", tags={1: tag}))
+    shared.set_partitions(2)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, arguments, env={"OPSQUEUE_REDIS_URL": servers.url})
+
+    spread, warned = (run("partitions", "show", one.name) for one in (queue, shared))
+    number, _, *rows = [line.split() for line in spread.stdout.splitlines()]
+    assert number == [str(MASTERS)]
+    assert [[part.label, address_of(servers, part)] for part in queue.parts()] == [
+        row[:2] for row in rows
+    ]
+    assert spread.stderr == ""
+    assert f"warning: partitions {shared.name}, {shared.name}/01 share the master" in warned.stderr
+
+    found = json.loads(run("doctor", "--json").stdout)["findings"]
+    texts = [(one["level"], one["text"]) for one in found if one["check"] == "partitions"]
+    where = ", ".join(f"{part.label} on {address_of(servers, part)}" for part in queue.parts())
+    assert ("good", f"queue {queue.name}: {where}") in texts
+    assert [f"queue {shared.name}: partitions {shared.name}, {shared.name}/01 share"] == [
+        text.partition(" the master")[0] for level, text in texts if level == "warning"
+    ]
+
+
+def address_of(servers: ClusterSet, part: Queue) -> str:
+    return f"127.0.0.1:{servers.master_of(part.base).port}"
 
 
 def test_calls_go_together_on_a_cluster(queue: Queue) -> None:

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 import redis
 
+from opsqueue.model.answers import Reserved, Swept
+from opsqueue.model.chunk import (
+    Completed,
+    CompleteOutcome,
+    Dropped,
+    Lost,
+    Released,
+    ReleaseOutcome,
+    Token,
+)
 from opsqueue.model.names import base_key
+from opsqueue.model.submission import SubmissionId
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Newest, Oldest, Random, parse_strategy
 from tests.opsqueue.steps import Clock, insert, take, tokens_of
@@ -30,13 +42,18 @@ def commands_in(client: redis.Redis, act: Callable[[], object]) -> int:
 
 
 @pytest.fixture
-def own_queue(own_client: redis.Redis, queue_name: str) -> Queue:
+def own_clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def own_queue(own_client: redis.Redis, queue_name: str, own_clock: Clock) -> Queue:
     """Its scripts are loaded, its stream is there, and its clock stands.
 
     Once a second a reserve looks whether the server is still the same, and a queue now and then how
     many partitions it has: commands more.
     """
-    queue = Queue(own_client, queue_name, partition=0, clock=Clock())
+    queue = Queue(own_client, queue_name, partition=0, clock=own_clock)
     warm = insert(queue, 3)
     queue.complete_chunks(tokens_of(take(queue, 1)))
     queue.cancel_submission(warm)
@@ -50,11 +67,11 @@ def test_inserting_costs_the_same_for_ten_chunks_and_for_a_million(
     own_client: redis.Redis, own_queue: Queue, chunks: int
 ) -> None:
     """Chunks that were never reserved are a single integer."""
-    commands = commands_in(own_client, lambda: insert(own_queue, chunks))
+    cost = commands_in(own_client, lambda: insert(own_queue, chunks))
 
     expected = commands_in(own_client, lambda: insert(own_queue, 1))
-    assert expected == commands
-    assert commands < 40
+    assert expected == cost
+    assert cost < 40
 
 
 @pytest.mark.parametrize("chunks", [10, 1_000_000])
@@ -67,10 +84,10 @@ def test_cancelling_costs_the_same_for_ten_chunks_and_for_a_million(
     own_queue.release_chunks(tokens[:3])
     own_queue.release_chunks(tokens[3:6], delay_ms=60_000)
 
-    commands = commands_in(own_client, lambda: own_queue.cancel_submission(large))
+    cost = commands_in(own_client, lambda: own_queue.cancel_submission(large))
 
-    assert commands_in(own_client, lambda: own_queue.cancel_submission(small)) == commands
-    assert commands < 22
+    assert commands_in(own_client, lambda: own_queue.cancel_submission(small)) == cost
+    assert cost < 22
 
 
 @pytest.mark.parametrize("chunks", [10, 1_000_000])
@@ -82,9 +99,9 @@ def test_retrying_costs_the_same_for_ten_chunks_and_for_a_million(
     own_queue.cancel_submission(large)
     own_queue.cancel_submission(small)
 
-    commands = commands_in(own_client, lambda: own_queue.retry_submission(large))
+    cost = commands_in(own_client, lambda: own_queue.retry_submission(large))
 
-    assert commands_in(own_client, lambda: own_queue.retry_submission(small)) == commands
+    assert commands_in(own_client, lambda: own_queue.retry_submission(small)) == cost
 
 
 @pytest.mark.parametrize("strategy", [Oldest(), Newest(), Random()])
@@ -134,9 +151,9 @@ def test_a_composition_stops_looking_where_nothing_can_be_better(
     strategy = parse_strategy(text)
     take(own_queue, 3, strategy=strategy)
 
-    commands = commands_in(own_client, lambda: take(own_queue, 1, strategy=strategy))
+    cost = commands_in(own_client, lambda: take(own_queue, 1, strategy=strategy))
 
-    assert commands < 80
+    assert cost < 80
 
 
 @pytest.mark.parametrize(
@@ -188,3 +205,117 @@ def test_a_chunk_more_of_another_value_costs_a_few_commands(
     few, many = cost_of(50), cost_of(100)
 
     assert many - few <= 15 * 50
+
+
+MANY_PAIRS = {f"key-{n:02}": 0 for n in range(64)}
+EACH_ITS_OWN = parse_strategy("PreferDistinct(key-00, Oldest)")
+
+
+def tagged(queue: Queue, submissions: int, chunks: int = 10) -> list[SubmissionId]:
+    """Insert submissions, each with values of its own for as many keys as possible."""
+    return [
+        insert(queue, chunks, strategic_metadata=dict.fromkeys(MANY_PAIRS, value))
+        for value in range(submissions)
+    ]
+
+
+def held(queue: Queue, chunks: int, worker: str = "w1") -> list[Token]:
+    tokens: list[Token] = []
+    while len(tokens) < chunks:
+        tokens += tokens_of(take(queue, chunks - len(tokens), worker=worker, strategy=EACH_ITS_OWN))
+    return tokens
+
+
+ONE_SCRIPT = 4_000
+"""Commands of one script at most, by the work after which it stops."""
+
+
+@pytest.mark.parametrize("chunks_each", [1, 10])
+def test_a_reserve_of_many_pairs_of_metadata_is_cut(
+    own_client: redis.Redis, own_queue: Queue, chunks_each: int
+) -> None:
+    """Its answer says so, and the caller asks again at once."""
+    tagged(own_queue, 60, chunks_each)
+    reserved: list[Reserved] = []
+
+    def act() -> None:
+        reserved.append(own_queue.reserve_chunks("w1", limit=60, strategy=EACH_ITS_OWN))
+
+    assert commands_in(own_client, act) < ONE_SCRIPT
+    assert 1 <= len(reserved[0].chunks) < 60
+    assert reserved[0].is_cut
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_reports_of_many_pairs_of_metadata_take_several_scripts(
+    own_client: redis.Redis, own_queue: Queue, *, is_cancelled: bool
+) -> None:
+    """Each answers the first of its reports; the queue answers all, in their order."""
+    ids = tagged(own_queue, 60)
+    tokens = held(own_queue, 60)
+    if is_cancelled:
+        for id_ in ids:
+            own_queue.cancel_submission(id_)
+    first: list[CompleteOutcome] = []
+
+    def act() -> None:
+        answered = own_queue.run(commands.complete_chunks(tokens))
+        first.extend(answered)
+
+    assert commands_in(own_client, act) < ONE_SCRIPT
+    assert 1 <= len(first) < 60
+    rest = own_queue.complete_chunks([*tokens[len(first) :], tokens[0]])
+    expected = [Dropped(id_) if is_cancelled else Completed(id_, chunks_left=9) for id_ in ids]
+    assert [*first, *rest] == [*expected, Lost()]
+
+
+@pytest.mark.parametrize("delay_ms", [0, 60_000])
+def test_releases_of_many_pairs_of_metadata_take_several_scripts(
+    own_client: redis.Redis, own_queue: Queue, delay_ms: int
+) -> None:
+    """So that no other client waits for all of them."""
+    ids = tagged(own_queue, 60)
+    tokens = held(own_queue, 60)
+    first: list[ReleaseOutcome] = []
+
+    def act() -> None:
+        answered = own_queue.run(commands.release_chunks(tokens, delay_ms=delay_ms))
+        first.extend(answered)
+
+    assert commands_in(own_client, act) < ONE_SCRIPT
+    assert 1 <= len(first) < 60
+    rest = own_queue.release_chunks(tokens[len(first) :], delay_ms=delay_ms)
+    assert [*first, *rest] == [Released(id_) for id_ in ids]
+    assert own_queue.count_queue().chunks_in_hand == 0
+
+
+def test_sweeps_of_many_pairs_of_metadata_take_several_scripts(
+    own_client: redis.Redis, own_queue: Queue
+) -> None:
+    """Each says that there is more."""
+    tagged(own_queue, 60)
+    held(own_queue, 60)
+    own_queue.heartbeat("w1", timeout_ms=0)
+    swept: list[Swept | None] = []
+
+    def act() -> None:
+        swept.append(own_queue.reclaim_dead("sweeper"))
+
+    assert commands_in(own_client, act) < ONE_SCRIPT
+    while (last := swept[-1]) is not None and last.next_from is not None:
+        act()
+    assert sum(one.chunks for one in swept if one is not None) == 60
+    assert len(swept) > 3
+    assert "w1" not in {worker.name for worker in own_queue.list_workers()}
+
+
+def test_forgetting_submissions_with_many_pairs_takes_several_scripts(
+    own_client: redis.Redis, own_queue: Queue, own_clock: Clock
+) -> None:
+    """The prefixes come with each answer."""
+    for id_ in tagged(own_queue, 100):
+        own_queue.cancel_submission(id_)
+    own_clock.advance(24 * 3600 * 1000)
+
+    assert commands_in(own_client, own_queue.forget_submissions) < ONE_SCRIPT
+    assert own_queue.forget_submissions().submissions > 0

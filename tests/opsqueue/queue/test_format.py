@@ -21,7 +21,7 @@ def too_new(client: redis.Redis, queue_name: str) -> Queue:
     """A queue with a submission, of a later format."""
     queue = Queue(client, queue_name)
     insert(queue, 2)
-    client.set(Raw(client, queue_name).key("format"), 3)
+    client.set(Raw(client, queue_name).key("format"), 4)
     return queue
 
 
@@ -38,10 +38,10 @@ def test_a_call_is_refused_naming_both_versions(client: redis.Redis, too_new: Qu
         too_new.reserve_chunks("w1")
 
     assert str(caught.value) == (
-        f"queue {too_new.name} has format 3, and opsqueue {__version__} reads formats up to 2: "
+        f"queue {too_new.name} has format 4, and opsqueue {__version__} reads formats up to 3: "
         "upgrade that program"
     )
-    assert (3, 2) == (caught.value.found, caught.value.readable)
+    assert (4, 3) == (caught.value.found, caught.value.readable)
     assert before == dump(client, too_new)
 
 
@@ -60,7 +60,7 @@ def test_an_insert_that_waits_for_a_replica_is_refused(
     real_client: redis.Redis, queue_name: str
 ) -> None:
     """It is followed by other commands."""
-    real_client.set(Raw(real_client, queue_name).key("format"), 3)
+    real_client.set(Raw(real_client, queue_name).key("format"), 4)
 
     with pytest.raises(FormatTooNewError):
         Queue(real_client, queue_name, durability=Durability.REPLICA).insert_submission(
@@ -74,10 +74,10 @@ def test_a_queue_without_a_format_has_the_first(client: redis.Redis, queue_name:
     insert(queue, 1, strategic_metadata={"customer-1.A_": 1})
     before = dump(client, queue)
 
-    assert (1, 2) == queue.upgrade_queue()
-    assert (2, 2) == queue.upgrade_queue()
+    assert (1, 3) == queue.upgrade_queue()
+    assert (3, 3) == queue.upgrade_queue()
     after = dump(client, queue)
-    assert b"2" == client.get(key := Raw(client, queue_name).key("format"))
+    assert b"3" == client.get(key := Raw(client, queue_name).key("format"))
     assert before == {name: data for name, data in after.items() if name != key.encode()}
 
 
@@ -87,12 +87,12 @@ def test_an_upgrade_raises_the_format_of_every_partition(
     """Each has keys of its own."""
     queue = Queue(client, queue_name)
     queue.set_partitions(3)
-    keys = [f"{base_key(part.name, part.partition)}format" for part in queue.parts()]
+    keys = [f"{part.base}format" for part in queue.parts()]
     for key in keys:
         client.set(key, 0)
 
-    assert (0, 2) == queue.upgrade_queue()
-    assert [b"2"] * 3 == [client.get(key) for key in keys]
+    assert (0, 3) == queue.upgrade_queue()
+    assert [b"3"] * 3 == [client.get(key) for key in keys]
 
 
 @pytest.mark.parametrize("key", ["a b", "größe", "a:b", "%41"])

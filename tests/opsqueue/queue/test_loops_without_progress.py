@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import fakeredis
 import pytest
+import redis
 
 from opsqueue.contents.chunks import all_pages
 from opsqueue.exceptions import OpsqueueInternalError
@@ -26,6 +27,7 @@ from opsqueue.queue.sweeper import Sweeper
 from opsqueue.store.memory import MemoryStore
 
 ID = SubmissionId("1795000000000000000")
+IN_USE = [b"in_use", [b"settings", 1]]
 MOST_CALLS = 2_500
 ROW = [
     str(ID).encode(),
@@ -69,30 +71,30 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Queue, Stuck]]
 
 
 @pytest.fixture
-def sweeping(queue_name: str) -> Callable[[Queue], Sweeper]:
+def sweeping(fake_client: redis.Redis, queue_name: str) -> Callable[[Queue], Sweeper]:
     store = MemoryStore(queue_name)
-    return lambda queue: Sweeper(lambda: [queue], sweeper="s", store=store)
+    return lambda queue: Sweeper(lambda: [queue], client=fake_client, sweeper="s", store=store)
 
 
 def test_retiring_ends_when_nothing_could_be_ended(
     stuck: Callable[..., tuple[Queue, Stuck]],
 ) -> None:
-    queue, scripts = stuck(retire_worker=[b"retired", 0, 1, 0])
+    queue, scripts = stuck(retire_worker=[b"retired", 0, 1, 0], delete_queue=IN_USE)
 
     queue.retire_worker("w1")
 
-    assert scripts.calls == {"retire_worker": 1}
+    assert scripts.calls == {"retire_worker": 1, "delete_queue": 1}
 
 
 def test_retiring_a_worker_that_goes_on_reserving_ends(
     stuck: Callable[..., tuple[Queue, Stuck]],
 ) -> None:
     """Otherwise there would always be more to release."""
-    queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0])
+    queue, scripts = stuck(retire_worker=[b"retired", 1_000, 1, 0], delete_queue=IN_USE)
 
     queue.retire_worker("w1")
 
-    assert scripts.calls == {"retire_worker": 1_000}
+    assert scripts.calls == {"retire_worker": 1_000, "delete_queue": 1}
 
 
 def test_a_sweep_of_dead_workers_ends(
@@ -138,22 +140,26 @@ def test_a_sweep_leaves_a_repair_to_the_one_that_does_it(
     assert scripts.calls == {"repair": 1}
 
 
-def test_deleting_forgotten_objects_ends_when_they_are_not_let_go(queue_name: str) -> None:
+def test_deleting_forgotten_objects_ends_when_they_are_not_let_go(
+    sweeping: Callable[[Queue], Sweeper],
+) -> None:
     queue = Mock()
     queue.forget_submissions.return_value = Forgotten(0, ("a/b", "a/c"))
 
-    Sweeper(lambda: [queue], sweeper="s", store=MemoryStore(queue_name)).forget(queue)
+    sweeping(queue).forget(queue)
 
     assert queue.forget_submissions.call_count == 2
 
 
-def test_deleting_inputs_ends_when_it_does_not_get_on(queue_name: str) -> None:
+def test_deleting_inputs_ends_when_it_does_not_get_on(
+    sweeping: Callable[[Queue], Sweeper],
+) -> None:
     queue = Mock()
     queue.delete_inputs.return_value = [
         SpentInputs(submission_id=ID, prefix="a/b", first_index=0, chunks_total=10**6)
     ]
 
-    Sweeper(lambda: [queue], sweeper="s", store=MemoryStore(queue_name)).delete_inputs(queue)
+    sweeping(queue).delete_inputs(queue)
 
     assert queue.delete_inputs.call_count == 2
 
@@ -191,7 +197,7 @@ def test_spreading_a_queue_whose_settings_change_all_the_time_ends(
 
     queue.set_partitions(2)
 
-    assert queue.get_partitions()[-1] == 2
+    assert queue.partitions.look() == 2
 
 
 def stuck_progress(state: SubmissionState, done: range) -> Progress:

@@ -199,7 +199,7 @@ def test_a_worker_with_ten_thousand_removed_entries_retires_in_bounded_steps(
 
     queue.retire_worker("w1")
 
-    assert steps == ["retire_worker"] * 10
+    assert steps == ["retire_worker"] * 100 + ["delete_queue"]  # to look what is left
     assert repair_wholly(queue) == 10_000
     assert lost(queue) == 10_000
     check_whole(client, queue, raw)

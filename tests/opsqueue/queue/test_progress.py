@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import Any
+
 import pytest
 import redis
 
@@ -10,7 +13,7 @@ from opsqueue.model.names import base_key
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.commands import MAX_WINDOW
 from opsqueue.queue.queue import Queue
-from tests.opsqueue.steps import FAILURE, Clock, insert, take, tokens_of
+from tests.opsqueue.steps import FAILURE, Clock, Ear, insert, take, tokens_of
 
 
 def finish(queue: Queue, indexes: set[int]) -> None:
@@ -99,57 +102,74 @@ def test_a_watcher_learns_of_each_chunk_and_of_the_end(queue: Queue) -> None:
     first, second = tokens_of(take(queue, 2))
 
     for token in (first, second):
-        news_id = queue.watch_submission(id_)
-        assert news_id is not None
-        assert not queue.wait_for_news(id_, news_id, block_ms=1)
-        queue.complete_chunks([token])
-        assert queue.wait_for_news(id_, news_id, block_ms=5_000)
+        with Ear(queue, f"sub:{id_}:news") as ear:
+            assert queue.watch_submission(id_)
+            assert ear.hears_nothing()
+            queue.complete_chunks([token])
+            assert ear.hears()
 
-    assert queue.watch_submission(id_) is None
+    assert not queue.watch_submission(id_)
 
 
 def test_a_watcher_learns_of_a_cancel_and_of_a_failure(queue: Queue) -> None:
     """Whatever ends it."""
     cancelled, failed = insert(queue, 1), insert(queue, 1, max_attempts=1)
-    news = [queue.watch_submission(id_) or "" for id_ in (cancelled, failed)]
+    for id_ in (cancelled, failed):
+        queue.watch_submission(id_)
+    with ExitStack() as stack:
+        ears = [
+            stack.enter_context(Ear(queue, f"sub:{id_}:{channel}"))
+            for id_ in (cancelled, failed)
+            for channel in ("news", "end")
+        ]
 
-    queue.cancel_submission(cancelled)
-    queue.fail_chunk(take(queue, 1)[0].token, FAILURE)
+        queue.cancel_submission(cancelled)
+        queue.fail_chunk(take(queue, 1)[0].token, FAILURE)
 
-    assert queue.wait_for_news(cancelled, news[0], block_ms=5_000)
-    assert queue.wait_for_news(failed, news[1], block_ms=5_000)
+        assert [True] * 4 == [ear.hears() for ear in ears]
 
 
 def test_two_watchers_do_not_wake_each_other(queue: Queue) -> None:
     """Else each would make the other watch again."""
     id_ = insert(queue, 1)
-    first = queue.watch_submission(id_) or ""
+    with Ear(queue, f"sub:{id_}:news") as ear:
+        queue.watch_submission(id_)
+        queue.watch_submission(id_, watch_ms=120_000)
 
-    second = queue.watch_submission(id_, watch_ms=120_000)
-
-    assert first == second
-    assert not queue.wait_for_news(id_, first, block_ms=1)
+        assert ear.hears_nothing()
 
 
-def test_nobody_is_told_of_what_nobody_watches(
-    queue: Queue, client: redis.Redis, clock: Clock, queue_name: str
-) -> None:
+def test_nobody_is_told_of_what_nobody_watches(queue: Queue, clock: Clock) -> None:
     """There is no news before or after a watch."""
-    unwatched, once = insert(queue, 1), insert(queue, 1)
-    news_id = queue.watch_submission(once, watch_ms=1_000) or ""
-    clock.advance(1_001)
+    unwatched, once = insert(queue, 2), insert(queue, 2)
+    with Ear(queue, f"sub:{unwatched}:news") as ear, Ear(queue, f"sub:{once}:news") as late:
+        queue.watch_submission(once, watch_ms=1_000)
+        clock.advance(1_001)
 
-    queue.complete_chunks(tokens_of(take(queue, 2)))
+        queue.complete_chunks(tokens_of(take(queue, 3)))
 
-    assert not client.exists(f"{base_key(queue_name)}sub:{unwatched}:news")
-    assert not queue.wait_for_news(once, news_id, block_ms=1)
+        assert ear.hears_nothing()
+        assert late.hears_nothing()
 
 
-def test_news_are_gone_with_the_watch(queue: Queue, client: redis.Redis, queue_name: str) -> None:
-    """They expire, and never before the longest watch is over."""
+def test_a_watch_leaves_nothing_behind(queue: Queue, client: redis.Redis, queue_name: str) -> None:
     id_ = insert(queue, 2)
     queue.watch_submission(id_, watch_ms=60_000)
-    queue.watch_submission(id_, watch_ms=1_000)
     queue.complete_chunks(tokens_of(take(queue, 1)))
 
-    assert 100_000 < client.pttl(f"{base_key(queue_name)}sub:{id_}:news") <= 120_000
+    assert not client.exists(f"{base_key(queue_name)}sub:{id_}:news")
+
+
+def test_clients_of_version_0_1_hear_of_what_they_watch(
+    queue: Queue, client: redis.Redis, queue_name: str
+) -> None:
+    """They create a stream, and read it."""
+    id_ = insert(queue, 2)
+    news = f"{base_key(queue_name)}sub:{id_}:news"
+    queue.watch_submission(id_)
+    client.xadd(news, {"what": "watched"})
+
+    queue.complete_chunks(tokens_of(take(queue, 1)))
+
+    entries: Any = client.xrange(news)
+    assert entries[-1][1] == {b"what": b"done"}

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
 
 import fakeredis
 import pytest
@@ -40,7 +42,7 @@ from opsqueue.model.chunk import ChunkFailure, Completed, Token
 from opsqueue.model.new_submission import Backoff, NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue import commands
-from opsqueue.queue.queue import Queue
+from opsqueue.queue.queue import Queue, wake_channel
 from opsqueue.strategy import AnyStrategy
 from tests.opsqueue.queue_actions import ACTION, META_KEYS, NEW
 from tests.opsqueue.queue_invariants import (
@@ -59,6 +61,19 @@ from tests.opsqueue.submission_model import Chunk, entry_of, order_of
 EXAMPLES = int(os.environ.get("OPSQUEUE_HYPOTHESIS_EXAMPLES", "0"))
 
 
+@dataclass
+class Asleep:
+    """A worker that found nothing."""
+
+    strategy: AnyStrategy
+    alarm_at: int | None = None
+    """When it comes back by itself."""
+
+    @property
+    def group(self) -> str:
+        return commands.group_of(self.strategy.wire())
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Random steps, done by the queue and by the model alike."""
 
@@ -74,7 +89,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.ids: list[SubmissionId] = []
         self.prefixes: list[str] = []
         self.tokens: list[Token] = []
-        self.sleepers: dict[str, tuple[str, int | None, AnyStrategy]] = {}
+        self.sleepers: dict[str, Asleep] = {}
+        self.unheard: set[str] = set()
+        """Groups of which a worker was woken that has not asked, and never will."""
+        self.ears: Any = cast("Any", self.client).pubsub()
         self.sweep_from = "-"
         self.completed: set[Chunk] = set()
 
@@ -243,6 +261,7 @@ class QueueMachine(RuleBasedStateMachine):
         *,
         alone: bool,
     ) -> list[Token]:
+        self._listen(worker, strategy)
         now = self.clock.now
         reported = None if begun is None else self._tokens(begun)
         reserved = self.queue.reserve_chunks(
@@ -253,6 +272,7 @@ class QueueMachine(RuleBasedStateMachine):
             heartbeat_timeout_ms=timeout_ms,
             begun=reported,
             alone=alone,
+            sleeps=True,
         )
         self.model.reserve(
             now,
@@ -273,7 +293,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert reserved.next_due_in_ms is not None
             assert reserved.next_due_in_ms <= due
         self.sleepers.pop(worker, None)
-        if not reserved.chunks and not reserved.must_drain:
+        self.unheard.discard(commands.group_of(strategy.wire()))
+        is_alone = reserved.must_drain or reserved.is_suspect
+        if len(reserved.chunks) < limit and not (is_alone or reserved.is_cut):
             self._fall_asleep(worker, reserved, strategy)
         tokens = [chunk.token for chunk in reserved.chunks]
         self.tokens += tokens
@@ -286,12 +308,39 @@ class QueueMachine(RuleBasedStateMachine):
         return max(0, due - self.clock.now)
 
     def _fall_asleep(self, worker: str, reserved: Reserved, strategy: AnyStrategy) -> None:
-        due = reserved.next_due_in_ms
-        self.sleepers[worker] = (
-            reserved.wake_id,
-            None if due is None else self.clock.now + due,
-            strategy,
-        )
+        due, asleep = reserved.next_due_in_ms, Asleep(strategy)
+        if due is not None and reserved.has_alarm:
+            asleep.alarm_at = self.clock.now + due
+        self.sleepers[worker] = asleep
+
+    def _listen(self, worker: str, strategy: AnyStrategy) -> None:
+        """Subscribe before it asks; nobody listens to what it subscribed to before."""
+        channel = self.raw.key(wake_channel(worker, strategy)).encode()
+        others = {c for c in self.ears.shard_channels if c.endswith(f":{worker}".encode())}
+        if channel in others:
+            return
+        for other in others:
+            self.ears.sunsubscribe(other)
+        self.ears.ssubscribe(channel)
+        while (heard := self.ears.get_message(timeout=5)) is not None:
+            if heard["type"] == "ssubscribe":
+                return
+        raise AssertionError
+
+    @contextmanager
+    def _some_may_go(self) -> Iterator[None]:
+        """Note which workers are removed meanwhile; one that was woken has not asked."""
+        woken = [w for w, asleep in self.sleepers.items() if not self._is_in_redis(w, asleep)]
+        yield
+        known = set(self.raw.workers())
+        for worker in self.sleepers.keys() - known:
+            asleep = self.sleepers.pop(worker)
+            if worker in woken:
+                self.unheard.add(asleep.group)
+
+    def _is_in_redis(self, worker: str, asleep: Asleep) -> bool:
+        key = self.raw.key(f"sleepers:{asleep.group}")
+        return self.client.zscore(key, worker) is not None
 
     def complete(self, picks: list[int], failed: int) -> None:
         self._complete(self._tokens(picks), failed)
@@ -375,11 +424,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.reclaim_dead(1_000)
 
     def retire(self, worker: str, limit: int) -> None:
-        is_done = self.queue.run(commands.retire_worker(worker, limit=limit))
+        with self._some_may_go():
+            is_done = self.queue.run(commands.retire_worker(worker, limit=limit))
         assert is_done == self.model.retire(self.clock.now, worker, limit)
 
     def reclaim_dead(self, limit: int) -> None:
-        swept = self.queue.reclaim_dead("sweeper", limit=limit)
+        with self._some_may_go():
+            swept = self.queue.reclaim_dead("sweeper", limit=limit)
         assert swept is not None
         assert self.model.reclaim_dead(self.clock.now, limit) == swept.chunks
 
@@ -403,13 +454,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     def pass_time(self, ms: int) -> None:
         self.clock.advance(ms)
-        # Who sleeps until an instant wakes up at it; a clock that steps back does not put it to
-        # sleep again.
-        self.sleepers = {
-            worker: (wake_id, due, strategy)
-            for worker, (wake_id, due, strategy) in self.sleepers.items()
-            if due is None or due > self.clock.now
-        }
 
     def lose(self, *, stream_too: bool) -> None:
         if not self.model.has_group:
@@ -495,18 +539,26 @@ class QueueMachine(RuleBasedStateMachine):
         in_hand_counts_are_right(self.model, now)
         indexes_and_totals_are_right(self.model, now)
         submissions_are_as_they_should_be(self.model, now)
-        self.nobody_sleeps_while_there_is_work(now)
+        self.nobody_sleeps_while_there_is_work()
 
-    def nobody_sleeps_while_there_is_work(self, now: Snapshot) -> None:
+    def nobody_sleeps_while_there_is_work(self) -> None:
+        """Each group has a worker that was woken, or comes by itself, or there is nothing for it.
+
+        A woken one that is gone is made good by the look with each heartbeat.
+        """
         due = None if self.model.is_paused else self.model.next_due()
-        for wake_id, sleeps_until, strategy in self.sleepers.values():
-            if order_of(now.last_wake_id) > order_of(wake_id):
+        groups: dict[str, list[tuple[str, Asleep]]] = {}
+        for worker, asleep in self.sleepers.items():
+            groups.setdefault(asleep.group, []).append((worker, asleep))
+        for group, members in groups.items():
+            if group in self.unheard or not all(self._is_in_redis(*one) for one in members):
                 continue
-            is_awake = sleeps_until is not None and sleeps_until <= self.clock.now
-            assert is_awake or not self.model.can_reserve(strategy, self.clock.now)
-            if due is not None:
-                assert sleeps_until is not None
-                assert sleeps_until <= max(due, self.clock.now)
+            alarms = [asleep.alarm_at for _, asleep in members if asleep.alarm_at is not None]
+            comes_at = min(alarms, default=None)
+            if comes_at is not None and comes_at <= self.clock.now:
+                continue
+            assert not self.model.can_reserve(members[0][1].strategy, self.clock.now)
+            assert due is None or (comes_at is not None and comes_at <= max(due, self.clock.now))
 
     def teardown(self) -> None:
         """Read as users read, once an example: ended submissions are accounted for."""

@@ -10,18 +10,22 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from opsqueue.cli.queues import cut_lists
 from opsqueue.exceptions import (
     InvalidArgumentError,
     SubmissionNotCancellableError,
     SubmissionNotFoundError,
 )
+from opsqueue.http.bodies import WorkersBody
 from opsqueue.model.answers import WorkerSeen
 from opsqueue.model.chunk import Token
 from opsqueue.model.submission import SubmissionFilter, SubmissionId, SubmissionState
+from opsqueue.queue import commands
 from opsqueue.queue.queue import Queue
 from tests.opsqueue.steps import (
     FAILURE,
     Clock,
+    Raw,
     insert,
     listed,
     prefix_of,
@@ -176,6 +180,76 @@ def test_workers_are_listed_with_what_they_hold(queue: Queue, clock: Clock) -> N
     assert (3, 1_500) == (before["busy"].chunks_in_hand, before["busy"].oldest_ms)
     assert (2, 500) == (after["busy"].chunks_in_hand, after["busy"].oldest_ms)
     assert (0, None) == (after["idle"].chunks_in_hand, after["idle"].oldest_ms)
+
+
+def crowd(raw: Raw, queue: Queue) -> None:
+    """Add so many consumers to the group that no command counts all of their chunks."""
+    queue.repair(begin=True)
+    pipeline = raw.client.pipeline(transaction=False)
+    for number in range(1_001):
+        pipeline.xgroup_createconsumer(raw.key("reservations"), "workers", f"other-{number}")
+    pipeline.execute()
+
+
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_any_number_of_chunks_of_any_number_of_workers_is_counted(
+    queue: Queue, raw: Raw, clock: Clock, *, is_crowded: bool
+) -> None:
+    """In steps: one worker may have more than a step counts, and there may be many."""
+    insert(queue, 10_000)
+    (first,) = take(queue, 1, worker="most")
+    clock.advance(1_000)
+    for _ in range(2):
+        take(queue, 1_000, worker="most")
+    take(queue, 999, worker="many")
+    for number in range(0, 300, 100):
+        take(queue, 2, worker=f"w{number}")
+    for number in range(300):
+        queue.heartbeat(f"w{number}")
+    if is_crowded:
+        crowd(raw, queue)
+    clock.advance(500)
+
+    seen = {
+        worker.name: (worker.chunks_in_hand, worker.oldest_ms) for worker in queue.list_workers()
+    }
+
+    idle = {f"w{number}": (0, None) for number in range(300)}
+    few = {f"w{number}": (2, 500) for number in range(0, 300, 100)}
+    assert seen == idle | few | {"most": (2_001, 1_500), "many": (999, 500)}
+    (most,) = queue.get_workers(["nobody", "most"])
+    assert (most.name, most.chunks_in_hand) == ("most", 2_001)
+    assert first.chunk_index == 0
+
+
+def test_workers_are_listed_without_a_stream(queue: Queue, raw: Raw) -> None:
+    """They hold nothing then."""
+    queue.heartbeat("w1")
+    raw.lose_stream()
+
+    (worker,) = queue.list_workers()
+
+    assert (worker.chunks_in_hand, worker.oldest_ms) == (0, None)
+
+
+def test_a_list_of_workers_has_at_most_a_thousand(queue: Queue) -> None:
+    """Those that were seen last; a body says that it is cut."""
+    for first in range(0, 1_001, 77):
+        queue.pipeline(
+            [
+                commands.reserve_chunks(f"w{number}", limit=1, reservation_ms=1_000)
+                for number in range(first, min(1_001, first + 77))
+            ]
+        )
+
+    workers = queue.list_workers(limit=5_000)
+
+    assert len({worker.name for worker in workers}) == 1_000
+    assert WorkersBody.of(workers).is_cut
+    assert not WorkersBody.of(workers[:-1]).is_cut
+    assert ["queue q: only the 1,000 workers that were seen last are listed"] == cut_lists(
+        {"q": workers, "r": workers[:-1]}
+    )
 
 
 def test_a_worker_that_has_gone_is_not_listed(queue: Queue) -> None:

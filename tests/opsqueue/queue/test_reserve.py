@@ -194,7 +194,6 @@ def test_without_a_delayed_chunk_no_due_instant_is_told(queue: Queue) -> None:
     reserved = queue.reserve_chunks("w1")
 
     assert reserved.next_due_in_ms is None
-    assert reserved.wake_id == "0-0"
 
 
 def test_delayed_chunks_that_are_due_are_freed_at_most_a_hundred_a_call(

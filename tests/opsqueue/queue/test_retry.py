@@ -13,6 +13,7 @@ from tests.opsqueue.steps import (
     NO_WAIT,
     Clock,
     Raw,
+    Sleeper,
     indexes_of,
     insert,
     listed,
@@ -117,11 +118,10 @@ def test_a_retry_wakes_who_sleeps_for_a_chunk_whose_back_off_ended(queue: Queue)
     id_ = insert(queue, 1)
     queue.release_chunks([take_one(queue).token], delay_ms=60_000)
     queue.cancel_submission(id_)
-    asleep = queue.reserve_chunks("w1", limit=1)
+    with Sleeper(queue) as sleeper:
+        queue.retry_submission(id_)
 
-    queue.retry_submission(id_)
-
-    assert queue.wait_for_wake(asleep.wake_id, block_ms=1)
+        assert sleeper.hears()
 
 
 def test_a_retried_submission_with_everything_in_hand_is_not_in_the_index_of_work(

@@ -168,8 +168,8 @@ def test_a_failure_in_a_script_is_reported_as_its_file_and_line(
     real_client: redis.Redis, queue_name: str
 ) -> None:
     """Not as a line of prelude and script together."""
-    real_client.set(Raw(real_client, queue_name).key("wake"), "not a stream")
-    line = line_of("reserve_chunks", "'XREVRANGE', base .. 'wake'")
+    real_client.set(Raw(real_client, queue_name).key("workers"), "not a sorted set")
+    line = line_of("reserve_chunks", "'ZSCORE', base .. 'workers'")
 
     with pytest.raises(ScriptError, match=rf"lua/reserve_chunks\.lua:{line}\b") as caught:
         Queue(real_client, queue_name).reserve_chunks("w1")
@@ -177,7 +177,7 @@ def test_a_failure_in_a_script_is_reported_as_its_file_and_line(
     assert "WRONGTYPE" in str(caught.value)
     assert "user_script" not in str(caught.value)
     # Other tests count all queues of this server.
-    real_client.delete(Raw(real_client, queue_name).key("wake"))
+    real_client.delete(Raw(real_client, queue_name).key("workers"))
 
 
 def test_a_failure_in_the_prelude_is_reported_as_its_line_there(
@@ -218,7 +218,7 @@ def test_nobody_there_is_redis_unavailable(queue_name: str) -> None:
     with pytest.raises(RedisUnavailableError, match=r"Redis does not answer: .*refused"):
         queue.count_queue()
     with pytest.raises(RedisUnavailableError):
-        queue.wait_for_wake("0-0", block_ms=1)
+        queue.wait_for_events("0-0", block_ms=1)
     with pytest.raises(RedisUnavailableError):
         insert(queue, 1)
 
@@ -233,7 +233,7 @@ def test_a_server_that_dies_in_a_wait_is_redis_unavailable(
 
         def wait() -> None:
             try:
-                queue.wait_for_wake("0-0", block_ms=60_000)
+                queue.wait_for_events("0-0", block_ms=60_000)
             except RedisUnavailableError as exc:
                 errors.append(exc)
 

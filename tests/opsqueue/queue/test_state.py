@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import opsqueue
+from opsqueue.queue.due import SCRIPTS_OF_INDEX
 from opsqueue.queue.queue import Queue
 from opsqueue.queue.script import load_script
 from opsqueue.queue.state import READINGS, TRANSITIONS, as_diagram, as_markdown
@@ -24,14 +25,16 @@ PARTS = sorted(LUA.glob("_*.lua"))
 # Not scripts of their own: blocking reads of a stream, what runs commands, and partitions.
 NO_SCRIPTS = {
     "remove_limit",  # a limit set to nothing
-    "wait_for_wake",
-    "wait_for_news",
+    "watch",
+    "watching",
+    "server",
     "wait_for_events",
     "wait_for_end",
     "wait_for_progress",
     "reserve_when_free",
     "last_event_id",
     "fail_chunks",  # many calls of one
+    "forget_unused",  # delete_queue with a condition
     "run",
     "pipeline",
     "part",
@@ -42,7 +45,9 @@ NO_SCRIPTS = {
 
 def test_each_transition_and_reading_is_a_script() -> None:
     """No script without its row, no row without its script."""
-    assert sorted([*(t.name for t in TRANSITIONS), *READINGS]) == [path.stem for path in SCRIPTS]
+    rows = [*(t.name for t in TRANSITIONS), *READINGS]
+
+    assert sorted([*rows, *SCRIPTS_OF_INDEX]) == [path.stem for path in SCRIPTS]
 
 
 def test_each_transition_and_reading_is_a_method_of_queue() -> None:
@@ -59,6 +64,7 @@ def test_each_transition_and_reading_is_a_method_of_queue() -> None:
 def test_a_script_begins_with_its_row_and_says_what_it_takes_and_answers() -> None:
     """Who reads the script reads the row of the table first; the loader checks the arguments."""
     arrows = {t.name: t.arrow for t in TRANSITIONS} | dict.fromkeys(READINGS, "reading")
+    arrows |= dict.fromkeys(SCRIPTS_OF_INDEX, "index")
     for name, arrow in arrows.items():
         load_script(name)
         text = (LUA / f"{name}.lua").read_text()

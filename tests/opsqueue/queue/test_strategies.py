@@ -7,11 +7,12 @@ import redis
 
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import InvalidArgumentError, TooManyMatchingSubmissionsError
+from opsqueue.model.chunk import Reservation
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.model.submission import SubmissionId, SubmissionState
 from opsqueue.queue.queue import Queue
 from opsqueue.strategy import Strategy, parse_strategy
-from tests.opsqueue.steps import Clock, Raw
+from tests.opsqueue.steps import Clock, Raw, Sleeper, take, tokens_of
 
 
 def fill(queue: Queue, *metas: dict[str, int], chunks: int = 2) -> list[SubmissionId]:
@@ -77,12 +78,15 @@ def test_a_batch_is_what_as_many_reserves_of_one_chunk_give(
     customers = [*range(130), *range(0, 130, 7)]
     metas = [{"customer": customer, "priority": customer % 3} for customer in customers]
     ids = fill(queue, *metas, {"priority": 1}, {}, chunks=2)
-    reserved = queue.reserve_chunks("w", limit=280, strategy=parse_strategy(text))
-    queue.release_chunks([chunk.token for chunk in reserved.chunks])
+    strategy = parse_strategy(text)
+    reserved: list[Reservation] = []
+    while len(reserved) < 280:  # so many submissions are too much work for one script
+        reserved += take(queue, 280 - len(reserved), strategy=strategy)
+    queue.release_chunks(tokens_of(reserved))
 
     one_by_one = [order(queue, ids, text, limit=1)[0] for _ in range(280)]
 
-    assert [ids.index(chunk.source.submission_id) for chunk in reserved.chunks] == one_by_one
+    assert [ids.index(chunk.source.submission_id) for chunk in reserved] == one_by_one
 
 
 @pytest.mark.parametrize("text", ["PreferDistinct(customer)", "PreferDistinct(customer, Newest)"])
@@ -118,12 +122,12 @@ def test_a_hard_limit_lets_go_when_a_chunk_is_reported(queue: Queue) -> None:
     ids = fill(queue, {"api": 1}, {"api": 1})
     strategy = Strategy.MaxSimultaneous("api", 1)
     held = queue.reserve_chunks("w1", strategy=strategy)
-    waiting = queue.reserve_chunks("w2", strategy=strategy)
+    with Sleeper(queue, "w2", strategy=strategy) as waiting:
+        assert waiting.found.chunks == ()
 
-    queue.complete_chunks([held.chunks[0].token])
+        queue.complete_chunks([held.chunks[0].token])
 
-    assert waiting.chunks == ()
-    assert queue.wait_for_wake(waiting.wake_id, block_ms=1)
+        assert waiting.hears()
     assert order(queue, ids, "MaxSimultaneous(api, 1)") == [0]
 
 
@@ -196,11 +200,10 @@ def test_a_raised_limit_wakes_who_waits(queue: Queue) -> None:
     """And a removed one lets the strategy's own number hold again."""
     fill(queue, {"api": 1}, chunks=9)
     queue.reserve_chunks("w1", strategy=Strategy.MaxSimultaneous("api", 1))
-    waiting = queue.reserve_chunks("w2", strategy=Strategy.MaxSimultaneous("api", 1))
+    with Sleeper(queue, "w2", strategy=Strategy.MaxSimultaneous("api", 1)) as waiting:
+        queue.set_limit("api", max=2)
 
-    queue.set_limit("api", max=2)
-
-    assert queue.wait_for_wake(waiting.wake_id, block_ms=1)
+        assert waiting.hears()
     assert len(queue.reserve_chunks("w2", strategy=Strategy.MaxSimultaneous("api", 1)).chunks) == 1
     queue.remove_limit("api")
     assert queue.list_limits() == []

@@ -21,7 +21,7 @@ from opsqueue.strategy import (
     RateLimit,
     SelectOnly,
 )
-from tests.opsqueue.steps import FAILURE, Clock, Raw, indexes_of, insert, take, tokens_of
+from tests.opsqueue.steps import FAILURE, Clock, Raw, Sleeper, indexes_of, insert, take, tokens_of
 
 TIMEOUT_MS = 30_000
 WAITED_MS = 10_000
@@ -510,12 +510,12 @@ def test_a_suspect_wakes_idle_workers(queue: Queue, clock: Clock) -> None:
     insert(queue, 1)
     fleet(queue, 2)
     chunks = take(queue, 1, worker="dead")
-    asleep = ask(queue, "w2")
-    die(queue, clock, "dead", chunks)
+    with Sleeper(queue, "w2", alone=True, begun=[]) as sleeper:
+        die(queue, clock, "dead", chunks)
 
-    busy = ask(queue, "w2", alone=False)
+        busy = ask(queue, "w2", alone=False)
 
-    assert queue.wait_for_wake(asleep.wake_id, block_ms=1)
+        assert sleeper.hears()
     assert WAITED_MS == busy.next_due_in_ms
 
 
@@ -525,16 +525,17 @@ def test_the_end_of_a_host_wakes_the_next_one(queue: Queue, clock: Clock, how: s
     make_suspects(queue, clock, 2)
     fleet(queue, 2)
     ask(queue, "w1")
-    asleep = ask(queue, "w2")
-    if how == "retirement":
-        queue.retire_worker("w1")
-    else:
-        clock.advance(TIMEOUT_MS)
-        queue.heartbeat("w2")
-        queue.reclaim_dead("sweeper")
+    with Sleeper(queue, "w2", alone=True, begun=[]) as sleeper:
+        if how == "retirement":
+            queue.retire_worker("w1")
+        else:
+            clock.advance(TIMEOUT_MS)
+            queue.heartbeat("w2")
+            queue.reclaim_dead("sweeper")
 
-    assert ((), WAITED_MS) == (asleep.chunks, asleep.next_due_in_ms)
-    assert queue.wait_for_wake(asleep.wake_id, block_ms=1)
+        found = sleeper.found
+        assert ((), WAITED_MS) == (found.chunks, found.next_due_in_ms)
+        assert sleeper.hears()
     assert ask(queue, "w2").is_suspect
 
 

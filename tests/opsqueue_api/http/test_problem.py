@@ -99,12 +99,12 @@ def test_a_queue_whose_format_is_too_new_is_501_and_left_out_of_lists(
     app = create_app(fake_client, store)
     for name in ("known", "newer"):
         insert(Queue(fake_client, name), 1)
-    fake_client.set(f"{base_key('newer')}format", 3)
+    fake_client.set(f"{base_key('newer')}format", 4)
 
     refused, listed = get(app, "/v1/queues/newer"), get(app, "/v1/queues").json()
 
     assert told(refused)[::2] == (501, ProblemType.FORMAT_TOO_NEW)
-    assert "queue newer has format 3" in refused.json()["detail"]
+    assert "queue newer has format 4" in refused.json()["detail"]
     assert [counts["queue"] for counts in listed["queues"]] == ["known"]
     metrics = get(app, "/metrics").text
     assert 'queue="known"' in metrics

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import httpx
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from opsqueue.model.chunk import ChunkFailure
+from opsqueue.model.chunk import ChunkFailure, Completed, Token
+from opsqueue.model.names import QUEUES_KEY, UPKEEP, base_key
+from opsqueue.model.submission import SubmissionId
 from opsqueue.queue.connection import connect
 from opsqueue.queue.queue import Queue
 from opsqueue.store import ObjectStore
 from opsqueue.strategy import Oldest
 from opsqueue_api.app import App, create_app
 from opsqueue_api.http.tokens import parse_tokens
+from opsqueue_api.resources import metrics
 from tests.opsqueue_api.conftest import Work
 from tests.served_metrics import documented, served
 
 SECRETS = {scope: f"{scope}-0123456789abcdef" for scope in ("metrics", "produce", "consume")}
+
+
+ID = "1795000000000000000"
 
 
 @pytest.fixture
@@ -55,6 +63,59 @@ def reserve(http: httpx.Client, **fields: object) -> list[str]:
 def complete(http: httpx.Client, tokens: list[str]) -> None:
     chunks = [{"token": token, "results": [0]} for token in tokens]
     http.post("/chunks/complete", json={"chunks": chunks}).raise_for_status()
+
+
+def test_an_answer_has_the_metrics_of_so_many_queues_and_counts_the_others(
+    http: httpx.Client,
+    app: App,
+    client: redis.Redis,
+    queue_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The busiest first, whatever their names."""
+    monkeypatch.setattr(metrics, "MAX_QUEUES", 2)
+    client.delete(f"{base_key(UPKEEP)}due")  # other tests' queues
+    others = [f"{letter}-{queue_name}" for letter in "0123"]
+    for name in others:
+        Queue(client, name).pause_queue()
+        client.sadd(QUEUES_KEY, name)
+    insert(http, [1, 2])
+    reserve(http)
+
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://api") as root:
+        families = {
+            family.name: family
+            for family in text_string_to_metric_families(root.get("/metrics").text)
+        }
+
+    shown = {sample.labels["queue"] for sample in families["opsqueue_backlog_chunks"].samples}
+    (known,) = families["opsqueue_queues"].samples
+    (left_out,) = families["opsqueue_queues_left_out"].samples
+    assert queue_name in shown
+    assert len(shown) == 2
+    assert known.value == left_out.value + 2
+    for name in others:
+        Queue(client, name).resume_queue()
+
+
+def test_chunk_durations_of_too_many_queues_share_a_label(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its memory is bounded, too."""
+    monkeypatch.setattr(metrics, "MAX_QUEUES", 1)
+    registry = CollectorRegistry()
+    durations = metrics.ChunkDurations(registry)
+    token = Token(f"1-1:{ID}:0")
+    held = {token: Mock(held_ms=1_000)}
+
+    for queue in ("a", "b", "c", "a"):
+        durations.count(queue, held, [(token, Completed(SubmissionId(ID), 0))])
+
+    def counted(queue: str) -> float | None:
+        labels = {"queue": queue, "outcome": "completed"}
+        return registry.get_sample_value("opsqueue_chunk_duration_seconds_count", labels)
+
+    assert [counted("a"), counted(""), counted("b")] == [2, 2, None]
 
 
 def test_totals_are_what_became_of_submissions_chunks_and_operations(

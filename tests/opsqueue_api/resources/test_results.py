@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.contents.codec import open_codec
@@ -62,7 +63,7 @@ def test_bytes_come_as_base64(http: httpx.Client, work: Work) -> None:
 
 @pytest.mark.parametrize("prefix", ["runs/2026-11-30", "p", f"elsewhere/{'0' * 32}/1"])
 def test_a_submission_of_an_earlier_version_keeps_its_prefix(
-    http: httpx.Client, queue: Queue, store: ObjectStore, prefix: str
+    http: httpx.Client, queue: Queue, client: redis.Redis, store: ObjectStore, prefix: str
 ) -> None:
     """Clients could choose it freely: it is read, found and deleted as ever."""
     store.create(output_key(prefix, 0), open_codec("json").encode(["kept"]))
@@ -78,7 +79,7 @@ def test_a_submission_of_an_earlier_version_keeps_its_prefix(
 
     results = lines_of(http.get(f"/submissions/{id_}/results"))
     found = http.get("/submission-ids", params={"prefix": prefix}).json()["ids"]
-    Sweeper(lambda: [queue], sweeper="w1", store=store).forget(queue)
+    Sweeper(lambda: [queue], client=client, sweeper="w1", store=store).forget(queue)
 
     assert (results, found) == (["kept"], [str(id_)])
     assert list(store.list_prefix("")) == [f"{prefix}/deeper/0-out"]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
+import redis
 
+from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.exceptions import RedisUnavailableError
+from opsqueue.model.answers import Alive
+from opsqueue.model.chunk import Token
+from opsqueue.model.new_submission import NewSubmission
+from opsqueue.queue.queue import Queue
+from opsqueue.strategy import Oldest
 from opsqueue_worker.intake.heartbeat import Heartbeat
 
 WITHIN_S = 20.0
@@ -20,20 +27,29 @@ WITHIN_S = 20.0
 class Beaten:
     """The part of an intake that the heartbeat uses; announces heartbeats, and may hang then."""
 
-    def __init__(self, label: str, *, fails: bool = False) -> None:
-        self.queue = SimpleNamespace(label=label, heartbeat=self._heartbeat)
-        self.codecs = ["cbor"]
+    codecs: ClassVar = ["cbor"]
+    strategy, is_idle = Oldest(), False
+
+    def __init__(self, label: str, *, server: str = "", fails: bool = False) -> None:
+        self.queue = SimpleNamespace(
+            name=label, label=label, heartbeat=self._heartbeat, server=lambda: server
+        )
+        self.label, self.server = label, server
         self.beats = SimpleQueue[str]()
         self.may_answer = threading.Event()
         self._fails = fails
+        self.looks: list[Alive] = []
 
-    def _heartbeat(self, worker: str, **_: object) -> SimpleNamespace:
+    def count_held(self) -> int:
+        return 1_000  # so it is not sent together with others'
+
+    def _heartbeat(self, worker: str, **_: object) -> Alive:
         self.beats.put(worker)
         assert self.may_answer.wait(WITHIN_S)
         if self._fails:
             message = "no answer"
             raise RedisUnavailableError(message)
-        return SimpleNamespace(released=0, lost=0, revoked=("1-1",))
+        return Alive(released=0, lost=0, revoked=frozenset([Token("1-1")]), is_free=True)
 
     def held(self) -> list[str]:
         return []
@@ -46,8 +62,17 @@ class Beaten:
     def sum_up(self) -> None:
         pass
 
+    def look(self, alive: Alive) -> None:
+        self.looks.append(alive)
+
     def ticket(self, token: str) -> str:
-        return f"{self.queue.label}/{token}"
+        return f"{self.label}/{token}"
+
+
+class Several(list[Any]):
+    """The intakes of a worker."""
+
+    def learn(self, name: str, numbers: Sequence[int]) -> None: ...
 
 
 class Told:
@@ -70,7 +95,7 @@ def heartbeats() -> Iterator[list[Heartbeat]]:
         heartbeat.stop()
 
 
-def beating(intakes: list[Any], revoked: SimpleQueue[list[str]]) -> Heartbeat:
+def beating(intakes: Several, revoked: SimpleQueue[list[str]]) -> Heartbeat:
     heartbeat = Heartbeat(
         intakes,
         worker="w1",
@@ -79,19 +104,20 @@ def beating(intakes: list[Any], revoked: SimpleQueue[list[str]]) -> Heartbeat:
         timeout_s=4,
         redis_timeout_s=3,
         slots=Told(revoked),  # type: ignore[arg-type]  # the part of a pool that is told
+        sweep_soon=lambda _part: None,
     )
     heartbeat.start()
     return heartbeat
 
 
-def test_a_queue_whose_redis_hangs_keeps_no_other_from_its_beats(
+def test_a_server_that_hangs_keeps_no_other_from_its_beats(
     heartbeats: list[Heartbeat],
 ) -> None:
     """One node of a cluster may hang; on the others the worker would count as dead."""
-    hanging, healthy = Beaten("hangs"), Beaten("healthy")
+    hanging, healthy = Beaten("hangs", server="a"), Beaten("healthy", server="b")
     healthy.may_answer.set()
 
-    heartbeats.append(beating([hanging, healthy], SimpleQueue()))
+    heartbeats.append(beating(Several([hanging, healthy]), SimpleQueue()))
 
     assert hanging.beats.get(timeout=WITHIN_S) == "w1"
     assert ["w1"] * 5 == [healthy.beats.get(timeout=WITHIN_S) for _ in range(5)]
@@ -104,7 +130,7 @@ def test_a_partition_that_comes_later_is_beaten_too(heartbeats: list[Heartbeat])
     first, later = Beaten("q"), Beaten("q@1")
     for intake in (first, later):
         intake.may_answer.set()
-    intakes = [first]
+    intakes = Several([first])
     revoked = SimpleQueue[list[str]]()
 
     heartbeats.append(beating(intakes, revoked))
@@ -112,6 +138,7 @@ def test_a_partition_that_comes_later_is_beaten_too(heartbeats: list[Heartbeat])
     intakes.append(later)
 
     assert later.beats.get(timeout=WITHIN_S) == "w1"
+    assert first.looks[0].is_free
     told = set[str]()
     while told != {"q/1-1", "q@1/1-1"}:
         told.update(revoked.get(timeout=WITHIN_S))
@@ -121,6 +148,28 @@ def test_a_beat_that_fails_is_repeated(heartbeats: list[Heartbeat]) -> None:
     failing = Beaten("q", fails=True)
     failing.may_answer.set()
 
-    heartbeats.append(beating([failing], SimpleQueue()))
+    heartbeats.append(beating(Several([failing]), SimpleQueue()))
 
     assert ["w1"] * 3 == [failing.beats.get(timeout=WITHIN_S) for _ in range(3)]
+
+
+def test_many_partitions_share_round_trips(real_client: redis.Redis, queue_name: str) -> None:
+    """And those of which the worker holds nothing are looked at, and swept, if there is need."""
+    queues = [Queue(real_client, f"{queue_name}-{n}") for n in range(120)]
+    queues[7].insert_submission(
+        NewSubmission(prefix=fresh_prefix(queues[7].name), chunks_total=1, chunk_size=1)
+    )
+    intakes = Several(Beaten(queue.name) for queue in queues)
+    learnt: list[str] = []
+    intakes.learn = lambda name, numbers: learnt.append(f"{name} {numbers}")  # type: ignore[method-assign]
+    for intake, queue in zip(intakes, queues, strict=True):
+        intake.queue, intake.count_held = queue.part(0), lambda: 0
+    heartbeat = beating(intakes, SimpleQueue())
+    heartbeat.stop()
+    before = real_client.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    heartbeat.beat(intakes)
+
+    assert real_client.info("commandstats")["cmdstat_evalsha"]["calls"] >= before + 120
+    assert [n for n, intake in enumerate(intakes) if intake.looks[-1].is_free] == [7]
+    assert set(learnt) == {f"{queue.name} (1,)" for queue in queues}

@@ -14,13 +14,18 @@ from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.handlers.app import Opsqueue
 from opsqueue.handlers.execute import GivenBack
 from opsqueue.model.chunk import Token
+from opsqueue.model.names import base_key
 from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.commands import Command
 from opsqueue.queue.queue import Queue
+from opsqueue_worker.intake.exchanges import Exchanges
 from opsqueue_worker.intake.intake import Intake
+from opsqueue_worker.intake.intakes import Intakes
 from opsqueue_worker.pool.places import Promise
 from opsqueue_worker.pool.pool import Health
 from opsqueue_worker.pool.waiting import PoolChunk
+from tests.opsqueue.steps import Sleeper
+from tests.redis_sets import until
 
 WITHIN_S = 3.0
 """Less than the 5 s after which an intake checks the queue by itself."""
@@ -61,6 +66,9 @@ class OnePlace:
     def begun(self) -> list[Token]:
         return []
 
+    def whose_turn(self) -> str | None:
+        return None
+
     def start(self) -> None: ...
     def withdraw(self, label: str) -> None: ...
     def may_begin(self, tokens: Iterable[Token]) -> None: ...
@@ -100,6 +108,7 @@ def intake_of(queue: Queue, pool: OnePlace, **options: Any) -> Intake:
         strategy=handler.strategy,
         worker="w",
         slots=pool,
+        exchanges=Exchanges(pool.whose_turn),
         changed=threading.Condition(),
         **options,
     )
@@ -167,27 +176,18 @@ def test_an_intake_says_its_workers_timeout_before_any_heartbeat_has(
 
 
 def test_a_report_is_taken_by_the_partition_of_its_chunk_alone(
-    real_client: redis.Redis, queue_name: str
+    fake_client: redis.Redis, queue_name: str
 ) -> None:
     """The first partition has the queue's name, with which the others' names begin."""
-    app = Opsqueue()
-    app.operation_handler(queue_name)(abs)
-    handler = app.handler_of(queue_name)
-    first, fourth = (
-        Intake(
-            Queue(real_client, queue_name, partition=partition),
-            handler,
-            strategy=handler.strategy,
-            worker="w",
-            slots=OnePlace(),
-            changed=threading.Condition(),
-        )
-        for partition in (0, 3)
-    )
+    queue = Queue(fake_client, queue_name)
+    intakes = Intakes([queue], lambda part: intake_of(part, OnePlace()))
+    queue.set_partitions(4)
+    intakes.learn(queue_name, [1, 4])
+    fourth = next(intake for intake in intakes if intake.label == f"{queue_name}/03")
     report = GivenBack(token=fourth.ticket(Token("1-0")), reason="for the test")
 
-    assert first.report([report]) == []
-    assert fourth.report([report]) == [report]
+    assert intakes.report([report]) == [(fourth, [report])]
+    intakes.stop_taking()
 
 
 def test_places_that_one_queue_gives_back_wake_another(
@@ -195,6 +195,7 @@ def test_places_that_one_queue_gives_back_wake_another(
 ) -> None:
     """The other intake slept since all places were promised, and nothing else would wake it."""
     pool, changed = OnePlace(), threading.Condition()
+    exchanges = Exchanges(pool.whose_turn)
     empty = SlowQueue(real_client, f"{queue_name}-empty")
     full = Queue(real_client, f"{queue_name}-full")
     full.insert_submission(
@@ -212,6 +213,7 @@ def test_places_that_one_queue_gives_back_wake_another(
                 strategy=handler.strategy,
                 worker="w",
                 slots=pool,
+                exchanges=exchanges,
                 changed=changed,
             )
         )
@@ -230,33 +232,38 @@ def test_places_that_one_queue_gives_back_wake_another(
             intake.stop_taking()
 
 
-class DeafQueue(Queue):
-    """A queue without wake-ups; announces when an intake sleeps, until the test ends the sleep."""
-
-    sleeps = threading.Event()
-    let = threading.Event()
-
-    def wait_for_wake(self, *_: object, **__: object) -> bool:
-        self.sleeps.set()
-        self.let.wait(WITHIN_S)
-        return False
-
-
 def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
     real_client: redis.Redis, queue_name: str
 ) -> None:
-    """It does so after each blocking read, every 5 s."""
-    pool, queue = OnePlace(), DeafQueue(real_client, queue_name)
+    """With its next heartbeat."""
+    pool, queue = OnePlace(), Queue(real_client, queue_name)
     intake = intake_of(queue, pool)
     intake.start()
-    assert queue.sleeps.wait(WITHIN_S)
-
+    until(lambda: intake.is_idle, "it has found nothing")
+    real_client.delete(base_key(queue_name) + "groups")
     queue.insert_submission(
         NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, chunk_size=1)
     )
     has_come_by_itself = pool.has_come.is_set()
-    queue.let.set()
+
+    intake.look(queue.heartbeat("w"))
 
     assert pool.has_come.wait(WITHIN_S)
     assert not has_come_by_itself
+    intake.stop_taking()
+
+
+def test_an_intake_without_a_place_passes_its_wake_up_on(
+    real_client: redis.Redis, queue_name: str
+) -> None:
+    """Another worker may have one."""
+    pool, queue = OnePlace(), Queue(real_client, queue_name)
+    intake = intake_of(queue, pool)
+    intake.start()
+    until(lambda: intake.is_idle, "it has found nothing")
+    until(lambda: bool(pool.take_places("another", 1).number), "its place is another queue's")
+    with Sleeper(queue, "other", strategy=intake.strategy) as other:
+        intake.wake()
+
+        assert other.hears()
     intake.stop_taking()

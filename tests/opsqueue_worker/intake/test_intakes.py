@@ -10,7 +10,6 @@ import redis
 from opsqueue.exceptions import RedisUnavailableError
 from opsqueue.queue.queue import Queue
 from opsqueue_worker.intake.intakes import Intakes
-from tests.redis_sets import until
 
 
 class Drained:
@@ -35,28 +34,27 @@ def test_a_worker_is_not_drained_before_it_knows_its_partitions(
 ) -> None:
     """Redis did not answer the first request, so there may be unknown partitions."""
     queue.set_partitions(2)
-    look, answers = queue.parts, threading.Event()
+    look, answers = queue.partitions.look, threading.Event()
 
-    def parts() -> list[Queue]:
+    def look_later() -> int:
         if not answers.is_set():
             message = "no answer"
             raise RedisUnavailableError(message)
         return look()
 
-    monkeypatch.setattr(queue, "parts", parts)
+    monkeypatch.setattr(queue.partitions, "look", look_later)
     made: list[str] = []
-    has_both = threading.Event()
 
     def make(part: Queue) -> Drained:
         made.append(part.label)
-        if len(made) == 2:
-            has_both.set()
         return Drained(part)
 
-    intakes = Intakes([queue], make, look_every_s=0.01)  # type: ignore[arg-type]
+    intakes = Intakes([queue], make)  # type: ignore[arg-type]
     intakes.start()
     assert not intakes.is_drained
-    answers.set()
-    assert has_both.wait(10)
-    until(lambda: intakes.is_drained, "what it knows of is drained")
+    intakes.learn(queue.name, queue.heartbeat("w").partitions)
+    assert intakes.is_drained
+    assert made == [queue.name, f"{queue.name}/01"]
     intakes.stop_taking()
+    intakes.learn(queue.name, [1, 3])
+    assert len(made) == 2

@@ -79,6 +79,18 @@ def test_only_a_chunks_last_failure_is_a_warning(
     assert [record.levelno for record in caplog.records] == [level]
 
 
+def test_reports_that_were_not_answered_are_sent_again() -> None:
+    """A script answers the first ones only, if they are work enough for one call."""
+    done = [Done(token=Token(f"{n}-0"), operations=1, duration_s=0.1) for n in range(3)]
+    (batch,) = batches_of(done)
+    reporter = Reporter("q", worker="w")
+
+    again = reporter.settle(batch, [Completed(ID, chunks_left=1)], {done[0].token: CHUNK})
+
+    assert list(again) == done[1:]
+    assert reporter.chunks_done == 1
+
+
 def test_completed_chunks_are_summed_up_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """Each has a line of its own only at DEBUG; a minute without any has no line."""
     now = [0.0]

@@ -57,6 +57,16 @@ def test_tiny_chunks_of_one_queue_do_not_raise_the_number_of_another() -> None:
     assert taken(places, "slow") == 2
 
 
+def test_what_is_known_of_a_queue_holds_for_all_of_its_partitions() -> None:
+    """Each once counted as a queue of unknown chunks: one was reserved ahead for each slot."""
+    places = places_of(q=0.01)
+
+    assert taken(places, "q/03", 5) == 5
+    assert taken(places, "q") == 6
+    places.give_back("q/03", 11)
+    assert places.in_hand == 0
+
+
 def test_chunks_of_several_queues_share_the_slots() -> None:
     places = places_of(fast=0.0001, slow=0.5)
 
@@ -147,12 +157,12 @@ def test_a_worker_that_does_not_become_empty_goes_on() -> None:
 def test_a_partition_whose_suspect_waits_is_first_when_nothing_is_left() -> None:
     places = places_of()
     taken(places, "other", 1, slots=2)
-    places.drain("q@1")
+    places.drain("q/01")
 
-    while_not_empty = taken(places, "q@1", slots=2)
+    while_not_empty = taken(places, "q/01", slots=2)
     places.give_back("other", 1)
     first = taken(places, "other", slots=2)
-    promise = places.take("q@1", 1, slots=2, most=PLENTY)
+    promise = places.take("q/01", 1, slots=2, most=PLENTY)
 
     assert (while_not_empty, first) == (0, 0)
     assert (promise.number, promise.is_alone) == (1, True)

@@ -56,7 +56,7 @@ def test_a_chunk_may_begin_until_the_worker_counts_as_dead(clocks: Clocks) -> No
 
 
 def test_a_heartbeat_makes_the_chunks_of_its_partition_current_again(clocks: Clocks) -> None:
-    room = room_of(mine := chunk_of(clocks), other := chunk_of(clocks, "q@1/1-0"))
+    room = room_of(mine := chunk_of(clocks), other := chunk_of(clocks, "q/01/1-0"))
     clocks.suspend(1_000.0)
     mine.begin_by = other.begin_by = clocks.boot + 600.0
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tasks import app
 
 from opsqueue_worker.intake import heartbeat
+from opsqueue_worker.intake.intake import Intake
 
 __all__ = ["app"]
 
@@ -18,11 +20,11 @@ if (folder / "import").exists():
     sys.exit("an app that broke meanwhile")
 
 
-def broken_beat(self: heartbeat.Heartbeat, intake: object) -> None:
+def broken_beat(self: heartbeat.Heartbeat, intakes: Iterable[Intake]) -> None:
     if (folder / "heartbeat").exists():
         message = "a defect for a test"
         raise AssertionError(message)
-    whole_beat(self, intake)  # type: ignore[arg-type]
+    whole_beat(self, intakes)
 
 
 whole_beat = heartbeat.Heartbeat.beat

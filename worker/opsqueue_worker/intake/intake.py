@@ -1,8 +1,8 @@
 """The intake of one queue: reports finished chunks and reserves the next, in one round trip.
 
-It asks for no more chunks than the pool has free places. When the queue is empty it sleeps until
-the wake stream announces a free chunk, a delayed chunk is due, or there is something to report.
-When Redis does not answer it keeps the reports and tries again, with growing pauses.
+It asks for no more chunks than the pool has free places. When the queue is empty it sleeps until a
+message wakes it, a delayed chunk is due, a heartbeat finds something, or there is something to
+report. When Redis does not answer it keeps the reports and tries again, with growing pauses.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from msgspec import structs
@@ -20,14 +20,15 @@ from msgspec import structs
 from opsqueue.exceptions import OpsqueueError, RedisUnavailableError
 from opsqueue.handlers.app import Handler
 from opsqueue.handlers.execute import Failed, Report, left_to_readers
-from opsqueue.model.answers import Reserved
+from opsqueue.model.answers import Alive, Reserved
 from opsqueue.model.backoff import RetryBackoff
 from opsqueue.model.chunk import ChunkFailure, Reservation, Token
 from opsqueue.queue import commands
-from opsqueue.queue.connection import BLOCK_MS
-from opsqueue.queue.queue import Queue
+from opsqueue.queue.queue import Queue, wake_channel
+from opsqueue.queue.reader import Watch
 from opsqueue.strategy import AnyStrategy
 from opsqueue.tracing import spans
+from opsqueue_worker.intake.exchanges import Exchanges, Next
 from opsqueue_worker.intake.reporter import Batch, Reporter, batches_of
 from opsqueue_worker.pool.places import NO_PLACES, Promise
 from opsqueue_worker.pool.pool import Slots
@@ -38,10 +39,21 @@ logger = logging.getLogger("opsqueue.worker")
 MAX_RESERVE: Final = 200
 MAX_REPORTS: Final = 500
 MAX_HELD: Final = 9_000
-"""Fewer than the pending chunks that one heartbeat reads (heartbeat.lua): it takes the reservations
-beyond that number for revoked."""
+"""Each heartbeat names all of them, a page after the other."""
 _COUNTS_AS_DEAD: Final = "this worker counts as dead until its next heartbeat"
-_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5)
+_BACKOFF: Final = RetryBackoff(first_s=0.1, max_s=1.5, brisk=50)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work of one exchange."""
+
+    reports: list[Report]
+    promise: Promise
+    wakes_next: bool
+    """Wake another worker, since this one has no place for what it was woken for."""
+    looks_seen: int
+    """The value of `_looks` before the exchange."""
 
 
 class Intake:
@@ -53,13 +65,14 @@ class Intake:
         strategy: chooses the next chunk.
         worker: the name that chunks are reserved under.
         slots: work on the chunks.
-        changed: guards and announces every change: reports, free places, wake-ups, the end.
+        exchanges: runs this intake.
+        changed: guards its state, and announces what was reported.
         heartbeat_timeout_ms: the worker's timeout, until its first heartbeat sends it.
         on_round_trip: called with the seconds that Redis took, the number of chunks asked for, and
             the number reported.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the parts that it connects
         self,
         queue: Queue,
         handler: Handler,
@@ -67,15 +80,19 @@ class Intake:
         strategy: AnyStrategy,
         worker: str,
         slots: Slots,
+        exchanges: Exchanges,
         changed: threading.Condition,
         heartbeat_timeout_ms: int = commands.DEFAULT_TIMEOUT_MS,
         on_round_trip: Callable[[float, int, int], None] | None = None,
     ) -> None:
         self.queue = queue
+        self.label = queue.label
+        self.server = queue.server()
         self._handler = handler
-        self._strategy = strategy
+        self.strategy = strategy
         self._worker = worker
         self._slots = slots
+        self._exchanges = exchanges
         self._changed = changed
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
         self._on_round_trip = on_round_trip
@@ -89,43 +106,60 @@ class Intake:
         self._is_empty = False
         self._has_looked = False
         self._scan_from = ""
-        self._wake_id = "0-0"
         self._due_at: float | None = None
+        self._has_alarm = True
+        """True if it is to come back by itself then; else it is told."""
+        self._is_woken = False
+        """A message has come for which this worker has not asked for chunks yet."""
+        self._looks = 0
+        """Messages and heartbeats that made it look."""
+        self._failures = 0
+        self._watch: Watch | None = None
 
     # Called by other threads
 
     def start(self) -> None:
-        """Start the two threads of the intake."""
-        for work, name in ((self._exchange_for_ever, "intake"), (self._watch_for_ever, "watch")):
-            threading.Thread(target=work, name=f"{name}-{self.queue.label}", daemon=True).start()
+        """Reserve the first chunks, and watch for the next."""
+        self._watch = self.queue.watch(wake_channel(self._worker, self.strategy), self.wake)
+        self._exchanges.offer(self)
 
-    def report(self, reports: Sequence[Report]) -> list[Report]:
-        """Queue the reports of this partition's chunks for sending, and return them.
+    def wake(self) -> None:
+        """Ask for chunks: one may have become free."""
+        with self._changed:
+            self._looks += 1
+            self._is_woken, self._is_empty = True, False
+        self._exchanges.offer(self)
 
-        Reports of other partitions are ignored.
+    def look(self, alive: Alive) -> None:
+        """Ask for chunks if a heartbeat has found that there may be some.
+
+        A wake-up may have been lost, or was never sent: a stream that is deleted tells nobody.
         """
-        mine = []
+        with self._changed:
+            is_due = self._due_at is not None and time.monotonic() >= self._due_at
+            if not (self._is_empty and (alive.is_free or is_due)):
+                return
+            self._looks += 1
+            self._is_empty = False
+        self._exchanges.offer(self)
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """Queue reports of this partition's chunks, named by their tickets, for sending."""
         with self._changed:
             for report in reports:
-                label, _, token = report.token.rpartition("/")
-                if label == self.queue.label:
-                    mine.append(report)
-                    if token in self._held:
-                        self._reports.append(replace(report, token=Token(token)))
-            if mine:
-                self._changed.notify_all()
-        return mine
+                token = self._token_of(report.token)
+                if token in self._held:
+                    self._reports.append(replace(report, token=token))
+        self._exchanges.offer(self)
 
     def begin(self, tickets: Sequence[Token]) -> None:
         """Report chunks of this partition to Redis as about to begin, and then to the slots.
 
         If Redis does not answer, they wait, and the report is repeated.
         """
-        mine = self._tokens_of(tickets)
-        if mine:
-            with self._changed:
-                self._to_begin += mine
-                self._changed.notify_all()
+        with self._changed:
+            self._to_begin += map(self._token_of, tickets)
+        self._exchanges.offer(self)
 
     def note_heartbeat(self) -> None:
         """Report again what has begun: a heartbeat may have replaced a later report of that."""
@@ -133,11 +167,11 @@ class Intake:
 
     def begun(self) -> list[Token]:
         """Return the tokens of this partition's chunks that have begun and not ended."""
-        return self._tokens_of(self._slots.begun())
+        begun = self._slots.begun()
+        return [self._token_of(t) for t in begun if label_of(t) == self.label]
 
-    def _tokens_of(self, tickets: Iterable[Token]) -> list[Token]:
-        parts = (ticket.rpartition("/") for ticket in tickets)
-        return [Token(token) for label, _, token in parts if label == self.queue.label]
+    def _token_of(self, ticket: Token) -> Token:
+        return Token(ticket[len(self.label) + 1 :])
 
     def ticket(self, token: Token) -> Token:
         """Return the name that the pool has for a chunk.
@@ -153,6 +187,12 @@ class Intake:
         """
         with self._changed:
             return list(self._held)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it holds nothing and sleeps until something is free."""
+        with self._changed:
+            return self._is_empty and not self._held and not self._is_stopping
 
     @property
     def codecs(self) -> list[str]:
@@ -188,50 +228,67 @@ class Intake:
         """Stop reserving chunks; reports are still sent."""
         with self._changed:
             self._is_stopping = True
-            self._changed.notify_all()
+        self._exchanges.offer(self)
 
     # The path of a chunk, in and out
 
-    def _exchange_for_ever(self) -> None:
-        failures = 0
-        while True:
-            reports, promise = self._wait_for_something_to_do()
-            error = self._exchange(reports, promise)
-            if error is None:
-                if failures:
-                    logger.info("queue %s: working again", self.queue.label)
-                failures = 0
-                continue
-            failures += 1
-            if failures == 1:
-                logger.warning("queue %s: %s; trying again until it works", self.queue.label, error)
-            time.sleep(_BACKOFF.pause_s(failures))
+    def run(self) -> Next:
+        """Report and reserve in one round trip, if there is something to do; see `Exchanges`."""
+        work = self._work()
+        if work is None:
+            return self._next()
+        if work.promise.number:
+            self._exchanges.places_are_free()  # it was this queue's turn, and is the next one's
+        error = self._exchange(work)
+        if error is None:
+            if self._failures:
+                logger.info("queue %s: working again", self.queue.label)
+            self._failures = 0
+            return Next(at_once=True)
+        self._failures += 1
+        if self._failures == 1:
+            logger.warning("queue %s: %s; trying again until it works", self.queue.label, error)
+        return Next(at=time.monotonic() + _BACKOFF.pause_s(self._failures), is_paused=True)
 
-    def _wait_for_something_to_do(self) -> tuple[list[Report], Promise]:
+    def _next(self) -> Next:
         with self._changed:
-            while True:
-                if self._due_at is not None and time.monotonic() >= self._due_at:
-                    self._is_empty, self._due_at = False, None
-                promise = NO_PLACES
-                if not (self._is_stopping or self._is_empty):
-                    room = max(0, MAX_HELD - len(self._held))
-                    promise = self._slots.take_places(self.queue.label, min(MAX_RESERVE, room))
-                if self._reports or self._to_begin or promise.number:
-                    if not promise.number:
-                        self._slots.withdraw(self.queue.label)
-                    count = min(MAX_REPORTS, len(self._reports))
-                    return [self._reports.popleft() for _ in range(count)], promise
-                timeout = None
-                if self._due_at is not None and not self._is_stopping:
-                    timeout = max(0.0, self._due_at - time.monotonic())
-                self._changed.wait(timeout)
+            if self._is_stopping:
+                return Next()
+            at = self._due_at if self._is_empty and self._has_alarm else None
+            return Next(at=at, wants_places=not self._is_empty)
 
-    def _exchange(self, reports: list[Report], promise: Promise) -> OpsqueueError | None:
+    def _work(self) -> _Work | None:
+        """Return what there is to do now."""
+        with self._changed:
+            is_due = self._due_at is not None and time.monotonic() >= self._due_at
+            if is_due and self._has_alarm:
+                self._is_empty, self._due_at = False, None
+            promise = NO_PLACES
+            if not (self._is_stopping or self._is_empty):
+                room = max(0, MAX_HELD - len(self._held))
+                promise = self._slots.take_places(self.queue.label, min(MAX_RESERVE, room))
+            # Another worker may have places for the chunk that this one was woken for.
+            wakes_next = self._is_woken and not promise.number
+            self._is_woken = False
+            if not (self._reports or self._to_begin or promise.number or wakes_next):
+                return None
+            if not promise.number:
+                self._slots.withdraw(self.queue.label)
+            count = min(MAX_REPORTS, len(self._reports))
+            return _Work(
+                reports=[self._reports.popleft() for _ in range(count)],
+                promise=promise,
+                wakes_next=wakes_next,
+                looks_seen=self._looks,
+            )
+
+    def _exchange(self, work: _Work) -> OpsqueueError | None:
         """Send reports and reserve chunks in one round trip.
 
         Returns:
             The first error, if any. Reports that could not be sent are kept.
         """
+        reports, promise = work.reports, work.promise
         batches = batches_of(
             [
                 left_to_readers(report, self.queue.list_workers, worker=self._worker)
@@ -248,6 +305,8 @@ class Intake:
             requests.append(self._reserve(promise, begun if says_begun else None))
         elif says_begun:
             requests.append(commands.note_begun(self._worker, begun=begun))
+        if work.wakes_next:
+            requests.append(commands.wake_next(self.strategy))
         began, began_ns, reserved_at = time.monotonic(), time.time_ns(), boot_time()
         try:
             answers = self.queue.pipeline(requests)
@@ -256,12 +315,13 @@ class Intake:
         if self._on_round_trip is not None:
             self._on_round_trip(time.monotonic() - began, promise.number, len(reports))
         self._settle(batches, answers, began_ns)
-        if says_begun and not self._note_said(answers[-1], begun, to_begin):
+        said = answers[len(batches)] if says_begun else None
+        if says_begun and not self._note_said(said, begun, to_begin):
             answers.append(OpsqueueError(_COUNTS_AS_DEAD))
         reserved = answers[len(batches)] if promise.number else None
         if isinstance(reserved, Reserved):
             spans.received(self.queue.name, self._worker, reserved.chunks, began_ns=began_ns)
-            self._take(reserved, promise.number, reserved_at)
+            self._take(reserved, work, reserved_at)
         else:
             self._give_places_back(promise.number)
         return next((answer for answer in answers if isinstance(answer, OpsqueueError)), None)
@@ -271,11 +331,12 @@ class Intake:
             self._worker,
             limit=promise.number,
             reservation_ms=self._handler.reservation_ms,
-            strategy=self._strategy,
+            strategy=self.strategy,
             scan_from=self._scan_from,
             heartbeat_timeout_ms=self._heartbeat_timeout_ms,
             begun=begun,
             alone=promise.is_alone,
+            sleeps=True,
         )
 
     def _settle(self, batches: Sequence[Batch], answers: Sequence[Any], began_ns: int) -> None:
@@ -284,11 +345,10 @@ class Intake:
             for batch, answer in zip(batches, answers, strict=False):
                 again = self._reporter.settle(batch, answer, self._held)
                 self._reports.extendleft(reversed(again))
-                if not again:
-                    for report in batch.reports:
-                        if chunk := self._held.pop(report.token, None):
-                            failure = report.failure if isinstance(report, Failed) else None
-                            settled.append((chunk, failure))
+                for report in batch.reports[: len(batch.reports) - len(again)]:
+                    if chunk := self._held.pop(report.token, None):
+                        failure = report.failure if isinstance(report, Failed) else None
+                        settled.append((chunk, failure))
             self._changed.notify_all()
         spans.settled(self.queue.name, self._worker, settled, began_ns=began_ns)
 
@@ -308,7 +368,8 @@ class Intake:
             self._slots.may_begin([self.ticket(token) for token in to_begin])
         return True
 
-    def _take(self, reserved: Reserved, places: int, reserved_at: float) -> None:
+    def _take(self, reserved: Reserved, work: _Work, reserved_at: float) -> None:
+        places = work.promise.number
         with self._changed:
             for chunk in reserved.chunks:
                 # Without the input, so that chunks that wait to be reported take little memory.
@@ -319,7 +380,9 @@ class Intake:
             is_all = not (self._scan_from or reserved.is_cut or reserved.must_drain)
             # A suspect comes alone, whatever else the queue has.
             if len(reserved.chunks) < places and is_all and not reserved.is_suspect:
-                self._is_empty, self._wake_id, self._due_at = True, reserved.wake_id, None
+                # Not if it was woken in the meantime: the answer may be older than that.
+                self._is_empty = work.looks_seen == self._looks
+                self._has_alarm, self._due_at = reserved.has_alarm, None
                 if reserved.next_due_in_ms is not None and not reserved.is_paused:
                     self._due_at = time.monotonic() + reserved.next_due_in_ms / 1000
                 self._changed.notify_all()
@@ -346,27 +409,10 @@ class Intake:
     def _give_places_back(self, number: int) -> None:
         if number:
             self._slots.give_places_back(self.queue.label, number)
-            # Another queue's intake may be asleep because all places were promised to this one.
-            with self._changed:
-                self._changed.notify_all()
+            # Another queue's intake may wait because all places were promised to this one.
+            self._exchanges.places_are_free()
 
-    # Sleeping while the queue is empty
 
-    def _watch_for_ever(self) -> None:
-        """Wait for wake-ups from Redis on a separate connection while the queue is empty."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_empty)
-                wake_id = self._wake_id
-            try:
-                is_awake = self.queue.wait_for_wake(wake_id, block_ms=BLOCK_MS)
-            except OpsqueueError:
-                # The exchange meets the same error, logs it, and slows down.
-                is_awake = True
-                time.sleep(_BACKOFF.max_s / 3)
-            with self._changed:
-                # Also without a wake-up: an occasional reserve costs little, and finds chunks that
-                # were not announced (after a stream was lost or deleted).
-                if is_awake or self._wake_id == wake_id:
-                    self._is_empty = False
-                    self._changed.notify_all()
+def label_of(ticket: Token) -> str:
+    """Return the label of the partition that a ticket's chunk is of."""
+    return ticket.rpartition("/")[0]

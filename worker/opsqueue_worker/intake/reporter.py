@@ -114,11 +114,12 @@ class Reporter:
         if isinstance(answer, OpsqueueError):
             return batch.reports
         outcomes = answer if isinstance(answer, list) else [answer]
-        for report, outcome in zip(batch.reports, outcomes, strict=True):
+        # A script answers the first reports only, if they are work enough for one call.
+        for report, outcome in zip(batch.reports, outcomes, strict=False):
             chunk = held.get(report.token)
             if chunk is not None:
                 self._write_line(chunk, report, outcome)
-        return ()
+        return batch.reports[len(outcomes) :]
 
     def sum_up(self, *, is_last: bool = False) -> None:
         """Log how many chunks were completed since the last time, if a minute has passed.

@@ -110,6 +110,11 @@ class ChildSlots:
         ran_s = [seconds for child in able for seconds in child.running_s()]
         return len(ran_s) >= slots > 0 and min(ran_s) > LONGEST_WAIT_S
 
+    def whose_turn(self) -> str | None:
+        """See `Slots`."""
+        with self._lock:
+            return self._places.whose_turn()
+
     def withdraw(self, label: str) -> None:
         """See `Slots`."""
         with self._lock:

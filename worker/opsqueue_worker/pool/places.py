@@ -147,6 +147,10 @@ class Places:
         load = sum(number / (1 + self.ahead(of)) for of, number in self._in_hand.items())
         return math.floor((slots - load) * (1 + self.ahead(queue)) + _ROUNDING)
 
+    def whose_turn(self) -> str | None:
+        """Return the partition that is promised places before the others; None: any."""
+        return self._next_alone or next(iter(self._refused), None)
+
     def withdraw(self, label: str) -> None:
         """Note that a partition that was refused does not wait for places now."""
         self._refused.pop(label, None)
@@ -186,4 +190,4 @@ class Places:
 
 def queue_of(label: str) -> str:
     """Return the queue's name, given the label of one of its partitions."""
-    return label.partition("@")[0]
+    return label.partition("/")[0]

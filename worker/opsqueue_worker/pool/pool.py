@@ -77,6 +77,9 @@ class Slots(Protocol):
     def take_places(self, label: str, limit: int) -> Promise:
         """Promise up to `limit` places to a partition, which must fill or return them."""
 
+    def whose_turn(self) -> str | None:
+        """Return the partition that is promised places before the others; None: any."""
+
     def withdraw(self, label: str) -> None:
         """Note that a partition that was refused places does not wait for them now."""
 

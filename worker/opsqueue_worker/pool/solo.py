@@ -91,6 +91,11 @@ class SoloPool:
             most = limit + self._places.in_hand
             return self._places.take(label, limit, slots=1, most=most)
 
+    def whose_turn(self) -> str | None:
+        """See `Slots`."""
+        with self._lock:
+            return self._places.whose_turn()
+
     def withdraw(self, label: str) -> None:
         """See `Slots`."""
         with self._lock:

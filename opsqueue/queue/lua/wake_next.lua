@@ -1,0 +1,13 @@
+-- wake_next: reading.
+--
+-- A worker that was woken, but can't take anything now, wakes another one of its group. It changes
+-- nothing of a queue but who sleeps.
+--
+-- KEYS[1] base   prefix of the queue's keys
+-- ARGV[1] now    see _prelude
+-- ARGV[2] group  see _wake.lua
+--
+-- With _wake.
+--
+-- Returns {"woken", 1 or 0}.
+return {'woken', wake_one(ARGV[2]) and 1 or 0}
