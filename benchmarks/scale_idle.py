@@ -35,7 +35,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import psutil
-import redis
 
 from opsqueue.contents.chunks import fresh_prefix
 from opsqueue.model.new_submission import NewSubmission
@@ -49,7 +48,7 @@ from opsqueue.store import open_store
 from opsqueue.strategy import Random
 from opsqueue.testing.embedded import EmbeddedServer
 from opsqueue_worker.intake.heartbeat import interval_of_many_s
-from report import Report
+from report import Report, main_thread_cpu_s
 
 SETTLE_S = 12.0
 IDLE_S = 20.0
@@ -158,11 +157,6 @@ def of_queues(queues: int, *, root: Path) -> dict[str, float]:
     }
 
 
-def used_s(client: redis.Redis) -> float:
-    info: Any = client.info("cpu")
-    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
-
-
 def of_workers(workers: int) -> dict[str, float]:
     """Return a row for so many idle workers of one queue."""
     with tempfile.TemporaryDirectory() as name, EmbeddedServer(Path(name) / "redis") as embedded:
@@ -175,7 +169,7 @@ def of_workers(workers: int) -> dict[str, float]:
                 queue.reserve_chunks(one, strategy=STRATEGY, sleeps=True)
             interval_s = max(5.0, interval_of_many_s(workers, commands.DEFAULT_TIMEOUT_MS / 1000))
             asks_s = min(max(workers / 50, 1.0), 30.0)
-            before, began, calls = used_s(client), time.monotonic(), 0
+            before, began, calls = main_thread_cpu_s(client), time.monotonic(), 0
             beats = asked = 0
             while (passed_s := time.monotonic() - began) < IDLE_S:
                 due = int(passed_s / interval_s * workers) - beats
@@ -188,7 +182,7 @@ def of_workers(workers: int) -> dict[str, float]:
                 time.sleep(0.01)
             calls = beats + asked
             took_s = time.monotonic() - began
-            server = (used_s(client) - before) / took_s
+            server = (main_thread_cpu_s(client) - before) / took_s
         client.close()
     return {"workers": workers, "calls": calls / took_s, "server": server}
 

@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import redis
@@ -33,7 +32,7 @@ from opsqueue.model.new_submission import NewSubmission
 from opsqueue.queue.connection import server_client
 from opsqueue.queue.queue import Queue
 from opsqueue.testing.embedded import EmbeddedServer
-from report import Report
+from report import Report, main_thread_cpu_s
 
 TIMEOUT_S = 2.0
 IDLE_S = 10.0
@@ -98,13 +97,9 @@ def reclaim_s(queue: Queue) -> float:
 
 
 def server_share(client: redis.Redis) -> float:
-    def used_s() -> float:
-        info: Any = client.info("cpu")
-        return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
-
-    began, before = time.monotonic(), used_s()
+    began, before = time.monotonic(), main_thread_cpu_s(client)
     time.sleep(IDLE_S)
-    return (used_s() - before) / (time.monotonic() - began)
+    return (main_thread_cpu_s(client) - before) / (time.monotonic() - began)
 
 
 def measure(names: int, *, rounds: int) -> dict[str, float]:
