@@ -288,7 +288,7 @@ class NoThreads(Exchanges):
 
 
 def _exchange(intake: Intake) -> None:
-    """What a thread does when there is something to do."""
+    """Do what a thread does when there is something to do."""
     until(lambda: intake.run().at_once, "there is something to report or a place")
 
 

@@ -137,7 +137,7 @@ def test_a_queue_that_is_created_again_has_the_same_tags(
 def test_partitions_that_were_numbers_stay_so_when_the_queue_is_created_again(
     client: redis.Redis, queue_name: str
 ) -> None:
-    """As well."""
+    """Programs may remember that nothing was chosen for them, too."""
     queue = Queue(client, queue_name)
     queue.set_partitions(3)
     queue.delete_queue()

@@ -1,4 +1,4 @@
-"""What a cluster's client repeats when a master can't be reached: only what was never sent."""
+"""Calls of a cluster's client that can't reach a master: only what was never sent is repeated."""
 
 from __future__ import annotations
 

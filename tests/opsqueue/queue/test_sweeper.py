@@ -238,7 +238,7 @@ def sweeper_of(alone: redis.Redis, store: MemoryStore) -> Callable[..., Sweeper]
 
 
 def leave_a_dead_worker(queue: Queue) -> None:
-    """Let it hold a chunk."""
+    """Reserve a chunk for it."""
     insert(queue, 1)
     assert queue.reserve_chunks("dead", heartbeat_timeout_ms=0).chunks
 

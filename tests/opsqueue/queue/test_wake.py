@@ -1,4 +1,4 @@
-"""What frees a chunk wakes one sleeper of each group, and no one for nothing."""
+"""Wake-ups: whatever frees a chunk wakes one sleeper of each group, and no one for nothing."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_who_takes_the_last_chunk_wakes_nobody(queue: Queue, limit: int) -> None
 
 
 def test_one_of_each_strategy_is_woken(queue: Queue) -> None:
-    """What one strategy has nothing for, another one may have something for."""
+    """A chunk that one strategy forbids may be allowed by another one."""
     with (
         Sleeper(queue, "w1", strategy=Strategy.Oldest()) as one,
         Sleeper(queue, "w2", strategy=Strategy.SelectOnly("customer", 1)) as two,
@@ -230,7 +230,7 @@ def test_a_sleeper_that_is_gone_is_passed_over(queue: Queue, clock: Clock) -> No
 def test_who_asks_with_another_strategy_does_not_take_the_wake_ups_of_the_first(
     queue: Queue,
 ) -> None:
-    """As consumers may: the message for the first one finds nobody, and goes to the next worker."""
+    """Consumers may do so; a message for the first one finds nobody, and the next is woken."""
     with Sleeper(queue, "w1") as there:
         queue.reserve_chunks("w2", strategy=Strategy.Oldest(), sleeps=True)
         with Sleeper(queue, "w2", strategy=Strategy.Newest()):

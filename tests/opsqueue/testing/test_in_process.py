@@ -141,7 +141,7 @@ def test_ctrl_c_in_a_handler_ends_the_test() -> None:
 
 
 def test_an_exception_that_hides_its_class_fails_its_chunk() -> None:
-    """As in a worker, although it is of those that end a program."""
+    """Behave as a worker does, although the exception is one that ends a program."""
     app = Opsqueue()
 
     class HidingError(BaseException):

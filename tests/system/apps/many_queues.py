@@ -1,4 +1,4 @@
-"""As many queues as the environment says, of which none does anything."""
+"""An app with as many queues as the environment says, whose handlers do nothing."""
 
 from __future__ import annotations
 
