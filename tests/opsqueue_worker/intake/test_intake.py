@@ -232,14 +232,20 @@ def test_places_that_one_queue_gives_back_wake_another(
             intake.stop_taking()
 
 
+def idle_intake(client: redis.Redis, queue_name: str) -> tuple[Queue, OnePlace, Intake]:
+    """An intake that has found nothing."""
+    pool, queue = OnePlace(), Queue(client, queue_name)
+    intake = intake_of(queue, pool)
+    intake.start()
+    until(lambda: intake.is_idle, "it has found nothing")
+    return queue, pool, intake
+
+
 def test_an_intake_that_no_wake_up_reached_looks_again_anyway(
     real_client: redis.Redis, queue_name: str
 ) -> None:
     """With its next heartbeat."""
-    pool, queue = OnePlace(), Queue(real_client, queue_name)
-    intake = intake_of(queue, pool)
-    intake.start()
-    until(lambda: intake.is_idle, "it has found nothing")
+    queue, pool, intake = idle_intake(real_client, queue_name)
     real_client.delete(base_key(queue_name) + "groups")
     queue.insert_submission(
         NewSubmission(prefix=fresh_prefix(queue.name), chunks_total=1, chunk_size=1)
@@ -257,10 +263,7 @@ def test_an_intake_without_a_place_passes_its_wake_up_on(
     real_client: redis.Redis, queue_name: str
 ) -> None:
     """Another worker may have one."""
-    pool, queue = OnePlace(), Queue(real_client, queue_name)
-    intake = intake_of(queue, pool)
-    intake.start()
-    until(lambda: intake.is_idle, "it has found nothing")
+    queue, pool, intake = idle_intake(real_client, queue_name)
     until(lambda: bool(pool.take_places("another", 1).number), "its place is another queue's")
     with Sleeper(queue, "other", strategy=intake.strategy) as other:
         intake.wake()
